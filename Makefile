@@ -1,0 +1,86 @@
+# make run     a gateway on http://127.0.0.1:8080 in one minute: sets up what is missing, starts the demo
+# make setup   .venv with everything; afterwards .venv/bin/gateway works
+# make test    set-up, then the tests           ARGS="-k name" narrows them
+# make lint    set-up, then style, types and layers
+# make format  rewrite the code in the house style
+# make lock    remake the lock files from pyproject.toml (needs uv); ARGS=--upgrade takes newer versions
+#
+# Packages come from the hash-locked files alone, the build backend included: nothing is resolved at install time.
+
+PYTHON ?= python3
+UV ?= $(shell command -v uv 2>/dev/null)
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+
+.PHONY: setup run test lint format lock FORCE
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+setup: $(DEV)
+
+# The development set-up includes the runtime: where it is there, it is the one to keep fresh.
+run: $(if $(wildcard $(DEV)),$(DEV),$(RUNTIME))
+	$(BIN)/gateway demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy gateway tests
+	$(BIN)/lint-imports
+
+format: $(DEV)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# --- Set-up -----------------------------------------------------------------------------------------------------------
+
+$(RUNTIME): requirements.lock pyproject.toml .venv/pyvenv.cfg
+	$(call install,requirements.lock)
+
+$(DEV): requirements-dev.lock pyproject.toml .venv/pyvenv.cfg
+	$(call install,requirements-dev.lock)
+
+# Asked each time, made where there is none or where the Python under it is gone.
+RECENT = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+.venv/pyvenv.cfg: FORCE
+	@$(BIN)/python $(RECENT) 2>/dev/null || { $(new-venv); }
+
+define new-venv
+$(PYTHON) $(RECENT) 2>/dev/null || { \
+  echo "Python >= 3.11 is needed; $(PYTHON) is: $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }; \
+rm -rf .venv && $(if $(UV),$(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')",$(PYTHON) -m venv) .venv
+endef
+
+# $(1): lock file. The project itself is linked, not copied; --no-build-isolation builds it with the locked backend.
+# A .venv that uv made has no pip of its own, hence ensurepip.
+ifneq ($(UV),)
+define install
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(1)
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+else
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+define install
+	@$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	$(PIP) install --require-hashes -r $(1)
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+endif
+
+# --- Locks ------------------------------------------------------------------------------------------------------------
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command "make lock" $(ARGS)
+BACKEND = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
+
+# The second file is held to the first: development runs on the versions that users get.
+lock:
+	@[ -n "$(UV)" ] || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
+	$(BACKEND) | $(COMPILE) pyproject.toml - --output-file requirements.lock
+	$(BACKEND) | $(COMPILE) pyproject.toml - --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock

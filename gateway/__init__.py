@@ -1,0 +1,20 @@
+"""A self-hosted gateway in front of an OpenResponses provider.
+
+Imports point downwards only:
+
+    cli                            the command line
+    app                            composition root, lifespan
+    api, dashboard                 HTTP in, JSON and pages out
+    pipeline, relay                one request: present .. open, relay .. record
+    identity, ledger, upstream     keys; the store; connections to providers
+    settings                       the only reader of environment and files
+    errors, money, pricing,        pure: no I/O, no framework
+    routing, envelope, sse,
+    exchange, patterns, usage
+
+    simulator                      a provider that needs no network; knows nothing of the rest
+"""
+
+from typing import Final
+
+__version__: Final = "0.1.0"

@@ -1,0 +1,1 @@
+"""Tests mirror gateway/; fundamentals/ reads as documentation, house/ holds the rules of the code itself."""

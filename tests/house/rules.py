@@ -1,0 +1,174 @@
+"""The house rules as functions of one file's text; each returns what is wrong, one line a finding, or nothing.
+
+Python    too_long  long_functions  no_module_docstring  module_level_mutable_state  bare_suppressions
+any text  unfinished_work  places_of_one_machine
+Lua       no_header_comment
+locks     unlocked_requirements
+"""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Final
+
+MAX_FILE_LINES: Final = 400
+MAX_FUNCTION_LINES: Final = 60
+
+# Calls that make something which changes. A caller of the module would share it with every other.
+# fmt: off
+MUTABLE_CALLS: Final = frozenset({
+    "list", "dict", "set", "bytearray", "defaultdict", "OrderedDict", "Counter", "deque", "ChainMap", "SimpleNamespace",
+    "WeakKeyDictionary", "WeakValueDictionary", "WeakSet", "count", "cycle", "Queue", "LifoQueue", "PriorityQueue",
+    "Lock", "Event", "Condition", "Semaphore", "BoundedSemaphore",
+})
+# fmt: on
+MUTABLE_LITERALS: Final = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+# A literal under one of these, and Final, is for mypy to guard: it refuses to change what has such a type.
+READ_ONLY_TYPES: Final = frozenset(
+    {"Mapping", "Sequence", "Collection", "Iterable", "AbstractSet", "Set", "MappingProxyType"}
+)
+
+MARKS_OF_UNFINISHED_WORK: Final = tuple(mark.upper() for mark in ("todo", "fixme", "xxx"))  # none stands here itself
+# Behind a letter, a dot or a variable it is part of another path: $HOME/tmp/, ./root/.
+HOME_OF_SOMEONE: Final = re.compile(r"(?<![\w.~$})-])/(?:root|tmp|home/\w+|Users/\w+)/")
+IPV4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
+# Loopback, "every interface", and the three networks that RFC 5737 keeps for documentation.
+FREE_NETWORKS: Final = tuple(
+    IPv4Network(block) for block in ("127.0.0.0/8", "0.0.0.0/32", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+)
+
+REASON: Final = r"\S.{2,}"
+NOQA_WITH_REASON: Final = re.compile(rf"#\s*noqa: [A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)* - {REASON}")
+IGNORE_WITH_REASON: Final = re.compile(rf"#\s*type: ignore\[[a-z, -]+\]\s+#\s*{REASON}")
+WHOLE_FILE: Final = re.compile(r"#\s*(?:ruff|flake8): noqa|#\s*mypy: |pragma: no cover")
+
+
+def too_long(source: str) -> list[str]:
+    """Report a file of more than MAX_FILE_LINES lines."""
+    lines = len(source.splitlines())
+    return [f"{lines} lines, more than {MAX_FILE_LINES}"] if lines > MAX_FILE_LINES else []
+
+
+def long_functions(source: str) -> dict[str, int]:
+    """Return the length in lines of each function that passes MAX_FUNCTION_LINES, by name (decorators do not count)."""
+    functions = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
+    return {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES}
+
+
+def no_module_docstring(source: str) -> list[str]:
+    """Report a module that does not open by saying what it is."""
+    return [] if ast.get_docstring(ast.parse(source)) else ["no module docstring"]
+
+
+def module_level_mutable_state(source: str) -> list[str]:
+    """Report module-level names bound to something that can change; `__all__` is the language's own."""
+    return [
+        f"line {statement.lineno}: {ast.unparse(statement)[:80]}"
+        for statement in _module_level(ast.parse(source).body)
+        if _binds_mutable(statement)
+    ]
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run when the module is imported, those under if, try, with and for included."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        for field in ("body", "orelse", "finalbody"):
+            yield from _module_level(getattr(statement, field, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from _module_level(handler.body)
+
+
+def _binds_mutable(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id="__all__")]):
+            return False
+        case ast.Assign(value=value):
+            return _is_mutable(value)
+        case ast.AnnAssign(annotation=annotation, value=ast.expr() as value):
+            return _is_mutable(value) and not _is_read_only(annotation)
+        case _:
+            return False
+
+
+def _is_mutable(value: ast.expr) -> bool:
+    match value:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name) | ast.Subscript(value=ast.Name(id=name))):
+            return name in MUTABLE_CALLS
+        case ast.Tuple(elts=elements):
+            return any(_is_mutable(element) for element in elements)
+        case _:
+            return isinstance(value, MUTABLE_LITERALS)
+
+
+def _is_read_only(annotation: ast.expr) -> bool:
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Final"), slice=ast.Subscript(value=ast.Name(id=name))):
+            return name in READ_ONLY_TYPES
+        case _:
+            return False
+
+
+def bare_suppressions(source: str) -> list[str]:
+    """Report a silenced check without its code and its reason, and any that silences a whole file.
+
+    Accepted, behind the comment sign: `noqa: CODE - reason` and `type: ignore[code]  # reason` (mypy wants that hash).
+    """
+    comments = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT]
+    return [f"line {c.start[0]}: {c.string}" for c in comments if not _is_explained(c.string)]
+
+
+def _is_explained(comment: str) -> bool:
+    if WHOLE_FILE.search(comment):
+        return False
+    silences_ruff = re.search(r"#\s*noqa", comment, re.IGNORECASE)
+    silences_mypy = re.search(r"#\s*type:\s*ignore", comment)
+    return (not silences_ruff or bool(NOQA_WITH_REASON.search(comment))) and (
+        not silences_mypy or bool(IGNORE_WITH_REASON.search(comment))
+    )
+
+
+def unfinished_work(text: str) -> list[str]:
+    """Report marks of work left for later."""
+    unfinished = re.compile(rf"\b(?:{'|'.join(MARKS_OF_UNFINISHED_WORK)})\b")
+    return [f"line {number}: {line.strip()[:80]}" for number, line in _lines(text) if unfinished.search(line)]
+
+
+def places_of_one_machine(text: str) -> list[str]:
+    """Report paths in somebody's home or scratch directory, and addresses that belong to a real machine."""
+    return [
+        f"line {number}: {line.strip()[:80]}"
+        for number, line in _lines(text)
+        if HOME_OF_SOMEONE.search(line) or any(_is_somebodys(found) for found in IPV4.findall(line))
+    ]
+
+
+def _is_somebodys(dotted: str) -> bool:
+    try:
+        address = IPv4Address(dotted)
+    except AddressValueError:  # a version number, or a drawing's coordinates
+        return False
+    return not any(address in network for network in FREE_NETWORKS)
+
+
+def no_header_comment(lua: str) -> list[str]:
+    """Report a Lua script that does not open with what it does."""
+    return [] if re.match(r"--.*\w", lua) else ["no header comment"]
+
+
+def unlocked_requirements(lock: str) -> list[str]:
+    """Report requirements without exact version and hash, and whatever names a place: a URL, an index, a path."""
+    entries = re.sub(r"\\\n", " ", lock).splitlines()
+    requirements = [entry for entry in entries if entry.strip() and not entry.lstrip().startswith("#")]
+    unlocked = [entry for entry in requirements if not re.match(r"[a-z0-9-]+==\S+.*--hash=sha256:[0-9a-f]{64}", entry)]
+    return unlocked + [entry for entry in entries if "://" in entry or "index-url" in entry or "find-links" in entry]
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    return enumerate(text.splitlines(), start=1)

@@ -1,0 +1,148 @@
+"""Every file of the project keeps the house rules; and each rule, shown what it forbids, finds it."""
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.house import rules
+
+ROOT: Final = Path(__file__).parents[2]
+PYTHON: Final = tuple(sorted(path for top in ("gateway", "tests") for path in (ROOT / top).rglob("*.py")))
+LOCKS: Final = ("requirements.lock", "requirements-dev.lock")
+# file:function -> why it is better long
+LONG_FUNCTIONS: Final[MappingProxyType[str, str]] = MappingProxyType({})
+
+Check = Callable[[str], list[str]]
+
+
+def findings(check: Check, paths: list[Path]) -> list[str]:
+    return [f"{path.relative_to(ROOT)}: {found}" for path in paths for found in check(path.read_text(encoding="utf-8"))]
+
+
+def project_texts() -> list[Path]:
+    """Everything that is, or is about to be, in the repository, and is text."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if listing.returncode != 0:
+        pytest.skip(f"not a git checkout: {listing.stderr.strip()}")
+    paths = [ROOT / name for name in listing.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [rules.too_long, rules.no_module_docstring, rules.module_level_mutable_state, rules.bare_suppressions],
+)
+def test_python_files_keep_the_rule(check: Check) -> None:
+    assert findings(check, list(PYTHON)) == []
+
+
+def test_a_function_of_more_than_60_lines_has_its_reason_in_the_table() -> None:
+    long = {
+        f"{path.relative_to(ROOT).as_posix()}:{name}"
+        for path in PYTHON
+        for name in rules.long_functions(path.read_text(encoding="utf-8"))
+    }
+    assert long == set(LONG_FUNCTIONS)
+
+
+def test_no_file_carries_work_left_for_later() -> None:
+    assert findings(rules.unfinished_work, project_texts()) == []
+
+
+def test_no_file_knows_one_machine() -> None:
+    assert findings(rules.places_of_one_machine, project_texts()) == []
+
+
+def test_lua_scripts_open_with_what_they_do() -> None:
+    assert findings(rules.no_header_comment, sorted((ROOT / "gateway").rglob("*.lua"))) == []
+
+
+def test_lock_files_hold_hashes_and_name_no_place() -> None:
+    assert findings(rules.unlocked_requirements, [ROOT / name for name in LOCKS]) == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_files_hold_what_pyproject_asks_for(lock: str) -> None:
+    pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = pyproject["build-system"]["requires"] + pyproject["project"]["dependencies"]
+    if lock == "requirements-dev.lock":
+        asked += pyproject["dependency-groups"]["dev"] + [
+            wanted for extra in pyproject["project"]["optional-dependencies"].values() for wanted in extra
+        ]
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))
+    stale = [
+        str(wanted)
+        for wanted in map(Requirement, asked)
+        if not wanted.specifier.contains(locked.get(canonicalize_name(wanted.name), "0"), prereleases=True)
+    ]
+    assert stale == [], "run make lock"
+
+
+HASH: Final = "--hash=sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("check", "forbidden", "allowed"),
+    [
+        (rules.too_long, "x\n" * 401, "x\n" * 400),
+        (rules.no_module_docstring, "x = 1", '"""A module."""'),
+        (rules.module_level_mutable_state, "x = {}", "x = MappingProxyType({})"),
+        (rules.module_level_mutable_state, "x: Final = [1]", "x: Final = (1,)"),
+        (rules.module_level_mutable_state, "x: Final[dict[str, int]] = {}", "x: Final[Mapping[str, int]] = {}"),
+        (rules.module_level_mutable_state, "x: Mapping[str, int] = {}", "class X:\n    x: ClassVar = {}"),
+        (rules.module_level_mutable_state, "x = collections.deque()", "def f():\n    x = deque()"),
+        (rules.module_level_mutable_state, "x = defaultdict[str, int](int)", "x = frozenset({1})"),
+        (rules.module_level_mutable_state, "x = (1, [])", "x = (1, ())"),
+        (rules.module_level_mutable_state, "if True:\n    x = [y for y in z]", '__all__ = ["x"]'),
+        (rules.module_level_mutable_state, "try:\n    x = 1\nexcept E:\n    x = set()", "x: int"),
+        (rules.bare_suppressions, "x = 1  # noqa", "x = 1  # noqa: F401 - it is re-exported"),
+        (rules.bare_suppressions, "x = 1  # noqa: F401", 'x = "# noqa"'),
+        (rules.bare_suppressions, "x = 1  # type: ignore", "x = 1  # type: ignore[misc]  # the library is untyped"),
+        (rules.bare_suppressions, "x = 1  # type: ignore[misc]", "x = 1  # a comment"),
+        (rules.bare_suppressions, "# ruff: noqa: F401 - all of it", "# fmt: skip"),
+        (rules.bare_suppressions, "# mypy: ignore-errors", "# mypy is strict here"),
+        (rules.bare_suppressions, "x = 1  # pragma: no cover", "# covered"),
+        (rules.no_header_comment, "return 1", "-- Admits a request."),
+        (rules.unlocked_requirements, "a==1 \\\n    # via b", f"a==1 ; x > '3' \\\n    {HASH}\n    # via b"),
+        (rules.unlocked_requirements, f"a>=1 {HASH}", "# made by make lock"),
+        (rules.unlocked_requirements, f"--index-url x\na==1 {HASH}", f"a-b==1.0.post1 {HASH}"),
+        (rules.unlocked_requirements, f"# from https://example.test\na==1 {HASH}", ""),
+    ],
+)
+def test_each_rule_finds_what_it_forbids_and_nothing_else(check: Check, forbidden: str, allowed: str) -> None:
+    assert check(forbidden) != []
+    assert check(allowed) == []
+
+
+def test_a_function_is_measured_without_its_decorators() -> None:
+    body = "    x = 1\n" * 60
+    assert rules.long_functions(f"class C:\n  @d\n  async def f():\n{body}") == {"f": 61}
+    assert rules.long_functions(f"def f():\n{body[:-10]}") == {}
+
+
+@pytest.mark.parametrize("mark", rules.MARKS_OF_UNFINISHED_WORK)
+def test_a_mark_of_unfinished_work_is_found(mark: str) -> None:
+    assert rules.unfinished_work(f"x = 1  # {mark}: later") != []
+    assert rules.unfinished_work(f"{mark.lower()} {mark}S") == []
+
+
+@pytest.mark.parametrize("place", ["root", "tmp", "home/someone", "Users/someone"])
+def test_a_path_of_one_machine_is_found(place: str) -> None:
+    assert rules.places_of_one_machine(f'open("/{place}/x")') != []
+    assert rules.places_of_one_machine(f'open(f"{{here}}/{place}/x") ./{place}/x ~/{place}/x') == []
+
+
+def test_an_address_of_one_machine_is_found() -> None:
+    private = IPv4Address(10 << 24 | 3)
+    assert rules.places_of_one_machine(f"http://{private}:80/") != []
+    assert rules.places_of_one_machine(f"http://127.0.0.1:80/ 0.0.0.0 192.0.2.7 1.2.3.400 {private}.1 v{private}") == []
