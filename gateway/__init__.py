@@ -15,6 +15,4 @@ Imports point downwards only:
     simulator                      a provider that needs no network; knows nothing of the rest
 """
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
