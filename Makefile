@@ -30,7 +30,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy gateway tests
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: $(DEV)
 	$(BIN)/ruff check --fix-only .
@@ -59,16 +59,18 @@ endef
 # A .venv that uv made has no pip of its own, hence ensurepip.
 ifneq ($(UV),)
 define install
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(1)
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo "Installing $(1) into .venv"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(1)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 endef
 else
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 define install
-	@$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	$(PIP) install --require-hashes -r $(1)
-	$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "Installing $(1) into .venv (half a minute with pip)"
+	@$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(PIP) install --require-hashes -r $(1)
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 endef
 endif

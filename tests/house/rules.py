@@ -65,9 +65,12 @@ def no_module_docstring(source: str) -> list[str]:
 
 
 def module_level_mutable_state(source: str) -> list[str]:
-    """Report module-level names bound to something that can change; `__all__` is the language's own."""
+    """Report module-level names bound to something that can change; `__all__` is the language's own.
+
+    A constant is a tuple, a frozenset, a MappingProxyType, or a literal under Final[Mapping[...]], Final[Sequence[...]].
+    """
     return [
-        f"line {statement.lineno}: {ast.unparse(statement)[:80]}"
+        f"line {statement.lineno}: can change (tuple, frozenset, Final[Mapping[...]]?): {ast.unparse(statement)[:60]}"
         for statement in _module_level(ast.parse(source).body)
         if _binds_mutable(statement)
     ]
