@@ -6,7 +6,8 @@ Imports point downwards only:
     app                            composition root, lifespan
     api, dashboard                 HTTP in, JSON and pages out
     pipeline, relay                one request: present .. open, relay .. record
-    identity, ledger, upstream     keys; the store; connections to providers
+    ledger, upstream               the store; connections to providers
+    identity                       keys: format, checksum, hash
     settings                       the only reader of environment and files
     errors, money, pricing,        pure: no I/O, no framework
     routing, envelope, sse,

@@ -67,7 +67,7 @@ def no_module_docstring(source: str) -> list[str]:
 def module_level_mutable_state(source: str) -> list[str]:
     """Report module-level names bound to something that can change; `__all__` is the language's own.
 
-    A constant is a tuple, a frozenset, a MappingProxyType, or a literal under Final[Mapping[...]], Final[Sequence[...]].
+    A constant is a tuple, frozenset or MappingProxyType, or a literal under Final[Mapping[...]], Final[Sequence[...]].
     """
     return [
         f"line {statement.lineno}: can change (tuple, frozenset, Final[Mapping[...]]?): {ast.unparse(statement)[:60]}"
