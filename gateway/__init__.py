@@ -6,6 +6,7 @@ Imports point downwards only:
     app                            composition root, lifespan
     api, dashboard                 HTTP in, JSON and pages out
     pipeline, relay                one request: present .. open, relay .. record
+    downstream, interrupt          the client's connection; ending a request from outside
     ledger, upstream               the store; connections to providers
     identity                       keys: format, checksum, hash
     settings                       the only reader of environment and files
