@@ -12,7 +12,8 @@ Imports point downwards only:
     settings                       the only reader of environment and files
     errors, money, pricing,        pure: no I/O, no framework
     routing, envelope, sse,
-    exchange, patterns, usage
+    exchange, patterns, usage,
+    endings
 
     simulator                      a provider that needs no network; knows nothing of the rest
 """
