@@ -1,0 +1,398 @@
+"""One native HTTP/1.1 connection (RFC 9112) and the answers that come over it. httptools parses; this decides.
+
+    IDLE --begin--> HEAD --final head--> OPENED --same read--> BODY --last byte--> COMPLETE --> IDLE, back to its owner
+                     |  1xx: stays HEAD                          |                    or closed, where it must not be
+                     v  fail(): RESET, FIRST_BYTE_TIMEOUT, ...   v  fail(): CUT, CHUNK_TIMEOUT, ...      used again
+
+Rules:
+- The connection is free when the last byte has arrived, not when it has been read: the answer takes its bytes along.
+- Reused only if the framing said so, nothing came after the end, and the whole request had been written.
+- One timer per connection. A wait sets a deadline; the timer, when it fires early, sets itself again. So a stream of
+  many chunks costs no timer operations.
+- The parser appends body pieces to a list by itself (`on_body` is `list.append`): no Python frame per chunk.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+
+_IDLE: Final = 0
+_HEAD: Final = 1
+_OPENED: Final = 2
+_BODY: Final = 3
+_COMPLETE: Final = 4
+
+_JOIN_LIMIT_BYTES: Final = 16 * 1024  # a smaller body is copied behind its head: one write; a larger one is not copied
+_MAX_INFORMATIONAL: Final = 16
+_FIRST_STATUS: Final = 200
+_LAST_STATUS: Final = 599
+_FIRST_INFORMATIONAL: Final = 100
+_SWITCHING_PROTOCOLS: Final = 101
+
+
+class Owner(Protocol):
+    """Who keeps connections: the pool. Called synchronously, from the event loop."""
+
+    def connection_free(self, connection: "Http1Connection") -> None:
+        """The connection can take a request."""
+
+    def connection_closing(self, connection: "Http1Connection") -> None:
+        """The connection takes no more requests."""
+
+    def connection_lost(self, connection: "Http1Connection") -> None:
+        """The socket is closed."""
+
+
+class _Refused(Exception):
+    """Raised inside parser callbacks, to stop the parser."""
+
+
+class Http1Answer:
+    """`transport.Answer` over an `Http1Connection`. `connection` is None once the message has ended or failed."""
+
+    __slots__ = ("connection", "fault", "headers", "pieces", "status", "unread_bytes", "waiter")
+
+    def __init__(self, connection: "Http1Connection", pieces: Sequence[bytes]) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.connection: Http1Connection | None = connection
+        self.pieces = pieces  # the connection's list while the message runs; afterwards our own
+        self.unread_bytes = 0  # as they came off the wire, so framing included
+        self.waiter: asyncio.Future[None] | None = None
+        self.fault: UpstreamFault | None = None
+
+    def read_nowait(self) -> bytes:
+        """See `Answer.read_nowait`."""
+        pieces = self.pieces
+        if not pieces:
+            return b""
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        connection = self.connection
+        if connection is None:
+            self.pieces = ()
+        else:
+            connection.taken(self)
+        return data
+
+    async def read(self) -> bytes:
+        """See `Answer.read`."""
+        if not self.pieces:
+            connection = self.connection
+            if connection is not None:
+                try:
+                    await connection.wait(self, connection.config.chunk_timeout_s)
+                except asyncio.CancelledError:
+                    self.abort()
+                    raise
+            if not self.pieces:
+                if self.fault is None:
+                    return b""
+                raise self.fault
+        return self.read_nowait()
+
+    def abort(self) -> None:
+        """See `Answer.abort`."""
+        if self.connection is not None:
+            self.connection.fail(FaultKind.CUT, "aborted by the gateway")
+            self.pieces = ()
+
+    def wake(self) -> None:
+        """Let the waiting reader go on, if there is one."""
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Http1Connection(asyncio.Protocol):
+    """One connection. The public attributes are for its owner."""
+
+    # fmt: off
+    __slots__ = (
+        "_answer", "_deadline", "_informational", "_keep_alive", "_loop", "_overhead_bytes", "_owner", "_parser",
+        "_paused", "_phase", "_pieces", "_skipping", "_timer", "_transport",
+        "answered", "closed", "config", "idle_since", "on_body", "refusal",
+    )
+    # fmt: on
+
+    def __init__(self, owner: Owner, config: TransportConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self.config = config
+        self.answered = 0  # whole answers so far: above zero the connection is a reused one
+        self.closed = False
+        self.idle_since = 0.0
+        self.refusal: UpstreamFault | None = None  # why it was closed before its first request
+        self._owner = owner
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._answer: Http1Answer | None = None
+        self._phase = _IDLE
+        self._keep_alive = False
+        self._skipping = False  # inside an informational answer
+        self._informational = 0
+        self._overhead_bytes = 0  # received since the last body byte: head, chunk extensions, trailers
+        self._paused = False
+        self._deadline = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._pieces: list[bytes] = []
+        self.on_body: Callable[[bytes], None] = self._pieces.append
+        self._parser = HttpResponseParser(self)
+
+    # -- for the owner
+
+    @property
+    def connected(self) -> bool:
+        """There was a socket at some time."""
+        return self._transport is not None
+
+    @property
+    def unanswered(self) -> bool:
+        """Not one byte came in answer to the last request."""
+        return self._phase == _HEAD and not self._overhead_bytes
+
+    def begin(self, head: bytes, body: bytes) -> Http1Answer:
+        """Write a request; the answer's `wait` ends when its head is here, or its fault is set."""
+        answer = Http1Answer(self, self._pieces)
+        transport = self._transport
+        if self.closed or transport is None:
+            answer.connection = None
+            answer.fault = self.refusal or UpstreamFault(FaultKind.RESET, "closed while idle", sent=False)
+            self._phase = _HEAD
+            return answer
+        self._answer = answer
+        self._phase = _HEAD
+        self._informational = 0
+        if len(body) <= _JOIN_LIMIT_BYTES:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        return answer
+
+    def wait(self, answer: Http1Answer, timeout_s: float) -> asyncio.Future[None]:
+        """Return a future that ends when the answer has something new: a head, bytes, its end or its fault."""
+        if answer.waiter is not None:
+            raise RuntimeError("an answer has one reader at a time")
+        loop = self._loop
+        answer.waiter = waiter = loop.create_future()
+        self._deadline = deadline = loop.time() + timeout_s
+        timer = self._timer
+        if timer is None or timer.when() > deadline:
+            self._set_timer(deadline)
+        return waiter
+
+    def taken(self, answer: Http1Answer) -> None:
+        """The reader took all the pieces: go on reading from the upstream."""
+        self._pieces.clear()
+        answer.unread_bytes = 0
+        if self._paused:
+            self._resume()
+
+    def fail(self, kind: FaultKind, detail: str) -> None:
+        """End the running answer with a fault and close the connection."""
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            answer.connection = None
+            answer.fault = UpstreamFault(kind, detail, sent=True)
+            answer.wake()
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket at once. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._deadline = math.inf
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._owner.connection_closing(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket (and TLS) is up."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self.closed:  # given up while it was being opened
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; wake the reader once for all that this read brought."""
+        answer = self._answer
+        if answer is None:
+            self._unasked()
+            return
+        before = self._phase
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._stopped(error)
+        if before != _BODY or self._phase != _BODY or not self._pieces:
+            self._step(answer, before, len(data))
+            return
+        self._overhead_bytes = 0
+        if answer.waiter is not None:
+            self._deadline = math.inf
+            answer.wake()
+        else:
+            answer.unread_bytes += len(data)
+            if answer.unread_bytes > self.config.max_unread_bytes and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The peer has ended its side: that ends a body without a length (RFC 9112, 6.3), and kills anything else."""
+        answer = self._answer
+        framed = {b"content-length", b"transfer-encoding"}
+        if answer is not None and self._phase == _BODY and not any(name in framed for name, _ in answer.headers):
+            self._keep_alive = False
+            self._finish(answer)
+        else:
+            self._died("closed by the upstream")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed, by either side."""
+        self._died(str(exc) if exc is not None else "closed by the upstream")
+        del self._parser  # it holds our methods: with this gone there is no cycle left to collect
+        self._owner.connection_lost(self)
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        """Stop at a second answer to one request."""
+        if self._phase != _HEAD:
+            raise _Refused("bytes after the end of the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field of the head; drop trailers, which are not part of the body."""
+        answer = self._answer
+        if self._phase == _HEAD and answer is not None:
+            name = name.lower()
+            answer.headers.append((name, value.rstrip()))  # the parser leaves the space at the end
+            if name == b"transfer-encoding" and value.rstrip().lower() != b"chunked":
+                raise _Refused("a transfer coding other than chunked")
+
+    def on_headers_complete(self) -> None:
+        """Open the answer, or swallow an informational one."""
+        answer = self._answer
+        if answer is None:
+            return
+        status = self._parser.get_status_code()
+        if _FIRST_STATUS <= status <= _LAST_STATUS:
+            answer.status = status
+            self._phase = _OPENED
+            return
+        self._informational += 1
+        if not _FIRST_INFORMATIONAL <= status < _FIRST_STATUS or status == _SWITCHING_PROTOCOLS:
+            raise _Refused(f"status {status}, which was not asked for")
+        if self._informational > _MAX_INFORMATIONAL:
+            raise _Refused("too many informational answers")
+        answer.headers.clear()
+        self._skipping = True
+
+    def on_message_complete(self) -> None:
+        """Note the end, and whether the connection may be used again."""
+        if self._skipping:
+            self._skipping = False
+            return
+        self._keep_alive = self._parser.should_keep_alive()
+        self._phase = _COMPLETE
+
+    # -- inside
+
+    def _stopped(self, error: Exception) -> None:
+        """The parser refused some bytes. After the end of the message that only spoils the connection."""
+        if self._phase == _COMPLETE:
+            self._keep_alive = False
+        else:
+            self.fail(FaultKind.PROTOCOL, str(error.__context__ or error))
+
+    def _step(self, answer: Http1Answer, before: int, read_bytes: int) -> None:
+        """Act on a read that did more than bring body bytes, or that brought none."""
+        if self._answer is None or (before == _HEAD and not self._head_fits(answer, read_bytes)):
+            return
+        if self._phase == _COMPLETE:
+            self._finish(answer)
+        elif self._phase == _OPENED:
+            self._phase = _BODY
+            self._overhead_bytes = 0
+            self._deadline = math.inf
+            answer.wake()
+        else:
+            self._overhead_bytes += read_bytes
+            if self._overhead_bytes > self.config.max_head_bytes:
+                self.fail(FaultKind.TOO_LARGE, "more framing than max_head_bytes")
+
+    def _head_fits(self, answer: Http1Answer, read_bytes: int) -> bool:
+        """Bound the head where it ended inside a read that also brought body bytes. Fails the answer otherwise."""
+        limit = self.config.max_head_bytes
+        if (
+            self._phase == _HEAD
+            or self._overhead_bytes + read_bytes <= limit
+            or sum(len(name) + len(value) + 4 for name, value in answer.headers) <= limit
+        ):
+            return True
+        answer.status = 0  # not opened after all
+        self.fail(FaultKind.TOO_LARGE, "the head is larger than max_head_bytes")
+        return False
+
+    def _finish(self, answer: Http1Answer) -> None:
+        """The message is whole: hand its bytes over and free the connection."""
+        pieces = self._pieces
+        if pieces:
+            answer.pieces = pieces[:]
+            pieces.clear()
+        else:
+            answer.pieces = ()
+        answer.connection = None
+        self._answer = None
+        self._phase = _IDLE
+        self._overhead_bytes = 0
+        self._deadline = math.inf
+        answer.wake()
+        transport = self._transport
+        # A request that is still being written would run into the next one.
+        if not self._keep_alive or transport is None or transport.get_write_buffer_size():
+            self.close()
+        else:
+            if self._paused:
+                self._resume()
+            self.answered += 1
+            self._owner.connection_free(self)
+
+    def _died(self, detail: str) -> None:
+        self.fail(FaultKind.RESET if self._phase == _HEAD else FaultKind.CUT, detail)
+
+    def _unasked(self) -> None:
+        """Bytes while no request runs: whatever they are, they must not become somebody's answer."""
+        if not self.closed:
+            self.refusal = None if self.answered else UpstreamFault(FaultKind.PROTOCOL, "spoke unasked", sent=False)
+            self.close()
+
+    def _resume(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self.closed:
+            self._transport.resume_reading()
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._deadline == math.inf:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer(self._deadline)
+        elif self._phase == _HEAD:
+            self.fail(FaultKind.FIRST_BYTE_TIMEOUT, f"no answer for {self.config.first_byte_timeout_s} s")
+        else:
+            self.fail(FaultKind.CHUNK_TIMEOUT, f"no bytes for {self.config.chunk_timeout_s} s")

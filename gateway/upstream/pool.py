@@ -1,0 +1,223 @@
+"""The native transport: a pool of HTTP/1.1 connections to one origin.
+
+    send: an idle connection (the last one used, first)  -> write, wait for the head
+          none, and fewer than max_connections are open  -> dial, TLS
+          full                                           -> queue, first come first served, for connect_timeout_s
+
+A connection's place (`max_connections`) is taken when dialling starts and given up when its socket is closed. While
+callers queue, a connection that becomes free, and a place that does, goes straight to the first of them.
+
+A reused connection may have been closed by the upstream in the moment of writing. If it dies before one byte of answer,
+the request goes once more over another connection: a new one, or, where the pool is full, the first that comes free.
+A new connection that dies is never retried.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+
+from gateway.upstream.dial import dial
+from gateway.upstream.http1 import Http1Answer, Http1Connection
+from gateway.upstream.origin import parse_origin, tls_context
+from gateway.upstream.request import RequestHeads
+from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+
+
+class NativeTransport:
+    """`transport.Transport` over asyncio and httptools. Belongs to the event loop of its first request.
+
+    Raises:
+        ValueError: the base URL or a TLS file is wrong, or the configuration needs httpx.
+    """
+
+    def __init__(self, config: TransportConfig) -> None:
+        if config.proxy or config.http2:
+            raise ValueError("a forward proxy and HTTP/2 need the httpx transport")
+        self._config = config
+        self._origin = parse_origin(config.base_url)
+        self._tls = tls_context(config, ["http/1.1"]) if self._origin.tls else None
+        self._heads = RequestHeads(self._origin)
+        # Mutable from here on.
+        self._connections: set[Http1Connection] = set()  # every place that is taken
+        self._idle: dict[Http1Connection, None] = {}  # an ordered set: oldest first
+        self._queue: deque[asyncio.Future[Http1Connection]] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None  # close() waits for it
+        self._closed = False
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open or being opened."""
+        return len(self._connections)
+
+    @property
+    def idle_connections(self) -> int:
+        """Open connections that wait for a request."""
+        return len(self._idle)
+
+    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> Http1Answer:
+        """See `Transport.send`."""
+        head = self._heads.build(method, target, headers, len(body))
+        connection = self._idle.popitem()[0] if self._idle else await self._acquire()
+        may_retry = connection.answered
+        while True:
+            answer = connection.begin(head, body)
+            if answer.fault is None:
+                try:
+                    await connection.wait(answer, self._config.first_byte_timeout_s)
+                except asyncio.CancelledError:
+                    answer.abort()
+                    raise
+            fault = answer.fault
+            if fault is None or answer.status:  # a body may have been cut already: its head still counts
+                return answer
+            if not may_retry or fault.kind is not FaultKind.RESET or not connection.unanswered:
+                raise fault
+            may_retry = 0
+            connection = await self._acquire()
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        self._closed = True
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_exception(_closed())
+        for connection in list(self._connections):
+            connection.fail(FaultKind.CUT, "the gateway closed its connections")
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        if self._connections:
+            self._emptied = self._emptied or asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._emptied], timeout=self._config.connect_timeout_s)
+
+    # -- http1.Owner
+
+    def connection_free(self, connection: Http1Connection) -> None:
+        """Give the connection to the first in the queue, or keep it for the next request."""
+        if self._queue and self._hand_over(connection):
+            return
+        if self._closed or len(self._idle) >= self._config.max_idle:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle[connection] = None
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._config.idle_expiry_s, self._sweep)
+
+    def connection_closing(self, connection: Http1Connection) -> None:
+        """Choose it no more."""
+        self._idle.pop(connection, None)
+
+    def connection_lost(self, connection: Http1Connection) -> None:
+        """Give its place to the first in the queue. Idempotent."""
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        if self._queue and not self._closed:
+            successor = self._new()
+            if not self._hand_over(successor):
+                self._connections.discard(successor)
+        if not self._connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    # -- inside
+
+    async def _acquire(self) -> Http1Connection:
+        """Return a connected connection that is ours alone."""
+        self._refuse_if_closed()
+        if self._idle:
+            return self._idle.popitem()[0]
+        full = len(self._connections) >= self._config.max_connections
+        connection = await self._wait_in_queue() if full else self._new()
+        if not connection.connected:
+            await self._connect(connection)
+            self._refuse_if_closed()  # close() has told the connection, which may have come up nevertheless
+        return connection
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise _closed()
+
+    def _new(self) -> Http1Connection:
+        """Take a place."""
+        connection = Http1Connection(self, self._config, asyncio.get_running_loop())
+        self._connections.add(connection)
+        return connection
+
+    async def _wait_in_queue(self) -> Http1Connection:
+        """Return a free connection, or one to be connected whose place is already ours."""
+        waiter: asyncio.Future[Http1Connection] = asyncio.get_running_loop().create_future()
+        self._queue.append(waiter)
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                return await waiter
+        except BaseException as error:
+            if waiter.cancelled():
+                self._queue.remove(waiter)
+            elif waiter.exception() is None:  # it came in the turn in which we gave up
+                self._give_back(waiter.result())
+            if isinstance(error, TimeoutError):
+                detail = f"all {self._config.max_connections} connections are busy"
+                raise UpstreamFault(FaultKind.POOL_FULL, detail, sent=False) from None
+            raise
+
+    def _hand_over(self, connection: Http1Connection) -> bool:
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        return False
+
+    def _give_back(self, connection: Http1Connection) -> None:
+        if not connection.connected:
+            self.connection_lost(connection)
+        elif not connection.closed:
+            self.connection_free(connection)
+
+    async def _connect(self, connection: Http1Connection) -> None:
+        """Dial, and speak TLS where the origin does. On any failure the place is free again."""
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                sock = await dial(self._origin.host, self._origin.port)
+                try:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: connection,
+                        sock=sock,
+                        ssl=self._tls,
+                        server_hostname=self._origin.host if self._tls else None,
+                    )
+                except BaseException:
+                    sock.close()
+                    raise
+        except BaseException as error:
+            connection.close()
+            if not connection.connected:
+                self.connection_lost(connection)
+            if isinstance(error, TimeoutError):
+                detail = f"not connected after {self._config.connect_timeout_s} s"
+                raise UpstreamFault(FaultKind.CONNECT_TIMEOUT, detail, sent=False) from None
+            if isinstance(error, ssl.SSLError):
+                raise UpstreamFault(FaultKind.TLS, str(error), sent=False) from error
+            if isinstance(error, OSError):
+                raise UpstreamFault(FaultKind.CONNECT, str(error), sent=False) from error
+            raise
+
+    def _sweep(self) -> None:
+        """Close what has been idle for too long; come back when the next one will have been."""
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        expired = loop.time() - self._config.idle_expiry_s
+        while self._idle:
+            oldest = next(iter(self._idle))
+            if oldest.idle_since > expired:
+                self._sweeper = loop.call_at(oldest.idle_since + self._config.idle_expiry_s, self._sweep)
+                return
+            oldest.close()
+
+
+def _closed() -> UpstreamFault:
+    return UpstreamFault(FaultKind.CONNECT, "the transport is closed", sent=False)

@@ -1,0 +1,155 @@
+"""The interface to an upstream: one request out, one answer back. No implementation.
+
+| module             | what it is                                                             |
+|--------------------|------------------------------------------------------------------------|
+| transport.py       | this interface, its configuration and its one exception                |
+| factory.py         | build_transport: which implementation an upstream gets                 |
+| pool.py            | the native Transport: keep-alive connections to one origin             |
+| http1.py           | one native HTTP/1.1 connection and its answers                         |
+| request.py         | request heads as bytes; refuses what could split a request             |
+| origin.py, dial.py | base_url and TLS trust; TCP connections by Happy Eyeballs (RFC 8305)   |
+| httpx_transport.py | the same interface over httpx, for forward proxies and HTTP/2          |
+
+Every failure is an `UpstreamFault`. `kind` says what happened and `sent` whether the upstream may have begun to work,
+which is what decides if another upstream may be asked.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class FaultKind(StrEnum):
+    """What went wrong between the gateway and an upstream."""
+
+    CONNECT = "connect"  # refused, unreachable, unknown host, or the transport is closed
+    TLS = "tls"  # handshake or certificate
+    CONNECT_TIMEOUT = "connect_timeout"  # TCP and TLS together took too long
+    POOL_FULL = "pool_full"  # no connection became free in time
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"  # no answer head in time
+    CHUNK_TIMEOUT = "chunk_timeout"  # the body stood still for too long
+    RESET = "reset"  # died before the answer's head was whole
+    CUT = "cut"  # died, or was aborted, inside the body
+    PROTOCOL = "protocol"  # not HTTP, or HTTP that can be read in two ways
+    TOO_LARGE = "too_large"  # the answer's head, or framing around its body, is beyond max_head_bytes
+
+
+class UpstreamFault(Exception):
+    """An exchange with an upstream failed.
+
+    Attributes:
+        kind: what happened.
+        detail: for the log; may quote the peer or the operating system, so never for clients.
+        sent: request bytes may have reached the upstream's program.
+    """
+
+    def __init__(self, kind: FaultKind, detail: str, *, sent: bool) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.sent = sent
+
+
+@dataclass(frozen=True, slots=True)
+class TransportConfig:
+    """How to reach one origin.
+
+    Attributes:
+        base_url: `http(s)://host[:port][/path]`; the path is put before every target.
+        connect_timeout_s: for TCP and TLS together, and again for the wait for a free connection.
+        first_byte_timeout_s: from the start of the request to the end of the answer's head.
+        chunk_timeout_s: how long one read may wait for body bytes.
+        max_connections: open at once; callers beyond it queue, first come first served.
+        max_idle: kept for reuse at once.
+        idle_expiry_s: an idle connection is closed after this.
+        max_head_bytes: of an answer; also of what may surround body bytes (chunk extensions, trailers).
+        max_unread_bytes: of body, held for a slow reader before the upstream is no longer read.
+        ca_file: PEM; trusted instead of the system's authorities.
+        client_cert_file: PEM; shown to the upstream.
+        client_key_file: PEM; where the key is not in client_cert_file.
+        http2: offer HTTP/2 (httpx only, needs the `http2` extra).
+        proxy: `http://[user:password@]host:port` of a forward proxy (httpx only).
+
+    Raises:
+        ValueError: a bound that is not positive, or a key without its certificate.
+    """
+
+    base_url: str
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 300.0
+    chunk_timeout_s: float = 120.0
+    max_connections: int = 10_000
+    max_idle: int = 256
+    idle_expiry_s: float = 30.0
+    max_head_bytes: int = 64 * 1024
+    max_unread_bytes: int = 256 * 1024
+    ca_file: str | None = None
+    client_cert_file: str | None = None
+    client_key_file: str | None = None
+    http2: bool = False
+    proxy: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that would block or never end."""
+        for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s", "idle_expiry_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a positive number of seconds")
+        for name in ("max_connections", "max_head_bytes", "max_unread_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_idle < 0:
+            raise ValueError("max_idle must not be negative")
+        if self.client_key_file and not self.client_cert_file:
+            raise ValueError("client_key_file needs client_cert_file")
+
+
+class Answer(Protocol):
+    """An upstream's answer whose head has arrived.
+
+    Whoever holds it reads to the end or calls `abort`; one reader at a time. Cancelling a read aborts.
+    """
+
+    status: int  # 200..599: informational answers are swallowed
+    headers: list[tuple[bytes, bytes]]  # names in lower case, order kept
+
+    def read_nowait(self) -> bytes:
+        """Return the body bytes that are here already, `b""` if none are. Raises nothing."""
+
+    async def read(self) -> bytes:
+        """Return all body bytes that are here, waiting for the first; `b""` exactly at the clean end.
+
+        Raises:
+            UpstreamFault: CUT, CHUNK_TIMEOUT, PROTOCOL or TOO_LARGE, after the bytes that came before it.
+        """
+
+    def abort(self) -> None:
+        """Close the connection at once, drop what is unread; a waiting read gets CUT. Nothing happens after the end."""
+
+
+class Transport(Protocol):
+    """Connections to one origin."""
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open or being opened."""
+
+    @property
+    def idle_connections(self) -> int:
+        """Open connections that wait for a request."""
+
+    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> Answer:
+        """Send one request and wait for the head of its answer.
+
+        Args:
+            method: upper-case letters; not HEAD or CONNECT.
+            target: `/path[?query]`, appended to the base URL's path.
+            headers: sent as given. Host and the lengths are the transport's: those and hop-by-hop fields are dropped.
+            body: whole; never copied where it is large.
+
+        Raises:
+            UpstreamFault: no answer.
+            ValueError: something that must not be forwarded (CR, LF, NUL, ...); nothing was sent.
+        """
+
+    async def close(self) -> None:
+        """Close every connection; answers that are being read end with CUT. Idempotent."""

@@ -1,0 +1,43 @@
+"""Each contract test runs for both transports, on both event loops; each ends with nothing left open."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+import pytest
+import uvloop
+
+from gateway.upstream.factory import build_transport
+from gateway.upstream.transport import Transport, TransportConfig
+from tests.contract.scripted import wait_until
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+class Connect(Protocol):
+    def __call__(self, url: str, **settings: Any) -> Transport: ...
+
+
+@pytest.fixture(params=["native", "httpx"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+async def connect(kind: Any) -> AsyncIterator[Connect]:
+    """Build transports with short timeouts; whatever the test did, closing them leaves no connection."""
+    built: list[Transport] = []
+
+    def build(url: str, **settings: Any) -> Transport:
+        config = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "chunk_timeout_s": 5.0} | settings
+        built.append(build_transport(TransportConfig(base_url=url, **config), kind))
+        return built[-1]
+
+    tasks = asyncio.all_tasks()
+    yield build
+    for transport in built:
+        await transport.close()
+    await wait_until(lambda: all(transport.open_connections == 0 for transport in built))
+    await wait_until(lambda: all(task.done() for task in asyncio.all_tasks() - tasks - {asyncio.current_task()}))
