@@ -1,0 +1,139 @@
+"""A plan out on the wire, well or badly, as its behaviour says.
+
+| behaviour   | streamed                          | plain                         |
+|-------------|-----------------------------------|-------------------------------|
+| slow        | waits before each token           | waits the sum, then answers   |
+| stall, cut  | after n events                    | after half the body           |
+| end         | after n events, cleanly           | whole answer                  |
+| stall-head  | no head at all                    | no head at all                |
+
+Returning without the last body message makes the server close the connection inside the body.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+from gateway.simulator.behaviours import Behaviour
+from gateway.simulator.events import AFTER_DONE, DONE, frames, in_lines, response_object
+from gateway.simulator.plan import Plan
+from gateway.simulator.request import ProviderError
+from gateway.simulator.wire import JSON_HEADERS, Headers, Wire
+
+_COALESCE_BYTES: Final = 16 * 1024
+_SSE_HEADERS: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
+_ERROR_TYPES: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    402: "insufficient_credits",
+    403: "permission_denied",
+    404: "not_found",
+    408: "timeout",
+    429: "too_many_requests",
+    502: "model_error",
+}
+_RETRY_AFTER: Final = ((b"retry-after", b"1"),)
+_RETRYABLE: Final = (429, 503)
+_FIRST_SERVER_ERROR: Final = 500
+_MS_PER_S: Final = 1000
+
+
+def _request_id() -> tuple[bytes, bytes]:
+    return (b"x-request-id", b"req_%b" % secrets.token_hex(12).encode())
+
+
+async def send_error(wire: Wire, error: ProviderError, headers: Headers | None = None) -> None:
+    """An error answer in the error format."""
+    await wire.respond(error.status, error.body(), [*JSON_HEADERS, _request_id(), *(headers or ())])
+
+
+async def send_misbehaviour(wire: Wire, behaviour: Behaviour, model: str) -> bool:
+    """Answer for behaviours that need no plan. False: an answer is still to be made."""
+    if behaviour.stall_head:
+        await wire.wait_for_leaving()
+    elif behaviour.error_status is not None:
+        status = behaviour.error_status
+        kind = _ERROR_TYPES.get(status, "invalid_request" if status < _FIRST_SERVER_ERROR else "server_error")
+        error = ProviderError("simulated_error", f"{model} answers {status}", status=status, type_=kind)
+        await send_error(wire, error, _RETRY_AFTER if status in _RETRYABLE else None)
+    elif behaviour.canned == "html":
+        page = b"<!doctype html><title>Simulator</title><p>This is a page, not an answer."
+        await wire.respond(200, page, [(b"content-type", b"text/html; charset=utf-8")])
+    elif behaviour.canned == "error":
+        error = ProviderError("simulated_error", f"{model} answers 200 with an error", type_="server_error")
+        await wire.respond(200, error.body())
+    else:
+        return False
+    return True
+
+
+async def send_plain(wire: Wire, plan: Plan, status: str = "") -> None:
+    """One JSON answer; `status` as in `response_object`."""
+    behaviour = plan.request.behaviour
+    delay_ms = behaviour.token_delay_ms * plan.token_count
+    if delay_ms and not status and await wire.wait_for_leaving(delay_ms / _MS_PER_S):
+        return
+    body = orjson.dumps(response_object(plan, status))
+    if behaviour.canned == "bad-json":
+        body = body[: len(body) // 2]
+    headers = [*JSON_HEADERS, _request_id()]
+    if behaviour.stall_after is None and behaviour.cut_after is None:
+        await wire.respond(200, body, headers)
+        return
+    await wire.start(200, [(b"content-length", b"%d" % len(body)), *headers])
+    await wire.write(body[: len(body) // 2])
+    if behaviour.stall_after is not None:
+        await wire.wait_for_leaving()
+
+
+async def send_stream(wire: Wire, plan: Plan) -> None:
+    """The plan's events. Those that need no wait leave together, a write for each 16 KiB."""
+    behaviour = plan.request.behaviour
+    stops = [n for n in (behaviour.stall_after, behaviour.cut_after, behaviour.end_after) if n is not None]
+    stop = min(stops, default=None)
+    await wire.start(200, [*_SSE_HEADERS, _request_id()])
+    waiting = bytearray()
+    count = 0
+    for frame in frames(plan):
+        if count == stop:
+            await _stop(wire, behaviour, bytes(waiting), count)
+            return
+        if frame.is_token and behaviour.token_delay_ms:
+            await wire.write(bytes(waiting))
+            waiting.clear()
+            if await wire.wait_for_leaving(behaviour.token_delay_ms / _MS_PER_S):
+                return
+        waiting += frame.data
+        count += 1
+        if len(waiting) > _COALESCE_BYTES:
+            await wire.write(bytes(waiting))
+            waiting.clear()
+            if await wire.wait_for_leaving(0):
+                return
+    if count == stop:
+        await _stop(wire, behaviour, bytes(waiting), count)
+        return
+    if behaviour.done:
+        waiting += in_lines(DONE, behaviour.newline)
+    if behaviour.after_done:
+        waiting += in_lines(AFTER_DONE, behaviour.newline)
+    await wire.finish(bytes(waiting))
+
+
+async def _stop(wire: Wire, behaviour: Behaviour, data: bytes, count: int) -> None:
+    if behaviour.end_after == count:
+        await wire.finish(data)
+        return
+    await wire.write(data)
+    if behaviour.stall_after == count:
+        await wire.wait_for_leaving()
+
+
+async def send_replay(wire: Wire, plan: Plan, after: int) -> None:
+    """The plan's events again, those with a sequence number above `after`, without misbehaviour."""
+    await wire.start(200, [*_SSE_HEADERS, _request_id()])
+    events = (frame.data for frame in frames(plan, well_behaved=True) if frame.sequence_number > after)
+    await wire.finish(b"".join(events) + DONE)

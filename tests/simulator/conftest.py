@@ -1,0 +1,33 @@
+"""A simulator on a real uvicorn on a real socket, in a thread."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import uvicorn
+
+from gateway.simulator import build_simulator
+from tests.simulator.client import Simulator
+
+
+@pytest.fixture(scope="session")
+def simulator_url() -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    # log_level: a cut answer is reported by uvicorn as an error, and here it is the intention
+    config = uvicorn.Config(build_simulator(), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def simulator(simulator_url: str) -> Iterator[Simulator]:
+    headers = {"authorization": "Bearer sk-anything"}
+    with httpx.Client(base_url=simulator_url, headers=headers, timeout=10) as client:
+        yield Simulator(client)

@@ -1,0 +1,43 @@
+"""The simulator as a program."""
+
+import socket
+import subprocess
+import sys
+
+import httpx
+
+from tests.simulator.client import wait_until
+
+PROGRAM = "import sys; from gateway.simulator import run; run('127.0.0.1', int(sys.argv[1]))"
+
+
+def test_it_says_where_it_listens_answers_there_and_ends_quietly_when_asked() -> None:
+    command = [sys.executable, "-c", PROGRAM, "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        line = program.stdout.readline()
+        base_url = line.split()[-1]
+        assert line == f"Simulator: OpenResponses at {base_url}\n"
+        headers = {"authorization": "Bearer x"}
+        body = {"model": "o4-mini", "input": "Hello, world!"}
+        assert httpx.post(f"{base_url}/responses", json=body, headers=headers).status_code == 200
+        cut = {"model": "sim/cut-1", "input": "x", "stream": True}
+        with httpx.stream("POST", f"{base_url}/responses", json=cut, headers=headers) as answer:
+            assert answer.status_code == 200
+        program.terminate()
+        wait_until(lambda: program.poll() is not None)
+        assert program.stderr.read() == ""
+
+
+def test_a_port_in_use_is_one_clear_line_and_exit_code_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(port)], capture_output=True, text=True, check=False, timeout=30
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"Simulator: cannot listen on 127.0.0.1 port {port}: ")
+    assert "in use" in done.stderr
+    assert done.stderr.count("\n") == 1

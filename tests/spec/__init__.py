@@ -1,0 +1,44 @@
+"""The OpenResponses specification (2026-04-24) as a judge of answers.
+
+`validate("ResponseResource", answer)` raises `jsonschema.ValidationError`. The document is OpenAPI: `discriminator` and
+`example` say nothing to a validator, and its unions stay exclusive because each member's `type` is an enum of one.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+_FILE = Path(__file__).with_name("openresponses-2026-04-24.json")
+
+
+@cache
+def specification() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
+    return document
+
+
+@cache
+def _validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": specification()["components"]})
+
+
+def validate(name: str, instance: object) -> None:
+    """Hold `instance` against the schema component `name`."""
+    _validator(name).validate(instance)
+
+
+@cache
+def event_schemas() -> dict[str, str]:
+    """Event type -> name of its schema, for every event that a stream of the specification may hold."""
+    answer = specification()["paths"]["/responses"]["post"]["responses"]["200"]
+    names = [entry["$ref"].rpartition("/")[2] for entry in answer["content"]["text/event-stream"]["schema"]["oneOf"]]
+    schemas = specification()["components"]["schemas"]
+    return {schemas[name]["properties"]["type"]["enum"][0]: name for name in names}
+
+
+def validate_event(event: dict[str, Any]) -> None:
+    """Hold one streamed event against the schema of its type; a type of nobody's is a KeyError."""
+    validate(event_schemas()[event["type"]], event)
