@@ -206,6 +206,10 @@ def test_an_error_event_is_seen_and_the_stream_goes_on() -> None:
     assert (tap.error_seen, tap.terminal) == (True, "response.completed")
 
 
+def test_an_error_event_is_seen_among_deltas_of_the_same_read() -> None:
+    assert fed(delta("a"), frame({"type": "error", "error": {}}) + delta("b", 2)).error_seen
+
+
 def test_the_first_terminal_event_counts() -> None:
     tap = fed(frame(COMPLETED), frame(COMPLETED | {"type": "response.failed", "response": {"usage": None}}))
     assert (tap.terminal, tap.usage) == ("response.completed", EXPECTED)
