@@ -38,6 +38,7 @@ from gateway.simulator.wire import ClientLeft, Wire
 
 Handler = Callable[[Wire, bytes], Awaitable[None]]
 
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _MODELS: Final = ("openai/gpt-5.2", "o4-mini", *(row.model for row in ROWS))
 _MODELS_CREATED_AT: Final = 1_777_000_000
 _MS_PER_S: Final = 1000
@@ -45,9 +46,9 @@ _PAGE: Final = 20
 _MAX_PAGE: Final = 100
 
 
-def build_simulator() -> ASGIApp:
-    """A new simulator with nothing in its memory; needs no lifespan."""
-    simulator = _Simulator()
+def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES) -> ASGIApp:
+    """A new simulator with nothing in its memory; needs no lifespan. A longer body than allowed is a 413."""
+    simulator = _Simulator(max_body_bytes)
     table: tuple[tuple[str, str, Handler], ...] = (
         ("POST", "/v1/responses", simulator.create),
         ("POST", "/v1/responses/compact", simulator.compact),
@@ -76,17 +77,20 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = scope["query_string"].decode("latin-1")
         record = Received(scope["method"], scope["path"], query, list(scope["headers"]))
-        wire = Wire(scope, receive, send, record)
+        wire = Wire(scope, receive, send, record, self._simulator.max_body_bytes)
         try:
-            body = await wire.read_body()
+            try:
+                body = await wire.read_body()
+            finally:
+                if not self._is_public:
+                    self._simulator.remember(record)
             if not self._is_public:
-                self._simulator.remember(record)
                 _check_key(wire)
             await self._handler(wire, body)
         except ProviderError as error:
             await send_error(wire, error)
         except ClientLeft:
-            self._simulator.remember(record)
+            pass  # nobody is there to answer
         finally:
             wire.close()
 
@@ -122,7 +126,8 @@ def _model_object(model: str) -> JsonObject:
 class _Simulator:
     """The handlers. Mutable: the last requests, the last responses."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
         self._received: Recent[Received] = Recent(MAX_REQUESTS)
         self._responses: Recent[Stored] = Recent(MAX_RESPONSES)
         self._count = 0

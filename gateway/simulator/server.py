@@ -27,7 +27,13 @@ async def serve(listener: socket.socket) -> None:
         build_simulator(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
-    await uvicorn.Server(config).serve(sockets=[listener])
+    server = uvicorn.Server(config)
+    try:
+        await server.serve(sockets=[listener])
+    except asyncio.CancelledError:
+        if server.started:
+            await server.shutdown([listener])
+        raise
 
 
 def run(host: str, port: int) -> None:

@@ -18,7 +18,6 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.simulator.record import Received
 from gateway.simulator.request import ProviderError
 
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 Headers = Sequence[tuple[bytes, bytes]]
 JSON_HEADERS: Final = ((b"content-type", b"application/json"),)
 
@@ -30,8 +29,9 @@ class ClientLeft(Exception):
 class Wire:
     """The two ends of one exchange. Mutable: the record, the watching task."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Received) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Received, max_body_bytes: int) -> None:
         """`record` receives body, status, digest and how it ended."""
+        self._max_body_bytes = max_body_bytes
         self.scope = scope
         self._receive = receive
         self._send = send
@@ -44,7 +44,7 @@ class Wire:
         return next((value for key, value in self.scope["headers"] if key == name), None)
 
     async def read_body(self) -> bytes:
-        """The whole body. Raises `ProviderError` (413) over `MAX_BODY_BYTES`, and `ClientLeft`."""
+        """The whole body. Raises `ProviderError` (413) over `max_body_bytes`, and `ClientLeft`."""
         parts: list[bytes] = []
         size_bytes = 0
         while True:
@@ -54,8 +54,8 @@ class Wire:
                 raise ClientLeft
             parts.append(message.get("body", b""))
             size_bytes += len(parts[-1])
-            if size_bytes > MAX_BODY_BYTES:
-                raise ProviderError("body_too_large", f"A body may have {MAX_BODY_BYTES} bytes", status=413)
+            if size_bytes > self._max_body_bytes:
+                raise ProviderError("body_too_large", f"A body may have {self._max_body_bytes} bytes", status=413)
             if not message.get("more_body"):
                 body = parts[0] if len(parts) == 1 else b"".join(parts)
                 self._record.body = body

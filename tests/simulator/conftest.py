@@ -3,27 +3,38 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 
 from gateway.simulator import build_simulator
 from tests.simulator.client import Simulator
 
 
-@pytest.fixture(scope="session")
-def simulator_url() -> Iterator[str]:
+@contextmanager
+def running(app: ASGIApp) -> Iterator[str]:
+    """Serve an application in a thread; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     # log_level: a cut answer is reported by uvicorn as an error, and here it is the intention
-    config = uvicorn.Config(build_simulator(), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="session")
+def simulator_url() -> Iterator[str]:
+    with running(build_simulator()) as url:
+        yield url
 
 
 @pytest.fixture

@@ -95,9 +95,11 @@ def test_a_stalled_answer_waits_until_its_client_leaves(simulator_url: str, mode
 def test_a_slow_stream_stops_being_made_when_its_client_leaves(simulator: Simulator) -> None:
     body = {"model": "sim/slow-20+tokens-100000", "input": "x", "stream": True}
     with simulator.http.stream("POST", "/v1/responses", json=body) as answer:
-        next(answer.iter_raw())
+        first = next(answer.iter_raw())
     wait_until(lambda: simulator.received()[0]["finished"])
     assert simulator.received()[0]["client_left"] is True
+    identity = first.partition(b'"id":"')[2].partition(b'"')[0].decode()
+    assert simulator.http.get(f"/v1/responses/{identity}").json()["status"] == "cancelled"
 
 
 def test_a_fast_stream_stops_too_when_its_client_leaves(simulator: Simulator) -> None:

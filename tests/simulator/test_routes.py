@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.simulator import build_simulator
 from gateway.simulator.record import Recent
 from tests.simulator.client import Simulator, read_events, text_of, wait_until
+from tests.simulator.conftest import running
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Basic eDp5"])
@@ -203,6 +205,22 @@ def test_a_refused_request_is_recorded_too(simulator_url: str) -> None:
         report = Simulator(client).received()[0]
     assert report["status"] == 401
     assert report["authorization"] == {"present": False, "sha256": None}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_its_bound_is_413(chunked: bool) -> None:
+    body = b'{"model": "m", "input": "%b"}' % (b"x" * 1000)
+    with running(build_simulator(max_body_bytes=len(body))) as url:
+        headers = {"authorization": "Bearer x"}
+
+        def post(content: bytes) -> httpx.Response:
+            sent = iter([content[:500], content[500:]]) if chunked else content
+            return httpx.post(f"{url}/v1/responses", content=sent, headers=headers)
+
+        assert post(body).status_code == 200
+        refused = post(body + b" ")
+    assert refused.status_code == 413
+    assert refused.json()["error"]["code"] == "body_too_large"
 
 
 def test_memory_is_bounded_in_number_and_in_bytes() -> None:

@@ -1,11 +1,14 @@
 """The simulator as a program."""
 
+import asyncio
 import socket
 import subprocess
 import sys
 
 import httpx
+import pytest
 
+from gateway.simulator import serve
 from tests.simulator.client import wait_until
 
 PROGRAM = "import sys; from gateway.simulator import run; run('127.0.0.1', int(sys.argv[1]))"
@@ -41,3 +44,16 @@ def test_a_port_in_use_is_one_clear_line_and_exit_code_1() -> None:
     assert done.stderr.startswith(f"Simulator: cannot listen on 127.0.0.1 port {port}: ")
     assert "in use" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+async def test_it_serves_in_a_program_of_its_own_until_cancelled() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models"
+    serving = asyncio.create_task(serve(listener))
+    async with httpx.AsyncClient(headers={"authorization": "Bearer x"}) as client:
+        assert (await client.get(url)).status_code == 200
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        with pytest.raises(httpx.TransportError):
+            await client.get(url)
