@@ -1,0 +1,5 @@
+"""/admin/v1."""
+
+from fastapi import APIRouter
+
+router = APIRouter()

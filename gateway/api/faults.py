@@ -1,0 +1,64 @@
+"""Every error in one format: the gateway's own, FastAPI's, and what nobody foresaw.
+
+GatewayError             as it says
+RequestValidationError   400 invalid_field, with the field's place
+404, 405                 unknown_url, method_not_allowed
+anything else            500 internal_error; the log has the reason
+"""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from gateway.errors import GatewayError
+
+
+def install(app: FastAPI, *, numeric_codes: bool) -> None:
+    """Registers the handlers."""
+
+    def answer(error: GatewayError) -> Response:
+        status, headers, body = error.render(numeric_codes=numeric_codes)
+        named = {name.decode(): value.decode() for name, value in headers}
+        return Response(body, status, {**named, "x-request-id": f"req_{os.urandom(16).hex()}"})
+
+    async def gateway_error(_: Request, error: Exception) -> Response:
+        return answer(cast("GatewayError", error))
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        return answer(_invalid_field(cast("RequestValidationError", error)))
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        return answer(_from_http(request, cast("HTTPException", error)))
+
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        structlog.get_logger("gateway.api").error("request_failed", path=request.url.path, exc_info=error)
+        return answer(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
+
+    app.add_exception_handler(GatewayError, gateway_error)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def _invalid_field(error: RequestValidationError) -> GatewayError:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return GatewayError("invalid_json", "The body is not valid JSON.")
+    place = ".".join(str(part) for part in first["loc"][1:])
+    code = "missing_field" if first["type"] == "missing" else "invalid_field"
+    return GatewayError(code, f"{place or 'The body'}: {first['msg'].removeprefix('Value error, ')}.", param=place)
+
+
+def _from_http(request: Request, error: HTTPException) -> GatewayError:
+    method, path = request.method, request.url.path
+    if error.status_code == 404:  # noqa: PLR2004 - HTTP's number
+        return GatewayError("unknown_url", f"There is nothing at {method} {path}.")
+    if error.status_code == 405:  # noqa: PLR2004 - HTTP's number
+        return GatewayError("method_not_allowed", f"{path} does not take {method}.")
+    return GatewayError("invalid_field", str(error.detail))

@@ -1,0 +1,45 @@
+"""GET /healthz: the process lives. GET /readyz: it can serve; else 503, and which part cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from gateway.api.callers import services_of
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """Whether the store answers and was seen to enforce, and an upstream is usable."""
+    services = services_of(request)
+    now_s = asyncio.get_running_loop().time()
+    usable = {
+        name: upstream.breaker.wait_s(now_s) <= 0 and any(key.rests_until_s <= now_s for key in upstream.keys.keys)
+        for name, upstream in services.line.plan.upstreams.items()
+    }
+    open_admission = services.settings.store.on_failure == "open"
+    parts: dict[str, Any] = {
+        "store": services.store.available or open_admission,
+        "enforcement": services.ready,
+        "upstream": any(usable.values()),
+        "accepting": not services.line.stopping,
+    }
+    ready = all(parts.values())
+    details = {
+        "ready": ready,
+        "parts": parts,
+        "upstreams": usable,
+        "degraded": not services.store.available and open_admission,
+    }
+    return JSONResponse(details, 200 if ready else 503)

@@ -1,0 +1,253 @@
+"""The composition root: settings in, an ASGI application out. Nothing else in the package builds a service.
+
+build_app(settings) -> Gateway    the hot path first, everything else to FastAPI
+  POST /v1/responses              RequestLine, past FastAPI's middleware and routing (a third of a request, measured)
+  the rest                        FastAPI: /v1/models, /v1/key, /admin/v1, /healthz, /readyz, errors in one format
+lifespan                          store, spool, ledger, upstreams, background tasks; in order, and back
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+
+from gateway import __version__, api
+from gateway.downstream import Receive, Scope, Send
+from gateway.ledger.accounts import Accounts
+from gateway.ledger.canary import prove_enforcement
+from gateway.ledger.ledger import Ledger, LedgerPolicy
+from gateway.ledger.spool import Spool
+from gateway.ledger.store import Store
+from gateway.ledger.store import StoreSettings as StoreLink
+from gateway.pipeline import Limits, Plan
+from gateway.relay import RequestLine
+from gateway.settings import Settings, UpstreamSettings, load_settings
+from gateway.telemetry import configure_logging
+from gateway.upstream.catalog import Catalog
+from gateway.upstream.factory import build_transport
+from gateway.upstream.health import Breaker, KeyRing
+from gateway.upstream.transport import TransportConfig
+from gateway.upstream.upstream import Upstream, UpstreamPolicy
+
+RESPONSES: Final = "/v1/responses"
+
+
+@dataclass(slots=True)
+class Services:
+    """What a worker runs on, from start-up to shutdown. `ready`: the store was seen to enforce."""
+
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+    store: Store
+    ledger: Ledger
+    accounts: Accounts
+    line: RequestLine
+    catalog: Catalog
+    ready: bool = False
+
+
+class Gateway:
+    """The ASGI application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.services: Services | None = None
+        self.app = FastAPI(
+            title="OpenResponses gateway",
+            version=__version__,
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+        )
+        api.install(self.app, numeric_codes=settings.errors.numeric_codes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Dispatches the one hot path; FastAPI does the rest."""
+        if (
+            self.services is not None
+            and scope["type"] == "http"
+            and scope["path"] == RESPONSES
+            and scope["method"] == "POST"
+        ):
+            await self.services.line(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        settings = self.settings
+        request_log = configure_logging(settings.log.format, settings.log.level)
+        async with contextlib.AsyncExitStack() as stack:
+            store = await Store.open(_store_link(settings))
+            stack.push_async_callback(store.close)
+            spool = Spool(settings.store.data_dir / "spool", settings.ledger.spool_max_bytes)
+            ledger = Ledger(store, spool, _policy(settings))
+            stack.push_async_callback(ledger.flush)
+            plan = build_plan(settings)
+            for upstream in plan.upstreams.values():
+                stack.push_async_callback(upstream.transport.close)
+            line = RequestLine(
+                plan,
+                ledger,
+                request_log,
+                total_timeout_s=settings.server.total_timeout_s,
+                numeric_codes=settings.errors.numeric_codes,
+            )
+            accounts = Accounts(
+                store,
+                idempotency_ttl_s=settings.ledger.idempotency_ttl_s,
+                journal_retention_s=settings.ledger.journal_retention_s,
+            )
+            loop = asyncio.get_running_loop()
+            services = Services(settings, loop, store, ledger, accounts, line, Catalog(plan.upstreams))
+            app.state.services = self.services = services
+            for work in (ledger.run(), line.watch_deadlines(), _prove(services)):
+                stack.push_async_callback(_cancel, asyncio.create_task(work))
+            gc.collect()
+            gc.freeze()  # what lives from here to the end is not worth looking at again
+            with _drain_on_signal(services):
+                yield
+
+
+def build_app(settings: Settings) -> Gateway:
+    """The gateway as an ASGI application."""
+    return Gateway(settings)
+
+
+def create_app() -> Gateway:
+    """For the server's worker processes: settings from GATEWAY_CONFIG and the environment."""
+    path = os.environ.get("GATEWAY_CONFIG")
+    return build_app(load_settings(Path(path) if path else None))
+
+
+def build_plan(settings: Settings) -> Plan:
+    """Routes, prices and upstreams as the request line uses them."""
+    upstreams = {name: build_upstream(name, upstream) for name, upstream in settings.upstreams.items()}
+    limits = Limits(
+        max_body_bytes=settings.server.max_body_bytes,
+        body_timeout_s=settings.server.body_timeout_s,
+        default_max_output_tokens=settings.limits.default_max_output_tokens,
+        failover_s=settings.server.failover_s,
+    )
+    return Plan(settings.router(), upstreams, limits)
+
+
+def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
+    """One upstream with its transport; nothing is connected yet. Raises ValueError for files that cannot be used."""
+    config = TransportConfig(
+        base_url=settings.base_url,
+        connect_timeout_s=settings.connect_timeout_s,
+        first_byte_timeout_s=settings.first_byte_timeout_s,
+        chunk_timeout_s=settings.chunk_timeout_s,
+        max_connections=settings.max_connections,
+        max_idle=settings.max_idle_connections,
+        idle_expiry_s=settings.idle_expiry_s,
+        ca_file=_path(settings.ca_file),
+        client_cert_file=_path(settings.client_cert_file),
+        client_key_file=_path(settings.client_key_file),
+        http2=settings.http2,
+        proxy=settings.proxy,
+    )
+    return Upstream(
+        name,
+        build_transport(config, settings.transport),
+        KeyRing(tuple(key.get_secret_value() for key in settings.api_keys)),
+        Breaker(settings.breaker_failures, settings.breaker_open_s),
+        UpstreamPolicy(
+            max_answer_bytes=settings.max_answer_bytes,
+            max_event_bytes=settings.max_event_bytes,
+            on_client_leave=settings.on_client_leave,
+            drain_timeout_s=settings.drain_timeout_s,
+            key_rest_s=settings.key_rest_s,
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _drain_on_signal(services: Services) -> Iterator[None]:
+    """SIGTERM and SIGINT start the drain, and then do what the server does on them.
+
+    The server tells its application of a shutdown only when every connection has ended; a stream would keep it waiting.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread; whoever runs the gateway in another one calls `drain` itself
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(services.line.drain, services.settings.server.drain_timeout_s)
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _prove(services: Services) -> None:
+    """Not ready before the store has been seen to refuse the second request of a limit of one."""
+    log = structlog.get_logger("gateway.start")
+    problem = ""
+    while not services.ready:
+        found = await prove_enforcement(services.store, services.ledger)
+        services.ready = not found
+        if found and found != problem:
+            log.error("not_ready", reason=found)
+        problem = found
+        await asyncio.sleep(0 if services.ready else 0.25)
+    log.info("ready", version=__version__)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _store_link(settings: Settings) -> StoreLink:
+    store = settings.store
+    return StoreLink(
+        url=store.url,
+        timeout_s=store.timeout_s,
+        connect_timeout_s=store.connect_timeout_s,
+        breaker_open_s=store.breaker_open_s,
+        max_pending=store.max_pending,
+        username=store.username,
+        password=store.password.get_secret_value() if store.password else None,
+        ca_file=_path(store.ca_file),
+    )
+
+
+def _policy(settings: Settings) -> LedgerPolicy:
+    ledger = settings.ledger
+    return LedgerPolicy(
+        hold_ttl_s=ledger.hold_ttl_s,
+        resolution_ttl_s=ledger.resolution_ttl_s,
+        journal_retention_s=ledger.journal_retention_s,
+        usage_retention_s=ledger.usage_retention_s,
+        idempotency_ttl_s=ledger.idempotency_ttl_s,
+        on_failure=settings.store.on_failure,
+    )
+
+
+def _path(path: Path | None) -> str | None:
+    return str(path) if path is not None else None

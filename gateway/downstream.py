@@ -1,0 +1,123 @@
+"""The client's side of an exchange: an ASGI connection, read and written without a framework.
+
+    header(name)          a request header, or None
+    read_body(...)        step 2's bytes, bounded in size and time
+    start / write / end   the answer, in pieces
+    answer(...)           the answer, whole
+
+State that changes: `status` (None until the head is sent), `bytes_out`, `left`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.errors import GatewayError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before its request was whole."""
+
+
+class Downstream:
+    """One request's client."""
+
+    __slots__ = ("_headers", "_send", "bytes_out", "headers", "receive", "scope", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.headers: Headers = scope["headers"]
+        self._headers = dict(self.headers)
+        self.status: int | None = None
+        self.bytes_out = 0
+
+    def header(self, name: bytes) -> bytes | None:
+        """A request header by its lower-case name; the last one where it occurs twice."""
+        return self._headers.get(name)
+
+    def text(self, name: bytes) -> str | None:
+        """A request header as text."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def read_body(self, max_bytes: int, timeout_s: float) -> bytes:
+        """The request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientLeft."""
+        length = self._headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > max_bytes:
+            raise _too_large(max_bytes)
+        message = await self._first_message(timeout_s)
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            return _bounded(body, max_bytes)
+        pieces, size = [body], len(body)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while message.get("more_body", False):
+                    message = await self._next_message()
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    if size > max_bytes:
+                        raise _too_large(max_bytes)
+        except TimeoutError:
+            raise _too_slow(timeout_s) from None
+        return b"".join(pieces)
+
+    async def _first_message(self, timeout_s: float) -> Message:
+        # The usual body is here already, or comes in one piece: no timer for that where its length is short and known.
+        if self._headers.get(b"content-length") == b"0":
+            return await self._next_message()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._next_message()
+        except TimeoutError:
+            raise _too_slow(timeout_s) from None
+
+    async def _next_message(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        return message
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Sends the answer's head."""
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Sends body bytes; waits while the client is slower than the upstream."""
+        self.bytes_out += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Sends the last body bytes."""
+        self.bytes_out += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Sends a whole answer."""
+        await self.start(status, headers)
+        await self.end(body)
+
+
+def _bounded(body: bytes, max_bytes: int) -> bytes:
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+def _too_large(max_bytes: int) -> GatewayError:
+    return GatewayError("body_too_large", f"The body may hold {max_bytes} bytes at most.", explain={"limit": max_bytes})
+
+
+def _too_slow(timeout_s: float) -> GatewayError:
+    return GatewayError("request_timeout", f"The body did not arrive within {timeout_s:g} s.")

@@ -1,0 +1,149 @@
+"""Every way to say no: the error catalogue as data, and its one rendering.
+
+    CATALOGUE: code -> (status, type, does waiting help?)
+
+A step that fails raises `GatewayError(code, message, ...)`; `render` turns it into status, headers and body::
+
+    {"error": {"message", "type", "param", "code", ...extra}}
+
+`param` is "" where none fits and `code` is a string, since Vercel's client shows a message only where both are strings.
+Headers tell a program what to do: `Retry-After` and `retry-after-ms` exactly where waiting helps and the time is known,
+`x-should-retry: false` where a repeat cannot help (openai-python retries 408, 409, 429 and >= 500 unless told so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+import orjson
+
+JsonScalar = str | int | bool | None
+NOTHING: Final[Mapping[str, JsonScalar]] = MappingProxyType({})
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the catalogue. `retry`: what a client should do: "wait" (come back), "never", or "client" (its own policy)."""
+
+    status: int
+    type: str
+    retry: Literal["wait", "never", "client"]
+
+
+CATALOGUE: Final = MappingProxyType(
+    {
+        "invalid_json": Kind(400, "invalid_request", "never"),
+        "missing_field": Kind(400, "invalid_request", "never"),
+        "invalid_field": Kind(400, "invalid_request", "never"),
+        "duplicate_field": Kind(400, "invalid_request", "never"),
+        "invalid_api_key": Kind(401, "authentication_error", "never"),
+        "invalid_admin_key": Kind(401, "authentication_error", "never"),
+        "insufficient_quota": Kind(402, "insufficient_credits", "never"),
+        "model_not_allowed": Kind(403, "permission_denied", "never"),
+        "admin_disabled": Kind(403, "permission_denied", "never"),
+        "not_allowed": Kind(403, "permission_denied", "never"),
+        "model_not_found": Kind(404, "not_found", "never"),
+        "response_not_found": Kind(404, "not_found", "never"),
+        "team_not_found": Kind(404, "not_found", "never"),
+        "key_not_found": Kind(404, "not_found", "never"),
+        "request_not_found": Kind(404, "not_found", "never"),
+        "unknown_url": Kind(404, "not_found", "never"),
+        "method_not_allowed": Kind(405, "invalid_request", "never"),
+        "upstream_timeout": Kind(408, "timeout", "client"),
+        "request_timeout": Kind(408, "timeout", "never"),
+        "request_in_progress": Kind(409, "conflict", "wait"),
+        "already_answered": Kind(409, "conflict", "never"),
+        "already_exists": Kind(409, "conflict", "never"),
+        "idempotency_mismatch": Kind(409, "conflict", "never"),
+        "version_mismatch": Kind(412, "invalid_request", "never"),
+        "body_too_large": Kind(413, "invalid_request", "never"),
+        "unsupported_media_type": Kind(415, "invalid_request", "never"),
+        "websocket_unsupported": Kind(426, "invalid_request", "never"),
+        "rate_limit_exceeded": Kind(429, "too_many_requests", "wait"),
+        "concurrency_exceeded": Kind(429, "too_many_requests", "wait"),
+        "headers_too_large": Kind(431, "invalid_request", "never"),
+        "internal_error": Kind(500, "server_error", "client"),
+        "upstream_unreachable": Kind(502, "model_error", "client"),
+        "upstream_invalid_response": Kind(502, "model_error", "client"),
+        "upstream_rejected_gateway": Kind(502, "model_error", "never"),
+        "no_available_provider": Kind(503, "server_error", "wait"),
+        "store_unavailable": Kind(503, "server_error", "wait"),
+        "shutting_down": Kind(503, "server_error", "wait"),
+    }
+)
+
+
+class GatewayError(Exception):
+    """A refusal or failure that a client will read.
+
+    `wait_ms`: how long until a repeat can succeed, known to the millisecond; None where waiting does not help or nobody knows.
+    `explain`: further fields of the body (`limit`, `scope`, `limit_source`, `resets_at`, ...).
+    Raises KeyError at construction for a code that the catalogue does not have.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str = "",
+        wait_ms: int | None = None,
+        explain: Mapping[str, JsonScalar] = NOTHING,
+    ) -> None:
+        super().__init__(message)
+        self.kind = CATALOGUE[code]
+        self.code = code
+        self.message = message
+        self.param = param
+        self.wait_ms = wait_ms
+        self.explain = explain
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, from the catalogue."""
+        return self.kind.status
+
+    def body(self, *, numeric_codes: bool = False) -> dict[str, dict[str, JsonScalar]]:
+        """The error body as a value; `numeric_codes` gives the status as `code`, the form that Siraya documents."""
+        error: dict[str, JsonScalar] = {
+            "message": self.message,
+            "type": self.kind.type,
+            "param": self.param,
+            "code": self.status if numeric_codes else self.code,
+            **self.explain,
+        }
+        if self.wait_ms is not None:
+            error["retry_after"] = _seconds(self.wait_ms)
+        return {"error": error}
+
+    def headers(self) -> list[Header]:
+        """`Retry-After` (whole seconds, rounded up), `retry-after-ms` (exact) and `x-should-retry`, where each is true."""
+        if self.wait_ms is not None:
+            return [
+                (b"retry-after", b"%d" % _seconds(self.wait_ms)),
+                (b"retry-after-ms", b"%d" % self.wait_ms),
+            ]
+        return [(b"x-should-retry", b"false")] if self.kind.retry == "never" or self.permanent else []
+
+    @property
+    def permanent(self) -> bool:
+        """True where the code usually asks to wait, but this refusal has no end that waiting reaches."""
+        return self.kind.status in (402, 429) and self.wait_ms is None
+
+    def render(self, *, numeric_codes: bool = False) -> tuple[int, list[Header], bytes]:
+        """Status, headers (with content-type and content-length) and JSON body."""
+        body = orjson.dumps(self.body(numeric_codes=numeric_codes))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *self.headers(),
+        ]
+        return self.status, headers, body
+
+
+def _seconds(wait_ms: int) -> int:
+    return max(1, -(-wait_ms // 1000))

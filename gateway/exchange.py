@@ -1,0 +1,195 @@
+"""One exchange, from request to books: its states, its outcomes, and the settlement policy. All data; `decide` is pure.
+
+TRANSITIONS: the states of an exchange and what leads from one to the next
+POLICY:      outcome -> what is charged
+
+| outcome                                             | charge                                   | settled_by     |
+| refused, or failed before an upstream answered 2xx  | nothing; the hold is voided              | -              |
+| answered with usage                                 | price x usage, or the upstream's cost    | usage,         |
+|                                                     | where the route says so                  | upstream_cost  |
+| client left, cut, stalled, timed out, shut down,    | usage if it was learnt, else an estimate | usage,         |
+| or 2xx without usage                                | from what was relayed, within the hold   | estimate       |
+| 2xx that is no response at all (HTML, an error)     | usage if it was learnt, else nothing     | usage, -       |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, Literal
+
+from gateway.money import MoneyError, round_up_usd
+from gateway.pricing import Price, cost_of_usage_nano_usd
+from gateway.usage import Usage
+
+
+class State(StrEnum):
+    """Where an exchange is. EXPIRED belongs to the ledger alone: a hold whose gateway died."""
+
+    RECEIVED = "received"
+    REFUSED = "refused"
+    ADMITTED = "admitted"
+    OPENED = "opened"
+    RELAYING = "relaying"
+    SETTLED = "settled"
+    VOIDED = "voided"
+
+
+class Event(StrEnum):
+    """What moves an exchange on."""
+
+    REFUSE = "a check refuses"
+    ADMIT = "a hold is reserved"
+    OPEN = "an upstream answers 2xx"
+    RELAY = "the first byte goes to the client"
+    SETTLE = "the cost is posted"
+    VOID = "nothing is charged"
+
+
+TRANSITIONS: Final = MappingProxyType(
+    {
+        (State.RECEIVED, Event.REFUSE): State.REFUSED,
+        (State.RECEIVED, Event.ADMIT): State.ADMITTED,
+        (State.ADMITTED, Event.OPEN): State.OPENED,
+        (State.ADMITTED, Event.VOID): State.VOIDED,
+        (State.OPENED, Event.RELAY): State.RELAYING,
+        (State.OPENED, Event.SETTLE): State.SETTLED,
+        (State.OPENED, Event.VOID): State.VOIDED,
+        (State.RELAYING, Event.SETTLE): State.SETTLED,
+        (State.RELAYING, Event.VOID): State.VOIDED,
+    }
+)
+
+
+class Outcome(StrEnum):
+    """How an exchange ended, for books, log and metrics."""
+
+    REFUSED = "refused"  # by the gateway, before a hold
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"  # the response itself says so
+    UPSTREAM_REFUSED = "upstream_refused"  # an answer that is not 2xx
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"  # before an answer
+    INVALID_ANSWER = "invalid_answer"  # 2xx, but no response
+    UPSTREAM_CUT = "upstream_cut"
+    UPSTREAM_STALLED = "upstream_stalled"
+    TIMED_OUT = "timed_out"  # the total timeout
+    CLIENT_LEFT = "client_left"
+    SHUT_DOWN = "shut_down"  # the gateway had to stop
+    CAPPED = "capped"  # cut at the hold, where the route asks for it
+    INTERNAL_ERROR = "internal_error"
+
+
+class Charge(StrEnum):
+    """What a row of the policy charges."""
+
+    NOTHING = "nothing"
+    USAGE_OR_NOTHING = "usage or nothing"
+    USAGE_OR_ESTIMATE = "usage or estimate"
+
+
+POLICY: Final = MappingProxyType(
+    {
+        Outcome.REFUSED: Charge.NOTHING,
+        Outcome.UPSTREAM_REFUSED: Charge.NOTHING,
+        Outcome.UPSTREAM_UNREACHABLE: Charge.NOTHING,
+        Outcome.UPSTREAM_TIMEOUT: Charge.NOTHING,
+        Outcome.INVALID_ANSWER: Charge.USAGE_OR_NOTHING,
+        Outcome.COMPLETED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.INCOMPLETE: Charge.USAGE_OR_ESTIMATE,
+        Outcome.FAILED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.UPSTREAM_CUT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.UPSTREAM_STALLED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.TIMED_OUT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.CLIENT_LEFT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.SHUT_DOWN: Charge.USAGE_OR_ESTIMATE,
+        Outcome.CAPPED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.INTERNAL_ERROR: Charge.USAGE_OR_ESTIMATE,
+    }
+)
+
+SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A reservation in the ledger: worst case in nano-USD and tokens. `admitted_ms` is the store's time.
+
+    `mark` is the client's idempotency key, if it sent one.
+    """
+
+    id: str
+    team_id: str
+    key_id: str
+    amount_nano_usd: int
+    input_tokens: int
+    output_tokens: int
+    admitted_ms: int
+    mark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed."""
+
+    outcome: Outcome
+    answered: bool = False
+    usage: Usage | None = None
+    output_tokens_estimate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What step 8 posts: "settle" with a cost and the tokens behind it, or "void"."""
+
+    hold: Hold
+    kind: Literal["settle", "void"]
+    cost_nano_usd: int
+    usage: Usage
+    settled_by: SettledBy
+    outcome: Outcome
+    model: str
+    upstream: str
+
+
+NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
+
+
+def decide(
+    ending: Ending, hold: Hold, price: Price, *, model: str, upstream: str, trust_upstream_cost: bool = False
+) -> Settlement:
+    """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
+    charge = POLICY[ending.outcome] if ending.answered else Charge.NOTHING
+    usage, cost = NO_USAGE, 0
+    settled_by: SettledBy = "-"
+    if charge is not Charge.NOTHING and ending.usage is not None:
+        usage, settled_by = ending.usage, "usage"
+        cost = cost_of_usage_nano_usd(price, usage)
+        if trust_upstream_cost and usage.cost_usd is not None:
+            cost, settled_by = _upstream_cost(usage.cost_usd, cost)
+    elif charge is Charge.USAGE_OR_ESTIMATE:
+        usage, settled_by = _estimate(ending, hold), "estimate"
+        cost = min(cost_of_usage_nano_usd(price, usage), hold.amount_nano_usd)
+    kind: Literal["settle", "void"] = "void" if settled_by == "-" else "settle"
+    return Settlement(hold, kind, cost, usage, settled_by, ending.outcome, model, upstream)
+
+
+def _upstream_cost(text: str, priced: int) -> tuple[int, SettledBy]:
+    try:
+        return round_up_usd(text), "upstream_cost"
+    except MoneyError:
+        return priced, "usage"
+
+
+def _estimate(ending: Ending, hold: Hold) -> Usage:
+    output = min(ending.output_tokens_estimate, hold.output_tokens)
+    return Usage(
+        input_tokens=hold.input_tokens,
+        cached_input_tokens=0,
+        output_tokens=output,
+        reasoning_tokens=0,
+        total_tokens=hold.input_tokens + output,
+        cost_usd=None,
+    )

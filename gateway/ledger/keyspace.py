@@ -1,0 +1,104 @@
+"""Every key in the store: its name, and how long it lives or why it has no TTL.
+
+All keys of a team carry the hash tag `{team_id}`, so that a request touches one slot of a cluster.
+
+    key                       type    life
+    gw:teams                  zset    for ever: the list of teams, by creation
+    gw:team-names             hash    for ever: name -> team id, so that a name is taken once
+    gw:{T}:team               hash    for ever: the team's settings and limits
+    gw:{T}:keys               zset    for ever: the team's keys, by creation
+    gw:{T}:key:<key_id>       hash    for ever: a key's settings, limits and hashed secrets
+    gw:{T}:state              hash    for ever: balance and counters, the team's and its keys'
+    gw:{T}:holds              zset    emptied by settlement and the reaper: open holds by expiry
+    gw:{T}:held               hash    emptied by settlement and the reaper: open holds' amounts
+    gw:{T}:journal            stream  trimmed at each entry to `ledger.journal_retention_s`
+    gw:{T}:done:<hold_id>     string  TTL `ledger.resolution_ttl_s`: how a hold ended; makes settlement idempotent
+    gw:{T}:usage:<hour>       hash    TTL `ledger.usage_retention_s`: roll-up by key and model
+    gw:{T}:mark:<sha256>      string  TTL `ledger.idempotency_ttl_s`: a client's Idempotency-Key
+    gw:{T}:grant:<sha256>     string  TTL `ledger.idempotency_ttl_s`: an admin's idempotency key
+    gw:{T}:response:<sha256>  string  TTL `routing.response_ttl_s`: which upstream made a response
+    gw:{canary-...}:...       any     TTL of a minute: the start-up proof that the scripts enforce
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+TEAMS: Final = "gw:teams"
+TEAM_NAMES: Final = "gw:team-names"
+HOUR_MS: Final = 3_600_000
+
+WITHOUT_TTL: Final = re.compile(
+    r"gw:(teams|team-names|\{\w+\}:(team|keys|key:\w+|state|holds|held|journal))"
+)  # each for the reason in the table above; a test fails on any other key that has no TTL
+
+
+@dataclass(frozen=True, slots=True)
+class TeamKeys:
+    """The keys of one team."""
+
+    team_id: str
+
+    def _name(self, rest: str) -> str:
+        return f"gw:{{{self.team_id}}}:{rest}"
+
+    @property
+    def team(self) -> str:
+        """The team's settings and limits."""
+        return self._name("team")
+
+    @property
+    def keys(self) -> str:
+        """The list of the team's keys."""
+        return self._name("keys")
+
+    @property
+    def state(self) -> str:
+        """Balance and counters."""
+        return self._name("state")
+
+    @property
+    def holds(self) -> str:
+        """Open holds by expiry."""
+        return self._name("holds")
+
+    @property
+    def held(self) -> str:
+        """Open holds' amounts."""
+        return self._name("held")
+
+    @property
+    def journal(self) -> str:
+        """Every movement."""
+        return self._name("journal")
+
+    def key(self, key_id: str) -> str:
+        """One key's settings, limits and secrets."""
+        return self._name(f"key:{key_id}")
+
+    def done(self, hold_id: str) -> str:
+        """How a hold ended."""
+        return self._name(f"done:{hold_id}")
+
+    def usage(self, at_ms: int) -> str:
+        """The roll-up of the hour that a time (server's, ms) lies in."""
+        return self._name(f"usage:{at_ms // HOUR_MS}")
+
+    def mark(self, key_id: str, idempotency_key: str) -> str:
+        """A client's Idempotency-Key; each API key has its own."""
+        return self._name(f"mark:{_digest(key_id, idempotency_key)}")
+
+    def grant(self, idempotency_key: str) -> str:
+        """An admin's idempotency key for a movement of credits."""
+        return self._name(f"grant:{_digest(idempotency_key)}")
+
+    def response(self, response_id: str) -> str:
+        """Which upstream made a response."""
+        return self._name(f"response:{_digest(response_id)}")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

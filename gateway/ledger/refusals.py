@@ -1,0 +1,158 @@
+"""What `admit_v1` refuses, in words that a person and a program can act on. Pure.
+
+script's word          error                  waiting helps?
+invalid_api_key        401 invalid_api_key    no
+model_not_allowed      403 model_not_allowed  no
+max_output_tokens      400 invalid_field      no
+rpm, tpm               429 rate_limit_exceeded, wait true to the millisecond; tpm: no, where the request is over the limit
+concurrency            429 concurrency_exceeded, a second is a guess: nobody knows when a slot is free
+budget_*               402 insufficient_quota until the period ends; `total`: no
+credits                402 insufficient_quota no
+request_in_progress    409, already_answered 409: a client's Idempotency-Key seen before
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from gateway.errors import GatewayError, JsonScalar
+from gateway.identity import invalid_api_key
+from gateway.money import format_usd
+from gateway.pricing import Price, affordable_output_tokens
+
+CONCURRENCY_WAIT_MS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request wanted to reserve."""
+
+    model: str
+    amount_nano_usd: int
+    input_tokens: int
+    output_tokens: int
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The script's answer. `wait_ms` is None where waiting does not help."""
+
+    now_ms: int
+    code: str
+    scope: str
+    limit: int
+    used: int
+    wait_ms: int | None
+    available_nano_usd: int
+
+
+def to_error(refusal: Refusal, demand: Demand) -> GatewayError:
+    """The error for a refusal."""
+    code, _, subject = refusal.code.partition(":")
+    if code == "invalid_api_key":
+        return invalid_api_key()
+    if code == "model_not_allowed":
+        return GatewayError(
+            code,
+            f"This {refusal.scope} may not use the model {demand.model!r}.",
+            param="model",
+            explain=_explain(refusal, "models"),
+        )
+    if code == "max_output_tokens":
+        return GatewayError(
+            "invalid_field",
+            f"This {refusal.scope} may ask for {refusal.limit} output tokens at most.",
+            param="max_output_tokens",
+            explain=_explain(refusal, code, refusal.limit),
+        )
+    if code in ("rpm", "tpm"):
+        return _rate(refusal, demand)
+    if code == "concurrency":
+        return GatewayError(
+            "concurrency_exceeded",
+            f"This {refusal.scope} has {refusal.used} requests running, its limit is {refusal.limit}.",
+            wait_ms=CONCURRENCY_WAIT_MS,
+            explain=_explain(refusal, code, refusal.limit),
+        )
+    if code in ("request_in_progress", "already_answered"):
+        state = "is still running" if code == "request_in_progress" else "was answered already"
+        return GatewayError(
+            code,
+            f"A request with this Idempotency-Key {state}: {subject}. It is not run or charged twice.",
+            wait_ms=refusal.wait_ms,
+            explain={"request_id": subject},
+        )
+    return _credits(refusal, demand) if code == "credits" else _budget(refusal, demand)
+
+
+def _explain(refusal: Refusal, limit: str, value: int | str | None = None) -> dict[str, JsonScalar]:
+    fields: dict[str, JsonScalar] = {"limit": limit, "scope": refusal.scope, "limit_source": "gateway"}
+    if value is not None:
+        fields["limit_value"] = value
+    if refusal.wait_ms is not None:
+        fields["resets_at"] = iso_time(refusal.now_ms + refusal.wait_ms)
+    return fields
+
+
+def _rate(refusal: Refusal, demand: Demand) -> GatewayError:
+    unit = "requests" if refusal.code == "rpm" else "tokens"
+    message = f"This {refusal.scope} is at its limit of {refusal.limit} {unit} per minute."
+    if refusal.wait_ms is None:
+        tokens = demand.input_tokens + demand.output_tokens
+        message = (
+            f"This request may take {tokens} tokens, over the {refusal.scope}'s limit of {refusal.limit} tokens per "
+            "minute: make it smaller or set max_output_tokens."
+        )
+    return GatewayError(
+        "rate_limit_exceeded",
+        message,
+        wait_ms=refusal.wait_ms,
+        explain=_explain(refusal, refusal.code, refusal.limit),
+    )
+
+
+def _credits(refusal: Refusal, demand: Demand) -> GatewayError:
+    available = max(0, refusal.available_nano_usd)
+    affordable = affordable_output_tokens(demand.price, demand.input_tokens, available)
+    return GatewayError(
+        "insufficient_quota",
+        f"This request may cost up to {format_usd(demand.amount_nano_usd)} USD, and the team has "
+        f"{format_usd(refusal.available_nano_usd)} USD available. Lower max_output_tokens, or ask for credits.",
+        explain={
+            **_explain(refusal, "credits"),
+            "affordable_output_tokens": affordable,
+            "required_usd": format_usd(demand.amount_nano_usd),
+            "available_usd": format_usd(refusal.available_nano_usd),
+        },
+    )
+
+
+def _budget(refusal: Refusal, demand: Demand) -> GatewayError:
+    _, unit, period = refusal.code.split("_")
+    left = max(0, refusal.limit - refusal.used)
+    if unit == "usd":
+        affordable = affordable_output_tokens(demand.price, demand.input_tokens, left)
+        limit, used, wanted = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
+    else:
+        affordable = max(0, left - demand.input_tokens)
+        limit, used, wanted = (
+            f"{n} tokens" for n in (refusal.limit, refusal.used, demand.input_tokens + demand.output_tokens)
+        )
+    span = "in total" if period == "total" else f"a {period}"
+    return GatewayError(
+        "insufficient_quota",
+        f"This {refusal.scope} has a budget of {limit} {span}; {used} are used or held, and this request may take {wanted}.",
+        wait_ms=refusal.wait_ms,
+        explain={
+            **_explain(refusal, refusal.code, format_usd(refusal.limit) if unit == "usd" else refusal.limit),
+            "affordable_output_tokens": affordable,
+        },
+    )
+
+
+def iso_time(ms: int) -> str:
+    """A time in ms since 1970 as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

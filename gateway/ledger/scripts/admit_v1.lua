@@ -1,0 +1,140 @@
+-- admit_v1: may this request run? Checks everything, then reserves everything, or nothing at all.
+--
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 client idempotency]
+-- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, the most specific first, one a line
+--      5 hold, nano-USD  6 hold, tokens  7 max_output_tokens asked for, or -1  8 life of the hold, ms
+--      9 1: decide only, write nothing  10 life of the idempotency mark, ms
+-- Returns {1, admitted_ms, "", "", 0, 0, 0, available, rates...} or
+--         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, rates...}
+--   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
+--@include common
+
+local team, key, state, holds, held, journal, mark = unpack(KEYS)
+local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
+local amount, tokens, max_output = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local dry_run = ARGV[9] == '1'
+local now = server_ms()
+local index = period_indices(now)
+local rates = { -1, -1, 0, -1, -1, 0 }
+local available = 0
+
+local function answer(admitted, code, scope, limit, used, wait_ms)
+  return { admitted, now, code, scope, limit, used, wait_ms, available, unpack(rates) }
+end
+local function refuse(code, scope, limit, used, wait_ms)
+  return answer(0, code, scope, limit or 0, used or 0, wait_ms or -1)
+end
+
+-- Who calls: unknown, disabled and expired read the same from outside.
+local config = redis.call('HMGET', key, 'status', 'expires_ms', 'models', 's:' .. secret_hash, 'u:' .. secret_hash)
+local team_config = redis.call('HMGET', team, 'status', 'expires_ms', 'models', 'metered')
+local function dead(status, expires_ms)
+  return status ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
+end
+local secret_until = tonumber(config[4] or false)
+if not secret_until or (secret_until ~= 0 and now >= secret_until)
+  or dead(config[1], config[2]) or dead(team_config[1], team_config[2]) then
+  return refuse('invalid_api_key', 'key')
+end
+
+if not dry_run then expire_holds(state, holds, held, journal, now, 100) end
+
+if mark then
+  local first = redis.call('GET', mark)
+  if first then
+    local id, ended = string.match(first, '^(%S+) ?(.*)$')
+    if ended ~= '' then return refuse('already_answered:' .. id, 'key') end
+    if redis.call('HEXISTS', held, id) == 1 then return refuse('request_in_progress:' .. id, 'key', 0, 0, 1000) end
+  end
+end
+
+-- Which model: an empty list allows all.
+local function allowed(models)
+  if not models or models == '' then return true end
+  for pattern in string.gmatch(ARGV[4], '[^\n]+') do
+    if string.find('\n' .. models .. '\n', '\n' .. pattern .. '\n', 1, true) then return true end
+  end
+  return false
+end
+if not allowed(team_config[3]) then return refuse('model_not_allowed', 'team') end
+if not allowed(config[3]) then return refuse('model_not_allowed', 'key') end
+
+local scopes = {
+  { name = 'key', prefix = key_id .. ':', limits = load_limits(key) },
+  { name = 'team', prefix = '', limits = load_limits(team) },
+}
+for _, scope in ipairs(scopes) do
+  scope.used = load_counters(state, scope.prefix, scope.limits, now, index)
+end
+local money = redis.call('HMGET', state, 'available', 'held')
+available = tonumber(money[1] or '0')
+
+local function note_rates(requests, units)
+  for _, scope in ipairs(scopes) do
+    local c, limits = scope.used, scope.limits
+    if limits.rpm then
+      local left, reset = bucket_left(c.rq + requests * MINUTE_MS, limits.rpm)
+      if rates[2] < 0 or left < rates[2] then rates[1], rates[2], rates[3] = limits.rpm, left, reset end
+    end
+    if limits.tpm then
+      local left, reset = bucket_left(c.tk + units * MINUTE_MS, limits.tpm)
+      if rates[5] < 0 or left < rates[5] then rates[4], rates[5], rates[6] = limits.tpm, left, reset end
+    end
+  end
+end
+note_rates(0, 0)
+
+for _, scope in ipairs(scopes) do
+  local limit = scope.limits.max_output_tokens
+  if limit and max_output > limit then return refuse('max_output_tokens', scope.name, limit, max_output) end
+end
+for _, scope in ipairs(scopes) do
+  local c, limits, name = scope.used, scope.limits, scope.name
+  if limits.rpm then
+    local wait = bucket_wait(c.rq, limits.rpm, 1)
+    if wait ~= 0 then return refuse('rpm', name, limits.rpm, ceil(c.rq / MINUTE_MS), wait) end
+  end
+  if limits.tpm then
+    local wait = bucket_wait(c.tk, limits.tpm, tokens)
+    if wait ~= 0 then return refuse('tpm', name, limits.tpm, ceil(c.tk / MINUTE_MS), wait) end
+  end
+  if limits.concurrency and c.open >= limits.concurrency then
+    return refuse('concurrency', name, limits.concurrency, c.open)
+  end
+  for _, unit in ipairs({ 'usd', 'tokens' }) do
+    local more = unit == 'usd' and amount or tokens
+    for _, period in ipairs({ 'hour', 'day', 'month', 'total' }) do
+      local limit = limits['budget_' .. unit .. '_' .. period]
+      local used = c[period .. '_' .. unit]
+      if limit and used + more > limit then
+        -- Waiting for the next period helps where the request fits into an empty one.
+        local wait = -1
+        if period ~= 'total' and more <= limit then wait = period_end_ms(period, index[period]) - now end
+        return refuse('budget_' .. unit .. '_' .. period, name, limit, used, wait)
+      end
+    end
+  end
+end
+if team_config[4] ~= '0' and available < amount then
+  return refuse('credits', 'team', available, tonumber(money[2] or '0'))
+end
+rates = { -1, -1, 0, -1, -1, 0 }
+note_rates(1, tokens)
+if dry_run then return answer(1, '', '', 0, 0, 0) end
+
+for _, scope in ipairs(scopes) do
+  local c, limits = scope.used, scope.limits
+  c.open = c.open + 1
+  if limits.rpm then c.rq = c.rq + MINUTE_MS end
+  if limits.tpm then c.tk = c.tk + tokens * MINUTE_MS end
+  add_used(c, index, amount, tokens)
+  save_counters(state, scope.prefix, c)
+end
+available = redis.call('HINCRBY', state, 'available', int(-amount))
+redis.call('HINCRBY', state, 'held', ARGV[5])
+redis.call('ZADD', holds, now + tonumber(ARGV[8]), hold_id)
+redis.call('HSET', held, hold_id, string.format('%s %s %.0f %s', ARGV[5], ARGV[6], now, key_id))
+-- When each secret was last used, to the second: who still uses the old one after a rotation.
+if now - (tonumber(config[5] or '0') or 0) >= 1000 then redis.call('HSET', key, 'u:' .. secret_hash, now) end
+if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
+return answer(1, '', '', 0, 0, 0)

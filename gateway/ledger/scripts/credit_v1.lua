@@ -1,0 +1,29 @@
+-- credit_v1: a movement made by an admin: a grant (> 0) or an adjustment (either sign), once per idempotency key.
+--
+-- KEYS 1 team  2 state  3 journal  4 idempotency
+-- ARGV 1 "grant" or "adjust"  2 amount, nano-USD  3 id of the movement  4 note  5 largest balance  6 life of idempotency, ms
+--      7 life of journal entries, ms
+-- Returns {1 applied | 2 replayed | 0 no such team | -1 conflict | -2 over the largest balance, available, held, id}
+--@include common
+local team, state, journal, idem = unpack(KEYS)
+local amount, largest = tonumber(ARGV[2]), tonumber(ARGV[5])
+if redis.call('EXISTS', team) == 0 then return { 0, 0, 0, '' } end
+local money = redis.call('HMGET', state, 'available', 'held', 'granted')
+local available, held, granted = tonumber(money[1] or '0'), tonumber(money[2] or '0'), tonumber(money[3] or '0')
+local before = redis.call('GET', idem)
+if before then
+  local kind, posted, id = string.match(before, '^(%S+) (%S+) (%S+)$')
+  local same = kind == ARGV[1] and tonumber(posted) == amount
+  return { same and 2 or -1, available, held, id }
+end
+if math.abs(available + amount) > largest or math.abs(granted + amount) > largest then
+  return { -2, available, held, '' }
+end
+local now = server_ms()
+available = redis.call('HINCRBY', state, 'available', ARGV[2])
+redis.call('HINCRBY', state, 'granted', ARGV[2])
+redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[7])), '*',
+  'type', ARGV[1], 'id', ARGV[3], 'amount', ARGV[2],
+  'balance', int(available + held), 'note', ARGV[4])
+redis.call('SET', idem, ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], 'PX', ARGV[6])
+return { 1, available, held, ARGV[3] }

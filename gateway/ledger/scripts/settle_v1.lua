@@ -1,0 +1,64 @@
+-- settle_v1: ends a hold, once: settled (a cost is posted) or voided (nothing is).
+--
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  [9 client idempotency]
+-- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
+--      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
+--      14 life of `done`, ms  15 life of the usage, ms  16 life of journal entries, ms  17 life of the idempotency mark, ms
+-- Returns {1 applied | 2 replayed | 3 applied without its hold | -1 conflict, cost posted, balance, settled_by}
+--   3: the hold had expired, or never was (the store was away): a real cost is still charged, a void is nothing to do.
+--@include common
+
+local team, key, state, holds, held, journal, done, usage, mark = unpack(KEYS)
+local id, kind, cost, key_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local now = server_ms()
+
+local before = redis.call('GET', done)
+if before then
+  local was, posted, balance, by = string.match(before, '^(%S+) (%S+) (%S+) %S+ (.*)$')
+  local same = was == kind and tonumber(posted) == cost and by == ARGV[8]
+  return { same and 2 or -1, tonumber(posted), tonumber(balance), by }
+end
+
+local text = redis.call('HGET', held, id)
+local hold, slots, status
+if text then
+  hold, slots, status = parse_hold(text), 1, 1
+  redis.call('ZREM', holds, id)
+  redis.call('HDEL', held, id)
+else
+  -- Nothing is reserved any more: the whole cost is news to every counter.
+  hold = { amount = 0, tokens = 0, admitted_ms = tonumber(ARGV[13]), key_id = key_id }
+  if hold.admitted_ms == 0 then hold.admitted_ms = now end
+  slots, status = 0, 3
+end
+
+local tokens = kind == 'settle' and tonumber(ARGV[9]) + tonumber(ARGV[11]) or 0
+local balance
+if status == 1 or kind == 'settle' then
+  balance = resolve(state, hold, now, load_limits(team), load_limits(key), cost, tokens, slots)
+else
+  local money = redis.call('HMGET', state, 'available', 'held')
+  balance = tonumber(money[1] or '0') + tonumber(money[2] or '0')
+end
+
+local entry = redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[16])), '*',
+  'type', kind, 'id', id, 'key', key_id, 'amount', int(-cost),
+  'balance', int(balance), 'hold', int(hold.amount), 'model', ARGV[5],
+  'upstream', ARGV[6], 'outcome', ARGV[7], 'by', ARGV[8],
+  'in', ARGV[9], 'cached', ARGV[10], 'out', ARGV[11], 'reasoning', ARGV[12])
+redis.call('SET', done, string.format('%s %.0f %.0f %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
+
+if kind == 'settle' then
+  local row = key_id .. '|' .. ARGV[5] .. '|'
+  redis.call('HINCRBY', usage, row .. 'requests', 1)
+  redis.call('HINCRBY', usage, row .. 'in', ARGV[9])
+  redis.call('HINCRBY', usage, row .. 'cached', ARGV[10])
+  redis.call('HINCRBY', usage, row .. 'out', ARGV[11])
+  redis.call('HINCRBY', usage, row .. 'cost', int(cost))
+  redis.call('PEXPIRE', usage, ARGV[15])
+end
+if mark then
+  if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
+  else redis.call('DEL', mark) end
+end
+return { status, cost, balance, ARGV[8] }

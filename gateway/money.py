@@ -1,0 +1,60 @@
+"""Money is an integer count of nano-USD (1 USD = 1_000_000_000). Rounding lives here and nowhere else.
+
+    parse_usd("1.25")   -> 1_250_000_000     exact, or MoneyError
+    format_usd(1250000) -> "0.00125"         exact, no exponent
+    cost_nano_usd(tokens, price)             price in nano-USD per million tokens; a fraction rounds up
+
+Amounts are bounded by `MAX_NANO_USD`: the store's scripts count in doubles, which are exact up to 2**53.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Final
+
+NANO: Final = 1_000_000_000
+MAX_NANO_USD: Final = 2**53 - 1  # about 9 million USD
+_DECIMAL: Final = re.compile(r"[+-]?\d{1,12}(\.\d{1,18})?")
+
+
+class MoneyError(ValueError):
+    """The text is no amount of USD that the ledger can hold exactly."""
+
+
+def parse_usd(text: str) -> int:
+    """Nano-USD of a decimal string in USD. Raises MoneyError for anything inexact, malformed or out of bounds."""
+    if not _DECIMAL.fullmatch(text.strip()):
+        raise MoneyError(f"{text!r} is not a decimal amount of USD, such as 1.25")
+    nano = Decimal(text.strip()) * NANO
+    if nano != nano.to_integral_value():
+        raise MoneyError(f"{text!r} is finer than a nano-USD (9 decimals)")
+    if abs(nano) > MAX_NANO_USD:
+        raise MoneyError(f"{text!r} is over the largest amount, {format_usd(MAX_NANO_USD)} USD")
+    return int(nano)
+
+
+def round_up_usd(text: str) -> int:
+    """Nano-USD of a decimal string that an upstream reports as its cost; a fraction of a nano-USD rounds up.
+
+    Unlike `parse_usd` it accepts exponents (JSON numbers have them). Raises MoneyError if it is no finite amount >= 0.
+    """
+    try:
+        nano = Decimal(text) * NANO
+    except ArithmeticError:
+        raise MoneyError(f"{text!r} is not an amount") from None
+    if not nano.is_finite() or nano < 0 or nano > MAX_NANO_USD:
+        raise MoneyError(f"{text!r} is not an amount that the ledger can hold")
+    return int(nano.to_integral_value(rounding="ROUND_CEILING"))
+
+
+def format_usd(nano_usd: int) -> str:
+    """Exact decimal string in USD, without trailing zeros: -1_500_000_000 -> "-1.5"."""
+    whole, fraction = divmod(abs(nano_usd), NANO)
+    text = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    return f"-{text}" if nano_usd < 0 else text
+
+
+def cost_nano_usd(*parts: tuple[int, int]) -> int:
+    """Sum of (tokens x price), prices in nano-USD per million tokens; the sum is rounded up once, to whole nano-USD."""
+    return -(-sum(tokens * price for tokens, price in parts) // 1_000_000)

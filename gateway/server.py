@@ -1,0 +1,76 @@
+"""uvicorn, as this gateway needs it: one process, or `server.workers` of them under uvicorn's supervisor.
+
+    bind(settings)                     the listening socket, before anything else is started
+    run(settings, config, listener)    serves until SIGINT or SIGTERM
+
+The drain is the application's own (`app.py`): uvicorn waits for what still runs, a little longer than the drain takes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from gateway.app import Gateway, build_app
+from gateway.settings import Settings
+
+_AFTER_DRAIN_S: Final = 5
+_BACKLOG: Final = 4096
+
+
+def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
+    """Uvicorn's settings. `app` is the import string of a factory where workers are separate processes."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        host=settings.server.host,
+        port=settings.server.port,
+        workers=settings.server.workers,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=settings.server.keep_alive_s,
+        timeout_graceful_shutdown=int(settings.server.drain_timeout_s) + _AFTER_DRAIN_S,
+    )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket. Raises OSError where the address cannot be had."""
+    host = settings.server.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, settings.server.port))
+        listener.listen(_BACKLOG)
+        listener.set_inheritable(True)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def run(settings: Settings, config_path: Path | None, listener: socket.socket) -> int:
+    """Serves until SIGINT or SIGTERM. Returns the exit code."""
+    if settings.server.workers == 1:
+        server = uvicorn.Server(server_config(settings, build_app(settings)))
+        server.run(sockets=[listener])
+        return 0 if server.started else 1
+    if config_path is not None:
+        os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
+    Multiprocess(server_config(settings, "gateway.app:create_app"), [listener]).run()
+    return 0

@@ -1,0 +1,145 @@
+"""Step 9: what is written down about a request: one structured line, and the counters.
+
+`Record` is the line in the making: the one mutable value that goes down the request line, each step filling in its part.
+It never holds prompts, answers or secrets.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, TextIO
+
+import orjson
+import structlog
+
+from gateway.exchange import Outcome, Settlement, State
+from gateway.money import format_usd
+
+
+@dataclass(slots=True)
+class Record:
+    """One request, as it will be logged. Times are `time.perf_counter()` in seconds."""
+
+    request_id: str
+    method: str = "POST"
+    path: str = "/v1/responses"
+    started: float = field(default_factory=time.perf_counter)
+    state: State = State.RECEIVED
+    status: int = 0
+    code: str | None = None
+    team_id: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+    stream: bool = False
+    upstream: str | None = None
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    response_id: str | None = None
+    tried: list[str] = field(default_factory=list)
+    detail: str | None = None
+    outcome: Outcome = Outcome.REFUSED
+    settlement: Settlement | None = None
+    spooled: bool = False
+    unchecked: bool = False
+    bytes_in: int = 0
+    bytes_out: int = 0
+    admitted: float | None = None
+    opened: float | None = None
+    first_byte: float | None = None
+    ended: float | None = None
+
+    def line(self) -> dict[str, Any]:
+        """The fields of the log line; what does not apply is left out."""
+        fields: dict[str, Any] = {
+            "event": "request",
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": self.outcome.value,
+            "state": self.state.value,
+            "code": self.code,
+            "team_id": self.team_id,
+            "key_id": self.key_id,
+            "model": self.model,
+            "stream": self.stream,
+            "upstream": self.upstream,
+            "upstream_status": self.upstream_status,
+            "upstream_request_id": self.upstream_request_id,
+            "response_id": self.response_id,
+            "tried": self.tried or None,
+            "detail": self.detail,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "spooled": self.spooled or None,
+            "unchecked": self.unchecked or None,
+            **self._timings(),
+        }
+        if self.settlement is not None:
+            usage = self.settlement.usage
+            fields |= {
+                "settled_by": self.settlement.settled_by,
+                "cost_usd": format_usd(self.settlement.cost_nano_usd),
+                "input_tokens": usage.input_tokens,
+                "cached_input_tokens": usage.cached_input_tokens,
+                "output_tokens": usage.output_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+            }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _timings(self) -> dict[str, float]:
+        marks = {
+            "admit_ms": self.admitted,
+            "open_ms": self.opened,
+            "first_byte_ms": self.first_byte,
+            "total_ms": self.ended,
+        }
+        return {name: round((at - self.started) * 1000, 3) for name, at in marks.items() if at is not None}
+
+
+class RequestLog:
+    """Writes request lines, JSON or for people. State that changes: `requests`, the count of lines."""
+
+    def __init__(self, stream: TextIO, *, human: bool, enabled: bool) -> None:
+        self._stream = stream
+        self._human = human
+        self._enabled = enabled
+        self.requests = 0
+
+    def write(self, record: Record) -> None:
+        """One line for one request."""
+        self.requests += 1
+        if not self._enabled:
+            return
+        fields = record.line()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        if self._human:
+            words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _HIDDEN)
+            self._stream.write(f"{stamp}Z {record.method} {record.path} {record.status} {words}\n")
+        else:
+            self._stream.write(orjson.dumps({"timestamp": stamp + "Z", "level": "info", **fields}).decode() + "\n")
+        self._stream.flush()
+
+
+_HIDDEN: Final = frozenset({"event", "method", "path", "status", "stream", "state", "bytes_in", "bytes_out"})
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def configure_logging(format_: str, level: str, stream: TextIO = sys.stderr) -> RequestLog:
+    """Sets up structlog for state changes and returns the log of requests. `format_`: auto, json or text."""
+    human = format_ == "text" or (format_ == "auto" and stream.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    return RequestLog(stream, human=human, enabled=_LEVELS.index(level) <= _LEVELS.index("info"))

@@ -1,0 +1,91 @@
+"""Which upstream, and which of its keys, is worth asking. No I/O; `now_s` is a monotonic time that the caller gives.
+
+    Breaker   closed --(failures in a row)--> open --(after open_s)--> half-open --(one probe)--> closed or open
+    KeyRing   keys in turn; one that was refused (401, 402, 429) rests for a while
+
+State that changes: both objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Condition(StrEnum):
+    """A breaker's state."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Breaker:
+    """Opens after `failures` failures in a row, for `open_s`; then lets one probe through at a time."""
+
+    def __init__(self, failures: int, open_s: float) -> None:
+        self._limit = failures
+        self._open_s = open_s
+        self._failed = 0
+        self._open_until_s = 0.0
+        self._probing = False
+
+    def condition(self, now_s: float) -> Condition:
+        """The state now."""
+        if self._failed < self._limit:
+            return Condition.CLOSED
+        return Condition.OPEN if now_s < self._open_until_s else Condition.HALF_OPEN
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until it lets a request through; 0 where it does."""
+        return max(0.0, self._open_until_s - now_s) if self._failed >= self._limit else 0.0
+
+    def allows(self, now_s: float) -> bool:
+        """Whether a request may go; in half-open, taking the one place of the probe."""
+        if self._failed < self._limit:
+            return True
+        if now_s < self._open_until_s or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    def succeeded(self) -> None:
+        """The upstream answered."""
+        self._failed = 0
+        self._probing = False
+
+    def failed(self, now_s: float) -> None:
+        """The upstream could not be reached, broke off, or said that it is down."""
+        self._probing = False
+        self._failed += 1
+        if self._failed >= self._limit:
+            self._open_until_s = now_s + self._open_s
+
+    def released(self) -> None:
+        """A request ended without telling anything (its client left): the probe's place is free again."""
+        self._probing = False
+
+
+@dataclass(slots=True)
+class UpstreamKey:
+    """One key of the gateway's own at an upstream. `number` is its place in the configuration, for logs."""
+
+    number: int
+    authorization: bytes
+    rests_until_s: float = 0.0
+
+
+class KeyRing:
+    """The keys of one upstream, used in turn."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self.keys = tuple(UpstreamKey(n, b"Bearer " + secret.encode()) for n, secret in enumerate(secrets))
+        self._next = 0
+
+    def candidates(self, now_s: float) -> list[UpstreamKey]:
+        """Keys that do not rest, the next in turn first."""
+        if len(self.keys) == 1:
+            return [key for key in self.keys if key.rests_until_s <= now_s]
+        start, self._next = self._next, (self._next + 1) % len(self.keys)
+        in_turn = self.keys[start:] + self.keys[:start]
+        return [key for key in in_turn if key.rests_until_s <= now_s]

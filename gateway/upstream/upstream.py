@@ -1,0 +1,69 @@
+"""One upstream: its transport, its health, its keys.
+
+attempt(...) -> Answer     one request with one key; raises UpstreamFault
+note_answer / note_fault   what the breaker and the keys learn from it
+
+answer          breaker    key
+2xx, 3xx, 4xx   success    -
+401, 402        success    rests `key_rest_s`
+429             success    rests for its Retry-After, bounded by `key_rest_s`
+5xx             failure    -
+fault           failure    -
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
+from gateway.upstream.transport import Answer, Transport
+
+Headers = list[tuple[bytes, bytes]]
+
+_SERVER_ERROR: Final = 500
+_RATE_LIMITED: Final = 429
+_KEY_REFUSED: Final = (401, 402)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPolicy:
+    """What an operator chose for one upstream."""
+
+    max_answer_bytes: int
+    max_event_bytes: int
+    on_client_leave: Literal["abort", "drain"]
+    drain_timeout_s: float
+    key_rest_s: float
+
+
+class Upstream:
+    """One provider, as the request line uses it."""
+
+    def __init__(
+        self, name: str, transport: Transport, keys: KeyRing, breaker: Breaker, policy: UpstreamPolicy
+    ) -> None:
+        self.name = name
+        self.transport = transport
+        self.keys = keys
+        self.breaker = breaker
+        self.policy = policy
+
+    async def attempt(self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
+        """One request with one of this upstream's keys. Raises UpstreamFault."""
+        return await self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
+
+    def note_answer(self, key: UpstreamKey, status: int, retry_after_s: float | None, now_s: float) -> None:
+        """Learns from an answer's head."""
+        if status >= _SERVER_ERROR:
+            self.breaker.failed(now_s)
+        else:
+            self.breaker.succeeded()
+        if status in _KEY_REFUSED:
+            key.rests_until_s = now_s + self.policy.key_rest_s
+        elif status == _RATE_LIMITED:
+            key.rests_until_s = now_s + min(retry_after_s or 0.0, self.policy.key_rest_s)
+
+    def note_fault(self, now_s: float) -> None:
+        """Learns from a request that got no answer."""
+        self.breaker.failed(now_s)

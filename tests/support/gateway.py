@@ -1,0 +1,183 @@
+"""A real gateway on a real socket, and a real simulator for it to talk to.
+
+    with simulator() as upstream:                       its base URL, ".../v1"
+        with running_gateway(store_url, upstream) as gateway:
+            key = gateway.new_key(credits_usd="1", limits={"rpm": 60})
+            gateway.url, gateway.sdk(key), gateway.run(coroutine)
+
+Each server is uvicorn in a thread with a loop of its own, so that synchronous clients can be used. Sections of the settings are
+given as keywords: `server={"total_timeout_s": 1}`; `upstream={...}` adds to the one upstream, `route={...}` to its one route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import uvicorn
+
+from gateway.app import Gateway, Services, build_app
+from gateway.ledger.accounts import Balance, Changes, Team
+from gateway.money import parse_usd
+from gateway.server import server_config
+from gateway.settings import Settings
+from gateway.simulator import build_simulator
+from tests.support.waiting import wait_until_sync
+
+T = TypeVar("T")
+
+ADMIN_KEY = "admin-key-of-the-tests"
+UPSTREAM_KEY = "upstream-key-of-the-tests"
+_NUMBERS = itertools.count(1)
+
+
+class ServerThread:
+    """uvicorn in a thread. `url` is known once it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def start(self) -> str:
+        self._thread.start()
+        wait_until_sync(lambda: self._server.started or not self._thread.is_alive(), what="the server starts")
+        assert self._server.started, "the server did not start"
+        host, port = self._server.servers[0].sockets[0].getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=30)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+
+@contextlib.contextmanager
+def simulator() -> Iterator[str]:
+    """A simulator; gives its base URL."""
+    config = uvicorn.Config(
+        build_simulator(), port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, ws="none"
+    )
+    server = ServerThread(config)
+    try:
+        yield server.start() + "/v1"
+    finally:
+        server.stop()
+
+
+@dataclass
+class NewKey:
+    """A key made for a test, with its team."""
+
+    text: str
+    id: str
+    team: Team
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that serves; `services` are its insides, to be used on its loop alone: `run`."""
+
+    url: str
+    services: Services
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=30)
+
+    def new_key(
+        self,
+        *,
+        credits_usd: str = "100",
+        limits: Mapping[str, int] | None = None,
+        key_limits: Mapping[str, int] | None = None,
+        models: tuple[str, ...] = (),
+        key_models: tuple[str, ...] = (),
+        metered: bool = True,
+    ) -> NewKey:
+        """A team of its own with credits and limits, and a key of it."""
+
+        async def make() -> NewKey:
+            accounts = self.services.accounts
+            name = f"team-{os.getpid()}-{next(_NUMBERS)}"
+            team = await accounts.create_team(Changes(name=name, limits=limits or {}, models=models, metered=metered))
+            if parse_usd(credits_usd):
+                await accounts.move_credits(team, "grant", parse_usd(credits_usd))
+            key, text = await accounts.create_key(team, Changes(name="test", limits=key_limits or {}, models=key_models))
+            return NewKey(text, key.id, team)
+
+        return self.run(make())
+
+    def balance(self, key: NewKey) -> Balance:
+        """A team's balance as it stands now."""
+
+        async def look() -> Balance:
+            return (await self.services.accounts.view(key.team)).balance
+
+        return self.run(look())
+
+    def sdk(self, key: NewKey | str, **options: Any) -> openai.OpenAI:
+        """The official SDK, pointed here; it does not retry unless told so."""
+        text = key if isinstance(key, str) else key.text
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=text, **{"max_retries": 0, **options})
+
+    def async_sdk(self, key: NewKey | str, **options: Any) -> openai.AsyncOpenAI:
+        """The official asynchronous SDK, pointed here; it does not retry unless told so."""
+        text = key if isinstance(key, str) else key.text
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=text, **{"max_retries": 0, **options})
+
+    def http(self, key: NewKey | str | None = None) -> httpx.Client:
+        """A plain HTTP client with the key in its header."""
+        text = key.text if isinstance(key, NewKey) else key
+        headers = {"authorization": f"Bearer {text}"} if text else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
+
+def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sections: Any) -> Settings:
+    """Settings for one upstream and one route to it for every model."""
+    os.environ["TEST_UPSTREAM_KEY"] = UPSTREAM_KEY
+    os.environ["TEST_ADMIN_KEY"] = ADMIN_KEY
+    upstream = {
+        "base_url": upstream_url,
+        "api_keys": ["env:TEST_UPSTREAM_KEY"],
+        **sections.pop("upstream", {}),
+    }
+    route = {"model": "*", "upstreams": ["simulator"], **sections.pop("route", {})}
+    values: dict[str, Any] = {
+        "server": {"port": 0},
+        "store": {"url": store_url, "data_dir": str(data_dir)},
+        "admin": {"key": "env:TEST_ADMIN_KEY"},
+        "log": {"format": "json", "level": "error"},
+        "upstreams": {"simulator": upstream},
+        "routes": [route],
+        "prices": {"*": {"input": "1", "cached_input": "0.1", "output": "10"}},
+    }
+    for name, section in sections.items():
+        values[name] = {**values[name], **section} if isinstance(values.get(name), dict) else section
+    return Settings(**values)
+
+
+@contextlib.contextmanager
+def running_gateway(store_url: str, upstream_url: str, data_dir: Path, **sections: Any) -> Iterator[RunningGateway]:
+    """A gateway in a thread, ready to serve."""
+    app: Gateway = build_app(gateway_settings(store_url, upstream_url, data_dir, **sections))
+    server = ServerThread(server_config(app.settings, app))
+    try:
+        url = server.start()
+        services = app.services
+        assert services is not None
+        gateway = RunningGateway(url, services, services.loop)
+        wait_until_sync(lambda: services.ready, what="the gateway is ready")
+        yield gateway
+    finally:
+        server.stop()
+
