@@ -5,6 +5,7 @@ What httpx does not do by itself, and how it is done here:
 |--------------------------------------------|----------------------------------------------------------------------|
 | a bound on the whole head, and per chunk   | asyncio.timeout around the wait: httpx bounds single socket reads    |
 | was anything sent? was the connection new? | httpcore's `trace` extension tells of each step                      |
+| a cancelled TLS handshake is closed        | the same                                                             |
 | bytes after the end of an answer           | looked for when it closes; httpx would read them as the next answer  |
 | an answer with both length and chunked     | refused by its headers; h11 would take it as chunked                 |
 | a fair queue that survives cancellation    | a semaphore in front of httpcore's pool                              |
@@ -33,19 +34,24 @@ _HEAD_TOO_LARGE: Final = 431  # what h11 suggests when its buffer limit is reach
 class _Progress:
     """What httpcore's trace has told about one attempt (mutable)."""
 
-    __slots__ = ("fresh", "response", "sent")
+    __slots__ = ("fresh", "response", "sent", "stream")
 
     def __init__(self) -> None:
         self.fresh = False
         self.sent = False
+        self.stream: Any = None  # the TCP connection, where this attempt made one
         self.response: httpx.Response | None = None
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Follow the steps; httpcore awaits this at each."""
         if event == "connection.connect_tcp.started":
             self.fresh = True
+        elif event == "connection.connect_tcp.complete":
+            self.stream = info["return_value"]
+        elif event.endswith(".start_tls.failed") and self.stream is not None:
+            await self.stream.aclose()  # httpcore does so itself, but not where the handshake was cancelled
         elif event.endswith(".send_request_headers.started"):
-            self.sent = info["request"].method != b"CONNECT"  # that one only asks the proxy for a tunnel
+            self.sent = self.sent or info["request"].method != b"CONNECT"  # that one only asks a proxy for a tunnel
         elif event == "http11.response_closed.started" and self.response is not None:
             await _close_if_poisoned(self.response)
 
@@ -219,7 +225,9 @@ class HttpxTransport:
         except UpstreamFault as fault:
             if fault.kind is not FaultKind.RESET or progress.fresh:
                 raise
-        return await self._attempt(method, target, fields, body, _Progress())
+        again = _Progress()
+        again.sent = progress.sent  # the first attempt's bytes stay sent
+        return await self._attempt(method, target, fields, body, again)
 
     async def _attempt(
         self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: bytes, progress: _Progress

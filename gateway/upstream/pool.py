@@ -74,7 +74,11 @@ class NativeTransport:
             if not may_retry or fault.kind is not FaultKind.RESET or not connection.unanswered:
                 raise fault
             may_retry = 0
-            connection = await self._acquire()
+            try:
+                connection = await self._acquire()
+            except UpstreamFault as later:
+                later.sent = later.sent or fault.sent  # the first attempt's bytes stay sent
+                raise
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -195,8 +199,7 @@ class NativeTransport:
                     raise
         except BaseException as error:
             connection.close()
-            if not connection.connected:
-                self.connection_lost(connection)
+            self.connection_lost(connection)  # uvloop does not, where it is cancelled between made and returned
             if isinstance(error, TimeoutError):
                 detail = f"not connected after {self._config.connect_timeout_s} s"
                 raise UpstreamFault(FaultKind.CONNECT_TIMEOUT, detail, sent=False) from None
