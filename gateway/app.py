@@ -31,8 +31,8 @@ from gateway.ledger.ledger import Ledger, LedgerPolicy
 from gateway.ledger.spool import Spool
 from gateway.ledger.store import Store
 from gateway.ledger.store import StoreSettings as StoreLink
+from gateway.line import RequestLine
 from gateway.pipeline import Limits, Plan
-from gateway.relay import RequestLine
 from gateway.settings import Settings, UpstreamSettings, load_settings
 from gateway.telemetry import configure_logging
 from gateway.upstream.catalog import Catalog

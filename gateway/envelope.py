@@ -1,11 +1,11 @@
 """Step 2: the few fields of a request that the gateway reads. Everything else stays bytes.
 
-    read_envelope(body) -> Envelope       raises GatewayError: invalid_json, missing_field, invalid_field, duplicate_field
+    read_envelope(body) -> Envelope       or GatewayError: invalid_json, missing_field, invalid_field, duplicate_field
     with_model(envelope, model) -> bytes  the body with its model renamed and no other byte changed
 
-A field that the gateway reads and the upstream reads too must mean the same to both. Parsers differ on a field that occurs
-twice (first or last wins) and on other spellings (Go's encoding/json ignores case), so a body that has one of `FIELDS` twice
-at its top level, escaped or in other case, is refused.
+A field that the gateway reads and the upstream reads too must mean the same to both. Parsers differ on a field that
+occurs twice (first or last wins) and on other spellings (Go's encoding/json ignores case), so a body that has one of
+`FIELDS` twice at its top level, escaped or in other case, is refused.
 """
 
 from __future__ import annotations

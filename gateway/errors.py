@@ -27,7 +27,7 @@ Header = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One row of the catalogue. `retry`: what a client should do: "wait" (come back), "never", or "client" (its own policy)."""
+    """One row of the catalogue. `retry`: what helps: "wait" (come back), "never", or "client" (its own policy)."""
 
     status: int
     type: str
@@ -80,7 +80,7 @@ CATALOGUE: Final = MappingProxyType(
 class GatewayError(Exception):
     """A refusal or failure that a client will read.
 
-    `wait_ms`: how long until a repeat can succeed, known to the millisecond; None where waiting does not help or nobody knows.
+    `wait_ms`: how long until a repeat can succeed; None where waiting does not help or nobody knows.
     `explain`: further fields of the body (`limit`, `scope`, `limit_source`, `resets_at`, ...).
     Raises KeyError at construction for a code that the catalogue does not have.
     """
@@ -121,7 +121,7 @@ class GatewayError(Exception):
         return {"error": error}
 
     def headers(self) -> list[Header]:
-        """`Retry-After` (whole seconds, rounded up), `retry-after-ms` (exact) and `x-should-retry`, where each is true."""
+        """`Retry-After` (whole seconds, rounded up), `retry-after-ms` (exact), `x-should-retry`: where each is true."""
         if self.wait_ms is not None:
             return [
                 (b"retry-after", b"%d" % _seconds(self.wait_ms)),

@@ -4,9 +4,9 @@
         await anything
     interrupt.fire(Reason.CLIENT_LEFT)  from a callback: the await inside ends, and `with` raises Interrupted(reason)
 
-Built as `asyncio.timeout` is: the task cancels itself and takes the cancellation back, so that no second task is needed and
-a cancellation from elsewhere stays one. `watch_disconnect` steps the server's `receive()` by hand for the same reason: a task
-for each request would only wait for a message that seldom comes.
+Built as `asyncio.timeout` is: the task cancels itself and takes the cancellation back, so that no second task is needed
+and a cancellation from elsewhere stays one. `DisconnectWatch` steps the server's `receive()` by hand for the same
+reason: a task for each request would only wait for a message that seldom comes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Interrupt:
 
 
 class DisconnectWatch:
-    """Calls back when the client is gone. Use after the request's body has been read; `close` when it no longer matters."""
+    """Calls back when the client is gone. For use after the request's body has been read, until `close`."""
 
     __slots__ = ("_closed", "_coroutine", "_on_leave", "_receive", "_waits_for")
 
@@ -98,7 +98,7 @@ class DisconnectWatch:
                 self._coroutine = cast("Coroutine[Any, Any, Any]", self._receive())
             else:
                 # What a Task does with the future that a coroutine yields: take it over, go on when it is done.
-                future._asyncio_future_blocking = False
+                future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's own protocol with a coroutine
                 future.add_done_callback(self._step)
                 self._waits_for = future
                 return

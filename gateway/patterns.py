@@ -1,4 +1,4 @@
-"""Model patterns: an exact id, "provider/*", or "*". The most specific wins. One rule, for routes, prices and permissions."""
+"""Model patterns: an exact id, "provider/*" or "*"; the most specific wins. For routes, prices, permissions."""
 
 from __future__ import annotations
 

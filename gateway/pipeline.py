@@ -112,8 +112,8 @@ async def admit(plan: Plan, ledger: Ledger, client: Downstream, record: Record) 
 async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, record: Record) -> Opened:
     """Step 5: asks the route's candidates until one answers. Raises GatewayError when none does.
 
-    A candidate that refuses for its own reasons (429, 5xx, our key) or cannot be reached is followed by the next, within
-    `failover_s`. A request that may have started work is not repeated unless the route allows it.
+    A candidate that refuses for its own reasons (429, 5xx, our key) or cannot be reached is followed by the next,
+    within `failover_s`. A request that may have started work is not repeated unless the route allows it.
     """
     route, envelope = admitted.route, admitted.envelope
     body = envelope.body if route.wire_model == envelope.model else with_model(envelope, route.wire_model)

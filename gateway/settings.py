@@ -4,8 +4,8 @@
     secrets: "env:NAME" or "file:PATH", never the secret itself
     sections: server store admin limits ledger errors log upstreams.<name> routes aliases prices."<pattern>"
 
-Unknown keys are errors. `load_settings` reports every error at once, each with its place. gateway.example.toml documents each
-setting; a test holds the two together.
+Unknown keys are errors. `load_settings` reports every error at once, each with its place. gateway.example.toml
+documents each setting; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class AdminSettings(Section):
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
-        # An environment variable that is not set means "none configured", so that one file serves with and without admin.
+        # An environment variable that is not set means "none configured": one file serves with and without admin.
         if self.key is not None:
             reference = self.key.get_secret_value()
             if reference.startswith("env:") and not os.environ.get(reference[4:]):
@@ -262,7 +262,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, which is given as init arguments."""
-        del dotenv_settings, file_secret_settings
+        del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Step 9: what is written down about a request: one structured line, and the counters.
 
-`Record` is the line in the making: the one mutable value that goes down the request line, each step filling in its part.
-It never holds prompts, answers or secrets.
+`Record` is the line in the making: the one mutable value that goes down the request line, each step filling in its
+part. It never holds prompts, answers or secrets.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from gateway.ledger.accounts import Accounts, Key, Team, View
 
 if TYPE_CHECKING:
     from gateway.ledger.store import Store
-    from gateway.relay import RequestLine
+    from gateway.line import RequestLine
     from gateway.settings import Settings
     from gateway.upstream.catalog import Catalog
 

@@ -1,4 +1,4 @@
-"""GET /v1/key: the caller's own limits, what is left of them, the balance, the expiry. The numbers that are enforced."""
+"""GET /v1/key: the caller's own limits, what is left of them, balance and expiry. The numbers that are enforced."""
 
 from __future__ import annotations
 

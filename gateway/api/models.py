@@ -1,7 +1,7 @@
 """GET /v1/models and /v1/models/{id}: what the caller's key may use. Never charged, never blocked by a spent budget.
 
-A model is listed when a route leads to it, it has a price, and team and key allow it. Exact routes and aliases are listed by
-themselves; for "provider/*" and "*" the upstreams' own lists say which models there are.
+A model is listed when a route leads to it, it has a price, and team and key allow it. Exact routes and aliases are
+listed by themselves; for "provider/*" and "*" the upstreams' own lists say which models there are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the ledger's values look in JSON: money as decimal strings in USD, times as ISO 8601 in UTC, limits with what is left."""
+"""How the ledger's values look in JSON: money as decimal strings in USD, times as ISO 8601, limits with the rest."""
 
 from __future__ import annotations
 

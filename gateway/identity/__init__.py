@@ -3,7 +3,7 @@
     sk-gw-<team_id>-<key_id>-<secret><checksum>
           10 base62  10 base62 43 base62 8 hex
 
-The key names its team, hence its slot of the store. The secret holds more than 256 bits; the store keeps only its SHA-256.
+The key names its team, hence its slot of the store. The secret holds more than 256 bits; only its SHA-256 is stored.
 The checksum (CRC-32 of all before it) lets a malformed key be refused without asking the store; it protects nothing.
 """
 

@@ -47,7 +47,7 @@ _LAST_USED: Final = "u:"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a team and a key have in common. `limits`: name of `LIMITS` -> value, money in nano-USD; absent: no limit."""
+    """What a team and a key have in common. `limits`: name of `LIMITS` -> value, money in nano-USD."""
 
     id: str
     name: str

@@ -1,6 +1,6 @@
 """The start-up proof: a limit of one must refuse the second request, on this very store, by the very scripts.
 
-A store that answers but does not enforce (a proxy that swallows scripts, a replica, a wrong version) must not take traffic.
+A store that answers but does not enforce (a proxy that swallows scripts, a wrong version) must not take traffic.
 """
 
 from __future__ import annotations

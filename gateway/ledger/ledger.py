@@ -305,9 +305,12 @@ def _rate_headers(unit: bytes, limit: int, left: int, reset_ms: int) -> list[tup
     ]
 
 
+_SECOND_MS: Final = 1000
+
+
 def _duration(ms: int) -> bytes:
     """As OpenAI writes it: 20ms, 1.5s, 6m0s."""
-    if ms < 1000:
+    if ms < _SECOND_MS:
         return b"%dms" % ms
     minutes, rest = divmod(ms, 60_000)
     seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".")

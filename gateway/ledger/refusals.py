@@ -4,7 +4,7 @@ script's word          error                  waiting helps?
 invalid_api_key        401 invalid_api_key    no
 model_not_allowed      403 model_not_allowed  no
 max_output_tokens      400 invalid_field      no
-rpm, tpm               429 rate_limit_exceeded, wait true to the millisecond; tpm: no, where the request is over the limit
+rpm, tpm               429 rate_limit_exceeded, true to the millisecond; a request over the whole limit: no
 concurrency            429 concurrency_exceeded, a second is a guess: nobody knows when a slot is free
 budget_*               402 insufficient_quota until the period ends; `total`: no
 credits                402 insufficient_quota no
@@ -13,8 +13,10 @@ request_in_progress    409, already_answered 409: a client's Idempotency-Key see
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from gateway.errors import GatewayError, JsonScalar
@@ -51,41 +53,48 @@ class Refusal:
 
 def to_error(refusal: Refusal, demand: Demand) -> GatewayError:
     """The error for a refusal."""
-    code, _, subject = refusal.code.partition(":")
-    if code == "invalid_api_key":
+    word = refusal.code.partition(":")[0]
+    if word == "invalid_api_key":
         return invalid_api_key()
-    if code == "model_not_allowed":
-        return GatewayError(
-            code,
-            f"This {refusal.scope} may not use the model {demand.model!r}.",
-            param="model",
-            explain=_explain(refusal, "models"),
-        )
-    if code == "max_output_tokens":
-        return GatewayError(
-            "invalid_field",
-            f"This {refusal.scope} may ask for {refusal.limit} output tokens at most.",
-            param="max_output_tokens",
-            explain=_explain(refusal, code, refusal.limit),
-        )
-    if code in ("rpm", "tpm"):
-        return _rate(refusal, demand)
-    if code == "concurrency":
-        return GatewayError(
-            "concurrency_exceeded",
-            f"This {refusal.scope} has {refusal.used} requests running, its limit is {refusal.limit}.",
-            wait_ms=CONCURRENCY_WAIT_MS,
-            explain=_explain(refusal, code, refusal.limit),
-        )
-    if code in ("request_in_progress", "already_answered"):
-        state = "is still running" if code == "request_in_progress" else "was answered already"
-        return GatewayError(
-            code,
-            f"A request with this Idempotency-Key {state}: {subject}. It is not run or charged twice.",
-            wait_ms=refusal.wait_ms,
-            explain={"request_id": subject},
-        )
-    return _credits(refusal, demand) if code == "credits" else _budget(refusal, demand)
+    return _budget(refusal, demand) if word.startswith("budget_") else _BUILDERS[word](refusal, demand)
+
+
+def _model(refusal: Refusal, demand: Demand) -> GatewayError:
+    return GatewayError(
+        "model_not_allowed",
+        f"This {refusal.scope} may not use the model {demand.model!r}.",
+        param="model",
+        explain=_explain(refusal, "models"),
+    )
+
+
+def _max_output_tokens(refusal: Refusal, _: Demand) -> GatewayError:
+    return GatewayError(
+        "invalid_field",
+        f"This {refusal.scope} may ask for {refusal.limit} output tokens at most.",
+        param="max_output_tokens",
+        explain=_explain(refusal, "max_output_tokens", refusal.limit),
+    )
+
+
+def _concurrency(refusal: Refusal, _: Demand) -> GatewayError:
+    return GatewayError(
+        "concurrency_exceeded",
+        f"This {refusal.scope} has {refusal.used} requests running, its limit is {refusal.limit}.",
+        wait_ms=CONCURRENCY_WAIT_MS,
+        explain=_explain(refusal, "concurrency", refusal.limit),
+    )
+
+
+def _seen_before(refusal: Refusal, _: Demand) -> GatewayError:
+    code, _separator, request_id = refusal.code.partition(":")
+    state = "is still running" if code == "request_in_progress" else "was answered already"
+    return GatewayError(
+        code,
+        f"A request with this Idempotency-Key {state}: {request_id}. It is not run or charged twice.",
+        wait_ms=refusal.wait_ms,
+        explain={"request_id": request_id},
+    )
 
 
 def _explain(refusal: Refusal, limit: str, value: int | str | None = None) -> dict[str, JsonScalar]:
@@ -144,13 +153,28 @@ def _budget(refusal: Refusal, demand: Demand) -> GatewayError:
     span = "in total" if period == "total" else f"a {period}"
     return GatewayError(
         "insufficient_quota",
-        f"This {refusal.scope} has a budget of {limit} {span}; {used} are used or held, and this request may take {wanted}.",
+        f"This {refusal.scope} has a budget of {limit} {span}; {used} are used or held, "
+        f"and this request may take {wanted}.",
         wait_ms=refusal.wait_ms,
         explain={
             **_explain(refusal, refusal.code, format_usd(refusal.limit) if unit == "usd" else refusal.limit),
             "affordable_output_tokens": affordable,
         },
     )
+
+
+_BUILDERS: Final[Mapping[str, Callable[[Refusal, Demand], GatewayError]]] = MappingProxyType(
+    {
+        "model_not_allowed": _model,
+        "max_output_tokens": _max_output_tokens,
+        "rpm": _rate,
+        "tpm": _rate,
+        "concurrency": _concurrency,
+        "credits": _credits,
+        "request_in_progress": _seen_before,
+        "already_answered": _seen_before,
+    }
+)
 
 
 def iso_time(ms: int) -> str:

@@ -5,8 +5,8 @@
     files                     <directory>/<random>.spool: each worker writes one of its own, held by flock;
                               a file that nobody holds was left by a worker that died: anyone replays it
 
-A line is a call of a script by name, so that a new version replays what an old one wrote. Settlement is idempotent: a line
-whose call had reached the store after all changes nothing.
+A line is a call of a script by name, so that a new version replays what an old one wrote. Settlement is idempotent: a
+line whose call had reached the store after all changes nothing.
 """
 
 from __future__ import annotations

@@ -80,6 +80,6 @@ async def _fetch(upstream: Upstream, now_s: float) -> tuple[Model, ...]:
     finally:
         answer.abort()
     listed = orjson.loads(body).get("data") if answer.status == _OK else None
-    if not isinstance(listed, list):
-        raise ValueError(f"not a list of models (status {answer.status})")
-    return tuple(model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str))
+    if isinstance(listed, list):
+        return tuple(model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str))
+    raise ValueError(f"not a list of models (status {answer.status})")

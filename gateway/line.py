@@ -1,0 +1,212 @@
+"""The request line for one request, and its one exit: steps 6 to 9.
+
+    1-5        pipeline             Authorization, body, route, hold, an upstream that answers
+    6 relay    Opened -> bytes      Relay.run
+    7 decide   Ending -> Settlement exchange.decide, pure
+    8 settle   -> the ledger        Ledger.settle: no cancellation takes it back
+    9 record   -> one log line      RequestLog.write
+
+From step 4 on a request holds credits and a slot. Whatever happens then (an error, a client that leaves, a deadline, a
+shutdown, a bug), `RequestLine` passes 7 to 9 once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+
+from gateway import pipeline
+from gateway.downstream import ClientLeft, Downstream, Receive, Scope, Send
+from gateway.errors import GatewayError
+from gateway.exchange import TRANSITIONS, Event, Outcome, decide
+from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
+from gateway.ledger.ledger import Ledger
+from gateway.pipeline import Admitted, Plan
+from gateway.relay import InvalidAnswer, Relay
+from gateway.telemetry import Record, RequestLog
+from gateway.upstream.transport import FaultKind, UpstreamFault
+
+_ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
+    {
+        Reason.CLIENT_LEFT: Outcome.CLIENT_LEFT,
+        Reason.TIMED_OUT: Outcome.TIMED_OUT,
+        Reason.SHUT_DOWN: Outcome.SHUT_DOWN,
+    }
+)
+_OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
+    {
+        "upstream_timeout": Outcome.UPSTREAM_TIMEOUT,
+        "upstream_rejected_gateway": Outcome.UPSTREAM_REFUSED,
+        "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
+    }
+)
+_SWEEP_S: Final = 1.0
+
+
+class RequestLine:
+    """Serves requests; one object a worker.
+
+    State that changes: `plan` (a reload replaces it; running requests keep theirs), `running` (a handle for each
+    request that talks to an upstream, by which it can be ended), `stopping`.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, log: RequestLog, *, total_timeout_s: float, numeric_codes: bool
+    ) -> None:
+        self.plan = plan
+        self.running: set[Interrupt] = set()
+        self.stopping = False
+        self._ledger = ledger
+        self._log = log
+        self._total_timeout_s = total_timeout_s
+        self._numeric_codes = numeric_codes
+        self._diagnostics = structlog.get_logger("gateway.relay")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its first byte to its log line."""
+        record = Record(request_id=f"req_{os.urandom(16).hex()}", method=scope["method"], path=scope["path"])
+        client = Downstream(scope, receive, send)
+        try:
+            admitted = await self._admit(client, record)
+            if admitted is not None:
+                await self._exchange(admitted, client, record)
+        finally:
+            record.status = client.status or 0
+            record.bytes_out = client.bytes_out
+            record.ended = time.perf_counter()
+            self._log.write(record)
+
+    async def watch_deadlines(self) -> None:
+        """Ends requests whose total time is over: one sweep for all, so that a request needs no timer."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_s = clock()
+            for interrupt in [one for one in self.running if one.deadline_s <= now_s]:
+                interrupt.fire(Reason.TIMED_OUT)
+
+    def drain(self, timeout_s: float) -> None:
+        """Takes no new requests; what still runs after `timeout_s` is ended properly: a stream with its last words."""
+        self.stopping = True
+        asyncio.get_running_loop().call_later(timeout_s, self._end_all)
+
+    def _end_all(self) -> None:
+        for interrupt in list(self.running):
+            interrupt.fire(Reason.SHUT_DOWN)
+
+    async def _admit(self, client: Downstream, record: Record) -> Admitted | None:
+        """Steps 1 to 4; None where the request was refused, and the client has been told."""
+        try:
+            self._refuse_while_stopping()
+            return await pipeline.admit(self.plan, self._ledger, client, record)
+        except GatewayError as error:
+            await self.refuse(client, record, error)
+        except ClientLeft:
+            record.outcome = Outcome.CLIENT_LEFT
+        except Exception:  # noqa: BLE001 - the one exit: a bug is answered, logged and leaves nothing behind
+            self._diagnostics.exception("admission_failed", request_id=record.request_id)
+            await self.refuse(client, record, internal_error())
+        record.state = TRANSITIONS[record.state, Event.REFUSE]
+        return None
+
+    def _refuse_while_stopping(self) -> None:
+        if self.stopping:
+            raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
+
+    async def _exchange(self, admitted: Admitted, client: Downstream, record: Record) -> None:
+        """Steps 5 to 9 for an admitted request. The one exit."""
+        relay = Relay(admitted, client, record)
+        try:
+            await self._run(relay, admitted, client, record)
+        except GatewayError as error:
+            # Nothing has been sent: the answer is ours to give.
+            relay.outcome = _outcome_of(error)
+            await self.refuse(client, record, error)
+        except Exception:  # noqa: BLE001 - the one exit: a bug is answered, settled and logged
+            relay.outcome = Outcome.INTERNAL_ERROR
+            self._diagnostics.exception("request_failed", request_id=record.request_id)
+            with contextlib.suppress(Exception):
+                await self._end_broken(relay, client, record, internal_error())
+        finally:
+            await self._settle(relay, admitted, record)
+
+    async def _run(self, relay: Relay, admitted: Admitted, client: Downstream, record: Record) -> None:
+        interrupt = Interrupt(asyncio.get_running_loop().time() + self._total_timeout_s)
+        self.running.add(interrupt)
+        watch = DisconnectWatch(client.receive, lambda: interrupt.fire(Reason.CLIENT_LEFT))
+        try:
+            with interrupt:
+                opened = await pipeline.open_upstream(self.plan, admitted, client, record)
+                record.opened = time.perf_counter()
+                await relay.run(opened)
+        except Interrupted as ended:
+            relay.outcome = _ENDED_BY[ended.reason]
+            if ended.reason is Reason.CLIENT_LEFT:
+                await relay.drain_or_abort()
+            else:
+                relay.abort()
+                await self._end_broken(relay, client, record, _ended_error(ended.reason))
+        except UpstreamFault as fault:
+            record.detail = str(fault)
+            relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
+            await self._end_broken(relay, client, record, pipeline.fault_error(fault))
+        finally:
+            watch.close()
+            relay.abort()
+            self.running.discard(interrupt)
+
+    async def _end_broken(self, relay: Relay, client: Downstream, record: Record, error: GatewayError) -> None:
+        """Tells the client of a failure: as an answer of its own, or at the end of a stream that has begun."""
+        if client.status is None:
+            await self.refuse(client, record, error)
+        else:
+            record.code = error.code
+            await client.end(relay.last_words(error))
+
+    async def _settle(self, relay: Relay, admitted: Admitted, record: Record) -> None:
+        relay.abort()
+        ending = relay.ending()
+        settlement = decide(
+            ending,
+            admitted.admission.hold,
+            admitted.route.price,
+            model=admitted.route.model,
+            upstream=record.upstream or "",
+            trust_upstream_cost=admitted.route.rule.cost_source == "upstream",
+        )
+        settled = self._ledger.settle(settlement)
+        record.outcome = ending.outcome
+        record.settlement = settlement
+        record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
+        # Shielded: a cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
+        record.spooled = await asyncio.shield(settled) is None
+
+    async def refuse(self, client: Downstream, record: Record, error: GatewayError) -> None:
+        """Answers with an error of the gateway's own."""
+        record.code = error.code
+        status, headers, body = error.render(numeric_codes=self._numeric_codes)
+        await client.answer(status, [*headers, (b"x-request-id", record.request_id.encode())], body)
+
+
+def internal_error() -> GatewayError:
+    """The error for a bug: nothing of it is shown."""
+    return GatewayError("internal_error", "The gateway failed. The operator's log has the reason.")
+
+
+def _outcome_of(error: GatewayError) -> Outcome:
+    if isinstance(error, InvalidAnswer):
+        return error.outcome
+    return _OUTCOMES.get(error.code, Outcome.UPSTREAM_UNREACHABLE)
+
+
+def _ended_error(reason: Reason) -> GatewayError:
+    if reason is Reason.TIMED_OUT:
+        return GatewayError("upstream_timeout", "The request took longer than this gateway allows.")
+    return GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)
