@@ -9,6 +9,7 @@ What httpx does not do by itself, and how it is done here:
 | bytes after the end of an answer           | looked for when it closes; httpx would read them as the next answer  |
 | an answer with both length and chunked     | refused by its headers; h11 would take it as chunked                 |
 | a fair queue that survives cancellation    | a semaphore in front of httpcore's pool                              |
+| a connect cancelled in its last turn       | its connection is looked up in httpcore's pool and closed            |
 | abort that is synchronous                  | a task closes the answer; `close` waits for such tasks               |
 
 One thing it cannot do: httpx reads no answer before the whole request is written (or writing has failed).
@@ -39,14 +40,14 @@ class _Progress:
     def __init__(self) -> None:
         self.fresh = False
         self.sent = False
-        self.stream: Any = None  # the TCP connection, where this attempt made one
+        self.stream: Any = None  # the TCP or TLS connection, where this attempt made one
         self.response: httpx.Response | None = None
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Follow the steps; httpcore awaits this at each."""
         if event == "connection.connect_tcp.started":
             self.fresh = True
-        elif event == "connection.connect_tcp.complete":
+        elif event == "connection.connect_tcp.complete" or event.endswith(".start_tls.complete"):
             self.stream = info["return_value"]
         elif event.endswith(".start_tls.failed") and self.stream is not None:
             await self.stream.aclose()  # httpcore does so itself, but not where the handshake was cancelled
@@ -204,9 +205,7 @@ class HttpxTransport:
 
     def discard(self, response: httpx.Response) -> None:
         """Close a response that is not wanted any more, from the next turn of the loop on; then its place is free."""
-        task = asyncio.ensure_future(self._close_quietly(response))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._keep(asyncio.ensure_future(self._close_quietly(response)))
 
     async def _close_quietly(self, response: httpx.Response) -> None:
         try:
@@ -245,10 +244,28 @@ class HttpxTransport:
             async with asyncio.timeout(self._config.first_byte_timeout_s):
                 response = await self._network.handle_async_request(request)
         except (httpx.HTTPError, TimeoutError) as error:
+            self._reap(progress.stream)
             raise self._translate(error, progress) from error
+        except asyncio.CancelledError:
+            self._reap(progress.stream)
+            raise
         response.request = request
         progress.response = response
         return response
+
+    def _reap(self, stream: Any) -> None:
+        """Close the connection that a cancelled attempt made and never used.
+
+        httpcore keeps one that was cancelled between "connected" and its first request as NEW, for ever, in its pool.
+        """
+        for connection in self._pooled():
+            inner = getattr(connection, "_connection", None)
+            if stream and getattr(inner, "_network_stream", None) is stream and ", NEW," in connection.info():
+                self._keep(asyncio.ensure_future(connection.aclose()))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _fault_of_head(self, response: httpx.Response) -> UpstreamFault | None:
         names = [name.lower() for name, _ in response.headers.raw]

@@ -33,6 +33,8 @@ class Upstream:
     accepted: int = 0
     gone: int = 0  # connections that the client has closed, or that the script has
 
+    stop: Callable[[], None] = lambda: None  # accept no more connections
+
     @property
     def open(self) -> int:
         return self.accepted - self.gone
@@ -49,9 +51,10 @@ Step = Callable[[Peer], Awaitable[None]]
 
 
 async def wait_until(predicate: Callable[[], bool]) -> None:
-    """Wait until something is so; the test's own timeout is the bound."""
-    while not predicate():  # noqa: ASYNC110 - a test looks from outside: nothing tells it
-        await asyncio.sleep(0.001)
+    """Wait until something is so, and fail if it is not within 10 s."""
+    async with asyncio.timeout(10):
+        while not predicate():  # noqa: ASYNC110 - a test looks from outside: nothing tells it
+            await asyncio.sleep(0.001)
 
 
 def request() -> Step:
@@ -152,6 +155,7 @@ async def serve(*scripts: Sequence[Step], tls: ssl.SSLContext | None = None) -> 
             writer.transport.abort()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    upstream.stop = server.close
     port = server.sockets[0].getsockname()[1]
     upstream.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     try:

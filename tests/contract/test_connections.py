@@ -62,6 +62,18 @@ async def test_a_request_is_retried_only_once(connect: Connect) -> None:
     assert upstream.accepted == 2
 
 
+async def test_a_retry_that_cannot_connect_says_that_the_request_was_sent(connect: Connect) -> None:
+    async def leave_for_good(peer: Peer) -> None:
+        peer.upstream.stop()
+        peer.writer.close()
+
+    async with serve([request(), answer(b"1"), request(), leave_for_good]) as upstream:
+        transport = connect(upstream.url)
+        assert await fetch(transport) == (200, b"1")
+        with fault(FaultKind.CONNECT, sent=True):
+            await post(transport)
+
+
 async def test_an_idle_connection_that_the_upstream_closed_is_not_used(connect: Connect) -> None:
     async with serve([request(), answer(b"1"), close()], [request(), answer(b"2")]) as upstream:
         transport = connect(upstream.url)

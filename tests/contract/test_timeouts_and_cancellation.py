@@ -180,3 +180,18 @@ async def test_abort_after_the_end_leaves_the_connection_to_others(connect: Conn
         got.abort()
         assert await second == (200, b"2")
     assert upstream.accepted == 1
+
+
+async def test_cancelling_in_any_turn_of_the_loop_leaks_nothing(connect: Connect) -> None:
+    async with serve([request(), send(CHUNKED, b"1\r\nx\r\n", b"0\r\n\r\n")]) as upstream:
+        for turns in range(60):
+            transport = connect(upstream.url, max_connections=1)
+            both = [asyncio.create_task(fetch(transport)), asyncio.create_task(fetch(transport))]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            await wait_until(lambda: transport.open_connections == transport.idle_connections)  # noqa: B023 - awaited
+            await transport.close()
+        await wait_until(lambda: upstream.open == 0)
