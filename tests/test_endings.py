@@ -1,11 +1,11 @@
 """How the gateway ends a stream that its upstream left open: valid events, in order, never after an ending."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 import openai
 import pytest
@@ -18,7 +18,7 @@ from tests.sse_corpus import USAGE, frame
 
 CUT = GatewayError("upstream_unreachable", "The upstream ended the stream early.")
 ORIGIN = Origin("resp_own", "openai/gpt-5", 1_700_000_000)
-SHOWN = {
+SHOWN: Final[Mapping[str, Any]] = {
     "id": "resp_1",
     "model": "gpt-5-2026",
     "instructions": "Be \ud83d brief",

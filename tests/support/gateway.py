@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import threading
+import uuid
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 ADMIN_KEY = "admin-key-of-the-tests"
 UPSTREAM_KEY = "upstream-key-of-the-tests"
-_NUMBERS = itertools.count(1)
 
 
 class ServerThread:
@@ -108,11 +107,13 @@ class RunningGateway:
 
         async def make() -> NewKey:
             accounts = self.services.accounts
-            name = f"team-{os.getpid()}-{next(_NUMBERS)}"
+            name = f"team-{uuid.uuid4().hex[:12]}"
             team = await accounts.create_team(Changes(name=name, limits=limits or {}, models=models, metered=metered))
             if parse_usd(credits_usd):
                 await accounts.move_credits(team, "grant", parse_usd(credits_usd))
-            key, text = await accounts.create_key(team, Changes(name="test", limits=key_limits or {}, models=key_models))
+            key, text = await accounts.create_key(
+                team, Changes(name="test", limits=key_limits or {}, models=key_models)
+            )
             return NewKey(text, key.id, team)
 
         return self.run(make())
@@ -180,4 +181,3 @@ def running_gateway(store_url: str, upstream_url: str, data_dir: Path, **section
         yield gateway
     finally:
         server.stop()
-
