@@ -8,15 +8,14 @@ cuts(stream)      the same bytes in any chunks
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from hypothesis import strategies as st
 
 LINE_END = re.compile(rb"\r\n|\n|\r")
 TERMINALS = ("response.completed", "response.incomplete", "response.failed")
-USAGE: Final[Mapping[str, Any]] = {
+USAGE = {
     "input_tokens": 11,
     "input_tokens_details": {"cached_tokens": 3},
     "output_tokens": 7,

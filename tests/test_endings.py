@@ -1,11 +1,11 @@
 """How the gateway ends a stream that its upstream left open: valid events, in order, never after an ending."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
-from typing import Any, Final
+from typing import Any
 
 import openai
 import pytest
@@ -18,7 +18,7 @@ from tests.sse_corpus import USAGE, frame
 
 CUT = GatewayError("upstream_unreachable", "The upstream ended the stream early.")
 ORIGIN = Origin("resp_own", "openai/gpt-5", 1_700_000_000)
-SHOWN: Final[Mapping[str, Any]] = {
+SHOWN = {
     "id": "resp_1",
     "model": "gpt-5-2026",
     "instructions": "Be \ud83d brief",

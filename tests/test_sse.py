@@ -1,8 +1,7 @@
 """The tap: bytes pass unchanged in whole events, and what it learns does not depend on how they were cut."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -14,16 +13,8 @@ from gateway.usage import Usage, parse_usage
 from tests.sse_corpus import USAGE, cuts, frame, is_boundary, read, streams
 
 BOUND = 1 << 20
-CREATED: Final[Mapping[str, Any]] = {
-    "type": "response.created",
-    "sequence_number": 0,
-    "response": {"id": "resp_1", "usage": None, "error": None},
-}
-COMPLETED: Final[Mapping[str, Any]] = {
-    "type": "response.completed",
-    "sequence_number": 9,
-    "response": {"id": "resp_1", "usage": USAGE},
-}
+CREATED = {"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1", "usage": None, "error": None}}
+COMPLETED = {"type": "response.completed", "sequence_number": 9, "response": {"id": "resp_1", "usage": USAGE}}
 EXPECTED = Usage(11, 3, 7, 2, 18, "0.00125")
 
 

@@ -5,8 +5,9 @@
             key = gateway.new_key(credits_usd="1", limits={"rpm": 60})
             gateway.url, gateway.sdk(key), gateway.run(coroutine)
 
-Each server is uvicorn in a thread with a loop of its own, so that synchronous clients can be used. Sections of the settings are
-given as keywords: `server={"total_timeout_s": 1}`; `upstream={...}` adds to the one upstream, `route={...}` to its one route.
+Each server is uvicorn in a thread with a loop of its own, so that synchronous clients can be used. Sections of the
+settings are given as keywords: `server={"total_timeout_s": 1}`; `upstream={...}` adds to the one upstream,
+`route={...}` to its one route.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import httpx
 import openai
@@ -168,9 +170,11 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
 
 
 @contextlib.contextmanager
-def running_gateway(store_url: str, upstream_url: str, data_dir: Path, **sections: Any) -> Iterator[RunningGateway]:
+def running_gateway(
+    store_url: str, upstream_url: str, data_dir: Path, *, log_to: TextIO = sys.stderr, **sections: Any
+) -> Iterator[RunningGateway]:
     """A gateway in a thread, ready to serve."""
-    app: Gateway = build_app(gateway_settings(store_url, upstream_url, data_dir, **sections))
+    app: Gateway = build_app(gateway_settings(store_url, upstream_url, data_dir, **sections), log_to)
     server = ServerThread(server_config(app.settings, app))
     try:
         url = server.start()
