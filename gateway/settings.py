@@ -3,37 +3,38 @@
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
     sections: server store admin limits ledger errors log upstreams.<name> routes aliases prices."<pattern>"
+    lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
-Unknown keys are errors. `load_settings` reports every error at once, each with its place. gateway.example.toml
-documents each setting; a test holds the two together.
+Unknown keys are errors. `load_settings` reports every error at once, each with its place (problems.py).
+gateway.example.toml documents each setting; a test holds the two together.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.money import MoneyError, parse_usd
-from gateway.patterns import is_pattern
+from gateway.patterns import is_pattern, specificity
 from gateway.pricing import Price, PriceTable
+from gateway.problems import DELIMITER, ENV_PREFIX, Problem, Refused, SettingsError, line, problems_of
 from gateway.routing import Router, RouteRule
-
-ENV_PREFIX = "GATEWAY_"
-NOT_SETTINGS = frozenset({"GATEWAY_CONFIG", "GATEWAY_URL", "GATEWAY_ADMIN_KEY"})
-
-
-class SettingsError(Exception):
-    """The configuration is wrong. `problems`: one line each, with its place."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 def read_secret(reference: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -61,14 +62,38 @@ def _secret(value: SecretStr) -> SecretStr:
     return SecretStr(read_secret(value.get_secret_value()))
 
 
+def _secret_if_set(value: SecretStr | None) -> SecretStr | None:
+    # An environment variable that is not set means "none configured", so that one file serves with and without admin.
+    if value is None:
+        return None
+    kind, _, name = value.get_secret_value().partition(":")
+    return None if kind == "env" and name and not os.environ.get(name) else _secret(value)
+
+
 def _pattern(text: str) -> str:
     if not is_pattern(text):
         raise ValueError('a model is an exact id, "provider/*" or "*"')
     return text
 
 
+def _usd_per_million(text: str) -> str:
+    try:
+        amount = parse_usd(text)
+    except MoneyError as error:
+        raise ValueError(str(error)) from None
+    if not 0 <= amount <= MAX_PRICE_NANO_USD:
+        raise ValueError("a price lies between 0 and 1000000 USD per million tokens")
+    return text
+
+
+MAX_PRICE_NANO_USD: Final = 10**15
+
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
+OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # lower case: the environment's has none
+Usd = Annotated[str, AfterValidator(_usd_per_million)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]
 
@@ -82,7 +107,7 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """Where the gateway listens, and what it accepts from clients."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
     port: int = Field(default=8080, ge=0, le=65_535)
     workers: int = Field(default=1, ge=1, le=64)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
@@ -111,17 +136,7 @@ class StoreSettings(Section):
 class AdminSettings(Section):
     """The admin API; without a key it is off."""
 
-    key: SecretStr | None = None
-
-    @model_validator(mode="after")
-    def _resolve(self) -> Self:
-        # An environment variable that is not set means "none configured": one file serves with and without admin.
-        if self.key is not None:
-            reference = self.key.get_secret_value()
-            if reference.startswith("env:") and not os.environ.get(reference[4:]):
-                return self.model_copy(update={"key": None})
-            return self.model_copy(update={"key": SecretStr(read_secret(reference))})
-        return self
+    key: OptionalSecret = None
 
 
 class LimitsSettings(Section):
@@ -133,7 +148,7 @@ class LimitsSettings(Section):
 class LedgerSettings(Section):
     """How long the ledger keeps what."""
 
-    hold_ttl_s: Seconds = 30.0
+    hold_ttl_s: Seconds = 15.0
     resolution_ttl_s: Retention = 7 * 86_400
     journal_retention_s: Retention = 400 * 86_400
     usage_retention_s: Retention = 400 * 86_400
@@ -209,35 +224,24 @@ class RouteSettings(Section):
 class PriceSettings(Section):
     """USD per million tokens, as decimal strings. `cached_input` costs what `input` costs unless given."""
 
-    input: str
-    output: str
-    cached_input: str | None = None
-
-    @model_validator(mode="after")
-    def _amounts(self) -> Self:
-        self.price()
-        return self
+    input: Usd
+    output: Usd
+    cached_input: Usd | None = None
 
     def price(self) -> Price:
-        """The same in nano-USD. Raises ValueError for what is no amount."""
-        amounts = []
-        for name in ("input", "cached_input", "output"):
-            text = getattr(self, name) if getattr(self, name) is not None else self.input
-            try:
-                amount = parse_usd(text)
-            except MoneyError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if not 0 <= amount <= 10**15:
-                raise ValueError(f"{name}: a price lies between 0 and 1000000 USD per million tokens")
-            amounts.append(amount)
-        return Price(*amounts)
+        """The same in nano-USD."""
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        return Price(parse_usd(self.input), parse_usd(cached_input), parse_usd(self.output))
 
 
 class Settings(BaseSettings):
-    """The whole configuration. Raises pydantic's ValidationError; `load_settings` turns that into lines."""
+    """The whole configuration; the environment is read here. `load_settings` is the way to make one from a file.
+
+    Raises SettingsError with everything that is wrong.
+    """
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", validate_default=True
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=DELIMITER, validate_default=True
     )
 
     server: ServerSettings = ServerSettings()
@@ -247,9 +251,9 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     errors: ErrorsSettings = ErrorsSettings()
     log: LogSettings = LogSettings()
-    upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
+    upstreams: dict[UpstreamName, UpstreamSettings] = Field(min_length=1)
     routes: tuple[RouteSettings, ...] = Field(min_length=1)
-    aliases: dict[str, str] = {}
+    aliases: dict[ModelName, ModelName] = {}
     prices: dict[Pattern, PriceSettings] = {}
 
     @classmethod
@@ -265,22 +269,18 @@ class Settings(BaseSettings):
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> Self:
-        problems = []
-        seen: set[str] = set()
-        for index, route in enumerate(self.routes):
-            problems += [
-                f"routes[{index}].upstreams: there is no upstream {name!r}"
-                for name in route.upstreams
-                if name not in self.upstreams
-            ]
-            if route.model in seen:
-                problems.append(f"routes[{index}].model: {route.model!r} has a route already")
-            seen.add(route.model)
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_problems(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # Names are looked up in the raw values: one wrong number does not hide an upstream that is not there.
+        problems = list(_unknown_names(_fields(data)))
+        try:
+            settings = handler(data)
+        except ValidationError as error:
+            raise Refused([*problems_of(error), *problems]) from None
         if problems:
-            raise ValueError("; ".join(problems))
-        return self
+            raise Refused(problems)
+        return settings
 
     def router(self) -> Router:
         """Routes, aliases and prices as the router wants them."""
@@ -288,8 +288,11 @@ class Settings(BaseSettings):
         return Router({route.model: route.rule() for route in self.routes}, self.aliases, table)
 
 
-def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Reads file and environment. `overrides`: command-line values, {"server": {"port": 1}}. Raises SettingsError."""
+def load_settings(path: Path | None) -> Settings:
+    """Reads file and environment. Raises SettingsError with every problem.
+
+    The command line's flags arrive as environment variables, so that worker processes read the very same.
+    """
     where = str(path) if path is not None else "configuration"
     values: dict[str, Any] = {}
     if path is not None:
@@ -299,46 +302,69 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None)
             raise SettingsError([f"{where}: cannot be read: {error.strerror}"]) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError([f"{where}: is not TOML: {error}"]) from None
-    problems = _unknown_variables(os.environ)
+    return settings_from(values, where)
+
+
+def settings_from(values: Mapping[str, Any], where: str) -> Settings:
+    """The settings of a file's values and the environment. `where`: the file's name. Raises SettingsError."""
+    lines = _unknown_variables(os.environ)
     try:
-        settings = _with_overrides(Settings(**values), overrides or {})
-    except ValidationError as error:
-        raise SettingsError(problems + [f"{where}: {line}" for line in describe(error)]) from None
-    if problems:
-        raise SettingsError(problems)
+        settings = Settings(**values)
+    except Refused as refused:
+        raise SettingsError(lines + [line(problem, where, os.environ) for problem in refused.problems]) from None
+    except UnreadableVariable:
+        raise SettingsError(lines + _not_json(os.environ)) from None
+    if lines:
+        raise SettingsError(lines)
     return settings
 
 
-def _with_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    changes = {}
-    for name, fields in overrides.items():
-        section = getattr(settings, name)
-        given = {key: value for key, value in fields.items() if value is not None}
-        changes[name] = type(section)(**{**dict(section), **given})
-    return settings.model_copy(update=changes)
+def _fields(value: Any) -> Mapping[Any, Any]:
+    """A table's keys and values, whether it is raw or validated already; of anything else, none."""
+    return dict(value) if isinstance(value, BaseModel) else value if isinstance(value, Mapping) else {}
 
 
-def describe(error: ValidationError) -> list[str]:
-    """One line for each problem: its place, then what is wrong; values are left out, since they may be secrets."""
-    lines = []
-    for problem in error.errors(include_input=False, include_url=False):
-        place = ""
-        for part in problem["loc"]:
-            place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "there is no such setting"
-        lines += [f"{place}: {message}" if place else part for part in message.split("; ")]
-    return lines
+def _unknown_names(values: Mapping[Any, Any]) -> Iterator[Problem]:
+    """Routes to upstreams that do not exist, patterns with two routes, aliases that lead nowhere."""
+    upstreams = _fields(values.get("upstreams"))
+    routes = values.get("routes")
+    patterns = set()
+    for index, raw in enumerate(routes if isinstance(routes, list | tuple) else ()):
+        route = _fields(raw)
+        names = route.get("upstreams")
+        for name in names if isinstance(names, list | tuple) else ():
+            if name not in upstreams:
+                yield Problem(("routes", index, "upstreams"), f"there is no upstream {name!r}")
+        pattern = str(route.get("model"))
+        if pattern in patterns:
+            yield Problem(("routes", index, "model"), f"{pattern!r} has a route already")
+        patterns.add(pattern)
+    for alias, model in _fields(values.get("aliases")).items():
+        if isinstance(model, str) and patterns.isdisjoint(specificity(model)):
+            yield Problem(("aliases", alias), f"there is no route for {model!r}")
+
+
+def _not_json(environ: Mapping[str, str]) -> list[str]:
+    """The variables that pydantic cannot read; its own error names only their section."""
+    problems = []
+    for name, value in environ.items():
+        source = EnvSettingsSource(Settings)
+        source.env_vars = {name.lower(): value}
+        try:
+            source()
+        except UnreadableVariable as error:
+            problems.append(f"environment {name}: must be JSON here: {error.__cause__}")
+    return problems
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    sections = {name.upper() for name in Settings.model_fields}
+    """Variables with our prefix and delimiter that name no section: typing mistakes.
+
+    Those without the delimiter are no mistake: Kubernetes sets GATEWAY_PORT and more for a service "gateway".
+    """
     problems = []
     for name in environ:
-        if not name.startswith(ENV_PREFIX) or name in NOT_SETTINGS:
-            continue
-        section, separator, _ = name[len(ENV_PREFIX) :].partition("__")
-        if separator and section not in sections:
+        section, delimiter, _ = name.removeprefix(ENV_PREFIX).partition(DELIMITER)
+        if name.startswith(ENV_PREFIX) and delimiter and section.lower() not in Settings.model_fields:
             problems.append(f"environment {name}: there is no section {section.lower()!r}")
     return problems
