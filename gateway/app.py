@@ -13,12 +13,13 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 from fastapi import FastAPI
@@ -61,9 +62,10 @@ class Services:
 class Gateway:
     """The ASGI application."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log_to: TextIO = sys.stderr) -> None:
         self.settings = settings
         self.services: Services | None = None
+        self._log_to = log_to
         self.app = FastAPI(
             title="OpenResponses gateway",
             version=__version__,
@@ -89,11 +91,13 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         settings = self.settings
-        request_log = configure_logging(settings.log.format, settings.log.level)
+        request_log = configure_logging(settings.log.format, settings.log.level, self._log_to)
         async with contextlib.AsyncExitStack() as stack:
-            store = await Store.open(_store_link(settings))
+            store = await Store.open(store_link(settings))
             stack.push_async_callback(store.close)
-            spool = Spool(settings.store.data_dir / "spool", settings.ledger.spool_max_bytes)
+            spool = Spool(
+                settings.store.data_dir / "spool", settings.ledger.spool_max_bytes, settings.ledger.resolution_ttl_s
+            )
             ledger = Ledger(store, spool, _policy(settings))
             stack.push_async_callback(ledger.flush)
             plan = build_plan(settings)
@@ -122,9 +126,9 @@ class Gateway:
                 yield
 
 
-def build_app(settings: Settings) -> Gateway:
-    """The gateway as an ASGI application."""
-    return Gateway(settings)
+def build_app(settings: Settings, log_to: TextIO = sys.stderr) -> Gateway:
+    """The gateway as an ASGI application; its log goes to `log_to`."""
+    return Gateway(settings, log_to)
 
 
 def create_app() -> Gateway:
@@ -223,7 +227,8 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-def _store_link(settings: Settings) -> StoreLink:
+def store_link(settings: Settings) -> StoreLink:
+    """How to reach the store that the settings name."""
     store = settings.store
     return StoreLink(
         url=store.url,

@@ -117,7 +117,8 @@ SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
 class Hold:
     """A reservation in the ledger: worst case in nano-USD and tokens. `admitted_ms` is the store's time.
 
-    `mark` is the client's idempotency key, if it sent one.
+    `mark` is the client's idempotency key, if it sent one. `unchecked_secret` is the SHA-256 of the key's secret where
+    the store could not be asked about it: settlement checks it.
     """
 
     id: str
@@ -128,6 +129,7 @@ class Hold:
     output_tokens: int
     admitted_ms: int
     mark: str | None = None
+    unchecked_secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)

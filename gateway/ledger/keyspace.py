@@ -16,8 +16,11 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:usage:<hour>       hash    TTL `ledger.usage_retention_s`: roll-up by key and model
     gw:{T}:mark:<sha256>      string  TTL `ledger.idempotency_ttl_s`: a client's Idempotency-Key
     gw:{T}:grant:<sha256>     string  TTL `ledger.idempotency_ttl_s`: an admin's idempotency key
+    gw:made:<sha256>          string  TTL `ledger.idempotency_ttl_s`: the team that an admin's idempotency key made
+    gw:{T}:made:<sha256>      string  the same for a key of the team
     gw:{T}:response:<sha256>  string  TTL `routing.response_ttl_s`: which upstream made a response
-    gw:{canary-...}:...       any     TTL of a minute: the start-up proof that the scripts enforce
+    gw:{canary....}:...       any     TTL of a minute: the start-up proof that the scripts enforce
+    gw:{reaper}:lock          string  TTL of a third of `ledger.hold_ttl_s`: one worker reaps in each round
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ from typing import Final
 
 TEAMS: Final = "gw:teams"
 TEAM_NAMES: Final = "gw:team-names"
+REAPER_LOCK: Final = "gw:{reaper}:lock"
 HOUR_MS: Final = 3_600_000
 
 WITHOUT_TTL: Final = re.compile(
-    r"gw:(teams|team-names|\{\w+\}:(team|keys|key:\w+|state|holds|held|journal))"
+    r"gw:(teams|team-names|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal))"
 )  # each for the reason in the table above; a test fails on any other key that has no TTL
 
 
@@ -95,9 +99,18 @@ class TeamKeys:
         """An admin's idempotency key for a movement of credits."""
         return self._name(f"grant:{_digest(idempotency_key)}")
 
+    def made(self, idempotency_key: str) -> str:
+        """The key that an admin's idempotency key made."""
+        return self._name(f"made:{_digest(idempotency_key)}")
+
     def response(self, response_id: str) -> str:
         """Which upstream made a response."""
         return self._name(f"response:{_digest(response_id)}")
+
+
+def made(idempotency_key: str) -> str:
+    """The team that an admin's idempotency key made."""
+    return f"gw:made:{_digest(idempotency_key)}"
 
 
 def _digest(*parts: str) -> str:

@@ -3,9 +3,15 @@
     admit(ask)          -> Admission          or GatewayError
     settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
     preview(ask)        -> Admission          the same decision, nothing written
-    run()               renews this worker's holds and voids those of dead gateways, until cancelled
+    run()               renews this worker's holds, voids those of dead gateways, replays the spool, until cancelled
 
-State that changes: `_open`, the holds of requests that run in this worker.
+A hold that may have been reserved for nobody (its request was cancelled, or the store's reply was lost) is voided
+behind its admission: on the same connection, or from the spool.
+
+`store.on_failure = "open"` admits every well-formed key while the store is away, since nobody can check it then: for
+networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
+
+State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`, for metrics.
 """
 
 from __future__ import annotations
@@ -13,15 +19,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final
 
+import structlog
+
 from gateway.errors import GatewayError
-from gateway.exchange import Hold, Settlement
+from gateway.exchange import NO_USAGE, Hold, Outcome, Settlement
 from gateway.identity import ApiKey
-from gateway.ledger.faults import StoreUnavailable
-from gateway.ledger.keyspace import TEAMS, TeamKeys
+from gateway.ledger import upkeep
+from gateway.ledger.faults import StoreError, StoreUnavailable
+from gateway.ledger.keyspace import TeamKeys
 from gateway.ledger.refusals import Demand, Refusal, to_error
 from gateway.ledger.script import Script
 from gateway.ledger.spool import Spool
@@ -29,11 +40,16 @@ from gateway.ledger.store import Store
 
 ADMIT: Final = Script.load("admit_v1")
 SETTLE: Final = Script.load("settle_v1")
-RENEW: Final = Script.load("renew_v1")
-EXPIRE: Final = Script.load("expire_v1")
 
-_REAPER_LOCK: Final = "gw:{reaper}:lock"
-_AT_ONCE: Final = 200
+
+class Resolution(IntEnum):
+    """How the ledger took a settlement: the first number of `settle_v1`'s reply."""
+
+    CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
+    APPLIED = 1
+    REPLAYED = 2  # the very same was posted before
+    LATE = 3  # its hold had expired, or never was: a cost is posted, a void is nothing to do
+    UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,12 @@ class Ledger:
         self._spool = spool
         self._policy = policy
         self._open: dict[str, Hold] = {}
+        self._settling: set[asyncio.Future[int | None]] = set()
+        self._round_s = policy.hold_ttl_s / 3
+        self._wake = (asyncio.Event(), asyncio.Event())
+        store.on_change = self._on_change
+        self.resolutions: Counter[Resolution] = Counter()
+        self._log = structlog.get_logger("gateway.ledger")
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._mark_ttl_ms = str(policy.idempotency_ttl_s * 1000)
         self._settle_ttls = tuple(
@@ -138,14 +160,19 @@ class Ledger:
 
     async def admit(self, ask: Ask) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
+        reply = self._store.call(ADMIT, *self._admit_call(ask, dry_run=False))
         try:
-            reply = await self._store.call(ADMIT, *self._admit_call(ask, dry_run=False))
+            admission = _read_admission(await reply, ask)
         except StoreUnavailable as error:
             if self._policy.on_failure != "open":
+                if error.maybe_applied:
+                    self._abandon(ask)
                 raise _unavailable(error) from None
-            admission = Admission(_hold(ask, time.time_ns() // 1_000_000), NO_RATES, 0, unchecked=True)
-        else:
-            admission = _read_admission(reply, ask)
+            hold = _hold(ask, time.time_ns() // 1_000_000, unchecked_secret=ask.key.secret_hash)
+            admission = Admission(hold, NO_RATES, 0, unchecked=True)
+        except asyncio.CancelledError:
+            self._abandon(ask)
+            raise
         self._open[ask.request_id] = admission.hold
         return admission
 
@@ -162,17 +189,20 @@ class Ledger:
 
         The future's result is the team's balance in nano-USD, or None if the settlement went to the spool.
         """
-        hold = settlement.hold
-        self._open.pop(hold.id, None)
+        self._open.pop(settlement.hold.id, None)
         keys, args = self._settle_call(settlement)
         done: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._settling.add(done)
 
         def on_reply(reply: asyncio.Future[Any]) -> None:
+            self._settling.discard(done)
             balance: int | None = None
-            error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
-            if error is None:
-                balance = reply.result()[2]
-            else:
+            try:
+                balance = self._resolved(reply.result(), args)
+            except (StoreUnavailable, StoreError, asyncio.CancelledError):
+                self._spool.add(SETTLE.name, keys, args)
+            except (ValueError, TypeError, LookupError) as error:  # no reply that the script gives
+                self._log.error("settlement_not_understood", error=repr(error))
                 self._spool.add(SETTLE.name, keys, args)
             if not done.done():
                 done.set_result(balance)
@@ -181,46 +211,69 @@ class Ledger:
         return done
 
     async def run(self) -> None:
-        """Keeps this worker's holds alive, voids those of dead gateways, replays the spool. Ends by cancellation."""
-        interval_s = self._policy.hold_ttl_s / 3
-        while True:
-            with contextlib.suppress(StoreUnavailable):
-                await self._renew()
-                await self._reap(interval_s)
-                await self._spool.replay(self._replay)
-            await asyncio.sleep(interval_s)
+        """Keeps this worker's holds alive, voids those of dead gateways, replays the spool. Ends by cancellation.
+
+        Both rounds start at once when the store comes back: holds have grown old, and the spool has lines.
+        """
+        renewing, tidying = self._wake
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every_round(renewing, self._renew))
+            group.create_task(self._every_round(tidying, self._tidy))
 
     async def flush(self) -> None:
-        """Writes what waits for the spool; tries once more to bring the spool to the store."""
-        await self._spool.replay(self._replay)
+        """At shutdown, after `run`: settlements on their way arrive, the spool is replayed or on disk."""
+        while self._settling:
+            await asyncio.wait(self._settling)
+        if self._store.available:
+            await self._spool.replay(self._replay)
         await self._spool.close()
 
-    async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
-        await self._store.call(Script.load(script), keys, args)
+    def _abandon(self, ask: Ask) -> None:
+        hold = _hold(ask, 0)
+        void = Settlement(hold, "void", 0, NO_USAGE, "-", Outcome.REFUSED, ask.demand.model, "")
+        _ = self.settle(void)  # nobody waits; `flush` does
+
+    def _resolved(self, reply: list[Any], args: list[str]) -> int:
+        """The balance after a settlement. One that was not posted is logged with all that was sent."""
+        resolution = Resolution(reply[0])
+        self.resolutions[resolution] += 1
+        if resolution is Resolution.CONFLICT or (resolution is Resolution.UNKNOWN and args[1] == "settle"):
+            self._log.error(
+                f"settlement_{resolution.name.lower()}", request_id=args[0], sent=args[1:], posted=str(reply[1:])
+            )
+        balance: int = reply[2]
+        return balance
+
+    def _on_change(self, available: bool) -> None:  # noqa: FBT001 - the store's callback
+        if available:
+            for event in self._wake:
+                event.set()
+
+    async def _every_round(self, wake: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            wake.clear()
+            try:
+                await work()
+            except (StoreUnavailable, StoreError) as error:  # the next round is the retry
+                self._log.warning("upkeep_failed", error=str(error))
+            except Exception:  # noqa: BLE001 - a bug in one round must not cost running requests their holds
+                self._log.exception("upkeep_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._round_s):
+                    await wake.wait()
 
     async def _renew(self) -> None:
-        by_team: defaultdict[str, list[str]] = defaultdict(list)
-        for hold in self._open.values():
-            by_team[hold.team_id].append(hold.id)
-        for team_id, ids in by_team.items():
-            for at in range(0, len(ids), _AT_ONCE):
-                await self._store.call(RENEW, [TeamKeys(team_id).holds], [self._hold_ttl_ms, *ids[at : at + _AT_ONCE]])
+        await upkeep.renew(self._store, self._open.values(), self._hold_ttl_ms)
 
-    async def _reap(self, interval_s: float) -> None:
-        # One reaper a store: whoever takes the lock first does this round.
-        lock = await self._store.run("SET", _REAPER_LOCK, "1", "NX", "PX", str(int(interval_s * 900)))
-        if lock is None:
-            return
-        start = 0
-        while team_ids := await self._store.run("ZRANGE", TEAMS, str(start), str(start + _AT_ONCE - 1)):
-            start += len(team_ids)
-            calls = []
-            for raw in team_ids:
-                keys = TeamKeys(raw.decode())
-                calls.append(
-                    self._store.call(EXPIRE, [keys.state, keys.holds, keys.held, keys.journal], [str(_AT_ONCE)])
-                )
-            await asyncio.gather(*calls)
+    async def _tidy(self) -> None:
+        if self._store.available:
+            await self._spool.replay(self._replay)
+        await upkeep.reap(self._store, self._round_s)
+
+    async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
+        if script != SETTLE.name:
+            raise LookupError(f"this version does not know the script {script!r}")
+        self._resolved(await self._store.call(SETTLE, keys, args), args)
 
     def _admit_call(self, ask: Ask, *, dry_run: bool) -> tuple[list[str], list[str]]:
         key, demand = ask.key, ask.demand
@@ -263,10 +316,11 @@ class Ledger:
             str(usage.reasoning_tokens),
             str(hold.admitted_ms),
             *self._settle_ttls,
+            hold.unchecked_secret,
         ]
 
 
-def _hold(ask: Ask, admitted_ms: int) -> Hold:
+def _hold(ask: Ask, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
     demand = ask.demand
     return Hold(
         id=ask.request_id,
@@ -277,6 +331,7 @@ def _hold(ask: Ask, admitted_ms: int) -> Hold:
         output_tokens=demand.output_tokens,
         admitted_ms=admitted_ms,
         mark=ask.idempotency_key,
+        unchecked_secret=unchecked_secret,
     )
 
 

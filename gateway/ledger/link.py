@@ -130,7 +130,9 @@ class Link(asyncio.Protocol):
         return self.send(pack(command))
 
     def carry(self, call: Call, *, asking: bool) -> None:
-        """Sends a call here that another node, or this one, did not serve; `asking` prefixes ASKING."""
+        """Sends a call here that another node did not serve; `asking` prefixes ASKING. A cancelled one goes nowhere."""
+        if call.future is not None and call.future.done():
+            return
         if self.fault is not None:
             call.fail(self.fault.copy())
             return
@@ -242,7 +244,9 @@ class Link(asyncio.Protocol):
                 self._loads[script.sha] = reply_exception(message)
             return
         fault: Exception = reply_exception(message)
-        if script is not None and message.startswith("NOSCRIPT"):
+        if call.future.done():
+            pass  # cancelled: sent again, it would overtake what its caller has sent since to undo it
+        elif script is not None and message.startswith("NOSCRIPT"):
             if not call.reloaded:
                 self._reload(call, script)
                 return

@@ -1,24 +1,28 @@
 """Settlements that the store could not take, on disk until it can.
 
     add(script, keys, args)   one JSON line, written and fsynced by a thread; never blocks the event loop
-    replay(call)              brings every line to the store, then removes the file; stops at the first outage
-    files                     <directory>/<random>.spool: each worker writes one of its own, held by flock;
-                              a file that nobody holds was left by a worker that died: anyone replays it
+    replay(call)              brings every line to the store, then removes its file; stops at the first outage
+    <random>.spool            a worker's file, locked while it writes; one that nobody holds is anyone's to replay
+    <random>.refused          for people: lines torn by a crash, refused by the store, or too old
 
-A line is a call of a script by name, so that a new version replays what an old one wrote. Settlement is idempotent: a
-line whose call had reached the store after all changes nothing.
+A line: `{"at": seconds since 1970, "script": name, "keys": [...], "args": [...]}`: a call by name, so that a new
+version replays what an old one wrote. Settlement is idempotent: a line whose call had reached the store after all
+changes nothing, and order does not matter. That holds for as long as the store remembers how a hold ended: an older
+line might charge twice, and is kept aside.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 import orjson
 import structlog
@@ -27,21 +31,63 @@ from gateway.ledger.faults import StoreError, StoreUnavailable
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
 SUFFIX: Final = ".spool"
+REFUSED: Final = ".refused"
+_DRAFT: Final = ".new"
+_AT_ONCE_BYTES: Final = 64 * 1024
+# Of the time that the store remembers: what clocks, and the replay itself, may take.
+_TOO_OLD: Final = 0.95
+
+
+class SpoolFull(OSError):
+    """The spool has its largest size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One spooled call. `at_s`: when it was spooled, seconds since 1970."""
+
+    at_s: float
+    script: str
+    keys: list[str]
+    args: list[str]
+
+    @classmethod
+    def read(cls, raw: bytes) -> Self:
+        """Raises ValueError for what is no line, or half of one."""
+        match orjson.loads(raw):
+            case {
+                "at": int() | float() as at_s,
+                "script": str() as script,
+                "keys": list() as keys,
+                "args": list() as args,
+            }:
+                return cls(at_s, script, [str(key) for key in keys], [str(arg) for arg in args])
+        raise ValueError("not a spooled call")
+
+    def write(self) -> bytes:
+        """As it stands in the file."""
+        return orjson.dumps({"at": self.at_s, "script": self.script, "keys": self.keys, "args": self.args}) + b"\n"
 
 
 class Spool:
-    """One worker's spool file, and those that dead workers left. `max_bytes` bounds this worker's file."""
+    """One worker's spool file, and those that others left.
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
+    `max_bytes` bounds the directory's spool files together; `remembered_s`: how long the store remembers a resolution.
+    State that changes: the file, what waits for it, and the counts of lines spooled, replayed, refused and lost.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, remembered_s: float) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
-        self._file: BinaryIO | None = None
-        self._path = directory / f"{uuid.uuid4().hex}{SUFFIX}"
+        self._max_age_s = remembered_s * _TOO_OLD
+        self._file: FileIO | None = None
+        self._path = self._new_path()
         self._waiting: list[bytes] = []
         self._writer: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("gateway.spool")
         self.spooled = 0
         self.replayed = 0
+        self.refused = 0
         self.lost = 0
 
     @property
@@ -50,76 +96,141 @@ class Spool:
         return self._file is not None or bool(self._waiting)
 
     def add(self, script: str, keys: list[str], args: list[str]) -> None:
-        """Takes one call. It is on disk soon after; `close` waits for it."""
+        """Takes one call. It is on disk soon after; `close` waits for it. What cannot be written is logged whole."""
         self.spooled += 1
-        self._waiting.append(orjson.dumps({"script": script, "keys": keys, "args": args}) + b"\n")
+        self._waiting.append(Line(int(time.time()), script, keys, args).write())
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_waiting())
 
     async def replay(self, call: Replay) -> None:
-        """Brings what lies on disk to the store: this worker's file, and those whose worker is gone."""
+        """Brings what lies on disk to the store: this worker's file, and those whose worker is gone.
+
+        `call` raises StoreUnavailable where the rest must wait, StoreError or LookupError for a line that is no good.
+        """
         await self.close()
-        # What is added from here on goes to a new file; the closed one is up for replay like any abandoned one.
-        self._path = self._directory / f"{uuid.uuid4().hex}{SUFFIX}"
-        for path in await asyncio.to_thread(self._abandoned):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                if _lock(file) and not await self._replay_file(path, call):
+        for path in await asyncio.to_thread(self._files):
+            try:
+                if not await self._replay_file(path, call):
                     return
+            except FileNotFoundError:  # another worker was quicker
+                continue
+            except OSError as error:
+                self._log.error("spool_unreadable", file=path.name, error=str(error))
 
     async def close(self) -> None:
-        """Waits until everything taken is on disk."""
-        if self._writer is not None:
-            await self._writer
+        """Waits until everything taken is on disk, and leaves the file to whoever replays."""
+        while self._writer is not None and not self._writer.done():
+            await asyncio.wait({self._writer})  # not `await self._writer`: a cancellation would go on to the writer
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._file, self._path = None, self._new_path()
+
+    # writing
+
+    def _new_path(self) -> Path:
+        return self._directory / f"{uuid.uuid4().hex}{SUFFIX}"
 
     async def _write_waiting(self) -> None:
         while self._waiting:
             lines, self._waiting = self._waiting, []
             try:
-                await asyncio.to_thread(self._write, lines)
+                await asyncio.to_thread(self._write, b"".join(lines))
             except OSError as error:
                 self.lost += len(lines)
-                self._log.error("spool_write_failed", error=str(error), lost=len(lines))
+                for line in lines:  # the log is the last place where a person can find it
+                    self._log.error("settlement_lost", error=str(error), line=line.decode())
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _write(self, data: bytes) -> None:
         if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab")
-            _lock(self._file)
-        data = b"".join(lines)
-        if self._file.tell() + len(data) > self._max_bytes:
-            raise OSError(f"the spool is full ({self._max_bytes} bytes)")
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            self._file = self._create()
+        if sum(map(_size, self._files())) + len(data) > self._max_bytes:
+            raise SpoolFull(f"the spool is full ({self._max_bytes} bytes)")
+        end = self._file.tell()
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)  # half a line would spoil the next one
+            self._file.seek(end)
+            raise
+
+    def _create(self) -> FileIO:
+        """This worker's file, which has its name only once it is locked: no other may take it for an abandoned one."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(_DRAFT)
+        file = FileIO(draft, "w")
+        _lock(file)
+        draft.rename(self._path)
+        _sync_directory(self._directory)
+        return file
+
+    # replaying
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob(f"*{SUFFIX}"))
 
     async def _replay_file(self, path: Path, call: Replay) -> bool:
-        lines = (await asyncio.to_thread(path.read_bytes)).splitlines()
-        for line in lines:
-            try:
-                entry = orjson.loads(line)
-                await call(entry["script"], entry["keys"], entry["args"])
-            except StoreUnavailable:
-                return False
-            except (orjson.JSONDecodeError, KeyError, StoreError, FileNotFoundError) as error:
-                # A torn last line of a crash, or a call that the store will always refuse.
-                self.lost += 1
-                self._log.error("spool_line_refused", error=str(error), line=line.decode(errors="replace"))
-            else:
-                self.replayed += 1
-        await asyncio.to_thread(path.unlink, missing_ok=True)
-        self._log.info("spool_replayed", lines=len(lines))
+        """Whether the file is done with: replayed, or another worker's. Half a replay is repeated from its start."""
+        refused: list[bytes] = []
+        count = 0
+        with path.open("rb") as file:
+            if not _lock(file):
+                return True
+            while raw := await asyncio.to_thread(file.readlines, _AT_ONCE_BYTES):
+                count += len(raw)
+                problems = await asyncio.gather(*(self._replay_line(line, call) for line in raw))
+                if any(isinstance(problem, StoreUnavailable) for problem in problems):
+                    return False
+                for line, problem in zip(raw, problems, strict=True):
+                    if problem is not None:
+                        refused.append(line)
+                        self._log.error("spool_line_refused", error=str(problem), line=line.decode(errors="replace"))
+            await asyncio.to_thread(_finish, path, b"".join(refused))
+        self.refused += len(refused)
+        self.replayed += count - len(refused)
+        self._log.info("spool_replayed", file=path.name, lines=count, refused=len(refused))
         return True
 
-    def _abandoned(self) -> list[Path]:
-        if not self._directory.is_dir():
-            return []
-        return [path for path in sorted(self._directory.glob(f"*{SUFFIX}")) if path != self._path]
+    async def _replay_line(self, raw: bytes, call: Replay) -> Exception | None:
+        try:
+            line = Line.read(raw)
+            if time.time() - line.at_s > self._max_age_s:
+                return LookupError("too old: the store may have forgotten that it has it already")
+            await call(line.script, line.keys, line.args)
+        except (StoreUnavailable, StoreError, LookupError, ValueError) as problem:
+            return problem
+        return None
 
 
-def _lock(file: BinaryIO) -> bool:
+def _finish(path: Path, refused: bytes) -> None:
+    if refused:
+        with path.with_suffix(REFUSED).open("wb") as file:
+            file.write(refused)
+            file.flush()
+            os.fsync(file.fileno())
+    path.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # replayed just now
+        return 0
+
+
+def _sync_directory(directory: Path) -> None:
+    """A file's name is on disk when its directory is (fsync(2))."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(file: FileIO | BinaryIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -4,8 +4,10 @@
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 life of `done`, ms  15 life of the usage, ms  16 life of journal entries, ms  17 life of the idempotency mark, ms
--- Returns {1 applied | 2 replayed | 3 applied without its hold | -1 conflict, cost posted, balance, settled_by}
---   3: the hold had expired, or never was (the store was away): a real cost is still charged, a void is nothing to do.
+--      18 SHA-256 of the secret, where the request was admitted without this store; else ""
+-- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
+--   3: the hold had expired, or never was (the store was away): a real cost is still charged; a void writes nothing.
+--   4: no such team, or its key has no such secret: nothing is written, so that a stranger makes no keys and costs nobody.
 --@include common
 
 local team, key, state, holds, held, journal, done, usage, mark = unpack(KEYS)
@@ -20,6 +22,15 @@ if before then
 end
 
 local text = redis.call('HGET', held, id)
+if not text then
+  if redis.call('EXISTS', team) == 0 or ARGV[18] ~= '' and redis.call('HEXISTS', key, 's:' .. ARGV[18]) == 0 then
+    return { 4, 0, 0, '' }
+  end
+  if kind == 'void' then
+    local money = redis.call('HMGET', state, 'available', 'held')
+    return { 3, 0, tonumber(money[1] or '0') + tonumber(money[2] or '0'), ARGV[8] }
+  end
+end
 local hold, slots, status
 if text then
   hold, slots, status = parse_hold(text), 1, 1
@@ -33,13 +44,7 @@ else
 end
 
 local tokens = kind == 'settle' and tonumber(ARGV[9]) + tonumber(ARGV[11]) or 0
-local balance
-if status == 1 or kind == 'settle' then
-  balance = resolve(state, hold, now, load_limits(team), load_limits(key), cost, tokens, slots)
-else
-  local money = redis.call('HMGET', state, 'available', 'held')
-  balance = tonumber(money[1] or '0') + tonumber(money[2] or '0')
-end
+local balance = resolve(state, hold, now, load_limits(team), load_limits(key), cost, tokens, slots)
 
 local entry = redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[16])), '*',
   'type', kind, 'id', id, 'key', key_id, 'amount', int(-cost),
@@ -57,7 +62,8 @@ if kind == 'settle' then
   redis.call('HINCRBY', usage, row .. 'cost', int(cost))
   redis.call('PEXPIRE', usage, ARGV[15])
 end
-if mark then
+-- A hold that expired may have lost its mark to the client's next try.
+if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
   if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
   else redis.call('DEL', mark) end
 end
