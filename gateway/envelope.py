@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +33,13 @@ ATTACHMENT_BYTES_PER_TOKEN: Final = 16
 _NAMES: Final = tuple(f'"{name}"'.encode() for name in sorted(FIELDS))
 # An escape that stands for "_" or a letter: the only way to spell one of FIELDS without its plain bytes.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[4-7][0-9a-fA-F])")
-_MODEL_MEMBER: Final = re.compile(rb'("model"\s*:\s*)"((?:[^"\\]|\\.)*)"')
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NEXT_STRING_OR_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(' + _STRING + rb"|[\[\]{}])")
+_NEXT_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])')
+_OPENING: Final = frozenset({b"{", b"["})
+_CLOSING: Final = frozenset({b"}", b"]"})
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_WHOLE_STRING: Final = re.compile(_STRING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +82,12 @@ def read_envelope(body: bytes) -> Envelope:
 
 def with_model(envelope: Envelope, model: str) -> bytes:
     """The body with `model` in place of the caller's; all other bytes as they came."""
-    replacement = orjson.dumps(model)
-    expected: dict[str, Any] | None = None
-    matches = list(_MODEL_MEMBER.finditer(envelope.body))
-    for match in matches:
-        renamed = b"".join((envelope.body[: match.end(1)], replacement, envelope.body[match.end() :]))
-        if len(matches) == 1:
-            return renamed
-        # Nested objects have a "model" of their own: the right one is that which changes the top level.
-        expected = expected or {**orjson.loads(envelope.body), "model": model}
-        if orjson.loads(renamed) == expected:
-            return renamed
-    # Only an escaped spelling is left: the caller wrote "mod\u0065l".
-    return orjson.dumps({**orjson.loads(envelope.body), "model": model})
+    body = envelope.body
+    start = next(value_at for name, value_at in _members(body) if name == "model")
+    value = _WHOLE_STRING.match(body, start)
+    if value is None:
+        raise ValueError("an envelope's model is a string")
+    return b"".join((body[:start], orjson.dumps(model), body[value.end() :]))
 
 
 def estimate_input_tokens(body: bytes) -> int:
@@ -109,10 +109,22 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise GatewayError("invalid_json", f"The body is not valid JSON: {error}.") from None
+        fields = _parse_lenient(body, f"The body is not valid JSON: {error}.")
     if not isinstance(fields, dict):
         raise GatewayError("invalid_json", "The body must be a JSON object.")
     return fields
+
+
+def _parse_lenient(body: bytes, problem: str) -> Any:
+    """JSON by the grammar of RFC 8259: half an emoji (a lone surrogate) and 1e400 are in it; upstreams may take it."""
+    try:
+        return json.loads(body.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise GatewayError("invalid_json", problem) from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
 
 
 def _refuse_other_spellings(body: bytes, fields: dict[str, Any]) -> None:
@@ -123,19 +135,28 @@ def _refuse_other_spellings(body: bytes, fields: dict[str, Any]) -> None:
             )
     if all(body.count(name) < 2 for name in _NAMES) and _ESCAPED_LETTER.search(body) is None:  # noqa: PLR2004 - twice
         return
-    # Rare: a name occurs deeper too, or is escaped. The last object that the hook sees is the top level.
-    top: list[tuple[str, Any]] = []
-
-    def keep(members: list[tuple[str, Any]]) -> None:
-        nonlocal top
-        top = members
-
-    json.loads(body, object_pairs_hook=keep)
+    # Rare: a name occurs deeper too, or is escaped.
     seen: set[str] = set()
-    for name, _ in top:
-        if name in FIELDS and name in seen:
+    for name, _ in _members(body):
+        if name in seen:
             raise GatewayError("duplicate_field", f"The field {name!r} occurs twice.", param=name)
-        seen.add(name)
+        if name in FIELDS:
+            seen.add(name)
+
+
+def _members(body: bytes) -> Iterator[tuple[str, int]]:
+    """The top level of a valid JSON object: each name, and where its value starts. Linear, and no recursion."""
+    depth, at = 0, 0
+    while (token := (_NEXT_STRING_OR_BRACKET if depth == 1 else _NEXT_BRACKET).match(body, at)) is not None:
+        at = token.end()
+        text = token[1]
+        if text in _OPENING:
+            depth += 1
+        elif text in _CLOSING:
+            depth -= 1
+        elif (colon := _COLON.match(body, at)) is not None:
+            at = colon.end()
+            yield json.loads(text), at
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:
@@ -160,6 +181,6 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, str):
-        raise GatewayError("invalid_field", f"{name!r} must be a string.", param=name)
+    if not isinstance(value, str) or not value.isprintable():
+        raise GatewayError("invalid_field", f"{name!r} must be a string of printable characters.", param=name)
     return value
