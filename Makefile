@@ -3,6 +3,7 @@
 # make test    set-up, then the tests           ARGS="-k name" narrows them
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
+# make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
 # make lock    remake the lock files from pyproject.toml (needs uv); ARGS=--upgrade takes newer versions
 #
 # Packages come from the hash-locked files alone, the build backend included: nothing is resolved at install time.
@@ -13,7 +14,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test lint format lock FORCE
+.PHONY: setup run test lint format bench lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -29,12 +30,16 @@ test: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy gateway tests
+	$(BIN)/mypy gateway tests benchmarks
 	$(BIN)/lint-imports --no-logo
 
 format: $(DEV)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+# Needs gcc, wrk and nginx (Debian packages of these names).
+bench: $(DEV)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # --- Set-up -----------------------------------------------------------------------------------------------------------
 

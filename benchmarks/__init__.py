@@ -1,0 +1,1 @@
+"""How fast the gateway is, beside what else could stand in its place; README.md says how to run and read it."""

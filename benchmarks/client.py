@@ -1,0 +1,190 @@
+"""Our own client, for what wrk does not tell: single latencies, the time to the first event, thousands of open streams.
+
+latencies(targets, ...)    blocking sockets, the targets in turn: answer times and times to the first event
+hold_streams(target, ...)  one event loop, one connection a stream: when they opened, how late their events came
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import uvloop
+
+from benchmarks.load import request_body
+from benchmarks.servers import Target
+
+_LENGTH: Final = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_STAMP: Final = re.compile(rb'"at_ns":(\d{20})')
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_OPENING_AT_ONCE: Final = 500
+
+
+def wire(target: Target, body: bytes) -> bytes:
+    """A request as bytes."""
+    head = (
+        f"POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\nAuthorization: Bearer {target.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class _Caller:
+    """One keep-alive connection that asks and waits."""
+
+    def __init__(self, target: Target, body: bytes, *, stream: bool) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", target.port), timeout=20)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = wire(target, body)
+        self._stream = stream
+
+    def ask(self) -> float:
+        """Seconds to the whole answer, or to the first event of a stream."""
+        start = time.perf_counter()
+        self._socket.sendall(self._request)
+        data = b""
+        first: float | None = None
+        while not self._whole(data):
+            piece = self._socket.recv(1 << 18)
+            if not piece:
+                raise RuntimeError(f"the connection ended: {data[:300]!r}")
+            data += piece
+            if first is None and b"\n\n" in data:
+                first = time.perf_counter()
+        end = time.perf_counter()
+        if not data.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"refused: {data[:300]!r}")
+        return (first if self._stream and first is not None else end) - start
+
+    def _whole(self, data: bytes) -> bool:
+        if self._stream:
+            return data.endswith(_LAST_CHUNK)
+        head, found, body = data.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        return bool(found) and (len(body) >= int(length[1]) if length is not None else data.endswith(_LAST_CHUNK))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def latencies(targets: Sequence[Target], *, stream: bool, rps: float, seconds: float) -> dict[str, list[float]]:
+    """Each target asked `rps` times a second, one after the other in each turn; seconds by target's name."""
+    body = request_body("stream" if stream else "json", stream=stream)
+    callers = {target.name: _Caller(target, body, stream=stream) for target in targets}
+    found: dict[str, list[float]] = {target.name: [] for target in targets}
+    try:
+        for caller in callers.values():
+            for _ in range(50):
+                caller.ask()
+        due = time.perf_counter()
+        for _ in range(int(rps * seconds)):
+            for name, caller in callers.items():
+                found[name].append(caller.ask())
+            due += 1 / rps
+            time.sleep(max(0.0, due - time.perf_counter()))
+    finally:
+        for caller in callers.values():
+            caller.close()
+    return found
+
+
+@dataclass(slots=True)
+class Held:
+    """What happened to the streams. Times in seconds; `late_ms` of the events that came while all were open."""
+
+    opened: int = 0
+    ended: int = 0
+    open_s: float = 0.0
+    events: int = 0
+    late_ms: list[float] = field(default_factory=list)
+    rss_bytes: int = 0
+    cpu_share: float = 0.0
+
+
+class _Stream(asyncio.Protocol):
+    """One stream's client."""
+
+    def __init__(self, request: bytes, held: Held, watch: _Watch) -> None:
+        self._request = request
+        self._held = held
+        self._watch = watch
+        self._transport: asyncio.BaseTransport | None = None
+        self._begun = False
+        self._tail = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        transport.write(self._request)  # type: ignore[attr-defined]  # a stream's transport, as uvloop makes it
+
+    def data_received(self, data: bytes) -> None:
+        now_ns = time.monotonic_ns()
+        if not self._begun and b"data: " in data:
+            self._begun = True
+            self._held.opened += 1
+            self._watch.opened(self._held)
+        if self._watch.all_open:
+            for stamp in _STAMP.findall(data):
+                self._held.events += 1
+                self._held.late_ms.append((now_ns - int(stamp)) / 1e6)
+        self._tail = (self._tail + data)[-len(_LAST_CHUNK) :]
+        if self._tail == _LAST_CHUNK and self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._watch.all_open = False  # what comes while they end is not counted
+        self._held.ended += 1
+        if self._held.ended == self._watch.count:
+            self._watch.over.set()
+
+
+class _Watch:
+    """When all streams are open, and when all are over."""
+
+    def __init__(self, count: int, target: Target) -> None:
+        self.count = count
+        self.over = asyncio.Event()
+        self.all_open = False
+        self._target = target
+        self._started = time.perf_counter()
+        self._cpu_s = 0.0
+        self._open_at = 0.0
+
+    def opened(self, held: Held) -> None:
+        if held.opened == self.count:
+            self.all_open = True
+            self._open_at = time.perf_counter()
+            held.open_s = self._open_at - self._started
+            self._cpu_s = self._target.process.cpu_s()
+            asyncio.get_running_loop().call_later(3, self.look, held)
+
+    def look(self, held: Held) -> None:
+        """Memory and CPU while all are open."""
+        held.rss_bytes = self._target.process.rss_bytes()
+        held.cpu_share = (self._target.process.cpu_s() - self._cpu_s) / (time.perf_counter() - self._open_at)
+
+
+async def _hold(target: Target, count: int, ticks: int) -> Held:
+    request = wire(target, request_body("ticks", stream=True, max_output_tokens=ticks))
+    loop, held, watch = asyncio.get_running_loop(), Held(), _Watch(count, target)
+    gate = asyncio.Semaphore(_OPENING_AT_ONCE)
+
+    async def connect() -> None:
+        async with gate:
+            await loop.create_connection(lambda: _Stream(request, held, watch), "127.0.0.1", target.port)
+
+    await asyncio.gather(*(connect() for _ in range(count)))
+    async with asyncio.timeout(ticks + 60):
+        await watch.over.wait()
+    return held
+
+
+def hold_streams(target: Target, count: int, ticks: int) -> Held:
+    """Opens `count` streams of one event a second, `ticks` long, and watches them to their end."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_hold(target, count, ticks))

@@ -1,0 +1,14 @@
+"""The gateway as it is served: `python -m benchmarks.ours gateway.toml`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gateway.server import bind, run
+from gateway.settings import load_settings
+
+if __name__ == "__main__":
+    config = Path(sys.argv[1])
+    settings = load_settings(config)
+    sys.exit(run(settings, config, bind(settings)))
