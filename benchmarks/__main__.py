@@ -89,8 +89,7 @@ def main() -> int:
     where["took"] = f"{time.time() - started:.0f} s"
     sys.stdout.write(render(found, skipped, where))
     result = {"conditions": where, "rows": [dataclasses.asdict(row) for row in found], "skipped": skipped}
-    options.json.write_text(json.dumps(result, indent=1) + "
-")
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
