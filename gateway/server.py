@@ -2,22 +2,27 @@
 
     bind(settings)                     the listening socket, before anything else is started
     run(settings, config, listener)    serves until SIGINT or SIGTERM
+    create_worker()                    a worker process's application; it ends when its supervisor is gone
 
 The drain is the application's own (`app.py`): uvicorn waits for what still runs, a little longer than the drain takes.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
 import sys
+import threading
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from gateway.app import Gateway, build_app
+from gateway.app import Gateway, build_app, create_app
 from gateway.settings import Settings
 
 _AFTER_DRAIN_S: Final = 5
@@ -72,5 +77,21 @@ def run(settings: Settings, config_path: Path | None, listener: socket.socket) -
         return 0 if server.started else 1
     if config_path is not None:
         os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
-    Multiprocess(server_config(settings, "gateway.app:create_app"), [listener]).run()
+    Multiprocess(server_config(settings, "gateway.server:create_worker"), [listener]).run()
     return 0
+
+
+def create_worker() -> Gateway:
+    """The application in a worker process: settings from GATEWAY_CONFIG and the environment.
+
+    A worker whose supervisor was killed drains and ends: else it would go on holding the port, with nobody to stop it.
+    """
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None:
+        threading.Thread(target=_end_with, args=(supervisor,), name="supervisor", daemon=True).start()
+    return create_app()
+
+
+def _end_with(supervisor: BaseProcess) -> None:
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,46 @@
+"""The command line; thin.
+
+    serve, demo, simulate, check       programs and configuration: serving.py, demo.py
+    teams, keys, credits               a client of the admin API: GATEWAY_URL, GATEWAY_ADMIN_KEY
+
+Exit codes: 0 done; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gateway.cli import commands
+from gateway.cli.credits_ import app as credits_
+from gateway.cli.faults import CliError
+from gateway.cli.keys import app as keys
+from gateway.cli.teams import app as teams
+
+app = typer.Typer(
+    name="gateway",
+    help="A self-hosted OpenResponses gateway: local keys, limits and credits in front of an LLM provider.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+commands.register(app)
+app.add_typer(teams, name="teams")
+app.add_typer(keys, name="keys")
+app.add_typer(credits_, name="credits")
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        app()
+    except CliError as error:
+        for line in error.lines:
+            sys.stderr.write(f"gateway: {line}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)  # what a shell says of a program that Ctrl-C ended
+    except BrokenPipeError:
+        sys.stderr.close()  # `gateway teams list | head`: nobody reads on
+        sys.exit(1)

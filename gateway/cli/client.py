@@ -1,0 +1,167 @@
+"""The admin API's client: one method a kind of call, its failures in a person's words.
+
+AdminClient.from_environment()   GATEWAY_URL (http://127.0.0.1:8080), GATEWAY_ADMIN_KEY or the demo's ./data/admin-key
+client.get/post/patch(path)      the answer's JSON; CliError for everything else
+client.every(path)               all entries of a list, page after page
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, cast
+from urllib.parse import quote
+
+import httpx
+
+from gateway.cli.faults import USAGE, CliError
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+DEMO_ADMIN_KEY: Final = Path("data/admin-key")
+API: Final = "/admin/v1"
+TIMEOUT_S: Final = 30.0
+
+Json = dict[str, Any]
+
+
+class Refused(CliError):
+    """The gateway said no. `code`: from its error catalogue."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AdminClient:
+    """A connection to one gateway's admin API. `key_from`: where the key was found, for messages."""
+
+    def __init__(self, url: str, key: str, key_from: str) -> None:
+        self._url = url.rstrip("/")
+        self._key_from = key_from
+        try:
+            self._http = httpx.Client(
+                base_url=self._url,
+                headers={"authorization": f"Bearer {key}"},
+                timeout=TIMEOUT_S,
+                trust_env=not is_loopback(url),  # a proxy for the outside world has no business in between
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise CliError(f"GATEWAY_URL is no address: {error}", exit_code=USAGE) from None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The gateway that the environment names, by default the demo. Raises CliError when no admin key is found."""
+        url = os.environ.get("GATEWAY_URL") or DEFAULT_URL
+        if key := os.environ.get("GATEWAY_ADMIN_KEY"):
+            return cls(url, key.strip(), "GATEWAY_ADMIN_KEY")
+        # The demo's key is for this machine's demo: it is not sent to somebody else's gateway.
+        if is_loopback(url) and DEMO_ADMIN_KEY.is_file():
+            try:
+                return cls(url, DEMO_ADMIN_KEY.read_text(encoding="ascii").strip(), str(DEMO_ADMIN_KEY))
+            except OSError as error:
+                raise CliError(f"{DEMO_ADMIN_KEY} cannot be read: {error.strerror}") from None
+        raise CliError(
+            f"no admin key: set GATEWAY_ADMIN_KEY, or run this where the demo keeps its own in {DEMO_ADMIN_KEY}",
+            exit_code=USAGE,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        """The object at a path."""
+        return self._call("GET", path, params=params)
+
+    def post(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Json:
+        """Creates. With the same idempotency key a repeat changes nothing; without one, a fresh key is taken."""
+        key = idempotency_key or str(uuid.uuid4())
+        return self._call("POST", path, json=body, headers={"idempotency-key": key}, repeatable=key)
+
+    def patch(self, path: str, body: Json) -> Json:
+        """Changes the fields that are given."""
+        return self._call("PATCH", path, json=body)
+
+    def every(self, path: str) -> Iterator[Json]:
+        """All entries of a list."""
+        cursor: str | None = None
+        while True:
+            page = self.get(path, {"after": cursor} if cursor else None)
+            yield from page["data"]
+            cursor = page.get("next")
+            if not cursor:
+                return
+
+    def is_ready(self) -> bool:
+        """Whether the gateway serves: its store answers and was seen to enforce."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    def _call(self, method: str, path: str, *, repeatable: str | None = None, **request: Any) -> Json:
+        try:
+            answer = self._http.request(method, API + path, **request)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise CliError(f"GATEWAY_URL {self._url} is no address: {error}", exit_code=USAGE) from None
+        except httpx.ConnectError as error:
+            raise CliError(
+                f"nothing answers at {self._url} ({error}); start the gateway, or name another one in GATEWAY_URL"
+            ) from None
+        except httpx.TransportError as error:
+            doubt = f"; it may be done: repeat it with --idempotency-key {repeatable}" if repeatable else ""
+            raise CliError(f"no answer from {self._url} ({str(error) or type(error).__name__}){doubt}") from None
+        return self._read(path, answer)
+
+    def _read(self, path: str, answer: httpx.Response) -> Json:
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if answer.is_success and isinstance(body, dict):
+            return cast("Json", body)
+        error = body.get("error") if isinstance(body, dict) else None
+        if not isinstance(error, dict):
+            raise CliError(f"{self._url} answered {answer.status_code} in a way that no gateway does; is it one?")
+        code, message = str(error.get("code", "")), str(error.get("message", ""))
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise Refused(
+                code, f"the gateway at {self._url} does not know the admin key in {self._key_from}: {message}"
+            )
+        if code == "team_not_found":
+            message += self._near(_team_of(path))
+        raise Refused(code, message)
+
+    def _near(self, name: str) -> str:
+        names = [team["name"] for team in self.every("/teams")]
+        near = difflib.get_close_matches(name, names, n=1)
+        if near:
+            return f" Is it {near[0]!r}?"
+        return " There is none yet: gateway teams create NAME" if not names else ""
+
+
+def team_path(team: str) -> str:
+    """The path of a team by name or id."""
+    return f"/teams/{quote(team, safe='')}"
+
+
+def _team_of(path: str) -> str:
+    return httpx.URL(path).path.split("/")[2]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL points to this machine."""
+    try:
+        host = httpx.URL(url).host
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except (httpx.InvalidURL, ValueError):
+        return False

@@ -1,0 +1,78 @@
+"""serve, demo, simulate, check: their flags. What they do is imported when it is called for.
+
+The server's packages take a second and a half to import; a client's command should not wait for them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from gateway import __version__
+
+_Config = Annotated[
+    Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.", show_default=True)
+]
+_CONFIG: Final = Path("gateway.toml")
+_LARGEST_PORT: Final = 65_535
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the command line."""
+    app.callback()(_options)
+    for command in (serve, demo, simulate, check):
+        app.command()(command)
+
+
+def _options(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Say the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def serve(
+    config: _Config = _CONFIG,
+    host: Annotated[str | None, typer.Option(help="Instead of server.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Instead of server.port.", min=0, max=_LARGEST_PORT)] = None,
+    workers: Annotated[int | None, typer.Option(help="Instead of server.workers.", min=1, max=64)] = None,
+) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM."""
+    from gateway.cli import serving  # noqa: PLC0415 - see the module's docstring
+
+    serving.serve(config, host=host, port=port, workers=workers)
+
+
+def demo(
+    port: Annotated[
+        int, typer.Option(help="Where to listen.", envvar="GATEWAY_SERVER__PORT", min=0, max=_LARGEST_PORT)
+    ] = 8080,
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.", envvar="GATEWAY_STORE__DATA_DIR")] = Path(
+        "data"
+    ),
+) -> None:
+    """A gateway with a store, a team and a key, ready to try; with SIRAYA_API_KEY set it talks to Siraya."""
+    from gateway.cli import demo as demonstration  # noqa: PLC0415 - see the module's docstring
+
+    demonstration.run(port, data_dir)
+
+
+def simulate(
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free one.", min=0, max=_LARGEST_PORT)] = 8081,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+) -> None:
+    """Run a provider that needs no key and no network, for tests and trials."""
+    from gateway.cli import serving  # noqa: PLC0415 - see the module's docstring
+
+    serving.simulate(host, port)
+
+
+def check(config: _Config = _CONFIG) -> None:
+    """Check a configuration: every error with its place, or a summary."""
+    from gateway.cli import checking  # noqa: PLC0415 - see the module's docstring
+
+    checking.check(config)

@@ -1,0 +1,219 @@
+"""`gateway demo`: everything that a newcomer needs, in one process and one directory.
+
+    data/admin-key       opens the admin API; made once, mode 600
+    data/demo-key        the key of the team "demo"; made once, mode 600
+    data/gateway.toml    the configuration that it runs on, written at each start: a beginning for one's own
+    data/...             the embedded store (ledger/embedded.py)
+
+The gateway runs in the main thread. Two more threads: the simulator, where there is no provider's key; and the
+greeting, which waits until the gateway serves, makes team and key through the admin API as anybody would, and prints
+what to do now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+import httpx
+
+from gateway import server, simulator
+from gateway.cli.checking import EMBEDDED
+from gateway.cli.client import AdminClient, Refused, team_path
+from gateway.cli.faults import CliError
+from gateway.cli.greeting import Demo, text
+from gateway.cli.serving import listening, stored, until_stopped, url_of
+from gateway.problems import SettingsError
+from gateway.settings import settings_from
+
+TEAM: Final = "demo"
+CREDITS_USD: Final = "10"
+PROVIDER_KEY: Final = "SIRAYA_API_KEY"
+PROVIDER_URL: Final = "https://llm.siraya.pro/v1"
+READY_TIMEOUT_S: Final = 60.0
+_POLL_S: Final = 0.02
+
+
+def run(port: int, data_dir: Path) -> None:
+    """Serves until it is stopped. Raises CliError for whatever prevents it."""
+    with until_stopped(), contextlib.ExitStack() as stack:
+        admin_key = _secret_file(data_dir / "admin-key", f"gw-admin-{secrets.token_urlsafe(32)}")
+        simulated = (
+            None if os.environ.get(PROVIDER_KEY) else stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        )
+        if simulated is not None:
+            _secret_file(data_dir / "simulator-key", "any-key-will-do")
+        config = _configuration(port, data_dir, simulated)
+        try:
+            settings = settings_from(tomllib.loads(config), "the demo's configuration")
+        except SettingsError as error:
+            raise CliError(*error.problems) from None
+        listener = stack.enter_context(listening(settings))
+        settings = stack.enter_context(stored(settings))
+        (data_dir / "gateway.toml").write_text(config, encoding="utf-8")
+        if simulated is not None:
+            stack.enter_context(_simulator(simulated))
+        demo = Demo(url_of(listener), data_dir, simulated=simulated is not None)
+        greeting = stack.enter_context(Greeting(demo, admin_key))
+        with until_stopped():
+            if server.run(settings, None, listener):
+                raise CliError("the gateway could not start; the lines above say why")
+        if greeting.fault is not None:
+            raise greeting.fault
+
+
+class Greeting(threading.Thread):
+    """Waits for the gateway, sees to team and key, prints. State that changes: `fault`, why it ended the demo."""
+
+    def __init__(self, demo: Demo, admin_key: str) -> None:
+        super().__init__(name="greeting", daemon=True)
+        self.fault: CliError | None = None
+        self._demo = demo
+        self._admin_key = admin_key
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join(timeout=5)
+
+    def run(self) -> None:
+        """The thread's work."""
+        try:
+            with AdminClient(self._demo.url, self._admin_key, str(self._demo.data_dir / "admin-key")) as client:
+                if self._wait_until_ready(client):
+                    key = _team_key(client, self._demo)
+                    sys.stdout.write(text(self._demo, key))
+                    sys.stdout.flush()
+        except CliError as fault:
+            if not self._over.is_set():  # else the gateway was stopped under its hands
+                self.fault = fault
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _wait_until_ready(self, client: AdminClient) -> bool:
+        for _ in range(round(READY_TIMEOUT_S / _POLL_S)):
+            if client.is_ready():
+                return True
+            if self._over.wait(_POLL_S):
+                return False
+        raise CliError(f"the gateway was not ready within {READY_TIMEOUT_S:g} s; GET {self._demo.url}/readyz says why")
+
+
+def _team_key(client: AdminClient, demo: Demo) -> str:
+    """The key of the team "demo": the one that is kept, if it still opens the gateway, or a new one."""
+    path = demo.data_dir / "demo-key"
+    if path.exists():
+        key = path.read_text(encoding="ascii").strip()
+        answer = httpx.get(
+            f"{demo.url}/v1/key", headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=10
+        )
+        if answer.is_success:
+            return key
+        path.unlink()
+    try:
+        client.get(team_path(TEAM))
+    except Refused as refused:
+        if refused.code != "team_not_found":
+            raise
+        client.post("/teams", {"name": TEAM, "credits_usd": CREDITS_USD, "limits": {"rpm": 60, "concurrency": 10}})
+    made = client.post(f"{team_path(TEAM)}/keys", {"name": "demo"})
+    return _secret_file(path, str(made["key"]))
+
+
+def _secret_file(path: Path, secret: str) -> str:
+    """The secret that a file keeps; a file that is not there is made with `secret`, readable by its owner alone."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Written beside and linked into place: never half a secret, and of two starts at once the first one's stands.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+        draft.unlink()
+        return path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise CliError(f"cannot use the data directory {path.parent}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _simulator(listener: socket.socket) -> Iterator[None]:
+    """The simulator in a thread with a loop of its own."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(simulator.serve(listener))
+
+    def work() -> None:
+        asyncio.set_event_loop(loop)
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    thread = threading.Thread(target=work, name="simulator", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # it ended already
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join(timeout=5)
+
+
+def _configuration(port: int, data_dir: Path, simulated: socket.socket | None) -> str:
+    """The demo's gateway.toml."""
+    if simulated is None:
+        name, base_url, key = "siraya", PROVIDER_URL, f"env:{PROVIDER_KEY}"
+        note = ""
+    else:
+        name, base_url, key = "simulator", f"{url_of(simulated)}/v1", f"file:{data_dir / 'simulator-key'}"
+        note = "# The built-in simulator, which runs with the demo. By itself: gateway simulate --port 8081\n"
+    quoted = {
+        "data_dir": json.dumps(str(data_dir)),
+        "admin_key": json.dumps(f"file:{data_dir / 'admin-key'}"),
+        "base_url": json.dumps(base_url),
+        "key": json.dumps(key),
+    }
+    return f"""\
+# What `gateway demo` runs on, written at each of its starts. For one of your own, copy it and serve the copy:
+#   gateway serve --config gateway.toml
+# gateway.example.toml in the source explains every setting.
+
+[server]
+host = "127.0.0.1"
+port = {port}
+
+[store]
+url = "{EMBEDDED}"
+data_dir = {quoted["data_dir"]}
+
+[admin]
+key = {quoted["admin_key"]}
+
+{note}[upstreams.{name}]
+base_url = {quoted["base_url"]}
+api_keys = [{quoted["key"]}]
+
+[[routes]]
+model = "*"
+upstreams = ["{name}"]
+
+[prices."*"]                # USD per million tokens
+input = "1.25"
+cached_input = "0.125"
+output = "10.00"
+"""

@@ -1,0 +1,144 @@
+"""`gateway keys`: create, list, show. A key's text is shown once, when it is made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient, Json, Refused, team_path
+from gateway.cli.faults import CliError
+
+app = typer.Typer(help="Keys of a team.", no_args_is_help=True)
+
+
+@app.command()
+def create(  # noqa: PLR0913 - the command's flags
+    team: options.TeamArgument,
+    *,
+    name: Annotated[str, typer.Option(help="A label: who or what uses the key.")],
+    rpm: options.Rpm = None,
+    tpm: options.Tpm = None,
+    concurrency: options.Concurrency = None,
+    max_output_tokens: options.MaxOutputTokens = None,
+    budget_usd_hour: options.BudgetUsd = None,
+    budget_usd_day: options.BudgetUsd = None,
+    budget_usd_month: options.BudgetUsd = None,
+    budget_usd_total: options.BudgetUsd = None,
+    budget_tokens_hour: options.BudgetTokens = None,
+    budget_tokens_day: options.BudgetTokens = None,
+    budget_tokens_month: options.BudgetTokens = None,
+    budget_tokens_total: options.BudgetTokens = None,
+    models: options.Models = None,
+    expires_at: options.ExpiresAt = None,
+    idempotency_key: options.IdempotencyKey = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make a key. Its text is shown this once: the gateway keeps only a hash."""
+    limits = options.given(
+        rpm=rpm,
+        tpm=tpm,
+        concurrency=concurrency,
+        max_output_tokens=max_output_tokens,
+        budget_usd_hour=budget_usd_hour,
+        budget_usd_day=budget_usd_day,
+        budget_usd_month=budget_usd_month,
+        budget_usd_total=budget_usd_total,
+        budget_tokens_hour=budget_tokens_hour,
+        budget_tokens_day=budget_tokens_day,
+        budget_tokens_month=budget_tokens_month,
+        budget_tokens_total=budget_tokens_total,
+    )
+    body = options.given(name=name, models=options.listed(models), expires_at=expires_at, limits=limits or None)
+    with AdminClient.from_environment() as client:
+        key = client.post(f"{team_path(team)}/keys", body, idempotency_key=idempotency_key)
+    if as_json:
+        show.as_json(key)
+        return
+    show.fields({"key": key["key"], "id": key["id"], "name": key["name"]})
+    typer.echo("\nKeep it now: it is not shown again.")
+
+
+@app.command("list")
+def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
+    """A team's keys."""
+    with AdminClient.from_environment() as client:
+        keys = list(client.every(f"{team_path(team)}/keys"))
+    if as_json:
+        show.as_json(keys)
+        return
+    show.table(
+        ("NAME", "ID", "STATUS", "EXPIRES", "LAST USED", "LIMITS", "MODELS"),
+        [
+            (
+                key["name"],
+                key["id"],
+                key["status"],
+                key["expires_at"] or "never",
+                _last_used(key) or "never",
+                show.limits_line(key["limits"]),
+                show.models_line(key["models"]),
+            )
+            for key in keys
+        ],
+        empty=f"No keys yet: gateway keys create {team} --name LABEL",
+    )
+
+
+@app.command("show")
+def show_(
+    team: options.TeamArgument,
+    key: Annotated[str, typer.Argument(help="A key's id or label.")],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """One key: limits, what is left of them, and when each of its secrets was last used."""
+    with AdminClient.from_environment() as client:
+        found = _find(client, team, key)
+    if as_json:
+        show.as_json(found)
+        return
+    show.fields(
+        {
+            "key": found["name"],
+            "id": found["id"],
+            "status": found["status"],
+            "models": show.models_line(found["models"]),
+            "expires": found["expires_at"] or "never",
+            "created": found["created_at"],
+        }
+    )
+    typer.echo()
+    show.limits_table(found["limits"])
+    typer.echo()
+    show.table(
+        ("SECRET (SHA-256)", "WORKS UNTIL", "LAST USED"),
+        [
+            (secret["sha256_prefix"], secret["until"] or "the key ends", secret["last_used_at"] or "never")
+            for secret in found["secrets"]
+        ],
+        empty="no secrets",
+    )
+
+
+def _find(client: AdminClient, team: str, key: str) -> Json:
+    """A key by id, or by its label where only one key has it."""
+    path = f"{team_path(team)}/keys"
+    try:
+        return client.get(f"{path}/{quote(key, safe='')}")
+    except Refused as refused:
+        if refused.code != "key_not_found":
+            raise
+        same = [found for found in client.every(path) if found["name"] == key]
+        if not same:
+            raise
+    if len(same) > 1:
+        ids = ", ".join(found["id"] for found in same)
+        raise CliError(f"the team {team!r} has {len(same)} keys named {key!r}; take an id: {ids}")
+    return client.get(f"{path}/{same[0]['id']}")
+
+
+def _last_used(key: Json) -> str | None:
+    return max((secret["last_used_at"] for secret in key["secrets"] if secret["last_used_at"]), default=None)

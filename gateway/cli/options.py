@@ -1,0 +1,38 @@
+"""Flags that several commands have in common, and what they become in a request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+_BOUND = 2**53 - 1  # what the ledger counts exactly
+
+TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The API's JSON, for scripts.")]
+Models = Annotated[
+    str | None, typer.Option(help='Allowed models, separated by commas: exact ids, "provider/*" or "*".')
+]
+ExpiresAt = Annotated[str | None, typer.Option(help="When it stops working: ISO 8601, 2027-01-31T00:00:00Z.")]
+IdempotencyKey = Annotated[
+    str | None, typer.Option(help="Name this action: repeating it under the same name does nothing more.")
+]
+
+Rpm = Annotated[int | None, typer.Option(help="Requests per minute.", min=0, max=_BOUND)]
+Tpm = Annotated[int | None, typer.Option(help="Tokens per minute.", min=0, max=_BOUND)]
+Concurrency = Annotated[int | None, typer.Option(help="Requests at the same time.", min=0, max=_BOUND)]
+MaxOutputTokens = Annotated[int | None, typer.Option(help="Largest max_output_tokens.", min=1, max=_BOUND)]
+BudgetUsd = Annotated[str | None, typer.Option(help="USD a calendar period (UTC), or in total.")]
+BudgetTokens = Annotated[
+    int | None, typer.Option(help="Tokens a calendar period (UTC), or in total.", min=0, max=_BOUND)
+]
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that were given; the API decides about the others."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def listed(models: str | None) -> list[str] | None:
+    """A list from a flag."""
+    return None if models is None else [model.strip() for model in models.split(",") if model.strip()]

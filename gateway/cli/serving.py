@@ -1,0 +1,91 @@
+"""`gateway serve` and `gateway simulate`: what surrounds a server, in order.
+
+    until_stopped     SIGINT and SIGTERM end it with exit code 0
+      listening       the socket first: a port in use must not start a store
+        stored        the embedded Valkey, if the settings want it; it stops last
+          server.run  until the signal
+
+Flags and the store's address are put into the environment: worker processes read the same settings from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from gateway import server, simulator
+from gateway.cli.checking import EMBEDDED, load, store_refusal
+from gateway.cli.faults import CliError
+from gateway.ledger.embedded import EmbeddedStore, EmbeddedStoreError
+from gateway.settings import Settings
+
+
+def serve(config: Path, *, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serves until it is stopped. Raises CliError for whatever prevents it."""
+    flags = {"HOST": host, "PORT": port, "WORKERS": workers}
+    os.environ.update({f"GATEWAY_SERVER__{name}": str(value) for name, value in flags.items() if value is not None})
+    settings = load(config)
+    code = 0
+    with until_stopped(), listening(settings) as listener, stored(settings) as settings:
+        count = settings.server.workers
+        typer.echo(f"Gateway: {url_of(listener)}/v1" + (f" ({count} workers)" if count > 1 else ""))
+        code = server.run(settings, config, listener)
+    raise typer.Exit(code)
+
+
+def simulate(host: str, port: int) -> None:
+    """The simulator, until it is stopped."""
+    with until_stopped():
+        simulator.run(host, port)
+
+
+@contextlib.contextmanager
+def until_stopped() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does: everything inside is unwound, and that is a good end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        yield
+
+
+@contextlib.contextmanager
+def listening(settings: Settings) -> Iterator[socket.socket]:
+    """The bound socket. Raises CliError where the address cannot be had."""
+    host, port = settings.server.host, settings.server.port
+    try:
+        listener = server.bind(settings)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CliError(f"port {port} of {host} is in use; end what uses it, or take another with --port") from None
+        raise CliError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    with listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def stored(settings: Settings) -> Iterator[Settings]:
+    """The settings with the address of a store that runs, or that may come up. Raises CliError if it refuses us."""
+    with contextlib.ExitStack() as stack:
+        if settings.store.url == EMBEDDED:
+            try:
+                embedded = stack.enter_context(EmbeddedStore(settings.store.data_dir))
+            except EmbeddedStoreError as error:
+                raise CliError(str(error)) from None
+            os.environ["GATEWAY_STORE__URL"] = embedded.url
+            store = settings.store.model_copy(update={"url": embedded.url})
+            settings = settings.model_copy(update={"store": store})
+        if refusal := store_refusal(settings):
+            raise CliError(f"the store refuses the gateway: {refusal}")
+        yield settings
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a socket listens; the real port, whatever was asked for."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

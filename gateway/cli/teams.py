@@ -1,0 +1,124 @@
+"""`gateway teams`: create, list, show."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient, Json, team_path
+
+app = typer.Typer(help="Teams: their credits, limits and allowed models.", no_args_is_help=True)
+
+
+@app.command()
+def create(  # noqa: PLR0913 - the command's flags
+    name: Annotated[str, typer.Argument(help="The team's name.")],
+    *,
+    credits_usd: Annotated[str | None, typer.Option("--credits", help="USD to begin with, such as 25.00.")] = None,
+    unmetered: Annotated[bool, typer.Option("--unmetered", help="Never refused for its balance.")] = False,
+    rpm: options.Rpm = None,
+    tpm: options.Tpm = None,
+    concurrency: options.Concurrency = None,
+    max_output_tokens: options.MaxOutputTokens = None,
+    budget_usd_hour: options.BudgetUsd = None,
+    budget_usd_day: options.BudgetUsd = None,
+    budget_usd_month: options.BudgetUsd = None,
+    budget_usd_total: options.BudgetUsd = None,
+    budget_tokens_hour: options.BudgetTokens = None,
+    budget_tokens_day: options.BudgetTokens = None,
+    budget_tokens_month: options.BudgetTokens = None,
+    budget_tokens_total: options.BudgetTokens = None,
+    models: options.Models = None,
+    expires_at: options.ExpiresAt = None,
+    idempotency_key: options.IdempotencyKey = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make a team."""
+    limits = options.given(
+        rpm=rpm,
+        tpm=tpm,
+        concurrency=concurrency,
+        max_output_tokens=max_output_tokens,
+        budget_usd_hour=budget_usd_hour,
+        budget_usd_day=budget_usd_day,
+        budget_usd_month=budget_usd_month,
+        budget_usd_total=budget_usd_total,
+        budget_tokens_hour=budget_tokens_hour,
+        budget_tokens_day=budget_tokens_day,
+        budget_tokens_month=budget_tokens_month,
+        budget_tokens_total=budget_tokens_total,
+    )
+    body = options.given(
+        name=name,
+        credits_usd=credits_usd,
+        metered=False if unmetered else None,
+        models=options.listed(models),
+        expires_at=expires_at,
+        limits=limits or None,
+    )
+    with AdminClient.from_environment() as client:
+        team = client.post("/teams", body, idempotency_key=idempotency_key)
+    if as_json:
+        show.as_json(team)
+    else:
+        _show(team)
+        typer.echo(f"\nA key for it: gateway keys create {name} --name LABEL")
+
+
+@app.command("list")
+def list_(*, as_json: options.AsJson = False) -> None:
+    """All teams."""
+    with AdminClient.from_environment() as client:
+        teams = list(client.every("/teams"))
+    if as_json:
+        show.as_json(teams)
+        return
+    show.table(
+        ("NAME", "ID", "STATUS", "AVAILABLE USD", "HELD", "SPENT", "LIMITS", "MODELS"),
+        [_row(team) for team in teams],
+        empty="No teams yet: gateway teams create NAME",
+    )
+
+
+@app.command("show")
+def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
+    """One team: balance, limits and what is left of them."""
+    with AdminClient.from_environment() as client:
+        found = client.get(team_path(team))
+    if as_json:
+        show.as_json(found)
+    else:
+        _show(found)
+
+
+def _row(team: Json) -> tuple[Any, ...]:
+    balance = team["balance"]
+    return (
+        team["name"],
+        team["id"],
+        team["status"],
+        balance["available_usd"] if team["metered"] else "unmetered",
+        balance["held_usd"],
+        balance["spent_usd"],
+        show.limits_line(team["limits"]),
+        show.models_line(team["models"]),
+    )
+
+
+def _show(team: Json) -> None:
+    show.fields(
+        {
+            "team": team["name"],
+            "id": team["id"],
+            "status": team["status"],
+            "metered": "yes" if team["metered"] else "no: never refused for its balance",
+            **show.balance_fields(team["balance"]),
+            "models": show.models_line(team["models"]),
+            "expires": team["expires_at"] or "never",
+            "created": team["created_at"],
+        }
+    )
+    typer.echo()
+    show.limits_table(team["limits"])
