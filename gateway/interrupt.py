@@ -37,7 +37,7 @@ class Interrupted(Exception):
 class Interrupt:
     """One request's handle. `deadline_s`: the loop's time at which it is over, for whoever watches deadlines."""
 
-    __slots__ = ("_active", "_task", "deadline_s", "reason")
+    __slots__ = ("_active", "_task", "_timer", "deadline_s", "reason")
 
     def __init__(self, deadline_s: float = float("inf")) -> None:
         task = asyncio.current_task()
@@ -45,6 +45,7 @@ class Interrupt:
             raise RuntimeError("an Interrupt belongs to a task")
         self._task = task
         self._active = False
+        self._timer: asyncio.TimerHandle | None = None
         self.deadline_s = deadline_s
         self.reason: Reason | None = None
 
@@ -54,6 +55,16 @@ class Interrupt:
             self.reason = reason
             if self._active:
                 self._task.cancel()
+
+    def fire_later(self, reason: Reason, delay_s: float) -> None:
+        """Fires after `delay_s` if the request has not ended by itself before."""
+        if self._timer is None:
+            self._timer = self._task.get_loop().call_later(delay_s, self.fire, reason)
+
+    @property
+    def ends_later(self) -> bool:
+        """Whether `fire_later` was called."""
+        return self._timer is not None
 
     def __enter__(self) -> Self:
         """Raises Interrupted at once if it was fired before."""
@@ -66,6 +77,8 @@ class Interrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._active = False
+        if self._timer is not None:
+            self._timer.cancel()
         if self.reason is None:
             return
         outside = self._task.uncancel() > 0

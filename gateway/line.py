@@ -140,7 +140,7 @@ class RequestLine:
     async def _run(self, relay: Relay, admitted: Admitted, client: Downstream, record: Record) -> None:
         interrupt = Interrupt(asyncio.get_running_loop().time() + self._total_timeout_s)
         self.running.add(interrupt)
-        watch = DisconnectWatch(client.receive, lambda: interrupt.fire(Reason.CLIENT_LEFT))
+        watch = DisconnectWatch(client.receive, lambda: relay.client_left(interrupt))
         try:
             with interrupt:
                 opened = await pipeline.open_upstream(self.plan, admitted, client, record)
@@ -148,10 +148,8 @@ class RequestLine:
                 await relay.run(opened)
         except Interrupted as ended:
             relay.outcome = _ENDED_BY[ended.reason]
-            if ended.reason is Reason.CLIENT_LEFT:
-                await relay.drain_or_abort()
-            else:
-                relay.abort()
+            relay.abort()
+            if ended.reason is not Reason.CLIENT_LEFT:
                 await self._end_broken(relay, client, record, _ended_error(ended.reason))
         except UpstreamFault as fault:
             record.detail = str(fault)
@@ -167,8 +165,9 @@ class RequestLine:
         if client.status is None:
             await self.refuse(client, record, error)
         else:
-            record.code = error.code
-            await client.end(relay.last_words(error))
+            words = relay.last_words(error)
+            record.code = error.code if words else None
+            await client.end(words)
 
     async def _settle(self, relay: Relay, admitted: Admitted, record: Record) -> None:
         relay.abort()

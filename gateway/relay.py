@@ -8,21 +8,18 @@ other refusals       passed on unchanged
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-import orjson
-
 from gateway import endings, pipeline
 from gateway.downstream import Downstream, Headers
 from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Ending, Event, Outcome
+from gateway.interrupt import Interrupt, Reason
 from gateway.pipeline import Admitted, Opened
-from gateway.sse import Tap
+from gateway.sse import Tap, parse_object
 from gateway.telemetry import Record
 from gateway.upstream.transport import UpstreamFault
 from gateway.usage import Usage, parse_usage
@@ -48,6 +45,7 @@ _TERMINALS: Final[Mapping[str, Outcome]] = MappingProxyType(
     }
 )
 _STATUSES: Final[Mapping[str, Outcome]] = MappingProxyType({"incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED})
+_BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless a terminal event came before
 _OUR_ACCOUNT: Final = (401, 402)
 
 
@@ -67,6 +65,7 @@ class Relay:
         self._usage: Usage | None = None
         self._output_bytes = 0
         self._answered = False
+        self._left = False  # the client has left, and the relay reads on
 
     async def run(self, opened: Opened) -> None:
         """Passes the answer on. Raises GatewayError while nothing has been sent, UpstreamFault in mid-stream."""
@@ -77,6 +76,7 @@ class Relay:
             return
         self._answered = True
         self._record.state = TRANSITIONS[self._record.state, Event.OPEN]
+        _refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
         if kind == b"text/event-stream" and self._admitted.envelope.stream:
             await self._pass_stream(opened)
@@ -94,7 +94,7 @@ class Relay:
         while data := await answer.read():
             if ready := tap.feed(data):
                 await client.write(ready)
-        rest = tap.finish()
+        rest = tap.finish(half=False)
         self._record.response_id = tap.response_id
         if tap.terminal is None and not tap.done:
             self.outcome = Outcome.UPSTREAM_CUT
@@ -109,7 +109,7 @@ class Relay:
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no response must not look like one."""
         body = await self._read_whole(opened)
-        fields = _object(body)
+        fields = parse_object(body)
         if fields is None and kind == b"application/json":
             # Cut short, with the work behind it probably done: the policy's "2xx without usage".
             self.outcome = Outcome.UPSTREAM_CUT
@@ -138,7 +138,7 @@ class Relay:
             raise GatewayError(
                 "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
             )
-        if status < 400 or _object(body) is None:  # noqa: PLR2004 - a redirect is no answer
+        if status < 400 or parse_object(body) is None:  # noqa: PLR2004 - a redirect is no answer
             raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.")
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]
         await self._client.answer(status, self._head(opened, extra), body)
@@ -173,18 +173,15 @@ class Relay:
             headers.append((b"x-gateway-unchecked", b"store_unavailable"))
         return headers
 
-    async def drain_or_abort(self) -> None:
-        """The client is gone: stop the upstream, or read on for its usage where the operator chose so."""
-        opened, tap = self._opened, self._tap
-        if opened is None or opened.upstream.policy.on_client_leave == "abort" or tap is None:
-            self.abort()
-            return
-        with contextlib.suppress(TimeoutError, UpstreamFault):
-            async with asyncio.timeout(opened.upstream.policy.drain_timeout_s):
-                while tap.terminal is None and (data := await opened.answer.read()):
-                    tap.feed(data)
-                tap.finish()
-        self.abort()
+    def client_left(self, interrupt: Interrupt) -> None:
+        """Ends the request, or lets it go on for its usage where the operator chose so, for `drain_timeout_s`."""
+        opened = self._opened
+        if opened is None or opened.upstream.policy.on_client_leave == "abort":
+            interrupt.fire(Reason.CLIENT_LEFT)
+        else:
+            # The relay goes on, and its writes lead nowhere. To cancel its read would close the upstream's connection.
+            self._left = True
+            interrupt.fire_later(Reason.CLIENT_LEFT, opened.upstream.policy.drain_timeout_s)
 
     def abort(self) -> None:
         """Closes the upstream's connection if its answer has not been read to the end. Idempotent."""
@@ -201,10 +198,12 @@ class Relay:
 
     def ending(self) -> Ending:
         """What the policy decides on."""
+        if self._left:
+            self.outcome = Outcome.CLIENT_LEFT
         tap = self._tap
         if tap is None:
             return Ending(self.outcome, self._answered, self._usage, self._output_bytes // 4)
-        if self.outcome is Outcome.UPSTREAM_CUT and tap.terminal is not None:
+        if self.outcome in _BROKEN and tap.terminal is not None:
             self.outcome = _TERMINALS[tap.terminal]
         return Ending(self.outcome, self._answered, tap.usage, tap.output_tokens_estimate())
 
@@ -225,12 +224,10 @@ def content_type(headers: Headers) -> bytes:
     return b""
 
 
-def _object(body: bytes) -> dict[str, object] | None:
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return fields if isinstance(fields, dict) else None
+def _refuse_encoded(headers: Headers) -> None:
+    """Identity was asked for. The header is not passed on, and usage cannot be seen: the bytes would be noise."""
+    if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in headers):
+        raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
 
 
 def _is_error(fields: dict[str, object]) -> bool:
