@@ -21,18 +21,16 @@ def balance_shape(balance: Balance) -> dict[str, str]:
 
 
 def limits_shape(view: Mapping[str, int], now_ms: int) -> dict[str, dict[str, Any]]:
-    """Each limit that is set: {"limit", "remaining", "resets_at"}; `resets_at` is when all of it is free again."""
+    """Each limit that is set: {"limit", "remaining", "resets_at"}; `resets_at` is when all is free again, or null."""
     return {name: _limit(name, view, now_ms) for name in LIMITS if name in view}
 
 
 def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
     limit = view[name]
     if name in ("rpm", "tpm"):
-        return {
-            "limit": limit,
-            "remaining": view[f"{name}_left"],
-            "resets_at": iso_time(now_ms + view[f"{name}_reset_ms"]),
-        }
+        wait_ms = view[f"{name}_reset_ms"]
+        resets_at = iso_time(now_ms + wait_ms) if wait_ms else None
+        return {"limit": limit, "remaining": view[f"{name}_left"], "resets_at": resets_at}
     if name == "concurrency":
         return {"limit": limit, "remaining": max(0, limit - view["used_open"]), "resets_at": None}
     if name == "max_output_tokens":

@@ -52,9 +52,16 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def new_secret(team_id: str, key_id: str) -> tuple[str, str]:
-    """A fresh API key for a key id: (the key, to be shown once; the SHA-256 of its secret, to be stored)."""
-    secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
+def new_secret(team_id: str, key_id: str, seed: bytes | None = None) -> tuple[str, str]:
+    """An API key for a key id: (the key, to be shown once; the SHA-256 of its secret, to be stored).
+
+    Random, or made of `seed`: 64 bytes that nobody can guess give the same key again.
+    """
+    number = secrets.randbits(512) if seed is None else int.from_bytes(seed)
+    secret = ""
+    for _ in range(SECRET_LENGTH):  # of 2**512 values: no letter is likelier than another by more than 2**-250
+        number, letter = divmod(number, len(ALPHABET))
+        secret += ALPHABET[letter]
     text = f"sk-gw-{team_id}-{key_id}-{secret}"
     return f"{text}{_checksum(text)}", _hash(secret)
 

@@ -1,5 +1,23 @@
-"""/admin/v1."""
+"""/admin/v1: the admin API, behind `admin.key`.
+
+    teams.py     POST GET /teams                    GET PATCH /teams/{team}             by id or name
+    keys.py      POST GET /teams/{team}/keys        GET PATCH /teams/{team}/keys/{key}
+    credits_.py  POST GET /teams/{team}/credits
+    journal.py   GET /teams/{team}/journal          GET /ledger/verify
+    requests.py  GET /requests/{id}
+    guard.py     who may; bounded bodies             bodies.py  what is taken            shapes.py  what is given
+
+Lists are pages: `?limit=&after=` -> {"object": "list", "data", "next"}; `next` is the next page's `after`, null at the
+end. Creations and movements take an `Idempotency-Key`; a repeat gets the same object, and a key's creation the same key
+(ledger.team.Once says how, with no secret stored). Changes take `If-Match: <version>`; they are in force with the very
+next request. Money is a decimal string in USD, time is ISO 8601. Errors are in the gateway's one format.
+"""
 
 from fastapi import APIRouter
 
-router = APIRouter()
+from gateway.api.admin import credits_, journal, keys, requests, teams
+from gateway.api.admin.guard import GuardedRoute
+
+router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
+for part in (teams, keys, credits_, journal, requests):
+    router.include_router(part.router)

@@ -111,12 +111,13 @@ end
 
 -- Whole units left in a bucket, and milliseconds until it is empty of use.
 local function bucket_left(level, limit)
+  if limit == 0 then return 0, 0 end
   return max(0, floor((limit * MINUTE_MS - level) / MINUTE_MS)), ceil(level / limit)
 end
 
 -- Milliseconds until `units` more fit into the bucket: 0 now, -1 never.
 local function bucket_wait(level, limit, units)
-  if units > limit then return -1 end
+  if limit == 0 or units > limit then return -1 end
   return max(0, ceil((level + units * MINUTE_MS - limit * MINUTE_MS) / limit))
 end
 

@@ -3,7 +3,7 @@
 -- KEYS 1 hash  [2 index: a sorted set by creation]
 -- ARGV 1 "create" or "update"  2 version that the caller saw, or "" for any  3 member for the index, or ""
 --      4... field, value; an empty value removes the field
--- Returns {1 done | 0 exists already | -1 does not exist | -2 another version, version now}
+-- Returns {1 done | 0 exists already | -1 does not exist | -2 another version | -3 revoked for ever, version now}
 --@include common
 local hash, index = KEYS[1], KEYS[2]
 local version = tonumber(redis.call('HGET', hash, 'version') or false)
@@ -14,6 +14,11 @@ elseif not version then
   return { -1, 0 }
 elseif ARGV[2] ~= '' and tonumber(ARGV[2]) ~= version then
   return { -2, version }
+end
+if redis.call('HGET', hash, 'status') == 'revoked' then
+  for i = 4, #ARGV, 2 do
+    if ARGV[i] == 'status' and ARGV[i + 1] ~= 'revoked' then return { -3, version } end
+  end
 end
 local now = server_ms()
 version = version + 1

@@ -1,0 +1,163 @@
+"""What the admin API takes: every field with its bounds; an unknown field is an error.
+
+Money is a decimal string in USD and becomes nano-USD; times are ISO 8601 with their zone. In a PATCH, a field that is
+absent stays as it is; `null` removes a limit or an expiry.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+)
+
+from gateway.ledger.accounts import LIMITS, Changes
+from gateway.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
+from gateway.patterns import is_pattern
+
+MAX_NAME: Final = 64
+MAX_MODELS: Final = 500
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _name(text: str) -> str:
+    if text != text.strip() or not text.isprintable() or "/" in text or text in (".", ".."):
+        raise ValueError("a name is printable, has no '/', and no space at its ends")
+    return text
+
+
+def _pattern(text: str) -> str:
+    if not is_pattern(text):
+        raise ValueError('a model is an exact id, "provider/*" or "*"')
+    return text
+
+
+def _usd(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError('money is a decimal string in USD, such as "1.25"')  # noqa: TRY004 - pydantic reports ValueError
+    try:
+        return parse_usd(value)
+    except MoneyError as error:
+        raise ValueError(str(error)) from None
+
+
+def _not_negative(amount: int) -> int:
+    if amount < 0:
+        raise ValueError(f"must lie between 0 and {format_usd(MAX_NANO_USD)} USD")
+    return amount
+
+
+def _later(moment: datetime) -> datetime:
+    if moment <= _EPOCH:
+        raise ValueError("must lie after 1970")
+    return moment
+
+
+_MONEY_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["1.25"], "description": "USD, a decimal string"})
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
+Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
+Models = Annotated[list[Pattern], Field(max_length=MAX_MODELS)]
+Usd = Annotated[int, BeforeValidator(_usd), _MONEY_SCHEMA]
+PositiveUsd = Annotated[int, BeforeValidator(_usd), AfterValidator(_not_negative), _MONEY_SCHEMA]
+Flag = Annotated[bool, Strict()]
+Moment = Annotated[AwareDatetime, AfterValidator(_later)]
+Count = Annotated[int, Strict(), Field(ge=0, le=10**9)]
+Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
+Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
+
+
+class Body(BaseModel):
+    """A JSON body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(Body):
+    """Limits of a team or a key. null removes one; 0 refuses every request."""
+
+    rpm: Count | None = None
+    tpm: Tokens | None = None
+    concurrency: Count | None = None
+    max_output_tokens: Count | None = None
+    budget_usd_hour: PositiveUsd | None = None
+    budget_usd_day: PositiveUsd | None = None
+    budget_usd_month: PositiveUsd | None = None
+    budget_usd_total: PositiveUsd | None = None
+    budget_tokens_hour: Volume | None = None
+    budget_tokens_day: Volume | None = None
+    budget_tokens_month: Volume | None = None
+    budget_tokens_total: Volume | None = None
+
+    def changes(self) -> dict[str, int | None]:
+        """The limits that were given."""
+        return {name: getattr(self, name) for name in LIMITS if name in self.model_fields_set}
+
+
+NO_LIMITS: Final = Limits()
+
+
+class _Account(Body):
+    models: Models = Field(default=[], description="Exact ids, provider/* or *; empty: all")
+    expires_at: Moment | None = None
+    limits: Limits = NO_LIMITS
+
+    def changes(self) -> Changes:
+        """What was given, as the ledger takes it."""
+        given = self.model_fields_set
+        expires_ms = None
+        if "expires_at" in given:
+            expires_ms = int(self.expires_at.timestamp() * 1000) if self.expires_at else 0
+        return Changes(
+            name=getattr(self, "name", None) if "name" in given else None,
+            status=getattr(self, "status", None) if "status" in given else None,
+            models=tuple(dict.fromkeys(self.models)) if "models" in given else None,
+            limits=self.limits.changes(),
+            expires_ms=expires_ms,
+            metered=getattr(self, "metered", None) if "metered" in given else None,
+        )
+
+
+class NewTeam(_Account):
+    """POST /teams."""
+
+    name: Name
+    credits_usd: PositiveUsd = 0
+    metered: Flag = True
+
+
+class TeamPatch(_Account):
+    """PATCH /teams/{team}."""
+
+    name: Name = ""
+    status: Literal["active", "disabled"] = "active"
+    metered: Flag = True
+
+
+class NewKey(_Account):
+    """POST /teams/{team}/keys; `name` is the key's label."""
+
+    name: Name
+
+
+class KeyPatch(_Account):
+    """PATCH /teams/{team}/keys/{key}. A revoked key stays revoked."""
+
+    name: Name = ""
+    status: Literal["active", "disabled", "revoked"] = "active"
+
+
+class Movement(Body):
+    """POST /teams/{team}/credits: a grant is over 0, an adjustment has either sign."""
+
+    kind: Literal["grant", "adjust"]
+    amount_usd: Usd
+    note: str = Field(default="", max_length=500)

@@ -1,0 +1,38 @@
+"""/admin/v1/teams/{team}/credits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from gateway.api.admin.bodies import Movement
+from gateway.api.admin.guard import GuardedRoute, once_of
+from gateway.api.admin.shapes import credits_shape
+from gateway.api.callers import services_of
+from gateway.errors import GatewayError
+
+router = APIRouter(prefix="/teams/{team}/credits", route_class=GuardedRoute)
+
+
+@router.get("")
+async def show_credits(request: Request, team: str) -> dict[str, Any]:
+    """A team's balance."""
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    return credits_shape(owner, await accounts.view(owner))
+
+
+@router.post("")
+async def move_credits(request: Request, team: str, body: Movement) -> dict[str, Any]:
+    """Grants or adjusts, once per Idempotency-Key; the balance as it stands now."""
+    if body.amount_usd == 0 or (body.kind == "grant" and body.amount_usd < 0):
+        needed = "over 0" if body.kind == "grant" else "not 0"
+        raise GatewayError("invalid_field", f"amount_usd of a {body.kind} must be {needed}.", param="amount_usd")
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    once = once_of(request)
+    await accounts.move_credits(
+        owner, body.kind, body.amount_usd, note=body.note, idempotency_key=once.key if once else None
+    )
+    return credits_shape(owner, await accounts.view(owner))

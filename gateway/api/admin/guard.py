@@ -1,0 +1,110 @@
+"""Who may use the admin API, and how much it reads: decided before a body is read, let alone parsed.
+
+admin.key not set       403 admin_disabled       every route
+no key, another key     401 invalid_admin_key    compared in constant time
+body over MAX_BODY      413 body_too_large
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import orjson
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from gateway.api.callers import services_of
+from gateway.downstream import ClientLeft, Downstream, Message
+from gateway.errors import GatewayError
+from gateway.ledger.accounts import Once
+
+MAX_BODY: Final = 256 * 1024
+MAX_IDEMPOTENCY_KEY: Final = 255
+
+
+class GuardedRoute(APIRoute):
+    """A route behind the admin key."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, behind the guard."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            require_admin(request)
+            try:
+                body = await _read_body(request)
+            except ClientLeft:
+                return Response(status_code=499)  # nobody reads it; nginx's number for this
+            sent = False
+
+            async def replay() -> Message:
+                nonlocal sent
+                if sent:
+                    return await request.receive()
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            return await handle(Request(request.scope, replay))
+
+        return guarded
+
+
+def require_admin(request: Request) -> None:
+    """Raises GatewayError `admin_disabled` or `invalid_admin_key` unless the request carries the admin key."""
+    expected = _admin_key(request)
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    # Digests, since compare_digest takes no text beyond ASCII and its time tells lengths.
+    same = hmac.compare_digest(_digest(presented.strip().encode()), _digest(expected))
+    if scheme.lower() != "bearer" or not same:
+        raise GatewayError("invalid_admin_key", "The admin key is not valid. Send 'Authorization: Bearer <admin key>'.")
+
+
+def once_of(request: Request, *parts: object) -> Once | None:
+    """The request's Idempotency-Key, bound to what is asked; None without one. Raises GatewayError `invalid_field`."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise GatewayError(
+            "invalid_field",
+            f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters.",
+            param="Idempotency-Key",
+        )
+    asked = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return Once(key, asked, _admin_key(request))
+
+
+def version_of(request: Request) -> int | None:
+    """The version in `If-Match`, quoted or not; None for none or "*". Raises GatewayError `invalid_field`."""
+    text = request.headers.get("if-match", "*").strip()
+    if text == "*":
+        return None
+    number = text.removeprefix("W/").strip('"')
+    if not (number.isascii() and number.isdigit() and len(number) <= 15):  # noqa: PLR2004 - what a double holds
+        raise GatewayError("invalid_field", "If-Match takes the version of the object, a number.", param="If-Match")
+    return int(number)
+
+
+def _admin_key(request: Request) -> bytes:
+    key = services_of(request).settings.admin.key
+    if key is None:
+        raise GatewayError("admin_disabled", "The admin API is off: this gateway has no admin.key configured.")
+    return key.get_secret_value().encode()
+
+
+async def _read_body(request: Request) -> bytes:
+    client = Downstream(request.scope, request.receive, _send_nothing)
+    if request.method in ("GET", "HEAD"):
+        return b""
+    return await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s)
+
+
+async def _send_nothing(message: Message) -> None:
+    del message
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

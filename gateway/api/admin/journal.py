@@ -1,0 +1,45 @@
+"""/admin/v1/teams/{team}/journal and /admin/v1/ledger/verify."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+
+from gateway.api.admin.guard import GuardedRoute
+from gateway.api.admin.pages import After, Limit, Since, Until, moment_ms
+from gateway.api.admin.shapes import entry_shape, page_shape, verification_shape
+from gateway.api.callers import services_of
+from gateway.ledger.accounts import Page
+from gateway.ledger.audit import verify
+from gateway.ledger.journal import Journal, check_cursor
+
+router = APIRouter(route_class=GuardedRoute)
+_NO_END: Final = 10**15
+
+
+@router.get("/teams/{team}/journal")
+async def list_entries(
+    request: Request, team: str, limit: Limit = 100, after: After = None, since: Since = None, until: Until = None
+) -> dict[str, Any]:
+    """Entries of a period, the oldest first."""
+    services = services_of(request)
+    check_cursor(after)
+    owner = await services.accounts.team(team)
+    page = await Journal(services.store).entries(
+        owner.id, limit=limit, after=after, from_ms=moment_ms(since, "from", 0), to_ms=moment_ms(until, "to", _NO_END)
+    )
+    return page_shape(map(entry_shape, page.data), page)
+
+
+@router.get("/ledger/verify")
+async def verify_ledger(
+    request: Request, team: str | None = None, limit: Limit = 100, after: After = None
+) -> dict[str, Any]:
+    """Recomputes balances from the journal: of one team, or of all, a page at a time. `ok`: all of this page agree."""
+    services = services_of(request)
+    accounts = services.accounts
+    page = await accounts.teams(limit, after) if team is None else Page((await accounts.team(team),), None)
+    found = [(owner, await verify(services.store, owner.id)) for owner in page.data]
+    shapes = [verification_shape(owner, verification) for owner, verification in found]
+    return {**page_shape(shapes, page), "ok": all(verification.ok for _, verification in found)}

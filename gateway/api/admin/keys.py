@@ -1,0 +1,59 @@
+"""/admin/v1/teams/{team}/keys. The key itself is in the answer to its creation, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.admin.bodies import KeyPatch, NewKey
+from gateway.api.admin.guard import GuardedRoute, once_of, version_of
+from gateway.api.admin.pages import After, Limit
+from gateway.api.admin.shapes import key_shape, page_shape
+from gateway.api.callers import services_of
+from gateway.ledger.accounts import Accounts, Key, Team
+
+router = APIRouter(prefix="/teams/{team}/keys", route_class=GuardedRoute)
+
+
+@router.post("", status_code=201)
+async def create_key(request: Request, response: Response, team: str, body: NewKey) -> dict[str, Any]:
+    """Makes a key. `key` is null for a repeat that comes after the key's secret, or the admin key, was replaced."""
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    once = once_of(request, "key", owner.id, body.model_dump(mode="json", exclude_unset=True))
+    key, text = await accounts.create_key(owner, body.changes(), once)
+    response.headers["cache-control"] = "no-store"
+    return {**await _shown(accounts, owner, key, response), "key": text or None}
+
+
+@router.get("")
+async def list_keys(request: Request, team: str, limit: Limit = 100, after: After = None) -> dict[str, Any]:
+    """A team's keys, the oldest first."""
+    accounts = services_of(request).accounts
+    page = await accounts.keys(await accounts.team(team), limit, after)
+    views = await accounts.views([(key.team_id, key.id) for key in page.data])
+    return page_shape(map(key_shape, page.data, views), page)
+
+
+@router.get("/{key}")
+async def show_key(request: Request, response: Response, team: str, key: str) -> dict[str, Any]:
+    """One key."""
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    return await _shown(accounts, owner, await accounts.key(owner, key), response)
+
+
+@router.patch("/{key}")
+async def change_key(request: Request, response: Response, team: str, key: str, body: KeyPatch) -> dict[str, Any]:
+    """Changes a key; in force with its next request, on every worker."""
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    before = await accounts.key(owner, key)
+    changed = await accounts.update_key(owner, before, body.changes(), version=version_of(request))
+    return await _shown(accounts, owner, changed, response)
+
+
+async def _shown(accounts: Accounts, team: Team, key: Key, response: Response) -> dict[str, Any]:
+    response.headers["etag"] = f'"{key.version}"'
+    return key_shape(key, await accounts.view(team, key.id))

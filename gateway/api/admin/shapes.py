@@ -1,0 +1,144 @@
+"""What the admin API gives: the ledger's values as JSON. Numbers are those that are enforced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.api.shapes import balance_shape, limits_shape, time_shape
+from gateway.ledger.accounts import Key, Page, Team, View
+from gateway.ledger.audit import Verification
+from gateway.ledger.journal import Entry, Found
+from gateway.money import format_usd
+
+
+def page_shape(data: Iterable[dict[str, Any]], page: Page[Any]) -> dict[str, Any]:
+    """A page of a list."""
+    return {"object": "list", "data": list(data), "next": page.next}
+
+
+def team_shape(team: Team, view: View) -> dict[str, Any]:
+    """A team, its balance, and what is left of its limits."""
+    return {
+        "object": "team",
+        "id": team.id,
+        "name": team.name,
+        "status": team.status,
+        "metered": team.metered,
+        "models": list(team.models),
+        "expires_at": time_shape(team.expires_ms),
+        "created_at": time_shape(team.created_ms),
+        "version": team.version,
+        "balance": balance_shape(view.balance),
+        "limits": limits_shape(view.team, view.now_ms),
+    }
+
+
+def key_shape(key: Key, view: View) -> dict[str, Any]:
+    """A key and what is left of its limits; of its secrets only how to tell them apart."""
+    return {
+        "object": "key",
+        "id": key.id,
+        "name": key.name,
+        "team_id": key.team_id,
+        "status": key.status,
+        "models": list(key.models),
+        "expires_at": time_shape(key.expires_ms),
+        "created_at": time_shape(key.created_ms),
+        "version": key.version,
+        "limits": limits_shape(view.key, view.now_ms),
+        "secrets": [
+            {
+                "sha256_prefix": secret.sha256[:12],
+                "until": time_shape(secret.until_ms),
+                "last_used_at": time_shape(secret.last_used_ms),
+            }
+            for secret in key.secrets
+        ],
+    }
+
+
+def credits_shape(team: Team, view: View) -> dict[str, Any]:
+    """A team's balance."""
+    return {"object": "credits", "team_id": team.id, "metered": team.metered, **balance_shape(view.balance)}
+
+
+def entry_shape(entry: Entry) -> dict[str, Any]:
+    """A journal entry. `request_id` is null for grants and adjustments."""
+    movement = entry.type in ("grant", "adjust")
+    return {
+        "object": "entry",
+        "id": entry.id,
+        "at": time_shape(entry.at_ms),
+        "type": entry.type,
+        "request_id": None if movement else entry.ref,
+        "key_id": entry.key_id or None,
+        "amount_usd": format_usd(entry.amount),
+        "balance_usd": format_usd(entry.balance),
+        "hold_usd": format_usd(entry.hold),
+        "model": entry.model or None,
+        "upstream": entry.upstream or None,
+        "outcome": entry.outcome or None,
+        "settled_by": entry.settled_by or None,
+        "usage": _usage(entry),
+        "note": entry.note or None,
+    }
+
+
+def request_shape(request_id: str, found: Found) -> dict[str, Any]:
+    """A request: `state` is running, settled, voided or expired; `entry` is its journal entry, if it is still kept."""
+    if found.open is not None:
+        return {
+            "object": "request",
+            "id": request_id,
+            "state": "running",
+            "team_id": found.team_id,
+            "key_id": found.open.key_id,
+            "admitted_at": time_shape(found.open.admitted_ms),
+            "hold_usd": format_usd(found.open.amount),
+            "hold_tokens": found.open.tokens,
+        }
+    states = {"settle": "settled", "void": "voided", "expire": "expired"}
+    return {
+        "object": "request",
+        "id": request_id,
+        "state": states[found.kind],
+        "team_id": found.team_id,
+        "key_id": found.entry.key_id if found.entry else None,
+        "cost_usd": format_usd(found.cost),
+        "settled_by": found.settled_by,
+        "entry": entry_shape(found.entry) if found.entry else None,
+    }
+
+
+def verification_shape(team: Team, verification: Verification) -> dict[str, Any]:
+    """Whether a team's books agree; each difference by name, in nano-USD or as a count."""
+    return {
+        "object": "verification",
+        "team_id": team.id,
+        "team_name": team.name,
+        "ok": verification.ok,
+        "entries": verification.entries,
+        "complete": verification.complete,
+        "differences": [
+            {
+                "name": difference.name,
+                "expected": difference.expected,
+                "found": difference.found,
+                "entry_id": difference.entry_id or None,
+            }
+            for difference in verification.differences
+        ],
+    }
+
+
+def _usage(entry: Entry) -> dict[str, int] | None:
+    usage = entry.usage
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }

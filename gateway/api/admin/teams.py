@@ -1,0 +1,59 @@
+"""/admin/v1/teams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.admin.bodies import NewTeam, TeamPatch
+from gateway.api.admin.guard import GuardedRoute, once_of, version_of
+from gateway.api.admin.pages import After, Limit
+from gateway.api.admin.shapes import page_shape, team_shape
+from gateway.api.callers import services_of
+from gateway.ledger.accounts import Accounts, Team
+
+router = APIRouter(prefix="/teams", route_class=GuardedRoute)
+
+
+@router.post("", status_code=201)
+async def create_team(request: Request, response: Response, body: NewTeam) -> dict[str, Any]:
+    """Makes a team, and grants its first credits."""
+    accounts = services_of(request).accounts
+    once = once_of(request, "team", body.model_dump(mode="json", exclude_unset=True))
+    team = await accounts.create_team(body.changes(), once)
+    if body.credits_usd:
+        # Named by the team: a repeat of the creation grants nothing more.
+        await accounts.move_credits(
+            team, "grant", body.credits_usd, note="first credits", idempotency_key=f"creation of {team.id}"
+        )
+    return await _shown(accounts, team, response)
+
+
+@router.get("")
+async def list_teams(request: Request, limit: Limit = 100, after: After = None) -> dict[str, Any]:
+    """Teams, the oldest first."""
+    accounts = services_of(request).accounts
+    page = await accounts.teams(limit, after)
+    views = await accounts.views([(team.id, None) for team in page.data])
+    return page_shape(map(team_shape, page.data, views), page)
+
+
+@router.get("/{team}")
+async def show_team(request: Request, response: Response, team: str) -> dict[str, Any]:
+    """One team."""
+    accounts = services_of(request).accounts
+    return await _shown(accounts, await accounts.team(team), response)
+
+
+@router.patch("/{team}")
+async def change_team(request: Request, response: Response, team: str, body: TeamPatch) -> dict[str, Any]:
+    """Changes a team; in force with its next request."""
+    accounts = services_of(request).accounts
+    changed = await accounts.update_team(await accounts.team(team), body.changes(), version=version_of(request))
+    return await _shown(accounts, changed, response)
+
+
+async def _shown(accounts: Accounts, team: Team, response: Response) -> dict[str, Any]:
+    response.headers["etag"] = f'"{team.version}"'
+    return team_shape(team, await accounts.view(team))

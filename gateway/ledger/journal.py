@@ -1,0 +1,182 @@
+"""The journal: every movement of a team's credits, with the balance after it. Reading, finding, exporting.
+
+    entries(team, ...)   a page of it, the oldest first
+    export(team, ...)    all of a period, a page at a time
+    find(team, request)  how a request was settled; that it runs; or None
+
+    type      amount          balance after
+    grant     + what it gave  + amount
+    adjust    either sign     + amount
+    settle    - its cost      + amount
+    void      0               the same
+    expire    0               the same: the hold of a gateway that died
+
+Ids of entries are the stream's: "<server time, ms>-<number>", and cursors are ids. audit.py proves the books by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.errors import GatewayError
+from gateway.ledger.keyspace import TeamKeys
+from gateway.ledger.replies import gather
+from gateway.ledger.store import Store
+from gateway.ledger.team import Page
+from gateway.usage import Usage
+
+PAGE: Final = 1000
+_NO_END: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One movement. Money in nano-USD, `at_ms` the server's time; "" and 0 where a field does not apply.
+
+    `ref`: the request's id, or the movement's for grants and adjustments. `usage` is that of a settlement.
+    """
+
+    id: str
+    at_ms: int
+    type: str
+    ref: str
+    amount: int
+    balance: int
+    key_id: str = ""
+    hold: int = 0
+    model: str = ""
+    upstream: str = ""
+    outcome: str = ""
+    settled_by: str = ""
+    note: str = ""
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold:
+    """A request that runs: its reservation in nano-USD and tokens, and when it was admitted."""
+
+    id: str
+    key_id: str
+    amount: int
+    tokens: int
+    admitted_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a request was found: open, or ended as its entry says. `entry` is None where retention has taken it."""
+
+    team_id: str
+    open: OpenHold | None = None
+    kind: str = ""
+    cost: int = 0
+    settled_by: str = ""
+    entry: Entry | None = None
+
+
+class Journal:
+    """The journals of one store. Raises GatewayError `store_unavailable`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def entries(
+        self, team_id: str, *, limit: int = 100, after: str | None = None, from_ms: int = 0, to_ms: int = _NO_END
+    ) -> Page[Entry]:
+        """Entries with from_ms <= time < to_ms that follow the cursor `after`."""
+        start = f"({after}" if after is not None and _place(after) >= (from_ms, 0) else str(from_ms)
+        found = await self._range("XRANGE", team_id, start, f"({to_ms}-0", limit + 1)
+        return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
+
+    async def export(self, team_id: str, *, from_ms: int = 0, to_ms: int = _NO_END) -> AsyncIterator[tuple[Entry, ...]]:
+        """All entries of a period, in pages."""
+        after: str | None = None
+        while True:
+            page = await self.entries(team_id, limit=PAGE, after=after, from_ms=from_ms, to_ms=to_ms)
+            if page.data:
+                yield page.data
+            if page.next is None:
+                return
+            after = page.next
+
+    async def find(self, team_ids: Sequence[str], request_id: str) -> Found | None:
+        """A request among teams: running, or how it ended. An expired hold is not seen: `find_expired`."""
+        names = [TeamKeys(team_id) for team_id in team_ids]
+        calls = [self._store.run("GET", name.done(request_id)) for name in names]
+        calls += [self._store.run("HGET", name.held, request_id) for name in names]
+        replies = await gather(calls)
+        for team_id, done, held in zip(team_ids, replies, replies[len(names) :], strict=False):
+            if done is not None:
+                return await self._ended(team_id, done.decode())
+            if held is not None:
+                return Found(team_id, open=read_hold(request_id, held.decode()))
+        return None
+
+    async def find_expired(self, team_id: str, request_id: str, *, since_ms: int = 0) -> Found | None:
+        """The entry of a hold that expired, searched from the newest entry back."""
+        end = "+"
+        while found := await self._range("XREVRANGE", team_id, end, str(since_ms), PAGE):
+            for entry in found:
+                if entry.ref == request_id:
+                    return Found(team_id, kind=entry.type, cost=-entry.amount, settled_by="expired", entry=entry)
+            end = f"({found[-1].id}"
+        return None
+
+    async def _ended(self, team_id: str, done: str) -> Found:
+        kind, cost, _balance, entry_id, settled_by = done.split(" ", 4)
+        found = await self._range("XRANGE", team_id, entry_id, entry_id, 1)
+        return Found(team_id, None, kind, int(cost), settled_by, found[0] if found else None)
+
+    async def _range(self, command: str, team_id: str, start: str, end: str, count: int) -> list[Entry]:
+        reply = (await gather([self._store.run(command, TeamKeys(team_id).journal, start, end, "COUNT", str(count))]))[
+            0
+        ]
+        return [_entry(entry_id, fields) for entry_id, fields in reply]
+
+
+def read_hold(hold_id: str, text: str) -> OpenHold:
+    """A hold as the scripts keep it: "amount tokens admitted_ms key_id ..."."""
+    amount, tokens, admitted_ms, key_id = text.split(" ")[:4]
+    return OpenHold(hold_id, key_id, int(amount), int(tokens), int(admitted_ms))
+
+
+def check_cursor(after: str | None) -> None:
+    """Raises GatewayError `invalid_field` for what is no entry's id."""
+    if after is not None:
+        _place(after)
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    ms, separator, number = entry_id.partition("-")
+    if not (separator and ms.isascii() and ms.isdigit() and number.isascii() and number.isdigit()):
+        raise GatewayError("invalid_field", f"{entry_id!r} is no cursor of a journal.", param="after")
+    return int(ms), int(number)
+
+
+def _entry(entry_id: bytes, flat: list[bytes]) -> Entry:
+    words = [word.decode() for word in flat]
+    fields = dict(zip(words[::2], words[1::2], strict=True))
+    entry = entry_id.decode()
+    usage = None
+    if fields["type"] == "settle":
+        used, cached, made, reasoning = (int(fields[name]) for name in ("in", "cached", "out", "reasoning"))
+        usage = Usage(used, cached, made, reasoning, used + made, None)
+    return Entry(
+        id=entry,
+        at_ms=_place(entry)[0],
+        type=fields["type"],
+        ref=fields["id"],
+        amount=int(fields["amount"]),
+        balance=int(fields["balance"]),
+        key_id=fields.get("key", ""),
+        hold=int(fields.get("hold", "0")),
+        model=fields.get("model", ""),
+        upstream=fields.get("upstream", ""),
+        outcome=fields.get("outcome", ""),
+        settled_by=fields.get("by", ""),
+        note=fields.get("note", ""),
+        usage=usage,
+    )
