@@ -88,10 +88,11 @@ class Tap:
         self._observe(data)
         return data
 
-    def finish(self, *, clean: bool = True) -> bytes:
+    def finish(self, *, clean: bool = True, half: bool = True) -> bytes:
         """The upstream's body has ended; returns the unterminated rest that is still held.
 
         clean=False (cut, reset, stalled): the rest is not to be written, so b"" comes back. It is read for usage only.
+        half=False: the same where the rest does not end the response, since it is half an event then.
         """
         rest = bytes(self._held)
         self._held.clear()
@@ -100,7 +101,7 @@ class Tap:
             self._read(rest)
         elif self._oversized and (usage := find_usage(self._trail)) is not None:
             self._end_oversized(usage)
-        if not clean:
+        if not clean or not (half or self.terminal or self.done):
             self.terminal, self.done, self.error_seen, self.opened, self.created = seen
             return b""
         if rest:
