@@ -47,7 +47,10 @@ RESPONSES: Final = "/v1/responses"
 
 @dataclass(slots=True)
 class Services:
-    """What a worker runs on, from start-up to shutdown. `ready`: the store was seen to enforce."""
+    """What a worker runs on, from start-up to shutdown.
+
+    State that changes: `ready`, the store was seen to enforce; `leaving`, it was told to stop.
+    """
 
     settings: Settings
     loop: asyncio.AbstractEventLoop
@@ -57,6 +60,7 @@ class Services:
     line: RequestLine
     catalog: Catalog
     ready: bool = False
+    leaving: bool = False
 
 
 class Gateway:
@@ -182,7 +186,10 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
 
 @contextlib.contextmanager
 def _drain_on_signal(services: Services) -> Iterator[None]:
-    """SIGTERM and SIGINT start the drain, and then do what the server does on them.
+    """SIGTERM and SIGINT start the drain, after `server.shutdown_delay_s`, and then do what the server does on them.
+
+    Until then /readyz says no and requests are served as ever: a proxy takes this gateway out of its list before one is
+    refused. A second signal ends the delay.
 
     The server tells its application of a shutdown only when every connection has ended; a stream would keep it waiting.
     """
@@ -193,10 +200,22 @@ def _drain_on_signal(services: Services) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(services.line.drain, services.settings.server.drain_timeout_s)
+        del frame
+        if services.leaving:
+            loop.call_soon_threadsafe(stop, number)
+        else:
+            services.leaving = True
+            loop.call_soon_threadsafe(loop.call_later, services.settings.server.shutdown_delay_s, stop_at_last, number)
+
+    def stop_at_last(number: int) -> None:
+        if not services.line.stopping:  # a second signal was quicker
+            stop(number)
+
+    def stop(number: int) -> None:
+        services.line.drain(services.settings.server.drain_timeout_s)
         handler = before[signal.Signals(number)]
         if callable(handler):
-            handler(number, frame)
+            handler(number, None)
 
     for number in before:
         signal.signal(number, on_signal)

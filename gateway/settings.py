@@ -115,6 +115,7 @@ class ServerSettings(Section):
     keep_alive_s: int = Field(default=75, ge=1, le=3600)
     total_timeout_s: Seconds = 3600.0
     failover_s: Seconds = 30.0
+    shutdown_delay_s: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
     drain_timeout_s: Seconds = 30.0
 
 

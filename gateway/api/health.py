@@ -33,7 +33,7 @@ async def readyz(request: Request) -> Response:
         "store": services.store.available or open_admission,
         "enforcement": services.ready,
         "upstream": any(usable.values()),
-        "accepting": not services.line.stopping,
+        "accepting": not (services.leaving or services.line.stopping),
     }
     ready = all(parts.values())
     details = {
