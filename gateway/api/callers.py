@@ -27,6 +27,7 @@ class Services(Protocol):
     line: RequestLine
     catalog: Catalog
     ready: bool
+    leaving: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The admin API's client: one method a kind of call, its failures in a person's words.
 
-AdminClient.from_environment()   GATEWAY_URL (http://127.0.0.1:8080), GATEWAY_ADMIN_KEY or the demo's ./data/admin-key
+AdminClient.from_environment()   GATEWAY_URL (http://127.0.0.1:8080); GATEWAY_ADMIN_KEY, a key or "file:PATH" of one,
+                                 or the demo's ./data/admin-key
 client.get/post/patch(path)      the answer's JSON; CliError for everything else
 client.every(path)               all entries of a list, page after page
 """
@@ -58,13 +59,11 @@ class AdminClient:
         """The gateway that the environment names, by default the demo. Raises CliError when no admin key is found."""
         url = os.environ.get("GATEWAY_URL") or DEFAULT_URL
         if key := os.environ.get("GATEWAY_ADMIN_KEY"):
-            return cls(url, key.strip(), "GATEWAY_ADMIN_KEY")
+            path = key.removeprefix("file:")  # a container's secret is a file
+            return cls(url, key.strip(), "GATEWAY_ADMIN_KEY") if path == key else cls(url, _key_in(Path(path)), path)
         # The demo's key is for this machine's demo: it is not sent to somebody else's gateway.
         if is_loopback(url) and DEMO_ADMIN_KEY.is_file():
-            try:
-                return cls(url, DEMO_ADMIN_KEY.read_text(encoding="ascii").strip(), str(DEMO_ADMIN_KEY))
-            except OSError as error:
-                raise CliError(f"{DEMO_ADMIN_KEY} cannot be read: {error.strerror}") from None
+            return cls(url, _key_in(DEMO_ADMIN_KEY), str(DEMO_ADMIN_KEY))
         raise CliError(
             f"no admin key: set GATEWAY_ADMIN_KEY, or run this where the demo keeps its own in {DEMO_ADMIN_KEY}",
             exit_code=USAGE,
@@ -147,6 +146,13 @@ class AdminClient:
         if near:
             return f" Is it {near[0]!r}?"
         return " There is none yet: gateway teams create NAME" if not names else ""
+
+
+def _key_in(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def team_path(team: str) -> str:
