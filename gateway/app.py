@@ -25,7 +25,7 @@ import structlog
 from fastapi import FastAPI
 
 from gateway import __version__, api
-from gateway.downstream import Receive, Scope, Send
+from gateway.downstream import Message, Receive, Scope, Send
 from gateway.ledger.accounts import Accounts
 from gateway.ledger.canary import prove_enforcement
 from gateway.ledger.ledger import Ledger, LedgerPolicy
@@ -35,7 +35,7 @@ from gateway.ledger.store import StoreSettings as StoreLink
 from gateway.line import RequestLine
 from gateway.pipeline import Limits, Plan
 from gateway.settings import Settings, UpstreamSettings, load_settings
-from gateway.telemetry import configure_logging
+from gateway.telemetry import configure_logging, new_request_id
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Breaker, KeyRing
@@ -77,6 +77,7 @@ class Gateway:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
+            redirect_slashes=False,  # a redirect would send the key once more, to whatever Host the client named
         )
         api.install(self.app, numeric_codes=settings.errors.numeric_codes)
 
@@ -90,7 +91,7 @@ class Gateway:
         ):
             await self.services.line(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _named(send))
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -238,6 +239,18 @@ async def _prove(services: Services) -> None:
         problem = found
         await asyncio.sleep(0 if services.ready else 0.25)
     log.info("ready", version=__version__)
+
+
+def _named(send: Send) -> Send:
+    """Every answer names its request; the request line's own do so already."""
+    request_id = new_request_id().encode()
+
+    async def send_named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+        await send(message)
+
+    return send_named
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -62,6 +62,7 @@ CATALOGUE: Final = MappingProxyType(
         "version_mismatch": Kind(412, "invalid_request", "never"),
         "body_too_large": Kind(413, "invalid_request", "never"),
         "unsupported_media_type": Kind(415, "invalid_request", "never"),
+        "upgrade_unsupported": Kind(426, "invalid_request", "never"),
         "websocket_unsupported": Kind(426, "invalid_request", "never"),
         "rate_limit_exceeded": Kind(429, "too_many_requests", "wait"),
         "concurrency_exceeded": Kind(429, "too_many_requests", "wait"),
@@ -75,6 +76,10 @@ CATALOGUE: Final = MappingProxyType(
         "shutting_down": Kind(503, "server_error", "wait"),
     }
 )
+
+
+CLOSING: Final = frozenset({"request_timeout", "upgrade_unsupported", "websocket_unsupported"})
+"""Codes that end the connection: bytes of the request are missing from it (RFC 9110, 15.5.9)."""
 
 
 class GatewayError(Exception):
@@ -122,12 +127,13 @@ class GatewayError(Exception):
 
     def headers(self) -> list[Header]:
         """`Retry-After` (whole seconds, rounded up), `retry-after-ms` (exact), `x-should-retry`: where each is true."""
+        headers = [(b"connection", b"close")] if self.code in CLOSING else []
         if self.wait_ms is not None:
-            return [
-                (b"retry-after", b"%d" % _seconds(self.wait_ms)),
-                (b"retry-after-ms", b"%d" % self.wait_ms),
-            ]
-        return [(b"x-should-retry", b"false")] if self.kind.retry == "never" or self.permanent else []
+            headers.append((b"retry-after", b"%d" % _seconds(self.wait_ms)))
+            headers.append((b"retry-after-ms", b"%d" % self.wait_ms))
+        elif self.kind.retry == "never" or self.permanent:
+            headers.append((b"x-should-retry", b"false"))
+        return headers
 
     @property
     def permanent(self) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -30,7 +29,7 @@ from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
 from gateway.ledger.ledger import Ledger
 from gateway.pipeline import Admitted, Plan
 from gateway.relay import InvalidAnswer, Relay
-from gateway.telemetry import Record, RequestLog
+from gateway.telemetry import Record, RequestLog, new_request_id
 from gateway.upstream.transport import FaultKind, UpstreamFault
 
 _ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
@@ -71,7 +70,7 @@ class RequestLine:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its log line."""
-        record = Record(request_id=f"req_{os.urandom(16).hex()}", method=scope["method"], path=scope["path"])
+        record = Record(request_id=new_request_id(), method=scope["method"], path=scope["path"])
         client = Downstream(scope, receive, send)
         try:
             admitted = await self._admit(client, record)

@@ -89,6 +89,7 @@ async def prepare(plan: Plan, client: Downstream, record: Record) -> tuple[ApiKe
     """Steps 1 to 3, and the question for step 4."""
     key = present(client.text(b"authorization"))
     record.team_id, record.key_id = key.team_id, key.key_id
+    _refuse_upgrade(client)
     _refuse_media(client)
     body = await client.read_body(plan.limits.max_body_bytes, plan.limits.body_timeout_s)
     record.bytes_in = len(body)
@@ -201,6 +202,12 @@ def _ask(plan: Plan, record: Record, client: Downstream, key: ApiKey, envelope: 
             param="Idempotency-Key",
         )
     return Ask(record.request_id, key, route.patterns, demand, envelope.max_output_tokens, mark)
+
+
+def _refuse_upgrade(client: Downstream) -> None:
+    """RFC 9110 lets a server ignore an upgrade, but llhttp stops at the head of such a request: its body is lost."""
+    if client.header(b"upgrade") is not None and b"upgrade" in (client.header(b"connection") or b"").lower():
+        raise GatewayError("upgrade_unsupported", "This gateway speaks HTTP/1.1: send the request without 'Upgrade'.")
 
 
 def _refuse_media(client: Downstream) -> None:

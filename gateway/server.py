@@ -41,7 +41,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # its warnings tell of what clients did: the request log's business
         access_log=False,
         server_header=False,
         date_header=True,

@@ -6,6 +6,7 @@ part. It never holds prompts, answers or secrets.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,11 @@ import structlog
 
 from gateway.exchange import Outcome, Settlement, State
 from gateway.money import format_usd
+
+
+def new_request_id() -> str:
+    """A name for a request, for its answer's `x-request-id`, its hold and its log line."""
+    return f"req_{os.urandom(16).hex()}"
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ anything else            500 internal_error; the log has the reason
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from typing import cast
 
 import structlog
@@ -22,10 +22,10 @@ from gateway.errors import GatewayError
 def install(app: FastAPI, *, numeric_codes: bool) -> None:
     """Registers the handlers."""
 
-    def answer(error: GatewayError) -> Response:
+    def answer(error: GatewayError, more: Mapping[str, str] | None = None) -> Response:
         status, headers, body = error.render(numeric_codes=numeric_codes)
         named = {name.decode(): value.decode() for name, value in headers}
-        return Response(body, status, {**named, "x-request-id": f"req_{os.urandom(16).hex()}"})
+        return Response(body, status, {**named, **(more or {})})
 
     async def gateway_error(_: Request, error: Exception) -> Response:
         return answer(cast("GatewayError", error))
@@ -34,7 +34,8 @@ def install(app: FastAPI, *, numeric_codes: bool) -> None:
         return answer(_invalid_field(cast("RequestValidationError", error)))
 
     async def http_error(request: Request, error: Exception) -> Response:
-        return answer(_from_http(request, cast("HTTPException", error)))
+        found = cast("HTTPException", error)
+        return answer(_from_http(request, found), found.headers)  # a 405 names what is allowed
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         structlog.get_logger("gateway.api").error("request_failed", path=request.url.path, exc_info=error)

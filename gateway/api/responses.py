@@ -5,7 +5,7 @@ A WebSocket upgrade is answered 426: clients (Codex among them) then fall back t
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 
 from gateway.errors import GatewayError
 
@@ -17,7 +17,7 @@ async def upgrade(request: Request) -> None:
     """Refuses a WebSocket upgrade, and any other GET."""
     if request.headers.get("upgrade", "").lower() == "websocket":
         raise GatewayError("websocket_unsupported", "This gateway speaks HTTP: POST /v1/responses.")
-    raise GatewayError("method_not_allowed", "/v1/responses does not take GET.")
+    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 @router.post("/v1/responses")

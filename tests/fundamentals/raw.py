@@ -130,15 +130,20 @@ class Wire:
         return self.read(head_only=method == "HEAD")
 
     def read(self, *, head_only: bool = False) -> RawAnswer:
-        """Reads one answer, interim ones left out."""
+        """Reads one answer."""
         status = int(self._stream.readline().split(b" ")[1])
-        headers = {}
+        headers: dict[str, str] = {}
         while (line := self._stream.readline()) not in (b"\r\n", b""):
             name, _, value = line.decode("latin-1").partition(":")
+            assert name.lower() not in headers, "each header is sent once"
             headers[name.lower()] = value.strip()
-        if status == 100:
-            return self.read(head_only=head_only)
         return RawAnswer(status, headers, b"" if head_only else self._body(headers))
+
+    def interim(self) -> int:
+        """Reads one interim answer; gives its status."""
+        status = int(self._stream.readline().split(b" ")[1])
+        assert self._stream.readline() == b"\r\n"
+        return status
 
     def _body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding") != "chunked":

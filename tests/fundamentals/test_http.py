@@ -1,0 +1,158 @@
+"""HTTP as clients really speak it, on a bare socket: other methods, other paths, upgrades, early refusals."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fundamentals.raw import RawAnswer, Wire, bearer, head
+from tests.support.gateway import NewKey, RunningGateway
+
+BODY = b'{"model":"o4-mini","input":"Hello"}'
+STREAM = b'{"model":"o4-mini","input":"Hello","stream":true}'
+UNKNOWN_KEY = bearer("sk-gw-no")
+
+
+@pytest.fixture
+def wire(gateway: RunningGateway) -> Iterator[Wire]:
+    with Wire(gateway.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def authorization(key: NewKey) -> str:
+    return bearer(key.text)
+
+
+def code(answer: RawAnswer) -> str:
+    error = json.loads(answer.body)["error"]
+    assert {"message", "type", "param", "code"} <= error.keys()
+    assert isinstance(error["param"], str)
+    assert answer.headers["x-request-id"].startswith("req_")
+    found: str = error["code"]
+    return found
+
+
+def test_a_websocket_upgrade_is_answered_426(wire: Wire, authorization: str) -> None:
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA")
+    answer = wire.request(b"", authorization, *upgrade, method="GET")
+    assert (answer.status, code(answer)) == (426, "websocket_unsupported")
+    assert wire.closed
+
+
+def test_an_http2_upgrade_of_a_post_is_refused_instead_of_losing_its_body(wire: Wire, authorization: str) -> None:
+    """Java's HttpClient asks for one unless it is set to HTTP/1.1."""
+    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
+    answer = wire.request(BODY, authorization, *upgrade)
+    assert (answer.status, code(answer)) == (426, "upgrade_unsupported")
+    assert wire.closed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "expected"),
+    [
+        ("GET", "/v1/responses", 405, "method_not_allowed"),
+        ("PUT", "/v1/responses", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/responses", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/v1/responses/", 404, "unknown_url"),
+        ("POST", "//v1/responses", 404, "unknown_url"),
+        ("POST", "/v1/chat/completions", 404, "unknown_url"),
+        ("GET", "/v1/responses/resp_1", 404, "unknown_url"),
+        ("GET", "/v1/../v1/key", 404, "unknown_url"),
+        ("GET", "/v1", 404, "unknown_url"),
+        ("GET", "/docs", 404, "unknown_url"),
+        ("GET", "/openapi.json", 404, "unknown_url"),
+        ("GET", "/v1/%FF%00", 404, "unknown_url"),
+    ],
+)
+def test_anything_else_is_refused_in_the_error_format(
+    wire: Wire, authorization: str, method: str, path: str, status: int, expected: str
+) -> None:
+    answer = wire.request(b"", authorization, method=method, path=path)
+    assert (answer.status, code(answer)) == (status, expected)
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/models", "/v1/nowhere"])
+def test_a_head_request_gets_no_body(wire: Wire, authorization: str, path: str) -> None:
+    assert wire.request(b"", authorization, method="HEAD", path=path).status in (404, 405)
+    assert wire.request(BODY, authorization).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/%72esponses", "/v1/responses?api-version=1", "http://gateway/v1/responses"])
+def test_other_spellings_of_the_path_are_the_same_path(wire: Wire, authorization: str, path: str) -> None:
+    assert wire.request(BODY, authorization, path=path).status == 200
+
+
+def test_a_connection_serves_on_after_every_kind_of_answer(wire: Wire, authorization: str) -> None:
+    for body, key, status in [
+        (b"{", authorization, 400),
+        (BODY, UNKNOWN_KEY, 401),
+        (STREAM, authorization, 200),
+        (b'{"model":"sim/error-500","input":"x"}', authorization, 500),
+        (b'{"model":"sim/html","input":"x"}', authorization, 502),
+        (b'{"model":"sim/cut-3","input":"x","stream":true}', authorization, 200),
+        (BODY, authorization, 200),
+    ]:
+        assert wire.request(body, key).status == status
+
+
+def test_a_refusal_before_the_body_was_read_can_be_read_by_a_client_that_still_sends(
+    wire: Wire, authorization: str
+) -> None:
+    """The refusal needs the head alone; the rest of the body is read and forgotten, so that the connection lives on."""
+    size = 4_000_000
+    wire.send(head("POST", "/v1/responses", UNKNOWN_KEY, f"Content-Length: {size}"))
+    answer = wire.read()
+    assert (answer.status, code(answer)) == (401, "invalid_api_key")
+    wire.send(b"x" * size)
+    assert wire.request(BODY, authorization).status == 200
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire, authorization: str) -> None:
+    wire.send(head("POST", "/v1/responses", authorization, f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
+    assert wire.interim() == 100
+    wire.send(BODY)
+    assert wire.read().status == 200
+
+
+def test_a_client_that_asks_first_is_spared_a_body_that_would_be_refused(wire: Wire) -> None:
+    wire.send(head("POST", "/v1/responses", UNKNOWN_KEY, "Content-Length: 1000000", "Expect: 100-continue"))
+    assert wire.read().status == 401
+
+
+def test_a_chunked_body_is_read(wire: Wire, authorization: str) -> None:
+    wire.send(head("POST", "/v1/responses", authorization, "Transfer-Encoding: chunked"))
+    for byte in BODY:
+        wire.send(b"1\r\n%c\r\n" % byte)
+    wire.send(b"0\r\n\r\n")
+    assert wire.read().status == 200
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_order(wire: Wire, authorization: str) -> None:
+    wire.send((head("POST", "/v1/responses", authorization, f"Content-Length: {len(BODY)}") + BODY) * 3)
+    identifiers = [wire.read().headers["x-request-id"] for _ in range(3)]
+    assert len(set(identifiers)) == 3
+
+
+def test_an_http_1_0_client_is_served_and_its_connection_closed(wire: Wire, authorization: str) -> None:
+    assert wire.request(BODY, authorization, version="1.0").status == 200
+    assert wire.closed
+
+
+@pytest.mark.parametrize("lines", [("Authorization:",), ("Authorization: Bearer",), ("Authorization: Basic eDp5",), ()])
+def test_without_a_key_there_is_no_entry(wire: Wire, lines: tuple[str, ...]) -> None:
+    answer = wire.request(BODY, *lines)
+    assert (answer.status, code(answer)) == (401, "invalid_api_key")
+
+
+def test_the_name_of_the_scheme_is_read_in_any_case(wire: Wire, key: NewKey) -> None:
+    assert wire.request(BODY, f"authorization: bEARER  {key.text} ").status == 200
+
+
+def test_every_answer_names_its_request_once(wire: Wire, authorization: str) -> None:
+    for method, path in [("GET", "/v1/models"), ("GET", "/v1/key"), ("GET", "/healthz"), ("GET", "/v1/nowhere")]:
+        identifier = wire.request(b"", authorization, method=method, path=path).headers["x-request-id"]
+        assert identifier.startswith("req_")
+        assert len(identifier) == 36
