@@ -57,21 +57,27 @@ def new_secret(team_id: str, key_id: str, seed: bytes | None = None) -> tuple[st
 
     Random, or made of `seed`: 64 bytes that nobody can guess give the same key again.
     """
+    secret = secret_text(seed)
+    text = f"sk-gw-{team_id}-{key_id}-{secret}"
+    return f"{text}{checksum(text)}", hash_of(secret)
+
+
+def secret_text(seed: bytes | None = None) -> str:
+    """A secret's letters: random, or made of a seed of 64 bytes."""
     number = secrets.randbits(512) if seed is None else int.from_bytes(seed)
     secret = ""
     for _ in range(SECRET_LENGTH):  # of 2**512 values: no letter is likelier than another by more than 2**-250
         number, letter = divmod(number, len(ALPHABET))
         secret += ALPHABET[letter]
-    text = f"sk-gw-{team_id}-{key_id}-{secret}"
-    return f"{text}{_checksum(text)}", _hash(secret)
+    return secret
 
 
 def parse_api_key(text: str) -> ApiKey:
     """The parts of a presented key. Raises GatewayError `invalid_api_key` if it is malformed."""
     match = _FORMAT.fullmatch(text)
-    if match is None or _checksum(text[:-8]) != match[4]:
+    if match is None or checksum(text[:-8]) != match[4]:
         raise invalid_api_key()
-    return ApiKey(match[1], match[2], _hash(match[3]))
+    return ApiKey(match[1], match[2], hash_of(match[3]))
 
 
 def present(authorization: str | None) -> ApiKey:
@@ -84,9 +90,11 @@ def present(authorization: str | None) -> ApiKey:
     return parse_api_key(text.strip())
 
 
-def _checksum(text: str) -> str:
+def checksum(text: str) -> str:
+    """CRC-32 of a key's text, 8 hexadecimal digits."""
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _hash(secret: str) -> str:
+def hash_of(secret: str) -> str:
+    """What is stored of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Teams and keys in the store, and movements of credits: what admins do. Off the warm path.
 
     create_team, teams, team, update_team      a name is taken once; a team is found by id or by name
-    create_key, keys, key, update_key          a key's secret is returned by its creation and kept as SHA-256
+    create_key, keys, key, find_key, update_key a key's secret is returned by its creation and kept as SHA-256
     move_credits                               grant or adjust, once per idempotency key
     view, views                                the numbers that are enforced, as they stand now
 
@@ -11,14 +11,14 @@ repeat finds the claim and completes or returns the same object, also where the 
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
 from gateway.errors import GatewayError
 from gateway.identity import is_id, new_id, new_secret
-from gateway.ledger.keyspace import TEAM_NAMES, TEAMS, TeamKeys, made
+from gateway.ledger.claims import claim, mismatch
+from gateway.ledger.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys, made
 from gateway.ledger.replies import gather
 from gateway.ledger.script import Script
 from gateway.ledger.store import Store
@@ -61,7 +61,7 @@ class Accounts:
         """A new team. Raises `already_exists` for a name that is taken, `idempotency_mismatch`."""
         team_id = new_id()
         if once is not None:
-            team_id, _ = await self._claim(made(once.key), team_id, once)
+            team_id, _ = await claim(self._store, made(once.key), team_id, once, self._idempotency_ttl_ms)
         owner = await self._take_name(changes.name or "", team_id)
         # Whoever took the name and has no hash yet died before it was made: this creation completes it.
         if owner != team_id:
@@ -122,10 +122,11 @@ class Accounts:
         keys = TeamKeys(team.id)
         key_id, seed = new_id(), None
         if once is not None:
-            key_id, salt = await self._claim(keys.made(once.key), key_id, once)
+            key_id, salt = await claim(self._store, keys.made(once.key), key_id, once, self._idempotency_ttl_ms)
             seed = once.seed(salt)
         text, secret_hash = new_secret(team.id, key_id, seed)
         fields = {"status": "active", **changes.fields(), SECRET_FIELD + secret_hash: "0"}
+        await self._run("HSETNX", KEY_TEAMS, key_id, team.id)
         await self._configure([keys.key(key_id), keys.keys], "create", "", key_id, fields)
         key = await self.key(team, key_id)
         return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
@@ -144,6 +145,14 @@ class Accounts:
         if not stored:
             raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key_id!r}.")
         return read_key(team.id, key_id, stored)
+
+    async def find_key(self, key_id: str) -> tuple[Team, Key]:
+        """A key by its id alone, with its team. Raises `key_not_found`."""
+        owner = await self._run("HGET", KEY_TEAMS, key_id)
+        team = await self._find_team(owner.decode()) if owner is not None else None
+        if team is None:
+            raise GatewayError("key_not_found", f"There is no key {key_id!r}.")
+        return team, await self.key(team, key_id)
 
     async def update_key(self, team: Team, key: Key, changes: Changes, *, version: int | None = None) -> Key:
         """Changes a key; in force with its next request.
@@ -174,7 +183,7 @@ class Accounts:
         if reply[0] == 0:
             raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
         if reply[0] == -1:
-            raise _mismatch()
+            raise mismatch()
         if reply[0] == -2:  # noqa: PLR2004 - the script's word
             raise GatewayError(
                 "invalid_field", f"A team can hold {format_usd(MAX_NANO_USD)} USD at most.", param="amount_usd"
@@ -196,15 +205,6 @@ class Accounts:
         return [read_view(reply) for reply in await gather(calls)]
 
     # the store
-
-    async def _claim(self, name: str, new: str, once: Once) -> tuple[str, str]:
-        """The id and salt under which this creation runs: the new ones, or those of the request that it repeats."""
-        mine = f"{new} {once.request} {secrets.token_hex(32)}"
-        before = await self._run("SET", name, mine, "NX", "GET", "PX", str(self._idempotency_ttl_ms))
-        claimed, request, salt = (before.decode() if before is not None else mine).split(" ")
-        if request != once.request:
-            raise _mismatch()
-        return claimed, salt
 
     async def _take_name(self, name: str, team_id: str) -> str:
         """Takes a name for a team if nobody has it; whose it is then."""
@@ -253,9 +253,3 @@ def _seen(version: int | None) -> str:
 
 def _name_taken(name: str) -> GatewayError:
     return GatewayError("already_exists", f"There is a team {name!r} already.", param="name")
-
-
-def _mismatch() -> GatewayError:
-    return GatewayError(
-        "idempotency_mismatch", "This Idempotency-Key was used for another request.", param="Idempotency-Key"
-    )

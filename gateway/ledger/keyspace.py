@@ -5,6 +5,19 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     key                       type    life
     gw:teams                  zset    for ever: the list of teams, by creation
     gw:team-names             hash    for ever: name -> team id, so that a name is taken once
+    gw:key-teams              hash    for ever: key id -> team id, so that a key is found by its id alone
+    gw:admins                 zset    for ever: the list of admin keys, by creation
+    gw:admin:<id>             hash    for ever: an admin key's scope and hashed secret
+    gw:audit                  stream  trimmed at each entry to `admin.audit_max_entries`: every admin action
+    gw:upstreams-off          hash    for ever: upstreams that an operator took out -> who and when
+    gw:generation             string  for ever: counts configuration reloads; workers follow it
+    gw:live                   stream  TTL of a minute: finished requests, while somebody watches
+    gw:live-wanted            string  TTL of seconds: somebody watches
+    gw:workers                zset    TTL of an hour: workers by when they were last heard of
+    gw:worker:<id>            string  TTL of seconds: a worker's upstreams, as it sees them
+    gw:{T}:audit              stream  trimmed as gw:audit: what was done to the team
+    gw:{T}:refused            stream  TTL `ledger.refused_retention_s`: the last refusals
+    gw:{T}:rotated:<sha256>   string  TTL `ledger.idempotency_ttl_s`: an admin's idempotency key of a rotation
     gw:{T}:team               hash    for ever: the team's settings and limits
     gw:{T}:keys               zset    for ever: the team's keys, by creation
     gw:{T}:key:<key_id>       hash    for ever: a key's settings, limits and hashed secrets
@@ -32,11 +45,20 @@ from typing import Final
 
 TEAMS: Final = "gw:teams"
 TEAM_NAMES: Final = "gw:team-names"
+KEY_TEAMS: Final = "gw:key-teams"
+ADMINS: Final = "gw:admins"
+AUDIT: Final = "gw:audit"
+UPSTREAMS_OFF: Final = "gw:upstreams-off"
+GENERATION: Final = "gw:generation"
+LIVE: Final = "gw:live"
+LIVE_WANTED: Final = "gw:live-wanted"
+WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
 HOUR_MS: Final = 3_600_000
 
 WITHOUT_TTL: Final = re.compile(
-    r"gw:(teams|team-names|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal))"
+    r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation"
+    r"|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|audit))"
 )  # each for the reason in the table above; a test fails on any other key that has no TTL
 
 
@@ -103,9 +125,33 @@ class TeamKeys:
         """The key that an admin's idempotency key made."""
         return self._name(f"made:{_digest(idempotency_key)}")
 
+    @property
+    def audit(self) -> str:
+        """What admins did to the team."""
+        return self._name("audit")
+
+    @property
+    def refused(self) -> str:
+        """The team's last refusals."""
+        return self._name("refused")
+
+    def rotated(self, idempotency_key: str) -> str:
+        """An admin's idempotency key of a rotation."""
+        return self._name(f"rotated:{_digest(idempotency_key)}")
+
     def response(self, response_id: str) -> str:
         """Which upstream made a response."""
         return self._name(f"response:{_digest(response_id)}")
+
+
+def admin(admin_id: str) -> str:
+    """An admin key's scope and hashed secret."""
+    return f"gw:admin:{admin_id}"
+
+
+def worker(worker_id: str) -> str:
+    """A worker's upstreams, as it sees them."""
+    return f"gw:worker:{worker_id}"
 
 
 def made(idempotency_key: str) -> str:

@@ -1,0 +1,40 @@
+-- rotate_v1: gives a key a new secret; the others live on for an overlap, or end at once.
+--
+-- KEYS 1 key  [2 the claim of an idempotency key]
+-- ARGV 1 SHA-256 of the new secret  2 overlap, ms; 0: the others end now  3 most secrets that may live at once
+-- Returns {1 done | 2 done before | 0 no such key | -3 revoked | -4 too many live secrets, version, ms until the next ends}
+--
+-- A secret keeps the end that an earlier rotation gave it. Those that have ended are removed here.
+-- The claim gets the word "done" in the same step: a repeat never brings back a secret that was replaced since.
+--@include common
+local key, claim = KEYS[1], KEYS[2]
+local new, overlap, most = 's:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local version = tonumber(redis.call('HGET', key, 'version') or false)
+if not version then return { 0, 0, 0 } end
+local claimed = claim and redis.call('GET', claim)
+if claimed and string.match(claimed, ' done$') or redis.call('HEXISTS', key, new) == 1 then return { 2, version, 0 } end
+if redis.call('HGET', key, 'status') == 'revoked' then return { -3, version, 0 } end
+
+local now = server_ms()
+local fields = redis.call('HGETALL', key)
+local live, ended, next_end = {}, {}, nil
+for i = 1, #fields, 2 do
+  local hash = string.match(fields[i], '^s:(%x+)$')
+  if hash then
+    local ends = tonumber(fields[i + 1])
+    if overlap == 0 or (ends ~= 0 and ends <= now) then ended[#ended + 1] = hash
+    else
+      live[#live + 1] = { hash = hash, ends = ends }
+      if ends ~= 0 and (not next_end or ends < next_end) then next_end = ends end
+    end
+  end
+end
+if #live + 1 > most then return { -4, version, next_end and next_end - now or 0 } end
+
+for _, hash in ipairs(ended) do redis.call('HDEL', key, 's:' .. hash, 'u:' .. hash) end
+for _, secret in ipairs(live) do
+  if secret.ends == 0 then redis.call('HSET', key, 's:' .. secret.hash, int(now + overlap)) end
+end
+redis.call('HSET', key, new, '0', 'version', version + 1, 'updated_ms', int(now))
+if claimed then redis.call('SET', claim, claimed .. ' done', 'KEEPTTL') end
+return { 1, version + 1, 0 }

@@ -1,0 +1,28 @@
+"""A store that a module's tests share, an upstream, and a gateway in front of it; each test makes teams of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import RunningGateway, running_gateway, simulator
+from tests.support.servers import Server, valkey_server
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Server]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    with simulator() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    with running_gateway(store.url, upstream, directory) as running:
+        yield running
