@@ -56,5 +56,8 @@ def format_usd(nano_usd: int) -> str:
 
 
 def cost_nano_usd(*parts: tuple[int, int]) -> int:
-    """Sum of (tokens x price), prices in nano-USD per million tokens; the sum is rounded up once, to whole nano-USD."""
-    return -(-sum(tokens * price for tokens, price in parts) // 1_000_000)
+    """Sum of (tokens x price), prices in nano-USD per million tokens; the sum is rounded up once, to whole nano-USD.
+
+    `MAX_NANO_USD` at most: token counts come from outside, and the store's integers end.
+    """
+    return min(MAX_NANO_USD, -(-sum(tokens * price for tokens, price in parts) // 1_000_000))

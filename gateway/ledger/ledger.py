@@ -21,7 +21,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -292,6 +292,8 @@ class Ledger:
             self._hold_ttl_ms,
             "1" if dry_run else "0",
             self._mark_ttl_ms,
+            str(demand.output_tokens),
+            str(demand.price.output_nano_usd),
         ]
 
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
@@ -336,12 +338,16 @@ def _hold(ask: Ask, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
 
 
 def _read_admission(reply: list[Any], ask: Ask) -> Admission:
-    admitted, now_ms, code, scope, limit, used, wait_ms, available = reply[:8]
-    rates = Rates(*reply[8:14])
+    admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens = reply[:10]
+    rates = Rates(*reply[10:])
+    demand = ask.demand
+    if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
+        demand = replace(demand, amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
+        ask = replace(ask, demand=demand)
     if admitted == 1:
         return Admission(_hold(ask, now_ms), rates, available)
     refusal = Refusal(now_ms, code.decode(), scope.decode(), limit, used, None if wait_ms < 0 else wait_ms, available)
-    raise Refused.of(to_error(refusal, ask.demand), rates)
+    raise Refused.of(to_error(refusal, demand), rates)
 
 
 def _unavailable(error: StoreUnavailable) -> GatewayError:

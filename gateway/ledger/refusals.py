@@ -5,7 +5,7 @@ invalid_api_key        401 invalid_api_key    no
 model_not_allowed      403 model_not_allowed  no
 max_output_tokens      400 invalid_field      no
 rpm, tpm               429 rate_limit_exceeded, true to the millisecond; a request over the whole limit: no
-concurrency            429 concurrency_exceeded, a second is a guess: nobody knows when a slot is free
+concurrency            429 concurrency_exceeded, a second is a guess: nobody knows when a slot is free; 0: no
 budget_*               402 insufficient_quota until the period ends; `total`: no
 credits                402 insufficient_quota no
 request_in_progress    409, already_answered 409: a client's Idempotency-Key seen before
@@ -14,7 +14,7 @@ request_in_progress    409, already_answered 409: a client's Idempotency-Key see
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
@@ -23,8 +23,6 @@ from gateway.errors import GatewayError, JsonScalar
 from gateway.identity import invalid_api_key
 from gateway.money import format_usd
 from gateway.pricing import Price, affordable_output_tokens
-
-CONCURRENCY_WAIT_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +76,12 @@ def _max_output_tokens(refusal: Refusal, _: Demand) -> GatewayError:
 
 
 def _concurrency(refusal: Refusal, _: Demand) -> GatewayError:
+    guessed = replace(refusal, wait_ms=None)  # no time to name in resets_at
     return GatewayError(
         "concurrency_exceeded",
         f"This {refusal.scope} has {refusal.used} requests running, its limit is {refusal.limit}.",
-        wait_ms=CONCURRENCY_WAIT_MS,
-        explain=_explain(refusal, "concurrency", refusal.limit),
+        wait_ms=refusal.wait_ms,
+        explain=_explain(guessed, "concurrency", refusal.limit),
     )
 
 
@@ -109,7 +108,7 @@ def _explain(refusal: Refusal, limit: str, value: int | str | None = None) -> di
 def _rate(refusal: Refusal, demand: Demand) -> GatewayError:
     unit = "requests" if refusal.code == "rpm" else "tokens"
     message = f"This {refusal.scope} is at its limit of {refusal.limit} {unit} per minute."
-    if refusal.wait_ms is None:
+    if refusal.wait_ms is None and refusal.limit:
         tokens = demand.input_tokens + demand.output_tokens
         message = (
             f"This request may take {tokens} tokens, over the {refusal.scope}'s limit of {refusal.limit} tokens per "

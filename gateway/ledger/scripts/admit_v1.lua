@@ -3,12 +3,17 @@
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 client idempotency]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, the most specific first, one a line
 --      5 hold, nano-USD  6 hold, tokens  7 max_output_tokens asked for, or -1  8 life of the hold, ms
---      9 1: decide only, write nothing  10 life of the idempotency mark, ms
--- Returns {1, admitted_ms, "", "", 0, 0, 0, available, rates...} or
---         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, rates...}
+--      9 1: decide only, reserve nothing  10 life of the idempotency mark, ms
+--      11 output tokens in the hold  12 price of a million of them, nano-USD
+-- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, rates...} or
+--         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, the same...}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
+--
+-- Of several limits in the way, the one that stays there longest refuses: who waits as long as it says gets through.
+-- A request that does not say how much it wants holds no more output than its key and team may ask for.
 --@include common
 
+local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot is free
 local team, key, state, holds, held, journal, mark = unpack(KEYS)
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
 local amount, tokens, max_output = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -19,7 +24,7 @@ local rates = { -1, -1, 0, -1, -1, 0 }
 local available = 0
 
 local function answer(admitted, code, scope, limit, used, wait_ms)
-  return { admitted, now, code, scope, limit, used, wait_ms, available, unpack(rates) }
+  return { admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, unpack(rates) }
 end
 local function refuse(code, scope, limit, used, wait_ms)
   return answer(0, code, scope, limit or 0, used or 0, wait_ms or -1)
@@ -37,7 +42,33 @@ if not secret_until or (secret_until ~= 0 and now >= secret_until)
   return refuse('invalid_api_key', 'key')
 end
 
-if not dry_run then expire_holds(state, holds, held, journal, now, 100) end
+expire_holds(state, holds, held, journal, now, 100)
+
+local scopes = {
+  { name = 'key', prefix = key_id .. ':', limits = load_limits(key), models = config[3] },
+  { name = 'team', prefix = '', limits = load_limits(team), models = team_config[3] },
+}
+for _, scope in ipairs(scopes) do
+  scope.used = load_counters(state, scope.prefix, scope.limits, now, index)
+end
+local money = redis.call('HMGET', state, 'available', 'held')
+available = tonumber(money[1] or '0')
+
+local function note_rates()
+  rates = { -1, -1, 0, -1, -1, 0 }
+  for _, scope in ipairs(scopes) do
+    local c, limits = scope.used, scope.limits
+    if limits.rpm then
+      local left, reset = bucket_left(c.rq, limits.rpm)
+      if rates[2] < 0 or left < rates[2] then rates[1], rates[2], rates[3] = limits.rpm, left, reset end
+    end
+    if limits.tpm then
+      local left, reset = bucket_left(c.tk, limits.tpm)
+      if rates[5] < 0 or left < rates[5] then rates[4], rates[5], rates[6] = limits.tpm, left, reset end
+    end
+  end
+end
+note_rates()
 
 if mark then
   local first = redis.call('GET', mark)
@@ -56,50 +87,42 @@ local function allowed(models)
   end
   return false
 end
-if not allowed(team_config[3]) then return refuse('model_not_allowed', 'team') end
-if not allowed(config[3]) then return refuse('model_not_allowed', 'key') end
 
-local scopes = {
-  { name = 'key', prefix = key_id .. ':', limits = load_limits(key) },
-  { name = 'team', prefix = '', limits = load_limits(team) },
-}
-for _, scope in ipairs(scopes) do
-  scope.used = load_counters(state, scope.prefix, scope.limits, now, index)
-end
-local money = redis.call('HMGET', state, 'available', 'held')
-available = tonumber(money[1] or '0')
-
-local function note_rates(requests, units)
-  for _, scope in ipairs(scopes) do
-    local c, limits = scope.used, scope.limits
-    if limits.rpm then
-      local left, reset = bucket_left(c.rq + requests * MINUTE_MS, limits.rpm)
-      if rates[2] < 0 or left < rates[2] then rates[1], rates[2], rates[3] = limits.rpm, left, reset end
-    end
-    if limits.tpm then
-      local left, reset = bucket_left(c.tk + units * MINUTE_MS, limits.tpm)
-      if rates[5] < 0 or left < rates[5] then rates[4], rates[5], rates[6] = limits.tpm, left, reset end
-    end
+local worst
+local function consider(code, scope, limit, used, wait_ms)
+  if not worst or worst.wait_ms >= 0 and (wait_ms < 0 or wait_ms > worst.wait_ms) then
+    worst = { code = code, scope = scope, limit = limit, used = used, wait_ms = wait_ms }
   end
 end
-note_rates(0, 0)
 
 for _, scope in ipairs(scopes) do
-  local limit = scope.limits.max_output_tokens
-  if limit and max_output > limit then return refuse('max_output_tokens', scope.name, limit, max_output) end
+  if not allowed(scope.models) then consider('model_not_allowed', scope.name, 0, 0, -1) end
 end
+local output = tonumber(ARGV[11])
+for _, scope in ipairs(scopes) do
+  local cap = scope.limits.max_output_tokens
+  if cap and max_output > cap then
+    consider('max_output_tokens', scope.name, cap, max_output, -1)
+  elseif cap and max_output < 0 and output > cap then
+    -- In two steps, since tokens x price may pass 2^53.
+    local less, price = output - cap, tonumber(ARGV[12])
+    amount = amount - less * floor(price / 1000000) - floor(less * (price % 1000000) / 1000000)
+    tokens, output = tokens - less, cap
+  end
+end
+
 for _, scope in ipairs(scopes) do
   local c, limits, name = scope.used, scope.limits, scope.name
   if limits.rpm then
     local wait = bucket_wait(c.rq, limits.rpm, 1)
-    if wait ~= 0 then return refuse('rpm', name, limits.rpm, ceil(c.rq / MINUTE_MS), wait) end
+    if wait ~= 0 then consider('rpm', name, limits.rpm, ceil(c.rq / MINUTE_MS), wait) end
   end
   if limits.tpm then
     local wait = bucket_wait(c.tk, limits.tpm, tokens)
-    if wait ~= 0 then return refuse('tpm', name, limits.tpm, ceil(c.tk / MINUTE_MS), wait) end
+    if wait ~= 0 then consider('tpm', name, limits.tpm, ceil(c.tk / MINUTE_MS), wait) end
   end
   if limits.concurrency and c.open >= limits.concurrency then
-    return refuse('concurrency', name, limits.concurrency, c.open)
+    consider('concurrency', name, limits.concurrency, c.open, limits.concurrency > 0 and CONCURRENCY_WAIT_MS or -1)
   end
   for _, unit in ipairs({ 'usd', 'tokens' }) do
     local more = unit == 'usd' and amount or tokens
@@ -110,30 +133,34 @@ for _, scope in ipairs(scopes) do
         -- Waiting for the next period helps where the request fits into an empty one.
         local wait = -1
         if period ~= 'total' and more <= limit then wait = period_end_ms(period, index[period]) - now end
-        return refuse('budget_' .. unit .. '_' .. period, name, limit, used, wait)
+        consider('budget_' .. unit .. '_' .. period, name, limit, used, wait)
       end
     end
   end
 end
 if team_config[4] ~= '0' and available < amount then
-  return refuse('credits', 'team', available, tonumber(money[2] or '0'))
+  consider('credits', 'team', available, tonumber(money[2] or '0'), -1)
 end
-rates = { -1, -1, 0, -1, -1, 0 }
-note_rates(1, tokens)
+if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end
 if dry_run then return answer(1, '', '', 0, 0, 0) end
 
-for _, scope in ipairs(scopes) do
+local buckets = 0
+for i, scope in ipairs(scopes) do
   local c, limits = scope.used, scope.limits
   c.open = c.open + 1
   if limits.rpm then c.rq = c.rq + MINUTE_MS end
-  if limits.tpm then c.tk = c.tk + tokens * MINUTE_MS end
+  if limits.tpm then
+    c.tk = c.tk + tokens * MINUTE_MS
+    buckets = buckets + i
+  end
   add_used(c, index, amount, tokens)
   save_counters(state, scope.prefix, c)
 end
+note_rates()
 available = redis.call('HINCRBY', state, 'available', int(-amount))
-redis.call('HINCRBY', state, 'held', ARGV[5])
+redis.call('HINCRBY', state, 'held', int(amount))
 redis.call('ZADD', holds, now + tonumber(ARGV[8]), hold_id)
-redis.call('HSET', held, hold_id, string.format('%s %s %.0f %s', ARGV[5], ARGV[6], now, key_id))
+redis.call('HSET', held, hold_id, string.format('%.0f %.0f %.0f %s %d', amount, tokens, now, key_id, buckets))
 -- When each secret was last used, to the second: who still uses the old one after a rotation.
 if now - (tonumber(config[5] or '0') or 0) >= 1000 then redis.call('HSET', key, 'u:' .. secret_hash, now) end
 if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end

@@ -19,7 +19,7 @@ local COUNTERS = {
 }
 local PERIODS = { 'hour', 'day', 'month' }
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
-local floor, ceil, max = math.floor, math.ceil, math.max
+local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 
 -- A number as Redis reads integers. `+ 0` makes of the double's -0, which prints "-0", a plain 0.
 local function int(number) return string.format('%.0f', number + 0) end
@@ -121,10 +121,22 @@ local function bucket_wait(level, limit, units)
   return max(0, ceil((level + units * MINUTE_MS - limit * MINUTE_MS) / limit))
 end
 
--- A hold as it is kept: "amount tokens admitted_ms key_id".
+-- A hold as it is kept: "amount tokens admitted_ms key_id buckets"; buckets that hold its tokens: 1 the key's, 2 the team's, 3.
 local function parse_hold(text)
-  local amount, tokens, admitted, key_id = string.match(text, '^(%d+) (%d+) (%d+) (%w+)$')
-  return { amount = tonumber(amount), tokens = tonumber(tokens), admitted_ms = tonumber(admitted), key_id = key_id }
+  local amount, tokens, admitted, key_id, buckets = string.match(text, '^(%d+) (%d+) (%d+) (%w+) (%d)$')
+  return {
+    amount = tonumber(amount), tokens = tonumber(tokens), admitted_ms = tonumber(admitted), key_id = key_id,
+    in_key_bucket = buckets % 2 == 1, in_team_bucket = buckets + 0 >= 2,
+  }
+end
+
+-- A bucket with the tokens really used in place of those reserved. Reserved tokens drain like used ones; giving back what has
+-- drained already would take away what others used: at most what can be left of the reservation leaves the bucket.
+local function corrected(level, hold, reserved, tokens, limit, now)
+  if not reserved then return level + tokens * MINUTE_MS end
+  if tokens >= hold.tokens then return level + (tokens - hold.tokens) * MINUTE_MS end
+  local left = max(0, hold.tokens * MINUTE_MS - max(0, now - hold.admitted_ms) * limit)
+  return max(0, level - min((hold.tokens - tokens) * MINUTE_MS, left))
 end
 
 -- Resolves a hold: its money back to `available`, its slot and its share of the budgets freed, and the cost posted, in one.
@@ -132,11 +144,15 @@ end
 -- gateway that died count as used, and drain.
 local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots)
   local index, admitted = period_indices(now), period_indices(hold.admitted_ms)
-  for _, scope in ipairs({ { '', team_limits }, { hold.key_id .. ':', key_limits } }) do
+  local scopes = {
+    { '', team_limits, hold.in_team_bucket },
+    { hold.key_id .. ':', key_limits, hold.in_key_bucket },
+  }
+  for _, scope in ipairs(scopes) do
     local limits = scope[2]
     local c = load_counters(state, scope[1], limits, now, index)
     c.open = max(0, c.open - slots)
-    if limits and limits.tpm then c.tk = max(0, c.tk + (tokens - hold.tokens) * MINUTE_MS) end
+    if limits and limits.tpm then c.tk = corrected(c.tk, hold, scope[3], tokens, limits.tpm, now) end
     add_used(c, admitted, cost - hold.amount, tokens - hold.tokens)
     save_counters(state, scope[1], c)
   end
