@@ -26,13 +26,19 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _options(
-    *,
-    version: Annotated[bool, typer.Option("--version", help="Say the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _say_version(wanted: bool) -> None:  # noqa: FBT001 - a callback's signature is typer's
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    del version  # its callback has done it
 
 
 def serve(

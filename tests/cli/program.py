@@ -1,0 +1,115 @@
+"""The gateway's own program, as a user starts it: a process, its output, its end.
+
+run("check", "--config", path)                  a command that ends: .code, .out, .err
+with started("demo", "--port", "0", cwd=...):   one that serves: .wait_for(text), .stop(), .kill()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.waiting import wait_until_sync
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = (sys.executable, "-m", "gateway")
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would configure a gateway, but for `changes`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GATEWAY_") and name not in ("SIRAYA_API_KEY", "TEST_UPSTREAM_KEY")
+    }
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **(changes or {})}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+    """A command until its end."""
+    done = subprocess.run(
+        [*PROGRAM, *words], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=50, check=False
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+class Program:
+    """A command that serves."""
+
+    def __init__(self, words: tuple[str, ...], cwd: Path, env: Mapping[str, str] | None) -> None:
+        self._out = cwd / "out"
+        self._err = cwd / "err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen([*PROGRAM, *words], cwd=cwd, env=environment(env), stdout=out, stderr=err)
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text(encoding="utf-8")
+
+    def wait_for(self, text: str, *, count: int = 1) -> str:
+        """The output, as soon as it has the text."""
+        wait_until_sync(
+            lambda: (self.out + self.err).count(text) >= count or self.process.poll() is not None,
+            timeout_s=40,
+            what=f"{text!r} is printed",
+        )
+        assert (self.out + self.err).count(text) >= count, f"it ended with {self.process.returncode}: {self.err}"
+        return self.out
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Asks it to end; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=40)
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self.process.kill()
+        self.process.wait(timeout=40)
+
+
+@contextlib.contextmanager
+def started(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+    """A program that serves until the block ends."""
+    program = Program(words, cwd, env)
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.stop(signal.SIGTERM)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def processes_in(directory: Path) -> list[int]:
+    """The processes whose command line names the directory: the store of a gateway that keeps its data there."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.fsencode(directory) in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return [pid for pid in found if is_alive(pid)]

@@ -1,0 +1,193 @@
+"""`gateway demo`, as a newcomer meets it: every printed line is tried exactly as it stands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.program import Program, environment, processes_in, run, started
+from tests.support.gateway import simulator
+from tests.support.waiting import wait_until_sync
+
+LAST_LINE = "Ctrl-C stops everything"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def demo(home: Path) -> Iterator[str]:
+    """What a running demo printed."""
+    with started("demo", "--port", "0", cwd=home) as program:
+        yield program.wait_for(LAST_LINE)
+        assert program.stop() == 0
+
+
+def block(printed: str, heading: str) -> str:
+    """The lines under a heading."""
+    return printed.partition(f"# {heading}")[2].partition("\n")[2].partition("\n\n")[0]
+
+
+def pasted(command: str, cwd: Path) -> str:
+    done = subprocess.run(
+        ["sh", "-ec", command], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fact(printed: str, name: str) -> str:
+    """A value from the list at the top."""
+    return next(line.split()[-1] for line in printed.splitlines() if line.startswith(name))
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+
+
+@needs_curl
+def test_the_printed_request_works_as_pasted(demo: str, home: Path) -> None:
+    answer = json.loads(pasted(block(demo, "A request"), home))
+    assert answer["status"] == "completed"
+    assert answer["output"][0]["content"][0]["text"]
+
+
+@needs_curl
+def test_the_printed_streaming_request_works_as_pasted(demo: str, home: Path) -> None:
+    answer = pasted(block(demo, "The same, streamed"), home)
+    assert answer.startswith("event: response.created\n")
+    assert answer.rstrip().endswith("data: [DONE]")
+
+
+def test_the_printed_sdk_lines_work_as_pasted(demo: str, home: Path) -> None:
+    lines = block(demo, "The OpenAI SDK for Python")
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=home, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_printed_commands_make_another_team_and_key(demo: str, home: Path) -> None:
+    out = pasted(block(demo, "Another team"), home)
+    assert "sk-gw-" in out
+    assert "research" in out.splitlines()[-1] or "research" in out.splitlines()[-2]
+    assert "rpm 60" in out
+
+
+def test_it_says_that_a_simulator_answers_and_where_the_data_lies(demo: str, home: Path) -> None:
+    assert "built-in simulator" in demo
+    assert str(home / "data") in demo
+
+
+def test_its_secrets_are_readable_by_their_owner_alone(demo: str, home: Path) -> None:
+    assert fact(demo, "API key") == (home / "data" / "demo-key").read_text(encoding="ascii").strip()
+    for name in ("admin-key", "demo-key"):
+        assert stat.S_IMODE((home / "data" / name).stat().st_mode) == 0o600
+
+
+def test_its_configuration_lies_there_to_be_copied(demo: str, home: Path) -> None:
+    done = run("check", "--config", "data/gateway.toml", cwd=home)
+    assert (done.code, done.err) == (0, "")
+    assert "OK" in done.out
+
+
+def test_a_second_demo_on_the_same_port_says_that_it_is_taken(demo: str, tmp_path: Path) -> None:
+    port = httpx.URL(fact(demo, "Base URL")).port
+    done = run("demo", "--port", str(port), cwd=tmp_path)
+    assert done.code == 1
+    assert done.err == f"gateway: port {port} of 127.0.0.1 is in use; end what uses it, or take another with --port\n"
+    assert not processes_in(tmp_path)
+
+
+def test_a_second_demo_on_the_same_data_says_who_has_it(demo: str, home: Path) -> None:
+    before = (home / "data" / "gateway.toml").read_text(encoding="utf-8")
+    done = run("demo", "--port", "0", "--data-dir", str(home / "data"), cwd=home)
+    assert done.code == 1
+    assert done.err.startswith(f"gateway: {home / 'data'} is in use by process ")
+    assert done.err.count("\n") == 1
+    assert (home / "data" / "gateway.toml").read_text(encoding="utf-8") == before
+
+
+def test_a_data_directory_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("demo", "--port", "0", "--data-dir", "file/data", cwd=tmp_path)
+    assert (done.code, done.err) == (1, "gateway: cannot use the data directory file/data: Not a directory\n")
+
+
+def test_a_machine_without_a_valkey_binary_is_told_so_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = (
+        "import platform, sys; platform.machine = lambda: 'vax'\n"
+        f"sys.argv = ['gateway', 'demo', '--port', '{port}']\n"
+        "from gateway.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("gateway: no Valkey server for this machine: ")
+    assert done.stderr.count("\n") == 1
+
+
+def state_of(program: Program, home: Path) -> tuple[str, str]:
+    """(the demo's key, its teams as they are shown)."""
+    printed = program.wait_for(LAST_LINE)
+    url = fact(printed, "Base URL").removesuffix("/v1")
+    teams = run("teams", "list", "--json", cwd=home, env={"GATEWAY_URL": url})
+    assert teams.code == 0, teams.err
+    shown = [{name: team[name] for name in ("id", "name", "balance", "created_at")} for team in json.loads(teams.out)]
+    return fact(printed, "API key"), json.dumps(shown)
+
+
+def spend(program: Program) -> None:
+    printed = program.out
+    headers = {"authorization": f"Bearer {fact(printed, 'API key')}"}
+    body = {"model": "o4-mini", "input": "Hello, world!"}
+    answer = httpx.post(f"{fact(printed, 'Base URL')}/responses", headers=headers, json=body, trust_env=False)
+    assert answer.status_code == 200
+
+
+def test_the_next_start_finds_the_same_team_key_and_balance_whatever_ended_the_last(tmp_path: Path) -> None:
+    with started("demo", "--port", "0", cwd=tmp_path) as first:
+        first.wait_for(LAST_LINE)
+        spend(first)
+        seen = state_of(first, tmp_path)
+        assert '"spent_usd": "0"' not in seen[1]
+        assert first.stop(signal.SIGINT) == 0
+        assert "Traceback" not in first.err
+    assert not processes_in(tmp_path / "data")
+    with started("demo", "--port", "0", cwd=tmp_path) as second:
+        assert state_of(second, tmp_path) == seen
+        second.kill()
+    with started("demo", "--port", "0", cwd=tmp_path) as third:
+        assert state_of(third, tmp_path) == seen
+        assert third.stop(signal.SIGTERM) == 0
+    wait_until_sync(lambda: not processes_in(tmp_path / "data"), what="no store is left behind")
+
+
+def test_with_a_provider_s_key_requests_go_to_the_provider(tmp_path: Path) -> None:
+    with simulator() as provider:
+        env = {"SIRAYA_API_KEY": "key", "GATEWAY_UPSTREAMS__SIRAYA__BASE_URL": provider}
+        with started("demo", "--port", "0", cwd=tmp_path, env=env) as program:
+            assert "Siraya" in program.wait_for(LAST_LINE)
+            spend(program)
+            assert program.stop() == 0
