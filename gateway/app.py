@@ -1,7 +1,7 @@
 """The composition root: settings in, an ASGI application out. Nothing else in the package builds a service.
 
 build_app(settings) -> Gateway    the hot path first, everything else to FastAPI
-  POST /v1/responses              RequestLine, past FastAPI's middleware and routing (a third of a request, measured)
+  /v1/responses and below         RequestLine, past FastAPI's middleware and routing (a third of a request, measured)
   the rest                        FastAPI: /v1/models, /v1/key, /admin/v1, /healthz, /readyz, errors in one format
 lifespan                          store, spool, ledger, upstreams, background tasks; in order, and back
 """
@@ -19,30 +19,34 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final, TextIO
+from typing import TextIO
 
 import structlog
 from fastapi import FastAPI
+from pydantic import SecretStr
 
-from gateway import __version__, api
+from gateway import __version__, api, operations
+from gateway.api.callers import REQUEST_ID
 from gateway.downstream import Message, Receive, Scope, Send
 from gateway.ledger.accounts import Accounts
+from gateway.ledger.admins import Admins
 from gateway.ledger.canary import prove_enforcement
 from gateway.ledger.ledger import Ledger, LedgerPolicy
+from gateway.ledger.responses import Responses
+from gateway.ledger.rotation import Rotation
 from gateway.ledger.spool import Spool
 from gateway.ledger.store import Store
 from gateway.ledger.store import StoreSettings as StoreLink
+from gateway.ledger.trail import Trail
 from gateway.line import RequestLine
 from gateway.pipeline import Limits, Plan
-from gateway.settings import Settings, UpstreamSettings, load_settings
+from gateway.settings import FileSecret, Settings, UpstreamSettings, load_settings
 from gateway.telemetry import configure_logging, new_request_id
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.factory import build_transport
-from gateway.upstream.health import Breaker, KeyRing
+from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Upstream, UpstreamPolicy
-
-RESPONSES: Final = "/v1/responses"
 
 
 @dataclass(slots=True)
@@ -57,6 +61,9 @@ class Services:
     store: Store
     ledger: Ledger
     accounts: Accounts
+    rotation: Rotation
+    admins: Admins
+    trail: Trail
     line: RequestLine
     catalog: Catalog
     ready: bool = False
@@ -83,15 +90,11 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatches the one hot path; FastAPI does the rest."""
-        if (
-            self.services is not None
-            and scope["type"] == "http"
-            and scope["path"] == RESPONSES
-            and scope["method"] == "POST"
-        ):
-            await self.services.line(scope, receive, send)
+        target = operations.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if target is not None and self.services is not None:
+            await self.services.line(target, scope, receive, send)
         else:
-            await self.app(scope, receive, _named(send))
+            await self.app(scope, receive, _named(scope, send))
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -111,6 +114,7 @@ class Gateway:
             line = RequestLine(
                 plan,
                 ledger,
+                Responses(store, settings.routing.response_ttl_s),
                 request_log,
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
@@ -121,7 +125,19 @@ class Gateway:
                 journal_retention_s=settings.ledger.journal_retention_s,
             )
             loop = asyncio.get_running_loop()
-            services = Services(settings, loop, store, ledger, accounts, line, Catalog(plan.upstreams))
+            idempotency_ttl_s = settings.ledger.idempotency_ttl_s
+            services = Services(
+                settings=settings,
+                loop=loop,
+                store=store,
+                ledger=ledger,
+                accounts=accounts,
+                rotation=Rotation(store, accounts, idempotency_ttl_s=idempotency_ttl_s),
+                admins=Admins(store, idempotency_ttl_s=idempotency_ttl_s),
+                trail=Trail(store, settings.admin.audit_max_entries),
+                line=line,
+                catalog=Catalog(plan.upstreams),
+            )
             app.state.services = self.services = services
             for work in (ledger.run(), line.watch_deadlines(), _prove(services)):
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
@@ -151,7 +167,8 @@ def build_plan(settings: Settings) -> Plan:
         default_max_output_tokens=settings.limits.default_max_output_tokens,
         failover_s=settings.server.failover_s,
     )
-    return Plan(settings.router(), upstreams, limits)
+    admin_key = settings.admin.key
+    return Plan(settings.router(), upstreams, limits, admin_key.get_secret_value().encode() if admin_key else None)
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
@@ -173,7 +190,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
     return Upstream(
         name,
         build_transport(config, settings.transport),
-        KeyRing(tuple(key.get_secret_value() for key in settings.api_keys)),
+        KeyRing(tuple(_upstream_key(number, secret) for number, secret in enumerate(settings.api_keys))),
         Breaker(settings.breaker_failures, settings.breaker_open_s),
         UpstreamPolicy(
             max_answer_bytes=settings.max_answer_bytes,
@@ -183,6 +200,11 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
             key_rest_s=settings.key_rest_s,
         ),
     )
+
+
+def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
+    reload = secret.read_again if isinstance(secret, FileSecret) else None
+    return UpstreamKey(number, secret.get_secret_value(), reload)
 
 
 @contextlib.contextmanager
@@ -241,9 +263,10 @@ async def _prove(services: Services) -> None:
     log.info("ready", version=__version__)
 
 
-def _named(send: Send) -> Send:
+def _named(scope: Scope, send: Send) -> Send:
     """Every answer names its request; the request line's own do so already."""
-    request_id = new_request_id().encode()
+    scope[REQUEST_ID] = name = new_request_id()
+    request_id = name.encode()
 
     async def send_named(message: Message) -> None:
         if message["type"] == "http.response.start":

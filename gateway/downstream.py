@@ -50,11 +50,16 @@ class Downstream:
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def body_length(self, max_bytes: int) -> int | None:
+        """The body's length if it is known before it is read. Raises GatewayError `body_too_large`."""
+        text = self._headers.get(b"content-length", b"")
+        length = int(text) if text.isdigit() else None
+        if length is not None and length > max_bytes:
+            raise _too_large(max_bytes)
+        return length
+
     async def read_body(self, max_bytes: int, timeout_s: float) -> bytes:
         """The request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientLeft."""
-        length = self._headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > max_bytes:
-            raise _too_large(max_bytes)
         message = await self._first_message(timeout_s)
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):

@@ -20,7 +20,7 @@ import orjson
 
 from gateway.errors import GatewayError
 
-FIELDS: Final = frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id"})
+FIELDS: Final = frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"})
 MAX_MODEL_LENGTH: Final = 256
 MAX_TOKENS: Final = 1_000_000_000
 
@@ -44,7 +44,7 @@ _WHOLE_STRING: Final = re.compile(_STRING)
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A request as far as the gateway reads it. `body` is the bytes as they came."""
+    """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later."""
 
     body: bytes
     model: str
@@ -52,9 +52,10 @@ class Envelope:
     max_output_tokens: int | None
     previous_response_id: str | None
     input_tokens_estimate: int
+    store: bool = True
 
 
-def read_envelope(body: bytes) -> Envelope:
+def read_envelope(body: bytes, *, needs_input: bool = True) -> Envelope:
     """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
     fields = _parse_object(body)
     _refuse_other_spellings(body, fields)
@@ -66,9 +67,9 @@ def read_envelope(body: bytes) -> Envelope:
             "invalid_field", f"'model' must be a model id of 1 to {MAX_MODEL_LENGTH} characters.", param="model"
         )
     value = fields.get("input")
-    if value is None:
+    if value is None and needs_input:
         raise GatewayError("missing_field", "The field 'input' is required.", param="input")
-    if not isinstance(value, str | list):
+    if value is not None and not isinstance(value, str | list):
         raise GatewayError("invalid_field", "'input' must be a string or an array of items.", param="input")
     return Envelope(
         body=body,
@@ -77,6 +78,7 @@ def read_envelope(body: bytes) -> Envelope:
         max_output_tokens=_tokens(fields, "max_output_tokens"),
         previous_response_id=_text(fields, "previous_response_id"),
         input_tokens_estimate=estimate_input_tokens(body),
+        store=fields.get("store") is not False,
     )
 
 

@@ -159,6 +159,11 @@ class Settlement:
 NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
 
 
+def void(hold: Hold, outcome: Outcome) -> Settlement:
+    """Nothing is charged: the hold goes back."""
+    return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, "", "")
+
+
 def decide(
     ending: Ending, hold: Hold, price: Price, *, model: str, upstream: str, trust_upstream_cost: bool = False
 ) -> Settlement:

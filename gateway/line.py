@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,9 +25,12 @@ import structlog
 from gateway import pipeline
 from gateway.downstream import ClientLeft, Downstream, Receive, Scope, Send
 from gateway.errors import GatewayError
-from gateway.exchange import TRANSITIONS, Event, Outcome, decide
+from gateway.exchange import TRANSITIONS, Event, Outcome, decide, void
+from gateway.failover import fault_error, open_upstream
 from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.responses import Responses, correction, made_by
+from gateway.operations import Target
 from gateway.pipeline import Admitted, Plan
 from gateway.relay import InvalidAnswer, Relay
 from gateway.telemetry import Record, RequestLog, new_request_id
@@ -57,23 +61,32 @@ class RequestLine:
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, log: RequestLog, *, total_timeout_s: float, numeric_codes: bool
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        responses: Responses,
+        log: RequestLog,
+        *,
+        total_timeout_s: float,
+        numeric_codes: bool,
     ) -> None:
         self.plan = plan
         self.running: set[Interrupt] = set()
         self.stopping = False
         self._ledger = ledger
+        self._responses = responses
         self._log = log
         self._total_timeout_s = total_timeout_s
         self._numeric_codes = numeric_codes
         self._diagnostics = structlog.get_logger("gateway.relay")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its log line."""
         record = Record(request_id=new_request_id(), method=scope["method"], path=scope["path"])
         client = Downstream(scope, receive, send)
+        record.shows_tried = self._is_admin(client)
         try:
-            admitted = await self._admit(client, record)
+            admitted = await self._admit(target, client, record)
             if admitted is not None:
                 await self._exchange(admitted, client, record)
         finally:
@@ -100,11 +113,11 @@ class RequestLine:
         for interrupt in list(self.running):
             interrupt.fire(Reason.SHUT_DOWN)
 
-    async def _admit(self, client: Downstream, record: Record) -> Admitted | None:
+    async def _admit(self, target: Target, client: Downstream, record: Record) -> Admitted | None:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
             self._refuse_while_stopping()
-            return await pipeline.admit(self.plan, self._ledger, client, record)
+            return await pipeline.admit(self.plan, self._ledger, self._responses, target, client, record)
         except GatewayError as error:
             await self.refuse(client, record, error)
         except ClientLeft:
@@ -114,6 +127,10 @@ class RequestLine:
             await self.refuse(client, record, internal_error())
         record.state = TRANSITIONS[record.state, Event.REFUSE]
         return None
+
+    def _is_admin(self, client: Downstream) -> bool:
+        key, admin_key = client.header(b"x-gateway-admin-key"), self.plan.admin_key
+        return key is not None and admin_key is not None and secrets.compare_digest(key, admin_key)
 
     def _refuse_while_stopping(self) -> None:
         if self.stopping:
@@ -142,7 +159,7 @@ class RequestLine:
         watch = DisconnectWatch(client.receive, lambda: relay.client_left(interrupt))
         try:
             with interrupt:
-                opened = await pipeline.open_upstream(self.plan, admitted, client, record)
+                opened = await open_upstream(self.plan, admitted, client, record)
                 record.opened = time.perf_counter()
                 await relay.run(opened)
         except Interrupted as ended:
@@ -153,7 +170,7 @@ class RequestLine:
         except UpstreamFault as fault:
             record.detail = str(fault)
             relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
-            await self._end_broken(relay, client, record, pipeline.fault_error(fault))
+            await self._end_broken(relay, client, record, fault_error(fault))
         finally:
             watch.close()
             relay.abort()
@@ -171,15 +188,22 @@ class RequestLine:
     async def _settle(self, relay: Relay, admitted: Admitted, record: Record) -> None:
         relay.abort()
         ending = relay.ending()
+        hold, made = admitted.admission.hold, admitted.made
         settlement = decide(
             ending,
-            admitted.admission.hold,
+            hold,
             admitted.route.price,
             model=admitted.route.model,
             upstream=record.upstream or "",
             trust_upstream_cost=admitted.route.rule.cost_source == "upstream",
         )
+        if made is not None and admitted.target.operation.by_id and settlement.kind == "settle":
+            settlement, made = correction(made, settlement)
+            self._responses.remember(hold.team_id, made)
+            _ = self._ledger.settle(void(hold, ending.outcome))
         settled = self._ledger.settle(settlement)
+        if relay.response_id is not None and settlement.kind == "settle":
+            self._responses.remember(hold.team_id, made_by(settlement, relay.response_id, relay.upstream_key))
         record.outcome = ending.outcome
         record.settlement = settlement
         record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
@@ -190,7 +214,8 @@ class RequestLine:
         """Answers with an error of the gateway's own."""
         record.code = error.code
         status, headers, body = error.render(numeric_codes=self._numeric_codes)
-        await client.answer(status, [*headers, (b"x-request-id", record.request_id.encode())], body)
+        headers += [(b"x-request-id", record.request_id.encode()), *record.debug_headers()]
+        await client.answer(status, headers, body)
 
 
 def internal_error() -> GatewayError:

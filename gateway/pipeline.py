@@ -1,50 +1,42 @@
-"""Steps 1 to 5 of the request line: from a client's bytes to an upstream that answers.
+"""Steps 1 to 4 of the request line: from a client's bytes to a hold.
 
     1 present   Authorization -> ApiKey        identity.present      local: garbage never reaches the store
     2 read      body -> Envelope               envelope.read_envelope
-    3 route     model -> Route                 routing.Router.resolve
+    3 route     model -> Route                 routing.Router.resolve; a response that is named pins its maker
     4 admit     Route -> Admitted              Ledger.admit          one script call; a hold is reserved
-    5 open      Admitted -> Opened             open_upstream         nothing has been sent to the client yet
 
-Each step takes the last one's frozen value and returns the next; each fails by raising GatewayError.
+Each step takes the last one's frozen value and returns the next; each fails by raising GatewayError. Only a request
+that names a response, or sends a large body, asks the store before step 4: `Responses.find`, `Responses.check`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.downstream import Downstream
-from gateway.envelope import Envelope, read_envelope, with_model
+from gateway.envelope import Envelope, read_envelope
 from gateway.errors import GatewayError
 from gateway.exchange import State
 from gateway.identity import ApiKey, present
 from gateway.ledger.ledger import Admission, Ask, Ledger
 from gateway.ledger.refusals import Demand
+from gateway.ledger.responses import Made, Responses
+from gateway.operations import Target
 from gateway.pricing import worst_case_nano_usd
 from gateway.routing import Route, Router
 from gateway.telemetry import Record
 from gateway.upstream.health import UpstreamKey
-from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
+from gateway.upstream.transport import Answer
 from gateway.upstream.upstream import Upstream
 
 Headers = list[tuple[bytes, bytes]]
 
-FORWARDED: Final = frozenset(
-    {b"accept", b"user-agent", b"openai-beta", b"x-client-request-id", b"traceparent", b"tracestate"}
-)
-"""Request headers that go on to the upstream; everything else (keys, cookies, addresses) stays here."""
-
 MAX_IDEMPOTENCY_KEY: Final = 255
-_CREATE: Final = b"/responses"
-_NEXT_CANDIDATE: Final = frozenset({429, 500, 502, 503, 504})
-_OWN_ACCOUNT: Final = frozenset({401, 402})
-# Nothing has been asked of an upstream that could not be reached: another may be asked.
-_UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
-_TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
+UNCHECKED_BODY_BYTES: Final = 256 * 1024
+"""A body up to this is read before the key is looked up: admission does that, in the same call as everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +56,29 @@ class Plan:
     router: Router
     upstreams: Mapping[str, Upstream]
     limits: Limits
+    admin_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """After step 3. `made`: the response that this is about, or goes on from."""
+
+    key: ApiKey
+    target: Target
+    envelope: Envelope
+    route: Route
+    made: Made | None
+    ask: Ask
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """After step 4."""
 
-    key: ApiKey
+    target: Target
     envelope: Envelope
     route: Route
+    made: Made | None
     admission: Admission
 
 
@@ -85,115 +91,89 @@ class Opened:
     answer: Answer
 
 
-async def prepare(plan: Plan, client: Downstream, record: Record) -> tuple[ApiKey, Envelope, Route, Ask]:
+async def prepare(plan: Plan, responses: Responses, target: Target, client: Downstream, record: Record) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
     key = present(client.text(b"authorization"))
     record.team_id, record.key_id = key.team_id, key.key_id
     _refuse_upgrade(client)
-    _refuse_media(client)
-    body = await client.read_body(plan.limits.max_body_bytes, plan.limits.body_timeout_s)
-    record.bytes_in = len(body)
-    envelope = read_envelope(body)
+    made: Made | None = None
+    if target.response_id is not None:
+        made = found = await responses.find(key, target.response_id)
+        target, envelope = _about(found, target, client)
+    else:
+        envelope = await _read(plan.limits, responses, target, client, record, key)
+        if envelope.previous_response_id:
+            made = await responses.find(key, envelope.previous_response_id)
     record.model, record.stream = envelope.model, envelope.stream
     route = plan.router.resolve(envelope.model)
     record.model = route.model
-    return key, envelope, route, _ask(plan, record, client, key, envelope, route)
+    if made is not None:
+        route = _pinned(plan, route, made, target)
+    return Routed(key, target, envelope, route, made, _ask(plan, record, client, key, envelope, route, target))
 
 
-async def admit(plan: Plan, ledger: Ledger, client: Downstream, record: Record) -> Admitted:
+async def admit(
+    plan: Plan, ledger: Ledger, responses: Responses, target: Target, client: Downstream, record: Record
+) -> Admitted:
     """Steps 1 to 4. Raises GatewayError, or ClientLeft from the body's read."""
-    key, envelope, route, ask = await prepare(plan, client, record)
-    admission = await ledger.admit(ask)
+    routed = await prepare(plan, responses, target, client, record)
+    admission = await ledger.admit(routed.ask)
     record.admitted = time.perf_counter()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked
-    return Admitted(key, envelope, route, admission)
+    return Admitted(routed.target, routed.envelope, routed.route, routed.made, admission)
 
 
-async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, record: Record) -> Opened:
-    """Step 5: asks the route's candidates until one answers. Raises GatewayError when none does.
+async def _read(
+    limits: Limits, responses: Responses, target: Target, client: Downstream, record: Record, key: ApiKey
+) -> Envelope:
+    _refuse_media(client)
+    length = client.body_length(limits.max_body_bytes)
+    if length is None or length > UNCHECKED_BODY_BYTES:
+        await responses.check(key)
+    body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s)
+    record.bytes_in = len(body)
+    return read_envelope(body, needs_input=target.operation.needs_input)
 
-    A candidate that refuses for its own reasons (429, 5xx, our key) or cannot be reached is followed by the next,
-    within `failover_s`. A request that may have started work is not repeated unless the route allows it.
-    """
-    route, envelope = admitted.route, admitted.envelope
-    body = envelope.body if route.wire_model == envelope.model else with_model(envelope, route.wire_model)
-    headers = _upstream_headers(client, record.request_id)
-    clock = asyncio.get_running_loop().time
-    give_up_s = clock() + plan.limits.failover_s
-    failure: GatewayError | None = None
-    refused: Opened | None = None
-    for upstream, key in _candidates(plan, route, clock()):
-        if (failure or refused) and clock() >= give_up_s:
-            break
-        if not upstream.breaker.allows(clock()):
-            continue
-        if refused is not None:
-            refused.answer.abort()
-            refused = None
-        record.tried.append(f"{upstream.name}#{key.number}")
-        record.upstream = upstream.name
-        try:
-            answer = await upstream.attempt(key, b"POST", _CREATE, headers, body)
-        except UpstreamFault as fault:
-            upstream.note_fault(clock())
-            record.detail = str(fault)
-            failure = fault_error(fault)
-            if fault.kind not in _UNSENT and fault.sent and not route.rule.repeat_started:
-                raise failure from None
-            continue
-        except asyncio.CancelledError:
-            upstream.breaker.released()
-            raise
-        record.upstream_status = answer.status
-        upstream.note_answer(key, answer.status, _retry_after_s(answer), clock())
-        refused = Opened(upstream, key, answer)
-        if answer.status not in _NEXT_CANDIDATE and answer.status not in _OWN_ACCOUNT:
-            break
-    if refused is not None:
-        return refused
-    raise failure or GatewayError(
-        "no_available_provider",
-        f"No provider for {route.model!r} is available just now.",
-        wait_ms=_soonest_ms(plan, route, clock()),
+
+def _about(made: Made, target: Target, client: Downstream) -> tuple[Target, Envelope]:
+    """A request about a response that exists: it has no body, its query goes on, its model is the response's."""
+    query: bytes = client.scope["query_string"]
+    path = target.path + b"?" + query if query else target.path
+    return replace(target, path=path), Envelope(
+        body=b"",
+        model=made.model,
+        stream=b"stream=true" in query.split(b"&"),
+        max_output_tokens=None,
+        previous_response_id=None,
+        input_tokens_estimate=0,
     )
 
 
-def fault_error(fault: UpstreamFault) -> GatewayError:
-    """What a client reads of a transport's failure; the detail is for the log alone."""
-    if fault.kind in _TIMEOUTS:
-        return GatewayError("upstream_timeout", "The provider did not answer in time.")
-    if fault.kind in (FaultKind.PROTOCOL, FaultKind.TOO_LARGE, FaultKind.CUT):
-        return GatewayError("upstream_invalid_response", "The provider's answer was not valid.")
-    return GatewayError("upstream_unreachable", "The provider could not be reached.")
+def _pinned(plan: Plan, route: Route, made: Made, target: Target) -> Route:
+    """The route to the upstream that made the response: nobody else knows it."""
+    if made.upstream not in plan.upstreams:
+        raise GatewayError("response_not_found", f"The provider of {made.response_id!r} is not used here any more.")
+    if not target.operation.by_id and made.upstream not in route.rule.upstreams:
+        raise GatewayError(
+            "invalid_field",
+            f"{made.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
+            param="previous_response_id",
+        )
+    return replace(route, candidates=(made.upstream,))
 
 
-def _candidates(plan: Plan, route: Route, now_s: float) -> list[tuple[Upstream, UpstreamKey]]:
-    return [
-        (upstream, key)
-        for upstream in (plan.upstreams[name] for name in route.candidates)
-        for key in upstream.keys.candidates(now_s)
-    ]
-
-
-def _soonest_ms(plan: Plan, route: Route, now_s: float) -> int:
-    """When the first key has rested or the first breaker lets a probe through; at least a second."""
-    waits = [
-        key.rests_until_s - now_s
-        for name in route.candidates
-        for key in plan.upstreams[name].keys.keys
-        if key.rests_until_s > now_s
-    ]
-    waits += [plan.upstreams[name].breaker.wait_s(now_s) for name in route.candidates]
-    return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
-
-
-def _ask(plan: Plan, record: Record, client: Downstream, key: ApiKey, envelope: Envelope, route: Route) -> Ask:
-    output_tokens = (
-        envelope.max_output_tokens or route.rule.default_max_output_tokens or plan.limits.default_max_output_tokens
+def _ask(
+    plan: Plan, record: Record, client: Downstream, key: ApiKey, envelope: Envelope, route: Route, target: Target
+) -> Ask:
+    input_tokens, output_tokens = (
+        envelope.input_tokens_estimate,
+        (envelope.max_output_tokens or route.rule.default_max_output_tokens or plan.limits.default_max_output_tokens),
     )
-    amount = worst_case_nano_usd(route.price, envelope.input_tokens_estimate, output_tokens)
-    demand = Demand(route.model, amount, envelope.input_tokens_estimate, output_tokens, route.price)
+    if target.operation.charge != "usage or estimate":
+        input_tokens, output_tokens = 0, 0  # counted and limited as a request; nothing to reserve
+    amount = worst_case_nano_usd(route.price, input_tokens, output_tokens)
+    demand = Demand(route.model, amount, input_tokens, output_tokens, route.price)
     mark = client.text(b"idempotency-key")
     if mark is not None and not 0 < len(mark) <= MAX_IDEMPOTENCY_KEY:
         raise GatewayError(
@@ -217,23 +197,3 @@ def _refuse_media(client: Downstream) -> None:
     encoding = client.header(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise GatewayError("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
-
-
-def _upstream_headers(client: Downstream, request_id: str) -> Headers:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"accept-encoding", b"identity"),
-        (b"x-request-id", request_id.encode()),
-    ]
-    headers += [(name, value) for name, value in client.headers if name in FORWARDED]
-    return headers
-
-
-def _retry_after_s(answer: Answer) -> float | None:
-    for name, value in answer.headers:
-        if name == b"retry-after":
-            try:
-                return max(0.0, float(value))
-            except ValueError:
-                return None
-    return None

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from gateway import endings, pipeline
+from gateway import endings
 from gateway.downstream import Downstream, Headers
 from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Ending, Event, Outcome
+from gateway.failover import fault_error
 from gateway.interrupt import Interrupt, Reason
+from gateway.operations import CREATE, is_response_id
 from gateway.pipeline import Admitted, Opened
 from gateway.sse import Tap, parse_object
 from gateway.telemetry import Record
@@ -46,6 +48,7 @@ _TERMINALS: Final[Mapping[str, Outcome]] = MappingProxyType(
 )
 _STATUSES: Final[Mapping[str, Outcome]] = MappingProxyType({"incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED})
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless a terminal event came before
+_IN_PROGRESS: Final = ("queued", "in_progress")
 _OUR_ACCOUNT: Final = (401, 402)
 
 
@@ -65,6 +68,7 @@ class Relay:
         self._usage: Usage | None = None
         self._output_bytes = 0
         self._answered = False
+        self._in_progress = False  # a whole answer that says so: the upstream works on in the background
         self._left = False  # the client has left, and the relay reads on
 
     async def run(self, opened: Opened) -> None:
@@ -110,6 +114,8 @@ class Relay:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no response must not look like one."""
         body = await self._read_whole(opened)
         fields = parse_object(body)
+        if not body and self._admitted.target.operation.by_id:
+            fields, kind = {}, b"application/json"  # 204, to DELETE
         if fields is None and kind == b"application/json":
             # Cut short, with the work behind it probably done: the policy's "2xx without usage".
             self.outcome = Outcome.UPSTREAM_CUT
@@ -118,7 +124,8 @@ class Relay:
         if fields is None or kind != b"application/json" or _is_error(fields):
             self._record.detail = f"2xx with {kind.decode('latin-1') or 'no content type'}: not a response"
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
-        self._usage = parse_usage(fields.get("usage"))
+        self._in_progress = fields.get("status") in _IN_PROGRESS
+        self._usage = None if self._in_progress else parse_usage(fields.get("usage"))
         self._output_bytes = len(body)
         response_id = fields.get("id")
         self._record.response_id = response_id if isinstance(response_id, str) else None
@@ -157,7 +164,7 @@ class Relay:
         except UpstreamFault as fault:
             if self._answered:
                 raise
-            raise pipeline.fault_error(fault) from None
+            raise fault_error(fault) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _head(self, opened: Opened, extra: Headers) -> Headers:
@@ -171,7 +178,7 @@ class Relay:
         headers += self._admitted.admission.rates.headers()
         if self._admitted.admission.unchecked:
             headers.append((b"x-gateway-unchecked", b"store_unavailable"))
-        return headers
+        return headers + self._record.debug_headers()
 
     def client_left(self, interrupt: Interrupt) -> None:
         """Ends the request, or lets it go on for its usage where the operator chose so, for `drain_timeout_s`."""
@@ -202,10 +209,42 @@ class Relay:
             self.outcome = Outcome.CLIENT_LEFT
         tap = self._tap
         if tap is None:
-            return Ending(self.outcome, self._answered, self._usage, self._output_bytes // 4)
-        if self.outcome in _BROKEN and tap.terminal is not None:
-            self.outcome = _TERMINALS[tap.terminal]
-        return Ending(self.outcome, self._answered, tap.usage, tap.output_tokens_estimate())
+            usage, output_tokens = self._usage, self._output_bytes // 4
+        else:
+            if self.outcome in _BROKEN and tap.terminal is not None:
+                self.outcome = _TERMINALS[tap.terminal]
+            usage, output_tokens = tap.usage, tap.output_tokens_estimate()
+        if self._works_on():
+            output_tokens = self._admitted.admission.hold.output_tokens
+        return Ending(self.outcome, self._answered and self._is_charged(usage), usage, output_tokens)
+
+    def _works_on(self) -> bool:
+        """Whether the upstream goes on with the response after this, unseen: then its whole hold is the estimate."""
+        tap = self._tap
+        if tap is None or tap.terminal is not None or tap.created is None:
+            return self._in_progress
+        response = (parse_object(tap.created) or {}).get("response")
+        return isinstance(response, dict) and response.get("background") is True
+
+    def _is_charged(self, usage: Usage | None) -> bool:
+        charge, made = self._admitted.target.operation.charge, self._admitted.made
+        if charge == "usage":
+            return usage is not None and made is not None and not made.settled
+        return charge != "nothing"
+
+    @property
+    def response_id(self) -> str | None:
+        """The id of the response that was made, where it can be named later."""
+        admitted, tap = self._admitted, self._tap
+        if admitted.target.operation is not CREATE or not admitted.envelope.store or not self._answered:
+            return None
+        found = self._record.response_id if tap is None else tap.response_id
+        return found if found is not None and is_response_id(found) else None
+
+    @property
+    def upstream_key(self) -> str:
+        """Which of the gateway's keys was used."""
+        return self._opened.key.fingerprint if self._opened is not None else ""
 
 
 class InvalidAnswer(GatewayError):

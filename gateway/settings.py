@@ -2,7 +2,7 @@
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
-    sections: server store admin limits ledger errors log upstreams.<name> routes aliases prices."<pattern>"
+    sections: server store admin limits ledger routing errors log upstreams.<name> routes aliases prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
 Unknown keys are errors. `load_settings` reports every error at once, each with its place (problems.py).
@@ -58,8 +58,21 @@ def read_secret(reference: str, environ: Mapping[str, str] = os.environ) -> str:
     return value
 
 
+class FileSecret(SecretStr):
+    """A secret that came from a file, which may hold another one later."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(read_secret(reference))
+        self._reference = reference
+
+    def read_again(self) -> str:
+        """The secret as it stands in the file now. Raises ValueError."""
+        return read_secret(self._reference)
+
+
 def _secret(value: SecretStr) -> SecretStr:
-    return SecretStr(read_secret(value.get_secret_value()))
+    reference = value.get_secret_value()
+    return FileSecret(reference) if reference.startswith("file:") else SecretStr(read_secret(reference))
 
 
 def _secret_if_set(value: SecretStr | None) -> SecretStr | None:
@@ -138,6 +151,7 @@ class AdminSettings(Section):
     """The admin API; without a key it is off."""
 
     key: OptionalSecret = None
+    audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
 
 
 class LimitsSettings(Section):
@@ -154,7 +168,15 @@ class LedgerSettings(Section):
     journal_retention_s: Retention = 400 * 86_400
     usage_retention_s: Retention = 400 * 86_400
     idempotency_ttl_s: Retention = 86_400
+    refused_max_entries: int = Field(default=1000, ge=10, le=1_000_000)
+    refused_retention_s: Retention = 7 * 86_400
     spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)
+
+
+class RoutingSettings(Section):
+    """What routing remembers. A response takes about 300 bytes of the store."""
+
+    response_ttl_s: int = Field(default=7 * 86_400, ge=0, le=366 * 86_400)
 
 
 class ErrorsSettings(Section):
@@ -206,6 +228,8 @@ class RouteSettings(Section):
     strip_prefix: str | None = Field(default=None, min_length=1, max_length=256)
     repeat_started: bool = False
     cost_source: Literal["usage", "upstream"] = "usage"
+    keepalive_s: Seconds | None = None
+    cut_at_cap: bool = False
     default_max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
 
     @model_validator(mode="after")
@@ -250,6 +274,7 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     limits: LimitsSettings = LimitsSettings()
     ledger: LedgerSettings = LedgerSettings()
+    routing: RoutingSettings = RoutingSettings()
     errors: ErrorsSettings = ErrorsSettings()
     log: LogSettings = LogSettings()
     upstreams: dict[UpstreamName, UpstreamSettings] = Field(min_length=1)

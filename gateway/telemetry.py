@@ -44,6 +44,7 @@ class Record:
     upstream_request_id: str | None = None
     response_id: str | None = None
     tried: list[str] = field(default_factory=list)
+    shows_tried: bool = False
     detail: str | None = None
     outcome: Outcome = Outcome.REFUSED
     settlement: Settlement | None = None
@@ -55,6 +56,10 @@ class Record:
     opened: float | None = None
     first_byte: float | None = None
     ended: float | None = None
+
+    def debug_headers(self) -> list[tuple[bytes, bytes]]:
+        """What an admin who asks for it is shown with the answer."""
+        return [(b"x-gateway-tried", ", ".join(self.tried).encode())] if self.shows_tried else []
 
     def line(self) -> dict[str, Any]:
         """The fields of the log line; what does not apply is left out."""

@@ -1,15 +1,20 @@
 """Which upstream, and which of its keys, is worth asking. No I/O; `now_s` is a monotonic time that the caller gives.
 
     Breaker   closed --(failures in a row)--> open --(after open_s)--> half-open --(one probe)--> closed or open
-    KeyRing   keys in turn; one that was refused (401, 402, 429) rests for a while
+    KeyRing   keys in turn; one that was refused (401, 402, 429) rests for a while, or until its file has another secret
 
-State that changes: both objects.
+State that changes: all objects.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Final
+
+_FINGERPRINT_DIGITS: Final = 16
+_LOOK_AGAIN_S: Final = 1.0
 
 
 class Condition(StrEnum):
@@ -66,26 +71,59 @@ class Breaker:
         self._probing = False
 
 
-@dataclass(slots=True)
 class UpstreamKey:
-    """One key of the gateway's own at an upstream. `number` is its place in the configuration, for logs."""
+    """One key of the gateway's own at an upstream. `number` is its place in the configuration, for logs.
 
-    number: int
-    authorization: bytes
-    rests_until_s: float = 0.0
+    `reload` gives the secret as it stands now, or raises ValueError: where the operator can change it in its file.
+    State that changes: the secret, and how long it rests.
+    """
+
+    def __init__(self, number: int, secret: str, reload: Callable[[], str] | None = None) -> None:
+        self.number = number
+        self.rests_until_s = 0.0
+        self._reload = reload
+        self._look_again_s = 0.0
+        self._take(secret)
+
+    def _take(self, secret: str) -> None:
+        self.authorization = b"Bearer " + secret.encode()
+        self.fingerprint = hashlib.sha256(secret.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
+
+    def renew(self) -> bool:
+        """Reads the secret again; whether it is another one, which does not rest."""
+        if self._reload is None:
+            return False
+        before = self.authorization
+        try:
+            self._take(self._reload())
+        except ValueError:
+            return False  # half written, or gone: what is known stays
+        if self.authorization == before:
+            return False
+        self.rests_until_s = 0.0
+        return True
+
+    def usable(self, now_s: float) -> bool:
+        """Whether it does not rest. One that does is read again, once a second at most."""
+        if self.rests_until_s <= now_s:
+            return True
+        if self._reload is None or now_s < self._look_again_s:
+            return False
+        self._look_again_s = now_s + _LOOK_AGAIN_S
+        return self.renew()
 
 
 class KeyRing:
     """The keys of one upstream, used in turn."""
 
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self.keys = tuple(UpstreamKey(n, b"Bearer " + secret.encode()) for n, secret in enumerate(secrets))
+    def __init__(self, keys: tuple[UpstreamKey, ...]) -> None:
+        self.keys = keys
         self._next = 0
 
     def candidates(self, now_s: float) -> list[UpstreamKey]:
         """Keys that do not rest, the next in turn first."""
         if len(self.keys) == 1:
-            return [key for key in self.keys if key.rests_until_s <= now_s]
+            return [key for key in self.keys if key.usable(now_s)]
         start, self._next = self._next, (self._next + 1) % len(self.keys)
         in_turn = self.keys[start:] + self.keys[:start]
-        return [key for key in in_turn if key.rests_until_s <= now_s]
+        return [key for key in in_turn if key.usable(now_s)]

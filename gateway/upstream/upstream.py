@@ -5,7 +5,7 @@ note_answer / note_fault   what the breaker and the keys learn from it
 
 answer          breaker    key
 2xx, 3xx, 4xx   success    -
-401, 402        success    rests `key_rest_s`
+401, 402        success    rests `key_rest_s`, unless its file has a new one
 429             success    rests for its Retry-After, bounded by `key_rest_s`
 5xx             failure    -
 fault           failure    -
@@ -60,7 +60,8 @@ class Upstream:
         else:
             self.breaker.succeeded()
         if status in _KEY_REFUSED:
-            key.rests_until_s = now_s + self.policy.key_rest_s
+            if not key.renew():
+                key.rests_until_s = now_s + self.policy.key_rest_s
         elif status == _RATE_LIMITED:
             key.rests_until_s = now_s + min(retry_after_s or 0.0, self.policy.key_rest_s)
 

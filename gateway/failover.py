@@ -1,0 +1,172 @@
+"""Step 5 of the request line: asks a route's candidates until one answers. Nothing has been sent to the client yet.
+
+| a candidate                             | then                                                          |
+|-----------------------------------------|---------------------------------------------------------------|
+| its breaker is open, its keys rest      | the next                                                      |
+| cannot be reached                       | the next upstream                                             |
+| fails after the request may have arrived| the error, unless the route says `repeat_started`             |
+| 401, 402, 429                           | the next key, then the next upstream                          |
+| 500, 502, 503, 504                      | the next upstream                                             |
+| any other answer                        | it is the answer                                              |
+
+All within `failover_s`. The last refusal is the answer where nobody does better; 503 where there is none to pass on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from gateway.downstream import Downstream
+from gateway.envelope import with_model
+from gateway.errors import GatewayError
+from gateway.pipeline import Admitted, Headers, Opened, Plan
+from gateway.routing import Route
+from gateway.telemetry import Record
+from gateway.upstream.health import UpstreamKey
+from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
+from gateway.upstream.upstream import Upstream
+
+FORWARDED: Final = frozenset(
+    {b"accept", b"user-agent", b"openai-beta", b"x-client-request-id", b"traceparent", b"tracestate"}
+)
+"""Request headers that go on to the upstream; everything else (keys, cookies, addresses) stays here."""
+
+_NEXT_KEY: Final = frozenset({401, 402, 429})
+_NEXT_UPSTREAM: Final = frozenset({500, 502, 503, 504})
+# Nothing has been asked of an upstream that could not be reached: another may be asked.
+_UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
+_TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
+
+
+async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, record: Record) -> Opened:
+    """An upstream's answer, its head read. Raises GatewayError when there is none."""
+    search = _Search(admitted, client, record)
+    clock = asyncio.get_running_loop().time
+    give_up_s = clock() + plan.limits.failover_s
+    for upstream, key in _candidates(plan, admitted, clock()):
+        if record.tried and clock() >= give_up_s:
+            break
+        if search.is_worth_asking(upstream) and await search.ask(upstream, key):
+            break
+    if search.answer is not None:
+        return search.answer
+    if search.failure is not None and len(record.tried) == 1:
+        raise search.failure
+    raise GatewayError(
+        "no_available_provider",
+        f"No provider for {admitted.route.model!r} is available just now.",
+        wait_ms=_soonest_ms(plan, admitted.route, clock()),
+    )
+
+
+class _Search:
+    """One request's way through its candidates. State that changes: `answer` and `failure`, the last one's; `_down`."""
+
+    def __init__(self, admitted: Admitted, client: Downstream, record: Record) -> None:
+        route, envelope = admitted.route, admitted.envelope
+        renamed = envelope.body and route.wire_model != envelope.model
+        self.answer: Opened | None = None
+        self.failure: GatewayError | None = None
+        self._body = with_model(envelope, route.wire_model) if renamed else envelope.body
+        self._headers = _upstream_headers(client, record.request_id)
+        self._method = admitted.target.operation.method.encode()
+        self._path = admitted.target.path
+        self._may_repeat = route.rule.repeat_started
+        self._record = record
+        self._clock = asyncio.get_running_loop().time
+        self._down: set[str] = set()  # upstreams for which another key would change nothing
+
+    def is_worth_asking(self, upstream: Upstream) -> bool:
+        return upstream.name not in self._down and upstream.breaker.allows(self._clock())
+
+    async def ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
+        """Whether the search is over. Raises GatewayError where it must not go on."""
+        if self.answer is not None:
+            self.answer.answer.abort()
+            self.answer = None
+        self._record.tried.append(f"{upstream.name}#{key.number}")
+        self._record.upstream = upstream.name
+        try:
+            answer = await upstream.attempt(key, self._method, self._path, self._headers, self._body)
+        except UpstreamFault as fault:
+            self._failed(upstream, fault)
+            return False
+        except BaseException as error:
+            upstream.breaker.released()
+            if isinstance(error, ValueError):
+                raise GatewayError("invalid_field", f"The request cannot be passed on: {error}.") from None
+            raise
+        self._record.upstream_status = answer.status
+        upstream.note_answer(key, answer.status, _retry_after_s(answer), self._clock())
+        self.answer = Opened(upstream, key, answer)
+        if answer.status in _NEXT_UPSTREAM:
+            self._down.add(upstream.name)
+        return answer.status not in _NEXT_UPSTREAM and answer.status not in _NEXT_KEY
+
+    def _failed(self, upstream: Upstream, fault: UpstreamFault) -> None:
+        upstream.note_fault(self._clock())
+        self._down.add(upstream.name)
+        self._record.detail = str(fault)
+        self.failure = fault_error(fault)
+        if fault.sent and fault.kind not in _UNSENT and not self._may_repeat:
+            raise self.failure from None
+
+
+def fault_error(fault: UpstreamFault) -> GatewayError:
+    """What a client reads of a transport's failure; the detail is for the log alone."""
+    if fault.kind in _TIMEOUTS:
+        return GatewayError("upstream_timeout", "The provider did not answer in time.")
+    if fault.kind in (FaultKind.PROTOCOL, FaultKind.TOO_LARGE, FaultKind.CUT):
+        return GatewayError("upstream_invalid_response", "The provider's answer was not valid.")
+    return GatewayError("upstream_unreachable", "The provider could not be reached.")
+
+
+def _candidates(plan: Plan, admitted: Admitted, now_s: float) -> list[tuple[Upstream, UpstreamKey]]:
+    found = [
+        (upstream, key)
+        for upstream in (plan.upstreams[name] for name in admitted.route.candidates)
+        for key in upstream.keys.candidates(now_s)
+    ]
+    if admitted.made is None:
+        return found
+    # A response lives with the key that made it. One that was rotated since has no successor but its upstream's others.
+    makers = [(upstream, key) for upstream, key in found if key.fingerprint == admitted.made.upstream_key]
+    known = any(
+        key.fingerprint == admitted.made.upstream_key
+        for name in admitted.route.candidates
+        for key in plan.upstreams[name].keys.keys
+    )
+    return makers if known else found
+
+
+def _soonest_ms(plan: Plan, route: Route, now_s: float) -> int:
+    """When the first key has rested or the first breaker lets a probe through; at least a second."""
+    waits = [
+        key.rests_until_s - now_s
+        for name in route.candidates
+        for key in plan.upstreams[name].keys.keys
+        if key.rests_until_s > now_s
+    ]
+    waits += [plan.upstreams[name].breaker.wait_s(now_s) for name in route.candidates]
+    return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
+
+
+def _upstream_headers(client: Downstream, request_id: str) -> Headers:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        (b"x-request-id", request_id.encode()),
+    ]
+    headers += [(name, value) for name, value in client.headers if name in FORWARDED]
+    return headers
+
+
+def _retry_after_s(answer: Answer) -> float | None:
+    for name, value in answer.headers:
+        if name == b"retry-after":
+            try:
+                return max(0.0, float(value))
+            except ValueError:
+                return None
+    return None

@@ -1,0 +1,142 @@
+"""Who made a response, per team, for a bounded time: so that what follows goes to the same upstream and key.
+
+    remember(team_id, made)     with the settlement, in the same write to the store: no round trip of its own
+    find(key, response_id)      one call, only where a request names a response
+    check(key)                  the same call without a response: is this key alive?
+
+A response is charged once. One whose usage was not known when it was made (it runs in the background, its client left)
+was charged by an estimate; the first usage that is seen later corrects that, by the difference: `correction`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import orjson
+
+from gateway.errors import GatewayError
+from gateway.exchange import Hold, Settlement
+from gateway.identity import ApiKey, invalid_api_key
+from gateway.ledger.faults import StoreUnavailable
+from gateway.ledger.keyspace import TeamKeys
+from gateway.ledger.script import Script
+from gateway.ledger.store import Store
+from gateway.usage import Usage
+
+LOOK: Final = Script.load("look_v1")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A response: who made it, for whom, and what it was charged. `settled`: by its usage; else by an estimate.
+
+    `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time.
+    """
+
+    response_id: str
+    upstream: str
+    upstream_key: str
+    model: str
+    key_id: str
+    admitted_ms: int
+    settled: bool
+    cost_nano_usd: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
+class Responses:
+    """What the store remembers of responses; `ttl_s` bounds how long, 0 is not at all."""
+
+    def __init__(self, store: Store, ttl_s: int) -> None:
+        self._store = store
+        self._ttl_ms = ttl_s * 1000
+
+    def remember(self, team_id: str, made: Made) -> None:
+        """Sends it on its way. If the store does not take it, the response cannot be named later: a 404."""
+        if self._ttl_ms:
+            key = TeamKeys(team_id).response(made.response_id)
+            text = orjson.dumps(list(asdict(made).values())[1:])
+            self._store.run("SET", key, text, "PX", str(self._ttl_ms)).add_done_callback(_heard)
+
+    async def find(self, key: ApiKey, response_id: str) -> Made:
+        """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
+        text = await self._look(key, [TeamKeys(key.team_id).response(response_id)])
+        if not text:
+            raise GatewayError(
+                "response_not_found",
+                f"The response {response_id!r} is not known here: of another team, made elsewhere, or too old.",
+                param="previous_response_id",
+            )
+        return Made(response_id, *orjson.loads(text))
+
+    async def check(self, key: ApiKey) -> None:
+        """Raises GatewayError: `invalid_api_key`, `store_unavailable`."""
+        await self._look(key, [])
+
+    async def _look(self, key: ApiKey, response: list[str]) -> bytes:
+        names = TeamKeys(key.team_id)
+        try:
+            alive, text = await self._store.call(
+                LOOK, [names.team, names.key(key.key_id), *response], [key.secret_hash]
+            )
+        except StoreUnavailable as error:
+            raise GatewayError(
+                "store_unavailable", f"The gateway cannot reach its store just now ({error.reason}).", wait_ms=1000
+            ) from None
+        if alive != 1:
+            raise invalid_api_key()
+        found: bytes = text
+        return found
+
+
+def made_by(settlement: Settlement, response_id: str, upstream_key: str) -> Made:
+    """What is remembered of a response, from how its request was settled."""
+    usage = settlement.usage
+    return Made(
+        response_id=response_id,
+        upstream=settlement.upstream,
+        upstream_key=upstream_key,
+        model=settlement.model,
+        key_id=settlement.hold.key_id,
+        admitted_ms=settlement.hold.admitted_ms,
+        settled=settlement.settled_by in ("usage", "upstream_cost"),
+        cost_nano_usd=settlement.cost_nano_usd,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+    )
+
+
+def correction(made: Made, settlement: Settlement) -> tuple[Settlement, Made]:
+    """A later settlement by usage -> what is left to post, under an id that the response gives, and what to remember.
+
+    The id makes it idempotent: however many requests see the usage at once, the ledger posts it once. It belongs to the
+    key, and to the budget periods, of the request that made the response.
+    """
+    usage = settlement.usage
+    digest = hashlib.sha256(made.response_id.encode()).hexdigest()[:32]
+    hold = Hold(f"usage_{digest}", settlement.hold.team_id, made.key_id, 0, 0, 0, made.admitted_ms)
+    left = Usage(
+        input_tokens=usage.input_tokens - made.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens - made.cached_input_tokens,
+        output_tokens=usage.output_tokens - made.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens - made.reasoning_tokens,
+        total_tokens=usage.total_tokens - made.input_tokens - made.output_tokens,
+        cost_usd=None,
+    )
+    cost = settlement.cost_nano_usd - made.cost_nano_usd
+    posted = replace(settlement, hold=hold, cost_nano_usd=cost, usage=left)
+    now = made_by(replace(settlement, hold=hold), made.response_id, made.upstream_key)
+    return posted, now
+
+
+def _heard(reply: asyncio.Future[Any]) -> None:
+    if not reply.cancelled():
+        reply.exception()  # seen: nothing depends on it
