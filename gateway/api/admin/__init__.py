@@ -5,6 +5,9 @@
     credits_.py  POST GET /teams/{team}/credits
     journal.py   GET /teams/{team}/journal          GET /ledger/verify
     requests.py  GET /requests/{id}
+    rotation.py  POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
+    admins.py    GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
+    access.py    who may do what: a table; auditing.py  what was done
     guard.py     who may; bounded bodies             bodies.py  what is taken            shapes.py  what is given
 
 Lists are pages: `?limit=&after=` -> {"object": "list", "data", "next"}; `next` is the next page's `after`, null at the
@@ -15,9 +18,9 @@ next request. Money is a decimal string in USD, time is ISO 8601. Errors are in 
 
 from fastapi import APIRouter
 
-from gateway.api.admin import credits_, journal, keys, requests, teams
+from gateway.api.admin import admins, credits_, journal, keys, requests, rotation, teams
 from gateway.api.admin.guard import GuardedRoute
 
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
-for part in (teams, keys, credits_, journal, requests):
+for part in (teams, keys, rotation, credits_, journal, requests, admins):
     router.include_router(part.router)

@@ -7,7 +7,7 @@ absent stays as it is; `null` removes a limit or an expiry.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,9 +18,11 @@ from pydantic import (
     Field,
     Strict,
     WithJsonSchema,
+    model_validator,
 )
 
 from gateway.ledger.accounts import LIMITS, Changes
+from gateway.ledger.rotation import MAX_OVERLAP_S
 from gateway.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
 from gateway.patterns import is_pattern
 
@@ -161,3 +163,24 @@ class Movement(Body):
     kind: Literal["grant", "adjust"]
     amount_usd: Usd
     note: str = Field(default="", max_length=500)
+
+
+class NewRotation(Body):
+    """POST /teams/{team}/keys/{key}/rotate: for how long the secrets of now still work; 0 ends them at once."""
+
+    overlap_s: Annotated[int, Strict(), Field(ge=0, le=MAX_OVERLAP_S)] = 86_400
+
+
+class NewAdminKey(Body):
+    """POST /admin-keys; `team` (name or id) goes with the scope "team", and with no other."""
+
+    name: Name
+    scope: Literal["all", "read", "team"]
+    team: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    expires_at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _team_fits(self) -> Self:
+        if (self.scope == "team") is (self.team is None):
+            raise ValueError('team must be given for the scope "team", and for no other')
+        return self

@@ -1,8 +1,11 @@
 """Who may use the admin API, and how much it reads: decided before a body is read, let alone parsed.
 
 admin.key not set       403 admin_disabled       every route
-no key, another key     401 invalid_admin_key    compared in constant time
+no key, another key     401 invalid_admin_key    the root key of the configuration, or an admin key (ledger.admins)
+not in its scope        403 not_allowed          access.RULES
 body over MAX_BODY      413 body_too_large
+
+What has changed something is written to the audit log before its answer leaves.
 """
 
 from __future__ import annotations
@@ -16,13 +19,18 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from gateway.api.admin.access import ROOT, authorise
+from gateway.api.admin.auditing import audited
 from gateway.api.callers import services_of
 from gateway.downstream import ClientLeft, Downstream, Message
 from gateway.errors import GatewayError
+from gateway.identity.admin import parse_admin_key
 from gateway.ledger.accounts import Once
+from gateway.ledger.admins import Admin
 
 MAX_BODY: Final = 256 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
+_LOOKING: Final = ("GET", "HEAD")
 
 
 class GuardedRoute(APIRoute):
@@ -31,9 +39,11 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's own handler, behind the guard."""
         handle = super().get_route_handler()
+        path = self.path
 
         async def guarded(request: Request) -> Response:
-            require_admin(request)
+            action = f"{request.method} {path}"
+            rule = await authorise(action, request, await require_admin(request))
             try:
                 body = await _read_body(request)
             except ClientLeft:
@@ -47,19 +57,28 @@ class GuardedRoute(APIRoute):
                 sent = True
                 return {"type": "http.request", "body": body, "more_body": False}
 
-            return await handle(Request(request.scope, replay))
+            again = Request(request.scope, replay)
+            if request.method in _LOOKING:
+                return await handle(again)
+            return await audited(action, rule, again, handle)
 
         return guarded
 
 
-def require_admin(request: Request) -> None:
-    """Raises GatewayError `admin_disabled` or `invalid_admin_key` unless the request carries the admin key."""
+async def require_admin(request: Request) -> Admin:
+    """Who asks. Raises GatewayError `admin_disabled`, or `invalid_admin_key` for no key, or one that is unknown."""
     expected = _admin_key(request)
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
-    # Digests, since compare_digest takes no text beyond ASCII and its time tells lengths.
-    same = hmac.compare_digest(_digest(presented.strip().encode()), _digest(expected))
-    if scheme.lower() != "bearer" or not same:
-        raise GatewayError("invalid_admin_key", "The admin key is not valid. Send 'Authorization: Bearer <admin key>'.")
+    presented = presented.strip()
+    if scheme.lower() == "bearer":
+        # Digests, since compare_digest takes no text beyond ASCII and its time tells lengths.
+        if hmac.compare_digest(_digest(presented.encode()), _digest(expected)):
+            return ROOT
+        made = parse_admin_key(presented)
+        admin = await services_of(request).admins.recognise(made) if made is not None else None
+        if admin is not None:
+            return admin
+    raise GatewayError("invalid_admin_key", "The admin key is not valid. Send 'Authorization: Bearer <admin key>'.")
 
 
 def once_of(request: Request, *parts: object) -> Once | None:
@@ -97,7 +116,7 @@ def _admin_key(request: Request) -> bytes:
 
 async def _read_body(request: Request) -> bytes:
     client = Downstream(request.scope, request.receive, _send_nothing)
-    if request.method in ("GET", "HEAD"):
+    if request.method in _LOOKING:
         return b""
     return await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.api.admin.access import refuse_beyond_quota
 from gateway.api.admin.bodies import KeyPatch, NewKey
 from gateway.api.admin.guard import GuardedRoute, once_of, version_of
 from gateway.api.admin.pages import After, Limit
@@ -21,6 +22,7 @@ async def create_key(request: Request, response: Response, team: str, body: NewK
     """Makes a key. `key` is null for a repeat that comes after the key's secret, or the admin key, was replaced."""
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
+    refuse_beyond_quota(request, owner, body.limits.changes())
     once = once_of(request, "key", owner.id, body.model_dump(mode="json", exclude_unset=True))
     key, text = await accounts.create_key(owner, body.changes(), once)
     response.headers["cache-control"] = "no-store"
@@ -49,6 +51,7 @@ async def change_key(request: Request, response: Response, team: str, key: str, 
     """Changes a key; in force with its next request, on every worker."""
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
+    refuse_beyond_quota(request, owner, body.limits.changes())
     before = await accounts.key(owner, key)
     changed = await accounts.update_key(owner, before, body.changes(), version=version_of(request))
     return await _shown(accounts, owner, changed, response)

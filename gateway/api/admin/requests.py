@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
+from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.shapes import request_shape
 from gateway.api.callers import services_of
@@ -25,8 +26,8 @@ async def show_request(request: Request, request_id: str, team: str | None = Non
     """How a request was settled, from how its hold ended and its journal entry; `state` "running" for an open one."""
     services = services_of(request)
     accounts, journal = services.accounts, Journal(services.store)
-    if team is not None:
-        owner = await accounts.team(team)
+    owner = await team_asked(request, team)
+    if owner is not None:
         found = await journal.find([owner.id], request_id) or await journal.find_expired(owner.id, request_id)
         if found is not None:
             return request_shape(request_id, found)

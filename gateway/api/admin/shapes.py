@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.api.shapes import balance_shape, limits_shape, time_shape
+from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
 from gateway.ledger.accounts import Key, Page, Team, View
+from gateway.ledger.admins import Admin
 from gateway.ledger.audit import Verification
 from gateway.ledger.journal import Entry, Found
+from gateway.ledger.trail import Action
 from gateway.money import format_usd
 
 
@@ -141,4 +143,36 @@ def _usage(entry: Entry) -> dict[str, int] | None:
         "cached_input_tokens": usage.cached_input_tokens,
         "output_tokens": usage.output_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
+    }
+
+
+def admin_shape(admin: Admin) -> dict[str, Any]:
+    """An admin key; its text is in the answer to its creation alone."""
+    return {
+        "object": "admin_key",
+        "id": admin.id,
+        "name": admin.name,
+        "scope": admin.scope,
+        "team_id": admin.team_id or None,
+        "expires_at": time_shape(admin.expires_ms),
+        "created_at": time_shape(admin.created_ms),
+        "created_by": admin.created_by or None,
+        "last_used_at": time_shape(admin.used_ms),
+    }
+
+
+def action_shape(action: Action) -> dict[str, Any]:
+    """An entry of the audit log."""
+    return {
+        "object": "action",
+        "id": action.id,
+        "at": time_shape(action.at_ms),
+        "actor": action.actor,
+        "actor_name": action.actor_name,
+        "action": action.action,
+        "subject": action.subject,
+        "team_id": action.team_id or None,
+        "before": action.before,
+        "after": action.after,
+        "request_id": action.request_id,
     }

@@ -6,12 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.api.admin.access import team_asked
 from gateway.api.admin.bodies import NewTeam, TeamPatch
 from gateway.api.admin.guard import GuardedRoute, once_of, version_of
 from gateway.api.admin.pages import After, Limit
 from gateway.api.admin.shapes import page_shape, team_shape
 from gateway.api.callers import services_of
-from gateway.ledger.accounts import Accounts, Team
+from gateway.ledger.accounts import Accounts, Page, Team
 
 router = APIRouter(prefix="/teams", route_class=GuardedRoute)
 
@@ -32,9 +33,10 @@ async def create_team(request: Request, response: Response, body: NewTeam) -> di
 
 @router.get("")
 async def list_teams(request: Request, limit: Limit = 100, after: After = None) -> dict[str, Any]:
-    """Teams, the oldest first."""
+    """Teams, the oldest first; a lead's own alone."""
     accounts = services_of(request).accounts
-    page = await accounts.teams(limit, after)
+    own = await team_asked(request, None)
+    page = Page((own,), None) if own is not None else await accounts.teams(limit, after)
     views = await accounts.views([(team.id, None) for team in page.data])
     return page_shape(map(team_shape, page.data, views), page)
 

@@ -1,0 +1,127 @@
+"""Who may do what: one table, one function. A route without a row does not serve anybody; a test walks them all.
+
+    scope    who                                        team scope: "{team}" of the path, and ?team=, must be its own;
+    all      the root admin key, admin keys of "all"    lists show its own team alone
+    read     admin keys that look
+    team     admin keys of one team: its lead
+
+`before` names what the audit log keeps of the state before a change; what it keeps of the state after it is the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, cast
+
+from fastapi import Request
+
+from gateway.api.callers import services_of
+from gateway.errors import GatewayError
+from gateway.ledger.accounts import Team
+from gateway.ledger.admins import Admin
+
+EVERYBODY: Final = frozenset({"all", "read", "team"})
+LOOK: Final = frozenset({"all", "read"})
+LEAD: Final = frozenset({"all", "team"})
+FULL: Final = frozenset({"all"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row. `before`: team, key, balance, admin_key, upstream, or "" for what did not exist."""
+
+    scopes: frozenset[str]
+    before: str = ""
+
+
+RULES: Final[Mapping[str, Rule]] = MappingProxyType(
+    {
+        "GET /whoami": Rule(EVERYBODY),
+        "GET /openapi.json": Rule(EVERYBODY),
+        "GET /teams": Rule(EVERYBODY),
+        "POST /teams": Rule(FULL),
+        "GET /teams/{team}": Rule(EVERYBODY),
+        "PATCH /teams/{team}": Rule(FULL, "team"),
+        "GET /teams/{team}/credits": Rule(EVERYBODY),
+        "POST /teams/{team}/credits": Rule(FULL, "balance"),
+        "GET /teams/{team}/journal": Rule(EVERYBODY),
+        "GET /teams/{team}/keys": Rule(EVERYBODY),
+        "POST /teams/{team}/keys": Rule(LEAD),
+        "GET /teams/{team}/keys/{key}": Rule(EVERYBODY),
+        "PATCH /teams/{team}/keys/{key}": Rule(LEAD, "key"),
+        "POST /teams/{team}/keys/{key}/rotate": Rule(LEAD, "key"),
+        "GET /keys/{key}": Rule(EVERYBODY),
+        "GET /ledger/verify": Rule(LOOK),
+        "GET /usage": Rule(EVERYBODY),
+        "GET /requests": Rule(EVERYBODY),
+        "GET /requests/{request_id}": Rule(EVERYBODY),
+        "GET /events": Rule(EVERYBODY),
+        "GET /audit": Rule(EVERYBODY),
+        "GET /admin-keys": Rule(LOOK),
+        "POST /admin-keys": Rule(FULL),
+        "DELETE /admin-keys/{admin_key}": Rule(FULL, "admin_key"),
+        "GET /upstreams": Rule(LOOK),
+        "POST /upstreams/{upstream}/disable": Rule(FULL, "upstream"),
+        "POST /upstreams/{upstream}/enable": Rule(FULL, "upstream"),
+        "GET /config": Rule(LOOK),
+        "POST /config/reload": Rule(FULL),
+    }
+)
+
+ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
+_WHO: Final = "gateway.admin"
+
+
+async def authorise(action: str, request: Request, admin: Admin) -> Rule:
+    """Lets an admin do an action, and remembers who it is for `admin_of`. Raises GatewayError `not_allowed`."""
+    rule = RULES.get(action)
+    if rule is None or admin.scope not in rule.scopes:
+        raise GatewayError("not_allowed", f"An admin key of scope {admin.scope!r} may not {action}.")
+    if admin.scope == "team":
+        for named in (request.path_params.get("team"), *request.query_params.getlist("team")):
+            if named is not None and not await _is_own(request, admin, named):
+                raise GatewayError("not_allowed", "This admin key is for another team.")
+    request.scope[_WHO] = admin
+    return rule
+
+
+def admin_of(request: Request) -> Admin:
+    """Who asks; known since `authorise`."""
+    return cast("Admin", request.scope[_WHO])
+
+
+async def team_asked(request: Request, named: str | None) -> Team | None:
+    """The team that a list is about: the one that `?team=` names, a lead's own without it, None for all teams."""
+    own = admin_of(request).team_id or None
+    wanted = named if named is not None else own
+    return None if wanted is None else await services_of(request).accounts.team(wanted)
+
+
+def refuse_other_team(request: Request, team_id: str) -> None:
+    """Raises GatewayError `not_allowed` where a lead has found something of another team."""
+    own = admin_of(request).team_id
+    if own and own != team_id:
+        raise GatewayError("not_allowed", "This admin key is for another team.")
+
+
+def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int | None]) -> None:
+    """Raises GatewayError `not_allowed` where a lead sets a key's limit over the team's own."""
+    if admin_of(request).scope != "team":
+        return
+    for name, value in limits.items():
+        most = team.limits.get(name)
+        if value is not None and most is not None and value > most:
+            raise GatewayError(
+                "not_allowed", f"{name} of a key must not be over the team's own limit.", param=f"limits.{name}"
+            )
+
+
+async def _is_own(request: Request, admin: Admin, named: str) -> bool:
+    try:
+        return (await services_of(request).accounts.team(named)).id == admin.team_id
+    except GatewayError as error:
+        if error.code == "team_not_found":  # reads the same as a team of somebody else
+            return False
+        raise

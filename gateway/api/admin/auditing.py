@@ -1,0 +1,99 @@
+"""The audit log's entry for each action that changed something: who, what, before, after, when, in which request.
+
+`before` is read as the action begins, `after` is the action's answer; secrets are struck out of both (ledger.trail).
+An action that was refused changed nothing and has no entry. One whose entry the store did not take is in the
+gateway's own log instead: the action is done, and its answer must say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+import structlog
+from fastapi import Request, Response
+
+from gateway.api.admin.access import Rule, admin_of
+from gateway.api.admin.shapes import admin_shape, credits_shape, key_shape, team_shape
+from gateway.api.callers import REQUEST_ID, Services, services_of
+from gateway.errors import GatewayError
+from gateway.ledger.trail import Action
+
+_REFUSED: Final = 400
+
+
+async def audited(
+    action: str, rule: Rule, request: Request, handle: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """Does the action, and writes it down if it was done."""
+    services = services_of(request)
+    before = await _before(services, rule, request)
+    response = await handle(request)
+    if response.status_code >= _REFUSED:
+        return response
+    admin, after = admin_of(request), orjson.loads(response.body) if response.body else None
+    entry = Action(
+        actor=admin.id,
+        actor_name=admin.name,
+        action=action,
+        subject=" ".join(f"{name}={value}" for name, value in request.path_params.items()),
+        team_id=_team_of(before, after),
+        before=before,
+        after=after,
+        request_id=request.scope[REQUEST_ID],
+    )
+    try:
+        await services.trail.write(entry)
+    except GatewayError:
+        log = structlog.get_logger("gateway.audit")
+        log.exception(
+            "audit_entry_not_stored", actor=admin.id, action=action, subject=entry.subject, team=entry.team_id
+        )
+    return response
+
+
+async def _before(services: Services, rule: Rule, request: Request) -> Any:
+    """What the action is about to change; None where there is no such thing, as the action itself will say."""
+    try:
+        return await _READERS[rule.before](services, request.path_params) if rule.before else None
+    except GatewayError as error:
+        if error.code.endswith("_not_found"):
+            return None
+        raise
+
+
+async def _team(services: Services, names: Mapping[str, str]) -> Any:
+    team = await services.accounts.team(names["team"])
+    return team_shape(team, await services.accounts.view(team))
+
+
+async def _key(services: Services, names: Mapping[str, str]) -> Any:
+    team = await services.accounts.team(names["team"])
+    key = await services.accounts.key(team, names["key"])
+    return key_shape(key, await services.accounts.view(team, key.id))
+
+
+async def _balance(services: Services, names: Mapping[str, str]) -> Any:
+    team = await services.accounts.team(names["team"])
+    return credits_shape(team, await services.accounts.view(team))
+
+
+async def _admin_key(services: Services, names: Mapping[str, str]) -> Any:
+    return admin_shape(await services.admins.admin(names["admin_key"]))
+
+
+_READERS: Final[Mapping[str, Callable[[Services, Mapping[str, str]], Awaitable[Any]]]] = MappingProxyType(
+    {"team": _team, "key": _key, "balance": _balance, "admin_key": _admin_key}
+)
+
+
+def _team_of(before: Any, after: Any) -> str:
+    """The team that an object is, or belongs to."""
+    for shape in (before, after):
+        if isinstance(shape, dict):
+            found = shape.get("id") if shape.get("object") == "team" else shape.get("team_id")
+            if isinstance(found, str):
+                return found
+    return ""

@@ -1,0 +1,43 @@
+"""/admin/v1/teams/{team}/keys/{key}/rotate, and /admin/v1/keys/{key} for those who know a key's id alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.admin.access import refuse_other_team
+from gateway.api.admin.bodies import NewRotation
+from gateway.api.admin.guard import GuardedRoute, once_of
+from gateway.api.admin.shapes import key_shape
+from gateway.api.callers import services_of
+
+router = APIRouter(route_class=GuardedRoute)
+
+
+@router.post("/teams/{team}/keys/{key}/rotate")
+async def rotate_key(request: Request, response: Response, team: str, key: str, body: NewRotation) -> dict[str, Any]:
+    """A new secret, which works at once; the others work until their overlap ends.
+
+    `key` is the new text, shown this once. A repeat with the same Idempotency-Key gets the same text: null only if the
+    secret was replaced since, or the admin key changed.
+    """
+    services = services_of(request)
+    owner = await services.accounts.team(team)
+    found = await services.accounts.key(owner, key)
+    once = once_of(request, "rotate", owner.id, found.id, body.overlap_s)
+    rotated, text = await services.rotation.rotate(owner, found, body.overlap_s, once)
+    response.headers["cache-control"] = "no-store"
+    response.headers["etag"] = f'"{rotated.version}"'
+    view = await services.accounts.view(owner, rotated.id)
+    return {**key_shape(rotated, view), "key": text or None}
+
+
+@router.get("/keys/{key}")
+async def find_key(request: Request, response: Response, key: str) -> dict[str, Any]:
+    """One key, by its id alone; `team_id` says whose it is."""
+    accounts = services_of(request).accounts
+    owner, found = await accounts.find_key(key)
+    refuse_other_team(request, owner.id)
+    response.headers["etag"] = f'"{found.version}"'
+    return {**key_shape(found, await accounts.view(owner, found.id)), "team_name": owner.name}

@@ -1,0 +1,49 @@
+"""Admin keys of each scope for tests, and clients that use them."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from tests.support.gateway import ADMIN_KEY, RunningGateway
+
+_NUMBERS = itertools.count(1)
+
+
+@contextlib.contextmanager
+def admin_client(gateway: RunningGateway, key: str = ADMIN_KEY) -> Iterator[httpx.Client]:
+    """A client of the admin API, by default with the root key."""
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=f"{gateway.url}/admin/v1", headers=headers, timeout=20) as client:
+        yield client
+
+
+def new_team(root: httpx.Client, **fields: Any) -> dict[str, Any]:
+    """A team with credits."""
+    body = {"name": f"team {next(_NUMBERS)} of {id(root)}", "credits_usd": "10", **fields}
+    return done(root.post("/teams", json=body))
+
+
+def new_admin(root: httpx.Client, scope: str, team: str | None = None, **fields: Any) -> str:
+    """The text of a new admin key."""
+    body = {"name": f"a {scope}", "scope": scope, **({"team": team} if team else {}), **fields}
+    key: str = done(root.post("/admin-keys", json=body))["key"]
+    return key
+
+
+def done(answer: httpx.Response) -> dict[str, Any]:
+    """The body of an answer that must be good."""
+    assert answer.is_success, f"{answer.status_code} {answer.text}"
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def code_of(answer: httpx.Response) -> str:
+    """The code of an answer that must be an error in the gateway's format."""
+    assert answer.is_error, answer.text
+    error = answer.json()["error"]
+    assert set(error) >= {"message", "type", "param", "code"}
+    code: str = error["code"]
+    return code
