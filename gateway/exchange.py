@@ -80,6 +80,7 @@ class Outcome(StrEnum):
     SHUT_DOWN = "shut_down"  # the gateway had to stop
     CAPPED = "capped"  # cut at the hold, where the route asks for it
     INTERNAL_ERROR = "internal_error"
+    DRY_RUN = "dry_run"  # decided, and nothing done
 
 
 class Charge(StrEnum):
@@ -93,6 +94,7 @@ class Charge(StrEnum):
 POLICY: Final = MappingProxyType(
     {
         Outcome.REFUSED: Charge.NOTHING,
+        Outcome.DRY_RUN: Charge.NOTHING,
         Outcome.UPSTREAM_REFUSED: Charge.NOTHING,
         Outcome.UPSTREAM_UNREACHABLE: Charge.NOTHING,
         Outcome.UPSTREAM_TIMEOUT: Charge.NOTHING,

@@ -24,6 +24,8 @@ import structlog
 
 from gateway import pipeline
 from gateway.downstream import ClientLeft, Downstream, Receive, Scope, Send
+from gateway.dryrun import answer as dry_run_answer
+from gateway.dryrun import is_dry_run
 from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Event, Outcome, decide, void
 from gateway.failover import fault_error, open_upstream
@@ -117,6 +119,9 @@ class RequestLine:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
             self._refuse_while_stopping()
+            if is_dry_run(client):
+                await self._preview(target, client, record)
+                return None
             return await pipeline.admit(self.plan, self._ledger, self._responses, target, client, record)
         except GatewayError as error:
             await self.refuse(client, record, error)
@@ -127,6 +132,16 @@ class RequestLine:
             await self.refuse(client, record, internal_error())
         record.state = TRANSITIONS[record.state, Event.REFUSE]
         return None
+
+    async def _preview(self, target: Target, client: Downstream, record: Record) -> None:
+        """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
+        routed = await pipeline.prepare(self.plan, self._responses, target, client, record)
+        preview = await self._ledger.preview(routed.ask)
+        record.outcome = Outcome.DRY_RUN
+        body = dry_run_answer(record.request_id, routed.route.model, routed.route.price, preview)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += preview.admission.rates.headers()
+        await client.answer(200, [*headers, (b"x-request-id", record.request_id.encode())], body)
 
     def _is_admin(self, client: Downstream) -> bool:
         key, admin_key = client.header(b"x-gateway-admin-key"), self.plan.admin_key
@@ -139,6 +154,7 @@ class RequestLine:
     async def _exchange(self, admitted: Admitted, client: Downstream, record: Record) -> None:
         """Steps 5 to 9 for an admitted request. The one exit."""
         relay = Relay(admitted, client, record)
+        record.rates = admitted.admission.rates
         try:
             await self._run(relay, admitted, client, record)
         except GatewayError as error:
@@ -214,7 +230,7 @@ class RequestLine:
         """Answers with an error of the gateway's own."""
         record.code = error.code
         status, headers, body = error.render(numeric_codes=self._numeric_codes)
-        headers += [(b"x-request-id", record.request_id.encode()), *record.debug_headers()]
+        headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode()), *record.debug_headers()]
         await client.answer(status, headers, body)
 
 

@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from gateway.exchange import Outcome, Settlement, State
+from gateway.ledger.ledger import NO_RATES, Rates
 from gateway.money import format_usd
 
 
@@ -56,6 +57,7 @@ class Record:
     opened: float | None = None
     first_byte: float | None = None
     ended: float | None = None
+    rates: Rates = NO_RATES
 
     def debug_headers(self) -> list[tuple[bytes, bytes]]:
         """What an admin who asks for it is shown with the answer."""

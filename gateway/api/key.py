@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from gateway.api.callers import caller_of
-from gateway.api.shapes import balance_shape, limits_shape, time_shape
+from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
 
 router = APIRouter()
 

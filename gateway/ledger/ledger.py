@@ -2,7 +2,7 @@
 
     admit(ask)          -> Admission          or GatewayError
     settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
-    preview(ask)        -> Admission          the same decision, nothing written
+    preview(ask)        -> Preview            the same decision, nothing reserved
     run()               renews this worker's holds, voids those of dead gateways, replays the spool, until cancelled
 
 A hold that may have been reserved for nobody (its request was cancelled, or the store's reply was lost) is voided
@@ -34,12 +34,15 @@ from gateway.ledger import upkeep
 from gateway.ledger.faults import StoreError, StoreUnavailable
 from gateway.ledger.keyspace import TeamKeys
 from gateway.ledger.refusals import Demand, Refusal, to_error
+from gateway.ledger.replies import gather
 from gateway.ledger.script import Script
 from gateway.ledger.spool import Spool
 from gateway.ledger.store import Store
+from gateway.ledger.team import View, read_view
 
 ADMIT: Final = Script.load("admit_v1")
 SETTLE: Final = Script.load("settle_v1")
+VIEW: Final = Script.load("view_v1")
 
 
 class Resolution(IntEnum):
@@ -110,6 +113,14 @@ class Admission:
     unchecked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a dry run found: the admission that would be, and the limits as they stand without it."""
+
+    admission: Admission
+    view: View
+
+
 class Refused(GatewayError):
     """A refusal by the admission script; carries the rates for the answer's headers."""
 
@@ -176,13 +187,16 @@ class Ledger:
         self._open[ask.request_id] = admission.hold
         return admission
 
-    async def preview(self, ask: Ask) -> Admission:
-        """What `admit` would say now; reserves nothing. Raises as `admit` does."""
-        try:
-            reply = await self._store.call(ADMIT, *self._admit_call(ask, dry_run=True))
-        except StoreUnavailable as error:
-            raise _unavailable(error) from None
-        return _read_admission(reply, ask)
+    async def preview(self, ask: Ask) -> Preview:
+        """What `admit` would say now, and what is left of each limit; reserves nothing. Raises as `admit` does."""
+        names = TeamKeys(ask.key.team_id)
+        view = [names.team, names.state, names.holds, names.held, names.journal, names.key(ask.key.key_id)]
+        replies = [
+            self._store.call(ADMIT, *self._admit_call(ask, dry_run=True)),
+            self._store.call(VIEW, view, [ask.key.key_id]),
+        ]
+        reply, seen = await gather(replies)
+        return Preview(_read_admission(reply, ask), read_view(seen))
 
     def settle(self, settlement: Settlement) -> asyncio.Future[int | None]:
         """Step 8: posts a settlement. The command is under way when this returns; no cancellation takes it back.

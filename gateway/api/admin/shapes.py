@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
 from gateway.ledger.accounts import Key, Page, Team, View
 from gateway.ledger.admins import Admin
 from gateway.ledger.audit import Verification
 from gateway.ledger.journal import Entry, Found
+from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
 from gateway.ledger.trail import Action
 from gateway.money import format_usd
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.ledger.accounts import LIMITS, Balance
 from gateway.ledger.refusals import iso_time
+from gateway.ledger.team import LIMITS, Balance
 from gateway.money import format_usd
 
 
