@@ -1,7 +1,8 @@
 """GET /v1/models and /v1/models/{id}: what the caller's key may use. Never charged, never blocked by a spent budget.
 
 A model is listed when a route leads to it, it has a price, and team and key allow it. Exact routes and aliases are
-listed by themselves; for "provider/*" and "*" the upstreams' own lists say which models there are.
+listed by themselves; for "provider/*" and "*" the upstreams' own lists say which models there are, by the
+name that a caller uses: with the prefix that the route strips.
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ async def _usable(request: Request, caller: Caller) -> list[dict[str, Any]]:
     services = services_of(request)
     table = services.line.plan.router
     offered: dict[str, dict[str, Any]] = {}
-    for upstream in sorted({name for rule in table.rules.values() for name in rule.upstreams}):
-        for model in await services.catalog.models(upstream):
-            if upstream in _candidates(table, model["id"]):
-                offered.setdefault(model["id"], model)
+    for pattern, rule in table.rules.items():
+        for upstream in rule.upstreams:
+            for model in await services.catalog.models(upstream):
+                name = (rule.strip_prefix or "") + model["id"]
+                if _pattern_of(table, name) == pattern:
+                    offered.setdefault(name, {**model, "id": name})
     for name in [*table.aliases, *(pattern for pattern in table.rules if not pattern.endswith("*"))]:
         offered.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "gateway"})
     return [model for name, model in sorted(offered.items()) if _allowed(table, caller, name)]
 
 
-def _candidates(table: Router, model: str) -> tuple[str, ...]:
-    rule = next((table.rules[pattern] for pattern in specificity(model) if pattern in table.rules), None)
-    return rule.upstreams if rule is not None else ()
+def _pattern_of(table: Router, model: str) -> str | None:
+    return next((pattern for pattern in specificity(model) if pattern in table.rules), None)
 
 
 def _allowed(table: Router, caller: Caller, name: str) -> bool:

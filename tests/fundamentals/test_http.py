@@ -58,7 +58,7 @@ def test_an_http2_upgrade_of_a_post_is_refused_instead_of_losing_its_body(wire: 
         ("POST", "/v1/responses/", 404, "unknown_url"),
         ("POST", "//v1/responses", 404, "unknown_url"),
         ("POST", "/v1/chat/completions", 404, "unknown_url"),
-        ("GET", "/v1/responses/resp_1", 404, "unknown_url"),
+        ("GET", "/v1/files/file-1", 404, "unknown_url"),
         ("GET", "/v1/../v1/key", 404, "unknown_url"),
         ("GET", "/v1", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),

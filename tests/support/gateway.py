@@ -7,7 +7,7 @@
 
 Each server is uvicorn in a thread with a loop of its own, so that synchronous clients can be used. Sections of the
 settings are given as keywords: `server={"total_timeout_s": 1}`; `upstream={...}` adds to the one upstream,
-`route={...}` to its one route.
+`route={...}` to its one route; None takes an entry out.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
         "prices": {"*": {"input": "1", "cached_input": "0.1", "output": "10"}},
     }
     for name, section in sections.items():
-        values[name] = {**values[name], **section} if isinstance(values.get(name), dict) else section
+        merged = {**values[name], **section} if isinstance(values.get(name), dict) else section
+        values[name] = {k: v for k, v in merged.items() if v is not None} if isinstance(merged, dict) else merged
     return Settings(**values)
 
 
