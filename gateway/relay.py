@@ -8,8 +8,10 @@ other refusals       passed on unchanged
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -48,6 +50,7 @@ _TERMINALS: Final[Mapping[str, Outcome]] = MappingProxyType(
 )
 _STATUSES: Final[Mapping[str, Outcome]] = MappingProxyType({"incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED})
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless a terminal event came before
+_LOOKS: Final = 4  # in a time of silence, at what was written
 _IN_PROGRESS: Final = ("queued", "in_progress")
 _OUR_ACCOUNT: Final = (401, 402)
 
@@ -95,9 +98,15 @@ class Relay:
         )
         self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
         self._record.first_byte = time.perf_counter()
-        while data := await answer.read():
-            if ready := tap.feed(data):
-                await client.write(ready)
+        rule, hold = self._admitted.route.rule, self._admitted.admission.hold
+        cap = hold.output_tokens if rule.cut_at_cap else None
+        with self._keeping_alive(tap, rule.keepalive_s):
+            while data := await answer.read():
+                if ready := tap.feed(data):
+                    await client.write(ready)
+                if cap is not None and tap.terminal is None and tap.output_tokens_estimate() > cap:
+                    await self._cut_at_cap(tap)
+                    return
         rest = tap.finish(half=False)
         self._record.response_id = tap.response_id
         if tap.terminal is None and not tap.done:
@@ -109,6 +118,35 @@ class Relay:
             return
         self.outcome = _TERMINALS.get(tap.terminal or "", Outcome.COMPLETED)
         await client.end(rest)
+
+    async def _cut_at_cap(self, tap: Tap) -> None:
+        """The route wants no answer to cost more than its hold: ends it as one that has reached its length."""
+        self.outcome = Outcome.CAPPED
+        self.abort()
+        tap.finish(clean=False)
+        await self._client.end(endings.incomplete_frames(tap, self._origin()))
+
+    @contextlib.contextmanager
+    def _keeping_alive(self, tap: Tap, silence_s: float | None) -> Iterator[None]:
+        """Where the route wants it: a comment between events after so much silence. The one task of a relay."""
+        if silence_s is None:
+            yield
+            return
+        task = asyncio.create_task(self._keep_alive(tap, silence_s))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _keep_alive(self, tap: Tap, silence_s: float) -> None:
+        client, quiet = self._client, 0
+        while True:
+            before = client.bytes_out
+            await asyncio.sleep(silence_s / _LOOKS)
+            quiet = quiet + 1 if client.bytes_out == before else 0
+            if quiet >= _LOOKS and tap.aligned:
+                await client.write(b": keep-alive\n\n")
+                quiet = 0
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no response must not look like one."""
@@ -200,8 +238,10 @@ class Relay:
         if self._tap is None:
             return b""
         self._tap.finish(clean=False)
-        origin = endings.Origin(f"resp_{self._record.request_id[4:]}", self._admitted.envelope.model, int(time.time()))
-        return endings.failure_frames(self._tap, error, origin)
+        return endings.failure_frames(self._tap, error, self._origin())
+
+    def _origin(self) -> endings.Origin:
+        return endings.Origin(f"resp_{self._record.request_id[4:]}", self._admitted.envelope.model, int(time.time()))
 
     def ending(self) -> Ending:
         """What the policy decides on."""

@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import openai
 
 from gateway.ledger.keyspace import TeamKeys
-from tests.contract.scripted import Step, Upstream, answer, request, send, serve
+from tests.contract.scripted import Peer, Step, Upstream, answer, request, send, serve
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -95,7 +95,14 @@ def whole(input_tokens: int = 100, output_tokens: int = 7) -> Step:
     return answer(json.dumps(response("completed", usage=usage(input_tokens, output_tokens))).encode(), headers=JSON)
 
 
-GOOD: Final[tuple[Step, ...]] = tuple(step for _ in range(50) for step in (request(), whole()))
+async def _answer_all(peer: Peer) -> None:
+    read, reply = request(), whole()
+    while True:
+        await read(peer)
+        await reply(peer)
+
+
+GOOD: Final[tuple[Step, ...]] = (_answer_all,)
 """A connection on which every request is answered."""
 
 

@@ -1,0 +1,86 @@
+"""What a client sees of an upstream's refusals and of answers that are none.
+
+| the upstream answers                                    | the client sees                                     |
+|---------------------------------------------------------|-----------------------------------------------------|
+| 400, 403, 404, 408, 413, 422, 429                       | the same, marked as the upstream's                  |
+| 401, 402                                                | 502 upstream_rejected_gateway: not the caller's     |
+| HTML, half a JSON, another content type, 200 with error | 502 upstream_invalid_response; the log has the rest |
+"""
+
+import json
+
+import openai
+import pytest
+
+from tests.contract.scripted import answer, request
+from tests.faults.conftest import Stages
+from tests.faults.stage import JSON, MODEL
+from tests.support.waiting import wait_until
+
+HTML = b"content-type: text/html\r\n"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 408, 413, 422, 429])
+async def test_an_upstreams_refusal_passes_unchanged(stages: Stages, status: int) -> None:
+    body = b'{"error":  {"message": "no", "code": "x", "extra": [1.0]}}'
+    refusal = answer(body, status=b"%d Refused" % status, headers=JSON + b"retry-after: 7\r\nset-cookie: a=b\r\n")
+    async with stages([request(), refusal], upstream={"key_rest_s": 0.001}) as stage:
+        client = await stage.ask()
+        await client.read_all()
+        assert (client.status, client.body) == (status, body)
+        assert client.header("x-gateway-limit-source") == "upstream"
+        assert client.header("retry-after") == "7"
+        assert client.header("set-cookie") is None
+        await stage.ended(outcome="upstream_refused", upstream_status=status)
+
+
+@pytest.mark.parametrize("status", [401, 402])
+async def test_a_refusal_of_the_gateways_account_is_not_the_callers(stages: Stages, status: int) -> None:
+    refusal = answer(b'{"error": {"message": "your key is sk-secret"}}', status=b"%d No" % status, headers=JSON)
+    async with stages([request(), refusal], upstream={"key_rest_s": 0.001}) as stage:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await stage.sdk().responses.create(model=MODEL, input="hello")
+        assert (caught.value.status_code, caught.value.code) == (502, "upstream_rejected_gateway")
+        assert "sk-secret" not in str(caught.value)
+        assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("reply", "upstream_status"),
+    [
+        (answer(b"<html>busy</html>", headers=HTML), 200),
+        (answer(b"<html>busy</html>", status=b"429 Busy", headers=HTML), 429),
+        (answer(b"<html>gone</html>", status=b"404 Gone", headers=HTML), 404),
+        (answer(b'{"id": "resp_1"}', headers=b"content-type: text/plain\r\n"), 200),
+        (answer(b'{"id": "resp_1"}'), 200),
+        (answer(b'{"error": {"message": "failed"}}', headers=JSON), 200),
+        (answer(b"[]", headers=JSON), 200),
+        (answer(b"", status=b"302 Found", headers=b"location: http://192.0.2.1/\r\n"), 302),
+    ],
+    ids=["HTML", "HTML 429", "HTML 404", "plain text", "no type", "an error in 200", "no object", "a redirect"],
+)
+async def test_what_is_no_response_is_a_502(stages: Stages, reply: object, upstream_status: int) -> None:
+    async with stages([request(), reply], upstream={"key_rest_s": 0.001}) as stage:
+        client = await stage.ask()
+        await client.read_all()
+        assert client.status == 502
+        assert json.loads(client.body)["error"]["code"] == "upstream_invalid_response"
+        await wait_until(lambda: bool(stage.log_lines()))
+        line = stage.log_lines()[0]
+        assert (line["upstream_status"], line["code"]) == (upstream_status, "upstream_invalid_response")
+
+
+async def test_half_a_json_is_a_502_and_its_input_is_charged(stages: Stages) -> None:
+    async with stages([request(), answer(b'{"id": "resp_1", "out', headers=JSON)]) as stage:
+        client = await stage.ask()
+        await client.read_all()
+        assert client.status == 502
+        await stage.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=0, upstream_status=200)
+
+
+async def test_a_json_answer_to_a_request_for_a_stream_is_passed_on(stages: Stages) -> None:
+    async with stages() as stage:
+        client = await stage.ask(stream=True)
+        await client.read_all()
+        assert (client.status, client.header("content-type")) == (200, "application/json")
+        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))

@@ -1,0 +1,189 @@
+"""Before the first byte another candidate may be asked; never twice for what may have been done already.
+
+The upstreams are "simulator" and "second", in this order; each test scripts both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.scripted import Step, Upstream, answer, close, hang, request, reset, send, serve
+from tests.faults.conftest import Stages
+from tests.faults.stage import GOOD, JSON, RawClient, Stage, whole
+from tests.support.gateway import ADMIN_KEY
+from tests.support.servers import free_port
+from tests.support.waiting import wait_until
+
+ADMIN = f"x-gateway-admin-key: {ADMIN_KEY}\r\n"
+LIMITED = answer(b'{"error": {"message": "slow down"}}', status=b"429 Too Many Requests", headers=JSON)
+BROKEN = answer(b'{"error": {"message": "broken"}}', status=b"503 Service Unavailable", headers=JSON)
+UNAUTHORIZED = answer(b'{"error": {"message": "bad key"}}', status=b"401 Unauthorized", headers=JSON)
+UNPAID = answer(b'{"error": {"message": "no credits"}}', status=b"402 Payment Required", headers=JSON)
+
+
+@contextlib.asynccontextmanager
+async def two_upstreams(
+    stages: Stages,
+    first: Sequence[Step],
+    second: Sequence[Step] = (),
+    *,
+    route: dict[str, Any] | None = None,
+    **sections: Any,
+) -> AsyncIterator[tuple[Stage, Upstream]]:
+    async with serve((*second, *GOOD), GOOD) as other:
+        upstreams = {"second": {"base_url": f"{other.url}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}}
+        routed = {"upstreams": ["simulator", "second"], **(route or {})}
+        async with stages(first, upstreams=upstreams, route=routed, **sections) as stage:
+            yield stage, other
+
+
+async def ask(stage: Stage, **options: Any) -> RawClient:
+    """Asks as an admin who wants to know; gives the answer when it has been logged."""
+    before = len(stage.log_lines())
+    client = await stage.ask(headers=ADMIN, **options)
+    await client.read_all()
+    await wait_until(lambda: len(stage.log_lines()) > before)
+    return client
+
+
+def error_code(client: RawClient) -> str:
+    code: str = json.loads(client.body)["error"]["code"]
+    return code
+
+
+@pytest.mark.parametrize("refusal", [LIMITED, BROKEN, UNAUTHORIZED, UNPAID], ids=["429", "503", "401", "402"])
+async def test_the_next_upstream_answers_where_one_refuses(stages: Stages, refusal: Step) -> None:
+    async with two_upstreams(stages, [request(), refusal]) as (stage, second):
+        client = await ask(stage)
+        assert client.status == 200
+        assert client.header("x-gateway-tried") == "simulator#0, second#0"
+        assert len(second.requests) == 1
+        line = stage.log_lines()[0]
+        assert (line["upstream"], line["tried"]) == ("second", ["simulator#0", "second#0"])
+
+
+async def test_the_next_upstream_answers_where_one_cannot_be_reached(stages: Stages) -> None:
+    nobody = {"base_url": f"http://127.0.0.1:{free_port()}/v1"}
+    async with two_upstreams(stages, [], upstream=nobody) as (stage, _):
+        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, second#0"
+
+
+@pytest.mark.parametrize("fault", [reset(), close(), hang()], ids=["resets", "closes", "stalls"])
+@pytest.mark.parametrize("repeats", [False, True])
+async def test_what_may_have_begun_is_repeated_only_where_the_route_says_so(
+    stages: Stages, fault: Step, repeats: bool
+) -> None:
+    route, short = {"repeat_started": repeats}, {"first_byte_timeout_s": 0.5}
+    async with two_upstreams(stages, [request(), fault], route=route, upstream=short) as (stage, second):
+        client = await ask(stage)
+        assert len(second.requests) == int(repeats)
+        assert (client.status == 200) is repeats
+
+
+async def test_any_other_refusal_is_the_answer(stages: Stages) -> None:
+    refusal = answer(b'{"error": {"message": "no"}}', status=b"400 Bad Request", headers=JSON)
+    async with two_upstreams(stages, [request(), refusal]) as (stage, second):
+        assert (await ask(stage)).status == 400
+        assert second.requests == []
+
+
+async def test_the_last_refusal_is_the_answer_where_all_refuse(stages: Stages) -> None:
+    async with two_upstreams(stages, [request(), BROKEN], [request(), LIMITED]) as (stage, _):
+        client = await ask(stage)
+        assert client.status == 429
+        assert client.header("x-gateway-limit-source") == "upstream"
+        assert stage.log_lines()[0]["settled_by"] == "-"
+
+
+async def test_all_down_is_503(stages: Stages) -> None:
+    nobody = {"base_url": f"http://127.0.0.1:{free_port()}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}
+    upstreams = {"simulator": nobody, "second": nobody}
+    async with stages(upstreams=upstreams, route={"upstreams": ["simulator", "second"]}) as stage:
+        client = await ask(stage)
+        assert (client.status, error_code(client)) == (503, "no_available_provider")
+        assert client.header("retry-after") is not None
+        assert client.header("x-gateway-tried") == "simulator#0, second#0"
+
+
+@pytest.mark.parametrize("header", ["", "x-gateway-admin-key: a guess\r\n"])
+async def test_who_is_no_admin_is_not_told_what_was_tried(stages: Stages, header: str) -> None:
+    async with stages() as stage:
+        client = await stage.ask(headers=header)
+        await client.read_all()
+        assert client.status == 200
+        assert client.header("x-gateway-tried") is None
+
+
+async def test_a_breaker_opens_and_lets_one_probe_through(stages: Stages) -> None:
+    breaker = {"breaker_failures": 2, "breaker_open_s": 0.3}
+    steps = [step for refusal in (BROKEN, BROKEN, whole()) for step in (request(), refusal)]
+    async with two_upstreams(stages, steps, upstream=breaker) as (stage, _):
+        for _ in range(2):
+            assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, second#0"
+        assert (await ask(stage)).header("x-gateway-tried") == "second#0"
+        tried: list[str | None] = []
+        while "simulator#0" not in tried:  # bounded by the test's own timeout
+            tried.append((await ask(stage)).header("x-gateway-tried"))
+        assert set(tried[:-1]) <= {"second#0"}
+        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0"
+
+
+async def test_a_refused_key_rests_and_another_is_used(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_SECOND_KEY", "another-key")
+    keys = {"api_keys": ["env:TEST_UPSTREAM_KEY", "env:TEST_SECOND_KEY"]}
+    async with stages([request(), UNAUTHORIZED], upstream=keys) as stage:
+        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, simulator#1"
+        assert b"Bearer another-key" in stage.upstream.requests[1]
+        for _ in range(3):
+            assert (await ask(stage)).header("x-gateway-tried") == "simulator#1"
+
+
+async def test_a_key_that_is_limited_rests_as_long_as_it_was_told(stages: Stages) -> None:
+    refusal = answer(b"{}", status=b"429 Too Many Requests", headers=JSON + b"retry-after: 30\r\n")
+    async with stages([request(), refusal]) as stage:
+        first = await ask(stage)
+        assert (first.status, first.header("retry-after")) == (429, "30")
+        second = await ask(stage)
+        assert (second.status, error_code(second)) == (503, "no_available_provider")
+        assert 1 < int(second.header("retry-after") or 0) <= 30
+
+
+async def test_an_upstream_key_is_rotated_by_changing_its_file(stages: Stages, tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("old-key\n")
+    async with stages(
+        [request(), UNAUTHORIZED, request(), whole(), request(), UNAUTHORIZED],
+        upstream={"api_keys": [f"file:{secret}"]},
+    ) as stage:
+        first = await ask(stage)
+        assert (first.status, error_code(first)) == (502, "upstream_rejected_gateway")
+        secret.write_text("new-key\n")
+        statuses = []
+        while 200 not in statuses:  # a resting key's file is looked at once a second
+            statuses.append((await ask(stage)).status)
+        assert b"Bearer new-key" in stage.upstream.requests[-1]
+
+
+async def test_the_search_ends_with_its_time(stages: Stages) -> None:
+    short = {"first_byte_timeout_s": 0.5}
+    server = {"port": 0, "failover_s": 0.1}
+    route = {"repeat_started": True}
+    async with two_upstreams(stages, [request(), hang()], route=route, upstream=short, server=server) as (
+        stage,
+        second,
+    ):
+        assert (await ask(stage)).status == 408
+        assert second.requests == []
+
+
+async def test_an_upstreams_answer_that_is_no_http_is_not_repeated(stages: Stages) -> None:
+    async with two_upstreams(stages, [request(), send(b"nonsense\r\n\r\n")]) as (stage, second):
+        client = await ask(stage)
+        assert (client.status, error_code(client)) == (502, "upstream_invalid_response")
+        assert second.requests == []
