@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -21,7 +22,7 @@ from gateway.patterns import specificity
 from gateway.problems import SettingsError
 from gateway.settings import Settings, load_settings
 
-EMBEDDED = "embedded"
+EMBEDDED: Final = "embedded"
 
 
 def load(path: Path) -> Settings:

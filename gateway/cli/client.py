@@ -21,6 +21,7 @@ from urllib.parse import quote
 import httpx
 
 from gateway.cli.faults import USAGE, CliError
+from gateway.cli.options import program
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 DEMO_ADMIN_KEY: Final = Path("data/admin-key")
@@ -145,7 +146,7 @@ class AdminClient:
         near = difflib.get_close_matches(name, names, n=1)
         if near:
             return f" Is it {near[0]!r}?"
-        return " There is none yet: gateway teams create NAME" if not names else ""
+        return f" There is none yet: {program()} teams create NAME" if not names else ""
 
 
 def _key_in(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,6 @@ from gateway.cli.client import AdminClient, Json, team_path
 app = typer.Typer(help="A team's balance.", no_args_is_help=True)
 
 _Note = Annotated[str | None, typer.Option(help="Why; kept in the journal.")]
-_SIGNED: Final = {"ignore_unknown_options": True}  # -5 is an amount, not a flag
 
 
 @app.command()
@@ -28,7 +27,7 @@ def grant(
     _move(team, "grant", usd, note, idempotency_key, as_json=as_json)
 
 
-@app.command(context_settings=_SIGNED)
+@app.command(context_settings={"ignore_unknown_options": True})  # -5 is an amount, not a flag
 def adjust(
     team: options.TeamArgument,
     usd: Annotated[str, typer.Argument(help="How much, with its sign, such as -2.50.")],

@@ -100,9 +100,14 @@ class Greeting(threading.Thread):
                     sys.stdout.write(text(self._demo, key))
                     sys.stdout.flush()
         except CliError as fault:
-            if not self._over.is_set():  # else the gateway was stopped under its hands
-                self.fault = fault
-                os.kill(os.getpid(), signal.SIGTERM)
+            self._end_with(fault)
+        except (OSError, UnicodeDecodeError, httpx.TransportError) as error:
+            self._end_with(CliError(f"the demo's key cannot be had: {error}"))
+
+    def _end_with(self, fault: CliError) -> None:
+        if not self._over.is_set():  # else the gateway was stopped under its hands
+            self.fault = fault
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _wait_until_ready(self, client: AdminClient) -> bool:
         for _ in range(round(READY_TIMEOUT_S / _POLL_S)):
@@ -121,7 +126,7 @@ def _team_key(client: AdminClient, demo: Demo) -> str:
         answer = httpx.get(
             f"{demo.url}/v1/key", headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=10
         )
-        if answer.is_success:
+        if answer.status_code != httpx.codes.UNAUTHORIZED:
             return key
         path.unlink()
     try:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gateway.cli.client import DEFAULT_URL, DEMO_ADMIN_KEY
+from gateway.cli.options import program
 
 MODEL: Final = "o4-mini"
 
@@ -28,7 +26,7 @@ class Demo:
 def text(demo: Demo, key: str) -> str:
     """The greeting."""
     base_url = f"{demo.url}/v1"
-    program = f"{_environment(demo)}{_program()}"
+    cli = f"{_environment(demo)}{program()}"
     provider = (
         "The answers come from the built-in simulator. For real ones, set SIRAYA_API_KEY and start again."
         if demo.simulated
@@ -53,9 +51,9 @@ client = OpenAI(base_url="{base_url}", api_key="{key}")
 print(client.responses.create(model="{MODEL}", input="Hello, world!").output_text)
 
 # Another team, a key for it, and what they spend
-{program} teams create research --credits 25.00 --rpm 60
-{program} keys create research --name laptop
-{program} teams list
+{cli} teams create research --credits 25.00 --rpm 60
+{cli} keys create research --name laptop
+{cli} teams list
 
 Ctrl-C stops everything; the next start finds the same teams, keys and balances.
 """
@@ -81,13 +79,3 @@ def _environment(demo: Demo) -> str:
     if key_file.absolute() != DEMO_ADMIN_KEY.absolute():
         out += f'GATEWAY_ADMIN_KEY="$(cat {shlex.quote(str(key_file.absolute()))})" '
     return out
-
-
-def _program() -> str:
-    """How to call this very program from the directory that we are in."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return f"{shlex.quote(sys.executable)} -m gateway"
-    if shutil.which("gateway") == str(called.absolute()) or not called.exists():
-        return "gateway"
-    return shlex.quote(os.path.relpath(called))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 from urllib.parse import quote
 
@@ -83,7 +84,7 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
             )
             for key in keys
         ],
-        empty=f"No keys yet: gateway keys create {team} --name LABEL",
+        empty=f"No keys yet: {options.program()} keys create {shlex.quote(team)} --name LABEL",
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 
-_BOUND = 2**53 - 1  # what the ledger counts exactly
+_BOUND: Final = 2**53 - 1  # what the ledger counts exactly
 
 TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The API's JSON, for scripts.")]
@@ -36,3 +41,13 @@ def given(**fields: Any) -> dict[str, Any]:
 def listed(models: str | None) -> list[str] | None:
     """A list from a flag."""
     return None if models is None else [model.strip() for model in models.split(",") if model.strip()]
+
+
+def program() -> str:
+    """How to call this very program from the directory that we are in."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m gateway"
+    if shutil.which("gateway") == str(called.absolute()) or not called.exists():
+        return "gateway"
+    return shlex.quote(os.path.relpath(called))

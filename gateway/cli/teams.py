@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -64,7 +65,7 @@ def create(  # noqa: PLR0913 - the command's flags
         show.as_json(team)
     else:
         _show(team)
-        typer.echo(f"\nA key for it: gateway keys create {name} --name LABEL")
+        typer.echo(f"\nA key for it: {options.program()} keys create {shlex.quote(name)} --name LABEL")
 
 
 @app.command("list")
@@ -78,7 +79,7 @@ def list_(*, as_json: options.AsJson = False) -> None:
     show.table(
         ("NAME", "ID", "STATUS", "AVAILABLE USD", "HELD", "SPENT", "LIMITS", "MODELS"),
         [_row(team) for team in teams],
-        empty="No teams yet: gateway teams create NAME",
+        empty=f"No teams yet: {options.program()} teams create NAME",
     )
 
 

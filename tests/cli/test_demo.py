@@ -184,6 +184,15 @@ def test_the_next_start_finds_the_same_team_key_and_balance_whatever_ended_the_l
     wait_until_sync(lambda: not processes_in(tmp_path / "data"), what="no store is left behind")
 
 
+def test_a_key_that_opens_nothing_any_more_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo-key").write_text("sk-gw-of-another-store\n", encoding="ascii")
+    with started("demo", "--port", "0", cwd=tmp_path) as program:
+        program.wait_for(LAST_LINE)
+        spend(program)
+    assert fact(program.out, "API key") == (tmp_path / "data" / "demo-key").read_text(encoding="ascii").strip()
+
+
 def test_with_a_provider_s_key_requests_go_to_the_provider(tmp_path: Path) -> None:
     with simulator() as provider:
         env = {"SIRAYA_API_KEY": "key", "GATEWAY_UPSTREAMS__SIRAYA__BASE_URL": provider}
