@@ -157,7 +157,11 @@ async def _read_books(store: Store, team_id: str) -> _Books:
     reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal], [])]))[0]
     state, holds, held, first, last, length, added = reply
     return _Books(
-        state={name.decode(): int(value) for name, value in zip(state[::2], state[1::2], strict=True)},
+        state={
+            name.decode(): int(value)
+            for name, value in zip(state[::2], state[1::2], strict=True)
+            if not name.endswith(b"window")  # counts for a while only, packed: no part of the books
+        },
         holds=frozenset(raw.decode() for raw in holds),
         held=tuple(read_hold(name.decode(), text.decode()) for name, text in zip(held[::2], held[1::2], strict=True)),
         first=first.decode(),

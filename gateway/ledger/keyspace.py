@@ -21,7 +21,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:team               hash    for ever: the team's settings and limits
     gw:{T}:keys               zset    for ever: the team's keys, by creation
     gw:{T}:key:<key_id>       hash    for ever: a key's settings, limits and hashed secrets
-    gw:{T}:state              hash    for ever: balance and counters, the team's and its keys'
+    gw:{T}:state              hash    for ever: balance and counters, the team's and its keys'; windows packed
     gw:{T}:holds              zset    emptied by settlement and the reaper: open holds by expiry
     gw:{T}:held               hash    emptied by settlement and the reaper: open holds' amounts
     gw:{T}:journal            stream  trimmed at each entry to `ledger.journal_retention_s`

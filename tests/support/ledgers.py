@@ -128,7 +128,8 @@ class Desk:
             self.store.run("ZRANGE", names.holds, "0", "-1"),
             self.store.run("XRANGE", names.journal, "-", "+"),
         )
-        state = {name: int(value) for name, value in _pairs(state_raw).items()}
+        counted = dict(zip(state_raw[::2], state_raw[1::2], strict=True))
+        state = {name.decode(): int(text) for name, text in counted.items() if not name.endswith(b"window")}
         return Books(
             granted=state.get("granted", 0),
             available=state.get("available", 0),

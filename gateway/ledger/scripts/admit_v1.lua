@@ -22,17 +22,35 @@ local now = server_ms()
 local index = period_indices(now)
 local rates = { -1, -1, 0, -1, -1, 0 }
 local available = 0
+local c, names, scopes -- the state; of key and team: { name, place in the state, limits, models }
+
+-- Of the scope with the least left.
+local function note_rates()
+  for _, scope in ipairs(scopes) do
+    local at, rpm, tpm = scope[2], scope[3][RPM], scope[3][TPM]
+    if rpm then
+      local left, reset = bucket_left(c[at + RQ], rpm)
+      if rates[2] < 0 or left < rates[2] then rates[1], rates[2], rates[3] = rpm, left, reset end
+    end
+    if tpm then
+      local left, reset = bucket_left(c[at + TK], tpm)
+      if rates[5] < 0 or left < rates[5] then rates[4], rates[5], rates[6] = tpm, left, reset end
+    end
+  end
+end
 
 local function answer(admitted, code, scope, limit, used, wait_ms)
   return { admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, unpack(rates) }
 end
 local function refuse(code, scope, limit, used, wait_ms)
+  if scopes then note_rates() end
   return answer(0, code, scope, limit or 0, used or 0, wait_ms or -1)
 end
 
 -- Who calls: unknown, disabled and expired read the same from outside.
-local config = redis.call('HMGET', key, 'status', 'expires_ms', 'models', 's:' .. secret_hash, 'u:' .. secret_hash)
-local team_config = redis.call('HMGET', team, 'status', 'expires_ms', 'models', 'metered')
+local config =
+  redis.call('HMGET', key, 'status', 'expires_ms', 'models', 's:' .. secret_hash, 'u:' .. secret_hash, unpack(LIMITS))
+local team_config = redis.call('HMGET', team, 'status', 'expires_ms', 'models', 'metered', unpack(LIMITS))
 local function dead(status, expires_ms)
   return status ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
 end
@@ -44,31 +62,13 @@ end
 
 expire_holds(state, holds, held, journal, now, 100)
 
-local scopes = {
-  { name = 'key', prefix = key_id .. ':', limits = load_limits(key), models = config[3] },
-  { name = 'team', prefix = '', limits = load_limits(team), models = team_config[3] },
+scopes = {
+  { 'key', KEY, to_limits(config, 6), config[3] },
+  { 'team', TEAM, to_limits(team_config, 5), team_config[3] },
 }
-for _, scope in ipairs(scopes) do
-  scope.used = load_counters(state, scope.prefix, scope.limits, now, index)
-end
-local money = redis.call('HMGET', state, 'available', 'held')
-available = tonumber(money[1] or '0')
-
-local function note_rates()
-  rates = { -1, -1, 0, -1, -1, 0 }
-  for _, scope in ipairs(scopes) do
-    local c, limits = scope.used, scope.limits
-    if limits.rpm then
-      local left, reset = bucket_left(c.rq, limits.rpm)
-      if rates[2] < 0 or left < rates[2] then rates[1], rates[2], rates[3] = limits.rpm, left, reset end
-    end
-    if limits.tpm then
-      local left, reset = bucket_left(c.tk, limits.tpm)
-      if rates[5] < 0 or left < rates[5] then rates[4], rates[5], rates[6] = limits.tpm, left, reset end
-    end
-  end
-end
-note_rates()
+c, names = load_state(state, key_id)
+for _, scope in ipairs(scopes) do advance(c, scope[2], scope[3], now, index) end
+available = c[AVAILABLE]
 
 if mark then
   local first = redis.call('GET', mark)
@@ -96,13 +96,13 @@ local function consider(code, scope, limit, used, wait_ms)
 end
 
 for _, scope in ipairs(scopes) do
-  if not allowed(scope.models) then consider('model_not_allowed', scope.name, 0, 0, -1) end
+  if not allowed(scope[4]) then consider('model_not_allowed', scope[1], 0, 0, -1) end
 end
 local output = tonumber(ARGV[11])
 for _, scope in ipairs(scopes) do
-  local cap = scope.limits.max_output_tokens
+  local cap = scope[3][MAX_OUTPUT]
   if cap and max_output > cap then
-    consider('max_output_tokens', scope.name, cap, max_output, -1)
+    consider('max_output_tokens', scope[1], cap, max_output, -1)
   elseif cap and max_output < 0 and output > cap then
     -- In two steps, since tokens x price may pass 2^53.
     local less, price = output - cap, tonumber(ARGV[12])
@@ -112,56 +112,56 @@ for _, scope in ipairs(scopes) do
 end
 
 for _, scope in ipairs(scopes) do
-  local c, limits, name = scope.used, scope.limits, scope.name
-  if limits.rpm then
-    local wait = bucket_wait(c.rq, limits.rpm, 1)
-    if wait ~= 0 then consider('rpm', name, limits.rpm, ceil(c.rq / MINUTE_MS), wait) end
+  local name, at, limits = scope[1], scope[2], scope[3]
+  if limits[RPM] then
+    local wait = bucket_wait(c[at + RQ], limits[RPM], 1)
+    if wait ~= 0 then consider('rpm', name, limits[RPM], ceil(c[at + RQ] / MINUTE_MS), wait) end
   end
-  if limits.tpm then
-    local wait = bucket_wait(c.tk, limits.tpm, tokens)
-    if wait ~= 0 then consider('tpm', name, limits.tpm, ceil(c.tk / MINUTE_MS), wait) end
+  if limits[TPM] then
+    local wait = bucket_wait(c[at + TK], limits[TPM], tokens)
+    if wait ~= 0 then consider('tpm', name, limits[TPM], ceil(c[at + TK] / MINUTE_MS), wait) end
   end
-  if limits.concurrency and c.open >= limits.concurrency then
-    consider('concurrency', name, limits.concurrency, c.open, limits.concurrency > 0 and CONCURRENCY_WAIT_MS or -1)
+  local slots = limits[CONCURRENCY]
+  if slots and c[at + OPEN] >= slots then
+    consider('concurrency', name, slots, c[at + OPEN], slots > 0 and CONCURRENCY_WAIT_MS or -1)
   end
-  for _, unit in ipairs({ 'usd', 'tokens' }) do
-    local more = unit == 'usd' and amount or tokens
-    for _, period in ipairs({ 'hour', 'day', 'month', 'total' }) do
-      local limit = limits['budget_' .. unit .. '_' .. period]
-      local used = c[period .. '_' .. unit]
-      if limit and used + more > limit then
-        -- Waiting for the next period helps where the request fits into an empty one.
-        local wait = -1
-        if period ~= 'total' and more <= limit then wait = period_end_ms(period, index[period]) - now end
-        consider('budget_' .. unit .. '_' .. period, name, limit, used, wait)
-      end
+  for i = 1, 8 do
+    local limit, used, more = limits[BUDGETS + i], c[at + USD + i], i <= TOTAL and amount or tokens
+    if limit and used + more > limit then
+      -- Waiting for the next period helps where the request fits into an empty one.
+      local period, wait = (i - 1) % TOTAL + 1, -1
+      if period ~= TOTAL and more <= limit then wait = period_end_ms(period, index[period]) - now end
+      consider(LIMITS[BUDGETS + i], name, limit, used, wait)
     end
   end
 end
 if team_config[4] ~= '0' and available < amount then
-  consider('credits', 'team', available, tonumber(money[2] or '0'), -1)
+  consider('credits', 'team', available, c[HELD], -1)
 end
 if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end
-if dry_run then return answer(1, '', '', 0, 0, 0) end
+if dry_run then
+  note_rates()
+  return answer(1, '', '', 0, 0, 0)
+end
 
 local buckets = 0
 for i, scope in ipairs(scopes) do
-  local c, limits = scope.used, scope.limits
-  c.open = c.open + 1
-  if limits.rpm then c.rq = c.rq + MINUTE_MS end
-  if limits.tpm then
-    c.tk = c.tk + tokens * MINUTE_MS
+  local at, limits = scope[2], scope[3]
+  c[at + OPEN] = c[at + OPEN] + 1
+  if limits[RPM] then c[at + RQ] = c[at + RQ] + MINUTE_MS end
+  if limits[TPM] then
+    c[at + TK] = c[at + TK] + tokens * MINUTE_MS
     buckets = buckets + i
   end
-  add_used(c, index, amount, tokens)
-  save_counters(state, scope.prefix, c)
+  add_used(c, at, index, amount, tokens)
 end
 note_rates()
-available = redis.call('HINCRBY', state, 'available', int(-amount))
-redis.call('HINCRBY', state, 'held', int(amount))
+available = available - amount
+c[AVAILABLE], c[HELD] = available, c[HELD] + amount
+save_state(state, c, names)
 redis.call('ZADD', holds, now + tonumber(ARGV[8]), hold_id)
-redis.call('HSET', held, hold_id, string.format('%.0f %.0f %.0f %s %d', amount, tokens, now, key_id, buckets))
+redis.call('HSET', held, hold_id, format('%.0f %.0f %.0f %s %d', amount, tokens, now, key_id, buckets))
 -- When each secret was last used, to the second: who still uses the old one after a rotation.
-if now - (tonumber(config[5] or '0') or 0) >= 1000 then redis.call('HSET', key, 'u:' .. secret_hash, now) end
+if now - (tonumber(config[5] or '0') or 0) >= 1000 then redis.call('HSET', key, 'u:' .. secret_hash, int(now)) end
 if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
 return answer(1, '', '', 0, 0, 0)

@@ -1,4 +1,4 @@
--- Shared by the ledger's scripts: server time, calendar periods (UTC), token buckets, and one scope's counters.
+-- Shared by the ledger's scripts: server time, calendar periods (UTC), token buckets, and the counters of two scopes.
 --
 -- A scope is the team or one key. Its limits are fields of its own hash; its counters are fields of the team's one state
 -- hash, a key's with the prefix "<key_id>:". All numbers are integers below 2^53, which Lua's doubles hold exactly.
@@ -6,27 +6,39 @@
 -- A rate is a token bucket (GCRA's twin): `level` is what is used, in units x 60000; it drains `limit` a millisecond, so a
 -- full bucket drains in one minute, smoothly. Requests (rq) and tokens (tk) have a bucket each.
 -- A budget counts, per calendar period, what was spent or is held by requests admitted in that period.
+--
+-- The state is read by one command and written by one, and is an array meanwhile: names looked up and put together cost
+-- more than the sums. `c` is that array: money, the team's counters behind TEAM, the key's behind KEY:
+--   c[HELD]  c[TEAM + OPEN]  c[KEY + USD + MONTH]
+-- What a scope counts for a while only is packed into its one field "window": a field each cost a script half of its time.
 
 local LIMITS = {
   'rpm', 'tpm', 'concurrency', 'max_output_tokens',
   'budget_usd_hour', 'budget_usd_day', 'budget_usd_month', 'budget_usd_total',
   'budget_tokens_hour', 'budget_tokens_day', 'budget_tokens_month', 'budget_tokens_total',
 }
+local RPM, TPM, CONCURRENCY, MAX_OUTPUT, BUDGETS = 1, 2, 3, 4, 4 -- eight budgets, each beside its counter: USD + i
 local COUNTERS = {
-  'open', 'rq', 'rq_ms', 'tk', 'tk_ms',
-  'hour', 'hour_usd', 'hour_tokens', 'day', 'day_usd', 'day_tokens',
-  'month', 'month_usd', 'month_tokens', 'total_usd', 'total_tokens',
+  'open', 'rq', 'rq_ms', 'tk', 'tk_ms', 'hour', 'day', 'month',
+  'hour_usd', 'day_usd', 'month_usd', 'total_usd',
+  'hour_tokens', 'day_tokens', 'month_tokens', 'total_tokens',
 }
+local OPEN, RQ, TK, PERIOD, USD, TOKENS = 1, 2, 4, 5, 8, 12
+local HOUR, DAY, MONTH, TOTAL = 1, 2, 3, 4
 local PERIODS = { 'hour', 'day', 'month' }
+local AVAILABLE, HELD, SPENT = 1, 2, 3
+local TEAM, KEY = 3, 19
+local PLAIN = { 1, 12, 16 } -- counters that are a field each: what `gateway ledger verify` adds up
+local PACKED = { 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15 } -- counters in "window", in this order
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
-local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
+local floor, ceil, max, min, format, tonumber = math.floor, math.ceil, math.max, math.min, string.format, tonumber
 
 -- A number as Redis reads integers. `+ 0` makes of the double's -0, which prints "-0", a plain 0.
-local function int(number) return string.format('%.0f', number + 0) end
+local function int(number) return format('%.0f', number + 0) end
 
 local function server_ms()
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000)
+  return time[1] * 1000 + floor(time[2] / 1000)
 end
 
 -- Months since year 0, and the first day (since 1970-01-01) of the next month. Years are counted from March, so that the
@@ -45,68 +57,100 @@ local function month_of(day)
   return month
 end
 
+-- Which hour, day and month a time lies in, since 1970.
 local function period_indices(now)
   local day = floor(now / DAY_MS)
-  return { hour = floor(now / HOUR_MS), day = day, month = month_of(day) }
+  return { floor(now / HOUR_MS), day, month_of(day) }
 end
 
 local function period_end_ms(period, index)
-  if period == 'hour' then return (index + 1) * HOUR_MS end
-  if period == 'day' then return (index + 1) * DAY_MS end
+  if period == HOUR then return (index + 1) * HOUR_MS end
+  if period == DAY then return (index + 1) * DAY_MS end
   return first_day(index + 1) * DAY_MS
 end
 
-local function numbers(names, values)
-  local out = {}
-  for i, name in ipairs(names) do out[name] = tonumber(values[i] or false) end
-  return out
+-- Limits from a reply to HMGET, in which those that are not set are false: an array in the order of LIMITS.
+local function to_limits(reply, first)
+  local limits = {}
+  for i = 1, #LIMITS do
+    local value = reply[first + i - 1]
+    limits[i] = value and tonumber(value)
+  end
+  return limits
 end
 
-local function load_limits(hash) return numbers(LIMITS, redis.call('HMGET', hash, unpack(LIMITS))) end
+local function load_limits(hash) return to_limits(redis.call('HMGET', hash, unpack(LIMITS)), 1) end
+
+-- The limits that resolving needs: RPM and TPM.
+local function load_rates(hash)
+  local reply = redis.call('HMGET', hash, 'rpm', 'tpm')
+  return { reply[1] and tonumber(reply[1]), reply[2] and tonumber(reply[2]) }
+end
+
+-- The state as it was written, and its fields' names.
+local function load_state(state, key_id)
+  local names = {
+    'available', 'held', 'spent', 'open', 'total_usd', 'total_tokens', 'window',
+    key_id .. ':open', key_id .. ':total_usd', key_id .. ':total_tokens', key_id .. ':window',
+  }
+  local fields = redis.call('HMGET', state, unpack(names))
+  local c = {}
+  for i = 1, 3 do c[i] = tonumber(fields[i] or 0) end
+  local next = 4
+  for at = TEAM, KEY, KEY - TEAM do
+    for i = 1, #PLAIN do c[at + PLAIN[i]] = tonumber(fields[next + i - 1] or 0) end
+    local window = fields[next + #PLAIN]
+    local counted = window and cmsgpack.unpack(window)
+    for i = 1, #PACKED do c[at + PACKED[i]] = counted and counted[i] or 0 end
+    next = next + #PLAIN + 1
+  end
+  return c, names
+end
+
+local function save_state(state, c, names)
+  local fields, next = {}, 0
+  local function put(value)
+    next = next + 1
+    fields[2 * next - 1], fields[2 * next] = names[next], value
+  end
+  for i = 1, 3 do put(int(c[i])) end
+  for at = TEAM, KEY, KEY - TEAM do
+    for i = 1, #PLAIN do put(int(c[at + PLAIN[i]])) end
+    local counted = {}
+    for i = 1, #PACKED do counted[i] = c[at + PACKED[i]] end
+    put(cmsgpack.pack(counted))
+  end
+  redis.call('HSET', state, unpack(fields))
+end
 
 -- Drains a bucket to now. Without a limit nothing is counted, so that a limit set later starts with an empty bucket.
-local function drain(c, level, at, limit, now)
-  c[level] = limit and max(0, c[level] - max(0, now - c[at]) * limit) or 0
-  c[at] = max(now, c[at])
+local function drain(c, level, limit, now)
+  local at = c[level + 1]
+  c[level] = limit and max(0, c[level] - max(0, now - at) * limit) or 0
+  if now > at then c[level + 1] = now end
 end
 
--- One scope's counters as they stand now: periods that have ended reset, buckets drained (where the limits are given).
-local function load_counters(state, prefix, limits, now, index)
-  local fields = {}
-  for i, name in ipairs(COUNTERS) do fields[i] = prefix .. name end
-  local c = numbers(COUNTERS, redis.call('HMGET', state, unpack(fields)))
-  for _, name in ipairs(COUNTERS) do c[name] = c[name] or 0 end
+-- Brings a scope's counters to now: periods that have ended reset, buckets drained (where the limits are given).
+local function advance(c, scope, limits, now, index)
   if limits then
-    drain(c, 'rq', 'rq_ms', limits.rpm, now)
-    drain(c, 'tk', 'tk_ms', limits.tpm, now)
+    drain(c, scope + RQ, limits[RPM], now)
+    drain(c, scope + TK, limits[TPM], now)
   end
-  for _, period in ipairs(PERIODS) do
-    if c[period] ~= index[period] then
-      c[period], c[period .. '_usd'], c[period .. '_tokens'] = index[period], 0, 0
+  for period = HOUR, MONTH do
+    if c[scope + PERIOD + period] ~= index[period] then
+      c[scope + PERIOD + period], c[scope + USD + period], c[scope + TOKENS + period] = index[period], 0, 0
     end
   end
-  return c
-end
-
-local function save_counters(state, prefix, c)
-  local pairs_out = {}
-  for i, name in ipairs(COUNTERS) do
-    pairs_out[2 * i - 1] = prefix .. name
-    pairs_out[2 * i] = int(c[name])
-  end
-  redis.call('HSET', state, unpack(pairs_out))
 end
 
 -- Adds to what is used: usd and tokens in every period that still is the one of admission, and in total.
-local function add_used(c, admitted, usd, tokens)
-  for _, period in ipairs(PERIODS) do
-    if c[period] == admitted[period] then
-      c[period .. '_usd'] = c[period .. '_usd'] + usd
-      c[period .. '_tokens'] = c[period .. '_tokens'] + tokens
+local function add_used(c, scope, admitted, usd, tokens)
+  for period = HOUR, TOTAL do
+    if period == TOTAL or c[scope + PERIOD + period] == admitted[period] then
+      c[scope + USD + period] = c[scope + USD + period] + usd
+      c[scope + TOKENS + period] = c[scope + TOKENS + period] + tokens
     end
   end
-  c.total_usd = c.total_usd + usd
-  c.total_tokens = c.total_tokens + tokens
 end
 
 -- Whole units left in a bucket, and milliseconds until it is empty of use.
@@ -143,23 +187,24 @@ end
 -- The buckets keep the tokens really used. `limits` of team and key; nil leaves the buckets alone: tokens reserved by a
 -- gateway that died count as used, and drain.
 local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots)
-  local index, admitted = period_indices(now), period_indices(hold.admitted_ms)
-  local scopes = {
-    { '', team_limits, hold.in_team_bucket },
-    { hold.key_id .. ':', key_limits, hold.in_key_bucket },
-  }
-  for _, scope in ipairs(scopes) do
-    local limits = scope[2]
-    local c = load_counters(state, scope[1], limits, now, index)
-    c.open = max(0, c.open - slots)
-    if limits and limits.tpm then c.tk = corrected(c.tk, hold, scope[3], tokens, limits.tpm, now) end
-    add_used(c, admitted, cost - hold.amount, tokens - hold.tokens)
-    save_counters(state, scope[1], c)
+  local c, names = load_state(state, hold.key_id)
+  local index = period_indices(now)
+  local admitted = floor(hold.admitted_ms / HOUR_MS) == index[HOUR] and index or period_indices(hold.admitted_ms)
+  for _, scope in ipairs({ TEAM, KEY }) do
+    local limits = scope == TEAM and team_limits or scope == KEY and key_limits or nil
+    advance(c, scope, limits, now, index)
+    c[scope + OPEN] = max(0, c[scope + OPEN] - slots)
+    if limits and limits[TPM] then
+      local reserved = scope == TEAM and hold.in_team_bucket or scope == KEY and hold.in_key_bucket
+      c[scope + TK] = corrected(c[scope + TK], hold, reserved, tokens, limits[TPM], now)
+    end
+    add_used(c, scope, admitted, cost - hold.amount, tokens - hold.tokens)
   end
-  local available = redis.call('HINCRBY', state, 'available', int(hold.amount - cost))
-  local held = redis.call('HINCRBY', state, 'held', int(-hold.amount))
-  if cost ~= 0 then redis.call('HINCRBY', state, 'spent', int(cost)) end
-  return available + held
+  c[AVAILABLE] = c[AVAILABLE] + hold.amount - cost
+  c[HELD] = c[HELD] - hold.amount
+  c[SPENT] = c[SPENT] + cost
+  save_state(state, c, names)
+  return c[AVAILABLE] + c[HELD]
 end
 
 -- Resolves up to `most` holds whose gateway died: voided, and journalled as expired. Returns how many.

@@ -44,7 +44,7 @@ else
 end
 
 local tokens = kind == 'settle' and tonumber(ARGV[9]) + tonumber(ARGV[11]) or 0
-local balance = resolve(state, hold, now, load_limits(team), load_limits(key), cost, tokens, slots)
+local balance = resolve(state, hold, now, load_rates(team), load_rates(key), cost, tokens, slots)
 
 local entry = redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[16])), '*',
   'type', kind, 'id', id, 'key', key_id, 'amount', int(-cost),
@@ -55,12 +55,12 @@ redis.call('SET', done, string.format('%s %.0f %.0f %s %s', kind, cost, balance,
 
 if kind == 'settle' then
   local row = key_id .. '|' .. ARGV[5] .. '|'
-  redis.call('HINCRBY', usage, row .. 'requests', 1)
-  redis.call('HINCRBY', usage, row .. 'in', ARGV[9])
-  redis.call('HINCRBY', usage, row .. 'cached', ARGV[10])
-  redis.call('HINCRBY', usage, row .. 'out', ARGV[11])
-  redis.call('HINCRBY', usage, row .. 'cost', int(cost))
-  redis.call('PEXPIRE', usage, ARGV[15])
+  local names = { row .. 'requests', row .. 'in', row .. 'cached', row .. 'out', row .. 'cost' }
+  local sums = redis.call('HMGET', usage, unpack(names))
+  local function sum(i, more) return int((sums[i] and tonumber(sums[i]) or 0) + more) end
+  redis.call('HSET', usage, names[1], sum(1, 1), names[2], sum(2, ARGV[9]), names[3], sum(3, ARGV[10]),
+    names[4], sum(4, ARGV[11]), names[5], sum(5, cost))
+  if not sums[1] then redis.call('PEXPIRE', usage, ARGV[15]) end
 end
 -- A hold that expired may have lost its mark to the client's next try.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then

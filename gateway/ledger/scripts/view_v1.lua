@@ -10,32 +10,32 @@ local now = server_ms()
 local index = period_indices(now)
 expire_holds(KEYS[2], KEYS[3], KEYS[4], KEYS[5], now, 100)
 
-local function scope(hash, prefix)
+local c = load_state(KEYS[2], ARGV[1])
+
+local function scope(hash, at)
   local limits = load_limits(hash)
-  local c = load_counters(KEYS[2], prefix, limits, now, index)
   local out = {}
   local function put(name, value)
     out[#out + 1] = name
     out[#out + 1] = value
   end
-  for _, name in ipairs(LIMITS) do if limits[name] then put(name, limits[name]) end end
-  for _, name in ipairs(COUNTERS) do put('used_' .. name, c[name]) end
-  for _, period in ipairs(PERIODS) do put(period .. '_ends_ms', period_end_ms(period, index[period])) end
-  for rate, level in pairs({ rpm = c.rq, tpm = c.tk }) do
-    if limits[rate] then
-      local left, reset = bucket_left(level, limits[rate])
-      put(rate .. '_left', left)
-      put(rate .. '_reset_ms', reset)
+  advance(c, at, limits, now, index)
+  for i, name in ipairs(LIMITS) do if limits[i] then put(name, limits[i]) end end
+  for i, name in ipairs(COUNTERS) do put('used_' .. name, c[at + i]) end
+  for i, name in ipairs(PERIODS) do put(name .. '_ends_ms', period_end_ms(i, index[i])) end
+  for i, level in ipairs({ c[at + RQ], c[at + TK] }) do
+    if limits[i] then
+      local left, reset = bucket_left(level, limits[i])
+      put(LIMITS[i] .. '_left', left)
+      put(LIMITS[i] .. '_reset_ms', reset)
     end
   end
   return out
 end
 
-local names = { 'granted', 'available', 'held', 'spent' }
-local values = numbers(names, redis.call('HMGET', KEYS[2], unpack(names)))
-local money = {}
-for _, name in ipairs(names) do
+local money = { 'granted', tonumber(redis.call('HGET', KEYS[2], 'granted') or '0') }
+for i, name in ipairs({ 'available', 'held', 'spent' }) do
   money[#money + 1] = name
-  money[#money + 1] = values[name] or 0
+  money[#money + 1] = c[i]
 end
-return { now, money, scope(KEYS[1], ''), KEYS[6] and scope(KEYS[6], ARGV[1] .. ':') or {} }
+return { now, money, scope(KEYS[1], TEAM), KEYS[6] and scope(KEYS[6], KEY) or {} }
