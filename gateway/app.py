@@ -40,7 +40,8 @@ from gateway.ledger.store import StoreSettings as StoreLink
 from gateway.ledger.trail import Trail
 from gateway.line import RequestLine
 from gateway.pipeline import Limits, Plan
-from gateway.settings import FileSecret, Settings, UpstreamSettings, load_settings
+from gateway.setting_types import FileSecret
+from gateway.settings import Settings, UpstreamSettings, load_settings
 from gateway.telemetry import configure_logging, new_request_id
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.factory import build_transport

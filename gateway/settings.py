@@ -1,4 +1,4 @@
-"""Every setting, typed; the only reader of environment and files.
+"""Every setting, typed; with setting_types.py the only reader of environment and files.
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
@@ -15,100 +15,25 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    SecretStr,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from gateway.money import MoneyError, parse_usd
-from gateway.patterns import is_pattern, specificity
+from gateway.money import parse_usd
+from gateway.patterns import specificity
 from gateway.pricing import Price, PriceTable
 from gateway.problems import DELIMITER, ENV_PREFIX, Problem, Refused, SettingsError, line, problems_of
 from gateway.routing import Router, RouteRule
-
-
-def read_secret(reference: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The secret that "env:NAME" or "file:PATH" names. Raises ValueError with the reason, never with the secret."""
-    kind, _, name = reference.partition(":")
-    if kind == "env" and name:
-        value = environ.get(name, "")
-        if not value:
-            raise ValueError(f"the environment variable {name} is not set")
-    elif kind == "file" and name:
-        try:
-            value = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"the file {name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        if not value:
-            raise ValueError(f"the file {name} is empty")
-    else:
-        raise ValueError('a secret is given as "env:NAME" or "file:PATH"')
-    if not value.isascii() or not value.isprintable():
-        raise ValueError("the secret must be printable ASCII")
-    return value
-
-
-class FileSecret(SecretStr):
-    """A secret that came from a file, which may hold another one later."""
-
-    def __init__(self, reference: str) -> None:
-        super().__init__(read_secret(reference))
-        self._reference = reference
-
-    def read_again(self) -> str:
-        """The secret as it stands in the file now. Raises ValueError."""
-        return read_secret(self._reference)
-
-
-def _secret(value: SecretStr) -> SecretStr:
-    reference = value.get_secret_value()
-    return FileSecret(reference) if reference.startswith("file:") else SecretStr(read_secret(reference))
-
-
-def _secret_if_set(value: SecretStr | None) -> SecretStr | None:
-    # An environment variable that is not set means "none configured", so that one file serves with and without admin.
-    if value is None:
-        return None
-    kind, _, name = value.get_secret_value().partition(":")
-    return None if kind == "env" and name and not os.environ.get(name) else _secret(value)
-
-
-def _pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError('a model is an exact id, "provider/*" or "*"')
-    return text
-
-
-def _usd_per_million(text: str) -> str:
-    try:
-        amount = parse_usd(text)
-    except MoneyError as error:
-        raise ValueError(str(error)) from None
-    if not 0 <= amount <= MAX_PRICE_NANO_USD:
-        raise ValueError("a price lies between 0 and 1000000 USD per million tokens")
-    return text
-
-
-MAX_PRICE_NANO_USD: Final = 10**15
-
-Secret = Annotated[SecretStr, AfterValidator(_secret)]
-OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
-UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # lower case: the environment's has none
-Usd = Annotated[str, AfterValidator(_usd_per_million)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]
+from gateway.setting_types import ModelName, OptionalSecret, Pattern, Retention, Seconds, Secret, UpstreamName, Usd
 
 
 class Section(BaseModel):
@@ -125,6 +50,8 @@ class ServerSettings(Section):
     workers: int = Field(default=1, ge=1, le=64)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
     body_timeout_s: Seconds = 30.0
+    max_head_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    head_timeout_s: Seconds = 30.0
     keep_alive_s: int = Field(default=75, ge=1, le=3600)
     total_timeout_s: Seconds = 3600.0
     failover_s: Seconds = 30.0
