@@ -1,6 +1,7 @@
 # make run     a gateway on http://127.0.0.1:8080 in one minute: sets up what is missing, starts the demo
 # make setup   .venv with everything; afterwards .venv/bin/gateway works
 # make test    set-up, then the tests           ARGS="-k name" narrows them
+# make chaos   set-up, then the long variants: many more interleavings, kills and outages; some minutes
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
@@ -14,7 +15,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test lint format bench lock FORCE
+.PHONY: setup run test chaos lint format bench lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -26,6 +27,9 @@ run: $(if $(wildcard $(DEV)),$(DEV),$(RUNTIME))
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(DEV)
+	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
