@@ -15,11 +15,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TextIO
+from types import FrameType, MappingProxyType
+from typing import Final, TextIO
 
 import structlog
 from fastapi import FastAPI
@@ -27,11 +28,16 @@ from pydantic import SecretStr
 
 from gateway import __version__, api, operations
 from gateway.api.callers import REQUEST_ID
+from gateway.control import Control, Source
 from gateway.downstream import Message, Receive, Scope, Send
+from gateway.errors import GatewayError
+from gateway.feed import Feed
 from gateway.ledger.accounts import Accounts
 from gateway.ledger.admins import Admins
 from gateway.ledger.canary import prove_enforcement
+from gateway.ledger.controls import Controls
 from gateway.ledger.ledger import Ledger, LedgerPolicy
+from gateway.ledger.refused import RefusedLog
 from gateway.ledger.responses import Responses
 from gateway.ledger.rotation import Rotation
 from gateway.ledger.spool import Spool
@@ -49,12 +55,15 @@ from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Upstream, UpstreamPolicy
 
+NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
+
 
 @dataclass(slots=True)
 class Services:
     """What a worker runs on, from start-up to shutdown.
 
-    State that changes: `ready`, the store was seen to enforce; `leaving`, it was told to stop.
+    State that changes: `ready`, the store was seen to enforce; `leaving`, it was told to stop; `settings` and
+    `catalog`, which a reload replaces.
     """
 
     settings: Settings
@@ -67,6 +76,9 @@ class Services:
     trail: Trail
     line: RequestLine
     catalog: Catalog
+    controls: Controls
+    feed: Feed
+    control: Control = field(init=False)
     ready: bool = False
     leaving: bool = False
 
@@ -74,8 +86,11 @@ class Services:
 class Gateway:
     """The ASGI application."""
 
-    def __init__(self, settings: Settings, log_to: TextIO = sys.stderr) -> None:
+    def __init__(
+        self, settings: Settings, log_to: TextIO = sys.stderr, load: Callable[[], Settings] | None = None
+    ) -> None:
         self.settings = settings
+        self._source = Source(load, build_plan) if load is not None else None
         self.services: Services | None = None
         self._log_to = log_to
         self.app = FastAPI(
@@ -110,8 +125,6 @@ class Gateway:
             ledger = Ledger(store, spool, _policy(settings))
             stack.push_async_callback(ledger.flush)
             plan = build_plan(settings)
-            for upstream in plan.upstreams.values():
-                stack.push_async_callback(upstream.transport.close)
             line = RequestLine(
                 plan,
                 ledger,
@@ -120,48 +133,67 @@ class Gateway:
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
-            accounts = Accounts(
-                store,
-                idempotency_ttl_s=settings.ledger.idempotency_ttl_s,
-                journal_retention_s=settings.ledger.journal_retention_s,
-            )
-            loop = asyncio.get_running_loop()
-            idempotency_ttl_s = settings.ledger.idempotency_ttl_s
-            services = Services(
-                settings=settings,
-                loop=loop,
-                store=store,
-                ledger=ledger,
-                accounts=accounts,
-                rotation=Rotation(store, accounts, idempotency_ttl_s=idempotency_ttl_s),
-                admins=Admins(store, idempotency_ttl_s=idempotency_ttl_s),
-                trail=Trail(store, settings.admin.audit_max_entries),
-                line=line,
-                catalog=Catalog(plan.upstreams),
-            )
+            services = _services(settings, store, ledger, line, self._source)
+            control, feed = services.control, services.feed
+            stack.push_async_callback(control.end)
+            await control.begin()
             app.state.services = self.services = services
-            for work in (ledger.run(), line.watch_deadlines(), _prove(services)):
+            for work in (ledger.run(), line.watch_deadlines(), control.run(), feed.run(), _prove(services)):
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             gc.collect()
             gc.freeze()  # what lives from here to the end is not worth looking at again
-            with _drain_on_signal(services):
+            with _drain_on_signal(services), _reload_on_signal(services):
                 yield
 
 
-def build_app(settings: Settings, log_to: TextIO = sys.stderr) -> Gateway:
-    """The gateway as an ASGI application; its log goes to `log_to`."""
-    return Gateway(settings, log_to)
+def build_app(
+    settings: Settings, log_to: TextIO = sys.stderr, *, load: Callable[[], Settings] | None = None
+) -> Gateway:
+    """The gateway as an ASGI application; its log goes to `log_to`. `load` reads the settings again, for a reload."""
+    return Gateway(settings, log_to, load)
 
 
 def create_app() -> Gateway:
     """For the server's worker processes: settings from GATEWAY_CONFIG and the environment."""
     path = os.environ.get("GATEWAY_CONFIG")
-    return build_app(load_settings(Path(path) if path else None))
+    load = partial(load_settings, Path(path) if path else None)
+    return build_app(load(), load=load)
 
 
-def build_plan(settings: Settings) -> Plan:
-    """Routes, prices and upstreams as the request line uses them."""
-    upstreams = {name: build_upstream(name, upstream) for name, upstream in settings.upstreams.items()}
+def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLine, source: Source | None) -> Services:
+    idempotency_ttl_s = settings.ledger.idempotency_ttl_s
+    accounts = Accounts(
+        store, idempotency_ttl_s=idempotency_ttl_s, journal_retention_s=settings.ledger.journal_retention_s
+    )
+    refused = RefusedLog(
+        store, most=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s
+    )
+    controls = Controls(store)
+    services = Services(
+        settings=settings,
+        loop=asyncio.get_running_loop(),
+        store=store,
+        ledger=ledger,
+        accounts=accounts,
+        rotation=Rotation(store, accounts, idempotency_ttl_s=idempotency_ttl_s),
+        admins=Admins(store, idempotency_ttl_s=idempotency_ttl_s),
+        trail=Trail(store, settings.admin.audit_max_entries),
+        line=line,
+        catalog=Catalog(line.plan.upstreams),
+        controls=controls,
+        feed=Feed(refused, controls),
+    )
+    services.control = Control(services, controls, source)
+    line.on_end = services.feed.note
+    return services
+
+
+def build_plan(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> Plan:
+    """Routes, prices and upstreams as the request line uses them; the upstreams in `keep` are taken as they are."""
+    upstreams = {
+        name: keep[name] if name in keep else build_upstream(name, upstream)
+        for name, upstream in settings.upstreams.items()
+    }
     limits = Limits(
         max_body_bytes=settings.server.max_body_bytes,
         body_timeout_s=settings.server.body_timeout_s,
@@ -206,6 +238,31 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
 def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
     reload = secret.read_again if isinstance(secret, FileSecret) else None
     return UpstreamKey(number, secret.get_secret_value(), reload)
+
+
+@contextlib.contextmanager
+def _reload_on_signal(services: Services) -> Iterator[None]:
+    """SIGHUP reads the configuration again; what is wrong with it is in the log, and the old one stays in force."""
+    number = getattr(signal, "SIGHUP", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield  # Windows has no such signal
+        return
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        with contextlib.suppress(GatewayError):  # it is in the log
+            await services.control.reload()
+
+    def start() -> None:
+        task = asyncio.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    before = signal.signal(number, lambda _number, _frame: services.loop.call_soon_threadsafe(start))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextlib.contextmanager

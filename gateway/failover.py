@@ -78,7 +78,7 @@ class _Search:
         self._down: set[str] = set()  # upstreams for which another key would change nothing
 
     def is_worth_asking(self, upstream: Upstream) -> bool:
-        return upstream.name not in self._down and upstream.breaker.allows(self._clock())
+        return upstream.enabled and upstream.name not in self._down and upstream.breaker.allows(self._clock())
 
     async def ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
         """Whether the search is over. Raises GatewayError where it must not go on."""

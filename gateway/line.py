@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -35,7 +35,7 @@ from gateway.ledger.responses import Responses, correction, made_by
 from gateway.operations import Target
 from gateway.pipeline import Admitted, Plan
 from gateway.relay import InvalidAnswer, Relay
-from gateway.telemetry import Record, RequestLog, new_request_id
+from gateway.telemetry import Record, Refusal, RequestLog, new_request_id
 from gateway.upstream.transport import FaultKind, UpstreamFault
 
 _ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
@@ -55,9 +55,18 @@ _OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
 _SWEEP_S: Final = 1.0
 
 
+class InForce:
+    """A plan, and how many requests run on it. State that changes: `requests`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.requests = 0
+
+
 class RequestLine:
     """Serves requests; one object a worker.
 
+    `on_end` is told of each request when it has ended.
     State that changes: `plan` (a reload replaces it; running requests keep theirs), `running` (a handle for each
     request that talks to an upstream, by which it can be ended), `stopping`.
     """
@@ -72,7 +81,8 @@ class RequestLine:
         total_timeout_s: float,
         numeric_codes: bool,
     ) -> None:
-        self.plan = plan
+        self.on_end: Callable[[Record], None] | None = None
+        self._in_force = InForce(plan)
         self.running: set[Interrupt] = set()
         self.stopping = False
         self._ledger = ledger
@@ -87,15 +97,30 @@ class RequestLine:
         record = Record(request_id=new_request_id(), method=scope["method"], path=scope["path"])
         client = Downstream(scope, receive, send)
         record.shows_tried = self._is_admin(client)
+        in_force = self._in_force
+        in_force.requests += 1
         try:
-            admitted = await self._admit(target, client, record)
+            admitted = await self._admit(in_force.plan, target, client, record)
             if admitted is not None:
                 await self._exchange(admitted, client, record)
         finally:
+            in_force.requests -= 1
             record.status = client.status or 0
             record.bytes_out = client.bytes_out
             record.ended = time.perf_counter()
             self._log.write(record)
+            if self.on_end is not None:
+                self.on_end(record)
+
+    @property
+    def plan(self) -> Plan:
+        """The configuration that the next request runs on."""
+        return self._in_force.plan
+
+    def replace_plan(self, plan: Plan) -> InForce:
+        """The next request runs on another plan; running ones keep theirs. The old one, with how many it still has."""
+        before, self._in_force = self._in_force, InForce(plan)
+        return before
 
     async def watch_deadlines(self) -> None:
         """Ends requests whose total time is over: one sweep for all, so that a request needs no timer."""
@@ -115,14 +140,14 @@ class RequestLine:
         for interrupt in list(self.running):
             interrupt.fire(Reason.SHUT_DOWN)
 
-    async def _admit(self, target: Target, client: Downstream, record: Record) -> Admitted | None:
+    async def _admit(self, plan: Plan, target: Target, client: Downstream, record: Record) -> Admitted | None:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
             self._refuse_while_stopping()
             if is_dry_run(client):
-                await self._preview(target, client, record)
+                await self._preview(plan, target, client, record)
                 return None
-            return await pipeline.admit(self.plan, self._ledger, self._responses, target, client, record)
+            return await pipeline.admit(plan, self._ledger, self._responses, target, client, record)
         except GatewayError as error:
             await self.refuse(client, record, error)
         except ClientLeft:
@@ -133,9 +158,9 @@ class RequestLine:
         record.state = TRANSITIONS[record.state, Event.REFUSE]
         return None
 
-    async def _preview(self, target: Target, client: Downstream, record: Record) -> None:
+    async def _preview(self, plan: Plan, target: Target, client: Downstream, record: Record) -> None:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
-        routed = await pipeline.prepare(self.plan, self._responses, target, client, record)
+        routed = await pipeline.prepare(plan, self._responses, target, client, record)
         preview = await self._ledger.preview(routed.ask)
         record.outcome = Outcome.DRY_RUN
         body = dry_run_answer(record.request_id, routed.route.model, routed.route.price, preview)
@@ -175,7 +200,7 @@ class RequestLine:
         watch = DisconnectWatch(client.receive, lambda: relay.client_left(interrupt))
         try:
             with interrupt:
-                opened = await open_upstream(self.plan, admitted, client, record)
+                opened = await open_upstream(admitted.plan, admitted, client, record)
                 record.opened = time.perf_counter()
                 await relay.run(opened)
         except Interrupted as ended:
@@ -228,7 +253,7 @@ class RequestLine:
 
     async def refuse(self, client: Downstream, record: Record, error: GatewayError) -> None:
         """Answers with an error of the gateway's own."""
-        record.code = error.code
+        record.code, record.refusal = error.code, Refusal(error.message, error.explain)
         status, headers, body = error.render(numeric_codes=self._numeric_codes)
         headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode()), *record.debug_headers()]
         await client.answer(status, headers, body)

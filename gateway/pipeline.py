@@ -73,8 +73,9 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """After step 4."""
+    """After step 4. `plan`: the one it runs on to its end."""
 
+    plan: Plan
     target: Target
     envelope: Envelope
     route: Route
@@ -94,7 +95,7 @@ class Opened:
 async def prepare(plan: Plan, responses: Responses, target: Target, client: Downstream, record: Record) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
     key = present(client.text(b"authorization"))
-    record.team_id, record.key_id = key.team_id, key.key_id
+    record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
     _refuse_upgrade(client)
     made: Made | None = None
     if target.response_id is not None:
@@ -121,7 +122,7 @@ async def admit(
     record.admitted = time.perf_counter()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked
-    return Admitted(routed.target, routed.envelope, routed.route, routed.made, admission)
+    return Admitted(plan, routed.target, routed.envelope, routed.route, routed.made, admission)
 
 
 async def _read(

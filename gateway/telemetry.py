@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
 
 import orjson
 import structlog
 
+from gateway.errors import JsonScalar
 from gateway.exchange import Outcome, Settlement, State
 from gateway.ledger.ledger import NO_RATES, Rates
 from gateway.money import format_usd
@@ -23,6 +25,14 @@ from gateway.money import format_usd
 def new_request_id() -> str:
     """A name for a request, for its answer's `x-request-id`, its hold and its log line."""
     return f"req_{os.urandom(16).hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an error of the gateway's own told the client; not the exception, whose traceback would hold on to much."""
+
+    message: str
+    explain: Mapping[str, JsonScalar]
 
 
 @dataclass(slots=True)
@@ -36,8 +46,10 @@ class Record:
     state: State = State.RECEIVED
     status: int = 0
     code: str | None = None
+    refusal: Refusal | None = None
     team_id: str | None = None
     key_id: str | None = None
+    secret_hash: str | None = None
     model: str | None = None
     stream: bool = False
     upstream: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from fastapi import Request
 
@@ -12,10 +12,20 @@ from gateway.identity import ApiKey, invalid_api_key, present
 from gateway.ledger.accounts import Accounts, Key, Team, View
 
 if TYPE_CHECKING:
+    from gateway.control import Control
+    from gateway.feed import Feed
+    from gateway.ledger.admins import Admins
+    from gateway.ledger.controls import Controls
+    from gateway.ledger.rotation import Rotation
     from gateway.ledger.store import Store
+    from gateway.ledger.trail import Trail
     from gateway.line import RequestLine
     from gateway.settings import Settings
     from gateway.upstream.catalog import Catalog
+
+
+REQUEST_ID: Final = "gateway.request_id"
+"""Where an ASGI scope has the request's id; the application sets it."""
 
 
 class Services(Protocol):
@@ -24,8 +34,14 @@ class Services(Protocol):
     settings: Settings
     store: Store
     accounts: Accounts
+    rotation: Rotation
+    admins: Admins
+    trail: Trail
     line: RequestLine
     catalog: Catalog
+    controls: Controls
+    feed: Feed
+    control: Control
     ready: bool
     leaving: bool
 

@@ -134,7 +134,7 @@ class Journal:
         reply = (await gather([self._store.run(command, TeamKeys(team_id).journal, start, end, "COUNT", str(count))]))[
             0
         ]
-        return [_entry(entry_id, fields) for entry_id, fields in reply]
+        return [read_entry(entry_id, fields) for entry_id, fields in reply]
 
 
 def read_hold(hold_id: str, text: str) -> OpenHold:
@@ -156,7 +156,8 @@ def _place(entry_id: str) -> tuple[int, int]:
     return int(ms), int(number)
 
 
-def _entry(entry_id: bytes, flat: list[bytes]) -> Entry:
+def read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
+    """An entry of a journal."""
     words = [word.decode() for word in flat]
     fields = dict(zip(words[::2], words[1::2], strict=True))
     entry = entry_id.decode()

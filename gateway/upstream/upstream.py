@@ -38,7 +38,7 @@ class UpstreamPolicy:
 
 
 class Upstream:
-    """One provider, as the request line uses it."""
+    """One provider, as the request line uses it. State that changes: `enabled`, which an operator decides."""
 
     def __init__(
         self, name: str, transport: Transport, keys: KeyRing, breaker: Breaker, policy: UpstreamPolicy
@@ -48,6 +48,7 @@ class Upstream:
         self.keys = keys
         self.breaker = breaker
         self.policy = policy
+        self.enabled = True
 
     async def attempt(self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
         """One request with one of this upstream's keys. Raises UpstreamFault."""

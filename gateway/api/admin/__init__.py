@@ -4,9 +4,12 @@
     keys.py      POST GET /teams/{team}/keys        GET PATCH /teams/{team}/keys/{key}
     credits_.py  POST GET /teams/{team}/credits
     journal.py   GET /teams/{team}/journal          GET /ledger/verify
-    requests.py  GET /requests/{id}
+    requests.py  GET /requests                      GET /requests/{id}
     rotation.py  POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
     admins.py    GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
+    usage.py     GET /usage                         events.py  GET /events          live, as server-sent events
+    upstreams.py GET /upstreams                     POST /upstreams/{name}/disable|enable
+    config.py    GET /config                        POST /config/reload             GET /openapi.json
     access.py    who may do what: a table; auditing.py  what was done
     guard.py     who may; bounded bodies             bodies.py  what is taken            shapes.py  what is given
 
@@ -18,9 +21,21 @@ next request. Money is a decimal string in USD, time is ISO 8601. Errors are in 
 
 from fastapi import APIRouter
 
-from gateway.api.admin import admins, credits_, journal, keys, requests, rotation, teams
+from gateway.api.admin import (
+    admins,
+    config,
+    credits_,
+    events,
+    journal,
+    keys,
+    requests,
+    rotation,
+    teams,
+    upstreams,
+    usage,
+)
 from gateway.api.admin.guard import GuardedRoute
 
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
-for part in (teams, keys, rotation, credits_, journal, requests, admins):
+for part in (teams, keys, rotation, credits_, journal, requests, usage, admins, upstreams, config, events):
     router.include_router(part.router)

@@ -84,8 +84,12 @@ async def _admin_key(services: Services, names: Mapping[str, str]) -> Any:
     return admin_shape(await services.admins.admin(names["admin_key"]))
 
 
+async def _upstream(services: Services, names: Mapping[str, str]) -> Any:
+    return {"name": names["upstream"], "enabled": names["upstream"] not in (await services.controls.orders()).off}
+
+
 _READERS: Final[Mapping[str, Callable[[Services, Mapping[str, str]], Awaitable[Any]]]] = MappingProxyType(
-    {"team": _team, "key": _key, "balance": _balance, "admin_key": _admin_key}
+    {"team": _team, "key": _key, "balance": _balance, "admin_key": _admin_key, "upstream": _upstream}
 )
 
 

@@ -73,6 +73,7 @@ PositiveUsd = Annotated[int, BeforeValidator(_usd), AfterValidator(_not_negative
 Flag = Annotated[bool, Strict()]
 Moment = Annotated[AwareDatetime, AfterValidator(_later)]
 Count = Annotated[int, Strict(), Field(ge=0, le=10**9)]
+Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
 Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 
@@ -89,7 +90,7 @@ class Limits(Body):
     rpm: Count | None = None
     tpm: Tokens | None = None
     concurrency: Count | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: Positive | None = None
     budget_usd_hour: PositiveUsd | None = None
     budget_usd_day: PositiveUsd | None = None
     budget_usd_month: PositiveUsd | None = None

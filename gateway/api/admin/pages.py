@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Query
 
 from gateway.errors import GatewayError
+from gateway.ledger.accounts import Accounts
+
+_AT_ONCE: Final = 500
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many")]
 After = Annotated[str | None, Query(min_length=1, max_length=64, description="The last page's `next`")]
@@ -27,3 +31,14 @@ def moment_ms(text: str | None, name: str, otherwise: int) -> int:
         raise GatewayError(
             "invalid_field", f"{name}: {text!r} is no ISO 8601 date or time, such as 2026-11-01.", param=name
         ) from None
+
+
+async def every_team_id(accounts: Accounts) -> AsyncIterator[str]:
+    """The ids of all teams."""
+    after: str | None = None
+    while True:
+        ids, after = await accounts.team_ids(_AT_ONCE, after)
+        for team_id in ids:
+            yield team_id
+        if after is None:
+            return

@@ -9,6 +9,7 @@ from gateway.ledger.accounts import Key, Page, Team, View
 from gateway.ledger.admins import Admin
 from gateway.ledger.audit import Verification
 from gateway.ledger.journal import Entry, Found
+from gateway.ledger.refused import RefusedRequest
 from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
 from gateway.ledger.trail import Action
 from gateway.money import format_usd
@@ -175,4 +176,36 @@ def action_shape(action: Action) -> dict[str, Any]:
         "before": action.before,
         "after": action.after,
         "request_id": action.request_id,
+    }
+
+
+def recent_shape(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
+    """One of the last requests. `outcome` "refused": `code`, `message`, `limit` and `scope` say why."""
+    shape: dict[str, Any] = {
+        "object": "request",
+        "id": "",
+        "at": time_shape(item.at_ms),
+        "team_id": team_id,
+        "key_id": item.key_id or None,
+        "model": item.model or None,
+        "outcome": "refused",
+        **dict.fromkeys(("status", "code", "message", "limit", "scope")),
+        **dict.fromkeys(("upstream", "cost_usd", "settled_by", "usage")),
+    }
+    if isinstance(item, RefusedRequest):
+        return shape | {
+            "id": item.request_id,
+            "status": item.status,
+            "code": item.code,
+            "message": item.message,
+            "limit": item.limit or None,
+            "scope": item.scope or None,
+        }
+    return shape | {
+        "id": item.ref,
+        "outcome": item.outcome or "expired",
+        "upstream": item.upstream or None,
+        "cost_usd": format_usd(-item.amount),
+        "settled_by": item.settled_by or None,
+        "usage": _usage(item),
     }

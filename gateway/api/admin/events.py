@@ -1,0 +1,69 @@
+"""/admin/v1/events: one server-sent event for each finished request of all workers, as it ends.
+
+    event: request    data: as feed.event makes it; id: goes on from there with Last-Event-ID, for about a minute
+    event: ready      the first one: from here on, every request is shown
+
+A lead sees its own team's. Bounded: MAX_WATCHERS a worker; in a storm a worker keeps the newest (feed.Feed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from gateway.api.admin.access import team_asked
+from gateway.api.admin.guard import GuardedRoute
+from gateway.api.callers import Services, services_of
+from gateway.errors import GatewayError
+from gateway.feed import EVERY_S
+from gateway.ledger.controls import is_live_id
+
+router = APIRouter(route_class=GuardedRoute)
+
+MAX_WATCHERS: Final = 50
+PING_S: Final = 15
+_AT_ONCE: Final = 500
+_READY_AFTER_S: Final = 2 * EVERY_S  # by then every worker has seen that somebody watches
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def watch(request: Request, team: str | None = None) -> EventSourceResponse:
+    """Finished requests, live. Raises GatewayError `concurrency_exceeded` where too many watch."""
+    services = services_of(request)
+    owner = await team_asked(request, team)
+    if services.feed.watchers >= MAX_WATCHERS:
+        raise GatewayError("concurrency_exceeded", f"{MAX_WATCHERS} are watching this worker already.", wait_ms=5000)
+    last_id = request.headers.get("last-event-id", "")
+    if last_id and not is_live_id(last_id):
+        raise GatewayError("invalid_field", "Last-Event-ID is no id of an event.", param="Last-Event-ID")
+    await services.controls.want_live()
+    start = last_id or await services.controls.live_end()
+    events = _events(services, start, owner.id if owner else None)
+    return EventSourceResponse(events, ping=PING_S, headers={"x-accel-buffering": "no"})
+
+
+async def _events(services: Services, last_id: str, team_id: str | None) -> AsyncIterator[ServerSentEvent]:
+    services.feed.watchers += 1
+    try:
+        await asyncio.sleep(_READY_AFTER_S)
+        yield ServerSentEvent(event="ready", data="{}", id=last_id)
+        while not (services.leaving or services.line.stopping):
+            found: list[tuple[str, dict[str, Any]]] = []
+            try:
+                await services.controls.want_live()
+                found = await services.controls.live_after(last_id, _AT_ONCE)
+            except GatewayError:
+                pass  # the store is away: watching goes on when it is back
+            for event_id, event in found:
+                last_id = event_id
+                if team_id is None or event["team_id"] == team_id:
+                    yield ServerSentEvent(event="request", data=orjson.dumps(event).decode(), id=event_id)
+            if len(found) < _AT_ONCE:
+                await asyncio.sleep(EVERY_S)
+    finally:
+        services.feed.watchers -= 1

@@ -1,0 +1,76 @@
+"""/admin/v1/upstreams: health as every worker sees it; taking one out of service, and back, on all workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from gateway.api.admin.access import admin_of
+from gateway.api.admin.guard import GuardedRoute
+from gateway.api.callers import Services, services_of
+from gateway.errors import GatewayError
+from gateway.ledger.shapes import time_shape
+
+router = APIRouter(prefix="/upstreams", route_class=GuardedRoute)
+
+
+@router.get("")
+async def list_upstreams(request: Request) -> dict[str, Any]:
+    """All upstreams. `healthy`: some worker would ask it now; `workers`: each one's breaker, keys, connections."""
+    services = services_of(request)
+    names = services.settings.upstreams
+    return {"object": "list", "data": [await upstream_shape(services, name) for name in names], "next": None}
+
+
+@router.post("/{upstream}/disable")
+async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
+    """Takes it out: no worker sends it new requests, within a second or two; running ones go on. Idempotent."""
+    services = services_of(request)
+    _refuse_unknown(services, upstream)
+    await services.controls.take_out(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
+    await services.control.refresh()
+    return await upstream_shape(services, upstream)
+
+
+@router.post("/{upstream}/enable")
+async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
+    """Puts it back. Idempotent."""
+    services = services_of(request)
+    _refuse_unknown(services, upstream)
+    await services.controls.put_back(upstream)
+    await services.control.refresh()
+    return await upstream_shape(services, upstream)
+
+
+async def upstream_shape(services: Services, name: str) -> dict[str, Any]:
+    """One upstream. Raises GatewayError `upstream_not_found`."""
+    _refuse_unknown(services, name)
+    off = (await services.controls.orders()).off.get(name)
+    reports = await services.controls.workers()
+    workers = [
+        {"worker": report["worker"], "host": report["host"], "pid": report["pid"], **report["upstreams"][name]}
+        for report in reports
+        if name in report["upstreams"]
+    ]
+    settings = services.settings.upstreams[name]
+    return {
+        "object": "upstream",
+        "name": name,
+        "base_url": settings.base_url,
+        "enabled": off is None,
+        "disabled_by": off["by"] if off else None,
+        "disabled_at": time_shape(off["at_ms"]) if off else None,
+        "healthy": off is None and any(_would_ask(worker) for worker in workers),
+        "workers": workers,
+    }
+
+
+def _would_ask(worker: dict[str, Any]) -> bool:
+    return worker["breaker"] != "open" and any(key["rests_s"] == 0 for key in worker["keys"])
+
+
+def _refuse_unknown(services: Services, name: str) -> None:
+    if name not in services.settings.upstreams:
+        raise GatewayError("upstream_not_found", f"There is no upstream {name!r}.")

@@ -1,0 +1,123 @@
+"""Finished requests on their way to operators: refusals into their team's list, all of them to whoever watches.
+
+    note(record)   on the request line, as its last step: two appends at most, no I/O
+    run()          a few times a second: writes what was noted, off the request line
+
+Both queues are bounded: in a storm the newest are kept, and `dropped` counts the others. What the ledger settled is in
+the journal in any case; this is for looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+import structlog
+
+from gateway.errors import GatewayError
+from gateway.exchange import Outcome
+from gateway.ledger.controls import Controls
+from gateway.ledger.faults import StoreError
+from gateway.ledger.refused import RefusedLog, RefusedRequest
+from gateway.money import format_usd
+from gateway.telemetry import Record
+
+EVERY_S: Final = 0.25
+MAX_REFUSED: Final = 50
+MAX_EVENTS: Final = 500
+
+
+class Feed:
+    """One worker's. State that changes: what was noted and not yet written, `watched`, `watchers` (here), `dropped`."""
+
+    def __init__(self, refused: RefusedLog, controls: Controls) -> None:
+        self.dropped = 0
+        self.watched = False
+        self.watchers = 0
+        self._log = refused
+        self._controls = controls
+        self._refused: deque[Record] = deque(maxlen=MAX_REFUSED)
+        self._finished: deque[Record] = deque(maxlen=MAX_EVENTS)
+
+    def note(self, record: Record) -> None:
+        """Remembers a request that has ended."""
+        if record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
+            self._append(self._refused, record)
+        if self.watched:
+            self._append(self._finished, record)
+
+    async def run(self) -> None:
+        """Writes, until it is cancelled. A store that is away costs what was noted, and nothing else."""
+        while True:
+            try:
+                await self.flush()
+                self.watched = await self._controls.is_live_wanted()
+            except (GatewayError, StoreError):
+                self.watched = False
+            except Exception:  # noqa: BLE001 - a bug here must not end what operators see
+                structlog.get_logger("gateway.feed").exception("feed_failed")
+            await asyncio.sleep(EVERY_S)
+
+    async def flush(self) -> None:
+        """Writes what was noted. Raises GatewayError or StoreError."""
+        refused, finished = _taken(self._refused), _taken(self._finished)
+        if refused:
+            await self._log.write([(record.secret_hash or "", _refused(record)) for record in refused])
+        if finished:
+            await self._controls.publish([event(record) for record in finished])
+
+    def _append(self, queue: deque[Record], record: Record) -> None:
+        self.dropped += len(queue) == queue.maxlen
+        queue.append(record)
+
+
+def event(record: Record) -> dict[str, Any]:
+    """A finished request as a live event."""
+    settlement, refusal = record.settlement, record.refusal
+    usage = settlement.usage if settlement is not None else None
+    return {
+        "id": record.request_id,
+        "team_id": record.team_id,
+        "key_id": record.key_id,
+        "model": record.model,
+        "stream": record.stream,
+        "status": record.status,
+        "outcome": record.outcome.value,
+        "code": record.code,
+        "limit": refusal.explain.get("limit") if refusal is not None else None,
+        "scope": refusal.explain.get("scope") if refusal is not None else None,
+        "upstream": record.upstream,
+        "cost_usd": format_usd(settlement.cost_nano_usd) if settlement is not None else None,
+        "settled_by": settlement.settled_by if settlement is not None else None,
+        "input_tokens": usage.input_tokens if usage is not None else None,
+        "output_tokens": usage.output_tokens if usage is not None else None,
+        "first_byte_ms": _since(record, record.first_byte),
+        "total_ms": _since(record, record.ended),
+    }
+
+
+def _refused(record: Record) -> RefusedRequest:
+    refusal = record.refusal
+    explain = refusal.explain if refusal is not None else {}
+    return RefusedRequest(
+        request_id=record.request_id,
+        team_id=record.team_id or "",
+        key_id=record.key_id or "",
+        status=record.status,
+        code=record.code or "",
+        message=refusal.message if refusal is not None else "",
+        limit=str(explain.get("limit") or ""),
+        scope=str(explain.get("scope") or ""),
+        model=record.model or "",
+    )
+
+
+def _taken(queue: deque[Record]) -> list[Record]:
+    taken = list(queue)
+    queue.clear()
+    return taken
+
+
+def _since(record: Record, at: float | None) -> float | None:
+    return None if at is None else round((at - record.started) * 1000, 1)
