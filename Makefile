@@ -2,6 +2,8 @@
 # make setup   .venv with everything; afterwards .venv/bin/gateway works
 # make test    set-up, then the tests           ARGS="-k name" narrows them
 # make chaos   set-up, then the long variants: many more interleavings, kills and outages; some minutes
+# make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1)
+# make compose-test  the compose stack's life on a Docker Engine: kills, outages, rolling replacement; some minutes
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
@@ -15,7 +17,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test chaos lint format bench lock FORCE
+.PHONY: setup run test chaos compose-test wheels lint format bench lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -44,6 +46,22 @@ format: $(DEV)
 # Needs gcc, wrk and nginx (Debian packages of these names).
 bench: $(DEV)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Kept out of `make test`: named, not collected. Images come from deploy/local-images unless the environment names some.
+compose-test: $(DEV) wheels
+	$(BIN)/python -m pytest tests/deploy/compose_scenario.py $(ARGS)
+
+# WHEELS_FOR: the Python of the base image.
+WHEELS_FOR ?= 3.13
+wheels: wheels/.for-$(WHEELS_FOR)
+wheels/.for-$(WHEELS_FOR): requirements.lock
+	@rm -rf wheels && mkdir wheels
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary :all: \
+	  --implementation cp --python-version $(WHEELS_FOR) \
+	  $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_$(shell uname -m)) \
+	  -r requirements.lock -d wheels
+	@touch $@
 
 # --- Set-up -----------------------------------------------------------------------------------------------------------
 
