@@ -209,6 +209,6 @@ def _refused(reply: object) -> bool:
 
 async def _nothing_held(desk: Desk, team_id: str) -> None:
     async def empty() -> bool:
-        return await desk.store.run("ZCARD", TeamKeys(team_id).holds) == 0
+        return bool(await desk.store.run("ZCARD", TeamKeys(team_id).holds) == 0)
 
     await wait_until_found(empty)

@@ -152,6 +152,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.run(_wait(lambda: self.desk.store.call(upkeep.EXPIRE, names, ["200"]))) == expected
         self.team.expire()
 
+    @rule(hold=holds)
+    def its_gateway_dies(self, hold: Reserved) -> None:
+        self.its_life_ends(hold)
+        self.reap()
+
     @rule(target=done, hold=consumes(holds), cost=MONEY, tokens=st.integers(0, 30))
     def settle(self, hold: Reserved, cost: int, tokens: int) -> tuple[Reserved, int | None, int]:
         self.resolve(hold, cost, tokens)

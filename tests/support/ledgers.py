@@ -120,30 +120,35 @@ class Desk:
         )
 
     async def books(self, key: ApiKey) -> Books:
-        """The books of a key's team, read as they lie, at one instant."""
-        names = TeamKeys(key.team_id)
-        state_raw, held_raw, holds_raw, journal_raw = await asyncio.gather(
-            self.store.run("HGETALL", names.state),
-            self.store.run("HGETALL", names.held),
-            self.store.run("ZRANGE", names.holds, "0", "-1"),
-            self.store.run("XRANGE", names.journal, "-", "+"),
-        )
-        counted = dict(zip(state_raw[::2], state_raw[1::2], strict=True))
-        state = {name.decode(): int(text) for name, text in counted.items() if not name.endswith(b"window")}
-        return Books(
-            granted=state.get("granted", 0),
-            available=state.get("available", 0),
-            held=state.get("held", 0),
-            spent=state.get("spent", 0),
-            holds={raw.decode() for raw in holds_raw},
-            state=state,
-            held_texts=_pairs(held_raw),
-            journal=[_pairs(fields) for _, fields in journal_raw],
-        )
+        """The books of a key's team."""
+        return await read_books(self.store, key.team_id)
 
     async def outlive(self, key: ApiKey, hold_id: str) -> None:
         """Lets a hold's life end now."""
         await self.store.run("ZADD", TeamKeys(key.team_id).holds, "XX", "1", hold_id)
+
+
+async def read_books(store: Store, team_id: str) -> Books:
+    """A team's books as they lie in the store, at one instant."""
+    names = TeamKeys(team_id)
+    state_raw, held_raw, holds_raw, journal_raw = await asyncio.gather(
+        store.run("HGETALL", names.state),
+        store.run("HGETALL", names.held),
+        store.run("ZRANGE", names.holds, "0", "-1"),
+        store.run("XRANGE", names.journal, "-", "+"),
+    )
+    counted = dict(zip(state_raw[::2], state_raw[1::2], strict=True))
+    state = {name.decode(): int(text) for name, text in counted.items() if not name.endswith(b"window")}
+    return Books(
+        granted=state.get("granted", 0),
+        available=state.get("available", 0),
+        held=state.get("held", 0),
+        spent=state.get("spent", 0),
+        holds={raw.decode() for raw in holds_raw},
+        state=state,
+        held_texts=_pairs(held_raw),
+        journal=[_pairs(fields) for _, fields in journal_raw],
+    )
 
 
 @contextlib.asynccontextmanager

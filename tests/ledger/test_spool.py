@@ -1,0 +1,276 @@
+"""The spool: on disk before it counts, replayed once, bounded; nothing in it is thrown away in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import resource
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from gateway.ledger.faults import StoreError, StoreUnavailable
+from gateway.ledger.ledger import Resolution
+from gateway.ledger.spool import Line, Spool
+from tests.support.ledgers import DAY_S, ask, kept_up, open_ledger, settled
+from tests.support.servers import Server, valkey_server
+from tests.support.waiting import wait_until, wait_until_found
+
+ROOM = 100_000
+
+
+class Taker:
+    """Takes what is replayed; `down` and `refuses` make it fail as a store does."""
+
+    def __init__(self, *, down_after: int = 1_000_000, refuses: str = "") -> None:
+        self.taken: list[str] = []
+        self.down_after = down_after
+        self.refuses = refuses
+
+    async def __call__(self, script: str, keys: list[str], args: list[str]) -> None:
+        if args[0] == self.refuses:
+            raise StoreError("ERR no")
+        if len(self.taken) >= self.down_after:
+            raise StoreUnavailable("connect")
+        self.taken.append(args[0])
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    spool = Spool(tmp_path, ROOM, DAY_S)
+    yield spool
+    await spool.close()
+
+
+def fill(spool: Spool, *names: str) -> None:
+    for name in names:
+        spool.add("settle_v1", ["k"], [name])
+
+
+def files(directory: Path, suffix: str = ".spool") -> list[Path]:
+    return sorted(directory.glob(f"*{suffix}"))
+
+
+async def test_what_is_added_is_on_disk_as_one_line_each(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a", "b")
+    await spool.close()
+    [file] = files(tmp_path)
+    assert [Line.read(raw).args for raw in file.read_bytes().splitlines()] == [["a"], ["b"]]
+
+
+async def test_a_replay_takes_every_line_and_removes_the_file(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a", "b")
+    taker = Taker()
+    await spool.replay(taker)
+    assert sorted(taker.taken) == ["a", "b"]
+    assert files(tmp_path) == []
+    assert (spool.spooled, spool.replayed, spool.pending) == (2, 2, False)
+
+
+async def test_a_replay_that_meets_an_outage_keeps_the_file_for_the_next(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a", "b", "c")
+    await spool.replay(Taker(down_after=1))
+    assert len(files(tmp_path)) == 1
+    taker = Taker()
+    await spool.replay(taker)
+    assert sorted(taker.taken) == ["a", "b", "c"]
+
+
+async def test_lines_added_during_a_replay_are_kept(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a")
+
+    async def add_more(script: str, keys: list[str], args: list[str]) -> None:
+        fill(spool, "late")
+
+    await spool.replay(add_more)
+    taker = Taker()
+    await spool.replay(taker)
+    assert taker.taken == ["late"]
+
+
+async def test_a_restarted_gateway_replays_what_the_dead_one_left(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a")
+    await spool.close()
+    after = Spool(tmp_path, ROOM, DAY_S)
+    taker = Taker()
+    await after.replay(taker)
+    assert taker.taken == ["a"]
+
+
+async def test_a_file_that_a_living_worker_writes_is_left_alone(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a")
+    await wait_until(lambda: bool(files(tmp_path)))
+    other = Spool(tmp_path, ROOM, DAY_S)
+    taker = Taker()
+    await other.replay(taker)
+    assert taker.taken == []
+    assert len(files(tmp_path)) == 1
+
+
+async def test_a_file_is_locked_before_anybody_can_see_it(spool: Spool, tmp_path: Path) -> None:
+    for _ in range(20):
+        fill(spool, "a")
+        await wait_until(lambda: bool(files(tmp_path)))
+        with files(tmp_path)[0].open("rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        await spool.replay(Taker())
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b'{"at":1,"script":"settle', b"\xff\xfe", b"[]", b"1", b'{"script":"settle_v1","keys":[],"args":[]}', b"null"],
+)
+async def test_a_torn_line_is_kept_aside_and_the_others_are_replayed(spool: Spool, tmp_path: Path, torn: bytes) -> None:
+    fill(spool, "a")
+    await spool.close()
+    with files(tmp_path)[0].open("ab") as file:
+        file.write(torn)
+    taker = Taker()
+    with capture_logs() as logs:
+        await spool.replay(taker)
+    assert taker.taken == ["a"]
+    assert [path.read_bytes() for path in files(tmp_path, ".refused")] == [torn]
+    assert files(tmp_path) == []
+    assert (spool.refused, spool.replayed) == (1, 1)
+    assert [log["log_level"] for log in logs if log["event"] == "spool_line_refused"] == ["error"]
+
+
+async def test_a_line_that_the_store_refuses_is_kept_aside(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a", "bad", "c")
+    taker = Taker(refuses="bad")
+    await spool.replay(taker)
+    assert sorted(taker.taken) == ["a", "c"]
+    [refused] = files(tmp_path, ".refused")
+    assert Line.read(refused.read_bytes()).args == ["bad"]
+
+
+async def test_a_line_older_than_the_stores_memory_is_not_replayed_and_not_lost(spool: Spool, tmp_path: Path) -> None:
+    now = time.time()
+    lines = [Line(now - DAY_S, "settle_v1", ["k"], ["old"]), Line(now - DAY_S / 2, "settle_v1", ["k"], ["young"])]
+    (tmp_path / "left.spool").write_bytes(b"".join(line.write() for line in lines))
+    taker = Taker()
+    await spool.replay(taker)
+    assert taker.taken == ["young"]
+    assert (tmp_path / "left.refused").read_bytes() == lines[0].write()
+
+
+async def test_a_full_spool_is_said_aloud_with_every_lost_line(tmp_path: Path) -> None:
+    (tmp_path / "of-another-worker.spool").write_bytes(Line(time.time(), "settle_v1", ["k"], ["a" * 3000]).write())
+    spool = Spool(tmp_path, 4096, DAY_S)
+    with capture_logs() as logs:
+        fill(spool, "b" * 2000)
+        await spool.close()
+        fill(spool, "small")
+        await spool.close()
+    [loss] = [log for log in logs if log["event"] == "settlement_lost"]
+    assert "b" * 2000 in loss["line"]
+    assert "full" in loss["error"]
+    assert spool.lost == 1
+    taker = Taker()
+    await spool.replay(taker)
+    assert sorted(taker.taken) == ["a" * 3000, "small"]
+
+
+async def test_a_disk_that_fails_is_said_aloud(tmp_path: Path) -> None:
+    (tmp_path / "no-directory").write_text("a file")
+    spool = Spool(tmp_path / "no-directory", ROOM, DAY_S)
+    with capture_logs() as logs:
+        fill(spool, "a")
+        await spool.close()
+    assert spool.lost == 1
+    assert '"args":["a"]' in logs[0]["line"]
+
+
+async def test_half_a_line_that_the_disk_had_no_room_for_is_taken_back(spool: Spool, tmp_path: Path) -> None:
+    fill(spool, "a")
+    await wait_until(lambda: bool(files(tmp_path)) and files(tmp_path)[0].stat().st_size > 0)
+    room = files(tmp_path)[0].stat().st_size + 100
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # writes stop there, as on a full disk
+    try:
+        fill(spool, "b" * 1000)
+        await wait_until(lambda: spool.lost == 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fill(spool, "c")
+    taker = Taker()
+    await spool.replay(taker)
+    assert sorted(taker.taken) == ["a", "c"]
+    assert spool.refused == 0
+
+
+async def test_a_cancelled_replay_loses_nothing(spool: Spool) -> None:
+    fill(spool, "a")
+    replay = asyncio.ensure_future(spool.replay(Taker()))
+    await asyncio.sleep(0)
+    replay.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await replay
+    fill(spool, "b")
+    taker = Taker()
+    await spool.replay(taker)
+    assert sorted(taker.taken) == ["a", "b"]
+
+
+@given(st.lists(st.text(), max_size=5), st.lists(st.text(), max_size=5), st.text(), st.integers(0, 2**40))
+def test_a_line_reads_as_it_was_written(keys: list[str], args: list[str], script: str, at_s: int) -> None:
+    keys, args = ([text.encode(errors="replace").decode() for text in texts] for texts in (keys, args))
+    line = Line(at_s, script.encode(errors="replace").decode(), keys, args)
+    assert line.write().count(b"\n") == 1
+    assert Line.read(line.write()) == line
+
+
+async def test_settlements_spooled_in_an_outage_are_posted_when_the_store_is_back(
+    shared_store: Server, tmp_path: Path
+) -> None:
+    async with open_ledger(shared_store.url, tmp_path) as desk, kept_up(desk.ledger):
+        key = await desk.new_key(credit=100)
+        holds = [(await desk.ledger.admit(ask(key))).hold for _ in range(3)]
+        shared_store.pause()
+        posted = [desk.ledger.settle(settled(hold, cost=5)) for hold in holds]
+        assert await asyncio.gather(*posted) == [None, None, None]
+        await wait_until(lambda: bool(files(tmp_path / "spool")))
+        shared_store.resume()
+
+        async def nothing_held() -> bool:
+            return desk.store.available and desk.spool.replayed == 3 and not (await desk.books(key)).holds
+
+        await wait_until_found(nothing_held)
+        books = await desk.books(key)
+        books.check()
+        assert books.spent == 15
+
+
+async def test_settlements_of_a_gateway_that_ended_in_an_outage_are_posted_by_the_next(tmp_path: Path) -> None:
+    with valkey_server(appendonly="yes", appendfsync="always") as server:
+        async with open_ledger(server.url, tmp_path) as first:
+            key = await first.new_key(credit=100)
+            hold = (await first.ledger.admit(ask(key))).hold
+            server.kill()
+            assert await first.ledger.settle(settled(hold, cost=5)) is None
+        server.restart()
+        async with open_ledger(server.url, tmp_path) as second, kept_up(second.ledger):
+            await wait_until(lambda: second.spool.replayed == 1)
+            books = await second.books(key)
+            books.check()
+            assert (books.spent, books.held) == (5, 0)
+            assert second.ledger.resolutions == {Resolution.APPLIED: 1}
+
+
+async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twice(
+    shared_store: Server, tmp_path: Path
+) -> None:
+    async with open_ledger(shared_store.url, tmp_path) as desk:
+        key = await desk.new_key(credit=100)
+        hold = (await desk.ledger.admit(ask(key))).hold
+        settlement = settled(hold, cost=5)
+        await desk.ledger.settle(settlement)
+        desk.spool.add("settle_v1", *desk.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
+        await desk.ledger.flush()
+        (await desk.books(key)).check()
+        assert desk.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
