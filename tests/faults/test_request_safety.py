@@ -1,0 +1,175 @@
+"""What a hostile or broken client sends: refused early, with bounds in size and time, and never passed on.
+
+Each test is on a raw socket, since no HTTP library would write most of this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.identity import new_id, new_secret
+from tests.faults.conftest import Stages
+from tests.faults.stage import RawClient, Stage, body_of
+
+BODY = body_of()
+SERVER = {"port": 0, "max_head_bytes": 4096, "head_timeout_s": 0.5, "body_timeout_s": 0.5, "max_body_bytes": 600_000}
+
+
+@pytest.fixture
+async def stage(stages: Stages) -> AsyncIterator[Stage]:
+    async with stages(server=SERVER) as stage:
+        yield stage
+
+
+def head(stage: Stage, *lines: str, key: str | None = None) -> bytes:
+    text = stage.key.text if key is None else key
+    return "\r\n".join(
+        ["POST /v1/responses HTTP/1.1", "host: gateway", f"authorization: Bearer {text}", *lines, "", ""]
+    ).encode("latin-1")
+
+
+async def exchange(stage: Stage, data: bytes) -> RawClient:
+    """Sends, and reads the answer up to its body."""
+    client = await stage.connect()
+    await client.send(data)
+    await client.read_until(b"\r\n\r\n")
+    return client
+
+
+def unknown_key() -> str:
+    """Of the right form, and nobody's."""
+    return new_secret(new_id(), new_id())[0]
+
+
+async def test_a_length_over_the_bound_is_refused_before_the_body_is_read(stage: Stage) -> None:
+    client = await exchange(stage, head(stage, "content-length: 600001"))
+    assert client.status == 413
+    assert stage.upstream.requests == []
+
+
+async def test_a_chunked_body_over_the_bound_is_refused(stage: Stage) -> None:
+    client = await stage.connect()
+    await client.send(head(stage, "transfer-encoding: chunked"))
+    await client.send((b"%x\r\n" % 100_000 + b" " * 100_000 + b"\r\n") * 7)
+    await client.read_until(b"\r\n\r\n")
+    assert client.status == 413
+
+
+@pytest.mark.parametrize("framing", ["content-length: 300000", "transfer-encoding: chunked"])
+async def test_a_large_body_is_not_awaited_for_a_key_that_is_unknown(stage: Stage, framing: str) -> None:
+    client = await exchange(stage, head(stage, framing, key=unknown_key()))
+    assert client.status == 401
+
+
+async def test_a_large_body_of_a_good_key_is_served(stage: Stage) -> None:
+    body = body_of(input="x" * 400_000)
+    client = await exchange(stage, head(stage, f"content-length: {len(body)}") + body)
+    assert client.status == 200
+
+
+async def test_a_connection_serves_on_after_a_refused_body_was_sent_to_its_end(stage: Stage) -> None:
+    client = await exchange(stage, head(stage, "content-length: 600001"))
+    await client.read_until(b"}}")
+    client.received.clear()
+    await client.send(b" " * 600_001 + head(stage, f"content-length: {len(BODY)}") + BODY)
+    await client.read_until(b"\r\n\r\n")
+    assert client.status == 200
+
+
+async def test_a_slow_body_is_given_up(stage: Stage) -> None:
+    client = await exchange(stage, head(stage, "content-length: 100") + b"{")
+    assert client.status == 408
+    await client.read_until(b"request_timeout")
+    await client.read_all()  # and the connection ends
+
+
+async def test_a_slow_head_is_given_up(stage: Stage) -> None:
+    client = await exchange(stage, b"POST /v1/responses HTTP/1.1\r\nhost: ga")
+    assert client.status == 408
+    await client.read_all()
+
+
+async def test_a_silent_connection_is_closed(stage: Stage) -> None:
+    client = await stage.connect()
+    assert await client.read_all() == b""
+
+
+@pytest.mark.parametrize(
+    "endless", [b"x-a: " + b"a" * 8000, b"x-" + b"a" * 8000, b"x-a: b\r\n" * 1200], ids=["value", "name", "many"]
+)
+async def test_an_endless_head_is_cut(stage: Stage, endless: bytes) -> None:
+    client = await exchange(stage, b"POST /v1/responses HTTP/1.1\r\n" + endless)
+    assert client.status == 431
+    assert json.loads(client.body or (await client.read_all()).partition(b"\r\n\r\n")[2])["error"]["code"] == (
+        "headers_too_large"
+    )
+
+
+async def test_a_large_head_that_comes_whole_is_refused_too(stage: Stage) -> None:
+    client = await exchange(stage, head(stage, f"content-length: {len(BODY)}", "x-a: " + "a" * 8000) + BODY)
+    assert client.status == 431
+    assert stage.upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (f"content-length: {len(BODY)}", "content-length: 5"),
+        (f"content-length: {len(BODY)}, {len(BODY)}",),
+        (f"content-length: {len(BODY)}", "transfer-encoding: chunked"),
+        ("transfer-encoding: chunked", f"content-length: {len(BODY)}"),
+        (f"content-length: {len(BODY)}", "transfer-encoding: xchunked"),
+        ("transfer-encoding: chunked, identity",),
+        ("content-length: -1",),
+        ("content-length: +80",),
+        (f"content-length : {len(BODY)}",),
+        (f"content-length: {len(BODY)}", "x-a: b\rx-c: d"),
+        (f"content-length: {len(BODY)}", "x-a: b\x00c"),
+        (f"content-length: {len(BODY)}", " folded: line"),
+    ],
+    ids=str,
+)
+async def test_what_two_servers_could_read_in_two_ways_is_refused(stage: Stage, lines: tuple[str, ...]) -> None:
+    client = await exchange(stage, head(stage, *lines) + BODY + b"GET /smuggled HTTP/1.1\r\n\r\n")
+    assert client.status == 400
+    await client.read_all()
+    assert stage.upstream.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+async def test_an_encoded_body_is_refused(stage: Stage, encoding: str) -> None:
+    client = await exchange(stage, head(stage, f"content-encoding: {encoding}", f"content-length: {len(BODY)}") + BODY)
+    assert client.status == 415
+
+
+async def test_only_listed_headers_reach_the_upstream(stage: Stage) -> None:
+    lines = [
+        f"content-length: {len(BODY)}",
+        "cookie: a=b",
+        "x-forwarded-for: 192.0.2.1",
+        "proxy-authorization: Basic eA==",
+        "connection: keep-alive, x-hop",
+        "x-hop: 1",
+        "x-gateway-admin-key: guess",
+        "openai-organization: org",
+        "user-agent: test/1",
+        "traceparent: 00-a-b-01",
+    ]
+    client = await exchange(stage, head(stage, *lines) + BODY)
+    assert client.status == 200
+    (sent,) = stage.upstream.requests
+    names = {line.partition(b":")[0].lower() for line in sent.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]}
+    assert names == {
+        b"host", b"content-type", b"accept-encoding", b"x-request-id", b"user-agent", b"traceparent", b"authorization",
+        b"content-length",
+    }  # fmt: skip
+    assert stage.key.text.encode() not in sent
+
+
+async def test_a_control_character_in_a_forwarded_header_is_refused(stage: Stage) -> None:
+    client = await exchange(stage, head(stage, f"content-length: {len(BODY)}", "user-agent: a\x01b") + BODY)
+    assert client.status == 400
+    assert stage.upstream.requests == []

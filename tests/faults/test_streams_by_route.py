@@ -1,0 +1,86 @@
+"""What a route may add to a stream: comments in its silence, and an end at its cap. Both are off by default."""
+
+import asyncio
+
+from tests.contract.scripted import hang, request, wait_for
+from tests.faults.conftest import Stages
+from tests.faults.stage import DONE, MODEL, completed, created, delta, end_of_body, more, stream
+from tests.faults.test_upstream_fails import events_of
+from tests.support.waiting import wait_until
+
+COMMENT = b": keep-alive\n\n"
+
+
+async def test_a_comment_goes_out_between_events_after_silence(stages: Stages) -> None:
+    heard = asyncio.Event()
+    script = [request(), stream(created(), delta("one")), wait_for(heard), more(completed()), end_of_body()]
+    async with stages(script, route={"keepalive_s": 0.1}) as stage:
+        client = await stage.ask(stream=True)
+        await client.read_until(COMMENT)
+        heard.set()
+        await client.read_all()
+        assert client.body.replace(COMMENT, b"") == created() + delta("one") + completed()
+        assert client.body.startswith(created() + delta("one") + COMMENT)
+        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+
+
+async def test_no_comment_goes_into_an_event_that_is_not_whole(stages: Stages) -> None:
+    heard = asyncio.Event()
+    event = delta("x" * 5000)
+    script = [
+        request(),
+        stream(created(), event[:3000]),
+        wait_for(heard),
+        more(event[3000:], completed()),
+        end_of_body(),
+    ]
+    async with stages(script, route={"keepalive_s": 0.1}, upstream={"max_event_bytes": 1024}) as stage:
+        client = await stage.ask(stream=True)
+        await client.read_until(event[:3000])  # over the bound: it flows on, unfinished
+        await asyncio.sleep(0.4)  # of silence, in which nothing must come: there is nothing to wait for
+        heard.set()
+        await client.read_all()
+        assert client.body == created() + event + completed()
+
+
+async def test_a_client_that_leaves_ends_the_comments_too(stages: Stages) -> None:
+    script = [request(), stream(created(), delta("one")), hang()]
+    async with stages(script, route={"keepalive_s": 0.05}) as stage:
+        client = await stage.ask(stream=True)
+        await client.read_until(COMMENT)
+        client.leave()
+        await stage.upstream_left()
+        await stage.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
+
+
+async def test_a_stream_that_would_exceed_its_hold_is_ended_as_incomplete(stages: Stages) -> None:
+    deltas = [delta("word ", number) for number in range(1, 12)]
+    async with stages([request(), stream(created(), *deltas), hang()], route={"cut_at_cap": True}) as stage:
+        client = await stage.ask(stream=True, max_output_tokens=10)
+        await client.read_all()
+        last, done = events_of(client.body)[-2:]
+        assert isinstance(last, dict)
+        assert (last["type"], last["sequence_number"], done) == ("response.incomplete", 12, "[DONE]")
+        assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+        await stage.upstream_left()
+        await stage.ended(outcome="capped", settled_by="estimate", output_tokens=10)
+
+
+async def test_the_sdk_reads_a_stream_that_was_cut_at_its_cap_as_incomplete(stages: Stages) -> None:
+    deltas = [delta("word ", number) for number in range(1, 12)]
+    async with stages([request(), stream(created(), *deltas), hang()], route={"cut_at_cap": True}) as stage:
+        answer = await stage.sdk().responses.create(model=MODEL, input="hello", max_output_tokens=10, stream=True)
+        *_, last = [event async for event in answer]
+        assert last.type == "response.incomplete"
+        assert last.response.status == "incomplete"
+
+
+async def test_without_the_setting_a_stream_is_passed_on_whatever_it_costs(stages: Stages) -> None:
+    deltas = [delta("word ", number) for number in range(1, 12)]
+    events = [created(), *deltas, completed(12, output_tokens=11), DONE]
+    async with stages([request(), stream(*events), end_of_body()]) as stage:
+        client = await stage.ask(stream=True, max_output_tokens=10)
+        await client.read_all()
+        assert client.body == b"".join(events)
+        await wait_until(lambda: bool(stage.log_lines()))
+        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 11))
