@@ -1,7 +1,7 @@
 """The command line; thin.
 
     serve, demo, simulate, check       programs and configuration: serving.py, demo.py
-    teams, keys, credits               a client of the admin API: GATEWAY_URL, GATEWAY_ADMIN_KEY
+    teams, keys, credits, ledger       a client of the admin API: GATEWAY_URL, GATEWAY_ADMIN_KEY
 
 Exit codes: 0 done; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
 """
@@ -16,6 +16,7 @@ from gateway.cli import commands
 from gateway.cli.credits_ import app as credits_
 from gateway.cli.faults import CliError
 from gateway.cli.keys import app as keys
+from gateway.cli.ledger import app as ledger
 from gateway.cli.teams import app as teams
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ commands.register(app)
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
 app.add_typer(credits_, name="credits")
+app.add_typer(ledger, name="ledger")
 
 
 def main() -> None:

@@ -1,0 +1,183 @@
+"""`gateway ledger`: prove the books, and take them out.
+
+verify [TEAM]    recomputes balances from the journal; prints each difference; exit code 1 where there is one
+export [TEAM]    the journal of a period as JSON Lines or CSV, with a progress bar on a terminal
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gateway.cli import show
+from gateway.cli.client import AdminClient, Json, team_path
+from gateway.cli.faults import CliError
+
+app = typer.Typer(help="The ledger: verify it, export it.", no_args_is_help=True)
+
+_TEAMS_AT_ONCE: Final = "20"  # each is verified from its first entry: an answer should not take minutes
+_ENTRIES_AT_ONCE: Final = "1000"
+_COLUMNS: Final = (
+    "team_id", "team", "id", "at", "type", "request_id", "key_id", "amount_usd", "balance_usd", "hold_usd", "model",
+    "upstream", "outcome", "settled_by", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
+    "note",
+)  # fmt: skip
+_Team = Annotated[str | None, typer.Argument(help="A team's name or id; without one, all teams.")]
+
+
+class Format(StrEnum):
+    """How an export is written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@app.command()
+def verify(
+    team: _Team = None, *, as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one a team.")] = False
+) -> None:
+    """Do the books agree? Exit code 1 where they do not."""
+    wrong = teams = entries = 0
+    with AdminClient.from_environment() as client:
+        for found in _verifications(client, team):
+            teams += 1
+            entries += found["entries"]
+            wrong += not found["ok"]
+            if as_json:
+                sys.stdout.write(json.dumps(found) + "\n")
+            elif not found["ok"]:
+                _print_differences(found)
+    if wrong:
+        raise CliError(f"the books of {wrong} of {teams} teams do not agree")
+    if not as_json:
+        typer.echo(f"the books agree: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
+
+
+@app.command()
+def export(
+    team: _Team = None,
+    *,
+    since: Annotated[str | None, typer.Option("--from", help="First moment, ISO 8601: 2026-11-01.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="First moment after, ISO 8601.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="JSON Lines, or CSV with a heading.")] = Format.JSONL,
+    output: Annotated[Path | None, typer.Option(help="A file instead of standard output.")] = None,
+) -> None:
+    """Write the journal of a period."""
+    period = {name: value for name, value in (("from", since), ("to", until)) if value is not None}
+    with AdminClient.from_environment() as client, ExitStack() as stack:
+        teams = [client.get(team_path(team))] if team is not None else list(client.every("/teams"))
+        write = _writer(stack.enter_context(_File(output)), form)
+        console = Console(stderr=True)
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        stack.enter_context(bar)
+        task = bar.add_task("no entries", total=len(teams))
+        count = 0
+        for number, owner in enumerate(teams):
+            for entry, share in _entries(client, owner, period):
+                write({"team_id": owner["id"], "team": owner["name"], **entry})
+                count += 1
+                bar.update(task, completed=number + share, description=f"{count} entries")
+            bar.update(task, completed=number + 1)
+
+
+def _verifications(client: AdminClient, team: str | None) -> Iterator[Json]:
+    if team is not None:
+        client.get(team_path(team))  # an unknown team is told with what it may have meant
+        yield from client.get("/ledger/verify", {"team": team})["data"]
+        return
+    cursor: dict[str, str] = {}
+    while True:
+        page = client.get("/ledger/verify", {"limit": _TEAMS_AT_ONCE, **cursor})
+        yield from page["data"]
+        if not page["next"]:
+            return
+        cursor = {"after": page["next"]}
+
+
+def _print_differences(found: Json) -> None:
+    typer.echo(f"{found['team_name']} ({found['team_id']}), {found['entries']} entries:")
+    rows = [(one["name"], one["expected"], one["found"], one["entry_id"]) for one in found["differences"]]
+    show.table(("DIFFERENCE", "EXPECTED", "FOUND", "ENTRY"), rows, empty="")
+
+
+def _entries(client: AdminClient, team: Json, period: Mapping[str, str]) -> Iterator[tuple[Json, float]]:
+    """Entries of a team, each with how much of the time from its first entry to now lies behind it."""
+    first_s: float | None = None
+    now_s = datetime.now(UTC).timestamp()
+    cursor: dict[str, str] = {}
+    while True:
+        page = client.get(f"{team_path(team['id'])}/journal", {"limit": _ENTRIES_AT_ONCE, **period, **cursor})
+        for entry in page["data"]:
+            at_s = datetime.fromisoformat(entry["at"]).timestamp()
+            first_s = at_s if first_s is None else first_s
+            yield entry, min(1.0, (at_s - first_s) / max(1.0, now_s - first_s))
+        if not page["next"]:
+            return
+        cursor = {"after": page["next"]}
+
+
+class _File:
+    """Standard output, or a file that is complete or not there: it gets its name when all of it is written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._part = path.with_name(path.name + ".part") if path is not None else None
+        self._file: TextIO = sys.stdout
+
+    def __enter__(self) -> TextIO:
+        if self._part is not None:
+            try:
+                self._file = self._part.open("w", encoding="utf-8", newline="")
+            except OSError as error:
+                raise CliError(f"{self._path} cannot be written: {error.strerror}") from None
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._part is None or self._path is None:
+            return
+        self._file.close()
+        if kind is None:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+def _writer(file: TextIO, form: Format) -> Callable[[Json], None]:
+    if form is Format.JSONL:
+        return lambda entry: _write_line(file, entry)
+    rows = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    return lambda entry: _write_row(rows, entry)
+
+
+def _write_line(file: TextIO, entry: Json) -> None:
+    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _write_row(rows: csv.DictWriter[str], entry: Json) -> None:
+    flat = {**entry, **(entry["usage"] or {})}
+    rows.writerow({name: _cell(flat.get(name)) for name in _COLUMNS})
+
+
+def _cell(value: object) -> object:
+    """A spreadsheet would run a text that begins like a formula; amounts begin with "-" and are numbers."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r"):
+        return "'" + value
+    return value

@@ -1,0 +1,203 @@
+"""The journal proves the books: verification agrees with whatever happened, and names each figure tampered with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import GatewayError
+from gateway.identity import ApiKey
+from gateway.ledger.audit import verify
+from gateway.ledger.journal import Entry, Journal, check_cursor
+from gateway.ledger.keyspace import TeamKeys
+from tests.support.ledgers import Desk, ask, open_ledger, settled, voided
+from tests.support.servers import Server
+
+
+@pytest.fixture
+async def desk(shared_store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with open_ledger(shared_store.url, tmp_path) as desk:
+        yield desk
+
+
+async def busy_team(desk: Desk) -> ApiKey:
+    """A team with a movement of every kind, two keys, and one request that still runs."""
+    key = await desk.new_key(credit=1000)
+    other = await desk.another_key(key.team_id)
+    await desk.move(key, "adjust", -100)
+    await desk.ledger.settle(settled((await desk.ledger.admit(ask(key, 50))).hold, cost=20))
+    await desk.ledger.settle(settled((await desk.ledger.admit(ask(other, 50))).hold, cost=70))  # more than its hold
+    await desk.ledger.settle(voided((await desk.ledger.admit(ask(other, 50))).hold))
+    dead = (await desk.ledger.admit(ask(key, 30))).hold
+    await desk.outlive(key, dead.id)
+    await desk.ledger.admit(ask(other, 11))
+    return key
+
+
+async def names_of(desk: Desk, key: ApiKey) -> set[str]:
+    found = await verify(desk.store, key.team_id)
+    return {difference.name for difference in found.differences}
+
+
+async def test_true_books_verify(desk: Desk) -> None:
+    key = await busy_team(desk)
+    found = await verify(desk.store, key.team_id)
+    assert (found.ok, found.entries, found.complete) == (True, 6, True)
+    empty = await desk.new_key(credit=0)
+    assert (await verify(desk.store, empty.team_id)).ok
+
+
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["grant", "settle", "void", "expire", "hold"]), st.integers(1, 500)), max_size=12
+)
+
+
+@given(moves=MOVES)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_of_movements_verifies(shared_store: Server, tmp_path: Path, moves: list[tuple[str, int]]) -> None:
+    async def run() -> None:
+        async with open_ledger(shared_store.url, tmp_path) as desk:
+            key = await desk.new_key(credit=10_000)
+            for kind, amount in moves:
+                if kind == "grant":
+                    await desk.move(key, "grant", amount)
+                    continue
+                hold = (await desk.ledger.admit(ask(key, amount))).hold
+                if kind == "settle":
+                    await desk.ledger.settle(settled(hold, cost=amount * 2 // 3))
+                elif kind == "void":
+                    await desk.ledger.settle(voided(hold))
+                elif kind == "expire":
+                    await desk.outlive(key, hold.id)
+            assert (await verify(desk.store, key.team_id)).differences == ()
+
+    asyncio.run(run())
+
+
+TAMPERED: Final[Mapping[str, tuple[tuple[str, ...], set[str]]]] = {
+    "money that was never journalled": (
+        ("HINCRBY", "{state}", "available", "5"),
+        {"balance", "granted"},
+    ),
+    "a grant beside the journal": (
+        ("HINCRBY", "{state}", "granted", "5"),
+        {"granted", "entries:granted"},
+    ),
+    "spending beside the journal": (
+        ("HINCRBY", "{state}", "spent", "5"),
+        {"granted", "total_usd", "entries:spent"},
+    ),
+    "held money without a hold": (
+        ("HINCRBY", "{state}", "held", "5"),
+        {"balance", "granted", "held", "total_usd"},
+    ),
+    "a leaked slot of the team": (("HINCRBY", "{state}", "open", "1"), {"open"}),
+    "a leaked slot of a key": (("HINCRBY", "{state}", "{key}:open", "1"), {"open:{key}"}),
+    "a key's budget": (("HINCRBY", "{state}", "{key}:total_usd", "1"), {"total_usd:{key}"}),
+    "a hold without an expiry": (("DEL", "{holds}"), {"holds"}),
+    "an entry that is not true": (
+        ("XADD", "{journal}", "*", "type", "grant", "id", "x", "amount", "5", "balance", "3"),
+        {"balance_after", "balance", "entries:granted"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+async def test_every_tampering_is_named(desk: Desk, what: str) -> None:
+    key = await busy_team(desk)
+    names = TeamKeys(key.team_id)
+    places = {"state": names.state, "holds": names.holds, "journal": names.journal, "key": key.key_id}
+    command, expected = TAMPERED[what]
+    await desk.store.run(*(_filled(word, places) for word in command))
+    assert await names_of(desk, key) == {_filled(name, places) for name in expected}
+
+
+def _filled(word: str, places: dict[str, str]) -> str:
+    for name, value in places.items():
+        word = word.replace("{" + name + "}", value)
+    return word
+
+
+async def test_a_difference_says_what_was_expected_what_found_and_where(desk: Desk) -> None:
+    key = await desk.new_key(credit=100)
+    fields = ("type", "settle", "id", "r", "key", key.key_id, "amount", "-5", "balance", "90")
+    counts = ("in", "0", "cached", "0", "out", "0", "reasoning", "0")
+    entry = await desk.store.run("XADD", TeamKeys(key.team_id).journal, "*", *fields, *counts)
+    first = (await verify(desk.store, key.team_id)).differences[0]
+    assert (first.name, first.expected, first.found, first.entry_id) == ("balance_after", 95, 90, entry.decode())
+
+
+async def test_books_whose_oldest_entries_are_gone_still_verify(desk: Desk) -> None:
+    key = await busy_team(desk)
+    names = TeamKeys(key.team_id)
+    await desk.store.run("XTRIM", names.journal, "MAXLEN", "3")
+    found = await verify(desk.store, key.team_id)
+    assert (found.ok, found.entries, found.complete) == (True, 3, False)
+    await desk.store.run("HINCRBY", names.state, "available", "1")
+    assert await names_of(desk, key) == {"balance", "granted"}
+
+
+async def test_entries_are_read_page_by_page_and_by_period(desk: Desk) -> None:
+    key = await busy_team(desk)
+    journal = Journal(desk.store)
+    every = [entry async for page in journal.export(key.team_id) for entry in page]
+    assert [entry.type for entry in every] == ["grant", "adjust", "settle", "settle", "void", "expire"]
+    assert [entry.amount for entry in every] == [1000, -100, -20, -70, 0, 0]
+    assert [entry.balance for entry in every] == [1000, 900, 880, 810, 810, 810]
+    seen: list[Entry] = []
+    after: str | None = None
+    while True:
+        page = await journal.entries(key.team_id, limit=4, after=after)
+        seen += page.data
+        after = page.next
+        if after is None:
+            break
+    assert seen == every
+    later = await journal.entries(key.team_id, from_ms=every[-1].at_ms + 1)
+    assert later.data == ()
+    earlier = await journal.entries(key.team_id, to_ms=every[0].at_ms)
+    assert earlier.data == ()
+    assert (await journal.entries(key.team_id, after=every[0].id, from_ms=every[-1].at_ms + 1)).data == ()
+
+
+@pytest.mark.parametrize("cursor", ["x", "1", "1-", "-1", "1-x", "\u0661-\u0661", "(1-1"])
+def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(GatewayError, match="cursor"):
+        check_cursor(cursor)
+
+
+async def test_a_request_is_found_while_it_runs_and_after_it_ended(desk: Desk) -> None:
+    key, stranger = await desk.new_key(), await desk.new_key()
+    journal = Journal(desk.store)
+    teams = [stranger.team_id, key.team_id]
+    hold = (await desk.ledger.admit(ask(key, 50))).hold
+    running = await journal.find(teams, hold.id)
+    assert running is not None
+    assert running.open is not None
+    assert (running.team_id, running.open.amount, running.open.key_id) == (key.team_id, 50, key.key_id)
+    await desk.ledger.settle(settled(hold, cost=20))
+    ended = await journal.find(teams, hold.id)
+    assert ended is not None
+    assert ended.entry is not None
+    assert (ended.open, ended.kind, ended.cost, ended.settled_by) == (None, "settle", 20, "usage")
+    assert (ended.entry.ref, ended.entry.hold, ended.entry.amount) == (hold.id, 50, -20)
+    assert await journal.find([stranger.team_id], hold.id) is None
+
+
+async def test_an_expired_request_is_found_in_its_teams_journal(desk: Desk) -> None:
+    key = await desk.new_key()
+    hold = (await desk.ledger.admit(ask(key, 50))).hold
+    await desk.outlive(key, hold.id)
+    await desk.ledger.settle(voided((await desk.ledger.admit(ask(key, 1))).hold))
+    journal = Journal(desk.store)
+    assert await journal.find([key.team_id], hold.id) is None
+    found = await journal.find_expired(key.team_id, hold.id)
+    assert found is not None
+    assert (found.kind, found.cost, found.settled_by) == ("expire", 0, "expired")
+    assert await journal.find_expired(key.team_id, "req_nobody") is None
