@@ -2,7 +2,7 @@
 
     header(name)          a request header, or None
     read_body(...)        step 2's bytes, bounded in size and time
-    start / write / end   the answer, in pieces
+    start / write / end   the answer, in pieces; straight to the connection where the server lets us: wire.py
     answer(...)           the answer, whole
 
 State that changes: `status` (None until the head is sent), `bytes_out`, `left`.
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.errors import GatewayError
+from gateway.wire import EXTENSION, Wire
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,12 +31,14 @@ class ClientLeft(Exception):
 class Downstream:
     """One request's client."""
 
-    __slots__ = ("_headers", "_send", "bytes_out", "headers", "receive", "scope", "status")
+    __slots__ = ("_headers", "_send", "_unsent", "_wire", "bytes_out", "headers", "receive", "scope", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self._send = send
+        self._wire: Wire | None = scope.get("extensions", {}).get(EXTENSION)
+        self._unsent = b""
         self.headers: Headers = scope["headers"]
         self._headers = dict(self.headers)
         self.status: int | None = None
@@ -60,6 +63,9 @@ class Downstream:
 
     async def read_body(self, max_bytes: int, timeout_s: float) -> bytes:
         """The request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientLeft."""
+        here = self._wire.take_body() if self._wire is not None else None
+        if here is not None:
+            return _bounded(here, max_bytes)
         message = await self._first_message(timeout_s)
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
@@ -96,17 +102,40 @@ class Downstream:
     async def start(self, status: int, headers: Headers) -> None:
         """Sends the answer's head."""
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        if self._wire is not None:
+            self._wire.start(status, headers)
+        else:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
         """Sends body bytes; waits while the client is slower than the upstream."""
+        if not self.write_now(data):
+            await self.drained()
+
+    def write_now(self, data: bytes) -> bool:
+        """Sends body bytes without waiting. False: before more is written, `drained` must be awaited."""
         self.bytes_out += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._wire is None:
+            self._unsent += data
+            return False
+        self._wire.write(data)
+        return not self._wire.busy
+
+    async def drained(self) -> None:
+        """Waits until the client has taken what was written, but for a bounded rest; or has left."""
+        if self._wire is not None:
+            await self._wire.drain()
+        elif self._unsent:
+            data, self._unsent = self._unsent, b""
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """Sends the last body bytes."""
         self.bytes_out += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        if self._wire is not None:
+            self._wire.end(data)
+        else:
+            await self._send({"type": "http.response.body", "body": self._unsent + data, "more_body": False})
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole answer."""

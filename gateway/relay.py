@@ -100,11 +100,18 @@ class Relay:
         self._record.first_byte = time.perf_counter()
         rule, hold = self._admitted.route.rule, self._admitted.admission.hold
         cap = hold.output_tokens if rule.cut_at_cap else None
+
+        def over_cap() -> bool:
+            return cap is not None and tap.terminal is None and tap.output_tokens_estimate() > cap
+
+        def pass_on(data: bytes) -> bool:
+            ready = tap.feed(data)
+            return (not ready or client.write_now(ready)) and not over_cap()
+
         with self._keeping_alive(tap, rule.keepalive_s):
-            while data := await answer.read():
-                if ready := tap.feed(data):
-                    await client.write(ready)
-                if cap is not None and tap.terminal is None and tap.output_tokens_estimate() > cap:
+            while await answer.pump(pass_on):
+                await client.drained()
+                if over_cap():
                     await self._cut_at_cap(tap)
                     return
         rest = tap.finish(half=False)

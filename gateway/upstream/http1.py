@@ -14,11 +14,12 @@ Rules:
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from gateway.upstream.answer import Http1Answer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
 _IDLE: Final = 0
@@ -50,64 +51,6 @@ class Owner(Protocol):
 
 class _Refused(Exception):
     """Raised inside parser callbacks, to stop the parser."""
-
-
-class Http1Answer:
-    """`transport.Answer` over an `Http1Connection`. `connection` is None once the message has ended or failed."""
-
-    __slots__ = ("connection", "fault", "headers", "pieces", "status", "unread_bytes", "waiter")
-
-    def __init__(self, connection: "Http1Connection", pieces: Sequence[bytes]) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.connection: Http1Connection | None = connection
-        self.pieces = pieces  # the connection's list while the message runs; afterwards our own
-        self.unread_bytes = 0  # as they came off the wire, so framing included
-        self.waiter: asyncio.Future[None] | None = None
-        self.fault: UpstreamFault | None = None
-
-    def read_nowait(self) -> bytes:
-        """See `Answer.read_nowait`."""
-        pieces = self.pieces
-        if not pieces:
-            return b""
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        connection = self.connection
-        if connection is None:
-            self.pieces = ()
-        else:
-            connection.taken(self)
-        return data
-
-    async def read(self) -> bytes:
-        """See `Answer.read`."""
-        if not self.pieces:
-            connection = self.connection
-            if connection is not None:
-                try:
-                    await connection.wait(self, connection.config.chunk_timeout_s)
-                except asyncio.CancelledError:
-                    self.abort()
-                    raise
-            if not self.pieces:
-                if self.fault is None:
-                    return b""
-                raise self.fault
-        return self.read_nowait()
-
-    def abort(self) -> None:
-        """See `Answer.abort`."""
-        if self.connection is not None:
-            self.connection.fail(FaultKind.CUT, "aborted by the gateway")
-            self.pieces = ()
-
-    def wake(self) -> None:
-        """Let the waiting reader go on, if there is one."""
-        waiter = self.waiter
-        if waiter is not None:
-            self.waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 class Http1Connection(asyncio.Protocol):
@@ -239,8 +182,11 @@ class Http1Connection(asyncio.Protocol):
             return
         self._overhead_bytes = 0
         if answer.waiter is not None:
-            self._deadline = math.inf
-            answer.wake()
+            if answer.take is not None and answer.hand_over():
+                self._deadline = self._loop.time() + self.config.chunk_timeout_s
+            else:
+                self._deadline = math.inf
+                answer.wake()
         else:
             answer.unread_bytes += len(data)
             if answer.unread_bytes > self.config.max_unread_bytes and not self._paused and self._transport is not None:

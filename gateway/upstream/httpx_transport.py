@@ -17,7 +17,7 @@ One thing it cannot do: httpx reads no answer before the whole request is writte
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -94,6 +94,13 @@ class HttpxAnswer:
         if self._fault is not None:
             raise self._fault
         return b""
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """See `Answer.pump`."""
+        while data := await self.read():
+            if not take(data):
+                return True
+        return False
 
     def abort(self) -> None:
         """See `Answer.abort`."""

@@ -16,8 +16,9 @@ import asyncio
 import ssl
 from collections import deque
 
+from gateway.upstream.answer import Http1Answer
 from gateway.upstream.dial import dial
-from gateway.upstream.http1 import Http1Answer, Http1Connection
+from gateway.upstream.http1 import Http1Connection
 from gateway.upstream.origin import parse_origin, tls_context
 from gateway.upstream.request import RequestHeads
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault

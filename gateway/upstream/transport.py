@@ -5,7 +5,8 @@
 | transport.py       | this interface, its configuration and its one exception                |
 | factory.py         | build_transport: which implementation an upstream gets                 |
 | pool.py            | the native Transport: keep-alive connections to one origin             |
-| http1.py           | one native HTTP/1.1 connection and its answers                         |
+| http1.py           | one native HTTP/1.1 connection                                         |
+| answer.py          | the answers that come over it                                          |
 | request.py         | request heads as bytes; refuses what could split a request             |
 | origin.py, dial.py | base_url and TLS trust; TCP connections by Happy Eyeballs (RFC 8305)   |
 | httpx_transport.py | the same interface over httpx, for forward proxies and HTTP/2          |
@@ -14,6 +15,7 @@ Every failure is an `UpstreamFault`. `kind` says what happened and `sent` whethe
 which is what decides if another upstream may be asked.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -120,6 +122,18 @@ class Answer(Protocol):
 
         Raises:
             UpstreamFault: CUT, CHUNK_TIMEOUT, PROTOCOL or TOO_LARGE, after the bytes that came before it.
+        """
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand over body bytes as they arrive, each read's at once and without a task in between.
+
+        `take` gets what `read` would return. It is called from the event loop; what it raises comes out here.
+
+        Returns:
+            True where `take` returned False: the rest is still to be read. False at the clean end.
+
+        Raises:
+            UpstreamFault: as `read`.
         """
 
     def abort(self) -> None:

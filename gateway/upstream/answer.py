@@ -1,0 +1,121 @@
+"""An answer on a native connection: bytes on their way from the parser to whoever reads them.
+
+    read, read_nowait    the reader's task takes what has come since it last looked
+    pump                 each read's bytes go from the socket's callback to the taker: no task is woken for them
+
+State that changes: all of it; the connection fills it, the reader empties it.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+
+
+class Connection(Protocol):
+    """What an answer needs of its connection."""
+
+    config: TransportConfig
+
+    def wait(self, answer: "Http1Answer", timeout_s: float) -> asyncio.Future[None]:
+        """Return a future that ends when the answer has something new."""
+
+    def taken(self, answer: "Http1Answer") -> None:
+        """Note that the reader took all the pieces."""
+
+    def fail(self, kind: FaultKind, detail: str) -> None:
+        """End the running answer with a fault."""
+
+
+class Http1Answer:
+    """`transport.Answer` over an HTTP/1.1 connection. `connection` is None once the message has ended or failed."""
+
+    __slots__ = ("connection", "fault", "headers", "pieces", "status", "take", "unread_bytes", "waiter")
+
+    def __init__(self, connection: Connection, pieces: Sequence[bytes]) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.connection: Connection | None = connection
+        self.pieces = pieces  # the connection's list while the message runs; afterwards our own
+        self.unread_bytes = 0  # as they came off the wire, so framing included
+        self.waiter: asyncio.Future[None] | None = None
+        self.take: Callable[[bytes], bool] | None = None  # who takes what arrives while `pump` waits
+        self.fault: UpstreamFault | None = None
+
+    def read_nowait(self) -> bytes:
+        """See `Answer.read_nowait`."""
+        pieces = self.pieces
+        if not pieces:
+            return b""
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        connection = self.connection
+        if connection is None:
+            self.pieces = ()
+        else:
+            connection.taken(self)
+        return data
+
+    async def read(self) -> bytes:
+        """See `Answer.read`."""
+        if not self.pieces:
+            connection = self.connection
+            if connection is not None:
+                try:
+                    await connection.wait(self, connection.config.chunk_timeout_s)
+                except asyncio.CancelledError:
+                    self.abort()
+                    raise
+            if not self.pieces:
+                if self.fault is None:
+                    return b""
+                raise self.fault
+        return self.read_nowait()
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """See `Answer.pump`."""
+        while data := await self.read():
+            if not take(data):
+                return True
+            connection = self.connection
+            if connection is None or self.pieces:
+                continue
+            self.take = take
+            try:
+                await connection.wait(self, connection.config.chunk_timeout_s)
+            except asyncio.CancelledError:
+                self.abort()
+                raise
+            finally:
+                wanted, self.take = self.take is not None, None
+            if not wanted:
+                return True
+        return False
+
+    def hand_over(self) -> bool:
+        """Give what has arrived to `pump`'s taker; False: `pump` is to go on by itself."""
+        if self.take is None or not self.pieces:
+            return False
+        try:
+            if self.take(self.read_nowait()):
+                return True
+        except Exception as error:  # noqa: BLE001 - it belongs to the task that waits in `pump`, not to the event loop
+            waiter, self.waiter = self.waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(error)
+        self.take = None
+        return False
+
+    def abort(self) -> None:
+        """See `Answer.abort`."""
+        if self.connection is not None:
+            self.connection.fail(FaultKind.CUT, "aborted by the gateway")
+            self.pieces = ()
+
+    def wake(self) -> None:
+        """Let the waiting reader go on, if there is one."""
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
