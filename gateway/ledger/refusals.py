@@ -8,7 +8,18 @@ rpm, tpm               429 rate_limit_exceeded, true to the millisecond; a reque
 concurrency            429 concurrency_exceeded, a second is a guess: nobody knows when a slot is free; 0: no
 budget_*               402 insufficient_quota until the period ends; `total`: no
 credits                402 insufficient_quota no
-request_in_progress    409, already_answered 409: a client's Idempotency-Key seen before
+request_in_progress    409 request_in_progress, a second is a guess
+already_answered       409 already_answered      no
+
+Of several limits in the way, the one that stays there longest refuses, so that who waits as told gets through.
+
+A client's `Idempotency-Key` on a request makes it run, and be charged, once for each API key:
+
+    while the first runs      409 request_in_progress with `Retry-After` and the first's `request_id`
+    after it was charged      409 already_answered with its `request_id`; the answer itself is not kept
+    after it was not charged  (refused, or no provider answered) the repeat runs
+    after it expired          (its gateway died) the repeat runs
+    remembered for            `ledger.idempotency_ttl_s` from its admission, and again from its end
 """
 
 from __future__ import annotations

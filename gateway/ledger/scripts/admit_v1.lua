@@ -106,7 +106,7 @@ for _, scope in ipairs(scopes) do
   elseif cap and max_output < 0 and output > cap then
     -- In two steps, since tokens x price may pass 2^53.
     local less, price = output - cap, tonumber(ARGV[12])
-    amount = amount - less * floor(price / 1000000) - floor(less * (price % 1000000) / 1000000)
+    amount = max(0, amount - less * floor(price / 1000000) - floor(less * (price % 1000000) / 1000000))
     tokens, output = tokens - less, cap
   end
 end
