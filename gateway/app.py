@@ -128,7 +128,11 @@ class Gateway:
             line = RequestLine(
                 plan,
                 ledger,
-                Responses(store, settings.routing.response_ttl_s),
+                Responses(
+                    store,
+                    settings.routing.response_ttl_s,
+                    admits_unchecked=settings.store.on_failure == "open",
+                ),
                 request_log,
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -23,10 +24,16 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import Gateway, build_app, create_app
-from gateway.settings import Settings
+from gateway.inbound import BoundedProtocol
+from gateway.settings import Settings, load_settings
+from gateway.wire import GatewayProtocol
 
 _AFTER_DRAIN_S: Final = 5
 _BACKLOG: Final = 4096
+
+
+class Protocol(BoundedProtocol, GatewayProtocol):
+    """Uvicorn's protocol with both of the gateway's additions."""
 
 
 def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
@@ -37,7 +44,11 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         host=settings.server.host,
         port=settings.server.port,
         workers=settings.server.workers,
-        http="httptools",
+        http=partial(  # type: ignore[arg-type]  # uvicorn calls it as it calls the class
+            Protocol,
+            max_head_bytes=settings.server.max_head_bytes,
+            head_timeout_s=settings.server.head_timeout_s,
+        ),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
@@ -72,13 +83,24 @@ def bind(settings: Settings) -> socket.socket:
 def run(settings: Settings, config_path: Path | None, listener: socket.socket) -> int:
     """Serves until SIGINT or SIGTERM. Returns the exit code."""
     if settings.server.workers == 1:
-        server = uvicorn.Server(server_config(settings, build_app(settings)))
+        load = partial(load_settings, config_path) if config_path is not None else None
+        server = uvicorn.Server(server_config(settings, build_app(settings, load=load)))
         server.run(sockets=[listener])
         return 0 if server.started else 1
     if config_path is not None:
         os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
-    Multiprocess(server_config(settings, "gateway.server:create_worker"), [listener]).run()
+    Supervisor(server_config(settings, "gateway.server:create_worker"), [listener]).run()
     return 0
+
+
+class Supervisor(Multiprocess):
+    """Uvicorn's, but for SIGHUP: workers read their configuration again; they are not replaced, streams and all."""
+
+    def handle_hup(self) -> None:
+        """Passes SIGHUP on."""
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
 
 
 def create_worker() -> Gateway:

@@ -51,10 +51,14 @@ class Made:
 
 
 class Responses:
-    """What the store remembers of responses; `ttl_s` bounds how long, 0 is not at all."""
+    """What the store remembers of responses; `ttl_s` bounds how long, 0 is not at all.
 
-    def __init__(self, store: Store, ttl_s: int) -> None:
+    `admits_unchecked`: without a store a key passes for alive (`store.on_failure = "open"`).
+    """
+
+    def __init__(self, store: Store, ttl_s: int, *, admits_unchecked: bool = False) -> None:
         self._store = store
+        self._admits_unchecked = admits_unchecked
         self._ttl_ms = ttl_s * 1000
 
     def remember(self, team_id: str, made: Made) -> None:
@@ -77,7 +81,11 @@ class Responses:
 
     async def check(self, key: ApiKey) -> None:
         """Raises GatewayError: `invalid_api_key`, `store_unavailable`."""
-        await self._look(key, [])
+        try:
+            await self._look(key, [])
+        except GatewayError as error:
+            if error.code != "store_unavailable" or not self._admits_unchecked:
+                raise
 
     async def _look(self, key: ApiKey, response: list[str]) -> bytes:
         names = TeamKeys(key.team_id)

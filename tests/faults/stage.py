@@ -270,7 +270,7 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def open_stage(
-    store: Server, data_dir: Path, *scripts: Sequence[Step], limits: dict[str, int] | None = None, **sections: Any
+    store: Server, data_dir: Path, /, *scripts: Sequence[Step], limits: dict[str, int] | None = None, **sections: Any
 ) -> AsyncIterator[Stage]:
     """One script for the first connection to the upstream, and so on; afterwards every request is answered."""
     log = io.StringIO()

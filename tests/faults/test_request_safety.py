@@ -13,6 +13,7 @@ import pytest
 from gateway.identity import new_id, new_secret
 from tests.faults.conftest import Stages
 from tests.faults.stage import RawClient, Stage, body_of
+from tests.support.servers import valkey_server
 
 BODY = body_of()
 SERVER = {"port": 0, "max_head_bytes": 4096, "head_timeout_s": 0.5, "body_timeout_s": 0.5, "max_body_bytes": 600_000}
@@ -173,3 +174,15 @@ async def test_a_control_character_in_a_forwarded_header_is_refused(stage: Stage
     client = await exchange(stage, head(stage, f"content-length: {len(BODY)}", "user-agent: a\x01b") + BODY)
     assert client.status == 400
     assert stage.upstream.requests == []
+
+
+@pytest.mark.parametrize("on_failure", ["closed", "open"])
+async def test_a_large_body_without_a_store_is_treated_as_any_other(stages: Stages, on_failure: str) -> None:
+    with valkey_server() as own_store:
+        async with stages(
+            server=SERVER, store={"url": own_store.url, "on_failure": on_failure, "timeout_s": 0.3}
+        ) as stage:
+            own_store.kill()
+            body = body_of(input="x" * 400_000)
+            client = await exchange(stage, head(stage, f"content-length: {len(body)}") + body)
+            assert client.status == (200 if on_failure == "open" else 503)

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.ledger.audit import verify
 from gateway.ledger.keyspace import TeamKeys
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.servers import Server
@@ -48,8 +49,9 @@ def client(gateway: RunningGateway, key: NewKey) -> Iterator[openai.OpenAI]:
 
 
 def spent(gateway: RunningGateway, key: NewKey) -> int:
-    """What was charged, once nothing is held any more."""
+    """What was charged, once nothing is held any more; by books that agree."""
     wait_until_sync(lambda: gateway.services.ledger.open_holds == 0 and gateway.balance(key).held == 0)
+    assert gateway.run(verify(gateway.services.store, key.team.id)).differences == ()
     return gateway.balance(key).spent
 
 
