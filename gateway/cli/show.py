@@ -35,13 +35,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
 
 
 def fields(values: Mapping[str, object]) -> None:
-    """Names and values, one line each."""
-    drawn = Table(box=None, pad_edge=False, show_header=False)
-    drawn.add_column(style="bold")
-    drawn.add_column(overflow="fold")
+    """Names and values, one line each, never folded: a key is longer than many terminals are wide, and gets copied."""
+    console, width = _console(), max(map(len, values), default=0)
     for name, value in values.items():
-        drawn.add_row(name, _cell(value))
-    _console().print(drawn)
+        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), _cell(value)), soft_wrap=True)
 
 
 def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
