@@ -78,7 +78,7 @@ def load_key(stack: Stack, key: str) -> str:
 
 
 def books_agree(stack: Stack, answers: Sequence[Answered], *, gateway_died: bool = False) -> None:
-    """Each answer is settled once, at its price (or expired, if its gateway died); nothing is held; the books verify."""
+    """Each answer is settled once, at its price (or expired, if its gateway died); the books verify."""
 
     def resolved() -> bool:
         time.sleep(0.5)  # each look reads the whole journal
