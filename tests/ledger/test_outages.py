@@ -1,0 +1,302 @@
+"""A store that is away: refused at once or let through by choice, and the books are whole when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import hiredis
+import httpx
+import pytest
+
+from gateway.app import build_app
+from gateway.exchange import Hold
+from gateway.identity import new_id, new_secret
+from gateway.ledger.audit import verify
+from gateway.ledger.canary import prove_enforcement
+from gateway.ledger.ledger import ADMIT, Resolution
+from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway, simulator
+from tests.support.ledgers import Books, open_ledger, read_books, voided
+from tests.support.servers import Server, valkey_server
+from tests.support.waiting import wait_until, wait_until_found, wait_until_sync
+
+REQUEST = {"model": "sim/tokens-3", "input": "hello"}
+STREAM = {"model": "sim/tokens-200+slow-5", "input": "hello", "stream": True}
+QUICK = {"timeout_s": 0.2, "breaker_open_s": 0.1}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    with simulator() as url:
+        yield url
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with valkey_server(appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+def books_of(gateway: RunningGateway, key: NewKey) -> Books:
+    return gateway.run(read_books(gateway.services.store, key.team.id))
+
+
+def agrees(gateway: RunningGateway, key: NewKey) -> bool:
+    """Whether nothing is held any more, by what is enforced and by the journal."""
+    books = books_of(gateway, key)
+    books.check()
+    verified = gateway.run(verify(gateway.services.store, key.team.id))
+    assert verified.differences == ()
+    return not books.holds
+
+
+def break_by(server: Server, how: str) -> Callable[[], object]:
+    """Breaks the store; gives what mends it."""
+    match how:
+        case "dead":
+            server.kill()
+            return server.restart
+        case "hung":
+            server.pause()
+            return server.resume
+        case "read-only":
+            server.run("REPLICAOF", "127.0.0.1", "1")
+            return lambda: server.run("REPLICAOF", "NO", "ONE")
+        case "out of memory":
+            server.run("CONFIG", "SET", "maxmemory", "1")
+            return lambda: server.run("CONFIG", "SET", "maxmemory", "0")
+    raise AssertionError(how)
+
+
+OUTAGES = ["dead", "hung", "read-only", "out of memory"]
+
+
+@pytest.mark.parametrize("how", OUTAGES)
+def test_closed_refuses_at_once_and_serves_again_when_the_store_does(
+    server: Server, upstream: str, tmp_path: Path, how: str
+) -> None:
+    with running_gateway(server.url, upstream, tmp_path, store=QUICK) as gateway:
+        key = gateway.new_key()
+        with gateway.http(key) as client:
+            assert client.post("/v1/responses", json=REQUEST).status_code == 200
+            mend = break_by(server, how)
+            refused = client.post("/v1/responses", json=REQUEST)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "store_unavailable"
+            assert int(refused.headers["retry-after"]) >= 1
+            mend()
+            wait_until_sync(lambda: gateway.services.store.available, what="the store is back")
+            assert client.post("/v1/responses", json=REQUEST).status_code == 200
+        wait_until_sync(lambda: agrees(gateway, key), what="nothing is held")
+        assert len(books_of(gateway, key).entries("settle")) == 2
+
+
+def test_nothing_piles_up_while_the_breaker_is_open(server: Server, upstream: str, tmp_path: Path) -> None:
+    async def ask_often(gateway: RunningGateway, key: NewKey) -> list[int]:
+        headers = {"authorization": f"Bearer {key.text}"}
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20) as client:
+            return [reply.status_code for reply in await asyncio.gather(*(post(client) for _ in range(100)))]
+
+    async def post(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post("/v1/responses", json=REQUEST)
+
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    with running_gateway(server.url, upstream, tmp_path, store=QUICK) as gateway:
+        key = gateway.new_key()
+        server.pause()
+        with gateway.http(key) as client:
+            assert client.post("/v1/responses", json=REQUEST).status_code == 503
+        before = gateway.run(tasks())
+        assert set(asyncio.run(ask_often(gateway, key))) == {503}
+        wait_until_sync(lambda: gateway.run(tasks()) <= before, what="no task stays behind")
+        assert gateway.services.ledger.open_holds == 0
+        server.resume()
+        wait_until_sync(lambda: gateway.services.store.available, what="the store is back")
+        assert len(server.run("CLIENT", "LIST").splitlines()) <= 4
+        wait_until_sync(lambda: agrees(gateway, key), what="nothing is held")
+
+
+@pytest.mark.parametrize("how", OUTAGES)
+def test_open_lets_requests_through_and_charges_them_afterwards(
+    server: Server, upstream: str, tmp_path: Path, how: str
+) -> None:
+    with running_gateway(server.url, upstream, tmp_path, store={**QUICK, "on_failure": "open"}) as gateway:
+        key = gateway.new_key(limits={"concurrency": 1})
+        mend = break_by(server, how)
+        with gateway.http(key) as client:
+            answers = [client.post("/v1/responses", json=REQUEST) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 200, 200]
+            assert {answer.headers["x-gateway-unchecked"] for answer in answers} == {"store_unavailable"}
+        mend()
+        ids = {answer.headers["x-request-id"] for answer in answers}
+        wait_until_sync(
+            lambda: gateway.services.store.available and set(books_of(gateway, key).entries("settle")) == ids,
+            what="all three are in the journal",
+        )
+        assert agrees(gateway, key)
+        with gateway.http(key) as client:
+            assert "x-gateway-unchecked" not in client.post("/v1/responses", json=REQUEST).headers
+
+
+def test_a_made_up_key_that_open_let_through_makes_no_team_and_costs_none(
+    server: Server, upstream: str, tmp_path: Path
+) -> None:
+    with running_gateway(server.url, upstream, tmp_path, store={**QUICK, "on_failure": "open"}) as gateway:
+        key = gateway.new_key()
+        stranger, _ = new_secret(new_id(), new_id())
+        forged, _ = new_secret(key.team.id, key.id)
+        before = books_of(gateway, key)
+        server.pause()
+        for secret in (stranger, forged):
+            with gateway.http(secret) as client:
+                assert client.post("/v1/responses", json=REQUEST).status_code == 200
+        server.resume()
+        ledger = gateway.services.ledger
+        wait_until_sync(lambda: ledger.resolutions[Resolution.UNKNOWN] == 2, what="both settlements were refused")
+        assert books_of(gateway, key) == before
+        team_id = stranger.split("-")[2]
+        assert server.run("KEYS", f"gw:{{{team_id}}}:*") == []
+        with gateway.http(forged) as client:
+            assert client.post("/v1/responses", json=REQUEST).status_code == 401
+
+
+@pytest.mark.parametrize("how", ["dead", "hung"])
+def test_a_stream_that_outlives_the_store_is_relayed_whole_and_charged_later(
+    server: Server, upstream: str, tmp_path: Path, how: str
+) -> None:
+    with running_gateway(server.url, upstream, tmp_path, store=QUICK) as gateway:
+        key = gateway.new_key()
+        with gateway.http(key) as client, client.stream("POST", "/v1/responses", json=STREAM) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            mend = break_by(server, how)
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+            request_id = answer.headers["x-request-id"]
+        mend()
+        wait_until_sync(
+            lambda: gateway.services.store.available and books_of(gateway, key).entries("settle") == [request_id],
+            what="it is in the journal",
+        )
+        assert agrees(gateway, key)
+
+
+def test_a_store_that_lost_its_scripts_gets_them_again_and_no_request_fails(
+    server: Server, upstream: str, tmp_path: Path
+) -> None:
+    with running_gateway(server.url, upstream, tmp_path, store=QUICK) as gateway:
+        key = gateway.new_key()
+        with gateway.http(key) as client:
+            for _ in range(5):
+                server.run("SCRIPT", "FLUSH")
+                assert client.post("/v1/responses", json=REQUEST).status_code == 200
+        wait_until_sync(lambda: agrees(gateway, key), what="nothing is held")
+
+
+class YesMan:
+    """A proxy before a real store that lets no admission through: it answers each one with yes."""
+
+    ADMITTED = b"*16\r\n:1\r\n:1\r\n$0\r\n\r\n$0\r\n\r\n" + b":0\r\n" * 6 + b":-1\r\n" * 6
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.admissions = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, before = await asyncio.open_unix_connection(str(self._server.socket_path))
+        parser = hiredis.Reader()
+        while data := await reader.read(65536):
+            parser.feed(data)
+            while (command := parser.gets()) is not False:
+                if command[:2] == [b"EVALSHA", ADMIT.sha.encode()]:
+                    self.admissions += 1
+                    writer.write(self.ADMITTED)
+                else:
+                    before.write(hiredis.pack_command(tuple(command)))
+                    writer.write(await _one_reply(behind))
+        writer.close()
+        before.close()
+
+
+async def _one_reply(reader: asyncio.StreamReader) -> bytes:
+    parser, raw = hiredis.Reader(), b""
+    while parser.gets() is False:
+        data = await reader.read(65536)
+        parser.feed(data)
+        raw += data
+    return raw
+
+
+@pytest.fixture
+async def yes_man(shared_store: Server) -> AsyncIterator[tuple[YesMan, str]]:
+    proxy = YesMan(shared_store)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    async with server:
+        yield proxy, f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_the_canary_names_a_store_that_does_not_enforce(yes_man: tuple[YesMan, str], tmp_path: Path) -> None:
+    async with open_ledger(yes_man[1], tmp_path) as desk:
+        problem = await prove_enforcement(desk.store, desk.ledger)
+    assert problem == "the store admitted a second request to a limit of one"
+
+
+async def test_a_store_that_does_not_enforce_keeps_the_gateway_not_ready(
+    yes_man: tuple[YesMan, str], tmp_path: Path
+) -> None:
+    gateway = build_app(gateway_settings(yes_man[1], "http://127.0.0.1:9/v1", tmp_path, log={"level": "error"}))
+    async with gateway.app.router.lifespan_context(gateway.app):
+        await wait_until(lambda: yes_man[0].admissions > 4, what="the canary has tried more than twice")
+        assert gateway.services is not None
+        assert not gateway.services.ready
+        transport = httpx.ASGITransport(app=gateway)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            ready = await client.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.json()["parts"]["enforcement"] is False
+
+
+@pytest.mark.parametrize("how", OUTAGES)
+async def test_the_canary_passes_once_the_store_works_and_leaves_nothing_for_ever(
+    server: Server, tmp_path: Path, how: str
+) -> None:
+    async with open_ledger(server.url, tmp_path) as desk:
+        mend = break_by(server, how)
+        assert "unavailable" in await prove_enforcement(desk.store, desk.ledger)
+        mend()
+        await wait_until(lambda: desk.store.available)
+        assert await prove_enforcement(desk.store, desk.ledger) == ""
+
+
+@pytest.mark.parametrize("cut_after", range(8))
+async def test_a_canary_that_is_cut_off_leaves_no_key_without_a_ttl(
+    server: Server, tmp_path: Path, cut_after: int
+) -> None:
+    async with open_ledger(server.url, tmp_path) as desk:
+        proof = asyncio.ensure_future(prove_enforcement(desk.store, desk.ledger))
+        for _ in range(cut_after):
+            await asyncio.sleep(0)
+        proof.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await proof
+
+        async def without_ttl() -> list[bytes]:
+            names = await desk.store.run("KEYS", "gw:*")
+            return [name for name in names if await desk.store.run("TTL", name) == -1]
+
+        async def clean() -> bool:
+            return await without_ttl() == []
+
+        await wait_until_found(clean)
+
+
+async def test_a_void_for_a_team_that_is_gone_writes_nothing(shared_store: Server, tmp_path: Path) -> None:
+    """The canary's, say, which an outage spooled: it must not bring the canary's keys back for ever."""
+    async with open_ledger(shared_store.url, tmp_path) as desk:
+        hold = Hold("req_1", "canary1234", "key", 0, 0, 0, 0)
+        await desk.ledger.settle(voided(hold))
+        assert desk.ledger.resolutions == {Resolution.UNKNOWN: 1}
+        assert await desk.store.run("KEYS", "gw:{canary1234}:*") == []
