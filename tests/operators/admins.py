@@ -1,15 +1,13 @@
 """Admin keys of each scope for tests, and clients that use them."""
 
 import contextlib
-import itertools
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
 from tests.support.gateway import ADMIN_KEY, RunningGateway
-
-_NUMBERS = itertools.count(1)
 
 
 @contextlib.contextmanager
@@ -22,7 +20,7 @@ def admin_client(gateway: RunningGateway, key: str = ADMIN_KEY) -> Iterator[http
 
 def new_team(root: httpx.Client, **fields: Any) -> dict[str, Any]:
     """A team with credits."""
-    body = {"name": f"team {next(_NUMBERS)} of {id(root)}", "credits_usd": "10", **fields}
+    body = {"name": f"team {uuid.uuid4().hex[:12]}", "credits_usd": "10", **fields}
     return done(root.post("/teams", json=body))
 
 
