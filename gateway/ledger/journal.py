@@ -87,6 +87,8 @@ class Journal:
         self, team_id: str, *, limit: int = 100, after: str | None = None, from_ms: int = 0, to_ms: int = _NO_END
     ) -> Page[Entry]:
         """Entries with from_ms <= time < to_ms that follow the cursor `after`."""
+        if to_ms <= 0:  # the store knows no interval that ends before its beginning
+            return Page((), None)
         start = f"({after}" if after is not None and _place(after) >= (from_ms, 0) else str(from_ms)
         found = await self._range("XRANGE", team_id, start, f"({to_ms}-0", limit + 1)
         return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)

@@ -30,6 +30,8 @@ async def recent(
         raise GatewayError("invalid_field", f"{after!r} is no cursor of the requests.", param="after")
     end = int(after) if after is not None else None
     found: list[Recent] = []
+    if end == 0:  # nothing is older; the store knows no interval that ends before its beginning
+        return Page((), None)
     for _ in range(_ROUNDS):
         page, end = await _round(store, team_ids, limit, end)
         found += [item for item in page if _matches(item[1], outcome)]

@@ -74,6 +74,8 @@ class Trail:
         """Entries, the newest first; of one team, or all. Raises `invalid_field` for what is no cursor."""
         if after is not None and not _ID.fullmatch(after):
             raise GatewayError("invalid_field", f"{after!r} is no cursor of the audit log.", param="after")
+        if after is not None and not after.strip("0-"):
+            return Page((), None)  # nothing is older; the store knows no interval that ends before its beginning
         name = AUDIT if team_id is None else TeamKeys(team_id).audit
         end = "+" if after is None else f"({after}"
         found = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(limit + 1))]))[0]

@@ -106,7 +106,7 @@ def test_a_revoked_key_is_refused_and_its_team_sees_that(gateway: RunningGateway
         done(root.patch(f"/teams/{team['id']}/keys/{key_id}", json={"status": "revoked"}))
         with gateway.sdk(text) as client, pytest.raises(openai.AuthenticationError):
             client.responses.create(model="a/model", input="x")
-        wait_until_sync(lambda: recent(root, team, outcome="refused"), what="the refusal is stored")
+        wait_until_sync(lambda: bool(recent(root, team, outcome="refused")), what="the refusal is stored")
         assert recent(root, team)[0]["code"] == "invalid_api_key"
 
 
@@ -120,7 +120,7 @@ def test_a_stranger_with_a_well_formed_key_writes_nothing(gateway: RunningGatewa
         for key in (forged, other):
             with gateway.sdk(key) as client, pytest.raises(openai.AuthenticationError):
                 client.responses.create(model="a/model", input="x")
-        wait_until_sync(lambda: recent(root, team), what="the refusal of the real one is stored")
+        wait_until_sync(lambda: bool(recent(root, team)), what="the refusal of the real one is stored")
         assert len(recent(root, team)) == 1
         send(gateway, text)
 

@@ -53,7 +53,7 @@ def test_both_are_in_the_audit_log(gateway: RunningGateway) -> None:
 
 def test_a_worker_tells_of_breaker_keys_and_connections(gateway: RunningGateway) -> None:
     with admin_client(gateway) as root:
-        wait_until_sync(lambda: done(root.get("/upstreams"))["data"][0]["workers"], what="a report")
+        wait_until_sync(lambda: bool(done(root.get("/upstreams"))["data"][0]["workers"]), what="a report")
         (found,) = done(root.get("/upstreams"))["data"]
         worker = found["workers"][0]
         assert (found["name"], worker["breaker"]) == ("simulator", "closed")

@@ -70,7 +70,6 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     }
 )
 
-ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
 _WHO: Final = "gateway.admin"
 
 

@@ -7,7 +7,7 @@ absent stays as it is; `null` removes a limit or an expiry.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -78,6 +78,11 @@ Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
 Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 
 
+def example(value: dict[str, Any]) -> ConfigDict:
+    """A body's configuration that adds an example to the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
 class Body(BaseModel):
     """A JSON body."""
 
@@ -132,6 +137,10 @@ class _Account(Body):
 class NewTeam(_Account):
     """POST /teams."""
 
+    model_config = example(
+        {"name": "search", "credits_usd": "25.00", "limits": {"rpm": 600, "budget_usd_month": "500"}}
+    )
+
     name: Name
     credits_usd: PositiveUsd = 0
     metered: Flag = True
@@ -139,6 +148,8 @@ class NewTeam(_Account):
 
 class TeamPatch(_Account):
     """PATCH /teams/{team}."""
+
+    model_config = example({"limits": {"rpm": 1200, "budget_usd_day": None}})
 
     name: Name = ""
     status: Literal["active", "disabled"] = "active"
@@ -148,11 +159,15 @@ class TeamPatch(_Account):
 class NewKey(_Account):
     """POST /teams/{team}/keys; `name` is the key's label."""
 
+    model_config = example({"name": "indexer", "models": ["openai/*"], "limits": {"rpm": 60}})
+
     name: Name
 
 
 class KeyPatch(_Account):
     """PATCH /teams/{team}/keys/{key}. A revoked key stays revoked."""
+
+    model_config = example({"status": "disabled"})
 
     name: Name = ""
     status: Literal["active", "disabled", "revoked"] = "active"
@@ -160,6 +175,8 @@ class KeyPatch(_Account):
 
 class Movement(Body):
     """POST /teams/{team}/credits: a grant is over 0, an adjustment has either sign."""
+
+    model_config = example({"kind": "grant", "amount_usd": "25.00", "note": "November"})
 
     kind: Literal["grant", "adjust"]
     amount_usd: Usd
@@ -169,11 +186,15 @@ class Movement(Body):
 class NewRotation(Body):
     """POST /teams/{team}/keys/{key}/rotate: for how long the secrets of now still work; 0 ends them at once."""
 
+    model_config = example({"overlap_s": 86400})
+
     overlap_s: Annotated[int, Strict(), Field(ge=0, le=MAX_OVERLAP_S)] = 86_400
 
 
 class NewAdminKey(Body):
     """POST /admin-keys; `team` (name or id) goes with the scope "team", and with no other."""
+
+    model_config = example({"name": "lead of search", "scope": "team", "team": "search"})
 
     name: Name
     scope: Literal["all", "read", "team"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.openapi.utils import get_openapi
+from starlette.routing import BaseRoute
 
 from gateway import __version__
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.callers import services_of
+from gateway.errors import GatewayError
 from gateway.ledger.shapes import time_shape
 
 router = APIRouter(route_class=GuardedRoute)
@@ -68,6 +71,42 @@ async def reload_config(request: Request) -> dict[str, Any]:
 @router.get("/openapi.json")
 async def show_openapi(request: Request) -> dict[str, Any]:
     """This API's OpenAPI document."""
-    whole = get_openapi(title="OpenResponses gateway: admin API", version=__version__, routes=request.app.routes)
-    whole["paths"] = {path: item for path, item in whole["paths"].items() if path.startswith("/admin/v1")}
-    return whole
+    return admin_openapi(request.app.routes)
+
+
+def admin_openapi(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """The document of the admin API among an application's routes: its errors and its key, as they are."""
+    document = get_openapi(title="OpenResponses gateway: admin API", version=__version__, routes=routes)
+    paths = {path: item for path, item in document["paths"].items() if path.startswith("/admin/v1")}
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form of errors: never sent
+        schemas.pop(name, None)
+    schemas["Error"] = _ERROR
+    refusal = {"description": "Refused; `code` says why", "content": {"application/json": {"schema": _ERROR_REF}}}
+    for item in paths.values():
+        for operation in item.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["4XX"] = refusal
+            operation["security"] = [{"admin_key": []}]
+    document["components"]["securitySchemes"] = {"admin_key": {"type": "http", "scheme": "bearer"}}
+    return {**document, "paths": paths}
+
+
+_ERROR_REF: Final[Mapping[str, Any]] = {"$ref": "#/components/schemas/Error"}
+_ERROR: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": "string"},
+                "code": {"type": ["string", "integer"]},
+            },
+        }
+    },
+    "examples": [GatewayError("team_not_found", "There is no team 'search'.").body()],
+}
