@@ -125,13 +125,14 @@ class Record:
 
 
 class RequestLog:
-    """Writes request lines, JSON or for people. State that changes: `requests`, the count of lines."""
+    """Writes request lines, JSON or for people. State that changes: the count of lines, the last stamp."""
 
     def __init__(self, stream: TextIO, *, human: bool, enabled: bool) -> None:
         self._stream = stream
         self._human = human
         self._enabled = enabled
         self.requests = 0
+        self._second, self._stamp = 0, ""
 
     def write(self, record: Record) -> None:
         """One line for one request."""
@@ -139,7 +140,10 @@ class RequestLog:
         if not self._enabled:
             return
         fields = record.line()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        stamp = self._stamp
         if self._human:
             words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _HIDDEN)
             self._stream.write(f"{stamp}Z {record.method} {record.path} {record.status} {words}\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import orjson
@@ -50,6 +50,11 @@ class Made:
     reasoning_tokens: int
 
 
+_REMEMBERED: Final = tuple(field.name for field in fields(Made))[
+    1:
+]  # in the store, behind the id; `find` reads them back
+
+
 class Responses:
     """What the store remembers of responses; `ttl_s` bounds how long, 0 is not at all.
 
@@ -65,7 +70,7 @@ class Responses:
         """Sends it on its way. If the store does not take it, the response cannot be named later: a 404."""
         if self._ttl_ms:
             key = TeamKeys(team_id).response(made.response_id)
-            text = orjson.dumps(list(asdict(made).values())[1:])
+            text = orjson.dumps([getattr(made, name) for name in _REMEMBERED])
             self._store.run("SET", key, text, "PX", str(self._ttl_ms)).add_done_callback(_heard)
 
     async def find(self, key: ApiKey, response_id: str) -> Made:
