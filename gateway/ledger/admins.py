@@ -43,6 +43,10 @@ class Admin:
     used_ms: int
 
 
+ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
+"""Whoever has the root admin key of the configuration."""
+
+
 class Admins:
     """The admin keys of one store. Raises GatewayError; `store_unavailable` where the store is away."""
 
