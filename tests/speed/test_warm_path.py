@@ -1,0 +1,170 @@
+"""What a request on the warm path may cost, counted: not in microseconds, which depend on the machine's mood.
+
+Each test warms the gateway up, then lets a number of requests through and divides.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from gateway.ledger import link
+from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
+from tests.support.servers import Server, valkey_server
+from tests.support.waiting import wait_until_sync
+
+REQUESTS = 20
+WHOLE = {"model": "sim/echo", "input": "hello"}
+STREAM = {**WHOLE, "stream": True}
+LIMITS = {"rpm": 10**6, "tpm": 10**9, "concurrency": 1000, "budget_usd_day": 10**13}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Server]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    data_dir: Path = tmp_path_factory.mktemp("data")
+    rare = {"hold_ttl_s": 3000}  # upkeep asks the store too, three times in a hold's life
+    with simulator() as upstream, running_gateway(store.url, upstream, data_dir, ledger=rare) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def key(gateway: RunningGateway) -> NewKey:
+    return gateway.new_key(limits=LIMITS, key_limits={"rpm": 10**6, "tpm": 10**9})
+
+
+@pytest.fixture
+def ask(gateway: RunningGateway, key: NewKey) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Sends a request over a connection that is open already."""
+    with gateway.http(key) as client:
+
+        def send(body: dict[str, Any]) -> None:
+            answer = client.post("/v1/responses", json=body)
+            assert answer.status_code == 200, answer.text
+            assert ("response.completed" in answer.text) == bool(body.get("stream"))
+
+        for body in (WHOLE, STREAM):
+            send(body)
+            send(body)
+        yield send
+
+
+Ask = Callable[[dict[str, Any]], None]
+
+
+@pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
+def test_the_store_is_asked_twice_for_a_request(store: Server, ask: Ask, body: dict[str, Any]) -> None:
+    store.run("CONFIG", "RESETSTAT")
+    for _ in range(REQUESTS):
+        ask(body)
+    calls = _settled_calls(store)
+    assert calls["evalsha"] == 2 * REQUESTS, "one to admit, one to settle"
+    beside = {name for name, count in calls.items() if count >= REQUESTS} - IN_SCRIPTS
+    assert beside == {"evalsha"}
+
+
+def _calls(store: Server) -> Counter[str]:
+    """How often each command ran, by the store's own count; those that scripts run count like any other."""
+    counted = store.run("INFO", "commandstats")
+    return Counter({name.removeprefix("cmdstat_"): found["calls"] for name, found in counted.items()})
+
+
+def _settled_calls(store: Server) -> Counter[str]:
+    """The same, when the last request has been settled: its client has its answer before that."""
+    wait_until_sync(lambda: _calls(store)["evalsha"] >= 2 * REQUESTS, what="all is settled")
+    return _calls(store)
+
+
+# fmt: off
+IN_SCRIPTS = frozenset({
+    "time", "hmget", "hget", "hset", "hdel", "zadd", "zrem", "zrangebyscore", "xadd", "get", "set", "pexpire",
+})
+# fmt: on
+
+
+def test_a_script_reads_and_writes_the_state_once(store: Server, ask: Ask) -> None:
+    store.run("CONFIG", "RESETSTAT")
+    for _ in range(REQUESTS):
+        ask(WHOLE)
+    calls = _settled_calls(store)
+    commands = sum(count for name, count in calls.items() if name in IN_SCRIPTS) / REQUESTS
+    assert commands <= MOST_COMMANDS, calls
+
+
+MOST_COMMANDS = 22
+"""Of admission and settlement together, the response's memory included; each is a part of a microsecond."""
+
+
+@pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
+def test_no_task_is_made_but_the_servers_own(gateway: RunningGateway, ask: Ask, body: dict[str, Any]) -> None:
+    made: Counter[str] = Counter()
+    loop = gateway.loop
+
+    def count(of: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        made[coroutine.__qualname__] += 1
+        return asyncio.Task(coroutine, loop=of, **options)
+
+    loop.call_soon_threadsafe(loop.set_task_factory, count)
+    wait_until_sync(lambda: loop.get_task_factory() is count, what="tasks are counted")
+    try:
+        for _ in range(REQUESTS):
+            ask(body)
+    finally:
+        loop.call_soon_threadsafe(loop.set_task_factory, None)
+    assert made == {"RequestResponseCycle.run_asgi": REQUESTS}
+
+
+def test_a_body_that_is_here_already_sets_no_timer(
+    gateway: RunningGateway, key: NewKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[float | None] = []
+    timeout = asyncio.timeout
+
+    def noted(delay_s: float | None) -> asyncio.Timeout:
+        timers.append(delay_s)
+        return timeout(delay_s)
+
+    body = orjson.dumps(WHOLE)
+    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key.text}\r\ncontent-length: {len(body)}"
+    address = httpx.URL(gateway.url)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
+        for warm in (True, False):
+            if not warm:
+                monkeypatch.setattr(asyncio, "timeout", noted)
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)  # in one write, as most programs do
+            answer = b""
+            while b'"usage"' not in answer:
+                answer += connection.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 200")
+    assert timers == []
+
+
+def test_calls_of_one_turn_of_the_loop_go_to_the_store_in_one_write(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    flush = link.Link._flush  # noqa: SLF001 - what leaves in one write shows nowhere else
+
+    def counting(self: link.Link) -> None:
+        if unwritten := len(self._unwritten):
+            writes.append(unwritten)
+        flush(self)
+
+    monkeypatch.setattr(link.Link, "_flush", counting)
+
+    async def together() -> None:
+        await asyncio.gather(*(gateway.services.store.run("PING") for _ in range(REQUESTS)))
+
+    gateway.run(together())
+    assert writes == [REQUESTS]
