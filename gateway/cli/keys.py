@@ -1,4 +1,4 @@
-"""`gateway keys`: create, list, show. A key's text is shown once, when it is made."""
+"""`gateway keys`: create, list, show; key_changes.py has the rest. A key's text is shown once, when it is made."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def create(  # noqa: PLR0913 - the command's flags
     budget_tokens_total: options.BudgetTokens = None,
     models: options.Models = None,
     expires_at: options.ExpiresAt = None,
+    cut_at_cap: Annotated[
+        bool, typer.Option("--cut-at-cap", help="End a stream where it would exceed its hold.")
+    ] = False,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -52,7 +55,13 @@ def create(  # noqa: PLR0913 - the command's flags
         budget_tokens_month=budget_tokens_month,
         budget_tokens_total=budget_tokens_total,
     )
-    body = options.given(name=name, models=options.listed(models), expires_at=expires_at, limits=limits or None)
+    body = options.given(
+        name=name,
+        models=options.listed(models),
+        expires_at=expires_at,
+        limits=limits or None,
+        cut_at_cap=cut_at_cap or None,
+    )
     with AdminClient.from_environment() as client:
         key = client.post(f"{team_path(team)}/keys", body, idempotency_key=idempotency_key)
     if as_json:
@@ -97,7 +106,7 @@ def show_(
 ) -> None:
     """One key: limits, what is left of them, and when each of its secrets was last used."""
     with AdminClient.from_environment() as client:
-        found = _find(client, team, key)
+        found = find(client, team, key)
     if as_json:
         show.as_json(found)
         return
@@ -124,7 +133,7 @@ def show_(
     )
 
 
-def _find(client: AdminClient, team: str, key: str) -> Json:
+def find(client: AdminClient, team: str, key: str) -> Json:
     """A key by id, or by its label where only one key has it."""
     path = f"{team_path(team)}/keys"
     try:

@@ -105,12 +105,17 @@ NO_RATES: Final = Rates()
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that may run. `unchecked`: admitted without the store, by `store.on_failure = "open"`."""
+    """A request that may run.
+
+    `unchecked`: admitted without the store, by `store.on_failure = "open"`. `cut_at_cap`: its key wants no answer to
+    cost more than its hold.
+    """
 
     hold: Hold
     rates: Rates
     available_nano_usd: int
     unchecked: bool = False
+    cut_at_cap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,14 +357,14 @@ def _hold(ask: Ask, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
 
 
 def _read_admission(reply: list[Any], ask: Ask) -> Admission:
-    admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens = reply[:10]
-    rates = Rates(*reply[10:])
+    admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
+    rates = Rates(*reply[11:])
     demand = ask.demand
     if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
         demand = replace(demand, amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
         ask = replace(ask, demand=demand)
     if admitted == 1:
-        return Admission(_hold(ask, now_ms), rates, available)
+        return Admission(_hold(ask, now_ms), rates, available, cut_at_cap=cut == 1)
     refusal = Refusal(now_ms, code.decode(), scope.decode(), limit, used, None if wait_ms < 0 else wait_ms, available)
     raise Refused.of(to_error(refusal, demand), rates)
 

@@ -72,10 +72,11 @@ class SecretState:
 
 @dataclass(frozen=True, slots=True)
 class Key(Account):
-    """A key of a team; `name` is its label."""
+    """A key of a team; `name` is its label. `cut_at_cap`: a stream ends where it would exceed its hold."""
 
     team_id: str
     secrets: tuple[SecretState, ...]
+    cut_at_cap: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Changes:
     limits: Mapping[str, int | None] = field(default_factory=dict)
     expires_ms: int | None = None
     metered: bool | None = None
+    cut_at_cap: bool | None = None
 
     def fields(self) -> dict[str, str]:
         """The same as fields of the hash; "" removes one."""
@@ -102,6 +104,8 @@ class Changes:
             out["expires_ms"] = str(self.expires_ms) if self.expires_ms else ""
         if self.metered is not None:
             out["metered"] = "1" if self.metered else "0"
+        if self.cut_at_cap is not None:
+            out["cut_at_cap"] = "1" if self.cut_at_cap else ""
         for name, value in self.limits.items():
             out[name] = "" if value is None else str(value)
         return out
@@ -166,7 +170,9 @@ def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
         if name.startswith(SECRET_FIELD)
     ]
     secrets.sort(key=lambda secret: (secret.until_ms != 0, -secret.until_ms))
-    return Key(**_account(key_id, stored), team_id=team_id, secrets=tuple(secrets))
+    return Key(
+        **_account(key_id, stored), team_id=team_id, secrets=tuple(secrets), cut_at_cap=stored.get("cut_at_cap") == "1"
+    )
 
 
 def read_view(reply: list[Any]) -> View:

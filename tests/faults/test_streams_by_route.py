@@ -1,4 +1,4 @@
-"""What a route may add to a stream: comments in its silence, and an end at its cap. Both are off by default."""
+"""What a route or a key may add to a stream: comments in its silence, an end at its cap. Both are off by default."""
 
 import asyncio
 
@@ -64,6 +64,16 @@ async def test_a_stream_that_would_exceed_its_hold_is_ended_as_incomplete(stages
         assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
         await stage.upstream_left()
         await stage.ended(outcome="capped", settled_by="estimate", output_tokens=10)
+
+
+async def test_a_key_may_ask_for_the_cut_where_its_route_does_not(stages: Stages) -> None:
+    deltas = [delta("word ", number) for number in range(1, 12)]
+    async with stages([request(), stream(created(), *deltas), hang()]) as stage:
+        key = stage.gateway.new_key(cut_at_cap=True)
+        async with stage.gateway.async_sdk(key) as sdk:
+            answer = await sdk.responses.create(model=MODEL, input="hello", max_output_tokens=10, stream=True)
+            *_, last = [event async for event in answer]
+        assert last.type == "response.incomplete"
 
 
 async def test_the_sdk_reads_a_stream_that_was_cut_at_its_cap_as_incomplete(stages: Stages) -> None:

@@ -104,6 +104,7 @@ class RunningGateway:
         models: tuple[str, ...] = (),
         key_models: tuple[str, ...] = (),
         metered: bool = True,
+        cut_at_cap: bool | None = None,
     ) -> NewKey:
         """A team of its own with credits and limits, and a key of it."""
 
@@ -113,9 +114,8 @@ class RunningGateway:
             team = await accounts.create_team(Changes(name=name, limits=limits or {}, models=models, metered=metered))
             if parse_usd(credits_usd):
                 await accounts.move_credits(team, "grant", parse_usd(credits_usd))
-            key, text = await accounts.create_key(
-                team, Changes(name="test", limits=key_limits or {}, models=key_models)
-            )
+            changes = Changes(name="test", limits=key_limits or {}, models=key_models, cut_at_cap=cut_at_cap)
+            key, text = await accounts.create_key(team, changes)
             return NewKey(text, key.id, team)
 
         return self.run(make())

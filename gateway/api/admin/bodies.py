@@ -111,6 +111,7 @@ class Limits(Body):
 
 
 NO_LIMITS: Final = Limits()
+CUT_AT_CAP: Final = Field(default=False, description="End a stream where it would exceed its hold")
 
 
 class _Account(Body):
@@ -131,6 +132,7 @@ class _Account(Body):
             limits=self.limits.changes(),
             expires_ms=expires_ms,
             metered=getattr(self, "metered", None) if "metered" in given else None,
+            cut_at_cap=getattr(self, "cut_at_cap", None) if "cut_at_cap" in given else None,
         )
 
 
@@ -162,6 +164,7 @@ class NewKey(_Account):
     model_config = example({"name": "indexer", "models": ["openai/*"], "limits": {"rpm": 60}})
 
     name: Name
+    cut_at_cap: Flag = CUT_AT_CAP
 
 
 class KeyPatch(_Account):
@@ -171,6 +174,7 @@ class KeyPatch(_Account):
 
     name: Name = ""
     status: Literal["active", "disabled", "revoked"] = "active"
+    cut_at_cap: Flag = CUT_AT_CAP
 
 
 class Movement(Body):

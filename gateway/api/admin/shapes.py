@@ -50,6 +50,7 @@ def key_shape(key: Key, view: View) -> dict[str, Any]:
         "created_at": time_shape(key.created_ms),
         "version": key.version,
         "limits": limits_shape(view.key, view.now_ms),
+        "cut_at_cap": key.cut_at_cap,
         "secrets": [
             {
                 "sha256_prefix": secret.sha256[:12],

@@ -5,7 +5,7 @@
 --      5 hold, nano-USD  6 hold, tokens  7 max_output_tokens asked for, or -1  8 life of the hold, ms
 --      9 1: decide only, reserve nothing  10 life of the idempotency mark, ms
 --      11 output tokens in the hold  12 price of a million of them, nano-USD
--- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, rates...} or
+-- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, the same...}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
@@ -22,6 +22,7 @@ local now = server_ms()
 local index = period_indices(now)
 local rates = { -1, -1, 0, -1, -1, 0 }
 local available = 0
+local cut = 0 -- 1: the key wants no stream to exceed its hold
 local c, names, scopes -- the state; of key and team: { name, place in the state, limits, models }
 
 -- Of the scope with the least left.
@@ -40,7 +41,7 @@ local function note_rates()
 end
 
 local function answer(admitted, code, scope, limit, used, wait_ms)
-  return { admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, unpack(rates) }
+  return { admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, cut, unpack(rates) }
 end
 local function refuse(code, scope, limit, used, wait_ms)
   if scopes then note_rates() end
@@ -49,7 +50,8 @@ end
 
 -- Who calls: unknown, disabled and expired read the same from outside.
 local config =
-  redis.call('HMGET', key, 'status', 'expires_ms', 'models', 's:' .. secret_hash, 'u:' .. secret_hash, unpack(LIMITS))
+  redis.call('HMGET', key, 'status', 'expires_ms', 'models', 's:' .. secret_hash, 'u:' .. secret_hash, 'cut_at_cap',
+    unpack(LIMITS))
 local team_config = redis.call('HMGET', team, 'status', 'expires_ms', 'models', 'metered', unpack(LIMITS))
 local function dead(status, expires_ms)
   return status ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
@@ -62,8 +64,9 @@ end
 
 expire_holds(state, holds, held, journal, now, 100)
 
+if config[6] == '1' then cut = 1 end
 scopes = {
-  { 'key', KEY, to_limits(config, 6), config[3] },
+  { 'key', KEY, to_limits(config, 7), config[3] },
   { 'team', TEAM, to_limits(team_config, 5), team_config[3] },
 }
 c, names = load_state(state, key_id)
