@@ -1,7 +1,7 @@
 """uvicorn, as this gateway needs it: one process, or `server.workers` of them under uvicorn's supervisor.
 
     bind(settings)                     the listening socket, before anything else is started
-    run(settings, config, listener)    serves until SIGINT or SIGTERM
+    run(settings, config, listener)    serves until SIGINT or SIGTERM; on admin.port too, where that is set
     create_worker()                    a worker process's application; it ends when its supervisor is gone
 
 The drain is the application's own (`app.py`): uvicorn waits for what still runs, a little longer than the drain takes.
@@ -9,6 +9,8 @@ The drain is the application's own (`app.py`): uvicorn waits for what still runs
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -24,11 +26,15 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import Gateway, build_app, create_app
+from gateway.front import NOSNIFF
 from gateway.inbound import BoundedProtocol
+from gateway.metrics.sharing import VARIABLE as METRICS_DIR
+from gateway.metrics.sharing import directory_for_workers
 from gateway.settings import Settings, load_settings
 from gateway.wire import GatewayProtocol
 
 _AFTER_DRAIN_S: Final = 5
+_LINGER_S: Final = 0.5
 _BACKLOG: Final = 4096
 
 
@@ -55,6 +61,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         log_level="error",  # its warnings tell of what clients did: the request log's business
         access_log=False,
         server_header=False,
+        headers=[NOSNIFF],
         date_header=True,
         proxy_headers=False,
         backlog=_BACKLOG,
@@ -65,13 +72,16 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
 
 def bind(settings: Settings) -> socket.socket:
     """The listening socket. Raises OSError where the address cannot be had."""
-    host = settings.server.host
+    return _bound(settings.server.host, settings.server.port)
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((host, settings.server.port))
+        listener.bind((host, port))
         listener.listen(_BACKLOG)
         listener.set_inheritable(True)
     except OSError:
@@ -81,16 +91,42 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def run(settings: Settings, config_path: Path | None, listener: socket.socket) -> int:
-    """Serves until SIGINT or SIGTERM. Returns the exit code."""
+    """Serves until SIGINT or SIGTERM. Returns the exit code. Raises OSError where the admin port cannot be had."""
+    admin = settings.admin
+    with contextlib.ExitStack() as stack:
+        listeners = [listener]
+        if admin.port is not None:
+            listeners.append(stack.enter_context(_bound(admin.host, admin.port)))
+        return _run(settings, config_path, listeners)
+
+
+def _run(settings: Settings, config_path: Path | None, listeners: list[socket.socket]) -> int:
     if settings.server.workers == 1:
         load = partial(load_settings, config_path) if config_path is not None else None
-        server = uvicorn.Server(server_config(settings, build_app(settings, load=load)))
-        server.run(sockets=[listener])
+        server = Server(server_config(settings, build_app(settings, load=load)))
+        server.run(sockets=listeners)
         return 0 if server.started else 1
     if config_path is not None:
         os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
-    Supervisor(server_config(settings, "gateway.server:create_worker"), [listener]).run()
+    with directory_for_workers(settings.store.data_dir) as directory:
+        os.environ[METRICS_DIR] = str(directory.absolute())
+        Supervisor(server_config(settings, "gateway.server:create_worker"), listeners).run()
     return 0
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's, but for its end: it stops listening a moment before it closes connections that say nothing.
+
+    A front that opens a connection for each request has one taken an instant before its request comes; closed in
+    between, the request is lost, since a front does not send a POST twice.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the server when all that runs has ended, or its time is over."""
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        await asyncio.sleep(_LINGER_S)
+        await super().shutdown(sockets)
 
 
 class Supervisor(Multiprocess):
