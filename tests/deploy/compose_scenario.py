@@ -31,6 +31,7 @@ from tests.deploy.stack import (
     engine_answers,
     sdk,
     stream_once,
+    trust,
 )
 from tests.support.waiting import wait_until_sync
 
@@ -158,7 +159,7 @@ def test_the_store_is_reached_by_the_gateways_alone(stack: Stack, load_key: str)
     # By name from the network that the provider's side is on, and without its password from the gateway's.
     connect = "import socket; socket.create_connection(('valkey', 6379), 3)"
     assert stack.attempt(stack.container("simulator"), "/opt/gateway/bin/python", "-c", connect).returncode != 0
-    ask = "import redis; redis.Redis('valkey').ping()"
+    ask = "import redis; redis.Redis('valkey', protocol=2).ping()"
     refused = stack.attempt(stack.container("gateway"), "/opt/gateway/bin/python", "-c", ask)
     assert "Authentication required" in refused.stderr
 
@@ -238,7 +239,7 @@ def front(stack: Stack, load_key: str, tmp_path_factory: pytest.TempPathFactory)
 
 def _answers(url: str, root: Path) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", verify=str(root)).is_success
+        return httpx.get(f"{url}/readyz", verify=trust(root)).is_success
     except httpx.TransportError:
         return False
 
@@ -252,7 +253,7 @@ def test_streams_pass_caddy_as_they_are_made(stack: Stack, front: tuple[str, Pat
         arrivals = [time.monotonic() for _ in events]
     assert arrivals[-1] - arrivals[0] > 1
     assert httpx.get(f"http://localhost:{stack.http_port}/healthz").status_code == 308
-    assert "server" not in httpx.get(f"{url}/healthz", verify=str(root)).headers
+    assert "server" not in httpx.get(f"{url}/healthz", verify=trust(root)).headers
 
 
 def test_three_gateways_replaced_one_by_one_fail_no_request(

@@ -19,6 +19,7 @@ import os
 import pty
 import resource
 import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -268,13 +269,18 @@ class Load:
                 try:
                     self.answers.append(stream_once(client) if number % 2 else ask_once(client))
                 except (openai.OpenAIError, AssertionError, httpx.HTTPError) as error:
-                    self.failures.append(f"{type(error).__name__}: {error}")
+                    self.failures.append(f"{type(error).__name__} {getattr(error, 'code', '')}: {error}")
                     self._over.wait(0.1)
+
+
+def trust(ca_file: Path) -> ssl.SSLContext:
+    """A client that trusts one authority."""
+    return ssl.create_default_context(cafile=str(ca_file))
 
 
 def sdk(url: str, key: str, *, ca_file: Path | None = None) -> openai.OpenAI:
     """The official SDK; it does not retry: one failed request is one too many."""
-    http = openai.DefaultHttpxClient(verify=str(ca_file) if ca_file else True, timeout=60, trust_env=False)
+    http = openai.DefaultHttpxClient(verify=trust(ca_file) if ca_file else True, timeout=60, trust_env=False)
     return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, http_client=http)
 
 
@@ -292,7 +298,7 @@ def stream_once(client: openai.OpenAI, model: str = "sim/tokens-20") -> Answered
         for event in events:
             last = event
     ending = last.type if last else "nothing"
-    assert ending == "response.completed", f"the stream ended with {ending}"
+    assert ending == "response.completed", f"the stream {request_id} ended with {ending}"
     return answered(last.response, request_id)
 
 

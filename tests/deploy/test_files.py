@@ -1,0 +1,107 @@
+"""Compose file, image and unit, as far as they can be looked at without an engine; the scenario runs them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.deploy.stack import ROOT
+
+COMPOSE: Final = ROOT / "docker-compose.yml"
+VARIABLE: Final = re.compile(r"(?<!\$)\$\{(\w+)(?::-([^}]*))?\}")
+UNIT: Final = ROOT / "deploy" / "systemd" / "gateway.service"
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
+    return found
+
+
+def test_the_example_environment_has_every_variable_with_its_default() -> None:
+    used = dict(VARIABLE.findall(COMPOSE.read_text(encoding="utf-8")))
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    told = dict(line.lstrip("#").split("   #")[0].split("  ")[0].strip().split("=", 1) for line in lines if "=" in line)
+    assert told == used
+
+
+def test_every_service_is_hardened_bounded_and_restarted() -> None:
+    for name, service in services().items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["restart"] == "unless-stopped"
+        assert service["mem_limit"]
+        assert service["pids_limit"]
+        assert service["logging"]["options"]["max-size"]
+        assert service.get("privileged") is None
+    assert {name: service["cap_add"] for name, service in services().items() if "cap_add" in service} == {
+        "caddy": ["NET_BIND_SERVICE"]
+    }
+
+
+def test_the_store_publishes_nothing_and_is_on_a_network_that_leads_nowhere() -> None:
+    assert "ports" not in services()["valkey"]
+    assert services()["valkey"]["networks"] == ["store"]
+    networks = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["networks"]
+    assert networks["store"] == {"internal": True}
+
+
+def test_the_store_forgets_nothing() -> None:
+    lines = (ROOT / "deploy" / "compose" / "valkey.conf").read_text(encoding="utf-8").splitlines()
+    assert {"appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= set(lines)
+
+
+def test_no_secret_has_a_place_in_the_environment_file_or_the_image() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"/secrets/", ".env"} <= set(ignored)
+    allowed = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
+    assert sorted(allowed) == ["!gateway", "!pyproject.toml", "!requirements.lock", "!wheels"]
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    program = shutil.which("true")
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/gateway/bin/gateway", str(program)))
+    checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert [line for line in checked.stderr.splitlines() if "gateway.service" in line] == []
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_secrets_are_made_once_and_stay(tmp_path: Path) -> None:
+    def run(key: str) -> dict[str, str]:
+        subprocess.run(
+            [ROOT / "deploy" / "secrets.sh", tmp_path / "secrets"],
+            env={"PATH": "/usr/bin:/bin", "SIRAYA_API_KEY": key},
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return {path.name: path.read_text().strip() for path in (tmp_path / "secrets").iterdir()}
+
+    made = run("first")
+    assert made["upstream_api_key"] == "first"
+    assert len(made["store_password"]) == len(made["admin_key"]) == 48
+    assert made["store_password"] != made["admin_key"]
+    assert run("second") == made
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_secrets_without_a_provider_key_are_refused(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [ROOT / "deploy" / "secrets.sh", tmp_path / "secrets"],
+        env={"PATH": "/usr/bin:/bin"},
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert refused.returncode == 1
+    assert "SIRAYA_API_KEY is not set" in refused.stderr

@@ -1,0 +1,249 @@
+"""The nginx and Caddy examples, run for real in front of two gateways: what they pass, and what they never lose.
+
+The files are used as they stand, but for the addresses, ports and certificates that a reader is told to put in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+import trustme
+
+from tests.deploy.stack import ROOT, Answered, Load, sdk, stream_once, trust
+from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
+from tests.support.servers import free_port, valkey_server
+from tests.support.waiting import wait_until_sync
+
+NGINX: Final = ROOT / "deploy" / "nginx" / "gateway.conf"
+CADDY: Final = ROOT / "deploy" / "caddy" / "Caddyfile"
+DELAY_S: Final = 1.5  # longer than Caddy's health_interval
+NAME: Final = "localhost"
+
+
+class GatewayProcess:
+    """`gateway serve` in a process of its own, on a port that stays when it is started anew."""
+
+    def __init__(self, directory: Path, *, store_url: str, upstream_url: str) -> None:
+        self.port = free_port()
+        self._config = directory / f"gateway-{self.port}.toml"
+        self._config.write_text(f"""
+[server]
+port = {self.port}
+shutdown_delay_s = {DELAY_S}
+[store]
+url = "{store_url}"
+data_dir = "{directory}"
+[log]
+level = "error"
+[upstreams.simulator]
+base_url = "{upstream_url}"
+api_keys = ["env:TEST_UPSTREAM_KEY"]
+[[routes]]
+model = "*"
+upstreams = ["simulator"]
+[prices."*"]
+input = "5"
+output = "25"
+""")
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "TEST_UPSTREAM_KEY": "key"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--config", self._config],
+            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until_sync(lambda: is_ready(f"http://127.0.0.1:{self.port}"), timeout_s=30, what="a gateway is ready")
+
+    def stop(self) -> None:
+        """SIGTERM; returns when it has ended by itself."""
+        self._process.terminate()
+        assert self._process.wait(timeout=40) == 0
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass
+class Pair:
+    """Two gateways on one store, and a key."""
+
+    gateways: tuple[GatewayProcess, GatewayProcess]
+    key: NewKey
+    books: RunningGateway
+
+    def roll(self) -> None:
+        """Replaces them one by one."""
+        for gateway in self.gateways:
+            gateway.stop()
+            gateway.start()
+
+
+def is_ready(url: str, ca_file: Path | None = None) -> bool:
+    try:
+        verify = trust(ca_file) if ca_file else True
+        return httpx.get(f"{url}/readyz", trust_env=False, verify=verify).is_success
+    except (httpx.TransportError, FileNotFoundError):  # no certificate yet
+        return False
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    directory = tmp_path_factory.mktemp("pair")
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(valkey_server())
+        upstream = stack.enter_context(simulator())
+        # A third one, that no front knows: it makes the key and reads the books.
+        books = stack.enter_context(running_gateway(store.url, upstream, directory / "books"))
+        gateways = [GatewayProcess(directory, store_url=store.url, upstream_url=upstream) for _ in range(2)]
+        for gateway in gateways:
+            stack.callback(gateway.kill)
+        yield Pair((gateways[0], gateways[1]), books.new_key(credits_usd="1000"), books)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Where a proxy listens, and the certificate to trust."""
+
+    url: str
+    ca_file: Path
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def front(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    program = shutil.which(request.param, path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip(f"{request.param} is not installed")
+    directory = tmp_path_factory.mktemp(request.param)
+    start = {"nginx": start_nginx, "caddy": start_caddy}[request.param]
+    with start(program, directory, pair) as front:
+        wait_until_sync(lambda: is_ready(front.url, front.ca_file), timeout_s=20, what=f"{request.param} answers")
+        yield front
+
+
+@contextlib.contextmanager
+def start_nginx(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
+    authority = trustme.CA()
+    certificate = authority.issue_cert(NAME)
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    certificate.private_key_pem.write_to_path(directory / "key.pem")
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(directory / "chain.pem", append=True)
+    port = free_port()
+    changes = {
+        "127.0.0.1:8080": f"127.0.0.1:{pair.gateways[0].port}",
+        "127.0.0.1:8090": f"127.0.0.1:{pair.gateways[1].port}",
+        "listen 443": f"listen 127.0.0.1:{port}",
+        "gateway.example.com": NAME,
+        "/etc/ssl/gateway/fullchain.pem": str(directory / "chain.pem"),
+        "/etc/ssl/gateway/privkey.pem": str(directory / "key.pem"),
+    }
+    text = NGINX.read_text(encoding="utf-8")
+    for told, here in changes.items():
+        assert told in text
+        text = text.replace(told, here)
+    (directory / "gateway.conf").write_text(text)
+    places = "".join(
+        f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (directory / "nginx.conf").write_text(
+        f"daemon off; pid {directory}/pid; error_log {directory}/error.log; events {{}}\n"
+        f"http {{ access_log off; {places} include {directory}/gateway.conf; }}\n"
+    )
+    command = [program, "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(directory / "nginx.conf")]
+    with running(command, {}):
+        yield Front(f"https://{NAME}:{port}", directory / "ca.pem")
+
+
+@contextlib.contextmanager
+def start_caddy(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
+    port, plain = free_port(), free_port()
+    # Two global options for the test alone: ports that need no privilege.
+    text = CADDY.read_text(encoding="utf-8").replace(
+        "admin off", f"admin off\n\thttp_port {plain}\n\thttps_port {port}"
+    )
+    (directory / "Caddyfile").write_text(text.replace("\theader -Server", "\theader -Server\n\ttls internal"))
+    environment = {
+        "HOME": str(directory),
+        "XDG_DATA_HOME": str(directory),
+        "SITE_ADDRESS": NAME,
+        "GATEWAYS": " ".join(f"127.0.0.1:{gateway.port}" for gateway in pair.gateways),
+    }
+    command = [program, "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"]
+    with running(command, environment):
+        yield Front(f"https://{NAME}:{port}", directory / "caddy" / "pki" / "authorities" / "local" / "root.crt")
+
+
+@contextlib.contextmanager
+def running(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    with subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def test_a_stream_passes_as_it_is_made(front: Front, pair: Pair) -> None:
+    with (
+        sdk(front.url, pair.key.text, ca_file=front.ca_file) as client,
+        client.responses.create(model="sim/slow-20+tokens-50", input="hello", stream=True) as events,
+    ):
+        arrivals = [(time.monotonic(), event.type) for event in events]
+    assert arrivals[-1][1] == "response.completed"
+    # 50 tokens, 20 ms apart: held back until the end they would come at once.
+    assert arrivals[-1][0] - arrivals[0][0] > 0.5
+
+
+def test_a_client_that_leaves_ends_the_request_behind_the_front(front: Front, pair: Pair) -> None:
+    with (
+        sdk(front.url, pair.key.text, ca_file=front.ca_file) as client,
+        client.responses.create(model="sim/slow-50+tokens-1000", input="hello", stream=True) as events,
+    ):
+        assert next(iter(events)).type == "response.created"
+        assert pair.books.balance(pair.key).held > 0
+    wait_until_sync(lambda: pair.books.balance(pair.key).held == 0, what="the hold is resolved")
+
+
+def test_clients_may_speak_http_2(front: Front) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    command: list[str] = [
+        curl,
+        "-sS",
+        "--cacert",
+        front.ca_file,
+        "-o",
+        os.devnull,
+        "-w",
+        "%{http_version}",
+        f"{front.url}/healthz",
+    ]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "2"
+
+
+def test_two_gateways_replaced_one_by_one_fail_no_request(front: Front, pair: Pair) -> None:
+    with Load(front.url, pair.key.text, ca_file=front.ca_file) as load:
+        streamed: list[Answered] = []
+        with sdk(front.url, pair.key.text, ca_file=front.ca_file) as client:
+            running = threading.Thread(target=lambda: streamed.append(stream_once(client, "sim/slow-20+tokens-150")))
+            running.start()
+            pair.roll()
+            running.join(timeout=60)
+        load.wait_for(10)
+    assert load.failures == []
+    assert len(streamed) == 1, "the stream was cut"
+    wait_until_sync(lambda: pair.books.balance(pair.key).held == 0, what="nothing is held")

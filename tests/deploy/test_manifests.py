@@ -1,0 +1,157 @@
+"""The Kubernetes manifests: against Kubernetes' own schemas, and against what they promise about each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from gateway.settings import ServerSettings, load_settings
+from tests.deploy.stack import ROOT
+
+BASE: Final = ROOT / "deploy" / "kubernetes" / "base"
+OVERLAY: Final = ROOT / "deploy" / "kubernetes" / "overlays" / "example"
+MADE_BY_HAND: Final = "secrets/"  # not in version control
+SCHEMA_VERSIONS: Final = ("1.30", "1.37")  # the first with preStop.sleep, and the newest that the schemas have
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
+
+
+def kustomization(directory: Path) -> dict[str, Any]:
+    (found,) = documents(directory / "kustomization.yaml")
+    return found
+
+
+def resources() -> Iterator[dict[str, Any]]:
+    """What base and overlay apply, as they stand in the files."""
+    for directory in (BASE, OVERLAY):
+        for name in kustomization(directory)["resources"]:
+            if (directory / name).is_file():
+                yield from documents(directory / name)
+
+
+def one(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [each for each in resources() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Pod templates by the component that they are."""
+    templates = [each["spec"]["template"] for each in resources() if each["kind"] in ("Deployment", "StatefulSet")]
+    return {each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"] for each in templates}
+
+
+@pytest.mark.parametrize("version", SCHEMA_VERSIONS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the schema package's own
+def test_every_manifest_keeps_kubernetes_schema(version: str) -> None:
+    found = list(resources())
+    for document in found:
+        kubernetes_validate.validate(document, version, strict=True)
+    assert len(found) >= 9
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_manifest_with_a_misspelt_field_would_be_found() -> None:
+    document = one("Deployment", "gateway")
+    document["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, SCHEMA_VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("directory", [BASE, OVERLAY], ids=["base", "overlay"])
+def test_a_kustomization_names_files_that_exist_and_leaves_none_out(directory: Path) -> None:
+    told = kustomization(directory)
+    files = [*told["resources"], *(patch["path"] for patch in told.get("patches", []))]
+    for generator in (*told.get("configMapGenerator", []), *told.get("secretGenerator", [])):
+        files += [name for name in generator["files"] if not name.startswith(MADE_BY_HAND)]
+    for name in files:
+        assert (directory / name).exists(), name
+    assert {path.name for path in directory.iterdir() if path.is_file()} == {
+        "kustomization.yaml",
+        *(name for name in files if (directory / name).is_file()),
+    }
+
+
+def test_an_overlay_patch_changes_something_that_is_there() -> None:
+    for patch in kustomization(OVERLAY)["patches"]:
+        target = one(patch["target"]["kind"], patch["target"]["name"])
+        for operation in yaml.safe_load((OVERLAY / patch["path"]).read_text(encoding="utf-8")):
+            assert operation["op"] == "replace"
+            place: Any = target
+            for name in operation["path"].strip("/").split("/"):
+                assert name in place, operation["path"]
+                place = place[name]
+            assert place != operation["value"]
+
+
+def test_the_overlay_makes_every_configuration_and_secret_that_is_mounted() -> None:
+    told = kustomization(OVERLAY)
+    made = {each["name"] for each in (*told["configMapGenerator"], *told["secretGenerator"])}
+    mounted = {
+        volume.get("configMap", {}).get("name") or volume.get("secret", {}).get("secretName")
+        for pod in pods().values()
+        for volume in pod["volumes"]
+        if "configMap" in volume or "secret" in volume
+    }
+    assert made == mounted
+
+
+def test_each_selector_finds_a_pod_and_each_port_has_its_name() -> None:
+    for document in resources():
+        spec = document.get("spec", {})
+        match document["kind"]:
+            case "Service":
+                wanted = spec["selector"]
+            case "PodDisruptionBudget" | "Deployment" | "StatefulSet":
+                wanted = spec["selector"]["matchLabels"]
+            case "NetworkPolicy":
+                wanted = spec["podSelector"]["matchLabels"]
+            case _:
+                continue
+        pod = pods()[wanted["app.kubernetes.io/component"]]
+        if document["kind"] == "Service":
+            names = {port["name"] for container in pod["containers"] for port in container["ports"]}
+            assert {port["targetPort"] for port in spec["ports"]} <= names
+
+
+def test_pods_run_as_the_restricted_standard_asks() -> None:
+    for component, pod in pods().items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, component
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_a_pod_has_time_to_drain() -> None:
+    pod = pods()["gateway"]
+    delay_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    probe = pod["containers"][0]["readinessProbe"]
+    assert delay_s >= probe["periodSeconds"] * probe["failureThreshold"]
+    assert pod["terminationGracePeriodSeconds"] > delay_s + ServerSettings().drain_timeout_s + 10
+
+
+@pytest.mark.parametrize(
+    "path", [OVERLAY / "gateway.toml", ROOT / "deploy" / "compose" / "gateway.toml"], ids=["kubernetes", "compose"]
+)
+def test_the_configurations_are_valid(path: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-secret\n")
+    here = tmp_path / "gateway.toml"
+    here.write_text(re.sub(r'"file:[^"]*"', f'"file:{secret}"', path.read_text(encoding="utf-8")))
+    settings = load_settings(here)
+    assert settings.admin.key is not None
+    assert settings.prices
