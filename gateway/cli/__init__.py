@@ -1,7 +1,10 @@
 """The command line; thin.
 
     serve, demo, simulate, check       programs and configuration: serving.py, demo.py
-    teams, keys, credits, ledger       a client of the admin API: GATEWAY_URL, GATEWAY_ADMIN_KEY
+    teams, keys, credits, limits       a client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile
+    usage, requests, ledger, top
+    upstreams, config, admins, audit
+    try                                a client of the gateway itself: GATEWAY_API_KEY
 
 Exit codes: 0 done; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
 """
@@ -12,12 +15,13 @@ import sys
 
 import typer
 
-from gateway.cli import commands
+from gateway.cli import admins, commands, config, key_changes, limits, requests_, team_changes, top, trying, upstreams
 from gateway.cli.credits_ import app as credits_
 from gateway.cli.faults import CliError
 from gateway.cli.keys import app as keys
 from gateway.cli.ledger import app as ledger
 from gateway.cli.teams import app as teams
+from gateway.cli.usage import usage
 
 app = typer.Typer(
     name="gateway",
@@ -31,6 +35,19 @@ app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
 app.add_typer(credits_, name="credits")
 app.add_typer(ledger, name="ledger")
+for name, group in (
+    ("limits", limits.app),
+    ("requests", requests_.app),
+    ("upstreams", upstreams.app),
+    ("config", config.app),
+    ("admins", admins.app),
+):
+    app.add_typer(group, name=name)
+for command in (usage, admins.audit, admins.whoami, top.top):
+    app.command()(command)
+app.command("try")(trying.try_)
+key_changes.register(keys)
+team_changes.register(teams)
 
 
 def main() -> None:

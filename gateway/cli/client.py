@@ -1,6 +1,7 @@
 """The admin API's client: one method a kind of call, its failures in a person's words.
 
-AdminClient.from_environment()   GATEWAY_URL (http://127.0.0.1:8080); GATEWAY_ADMIN_KEY, a key or "file:PATH" of one,
+AdminClient.from_environment()   the profile that is named (profiles.py); or GATEWAY_URL (http://127.0.0.1:8080) and
+                                 GATEWAY_ADMIN_KEY, a key or "file:PATH" of one,
                                  or the demo's ./data/admin-key
 client.get/post/patch(path)      the answer's JSON; CliError for everything else
 client.every(path)               all entries of a list, page after page
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ import httpx
 
 from gateway.cli.faults import USAGE, CliError
 from gateway.cli.options import program
+from gateway.cli.profiles import Profile, default_profile, named_profile, secret
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 DEMO_ADMIN_KEY: Final = Path("data/admin-key")
@@ -58,6 +61,10 @@ class AdminClient:
     @classmethod
     def from_environment(cls) -> Self:
         """The gateway that the environment names, by default the demo. Raises CliError when no admin key is found."""
+        if profile := named_profile():
+            return cls._of(profile)
+        if "GATEWAY_URL" not in os.environ and "GATEWAY_ADMIN_KEY" not in os.environ and (profile := default_profile()):
+            return cls._of(profile)
         url = os.environ.get("GATEWAY_URL") or DEFAULT_URL
         if key := os.environ.get("GATEWAY_ADMIN_KEY"):
             path = key.removeprefix("file:")  # a container's secret is a file
@@ -69,6 +76,12 @@ class AdminClient:
             f"no admin key: set GATEWAY_ADMIN_KEY, or run this where the demo keeps its own in {DEMO_ADMIN_KEY}",
             exit_code=USAGE,
         )
+
+    @classmethod
+    def _of(cls, profile: Profile) -> Self:
+        if not profile.admin_key:
+            raise CliError(f"profile {profile.name!r} has no admin_key", exit_code=USAGE)
+        return cls(profile.url, secret(profile.admin_key), f"profile {profile.name!r}")
 
     def __enter__(self) -> Self:
         return self
@@ -91,11 +104,28 @@ class AdminClient:
         """Changes the fields that are given."""
         return self._call("PATCH", path, json=body)
 
-    def every(self, path: str) -> Iterator[Json]:
+    def delete(self, path: str) -> Json:
+        """Deletes."""
+        return self._call("DELETE", path)
+
+    def events(self, params: Mapping[str, str] | None = None) -> Iterator[Json]:
+        """Live events, as they come, without an end. The first is {}: from then on every request is shown."""
+        try:
+            with self._http.stream("GET", f"{API}/events", params=params, timeout=None) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    self._read(answer)
+                for line in answer.iter_lines():
+                    if line.startswith("data:"):
+                        yield json.loads(line.removeprefix("data:"))
+        except httpx.TransportError as error:
+            raise CliError(f"no answer from {self._url} ({str(error) or type(error).__name__})") from None
+
+    def every(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[Json]:
         """All entries of a list."""
         cursor: str | None = None
         while True:
-            page = self.get(path, {"after": cursor} if cursor else None)
+            page = self.get(path, {**(params or {}), **({"after": cursor} if cursor else {})})
             yield from page["data"]
             cursor = page.get("next")
             if not cursor:
@@ -120,9 +150,9 @@ class AdminClient:
         except httpx.TransportError as error:
             doubt = f"; it may be done: repeat it with --idempotency-key {repeatable}" if repeatable else ""
             raise CliError(f"no answer from {self._url} ({str(error) or type(error).__name__}){doubt}") from None
-        return self._read(path, answer)
+        return self._read(answer)
 
-    def _read(self, path: str, answer: httpx.Response) -> Json:
+    def _read(self, answer: httpx.Response) -> Json:
         try:
             body = answer.json()
         except ValueError:
@@ -138,7 +168,7 @@ class AdminClient:
                 code, f"the gateway at {self._url} does not know the admin key in {self._key_from}: {message}"
             )
         if code == "team_not_found":
-            message += self._near(_team_of(path))
+            message += self._near(_quoted(message))
         raise Refused(code, message)
 
     def _near(self, name: str) -> str:
@@ -161,8 +191,9 @@ def team_path(team: str) -> str:
     return f"/teams/{quote(team, safe='')}"
 
 
-def _team_of(path: str) -> str:
-    return httpx.URL(path).path.split("/")[2]
+def _quoted(message: str) -> str:
+    """The name in a message: There is no team 'serach'."""
+    return message.partition("'")[2].rpartition("'")[0]
 
 
 def is_loopback(url: str) -> bool:

@@ -5,6 +5,7 @@ The server's packages take a second and a half to import; a client's command sho
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -37,8 +38,13 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Say the version and exit.", is_eager=True, callback=_say_version)
     ] = False,
+    profile: Annotated[
+        str | None, typer.Option(help="A gateway by its name in profiles.toml.", envvar="GATEWAY_PROFILE")
+    ] = None,
 ) -> None:
     del version  # its callback has done it
+    if profile is not None:
+        os.environ["GATEWAY_PROFILE"] = profile
 
 
 def serve(

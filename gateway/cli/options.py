@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from gateway.cli.faults import USAGE, CliError
+
 _BOUND: Final = 2**53 - 1  # what the ledger counts exactly
 
 TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
@@ -19,6 +21,7 @@ Models = Annotated[
     str | None, typer.Option(help='Allowed models, separated by commas: exact ids, "provider/*" or "*".')
 ]
 ExpiresAt = Annotated[str | None, typer.Option(help="When it stops working: ISO 8601, 2027-01-31T00:00:00Z.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 IdempotencyKey = Annotated[
     str | None, typer.Option(help="Name this action: repeating it under the same name does nothing more.")
 ]
@@ -41,6 +44,16 @@ def given(**fields: Any) -> dict[str, Any]:
 def listed(models: str | None) -> list[str] | None:
     """A list from a flag."""
     return None if models is None else [model.strip() for model in models.split(",") if model.strip()]
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks before what cannot be undone. Raises CliError where the answer is no, or nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CliError(f"{question} Say so with --yes: nobody can be asked here", exit_code=USAGE)
+    if not typer.confirm(question, default=False):
+        raise CliError("nothing was changed")
 
 
 def program() -> str:

@@ -19,6 +19,11 @@ def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def json_line(value: Any) -> str:
+    """The value as one line of JSON Lines."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """A table; numbers stand on the right. `empty`: what to say when there is no row."""
     cells = [[_cell(value) for value in row] for row in rows]

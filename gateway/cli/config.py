@@ -1,0 +1,72 @@
+"""`gateway config`: what is in force, whether a file could be, and reading it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient
+
+app = typer.Typer(help="Routes, prices and upstreams as in force; reload.", no_args_is_help=True)
+
+_CONFIG: Final = Path("gateway.toml")
+
+
+@app.command("show")
+def show_(*, as_json: options.AsJson = False) -> None:
+    """What requests run on now, and which configuration each worker runs."""
+    with AdminClient.from_environment() as client:
+        found = client.get("/config")
+    if as_json:
+        show.as_json(found)
+        return
+    show.table(
+        ("MODEL", "UPSTREAMS"), [(r["model"], ", ".join(r["upstreams"])) for r in found["routes"]], empty="no routes"
+    )
+    typer.echo()
+    show.table(
+        ("PRICE OF", "INPUT", "CACHED INPUT", "OUTPUT"),
+        [(model, p["input"], p["cached_input"], p["output"]) for model, p in found["prices"].items()],
+        empty="no prices",
+    )
+    typer.echo()
+    show.table(
+        ("WORKER", "HOST", "PID", "LOADED", "GENERATION", "RUNNING", "PROBLEM"),
+        [
+            (w["worker"], w["host"], w["pid"], w["loaded_at"], w["generation"], w["running"], w["problem"])
+            for w in found["workers"]
+        ],
+        empty="no worker has reported yet",
+    )
+
+
+@app.command()
+def check(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.")
+    ] = _CONFIG,
+) -> None:
+    """Check a file on this machine, as `gateway check` does."""
+    from gateway.cli import checking  # noqa: PLC0415 - a client's command does not wait for the server's packages
+
+    checking.check(config)
+
+
+@app.command()
+def reload(*, as_json: options.AsJson = False) -> None:
+    """Read the configuration again, on every worker; a bad file changes nothing and says why."""
+    with AdminClient.from_environment() as client:
+        done = client.post("/config/reload", {})
+    if as_json:
+        show.as_json(done)
+        return
+    show.fields(
+        {
+            "in force": ", ".join(done["changed"]) or "nothing has changed",
+            "needs a restart": ", ".join(done["needs_restart"]) or "nothing",
+            "generation": done["generation"],
+        }
+    )

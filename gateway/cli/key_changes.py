@@ -1,0 +1,144 @@
+"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|limits`: what changes a key that is there.
+
+KEY is team/key, by id or label, or a key's id alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient, Json
+from gateway.cli.faults import USAGE, CliError
+from gateway.cli.keys import find
+from gateway.cli.limits import LimitArguments, limits_of
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="team/key (id or label), or a key's id alone.")]
+_DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
+_SECONDS: Final = (("s", 1), ("m", 60), ("h", 3600), ("d", 86_400))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `gateway keys`."""
+    for command in (rotate, revoke, disable, enable, label, expire, allow, limits):
+        app.command()(command)
+
+
+def rotate(
+    key: KeyArgument,
+    *,
+    overlap: Annotated[str, typer.Option(help="For how long the old secrets still work: 90s, 30m, 24h, 7d.")] = "24h",
+    now: Annotated[bool, typer.Option("--now", help="The old secrets end at once.")] = False,
+    yes: options.Yes = False,
+    idempotency_key: options.IdempotencyKey = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Give a key a new secret; its id, limits and spend stay. The new text is shown this once."""
+    overlap_s = 0 if now else seconds(overlap)
+    with AdminClient.from_environment() as client:
+        found = find_key(client, key)
+        if overlap_s == 0:
+            options.confirm(f"End every secret that {found['name']!r} has now?", yes=yes)
+        rotated = client.post(f"{_path(found)}/rotate", {"overlap_s": overlap_s}, idempotency_key=idempotency_key)
+    if as_json:
+        show.as_json(rotated)
+        return
+    if rotated["key"] is None:
+        raise CliError("this rotation was done before, and its secret replaced since: rotate under another name")
+    show.fields({"key": rotated["key"], "id": rotated["id"], "name": rotated["name"]})
+    ending = [secret for secret in rotated["secrets"] if secret["until"]]
+    for secret in ending:
+        typer.echo(f"{secret['sha256_prefix']} works until {secret['until']}")
+    typer.echo("\nKeep it now: it is not shown again.")
+
+
+def revoke(key: KeyArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
+    """End a key for ever, with its very next request."""
+    with AdminClient.from_environment() as client:
+        found = find_key(client, key)
+        options.confirm(f"Revoke {found['name']!r} ({found['id']}) for ever?", yes=yes)
+        _shown(client.patch(_path(found), {"status": "revoked"}), as_json=as_json)
+
+
+def disable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
+    """Refuse a key's requests until it is enabled."""
+    _change(key, {"status": "disabled"}, as_json=as_json)
+
+
+def enable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
+    """Let a disabled key work again."""
+    _change(key, {"status": "active"}, as_json=as_json)
+
+
+def label(
+    key: KeyArgument, name: Annotated[str, typer.Argument(help="The new label.")], *, as_json: options.AsJson = False
+) -> None:
+    """Call a key something else."""
+    _change(key, {"name": name}, as_json=as_json)
+
+
+def expire(
+    key: KeyArgument,
+    at: Annotated[str, typer.Argument(help='ISO 8601, such as 2027-01-31T00:00:00Z; or "never".')],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say when a key stops working."""
+    _change(key, {"expires_at": None if at == "never" else at}, as_json=as_json)
+
+
+def allow(
+    key: KeyArgument,
+    models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say which models a key may use."""
+    _change(key, {"models": options.listed(models)}, as_json=as_json)
+
+
+def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
+    """Set a key's limits, such as rpm=60 budget_usd_day=5; NAME=none removes one."""
+    _change(key, {"limits": limits_of(changes)}, as_json=as_json)
+
+
+def find_key(client: AdminClient, text: str) -> Json:
+    """A key by team/key, or by its id alone. Raises CliError."""
+    team, separator, key = text.rpartition("/")
+    return find(client, team, key) if separator else client.get(f"/keys/{quote(key, safe='')}")
+
+
+def seconds(text: str) -> int:
+    """A duration such as 24h. Raises CliError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise CliError(f"{text!r} is no duration: 90s, 30m, 24h or 7d", exit_code=USAGE)
+    return int(match[1]) * dict(_SECONDS)[match[2] or "s"]
+
+
+def _change(key: str, changes: Json, *, as_json: bool) -> None:
+    with AdminClient.from_environment() as client:
+        _shown(client.patch(_path(find_key(client, key)), changes), as_json=as_json)
+
+
+def _path(key: Json) -> str:
+    return f"/teams/{key['team_id']}/keys/{key['id']}"
+
+
+def _shown(key: Json, *, as_json: bool) -> None:
+    if as_json:
+        show.as_json(key)
+        return
+    show.fields(
+        {
+            "key": key["name"],
+            "id": key["id"],
+            "status": key["status"],
+            "expires": key["expires_at"] or "never",
+            "limits": show.limits_line(key["limits"]) or "none",
+        }
+    )

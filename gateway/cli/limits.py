@@ -1,0 +1,70 @@
+"""`gateway limits`: set and show, of a team. Those of a key: `gateway keys limits`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient, team_path
+from gateway.cli.faults import USAGE, CliError
+
+app = typer.Typer(help="A team's limits; in force with its next request.", no_args_is_help=True)
+
+NAMES: Final = (
+    "rpm",
+    "tpm",
+    "concurrency",
+    "max_output_tokens",
+    *(f"budget_{unit}_{period}" for unit in ("usd", "tokens") for period in ("hour", "day", "month", "total")),
+)
+LimitArguments = Annotated[
+    list[str], typer.Argument(metavar="NAME=VALUE...", help=f"{', '.join(NAMES)}; the value none removes one.")
+]
+
+
+@app.command("set")
+def set_(team: options.TeamArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
+    """Set limits, such as rpm=600 budget_usd_day=5; NAME=none removes one."""
+    with AdminClient.from_environment() as client:
+        changed = client.patch(team_path(team), {"limits": limits_of(changes)})
+    if as_json:
+        show.as_json(changed)
+    else:
+        show.limits_table(changed["limits"])
+
+
+@app.command("show")
+def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
+    """Each limit, and what is left of it."""
+    with AdminClient.from_environment() as client:
+        limits = client.get(team_path(team))["limits"]
+    if as_json:
+        show.as_json(limits)
+    else:
+        show.limits_table(limits)
+
+
+def limits_of(changes: list[str]) -> dict[str, Any]:
+    """NAME=VALUE words as the API takes them. Raises CliError for what is no limit."""
+    out: dict[str, Any] = {}
+    for word in changes:
+        name, separator, value = word.partition("=")
+        name = name.replace("-", "_")
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"; is it {near[0]}?" if near else f": {', '.join(NAMES)}"
+            raise CliError(f"{name!r} is no limit{hint}", exit_code=USAGE)
+        if not separator or not value:
+            raise CliError(f"{word!r}: give a value, such as {name}=10, or {name}=none", exit_code=USAGE)
+        if value == "none":
+            out[name] = None
+        elif name.startswith("budget_usd"):
+            out[name] = value
+        elif value.isascii() and value.isdigit():
+            out[name] = int(value)
+        else:
+            raise CliError(f"{word!r}: {name} is a whole number", exit_code=USAGE)
+    return out

@@ -1,0 +1,74 @@
+"""`gateway teams rename|disable|enable|expire|allow`: what changes a team that is there. Limits: `gateway limits`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient, Json, team_path
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `gateway teams`."""
+    for command in (rename, disable, enable, expire, allow):
+        app.command()(command)
+
+
+def rename(
+    team: options.TeamArgument,
+    name: Annotated[str, typer.Argument(help="The new name.")],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Call a team something else."""
+    _change(team, {"name": name}, as_json=as_json)
+
+
+def disable(team: options.TeamArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
+    """Refuse every request of a team until it is enabled."""
+    options.confirm(f"Refuse every request of {team!r}?", yes=yes)
+    _change(team, {"status": "disabled"}, as_json=as_json)
+
+
+def enable(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
+    """Let a disabled team work again."""
+    _change(team, {"status": "active"}, as_json=as_json)
+
+
+def expire(
+    team: options.TeamArgument,
+    at: Annotated[str, typer.Argument(help='ISO 8601, such as 2027-01-31T00:00:00Z; or "never".')],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say when a team stops working."""
+    _change(team, {"expires_at": None if at == "never" else at}, as_json=as_json)
+
+
+def allow(
+    team: options.TeamArgument,
+    models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say which models a team may use."""
+    _change(team, {"models": options.listed(models)}, as_json=as_json)
+
+
+def _change(team: str, changes: Json, *, as_json: bool) -> None:
+    with AdminClient.from_environment() as client:
+        changed = client.patch(team_path(team), changes)
+    if as_json:
+        show.as_json(changed)
+        return
+    show.fields(
+        {
+            "team": changed["name"],
+            "id": changed["id"],
+            "status": changed["status"],
+            "models": show.models_line(changed["models"]),
+            "expires": changed["expires_at"] or "never",
+        }
+    )

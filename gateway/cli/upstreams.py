@@ -1,0 +1,71 @@
+"""`gateway upstreams`: health as the workers see it; take one out of service, and put it back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from gateway.cli import options, show
+from gateway.cli.client import AdminClient, Json
+
+app = typer.Typer(help="Upstreams: their health, in and out of service.", no_args_is_help=True)
+_Name = Annotated[str, typer.Argument(help="The upstream's name in the configuration.")]
+
+
+@app.command("list")
+def list_(*, as_json: options.AsJson = False) -> None:
+    """All upstreams."""
+    with AdminClient.from_environment() as client:
+        found = list(client.every("/upstreams"))
+    if as_json:
+        show.as_json(found)
+    else:
+        _table(found)
+
+
+@app.command()
+def disable(name: _Name, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
+    """Take an upstream out: no worker sends it new requests."""
+    options.confirm(f"Send {name!r} no more requests?", yes=yes)
+    _turn(name, "disable", as_json=as_json)
+
+
+@app.command()
+def enable(name: _Name, *, as_json: options.AsJson = False) -> None:
+    """Put it back."""
+    _turn(name, "enable", as_json=as_json)
+
+
+def _turn(name: str, verb: str, *, as_json: bool) -> None:
+    with AdminClient.from_environment() as client:
+        found = client.post(f"/upstreams/{quote(name, safe='')}/{verb}", {})
+    if as_json:
+        show.as_json(found)
+    else:
+        _table([found])
+
+
+def _table(upstreams: list[Json]) -> None:
+    show.table(
+        ("NAME", "STATE", "BREAKERS", "RESTING KEYS", "CONNECTIONS", "URL"),
+        [
+            (
+                upstream["name"],
+                _state(upstream),
+                ", ".join(worker["breaker"] for worker in upstream["workers"]),
+                sum(key["rests_s"] > 0 for worker in upstream["workers"] for key in worker["keys"]),
+                sum(worker["open_connections"] for worker in upstream["workers"]),
+                upstream["base_url"],
+            )
+            for upstream in upstreams
+        ],
+        empty="No upstreams.",
+    )
+
+
+def _state(upstream: Json) -> str:
+    if not upstream["enabled"]:
+        return f"out since {upstream['disabled_at']} by {upstream['disabled_by']}"
+    return "healthy" if upstream["healthy"] else "unhealthy"
