@@ -19,6 +19,8 @@ from gateway.ledger.team import Page
 
 _REQUESTS: Final = frozenset({"settle", "void", "expire"})
 _ROUNDS: Final = 20  # pages of the streams that are looked through for a filter that seldom matches
+_FEWEST: Final = 10  # entries that are asked of a stream at once, however many teams there are
+_LONGEST_CURSOR: Final = 15  # digits of a time in ms
 Recent = tuple[str, Entry | RefusedRequest]
 
 
@@ -26,17 +28,21 @@ async def recent(
     store: Store, team_ids: Sequence[str], *, limit: int, after: str | None, outcome: str | None
 ) -> Page[Recent]:
     """(team id, entry or refusal) by time. `outcome`: the journal's, or "refused". Raises `invalid_field`."""
-    if after is not None and not (after.isascii() and after.isdigit() and len(after) <= 15):  # noqa: PLR2004 - ms
+    if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _LONGEST_CURSOR):
         raise GatewayError("invalid_field", f"{after!r} is no cursor of the requests.", param="after")
     end = int(after) if after is not None else None
     found: list[Recent] = []
+    share = min(limit, max(_FEWEST, 2 * limit // max(1, len(team_ids))))
     if end == 0:  # nothing is older; the store knows no interval that ends before its beginning
         return Page((), None)
     for _ in range(_ROUNDS):
-        page, end = await _round(store, team_ids, limit, end)
+        page, end = await _round(store, team_ids, share, end)
         found += [item for item in page if _matches(item[1], outcome)]
         if end is None or len(found) >= limit:
             break
+    if len(found) > limit:
+        end = found[limit - 1][1].at_ms
+        found = [item for item in found if item[1].at_ms >= end]
     return Page(tuple(found), None if end is None else str(end))
 
 

@@ -1,0 +1,97 @@
+"""What operators are shown is bounded: the audit log, refusals, what a worker notes, who watches, admin keys."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import MappingProxyType
+
+import httpx
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.feed import MAX_EVENTS, MAX_REFUSED, Feed
+from gateway.ledger.admins import MAX_ADMIN_KEYS, Admins
+from gateway.ledger.controls import Controls
+from gateway.ledger.keyspace import ADMINS, AUDIT, TeamKeys
+from gateway.ledger.refused import RefusedLog, RefusedRequest
+from gateway.ledger.trail import Action, Trail
+from gateway.telemetry import Record, Refusal
+from tests.operators.admins import admin_client, code_of
+from tests.support.gateway import RunningGateway
+from tests.support.ledgers import DAY_S, Desk, open_ledger
+from tests.support.servers import Server
+
+NODE = 100  # entries in a node of a stream: what is trimmed at once
+
+
+@pytest.fixture
+async def desk(store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with open_ledger(store.url, tmp_path) as opened:
+        yield opened
+
+
+async def test_the_audit_log_keeps_the_newest_entries(desk: Desk) -> None:
+    trail = Trail(desk.store, 100)
+    for number in range(400):
+        await trail.write(Action("root", "root", f"action {number}", "", "", None, None, "req_1"))
+    assert 100 <= await desk.store.run("XLEN", AUDIT) <= 100 + NODE
+    assert (await trail.read(None, 1, None)).data[0].action == "action 399"
+
+
+async def test_a_long_change_is_cut_and_stays_readable(desk: Desk) -> None:
+    trail = Trail(desk.store, 100)
+    await trail.write(Action("root", "root", "long", "", "", {"models": ["m" * 100] * 500}, None, "req_1"))
+    (entry,) = (await trail.read(None, 1, None)).data
+    assert set(entry.before) == {"cut"}
+
+
+async def test_a_team_keeps_its_newest_refusals_for_a_while(desk: Desk) -> None:
+    key = await desk.new_key()
+    log = RefusedLog(desk.store, most=10, retention_s=60)
+    for number in range(300):
+        refused = RefusedRequest(f"req_{number}", key.team_id, key.key_id, 429, "c", "m", "rpm", "key", "a/b")
+        await log.write([(key.secret_hash, refused)])
+    name = TeamKeys(key.team_id).refused
+    assert 10 <= await desk.store.run("XLEN", name) <= 10 + NODE
+    assert 0 < await desk.store.run("PTTL", name) <= 60_000
+
+
+async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(desk: Desk) -> None:
+    feed = Feed(RefusedLog(desk.store, most=1000, retention_s=60), Controls(desk.store))
+    key = await desk.new_key()
+    feed.watched = True
+    for number in range(MAX_EVENTS + 7):
+        record = Record(f"req_{number}", team_id=key.team_id, key_id=key.key_id, secret_hash=key.secret_hash)
+        record.code, record.refusal = "rate_limit_exceeded", Refusal("slow down", MappingProxyType({"limit": "rpm"}))
+        feed.note(record)
+    assert feed.dropped == 7 + MAX_EVENTS + 7 - MAX_REFUSED
+    await feed.flush()
+    stored = await desk.store.run("XRANGE", TeamKeys(key.team_id).refused, "-", "+")
+    assert len(stored) == MAX_REFUSED
+    assert stored[-1][1][1] == f"req_{MAX_EVENTS + 6}".encode()
+    await feed.flush()
+    assert await desk.store.run("XLEN", TeamKeys(key.team_id).refused) == MAX_REFUSED, "what was written is gone"
+
+
+def test_one_watcher_too_many_is_refused_with_the_time_to_come_back(gateway: RunningGateway) -> None:
+    feed = gateway.services.feed
+    before = feed.watchers
+    feed.watchers = 50
+    try:
+        with admin_client(gateway) as root:
+            answer: httpx.Response = root.get("/events")
+    finally:
+        feed.watchers = before
+    assert (answer.status_code, code_of(answer)) == (429, "concurrency_exceeded")
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_one_admin_key_too_many_is_refused(desk: Desk) -> None:
+    ids = [word for number in range(MAX_ADMIN_KEYS) for word in (str(number), f"none{number:06}")]
+    await desk.store.run("ZADD", ADMINS, *ids)
+    try:
+        with pytest.raises(GatewayError, match="Delete one first"):
+            await Admins(desk.store, idempotency_ttl_s=DAY_S).create(
+                "a", "read", team_id="", expires_ms=0, created_by="root"
+            )
+    finally:
+        await desk.store.run("DEL", ADMINS)
