@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from benchmarks import rows
-from benchmarks.load import request_body
+from benchmarks.load import Troubled, request_body
 from benchmarks.machine import Cores, Missing, conditions
 from benchmarks.rows import FULL, QUICK, Effort, Row
 from benchmarks.servers import Bench
@@ -102,8 +102,8 @@ def _measure(wanted: list[str], effort: Effort) -> tuple[list[Row], dict[str, st
             sys.stderr.write(f"{name} ...\n")
             try:
                 found.append(MEASUREMENTS[name](bench, effort))
-            except Missing as missing:
-                skipped[name] = str(missing)
+            except (Missing, Troubled, TimeoutError) as reason:
+                skipped[name] = str(reason)
     return found, skipped
 
 

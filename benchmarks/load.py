@@ -19,6 +19,12 @@ file:close()
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer {key}"
 """
+
+
+class Troubled(Exception):
+    """A run in which answers were not 2xx, or connections broke: no measurement."""
+
+
 _RATE: Final = re.compile(r"Requests/sec:\s+([\d.]+)")
 _COUNT: Final = re.compile(r"(\d+) requests in")
 _TROUBLE: Final = re.compile(r"(?:Non-2xx|Socket errors).*")
@@ -49,7 +55,7 @@ def request_body(model: str, *, stream: bool = False, padding_bytes: int = 0, ma
 
 
 def run_wrk(target: Target, body: bytes, *, seconds: int, connections: int, cores: Cores, directory: Path) -> Sample:
-    """One run. Raises RuntimeError for answers that are not 2xx, and for connections that broke."""
+    """One run. Raises Troubled."""
     body_file, script = directory / "body.json", directory / "post.lua"
     body_file.write_bytes(body)
     script.write_text(_SCRIPT.format(body=body_file, key=target.key))
@@ -59,9 +65,9 @@ def run_wrk(target: Target, body: bytes, *, seconds: int, connections: int, core
     result = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - wrk, by its full path
     cpu_s = target.process.cpu_s() - cpu_before
     if trouble := _TROUBLE.search(result.stdout):
-        raise RuntimeError(f"{target.name}: {trouble[0]}")
+        raise Troubled(f"{target.name}: {trouble[0]}")
     rate, count = _RATE.search(result.stdout), _COUNT.search(result.stdout)
     if rate is None or count is None or count[1] == "0":
-        raise RuntimeError(f"{target.name}: wrk said {result.stdout!r}")
+        raise Troubled(f"{target.name}: wrk said {result.stdout!r}")
     rps, requests = float(rate[1]), int(count[1])
     return Sample(rps, cpu_s / requests * 1e6, cpu_s * rps / requests)

@@ -22,7 +22,7 @@ async def _team(accounts: Accounts, name: str, keys: int) -> list[str]:
     team = await accounts.create_team(Changes(name=name, limits=TEAM_LIMITS))
     await accounts.move_credits(team, "grant", _CREDITS_NANO_USD)
     made = [await accounts.create_key(team, Changes(name=f"key-{n}", limits=KEY_LIMITS)) for n in range(keys)]
-    return [text for _, text in made if text is not None]
+    return [text for _, text in made]
 
 
 async def _fill(url: str, teams: int, keys: int) -> list[str]:

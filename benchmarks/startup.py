@@ -23,7 +23,7 @@ def start_up(bench: Bench, effort: Effort) -> Row:
         port, config = free_port(), directory / "gateway.toml"
         upstream = bench.targets["direct"].port
         config.write_text(GATEWAY.format(port=port, workers=1, store="embedded", dir=directory, upstream=upstream))
-        command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(config)]
+        command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
         env = {"BENCH_UPSTREAM_KEY": "upstream-key", "BENCH_ADMIN_KEY": "admin-key"}
         started = time.perf_counter()
         with running(command, cores=bench.cores.server, log=directory / "log", env=env):
