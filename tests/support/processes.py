@@ -1,0 +1,146 @@
+"""Real gateway processes on a store, and clients that load them.
+
+with gateway_process(store_url, upstream_url, directory, workers=2) as gateway:
+    gateway.url, .workers (their process ids), .program.stop(...), .program.kill()
+answers = await load(gateway.url, secret, body, clients=8, until=event)      every answer's end, as its client saw it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from tests.cli.program import Program, is_alive, started
+from tests.support.servers import free_port
+
+READY = '"event": "ready"'  # what a worker logs when it may serve
+UPSTREAM_KEY = "upstream-key-of-the-tests"
+CONFIG = """
+[server]
+host = "127.0.0.1"
+port = {port}
+workers = {workers}
+drain_timeout_s = 1.0
+[store]
+url = "{store_url}"
+data_dir = "data"
+timeout_s = 0.3
+breaker_open_s = 0.1
+[ledger]
+hold_ttl_s = {hold_ttl_s}
+[log]
+format = "json"
+[upstreams.simulator]
+base_url = "{upstream_url}"
+api_keys = ["env:TEST_UPSTREAM_KEY"]
+breaker_failures = 1000000
+[[routes]]
+model = "*"
+upstreams = ["simulator"]
+[prices."*"]
+input = "1"
+cached_input = "0.1"
+output = "10"
+"""
+INPUT_NANO_USD, OUTPUT_NANO_USD = 1000, 10_000  # a token, by these prices
+
+
+@dataclass
+class GatewayProcess:
+    """A gateway that serves as processes of its own."""
+
+    url: str
+    program: Program
+
+    @property
+    def workers(self) -> list[int]:
+        """The worker processes; empty where the one process is the worker."""
+        pid = self.program.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        return [int(child) for child in children if is_alive(int(child)) and _is_worker(int(child))]
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def gateway_process(
+    store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, hold_ttl_s: float = 15.0
+) -> Iterator[GatewayProcess]:
+    """`gateway serve`, every worker ready. Started again in the same directory, it finds what the last one left."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = directory / "gateway.toml"
+    config.write_text(
+        CONFIG.format(
+            port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=hold_ttl_s
+        ),
+        encoding="utf-8",
+    )
+    env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY}
+    with started("serve", "--config", str(config), cwd=directory, env=env) as program:
+        program.wait_for(READY, count=workers)
+        yield GatewayProcess(f"http://127.0.0.1:{port}", program)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An answer as its client saw it. `whole`: the stream came to its own end; `cost` is what its usage costs."""
+
+    status: int
+    request_id: str
+    whole: bool
+    cost_nano_usd: int
+
+
+async def ask_once(client: httpx.AsyncClient, body: Mapping[str, Any]) -> Seen:
+    """One request, read to whatever end it has."""
+    status, request_id, usage = 0, "", None
+    whole = False
+    try:
+        async with client.stream("POST", "/v1/responses", json=body) as answer:
+            status, request_id = answer.status_code, answer.headers.get("x-request-id", "")
+            async for line in answer.aiter_lines():
+                if line.startswith('data: {"type":"response.completed"') or '"response.completed"' in line[:60]:
+                    usage = _usage(line)
+                whole = whole or (line == "data: [DONE]" and usage is not None)
+    except httpx.HTTPError:
+        whole = False
+    cost = 0 if usage is None else usage["input_tokens"] * INPUT_NANO_USD + usage["output_tokens"] * OUTPUT_NANO_USD
+    return Seen(status, request_id, whole, cost)
+
+
+def _usage(line: str) -> dict[str, int] | None:
+    if not line.startswith("data: "):
+        return None
+    usage: dict[str, int] = orjson.loads(line[6:])["response"]["usage"]
+    return usage
+
+
+async def load(
+    url: str, secret: str, body: Mapping[str, Any], *, clients: int, until: asyncio.Event, seen: list[Seen]
+) -> None:
+    """`clients` that ask again and again, until the event is set; a refused one waits a little. Fills `seen`."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    headers = {"authorization": f"Bearer {secret}"}
+
+    async def one(client: httpx.AsyncClient) -> None:
+        while not until.is_set():
+            answer = await ask_once(client, body)
+            seen.append(answer)
+            if answer.status != 200:
+                await asyncio.sleep(0.02)
+
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20, limits=limits) as client:
+        await asyncio.gather(*(one(client) for _ in range(clients)))
