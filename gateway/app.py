@@ -27,11 +27,12 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from gateway import __version__, api, operations
-from gateway.api.callers import REQUEST_ID
 from gateway.control import Control, Source
-from gateway.downstream import Message, Receive, Scope, Send
+from gateway.doorman import Doorman
+from gateway.downstream import Receive, Scope, Send
 from gateway.errors import GatewayError
 from gateway.feed import Feed
+from gateway.front import Front
 from gateway.ledger.accounts import Accounts
 from gateway.ledger.admins import Admins
 from gateway.ledger.canary import prove_enforcement
@@ -45,10 +46,14 @@ from gateway.ledger.store import Store
 from gateway.ledger.store import StoreSettings as StoreLink
 from gateway.ledger.trail import Trail
 from gateway.line import RequestLine
+from gateway.metering import Meter
+from gateway.metrics.numbers import Numbers
+from gateway.metrics.sharing import VARIABLE as METRICS_DIR
+from gateway.metrics.sharing import Shared
 from gateway.pipeline import Limits, Plan
 from gateway.setting_types import FileSecret
 from gateway.settings import Settings, UpstreamSettings, load_settings
-from gateway.telemetry import configure_logging, new_request_id
+from gateway.telemetry import configure_logging
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
@@ -79,6 +84,7 @@ class Services:
     controls: Controls
     feed: Feed
     control: Control = field(init=False)
+    meter: Meter = field(init=False)
     ready: bool = False
     leaving: bool = False
 
@@ -93,6 +99,9 @@ class Gateway:
         self._source = Source(load, build_plan) if load is not None else None
         self.services: Services | None = None
         self._log_to = log_to
+        self._numbers = Numbers(settings.server.metrics_max_series)
+        self._front = Front(settings, self._numbers)
+        self._doorman = Doorman(settings.server.trusted_proxies, settings.server.auth_failures_per_minute)
         self.app = FastAPI(
             title="OpenResponses gateway",
             version=__version__,
@@ -102,15 +111,21 @@ class Gateway:
             openapi_url=None,
             redirect_slashes=False,  # a redirect would send the key once more, to whatever Host the client named
         )
-        api.install(self.app, numeric_codes=settings.errors.numeric_codes)
+        api.install(self.app, self._doorman.judge, numeric_codes=settings.errors.numeric_codes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatches the one hot path; FastAPI does the rest."""
-        target = operations.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
-        if target is not None and self.services is not None:
-            await self.services.line(target, scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        target, front, services = operations.find(scope["method"], scope["path"]), self._front, self.services
+        if not front.is_bare:
+            send = front.dress(scope, send)
+            target = target if front.serves_line(scope) else None
+        if target is not None and services is not None:
+            await services.line(target, scope, receive, send)
         else:
-            await self.app(scope, receive, _named(scope, send))
+            await front.serve(self.app, scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -134,6 +149,8 @@ class Gateway:
                     admits_unchecked=settings.store.on_failure == "open",
                 ),
                 request_log,
+                self._numbers,
+                self._doorman,
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
@@ -141,8 +158,13 @@ class Gateway:
             control, feed = services.control, services.feed
             stack.push_async_callback(control.end)
             await control.begin()
+            directory = os.environ.get(METRICS_DIR)
+            shared = Shared(Path(directory)) if directory else None
+            services.meter = meter = Meter(services, self._numbers, spool, shared)
+            stack.push_async_callback(meter.end)
             app.state.services = self.services = services
-            for work in (ledger.run(), line.watch_deadlines(), control.run(), feed.run(), _prove(services)):
+            works = ledger.run(), line.watch_deadlines(), control.run(), feed.run(), meter.run(), _prove(services)
+            for work in works:
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             gc.collect()
             gc.freeze()  # what lives from here to the end is not worth looking at again
@@ -323,19 +345,6 @@ async def _prove(services: Services) -> None:
         problem = found
         await asyncio.sleep(0 if services.ready else 0.25)
     log.info("ready", version=__version__)
-
-
-def _named(scope: Scope, send: Send) -> Send:
-    """Every answer names its request; the request line's own do so already."""
-    scope[REQUEST_ID] = name = new_request_id()
-    request_id = name.encode()
-
-    async def send_named(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-        await send(message)
-
-    return send_named
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -5,12 +5,13 @@
     start / write / end   the answer, in pieces; straight to the connection where the server lets us: wire.py
     answer(...)           the answer, whole
 
-State that changes: `status` (None until the head is sent), `bytes_out`, `left`.
+State that changes: `status` (None until the head is sent), `bytes_out`, `first_byte` (when the body's was written).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -31,7 +32,18 @@ class ClientLeft(Exception):
 class Downstream:
     """One request's client."""
 
-    __slots__ = ("_headers", "_send", "_unsent", "_wire", "bytes_out", "headers", "receive", "scope", "status")
+    __slots__ = (
+        "_headers",
+        "_send",
+        "_unsent",
+        "_wire",
+        "bytes_out",
+        "first_byte",
+        "headers",
+        "receive",
+        "scope",
+        "status",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -43,6 +55,7 @@ class Downstream:
         self._headers = dict(self.headers)
         self.status: int | None = None
         self.bytes_out = 0
+        self.first_byte: float | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """A request header by its lower-case name; the last one where it occurs twice."""
@@ -114,6 +127,8 @@ class Downstream:
 
     def write_now(self, data: bytes) -> bool:
         """Sends body bytes without waiting. False: before more is written, `drained` must be awaited."""
+        if not self.bytes_out:
+            self.first_byte = time.perf_counter()
         self.bytes_out += len(data)
         if self._wire is None:
             self._unsent += data
@@ -131,6 +146,8 @@ class Downstream:
 
     async def end(self, data: bytes = b"") -> None:
         """Sends the last body bytes."""
+        if not self.bytes_out:
+            self.first_byte = time.perf_counter()
         self.bytes_out += len(data)
         if self._wire is not None:
             self._wire.end(data)

@@ -15,6 +15,7 @@ All within `failover_s`. The last refusal is the answer where nobody does better
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from gateway.downstream import Downstream
@@ -87,9 +88,11 @@ class _Search:
             self.answer = None
         self._record.tried.append(f"{upstream.name}#{key.number}")
         self._record.upstream = upstream.name
+        began = time.perf_counter()
         try:
             answer = await upstream.attempt(key, self._method, self._path, self._headers, self._body)
         except UpstreamFault as fault:
+            self._record.attempts.append((upstream.name, fault.kind.value, time.perf_counter() - began))
             self._failed(upstream, fault)
             return False
         except BaseException as error:
@@ -97,6 +100,7 @@ class _Search:
             if isinstance(error, ValueError):
                 raise GatewayError("invalid_field", f"The request cannot be passed on: {error}.") from None
             raise
+        self._record.attempts.append((upstream.name, str(answer.status), time.perf_counter() - began))
         self._record.upstream_status = answer.status
         upstream.note_answer(key, answer.status, _retry_after_s(answer), self._clock())
         self.answer = Opened(upstream, key, answer)

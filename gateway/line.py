@@ -4,7 +4,7 @@
     6 relay    Opened -> bytes      Relay.run
     7 decide   Ending -> Settlement exchange.decide, pure
     8 settle   -> the ledger        Ledger.settle: no cancellation takes it back
-    9 record   -> one log line      RequestLog.write
+    9 record   -> one log line      RequestLog.write; Numbers.note
 
 From step 4 on a request holds credits and a slot. Whatever happens then (an error, a client that leaves, a deadline, a
 shutdown, a bug), `RequestLine` passes 7 to 9 once.
@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from gateway import pipeline
+from gateway.doorman import Doorman
 from gateway.downstream import ClientLeft, Downstream, Receive, Scope, Send
 from gateway.dryrun import answer as dry_run_answer
 from gateway.dryrun import is_dry_run
@@ -32,6 +33,7 @@ from gateway.failover import fault_error, open_upstream
 from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.responses import Responses, correction, made_by
+from gateway.metrics.numbers import Numbers
 from gateway.operations import Target
 from gateway.pipeline import Admitted, Plan
 from gateway.relay import InvalidAnswer, Relay
@@ -68,7 +70,7 @@ class RequestLine:
 
     `on_end` is told of each request when it has ended.
     State that changes: `plan` (a reload replaces it; running requests keep theirs), `running` (a handle for each
-    request that talks to an upstream, by which it can be ended), `stopping`.
+    request that talks to an upstream, by which it can be ended), `streams` (how many of them stream), `stopping`.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class RequestLine:
         ledger: Ledger,
         responses: Responses,
         log: RequestLog,
+        numbers: Numbers,
+        doorman: Doorman,
         *,
         total_timeout_s: float,
         numeric_codes: bool,
@@ -85,17 +89,20 @@ class RequestLine:
         self._in_force = InForce(plan)
         self.running: set[Interrupt] = set()
         self.stopping = False
-        self._drained = False
+        self.streams = 0
         self._ledger = ledger
         self._responses = responses
         self._log = log
+        self._numbers = numbers
+        self._doorman = doorman
         self._total_timeout_s = total_timeout_s
         self._numeric_codes = numeric_codes
         self._diagnostics = structlog.get_logger("gateway.relay")
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its log line."""
-        record = Record(request_id=new_request_id(), method=scope["method"], path=scope["path"])
+        address = self._doorman.address(scope)
+        record = Record(new_request_id(), scope["method"], scope["path"], target.operation.route, address)
         client = Downstream(scope, receive, send)
         record.shows_tried = self._is_admin(client)
         in_force = self._in_force
@@ -108,7 +115,9 @@ class RequestLine:
             in_force.requests -= 1
             record.status = client.status or 0
             record.bytes_out = client.bytes_out
+            record.first_byte = client.first_byte
             record.ended = time.perf_counter()
+            self._numbers.note(record)
             self._log.write(record)
             if self.on_end is not None:
                 self.on_end(record)
@@ -133,29 +142,24 @@ class RequestLine:
                 interrupt.fire(Reason.TIMED_OUT)
 
     def drain(self, timeout_s: float) -> None:
-        """What still runs after `timeout_s` is ended properly: a stream with its last words.
-
-        The server takes no new connections. A request on one that it had taken is served: a front that could not know
-        would have to give a refusal to its client.
-        """
+        """Takes no new requests; what still runs after `timeout_s` is ended properly: a stream with its last words."""
         self.stopping = True
         asyncio.get_running_loop().call_later(timeout_s, self._end_all)
 
     def _end_all(self) -> None:
-        self._drained = True
         for interrupt in list(self.running):
             interrupt.fire(Reason.SHUT_DOWN)
 
     async def _admit(self, plan: Plan, target: Target, client: Downstream, record: Record) -> Admitted | None:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
-            self._refuse_when_drained()
+            self._refuse_while_stopping()
             if is_dry_run(client):
                 await self._preview(plan, target, client, record)
                 return None
             return await pipeline.admit(plan, self._ledger, self._responses, target, client, record)
         except GatewayError as error:
-            await self.refuse(client, record, error)
+            await self.refuse(client, record, self._doorman.judge(client.scope, error))
         except ClientLeft:
             record.outcome = Outcome.CLIENT_LEFT
         except Exception:  # noqa: BLE001 - the one exit: a bug is answered, logged and leaves nothing behind
@@ -178,8 +182,8 @@ class RequestLine:
         key, admin_key = client.header(b"x-gateway-admin-key"), self.plan.admin_key
         return key is not None and admin_key is not None and secrets.compare_digest(key, admin_key)
 
-    def _refuse_when_drained(self) -> None:
-        if self._drained:
+    def _refuse_while_stopping(self) -> None:
+        if self.stopping:
             raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
 
     async def _exchange(self, admitted: Admitted, client: Downstream, record: Record) -> None:
@@ -203,6 +207,7 @@ class RequestLine:
     async def _run(self, relay: Relay, admitted: Admitted, client: Downstream, record: Record) -> None:
         interrupt = Interrupt(asyncio.get_running_loop().time() + self._total_timeout_s)
         self.running.add(interrupt)
+        self.streams += record.stream
         watch = DisconnectWatch(client.receive, lambda: relay.client_left(interrupt))
         try:
             with interrupt:
@@ -222,6 +227,7 @@ class RequestLine:
             watch.close()
             relay.abort()
             self.running.discard(interrupt)
+            self.streams -= record.stream
 
     async def _end_broken(self, relay: Relay, client: Downstream, record: Record, error: GatewayError) -> None:
         """Tells the client of a failure: as an answer of its own, or at the end of a stream that has begun."""
@@ -234,6 +240,7 @@ class RequestLine:
 
     async def _settle(self, relay: Relay, admitted: Admitted, record: Record) -> None:
         relay.abort()
+        record.relayed = time.perf_counter()
         ending = relay.ending()
         hold, made = admitted.admission.hold, admitted.made
         settlement = decide(

@@ -37,6 +37,11 @@ class Operation:
     needs_input: bool = False
 
     @property
+    def route(self) -> str:
+        """Its path's pattern, for metrics."""
+        return PREFIX + self.tail
+
+    @property
     def by_id(self) -> bool:
         """Whether it is about a response that exists."""
         return "{id}" in self.tail

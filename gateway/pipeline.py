@@ -118,6 +118,7 @@ async def admit(
 ) -> Admitted:
     """Steps 1 to 4. Raises GatewayError, or ClientLeft from the body's read."""
     routed = await prepare(plan, responses, target, client, record)
+    record.routed = time.perf_counter()
     admission = await ledger.admit(routed.ask)
     record.admitted = time.perf_counter()
     record.state = State.ADMITTED
@@ -134,6 +135,7 @@ async def _read(
         await responses.check(key)
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s)
     record.bytes_in = len(body)
+    record.received = time.perf_counter()
     return read_envelope(body, needs_input=target.operation.needs_input)
 
 

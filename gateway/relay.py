@@ -97,7 +97,6 @@ class Relay:
             answer.status, self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
         )
         self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
-        self._record.first_byte = time.perf_counter()
         rule, hold = self._admitted.route.rule, self._admitted.admission.hold
         cap = hold.output_tokens if rule.cut_at_cap else None
 
@@ -176,7 +175,6 @@ class Relay:
         self._record.response_id = response_id if isinstance(response_id, str) else None
         self.outcome = _STATUSES.get(str(fields.get("status")), Outcome.COMPLETED)
         self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
-        self._record.first_byte = time.perf_counter()
         await self._client.answer(
             opened.answer.status, self._head(opened, [(b"content-length", b"%d" % len(body))]), body
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -77,6 +78,14 @@ def _usd_per_million(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError:
+        raise ValueError('an address or a network, such as "192.0.2.7" or "192.0.2.0/24"') from None
+    return text
+
+
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
@@ -84,4 +93,6 @@ ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # lower case: the environment's has none
 Usd = Annotated[str, AfterValidator(_usd_per_million)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Network = Annotated[str, AfterValidator(_network)]
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\[\]:-]{1,256}$")]  # as browsers write it: no path
 Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]

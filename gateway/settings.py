@@ -33,7 +33,18 @@ from gateway.patterns import specificity
 from gateway.pricing import Price, PriceTable
 from gateway.problems import DELIMITER, ENV_PREFIX, Problem, Refused, SettingsError, line, problems_of
 from gateway.routing import Router, RouteRule
-from gateway.setting_types import ModelName, OptionalSecret, Pattern, Retention, Seconds, Secret, UpstreamName, Usd
+from gateway.setting_types import (
+    ModelName,
+    Network,
+    OptionalSecret,
+    Origin,
+    Pattern,
+    Retention,
+    Seconds,
+    Secret,
+    UpstreamName,
+    Usd,
+)
 
 
 class Section(BaseModel):
@@ -57,6 +68,11 @@ class ServerSettings(Section):
     failover_s: Seconds = 30.0
     shutdown_delay_s: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
     drain_timeout_s: Seconds = 30.0
+    metrics_token: Secret | None = None
+    metrics_max_series: int = Field(default=1000, ge=1, le=100_000)
+    trusted_proxies: tuple[Network, ...] = ()
+    auth_failures_per_minute: int = Field(default=60, ge=0, le=1_000_000)
+    cors_origins: tuple[Origin, ...] = ()
 
 
 class StoreSettings(Section):
@@ -78,6 +94,8 @@ class AdminSettings(Section):
     """The admin API; without a key it is off."""
 
     key: OptionalSecret = None
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    port: int | None = Field(default=None, ge=1, le=65_535)
     audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
 
 

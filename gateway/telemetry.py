@@ -35,6 +35,10 @@ class Refusal:
     explain: Mapping[str, JsonScalar]
 
 
+Attempt = tuple[str, str, float]
+"""An upstream's name, the status or fault that it answered with, and the seconds that it took."""
+
+
 @dataclass(slots=True)
 class Record:
     """One request, as it will be logged. Times are `time.perf_counter()` in seconds."""
@@ -42,6 +46,8 @@ class Record:
     request_id: str
     method: str = "POST"
     path: str = "/v1/responses"
+    route: str = "/v1/responses"
+    client: str = ""
     started: float = field(default_factory=time.perf_counter)
     state: State = State.RECEIVED
     status: int = 0
@@ -57,6 +63,7 @@ class Record:
     upstream_request_id: str | None = None
     response_id: str | None = None
     tried: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     shows_tried: bool = False
     detail: str | None = None
     outcome: Outcome = Outcome.REFUSED
@@ -65,9 +72,12 @@ class Record:
     unchecked: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
+    received: float | None = None  # the whole body is here
+    routed: float | None = None  # the store is asked
     admitted: float | None = None
     opened: float | None = None
     first_byte: float | None = None
+    relayed: float | None = None  # the answer has gone, the store is told
     ended: float | None = None
     rates: Rates = NO_RATES
 
@@ -82,6 +92,7 @@ class Record:
             "request_id": self.request_id,
             "method": self.method,
             "path": self.path,
+            "client": self.client or None,
             "status": self.status,
             "outcome": self.outcome.value,
             "state": self.state.value,
@@ -116,9 +127,12 @@ class Record:
 
     def _timings(self) -> dict[str, float]:
         marks = {
+            "received_ms": self.received,
+            "routed_ms": self.routed,
             "admit_ms": self.admitted,
             "open_ms": self.opened,
             "first_byte_ms": self.first_byte,
+            "relayed_ms": self.relayed,
             "total_ms": self.ended,
         }
         return {name: round((at - self.started) * 1000, 3) for name, at in marks.items() if at is not None}

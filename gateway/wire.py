@@ -33,6 +33,10 @@ class Wire:
         self._cycle = cycle
         self._left = -1
 
+    def add_headers(self, headers: Headers) -> None:
+        """More headers for the answer, whoever gives it."""
+        self._cycle.default_headers = [*self._cycle.default_headers, *headers]
+
     def take_body(self) -> bytes | None:
         """The request's body if all of it is here, once; None: `receive` it."""
         cycle = self._cycle

@@ -4,6 +4,7 @@ responses.py   POST /v1/responses (declared here, served by the request line)
 models.py      GET /v1/models, /v1/models/{id}
 key.py         GET /v1/key
 health.py      GET /healthz, /readyz
+metrics.py     GET /metrics
 admin/         /admin/v1
 faults.py      every error in one format, 404 and 405 too
 callers.py     who calls, for the routes that are not on the hot path
@@ -13,11 +14,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from gateway.api import admin, faults, health, key, models, responses
+from gateway.api import admin, faults, health, key, metrics, models, responses
 
 
-def install(app: FastAPI, *, numeric_codes: bool) -> None:
+def install(app: FastAPI, judge: faults.Judge, *, numeric_codes: bool) -> None:
     """Declares every route on the application."""
-    faults.install(app, numeric_codes=numeric_codes)
-    for module in (responses, models, key, health, admin):
+    faults.install(app, judge, numeric_codes=numeric_codes)
+    for module in (responses, models, key, health, metrics, admin):
         app.include_router(module.router)

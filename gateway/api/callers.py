@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from fastapi import Request
 
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
     from gateway.feed import Feed
     from gateway.ledger.admins import Admins
     from gateway.ledger.controls import Controls
+    from gateway.ledger.ledger import Ledger
     from gateway.ledger.rotation import Rotation
     from gateway.ledger.store import Store
     from gateway.ledger.trail import Trail
     from gateway.line import RequestLine
+    from gateway.metering import Meter
     from gateway.settings import Settings
     from gateway.upstream.catalog import Catalog
-
-
-REQUEST_ID: Final = "gateway.request_id"
-"""Where an ASGI scope has the request's id; the application sets it."""
 
 
 class Services(Protocol):
@@ -33,6 +31,7 @@ class Services(Protocol):
 
     settings: Settings
     store: Store
+    ledger: Ledger
     accounts: Accounts
     rotation: Rotation
     admins: Admins
@@ -42,6 +41,7 @@ class Services(Protocol):
     controls: Controls
     feed: Feed
     control: Control
+    meter: Meter
     ready: bool
     leaving: bool
 

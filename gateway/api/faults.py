@@ -8,7 +8,7 @@ anything else            500 internal_error; the log has the reason
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import structlog
@@ -16,30 +16,37 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from gateway.downstream import Scope
 from gateway.errors import GatewayError
+from gateway.front import ERROR_CODE
+
+Judge = Callable[[Scope, GatewayError], GatewayError]
+"""What an error becomes that would be answered; `doorman.Doorman.judge`."""
 
 
-def install(app: FastAPI, *, numeric_codes: bool) -> None:
+def install(app: FastAPI, judge: Judge, *, numeric_codes: bool) -> None:
     """Registers the handlers."""
 
-    def answer(error: GatewayError, more: Mapping[str, str] | None = None) -> Response:
+    def answer(request: Request, error: GatewayError, more: Mapping[str, str] | None = None) -> Response:
+        request.scope[ERROR_CODE] = error.code
         status, headers, body = error.render(numeric_codes=numeric_codes)
         named = {name.decode(): value.decode() for name, value in headers}
         return Response(body, status, {**named, **(more or {})})
 
-    async def gateway_error(_: Request, error: Exception) -> Response:
-        return answer(cast("GatewayError", error))
+    async def gateway_error(request: Request, error: Exception) -> Response:
+        return answer(request, judge(request.scope, cast("GatewayError", error)))
 
-    async def invalid(_: Request, error: Exception) -> Response:
-        return answer(_invalid_field(cast("RequestValidationError", error)))
+    async def invalid(request: Request, error: Exception) -> Response:
+        return answer(request, _invalid_field(cast("RequestValidationError", error)))
 
     async def http_error(request: Request, error: Exception) -> Response:
         found = cast("HTTPException", error)
-        return answer(_from_http(request, found), found.headers)  # a 405 names what is allowed
+        return answer(request, _from_http(request, found), found.headers)  # a 405 names what is allowed
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         structlog.get_logger("gateway.api").error("request_failed", path=request.url.path, exc_info=error)
-        return answer(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
+        bug = GatewayError("internal_error", "The gateway failed. The operator's log has the reason.")
+        return answer(request, bug)
 
     app.add_exception_handler(GatewayError, gateway_error)
     app.add_exception_handler(RequestValidationError, invalid)

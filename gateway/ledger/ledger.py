@@ -11,7 +11,7 @@ behind its admission: on the same connection, or from the spool.
 `store.on_failure = "open"` admits every well-formed key while the store is away, since nobody can check it then: for
 networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
 
-State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`, for metrics.
+State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`, `expired`: metrics.
 """
 
 from __future__ import annotations
@@ -156,6 +156,7 @@ class Ledger:
         self._wake = (asyncio.Event(), asyncio.Event())
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
+        self.expired = 0
         self._log = structlog.get_logger("gateway.ledger")
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._mark_ttl_ms = str(policy.idempotency_ttl_s * 1000)
@@ -287,7 +288,7 @@ class Ledger:
     async def _tidy(self) -> None:
         if self._store.available:
             await self._spool.replay(self._replay)
-        await upkeep.reap(self._store, self._round_s)
+        self.expired += await upkeep.reap(self._store, self._round_s)
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
         if script != SETTLE.name:

@@ -38,14 +38,14 @@ async def renew(store: Store, holds: Iterable[Hold], ttl_ms: str) -> None:
         await _all([store.call(RENEW, [key], [ttl_ms, *ids]) for key, ids in calls[at : at + _AT_ONCE]])
 
 
-async def reap(store: Store, round_s: float) -> None:
-    """Voids what has expired, of every team. One worker does it in each round of `round_s` seconds.
+async def reap(store: Store, round_s: float) -> int:
+    """Voids what has expired, of every team; how many. One worker does it in each round of `round_s` seconds.
 
     Raises StoreUnavailable or StoreError.
     """
     if await store.run("SET", REAPER_LOCK, "1", "NX", "PX", str(int(round_s * 900))) is None:
-        return
-    start = 0
+        return 0
+    start, expired = 0, 0
     while team_ids := await store.run("ZRANGE", TEAMS, str(start), str(start + _AT_ONCE - 1)):
         start += len(team_ids)
         teams = [TeamKeys(raw.decode()) for raw in team_ids]
@@ -54,7 +54,9 @@ async def reap(store: Store, round_s: float) -> None:
                 store.call(EXPIRE, [keys.state, keys.holds, keys.held, keys.journal], [str(_AT_ONCE)]) for keys in teams
             ]
             voided = await _all(calls)
+            expired += sum(voided)
             teams = [keys for keys, count in zip(teams, voided, strict=True) if count == _AT_ONCE]
+    return expired
 
 
 async def _all(calls: list[asyncio.Future[Any]]) -> list[Any]:

@@ -17,8 +17,9 @@ from fastapi import Request, Response
 
 from gateway.api.admin.access import Rule, admin_of
 from gateway.api.admin.shapes import admin_shape, credits_shape, key_shape, team_shape
-from gateway.api.callers import REQUEST_ID, Services, services_of
+from gateway.api.callers import Services, services_of
 from gateway.errors import GatewayError
+from gateway.front import REQUEST_ID
 from gateway.ledger.trail import Action
 
 _REFUSED: Final = 400

@@ -1,0 +1,34 @@
+"""GET /metrics: what the gateway counts, in the format that Prometheus asks for; of all workers, whoever is asked.
+
+Behind `server.metrics_token` where that is set; on `admin.port` alone where that is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.callers import services_of
+from gateway.errors import GatewayError
+from gateway.metrics.exposition import render
+
+router = APIRouter()
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Everything, of all workers."""
+    services = services_of(request)
+    token = services.settings.server.metrics_token
+    if token is not None:
+        scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not _same(presented.strip(), token.get_secret_value()):
+            raise GatewayError("invalid_api_key", "The token for /metrics is not valid. Send it as a bearer token.")
+    body, content_type = render(await services.meter.total(), request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": content_type})
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(hashlib.sha256(one.encode()).digest(), hashlib.sha256(other.encode()).digest())

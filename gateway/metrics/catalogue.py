@@ -1,0 +1,130 @@
+"""Every metric, as data. Values of all workers are added up, so that each gauge is a sum, too.
+
+Prices and balances are integers in nano-USD inside; `gateway_spend_usd_total` is divided where it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+OVERHEAD_S: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+STORE_S: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0)
+WAIT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+TOTAL_S: Final = (*WAIT_S, 600.0, 1800.0, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `buckets`: a histogram's upper bounds in seconds; the last one, +Inf, goes without saying."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    text: str
+    buckets: tuple[float, ...] = ()
+
+
+_ALL: Final = (
+    Metric(
+        "gateway_requests_total",
+        "counter",
+        ("route", "status", "outcome", "code"),
+        "Requests that have ended. `code`: the gateway's own error, or empty. `status` 0: the client left first.",
+    ),
+    Metric(
+        "gateway_overhead_seconds",
+        "histogram",
+        ("route",),
+        "Of an admitted request, the time that was not spent waiting for an upstream; from its whole body to its end.",
+        OVERHEAD_S,
+    ),
+    Metric(
+        "gateway_first_event_seconds",
+        "histogram",
+        ("route",),
+        "From a streamed request's head to the first bytes of its answer's body on their way to the client.",
+        WAIT_S,
+    ),
+    Metric(
+        "gateway_request_seconds",
+        "histogram",
+        ("route", "stream"),
+        "From an admitted request's head to its settlement.",
+        TOTAL_S,
+    ),
+    Metric(
+        "gateway_tokens_total",
+        "counter",
+        ("team", "model", "kind"),
+        "Tokens that were charged. `kind`: input, cached_input (part of input), output, reasoning (part of output).",
+    ),
+    Metric(
+        "gateway_spend_usd_total",
+        "counter",
+        ("team", "model"),
+        "What was charged, in USD. The journal has the exact amounts.",
+    ),
+    Metric("gateway_settled_total", "counter", ("settled_by",), "Requests by what they were charged by; `-`: nothing."),
+    Metric("gateway_unchecked_total", "counter", (), "Requests that were admitted while the store was away."),
+    Metric("gateway_open_requests", "gauge", (), "Requests that talk to an upstream just now."),
+    Metric("gateway_open_streams", "gauge", (), "Those of them that stream."),
+    Metric("gateway_holds_open", "gauge", (), "Reservations of running requests."),
+    Metric(
+        "gateway_holds_expired_total",
+        "counter",
+        (),
+        "Reservations that the reaper voided because their gateway died. Every one is in its team's journal.",
+    ),
+    Metric(
+        "gateway_resolutions_total",
+        "counter",
+        ("resolution",),
+        "What the ledger said to settlements: applied, replayed, late, conflict, unknown.",
+    ),
+    Metric(
+        "gateway_spool_lines_total",
+        "counter",
+        ("event",),
+        "Settlements that the store did not take: spooled to disk, replayed, refused (kept aside), lost (logged).",
+    ),
+    Metric("gateway_spool_pending", "gauge", (), "Workers with settlements on disk that wait for the store."),
+    Metric("gateway_store_seconds", "histogram", ("call",), "What the store took to answer: admit, settle.", STORE_S),
+    Metric("gateway_store_breakers", "gauge", ("state",), "Workers by the state of their breaker to the store."),
+    Metric(
+        "gateway_upstream_requests_total",
+        "counter",
+        ("upstream", "result"),
+        "Attempts at an upstream, by the status that it answered, or by the fault: connect, tls, cut, ...",
+    ),
+    Metric(
+        "gateway_upstream_seconds",
+        "histogram",
+        ("upstream",),
+        "From an attempt's start to the head of its answer.",
+        WAIT_S,
+    ),
+    Metric("gateway_upstream_breakers", "gauge", ("upstream", "state"), "Workers by the state of their breaker to it."),
+    Metric("gateway_upstream_keys_resting", "gauge", ("upstream",), "Keys that rest after a refusal, in all workers."),
+    Metric("gateway_upstream_connections", "gauge", ("upstream", "state"), "Connections: open (all), idle (of those)."),
+    Metric("gateway_feed_dropped_total", "counter", (), "Finished requests that live lists had no room for."),
+    Metric("gateway_workers", "gauge", ("state",), "Workers that live: ready, or not_ready."),
+    Metric("gateway_build_info", "gauge", ("version", "python"), "1, with what runs here."),
+)
+
+METRICS: Final = MappingProxyType({metric.name: metric for metric in _ALL})
+OTHER: Final = "other"
+"""The label of teams and models beyond `server.metrics_max_series`."""
+
+
+def as_table() -> str:
+    """The catalogue as a Markdown table, as it stands in deploy/metrics.md."""
+    rows = [f"| `{one.name}` | {one.kind} | {_words(one.labels)} | {one.text} |" for one in _ALL]
+    return "\n".join(["| metric | type | labels | what it says |", "|---|---|---|---|", *rows])
+
+
+def _words(labels: tuple[str, ...]) -> str:
+    return ", ".join(f"`{label}`" for label in labels) or "-"

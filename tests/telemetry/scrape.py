@@ -1,0 +1,21 @@
+"""/metrics, as Prometheus reads it."""
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def scrape(url: str, **headers: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample of a gateway, by name and labels."""
+    answer = httpx.get(f"{url}/metrics", headers=headers, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(url: str, name: str, **labels: str) -> float:
+    """The sum of the samples of one name that have these labels, whatever others they have."""
+    wanted = frozenset(labels.items())
+    return sum(found for (known, has), found in scrape(url).items() if known == name and wanted <= has)
