@@ -80,10 +80,12 @@ class Control:
         self._log = structlog.get_logger("gateway.control")
 
     async def begin(self) -> None:
-        """Before the first request: what was taken out is out. A configuration just read is of this generation."""
+        """Before the first request: what was taken out is out, and the configuration is of the present generation."""
         with contextlib.suppress(GatewayError, StoreError):
             orders = await self._controls.orders()
             self.generation = orders.generation
+            if orders.generation and self._source is not None:
+                await self._reload()  # one that was ordered after this worker had read its file reaches it all the same
             self._obey(orders)
 
     async def run(self) -> None:

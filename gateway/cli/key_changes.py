@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Final
-from urllib.parse import quote
 
 import typer
 
 from gateway.cli import options, show
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.faults import USAGE, CliError
-from gateway.cli.keys import find
+from gateway.cli.keys import KeyArgument, find_key
 from gateway.cli.limits import LimitArguments, limits_of
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="team/key (id or label), or a key's id alone.")]
 _DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
 _SECONDS: Final = (("s", 1), ("m", 60), ("h", 3600), ("d", 86_400))
 
@@ -104,12 +102,6 @@ def allow(
 def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
     """Set a key's limits, such as rpm=60 budget_usd_day=5; NAME=none removes one."""
     _change(key, {"limits": limits_of(changes)}, as_json=as_json)
-
-
-def find_key(client: AdminClient, text: str) -> Json:
-    """A key by team/key, or by its id alone. Raises CliError."""
-    team, separator, key = text.rpartition("/")
-    return find(client, team, key) if separator else client.get(f"/keys/{quote(key, safe='')}")
 
 
 def seconds(text: str) -> int:

@@ -15,6 +15,9 @@ from gateway.cli.faults import CliError
 app = typer.Typer(help="Keys of a team.", no_args_is_help=True)
 
 
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="team/key (id or label), or a key's id alone.")]
+
+
 @app.command()
 def create(  # noqa: PLR0913 - the command's flags
     team: options.TeamArgument,
@@ -99,14 +102,14 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
 
 @app.command("show")
 def show_(
-    team: options.TeamArgument,
-    key: Annotated[str, typer.Argument(help="A key's id or label.")],
+    key: KeyArgument,
+    of_team: Annotated[str | None, typer.Argument(metavar="[KEY]", help="Or TEAM KEY, in two words.")] = None,
     *,
     as_json: options.AsJson = False,
 ) -> None:
     """One key: limits, what is left of them, and when each of its secrets was last used."""
     with AdminClient.from_environment() as client:
-        found = find(client, team, key)
+        found = find_key(client, key) if of_team is None else find(client, key, of_team)
     if as_json:
         show.as_json(found)
         return
@@ -148,6 +151,12 @@ def find(client: AdminClient, team: str, key: str) -> Json:
         ids = ", ".join(found["id"] for found in same)
         raise CliError(f"the team {team!r} has {len(same)} keys named {key!r}; take an id: {ids}")
     return client.get(f"{path}/{same[0]['id']}")
+
+
+def find_key(client: AdminClient, text: str) -> Json:
+    """A key by team/key, or by its id alone. Raises CliError."""
+    team, separator, key = text.rpartition("/")
+    return find(client, team, key) if separator else client.get(f"/keys/{quote(key, safe='')}")
 
 
 def _last_used(key: Json) -> str | None:

@@ -54,7 +54,9 @@ def test_a_rotation_shows_the_new_key_once_and_until_when_the_old_one_works(
     (new,) = re.findall(r"sk-gw-\S+", done.out)
     send(gateway, new)
     send(gateway, key["key"])
-    assert "sk-gw-" not in shell("keys", "show", team, "laptop").out
+    shown = [shell("keys", "show", *words) for words in ((team, "laptop"), (f"{team}/laptop",), (key["id"],))]
+    assert shown[0].out == shown[1].out == shown[2].out != ""
+    assert "sk-gw-" not in shown[0].out
 
 
 def test_a_rotation_is_repeated_by_its_name(shell: Shell, key: dict[str, Any]) -> None:

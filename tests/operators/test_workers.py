@@ -18,6 +18,8 @@ from tests.operators.admins import code_of, done
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
+pytestmark = pytest.mark.timeout(180)  # two processes start, on whatever machine this is
+
 ENV = {"GATEWAY_ADMIN_KEY": "admin-key", "PROVIDER_KEY": "key"}
 CONFIG = """
 [server]
@@ -53,6 +55,13 @@ class Served:
     def write(self, **changes: str) -> None:
         self.path.write_text(CONFIG.format(**{**self.values, **changes}), encoding="utf-8")
 
+    def reports(self) -> bool:
+        """Whether both workers are heard of; nobody answers while they start."""
+        try:
+            return len(self.workers()) == 2
+        except httpx.TransportError:
+            return False
+
     def workers(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = done(self.root.get("/config"))["workers"]
         return found
@@ -81,7 +90,7 @@ def served(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactor
         headers = {"authorization": "Bearer admin-key"}
         with httpx.Client(base_url=f"{url}/admin/v1", headers=headers, timeout=20) as root:
             served = Served(program, path, root, url, values)
-            wait_until_sync(lambda: len(served.workers()) == 2, timeout_s=40, what="both workers report")
+            wait_until_sync(served.reports, timeout_s=90, what="both workers report")
             yield served
 
 
@@ -100,7 +109,7 @@ def test_a_key_that_is_taken_away_is_refused_by_every_process_from_the_next_requ
 ) -> None:
     assert {served.send(key["key"]) for _ in range(8)} == {200}
     done(served.root.patch(f"{key['path']}/{key['id']}", json={"status": status}))
-    assert {served.send(key["key"]) for _ in range(20)} == {401}
+    assert {served.send(key["key"]) for _ in range(12)} == {401}
 
 
 def test_a_rotation_holds_on_every_process_at_once(served: Served, key: dict[str, Any]) -> None:
