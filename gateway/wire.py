@@ -5,7 +5,7 @@
 
 ASGI stays: served by something else the application finds no Wire, and `Downstream` sends messages. Uvicorn keeps what
 is its own: parsing, keep-alive, pipelining, flow control, shutdown. A message is a dictionary, a coroutine and two
-regular expressions a header, which is a tenth of what a JSON answer costs.
+regular expressions a header: 4 % of a JSON answer; with `Answer.pump`, 9 % of a stream (benchmarks/README.md).
 """
 
 from __future__ import annotations

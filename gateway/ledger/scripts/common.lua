@@ -10,7 +10,7 @@
 -- The state is read by one command and written by one, and is an array meanwhile: names looked up and put together cost
 -- more than the sums. `c` is that array: money, the team's counters behind TEAM, the key's behind KEY:
 --   c[HELD]  c[TEAM + OPEN]  c[KEY + USD + MONTH]
--- What a scope counts for a while only is packed into its one field "window": a field each cost a script half of its time.
+-- What a scope counts for a while only is packed into its one field "window": a field each cost a script a quarter of its time.
 
 local LIMITS = {
   'rpm', 'tpm', 'concurrency', 'max_output_tokens',
