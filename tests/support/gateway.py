@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -172,10 +172,16 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
 
 @contextlib.contextmanager
 def running_gateway(
-    store_url: str, upstream_url: str, data_dir: Path, *, log_to: TextIO = sys.stderr, **sections: Any
+    store_url: str,
+    upstream_url: str,
+    data_dir: Path,
+    *,
+    log_to: TextIO = sys.stderr,
+    load: Callable[[], Settings] | None = None,
+    **sections: Any,
 ) -> Iterator[RunningGateway]:
-    """A gateway in a thread, ready to serve."""
-    app: Gateway = build_app(gateway_settings(store_url, upstream_url, data_dir, **sections), log_to)
+    """A gateway in a thread, ready to serve; `load` gives the settings that a reload reads."""
+    app: Gateway = build_app(gateway_settings(store_url, upstream_url, data_dir, **sections), log_to, load=load)
     server = ServerThread(server_config(app.settings, app))
     try:
         url = server.start()
