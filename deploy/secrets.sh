@@ -4,7 +4,7 @@
 #   SIRAYA_API_KEY=... deploy/secrets.sh [DIRECTORY]      without the variable it asks for the key
 #
 #   store_password    between gateway and store              admin_key    for the admin API and the command line
-#   upstream_api_key  the provider's, as given
+#   upstream_api_key  the provider's, as given               grafana_password  its user `admin`, with --profile observability
 #
 # The directory is for its owner alone; the files in it can be read by any user, since a container's is none of the host's.
 set -eu
@@ -24,6 +24,7 @@ put() { # name, value
 
 [ -s "$directory/store_password" ] || put store_password "$(random)"
 [ -s "$directory/admin_key" ] || put admin_key "$(random)"
+[ -s "$directory/grafana_password" ] || put grafana_password "$(random)"
 if [ ! -s "$directory/upstream_api_key" ]; then
   if [ -z "${SIRAYA_API_KEY:-}" ]; then
     [ -t 0 ] || { echo "secrets.sh: SIRAYA_API_KEY is not set" >&2; exit 1; }

@@ -218,6 +218,23 @@ def test_a_store_cut_off_the_network_heals_by_itself(stack: Stack, load_key: str
     books_agree(stack, [*load.answers, *streamed])
 
 
+def test_a_backup_restored_has_the_balances_and_keys_of_its_moment(stack: Stack, load_key: str, tmp_path: Path) -> None:
+    balance = stack.admin(f"/teams/{TEAM}")["balance"]
+    backup = tmp_path / "store.rdb"
+    stack.type(f"deploy/backup.sh {backup}")
+    with sdk(stack.url, load_key) as client:
+        ask_once(client)
+        assert stack.admin(f"/teams/{TEAM}")["balance"] != balance
+        stack.type(f"deploy/restore.sh {backup} --yes")
+        stack.wait_healthy("valkey", "gateway")
+        assert stack.admin(f"/teams/{TEAM}")["balance"] == balance
+        answer = ask_once(client)
+    # What was restored is written down again like everything else.
+    stack.compose("restart", "valkey")
+    stack.wait_healthy("valkey", "gateway")
+    books_agree(stack, [answer])
+
+
 @pytest.fixture(scope="module")
 def front(stack: Stack, load_key: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Three gateways behind Caddy: its address, and the certificate to trust."""

@@ -225,7 +225,7 @@ def test_clients_may_speak_http_2(front: Front) -> None:
         curl,
         "-sS",
         "--cacert",
-        front.ca_file,
+        str(front.ca_file),
         "-o",
         os.devnull,
         "-w",
@@ -235,6 +235,14 @@ def test_clients_may_speak_http_2(front: Front) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "2"
 
 
+@pytest.mark.parametrize("path", ["/admin/v1/teams", "/dashboard", "/dashboard/", "/metrics"])
+def test_what_is_for_operators_is_not_passed_on(front: Front, path: str) -> None:
+    answer = httpx.get(front.url + path, verify=trust(front.ca_file), trust_env=False)
+    assert answer.status_code == 404
+    assert "x-request-id" not in answer.headers
+
+
+@pytest.mark.timeout(180)  # each gateway is served by until its delay is over, and then starts
 def test_two_gateways_replaced_one_by_one_fail_no_request(front: Front, pair: Pair) -> None:
     with Load(front.url, pair.key.text, ca_file=front.ca_file) as load:
         streamed: list[Answered] = []
