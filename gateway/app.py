@@ -2,7 +2,7 @@
 
 build_app(settings) -> Gateway    the hot path first, everything else to FastAPI
   /v1/responses and below         RequestLine, past FastAPI's middleware and routing (a third of a request, measured)
-  the rest                        FastAPI: /v1/models, /v1/key, /admin/v1, /healthz, /readyz, errors in one format
+  the rest                        FastAPI: /v1/models, /v1/key, /admin/v1, /dashboard, /healthz, /readyz
 lifespan                          store, spool, ledger, upstreams, background tasks; in order, and back
 """
 
@@ -26,7 +26,7 @@ import structlog
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from gateway import __version__, api, operations
+from gateway import __version__, api, dashboard, operations
 from gateway.control import Control, Source
 from gateway.doorman import Doorman
 from gateway.downstream import Receive, Scope, Send
@@ -41,6 +41,7 @@ from gateway.ledger.ledger import Ledger, LedgerPolicy
 from gateway.ledger.refused import RefusedLog
 from gateway.ledger.responses import Responses
 from gateway.ledger.rotation import Rotation
+from gateway.ledger.sessions import Sessions
 from gateway.ledger.spool import Spool
 from gateway.ledger.store import Store
 from gateway.ledger.store import StoreSettings as StoreLink
@@ -78,6 +79,7 @@ class Services:
     accounts: Accounts
     rotation: Rotation
     admins: Admins
+    sessions: Sessions
     trail: Trail
     line: RequestLine
     catalog: Catalog
@@ -112,6 +114,7 @@ class Gateway:
             redirect_slashes=False,  # a redirect would send the key once more, to whatever Host the client named
         )
         api.install(self.app, self._doorman.judge, numeric_codes=settings.errors.numeric_codes)
+        dashboard.install(self.app, self._doorman.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatches the one hot path; FastAPI does the rest."""
@@ -195,6 +198,7 @@ def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLin
         store, most=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s
     )
     controls = Controls(store)
+    admins = Admins(store, idempotency_ttl_s=idempotency_ttl_s)
     services = Services(
         settings=settings,
         loop=asyncio.get_running_loop(),
@@ -202,7 +206,10 @@ def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLin
         ledger=ledger,
         accounts=accounts,
         rotation=Rotation(store, accounts, idempotency_ttl_s=idempotency_ttl_s),
-        admins=Admins(store, idempotency_ttl_s=idempotency_ttl_s),
+        admins=admins,
+        sessions=Sessions(
+            store, admins, ttl_s=settings.admin.session_ttl_s, max_attempts=settings.admin.sign_in_attempts
+        ),
         trail=Trail(store, settings.admin.audit_max_entries),
         line=line,
         catalog=Catalog(line.plan.upstreams),

@@ -1,6 +1,7 @@
 """Who knocks, and who has knocked too often with a wrong key.
 
     address(scope)      the client's address: the peer's, or what trusted proxies say in X-Forwarded-For
+    host(scope)         the same for counting: an IPv6 client as its /64
     judge(scope, error) a 401 beyond `failures_per_minute` from one address becomes 429 too_many_failures
 
 A valid key is never held up: a failure is counted when it is answered, and nothing is looked up before. An IPv6 client
@@ -58,11 +59,15 @@ class Doorman:
                 break
         return address
 
+    def host(self, scope: Scope) -> str:
+        """Whom to count attempts against."""
+        return _host(self.address(scope))
+
     def judge(self, scope: Scope, error: GatewayError) -> GatewayError:
         """The error to answer with."""
         if error.code not in _FAILURES or not self._most:
             return error
-        host, now_s = _host(self.address(scope)), self._clock()
+        host, now_s = self.host(scope), self._clock()
         began_s, count = self._failures.pop(host, (now_s, 0))
         if now_s - began_s >= _MINUTE_S:
             began_s, count = now_s, 0

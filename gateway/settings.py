@@ -97,6 +97,8 @@ class AdminSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
     port: int | None = Field(default=None, ge=1, le=65_535)
     audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
+    session_ttl_s: int = Field(default=1800, ge=60, le=12 * 3600)
+    sign_in_attempts: int = Field(default=10, ge=1, le=10_000)
 
 
 class LimitsSettings(Section):

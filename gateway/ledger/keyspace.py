@@ -15,6 +15,8 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:live-wanted            string  TTL of seconds: somebody watches
     gw:workers                zset    TTL of an hour: workers by when they were last heard of
     gw:worker:<id>            string  TTL of seconds: a worker's upstreams, as it sees them
+    gw:session:<sha256>       string  TTL `admin.session_ttl_s`: who is signed in to the dashboard
+    gw:sign-in:<sha256>       string  TTL of minutes: attempts to sign in from an address
     gw:{T}:audit              stream  trimmed as gw:audit: what was done to the team
     gw:{T}:refused            stream  TTL `ledger.refused_retention_s`: the last refusals
     gw:{T}:rotated:<sha256>   string  TTL `ledger.idempotency_ttl_s`: an admin's idempotency key of a rotation
@@ -152,6 +154,16 @@ def admin(admin_id: str) -> str:
 def worker(worker_id: str) -> str:
     """A worker's upstreams, as it sees them."""
     return f"gw:worker:{worker_id}"
+
+
+def session(token: str) -> str:
+    """Who is signed in to the dashboard; a reader of the store learns no token."""
+    return f"gw:session:{_digest(token)}"
+
+
+def sign_in(host: str) -> str:
+    """Attempts to sign in from an address."""
+    return f"gw:sign-in:{_digest(host)}"
 
 
 def made(idempotency_key: str) -> str:

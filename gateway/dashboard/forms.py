@@ -1,0 +1,48 @@
+"""Fields of forms as the admin API's JSON. What is wrong with a value, the API says: here nothing is judged.
+
+An empty field is not sent by `form_of`; so an empty limit is null, "no limit".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from gateway.dashboard.render import WHY
+
+_MONEY: Final = "budget_usd_"
+
+
+def limits(form: Mapping[str, str]) -> dict[str, Any]:
+    """All limits: {"rpm": 60, "budget_usd_day": "1.5", "tpm": None, ...}."""
+    return {name: _limit(name, form.get(f"limits.{name}")) for name in WHY}
+
+
+def given_limits(form: Mapping[str, str]) -> dict[str, Any]:
+    """Those that have a value: for what is new."""
+    return {name: value for name, value in limits(form).items() if value is not None}
+
+
+def models(form: Mapping[str, str]) -> list[str]:
+    """Patterns, apart by commas or spaces."""
+    return form.get("models", "").replace(",", " ").split()
+
+
+def number(text: str | None) -> int | str | None:
+    """A whole number; other text as it is, for the API to refuse."""
+    if text is None:
+        return None
+    bare = text.strip().replace(",", "")
+    return int(bare) if bare.isascii() and bare.isdigit() and len(bare) <= 18 else text  # noqa: PLR2004 - below 2**63
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path."""
+    return quote(text, safe="")
+
+
+def _limit(name: str, text: str | None) -> int | str | None:
+    if name.startswith(_MONEY):
+        return text.strip().removeprefix("$") if text is not None else None
+    return number(text)

@@ -1,0 +1,192 @@
+"""Before and after every page: who is signed in, was the form ours, what a browser may do with the answer.
+
+OpenRoute     nobody signed in is needed: the sign-in page, the style sheet, the script
+PageRoute     a session, or off to the sign-in page; forms need the session's CSRF token
+
+Errors of the admin API become pages with the same status. CSRF tokens are HMACs of the session's cookie: nothing to
+store, and another session's do not fit. `Sec-Fetch-Site` is asked too where a browser sends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from urllib.parse import parse_qsl, quote
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from gateway.dashboard.inside import Inside, Refused
+from gateway.dashboard.render import html
+from gateway.downstream import ClientLeft, Downstream, Message
+from gateway.errors import GatewayError
+from gateway.ledger.admins import Admin
+
+if TYPE_CHECKING:
+    from gateway.ledger.sessions import Sessions
+    from gateway.settings import Settings
+
+COOKIE: Final = "gateway_session"
+CSRF: Final = "csrf"
+MAX_FORM: Final = 64 * 1024
+MAX_FIELDS: Final = 100
+PAGE_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "content-security-policy": PAGE_POLICY,
+        "x-frame-options": "DENY",
+        "referrer-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "no-store",
+    }
+)
+_LOOKING: Final = ("GET", "HEAD")
+_VISIT: Final = "gateway.dashboard.visit"
+_FORM: Final = "gateway.dashboard.form"
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Services(Protocol):
+    """What the dashboard uses of the application, besides its admin API."""
+
+    settings: Settings
+    sessions: Sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request of somebody who is signed in."""
+
+    token: str
+    admin: Admin
+    api: Inside
+
+    @property
+    def may_change_all(self) -> bool:
+        """Whether forms that change teams, credits and upstreams are shown; the API decides."""
+        return self.admin.scope == "all"
+
+    @property
+    def may_change_keys(self) -> bool:
+        """Whether forms that change keys are shown; the API decides."""
+        return self.admin.scope in ("all", "team")
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether there is more to see than one team."""
+        return self.admin.scope != "team"
+
+    @property
+    def csrf(self) -> str:
+        """What every form must send back."""
+        return csrf_of(self.token)
+
+
+def services_of(request: Request) -> Services:
+    """The application's services."""
+    return cast("Services", request.app.state.services)
+
+
+def root_key_of(request: Request) -> bytes:
+    """The root admin key; empty where there is none, and then nobody can sign in."""
+    key = services_of(request).settings.admin.key
+    return key.get_secret_value().encode() if key is not None else b""
+
+
+def visit_of(request: Request) -> Visit:
+    """Who is signed in; a PageRoute has seen to that."""
+    return cast("Visit", request.scope[_VISIT])
+
+
+def form_of(request: Request) -> Mapping[str, str]:
+    """The form's fields that are not empty."""
+    return cast("Mapping[str, str]", request.scope[_FORM])
+
+
+def csrf_of(cookie: str) -> str:
+    """The CSRF token that goes with a cookie."""
+    return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def check_csrf(request: Request, cookie: str) -> None:
+    """Raises Refused unless the form was made by us for this cookie."""
+    sent = form_of(request).get(CSRF, "")
+    ours = bool(cookie) and hmac.compare_digest(sent.encode(), csrf_of(cookie).encode())
+    if not ours or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Refused(403, "not_allowed", "This form was out of date. Go back, reload the page and send it again.")
+
+
+class OpenRoute(APIRoute):
+    """A route for everybody."""
+
+    def get_route_handler(self) -> _Handler:
+        """FastAPI's own handler, with our errors and headers."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                if request.method not in _LOOKING:
+                    request.scope[_FORM] = await _read_form(request)
+                answer = await self.enter(request, handle)
+            except ClientLeft:
+                return Response(status_code=499)  # nobody reads it; nginx's number for this
+            except GatewayError as error:
+                answer = _error_page(request, Refused(error.status, error.code, error.message, error.param))
+                answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
+            except Refused as refused:
+                answer = _error_page(request, refused)
+            for name, value in HEADERS.items():
+                answer.headers.setdefault(name, value)
+            return answer
+
+        return guarded
+
+    async def enter(self, request: Request, handle: _Handler) -> Response:
+        """Lets the request through."""
+        return await handle(request)
+
+
+class PageRoute(OpenRoute):
+    """A route for those who are signed in."""
+
+    async def enter(self, request: Request, handle: _Handler) -> Response:
+        """Lets the request through with its Visit, or sends it to the sign-in page."""
+        token = request.cookies.get(COOKIE, "")
+        admin = await services_of(request).sessions.find(token, root_key_of(request))
+        if admin is None or not root_key_of(request):
+            asked = request.url.path if request.method in _LOOKING else "/dashboard"
+            return see(f"/dashboard/login?next={quote(asked, safe='')}")
+        request.scope[_VISIT] = Visit(token, admin, Inside(request, admin))
+        if request.method not in _LOOKING:
+            check_csrf(request, token)
+        return await handle(request)
+
+
+def see(path: str) -> Response:
+    """Off to another page, with GET. `path` is one of ours: its parts that came from outside are quoted."""
+    return Response(status_code=303, headers={"location": path})
+
+
+async def _read_form(request: Request) -> Mapping[str, str]:
+    client = Downstream(request.scope, request.receive, _send_nothing)
+    body = await client.read_body(MAX_FORM, services_of(request).settings.server.body_timeout_s)
+    try:
+        return MappingProxyType(dict(parse_qsl(body.decode(), max_num_fields=MAX_FIELDS)))
+    except ValueError:
+        raise Refused(400, "invalid_field", "This is no form of the dashboard.") from None
+
+
+async def _send_nothing(message: Message) -> None:
+    del message
+
+
+def _error_page(request: Request, refused: Refused) -> Response:
+    return html("error.html", refused.status, visit=request.scope.get(_VISIT), here="", refused=refused)

@@ -1,0 +1,71 @@
+"""A team's keys: make, rotate, limit, disable, revoke. A key's text is in the answer to its making, and nowhere else.
+
+The form's `once` is the API's Idempotency-Key: a reload of the answer shows the same text, and makes nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard import forms
+from gateway.dashboard.guard import PageRoute, form_of, visit_of
+from gateway.dashboard.inside import Refused
+from gateway.dashboard.teams import changed, team_page, team_path
+
+router = APIRouter(prefix="/teams/{team}/keys", route_class=PageRoute)
+_HOUR_S: Final = 3600
+
+
+@router.post("")
+async def create_key(request: Request, team: str) -> Response:
+    """A new key, with its text."""
+    visit, form = visit_of(request), form_of(request)
+    body = {"name": form.get("name", ""), "models": forms.models(form), "limits": forms.given_limits(form)}
+    try:
+        made = await visit.api.change("POST", team_path(team, "/keys"), body, once=form.get("once"))
+    except Refused as refused:
+        return await team_page(visit, team, refused=refused, form=form, sent="new-key")
+    return await team_page(visit, team, made={**made, "how": "made"})
+
+
+@router.post("/{key}/rotate")
+async def rotate_key(request: Request, team: str, key: str) -> Response:
+    """A new secret for the key, with its text; the old ones work until their overlap ends."""
+    visit, form = visit_of(request), form_of(request)
+    hours = forms.number(form.get("overlap_hours", "24"))
+    body = {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
+    try:
+        made = await visit.api.change("POST", _path(team, key, "/rotate"), body, once=form.get("once"))
+    except Refused as refused:
+        return await team_page(visit, team, refused=refused, form=form, sent=f"rotate-{key}")
+    return await team_page(visit, team, made={**made, "how": "rotated"})
+
+
+@router.post("/{key}/limits")
+async def change_limits(request: Request, team: str, key: str) -> Response:
+    """The key's limits and models."""
+    form = form_of(request)
+    body = {"limits": forms.limits(form), "models": forms.models(form)}
+    return await changed(visit_of(request), team, _path(team, key), body, form, "key", f"limits-{key}")
+
+
+@router.post("/{key}/status")
+async def change_status(request: Request, team: str, key: str) -> Response:
+    """Disables, enables or revokes the key; to revoke it, its name must be typed."""
+    visit, form = visit_of(request), form_of(request)
+    status = form.get("status")
+    if status == "revoked":
+        found = await visit.api.get(_path(team, key))
+        if form.get("confirm", "").strip() != found["name"]:
+            problem = f"To revoke this key, type its name: {found['name']}"
+            return await team_page(
+                visit, team, refused=Refused(400, "invalid_field", problem, "confirm"), form=form, sent=f"revoke-{key}"
+            )
+    done = "revoked" if status == "revoked" else "key"
+    return await changed(visit, team, _path(team, key), {"status": status}, form, done, f"status-{key}")
+
+
+def _path(team: str, key: str, rest: str = "") -> str:
+    return team_path(team, f"/keys/{forms.segment(key)}{rest}")

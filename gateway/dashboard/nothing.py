@@ -1,0 +1,17 @@
+"""What else is below /dashboard: a page that says that there is nothing."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard.guard import PageRoute
+from gateway.dashboard.inside import Refused
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/{path:path}")
+async def nothing(request: Request, path: str) -> Response:
+    """404, or the sign-in page."""
+    del request
+    raise Refused(404, "unknown_url", f"There is no page {path!r}.")

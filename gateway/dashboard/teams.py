@@ -1,0 +1,200 @@
+"""Teams: who has how much left, and when it ends; one team with its keys, limits and credits."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard import forms
+from gateway.dashboard.bars import bars, values
+from gateway.dashboard.forecast import DAY_MS, forecast
+from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
+from gateway.dashboard.inside import Refused
+from gateway.dashboard.render import html
+from gateway.ledger.refusals import iso_time
+from gateway.money import format_usd, parse_usd
+
+router = APIRouter(route_class=PageRoute)
+NOTICES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "team": "The team is there. Its first key is made below.",
+        "limits": "The limits are in force, from the next request on.",
+        "status": "Done; it holds from the next request on.",
+        "credits": "The credits are booked.",
+        "key": "The key is changed, from its next request on.",
+        "revoked": "The key is revoked: it is refused from now on, for ever.",
+    }
+)
+MOST_TEAMS: Final = 1000
+_LOOK_BACK_MS: Final = 6 * DAY_MS
+
+
+def team_path(team: str, rest: str = "") -> str:
+    """Of the admin API and, below /dashboard, of its page."""
+    return f"/teams/{forms.segment(team)}{rest}"
+
+
+@router.get("/teams")
+async def list_teams(request: Request) -> Response:
+    """All teams; a lead goes to its own."""
+    visit = visit_of(request)
+    if not visit.sees_all:
+        return see("/dashboard" + team_path(visit.admin.team_id))
+    return await _list(visit)
+
+
+@router.post("/teams")
+async def create_team(request: Request) -> Response:
+    """A new team, with credits and limits."""
+    visit, form = visit_of(request), form_of(request)
+    body: dict[str, Any] = {"name": form.get("name", ""), "limits": forms.given_limits(form)}
+    if "credits_usd" in form:
+        body["credits_usd"] = form["credits_usd"].strip().removeprefix("$")
+    try:
+        team = await visit.api.change("POST", "/teams", body, once=form.get("once"))
+    except Refused as refused:
+        return await _list(visit, refused, form)
+    return see("/dashboard" + team_path(team["id"]) + "?done=team")
+
+
+@router.get("/teams/{team}")
+async def show_team(request: Request, team: str) -> Response:
+    """One team."""
+    return await team_page(visit_of(request), team, notice=NOTICES.get(request.query_params.get("done", ""), ""))
+
+
+@router.post("/teams/{team}/limits")
+async def change_limits(request: Request, team: str) -> Response:
+    """The team's limits and models."""
+    form = form_of(request)
+    body = {"limits": forms.limits(form), "models": forms.models(form)}
+    return await changed(visit_of(request), team, team_path(team), body, form, "limits")
+
+
+@router.post("/teams/{team}/status")
+async def change_status(request: Request, team: str) -> Response:
+    """Disables or enables the team."""
+    form = form_of(request)
+    return await changed(visit_of(request), team, team_path(team), {"status": form.get("status")}, form, "status")
+
+
+@router.post("/teams/{team}/credits")
+async def move_credits(request: Request, team: str) -> Response:
+    """Grants credits, or adjusts them."""
+    visit, form = visit_of(request), form_of(request)
+    body = {
+        "kind": form.get("kind", "grant"),
+        "amount_usd": form.get("amount_usd", "").strip().removeprefix("$"),
+        "note": form.get("note", ""),
+    }
+    try:
+        await visit.api.change("POST", team_path(team, "/credits"), body, once=form.get("once"))
+    except Refused as refused:
+        return await team_page(visit, team, refused=refused, form=form, sent="credits")
+    return see("/dashboard" + team_path(team) + "?done=credits")
+
+
+async def changed(
+    visit: Visit, team: str, path: str, body: Mapping[str, Any], form: Mapping[str, str], done: str, sent: str = ""
+) -> Response:
+    """PATCHes and goes back to the team's page; with the error and the form as it was sent, where it was refused."""
+    try:
+        await visit.api.change("PATCH", path, body, version=form.get("version"))
+    except Refused as refused:
+        return await team_page(visit, team, refused=refused, form=form, sent=sent or done)
+    return see("/dashboard" + team_path(team) + f"?done={done}")
+
+
+async def team_page(
+    visit: Visit,
+    team: str,
+    *,
+    notice: str = "",
+    refused: Refused | None = None,
+    form: Mapping[str, str] = MappingProxyType({}),
+    sent: str = "",
+    made: Mapping[str, Any] | None = None,
+) -> Response:
+    """A team's page. `made`: a key whose text is shown this once; `sent`: the form that was refused, as in `form`."""
+    found = await visit.api.get(team_path(team))
+    keys, spent, refused_requests, actions = await asyncio.gather(
+        visit.api.get(team_path(team, "/keys"), limit=1000),
+        visit.api.get("/usage", team=found["id"], by="key", step="day"),
+        visit.api.get("/requests", team=found["id"], outcome="refused", limit=10),
+        visit.api.get("/audit", team=found["id"], limit=10),
+    )
+    recent = await _spent(visit, found["id"])
+    return html(
+        "team.html",
+        refused.status if refused is not None else 200,
+        visit=visit,
+        here="teams",
+        team=_with_forecast(found, recent),
+        keys=[{**key, "bars": bars(key["limits"]), "set": values(key["limits"])} for key in keys["data"]],
+        usage={group["key_id"]: group for group in spent["groups"]},
+        total=spent["total"],
+        refusals=refused_requests["data"],
+        actions=actions["data"],
+        names={key["id"]: key["name"] for key in keys["data"]},
+        notice=notice,
+        refused=refused,
+        form=form,
+        sent=sent,
+        made=made,
+        once=secrets.token_hex(16),
+    )
+
+
+async def _list(
+    visit: Visit, refused: Refused | None = None, form: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    teams, spent = await asyncio.gather(visit.api.get("/teams", limit=MOST_TEAMS), _spent(visit, None))
+    return html(
+        "teams.html",
+        refused.status if refused is not None else 200,
+        visit=visit,
+        here="teams",
+        teams=[_with_forecast(team, spent) for team in teams["data"]],
+        more=teams["next"] is not None,
+        refused=refused,
+        form=form,
+        once=secrets.token_hex(16),
+    )
+
+
+async def _spent(visit: Visit, team: str | None) -> dict[str, Any]:
+    since = iso_time(time.time_ns() // 1_000_000 - _LOOK_BACK_MS)
+    return await visit.api.get("/usage", team=team, by="team", step="day", **{"from": since})
+
+
+def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any]:
+    """A team with its bars, what it spends a day, and when its balance ends at that rate."""
+    mine = next((group["cost_usd"] for group in spent["groups"] if group["team_id"] == team["id"]), "0")
+    balance = team["balance"]
+    found = forecast(
+        available=parse_usd(balance["available_usd"]),
+        spent=parse_usd(mine),
+        from_ms=_ms(spent["from"]),
+        created_ms=_ms(team["created_at"]),
+        now_ms=time.time_ns() // 1_000_000,
+    )
+    granted, available = float(balance["granted_usd"]), float(balance["available_usd"])  # a bar's length alone
+    return {
+        **team,
+        "bars": bars(team["limits"]),
+        "set": values(team["limits"]),
+        "left": min(1.0, max(0.0, round(available / granted, 4))) if granted > 0 else 0.0,
+        "a_day_usd": format_usd(found.a_day),
+        "ends_at": iso_time(found.ends_ms) if found.ends_ms and team["metered"] else None,
+    }
+
+
+def _ms(iso: str) -> int:
+    return int(datetime.fromisoformat(iso).timestamp() * 1000)

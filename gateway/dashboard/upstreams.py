@@ -1,0 +1,41 @@
+"""Upstreams: how each worker sees them, out and in again. The audit log: who did what."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard import forms
+from gateway.dashboard.guard import PageRoute, see, visit_of
+from gateway.dashboard.render import html
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/upstreams")
+async def list_upstreams(request: Request) -> Response:
+    """All of them."""
+    visit = visit_of(request)
+    upstreams = await visit.api.get("/upstreams")
+    return html("upstreams.html", visit=visit, here="upstreams", upstreams=upstreams["data"])
+
+
+@router.post("/upstreams/{upstream}/disable")
+async def disable(request: Request, upstream: str) -> Response:
+    """Takes one out."""
+    await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/disable")
+    return see("/dashboard/upstreams")
+
+
+@router.post("/upstreams/{upstream}/enable")
+async def enable(request: Request, upstream: str) -> Response:
+    """Puts it back."""
+    await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/enable")
+    return see("/dashboard/upstreams")
+
+
+@router.get("/audit")
+async def list_actions(request: Request) -> Response:
+    """What admins changed, the newest first."""
+    visit = visit_of(request)
+    page = await visit.api.get("/audit", limit=100, after=request.query_params.get("after") or None)
+    return html("audit.html", visit=visit, here="audit", actions=page["data"], next=page["next"])

@@ -1,0 +1,28 @@
+"""A gateway that a module's tests share, and people who are signed in to its dashboard."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import RunningGateway, running_gateway, simulator
+from tests.support.servers import Server, valkey_server
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Server]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    with simulator() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    with running_gateway(store.url, upstream, directory, admin={"sign_in_attempts": 1000}) as running:
+        yield running

@@ -1,0 +1,55 @@
+"""Somebody with a browser, without the browser: cookies are kept, forms are sent with the token of their page."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import httpx
+
+from tests.support.gateway import ADMIN_KEY, RunningGateway
+
+_TOKEN = re.compile(r'name="csrf" value="([0-9a-f]+)"')
+
+
+class Person:
+    """State that changes: the client's cookies."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+
+    def get(self, path: str = "") -> httpx.Response:
+        """A page, without following where it sends one."""
+        return self.client.get(f"/dashboard{path}")
+
+    def token(self, page: str = "") -> str:
+        """The CSRF token of a page."""
+        found = _TOKEN.search(self.get(page).text)
+        assert found is not None, f"no form at {page!r}"
+        return found[1]
+
+    def send(self, path: str, **fields: str) -> httpx.Response:
+        """Sends a form."""
+        return self.client.post(f"/dashboard{path}", data={"csrf": self.token(), **fields})
+
+    def try_to_sign_in(self, key: str, **fields: str) -> httpx.Response:
+        """Sends the sign-in form."""
+        data = {"csrf": self.token("/login"), "key": key, **fields}
+        return self.client.post("/dashboard/login", data=data)
+
+
+@contextlib.contextmanager
+def stranger(gateway: RunningGateway) -> Iterator[Person]:
+    """Somebody who is not signed in."""
+    with httpx.Client(base_url=gateway.url, timeout=20) as client:
+        yield Person(client)
+
+
+@contextlib.contextmanager
+def signed_in(gateway: RunningGateway, key: str = ADMIN_KEY) -> Iterator[Person]:
+    """Somebody who is."""
+    with stranger(gateway) as person:
+        answer = person.try_to_sign_in(key)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard"), answer.text
+        yield person

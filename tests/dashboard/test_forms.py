@@ -1,0 +1,207 @@
+"""What forms may do, for whom, and what is refused."""
+
+import html
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from gateway.app import build_app
+from gateway.dashboard.guard import MAX_FORM, OpenRoute, PageRoute
+from tests.dashboard.person import Person, signed_in
+from tests.operators.admins import admin_client, done, new_admin, new_team
+from tests.operators.test_access import routes_below
+from tests.support.gateway import RunningGateway, gateway_settings
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    settings = gateway_settings("redis://127.0.0.1:1", "http://127.0.0.1:1", tmp_path_factory.mktemp("data"))
+    return build_app(settings).app
+
+
+@pytest.fixture(scope="module")
+def root(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    with admin_client(gateway) as client:
+        yield client
+
+
+@pytest.fixture
+def person(gateway: RunningGateway) -> Iterator[Person]:
+    with signed_in(gateway) as opened:
+        yield opened
+
+
+FORMS = (
+    "/teams",
+    "/teams/{team}/limits",
+    "/teams/{team}/status",
+    "/teams/{team}/credits",
+    "/teams/{team}/keys",
+    "/teams/{team}/keys/{key}/rotate",
+    "/teams/{team}/keys/{key}/limits",
+    "/teams/{team}/keys/{key}/status",
+    "/upstreams/{upstream}/disable",
+    "/upstreams/{upstream}/enable",
+)
+KEY_FORMS = tuple(path for path in FORMS if "/keys" in path)
+FIELDS = {
+    "name": "by form",
+    "status": "disabled",
+    "amount_usd": "1",
+    "overlap_hours": "1",
+    "limits.rpm": "7",
+}
+
+
+def test_these_are_all_the_forms(application: FastAPI) -> None:
+    posts = {
+        route.path
+        for route in routes_below(application.routes)
+        if type(route) is PageRoute and "POST" in (route.methods or ())
+    }
+    assert posts == {*FORMS, "/logout"}
+    strangers = {route.path for route in routes_below(application.routes) if type(route) is OpenRoute}
+    assert strangers == {"/login", "/static/{name}"}
+    assert not [
+        route for route in routes_below(application.routes) if type(route) is APIRoute and "dashboard" in route.path
+    ]
+
+
+def place(root: httpx.Client, form: str) -> str:
+    """A form's path, on a team and a key of its own."""
+    team = new_team(root)["id"]
+    key = done(root.post(f"/teams/{team}/keys", json={"name": "k"}))["id"]
+    return form.format(team=team, key=key, upstream="simulator")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("token", ["none", "wrong", "another session's", "cross-site"])
+def test_a_form_without_its_token_changes_nothing(
+    gateway: RunningGateway, root: httpx.Client, person: Person, form: str, token: str
+) -> None:
+    path = place(root, form)
+    before = done(root.get("/audit", params={"limit": 1}))["data"]
+    with signed_in(gateway) as other:
+        tokens = {"none": "", "wrong": "0" * 64, "another session's": other.token(), "cross-site": person.token()}
+    headers = {"sec-fetch-site": "cross-site"} if token == "cross-site" else {}
+    answer = person.client.post(f"/dashboard{path}", data={**FIELDS, "csrf": tokens[token]}, headers=headers)
+    assert answer.status_code == 403
+    assert "out of date" in answer.text
+    assert done(root.get("/audit", params={"limit": 1}))["data"] == before
+
+
+@pytest.mark.parametrize("scope", ["all", "team", "read"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_scope_may_what_the_admin_api_lets_it(
+    gateway: RunningGateway, root: httpx.Client, form: str, scope: str
+) -> None:
+    path = place(root, form)
+    team = path.split("/")[2] if path.startswith("/teams/") else new_team(root)["id"]
+    key = new_admin(root, scope, team if scope == "team" else None)
+    with signed_in(gateway, key) as someone:
+        answer = someone.send(path, **{**FIELDS, "name": f"by {scope} of {team}"})
+    allowed = scope == "all" or (scope == "team" and form in KEY_FORMS)
+    assert (answer.status_code in (200, 303)) if allowed else (answer.status_code == 403), answer.text
+    if form.endswith("disable"):
+        done(root.post("/upstreams/simulator/enable"))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "{team}" in form])
+def test_a_lead_does_not_reach_another_team(gateway: RunningGateway, root: httpx.Client, form: str) -> None:
+    lead = new_admin(root, "team", new_team(root)["id"])
+    path = place(root, form)
+    with signed_in(gateway, lead) as someone:
+        assert someone.send(path, **FIELDS).status_code == 403
+        assert someone.get("/".join(path.split("/")[:3])).status_code == 403
+
+
+def test_who_may_only_look_sees_no_form_but_the_way_out(gateway: RunningGateway, root: httpx.Client) -> None:
+    team = new_team(root)["id"]
+    done(root.post(f"/teams/{team}/keys", json={"name": "k"}))
+    with signed_in(gateway, new_admin(root, "read")) as reader:
+        for path in ("", "/teams", f"/teams/{team}", "/requests", "/upstreams", "/audit"):
+            posts = re.findall(r'method="post" action="([^"]+)"', reader.get(path).text)
+            assert posts == ["/dashboard/logout"]
+
+
+def test_what_is_done_by_form_is_in_the_audit_log(root: httpx.Client, person: Person) -> None:
+    team = new_team(root)["id"]
+    assert person.send(f"/teams/{team}/credits", kind="grant", amount_usd="2.5", note="top-up").status_code == 303
+    action = done(root.get("/audit", params={"team": team, "limit": 1}))["data"][0]
+    assert (action["action"], action["actor"]) == ("POST /teams/{team}/credits", "root")
+    assert (action["before"]["available_usd"], action["after"]["available_usd"]) == ("10", "12.5")
+    assert action["request_id"]
+
+
+def test_a_form_sent_twice_makes_one_key_and_shows_the_same_text(root: httpx.Client, person: Person) -> None:
+    team = new_team(root)["id"]
+    answers = [person.send(f"/teams/{team}/keys", name="once", once="0123456789abcdef") for _ in range(2)]
+    texts = [re.findall(r'id="secret"[^>]+value="([^"]+)"', answer.text) for answer in answers]
+    assert texts[0] == texts[1] != []
+    assert answers[0].headers["cache-control"] == "no-store"
+    assert len(done(root.get(f"/teams/{team}/keys"))["data"]) == 1
+    assert texts[0][0] not in person.get(f"/teams/{team}").text
+
+
+def test_a_refused_form_says_why_and_keeps_what_was_typed(root: httpx.Client, person: Person) -> None:
+    team = new_team(root)["id"]
+    answer = person.send(f"/teams/{team}/limits", **{"limits.rpm": "lots", "limits.budget_usd_day": "7.25"})
+    assert answer.status_code == 400
+    assert "limits.rpm" in answer.text
+    for typed in ("lots", "7.25"):
+        assert f'value="{typed}"' in answer.text
+    assert done(root.get(f"/teams/{team}"))["limits"] == {}
+
+
+def test_a_form_made_from_an_older_state_is_refused(root: httpx.Client, person: Person) -> None:
+    team = new_team(root)
+    done(root.patch(f"/teams/{team['id']}", json={"limits": {"rpm": 5}}))
+    answer = person.send(f"/teams/{team['id']}/limits", version=str(team["version"]), **{"limits.rpm": "9"})
+    assert answer.status_code == 412
+    assert "changed meanwhile" in answer.text
+
+
+def test_an_emptied_limit_is_removed_and_a_typed_one_set(root: httpx.Client, person: Person) -> None:
+    team = new_team(root, limits={"rpm": 5, "tpm": 1000})
+    assert person.send(f"/teams/{team['id']}/limits", **{"limits.rpm": "", "limits.tpm": "2,000"}).status_code == 303
+    assert done(root.get(f"/teams/{team['id']}"))["limits"]["tpm"]["limit"] == 2000
+    assert "rpm" not in done(root.get(f"/teams/{team['id']}"))["limits"]
+
+
+def test_a_key_is_revoked_only_by_its_name(root: httpx.Client, person: Person) -> None:
+    team = new_team(root)["id"]
+    key = done(root.post(f"/teams/{team}/keys", json={"name": "careful"}))["id"]
+    path = f"/teams/{team}/keys/{key}"
+    assert person.send(f"{path}/status", status="revoked", confirm="careless").status_code == 400
+    assert done(root.get(path))["status"] == "active"
+    assert person.send(f"{path}/status", status="revoked", confirm="careful").status_code == 303
+    assert done(root.get(path))["status"] == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"x" * (MAX_FORM + 1), 413), (b"\xff\xfe", 400), (b"&".join(b"a%d=1" % n for n in range(101)), 400), (b"", 403)],
+)
+def test_a_body_that_is_no_form_is_refused(person: Person, body: bytes, status: int) -> None:
+    assert person.client.post("/dashboard/teams", content=body).status_code == status
+
+
+MARKUP = "<script>alert(1)<!--\"'><img src=x onerror=alert(1)>".replace("/", "")
+
+
+def test_markup_in_names_stays_text(gateway: RunningGateway, root: httpx.Client, person: Person) -> None:
+    team = new_team(root, name=MARKUP)["id"]
+    key = done(root.post(f"/teams/{team}/keys", json={"name": MARKUP}))["key"]
+    with gateway.sdk(key) as client:
+        client.responses.create(model=f"simulator{MARKUP}", input="hello")
+    person.send(f"/teams/{team}/credits", kind="grant", amount_usd="1", note=MARKUP)
+    pages = [person.get(path).text for path in ("", f"?team={team}", "/teams", f"/teams/{team}", "/requests", "/audit")]
+    pages.append(person.get(f"/charts/spend.svg?team={team}").text)
+    for page in pages:
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+    assert any(MARKUP in html.unescape(page) for page in pages)
