@@ -70,7 +70,7 @@ def throughput(
     rps = {name: statistics.median(one.rps for one in found) for name, found in samples.items()}
     cpu = {name: statistics.median(one.cpu_us for one in found) for name, found in samples.items()}
     busy = {name: statistics.median(one.busy for one in found) for name, found in samples.items()}
-    ratios = {other: rps["ours"] / rps[other] for other, _ in goals}
+    ratios = {other: rps["ours"] / rps[other] for other in targets if other != "ours"}
     return Row(
         work,
         {name: f"{rps[name]:,.0f}/s  {cpu[name]:,.0f} us  {busy[name]:.0%} busy" for name in targets},
