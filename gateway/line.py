@@ -89,6 +89,7 @@ class RequestLine:
         self._in_force = InForce(plan)
         self.running: set[Interrupt] = set()
         self.stopping = False
+        self._drained = False
         self.streams = 0
         self._ledger = ledger
         self._responses = responses
@@ -142,18 +143,23 @@ class RequestLine:
                 interrupt.fire(Reason.TIMED_OUT)
 
     def drain(self, timeout_s: float) -> None:
-        """Takes no new requests; what still runs after `timeout_s` is ended properly: a stream with its last words."""
+        """What still runs after `timeout_s` is ended properly: a stream with its last words.
+
+        The server takes no new connections. A request on one that it had taken is served: a front that could not know
+        would have to give a refusal to its client.
+        """
         self.stopping = True
         asyncio.get_running_loop().call_later(timeout_s, self._end_all)
 
     def _end_all(self) -> None:
+        self._drained = True
         for interrupt in list(self.running):
             interrupt.fire(Reason.SHUT_DOWN)
 
     async def _admit(self, plan: Plan, target: Target, client: Downstream, record: Record) -> Admitted | None:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
-            self._refuse_while_stopping()
+            self._refuse_when_drained()
             if is_dry_run(client):
                 await self._preview(plan, target, client, record)
                 return None
@@ -182,8 +188,8 @@ class RequestLine:
         key, admin_key = client.header(b"x-gateway-admin-key"), self.plan.admin_key
         return key is not None and admin_key is not None and secrets.compare_digest(key, admin_key)
 
-    def _refuse_while_stopping(self) -> None:
-        if self.stopping:
+    def _refuse_when_drained(self) -> None:
+        if self._drained:
             raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
 
     async def _exchange(self, admitted: Admitted, client: Downstream, record: Record) -> None:
