@@ -21,17 +21,21 @@ from gateway.ledger.refusals import iso_time
 
 MOST_SERIES: Final = 6
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_LEGEND_COLUMNS: Final = 3
+_LEGEND_ROW_PX: Final = 24
 _OTHERS: Final = "others"
 _COLOURS: Final = ("#4263eb", "#0ca678", "#f08c00", "#d6336c", "#7048e8", "#1098ad", "#868e96")
+# !important: the library's own rules name the chart's id.
 _CSS: Final = """inline:
-{{ id }}.axis text, {{ id }}.axis text.major, {{ id }}.legends .legend text, {{ id }}text.no_data { fill: #495057 }
-{{ id }}.axis .guide.line, {{ id }}.axis .major.guide.line { stroke: #dee2e6 }
-{{ id }}.axis .line { stroke: #adb5bd }
-{{ id }}.reactive { fill-opacity: 1; stroke-opacity: 0 }
+.axis text, .legends text, text.no_data { fill: #495057 !important }
+.axis .guide.line { stroke: #dee2e6 !important }
+.axis .line { stroke: #adb5bd }
+.reactive { fill-opacity: 1 !important; stroke-opacity: 0 !important }
+.series text.value { fill: #fff !important; font-weight: 600 }
 @media (prefers-color-scheme: dark) {
-{{ id }}.axis text, {{ id }}.axis text.major, {{ id }}.legends .legend text, {{ id }}text.no_data { fill: #ced4da }
-{{ id }}.axis .guide.line, {{ id }}.axis .major.guide.line { stroke: #373d44 }
-{{ id }}.axis .line { stroke: #5c636a }
+.axis text, .legends text, text.no_data { fill: #ced4da !important }
+.axis .guide.line { stroke: #373d44 !important }
+.axis .line { stroke: #5c636a !important }
 }"""
 
 
@@ -60,9 +64,9 @@ def table(usage: dict[str, Any], figure: str) -> Table:
 
 def by_time(shown: Table, step: str) -> Response:
     """Stacked bars over time."""
-    chart = _pygal().StackedBar(**_look(height=280), x_label_rotation=0, show_legend=len(shown.columns) > 0)
+    chart = _pygal().StackedBar(**_look(width=640, height=330, legend_rows=-(-len(shown.columns) // _LEGEND_COLUMNS)))
     labels = [_label(start, step) for start, _ in shown.rows]
-    every = max(1, len(labels) // 8)
+    every = max(1, -(-len(labels) // 8))
     chart.x_labels = labels
     chart.x_labels_major = labels[::every]
     chart.show_minor_x_labels = len(labels) <= 8  # noqa: PLR2004 - as many as a phone can show
@@ -73,7 +77,9 @@ def by_time(shown: Table, step: str) -> Response:
 
 def by_name(counts: Sequence[tuple[str, int]]) -> Response:
     """One bar a name, the longest first."""
-    chart = _pygal().HorizontalBar(**_look(height=110 + 34 * max(1, len(counts))), show_legend=False, print_values=True)
+    chart = _pygal().HorizontalBar(
+        **_look(width=1160, height=60 + 46 * max(1, len(counts)), legend_rows=0), print_values=True
+    )
     chart.x_labels = [_safe(name) for name, _ in reversed(counts)]
     chart.add("", [number for _, number in reversed(counts)])
     return _svg(chart)
@@ -89,14 +95,14 @@ def _pygal() -> Any:
     return pygal
 
 
-def _look(height: int) -> dict[str, Any]:
+def _look(*, width: int, height: int, legend_rows: int) -> dict[str, Any]:
     style = _pygal().style.Style(
         background="transparent",
         plot_background="transparent",
         font_family="system-ui, sans-serif",
-        label_font_size=13,
-        major_label_font_size=13,
-        legend_font_size=13,
+        label_font_size=14,
+        major_label_font_size=14,
+        legend_font_size=14,
         value_font_size=13,
         no_data_font_size=18,
         guide_stroke_dasharray="none",
@@ -107,14 +113,16 @@ def _look(height: int) -> dict[str, Any]:
         "js": [],
         "css": ["file://style.css", "file://graph.css", _CSS],
         "style": style,
-        "width": 860,
-        "height": height,
+        "width": width,
+        "height": height + _LEGEND_ROW_PX * max(0, legend_rows - 1),
         "explicit_size": True,
         "margin": 8,
+        "margin_bottom": 8 + _LEGEND_ROW_PX * max(0, legend_rows - 1),  # the library leaves room for one row
+        "show_legend": legend_rows > 0,
         "legend_at_bottom": True,
-        "legend_at_bottom_columns": 3,
+        "legend_at_bottom_columns": _LEGEND_COLUMNS,
         "legend_box_size": 11,
-        "truncate_legend": 30,
+        "truncate_legend": 20,
         "no_data_text": "Nothing yet",
         "min_scale": 2,
         "max_scale": 6,

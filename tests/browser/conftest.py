@@ -1,0 +1,54 @@
+"""A real browser (Debian's Chromium) on a real gateway; skipped, with the reason, where there is none.
+
+Every page is watched: an error on its console, a failed request or a violation of its policy fails the test. Pictures
+of the pages are left in tests/browser/screenshots, for people to look at.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.desk import Desk
+from tests.support.gateway import RunningGateway, running_gateway, simulator
+from tests.support.servers import valkey_server
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="package")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    with (
+        valkey_server() as store,
+        simulator() as upstream,
+        running_gateway(store.url, upstream, directory, admin={"sign_in_attempts": 1000}) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH (Debian's package chromium)")
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=as_root)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def desk(browser: Browser, gateway: RunningGateway) -> Iterator[Desk]:
+    with Desk.open(browser, gateway) as opened:
+        yield opened
+
+
+@pytest.fixture
+def lead_desk(browser: Browser, gateway: RunningGateway) -> Iterator[Desk]:
+    """A second person, with a browser session of their own."""
+    with Desk.open(browser, gateway) as opened:
+        yield opened

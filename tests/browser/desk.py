@@ -1,0 +1,139 @@
+"""Somebody at a browser: signs in, fills in forms, reads pages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
+
+from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.waiting import wait_until_sync
+
+AXE: Final = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+PICTURES: Final = Path(__file__).parent / "screenshots"
+_WATCH: Final = "addEventListener('securitypolicyviolation', e => console.error('policy: ' + e.violatedDirective));"
+
+
+class Desk:
+    """State that changes: what went wrong in the browser so far."""
+
+    def __init__(self, context: BrowserContext, gateway: RunningGateway) -> None:
+        self.gateway = gateway
+        self.context = context
+        self.page: Page = context.new_page()
+        self.troubles: list[str] = []
+        self.page.on("console", lambda message: self._note(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.add_init_script(_WATCH)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, browser: Browser, gateway: RunningGateway, **options: Any) -> Iterator[Desk]:
+        """A desk whose pages must stay without any trouble."""
+        context = browser.new_context(base_url=gateway.url, **options)
+        context.set_default_timeout(10_000)
+        desk = cls(context, gateway)
+        try:
+            yield desk
+            assert desk.troubles == []
+        finally:
+            context.close()
+
+    def sign_in(self, key: str = ADMIN_KEY) -> None:
+        """From the sign-in page to the overview."""
+        self.page.goto("/dashboard/login")
+        self.page.get_by_label("Admin key").fill(key)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("heading", name="Overview", level=1).wait_for()
+
+    def go(self, name: str) -> None:
+        """To a page of the main menu."""
+        self.page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+
+    def make_team(self, name: str, credits_usd: str = "5", **limits: str) -> None:
+        """Makes a team, and is on its page then. Limits by their labels."""
+        self.go("Teams")
+        self.page.get_by_label("Name").fill(name)
+        self.page.get_by_label("First credits, USD").fill(credits_usd)
+        if limits:
+            self.page.get_by_text("Limits of the whole team").click()
+        for limit, value in limits.items():
+            self.page.locator(f"#new-{limit}").fill(value)
+        self.page.get_by_role("button", name="Make the team").click()
+        self.page.get_by_role("heading", name=name, level=1).wait_for()
+
+    def make_key(self, label: str, **limits: str) -> str:
+        """Makes a key on a team's page; its text."""
+        self.page.get_by_label("Label: who or what uses it").fill(label)
+        if limits:
+            self.page.get_by_text("Limits and models").click()
+        for limit, value in limits.items():
+            self.page.locator(f"#new-key-{limit}").fill(value)
+        self.page.get_by_role("button", name="Make the key").click()
+        return self.secret()
+
+    def rotate(self, label: str, overlap_hours: str = "24") -> str:
+        """Rotates a key on a team's page; its new text."""
+        card = self.key(label)
+        card.get_by_text(f"Rotate {label}").first.click()
+        card.get_by_label("Hours for which the secrets of now still work").fill(overlap_hours)
+        card.get_by_role("button", name=f"Rotate {label}").click()
+        return self.secret()
+
+    def revoke(self, label: str) -> None:
+        """Revokes a key on a team's page."""
+        card = self.key(label)
+        card.get_by_text("Disable or revoke").click()
+        card.get_by_label("To revoke it for ever, type its name").fill(label)
+        card.get_by_role("button", name=f"Revoke {label}").click()
+        self.page.get_by_role("status").get_by_text("The key is revoked").wait_for()
+
+    def key(self, label: str) -> Locator:
+        """A key's card on a team's page."""
+        heading = self.page.get_by_role("heading", name=label, level=3)
+        return self.page.locator("li.key").filter(has=heading)
+
+    def secret(self) -> str:
+        """The key's text that the page shows this once."""
+        field = self.page.get_by_label("Key", exact=True)
+        field.wait_for()
+        return field.input_value()
+
+    def ask(self, key: str, model: str = "gpt-5", text: str = "hello") -> str:
+        """One request with the official SDK; the answer's text."""
+        with self.gateway.sdk(key) as client:
+            return client.responses.create(model=model, input=text).output_text
+
+    def faults_of_accessibility(self) -> list[str]:
+        """What axe-core finds on this page."""
+        self.page.evaluate(AXE)
+        found = self.page.evaluate("axe.run()")
+        return [f"{fault['id']}: {node['html']}" for fault in found["violations"] for node in fault["nodes"]]
+
+    def overflow_px(self) -> int:
+        """By how much the page is wider than its window."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+    def reload_until(self, found: Locator) -> None:
+        """Asks for the page again until it shows something: refusals are written a moment after their answer."""
+
+        def shown() -> bool:
+            self.page.goto(self.page.url)
+            return found.count() > 0
+
+        wait_until_sync(shown, what=str(found))
+
+    def picture(self, name: str, scheme: Literal["light", "dark"] = "light") -> None:
+        """Leaves a picture of the whole page for people."""
+        self.page.emulate_media(color_scheme=scheme)
+        PICTURES.mkdir(exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{name}-{scheme}.png", full_page=True)
+
+    def _note(self, kind: str, text: str) -> None:
+        # A browser also logs each answer of 4xx that it was shown as a page; those are what some tests ask for.
+        if kind == "error" and "the server responded with a status of 4" not in text:
+            self.troubles.append(text)
