@@ -109,7 +109,7 @@ class _Search:
         return answer.status not in _NEXT_UPSTREAM and answer.status not in _NEXT_KEY
 
     def _failed(self, upstream: Upstream, fault: UpstreamFault) -> None:
-        upstream.note_fault(self._clock())
+        upstream.note_fault(self._clock(), fault.kind.value)
         self._down.add(upstream.name)
         self._record.detail = str(fault)
         self.failure = fault_error(fault)

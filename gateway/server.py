@@ -1,7 +1,8 @@
 """uvicorn, as this gateway needs it: one process, or `server.workers` of them under uvicorn's supervisor.
 
     bind(settings)                     the listening socket, before anything else is started
-    run(settings, config, listener)    serves until SIGINT or SIGTERM; on admin.port too, where that is set
+    bound(host, port)                  the same for admin.port
+    run(settings, config, listeners)   serves until SIGINT or SIGTERM
     create_worker()                    a worker process's application; it ends when its supervisor is gone
 
 The drain is the application's own (`app.py`): uvicorn waits for what still runs, a little longer than the drain takes.
@@ -10,7 +11,6 @@ The drain is the application's own (`app.py`): uvicorn waits for what still runs
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -72,10 +72,11 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
 
 def bind(settings: Settings) -> socket.socket:
     """The listening socket. Raises OSError where the address cannot be had."""
-    return _bound(settings.server.host, settings.server.port)
+    return bound(settings.server.host, settings.server.port)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket that worker processes may inherit. Raises OSError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -90,27 +91,18 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(settings: Settings, config_path: Path | None, listener: socket.socket) -> int:
-    """Serves until SIGINT or SIGTERM. Returns the exit code. Raises OSError where the admin port cannot be had."""
-    admin = settings.admin
-    with contextlib.ExitStack() as stack:
-        listeners = [listener]
-        if admin.port is not None:
-            listeners.append(stack.enter_context(_bound(admin.host, admin.port)))
-        return _run(settings, config_path, listeners)
-
-
-def _run(settings: Settings, config_path: Path | None, listeners: list[socket.socket]) -> int:
+def run(settings: Settings, config_path: Path | None, *listeners: socket.socket) -> int:
+    """Serves until SIGINT or SIGTERM, on the main socket and on the one for admin.port. Returns the exit code."""
     if settings.server.workers == 1:
         load = partial(load_settings, config_path) if config_path is not None else None
         server = Server(server_config(settings, build_app(settings, load=load)))
-        server.run(sockets=listeners)
+        server.run(sockets=list(listeners))
         return 0 if server.started else 1
     if config_path is not None:
         os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
     with directory_for_workers(settings.store.data_dir) as directory:
         os.environ[METRICS_DIR] = str(directory.absolute())
-        Supervisor(server_config(settings, "gateway.server:create_worker"), listeners).run()
+        Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners)).run()
     return 0
 
 

@@ -33,10 +33,15 @@ def serve(config: Path, *, host: str | None, port: int | None, workers: int | No
     os.environ.update({f"GATEWAY_SERVER__{name}": str(value) for name, value in flags.items() if value is not None})
     settings = load(config)
     code = 0
-    with until_stopped(), listening(settings) as listener, stored(settings) as settings:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(until_stopped())
+        listeners = [stack.enter_context(listening(settings))]
+        if settings.admin.port is not None:
+            listeners.append(stack.enter_context(_listening(settings.admin.host, settings.admin.port, "admin.port")))
+        settings = stack.enter_context(stored(settings))
         count = settings.server.workers
-        typer.echo(f"Gateway: {url_of(listener)}/v1" + (f" ({count} workers)" if count > 1 else ""))
-        code = server.run(settings, config, listener)
+        typer.echo(f"Gateway: {url_of(listeners[0])}/v1" + (f" ({count} workers)" if count > 1 else ""))
+        code = server.run(settings, config, *listeners)
     raise typer.Exit(code)
 
 
@@ -54,15 +59,20 @@ def until_stopped() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def listening(settings: Settings) -> Iterator[socket.socket]:
+def listening(settings: Settings) -> contextlib.AbstractContextManager[socket.socket]:
     """The bound socket. Raises CliError where the address cannot be had."""
-    host, port = settings.server.host, settings.server.port
+    return _listening(settings.server.host, settings.server.port, "--port")
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
     try:
-        listener = server.bind(settings)
+        listener = server.bound(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise CliError(f"port {port} of {host} is in use; end what uses it, or take another with --port") from None
+            raise CliError(
+                f"port {port} of {host} is in use; end what uses it, or take another with {setting}"
+            ) from None
         raise CliError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
     with listener:
         yield listener

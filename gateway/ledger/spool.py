@@ -97,6 +97,8 @@ class Spool:
 
     def add(self, script: str, keys: list[str], args: list[str]) -> None:
         """Takes one call. It is on disk soon after; `close` waits for it. What cannot be written is logged whole."""
+        if not self.pending:
+            self._log.warning("spooling", directory=str(self._directory))
         self.spooled += 1
         self._waiting.append(Line(int(time.time()), script, keys, args).write())
         if self._writer is None or self._writer.done():

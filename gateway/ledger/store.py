@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+import structlog
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
@@ -81,6 +82,7 @@ class Store:
         )
         self.redis: Redis | RedisCluster = redis_client(url, self._link_settings, settings.ca_file, self._sentinel)
         self._loop = asyncio.get_running_loop()
+        self._log = structlog.get_logger("gateway.store")
         # What can change: who serves what, the links that are up, and why the others are not.
         self._layout = Layout(url.addresses if url.mode is Mode.SINGLE else ())
         self._links: dict[Address, Link] = {}
@@ -217,6 +219,10 @@ class Store:
         available = layout.complete and all(node in self._links for node in layout.nodes)
         if available != self._available:
             self._available = available
+            if available:
+                self._log.info("store_reached")
+            else:
+                self._log.warning("store_away", reason=str(self.fault))
             if self.on_change is not None:
                 self.on_change(available)
 

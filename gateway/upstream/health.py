@@ -54,17 +54,19 @@ class Breaker:
         self._probing = True
         return True
 
-    def succeeded(self) -> None:
-        """The upstream answered."""
-        self._failed = 0
+    def succeeded(self) -> bool:
+        """The upstream answered. Whether that has closed the breaker."""
+        closed, self._failed = self._failed >= self._limit, 0
         self._probing = False
+        return closed
 
-    def failed(self, now_s: float) -> None:
-        """The upstream could not be reached, broke off, or said that it is down."""
+    def failed(self, now_s: float) -> bool:
+        """The upstream could not be reached, broke off, or is down by its own word. Whether that opened the breaker."""
         self._probing = False
         self._failed += 1
         if self._failed >= self._limit:
             self._open_until_s = now_s + self._open_s
+        return self._failed == self._limit
 
     def released(self) -> None:
         """A request ended without telling anything (its client left): the probe's place is free again."""

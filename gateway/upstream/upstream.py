@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import structlog
+
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, Transport
 
@@ -49,6 +51,7 @@ class Upstream:
         self.breaker = breaker
         self.policy = policy
         self.enabled = True
+        self._log = structlog.get_logger("gateway.upstream")
 
     async def attempt(self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
         """One request with one of this upstream's keys. Raises UpstreamFault."""
@@ -57,15 +60,24 @@ class Upstream:
     def note_answer(self, key: UpstreamKey, status: int, retry_after_s: float | None, now_s: float) -> None:
         """Learns from an answer's head."""
         if status >= _SERVER_ERROR:
-            self.breaker.failed(now_s)
-        else:
-            self.breaker.succeeded()
+            self._failed(now_s, f"status {status}")
+        elif self.breaker.succeeded():
+            self._log.info("upstream_breaker_closed", upstream=self.name)
         if status in _KEY_REFUSED:
             if not key.renew():
-                key.rests_until_s = now_s + self.policy.key_rest_s
+                self._rest(key, status, self.policy.key_rest_s, now_s)
         elif status == _RATE_LIMITED:
-            key.rests_until_s = now_s + min(retry_after_s or 0.0, self.policy.key_rest_s)
+            self._rest(key, status, min(retry_after_s or 0.0, self.policy.key_rest_s), now_s)
 
-    def note_fault(self, now_s: float) -> None:
+    def note_fault(self, now_s: float, reason: str = "") -> None:
         """Learns from a request that got no answer."""
-        self.breaker.failed(now_s)
+        self._failed(now_s, reason)
+
+    def _failed(self, now_s: float, reason: str) -> None:
+        if self.breaker.failed(now_s):
+            self._log.warning("upstream_breaker_open", upstream=self.name, reason=reason)
+
+    def _rest(self, key: UpstreamKey, status: int, rest_s: float, now_s: float) -> None:
+        if rest_s and key.rests_until_s <= now_s:  # requests that were under way say it once more
+            self._log.warning("upstream_key_rests", upstream=self.name, key=key.number, status=status, rest_s=rest_s)
+        key.rests_until_s = now_s + rest_s

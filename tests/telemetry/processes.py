@@ -1,0 +1,43 @@
+"""A gateway of real processes whose configuration has more than `tests.support.processes` gives it."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cli.program import Program, started
+from tests.support.processes import CONFIG, READY, UPSTREAM_KEY, GatewayProcess
+from tests.support.servers import free_port
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A gateway's directory and port: what stays when it is started anew."""
+
+    directory: Path
+    port: int
+    workers: int
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[GatewayProcess]:
+        """Started, every worker ready."""
+        with self.program() as program:
+            program.wait_for(READY, count=self.workers)
+            yield GatewayProcess(f"http://127.0.0.1:{self.port}", program)
+
+    def program(self) -> contextlib.AbstractContextManager[Program]:
+        """Started; it may not be ready yet."""
+        config = str(self.directory / "gateway.toml")
+        return started("serve", "--config", config, cwd=self.directory, env={"TEST_UPSTREAM_KEY": UPSTREAM_KEY})
+
+
+def configured(
+    store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, server: str = "", more: str = ""
+) -> Configured:
+    """Writes a configuration; `server` goes to that section, `more` behind all of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    text = CONFIG.format(port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=15.0)
+    text = text.replace("[store]", f"{server}\n[store]", 1)
+    (directory / "gateway.toml").write_text(f"{text}\n{more}\n", encoding="utf-8")
+    return Configured(directory, port, workers)
