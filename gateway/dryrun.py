@@ -1,7 +1,7 @@
 """`x-gateway-dry-run: true`: what would become of this request? Pure.
 
-A request with this header goes through steps 1 to 4, reserves nothing, asks no upstream and counts against no limit. Would
-it be refused, it is answered by the very refusal: status, headers, body. Would it be admitted, 200 and `answer`::
+A request with this header goes through steps 1 to 4, reserves nothing, asks no upstream and counts against no limit.
+Would it be refused, it is answered by the very refusal: status, headers, body. Would it be admitted, 200 and `answer`::
 
     {"object": "dry_run", "admitted": true, "request_id", "model",
      "hold": {"amount_usd", "input_tokens", "output_tokens"},        the worst case, as it would be reserved
