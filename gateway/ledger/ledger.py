@@ -11,7 +11,7 @@ behind its admission: on the same connection, or from the spool.
 `store.on_failure = "open"` admits every well-formed key while the store is away, since nobody can check it then: for
 networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
 
-State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`, `expired` counts.
+State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`; `expired`.
 """
 
 from __future__ import annotations
