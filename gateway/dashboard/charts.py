@@ -62,11 +62,12 @@ def table(usage: dict[str, Any], figure: str) -> Table:
     )
 
 
-def by_time(shown: Table, step: str) -> Response:
-    """Stacked bars over time."""
+def by_time(shown: Table, step: str, unit: str = "") -> Response:
+    """Stacked bars over time; `unit` stands before the numbers of the axis."""
     chart = _pygal().StackedBar(**_look(width=640, height=330, legend_rows=-(-len(shown.columns) // _LEGEND_COLUMNS)))
     labels = [_label(start, step) for start, _ in shown.rows]
     every = max(1, -(-len(labels) // 8))
+    chart.value_formatter = lambda number: f"{unit}{number:,.10g}"
     chart.x_labels = labels
     chart.x_labels_major = labels[::every]
     chart.show_minor_x_labels = len(labels) <= 8  # noqa: PLR2004 - as many as a phone can show
@@ -78,7 +79,7 @@ def by_time(shown: Table, step: str) -> Response:
 def by_name(counts: Sequence[tuple[str, int]]) -> Response:
     """One bar a name, the longest first."""
     chart = _pygal().HorizontalBar(
-        **_look(width=1160, height=60 + 46 * max(1, len(counts)), legend_rows=0), print_values=True
+        **_look(width=640, height=60 + 40 * max(1, len(counts)), legend_rows=0), print_values=True
     )
     chart.x_labels = [_safe(name) for name, _ in reversed(counts)]
     chart.add("", [number for _, number in reversed(counts)])
@@ -123,6 +124,7 @@ def _look(*, width: int, height: int, legend_rows: int) -> dict[str, Any]:
         "legend_at_bottom_columns": _LEGEND_COLUMNS,
         "legend_box_size": 11,
         "truncate_legend": 20,
+        "truncate_label": -1,
         "no_data_text": "Nothing yet",
         "min_scale": 2,
         "max_scale": 6,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.dashboard.guard import PageRoute
+from gateway.dashboard.guard import PageRoute, see
 from gateway.dashboard.inside import Refused
 
 router = APIRouter(route_class=PageRoute)
@@ -12,6 +12,8 @@ router = APIRouter(route_class=PageRoute)
 
 @router.get("/{path:path}")
 async def nothing(request: Request, path: str) -> Response:
-    """404, or the sign-in page."""
+    """404, or the sign-in page; /dashboard/ is /dashboard."""
     del request
+    if not path:
+        return see("/dashboard")
     raise Refused(404, "unknown_url", f"There is no page {path!r}.")

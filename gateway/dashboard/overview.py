@@ -114,4 +114,5 @@ async def show_chart(request: Request, name: str) -> Response:
         return charts.by_name((await refusals(visit, period))[:10])
     if name not in _FIGURES:
         raise Refused(404, "unknown_url", f"There is no chart {name!r}.")
-    return charts.by_time(charts.table(await usage(visit, period, "model"), _FIGURES[name]), period.step)
+    shown = charts.table(await usage(visit, period, "model"), _FIGURES[name])
+    return charts.by_time(shown, period.step, "$" if name == "spend" else "")

@@ -45,6 +45,11 @@ def test_what_is_not_there_is_a_page_that_says_so(person: Person, path: str) -> 
     assert "<h1>Not found</h1>" in answer.text
 
 
+def test_a_slash_too_many_leads_home(person: Person) -> None:
+    answer = person.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard")
+
+
 def test_the_style_sheet_and_the_script_are_served_to_anybody(gateway: RunningGateway) -> None:
     with stranger(gateway) as person:
         for name, kind in (
@@ -100,6 +105,14 @@ def test_the_live_feed_is_the_admin_apis(gateway: RunningGateway, root: httpx.Cl
                 client.responses.create(model="gpt-5", input="hello")
         data = next(line for line in lines if line.startswith("data: {") and "team_id" in line)
     assert json.loads(data.removeprefix("data: "))["team_id"] == team
+
+
+def test_a_live_feed_ends_in_time_and_the_browser_comes_back(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.dashboard.requests.LIVE_S", 1.0)
+    with person.client.stream("GET", "/dashboard/live") as answer:
+        assert answer.status_code == 200
+        text = "".join(answer.iter_text())  # raises where the stream is cut instead of ended
+    assert "event: ready" in text
 
 
 def test_a_live_feed_of_another_team_is_refused(gateway: RunningGateway, root: httpx.Client) -> None:
