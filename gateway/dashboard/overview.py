@@ -23,7 +23,8 @@ from gateway.dashboard.render import html
 from gateway.ledger.refusals import iso_time
 
 router = APIRouter(route_class=PageRoute)
-DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 PERIODS: Final[Mapping[str, str]] = MappingProxyType({"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days"})
 MOST_REFUSALS: Final = 1000
 _FIGURES: Final[Mapping[str, str]] = MappingProxyType({"spend": "cost_usd", "requests": "requests"})
@@ -43,9 +44,9 @@ class Period:
 
     @property
     def since(self) -> str:
-        """ISO 8601. Today counts as one of the days."""
+        """ISO 8601. Today counts as one of the days, this hour as one of the hours."""
         now_ms = time.time_ns() // 1_000_000
-        return iso_time(now_ms - DAY_MS + 1 if self.days == "1" else now_ms - (int(self.days) - 1) * DAY_MS)
+        return iso_time(now_ms - (23 * HOUR_MS if self.days == "1" else (int(self.days) - 1) * DAY_MS))
 
     @property
     def query(self) -> str:
