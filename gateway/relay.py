@@ -97,8 +97,8 @@ class Relay:
             answer.status, self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
         )
         self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
-        rule, hold = self._admitted.route.rule, self._admitted.admission.hold
-        cap = hold.output_tokens if rule.cut_at_cap else None
+        rule, admission = self._admitted.route.rule, self._admitted.admission
+        cap = admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
 
         def over_cap() -> bool:
             return cap is not None and tap.terminal is None and tap.output_tokens_estimate() > cap
@@ -126,7 +126,7 @@ class Relay:
         await client.end(rest)
 
     async def _cut_at_cap(self, tap: Tap) -> None:
-        """The route wants no answer to cost more than its hold: ends it as one that has reached its length."""
+        """Its route or key wants no answer to cost more than its hold: ends it as one that has reached its length."""
         self.outcome = Outcome.CAPPED
         self.abort()
         tap.finish(clean=False)
