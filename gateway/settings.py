@@ -71,7 +71,7 @@ class ServerSettings(Section):
     metrics_token: Secret | None = None
     metrics_max_series: int = Field(default=1000, ge=1, le=100_000)
     trusted_proxies: tuple[Network, ...] = ()
-    auth_failures_per_minute: int = Field(default=60, ge=0, le=1_000_000)
+    auth_failures_per_minute: int = Field(default=600, ge=0, le=1_000_000)
     cors_origins: tuple[Origin, ...] = ()
 
 
