@@ -28,7 +28,7 @@ from gateway.downstream import ClientLeft, Downstream, Receive, Scope, Send
 from gateway.dryrun import answer as dry_run_answer
 from gateway.dryrun import is_dry_run
 from gateway.errors import GatewayError
-from gateway.exchange import TRANSITIONS, Event, Outcome, decide, void
+from gateway.exchange import TRANSITIONS, Ending, Event, Outcome, decide, void
 from gateway.failover import fault_error, open_upstream
 from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
 from gateway.ledger.ledger import Ledger
@@ -247,16 +247,21 @@ class RequestLine:
     async def _settle(self, relay: Relay, admitted: Admitted, record: Record) -> None:
         relay.abort()
         record.relayed = time.perf_counter()
-        ending = relay.ending()
         hold, made = admitted.admission.hold, admitted.made
-        settlement = decide(
-            ending,
-            hold,
-            admitted.route.price,
-            model=admitted.route.model,
-            upstream=record.upstream or "",
-            trust_upstream_cost=admitted.route.rule.cost_source == "upstream",
-        )
+        try:
+            ending = relay.ending()
+            settlement = decide(
+                ending,
+                hold,
+                admitted.route.price,
+                model=admitted.route.model,
+                upstream=record.upstream or "",
+                trust_upstream_cost=admitted.route.rule.cost_source == "upstream",
+            )
+        except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
+            self._diagnostics.exception("decision_failed", request_id=record.request_id)
+            ending = Ending(Outcome.INTERNAL_ERROR)
+            settlement = void(hold, ending.outcome)
         if made is not None and admitted.target.operation.by_id and settlement.kind == "settle":
             settlement, made = correction(made, settlement)
             self._responses.remember(hold.team_id, made)

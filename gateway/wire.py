@@ -17,6 +17,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 EXTENSION: Final = "gateway.wire"
 _CONTROLS: Final = bytes((*range(9), *range(10, 32), 127))  # RFC 9110, 5.5: of the controls only the tab is legal
 _WITHOUT_BODY: Final = frozenset({204, 304})
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -24,14 +26,14 @@ Headers = list[tuple[bytes, bytes]]
 class Wire:
     """One request's way to its client. A client that has left takes whatever is written.
 
-    State that changes: `_left`, what Content-Length has promised and is still to come; -1 in a chunked answer.
+    State that changes: `_left`, what Content-Length has promised and is still to come, else CHUNKED or UNTIL_CLOSE.
     """
 
     __slots__ = ("_cycle", "_left")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
-        self._left = -1
+        self._left = CHUNKED
 
     def add_headers(self, headers: Headers) -> None:
         """More headers for the answer, whoever gives it."""
@@ -71,11 +73,13 @@ class Wire:
             parts.append(b"connection: close\r\n")
         if self._left < 0 and status in _WITHOUT_BODY:
             self._left = 0
+        elif self._left < 0 and cycle.scope["http_version"] == "1.0":
+            self._left = UNTIL_CLOSE
         elif self._left < 0:
             parts.append(b"transfer-encoding: chunked\r\n")
         parts.append(b"\r\n")
         head = b"".join(parts)
-        lines = len(headers) + 2 + (not cycle.keep_alive) + (self._left < 0)
+        lines = len(headers) + 2 + (not cycle.keep_alive) + (self._left == CHUNKED)
         if len(head.translate(None, _CONTROLS)) != len(head) - 2 * lines:
             raise RuntimeError("a control character in an answer's head")
         cycle.response_started = True
@@ -88,7 +92,7 @@ class Wire:
         if self._left >= 0:
             self._count(data)
         if data and not self._cycle.disconnected:
-            self._cycle.transport.write(data if self._left >= 0 else b"%x\r\n%b\r\n" % (len(data), data))
+            self._cycle.transport.write(data if self._left != CHUNKED else b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self, data: bytes) -> None:
         """Writes the last body bytes; the connection is uvicorn's again."""
@@ -97,10 +101,8 @@ class Wire:
             self._count(data)
             if self._left:
                 raise RuntimeError("an answer shorter than its Content-Length")
-        elif data:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
-        else:
-            data = b"0\r\n\r\n"
+        elif self._left == CHUNKED:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         if cycle.disconnected:
             return
         if data:

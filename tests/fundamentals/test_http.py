@@ -136,6 +136,14 @@ def test_requests_that_do_not_wait_for_answers_are_answered_in_order(wire: Wire,
     assert len(set(identifiers)) == 3
 
 
+def test_an_http_1_0_client_gets_a_stream_that_its_connection_ends(wire: Wire, authorization: str) -> None:
+    answer = wire.request(STREAM, authorization, version="1.0")
+    assert "transfer-encoding" not in answer.headers
+    assert answer.body.startswith(b"event: response.created\n")
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert wire.closed
+
+
 def test_an_http_1_0_client_is_served_and_its_connection_closed(wire: Wire, authorization: str) -> None:
     assert wire.request(BODY, authorization, version="1.0").status == 200
     assert wire.closed
