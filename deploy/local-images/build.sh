@@ -10,6 +10,8 @@
 #   deploy/local-images/build.sh            makes what is missing and prints the variables, one NAME=image a line
 #   deploy/local-images/build.sh --again    makes all of them anew
 #
+# Debian's Caddy is older than 2.7: BUFFER_REQUESTS=buffer_requests is printed with it, for the Caddyfile.
+#
 # DEBIAN_MIRROR and DEBIAN_SUITE name another source. Packages of one state of the mirror give one image: the archive's
 # times are SOURCE_DATE_EPOCH's. Nothing of the host but its Debian keyring goes into an image.
 set -euo pipefail
@@ -49,3 +51,4 @@ for entry in "${images[@]}"; do
   fi
   echo "$variable=$name"
 done
+echo "BUFFER_REQUESTS=buffer_requests"

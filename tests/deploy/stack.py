@@ -269,8 +269,15 @@ class Load:
                 try:
                     self.answers.append(stream_once(client) if number % 2 else ask_once(client))
                 except (openai.OpenAIError, AssertionError, httpx.HTTPError) as error:
-                    self.failures.append(f"{type(error).__name__} {getattr(error, 'code', '')}: {error}")
+                    self.failures.append(told(error))
                     self._over.wait(0.1)
+
+
+def told(error: Exception) -> str:
+    """What a client was told, with the answer's headers: whether a gateway gave it, or a front."""
+    if isinstance(error, openai.APIStatusError):
+        return f"{error.status_code} {error.code} {error.response.text[:200]} {dict(error.response.headers)}"
+    return f"{type(error).__name__}: {error}"
 
 
 def trust(ca_file: Path) -> ssl.SSLContext:
@@ -298,7 +305,8 @@ def stream_once(client: openai.OpenAI, model: str = "sim/tokens-20") -> Answered
         for event in events:
             last = event
     ending = last.type if last else "nothing"
-    assert ending == "response.completed", f"the stream {request_id} ended with {ending}"
+    size = events.response.num_bytes_downloaded
+    assert ending == "response.completed", f"{request_id} ended with {ending}, {size} bytes, {events.response.headers}"
     return answered(last.response, request_id)
 
 

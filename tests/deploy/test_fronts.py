@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,11 @@ output = "25"
         )  # fmt: skip
         wait_until_sync(lambda: is_ready(f"http://127.0.0.1:{self.port}"), timeout_s=30, what="a gateway is ready")
 
+    def is_used(self) -> bool:
+        """Whether it has answered a request since it started."""
+        metrics = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False).text
+        return re.search(r'gateway_requests_total\{[^}]*outcome="completed"', metrics) is not None
+
     def stop(self) -> None:
         """SIGTERM; returns when it has ended by itself."""
         self._process.terminate()
@@ -86,10 +92,11 @@ class Pair:
     books: RunningGateway
 
     def roll(self) -> None:
-        """Replaces them one by one."""
+        """Replaces them one by one, each when the front uses the last one again."""
         for gateway in self.gateways:
             gateway.stop()
             gateway.start()
+            wait_until_sync(gateway.is_used, timeout_s=20, what="the front uses a gateway that is back")
 
 
 def is_ready(url: str, ca_file: Path | None = None) -> bool:
@@ -168,6 +175,12 @@ def start_nginx(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
         yield Front(f"https://{NAME}:{port}", directory / "ca.pem")
 
 
+def before_2_7(program: str) -> bool:
+    told = subprocess.run([program, "version"], capture_output=True, text=True, check=True).stdout
+    major, minor = re.findall(r"\d+", told)[:2]
+    return (int(major), int(minor)) < (2, 7)
+
+
 @contextlib.contextmanager
 def start_caddy(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
     port, plain = free_port(), free_port()
@@ -180,6 +193,7 @@ def start_caddy(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
         "HOME": str(directory),
         "XDG_DATA_HOME": str(directory),
         "SITE_ADDRESS": NAME,
+        **({"BUFFER_REQUESTS": "buffer_requests"} if before_2_7(program) else {}),
         "GATEWAYS": " ".join(f"127.0.0.1:{gateway.port}" for gateway in pair.gateways),
     }
     command = [program, "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"]
