@@ -251,7 +251,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
         client_cert_file=_path(settings.client_cert_file),
         client_key_file=_path(settings.client_key_file),
         http2=settings.http2,
-        proxy=settings.proxy,
+        proxy=settings.effective_proxy(),
     )
     return Upstream(
         name,

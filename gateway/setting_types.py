@@ -1,12 +1,17 @@
-"""The kinds of value that settings have, with their bounds: secrets by reference, patterns, prices, durations."""
+"""The kinds of value that settings have, with their bounds: secrets by reference, patterns, prices, proxies."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
+from urllib.request import (  # type: ignore[attr-defined]  # typeshed leaves the second out; every platform has it
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -47,6 +52,33 @@ class FileSecret(SecretStr):
     def read_again(self) -> str:
         """The secret as it stands in the file now. Raises ValueError."""
         return read_secret(self._reference)
+
+
+def environment_proxy(base_url: str) -> str | None:
+    """The forward proxy that HTTPS_PROXY or HTTP_PROXY names for an upstream, by its scheme; NO_PROXY takes hosts out.
+
+    The lower-case names go first, as they do for curl. An upstream on this machine never goes through such a proxy,
+    whatever NO_PROXY says: the proxy would look for it on its own. A proxy without a scheme is an HTTP one.
+    """
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname or ""
+    except ValueError:
+        return None  # no URL: whoever builds the upstream says so
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme)
+    # With the port and without: the library takes the end of a bare IPv6 address for a port.
+    hosts = (parts.netloc.rpartition("@")[2], host)
+    if not proxy or _is_loopback(host) or any(proxy_bypass_environment(name, proxies) for name in hosts):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name; RFC 6761, 6.3: every name under localhost is this machine
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _secret(value: SecretStr) -> SecretStr:

@@ -44,6 +44,7 @@ from gateway.setting_types import (
     Secret,
     UpstreamName,
     Usd,
+    environment_proxy,
 )
 
 
@@ -163,6 +164,15 @@ class UpstreamSettings(Section):
     breaker_failures: int = Field(default=5, ge=1, le=1_000_000)
     breaker_open_s: Seconds = 5.0
     key_rest_s: Seconds = 60.0
+
+    def effective_proxy(self) -> str | None:
+        """The forward proxy to use, if any: the configured one, or else the environment's. "" is none at all.
+
+        The native transport has none: who asks for it by name does not mean the environment's.
+        """
+        if self.proxy is not None:
+            return self.proxy or None
+        return None if self.transport == "native" else environment_proxy(self.base_url)
 
 
 class RouteSettings(Section):
