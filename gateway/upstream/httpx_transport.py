@@ -11,16 +11,20 @@ What httpx does not do by itself, and how it is done here:
 | a fair queue that survives cancellation    | a semaphore in front of httpcore's pool                              |
 | a connect cancelled in its last turn       | its connection is looked up in httpcore's pool and closed            |
 | abort that is synchronous                  | a task closes the answer; `close` waits for such tasks               |
+| a left HTTP/2 stream costs nothing more    | `_leave_stream` resets it and gives its unread bytes' window back    |
 
 One thing it cannot do: httpx reads no answer before the whole request is written (or writing has failed).
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
+import httpcore
 import httpx
 
 from gateway.upstream.origin import parse_origin, tls_context
@@ -30,16 +34,27 @@ from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
 _HEAD_TOO_LARGE: Final = 431  # what h11 suggests when its buffer limit is reached
+_CANCEL: Final = 8  # RFC 9113, 7
+_REFUSED_STREAM: Final = 7  # the same: nothing was processed
+_LEAVE_TIMEOUT_S: Final = 1.0  # a few bytes; who does not take them any more loses the connection
+_Errors = tuple[type[Exception], ...]
+_H2_ERRORS: Final[_Errors] = (import_module("h2.exceptions").H2Error,) if find_spec("h2") else ()  # an extra
+_MALFORMED: Final[_Errors] = (httpx.ProtocolError, *_H2_ERRORS)
+_ENDED_HTTP2: Final[_Errors] = (httpcore.ConnectionNotAvailable, *_H2_ERRORS)  # httpcore lets them out of a body
+_FAILURES: Final[_Errors] = (httpx.HTTPError, httpx.StreamError, TimeoutError, *_ENDED_HTTP2)
 
 
 class _Progress:
     """What httpcore's trace has told about one attempt (mutable)."""
 
-    __slots__ = ("fresh", "response", "sent", "stream")
+    __slots__ = ("_pool", "fresh", "http2", "judged", "response", "sent", "stream")
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
         self.fresh = False
         self.sent = False
+        self.judged = False  # the upstream itself ended this request, and may have worked on it: not to be repeated
+        self.http2: Any = None  # httpcore's HTTP/2 connection, where this attempt has a stream on one
         self.stream: Any = None  # the TCP or TLS connection, where this attempt made one
         self.response: httpx.Response | None = None
 
@@ -53,8 +68,12 @@ class _Progress:
             await self.stream.aclose()  # httpcore does so itself, but not where the handshake was cancelled
         elif event.endswith(".send_request_headers.started"):
             self.sent = self.sent or info["request"].method != b"CONNECT"  # that one only asks a proxy for a tunnel
+            if event.startswith("http2."):
+                self.http2 = _http2_connection(self._pool, info["request"])
         elif event == "http11.response_closed.started" and self.response is not None:
             await _close_if_poisoned(self.response)
+        elif event == "http2.response_closed.started" and self.http2 is not None:
+            await _leave_stream(self.http2, info["stream_id"])
 
 
 class HttpxAnswer:
@@ -85,7 +104,7 @@ class HttpxAnswer:
                     else:
                         if data and self._chunks is not None:
                             return data
-        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
+        except _FAILURES as error:
             if self._fault is None:
                 self._abort(self._translate(error))
         except asyncio.CancelledError:
@@ -120,8 +139,9 @@ class HttpxAnswer:
     def _translate(self, error: Exception) -> UpstreamFault:
         if isinstance(error, TimeoutError | httpx.TimeoutException):
             return UpstreamFault(FaultKind.CHUNK_TIMEOUT, f"no bytes for {self._chunk_timeout_s} s", sent=True)
-        # h11 has one exception for both; only its words tell a body that ends too early from one that is malformed.
-        malformed = isinstance(error, httpx.RemoteProtocolError) and "closed connection" not in str(error)
+        # h11 and h2 have one exception for both; only its words tell a body that ends too early from a malformed one.
+        early = any(words in str(error) for words in ("closed connection", "Server disconnected"))
+        malformed = isinstance(error, _MALFORMED) and not early and _ended_by_upstream(error) is None
         return UpstreamFault(FaultKind.PROTOCOL if malformed else FaultKind.CUT, str(error), sent=True)
 
 
@@ -142,12 +162,8 @@ class HttpxTransport:
             scheme="https" if origin.tls else "http", host=origin.host, port=origin.port, raw_path=origin.path or b"/"
         )
         self._path = origin.path
-        self._timeouts = {
-            "connect": config.connect_timeout_s,
-            "pool": config.connect_timeout_s,
-            "read": None,
-            "write": None,
-        }
+        wait_s = config.connect_timeout_s
+        self._timeouts = {"connect": wait_s, "pool": wait_s, "read": None, "write": None}
         try:
             self._network = httpx.AsyncHTTPTransport(
                 verify=tls_context(config, None) if origin.tls else False,
@@ -216,22 +232,21 @@ class HttpxTransport:
 
     async def _close_quietly(self, response: httpx.Response) -> None:
         try:
-            await response.aclose()
-        except (httpx.HTTPError, httpx.StreamError, RuntimeError):
-            return  # the connection was broken already: there is nothing left to close
+            with contextlib.suppress(RuntimeError, *_FAILURES):  # broken already: there is nothing left to close
+                await response.aclose()
         finally:
             self.free()
 
     async def _attempt_twice(
         self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: bytes
     ) -> httpx.Response:
-        progress = _Progress()
+        progress = _Progress(self._network._pool)  # noqa: SLF001 - as in _pooled
         try:
             return await self._attempt(method, target, fields, body, progress)
         except UpstreamFault as fault:
-            if fault.kind is not FaultKind.RESET or progress.fresh:
+            if fault.kind is not FaultKind.RESET or progress.fresh or progress.judged:
                 raise
-        again = _Progress()
+        again = _Progress(self._network._pool)  # noqa: SLF001 - as in _pooled
         again.sent = progress.sent  # the first attempt's bytes stay sent
         return await self._attempt(method, target, fields, body, again)
 
@@ -250,7 +265,7 @@ class HttpxTransport:
         try:
             async with asyncio.timeout(self._config.first_byte_timeout_s):
                 response = await self._network.handle_async_request(request)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except _FAILURES as error:
             self._reap(progress.stream)
             raise self._translate(error, progress) from error
         except asyncio.CancelledError:
@@ -289,12 +304,18 @@ class HttpxTransport:
         kind = _connect_kind(error)
         if kind is None:
             causes = _causes(error)
+            ended = _ended_by_upstream(error)
             if isinstance(error, TimeoutError | httpx.TimeoutException):
                 kind = FaultKind.FIRST_BYTE_TIMEOUT
                 detail = f"no answer for {self._config.first_byte_timeout_s} s"
             elif any(getattr(cause, "error_status_hint", 0) == _HEAD_TOO_LARGE for cause in causes):
                 kind = FaultKind.TOO_LARGE
-            elif isinstance(error, httpx.RemoteProtocolError) and "disconnected without" not in detail:
+            elif ended is not None:
+                kind = FaultKind.RESET
+                # RFC 9113, 6.8 and 8.7: a refused stream, and any with GOAWAY's last stream at 0, was not processed.
+                progress.judged = ended.error_code != _REFUSED_STREAM and getattr(ended, "last_stream_id", 1) != 0
+                progress.sent = progress.judged
+            elif isinstance(error, _MALFORMED) and "Server disconnected" not in detail:
                 kind = FaultKind.PROTOCOL
             else:
                 kind = FaultKind.RESET
@@ -335,3 +356,44 @@ async def _close_if_poisoned(response: httpx.Response) -> None:
         stream = getattr(stream, name)
     if stream._h11_state.trailing_data[0]:  # noqa: SLF001 - see above
         await response.extensions["network_stream"].aclose()
+
+
+def _ended_by_upstream(error: BaseException) -> Any:
+    """The RST_STREAM or GOAWAY (h2's event) that an error comes from, or None. Both have an `error_code`."""
+    for cause in _causes(error):
+        if cause.args and hasattr(cause.args[0], "error_code"):
+            return cause.args[0]
+    return None
+
+
+def _http2_connection(pool: Any, request: Any) -> Any:
+    """Find the HTTP/2 connection under a request of httpcore's pool, which shows none in public."""
+    for pooled in pool._requests:  # noqa: SLF001 - as above
+        if pooled.request is request:
+            return pooled.connection._connection  # noqa: SLF001 - as above
+    return None
+
+
+async def _leave_stream(connection: Any, stream_id: int) -> None:
+    """Tell the upstream that a stream is not wanted any more; close a connection that no stream can use.
+
+    httpcore forgets a stream that is closed early: the upstream would work on, and each unread byte would take from the
+    window that all streams of the connection share, until none could go on.
+    """
+    state = connection._h2_state  # noqa: SLF001 - httpcore has no public way to reset a stream
+    events = connection._events  # noqa: SLF001 - the same
+    stream = state.streams.get(stream_id)
+    if not connection.is_available():  # after GOAWAY or an error
+        if len(events) <= 1:
+            await connection.aclose()
+    elif stream is not None and not stream.closed:
+        state.reset_stream(stream_id, _CANCEL)
+        for unread in [getattr(event, "flow_controlled_length", 0) for event in events.get(stream_id, ())]:
+            state.acknowledge_received_data(unread, stream_id)
+        try:
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                await connection._network_stream.write(state.data_to_send())  # noqa: SLF001 - the same
+        except BaseException as error:  # cancellation too: half a frame may be out
+            await connection.aclose()
+            if not isinstance(error, Exception):
+                raise

@@ -1,0 +1,268 @@
+"""HTTP/2, on real TLS sockets: the httpx transport keeps the contract there too, and each fault has its kind."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from h2.errors import ErrorCodes
+
+from gateway.upstream.transport import Answer, FaultKind, Transport
+from tests.contract.conftest import Connect
+from tests.contract.exchange import fault, fetch, post, read_all
+from tests.contract.http2 import Stream, Upstream, json_answer, serve_http2
+from tests.contract.scripted import wait_until
+
+Connected = Callable[[Upstream], Transport]
+
+
+@pytest.fixture
+def kind() -> str:
+    return "auto"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def to(connect: Connect, authority: trustme.CA, tmp_path: Path) -> Callable[..., Transport]:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    def build(upstream: Upstream, **settings: Any) -> Transport:
+        return connect(upstream.url, ca_file=str(tmp_path / "ca.pem"), http2=True, **settings)
+
+    return build
+
+
+async def arrives(upstream: Upstream, number: int = 1) -> Stream:
+    await wait_until(lambda: len(upstream.streams) >= number)
+    return upstream.streams[number - 1]
+
+
+async def begun(transport: Transport, upstream: Upstream, number: int = 1) -> tuple[Answer, Stream]:
+    """An answer whose head has come, and the upstream's end of it."""
+    sending = asyncio.create_task(post(transport))
+    stream = await arrives(upstream, number)
+    stream.head()
+    return await sending, stream
+
+
+def may_send(stream: Stream, size: int) -> bool:
+    """Whether the client's windows let the upstream send so much."""
+    return stream.connection.state.local_flow_control_window(stream.id) >= size
+
+
+async def test_a_post_with_a_body_is_answered(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls, json_answer) as upstream:
+        answer = await post(to(upstream), b"x" * 300_000)
+        assert (answer.status, await read_all(answer)) == (200, b'{"echo": 300000}')
+        [stream] = upstream.streams
+    assert stream.body == b"x" * 300_000
+    assert stream.headers[b":method"] == b"POST"
+    assert stream.headers[b":path"] == b"/v1/responses"
+    assert stream.headers[b":authority"] == upstream.url.removeprefix("https://").encode()
+    assert stream.headers[b"authorization"] == b"Bearer k"
+    assert (b"x-kept", b"yes") in answer.headers
+
+
+async def test_a_streamed_body_arrives_unchanged_and_at_once(to: Connected, tls: ssl.SSLContext) -> None:
+    frames = [b"data: 1\n\n", b"data: " + b"2" * 16_000 + b"\n\n", b"", b"data: [DONE]\n\n"]
+    async with serve_http2(tls) as upstream:
+        answer, stream = await begun(to(upstream), upstream)
+        stream.data(frames[0])
+        assert await answer.read() == frames[0]
+        stream.data(*frames[1:])
+        stream.end()
+        assert await read_all(answer) == b"".join(frames[1:])
+        assert await answer.read() == b""
+        assert upstream.resets == []
+
+
+async def test_requests_at_a_time_share_one_connection(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        (one, first), (two, second) = await begun(transport, upstream), await begun(transport, upstream, 2)
+        for stream, text in ((second, b"2"), (first, b"1")):
+            stream.data(text)
+            stream.end()
+        assert (await read_all(one), await read_all(two)) == (b"1", b"2")
+        assert upstream.accepted == transport.open_connections == transport.idle_connections == 1
+
+
+async def test_a_stream_that_is_reset_in_its_body_is_cut_and_the_others_go_on(
+    to: Connected, tls: ssl.SSLContext
+) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        (one, first), (two, second) = await begun(transport, upstream), await begun(transport, upstream, 2)
+        first.data(b"half")
+        assert await one.read() == b"half"
+        first.reset(ErrorCodes.INTERNAL_ERROR)
+        with fault(FaultKind.CUT, sent=True):
+            await one.read()
+        second.data(b"whole")
+        second.end()
+        assert await read_all(two) == b"whole"
+
+
+async def test_a_connection_that_dies_in_a_body_is_cut(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        answer, stream = await begun(transport, upstream)
+        stream.data(b"half")
+        assert await answer.read() == b"half"
+        stream.drop()
+        with fault(FaultKind.CUT, sent=True):
+            await answer.read()
+        await wait_until(lambda: transport.open_connections == 0)
+
+
+async def test_goaway_in_a_body_is_cut(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        answer, stream = await begun(transport, upstream)
+        stream.goaway(stream.id)
+        with fault(FaultKind.CUT, sent=True):
+            await answer.read()
+        await wait_until(lambda: transport.open_connections == 0)
+
+
+async def test_goaway_that_disowns_a_stream_it_has_begun_is_cut(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls, json_answer) as upstream:
+        transport = to(upstream)
+        assert await fetch(transport) == (200, b'{"echo": 2}')
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        (one, first), (two, second) = await begun(transport, upstream), await begun(transport, upstream, 2)
+        second.goaway(first.id)
+        for answer in (two, one):
+            with fault(FaultKind.CUT, sent=True):
+                await answer.read()
+
+
+async def test_bytes_that_are_no_http2_are_a_protocol_fault(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        answer, stream = await begun(transport, upstream)
+        stream.raw(b"\0\0\1" + b"\0" * 6 + b"x")  # DATA on stream 0
+        with fault(FaultKind.PROTOCOL, sent=True):
+            await answer.read()
+        await wait_until(lambda: transport.open_connections == 0)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_stream_that_is_reset_before_its_head_is_not_repeated(
+    to: Connected, tls: ssl.SSLContext, *, warm: bool
+) -> None:
+    def reply(stream: Stream) -> None:
+        if warm and stream.id == 1:
+            json_answer(stream)
+        else:
+            stream.reset(ErrorCodes.INTERNAL_ERROR)
+
+    async with serve_http2(tls, reply) as upstream:
+        transport = to(upstream)
+        if warm:
+            await fetch(transport)
+        with fault(FaultKind.RESET, sent=True):
+            await post(transport)
+        assert len(upstream.streams) == 1 + warm
+
+
+async def test_a_refused_stream_counts_as_not_sent(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls, lambda stream: stream.reset(ErrorCodes.REFUSED_STREAM)) as upstream:
+        with fault(FaultKind.RESET, sent=False):
+            await post(to(upstream))
+
+
+@pytest.mark.parametrize(("last_stream_id", "sent"), [(0, False), (1, True)])
+async def test_goaway_before_a_head_says_whether_work_may_have_begun(
+    to: Connected, tls: ssl.SSLContext, last_stream_id: int, *, sent: bool
+) -> None:
+    async with serve_http2(tls, lambda stream: stream.goaway(last_stream_id)) as upstream:
+        transport = to(upstream)
+        with fault(FaultKind.RESET, sent=sent):
+            await post(transport)
+        assert len(upstream.streams) == 1
+        await wait_until(lambda: transport.open_connections == 0)
+
+
+@pytest.mark.parametrize("leave", [lambda stream: stream.goaway(1), Stream.drop])
+async def test_a_used_connection_that_is_given_up_is_replaced(
+    to: Connected, tls: ssl.SSLContext, leave: Callable[[Stream], None]
+) -> None:
+    turns = iter((json_answer, leave, json_answer))
+
+    def reply(stream: Stream) -> None:
+        next(turns)(stream)
+
+    async with serve_http2(tls, reply) as upstream:
+        transport = to(upstream)
+        assert await fetch(transport) == (200, b'{"echo": 2}')
+        assert await fetch(transport) == (200, b'{"echo": 2}')
+        assert upstream.accepted == 2
+        await wait_until(lambda: transport.open_connections == 1)
+
+
+async def test_an_aborted_answer_is_reset_so_that_the_upstream_works_no_longer(
+    to: Connected, tls: ssl.SSLContext
+) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        answer, stream = await begun(transport, upstream)
+        stream.data(b"some")
+        answer.abort()
+        await wait_until(lambda: upstream.resets == [ErrorCodes.CANCEL])
+        assert transport.open_connections == 1
+
+
+async def test_a_cancelled_request_is_reset(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls) as upstream:
+        sending = asyncio.create_task(post(to(upstream)))
+        await arrives(upstream)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await wait_until(lambda: upstream.resets == [ErrorCodes.CANCEL])
+
+
+@pytest.mark.parametrize("setting", ["first_byte_timeout_s", "chunk_timeout_s"])
+async def test_a_silent_stream_is_reset(to: Callable[..., Transport], tls: ssl.SSLContext, setting: str) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream, **{setting: 0.05})
+        if setting == "first_byte_timeout_s":
+            with fault(FaultKind.FIRST_BYTE_TIMEOUT, sent=True):
+                await post(transport)
+        else:
+            answer, _ = await begun(transport, upstream)
+            with fault(FaultKind.CHUNK_TIMEOUT, sent=True):
+                await answer.read()
+        await wait_until(lambda: upstream.resets == [ErrorCodes.CANCEL])
+
+
+async def test_unread_bytes_of_aborted_answers_do_not_use_up_the_window_of_the_connection(
+    to: Connected, tls: ssl.SSLContext
+) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        for number in range(1, 5):  # each sends half of what a connection may hold
+            answer, stream = await begun(transport, upstream, number)
+            await wait_until(partial(may_send, stream, 2**23))
+            stream.data(*[b"x" * 16_384] * 512)
+            await answer.read()
+            answer.abort()
+            await wait_until(lambda: len(upstream.resets) >= len(upstream.streams))
+        assert upstream.accepted == 1
