@@ -25,6 +25,9 @@ MAX_MODEL_LENGTH: Final = 256
 MAX_TOKENS: Final = 1_000_000_000
 
 BYTES_PER_TOKEN: Final = 4
+_BASE64: Final = b";base64,"
+_IMAGE: Final = b'"input_image"'
+_LONGEST_MEDIA_TYPE: Final = 128
 IMAGE_TOKENS: Final = 1_500
 """What one image counts in an estimate: about a high-detail image of 1024 x 1024 at the large providers."""
 ATTACHMENT_BYTES_PER_TOKEN: Final = 16
@@ -97,15 +100,29 @@ def estimate_input_tokens(body: bytes) -> int:
     """Tokens that a body may hold, from its bytes: attachments in base64 count by their kind, the rest as text."""
     text = len(body)
     attached = 0
-    at = body.find(b";base64,")
+    at = body.find(_BASE64)
     while at >= 0:
-        end = body.find(b'"', at)
-        end = len(body) if end < 0 else end
-        text -= end - at
-        if body.rfind(b"data:image/", max(0, at - 64), at) < 0:
-            attached += (end - at) // ATTACHMENT_BYTES_PER_TOKEN
-        at = body.find(b";base64,", end)
-    return -(-text // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * body.count(b'"input_image"')
+        end = at + len(_BASE64)
+        start = body.rfind(b'"', max(0, at - _LONGEST_MEDIA_TYPE), at)
+        if body.startswith(b'"data:', start):  # a data URL (RFC 2397), not a text that mentions one
+            end = body.find(b'"', at)
+            end = len(body) if end < 0 else end
+            text -= end - at
+            if not body.startswith(b'"data:image/', start):
+                attached += (end - at) // ATTACHMENT_BYTES_PER_TOKEN
+        at = body.find(_BASE64, end)
+    return -(-text // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * _count_images(body)
+
+
+def _count_images(body: bytes) -> int:
+    """Members "type": "input_image". A quote inside a text is escaped, so no text can look like one."""
+    images = 0
+    at = body.find(_IMAGE)
+    while at >= 0:
+        before = body[max(0, at - 32) : at].rstrip()
+        images += before.endswith(b":") and before[:-1].rstrip().endswith(b'"type"')
+        at = body.find(_IMAGE, at + 1)
+    return images
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

@@ -245,6 +245,9 @@ def test_renaming_takes_one_pass_over_the_body() -> None:
 
 
 @given(st.text(max_size=2_000))
+@example("input_image")
+@example('"type": "input_image"')
+@example("a;base64," + "A" * 1_000)
 def test_text_counts_by_its_bytes(text: str) -> None:
     data = json.dumps({"model": "m", "input": text}).encode()
     assert estimate_input_tokens(data) == -(-len(data) // BYTES_PER_TOKEN)

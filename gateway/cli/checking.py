@@ -21,6 +21,7 @@ from gateway.ledger.topology import StoreUrl
 from gateway.patterns import specificity
 from gateway.problems import SettingsError
 from gateway.settings import Settings, load_settings
+from gateway.telemetry import configure_logging
 
 EMBEDDED: Final = "embedded"
 
@@ -64,6 +65,7 @@ def store_refusal(settings: Settings) -> str:
         await store.close()
         return ""
 
+    configure_logging(settings.log.format, "error")  # the try itself is no news
     return "" if settings.store.url == EMBEDDED else asyncio.run(attempt())
 
 

@@ -221,7 +221,7 @@ class Store:
             self._available = available
             if available:
                 self._log.info("store_reached")
-            else:
+            elif not self._closed:
                 self._log.warning("store_away", reason=str(self.fault))
             if self.on_change is not None:
                 self.on_change(available)
