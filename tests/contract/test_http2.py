@@ -229,14 +229,15 @@ async def test_an_aborted_answer_is_reset_so_that_the_upstream_works_no_longer(
         assert transport.open_connections == 1
 
 
-async def test_a_cancelled_request_is_reset(to: Connected, tls: ssl.SSLContext) -> None:
+async def test_a_cancelled_request_ends_at_the_upstream_too(to: Connected, tls: ssl.SSLContext) -> None:
     async with serve_http2(tls) as upstream:
         sending = asyncio.create_task(post(to(upstream)))
         await arrives(upstream)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        await wait_until(lambda: upstream.resets == [ErrorCodes.CANCEL])
+        # Cancelled in the middle of a write, the reset cannot be written behind it: then the connection is closed.
+        await wait_until(lambda: upstream.resets == [ErrorCodes.CANCEL] or upstream.gone == 1)
 
 
 @pytest.mark.parametrize("setting", ["first_byte_timeout_s", "chunk_timeout_s"])
