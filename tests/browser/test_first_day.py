@@ -23,7 +23,7 @@ def test_a_request_appears_live_and_its_spend_on_the_charts(desk: Desk) -> None:
     assert spent is not None
     assert float(spent) > 0
     chart = desk.page.get_by_role("img", name="spend per day")
-    assert chart.evaluate("image => image.complete && image.naturalWidth > 0")
+    assert chart.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
     desk.page.get_by_text("Figures of: spend per day").click()
     assert desk.page.get_by_role("columnheader", name="gpt-5").count() >= 1
 
