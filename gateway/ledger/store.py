@@ -264,6 +264,7 @@ class Store:
             self._links.pop(node).retire(StoreUnavailable("closed", f"{node} serves nothing any more"))
         for node in self._faults.keys() - wanted:
             del self._faults[node]
+        self._report()  # before the first await: while a new node is being connected, its keys have none
         missing = wanted - self._links.keys()
         faults = [fault for fault in await asyncio.gather(*map(self._bring_up, missing)) if fault is not None]
         self._unpark(StoreUnavailable("MOVED", "the named node is not connected"))
