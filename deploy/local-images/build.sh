@@ -5,6 +5,7 @@
 #   gateway-local/python:3.13      python:3.13-slim    python3 python3-venv     BASE_IMAGE
 #   gateway-local/valkey:8         valkey/valkey:8     valkey-server            STORE_IMAGE
 #   gateway-local/caddy:2          caddy:2             caddy                    PROXY_IMAGE
+#   gateway-local/prometheus:2     prom/prometheus     prometheus               PROMETHEUS_IMAGE
 #
 # Usage, as root (mmdebstrap needs no registry and no network but the Debian mirror):
 #   deploy/local-images/build.sh            makes what is missing and prints the variables, one NAME=image a line
@@ -24,22 +25,31 @@ images=(
   "BASE_IMAGE gateway-local/python:3.13 python3,python3-venv,ca-certificates"
   "STORE_IMAGE gateway-local/valkey:8 valkey-server,valkey-tools"
   "PROXY_IMAGE gateway-local/caddy:2 caddy,ca-certificates"
+  "PROMETHEUS_IMAGE gateway-local/prometheus:2 prometheus"
 )
 
-# What the public images promise about directories: /data is the store's (uid 999), /config and /data the proxy's (root).
+# What the public images promise about directories: /data is the store's (uid 999), /config and /data the proxy's (root),
+# /prometheus is nobody's. Prometheus is also the program that its public image starts.
 directories='mkdir -p "$1/data" "$1/config" && chmod 755 "$1/data" "$1/config"'
 store_directory='chown 999:999 "$1/data"'
+metrics_directory='mkdir "$1/prometheus" && chown 65534:65534 "$1/prometheus"'
 
 make_image() { # name, packages
-  local hooks=("--customize-hook=$directories")
-  [[ $1 != */valkey:* ]] || hooks+=("--customize-hook=$store_directory")
+  local hooks=("--customize-hook=$directories") changes=(--change 'ENV LANG=C.UTF-8' --change 'WORKDIR /data')
+  case $1 in
+    */valkey:*) hooks+=("--customize-hook=$store_directory") ;;
+    */prometheus:*)
+      hooks+=("--customize-hook=$metrics_directory")
+      changes+=(--change 'ENTRYPOINT ["prometheus"]')
+      ;;
+  esac
   mmdebstrap --quiet --variant=essential --include="$2" "${hooks[@]}" \
     --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     "$suite" - "$mirror" |
-    docker import --change 'ENV LANG=C.UTF-8' --change 'WORKDIR /data' - "$1" >&2
+    docker import "${changes[@]}" - "$1" >&2
 }
 
 for entry in "${images[@]}"; do

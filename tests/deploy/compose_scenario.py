@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import openai
@@ -33,6 +33,7 @@ from tests.deploy.stack import (
     stream_once,
     trust,
 )
+from tests.deploy.test_observability import expressions, rules
 from tests.support.waiting import wait_until_sync
 
 pytestmark = pytest.mark.timeout(400)
@@ -291,6 +292,45 @@ def test_three_gateways_replaced_one_by_one_fail_no_request(
     assert load.failures == []
     assert len(streamed) == len(GATEWAYS), "a stream was cut"
     books_agree(stack, [*load.answers, *streamed])
+
+
+def test_prometheus_scrapes_every_gateway_and_can_answer_every_rule_and_panel(
+    stack: Stack, front: tuple[str, Path]
+) -> None:
+    assert front
+    stack.compose("up", "-d", "--no-deps", "prometheus")
+
+    def ask(path: str, **query: str) -> dict[str, Any]:
+        answer = httpx.get(f"http://127.0.0.1:{stack.prometheus_port}/api/v1/{path}", params=query)
+        found: dict[str, Any] = answer.raise_for_status().json()["data"]
+        return found
+
+    def scraped() -> bool:
+        time.sleep(0.5)  # it looks every 15 s
+        try:
+            return [target["health"] for target in ask("targets")["activeTargets"]] == ["up"] * len(GATEWAYS)
+        except httpx.HTTPError:
+            return False
+
+    wait_until_sync(scraped, timeout_s=90, what="every gateway is scraped")
+    (requests,) = ask("query", query="sum(gateway_requests_total)")["result"]
+    assert float(requests["value"][1]) > 0
+    loaded = [rule["name"] for group in ask("rules")["groups"] for rule in group["rules"]]
+    assert loaded == [rule["alert"] for rule in rules()]
+    for expression in expressions():
+        ask("query", query=expression.replace("$__rate_interval", "1m"))
+
+
+def test_a_second_build_without_a_cache_has_the_same_layers(stack: Stack, key: str) -> None:
+    assert key
+
+    def layers() -> Any:
+        image = stack.environ["GATEWAY_IMAGE"]
+        return json.loads(stack.docker("inspect", "--format", "{{json .RootFS.Layers}}", image))
+
+    first = layers()
+    stack.compose("build", "--no-cache", "gateway")
+    assert layers() == first
 
 
 def test_nothing_is_left_when_it_is_taken_down(stack: Stack, front: tuple[str, Path]) -> None:

@@ -7,8 +7,8 @@
         stack.docker("kill", stack.container("gateway"))
         with Load(url, key) as load: ...     answers that came whole, and failures, by the official SDK
 
-Images that no registry gives are made by deploy/local-images/build.sh, unless BASE_IMAGE, STORE_IMAGE and PROXY_IMAGE
-name others. When the `with` block ends, nothing of the project is left but the images.
+Images that no registry gives are made by deploy/local-images/build.sh, unless BASE_IMAGE, STORE_IMAGE, PROXY_IMAGE and
+PROMETHEUS_IMAGE name others. When the `with` block ends, nothing of the project is left but the images.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Stack:
         self.project = f"gwtest{uuid.uuid4().hex[:8]}"
         self.secrets = directory / "secrets"
         self.http_port, self.https_port, port = free_port(), free_port(), free_port()
+        self.prometheus_port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.environ = {
             **os.environ,
@@ -80,6 +81,7 @@ class Stack:
             "HTTP_PORT": str(self.http_port),
             "HTTPS_PORT": str(self.https_port),
             "PIP_NO_INDEX": "1",
+            "PROMETHEUS_PORT": str(self.prometheus_port),
             "SECRETS_DIR": str(self.secrets),
             "SIRAYA_API_KEY": UPSTREAM_KEY,
             "UPSTREAM_BASE_URL": "http://simulator:8081/v1",
@@ -184,8 +186,8 @@ class Stack:
 
 
 def _images() -> dict[str, str]:
-    """BASE_IMAGE, STORE_IMAGE and PROXY_IMAGE: as the environment has them, else made here."""
-    names = ("BASE_IMAGE", "STORE_IMAGE", "PROXY_IMAGE")
+    """The images that the stack stands on: as the environment has them, else made here."""
+    names = ("BASE_IMAGE", "STORE_IMAGE", "PROXY_IMAGE", "PROMETHEUS_IMAGE")
     if all(os.environ.get(name) for name in names):
         return {name: os.environ[name] for name in names}
     made = subprocess.run([BUILD_IMAGES], stdout=subprocess.PIPE, text=True, check=True, timeout=_COMMAND_TIMEOUT_S)
@@ -215,7 +217,7 @@ def compose_stack(directory: Path) -> Iterator[Stack]:
     try:
         yield stack
     finally:
-        stack.environ["COMPOSE_PROFILES"] = "simulator,tls,scale"
+        stack.environ["COMPOSE_PROFILES"] = "simulator,tls,scale,observability"
         stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
         subprocess.run(["docker", "image", "rm", stack.environ["GATEWAY_IMAGE"]], capture_output=True, check=False)
 
