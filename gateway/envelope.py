@@ -25,6 +25,8 @@ MAX_MODEL_LENGTH: Final = 256
 MAX_TOKENS: Final = 1_000_000_000
 
 BYTES_PER_TOKEN: Final = 4
+MAX_OUTPUT_TOKENS_FIELD: Final = 10
+"""Tokens, by this module's estimate, of the member `"max_output_tokens": 1000000000`, and a line's indent."""
 _BASE64: Final = b";base64,"
 _IMAGE: Final = b'"input_image"'
 _LONGEST_MEDIA_TYPE: Final = 128

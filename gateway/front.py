@@ -8,6 +8,7 @@
 | a preflight of an origin in `server.cors_origins`  | 204, and what it may                              |
 | any other preflight                                | 403 origin_not_allowed, which says what to set    |
 | of such an origin                                  | its answer, streams too, with CORS headers        |
+| HEAD for any route but the request line's          | what GET gets, without the body (RFC 9110, 9.3.2) |
 | to any route but the request line's                | x-request-id, headers for browsers, its count     |
 
 CORS is for /v1 alone: no page of another origin is to reach the admin API.
@@ -89,6 +90,8 @@ class Front:
 
     async def serve(self, app: Asgi, scope: Scope, receive: Receive, send: Send) -> None:
         """A request for one of the application's routes."""
+        if scope["method"] == "HEAD":  # the server sends no body: it goes by a scope of its own
+            scope = {**scope, "method": "GET"}
         scope[REQUEST_ID] = new_request_id()
         send = self._named(scope, send)
         refusal = self._misplaced(scope)

@@ -15,7 +15,7 @@ from typing import Final
 
 NANO: Final = 1_000_000_000
 MAX_NANO_USD: Final = 2**53 - 1  # about 9 million USD
-_DECIMAL: Final = re.compile(r"[+-]?\d{1,12}(\.\d{1,18})?")
+_DECIMAL: Final = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,18})?")
 
 
 class MoneyError(ValueError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.downstream import Downstream
-from gateway.envelope import Envelope, read_envelope
+from gateway.envelope import MAX_OUTPUT_TOKENS_FIELD, Envelope, read_envelope
 from gateway.errors import GatewayError
 from gateway.exchange import State
 from gateway.identity import ApiKey, present
@@ -176,7 +176,8 @@ def _ask(
     if target.operation.charge != "usage or estimate":
         input_tokens, output_tokens = 0, 0  # counted and limited as a request; nothing to reserve
     amount = worst_case_nano_usd(route.price, input_tokens, output_tokens)
-    demand = Demand(route.model, amount, input_tokens, output_tokens, route.price)
+    unsaid = MAX_OUTPUT_TOKENS_FIELD if envelope.max_output_tokens is None else 0
+    demand = Demand(route.model, amount, input_tokens, output_tokens, route.price, unsaid)
     mark = client.text(b"idempotency-key")
     if mark is not None and not 0 < len(mark) <= MAX_IDEMPOTENCY_KEY:
         raise GatewayError(

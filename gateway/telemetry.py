@@ -18,7 +18,7 @@ import structlog
 
 from gateway.errors import JsonScalar
 from gateway.exchange import Outcome, Settlement, State
-from gateway.ledger.ledger import NO_RATES, Rates
+from gateway.ledger.rates import NO_RATES, Rates
 from gateway.money import format_usd
 
 

@@ -288,6 +288,31 @@ def test_credits_that_do_not_cover_the_worst_case_are_told_with_what_would(gatew
     assert ask(gateway, key, max_output_tokens=affordable).status_code == 200
 
 
+@pytest.mark.parametrize("said", [{}, {"max_output_tokens": 1000}], ids=["nothing said", "1000 said"])
+@pytest.mark.parametrize(
+    ("team", "key"),
+    [
+        ({}, {}),
+        ({"budget_tokens_day": 80}, {}),
+        ({"budget_tokens_month": 90}, {"budget_usd_total": 400_000}),
+        ({"budget_usd_hour": 300_000}, {"budget_tokens_total": 60}),
+    ],
+)
+def test_the_same_request_with_what_is_said_to_be_affordable_passes_all_credits_and_budgets(
+    gateway: RunningGateway, team: dict[str, int], key: dict[str, int], said: dict[str, int]
+) -> None:
+    """Also one that said nothing before, whose body grows by saying it."""
+    caller = gateway.new_key(credits_usd="0.0005", limits=team, key_limits=key)
+    body = {"model": "sim/tokens-10", "input": "Hello", **said}
+    with gateway.http(caller) as client:
+        over = client.post("/v1/responses", json=body)
+        assert over.status_code == 402
+        affordable = over.json()["error"]["affordable_output_tokens"]
+        assert affordable > 0
+        again = client.post("/v1/responses", json={**body, "max_output_tokens": affordable})
+    assert again.status_code == 200, again.text
+
+
 # several at once
 
 

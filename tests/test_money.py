@@ -44,6 +44,7 @@ def test_amounts_as_people_write_them(text: str, nano: int) -> None:
         "NaN",
         "inf",
         "1_0",
+        "٣",
         "0.0000000001",
         "9007199.254740992",
         "1" * 13,

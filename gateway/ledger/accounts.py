@@ -201,7 +201,7 @@ class Accounts:
             keys = TeamKeys(team_id)
             names = [keys.team, keys.state, keys.holds, keys.held, keys.journal]
             names += [keys.key(key_id)] if key_id else []
-            calls.append(self._store.call(VIEW, names, [key_id or ""]))
+            calls.append(self._store.call(VIEW, names, [key_id or "", self._store.voids_at_once]))
         return [read_view(reply) for reply in await gather(calls)]
 
     # the store

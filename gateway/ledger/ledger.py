@@ -33,11 +33,12 @@ from gateway.identity import ApiKey
 from gateway.ledger import upkeep
 from gateway.ledger.faults import StoreError, StoreUnavailable
 from gateway.ledger.keyspace import TeamKeys
+from gateway.ledger.rates import NO_RATES, Rates
 from gateway.ledger.refusals import Demand, Refusal, to_error
 from gateway.ledger.replies import gather
 from gateway.ledger.script import Script
 from gateway.ledger.spool import Spool
-from gateway.ledger.store import Store
+from gateway.ledger.store import VOIDS_AT_ONCE, Store
 from gateway.ledger.team import View, read_view
 
 ADMIT: Final = Script.load("admit_v1")
@@ -77,30 +78,6 @@ class Ask:
     demand: Demand
     max_output_tokens: int | None
     idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What is left of the rate limits, of the scope nearest its limit. A limit of -1: there is none."""
-
-    requests_limit: int = -1
-    requests_left: int = -1
-    requests_reset_ms: int = 0
-    tokens_limit: int = -1
-    tokens_left: int = -1
-    tokens_reset_ms: int = 0
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI names them."""
-        out: list[tuple[bytes, bytes]] = []
-        if self.requests_limit >= 0:
-            out += _rate_headers(b"requests", self.requests_limit, self.requests_left, self.requests_reset_ms)
-        if self.tokens_limit >= 0:
-            out += _rate_headers(b"tokens", self.tokens_limit, self.tokens_left, self.tokens_reset_ms)
-        return out
-
-
-NO_RATES: Final = Rates()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +131,7 @@ class Ledger:
         self._settling: set[asyncio.Future[int | None]] = set()
         self._round_s = policy.hold_ttl_s / 3
         self._wake = (asyncio.Event(), asyncio.Event())
+        self._grace: asyncio.TimerHandle | None = None
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
         self.expired = 0
@@ -199,7 +177,7 @@ class Ledger:
         view = [names.team, names.state, names.holds, names.held, names.journal, names.key(ask.key.key_id)]
         replies = [
             self._store.call(ADMIT, *self._admit_call(ask, dry_run=True)),
-            self._store.call(VIEW, view, [ask.key.key_id]),
+            self._store.call(VIEW, view, [ask.key.key_id, self._store.voids_at_once]),
         ]
         reply, seen = await gather(replies)
         return Preview(_read_admission(reply, ask), read_view(seen))
@@ -266,8 +244,19 @@ class Ledger:
 
     def _on_change(self, available: bool) -> None:  # noqa: FBT001 - the store's callback
         if available:
+            self._give_grace()
             for event in self._wake:
                 event.set()
+
+    def _give_grace(self) -> None:
+        """For a round, this worker voids no hold: nobody could renew any, and what is over now may be running."""
+        self._store.voids_at_once = 0
+        if self._grace is not None:
+            self._grace.cancel()
+        self._grace = asyncio.get_running_loop().call_later(self._round_s, self._end_grace)
+
+    def _end_grace(self) -> None:
+        self._store.voids_at_once = VOIDS_AT_ONCE
 
     async def _every_round(self, wake: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -288,7 +277,8 @@ class Ledger:
     async def _tidy(self) -> None:
         if self._store.available:
             await self._spool.replay(self._replay)
-        self.expired += await upkeep.reap(self._store, self._round_s)
+        if self._store.voids_at_once:
+            self.expired += await upkeep.reap(self._store, self._round_s)
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
         if script != SETTLE.name:
@@ -314,6 +304,7 @@ class Ledger:
             self._mark_ttl_ms,
             str(demand.output_tokens),
             str(demand.price.output_nano_usd),
+            str(self._store.voids_at_once),
         ]
 
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
@@ -359,14 +350,15 @@ def _hold(ask: Ask, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
 
 def _read_admission(reply: list[Any], ask: Ask) -> Admission:
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
-    rates = Rates(*reply[11:])
+    rates = Rates(*reply[11:17])
     demand = ask.demand
     if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
         demand = replace(demand, amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
         ask = replace(ask, demand=demand)
     if admitted == 1:
         return Admission(_hold(ask, now_ms), rates, available, cut_at_cap=cut == 1)
-    refusal = Refusal(now_ms, code.decode(), scope.decode(), limit, used, None if wait_ms < 0 else wait_ms, available)
+    wait = None if wait_ms < 0 else wait_ms
+    refusal = Refusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
     raise Refused.of(to_error(refusal, demand), rates)
 
 
@@ -376,23 +368,3 @@ def _unavailable(error: StoreUnavailable) -> GatewayError:
         f"The gateway cannot reach its store just now ({error.reason}). Nothing was charged.",
         wait_ms=1000,
     )
-
-
-def _rate_headers(unit: bytes, limit: int, left: int, reset_ms: int) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"x-ratelimit-limit-" + unit, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + unit, b"%d" % left),
-        (b"x-ratelimit-reset-" + unit, _duration(reset_ms)),
-    ]
-
-
-_SECOND_MS: Final = 1000
-
-
-def _duration(ms: int) -> bytes:
-    """As OpenAI writes it: 20ms, 1.5s, 6m0s."""
-    if ms < _SECOND_MS:
-        return b"%dms" % ms
-    minutes, rest = divmod(ms, 60_000)
-    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".")
-    return f"{minutes}m{seconds}s".encode() if minutes else f"{seconds}s".encode()

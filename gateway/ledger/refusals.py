@@ -38,18 +38,25 @@ from gateway.pricing import Price, affordable_output_tokens
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request wanted to reserve."""
+    """What a request wanted to reserve.
+
+    `unsaid_tokens`: what its body would grow by if it said how much output it wants; 0 where it says so.
+    """
 
     model: str
     amount_nano_usd: int
     input_tokens: int
     output_tokens: int
     price: Price
+    unsaid_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The script's answer. `wait_ms` is None where waiting does not help."""
+    """The script's answer. `wait_ms` is None where waiting does not help.
+
+    `usd_left`, `tokens_left`: what the least of all credits and budgets lets through, in nano-USD and in tokens.
+    """
 
     now_ms: int
     code: str
@@ -58,6 +65,8 @@ class Refusal:
     used: int
     wait_ms: int | None
     available_nano_usd: int
+    usd_left: int = 0
+    tokens_left: int = 0
 
 
 def to_error(refusal: Refusal, demand: Demand) -> GatewayError:
@@ -134,33 +143,36 @@ def _rate(refusal: Refusal, demand: Demand) -> GatewayError:
 
 
 def _credits(refusal: Refusal, demand: Demand) -> GatewayError:
-    available = max(0, refusal.available_nano_usd)
-    affordable = affordable_output_tokens(demand.price, demand.input_tokens, available)
     return GatewayError(
         "insufficient_quota",
         f"This request may cost up to {format_usd(demand.amount_nano_usd)} USD, and the team has "
         f"{format_usd(refusal.available_nano_usd)} USD available. Lower max_output_tokens, or ask for credits.",
         explain={
             **_explain(refusal, "credits"),
-            "affordable_output_tokens": affordable,
+            "affordable_output_tokens": _affordable(refusal, demand),
             "required_usd": format_usd(demand.amount_nano_usd),
             "available_usd": format_usd(refusal.available_nano_usd),
         },
     )
 
 
+def _affordable(refusal: Refusal, demand: Demand) -> int:
+    """The largest `max_output_tokens` with which the same request passes every credit and budget; 0: none."""
+    input_tokens = demand.input_tokens + demand.unsaid_tokens
+    by_usd = affordable_output_tokens(demand.price, input_tokens, refusal.usd_left)
+    by_tokens = max(0, refusal.tokens_left - input_tokens)
+    return by_tokens if by_usd is None else min(by_usd, by_tokens)
+
+
 def _budget(refusal: Refusal, demand: Demand) -> GatewayError:
     _, unit, period = refusal.code.split("_")
-    left = max(0, refusal.limit - refusal.used)
     if unit == "usd":
-        affordable = affordable_output_tokens(demand.price, demand.input_tokens, left)
         limit, used, wanted = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
     else:
-        affordable = max(0, left - demand.input_tokens)
         limit, used, wanted = (
             f"{n} tokens" for n in (refusal.limit, refusal.used, demand.input_tokens + demand.output_tokens)
         )
-    span = "in total" if period == "total" else f"a {period}"
+    span = {"total": "in total", "hour": "an hour"}.get(period, f"a {period}")
     return GatewayError(
         "insufficient_quota",
         f"This {refusal.scope} has a budget of {limit} {span}; {used} are used or held, "
@@ -168,7 +180,7 @@ def _budget(refusal: Refusal, demand: Demand) -> GatewayError:
         wait_ms=refusal.wait_ms,
         explain={
             **_explain(refusal, refusal.code, format_usd(refusal.limit) if unit == "usd" else refusal.limit),
-            "affordable_output_tokens": affordable,
+            "affordable_output_tokens": _affordable(refusal, demand),
         },
     )
 

@@ -36,6 +36,7 @@ from gateway.ledger.topology import (
 
 __all__ = ["Store", "StoreError", "StoreSettings", "StoreUnavailable"]
 
+VOIDS_AT_ONCE: Final = 100
 _FIRST_PAUSE_S: Final = 0.02
 
 
@@ -61,10 +62,12 @@ class Store:
 
     `redis`: a redis-py client for what is not on the warm path (lists, exports); it raises redis-py's exceptions.
     `on_change`: called with `available` each time that it changes.
+    `voids_at_once`: how many expired holds a call may void in passing; the ledger's to set.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
         self.on_change: Callable[[bool], None] | None = None
+        self.voids_at_once = VOIDS_AT_ONCE
         self._settings = settings
         self._url = url = StoreUrl.parse(settings.url)
         self._link_settings = LinkSettings(

@@ -4,7 +4,8 @@
     reap(store, round_s)       holds whose gateway died are voided, for teams that admit nothing themselves just now
 
 Both are done every third of `ledger.hold_ttl_s`: a hold survives two rounds that fail, and a dead worker's slots come
-back within its life. A node of a cluster that is down holds up its own teams alone.
+back within its life. A node of a cluster that is down holds up its own teams alone. When the store was away,
+nobody could renew: for one round after its return, a worker that saw it go voids nothing.
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ import httpx
 import pytest
 
 from gateway.app import build_app
+from gateway.errors import GatewayError
 from gateway.exchange import Hold
 from gateway.identity import new_id, new_secret
 from gateway.ledger.audit import verify
 from gateway.ledger.canary import prove_enforcement
 from gateway.ledger.ledger import ADMIT, Resolution
 from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway, simulator
-from tests.support.ledgers import Books, open_ledger, read_books, voided
+from tests.support.ledgers import Books, ask, kept_up, open_ledger, read_books, settled, voided
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until, wait_until_found, wait_until_sync
 
@@ -182,6 +183,50 @@ def test_a_stream_that_outlives_the_store_is_relayed_whole_and_charged_later(
             what="it is in the journal",
         )
         assert agrees(gateway, key)
+
+
+@pytest.mark.parametrize("how", ["dead", "hung"])
+async def test_a_hold_that_nobody_could_renew_is_left_to_its_gateway_when_the_store_is_back(
+    server: Server, tmp_path: Path, how: str
+) -> None:
+    async with open_ledger(server.url, tmp_path / "one") as one, open_ledger(server.url, tmp_path / "two") as two:
+        key = await one.new_key(limits={"concurrency": 1})
+        running = await one.ledger.admit(ask(key))
+        mend = break_by(server, how)
+        for desk in (one, two):
+            with pytest.raises(GatewayError, match="store"):
+                await desk.ledger.admit(ask(key))
+        mend()
+        await wait_until(lambda: one.store.available and two.store.available)
+        await two.outlive(key, running.hold.id)
+        with pytest.raises(GatewayError) as refused:
+            await two.ledger.admit(ask(key))
+        assert refused.value.code == "concurrency_exceeded"
+        async with kept_up(one.ledger), kept_up(two.ledger):
+            await two.ledger.settle(settled((await two.ledger.admit(ask(await two.new_key()))).hold, 1))
+        await one.ledger.settle(settled(running.hold, 7))
+        assert one.ledger.resolutions[Resolution.APPLIED] == 1, "it was not charged late"
+        assert (await one.books(key)).entries("expire") == []
+
+
+async def test_a_hold_whose_gateway_died_in_an_outage_expires_a_third_of_its_life_after_it(
+    server: Server, tmp_path: Path
+) -> None:
+    async with open_ledger(server.url, tmp_path, hold_ttl_s=0.6) as desk:
+        key = await desk.new_key(limits={"concurrency": 1})
+        dead = (await desk.ledger.admit(ask(key))).hold.id
+        server.kill()
+        server.restart()
+        await wait_until(lambda: desk.store.available)
+
+        async def is_free() -> bool:
+            with contextlib.suppress(GatewayError):
+                await desk.ledger.admit(ask(key))
+                return True
+            return False
+
+        await wait_until_found(is_free)
+        assert (await desk.books(key)).entries("expire") == [dead]
 
 
 def test_a_store_that_lost_its_scripts_gets_them_again_and_no_request_fails(

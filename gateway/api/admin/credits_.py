@@ -27,8 +27,8 @@ async def show_credits(request: Request, team: str) -> dict[str, Any]:
 async def move_credits(request: Request, team: str, body: Movement) -> dict[str, Any]:
     """Grants or adjusts, once per Idempotency-Key; the balance as it stands now."""
     if body.amount_usd == 0 or (body.kind == "grant" and body.amount_usd < 0):
-        needed = "over 0" if body.kind == "grant" else "not 0"
-        raise GatewayError("invalid_field", f"amount_usd of a {body.kind} must be {needed}.", param="amount_usd")
+        needed = "A grant must be over 0." if body.kind == "grant" else "An adjustment must not be 0."
+        raise GatewayError("invalid_field", f"amount_usd: {needed}", param="amount_usd")
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
     once = once_of(request)

@@ -4,9 +4,10 @@
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, the most specific first, one a line
 --      5 hold, nano-USD  6 hold, tokens  7 max_output_tokens asked for, or -1  8 life of the hold, ms
 --      9 1: decide only, reserve nothing  10 life of the idempotency mark, ms
---      11 output tokens in the hold  12 price of a million of them, nano-USD
+--      11 output tokens in the hold  12 price of a million of them, nano-USD  13 most expired holds to void
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
---         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, the same...}
+--         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, the same...,
+--           nano-USD that the least of credits and budgets has left, tokens that the least of budgets and tpm lets through}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
 -- Of several limits in the way, the one that stays there longest refuses: who waits as long as it says gets through.
@@ -14,6 +15,7 @@
 --@include common
 
 local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot is free
+local NO_LIMIT = 9007199254740991
 local team, key, state, holds, held, journal, mark = unpack(KEYS)
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
 local amount, tokens, max_output = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -22,6 +24,7 @@ local now = server_ms()
 local index = period_indices(now)
 local rates = { -1, -1, 0, -1, -1, 0 }
 local available = 0
+local metered = false
 local cut = 0 -- 1: the key wants no stream to exceed its hold
 local c, names, scopes -- the state; of key and team: { name, place in the state, limits, models }
 
@@ -40,12 +43,29 @@ local function note_rates()
   end
 end
 
+-- What a request could be made of that is to pass every credit and budget: nano-USD and tokens.
+local function least_left()
+  local usd, units = NO_LIMIT, NO_LIMIT
+  if metered then usd = available end
+  for _, scope in ipairs(scopes or {}) do
+    local at, limits = scope[2], scope[3]
+    for i = 1, 2 * TOTAL do
+      local left = limits[BUDGETS + i] and limits[BUDGETS + i] - c[at + USD + i]
+      if left and i <= TOTAL then usd = min(usd, left) elseif left then units = min(units, left) end
+    end
+    units = min(units, limits[TPM] or NO_LIMIT)
+  end
+  return usd, units
+end
+
 local function answer(admitted, code, scope, limit, used, wait_ms)
   return { admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, cut, unpack(rates) }
 end
 local function refuse(code, scope, limit, used, wait_ms)
   if scopes then note_rates() end
-  return answer(0, code, scope, limit or 0, used or 0, wait_ms or -1)
+  local reply = answer(0, code, scope, limit or 0, used or 0, wait_ms or -1)
+  reply[#reply + 1], reply[#reply + 2] = least_left()
+  return reply
 end
 
 -- Who calls: unknown, disabled and expired read the same from outside.
@@ -62,7 +82,8 @@ if not secret_until or (secret_until ~= 0 and now >= secret_until)
   return refuse('invalid_api_key', 'key')
 end
 
-expire_holds(state, holds, held, journal, now, 100)
+metered = team_config[4] ~= '0'
+expire_holds(state, holds, held, journal, now, tonumber(ARGV[13]))
 
 if config[6] == '1' then cut = 1 end
 scopes = {
@@ -128,7 +149,7 @@ for _, scope in ipairs(scopes) do
   if slots and c[at + OPEN] >= slots then
     consider('concurrency', name, slots, c[at + OPEN], slots > 0 and CONCURRENCY_WAIT_MS or -1)
   end
-  for i = 1, 8 do
+  for i = 1, 2 * TOTAL do
     local limit, used, more = limits[BUDGETS + i], c[at + USD + i], i <= TOTAL and amount or tokens
     if limit and used + more > limit then
       -- Waiting for the next period helps where the request fits into an empty one.
@@ -138,7 +159,7 @@ for _, scope in ipairs(scopes) do
     end
   end
 end
-if team_config[4] ~= '0' and available < amount then
+if metered and available < amount then
   consider('credits', 'team', available, c[HELD], -1)
 end
 if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end

@@ -1,14 +1,14 @@
 -- view_v1: the numbers that are enforced, as they stand now; what admins and a key's owner are shown.
 --
 -- KEYS 1 team  2 state  3 holds  4 held  5 journal  [6 key]
--- ARGV 1 key id or ""
+-- ARGV 1 key id or ""  2 most expired holds to void
 -- Holds of dead gateways are voided first, as the next admission would do.
 -- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}, the last two with every limit that is
 --   set, every counter, `<period>_ends_ms`, and for each rate that is limited `<rate>_left` and `<rate>_reset_ms`.
 --@include common
 local now = server_ms()
 local index = period_indices(now)
-expire_holds(KEYS[2], KEYS[3], KEYS[4], KEYS[5], now, 100)
+expire_holds(KEYS[2], KEYS[3], KEYS[4], KEYS[5], now, tonumber(ARGV[2]))
 
 local c = load_state(KEYS[2], ARGV[1])
 
