@@ -91,7 +91,7 @@ def waiting_does_not_help(answer: httpx.Response) -> None:
 @SCOPES
 @pytest.mark.parametrize(
     ("limit", "bucket", "most", "cost", "longest_ms"),
-    [("rpm", "rq", 200, 1, 300), ("tpm", "tk", 60_000, 110, 200)],  # one a 300 ms; one a ms
+    [("rpm", "rq", 60, 1, 1000), ("tpm", "tk", 6_000, 110, 1200)],  # one a second; one a 10 ms
 )
 def test_a_full_rate_refuses_and_exactly_the_wait_that_it_names_lets_the_next_through(
     gateway: RunningGateway, store: Server, scope: str, limit: str, bucket: str, most: int, cost: int, longest_ms: int
