@@ -52,6 +52,7 @@ async def test_it_serves_in_a_program_of_its_own_until_cancelled() -> None:
     serving = asyncio.create_task(serve(listener))
     async with httpx.AsyncClient(headers={"authorization": "Bearer x"}) as client:
         assert (await client.get(url)).status_code == 200
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "an answer's body waits for no ACK"
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await serving
