@@ -246,6 +246,7 @@ class HttpxTransport:
         except UpstreamFault as fault:
             if fault.kind is not FaultKind.RESET or progress.fresh or progress.judged:
                 raise
+        await self._drop_idle()
         again = _Progress(self._network._pool)  # noqa: SLF001 - as in _pooled
         again.sent = progress.sent  # the first attempt's bytes stay sent
         return await self._attempt(method, target, fields, body, again)
@@ -274,6 +275,12 @@ class HttpxTransport:
         response.request = request
         progress.response = response
         return response
+
+    async def _drop_idle(self) -> None:
+        """Close what waits for a request: where one reused connection has died, the pool would give out the next."""
+        for connection in self._pooled():
+            if connection.is_idle():
+                await connection.aclose()
 
     def _reap(self, stream: Any) -> None:
         """Close the connection that a cancelled attempt made and never used.

@@ -8,7 +8,8 @@ A connection's place (`max_connections`) is taken when dialling starts and given
 callers queue, a connection that becomes free, and a place that does, goes straight to the first of them.
 
 A reused connection may have been closed by the upstream in the moment of writing. If it dies before one byte of answer,
-the request goes once more over another connection: a new one, or, where the pool is full, the first that comes free.
+the request goes once more, over a new connection: the idle ones may be as dead. Where the pool is full, one of those
+gives its place up; where none is idle, the first that comes free will do, since it has just answered.
 A new connection that dies is never retried.
 """
 
@@ -76,7 +77,7 @@ class NativeTransport:
                 raise fault
             may_retry = 0
             try:
-                connection = await self._acquire()
+                connection = await self._acquire(fresh=True)
             except UpstreamFault as later:
                 later.sent = later.sent or fault.sent  # the first attempt's bytes stay sent
                 raise
@@ -130,12 +131,14 @@ class NativeTransport:
 
     # -- inside
 
-    async def _acquire(self) -> Http1Connection:
-        """Return a connected connection that is ours alone."""
+    async def _acquire(self, *, fresh: bool = False) -> Http1Connection:
+        """Return a connected connection that is ours alone; `fresh`: not one that has been idle."""
         self._refuse_if_closed()
-        if self._idle:
+        if self._idle and not fresh:
             return self._idle.popitem()[0]
         full = len(self._connections) >= self._config.max_connections
+        if full and self._idle:
+            next(iter(self._idle)).close()
         connection = await self._wait_in_queue() if full else self._new()
         if not connection.connected:
             await self._connect(connection)

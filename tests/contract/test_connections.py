@@ -62,6 +62,24 @@ async def test_a_request_is_retried_only_once(connect: Connect) -> None:
     assert upstream.accepted == 2
 
 
+@pytest.mark.parametrize("bounds", [{}, {"max_connections": 3}], ids=["room for more", "full"])
+async def test_a_retry_does_not_take_another_connection_that_has_been_idle(
+    connect: Connect, bounds: dict[str, int]
+) -> None:
+    """All of them may be dead: behind a firewall that has forgotten them, or an upstream that was started again."""
+    go_on = asyncio.Event()
+    dying = [request(), wait_for(go_on), answer(b"1"), request(), reset()]
+    async with serve(dying, dying, dying, [request(), answer(b"2")]) as upstream:
+        transport = connect(upstream.url, **bounds)
+        running = [asyncio.create_task(fetch(transport)) for _ in range(3)]
+        await wait_until(lambda: len(upstream.requests) == 3)
+        go_on.set()
+        await asyncio.gather(*running)
+        assert transport.idle_connections == 3
+        assert await fetch(transport, b"again") == (200, b"2")
+    assert [wire[-5:] for wire in upstream.requests[3:]] == [b"again", b"again"]
+
+
 async def test_a_retry_that_cannot_connect_says_that_the_request_was_sent(connect: Connect) -> None:
     async def leave_for_good(peer: Peer) -> None:
         peer.upstream.stop()
