@@ -3,10 +3,11 @@
 | a candidate                             | then                                                          |
 |-----------------------------------------|---------------------------------------------------------------|
 | its breaker is open, its keys rest      | the next                                                      |
+| rests like all others                   | the one that rests shortest is asked nevertheless             |
 | cannot be reached                       | the next upstream                                             |
 | fails after the request may have arrived| the error, unless the route says `repeat_started`             |
 | 401, 402, 429                           | the next key, then the next upstream                          |
-| 500, 502, 503, 504                      | the next upstream                                             |
+| 5xx                                     | the next upstream                                             |
 | any other answer                        | it is the answer                                              |
 
 All within `failover_s`. The last refusal is the answer where nobody does better; 503 where there is none to pass on.
@@ -15,7 +16,9 @@ All within `failover_s`. The last refusal is the answer where nobody does better
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from gateway.downstream import Downstream
@@ -25,7 +28,7 @@ from gateway.pipeline import Admitted, Headers, Opened, Plan
 from gateway.routing import Route
 from gateway.telemetry import Record
 from gateway.upstream.health import UpstreamKey
-from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
+from gateway.upstream.transport import FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
 
 FORWARDED: Final = frozenset(
@@ -34,9 +37,10 @@ FORWARDED: Final = frozenset(
 """Request headers that go on to the upstream; everything else (keys, cookies, addresses) stays here."""
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
-_NEXT_UPSTREAM: Final = frozenset({500, 502, 503, 504})
+_SERVER_ERROR: Final = 500
 # Nothing has been asked of an upstream that could not be reached: another may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
+_SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
 
 
@@ -50,6 +54,12 @@ async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, reco
             break
         if search.is_worth_asking(upstream) and await search.ask(upstream, key):
             break
+    if not record.tried:
+        # What the provider says now is better than what it said to somebody else, perhaps of another model.
+        for upstream, key in _candidates(plan, admitted, clock(), resting=True):
+            if search.is_worth_asking(upstream):
+                await search.ask(upstream, key)
+                break
     if search.answer is not None:
         return search.answer
     if search.failure is not None and len(record.tried) == 1:
@@ -102,14 +112,15 @@ class _Search:
             raise
         self._record.attempts.append((upstream.name, str(answer.status), time.perf_counter() - began))
         self._record.upstream_status = answer.status
-        upstream.note_answer(key, answer.status, _retry_after_s(answer), self._clock())
+        upstream.note_answer(key, answer.status, retry_after_s(answer.headers), self._clock())
         self.answer = Opened(upstream, key, answer)
-        if answer.status in _NEXT_UPSTREAM:
+        broken = answer.status >= _SERVER_ERROR
+        if broken:
             self._down.add(upstream.name)
-        return answer.status not in _NEXT_UPSTREAM and answer.status not in _NEXT_KEY
+        return not broken and answer.status not in _NEXT_KEY
 
     def _failed(self, upstream: Upstream, fault: UpstreamFault) -> None:
-        upstream.note_fault(self._clock(), fault.kind.value)
+        upstream.note_fault(fault.kind, self._clock())
         self._down.add(upstream.name)
         self._record.detail = str(fault)
         self.failure = fault_error(fault)
@@ -123,15 +134,21 @@ def fault_error(fault: UpstreamFault) -> GatewayError:
         return GatewayError("upstream_timeout", "The provider did not answer in time.")
     if fault.kind in (FaultKind.PROTOCOL, FaultKind.TOO_LARGE, FaultKind.CUT):
         return GatewayError("upstream_invalid_response", "The provider's answer was not valid.")
+    if fault.kind is FaultKind.POOL_FULL:
+        return GatewayError("no_available_provider", "All connections to the provider are in use.", wait_ms=1000)
     return GatewayError("upstream_unreachable", "The provider could not be reached.")
 
 
-def _candidates(plan: Plan, admitted: Admitted, now_s: float) -> list[tuple[Upstream, UpstreamKey]]:
+def _candidates(
+    plan: Plan, admitted: Admitted, now_s: float, *, resting: bool = False
+) -> list[tuple[Upstream, UpstreamKey]]:
     found = [
         (upstream, key)
         for upstream in (plan.upstreams[name] for name in admitted.route.candidates)
-        for key in upstream.keys.candidates(now_s)
+        for key in (upstream.keys.keys if resting else upstream.keys.candidates(now_s))
     ]
+    if resting:
+        found.sort(key=lambda candidate: candidate[1].rests_until_s)
     if admitted.made is None:
         return found
     # A response lives with the key that made it. One that was rotated since has no successor but its upstream's others.
@@ -145,14 +162,8 @@ def _candidates(plan: Plan, admitted: Admitted, now_s: float) -> list[tuple[Upst
 
 
 def _soonest_ms(plan: Plan, route: Route, now_s: float) -> int:
-    """When the first key has rested or the first breaker lets a probe through; at least a second."""
-    waits = [
-        key.rests_until_s - now_s
-        for name in route.candidates
-        for key in plan.upstreams[name].keys.keys
-        if key.rests_until_s > now_s
-    ]
-    waits += [plan.upstreams[name].breaker.wait_s(now_s) for name in route.candidates]
+    """When the first breaker lets a probe through; at least a second."""
+    waits = [plan.upstreams[name].breaker.wait_s(now_s) for name in route.candidates]
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 
 
@@ -166,11 +177,15 @@ def _upstream_headers(client: Downstream, request_id: str) -> Headers:
     return headers
 
 
-def _retry_after_s(answer: Answer) -> float | None:
-    for name, value in answer.headers:
-        if name == b"retry-after":
-            try:
-                return max(0.0, float(value))
-            except ValueError:
-                return None
+def retry_after_s(headers: Headers) -> float | None:
+    """How long an upstream asks to wait, in seconds; None where it does not say (RFC 9110, 10.2.3)."""
+    told = dict(headers)
+    for name, unit_s in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+        text = told.get(name, b"").decode("latin-1").strip()
+        if _SECONDS.fullmatch(text):
+            return float(text) * unit_s
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except (ValueError, OverflowError):
+            continue
     return None

@@ -97,10 +97,13 @@ async def prepare(plan: Plan, responses: Responses, target: Target, client: Down
     key = present(client.text(b"authorization"))
     record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
     _refuse_upgrade(client)
+    query: bytes = client.scope["query_string"]
+    if query:
+        target = replace(target, path=target.path + b"?" + query)
     made: Made | None = None
     if target.response_id is not None:
         made = found = await responses.find(key, target.response_id)
-        target, envelope = _about(found, target, client)
+        envelope = _about(found, query)
     else:
         envelope = await _read(plan.limits, responses, target, client, record, key)
         if envelope.previous_response_id:
@@ -139,11 +142,9 @@ async def _read(
     return read_envelope(body, needs_input=target.operation.needs_input)
 
 
-def _about(made: Made, target: Target, client: Downstream) -> tuple[Target, Envelope]:
-    """A request about a response that exists: it has no body, its query goes on, its model is the response's."""
-    query: bytes = client.scope["query_string"]
-    path = target.path + b"?" + query if query else target.path
-    return replace(target, path=path), Envelope(
+def _about(made: Made, query: bytes) -> Envelope:
+    """A request about a response that exists: it has no body, and its model is the response's."""
+    return Envelope(
         body=b"",
         model=made.model,
         stream=b"stream=true" in query.split(b"&"),

@@ -3,7 +3,9 @@
 2xx, event stream    whole events, past the tap; its usage, or the gateway's own ending where it breaks off
 2xx, JSON            read whole, then passed on: what is no response must not look like one
 401, 402             502: the gateway's own account, never the caller's
-other refusals       passed on unchanged
+other 4xx, 5xx       passed on unchanged where it is JSON or nothing; 502 for a page of what stands before the upstream
+404 to another call  passed on whatever it is: what an upstream does not offer, it answers as it likes
+3xx                  502
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from gateway import endings
 from gateway.downstream import Downstream, Headers
 from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Ending, Event, Outcome
-from gateway.failover import fault_error
+from gateway.failover import fault_error, retry_after_s
 from gateway.interrupt import Interrupt, Reason
 from gateway.operations import CREATE, is_response_id
 from gateway.pipeline import Admitted, Opened
-from gateway.sse import Tap, parse_object
+from gateway.sse import NO_JSON, Tap, parse_json, parse_object
 from gateway.telemetry import Record
 from gateway.upstream.transport import UpstreamFault
 from gateway.usage import Usage, parse_usage
@@ -158,7 +160,8 @@ class Relay:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no response must not look like one."""
         body = await self._read_whole(opened)
         fields = parse_object(body)
-        if not body and self._admitted.target.operation.by_id:
+        operation = self._admitted.target.operation
+        if not body and operation.by_id and operation.method != "GET":
             fields, kind = {}, b"application/json"  # 204, to DELETE
         if fields is None and kind == b"application/json":
             # Cut short, with the work behind it probably done: the policy's "2xx without usage".
@@ -175,9 +178,9 @@ class Relay:
         self._record.response_id = response_id if isinstance(response_id, str) else None
         self.outcome = _STATUSES.get(str(fields.get("status")), Outcome.COMPLETED)
         self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
-        await self._client.answer(
-            opened.answer.status, self._head(opened, [(b"content-length", b"%d" % len(body))]), body
-        )
+        status = opened.answer.status
+        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # noqa: PLR2004 - RFC 9110, 8.6
+        await self._client.answer(status, self._head(opened, length), body)
 
     async def _pass_refusal(self, opened: Opened) -> None:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
@@ -188,10 +191,18 @@ class Relay:
             raise GatewayError(
                 "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
             )
-        if status < 400 or parse_object(body) is None:  # noqa: PLR2004 - a redirect is no answer
-            raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.")
+        if not self._is_refusal(status, body):
+            wait_s = retry_after_s(opened.answer.headers)
+            wait_ms = None if wait_s is None else int(wait_s * 1000)
+            raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.", wait_ms=wait_ms)
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]
         await self._client.answer(status, self._head(opened, extra), body)
+
+    def _is_refusal(self, status: int, body: bytes) -> bool:
+        if status < 400:  # noqa: PLR2004 - a redirect is no answer
+            return False
+        not_offered = status == 404 and self._admitted.target.operation is not CREATE  # noqa: PLR2004 - the same
+        return not body or not_offered or parse_json(body) is not NO_JSON
 
     async def _read_whole(self, opened: Opened) -> bytes:
         answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes

@@ -28,6 +28,9 @@ from gateway.usage import Usage, find_usage, parse_usage
 TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 
+NO_JSON: Final = object()
+"""What `parse_json` gives for bytes that are none."""
+
 _BOM: Final = b"\xef\xbb\xbf"
 _DELTA: Final = b'.delta"'  # the end of a delta's type; inside a JSON string the quote would be escaped
 _MARKERS: Final = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
@@ -330,18 +333,23 @@ def fields(block: bytes) -> tuple[str, bytes]:
     return name.decode("utf-8", "replace"), data[0] if len(data) == 1 else b"\n".join(data)
 
 
-def parse_object(data: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else. Never raises.
+def parse_json(data: bytes) -> Any:
+    """A JSON value, or NO_JSON. Never raises.
 
     The second parser takes what clients take and orjson refuses: lone surrogates (text cut inside an emoji), bad UTF-8.
     """
     try:
-        value = orjson.loads(data)
+        return orjson.loads(data)
     except ValueError:
         try:
-            value = json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
+            return json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
         except (ValueError, RecursionError):
-            return None
+            return NO_JSON
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None for anything else. Never raises."""
+    value = parse_json(data)
     return value if isinstance(value, dict) else None
 
 

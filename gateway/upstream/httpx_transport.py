@@ -11,7 +11,7 @@ What httpx does not do by itself, and how it is done here:
 | a fair queue that survives cancellation    | a semaphore in front of httpcore's pool                              |
 | a connect cancelled in its last turn       | its connection is looked up in httpcore's pool and closed            |
 | abort that is synchronous                  | a task closes the answer; `close` waits for such tasks               |
-| a left HTTP/2 stream costs nothing more    | `_leave_stream` resets it and gives its unread bytes' window back    |
+| a left HTTP/2 stream costs nothing more    | `leave_stream` resets it and gives its unread bytes' window back    |
 
 One thing it cannot do: httpx reads no answer before the whole request is written (or writing has failed).
 """
@@ -27,6 +27,7 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from gateway.upstream.httpcore_inside import close_if_poisoned, http2_connection, leave_stream
 from gateway.upstream.origin import parse_origin, tls_context
 from gateway.upstream.request import RequestHeads
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
@@ -34,9 +35,7 @@ from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
 _HEAD_TOO_LARGE: Final = 431  # what h11 suggests when its buffer limit is reached
-_CANCEL: Final = 8  # RFC 9113, 7
-_REFUSED_STREAM: Final = 7  # the same: nothing was processed
-_LEAVE_TIMEOUT_S: Final = 1.0  # a few bytes; who does not take them any more loses the connection
+_REFUSED_STREAM: Final = 7  # RFC 9113, 7: nothing was processed
 _Errors = tuple[type[Exception], ...]
 _H2_ERRORS: Final[_Errors] = (import_module("h2.exceptions").H2Error,) if find_spec("h2") else ()  # an extra
 _MALFORMED: Final[_Errors] = (httpx.ProtocolError, *_H2_ERRORS)
@@ -69,11 +68,11 @@ class _Progress:
         elif event.endswith(".send_request_headers.started"):
             self.sent = self.sent or info["request"].method != b"CONNECT"  # that one only asks a proxy for a tunnel
             if event.startswith("http2."):
-                self.http2 = _http2_connection(self._pool, info["request"])
+                self.http2 = http2_connection(self._pool, info["request"])
         elif event == "http11.response_closed.started" and self.response is not None:
-            await _close_if_poisoned(self.response)
+            await close_if_poisoned(self.response)
         elif event == "http2.response_closed.started" and self.http2 is not None:
-            await _leave_stream(self.http2, info["stream_id"])
+            await leave_stream(self.http2, info["stream_id"])
 
 
 class HttpxAnswer:
@@ -352,55 +351,9 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-async def _close_if_poisoned(response: httpx.Response) -> None:
-    """Close a connection on which bytes follow the end of the answer, before it goes back to the pool.
-
-    httpcore keeps such bytes in its parser and would read them as the start of the next answer, which may be another
-    caller's. It shows its parser nowhere in public; a contract test fails should these names ever change.
-    """
-    stream: Any = response.stream
-    for name in ("_httpcore_stream", "_stream", "_connection"):
-        stream = getattr(stream, name)
-    if stream._h11_state.trailing_data[0]:  # noqa: SLF001 - see above
-        await response.extensions["network_stream"].aclose()
-
-
 def _ended_by_upstream(error: BaseException) -> Any:
     """The RST_STREAM or GOAWAY (h2's event) that an error comes from, or None. Both have an `error_code`."""
     for cause in _causes(error):
         if cause.args and hasattr(cause.args[0], "error_code"):
             return cause.args[0]
     return None
-
-
-def _http2_connection(pool: Any, request: Any) -> Any:
-    """Find the HTTP/2 connection under a request of httpcore's pool, which shows none in public."""
-    for pooled in pool._requests:  # noqa: SLF001 - as above
-        if pooled.request is request:
-            return pooled.connection._connection  # noqa: SLF001 - as above
-    return None
-
-
-async def _leave_stream(connection: Any, stream_id: int) -> None:
-    """Tell the upstream that a stream is not wanted any more; close a connection that no stream can use.
-
-    httpcore forgets a stream that is closed early: the upstream would work on, and each unread byte would take from the
-    window that all streams of the connection share, until none could go on.
-    """
-    state = connection._h2_state  # noqa: SLF001 - httpcore has no public way to reset a stream
-    events = connection._events  # noqa: SLF001 - the same
-    stream = state.streams.get(stream_id)
-    if not connection.is_available():  # after GOAWAY or an error
-        if len(events) <= 1:
-            await connection.aclose()
-    elif stream is not None and not stream.closed:
-        state.reset_stream(stream_id, _CANCEL)
-        for unread in [getattr(event, "flow_controlled_length", 0) for event in events.get(stream_id, ())]:
-            state.acknowledge_received_data(unread, stream_id)
-        try:
-            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
-                await connection._network_stream.write(state.data_to_send())  # noqa: SLF001 - the same
-        except BaseException as error:  # cancellation too: half a frame may be out
-            await connection.aclose()
-            if not isinstance(error, Exception):
-                raise

@@ -10,6 +10,7 @@
 | request.py         | request heads as bytes; refuses what could split a request             |
 | origin.py, dial.py | base_url and TLS trust; TCP connections by Happy Eyeballs (RFC 8305)   |
 | httpx_transport.py | the same interface over httpx, for forward proxies and HTTP/2          |
+| httpcore_inside.py | what that needs of httpcore's inside                                   |
 
 Every failure is an `UpstreamFault`. `kind` says what happened and `sent` whether the upstream may have begun to work,
 which is what decides if another upstream may be asked.

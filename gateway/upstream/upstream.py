@@ -6,9 +6,10 @@ note_answer / note_fault   what the breaker and the keys learn from it
 answer          breaker    key
 2xx, 3xx, 4xx   success    -
 401, 402        success    rests `key_rest_s`, unless its file has a new one
-429             success    rests for its Retry-After, bounded by `key_rest_s`
+429             success    rests for its Retry-After, 5 s where it has none, bounded by `key_rest_s`
 5xx             failure    -
-fault           failure    -
+pool full       -          -
+other fault     failure    -
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import Final, Literal
 import structlog
 
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
-from gateway.upstream.transport import Answer, Transport
+from gateway.upstream.transport import Answer, FaultKind, Transport
 
 Headers = list[tuple[bytes, bytes]]
 
 _SERVER_ERROR: Final = 500
 _RATE_LIMITED: Final = 429
 _KEY_REFUSED: Final = (401, 402)
+_UNTOLD_REST_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,15 @@ class Upstream:
             if not key.renew():
                 self._rest(key, status, self.policy.key_rest_s, now_s)
         elif status == _RATE_LIMITED:
-            self._rest(key, status, min(retry_after_s or 0.0, self.policy.key_rest_s), now_s)
+            rest_s = _UNTOLD_REST_S if retry_after_s is None else retry_after_s
+            self._rest(key, status, min(rest_s, self.policy.key_rest_s), now_s)
 
-    def note_fault(self, now_s: float, reason: str = "") -> None:
+    def note_fault(self, kind: FaultKind, now_s: float) -> None:
         """Learns from a request that got no answer."""
-        self._failed(now_s, reason)
+        if kind is FaultKind.POOL_FULL:
+            self.breaker.released()
+        else:
+            self._failed(now_s, kind.value)
 
     def _failed(self, now_s: float, reason: str) -> None:
         if self.breaker.failed(now_s):

@@ -2,7 +2,7 @@
 
 | the upstream answers                                    | the client sees                                     |
 |---------------------------------------------------------|-----------------------------------------------------|
-| 400, 403, 404, 408, 413, 422, 429                       | the same, marked as the upstream's                  |
+| 400, 403, 404, 408, 413, 422, 429: JSON, or nothing     | the same, marked as the upstream's                  |
 | 401, 402                                                | 502 upstream_rejected_gateway: not the caller's     |
 | HTML, half a JSON, another content type, 200 with error | 502 upstream_invalid_response; the log has the rest |
 """
@@ -32,6 +32,33 @@ async def test_an_upstreams_refusal_passes_unchanged(stages: Stages, status: int
         assert client.header("retry-after") == "7"
         assert client.header("set-cookie") is None
         await stage.ended(outcome="upstream_refused", upstream_status=status)
+
+
+@pytest.mark.parametrize("body", [b"404 page not found\n", b"<html>no</html>", b""], ids=["text", "HTML", "nothing"])
+async def test_what_an_upstream_does_not_offer_is_its_own_404(stages: Stages, body: bytes) -> None:
+    absent = answer(body, status=b"404 Not Found", headers=b"content-type: text/plain\r\n")
+    async with stages([request(), absent]) as stage:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await stage.sdk().responses.input_tokens.count(model=MODEL, input="hello")
+        assert caught.value.response.content == body
+        assert caught.value.response.headers["x-gateway-limit-source"] == "upstream"
+
+
+@pytest.mark.parametrize("body", [b"", b'[{"error": {"code": 400}}]', b'"no"'], ids=["nothing", "a list", "a text"])
+async def test_a_refusal_need_not_be_an_object(stages: Stages, body: bytes) -> None:
+    async with stages([request(), answer(body, status=b"422 No", headers=JSON)]) as stage:
+        client = await stage.ask()
+        await client.read_all()
+        assert (client.status, client.body) == (422, body)
+        assert client.header("x-gateway-limit-source") == "upstream"
+
+
+async def test_a_502_in_place_of_a_page_says_when_to_come_back_as_the_page_did(stages: Stages) -> None:
+    page = answer(b"<html>busy</html>", status=b"429 Busy", headers=HTML + b"retry-after: 7\r\n")
+    async with stages([request(), page]) as stage:
+        client = await stage.ask()
+        await client.read_all()
+        assert (client.status, client.header("retry-after")) == (502, "7")
 
 
 @pytest.mark.parametrize("status", [401, 402])

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.identity import new_id, new_secret
 from tests.faults.conftest import Stages
-from tests.faults.stage import RawClient, Stage, body_of
+from tests.faults.stage import MODEL, RawClient, Stage, body_of
 from tests.support.servers import valkey_server
 
 BODY = body_of()
@@ -186,3 +186,9 @@ async def test_a_large_body_without_a_store_is_treated_as_any_other(stages: Stag
             body = body_of(input="x" * 400_000)
             client = await exchange(stage, head(stage, f"content-length: {len(body)}") + body)
             assert client.status == (200 if on_failure == "open" else 503)
+
+
+async def test_a_query_goes_on_to_the_upstream(stage: Stage) -> None:
+    await stage.sdk().responses.create(model=MODEL, input="hello", extra_query={"api-version": "1", "a b": "ü"})
+    (sent,) = stage.upstream.requests
+    assert sent.startswith(b"POST /v1/responses?api-version=1&a+b=%C3%BC HTTP/1.1\r\n")
