@@ -41,6 +41,7 @@ from gateway.ledger.ledger import Ledger, LedgerPolicy
 from gateway.ledger.refused import RefusedLog
 from gateway.ledger.responses import Responses
 from gateway.ledger.rotation import Rotation
+from gateway.ledger.seen import SeenLog
 from gateway.ledger.sessions import Sessions
 from gateway.ledger.spool import Spool
 from gateway.ledger.store import Store
@@ -160,6 +161,7 @@ class Gateway:
             services = _services(settings, store, ledger, line, self._source)
             control, feed = services.control, services.feed
             stack.push_async_callback(control.end)
+            stack.push_async_callback(feed.end)
             await control.begin()
             directory = os.environ.get(METRICS_DIR)
             shared = Shared(Path(directory)) if directory else None
@@ -214,7 +216,7 @@ def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLin
         line=line,
         catalog=Catalog(line.plan.upstreams),
         controls=controls,
-        feed=Feed(refused, controls),
+        feed=Feed(refused, SeenLog(store, retention_s=settings.ledger.usage_retention_s), controls),
     )
     services.control = Control(services, controls, source)
     line.on_end = services.feed.note

@@ -1,48 +1,60 @@
-"""Finished requests on their way to operators: refusals into their team's list, all of them to whoever watches.
+"""Finished requests on their way to operators: counted, refusals into their team's list, all to whoever watches.
 
-    note(record)   on the request line, as its last step: two appends at most, no I/O
+    note(record)   on the request line, as its last step: three appends at most, no I/O
     run()          a few times a second: writes what was noted, off the request line
 
-Both queues are bounded: in a storm the newest are kept, and `dropped` counts the others. What the ledger settled is in
+The queues are bounded: in a storm the newest are kept, and `dropped` counts the others. What the ledger settled is in
 the journal in any case; this is for looking.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import structlog
 
 from gateway.errors import GatewayError
 from gateway.exchange import Outcome
+from gateway.latency import bucket_ms
 from gateway.ledger.controls import Controls
 from gateway.ledger.faults import StoreError
+from gateway.ledger.keyspace import STEP_MS
 from gateway.ledger.refused import RefusedLog, RefusedRequest
+from gateway.ledger.seen import SeenLog, Where
 from gateway.money import format_usd
 from gateway.telemetry import Record
 
 EVERY_S: Final = 0.25
 MAX_REFUSED: Final = 50
 MAX_EVENTS: Final = 500
+MAX_COUNTED: Final = 10_000
 
 
 class Feed:
     """One worker's. State that changes: what was noted and not yet written, `watched`, `watchers` (here), `dropped`."""
 
-    def __init__(self, refused: RefusedLog, controls: Controls) -> None:
+    def __init__(self, refused: RefusedLog, seen: SeenLog, controls: Controls) -> None:
         self.dropped = 0
         self.watched = False
         self.watchers = 0
         self._log = refused
+        self._seen = seen
         self._controls = controls
+        self._counted: deque[Record] = deque(maxlen=MAX_COUNTED)
         self._refused: deque[Record] = deque(maxlen=MAX_REFUSED)
         self._finished: deque[Record] = deque(maxlen=MAX_EVENTS)
 
     def note(self, record: Record) -> None:
         """Remembers a request that has ended."""
-        if record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
+        if record.settlement is not None:
+            self._append(self._counted, record)
+        elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
+            self._append(self._counted, record)
             self._append(self._refused, record)
         if self.watched:
             self._append(self._finished, record)
@@ -59,9 +71,16 @@ class Feed:
                 structlog.get_logger("gateway.feed").exception("feed_failed")
             await asyncio.sleep(EVERY_S)
 
+    async def end(self) -> None:
+        """At shutdown, after the last request."""
+        with contextlib.suppress(GatewayError, StoreError):
+            await self.flush()
+
     async def flush(self) -> None:
         """Writes what was noted. Raises GatewayError or StoreError."""
-        refused, finished = _taken(self._refused), _taken(self._finished)
+        counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
+        if counted:
+            await self._seen.write(counts(counted, time.time_ns() // 1_000_000))
         if refused:
             await self._log.write([(record.secret_hash or "", _refused(record)) for record in refused])
         if finished:
@@ -95,6 +114,31 @@ def event(record: Record) -> dict[str, Any]:
         "first_byte_ms": _since(record, record.first_byte),
         "total_ms": _since(record, record.ended),
     }
+
+
+def counts(records: Iterable[Record], now_ms: int) -> Mapping[Where, Counter[str]]:
+    """What is rolled up of finished requests (ledger.seen): refused ones now, others when they were admitted."""
+    found: defaultdict[Where, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        settlement, model = record.settlement, record.model or ""
+        if settlement is None:
+            explain = record.refusal.explain if record.refusal is not None else {}
+            where = Where(record.team_id or "", _hour(now_ms), record.key_id or "", record.secret_hash or "")
+            reason = f"{record.code},{explain.get('limit') or ''},{explain.get('scope') or ''}"
+            found[where][f"no,{reason}|{model}"] += 1
+            continue
+        counter = found[Where(settlement.hold.team_id, _hour(settlement.hold.admitted_ms))]
+        model = settlement.model or model
+        counter[f"end,{settlement.outcome.value}|{model}"] += 1
+        if settlement.kind == "settle" and record.ended is not None:
+            counter[f"total,{bucket_ms((record.ended - record.started) * 1000)}|{model}"] += 1
+            if record.stream and record.first_byte is not None:
+                counter[f"first,{bucket_ms((record.first_byte - record.started) * 1000)}|{model}"] += 1
+    return found
+
+
+def _hour(at_ms: int) -> int:
+    return at_ms // STEP_MS["hour"] * STEP_MS["hour"]
 
 
 def _refused(record: Record) -> RefusedRequest:

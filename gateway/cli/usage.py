@@ -1,10 +1,13 @@
-"""`gateway usage`: who spent how much, with bars. The figures are the ledger's."""
+"""`gateway usage`: who spent how much, with bars; how many were refused, how long requests took.
+
+The figures are the ledger's; times are read off buckets, so they say "about".
+"""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,6 +15,7 @@ from gateway.cli import options, show
 from gateway.cli.client import AdminClient, Json
 
 BAR: Final = 30
+MOST: Final = 50
 
 
 class By(StrEnum):
@@ -37,10 +41,15 @@ def usage(
     since: Annotated[str | None, typer.Option("--from", help="ISO 8601, such as 2026-11-01.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not included.")] = None,
     step: Annotated[Step, typer.Option(help="How wide a step of time is.")] = Step.DAY,
+    limit: Annotated[
+        int | None, typer.Option(help="How many rows; the others are added up.", min=1, max=20_000, show_default="50")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Usage and spend, by model, key, team or time; the last 30 days by default."""
-    asked = options.given(team=team, step=step.value, to=until)
+    asked = options.given(team=team, step=step.value, to=until, limit=limit)
+    if limit is None and not as_json:
+        asked["limit"] = MOST
     asked |= {} if by is By.TIME else {"by": by.value}
     asked |= {"from": since} if since else {}
     with AdminClient.from_environment() as client:
@@ -49,33 +58,38 @@ def usage(
         show.as_json(found)
         return
     rows = found["data"] if by is By.TIME else found["groups"]
+    named = [(_name(row, by), row) for row in rows]
+    if found["others"]:
+        named.append((f"{found['others']['groups']} others", found["others"]))
     most = max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
+    timed = by is not By.KEY  # a key's times are not rolled up
     show.table(
-        (by.value.upper(), "REQUESTS", "INPUT", "CACHED", "OUTPUT", "COST USD", "COST"),
-        [
-            (
-                _name(row, by),
-                row["requests"],
-                row["input_tokens"],
-                row["cached_input_tokens"],
-                row["output_tokens"],
-                row["cost_usd"],
-                bar(Decimal(row["cost_usd"]), most) or " ",
-            )
-            for row in rows
-        ],
+        (
+            *(by.value.upper(), "REQUESTS", *(("REFUSED", "MEDIAN", "P95") if timed else ())),
+            *("INPUT", "CACHED", "OUTPUT", "COST USD", "COST"),
+        ),
+        [_row(name, row, most, timed=timed) for name, row in named],
         empty=f"Nothing was used from {found['from']} to {found['to']}.",
     )
     if rows:
         total = found["total"]
         typer.echo(f"\n{total['requests']} requests, {total['cost_usd']} USD, {found['from']} to {found['to']}")
+        if timed:
+            typer.echo("MEDIAN and P95 are of whole requests, read off buckets of time: right to within a third.")
 
 
 def bar(value: Decimal, most: Decimal) -> str:
     """A bar as long as the value's share of the largest; what is not nothing has one cell at least."""
     if value <= 0 or most <= 0:
         return ""
-    return "█" * max(1, round(BAR * value / most))
+    return "█" * min(BAR, max(1, round(BAR * value / most)))
+
+
+def _row(name: str, row: Json, most: Decimal, *, timed: bool) -> tuple[Any, ...]:
+    took = row["total_ms"] or {} if timed else {}
+    seen = (row["refused"], show.duration(took.get("median")), show.duration(took.get("p95"))) if timed else ()
+    figures = (row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["cost_usd"])
+    return (name, row["requests"], *seen, *figures, bar(Decimal(row["cost_usd"]), most) or " ")
 
 
 def _name(row: Json, by: By) -> str:

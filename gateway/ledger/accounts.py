@@ -45,6 +45,7 @@ __all__ = ["LIMITS", "Account", "Accounts", "Balance", "Changes", "Key", "Once",
 CONFIG: Final = Script.load("config_v1")
 CREDIT: Final = Script.load("credit_v1")
 VIEW: Final = Script.load("view_v1")
+_AT_ONCE: Final = 500
 
 
 class Accounts:
@@ -77,6 +78,21 @@ class Accounts:
     async def team_ids(self, limit: int, after: str | None = None) -> tuple[list[str], str | None]:
         """Ids of teams by creation, and the cursor to the next. Raises `invalid_field` for a cursor that names none."""
         return await self._page(TEAMS, limit, after)
+
+    async def count(self) -> int:
+        """How many teams there are."""
+        return int(await self._run("ZCARD", TEAMS))
+
+    async def names(self, subjects: Sequence[tuple[str, str | None]]) -> list[str | None]:
+        """The names of many (team id, key id or None for the team's own); None for what is gone."""
+        found: list[str | None] = []
+        for at in range(0, len(subjects), _AT_ONCE):
+            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + _AT_ONCE]]
+            calls = [
+                self._store.run("HGET", keys.key(key_id) if key_id else keys.team, "name") for keys, key_id in part
+            ]
+            found += [None if name is None else name.decode() for name in await gather(calls)]
+        return found
 
     async def teams(self, limit: int = 1000, after: str | None = None) -> Page[Team]:
         """Teams by creation, a page at a time. Raises `invalid_field` for a cursor that names no team."""

@@ -28,7 +28,10 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:held               hash    emptied by settlement and the reaper: open holds' amounts
     gw:{T}:journal            stream  trimmed at each entry to `ledger.journal_retention_s`
     gw:{T}:done:<hold_id>     string  TTL `ledger.resolution_ttl_s`: how a hold ended; makes settlement idempotent
-    gw:{T}:usage:<hour>       hash    TTL `ledger.usage_retention_s`: roll-up by key and model
+    gw:{T}:used:<hour>        hash    TTL `ledger.usage_retention_s`: roll-up by key and model
+    gw:{T}:used-day:<day>     hash    the same for a day
+    gw:{T}:seen:<hour>        hash    the same life: how requests ended, how long they took, why some were refused
+    gw:{T}:seen-day:<day>     hash    the same for a day
     gw:{T}:mark:<sha256>      string  TTL `ledger.idempotency_ttl_s`: a client's Idempotency-Key
     gw:{T}:grant:<sha256>     string  TTL `ledger.idempotency_ttl_s`: an admin's idempotency key
     gw:made:<sha256>          string  TTL `ledger.idempotency_ttl_s`: the team that an admin's idempotency key made
@@ -42,8 +45,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Literal
+
+Step = Literal["hour", "day"]
 
 TEAMS: Final = "gw:teams"
 TEAM_NAMES: Final = "gw:team-names"
@@ -56,7 +63,8 @@ LIVE: Final = "gw:live"
 LIVE_WANTED: Final = "gw:live-wanted"
 WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
-HOUR_MS: Final = 3_600_000
+STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
+"""How long a step is that figures are rolled up by."""
 
 WITHOUT_TTL: Final = re.compile(
     r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation"
@@ -111,9 +119,13 @@ class TeamKeys:
         """How a hold ended."""
         return self._name(f"done:{hold_id}")
 
-    def usage(self, at_ms: int) -> str:
-        """The roll-up of the hour that a time (server's, ms) lies in."""
-        return self._name(f"usage:{at_ms // HOUR_MS}")
+    def usage(self, step: Step, at_ms: int) -> str:
+        """The roll-up of usage of the hour or the day (UTC) that a time (server's, ms) lies in."""
+        return self._name(_rolled_up("used", step, at_ms))
+
+    def seen(self, step: Step, at_ms: int) -> str:
+        """The same for what was seen of requests."""
+        return self._name(_rolled_up("seen", step, at_ms))
 
     def mark(self, key_id: str, idempotency_key: str) -> str:
         """A client's Idempotency-Key; each API key has its own."""
@@ -169,6 +181,10 @@ def sign_in(host: str) -> str:
 def made(idempotency_key: str) -> str:
     """The team that an admin's idempotency key made."""
     return f"gw:made:{_digest(idempotency_key)}"
+
+
+def _rolled_up(what: str, step: Step, at_ms: int) -> str:
+    return f"{what}{'' if step == 'hour' else '-day'}:{at_ms // STEP_MS[step]}"
 
 
 def _digest(*parts: str) -> str:

@@ -37,17 +37,17 @@ from gateway.ledger.rates import NO_RATES, Rates
 from gateway.ledger.refusals import Demand, Refusal, to_error
 from gateway.ledger.replies import gather
 from gateway.ledger.script import Script
-from gateway.ledger.spool import Spool
+from gateway.ledger.spool import Spool, as_now
 from gateway.ledger.store import VOIDS_AT_ONCE, Store
 from gateway.ledger.team import View, read_view
 
 ADMIT: Final = Script.load("admit_v1")
-SETTLE: Final = Script.load("settle_v1")
+SETTLE: Final = Script.load("settle_v2")
 VIEW: Final = Script.load("view_v1")
 
 
 class Resolution(IntEnum):
-    """How the ledger took a settlement: the first number of `settle_v1`'s reply."""
+    """How the ledger took a settlement: the first number of `settle_v2`'s reply."""
 
     CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
     APPLIED = 1
@@ -281,6 +281,7 @@ class Ledger:
             self.expired += await upkeep.reap(self._store, self._round_s)
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
+        script, keys = as_now(script, keys, args)
         if script != SETTLE.name:
             raise LookupError(f"this version does not know the script {script!r}")
         self._resolved(await self._store.call(SETTLE, keys, args), args)
@@ -311,7 +312,7 @@ class Ledger:
         hold, usage = settlement.hold, settlement.usage
         names = TeamKeys(hold.team_id)
         keys = [names.team, names.key(hold.key_id), names.state, names.holds, names.held, names.journal]
-        keys += [names.done(hold.id), names.usage(hold.admitted_ms)]
+        keys += [names.done(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms)]
         if hold.mark is not None:
             keys.append(names.mark(hold.key_id, hold.mark))
         return keys, [

@@ -28,6 +28,7 @@ import orjson
 import structlog
 
 from gateway.ledger.faults import StoreError, StoreUnavailable
+from gateway.ledger.keyspace import TeamKeys
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
 SUFFIX: Final = ".spool"
@@ -238,3 +239,14 @@ def _lock(file: FileIO | BinaryIO) -> bool:
     except OSError:
         return False
     return True
+
+
+def as_now(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str]]:
+    """A line's script and keys as this version calls them. settle_v1 rolled usage up by the hour alone.
+
+    Raises LookupError or ValueError for what no version wrote.
+    """
+    if script != "settle_v1":
+        return script, keys
+    names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
+    return "settle_v2", [*keys[:7], names.usage("hour", admitted_ms), names.usage("day", admitted_ms), *keys[8:]]

@@ -189,7 +189,7 @@ async def test_a_cancelled_admission_is_undone_where_its_script_has_to_be_loaded
         key = await desk.new_key()
         hold = (await desk.ledger.admit(ask(key))).hold
         await desk.store.run("SCRIPT", "FLUSH", key="")
-        await desk.ledger.settle(voided(hold))  # settle_v1 is there, admit_v1 is not
+        await desk.ledger.settle(voided(hold))  # settle_v2 is there, admit_v1 is not
         admission = asyncio.ensure_future(desk.ledger.admit(ask(key)))
         await asyncio.sleep(0)
         admission.cancel()

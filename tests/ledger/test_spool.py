@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway.ledger.faults import StoreError, StoreUnavailable
+from gateway.ledger.keyspace import TeamKeys
 from gateway.ledger.ledger import Resolution
 from gateway.ledger.spool import Line, Spool
 from tests.support.ledgers import DAY_S, ask, kept_up, open_ledger, settled
@@ -49,7 +50,7 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
 
 def fill(spool: Spool, *names: str) -> None:
     for name in names:
-        spool.add("settle_v1", ["k"], [name])
+        spool.add("settle_v2", ["k"], [name])
 
 
 def files(directory: Path, suffix: str = ".spool") -> list[Path]:
@@ -123,7 +124,7 @@ async def test_a_file_is_locked_before_anybody_can_see_it(spool: Spool, tmp_path
 
 @pytest.mark.parametrize(
     "torn",
-    [b'{"at":1,"script":"settle', b"\xff\xfe", b"[]", b"1", b'{"script":"settle_v1","keys":[],"args":[]}', b"null"],
+    [b'{"at":1,"script":"settle', b"\xff\xfe", b"[]", b"1", b'{"script":"settle_v2","keys":[],"args":[]}', b"null"],
 )
 async def test_a_torn_line_is_kept_aside_and_the_others_are_replayed(spool: Spool, tmp_path: Path, torn: bytes) -> None:
     fill(spool, "a")
@@ -151,7 +152,7 @@ async def test_a_line_that_the_store_refuses_is_kept_aside(spool: Spool, tmp_pat
 
 async def test_a_line_older_than_the_stores_memory_is_not_replayed_and_not_lost(spool: Spool, tmp_path: Path) -> None:
     now = time.time()
-    lines = [Line(now - DAY_S, "settle_v1", ["k"], ["old"]), Line(now - DAY_S / 2, "settle_v1", ["k"], ["young"])]
+    lines = [Line(now - DAY_S, "settle_v2", ["k"], ["old"]), Line(now - DAY_S / 2, "settle_v2", ["k"], ["young"])]
     (tmp_path / "left.spool").write_bytes(b"".join(line.write() for line in lines))
     taker = Taker()
     await spool.replay(taker)
@@ -160,7 +161,7 @@ async def test_a_line_older_than_the_stores_memory_is_not_replayed_and_not_lost(
 
 
 async def test_a_full_spool_is_said_aloud_with_every_lost_line(tmp_path: Path) -> None:
-    (tmp_path / "of-another-worker.spool").write_bytes(Line(time.time(), "settle_v1", ["k"], ["a" * 3000]).write())
+    (tmp_path / "of-another-worker.spool").write_bytes(Line(time.time(), "settle_v2", ["k"], ["a" * 3000]).write())
     spool = Spool(tmp_path, 4096, DAY_S)
     with capture_logs() as logs:
         fill(spool, "b" * 2000)
@@ -270,7 +271,21 @@ async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twi
         hold = (await desk.ledger.admit(ask(key))).hold
         settlement = settled(hold, cost=5)
         await desk.ledger.settle(settlement)
-        desk.spool.add("settle_v1", *desk.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
+        desk.spool.add("settle_v2", *desk.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
         await desk.ledger.flush()
         (await desk.books(key)).check()
         assert desk.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
+
+
+async def test_a_line_of_the_version_before_this_one_is_posted(shared_store: Server, tmp_path: Path) -> None:
+    async with open_ledger(shared_store.url, tmp_path) as desk:
+        key = await desk.new_key(credit=100)
+        hold = (await desk.ledger.admit(ask(key))).hold
+        keys, args = desk.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for its usage
+        desk.spool.add("settle_v1", [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"], args)
+        await desk.ledger.flush()
+        books = await desk.books(key)
+        books.check()
+        assert books.spent == 5
+        rolled_up = await desk.store.run("HGETALL", TeamKeys(key.team_id).usage("day", hold.admitted_ms))
+        assert rolled_up[1].endswith(b" 5")

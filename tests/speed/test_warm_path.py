@@ -45,7 +45,7 @@ def key(gateway: RunningGateway) -> NewKey:
 
 
 @pytest.fixture
-def ask(gateway: RunningGateway, key: NewKey) -> Iterator[Callable[[dict[str, Any]], None]]:
+def ask(store: Server, gateway: RunningGateway, key: NewKey) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Sends a request over a connection that is open already."""
     with gateway.http(key) as client:
 
@@ -57,6 +57,7 @@ def ask(gateway: RunningGateway, key: NewKey) -> Iterator[Callable[[dict[str, An
         for body in (WHOLE, STREAM):
             send(body)
             send(body)
+        wait_until_sync(lambda: _calls(store)["hincrby"] > 0, what="the script that counts what was seen is known")
         yield send
 
 
@@ -69,7 +70,7 @@ def test_the_store_is_asked_twice_for_a_request(store: Server, ask: Ask, body: d
     for _ in range(REQUESTS):
         ask(body)
     calls = _settled_calls(store)
-    assert calls["evalsha"] == 2 * REQUESTS, "one to admit, one to settle"
+    assert _of_requests(calls) == 2 * REQUESTS, "one to admit, one to settle"
     beside = {name for name, count in calls.items() if count >= REQUESTS} - IN_SCRIPTS
     assert beside == {"evalsha"}
 
@@ -82,8 +83,16 @@ def _calls(store: Server) -> Counter[str]:
 
 def _settled_calls(store: Server) -> Counter[str]:
     """The same, when the last request has been settled: its client has its answer before that."""
-    wait_until_sync(lambda: _calls(store)["evalsha"] >= 2 * REQUESTS, what="all is settled")
+    wait_until_sync(lambda: _of_requests(_calls(store)) >= 2 * REQUESTS, what="all is settled")
     return _calls(store)
+
+
+def _of_requests(calls: Counter[str]) -> int:
+    """Scripts that were run, but for those by which a worker tells what it saw, a few times a second at most.
+
+    They alone ask for a key's life, twice each.
+    """
+    return calls["evalsha"] - calls["pttl"] // 2
 
 
 # fmt: off
@@ -98,12 +107,15 @@ def test_a_script_reads_and_writes_the_state_once(store: Server, ask: Ask) -> No
     for _ in range(REQUESTS):
         ask(WHOLE)
     calls = _settled_calls(store)
-    commands = sum(count for name, count in calls.items() if name in IN_SCRIPTS) / REQUESTS
+    commands = round(sum(count for name, count in calls.items() if name in IN_SCRIPTS) / REQUESTS)  # workers look, too
     assert commands <= MOST_COMMANDS, calls
 
 
-MOST_COMMANDS = 22
-"""Of admission and settlement together, the response's memory included; each is a part of a microsecond."""
+MOST_COMMANDS = 24
+"""Of admission and settlement together, the response's memory included; each is a part of a microsecond.
+
+Four of them roll usage up by hour and day: with each row packed into a field, they take what one row of five did.
+"""
 
 
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])

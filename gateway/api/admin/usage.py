@@ -2,90 +2,64 @@
 
 from, to   widened to whole steps; by default the last 24 hours, or with step=day the last 30 days
 by         model, key or team: what a row is about; without it, one row a step
+limit      how many groups stay apart, the dearest; `others` is what all the rest add up to, or null
+
+Beside usage: `outcomes` of admitted requests, `refused` and `refusals` by reason, and how long settled requests took,
+`total_ms` to their end and `first_byte_ms` of streams, each {requests, median, p95}. Those times are read off buckets
+(gateway.latency): right to within a third. By key, these are not known.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.pages import Since, Until, every_team_id, moment_ms
-from gateway.api.callers import services_of
+from gateway.api.admin.sums import MAX_ROWS, Board, By, Group, Tally
+from gateway.api.callers import Services, services_of
 from gateway.errors import GatewayError
-from gateway.ledger.accounts import Accounts
-from gateway.ledger.rollups import Used, used
+from gateway.ledger.accounts import Accounts, Team
+from gateway.ledger.keyspace import STEP_MS, Step
+from gateway.ledger.rollups import rolled_up, steps
 from gateway.ledger.shapes import time_shape
-from gateway.money import format_usd
 
 router = APIRouter(route_class=GuardedRoute)
 
-HOUR_MS: Final = 3_600_000
-STEP_MS: Final[Mapping[str, int]] = MappingProxyType({"hour": HOUR_MS, "day": 24 * HOUR_MS})
+MAX_READS: Final = 450_000
+"""Hours or days, times teams: 10,000 teams for six weeks of days. Some seconds of reading."""
 _DEFAULT_STEPS: Final[Mapping[str, int]] = MappingProxyType({"hour": 24, "day": 30})
-MAX_ROWS: Final = 20_000
-By = Annotated[Literal["model", "key", "team"] | None, Query(description="What a row is about")]
-
-
-@dataclass(slots=True)
-class _Sum:
-    """State that changes: all of it."""
-
-    requests: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    cost: int = 0
-
-    def add(self, row: Used) -> None:
-        self.requests += row.requests
-        self.input_tokens += row.input_tokens
-        self.cached_input_tokens += row.cached_input_tokens
-        self.output_tokens += row.output_tokens
-        self.cost += row.cost
-
-    def shape(self) -> dict[str, Any]:
-        return {
-            "requests": self.requests,
-            "input_tokens": self.input_tokens,
-            "cached_input_tokens": self.cached_input_tokens,
-            "output_tokens": self.output_tokens,
-            "cost_usd": format_usd(self.cost),
-        }
 
 
 @router.get("/usage")
 async def show_usage(
     request: Request,
     team: str | None = None,
-    by: By = None,
+    by: Annotated[By | None, Query(description="What a row is about")] = None,
     since: Since = None,
     until: Until = None,
-    step: Literal["hour", "day"] = "hour",
+    step: Annotated[Step, Query(description="How wide a step of time is")] = "hour",
+    limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="How many groups stay apart")] = MAX_ROWS,
 ) -> dict[str, Any]:
-    """Usage of a team, or of all. Raises GatewayError `invalid_field` for more than can be read at once."""
+    """`total` of the period, `groups` of it the dearest first, and `data`: a row for each step and group."""
     services = services_of(request)
     owner = await team_asked(request, team)
-    ids = [owner.id] if owner is not None else [known async for known in every_team_id(services.accounts)]
     from_ms, to_ms = _period(since, until, step)
-    rows: dict[tuple[int, str, str], _Sum] = {}
-    totals: dict[tuple[str, str], _Sum] = {}
-    total = _Sum()
-    async for row in used(services.store, ids, from_ms, to_ms):
-        start = row.hour_ms // STEP_MS[step] * STEP_MS[step]
-        group = _group(row, by)
-        rows.setdefault((start, *group), _Sum()).add(row)
-        totals.setdefault(group, _Sum()).add(row)
-        total.add(row)
-        if len(rows) > MAX_ROWS:
-            raise GatewayError("invalid_field", "That is too much at once: ask for a shorter time.", param="from")
-    names = await _names(services.accounts, totals, by)
+    starts = steps(from_ms, to_ms, step)
+    await _refuse_too_much(services.accounts, owner, starts)
+    with_seen = by != "key"
+    board = Board(by, limit)
+    teams = _one(owner) if owner is not None else every_team_id(services.accounts)
+    async for row in rolled_up(services.store, teams, starts, step, with_seen=with_seen):
+        board.add(row)
+    board.end()
+    order = board.order()
+    names = dict(zip(order, await _names(services, order, by), strict=True))
     return {
         "object": "usage",
         "team_id": owner.id if owner else None,
@@ -93,18 +67,28 @@ async def show_usage(
         "step": step,
         "from": time_shape(from_ms),
         "to": time_shape(to_ms),
-        "total": total.shape(),
-        "groups": [
-            {**names[group], **totals[group].shape()} for group in sorted(totals, key=lambda g: -totals[g].cost)
-        ],
+        "total": board.total.shape(with_seen=with_seen),
+        "groups": [{**names[group], **board.groups[group].total.shape(with_seen=with_seen)} for group in order],
+        "others": _others_shape(board.others, board.merged, with_seen=with_seen) if board.merged else None,
         "data": [
-            {"start": time_shape(start), **names[team_id, what], **rows[start, team_id, what].shape()}
-            for start, team_id, what in sorted(rows)
+            {"start": time_shape(start_ms), **names[group], **found.shape(with_seen=with_seen)}
+            for start_ms, group, found in board.rows()
         ],
     }
 
 
-def _period(since: str | None, until: str | None, step: str) -> tuple[int, int]:
+def _others_shape(others: Tally, merged: int, *, with_seen: bool) -> dict[str, Any]:
+    return {
+        "groups": merged,
+        **others.total.shape(with_seen=with_seen),
+        "data": [
+            {"start": time_shape(start_ms), **others.steps[start_ms].shape(with_seen=with_seen)}
+            for start_ms in sorted(others.steps)
+        ],
+    }
+
+
+def _period(since: str | None, until: str | None, step: Step) -> tuple[int, int]:
     width = STEP_MS[step]
     to_ms = -(-moment_ms(until, "to", time.time_ns() // 1_000_000) // width) * width
     from_ms = moment_ms(since, "from", max(0, to_ms - _DEFAULT_STEPS[step] * width)) // width * width
@@ -113,33 +97,30 @@ def _period(since: str | None, until: str | None, step: str) -> tuple[int, int]:
     return from_ms, to_ms
 
 
-def _group(row: Used, by: str | None) -> tuple[str, str]:
-    """(team id, what a row is about); "" where it is not of one team."""
-    if by == "model":
-        return "", row.model
-    if by == "key":
-        return row.team_id, row.key_id
-    return (row.team_id, "") if by == "team" else ("", "")
+async def _refuse_too_much(accounts: Accounts, owner: Team | None, starts: Sequence[int]) -> None:
+    teams = 1 if owner is not None else await accounts.count()
+    if len(starts) * teams > MAX_READS:
+        asked = f"{len(starts)} steps of {teams} teams"
+        raise GatewayError(
+            "invalid_field",
+            f"{asked} are too much at once: ask for a shorter time, step=day or one team.",
+            param="from",
+        )
 
 
-async def _names(
-    accounts: Accounts, groups: Mapping[tuple[str, str], object], by: str | None
-) -> dict[tuple[str, str], dict[str, Any]]:
+async def _one(team: Team) -> AsyncIterator[str]:
+    yield team.id
+
+
+async def _names(services: Services, groups: Sequence[Group], by: By | None) -> list[dict[str, Any]]:
     """What names a group in its rows: its model, or ids with the names of now (null for what is gone)."""
-    out: dict[tuple[str, str], dict[str, Any]] = {}
-    for team_id, what in groups:
-        if by == "model":
-            out[team_id, what] = {"model": what}
-        elif by is None:
-            out[team_id, what] = {}
-        else:
-            team = await accounts.team(team_id)
-            named: dict[str, Any] = {"team_id": team_id, "team": team.name}
-            if by == "key":
-                try:
-                    label = (await accounts.key(team, what)).name
-                except GatewayError:
-                    label = None
-                named |= {"key_id": what, "key": label}
-            out[team_id, what] = named
-    return out
+    if by is None:
+        return [{} for _ in groups]
+    if by == "model":
+        return [{"model": model} for _, model in groups]
+    teams = await services.accounts.names([(team_id, None) for team_id, _ in groups])
+    named = [{"team_id": team_id, "team": name} for (team_id, _), name in zip(groups, teams, strict=True)]
+    if by == "team":
+        return named
+    keys = await services.accounts.names(groups)
+    return [{**row, "key_id": key_id, "key": name} for row, (_, key_id), name in zip(named, groups, keys, strict=True)]

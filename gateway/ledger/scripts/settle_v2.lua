@@ -1,6 +1,7 @@
--- settle_v1: ends a hold, once: settled (a cost is posted) or voided (nothing is).
+-- settle_v2: ends a hold, once: settled (a cost is posted) or voided (nothing is).
 --
--- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  [9 client idempotency]
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  9 usage of the day
+--      [10 client idempotency]
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 life of `done`, ms  15 life of the usage, ms  16 life of journal entries, ms  17 life of the idempotency mark, ms
@@ -10,7 +11,7 @@
 --   4: no such team, or its key has no such secret: nothing is written, so that a stranger makes no keys and costs nobody.
 --@include common
 
-local team, key, state, holds, held, journal, done, usage, mark = unpack(KEYS)
+local team, key, state, holds, held, journal, done, hour, day, mark = unpack(KEYS)
 local id, kind, cost, key_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = server_ms()
 
@@ -54,13 +55,15 @@ local entry = redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[
 redis.call('SET', done, string.format('%s %.0f %.0f %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
 
 if kind == 'settle' then
-  local row = key_id .. '|' .. ARGV[5] .. '|'
-  local names = { row .. 'requests', row .. 'in', row .. 'cached', row .. 'out', row .. 'cost' }
-  local sums = redis.call('HMGET', usage, unpack(names))
-  local function sum(i, more) return int((sums[i] and tonumber(sums[i]) or 0) + more) end
-  redis.call('HSET', usage, names[1], sum(1, 1), names[2], sum(2, ARGV[9]), names[3], sum(3, ARGV[10]),
-    names[4], sum(4, ARGV[11]), names[5], sum(5, cost))
-  if not sums[1] then redis.call('PEXPIRE', usage, ARGV[15]) end
+  -- One field a key and model, its five sums packed: a field each cost more than the sums, here and where they are read.
+  local row = key_id .. '|' .. ARGV[5]
+  for _, usage in ipairs({ hour, day }) do
+    local before = redis.call('HGET', usage, row)
+    local requests, read, cached, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+    redis.call('HSET', usage, row, format('%.0f %.0f %.0f %.0f %.0f',
+      requests + 1, read + ARGV[9], cached + ARGV[10], made + ARGV[11], spent + cost))
+    if not before then redis.call('PEXPIRE', usage, ARGV[15]) end
+  end
 end
 -- A hold that expired may have lost its mark to the client's next try.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then

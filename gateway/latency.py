@@ -1,0 +1,40 @@
+"""How long requests took, as counts in fixed buckets: they add up exactly over workers, hours and models. Pure.
+
+    bucket_ms(ms)         the upper bound of the bucket that a duration belongs to; the bound itself belongs to it
+    quantile(counts, q)   the duration below which a share `q` of the requests stayed, a bucket's spread evenly
+
+A bucket ends at about one and a half times its beginning, so that a quantile is wrong by a third at most. What took
+longer than the last bound counts as the last bound.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Final
+
+# fmt: off
+BOUNDS_MS: Final = (
+    5, 10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1_000, 1_500, 2_500, 4_000, 6_000, 10_000, 15_000, 25_000, 40_000,
+    60_000, 100_000, 150_000, 250_000, 400_000, 600_000, 1_000_000, 1_800_000, 3_600_000,
+)
+# fmt: on
+
+
+def bucket_ms(ms: float) -> int:
+    """The upper bound of the duration's bucket."""
+    return BOUNDS_MS[min(bisect_left(BOUNDS_MS, ms), len(BOUNDS_MS) - 1)]
+
+
+def quantile(counts: Mapping[int, int], q: float) -> float | None:
+    """In ms, of counts by their buckets' upper bounds; None where nothing was counted. 0 < q <= 1."""
+    wanted = q * sum(counts.values())
+    below = 0
+    for bound in sorted(counts):
+        count = counts[bound]
+        if count and below + count >= wanted:
+            at = bisect_left(BOUNDS_MS, bound)
+            start = BOUNDS_MS[at - 1] if at else 0
+            return round(start + (bound - start) * (wanted - below) / count, 1)
+        below += count
+    return None
