@@ -46,6 +46,7 @@ from gateway.ledger.sessions import Sessions
 from gateway.ledger.spool import Spool
 from gateway.ledger.store import Store
 from gateway.ledger.store import StoreSettings as StoreLink
+from gateway.ledger.timings import Timings
 from gateway.ledger.trail import Trail
 from gateway.line import RequestLine
 from gateway.metering import Meter
@@ -216,7 +217,7 @@ def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLin
         line=line,
         catalog=Catalog(line.plan.upstreams),
         controls=controls,
-        feed=Feed(refused, SeenLog(store, retention_s=settings.ledger.usage_retention_s), controls),
+        feed=Feed(refused, SeenLog(store, retention_s=settings.ledger.usage_retention_s), Timings(store), controls),
     )
     services.control = Control(services, controls, source)
     line.on_end = services.feed.note

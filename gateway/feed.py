@@ -26,6 +26,7 @@ from gateway.ledger.faults import StoreError
 from gateway.ledger.keyspace import STEP_MS
 from gateway.ledger.refused import RefusedLog, RefusedRequest
 from gateway.ledger.seen import SeenLog, Where
+from gateway.ledger.timings import Timings
 from gateway.money import format_usd
 from gateway.telemetry import Record
 
@@ -33,17 +34,19 @@ EVERY_S: Final = 0.25
 MAX_REFUSED: Final = 50
 MAX_EVENTS: Final = 500
 MAX_COUNTED: Final = 10_000
+MAX_TIMED: Final = 50
 
 
 class Feed:
     """One worker's. State that changes: what was noted and not yet written, `watched`, `watchers` (here), `dropped`."""
 
-    def __init__(self, refused: RefusedLog, seen: SeenLog, controls: Controls) -> None:
+    def __init__(self, refused: RefusedLog, seen: SeenLog, timings: Timings, controls: Controls) -> None:
         self.dropped = 0
         self.watched = False
         self.watchers = 0
         self._log = refused
         self._seen = seen
+        self._timings = timings
         self._controls = controls
         self._counted: deque[Record] = deque(maxlen=MAX_COUNTED)
         self._refused: deque[Record] = deque(maxlen=MAX_REFUSED)
@@ -79,6 +82,8 @@ class Feed:
     async def flush(self) -> None:
         """Writes what was noted. Raises GatewayError or StoreError."""
         counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
+        if timed := [record for record in counted if record.settlement is not None][-MAX_TIMED:]:
+            await self._timings.write([(record.team_id or "", record.request_id, timing(record)) for record in timed])
         if counted:
             await self._seen.write(counts(counted, time.time_ns() // 1_000_000))
         if refused:
@@ -135,6 +140,21 @@ def counts(records: Iterable[Record], now_ms: int) -> Mapping[Where, Counter[str
             if record.stream and record.first_byte is not None:
                 counter[f"first,{bucket_ms((record.first_byte - record.started) * 1000)}|{model}"] += 1
     return found
+
+
+def timing(record: Record) -> dict[str, Any]:
+    """What a request took, for whoever looks at it: ms since its head, the upstreams that were tried, bytes."""
+    return {
+        "status": record.status,
+        "stream": record.stream,
+        "tried": [
+            {"upstream": upstream, "result": result, "took_ms": round(seconds * 1000, 1)}
+            for upstream, result, seconds in record.attempts
+        ],
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "timings": record.timings(),
+    }
 
 
 def _hour(at_ms: int) -> int:

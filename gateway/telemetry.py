@@ -111,7 +111,7 @@ class Record:
             "bytes_out": self.bytes_out,
             "spooled": self.spooled or None,
             "unchecked": self.unchecked or None,
-            **self._timings(),
+            **self.timings(),
         }
         if self.settlement is not None:
             usage = self.settlement.usage
@@ -125,7 +125,8 @@ class Record:
             }
         return {name: value for name, value in fields.items() if value is not None}
 
-    def _timings(self) -> dict[str, float]:
+    def timings(self) -> dict[str, float]:
+        """What has happened so far, in ms since the request's head."""
         marks = {
             "received_ms": self.received,
             "routed_ms": self.routed,

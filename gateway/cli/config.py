@@ -23,10 +23,21 @@ def show_(*, as_json: options.AsJson = False) -> None:
     if as_json:
         show.as_json(found)
         return
+    if found["problem"]:
+        typer.echo(f"The last reload failed, and changed nothing: {found['problem']}\n")
+    show.table(
+        ("UPSTREAM", "BASE URL", "KEYS"),
+        [(name, upstream["base_url"], upstream["api_keys"]) for name, upstream in found["upstreams"].items()],
+        empty="no upstreams",
+    )
+    typer.echo()
     show.table(
         ("MODEL", "UPSTREAMS"), [(r["model"], ", ".join(r["upstreams"])) for r in found["routes"]], empty="no routes"
     )
     typer.echo()
+    if found["aliases"]:
+        show.table(("ALIAS", "MODEL"), list(found["aliases"].items()), empty="")
+        typer.echo()
     show.table(
         ("PRICE OF", "INPUT", "CACHED INPUT", "OUTPUT"),
         [(model, p["input"], p["cached_input"], p["output"]) for model, p in found["prices"].items()],

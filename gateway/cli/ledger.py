@@ -1,12 +1,14 @@
 """`gateway ledger`: prove the books, and take them out.
 
 verify [TEAM]    recomputes balances from the journal; prints each difference; exit code 1 where there is one
+journal TEAM     the last movements of a team's credits
 export [TEAM]    the journal of a period as JSON Lines or CSV, with a progress bar on a terminal
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gateway.cli import show
+from gateway.cli import options, show
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.faults import CliError
 
@@ -62,6 +64,44 @@ def verify(
         raise CliError(f"the books of {wrong} of {teams} teams do not agree")
     if not as_json:
         typer.echo(f"the books agree: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
+
+
+class Type(StrEnum):
+    """What an entry of the journal is."""
+
+    GRANT = "grant"
+    ADJUST = "adjust"
+    SETTLE = "settle"
+    VOID = "void"
+    EXPIRE = "expire"
+
+
+@app.command()
+def journal(
+    team: options.TeamArgument,
+    *,
+    type_: Annotated[Type | None, typer.Option("--type", help="Entries of one type.")] = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
+    as_json: options.AsJson = False,
+) -> None:
+    """The last movements of a team's credits, the newest first."""
+    asked = options.given(type=type_.value if type_ else None, order="newest", limit=str(limit))
+    with AdminClient.from_environment() as client:
+        found = list(itertools.islice(client.every(f"{team_path(team)}/journal", asked), limit))
+    if as_json:
+        show.as_json(found)
+        return
+    show.table(
+        ("AT", "TYPE", "AMOUNT USD", "BALANCE USD", "REQUEST", "MODEL", "NOTE"),
+        [
+            (
+                *(one[name] for name in ("at", "type", "amount_usd", "balance_usd", "request_id", "model")),
+                one["note"] or one["outcome"],
+            )
+            for one in found
+        ],
+        empty="No such entry.",
+    )
 
 
 @app.command()

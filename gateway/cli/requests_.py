@@ -42,15 +42,20 @@ def show_(
     team: _Team = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """How one request was settled."""
+    """What became of one request: why it was refused, or how it was settled and how long it took."""
     with AdminClient.from_environment() as client:
         found = client.get(f"/requests/{quote(request_id, safe='')}", options.given(team=team))
     if as_json:
         show.as_json(found)
         return
     entry = found.get("entry") or {}
-    fields: dict[str, Any] = {name: value for name, value in found.items() if name not in ("object", "entry")}
-    fields |= {name: entry.get(name) for name in ("at", "model", "upstream", "outcome") if entry.get(name)}
+    timings, tried = found.get("timings") or {}, found.get("tried") or []
+    left_out = ("object", "entry", "timings", "tried", "usage")
+    fields = {name: value for name, value in found.items() if name not in left_out and value is not None}
+    fields |= {name: entry[name] for name in ("at", "model", "upstream", "outcome") if entry.get(name)}
+    fields |= entry.get("usage") or {}
+    fields |= {"tried": ", ".join(f"{one['upstream']}: {one['result']}" for one in tried)} if tried else {}
+    fields |= {name.removesuffix("_ms"): show.duration(took) for name, took in timings.items()}
     show.fields(fields)
 
 

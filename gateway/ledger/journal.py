@@ -1,6 +1,6 @@
 """The journal: every movement of a team's credits, with the balance after it. Reading, finding, exporting.
 
-    entries(team, ...)   a page of it, the oldest first
+    entries(team, ...)   a page of it, the oldest or the newest first
     export(team, ...)    all of a period, a page at a time
     find(team, request)  how a request was settled; that it runs; or None
 
@@ -28,6 +28,7 @@ from gateway.ledger.team import Page
 from gateway.usage import Usage
 
 PAGE: Final = 1000
+_ROUNDS: Final = 20  # pages that are looked through for a type that is rare
 _NO_END: Final = 2**63 - 1
 
 
@@ -84,13 +85,38 @@ class Journal:
         self._store = store
 
     async def entries(
-        self, team_id: str, *, limit: int = 100, after: str | None = None, from_ms: int = 0, to_ms: int = _NO_END
+        self,
+        team_id: str,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        from_ms: int = 0,
+        to_ms: int = _NO_END,
+        type_: str | None = None,
+        newest: bool = False,
     ) -> Page[Entry]:
-        """Entries with from_ms <= time < to_ms that follow the cursor `after`."""
-        if to_ms <= 0:  # the store knows no interval that ends before its beginning
+        """Entries with from_ms <= time < to_ms that follow the cursor `after`; of one type; the newest first.
+
+        A page of one type may be short, even empty, and not be the last: `next` says.
+        """
+        start, end = str(from_ms), f"({to_ms}-0"
+        if after is not None and newest and _place(after) < (to_ms, 0):
+            end = f"({after}"
+        elif after is not None and not newest and _place(after) >= (from_ms, 0):
+            start = f"({after}"
+        if end == "(0-0" or to_ms <= 0:  # the store knows no interval that ends before its beginning
             return Page((), None)
-        start = f"({after}" if after is not None and _place(after) >= (from_ms, 0) else str(from_ms)
-        found = await self._range("XRANGE", team_id, start, f"({to_ms}-0", limit + 1)
+        count = limit + 1 if type_ is None else PAGE
+        found: list[Entry] = []
+        for _ in range(_ROUNDS):
+            bounds = ("XREVRANGE", team_id, end, start) if newest else ("XRANGE", team_id, start, end)
+            page = await self._range(*bounds, count)
+            found += [entry for entry in page if type_ in (None, entry.type)]
+            if len(found) > limit or len(page) < count:
+                break
+            end, start = (f"({page[-1].id}", start) if newest else (end, f"({page[-1].id}")
+        else:
+            return Page(tuple(found), (end if newest else start).removeprefix("("))
         return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
 
     async def export(self, team_id: str, *, from_ms: int = 0, to_ms: int = _NO_END) -> AsyncIterator[tuple[Entry, ...]]:

@@ -19,6 +19,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:sign-in:<sha256>       string  TTL of minutes: attempts to sign in from an address
     gw:{T}:audit              stream  trimmed as gw:audit: what was done to the team
     gw:{T}:refused            stream  TTL `ledger.refused_retention_s`: the last refusals
+    gw:{T}:timings            stream  TTL of a day: what the last settled requests took
     gw:{T}:rotated:<sha256>   string  TTL `ledger.idempotency_ttl_s`: an admin's idempotency key of a rotation
     gw:{T}:team               hash    for ever: the team's settings and limits
     gw:{T}:keys               zset    for ever: the team's keys, by creation
@@ -65,6 +66,7 @@ WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
 STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
 """How long a step is that figures are rolled up by."""
+TIMINGS_MS: Final = 86_400_000
 
 WITHOUT_TTL: Final = re.compile(
     r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation"
@@ -143,6 +145,11 @@ class TeamKeys:
     def audit(self) -> str:
         """What admins did to the team."""
         return self._name("audit")
+
+    @property
+    def timings(self) -> str:
+        """What the team's last settled requests took."""
+        return self._name("timings")
 
     @property
     def refused(self) -> str:

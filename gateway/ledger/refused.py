@@ -18,6 +18,8 @@ from gateway.ledger.script import Script
 from gateway.ledger.store import Store
 
 REFUSED: Final = Script.load("refused_v1")
+_AT_ONCE: Final = 64
+_PAGE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,23 @@ class RefusedLog:
             args = [secret_hash, self._most, self._retention_ms, *words]
             calls.append(self._store.call(REFUSED, [names.key(refused.key_id), names.refused], args))
         await gather(calls)
+
+
+async def find_refused(store: Store, team_ids: Sequence[str], request_id: str) -> RefusedRequest | None:
+    """A refusal among teams' lists, from the newest back. Raises GatewayError `store_unavailable`."""
+    wanted = request_id.encode()
+    waiting = [(team_id, "+") for team_id in team_ids]
+    while waiting:
+        part, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+        names = [(TeamKeys(team_id).refused, end) for team_id, end in part]
+        pages = await gather([store.run("XREVRANGE", name, end, "-", "COUNT", str(_PAGE)) for name, end in names])
+        for (team_id, _), page in zip(part, pages, strict=True):
+            for entry_id, fields in page:
+                if fields[1] == wanted:
+                    return read_refused(team_id, entry_id, fields)
+            if len(page) == _PAGE:
+                waiting.append((team_id, f"({page[-1][0].decode()}"))
+    return None
 
 
 def read_refused(team_id: str, entry_id: bytes, flat: list[bytes]) -> RefusedRequest:

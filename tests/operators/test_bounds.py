@@ -14,6 +14,7 @@ from gateway.ledger.controls import Controls
 from gateway.ledger.keyspace import ADMINS, AUDIT, TeamKeys
 from gateway.ledger.refused import RefusedLog, RefusedRequest
 from gateway.ledger.seen import SeenLog
+from gateway.ledger.timings import Timings
 from gateway.ledger.trail import Action, Trail
 from gateway.telemetry import Record, Refusal
 from tests.operators.admins import admin_client, code_of
@@ -58,7 +59,10 @@ async def test_a_team_keeps_its_newest_refusals_for_a_while(desk: Desk) -> None:
 
 async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(desk: Desk) -> None:
     feed = Feed(
-        RefusedLog(desk.store, most=1000, retention_s=60), SeenLog(desk.store, retention_s=60), Controls(desk.store)
+        RefusedLog(desk.store, most=1000, retention_s=60),
+        SeenLog(desk.store, retention_s=60),
+        Timings(desk.store),
+        Controls(desk.store),
     )
     key = await desk.new_key()
     feed.watched = True

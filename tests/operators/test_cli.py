@@ -140,6 +140,12 @@ def test_requests_and_what_became_of_one(shell: Shell, gateway: RunningGateway, 
         send(gateway, key["key"])
     wait_until_sync(lambda: "refused" in shell("requests", "list", "--team", team).out, what="the refusal is seen")
     listed = shell.json("requests", "list", "--team", team)
+    refused, settled = listed
+    assert "rate_limit_exceeded" in shell("requests", "show", refused["id"]).out
+    assert "simulator: 200" in shell("requests", "show", settled["id"]).out
+    entries = shell.json("ledger", "journal", team)
+    assert [entry["type"] for entry in entries] == ["settle", "grant"]
+    assert settled["id"] in shell("ledger", "journal", team, "--type", "settle").out
     assert "key rpm rate_limit_exceeded" in shell("requests", "list", "--team", team).out
     shown = shell("requests", "show", listed[-1]["id"])
     assert "settled" in shown.out

@@ -157,3 +157,53 @@ def test_recent_requests_come_in_pages_that_lose_and_double_nothing(gateway: Run
             assert paged == whole
             assert len(set(whole)) == len(whole) >= 10
         assert code_of(root.get("/requests", params={"after": "x"})) == "invalid_field"
+
+
+def test_one_request_is_found_by_its_id_with_why_it_was_refused_or_what_it_took(gateway: RunningGateway) -> None:
+    with admin_client(gateway) as root:
+        team = new_team(root)
+        _, text = new_key(root, team, limits={"rpm": 1})
+        send(gateway, text)
+        with gateway.sdk(text) as client, pytest.raises(openai.RateLimitError) as error:
+            client.responses.create(model="a/model", input="again")
+        refused_id = error.value.response.headers["x-request-id"]
+        wait_until_sync(lambda: len(recent(root, team)) == 2, what="the refusal is stored")
+        settled_id = recent(root, team)[1]["id"]
+        for query in ({}, {"team": team["id"]}):
+            refused = done(root.get(f"/requests/{refused_id}", params=query))
+            assert (refused["state"], refused["code"], refused["limit"]) == ("refused", "rate_limit_exceeded", "rpm")
+            assert refused["message"]
+            settled = done(root.get(f"/requests/{settled_id}", params=query))
+            assert (settled["state"], settled["settled_by"]) == ("settled", "usage")
+            assert settled["timings"]["total_ms"] >= settled["timings"]["open_ms"] > 0
+            assert [tried["upstream"] for tried in settled["tried"]] == ["simulator"]
+        other = new_team(root)
+        assert code_of(root.get(f"/requests/{refused_id}", params={"team": other["id"]})) == "request_not_found"
+
+
+def test_a_journal_is_read_from_either_end_and_by_type(gateway: RunningGateway) -> None:
+    with admin_client(gateway) as root:
+        team = new_team(root)
+        _, text = new_key(root, team)
+        send(gateway, text, times=3)
+        for usd in ("1", "2"):
+            done(root.post(f"/teams/{team['id']}/credits", json={"kind": "grant", "amount_usd": usd}))
+
+        def journal(**query: str) -> list[str]:
+            ids: list[str] = []
+            after: str | None = None
+            while True:
+                params = {**query, "limit": "2", **({"after": after} if after else {})}
+                page = done(root.get(f"/teams/{team['id']}/journal", params=params))
+                ids += [entry["id"] for entry in page["data"]]
+                after = page["next"]
+                if after is None:
+                    return ids
+
+        whole = journal()
+        assert len(whole) == 6
+        assert journal(order="newest") == whole[::-1]
+        assert journal(type="settle") == whole[1:4]
+        assert journal(type="grant", order="newest") == [whole[5], whole[4], whole[0]]
+        assert journal(type="expire") == []
+        assert code_of(root.get(f"/teams/{team['id']}/journal", params={"type": "theft"})) == "invalid_field"

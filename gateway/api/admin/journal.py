@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.pages import After, Limit, Since, Until, moment_ms
@@ -16,18 +16,32 @@ from gateway.ledger.journal import Journal, check_cursor
 
 router = APIRouter(route_class=GuardedRoute)
 _NO_END: Final = 10**15
+Type = Literal["grant", "adjust", "settle", "void", "expire"]
 
 
 @router.get("/teams/{team}/journal")
 async def list_entries(
-    request: Request, team: str, limit: Limit = 100, after: After = None, since: Since = None, until: Until = None
+    request: Request,
+    team: str,
+    limit: Limit = 100,
+    after: After = None,
+    since: Since = None,
+    until: Until = None,
+    type_: Annotated[Type | None, Query(alias="type", description="Entries of one type; pages may be short")] = None,
+    order: Annotated[Literal["oldest", "newest"], Query(description="Which come first")] = "oldest",
 ) -> dict[str, Any]:
-    """Entries of a period, the oldest first."""
+    """Entries of a period."""
     services = services_of(request)
     check_cursor(after)
     owner = await services.accounts.team(team)
     page = await Journal(services.store).entries(
-        owner.id, limit=limit, after=after, from_ms=moment_ms(since, "from", 0), to_ms=moment_ms(until, "to", _NO_END)
+        owner.id,
+        limit=limit,
+        after=after,
+        from_ms=moment_ms(since, "from", 0),
+        to_ms=moment_ms(until, "to", _NO_END),
+        type_=type_,
+        newest=order == "newest",
     )
     return page_shape(map(entry_shape, page.data), page)
 

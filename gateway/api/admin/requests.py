@@ -1,11 +1,12 @@
 """/admin/v1/requests: the last ones, refused ones too. /admin/v1/requests/{id}: what became of a request.
 
 A request's id does not name its team, so every team is asked, many at a time; `?team=` asks one alone, and then finds
-holds that expired as well, by the team's journal.
+holds that expired as well, by the team's journal. What was refused is found for as long as its refusal is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -14,10 +15,12 @@ from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.pages import After, Limit, every_team_id
 from gateway.api.admin.shapes import page_shape, recent_shape, request_shape
-from gateway.api.callers import services_of
+from gateway.api.callers import Services, services_of
 from gateway.errors import GatewayError
 from gateway.ledger.journal import Journal
 from gateway.ledger.recent import recent
+from gateway.ledger.refused import find_refused
+from gateway.ledger.timings import Timings
 
 router = APIRouter(prefix="/requests", route_class=GuardedRoute)
 _AT_ONCE: Final = 500
@@ -41,28 +44,44 @@ async def list_requests(
 
 @router.get("/{request_id}")
 async def show_request(request: Request, request_id: str, team: str | None = None) -> dict[str, Any]:
-    """How a request was settled, from how its hold ended and its journal entry; `state` "running" for an open one."""
+    """What became of a request.
+
+    `state`: running, settled, voided, expired or refused, with why. `timings` and `tried` are kept for the last ones.
+    """
     services = services_of(request)
-    accounts, journal = services.accounts, Journal(services.store)
     owner = await team_asked(request, team)
     if owner is not None:
-        found = await journal.find([owner.id], request_id) or await journal.find_expired(owner.id, request_id)
-        if found is not None:
-            return request_shape(request_id, found)
+        expired = Journal(services.store).find_expired
+        found = await _look(services, [owner.id], request_id)
+        if found is None and (entry := await expired(owner.id, request_id)) is not None:
+            found = request_shape(request_id, entry, None)
+    else:
+        found = await _look_everywhere(services, request_id)
+    if found is None:
         raise _not_found(request_id)
+    return found
+
+
+async def _look_everywhere(services: Services, request_id: str) -> dict[str, Any] | None:
     after: str | None = None
     while True:
-        ids, after = await accounts.team_ids(_AT_ONCE, after)
-        found = await journal.find(ids, request_id)
-        if found is not None:
-            return request_shape(request_id, found)
-        if after is None:
-            raise _not_found(request_id)
+        ids, after = await services.accounts.team_ids(_AT_ONCE, after)
+        found = await _look(services, ids, request_id)
+        if found is not None or after is None:
+            return found
+
+
+async def _look(services: Services, team_ids: Sequence[str], request_id: str) -> dict[str, Any] | None:
+    found = await Journal(services.store).find(team_ids, request_id)
+    if found is not None:
+        return request_shape(request_id, found, await Timings(services.store).find(found.team_id, request_id))
+    refused = await find_refused(services.store, team_ids, request_id)
+    return None if refused is None else {**recent_shape(refused.team_id, refused), "state": "refused"}
 
 
 def _not_found(request_id: str) -> GatewayError:
     return GatewayError(
         "request_not_found",
-        f"There is no request {request_id!r}: it was refused, is older than the ledger remembers, or its gateway died "
-        "(then ?team= finds it).",
+        f"There is no request {request_id!r}: it is older than the ledger remembers, or its gateway died (then ?team= "
+        "finds it), or it was refused before its key was known.",
     )

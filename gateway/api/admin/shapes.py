@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.ledger.accounts import Key, Page, Team, View
@@ -89,8 +89,11 @@ def entry_shape(entry: Entry) -> dict[str, Any]:
     }
 
 
-def request_shape(request_id: str, found: Found) -> dict[str, Any]:
-    """A request: `state` is running, settled, voided or expired; `entry` is its journal entry, if it is still kept."""
+def request_shape(request_id: str, found: Found, took: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A request: `state` is running, settled, voided or expired; `entry` is its journal entry, if it is still kept.
+
+    `took`: as `feed.timing` makes it, if that is still kept.
+    """
     if found.open is not None:
         return {
             "object": "request",
@@ -112,6 +115,7 @@ def request_shape(request_id: str, found: Found) -> dict[str, Any]:
         "cost_usd": format_usd(found.cost),
         "settled_by": found.settled_by,
         "entry": entry_shape(found.entry) if found.entry else None,
+        **(took or dict.fromkeys(("status", "stream", "tried", "bytes_in", "bytes_out", "timings"))),
     }
 
 
