@@ -1,5 +1,6 @@
 """How long requests took, as counts in fixed buckets: they add up exactly over workers, hours and models. Pure.
 
+    duration(ms)          a time in words
     bucket_ms(ms)         the upper bound of the bucket that a duration belongs to; the bound itself belongs to it
     quantile(counts, q)   the duration below which a share `q` of the requests stayed, a bucket's spread evenly
 
@@ -24,6 +25,15 @@ BOUNDS_MS: Final = (
 def bucket_ms(ms: float) -> int:
     """The upper bound of the duration's bucket."""
     return BOUNDS_MS[min(bisect_left(BOUNDS_MS, ms), len(BOUNDS_MS) - 1)]
+
+
+def duration(ms: float | None) -> str:
+    """For reading: "340 ms", "2.4 s", "12 min"; "" for none."""
+    if ms is None:
+        return ""
+    if ms < 1_000:  # noqa: PLR2004 - a second
+        return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"  # noqa: PLR2004 - one digit more below ten
+    return f"{ms / 1000:.1f} s" if ms < 120_000 else f"{ms / 60_000:.0f} min"  # noqa: PLR2004 - two minutes
 
 
 def quantile(counts: Mapping[int, int], q: float) -> float | None:

@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli import options, show
 from gateway.cli.client import AdminClient, Json
+from gateway.latency import duration
 
 app = typer.Typer(help="Requests: the last ones, why one was refused, how one was settled.", no_args_is_help=True)
 _Team = Annotated[str | None, typer.Option(help="One team; without it, all.")]
@@ -48,14 +49,12 @@ def show_(
     if as_json:
         show.as_json(found)
         return
-    entry = found.get("entry") or {}
-    timings, tried = found.get("timings") or {}, found.get("tried") or []
+    timings, tried = found["timings"] or {}, found["tried"] or []
     left_out = ("object", "entry", "timings", "tried", "usage")
     fields = {name: value for name, value in found.items() if name not in left_out and value is not None}
-    fields |= {name: entry[name] for name in ("at", "model", "upstream", "outcome") if entry.get(name)}
-    fields |= entry.get("usage") or {}
+    fields |= found["usage"] or {}
     fields |= {"tried": ", ".join(f"{one['upstream']}: {one['result']}" for one in tried)} if tried else {}
-    fields |= {name.removesuffix("_ms"): show.duration(took) for name, took in timings.items()}
+    fields |= {name.removesuffix("_ms"): duration(took) for name, took in timings.items()}
     show.fields(fields)
 
 

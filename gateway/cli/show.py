@@ -70,13 +70,6 @@ def models_line(models: Sequence[str]) -> str:
     return ", ".join(models) or "all"
 
 
-def duration(ms: float | None) -> str:
-    """A time for reading: "340 ms", "2.4 s"."""
-    if ms is None:
-        return ""
-    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"  # noqa: PLR2004 - a second
-
-
 def balance_fields(balance: Mapping[str, str]) -> dict[str, str]:
     """A balance's fields: available first, since that is what one wants to know."""
     order = ("available", "held", "spent", "granted")

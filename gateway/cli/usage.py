@@ -13,6 +13,7 @@ import typer
 
 from gateway.cli import options, show
 from gateway.cli.client import AdminClient, Json
+from gateway.latency import duration
 
 BAR: Final = 30
 MOST: Final = 50
@@ -87,7 +88,7 @@ def bar(value: Decimal, most: Decimal) -> str:
 
 def _row(name: str, row: Json, most: Decimal, *, timed: bool) -> tuple[Any, ...]:
     took = row["total_ms"] or {} if timed else {}
-    seen = (row["refused"], show.duration(took.get("median")), show.duration(took.get("p95"))) if timed else ()
+    seen = (row["refused"], duration(took.get("median")), duration(took.get("p95"))) if timed else ()
     figures = (row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["cost_usd"])
     return (name, row["requests"], *seen, *figures, bar(Decimal(row["cost_usd"]), most) or " ")
 

@@ -7,8 +7,8 @@ follows the reader's colour scheme by itself.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +17,7 @@ from xml.etree.ElementTree import Element
 
 from fastapi import Response
 
+from gateway.latency import duration
 from gateway.ledger.refusals import iso_time
 
 MOST_SERIES: Final = 6
@@ -40,6 +41,14 @@ _CSS: Final = """inline:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """How long requests took: a row for each step, for each of the dearest models {"median", "p95"} in ms, or None."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[dict[str, Any] | None, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """What a chart shows: a row for each step of time, a column for each model. Exact figures."""
 
@@ -49,7 +58,8 @@ class Table:
 
 def table(usage: dict[str, Any], figure: str) -> Table:
     """A figure of GET /usage?by=model: steps without a request are there as 0, rare models together as others."""
-    names = [group["model"] for group in usage["groups"]]
+    used = {row["model"] for row in usage["data"] if Decimal(row[figure])}
+    names = [group["model"] for group in usage["groups"] if group["model"] in used]
     shown = tuple(names if len(names) <= MOST_SERIES else names[: MOST_SERIES - 1])
     cells: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for row in usage["data"]:
@@ -62,27 +72,62 @@ def table(usage: dict[str, Any], figure: str) -> Table:
     )
 
 
+def times(usage: dict[str, Any]) -> Times:
+    """Whole requests' times of GET /usage?by=model. Medians of several models do not add up: rare ones are left out."""
+    columns = tuple(group["model"] for group in usage["groups"] if group["total_ms"])[:MOST_SERIES]
+    cells = {(row["start"], row["model"]): row["total_ms"] for row in usage["data"]}
+    rows = tuple((start, tuple(cells.get((start, column)) for column in columns)) for start in _steps(usage))
+    return Times(columns, rows)
+
+
+def refusals(usage: dict[str, Any], name: Callable[[dict[str, Any]], str]) -> Table:
+    """Refusals of GET /usage?by=model by reason, as `name` calls it; rare ones together as others."""
+    total: Counter[str] = Counter()
+    cells: Counter[tuple[str, str]] = Counter()
+    for row in usage["data"]:
+        for refused in row["refusals"]:
+            total[name(refused)] += refused["requests"]
+            cells[row["start"], name(refused)] += refused["requests"]
+    names = [reason for reason, _ in total.most_common()]
+    shown = names if len(names) <= MOST_SERIES else names[: MOST_SERIES - 1]
+    rest = names[len(shown) :]
+    rows = []
+    for start in _steps(usage):
+        counts = [cells[start, reason] for reason in shown]
+        counts += [sum(cells[start, reason] for reason in rest)] if rest else []
+        rows.append((start, tuple(map(Decimal, counts))))
+    return Table((*shown, _OTHERS) if rest else tuple(shown), tuple(rows))
+
+
 def by_time(shown: Table, step: str, unit: str = "") -> Response:
     """Stacked bars over time; `unit` stands before the numbers of the axis."""
-    chart = _pygal().StackedBar(**_look(width=640, height=330, legend_rows=-(-len(shown.columns) // _LEGEND_COLUMNS)))
-    labels = [_label(start, step) for start, _ in shown.rows]
+    rows = [(start, [float(cell) for cell in cells]) for start, cells in shown.rows]
+    return _over_time("StackedBar", shown.columns, rows, step, lambda number: f"{unit}{number:,.10g}")
+
+
+def medians(shown: Times, step: str) -> Response:
+    """Lines over time: each model's median."""
+    rows = [(start, [cell["median"] if cell else None for cell in cells]) for start, cells in shown.rows]
+    return _over_time("Line", shown.columns, rows, step, duration)
+
+
+def _over_time(
+    kind: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    step: str,
+    text: Callable[[float], str],
+) -> Response:
+    legend_rows = -(-len(columns) // _LEGEND_COLUMNS)
+    chart = getattr(_pygal(), kind)(**_look(width=640, height=330, legend_rows=legend_rows))
+    labels = [_label(start, step) for start, _ in rows]
     every = max(1, -(-len(labels) // 8))
-    chart.value_formatter = lambda number: f"{unit}{number:,.10g}"
+    chart.value_formatter = text
     chart.x_labels = labels
     chart.x_labels_major = labels[::every]
     chart.show_minor_x_labels = len(labels) <= 8  # noqa: PLR2004 - as many as a phone can show
-    for number, column in enumerate(shown.columns):
-        chart.add(_safe(column), [float(cells[number]) for _, cells in shown.rows])
-    return _svg(chart)
-
-
-def by_name(counts: Sequence[tuple[str, int]]) -> Response:
-    """One bar a name, the longest first."""
-    chart = _pygal().HorizontalBar(
-        **_look(width=640, height=60 + 40 * max(1, len(counts)), legend_rows=0), print_values=True
-    )
-    chart.x_labels = [_safe(name) for name, _ in reversed(counts)]
-    chart.add("", [number for _, number in reversed(counts)])
+    for number, column in enumerate(columns):
+        chart.add(_safe(column), [values[number] for _, values in rows])
     return _svg(chart)
 
 

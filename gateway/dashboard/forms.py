@@ -5,6 +5,7 @@ An empty field is not sent by `form_of`; so an empty limit is null, "no limit".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from urllib.parse import quote
 from gateway.dashboard.render import WHY
 
 _MONEY: Final = "budget_usd_"
+_LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
 
 
 def limits(form: Mapping[str, str]) -> dict[str, Any]:
@@ -35,6 +37,11 @@ def number(text: str | None) -> int | str | None:
         return None
     bare = text.strip().replace(",", "")
     return int(bare) if bare.isascii() and bare.isdigit() and len(bare) <= 18 else text  # noqa: PLR2004 - below 2**63
+
+
+def moment(text: str) -> str:
+    """What a browser's field for a time holds, "2026-11-25T10:30", as UTC; other text as it is."""
+    return f"{text}Z" if _LOCAL.fullmatch(text) else text
 
 
 def segment(text: str) -> str:

@@ -1,13 +1,12 @@
-"""The first page: spend, requests and refusals of a time, of all teams or of one; and its charts.
+"""The first page: spend, requests, refusals and times of a period, of all teams or of one; and its charts.
 
-Usage is the ledger's, by the day, or by the hour for one day. Refusals are counted from those that are kept.
+All of it is GET /usage, by the day, or by the hour for one day: charts, tables and tiles are of the same rows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,18 +15,19 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.dashboard import charts
+from gateway.dashboard import charts, forms
 from gateway.dashboard.guard import PageRoute, Visit, visit_of
 from gateway.dashboard.inside import Refused
-from gateway.dashboard.render import html
+from gateway.dashboard.render import WHY, html, words
 from gateway.ledger.refusals import iso_time
 
 router = APIRouter(route_class=PageRoute)
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 PERIODS: Final[Mapping[str, str]] = MappingProxyType({"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days"})
-MOST_REFUSALS: Final = 1000
-_FIGURES: Final[Mapping[str, str]] = MappingProxyType({"spend": "cost_usd", "requests": "requests"})
+MOST_KEYS: Final = 20
+CHARTS: Final = ("spend", "requests", "latency", "refusals")
+_ANSWERED: Final = frozenset({"completed", "incomplete"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,60 +60,70 @@ def period_of(request: Request) -> Period:
     return Period(days if days in PERIODS else "7", request.query_params.get("team") or None)
 
 
-async def usage(visit: Visit, period: Period, by: str) -> dict[str, Any]:
+async def usage(visit: Visit, period: Period, by: str, limit: int | None = None) -> dict[str, Any]:
     """The ledger's usage of a period. Raises Refused."""
-    return await visit.api.get("/usage", team=period.team, by=by, step=period.step, **{"from": period.since})
+    return await visit.api.get(
+        "/usage", team=period.team, by=by, step=period.step, limit=limit, **{"from": period.since}
+    )
 
 
-async def refusals(visit: Visit, period: Period) -> list[tuple[str, int]]:
-    """How often the gateway said no, by reason, most frequent first."""
-    page = await visit.api.get("/requests", team=period.team, outcome="refused", limit=MOST_REFUSALS)
-    return Counter(reason(item) for item in page["data"] if item["at"] >= period.since).most_common()
-
-
-def reason(item: dict[str, Any]) -> str:
-    """Why a request was refused, in short: "rate limit exceeded: rpm of the key"."""
-    short = str(item["code"] or "").replace("_", " ")
-    limit = str(item["limit"] or "").replace("_", " ")
-    return f"{short}: {limit} of the {item['scope']}" if limit and item["scope"] else short
+def reason(refused: Mapping[str, Any]) -> str:
+    """Why requests were refused, in short: "requests a minute, of the key"."""
+    limit = refused["limit"]
+    if not limit:
+        return words(refused["code"])
+    return f"{WHY.get(limit, words(limit))}{', of the ' + refused['scope'] if refused['scope'] else ''}"
 
 
 @router.get("")
 async def show_overview(request: Request) -> Response:
-    """Spend, requests, refusals."""
+    """Spend, requests, refusals, times."""
     visit, period = visit_of(request), period_of(request)
-    teams, by_model, by_key, why = await asyncio.gather(
-        visit.api.get("/teams", limit=1000),
-        usage(visit, period, "model"),
-        usage(visit, period, "key"),
-        refusals(visit, period),
+    teams, by_model, by_key = await asyncio.gather(
+        team_names(visit, period.team), usage(visit, period, "model"), usage(visit, period, "key", MOST_KEYS)
     )
-    named = {team["id"]: team["name"] for team in teams["data"]}
-    if period.team is not None and period.team not in named:
-        raise Refused(404, "team_not_found", f"There is no team {period.team!r}.")
+    total = by_model["total"]
     return html(
         "overview.html",
         visit=visit,
         here="overview",
         period=period,
         periods=PERIODS,
-        teams=named,
-        total=by_model["total"],
+        teams=teams,
+        total=total,
+        unanswered=sum(count for outcome, count in total["outcomes"].items() if outcome not in _ANSWERED),
         spend=charts.table(by_model, "cost_usd"),
         requests=charts.table(by_model, "requests"),
+        times=charts.times(by_model),
+        refused=charts.refusals(by_model, reason),
         models=by_model["groups"],
         keys=by_key["groups"],
-        refusals=why,
+        other_keys=by_key["others"],
+        reasons=[(reason(refused), refused["requests"]) for refused in total["refusals"]],
     )
 
 
 @router.get("/charts/{name}.svg")
 async def show_chart(request: Request, name: str) -> Response:
-    """spend, requests or refusals of a period."""
+    """One of CHARTS, of a period."""
     visit, period = visit_of(request), period_of(request)
-    if name == "refusals":
-        return charts.by_name((await refusals(visit, period))[:10])
-    if name not in _FIGURES:
+    if name not in CHARTS:
         raise Refused(404, "unknown_url", f"There is no chart {name!r}.")
-    shown = charts.table(await usage(visit, period, "model"), _FIGURES[name])
-    return charts.by_time(shown, period.step, "$" if name == "spend" else "")
+    found = await usage(visit, period, "model")
+    if name == "latency":
+        return charts.medians(charts.times(found), period.step)
+    if name == "refusals":
+        return charts.by_time(charts.refusals(found, reason), period.step)
+    if name == "spend":
+        return charts.by_time(charts.table(found, "cost_usd"), period.step, "$")
+    return charts.by_time(charts.table(found, "requests"), period.step)
+
+
+async def team_names(visit: Visit, chosen: str | None) -> dict[str, str]:
+    """Names by id of the teams to choose from: the first 1,000, and the chosen one. Raises Refused."""
+    page = await visit.api.get("/teams", limit=1000)
+    named = {team["id"]: team["name"] for team in page["data"]}
+    if chosen is not None and chosen not in named:
+        found = await visit.api.get(f"/teams/{forms.segment(chosen)}")
+        named[found["id"]] = found["name"]
+    return named

@@ -9,6 +9,8 @@ from typing import Any, Final
 from fastapi import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gateway.latency import duration
+
 WHY: Final[Mapping[str, str]] = {
     "rpm": "requests a minute",
     "tpm": "tokens a minute",
@@ -73,7 +75,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(usd=usd, exact=exact, count=count, moment=moment, words=words, typed_limits=typed_limits)
+    made.filters.update(
+        usd=usd, exact=exact, count=count, moment=moment, words=words, duration=duration, typed_limits=typed_limits
+    )
     made.globals["WHY"] = WHY
     return made
 

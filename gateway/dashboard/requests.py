@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.dashboard import forms
 from gateway.dashboard.guard import HEADERS, PageRoute, Visit, visit_of
 from gateway.dashboard.inside import Inside, Refused
+from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
 router = APIRouter(route_class=PageRoute)
@@ -30,6 +33,18 @@ OUTCOMES: Final = (
     "invalid_answer",
     "expired",
 )
+PARTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "received_ms": "the body arrives",
+        "routed_ms": "it is read, and a route is found",
+        "admit_ms": "the ledger admits it",
+        "open_ms": "a provider answers",
+        "first_byte_ms": "the first byte goes out",
+        "relayed_ms": "the answer goes out",
+        "total_ms": "the ledger settles it",
+    }
+)
+"""Moments of a request, in their order, and what happens until then."""
 LIVE_S: Final = 60.0
 """A browser comes back by itself and goes on where it was: so a session that ended is seen within this time."""
 
@@ -41,7 +56,7 @@ async def list_requests(request: Request) -> Response:
     team, outcome = query.get("team") or None, query.get("outcome") or None
     page, teams = await asyncio.gather(
         visit.api.get("/requests", team=team, outcome=outcome, limit=PAGE, after=query.get("after") or None),
-        visit.api.get("/teams", limit=1000),
+        team_names(visit, team),
     )
     return html(
         "requests.html",
@@ -53,9 +68,30 @@ async def list_requests(request: Request) -> Response:
         team=team,
         outcome=outcome,
         outcomes=OUTCOMES,
-        teams={found["id"]: found["name"] for found in teams["data"]},
-        keys=await _key_names(visit, page["data"]),
+        teams=teams,
+        keys=await key_names(visit, page["data"]),
     )
+
+
+@router.get("/requests/{request_id}")
+async def show_request(request: Request, request_id: str) -> Response:
+    """One of them: why it was refused, or how it was settled and what it took."""
+    visit, team = visit_of(request), request.query_params.get("team") or None
+    found = await visit.api.get(f"/requests/{forms.segment(request_id)}", team=team)
+    owner = await visit.api.get(f"/teams/{forms.segment(found['team_id'])}")
+    keys = await key_names(visit, [found])
+    return html("request.html", visit=visit, here="requests", found=found, team=owner, keys=keys, spans=spans(found))
+
+
+def spans(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """What a request took, part by part: (what, from, to) in ms since its head."""
+    timings = found.get("timings") or {}
+    out, before = [], 0.0
+    for name, what in PARTS.items():
+        if name in timings:
+            out.append((what, before, timings[name]))
+            before = timings[name]
+    return out
 
 
 @router.get("/live")
@@ -64,9 +100,9 @@ async def watch(request: Request) -> Response:
     return _Live(visit_of(request).api)
 
 
-async def _key_names(visit: Visit, rows: list[dict[str, Any]]) -> dict[str, str]:
-    """What the keys of these requests are called; those that are gone are missing."""
-    ids = list({row["key_id"] for row in rows if row["key_id"]})[: 2 * PAGE]
+async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the keys of these rows are called; those that are gone are missing."""
+    ids = list({row["key_id"] for row in rows if row.get("key_id")})[: 2 * PAGE]
 
     async def name(key_id: str) -> str | None:
         try:

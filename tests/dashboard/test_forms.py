@@ -46,7 +46,11 @@ FORMS = (
     "/teams/{team}/keys/{key}/status",
     "/upstreams/{upstream}/disable",
     "/upstreams/{upstream}/enable",
+    "/admin-keys",
+    "/admin-keys/{admin_key}/revoke",
+    "/configuration/reload",
 )
+PAGES = ("", "/teams", "/requests", "/upstreams", "/audit", "/admin-keys", "/configuration")
 KEY_FORMS = tuple(path for path in FORMS if "/keys" in path)
 FIELDS = {
     "name": "by form",
@@ -54,6 +58,8 @@ FIELDS = {
     "amount_usd": "1",
     "overlap_hours": "1",
     "limits.rpm": "7",
+    "scope": "read",
+    "confirm": "by form",
 }
 
 
@@ -75,7 +81,8 @@ def place(root: httpx.Client, form: str) -> str:
     """A form's path, on a team and a key of its own."""
     team = new_team(root)["id"]
     key = done(root.post(f"/teams/{team}/keys", json={"name": "k"}))["id"]
-    return form.format(team=team, key=key, upstream="simulator")
+    admin = done(root.post("/admin-keys", json={"name": "by form", "scope": "read"}))["id"]
+    return form.format(team=team, key=key, upstream="simulator", admin_key=admin)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,7 +112,10 @@ def test_a_scope_may_what_the_admin_api_lets_it(
     with signed_in(gateway, key) as someone:
         answer = someone.send(path, **{**FIELDS, "name": f"by {scope} of {team}"})
     allowed = scope == "all" or (scope == "team" and form in KEY_FORMS)
-    assert (answer.status_code in (200, 303)) if allowed else (answer.status_code == 403), answer.text
+    if allowed and form.endswith("/reload"):
+        assert "started without a file" in answer.text
+    else:
+        assert (answer.status_code in (200, 303)) if allowed else (answer.status_code == 403), answer.text
     if form.endswith("disable"):
         done(root.post("/upstreams/simulator/enable"))
 
@@ -123,7 +133,7 @@ def test_who_may_only_look_sees_no_form_but_the_way_out(gateway: RunningGateway,
     team = new_team(root)["id"]
     done(root.post(f"/teams/{team}/keys", json={"name": "k"}))
     with signed_in(gateway, new_admin(root, "read")) as reader:
-        for path in ("", "/teams", f"/teams/{team}", "/requests", "/upstreams", "/audit"):
+        for path in (*PAGES, f"/teams/{team}", f"/teams/{team}/journal"):
             posts = re.findall(r'method="post" action="([^"]+)"', reader.get(path).text)
             assert posts == ["/dashboard/logout"]
 
@@ -199,9 +209,42 @@ def test_markup_in_names_stays_text(gateway: RunningGateway, root: httpx.Client,
     with gateway.sdk(key) as client:
         client.responses.create(model=f"simulator{MARKUP}", input="hello")
     person.send(f"/teams/{team}/credits", kind="grant", amount_usd="1", note=MARKUP)
-    pages = [person.get(path).text for path in ("", f"?team={team}", "/teams", f"/teams/{team}", "/requests", "/audit")]
+    done(root.post("/admin-keys", json={"name": MARKUP, "scope": "team", "team": team}))
+    request_id = done(root.get("/requests", params={"team": team}))["data"][0]["id"]
+    paths = (*PAGES, f"?team={team}", f"/teams/{team}", f"/teams/{team}/journal", f"/requests/{request_id}")
+    pages = [person.get(path).text for path in paths]
     pages.append(person.get(f"/charts/spend.svg?team={team}").text)
     for page in pages:
         assert "<script>alert" not in page
         assert "<img src=x" not in page
     assert any(MARKUP in html.unescape(page) for page in pages)
+
+
+def test_an_admin_key_is_made_shown_once_used_and_revoked(
+    gateway: RunningGateway, root: httpx.Client, person: Person
+) -> None:
+    team = new_team(root)
+    fields = {"name": "lead of the night", "scope": "team", "team": team["id"], "expires_at": "2099-01-31T10:30"}
+    answer = person.send("/admin-keys", once="f" * 32, **fields)
+    (text,) = re.findall(r'id="secret"[^>]+value="([^"]+)"', answer.text)
+    again = person.send("/admin-keys", once="f" * 32, **fields)
+    assert text in again.text, "a reload of the answer makes nothing more"
+    assert text not in person.get("/admin-keys").text
+    with signed_in(gateway, text) as lead:
+        assert lead.get("/teams").headers["location"] == f"/dashboard/teams/{team['id']}"
+        assert lead.get("/admin-keys").status_code == 403
+        made = [key for key in done(root.get("/admin-keys"))["data"] if key["name"] == "lead of the night"]
+        assert [key["expires_at"] for key in made] == ["2099-01-31T10:30:00.000Z"]
+        path = f"/admin-keys/{made[0]['id']}/revoke"
+        assert person.send(path, confirm="somebody else").status_code == 400
+        assert lead.get(f"/teams/{team['id']}").status_code == 200
+        assert person.send(path, confirm="lead of the night").status_code == 303
+        assert lead.get(f"/teams/{team['id']}").status_code == 303, "off to the sign-in page"
+        assert person.send(path, confirm="lead of the night").status_code == 404
+
+
+def test_a_refused_admin_key_says_why_and_keeps_what_was_typed(person: Person) -> None:
+    answer = person.send("/admin-keys", name="typed name", scope="team", expires_at="soon")
+    assert answer.status_code == 400
+    assert 'value="typed name"' in answer.text
+    assert "expires_at" in answer.text

@@ -76,7 +76,7 @@ async def _look(services: Services, team_ids: Sequence[str], request_id: str) ->
     if found is not None:
         return request_shape(request_id, found, await Timings(services.store).find(found.team_id, request_id))
     refused = await find_refused(services.store, team_ids, request_id)
-    return None if refused is None else {**recent_shape(refused.team_id, refused), "state": "refused"}
+    return None if refused is None else recent_shape(refused.team_id, refused)
 
 
 def _not_found(request_id: str) -> GatewayError:

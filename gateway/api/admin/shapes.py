@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from gateway.ledger.accounts import Key, Page, Team, View
 from gateway.ledger.admins import Admin
@@ -13,6 +14,8 @@ from gateway.ledger.refused import RefusedRequest
 from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
 from gateway.ledger.trail import Action
 from gateway.money import format_usd
+
+_STATES: Final = MappingProxyType({"settle": "settled", "void": "voided", "expire": "expired"})
 
 
 def page_shape(data: Iterable[dict[str, Any]], page: Page[Any]) -> dict[str, Any]:
@@ -94,29 +97,22 @@ def request_shape(request_id: str, found: Found, took: Mapping[str, Any] | None)
 
     `took`: as `feed.timing` makes it, if that is still kept.
     """
+    shape = _request(request_id, found.team_id)
     if found.open is not None:
-        return {
-            "object": "request",
-            "id": request_id,
+        return shape | {
             "state": "running",
-            "team_id": found.team_id,
             "key_id": found.open.key_id,
             "admitted_at": time_shape(found.open.admitted_ms),
             "hold_usd": format_usd(found.open.amount),
             "hold_tokens": found.open.tokens,
         }
-    states = {"settle": "settled", "void": "voided", "expire": "expired"}
-    return {
-        "object": "request",
-        "id": request_id,
-        "state": states[found.kind],
-        "team_id": found.team_id,
-        "key_id": found.entry.key_id if found.entry else None,
+    shape |= {
+        "state": _STATES[found.kind],
         "cost_usd": format_usd(found.cost),
         "settled_by": found.settled_by,
-        "entry": entry_shape(found.entry) if found.entry else None,
-        **(took or dict.fromkeys(("status", "stream", "tried", "bytes_in", "bytes_out", "timings"))),
+        **(took or {}),
     }
+    return shape | (_of_entry(found.entry) | {"entry": entry_shape(found.entry)} if found.entry else {})
 
 
 def verification_shape(team: Team, verification: Verification) -> dict[str, Any]:
@@ -186,31 +182,43 @@ def action_shape(action: Action) -> dict[str, Any]:
 
 def recent_shape(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
     """One of the last requests. `outcome` "refused": `code`, `message`, `limit` and `scope` say why."""
-    shape: dict[str, Any] = {
-        "object": "request",
-        "id": "",
-        "at": time_shape(item.at_ms),
-        "team_id": team_id,
-        "key_id": item.key_id or None,
-        "model": item.model or None,
-        "outcome": "refused",
-        **dict.fromkeys(("status", "code", "message", "limit", "scope")),
-        **dict.fromkeys(("upstream", "cost_usd", "settled_by", "usage")),
-    }
     if isinstance(item, RefusedRequest):
-        return shape | {
-            "id": item.request_id,
+        return _request(item.request_id, team_id) | {
+            "state": "refused",
+            "at": time_shape(item.at_ms),
+            "key_id": item.key_id or None,
+            "model": item.model or None,
+            "outcome": "refused",
             "status": item.status,
             "code": item.code,
             "message": item.message,
             "limit": item.limit or None,
             "scope": item.scope or None,
         }
-    return shape | {
-        "id": item.ref,
-        "outcome": item.outcome or "expired",
-        "upstream": item.upstream or None,
-        "cost_usd": format_usd(-item.amount),
-        "settled_by": item.settled_by or None,
-        "usage": _usage(item),
+    cost = {"cost_usd": format_usd(-item.amount), "settled_by": item.settled_by or None}
+    return _request(item.ref, team_id) | {"state": _STATES[item.type]} | cost | _of_entry(item)
+
+
+def _request(request_id: str, team_id: str) -> dict[str, Any]:
+    """A request's fields, none of them known yet: every request has them all."""
+    return {
+        "object": "request",
+        "id": request_id,
+        "state": None,
+        "team_id": team_id,
+        **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
+        **dict.fromkeys(("status", "code", "message", "limit", "scope")),
+        **dict.fromkeys(("admitted_at", "hold_usd", "hold_tokens", "entry")),
+        **dict.fromkeys(("stream", "tried", "bytes_in", "bytes_out", "timings")),
+    }
+
+
+def _of_entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "at": time_shape(entry.at_ms),
+        "key_id": entry.key_id or None,
+        "model": entry.model or None,
+        "outcome": entry.outcome or "expired",
+        "upstream": entry.upstream or None,
+        "usage": _usage(entry),
     }

@@ -27,7 +27,10 @@
       if (kind) made.className = kind;
       return made;
     };
-    cell(new Date().toLocaleTimeString([], { hour12: false }));
+    const link = document.createElement("a");
+    link.href = `/dashboard/requests/${encodeURIComponent(seen.id)}${seen.team_id ? `?team=${encodeURIComponent(seen.team_id)}` : ""}`;
+    link.textContent = new Date().toISOString().slice(11, 19);
+    cell("").append(link);
     cell(names.get(seen.team_id) ?? seen.team_id);
     cell(seen.model);
     const badge = document.createElement("span");

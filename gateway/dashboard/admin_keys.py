@@ -1,0 +1,88 @@
+"""Admin keys: who may run the gateway, look at it, or lead a team. A key's text is shown once, when it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard import forms
+from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
+from gateway.dashboard.inside import Refused
+from gateway.dashboard.overview import team_names
+from gateway.dashboard.render import html
+
+router = APIRouter(prefix="/admin-keys", route_class=PageRoute)
+SCOPES: Final[Mapping[str, str]] = MappingProxyType(
+    {"team": "one team: its keys, within its limits", "read": "everything, to look at", "all": "everything"}
+)
+
+
+@router.get("")
+async def list_admin_keys(request: Request) -> Response:
+    """All of them."""
+    notice = "The admin key is revoked: it is refused from now on." if request.query_params.get("done") else ""
+    return await _page(visit_of(request), notice=notice)
+
+
+@router.post("")
+async def create_admin_key(request: Request) -> Response:
+    """A new admin key, with its text."""
+    visit, form = visit_of(request), form_of(request)
+    body: dict[str, Any] = {"name": form.get("name", ""), "scope": form.get("scope", "")}
+    if form.get("scope") == "team":
+        body["team"] = form.get("team")
+    if "expires_at" in form:
+        body["expires_at"] = forms.moment(form["expires_at"])
+    try:
+        made = await visit.api.change("POST", "/admin-keys", body, once=form.get("once"))
+    except Refused as refused:
+        return await _page(visit, refused=refused, form=form)
+    return await _page(visit, made=made)
+
+
+@router.post("/{admin_key}/revoke")
+async def revoke_admin_key(request: Request, admin_key: str) -> Response:
+    """Ends an admin key; its name must be typed."""
+    visit, form = visit_of(request), form_of(request)
+    found = await visit.api.get("/admin-keys")
+    name = next((key["name"] for key in found["data"] if key["id"] == admin_key), None)
+    if name is None:
+        raise Refused(404, "admin_key_not_found", "There is no such admin key; perhaps it was revoked before.")
+    if form.get("confirm", "").strip() != name.strip():
+        problem = Refused(400, "invalid_field", f"To revoke this admin key, type its name: {name}", "confirm")
+        return await _page(visit, refused=problem, form=form, sent=admin_key)
+    await visit.api.change("DELETE", f"/admin-keys/{forms.segment(admin_key)}")
+    return see("/dashboard/admin-keys?done=revoked")
+
+
+async def _page(
+    visit: Visit,
+    *,
+    notice: str = "",
+    refused: Refused | None = None,
+    form: Mapping[str, str] = MappingProxyType({}),
+    sent: str = "",
+    made: Mapping[str, Any] | None = None,
+) -> Response:
+    found, teams = await asyncio.gather(visit.api.get("/admin-keys"), team_names(visit, None))
+    return html(
+        "admin_keys.html",
+        refused.status if refused is not None else 200,
+        visit=visit,
+        here="admin-keys",
+        keys=found["data"],
+        names={key["id"]: key["name"] for key in found["data"]} | {"root": "root"},
+        teams=teams,
+        scopes=SCOPES,
+        notice=notice,
+        refused=refused,
+        form=form,
+        sent=sent,
+        made=made,
+        once=secrets.token_hex(16),
+    )

@@ -1,0 +1,47 @@
+"""The configuration in force: upstreams, routes, prices, limits, and what each worker runs on; reading it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard.guard import PageRoute, Visit, visit_of
+from gateway.dashboard.inside import Refused
+from gateway.dashboard.render import html
+
+router = APIRouter(prefix="/configuration", route_class=PageRoute)
+
+
+@router.get("")
+async def show_configuration(request: Request) -> Response:
+    """What requests run on now."""
+    return await _page(visit_of(request))
+
+
+@router.post("/reload")
+async def reload_configuration(request: Request) -> Response:
+    """Reads it again, on every worker; a bad one changes nothing, and its problems are listed."""
+    visit = visit_of(request)
+    try:
+        return await _page(visit, reloaded=await visit.api.change("POST", "/config/reload"))
+    except Refused as refused:
+        if refused.code != "invalid_config":
+            raise
+        return await _page(visit, refused=refused)
+
+
+async def _page(visit: Visit, *, reloaded: Mapping[str, Any] | None = None, refused: Refused | None = None) -> Response:
+    found = await visit.api.get("/config")
+    problem = refused.message if refused is not None else found["problem"]
+    return html(
+        "configuration.html",
+        refused.status if refused is not None else 200,
+        visit=visit,
+        here="configuration",
+        config=found,
+        reloaded=reloaded,
+        problems=problem.split("; ") if problem else [],
+        behind=[worker for worker in found["workers"] if worker["problem"]],
+    )
