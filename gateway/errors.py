@@ -36,6 +36,7 @@ class Kind:
 
 CATALOGUE: Final = MappingProxyType(
     {
+        "invalid_http": Kind(400, "invalid_request", "never"),
         "invalid_json": Kind(400, "invalid_request", "never"),
         "missing_field": Kind(400, "invalid_request", "never"),
         "invalid_field": Kind(400, "invalid_request", "never"),

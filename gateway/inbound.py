@@ -5,20 +5,32 @@
 | sends a head of more than `max_head_bytes`          | 431 headers_too_large, and the end of the connection|
 | takes longer than `head_timeout_s` for a head       | 408 request_timeout (after silence: the end alone)  |
 | goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
+| sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
+| ends its side behind its request                    | its answer, if it is still there: see below         |
+| takes nothing of an answer's rest for `keep_alive_s`| the end                                             |
 
-Two lengths, or a length with chunked, never get here: llhttp refuses them (RFC 9112, 6.3).
+Two lengths, or a length with chunked, are no HTTP to llhttp (RFC 9112, 6.3).
+
+A client that ends its side (`shutdown(SHUT_WR)`, `nc -N`) and one that has left send the same FIN. Only what is sent to
+them tells them apart: who has left answers with a reset. So an interim answer goes out, which every HTTP/1.1 client has
+to skip (RFC 9110, 15.2; Python's http.client skips no other than 100). Inside an answer nothing can ask, and a client
+that ends its side counts as gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import GatewayError
 
 LINGER_S: Final = 5.0
+_STILL_THERE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PATIENCE_S: Final = 0.02  # an answer that comes so soon needs no question
+_LOOKS_S: Final = (0.005, 0.05, 0.5, 2.0)  # apart: a reset takes one round trip, and one more behind a relay of bytes
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -31,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True  # before the first request, too
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None  # at a client that may have left
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """The clock for the first head starts."""
@@ -40,7 +53,35 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer outlives its connection."""
         self._set_timer(None)
+        if self._looking is not None:
+            self._looking.cancel()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always ends the connection
+        """The client has ended its side, or has left. True: the connection stays for its answer."""
+        cycle = self.cycle
+        if cycle is None or self._in_head or self.pipeline or cycle.more_body or cycle.response_started:
+            return False
+        if cycle.scope["http_version"] != "1.1":
+            return False
+        cycle.keep_alive = False
+        self._looking = self.loop.call_later(_PATIENCE_S, self._ask_if_there, 0)
+        return True
+
+    def _ask_if_there(self, asked: int) -> None:
+        """Asks and looks, a few times: nobody reads the socket after its end, so nothing tells of a reset."""
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        elif asked < len(_LOOKS_S) and not self.cycle.response_started:
+            self.transport.write(_STILL_THERE)
+            self._looking = self.loop.call_later(_LOOKS_S[asked], self._ask_if_there, asked + 1)
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser refused. Inside an answer nothing can be said."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self._refuse(GatewayError("invalid_http", _NO_HTTP))
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes before a head is whole."""
@@ -91,6 +132,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if unread and not self.transport.is_closing():
             self._set_timer(LINGER_S, self.transport.close)
+        unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            self._looking = self.loop.call_later(self.timeout_keep_alive, self._end_if_stuck, unsent)
+
+    def _end_if_stuck(self, before: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == before:
+            self.transport.abort()
+        elif unsent:
+            self._looking = self.loop.call_later(self.timeout_keep_alive, self._end_if_stuck, unsent)
 
     def _head_too_slow(self) -> None:
         if self._head_bytes:
@@ -102,7 +153,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: GatewayError) -> None:
         status, headers, body = error.render()
-        lines = [b"HTTP/1.1 %d \r\n" % status, *(b"%b: %b\r\n" % header for header in headers)]
+        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
         self.transport.write(b"".join([*lines, b"connection: close\r\n\r\n", body]))
         self.transport.close()
 
@@ -112,4 +163,5 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = None if delay_s is None else self.loop.call_later(delay_s, act)
 
 
+_NO_HTTP: Final = "This is no HTTP/1.1 request, or one that could be read in two ways."
 _TOO_LARGE: Final = "The request line and headers may hold {} bytes at most."

@@ -199,6 +199,8 @@ def _refuse_media(client: Downstream) -> None:
     kind = client.header(b"content-type")
     if kind is not None and kind.partition(b";")[0].strip().lower() != b"application/json":
         raise GatewayError("unsupported_media_type", "Send the request as JSON: 'Content-Type: application/json'.")
-    encoding = client.header(b"content-encoding")
+    encoding, coding = client.header(b"content-encoding"), client.header(b"transfer-encoding")
+    if coding is not None and coding.strip().lower() != b"chunked":
+        raise GatewayError("unsupported_media_type", "Send the body without a Transfer-Encoding other than chunked.")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise GatewayError("unsupported_media_type", "Send the body as it is, without Content-Encoding.")

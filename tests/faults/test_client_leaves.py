@@ -5,13 +5,17 @@
 | before the upstream answers | nothing is charged                     | the same: nothing to read on   |
 | in the middle of a stream   | what was relayed is charged            | what the upstream says it used |
 | while the upstream is silent| the same, noticed without a byte moved | bounded by `drain_timeout_s`   |
+
+One that only ends its side behind its request stays, and gets its answer. One that stays and takes nothing goes.
 """
 
 import asyncio
 
+import pytest
+
 from tests.contract.scripted import hang, request, wait_for
 from tests.faults.conftest import Stages
-from tests.faults.stage import completed, created, delta, end_of_body, more, stream
+from tests.faults.stage import completed, created, delta, end_of_body, more, stream, whole
 from tests.support.waiting import wait_until
 
 
@@ -76,3 +80,39 @@ async def test_drain_gives_up_after_its_timeout(stages: Stages) -> None:
         client.leave()
         await wait_until(lambda: stage.upstream.gone == 1, timeout_s=5)
         await stage.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "later"])
+async def test_a_client_that_ends_its_side_behind_its_request_gets_its_answer(
+    stages: Stages, streamed: bool, slow: bool
+) -> None:
+    go_on = asyncio.Event()
+    events = [created(), delta("one"), completed()]
+    script = [request(), wait_for(go_on), *([stream(*events), end_of_body()] if streamed else [whole()])]
+    async with stages(script) as stage:
+        client = await stage.ask(stream=streamed)
+        client.writer.write_eof()
+        if slow:
+            await client.read_until(b"100 Continue")  # whether it is still there
+        go_on.set()
+        await client.read_all()
+        while client.status == 100:
+            del client.received[: client.received.index(b"\r\n\r\n") + 4]
+        assert client.status == 200
+        if streamed:
+            assert client.body == b"".join(events)
+        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+
+
+async def test_a_client_that_takes_nothing_does_not_keep_its_connection(stages: Stages) -> None:
+    """Its time is over, and the last words wait in a buffer behind bytes that it does not read."""
+    flood = stream(created(), *[delta("x" * 60_000, number) for number in range(1, 400)])
+    server = {"port": 0, "total_timeout_s": 0.5, "keep_alive_s": 1}
+    async with stages([request(), flood, hang()], server=server) as stage:
+        client = await stage.ask(stream=True)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport that reads, too
+        await wait_until(lambda: bool(stage.log_lines()), what="the request has ended")
+        assert stage.log_lines()[0]["outcome"] == "timed_out"
+        await stage.upstream_left()
+        await wait_until(lambda: stage.gateway.server.connections == 0, what="the connection is gone")

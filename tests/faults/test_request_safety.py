@@ -12,10 +12,12 @@ import pytest
 
 from gateway.identity import new_id, new_secret
 from tests.faults.conftest import Stages
-from tests.faults.stage import MODEL, RawClient, Stage, body_of
+from tests.contract.scripted import hang, request
+from tests.faults.stage import MODEL, RawClient, Stage, body_of, created, stream
 from tests.support.servers import valkey_server
 
 BODY = body_of()
+STREAM = body_of(stream=True)
 SERVER = {"port": 0, "max_head_bytes": 4096, "head_timeout_s": 0.5, "body_timeout_s": 0.5, "max_body_bytes": 600_000}
 
 
@@ -137,7 +139,28 @@ async def test_what_two_servers_could_read_in_two_ways_is_refused(stage: Stage, 
     client = await exchange(stage, head(stage, *lines) + BODY + b"GET /smuggled HTTP/1.1\r\n\r\n")
     assert client.status == 400
     await client.read_all()
+    assert json.loads(client.body)["error"]["code"] == "invalid_http"
     assert stage.upstream.requests == []
+
+
+async def test_a_body_behind_another_transfer_coding_is_refused(stage: Stage) -> None:
+    client = await exchange(stage, head(stage, "transfer-encoding: gzip, chunked") + b"5\r\n{}   \r\n0\r\n\r\n")
+    assert client.status == 415
+
+
+async def test_what_is_no_http_is_told_so(stage: Stage) -> None:
+    client = await exchange(stage, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    await client.read_all()
+    assert (client.status, json.loads(client.body)["error"]["code"]) == (400, "invalid_http")
+
+
+async def test_bytes_that_are_no_request_do_not_get_into_a_running_answer(stages: Stages) -> None:
+    async with stages([request(), stream(created()), hang()]) as stage:
+        client = await exchange(stage, head(stage, f"content-length: {len(STREAM)}") + STREAM)
+        await client.read_until(created())
+        await client.send(b"no request\r\n\r\n")
+        assert (await client.read_all()).count(b"HTTP/1.1") == 1
+        await stage.upstream_left()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])

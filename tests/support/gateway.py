@@ -55,6 +55,11 @@ class ServerThread:
         host, port = self._server.servers[0].sockets[0].getsockname()[:2]
         return f"http://{host}:{port}"
 
+    @property
+    def connections(self) -> int:
+        """Connections of clients that the server holds."""
+        return len(self._server.server_state.connections)
+
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(timeout=30)
@@ -90,6 +95,7 @@ class RunningGateway:
     url: str
     services: Services
     loop: asyncio.AbstractEventLoop
+    server: ServerThread
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the gateway's loop."""
@@ -187,7 +193,7 @@ def running_gateway(
         url = server.start()
         services = app.services
         assert services is not None
-        gateway = RunningGateway(url, services, services.loop)
+        gateway = RunningGateway(url, services, services.loop, server)
         wait_until_sync(lambda: services.ready, what="the gateway is ready")
         yield gateway
     finally:
