@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import GatewayError
 
@@ -59,9 +59,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always ends the connection
         """The client has ended its side, or has left. True: the connection stays for its answer."""
-        cycle = self.cycle
-        if cycle is None or self._in_head or self.pipeline or cycle.more_body or cycle.response_started:
+        if not self._is_in_answer(started=False) or self._in_head or self.pipeline or self.cycle.more_body:
             return False
+        cycle = self.cycle
         if cycle.scope["http_version"] != "1.1":
             return False
         cycle.keep_alive = False
@@ -76,9 +76,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(_STILL_THERE)
             self._looking = self.loop.call_later(_LOOKS_S[asked], self._ask_if_there, asked + 1)
 
+    def _is_in_answer(self, *, started: bool) -> bool:
+        """Whether a request waits for its answer, or for the rest of it."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and cycle.response_started is started and not cycle.response_complete
+
     def send_400_response(self, msg: str) -> None:
         """What the parser refused. Inside an answer nothing can be said."""
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        del msg
+        if self._is_in_answer(started=True):
             self.transport.close()
         else:
             self._refuse(GatewayError("invalid_http", _NO_HTTP))

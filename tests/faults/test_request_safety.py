@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.identity import new_id, new_secret
-from tests.faults.conftest import Stages
 from tests.contract.scripted import hang, request
+from tests.faults.conftest import Stages
 from tests.faults.stage import MODEL, RawClient, Stage, body_of, created, stream
 from tests.support.servers import valkey_server
 
