@@ -25,7 +25,7 @@ from gateway.failover import fault_error, retry_after_s
 from gateway.interrupt import Interrupt, Reason
 from gateway.operations import CREATE, is_response_id
 from gateway.pipeline import Admitted, Opened
-from gateway.sse import NO_JSON, Tap, parse_json, parse_object
+from gateway.sse import Tap, is_json, parse_object
 from gateway.telemetry import Record
 from gateway.upstream.transport import UpstreamFault
 from gateway.usage import Usage, parse_usage
@@ -202,7 +202,7 @@ class Relay:
         if status < 400:  # noqa: PLR2004 - a redirect is no answer
             return False
         not_offered = status == 404 and self._admitted.target.operation is not CREATE  # noqa: PLR2004 - the same
-        return not body or not_offered or parse_json(body) is not NO_JSON
+        return not body or not_offered or is_json(body)
 
     async def _read_whole(self, opened: Opened) -> bytes:
         answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes

@@ -28,9 +28,6 @@ from gateway.usage import Usage, find_usage, parse_usage
 TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 
-NO_JSON: Final = object()
-"""What `parse_json` gives for bytes that are none."""
-
 _BOM: Final = b"\xef\xbb\xbf"
 _DELTA: Final = b'.delta"'  # the end of a delta's type; inside a JSON string the quote would be escaped
 _MARKERS: Final = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
@@ -334,7 +331,7 @@ def fields(block: bytes) -> tuple[str, bytes]:
 
 
 def parse_json(data: bytes) -> Any:
-    """A JSON value, or NO_JSON. Never raises.
+    """A JSON value. Raises ValueError.
 
     The second parser takes what clients take and orjson refuses: lone surrogates (text cut inside an emoji), bad UTF-8.
     """
@@ -343,13 +340,25 @@ def parse_json(data: bytes) -> Any:
     except ValueError:
         try:
             return json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
-        except (ValueError, RecursionError):
-            return NO_JSON
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def is_json(data: bytes) -> bool:
+    """Whether the bytes are JSON of any kind."""
+    try:
+        parse_json(data)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:
     """A JSON object, or None for anything else. Never raises."""
-    value = parse_json(data)
+    try:
+        value = parse_json(data)
+    except ValueError:
+        return None
     return value if isinstance(value, dict) else None
 
 
