@@ -6,6 +6,7 @@
 | takes longer than `head_timeout_s` for a head       | 408 request_timeout (after silence: the end alone)  |
 | goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
 | sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
+| asks for an upgrade to anything but WebSocket       | its answer over HTTP/1.1 (RFC 9110, 7.8)            |
 | ends its side behind its request                    | its answer, if it is still there: see below         |
 | takes nothing of an answer's rest for `keep_alive_s`| the end                                             |
 
@@ -21,8 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import Any, Final, cast
 
+from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import GatewayError
@@ -43,6 +46,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True  # before the first request, too
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._data = b""  # what is being parsed
+        self._again = b""  # what is to be parsed after it
+        self._upgrade_ignored = False  # what follows the head is still to be parsed
         self._looking: asyncio.TimerHandle | None = None  # at a client that may have left
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -91,11 +97,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes before a head is whole."""
-        went_on = self._in_head
-        self._head_bytes += len(data)
-        super().data_received(data)
-        if not (self._in_head and went_on):
-            self._head_bytes = 0
+        while data:
+            went_on = self._in_head
+            self._head_bytes += len(data)
+            self._data, self._again = data, b""
+            super().data_received(data)
+            if not (self._in_head and went_on):
+                self._head_bytes = 0
+            data = self._again
+        self._data = b""
         if not self._in_head:
             return
         if self._head_bytes > self._max_head_bytes and not self.transport.is_closing():
@@ -117,11 +127,31 @@ class BoundedProtocol(HttpToolsProtocol):
             if size > self._max_head_bytes:
                 self._refuse(GatewayError("headers_too_large", _TOO_LARGE.format(self._max_head_bytes)))
                 return
-        super().on_headers_complete()
+        self._upgrade_ignored = self.parser.should_upgrade() and self._get_upgrade() not in (None, b"websocket")
+        if not self._upgrade_ignored:
+            super().on_headers_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Java's HttpClient and `curl --http2` ask for HTTP/2; the parser stops behind such a head: its body is lost.
+
+        So a parser that has not seen the wish goes on. Called while the old one's HttpParserUpgrade is handled.
+        """
+        if not self._upgrade_ignored:
+            return
+        self._upgrade_ignored = False
+        behind = sys.exc_info()[1].args[0]  # type: ignore[union-attr]  # see above
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] not in _OF_AN_UPGRADE]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            lines.append(b"connection: close\r\n")
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._again = b"".join([*lines, b"\r\n", self._data[behind:]])
 
     def on_message_complete(self) -> None:
         """The body is whole: nothing to linger for, and the connection is as idle as uvicorn would have it."""
-        if self.transport.is_closing():
+        if self._upgrade_ignored or self.transport.is_closing():
             return
         if self.cycle.response_complete:
             self._set_timer(self.timeout_keep_alive, self.transport.close)
@@ -169,5 +199,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = None if delay_s is None else self.loop.call_later(delay_s, act)
 
 
+_OF_AN_UPGRADE: Final = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _NO_HTTP: Final = "This is no HTTP/1.1 request, or one that could be read in two ways."
 _TOO_LARGE: Final = "The request line and headers may hold {} bytes at most."

@@ -5,6 +5,7 @@ Each test is on a raw socket, since no HTTP library would write most of this.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ from tests.contract.scripted import hang, request
 from tests.faults.conftest import Stages
 from tests.faults.stage import MODEL, RawClient, Stage, body_of, created, stream
 from tests.support.servers import valkey_server
+from tests.support.waiting import wait_until
 
 BODY = body_of()
 STREAM = body_of(stream=True)
@@ -215,3 +217,27 @@ async def test_a_query_goes_on_to_the_upstream(stage: Stage) -> None:
     await stage.sdk().responses.create(model=MODEL, input="hello", extra_query={"api-version": "1", "a b": "ü"})
     (sent,) = stage.upstream.requests
     assert sent.startswith(b"POST /v1/responses?api-version=1&a+b=%C3%BC HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_upgrade_that_is_not_taken_up_loses_no_byte_wherever_it_is_cut(stage: Stage, framing: str) -> None:
+    length = f"content-length: {len(BODY)}" if framing == "length" else "transfer-encoding: chunked"
+    sent = head(stage, "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABk", length)
+    sent += BODY if framing == "length" else b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    cuts = [*range(1, len(sent), 23), len(sent) - 1]
+    client = await stage.connect()
+    for number, cut in enumerate(cuts, 1):
+        await client.send(sent[:cut])
+        await asyncio.sleep(0)
+        await client.send(sent[cut:])
+        await wait_until(lambda: len(stage.upstream.requests) == number)  # noqa: B023 - awaited here
+        assert stage.upstream.requests[-1].partition(b"\r\n\r\n")[2] == BODY
+        assert b"upgrade" not in stage.upstream.requests[-1].lower()
+
+
+async def test_upgrades_without_end_are_answered_one_after_another(stage: Stage) -> None:
+    client = await stage.connect()
+    await client.send(b"GET /healthz HTTP/1.1\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n" * 2000)
+    while client.received.count(b"HTTP/1.1 200") < 2000:
+        await client.read_until(b"\r\n\r\n")
+        client.received += await client.reader.read(65536)

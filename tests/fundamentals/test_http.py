@@ -40,10 +40,24 @@ def test_a_websocket_upgrade_is_answered_426(wire: Wire, authorization: str) -> 
     assert wire.closed
 
 
-def test_an_http2_upgrade_of_a_post_is_refused_instead_of_losing_its_body(wire: Wire, authorization: str) -> None:
-    """Java's HttpClient asks for one unless it is set to HTTP/1.1."""
-    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
-    answer = wire.request(BODY, authorization, *upgrade)
+H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
+
+
+def test_an_http2_upgrade_is_answered_over_http1(wire: Wire, authorization: str) -> None:
+    """Java's HttpClient asks for one unless it is set to HTTP/1.1, and `curl --http2` does."""
+    for upgrade in (H2C, (), H2C):
+        answer = wire.request(BODY, authorization, *upgrade)
+        assert (answer.status, json.loads(answer.body)["object"]) == (200, "response")
+
+
+def test_an_http2_upgrade_does_not_keep_a_connection_that_is_to_end(wire: Wire, authorization: str) -> None:
+    answer = wire.request(BODY, authorization, "Connection: close, Upgrade", "Upgrade: h2c")
+    assert answer.status == 200
+    assert wire.closed
+
+
+def test_a_websocket_upgrade_of_a_post_is_refused_instead_of_losing_its_body(wire: Wire, authorization: str) -> None:
+    answer = wire.request(BODY, authorization, "Connection: Upgrade", "Upgrade: websocket")
     assert (answer.status, code(answer)) == (426, "upgrade_unsupported")
     assert wire.closed
 
