@@ -38,9 +38,11 @@ class Meter:
         """Tells the other workers, until it is cancelled."""
         if self._shared is None:
             return
-        await asyncio.to_thread(self._shared.take_over)
+        begun = False
         while True:
-            await asyncio.to_thread(self._shared.publish, self._counters(), self._gauges())
+            begun = begun or await asyncio.to_thread(self._take_over, self._shared)
+            if begun:
+                await asyncio.to_thread(self._shared.publish, self._counters(), self._gauges())
             await asyncio.sleep(EVERY_S)
 
     async def end(self) -> None:
@@ -53,6 +55,14 @@ class Meter:
         if self._shared is None:
             return added([self._counters(), self._gauges()])
         return await asyncio.to_thread(self._shared.total, self._counters(), self._gauges())
+
+    @staticmethod
+    def _take_over(shared: Shared) -> bool:
+        try:
+            shared.take_over()
+        except OSError:  # a full disk: later
+            return False
+        return True
 
     def _counters(self) -> Snapshot:
         parts = self._parts

@@ -10,6 +10,7 @@ behind its admission: on the same connection, or from the spool.
 
 `store.on_failure = "open"` admits every well-formed key while the store is away, since nobody can check it then: for
 networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
+Where the spool has no room left, it refuses too: what could not be charged later is not begun.
 
 State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`; `expired`.
 """
@@ -159,7 +160,7 @@ class Ledger:
         try:
             admission = _read_admission(await reply, ask)
         except StoreUnavailable as error:
-            if self._policy.on_failure != "open":
+            if self._policy.on_failure != "open" or not self._spool.has_room:
                 if error.maybe_applied:
                     self._abandon(ask)
                 raise _unavailable(error) from None
@@ -277,6 +278,8 @@ class Ledger:
     async def _tidy(self) -> None:
         if self._store.available:
             await self._spool.replay(self._replay)
+        if self._policy.on_failure == "open":
+            await self._spool.look()
         if self._store.voids_at_once:
             self.expired += await upkeep.reap(self._store, self._round_s)
 

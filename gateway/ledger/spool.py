@@ -1,6 +1,7 @@
 """Settlements that the store could not take, on disk until it can.
 
     add(script, keys, args)   one JSON line, written and fsynced by a thread; never blocks the event loop
+    has_room                  whether requests that begin now can count on it; `look` sees what it is
     replay(call)              brings every line to the store, then removes its file; stops at the first outage
     <random>.spool            a worker's file, locked while it writes; one that nobody holds is anyone's to replay
     <random>.refused          for people: lines torn by a crash, refused by the store, or too old
@@ -35,6 +36,9 @@ SUFFIX: Final = ".spool"
 REFUSED: Final = ".refused"
 _DRAFT: Final = ".new"
 _AT_ONCE_BYTES: Final = 64 * 1024
+# What is kept for requests that run when the spool, or its disk, is found nearly full: about a thousand lines.
+_KEPT_BYTES: Final = 1024 * 1024
+_KEPT_SHARE: Final = 0.1
 # Of the time that the store remembers: what clocks, and the replay itself, may take.
 _TOO_OLD: Final = 0.95
 
@@ -74,7 +78,8 @@ class Spool:
     """One worker's spool file, and those that others left.
 
     `max_bytes` bounds the directory's spool files together; `remembered_s`: how long the store remembers a resolution.
-    State that changes: the file, what waits for it, and the counts of lines spooled, replayed, refused and lost.
+    State that changes: the file, what waits for it, `has_room`, and the counts of lines spooled, replayed, refused and
+    lost.
     """
 
     def __init__(self, directory: Path, max_bytes: int, remembered_s: float) -> None:
@@ -86,6 +91,7 @@ class Spool:
         self._waiting: list[bytes] = []
         self._writer: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("gateway.spool")
+        self.has_room = True
         self.spooled = 0
         self.replayed = 0
         self.refused = 0
@@ -104,6 +110,10 @@ class Spool:
         self._waiting.append(Line(int(time.time()), script, keys, args).write())
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_waiting())
+
+    async def look(self) -> None:
+        """Sees whether there is room: in the bound, on the disk, in a directory that can be written."""
+        self._note_room(await asyncio.to_thread(self._finds_room))
 
     async def replay(self, call: Replay) -> None:
         """Brings what lies on disk to the store: this worker's file, and those whose worker is gone.
@@ -142,6 +152,22 @@ class Spool:
                 self.lost += len(lines)
                 for line in lines:  # the log is the last place where a person can find it
                     self._log.error("settlement_lost", error=str(error), line=line.decode())
+            await self.look()
+
+    def _note_room(self, has_room: bool) -> None:  # noqa: FBT001 - its one argument
+        if self.has_room and not has_room:
+            self._log.error("spool_full", directory=str(self._directory), max_bytes=self._max_bytes)
+        self.has_room = has_room
+
+    def _finds_room(self) -> bool:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            disk = os.statvfs(self._directory)
+        except OSError:
+            return False
+        left = self._max_bytes - sum(map(_size, self._files()))
+        kept = min(_KEPT_BYTES, int(self._max_bytes * _KEPT_SHARE))
+        return left > kept and disk.f_bavail * disk.f_frsize > kept and os.access(self._directory, os.W_OK)
 
     def _write(self, data: bytes) -> None:
         if self._file is None:

@@ -69,31 +69,35 @@ class Shared:
         self._absorbed: tuple[str, ...] = ()
 
     def take_over(self) -> None:
-        """Before the first report: the counters of workers that are dead become this one's."""
+        """Before the first report: the counters of workers that are dead become this one's. Raises OSError."""
         with _locked(self._directory):
             dead = {name: report for name, report in self._reports().items() if not _lives(name)}
             self._inherited = added(report.counters for report in dead.values())
             self._absorbed = tuple(dead)
-            self.publish({}, {})
+            self._report({}, {}).write(self._path)
             for name in dead:
                 (self._directory / name).unlink()
 
     def publish(self, counters: Snapshot, gauges: Snapshot) -> None:
-        """Writes this worker's report. A directory that is gone (the supervisor ended first) is no failure."""
-        report = Report(added([self._inherited, counters]), gauges, self._absorbed)
-        with contextlib.suppress(FileNotFoundError):
-            report.write(self._path)
+        """Writes this worker's report. Where it cannot (a full disk, no directory any more), the last one stays."""
+        with contextlib.suppress(OSError):
+            self._report(counters, gauges).write(self._path)
 
     def total(self, counters: Snapshot, gauges: Snapshot) -> Snapshot:
         """All workers' numbers: this one's as they are now, the others' as last written."""
         self.publish(counters, gauges)
+        mine = self._report(counters, gauges)
         with _locked(self._directory):
-            reports = self._reports()
+            reports = self._reports(mine)
         live = [report.gauges for name, report in reports.items() if _lives(name)]
         return added([*(report.counters for report in reports.values()), *live])
 
-    def _reports(self) -> dict[str, Report]:
+    def _report(self, counters: Snapshot, gauges: Snapshot) -> Report:
+        return Report(added([self._inherited, counters]), gauges, self._absorbed)
+
+    def _reports(self, mine: Report | None = None) -> dict[str, Report]:
         found = {path.name: Report.read(path) for path in self._directory.glob("*.json")}
+        found |= {self._path.name: mine}
         reports = {name: report for name, report in found.items() if report is not None}
         absorbed = {name for report in reports.values() for name in report.absorbed}
         return {name: report for name, report in reports.items() if name not in absorbed}
@@ -121,7 +125,7 @@ def directory_for_workers(data_dir: Path) -> Iterator[Path]:
 def _locked(directory: Path) -> Iterator[None]:
     """No take-over while somebody adds up, and one at a time. Not `_LOCK`: the supervisor holds that for its life."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             file = stack.enter_context((directory / ".turn").open("wb"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -143,6 +143,31 @@ def test_open_lets_requests_through_and_charges_them_afterwards(
             assert "x-gateway-unchecked" not in client.post("/v1/responses", json=REQUEST).headers
 
 
+def test_open_begins_nothing_that_the_spool_could_not_keep(server: Server, upstream: str, tmp_path: Path) -> None:
+    bound = {"spool_max_bytes": 16_384}
+    with running_gateway(
+        server.url, upstream, tmp_path, store={**QUICK, "on_failure": "open"}, ledger=bound
+    ) as gateway:
+        key = gateway.new_key()
+        mend = break_by(server, "dead")
+        with gateway.http(key) as client:
+
+            def is_refused() -> bool:
+                answers.append(client.post("/v1/responses", json=REQUEST))
+                return answers[-1].status_code == 503
+
+            answers: list[httpx.Response] = []
+            wait_until_sync(is_refused, what="the spool is nearly full")
+            assert answers[-1].json()["error"]["code"] == "store_unavailable"
+            ids = {answer.headers["x-request-id"] for answer in answers[:-1]}
+            mend()
+            wait_until_sync(
+                lambda: gateway.services.store.available and set(books_of(gateway, key).entries("settle")) == ids,
+                what="all that was answered is in the journal",
+            )
+            assert client.post("/v1/responses", json=REQUEST).status_code == 200
+
+
 def test_a_made_up_key_that_open_let_through_makes_no_team_and_costs_none(
     server: Server, upstream: str, tmp_path: Path
 ) -> None:
