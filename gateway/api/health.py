@@ -21,14 +21,14 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Whether the store answers and was seen to enforce, and an upstream is usable."""
+    """Whether the store answers (or is done without) and was seen to enforce, and an upstream is usable."""
     services = services_of(request)
     now_s = asyncio.get_running_loop().time()
     usable = {
         name: upstream.breaker.wait_s(now_s) <= 0 and any(key.rests_until_s <= now_s for key in upstream.keys.keys)
         for name, upstream in services.line.plan.upstreams.items()
     }
-    open_admission = services.settings.store.on_failure == "open"
+    open_admission = services.ledger.admits_unchecked
     parts: dict[str, Any] = {
         "store": services.store.available or open_admission,
         "enforcement": services.ready,

@@ -9,9 +9,12 @@
     holds                   open holds                        holds with an expiry
     open, open:<key>        open holds of team and key        the counter that concurrency is checked by
     total_usd               spent + held                      the counter that budgets are checked by
+    unreadable              nothing                           an entry, hold or counter that is none (with its name)
+    deleted                 nothing                           an entry that was taken out by hand, the newest of them
     entries:granted         granted                           sum of grants and adjustments  (nothing trimmed)
     entries:spent           spent                             sum of settlements             (nothing trimmed)
     total_usd:<key>         settled + held by that key        its counter                    (nothing trimmed)
+    total_tokens[:<key>]    settled + held tokens             the counter of budgets         (nothing trimmed)
 
 The books are read at one moment by one script, then the journal up to that moment: traffic goes on meanwhile.
 """
@@ -23,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.ledger.journal import Entry, Journal, OpenHold, read_hold
+from gateway.ledger.journal import UNREADABLE, Entry, Journal, OpenHold, read_hold
 from gateway.ledger.keyspace import TeamKeys
 from gateway.ledger.replies import gather
 from gateway.ledger.script import Script
@@ -34,7 +37,10 @@ BOOKS: Final = Script.load("books_v1")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two figures that should be one. Nano-USD, but for `holds` and `open`, which count. `entry_id`: "" or where."""
+    """Two figures that should be one. Nano-USD, but for `holds`, `open` and `unreadable`, which count, and tokens.
+
+    `entry_id`: "" or where.
+    """
 
     name: str
     expected: int
@@ -65,6 +71,7 @@ class _Books:
     first: str
     last: str
     whole: bool
+    wrong: tuple[Difference, ...]
 
 
 @dataclass(slots=True)
@@ -76,9 +83,13 @@ class _Sums:
     balance: int = 0
     granted: int = 0
     spent: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
+        if entry.type == UNREADABLE:
+            self.differences.append(Difference("unreadable", 0, 1, entry.id))
+            return
         if not self.entries:
             self.opening = self.balance = entry.balance - entry.amount
         self.entries += 1
@@ -90,6 +101,7 @@ class _Sums:
             self.granted += entry.amount
         else:
             self.spent[entry.key_id] -= entry.amount
+            self.tokens[entry.key_id] += entry.usage.total_tokens if entry.usage is not None else 0
 
 
 async def verify(store: Store, team_id: str) -> Verification:
@@ -104,7 +116,7 @@ async def verify(store: Store, team_id: str) -> Verification:
                 if _place(entry.id) <= _place(books.last):
                     sums.add(entry)
     complete = books.whole and first == books.first
-    differences = [*sums.differences, *_compare(books, sums)]
+    differences = [*books.wrong, *sums.differences, *_compare(books, sums)]
     if complete:
         differences += _compare_whole(books, sums)
     return Verification(team_id, sums.entries, complete, tuple(differences))
@@ -136,17 +148,22 @@ def _compare(books: _Books, sums: _Sums) -> Iterator[Difference]:
 def _compare_whole(books: _Books, sums: _Sums) -> Iterator[Difference]:
     state = books.state
     held: Counter[str] = Counter()
+    held_tokens: Counter[str] = Counter()
     for hold in books.held:
         held[hold.key_id] += hold.amount
+        held_tokens[hold.key_id] += hold.tokens
     checks = [
         ("opening_balance", 0, sums.opening),
         ("entries:granted", _of(state, "granted"), sums.granted),
         ("entries:spent", _of(state, "spent"), sums.spent.total()),
+        ("total_tokens", sums.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
     ]
-    checks += [
-        (f"total_usd:{key_id}", sums.spent[key_id] + held[key_id], _of(state, f"{key_id}:total_usd"))
-        for key_id in _keys(state) | set(held)
-    ]
+    for key_id in sorted(_keys(state) | set(held)):
+        usd, tokens = sums.spent[key_id] + held[key_id], sums.tokens[key_id] + held_tokens[key_id]
+        checks += [
+            (f"total_usd:{key_id}", usd, _of(state, f"{key_id}:total_usd")),
+            (f"total_tokens:{key_id}", tokens, _of(state, f"{key_id}:total_tokens")),
+        ]
     for name, expected, found in checks:
         if expected != found:
             yield Difference(name, expected, found)
@@ -155,18 +172,33 @@ def _compare_whole(books: _Books, sums: _Sums) -> Iterator[Difference]:
 async def _read_books(store: Store, team_id: str) -> _Books:
     keys = TeamKeys(team_id)
     reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal], [])]))[0]
-    state, holds, held, first, last, length, added = reply
+    state, holds, held, first, last, length, added, deleted = reply
+    wrong: list[Difference] = []
+    counters: dict[str, int] = {}
+    for raw, value in zip(state[::2], state[1::2], strict=True):
+        name = raw.decode(errors="replace")
+        try:
+            if not name.endswith("window"):  # counts for a while only, packed: no part of the books
+                counters[name] = int(value)
+        except ValueError:
+            wrong.append(Difference(f"unreadable:{name}", 0, 1))
+    open_holds: list[OpenHold] = []
+    for raw, text in zip(held[::2], held[1::2], strict=True):
+        name = raw.decode(errors="replace")
+        try:
+            open_holds.append(read_hold(name, text.decode()))
+        except ValueError:
+            wrong.append(Difference(f"unreadable:{name}", 0, 1))
+    if deleted != b"0-0":
+        wrong.append(Difference("deleted", 0, 1, deleted.decode()))
     return _Books(
-        state={
-            name.decode(): int(value)
-            for name, value in zip(state[::2], state[1::2], strict=True)
-            if not name.endswith(b"window")  # counts for a while only, packed: no part of the books
-        },
-        holds=frozenset(raw.decode() for raw in holds),
-        held=tuple(read_hold(name.decode(), text.decode()) for name, text in zip(held[::2], held[1::2], strict=True)),
+        state=counters,
+        holds=frozenset(raw.decode(errors="replace") for raw in holds),
+        held=tuple(open_holds),
         first=first.decode(),
         last=last.decode(),
         whole=length == added,
+        wrong=tuple(wrong),
     )
 
 

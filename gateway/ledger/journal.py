@@ -28,6 +28,7 @@ from gateway.ledger.team import Page
 from gateway.usage import Usage
 
 PAGE: Final = 1000
+UNREADABLE: Final = "unreadable"
 _ROUNDS: Final = 20  # pages that are looked through for a type that is rare
 _NO_END: Final = 2**63 - 1
 
@@ -185,7 +186,15 @@ def _place(entry_id: str) -> tuple[int, int]:
 
 
 def read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
-    """An entry of a journal."""
+    """An entry of a journal; of the type UNREADABLE where no script of ours has written it."""
+    try:
+        return _read_entry(entry_id, flat)
+    except (ValueError, LookupError):
+        entry = entry_id.decode()
+        return Entry(entry, _place(entry)[0], UNREADABLE, "", 0, 0)
+
+
+def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
     words = [word.decode() for word in flat]
     fields = dict(zip(words[::2], words[1::2], strict=True))
     entry = entry_id.decode()

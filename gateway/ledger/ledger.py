@@ -154,13 +154,18 @@ class Ledger:
         """How many requests hold a reservation in this worker."""
         return len(self._open)
 
+    @property
+    def admits_unchecked(self) -> bool:
+        """Whether requests may begin while the store is away."""
+        return self._policy.on_failure == "open" and self._spool.has_room
+
     async def admit(self, ask: Ask) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
         reply = self._store.call(ADMIT, *self._admit_call(ask, dry_run=False))
         try:
             admission = _read_admission(await reply, ask)
         except StoreUnavailable as error:
-            if self._policy.on_failure != "open" or not self._spool.has_room:
+            if not self.admits_unchecked:
                 if error.maybe_applied:
                     self._abandon(ask)
                 raise _unavailable(error) from None

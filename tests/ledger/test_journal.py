@@ -100,6 +100,11 @@ TAMPERED: Final[Mapping[str, tuple[tuple[str, ...], set[str]]]] = {
     "a leaked slot of the team": (("HINCRBY", "{state}", "open", "1"), {"open"}),
     "a leaked slot of a key": (("HINCRBY", "{state}", "{key}:open", "1"), {"open:{key}"}),
     "a key's budget": (("HINCRBY", "{state}", "{key}:total_usd", "1"), {"total_usd:{key}"}),
+    "a budget of tokens": (("HINCRBY", "{state}", "total_tokens", "1"), {"total_tokens"}),
+    "a key's budget of tokens": (("HINCRBY", "{state}", "{key}:total_tokens", "1"), {"total_tokens:{key}"}),
+    "a counter that is no number": (("HSET", "{state}", "{key}:open", "x"), {"unreadable:{key}:open"}),
+    "a hold that is none": (("HSET", "{held}", "x", "y"), {"unreadable:x"}),
+    "an entry that is none": (("XADD", "{journal}", "*", "what", "ever"), {"unreadable"}),
     "a hold without an expiry": (("DEL", "{holds}"), {"holds"}),
     "an entry that is not true": (
         ("XADD", "{journal}", "*", "type", "grant", "id", "x", "amount", "5", "balance", "3"),
@@ -112,7 +117,13 @@ TAMPERED: Final[Mapping[str, tuple[tuple[str, ...], set[str]]]] = {
 async def test_every_tampering_is_named(desk: Desk, what: str) -> None:
     key = await busy_team(desk)
     names = TeamKeys(key.team_id)
-    places = {"state": names.state, "holds": names.holds, "journal": names.journal, "key": key.key_id}
+    places = {
+        "state": names.state,
+        "holds": names.holds,
+        "held": names.held,
+        "journal": names.journal,
+        "key": key.key_id,
+    }
     command, expected = TAMPERED[what]
     await desk.store.run(*(_filled(word, places) for word in command))
     assert await names_of(desk, key) == {_filled(name, places) for name in expected}
@@ -131,6 +142,18 @@ async def test_a_difference_says_what_was_expected_what_found_and_where(desk: De
     entry = await desk.store.run("XADD", TeamKeys(key.team_id).journal, "*", *fields, *counts)
     first = (await verify(desk.store, key.team_id)).differences[0]
     assert (first.name, first.expected, first.found, first.entry_id) == ("balance_after", 95, 90, entry.decode())
+
+
+@pytest.mark.parametrize("place", [0, 2, -1])
+async def test_an_entry_that_was_taken_out_by_hand_is_named_retention_is_not(desk: Desk, place: int) -> None:
+    key = await busy_team(desk)
+    journal = TeamKeys(key.team_id).journal
+    await desk.store.run("XTRIM", journal, "MAXLEN", "5")
+    assert (await verify(desk.store, key.team_id)).ok
+    entry = (await desk.store.run("XRANGE", journal, "-", "+"))[place][0]
+    await desk.store.run("XDEL", journal, entry)
+    found = {one.name: one.entry_id for one in (await verify(desk.store, key.team_id)).differences}
+    assert found["deleted"] == entry.decode()
 
 
 async def test_books_whose_oldest_entries_are_gone_still_verify(desk: Desk) -> None:
