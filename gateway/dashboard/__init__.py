@@ -11,6 +11,7 @@
     configuration.py  /configuration        in force; read it again
     guard.py      session, CSRF, headers, errors as pages, for every route
     inside.py     the admin API, asked as whoever signed in: its table of access and its audit log hold here too
+    deeds.py      entries of the audit log in words
     forms.py      fields of forms -> the API's JSON       render.py     templates and what they may call
 
 No script but the live feed's, no style but ours: the Content-Security-Policy of guard.py allows nothing else.

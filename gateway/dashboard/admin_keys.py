@@ -18,7 +18,7 @@ from gateway.dashboard.render import html
 
 router = APIRouter(prefix="/admin-keys", route_class=PageRoute)
 SCOPES: Final[Mapping[str, str]] = MappingProxyType(
-    {"team": "one team: its keys, within its limits", "read": "everything, to look at", "all": "everything"}
+    {"team": "lead one team", "read": "look at everything", "all": "do everything"}
 )
 
 
@@ -36,8 +36,7 @@ async def create_admin_key(request: Request) -> Response:
     body: dict[str, Any] = {"name": form.get("name", ""), "scope": form.get("scope", "")}
     if form.get("scope") == "team":
         body["team"] = form.get("team")
-    if "expires_at" in form:
-        body["expires_at"] = forms.moment(form["expires_at"])
+    body["expires_at"] = forms.expiry(form)
     try:
         made = await visit.api.change("POST", "/admin-keys", body, once=form.get("once"))
     except Refused as refused:

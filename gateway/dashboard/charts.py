@@ -23,6 +23,7 @@ from gateway.ledger.refusals import iso_time
 MOST_SERIES: Final = 6
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _LEGEND_COLUMNS: Final = 3
+_NARROW: Final = 22  # letters that a third of the width has room for
 _LEGEND_ROW_PX: Final = 24
 _OTHERS: Final = "others"
 _COLOURS: Final = ("#4263eb", "#0ca678", "#f08c00", "#d6336c", "#7048e8", "#1098ad", "#868e96")
@@ -32,6 +33,7 @@ _CSS: Final = """inline:
 .axis .guide.line { stroke: #dee2e6 !important }
 .axis .line { stroke: #adb5bd }
 .reactive { fill-opacity: 1 !important; stroke-opacity: 0 !important }
+.line.reactive { stroke-opacity: 1 !important; stroke-width: 2px !important; fill: none !important }
 .series text.value { fill: #fff !important; font-weight: 600 }
 @media (prefers-color-scheme: dark) {
 .axis text, .legends text, text.no_data { fill: #ced4da !important }
@@ -118,8 +120,11 @@ def _over_time(
     step: str,
     text: Callable[[float], str],
 ) -> Response:
-    legend_rows = -(-len(columns) // _LEGEND_COLUMNS)
-    chart = getattr(_pygal(), kind)(**_look(width=640, height=330, legend_rows=legend_rows))
+    widest = max(map(len, columns), default=0)
+    legend_columns = _LEGEND_COLUMNS if widest <= _NARROW else _LEGEND_COLUMNS - 1
+    legend_rows = -(-len(columns) // legend_columns)
+    look = _look(width=640, height=330, legend_rows=legend_rows)
+    chart = getattr(_pygal(), kind)(**look, legend_at_bottom_columns=legend_columns)
     labels = [_label(start, step) for start, _ in rows]
     every = max(1, -(-len(labels) // 8))
     chart.value_formatter = text
@@ -166,9 +171,8 @@ def _look(*, width: int, height: int, legend_rows: int) -> dict[str, Any]:
         "margin_bottom": 8 + _LEGEND_ROW_PX * max(0, legend_rows - 1),  # the library leaves room for one row
         "show_legend": legend_rows > 0,
         "legend_at_bottom": True,
-        "legend_at_bottom_columns": _LEGEND_COLUMNS,
         "legend_box_size": 11,
-        "truncate_legend": 20,
+        "truncate_legend": 34,
         "truncate_label": -1,
         "no_data_text": "Nothing yet",
         "min_scale": 2,

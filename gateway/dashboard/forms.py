@@ -39,6 +39,11 @@ def number(text: str | None) -> int | str | None:
     return int(bare) if bare.isascii() and bare.isdigit() and len(bare) <= 18 else text  # noqa: PLR2004 - below 2**63
 
 
+def expiry(form: Mapping[str, str]) -> str | None:
+    """When something ends, as a form's field says; None: never."""
+    return moment(form["expires_at"]) if "expires_at" in form else None
+
+
 def moment(text: str) -> str:
     """What a browser's field for a time holds, "2026-11-25T10:30", as UTC; other text as it is."""
     return f"{text}Z" if _LOCAL.fullmatch(text) else text

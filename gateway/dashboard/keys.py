@@ -22,7 +22,12 @@ _HOUR_S: Final = 3600
 async def create_key(request: Request, team: str) -> Response:
     """A new key, with its text."""
     visit, form = visit_of(request), form_of(request)
-    body = {"name": form.get("name", ""), "models": forms.models(form), "limits": forms.given_limits(form)}
+    body = {
+        "name": form.get("name", ""),
+        "models": forms.models(form),
+        "limits": forms.given_limits(form),
+        "expires_at": forms.expiry(form),
+    }
     try:
         made = await visit.api.change("POST", team_path(team, "/keys"), body, once=form.get("once"))
     except Refused as refused:
@@ -45,9 +50,10 @@ async def rotate_key(request: Request, team: str, key: str) -> Response:
 
 @router.post("/{key}/limits")
 async def change_limits(request: Request, team: str, key: str) -> Response:
-    """The key's limits and models."""
+    """The key's limits and models, its label and its end."""
     form = form_of(request)
-    body = {"limits": forms.limits(form), "models": forms.models(form)}
+    body = {"limits": forms.limits(form), "models": forms.models(form), "expires_at": forms.expiry(form)}
+    body |= {"name": form["name"]} if "name" in form else {}
     return await changed(visit_of(request), team, _path(team, key), body, form, "key", f"limits-{key}")
 
 

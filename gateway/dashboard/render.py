@@ -52,6 +52,16 @@ def count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
+def short(number: int) -> str:
+    """A large number in three digits: 1,234 -> 1.23k."""
+    value, unit = Decimal(number), ""
+    for larger in ("k", "M", "B", "T"):
+        if abs(value) < 1000:  # noqa: PLR2004 - three digits
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g}{unit}" if unit else str(number)
+
+
 def moment(iso: str | None) -> str:
     """An ISO time of the API, to the second, in UTC."""
     return "" if iso is None else iso[:19].replace("T", " ")
@@ -75,9 +85,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        usd=usd, exact=exact, count=count, moment=moment, words=words, duration=duration, typed_limits=typed_limits
-    )
+    made.filters.update(usd=usd, exact=exact, count=count, short=short, moment=moment, words=words, duration=duration)
+    made.filters["typed_limits"] = typed_limits
     made.globals["WHY"] = WHY
     return made
 

@@ -35,16 +35,16 @@ OUTCOMES: Final = (
 )
 PARTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "received_ms": "the body arrives",
-        "routed_ms": "it is read, and a route is found",
+        "received_ms": "the body comes in",
+        "routed_ms": "read it, find a route",
         "admit_ms": "the ledger admits it",
-        "open_ms": "a provider answers",
+        "open_ms": "the provider begins to answer",
         "first_byte_ms": "the first byte goes out",
-        "relayed_ms": "the answer goes out",
+        "relayed_ms": "the rest of the answer goes out",
         "total_ms": "the ledger settles it",
     }
 )
-"""Moments of a request, in their order, and what happens until then."""
+"""Moments of a request, in their order, and what happens until each."""
 LIVE_S: Final = 60.0
 """A browser comes back by itself and goes on where it was: so a session that ended is seen within this time."""
 

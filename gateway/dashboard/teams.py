@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
 from gateway.dashboard.bars import bars, values
+from gateway.dashboard.deeds import deed
 from gateway.dashboard.forecast import DAY_MS, forecast
 from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
 from gateway.dashboard.inside import Refused
@@ -141,7 +142,7 @@ async def team_page(
         usage={group["key_id"]: group for group in spent["groups"]},
         total=spent["total"],
         refusals=refused_requests["data"],
-        actions=actions["data"],
+        deeds=[deed(action, {found["id"]: found["name"]}) for action in actions["data"]],
         names={key["id"]: key["name"] for key in keys["data"]},
         notice=notice,
         refused=refused,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
+from gateway.dashboard.deeds import deed
 from gateway.dashboard.guard import PageRoute, see, visit_of
+from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
 router = APIRouter(route_class=PageRoute)
+PAGE: Final = 50
 
 
 @router.get("/upstreams")
@@ -35,7 +41,11 @@ async def enable(request: Request, upstream: str) -> Response:
 
 @router.get("/audit")
 async def list_actions(request: Request) -> Response:
-    """What admins changed, the newest first."""
-    visit = visit_of(request)
-    page = await visit.api.get("/audit", limit=100, after=request.query_params.get("after") or None)
-    return html("audit.html", visit=visit, here="audit", actions=page["data"], next=page["next"])
+    """What admins changed, the newest first; of one team, or everything."""
+    visit, query = visit_of(request), request.query_params
+    team = query.get("team") or None
+    page, teams = await asyncio.gather(
+        visit.api.get("/audit", limit=PAGE, team=team, after=query.get("after") or None), team_names(visit, team)
+    )
+    deeds = [deed(action, teams) for action in page["data"]]
+    return html("audit.html", visit=visit, here="audit", deeds=deeds, next=page["next"], team=team, teams=teams)

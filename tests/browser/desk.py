@@ -70,7 +70,7 @@ class Desk:
         """Makes a key on a team's page; its text."""
         self.page.get_by_label("Label: who or what uses it").fill(label)
         if limits:
-            self.page.get_by_text("Limits and models").click()
+            self.page.get_by_text("Limits, models, expiry").click()
         for limit, value in limits.items():
             self.page.locator(f"#new-key-{limit}").fill(value)
         self.page.get_by_role("button", name="Make the key").click()

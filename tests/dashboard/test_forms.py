@@ -248,3 +248,24 @@ def test_a_refused_admin_key_says_why_and_keeps_what_was_typed(person: Person) -
     assert answer.status_code == 400
     assert 'value="typed name"' in answer.text
     assert "expires_at" in answer.text
+
+
+def test_a_key_gets_a_label_and_an_end_and_loses_it(root: httpx.Client, person: Person) -> None:
+    team = new_team(root)["id"]
+    person.send(f"/teams/{team}/keys", name="trial", expires_at="2099-12-31T23:59")
+    (key,) = done(root.get(f"/teams/{team}/keys"))["data"]
+    assert key["expires_at"] == "2099-12-31T23:59:00.000Z"
+    path = f"/teams/{team}/keys/{key['id']}"
+    assert 'value="2099-12-31T23:59"' in person.get(f"/teams/{team}").text
+    assert person.send(f"{path}/limits", name="for good", expires_at="").status_code == 303
+    changed = done(root.get(path))
+    assert (changed["name"], changed["expires_at"]) == ("for good", None)
+
+
+def test_the_audit_page_says_in_words_what_is_different(root: httpx.Client, person: Person) -> None:
+    team = new_team(root, limits={"rpm": 5})
+    person.send(f"/teams/{team['id']}/limits", **{"limits.rpm": "7", "limits.budget_usd_day": "2.5"})
+    page = html.unescape(person.get(f"/audit?team={team['id']}").text)
+    assert f"changed the team <strong>{team['name']}</strong>" in page
+    assert "rpm: 5 → 7" in page
+    assert "budget_usd_day: none → 2.5" in page
