@@ -1,6 +1,6 @@
 """Every page by every measure: accessibility, a phone's width, both colour schemes, the keyboard, no scripts."""
 
-from collections.abc import Iterator
+from typing import Literal
 
 import openai
 import pytest
@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 from tests.browser.desk import Desk
 from tests.operators.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
+from tests.support.waiting import wait_until_sync
 
 PHONE = {"width": 390, "height": 844}
 TEAMS = (
@@ -16,6 +17,7 @@ TEAMS = (
     ("Support assistants", "0.0006", {"budget_usd_month": "500", "tpm": 2_000_000}),
     ("Data science sandbox", "12.5", {"budget_tokens_day": 3_000}),
 )
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 MODELS = ("gpt-5", "gpt-5-mini", "claude-sonnet", "llama-4-scout")
 
 
@@ -43,45 +45,59 @@ def team(gateway: RunningGateway) -> str:
     return str(ids[0])
 
 
-def paths(team: str) -> Iterator[tuple[str, str]]:
-    yield "overview", ""
-    yield "overview-day", "?days=1"
-    yield "teams", "/teams"
-    yield "team", f"/teams/{team}"
-    yield "journal", f"/teams/{team}/journal"
-    yield "requests", "/requests"
-    yield "admin-keys", "/admin-keys"
-    yield "configuration", "/configuration"
-    yield "upstreams", "/upstreams"
-    yield "audit", "/audit"
-    yield "not-found", "/nothing-here"
+PATHS = {
+    "overview": "",
+    "teams": "/teams",
+    "team": "/teams/{team}",
+    "journal": "/teams/{team}/journal",
+    "requests": "/requests",
+    "request": "/requests/{request}",
+    "request-refused": "/requests/{refused}",
+    "upstreams": "/upstreams",
+    "audit": "/audit",
+    "admin-keys": "/admin-keys",
+    "configuration": "/configuration",
+    "not-found": "/nothing-here",
+}
 
 
-def test_every_page_is_accessible_and_fits_in_light_and_dark(
-    browser: Browser, gateway: RunningGateway, team: str
-) -> None:
-    with Desk.open(browser, gateway, viewport={"width": 1280, "height": 900}) as desk:
-        desk.page.goto("/dashboard/login")
+@pytest.fixture(scope="module")
+def places(gateway: RunningGateway, team: str) -> dict[str, str]:
+    """What the paths name: a team, a request of its own that was charged, and one that was refused."""
+
+    def newest(outcome: str) -> str:
+        with admin_client(gateway) as root:
+            found = done(root.get("/requests", params={"team": team, "outcome": outcome}))["data"]
+        return found[0]["id"] if found else ""
+
+    wait_until_sync(lambda: newest("refused") != "", what="the refusal is stored")
+    return {"team": team, "request": newest("incomplete"), "refused": newest("refused")}
+
+
+def test_the_sign_in_page_is_accessible_in_light_and_dark(desk: Desk) -> None:
+    desk.page.goto("/dashboard/login")
+    for scheme in SCHEMES:
+        desk.picture("login", scheme)
         assert desk.faults_of_accessibility() == []
-        desk.picture("login")
-        desk.picture("login", "dark")
-        desk.sign_in()
-        for name, path in paths(team):
-            for scheme in ("light", "dark"):
-                desk.page.emulate_media(color_scheme=scheme)
-                desk.page.goto(f"/dashboard{path}")
-                desk.picture(name, scheme)
-                assert desk.faults_of_accessibility() == [], f"{name}, {scheme}"
-            assert desk.overflow_px() <= 0, name
-            assert desk.page.title().endswith(" · Gateway")
-            assert desk.page.get_by_role("heading", level=1).count() == 1
 
 
-def test_every_page_fits_a_phone(browser: Browser, gateway: RunningGateway, team: str) -> None:
+@pytest.mark.parametrize("name", PATHS)
+def test_a_page_is_accessible_and_fits_in_light_and_dark(desk: Desk, places: dict[str, str], name: str) -> None:
+    desk.sign_in()
+    desk.page.goto(f"/dashboard{PATHS[name].format(**places)}")
+    for scheme in SCHEMES:
+        desk.picture(name, scheme)
+        assert desk.faults_of_accessibility() == [], scheme
+    assert desk.overflow_px() <= 0
+    assert desk.page.title().endswith(" · Gateway")
+    assert desk.page.get_by_role("heading", level=1).count() == 1
+
+
+def test_every_page_fits_a_phone(browser: Browser, gateway: RunningGateway, places: dict[str, str]) -> None:
     with Desk.open(browser, gateway, viewport=PHONE, is_mobile=True, has_touch=True) as desk:
         desk.sign_in()
-        for name, path in paths(team):
-            desk.page.goto(f"/dashboard{path}")
+        for name, path in PATHS.items():
+            desk.page.goto(f"/dashboard{path.format(**places)}")
             desk.picture(f"phone-{name}")
             assert desk.overflow_px() <= 0, name
         desk.picture("phone-not-found", "dark")
