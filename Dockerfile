@@ -1,16 +1,18 @@
 # The gateway: one image for `serve` (the default), `simulate`, and the commands that talk to a running gateway.
 #
 #   BASE_IMAGE           any image with Python >= 3.11 and its venv module as `python3`, the same for both stages
+#   LOCK                 requirements-otel.lock: with the packages for traces
 #   wheels/              packages from the build context, where it has them: `make wheels`. Without it pip asks its index
 #   PIP_INDEX_URL        an index of your own
 #   PIP_NO_INDEX         1: nothing but wheels/; the build then needs no network
 #   VERSION, REVISION    what the labels say
 #
-# Each package is held to its hash in requirements.lock. The same inputs give the same layers: no file carries the time
+# Each package is held to its hash in the lock file. The same inputs give the same layers: no file carries the time
 # of the build, and byte code is checked by content, not by time. Nothing here needs BuildKit.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
+ARG LOCK=requirements.lock
 ARG PIP_INDEX_URL=""
 ARG PIP_NO_INDEX=""
 ARG SOURCE_DATE_EPOCH=1735689600
@@ -24,9 +26,9 @@ WORKDIR /src
 # Two environments: /build has pip, /opt/gateway is what ships.
 RUN python3 -m venv /build && python3 -m venv --without-pip /opt/gateway
 # The pattern matches nothing where there is no wheels/, and the lock file keeps the instruction valid.
-COPY requirements.lock wheel[s] /src/wheels/
+COPY ${LOCK} wheel[s] /src/wheels/
 RUN /build/bin/pip --python /opt/gateway/bin/python install --quiet \
-      --only-binary :all: --require-hashes --find-links /src/wheels -r /src/wheels/requirements.lock
+      --only-binary :all: --require-hashes --find-links /src/wheels -r "/src/wheels/${LOCK}"
 COPY pyproject.toml /src/
 COPY gateway /src/gateway
 RUN /build/bin/pip --python /opt/gateway/bin/python install --quiet --no-deps --no-build-isolation --no-index /src \

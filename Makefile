@@ -2,7 +2,8 @@
 # make setup   .venv with everything; afterwards .venv/bin/gateway works
 # make test    set-up, then the tests           ARGS="-k name" narrows them
 # make chaos   set-up, then the long variants: many more interleavings, kills and outages; some minutes
-# make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1)
+# make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1);
+#              LOCK=requirements-otel.lock takes those of an image with traces
 # make compose-test  the compose stack's life on a Docker Engine: kills, outages, rolling replacement; some minutes
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
@@ -53,14 +54,15 @@ compose-test: $(DEV) wheels
 
 # WHEELS_FOR: the Python of the base image.
 WHEELS_FOR ?= 3.13
-wheels: wheels/.for-$(WHEELS_FOR)
-wheels/.for-$(WHEELS_FOR): requirements.lock
+LOCK ?= requirements.lock
+wheels: wheels/.for-$(WHEELS_FOR)-$(LOCK)
+wheels/.for-$(WHEELS_FOR)-$(LOCK): $(LOCK)
 	@rm -rf wheels && mkdir wheels
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary :all: \
 	  --implementation cp --python-version $(WHEELS_FOR) \
 	  $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_$(shell uname -m)) \
-	  -r requirements.lock -d wheels
+	  -r $(LOCK) -d wheels
 	@touch $@
 
 # --- Set-up -----------------------------------------------------------------------------------------------------------
@@ -108,8 +110,9 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
   --custom-compile-command "make lock" $(ARGS)
 BACKEND = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
 
-# The second file is held to the first: development runs on the versions that users get.
+# The others are held to the first: development, and an image with traces, run on the versions that users get.
 lock:
 	@[ -n "$(UV)" ] || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	$(BACKEND) | $(COMPILE) pyproject.toml - --output-file requirements.lock
+	$(BACKEND) | $(COMPILE) pyproject.toml - --extra otel --constraint requirements.lock --output-file requirements-otel.lock
 	$(BACKEND) | $(COMPILE) pyproject.toml - --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock

@@ -12,25 +12,23 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType, MappingProxyType
-from typing import Final, TextIO
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TextIO
 
 import structlog
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from pydantic import SecretStr
 
 from gateway import __version__, api, dashboard, operations
 from gateway.control import Control, Source
 from gateway.doorman import Doorman
 from gateway.downstream import Receive, Scope, Send
-from gateway.errors import GatewayError
 from gateway.feed import Feed
 from gateway.front import Front
 from gateway.ledger.accounts import Accounts
@@ -56,12 +54,17 @@ from gateway.metrics.sharing import Shared
 from gateway.pipeline import Limits, Plan
 from gateway.setting_types import FileSecret
 from gateway.settings import Settings, UpstreamSettings, load_settings
+from gateway.signals import drain_on_signal, reload_on_signal
 from gateway.telemetry import configure_logging
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
+from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Upstream, UpstreamPolicy
+
+if TYPE_CHECKING:
+    from gateway.tracing import Tracing
 
 NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
 
@@ -113,6 +116,8 @@ class Gateway:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
+            # FastAPI's own, which the environment would switch on: it would send what an operator did not ask for.
+            telemetry=TelemetryConfig(auto_configure=False, tracing=False, metrics=False, logs=False),
             redirect_slashes=False,  # a redirect would send the key once more, to whatever Host the client named
         )
         api.install(self.app, self._doorman.judge, numeric_codes=settings.errors.numeric_codes)
@@ -159,6 +164,10 @@ class Gateway:
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
+            if settings.telemetry.traces:
+                tracing = build_tracing()
+                line.begin_trace = tracing.begin
+                stack.push_async_callback(tracing.end)
             services = _services(settings, store, ledger, line, self._source)
             control, feed = services.control, services.feed
             stack.push_async_callback(control.end)
@@ -174,7 +183,7 @@ class Gateway:
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             gc.collect()
             gc.freeze()  # what lives from here to the end is not worth looking at again
-            with _drain_on_signal(services), _reload_on_signal(services):
+            with drain_on_signal(services), reload_on_signal(services):
                 yield
 
 
@@ -224,6 +233,13 @@ def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLin
     return services
 
 
+def build_tracing() -> Tracing:
+    """Traces: not imported before they are wanted. Raises ImportError without the extra; ValueError for its OTEL_*."""
+    from gateway.tracing import Tracing  # noqa: PLC0415 - off, it costs nothing, and the SDK may be absent
+
+    return Tracing()
+
+
 def build_plan(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> Plan:
     """Routes, prices and upstreams as the request line uses them; the upstreams in `keep` are taken as they are."""
     upstreams = {
@@ -256,8 +272,10 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
         http2=settings.http2,
         proxy=settings.effective_proxy(),
     )
+    origin = parse_origin(settings.base_url)
     return Upstream(
         name,
+        (origin.host, origin.port),
         build_transport(config, settings.transport),
         KeyRing(tuple(_upstream_key(number, secret) for number, secret in enumerate(settings.api_keys))),
         Breaker(settings.breaker_failures, settings.breaker_open_s),
@@ -274,73 +292,6 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
 def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
     reload = secret.read_again if isinstance(secret, FileSecret) else None
     return UpstreamKey(number, secret.get_secret_value(), reload)
-
-
-@contextlib.contextmanager
-def _reload_on_signal(services: Services) -> Iterator[None]:
-    """SIGHUP reads the configuration again; what is wrong with it is in the log, and the old one stays in force."""
-    number = getattr(signal, "SIGHUP", None)
-    if number is None or threading.current_thread() is not threading.main_thread():
-        yield  # Windows has no such signal
-        return
-    reloads: set[asyncio.Task[None]] = set()
-
-    async def reload() -> None:
-        with contextlib.suppress(GatewayError):  # it is in the log
-            await services.control.reload()
-
-    def start() -> None:
-        task = asyncio.create_task(reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    before = signal.signal(number, lambda _number, _frame: services.loop.call_soon_threadsafe(start))
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-@contextlib.contextmanager
-def _drain_on_signal(services: Services) -> Iterator[None]:
-    """SIGTERM and SIGINT start the drain, after `server.shutdown_delay_s`, and then do what the server does on them.
-
-    Until then /readyz says no and requests are served as ever: a proxy takes this gateway out of its list before one is
-    refused. A second signal ends the delay.
-
-    The server tells its application of a shutdown only when every connection has ended; a stream would keep it waiting.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread; whoever runs the gateway in another one calls `drain` itself
-        return
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del frame
-        if services.leaving:
-            loop.call_soon_threadsafe(stop, number)
-        else:
-            services.leaving = True
-            loop.call_soon_threadsafe(loop.call_later, services.settings.server.shutdown_delay_s, stop_at_last, number)
-
-    def stop_at_last(number: int) -> None:
-        if not services.line.stopping:  # a second signal was quicker
-            stop(number)
-
-    def stop(number: int) -> None:
-        services.line.drain(services.settings.server.drain_timeout_s)
-        handler = before[signal.Signals(number)]
-        if callable(handler):
-            handler(number, None)
-
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 async def _prove(services: Services) -> None:

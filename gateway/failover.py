@@ -35,6 +35,7 @@ FORWARDED: Final = frozenset(
     {b"accept", b"user-agent", b"openai-beta", b"x-client-request-id", b"traceparent", b"tracestate"}
 )
 """Request headers that go on to the upstream; everything else (keys, cookies, addresses) stays here."""
+_FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}  # the gateway's own span is the parent then
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SERVER_ERROR: Final = 500
@@ -80,7 +81,9 @@ class _Search:
         self.answer: Opened | None = None
         self.failure: GatewayError | None = None
         self._body = with_model(envelope, route.wire_model) if renamed else envelope.body
-        self._headers = _upstream_headers(client, record.request_id)
+        self._headers = _upstream_headers(client, record)
+        self._model = route.wire_model
+        self._max_output_tokens = envelope.max_output_tokens
         self._method = admitted.target.operation.method.encode()
         self._path = admitted.target.path
         self._may_repeat = route.rule.repeat_started
@@ -98,9 +101,13 @@ class _Search:
             self.answer = None
         self._record.tried.append(f"{upstream.name}#{key.number}")
         self._record.upstream = upstream.name
+        headers = self._headers
+        if (trace := self._record.trace) is not None:
+            host, port = upstream.address
+            headers = headers + trace.attempt(upstream.name, host, port, self._model, self._max_output_tokens)
         began = time.perf_counter()
         try:
-            answer = await upstream.attempt(key, self._method, self._path, self._headers, self._body)
+            answer = await upstream.attempt(key, self._method, self._path, headers, self._body)
         except UpstreamFault as fault:
             self._record.attempts.append((upstream.name, fault.kind.value, time.perf_counter() - began))
             self._failed(upstream, fault)
@@ -167,13 +174,14 @@ def _soonest_ms(plan: Plan, route: Route, now_s: float) -> int:
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 
 
-def _upstream_headers(client: Downstream, request_id: str) -> Headers:
+def _upstream_headers(client: Downstream, record: Record) -> Headers:
     headers = [
         (b"content-type", b"application/json"),
         (b"accept-encoding", b"identity"),
-        (b"x-request-id", request_id.encode()),
+        (b"x-request-id", record.request_id.encode()),
     ]
-    headers += [(name, value) for name, value in client.headers if name in FORWARDED]
+    forwarded = FORWARDED if record.trace is None else _FORWARDED_IN_A_TRACE
+    headers += [(name, value) for name, value in client.headers if name in forwarded]
     return headers
 
 

@@ -34,10 +34,10 @@ from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.responses import Responses, correction, made_by
 from gateway.metrics.numbers import Numbers
-from gateway.operations import Target
+from gateway.operations import Operation, Target
 from gateway.pipeline import Admitted, Plan
 from gateway.relay import InvalidAnswer, Relay
-from gateway.telemetry import Record, Refusal, RequestLog, new_request_id
+from gateway.telemetry import Headers, Record, Refusal, RequestLog, Trace, new_request_id
 from gateway.upstream.transport import FaultKind, UpstreamFault
 
 _ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
@@ -68,7 +68,7 @@ class InForce:
 class RequestLine:
     """Serves requests; one object a worker.
 
-    `on_end` is told of each request when it has ended.
+    `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
     State that changes: `plan` (a reload replaces it; running requests keep theirs), `running` (a handle for each
     request that talks to an upstream, by which it can be ended), `streams` (how many of them stream), `stopping`.
     """
@@ -86,6 +86,7 @@ class RequestLine:
         numeric_codes: bool,
     ) -> None:
         self.on_end: Callable[[Record], None] | None = None
+        self.begin_trace: Callable[[Record, Operation, Headers], Trace] | None = None
         self._in_force = InForce(plan)
         self.running: set[Interrupt] = set()
         self.stopping = False
@@ -106,6 +107,8 @@ class RequestLine:
         record = Record(new_request_id(), scope["method"], scope["path"], target.operation.route, address)
         client = Downstream(scope, receive, send)
         record.shows_tried = self._is_admin(client)
+        if self.begin_trace is not None:
+            record.trace = self.begin_trace(record, target.operation, client.headers)
         in_force = self._in_force
         in_force.requests += 1
         try:
@@ -122,6 +125,8 @@ class RequestLine:
             self._log.write(record)
             if self.on_end is not None:
                 self.on_end(record)
+            if record.trace is not None:
+                record.trace.end(record)
 
     @property
     def plan(self) -> Plan:

@@ -2,7 +2,8 @@
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
-    sections: server store admin limits ledger routing errors log upstreams.<name> routes aliases prices."<pattern>"
+    sections: server store admin limits ledger routing errors log telemetry upstreams.<name> routes aliases
+        prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
 Unknown keys are errors. `load_settings` reports every error at once, each with its place (problems.py).
@@ -140,6 +141,12 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class TelemetrySettings(Section):
+    """What is sent to collectors. Where to, how much and how: OpenTelemetry's own variables (OTEL_*)."""
+
+    traces: bool = False
+
+
 class UpstreamSettings(Section):
     """One provider that speaks OpenResponses."""
 
@@ -234,6 +241,7 @@ class Settings(BaseSettings):
     routing: RoutingSettings = RoutingSettings()
     errors: ErrorsSettings = ErrorsSettings()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     upstreams: dict[UpstreamName, UpstreamSettings] = Field(min_length=1)
     routes: tuple[RouteSettings, ...] = Field(min_length=1)
     aliases: dict[ModelName, ModelName] = {}

@@ -1,7 +1,7 @@
 """Step 9: what is written down about a request: one structured line, and the counters.
 
 `Record` is the line in the making: the one mutable value that goes down the request line, each step filling in its
-part. It never holds prompts, answers or secrets.
+part. It never holds prompts, answers or secrets. `Trace` is what tracing.py makes of it, where that is on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import orjson
 import structlog
@@ -35,8 +35,21 @@ class Refusal:
     explain: Mapping[str, JsonScalar]
 
 
+Headers = list[tuple[bytes, bytes]]
 Attempt = tuple[str, str, float]
 """An upstream's name, the status or fault that it answered with, and the seconds that it took."""
+
+
+class Trace(Protocol):
+    """One request's part of a distributed trace; `trace_id` in hexadecimal, None where the SDK is switched off."""
+
+    trace_id: str | None
+
+    def attempt(self, upstream: str, host: str, port: int, model: str, max_output_tokens: int | None) -> Headers:
+        """An upstream is asked now; gives the headers that it is to be sent."""
+
+    def end(self, record: Record) -> None:
+        """The request has ended."""
 
 
 @dataclass(slots=True)
@@ -80,6 +93,7 @@ class Record:
     relayed: float | None = None  # the answer has gone, the store is told
     ended: float | None = None
     rates: Rates = NO_RATES
+    trace: Trace | None = None
 
     def debug_headers(self) -> list[tuple[bytes, bytes]]:
         """What an admin who asks for it is shown with the answer."""
@@ -90,6 +104,7 @@ class Record:
         fields: dict[str, Any] = {
             "event": "request",
             "request_id": self.request_id,
+            "trace_id": self.trace.trace_id if self.trace is not None else None,
             "method": self.method,
             "path": self.path,
             "client": self.client or None,

@@ -1,7 +1,7 @@
 """Whether a configuration can be served, before anything listens.
 
 load(path)         settings, or each problem in a line
-faults_of(...)     what only shows when the parts are built: certificate files, the store's URL
+faults_of(...)     what only shows when the parts are built: certificate files, the store's URL, an extra that is absent
 store_refusal(...) whether the store refuses us for good: credentials. One that is down may come up
 check(path)        `gateway check`
 """
@@ -14,7 +14,7 @@ from typing import Final
 
 import typer
 
-from gateway.app import build_upstream, store_link
+from gateway.app import build_tracing, build_upstream, store_link
 from gateway.cli.faults import CliError
 from gateway.ledger.store import Store, StoreError
 from gateway.ledger.topology import StoreUrl
@@ -51,7 +51,20 @@ async def _faults_of(settings: Settings) -> list[str]:
             problems.append(f"upstreams.{name}: {error}")
         else:
             await built.transport.close()
+    if settings.telemetry.traces:
+        problems += await _faults_of_traces()
     return problems
+
+
+async def _faults_of_traces() -> list[str]:
+    try:
+        tracing = build_tracing()
+    except ImportError:
+        return ['telemetry.traces: needs the extra "otel": pip install "openresponses-gateway[otel]"']
+    except ValueError as error:
+        return [f"telemetry.traces: the environment's OTEL_*: {error}"]
+    await tracing.end()
+    return []
 
 
 def store_refusal(settings: Settings) -> str:
@@ -84,6 +97,7 @@ def _summary(settings: Settings) -> list[str]:
         f"listen     {server.host} port {server.port}, {_count(server.workers, 'worker')}",
         f"store      {where}",
         f"admin API  {'on' if settings.admin.key else 'off: admin.key is not set'}",
+        *(["traces     on: where to, OTEL_EXPORTER_OTLP_ENDPOINT says"] if settings.telemetry.traces else []),
     ]
     lines += [
         f"upstream   {name}: {upstream.base_url}, {_count(len(upstream.api_keys), 'key')}"

@@ -42,12 +42,22 @@ class UpstreamPolicy:
 
 
 class Upstream:
-    """One provider, as the request line uses it. State that changes: `enabled`, which an operator decides."""
+    """One provider, as the request line uses it; `address`: its host and port, for traces.
+
+    State that changes: `enabled`, which an operator decides.
+    """
 
     def __init__(
-        self, name: str, transport: Transport, keys: KeyRing, breaker: Breaker, policy: UpstreamPolicy
+        self,
+        name: str,
+        address: tuple[str, int],
+        transport: Transport,
+        keys: KeyRing,
+        breaker: Breaker,
+        policy: UpstreamPolicy,
     ) -> None:
         self.name = name
+        self.address = address
         self.transport = transport
         self.keys = keys
         self.breaker = breaker

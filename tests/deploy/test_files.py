@@ -61,7 +61,8 @@ def test_no_secret_has_a_place_in_the_environment_file_or_the_image() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/secrets/", ".env"} <= set(ignored)
     allowed = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
-    assert sorted(allowed) == ["!gateway", "!pyproject.toml", "!requirements.lock", "!wheels"]
+    locks = ["!requirements-otel.lock", "!requirements.lock"]
+    assert sorted(allowed) == ["!gateway", "!pyproject.toml", *locks, "!wheels"]
 
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:

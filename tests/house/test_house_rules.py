@@ -17,7 +17,7 @@ from tests.house import rules
 
 ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = tuple(sorted(path for top in ("gateway", "tests") for path in (ROOT / top).rglob("*.py")))
-LOCKS: Final = ("requirements.lock", "requirements-dev.lock")
+LOCKS: Final = ("requirements.lock", "requirements-otel.lock", "requirements-dev.lock")
 # file:function -> why it is better long
 LONG_FUNCTIONS: Final[MappingProxyType[str, str]] = MappingProxyType({})
 
@@ -80,6 +80,8 @@ def test_lock_files_hold_hashes_and_name_no_place() -> None:
 def test_lock_files_hold_what_pyproject_asks_for(lock: str) -> None:
     pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     asked = pyproject["build-system"]["requires"] + pyproject["project"]["dependencies"]
+    if lock == "requirements-otel.lock":
+        asked += pyproject["project"]["optional-dependencies"]["otel"]
     if lock == "requirements-dev.lock":
         asked += pyproject["dependency-groups"]["dev"] + [
             wanted for extra in pyproject["project"]["optional-dependencies"].values() for wanted in extra

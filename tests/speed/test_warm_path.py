@@ -5,9 +5,11 @@ Each test warms the gateway up, then lets a number of requests through and divid
 
 import asyncio
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -135,6 +137,27 @@ def test_no_task_is_made_but_the_servers_own(gateway: RunningGateway, ask: Ask, 
     finally:
         loop.call_soon_threadsafe(loop.set_task_factory, None)
     assert made == {"RequestResponseCycle.run_asgi": REQUESTS}
+
+
+@pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
+def test_traces_that_are_off_call_nothing(gateway: RunningGateway, ask: Ask, body: dict[str, Any]) -> None:
+    called: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call":
+            called[frame.f_globals.get("__name__", "")] += 1
+
+    async def watch(function: Any) -> None:
+        sys.setprofile(function)  # of the loop's thread
+
+    gateway.run(watch(note))
+    try:
+        for _ in range(REQUESTS):
+            ask(body)
+    finally:
+        gateway.run(watch(None))
+    assert called["gateway.line"] > REQUESTS, "calls are seen"
+    assert [name for name in called if name.startswith(("opentelemetry", "gateway.tracing"))] == []
 
 
 def test_a_body_that_is_here_already_sets_no_timer(
