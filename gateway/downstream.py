@@ -3,6 +3,8 @@
     header(name)          a request header, or None
     read_body(...)        step 2's bytes, bounded in size and time
     start / write / end   the answer, in pieces; straight to the connection where the server lets us: wire.py
+    hold / flush          bytes that wait for those behind them, and an end to that
+    watch(on_leave)       tells when the client is gone
     answer(...)           the answer, whole
 
 State that changes: `status` (None until the head is sent), `bytes_out`, `first_byte` (when the body's was written).
@@ -13,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.errors import GatewayError
+from gateway.interrupt import DisconnectWatch
 from gateway.wire import EXTENSION, Wire
 
 Scope = MutableMapping[str, Any]
@@ -23,6 +26,13 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+
+class Watch(Protocol):
+    """What `Downstream.watch` gives."""
+
+    def close(self) -> None:
+        """Stops watching. Idempotent."""
 
 
 class ClientLeft(Exception):
@@ -113,7 +123,7 @@ class Downstream:
         return message
 
     async def start(self, status: int, headers: Headers) -> None:
-        """Sends the answer's head."""
+        """The answer's head; it may wait for the first bytes of the body, or for `flush`."""
         self.status = status
         if self._wire is not None:
             self._wire.start(status, headers)
@@ -135,6 +145,28 @@ class Downstream:
             return False
         self._wire.write(data)
         return not self._wire.busy
+
+    def hold(self, data: bytes) -> None:
+        """Sends body bytes together with what follows at once, which may be the end."""
+        if data and not self.bytes_out:
+            self.first_byte = time.perf_counter()
+        self.bytes_out += len(data)
+        if self._wire is None:
+            self._unsent += data
+        else:
+            self._wire.hold(data)
+
+    def flush(self) -> None:
+        """Sends what waits."""
+        if self._wire is not None:
+            self._wire.flush()
+
+    def watch(self, on_leave: Callable[[], object]) -> Watch:
+        """Calls back when the client is gone, until `close`. For use after the body has been read."""
+        if self._wire is None:
+            return DisconnectWatch(self.receive, on_leave)
+        self._wire.watch(on_leave)
+        return self._wire
 
     async def drained(self) -> None:
         """Waits until the client has taken what was written, but for a bounded rest; or has left."""

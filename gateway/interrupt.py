@@ -91,7 +91,7 @@ class DisconnectWatch:
 
     __slots__ = ("_closed", "_coroutine", "_on_leave", "_receive", "_waits_for")
 
-    def __init__(self, receive: Callable[[], Awaitable[Any]], on_leave: Callable[[], None]) -> None:
+    def __init__(self, receive: Callable[[], Awaitable[Any]], on_leave: Callable[[], object]) -> None:
         self._receive = receive
         self._on_leave = on_leave
         self._closed = False

@@ -30,7 +30,7 @@ from gateway.dryrun import is_dry_run
 from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Ending, Event, Outcome, decide, void
 from gateway.failover import fault_error, open_upstream
-from gateway.interrupt import DisconnectWatch, Interrupt, Interrupted, Reason
+from gateway.interrupt import Interrupt, Interrupted, Reason
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.responses import Responses, correction, made_by
 from gateway.metrics.numbers import Numbers
@@ -219,7 +219,7 @@ class RequestLine:
         interrupt = Interrupt(asyncio.get_running_loop().time() + self._total_timeout_s)
         self.running.add(interrupt)
         self.streams += record.stream
-        watch = DisconnectWatch(client.receive, lambda: relay.client_left(interrupt))
+        watch = client.watch(lambda: relay.client_left(interrupt))
         try:
             with interrupt:
                 opened = await open_upstream(admitted.plan, admitted, client, record)

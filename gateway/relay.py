@@ -107,10 +107,18 @@ class Relay:
 
         def pass_on(data: bytes) -> bool:
             ready = tap.feed(data)
+            if answer.ended:  # the end is next: one write for both
+                client.hold(ready)
+                return not over_cap()
             return (not ready or client.write_now(ready)) and not over_cap()
 
+        first = answer.read_nowait()  # what came with the head goes with the head
+        paused = bool(first) and not pass_on(first)
+        if not answer.ended:
+            client.flush()
         with self._keeping_alive(tap, rule.keepalive_s):
-            while await answer.pump(pass_on):
+            while paused or await answer.pump(pass_on):
+                paused = False
                 await client.drained()
                 if over_cap():
                     await self._cut_at_cap(tap)

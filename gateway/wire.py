@@ -3,6 +3,8 @@
     GatewayProtocol    uvicorn's HTTP protocol; gives each request a Wire, as scope["extensions"][EXTENSION]
     Wire               the request's body where it is here already; start, write and end of its answer
 
+A write is a system call: the head waits for the body's first bytes, and `hold` lets bytes wait for those behind them.
+
 ASGI stays: served by something else the application finds no Wire, and `Downstream` sends messages. Uvicorn keeps what
 is its own: parsing, keep-alive, pipelining, flow control, shutdown. A message is a dictionary, a coroutine and two
 regular expressions a header: 4 % of a JSON answer; with `Answer.pump`, 9 % of a stream (benchmarks/README.md).
@@ -10,7 +12,8 @@ regular expressions a header: 4 % of a JSON answer; with `Answer.pump`, 9 % of a
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -19,6 +22,7 @@ _CONTROLS: Final = bytes((*range(9), *range(10, 32), 127))  # RFC 9110, 5.5: of 
 _WITHOUT_BODY: Final = frozenset({204, 304})
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
+_JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer are copied behind what waits; more go beside it
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -26,14 +30,17 @@ Headers = list[tuple[bytes, bytes]]
 class Wire:
     """One request's way to its client. A client that has left takes whatever is written.
 
-    State that changes: `_left`, what Content-Length has promised and is still to come, else CHUNKED or UNTIL_CLOSE.
+    State that changes: `_left`, what Content-Length has promised and is still to come, else CHUNKED or UNTIL_CLOSE;
+    `_held`, what waits for the next bytes.
     """
 
-    __slots__ = ("_cycle", "_left")
+    __slots__ = ("_cycle", "_held", "_left", "_protocol")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: RequestResponseCycle, protocol: GatewayProtocol) -> None:
         self._cycle = cycle
+        self._protocol = protocol
         self._left = CHUNKED
+        self._held = b""
 
     def add_headers(self, headers: Headers) -> None:
         """More headers for the answer, whoever gives it."""
@@ -46,7 +53,18 @@ class Wire:
             return None
         body, cycle.body = bytes(cycle.body), bytearray()
         cycle.message_event.clear()
+        cycle.flow.resume_reading()  # uvicorn stops at 64 KB; a client that leaves must be seen
         return body
+
+    def watch(self, on_leave: Callable[[], Any]) -> None:
+        """Calls back when the client is gone: at once if it is. One connection, one running request, one watcher."""
+        self._protocol.on_leave = on_leave
+        if self._cycle.disconnected:
+            self._protocol.tell()
+
+    def close(self) -> None:
+        """Ends `watch`. Idempotent."""
+        self._protocol.on_leave = None
 
     @property
     def busy(self) -> bool:
@@ -58,7 +76,10 @@ class Wire:
         await self._cycle.flow.drain()
 
     def start(self, status: int, headers: Headers) -> None:
-        """Writes the answer's head; names are in lower case. Raises RuntimeError for a control character in it."""
+        """The answer's head, to go with what is written next, or by `flush`; names are in lower case.
+
+        Raises RuntimeError for a control character in it.
+        """
         cycle = self._cycle
         headers = [*cycle.default_headers, *headers]
         if (b"connection", b"close") in headers:
@@ -84,15 +105,44 @@ class Wire:
             raise RuntimeError("a control character in an answer's head")
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        if not cycle.disconnected:
-            cycle.transport.write(head)
+        self._held = head
 
     def write(self, data: bytes) -> None:
         """Writes body bytes."""
+        if not data:
+            return
+        if self._left == CHUNKED:
+            data = b"%b%x\r\n%b\r\n" % (self._held, len(data), data)
+            self._held = b""
+            if not self._cycle.disconnected:
+                self._cycle.transport.write(data)
+            return
         if self._left >= 0:
             self._count(data)
-        if data and not self._cycle.disconnected:
-            self._cycle.transport.write(data if self._left != CHUNKED else b"%x\r\n%b\r\n" % (len(data), data))
+        self._send(data)
+
+    def hold(self, data: bytes) -> None:
+        """Writes body bytes with those that follow: `end` is near."""
+        if not data:
+            return
+        if self._left >= 0:
+            self._count(data)
+        self._held += data if self._left != CHUNKED else b"%x\r\n%b\r\n" % (len(data), data)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._held:
+            self._send(b"")
+
+    def _send(self, data: bytes) -> None:
+        held, self._held = self._held, b""
+        transport = self._cycle.transport
+        if self._cycle.disconnected:
+            return
+        if held and len(data) > _JOIN_LIMIT_BYTES:
+            transport.writelines((held, data))
+        elif held or data:
+            transport.write(held + data if held else data)
 
     def end(self, data: bytes) -> None:
         """Writes the last body bytes; the connection is uvicorn's again."""
@@ -103,10 +153,9 @@ class Wire:
                 raise RuntimeError("an answer shorter than its Content-Length")
         elif self._left == CHUNKED:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        self._send(data)
         if cycle.disconnected:
             return
-        if data:
-            cycle.transport.write(data)
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
@@ -120,9 +169,25 @@ class Wire:
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with a Wire in each request's scope."""
+    """Uvicorn's protocol, with a Wire in each request's scope. `on_leave`: whom the running request wants told."""
+
+    def __init__(self, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self.on_leave: Callable[[], Any] | None = None
 
     def on_headers_complete(self) -> None:
         """Starts the request as uvicorn does; its task runs when the parser is done."""
         super().on_headers_complete()
-        self.scope["extensions"] = {EXTENSION: Wire(self.cycle)}  # type: ignore[dict-item]  # ASGI lets servers add to it
+        wire = Wire(self.cycle, self)
+        self.scope["extensions"] = {EXTENSION: wire}  # type: ignore[dict-item]  # ASGI lets servers add to it
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the running request, whichever of several it is."""
+        super().connection_lost(exc)
+        self.tell()
+
+    def tell(self) -> None:
+        """The client has left. Once."""
+        on_leave, self.on_leave = self.on_leave, None
+        if on_leave is not None:
+            on_leave()

@@ -43,6 +43,11 @@ class Http1Answer:
         self.take: Callable[[bytes], bool] | None = None  # who takes what arrives while `pump` waits
         self.fault: UpstreamFault | None = None
 
+    @property
+    def ended(self) -> bool:
+        """See `Answer.ended`."""
+        return self.connection is None and self.fault is None
+
     def read_nowait(self) -> bytes:
         """See `Answer.read_nowait`."""
         pieces = self.pieces

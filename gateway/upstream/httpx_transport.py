@@ -87,6 +87,11 @@ class HttpxAnswer:
         self._chunk_timeout_s = chunk_timeout_s
         self._fault: UpstreamFault | None = None
 
+    @property
+    def ended(self) -> bool:
+        """See `Answer.ended`; httpx tells at the next read."""
+        return False
+
     def read_nowait(self) -> bytes:
         """See `Answer.read_nowait`; nothing waits here between reads."""
         return b""

@@ -115,6 +115,10 @@ class Answer(Protocol):
     status: int  # 200..599: informational answers are swallowed
     headers: list[tuple[bytes, bytes]]  # names in lower case, order kept
 
+    @property
+    def ended(self) -> bool:
+        """Whether the body is known to be whole: after what is here already there is the clean end."""
+
     def read_nowait(self) -> bytes:
         """Return the body bytes that are here already, `b""` if none are. Raises nothing."""
 
