@@ -66,6 +66,9 @@ from gateway.upstream.upstream import Upstream, UpstreamPolicy
 if TYPE_CHECKING:
     from gateway.tracing import Tracing
 
+_GC_EVERY: Final = 20_000
+"""New containers between two collections. A request leaves no cycles behind: to look every 700, Python's default, cost
+7 % of a JSON answer and found nothing."""
 NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
 
 
@@ -183,6 +186,7 @@ class Gateway:
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             gc.collect()
             gc.freeze()  # what lives from here to the end is not worth looking at again
+            gc.set_threshold(_GC_EVERY)
             with drain_on_signal(services), reload_on_signal(services):
                 yield
 

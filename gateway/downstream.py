@@ -59,7 +59,8 @@ class Downstream:
         self.scope = scope
         self.receive = receive
         self._send = send
-        self._wire: Wire | None = scope.get("extensions", {}).get(EXTENSION)
+        # Taken out: a Wire that its own scope leads to would be garbage that only the collector finds.
+        self._wire: Wire | None = scope.get("extensions", {}).pop(EXTENSION, None)
         self._unsent = b""
         self.headers: Headers = scope["headers"]
         self._headers = dict(self.headers)

@@ -252,7 +252,7 @@ class RequestLine:
     async def _settle(self, relay: Relay, admitted: Admitted, record: Record) -> None:
         relay.abort()
         record.relayed = time.perf_counter()
-        hold, made = admitted.admission.hold, admitted.made
+        hold, made, memory = admitted.admission.hold, admitted.made, None
         try:
             ending = relay.ending()
             settlement = decide(
@@ -269,16 +269,16 @@ class RequestLine:
             settlement = void(hold, ending.outcome)
         if made is not None and admitted.target.operation.by_id and settlement.kind == "settle":
             settlement, made = correction(made, settlement)
-            self._responses.remember(hold.team_id, made)
+            memory = self._responses.memory(hold.team_id, made)
             _ = self._ledger.settle(void(hold, ending.outcome))
-        settled = self._ledger.settle(settlement)
-        if relay.response_id is not None and settlement.kind == "settle":
-            self._responses.remember(hold.team_id, made_by(settlement, relay.response_id, relay.upstream_key))
+        elif settlement.kind == "settle" and (response_id := relay.response_id) is not None:
+            memory = self._responses.memory(hold.team_id, made_by(settlement, response_id, relay.upstream_key))
+        settled = self._ledger.settle(settlement, memory)
         record.outcome = ending.outcome
         record.settlement = settlement
         record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
-        # Shielded: a cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
-        record.spooled = await asyncio.shield(settled) is None
+        # A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
+        record.spooled = await settled is None
 
     async def refuse(self, client: Downstream, record: Record, error: GatewayError) -> None:
         """Answers with an error of the gateway's own."""

@@ -6,11 +6,13 @@ part. It never holds prompts, answers or secrets. `Trace` is what tracing.py mak
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final, Protocol, TextIO
 
 import orjson
@@ -99,63 +101,50 @@ class Record:
         """What an admin who asks for it is shown with the answer."""
         return [(b"x-gateway-tried", ", ".join(self.tried).encode())] if self.shows_tried else []
 
-    def line(self) -> dict[str, Any]:
-        """The fields of the log line; what does not apply is left out."""
-        fields: dict[str, Any] = {
-            "event": "request",
-            "request_id": self.request_id,
-            "trace_id": self.trace.trace_id if self.trace is not None else None,
-            "method": self.method,
-            "path": self.path,
-            "client": self.client or None,
-            "status": self.status,
-            "outcome": self.outcome.value,
-            "state": self.state.value,
-            "code": self.code,
-            "team_id": self.team_id,
-            "key_id": self.key_id,
-            "model": self.model,
-            "stream": self.stream,
-            "upstream": self.upstream,
-            "upstream_status": self.upstream_status,
-            "upstream_request_id": self.upstream_request_id,
-            "response_id": self.response_id,
-            "tried": self.tried or None,
-            "detail": self.detail,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "spooled": self.spooled or None,
-            "unchecked": self.unchecked or None,
-            **self.timings(),
-        }
+    def line(self, **first: str) -> dict[str, Any]:
+        """The fields of the log line, behind `first`; what does not apply is left out."""
+        fields: dict[str, Any] = first
+        fields["event"] = "request"
+        fields |= {name: value for name, value in zip(_LOGGED, _logged(self), strict=True) if value is not None}
+        if self.trace is not None:
+            fields["trace_id"] = self.trace.trace_id
+        for name in ("client", "tried", "spooled", "unchecked"):
+            if value := getattr(self, name):
+                fields[name] = value
+        fields |= self.timings()
         if self.settlement is not None:
             usage = self.settlement.usage
-            fields |= {
-                "settled_by": self.settlement.settled_by,
-                "cost_usd": format_usd(self.settlement.cost_nano_usd),
-                "input_tokens": usage.input_tokens,
-                "cached_input_tokens": usage.cached_input_tokens,
-                "output_tokens": usage.output_tokens,
-                "reasoning_tokens": usage.reasoning_tokens,
-            }
-        return {name: value for name, value in fields.items() if value is not None}
+            fields["settled_by"] = self.settlement.settled_by
+            fields["cost_usd"] = format_usd(self.settlement.cost_nano_usd)
+            fields["input_tokens"] = usage.input_tokens
+            fields["cached_input_tokens"] = usage.cached_input_tokens
+            fields["output_tokens"] = usage.output_tokens
+            fields["reasoning_tokens"] = usage.reasoning_tokens
+        return fields
 
     def timings(self) -> dict[str, float]:
         """What has happened so far, in ms since the request's head."""
-        marks = {
-            "received_ms": self.received,
-            "routed_ms": self.routed,
-            "admit_ms": self.admitted,
-            "open_ms": self.opened,
-            "first_byte_ms": self.first_byte,
-            "relayed_ms": self.relayed,
-            "total_ms": self.ended,
-        }
-        return {name: round((at - self.started) * 1000, 3) for name, at in marks.items() if at is not None}
+        started = self.started
+        times = zip(_MARKS, _marks(self), strict=True)
+        return {name: round((at - started) * 1000, 3) for name, at in times if at is not None}
+
+
+# fmt: off
+_LOGGED: Final = (
+    "request_id", "method", "path", "status", "outcome", "state", "code", "team_id", "key_id", "model", "stream",
+    "upstream", "upstream_status", "upstream_request_id", "response_id", "detail", "bytes_in", "bytes_out",
+)
+_MARKS: Final = ("received_ms", "routed_ms", "admit_ms", "open_ms", "first_byte_ms", "relayed_ms", "total_ms")
+# fmt: on
+_logged: Final = attrgetter(*_LOGGED)
+_marks: Final = attrgetter("received", "routed", "admitted", "opened", "first_byte", "relayed", "ended")
 
 
 class RequestLog:
-    """Writes request lines, JSON or for people. State that changes: the count of lines, the last stamp."""
+    """Writes request lines, JSON or for people: those of one turn of the event loop in one write.
+
+    State that changes: the count of lines, the last stamp, the lines of this turn.
+    """
 
     def __init__(self, stream: TextIO, *, human: bool, enabled: bool) -> None:
         self._stream = stream
@@ -163,22 +152,30 @@ class RequestLog:
         self._enabled = enabled
         self.requests = 0
         self._second, self._stamp = 0, ""
+        self._lines: list[str] = []
 
     def write(self, record: Record) -> None:
-        """One line for one request."""
+        """One line for one request. For use inside the event loop."""
         self.requests += 1
         if not self._enabled:
             return
-        fields = record.line()
         second = int(time.time())
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         stamp = self._stamp
         if self._human:
-            words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _HIDDEN)
-            self._stream.write(f"{stamp}Z {record.method} {record.path} {record.status} {words}\n")
+            words = " ".join(f"{name}={value}" for name, value in record.line().items() if name not in _HIDDEN)
+            line = f"{stamp}Z {record.method} {record.path} {record.status} {words}\n"
         else:
-            self._stream.write(orjson.dumps({"timestamp": stamp + "Z", "level": "info", **fields}).decode() + "\n")
+            fields = record.line(timestamp=stamp + "Z", level="info")
+            line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE).decode()
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(line)
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        self._stream.write("".join(lines))
         self._stream.flush()
 
 

@@ -83,6 +83,12 @@ class TeamKeys:
     def _name(self, rest: str) -> str:
         return f"gw:{{{self.team_id}}}:{rest}"
 
+    def of_request(self, key_id: str) -> list[str]:
+        """What each request touches: team, key, state, holds, held, journal."""
+        prefix = f"gw:{{{self.team_id}}}:"
+        names = "team", f"key:{key_id}", "state", "holds", "held", "journal"
+        return [prefix + name for name in names]
+
     @property
     def team(self) -> str:
         """The team's settings and limits."""

@@ -1,7 +1,8 @@
 """The ledger: admit and settle, each one script call; typed on this side of the store.
 
     admit(ask)          -> Admission          or GatewayError
-    settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
+    settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool;
+                                              a response's `Memory` goes with it
     preview(ask)        -> Preview            the same decision, nothing reserved
     run()               renews this worker's holds, voids those of dead gateways, replays the spool, until cancelled
 
@@ -37,6 +38,7 @@ from gateway.ledger.keyspace import TeamKeys
 from gateway.ledger.rates import NO_RATES, Rates
 from gateway.ledger.refusals import Demand, Refusal, to_error
 from gateway.ledger.replies import gather
+from gateway.ledger.responses import Memory
 from gateway.ledger.script import Script
 from gateway.ledger.spool import Spool, as_now
 from gateway.ledger.store import VOIDS_AT_ONCE, Store
@@ -129,8 +131,9 @@ class Ledger:
         self._spool = spool
         self._policy = policy
         self._open: dict[str, Hold] = {}
-        self._settling: set[asyncio.Future[int | None]] = set()
+        self._settling: set[asyncio.Future[Any]] = set()  # the store's replies that are awaited
         self._round_s = policy.hold_ttl_s / 3
+        self._loop = asyncio.get_running_loop()
         self._wake = (asyncio.Event(), asyncio.Event())
         self._grace: asyncio.TimerHandle | None = None
         store.on_change = self._on_change
@@ -188,18 +191,20 @@ class Ledger:
         reply, seen = await gather(replies)
         return Preview(_read_admission(reply, ask), read_view(seen))
 
-    def settle(self, settlement: Settlement) -> asyncio.Future[int | None]:
+    def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
         """Step 8: posts a settlement. The command is under way when this returns; no cancellation takes it back.
 
         The future's result is the team's balance in nano-USD, or None if the settlement went to the spool.
         """
         self._open.pop(settlement.hold.id, None)
         keys, args = self._settle_call(settlement)
-        done: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._settling.add(done)
+        if memory is not None:
+            keys.append(memory.key)
+            args += (memory.text, memory.ttl_ms)
+        done: asyncio.Future[int | None] = self._loop.create_future()
 
         def on_reply(reply: asyncio.Future[Any]) -> None:
-            self._settling.discard(done)
+            self._settling.discard(reply)
             balance: int | None = None
             try:
                 balance = self._resolved(reply.result(), args)
@@ -211,7 +216,9 @@ class Ledger:
             if not done.done():
                 done.set_result(balance)
 
-        self._store.call(SETTLE, keys, args).add_done_callback(on_reply)
+        reply = self._store.call(SETTLE, keys, args)
+        self._settling.add(reply)
+        reply.add_done_callback(on_reply)
         return done
 
     async def run(self) -> None:
@@ -297,7 +304,7 @@ class Ledger:
     def _admit_call(self, ask: Ask, *, dry_run: bool) -> tuple[list[str], list[str]]:
         key, demand = ask.key, ask.demand
         names = TeamKeys(key.team_id)
-        keys = [names.team, names.key(key.key_id), names.state, names.holds, names.held, names.journal]
+        keys = names.of_request(key.key_id)
         if ask.idempotency_key is not None:
             keys.append(names.mark(key.key_id, ask.idempotency_key))
         return keys, [
@@ -319,8 +326,8 @@ class Ledger:
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
         hold, usage = settlement.hold, settlement.usage
         names = TeamKeys(hold.team_id)
-        keys = [names.team, names.key(hold.key_id), names.state, names.holds, names.held, names.journal]
-        keys += [names.done(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms)]
+        keys = names.of_request(hold.key_id)
+        keys += (names.done(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms))
         if hold.mark is not None:
             keys.append(names.mark(hold.key_id, hold.mark))
         return keys, [

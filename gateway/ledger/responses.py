@@ -1,6 +1,6 @@
 """Who made a response, per team, for a bounded time: so that what follows goes to the same upstream and key.
 
-    remember(team_id, made)     with the settlement, in the same write to the store: no round trip of its own
+    memory(team_id, made)       what the settlement writes down, in the same call to the store: `Ledger.settle`
     find(key, response_id)      one call, only where a request names a response
     check(key)                  the same call without a response: is this key alive?
 
@@ -10,10 +10,10 @@ was charged by an estimate; the first usage that is seen later corrects that, by
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -50,9 +50,15 @@ class Made:
     reasoning_tokens: int
 
 
-_REMEMBERED: Final = tuple(field.name for field in fields(Made))[
-    1:
-]  # in the store, behind the id; `find` reads them back
+_remembered: Final = attrgetter(*(field.name for field in fields(Made)[1:]))  # behind the id; `find` reads them back
+
+
+class Memory(NamedTuple):
+    """A response as it is remembered: the key and the value in the store, and its life in ms."""
+
+    key: str
+    text: str
+    ttl_ms: str
 
 
 class Responses:
@@ -64,14 +70,15 @@ class Responses:
     def __init__(self, store: Store, ttl_s: int, *, admits_unchecked: bool = False) -> None:
         self._store = store
         self._admits_unchecked = admits_unchecked
-        self._ttl_ms = ttl_s * 1000
+        self._ttl_ms = str(ttl_s * 1000) if ttl_s else ""
 
-    def remember(self, team_id: str, made: Made) -> None:
-        """Sends it on its way. If the store does not take it, the response cannot be named later: a 404."""
-        if self._ttl_ms:
-            key = TeamKeys(team_id).response(made.response_id)
-            text = orjson.dumps([getattr(made, name) for name in _REMEMBERED])
-            self._store.run("SET", key, text, "PX", str(self._ttl_ms)).add_done_callback(_heard)
+    def memory(self, team_id: str, made: Made) -> Memory | None:
+        """What the settlement is to write down; None: nothing is remembered."""
+        if not self._ttl_ms:
+            return None
+        return Memory(
+            TeamKeys(team_id).response(made.response_id), orjson.dumps(_remembered(made)).decode(), self._ttl_ms
+        )
 
     async def find(self, key: ApiKey, response_id: str) -> Made:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
@@ -148,8 +155,3 @@ def correction(made: Made, settlement: Settlement) -> tuple[Settlement, Made]:
     posted = replace(settlement, hold=hold, cost_nano_usd=cost, usage=left)
     now = made_by(replace(settlement, hold=hold), made.response_id, made.upstream_key)
     return posted, now
-
-
-def _heard(reply: asyncio.Future[Any]) -> None:
-    if not reply.cancelled():
-        reply.exception()  # seen: nothing depends on it

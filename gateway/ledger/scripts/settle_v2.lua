@@ -1,17 +1,20 @@
 -- settle_v2: ends a hold, once: settled (a cost is posted) or voided (nothing is).
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  9 usage of the day
---      [10 client idempotency]
+--      [client idempotency]  [response]
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 life of `done`, ms  15 life of the usage, ms  16 life of journal entries, ms  17 life of the idempotency mark, ms
 --      18 SHA-256 of the secret, where the request was admitted without this store; else ""
+--      [19 what to remember of the response, under the last key  20 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never was (the store was away): a real cost is still charged; a void writes nothing.
 --   4: no such team, or its key has no such secret: nothing is written, so that a stranger makes no keys and costs nobody.
 --@include common
 
-local team, key, state, holds, held, journal, done, hour, day, mark = unpack(KEYS)
+local team, key, state, holds, held, journal, done, hour, day = unpack(KEYS, 1, 9)
+local response = ARGV[19] and KEYS[#KEYS]
+local mark = #KEYS > (response and 10 or 9) and KEYS[10]
 local id, kind, cost, key_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = server_ms()
 
@@ -65,6 +68,7 @@ if kind == 'settle' then
     if not before then redis.call('PEXPIRE', usage, ARGV[15]) end
   end
 end
+if response then redis.call('SET', response, ARGV[19], 'PX', ARGV[20]) end
 -- A hold that expired may have lost its mark to the client's next try.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
   if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
