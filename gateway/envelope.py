@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -48,8 +47,7 @@ _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _WHOLE_STRING: Final = re.compile(_STRING)
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later."""
 
     body: bytes

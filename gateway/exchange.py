@@ -14,10 +14,9 @@ POLICY:      outcome -> what is charged
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from gateway.money import MoneyError, round_up_usd
 from gateway.pricing import Price, cost_of_usage_nano_usd
@@ -115,8 +114,7 @@ POLICY: Final = MappingProxyType(
 SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """A reservation in the ledger: worst case in nano-USD and tokens. `admitted_ms` is the store's time.
 
     `mark` is the client's idempotency key, if it sent one. `unchecked_secret` is the SHA-256 of the key's secret where
@@ -134,8 +132,7 @@ class Hold:
     unchecked_secret: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed."""
 
     outcome: Outcome
@@ -144,8 +141,7 @@ class Ending:
     output_tokens_estimate: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What step 8 posts: "settle" with a cost and the tokens behind it, or "void"."""
 
     hold: Hold

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -47,8 +48,8 @@ _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIME
 
 async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, record: Record) -> Opened:
     """An upstream's answer, its head read. Raises GatewayError when there is none."""
-    search = _Search(admitted, client, record)
     clock = asyncio.get_running_loop().time
+    search = _Search(admitted, client, record, clock)
     give_up_s = clock() + plan.limits.failover_s
     for upstream, key in _candidates(plan, admitted, clock()):
         if record.tried and clock() >= give_up_s:
@@ -75,7 +76,7 @@ async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, reco
 class _Search:
     """One request's way through its candidates. State that changes: `answer` and `failure`, the last one's; `_down`."""
 
-    def __init__(self, admitted: Admitted, client: Downstream, record: Record) -> None:
+    def __init__(self, admitted: Admitted, client: Downstream, record: Record, clock: Callable[[], float]) -> None:
         route, envelope = admitted.route, admitted.envelope
         renamed = envelope.body and route.wire_model != envelope.model
         self.answer: Opened | None = None
@@ -88,7 +89,7 @@ class _Search:
         self._path = admitted.target.path
         self._may_repeat = route.rule.repeat_started
         self._record = record
-        self._clock = asyncio.get_running_loop().time
+        self._clock = clock
         self._down: set[str] = set()  # upstreams for which another key would change nothing
 
     def is_worth_asking(self, upstream: Upstream) -> bool:

@@ -39,8 +39,8 @@ class Interrupt:
 
     __slots__ = ("_active", "_task", "_timer", "deadline_s", "reason")
 
-    def __init__(self, deadline_s: float = float("inf")) -> None:
-        task = asyncio.current_task()
+    def __init__(self, deadline_s: float = float("inf"), loop: asyncio.AbstractEventLoop | None = None) -> None:
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an Interrupt belongs to a task")
         self._task = task

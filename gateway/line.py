@@ -95,6 +95,7 @@ class RequestLine:
         self._ledger = ledger
         self._responses = responses
         self._log = log
+        self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
         self._numbers = numbers
         self._doorman = doorman
         self._total_timeout_s = total_timeout_s
@@ -140,7 +141,7 @@ class RequestLine:
 
     async def watch_deadlines(self) -> None:
         """Ends requests whose total time is over: one sweep for all, so that a request needs no timer."""
-        clock = asyncio.get_running_loop().time
+        clock = self._loop.time
         while True:
             await asyncio.sleep(_SWEEP_S)
             now_s = clock()
@@ -154,7 +155,7 @@ class RequestLine:
         would have to give a refusal to its client.
         """
         self.stopping = True
-        asyncio.get_running_loop().call_later(timeout_s, self._end_all)
+        self._loop.call_later(timeout_s, self._end_all)
 
     def _end_all(self) -> None:
         self._drained = True
@@ -216,7 +217,7 @@ class RequestLine:
             await self._settle(relay, admitted, record)
 
     async def _run(self, relay: Relay, admitted: Admitted, client: Downstream, record: Record) -> None:
-        interrupt = Interrupt(asyncio.get_running_loop().time() + self._total_timeout_s)
+        interrupt = Interrupt(self._loop.time() + self._total_timeout_s, self._loop)
         self.running.add(interrupt)
         self.streams += record.stream
         watch = client.watch(lambda: relay.client_left(interrupt))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.downstream import Downstream
 from gateway.envelope import MAX_OUTPUT_TOKENS_FIELD, Envelope, read_envelope
@@ -59,8 +59,7 @@ class Plan:
     admin_key: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(NamedTuple):
     """After step 3. `made`: the response that this is about, or goes on from."""
 
     key: ApiKey
@@ -71,8 +70,7 @@ class Routed:
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """After step 4. `plan`: the one it runs on to its end."""
 
     plan: Plan
@@ -83,8 +81,7 @@ class Admitted:
     admission: Admission
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """After step 5: an upstream's answer, its head read. A 2xx, or a refusal of the upstream's own for the client."""
 
     upstream: Upstream
@@ -164,7 +161,7 @@ def _pinned(plan: Plan, route: Route, made: Made, target: Target) -> Route:
             f"{made.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
             param="previous_response_id",
         )
-    return replace(route, candidates=(made.upstream,))
+    return route._replace(candidates=(made.upstream,))
 
 
 def _ask(

@@ -277,7 +277,7 @@ class Relay:
         else:
             if self.outcome in _BROKEN and tap.terminal is not None:
                 self.outcome = _TERMINALS[tap.terminal]
-            usage, output_tokens = tap.usage, tap.output_tokens_estimate()
+            usage, output_tokens = tap.usage, 0 if tap.usage is not None else tap.output_tokens_estimate()
         if self._works_on():
             output_tokens = self._admitted.admission.hold.output_tokens
         return Ending(self.outcome, self._answered and self._is_charged(usage), usage, output_tokens)

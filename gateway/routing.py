@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.patterns import specificity
@@ -36,8 +36,7 @@ class RouteRule:
     default_max_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What step 3 decided. `model` is the id after aliases: what permissions, prices and the books go by."""
 
     model: str
@@ -48,17 +47,26 @@ class Route:
     patterns: tuple[str, ...]
 
 
+_MOST_KNOWN: Final = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The routes, aliases and prices in force. Immutable: a reload makes another."""
+    """The routes, aliases and prices in force; a reload makes another.
+
+    State that changes: `_known`, the routes of models that were asked for, unless they are drawn; bounded.
+    """
 
     rules: Mapping[str, RouteRule]
     aliases: Mapping[str, str]
     prices: PriceTable
     draw: random.Random = field(default_factory=random.SystemRandom)
+    _known: dict[str, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def resolve(self, model: str) -> Route:
         """The route of a model as a caller named it. Raises GatewayError `model_not_found`."""
+        if (known := self._known.get(model)) is not None:
+            return known
         target = self.aliases.get(model, model)
         patterns = specificity(target)
         rule = next((self.rules[pattern] for pattern in patterns if pattern in self.rules), None)
@@ -68,7 +76,10 @@ class Router:
             raise GatewayError(
                 "model_not_found", f"The model {model!r} does not exist here: it has no {missing}.", param="model"
             )
-        return Route(target, _wire_model(rule, target), self._order(rule), rule, price, patterns)
+        route = Route(target, _wire_model(rule, target), self._order(rule), rule, price, patterns)
+        if not rule.weights and len(self._known) < _MOST_KNOWN:
+            self._known[model] = route
+        return route
 
     def _order(self, rule: RouteRule) -> tuple[str, ...]:
         if not rule.weights:

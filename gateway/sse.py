@@ -6,7 +6,7 @@
 
 How a chunk is looked at, cheapest first; each level hands what it does not understand to the next:
 
-    1. ends with a blank line, and every event in it starts with the learnt head of a delta: counted, done
+    1. ends with a blank line, and its events start with the learnt head of a delta: counted; others around them go on
     2. has deltas and none of the marker words: counted, and the head is learnt
     3. else: each event in which a marker word stands is cut out, and only the ones that need it are parsed
 
@@ -43,6 +43,7 @@ _MAX_OPENING_BYTES: Final = 65_536  # of the opening event, kept for an ending; 
 _RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number in
 _TRAIL_BYTES: Final = 16_384  # kept of a terminal event beyond the bound: its usage stands near its end
 _SAMPLE_EVERY: Final = 64
+_MOST_UNMEASURED: Final = 8
 _BYTES_PER_TOKEN: Final = 4
 
 
@@ -76,6 +77,7 @@ class Tap:
     _opening_id: str | None = field(default=None, init=False)
     _terminal_id: str | None = field(default=None, init=False)
     _item_bytes: int = field(default=0, init=False)  # of whole items before any delta
+    _unmeasured: list[bytes] = field(default_factory=list, init=False)  # sampled deltas, not yet parsed
     _samples: int = field(default=0, init=False)
     _sampled_bytes: int = field(default=0, init=False)
     _sample_at: int = field(default=1, init=False)
@@ -132,10 +134,9 @@ class Tap:
         """
         if not self.deltas:
             return -(-self._item_bytes // _BYTES_PER_TOKEN)
+        self._measure()
         text_bytes = -(-self.deltas * self._sampled_bytes // self._samples) if self._samples else 0
         return max(self.deltas, -(-text_bytes // _BYTES_PER_TOKEN))
-
-    # Boundaries
 
     def _realign(self, data: bytes) -> bytes:
         window = self._tail + data
@@ -197,22 +198,45 @@ class Tap:
         self.error_seen = self.error_seen or self._oversized == "error"
         self._oversized, self._trail = "", b""
 
-    # Content
-
     def _observe(self, ready: bytes) -> None:
-        """Level 1, for whole events. From head to head stand `_delta_lines` line ends or more; if no more, one each."""
-        if ready.startswith(self._delta_head):
-            lines = ready.count(b"\n")
-            deltas = 1 if lines == self._delta_lines else ready.count(self._delta_next) + 1
-            if lines == deltas * self._delta_lines and (
-                ready.count(b"\r\n") == ready.count(b"\r") == lines if self._crlf else b"\r" not in ready
-            ):
-                self.deltas += deltas
-                self._recent = ready if deltas == 1 else ready[-_RECENT_BYTES:]
-                if self.deltas >= self._sample_at:
-                    self._sample(ready)
-                return
-        self._inspect(ready)
+        """Level 1, for whole events: those before the first delta, a run of deltas, those behind it."""
+        if not self.deltas:
+            ready = self._open(ready)
+        if not ready.startswith(self._delta_head):
+            self._inspect(ready)
+            return
+        rest, lines, deltas = b"", ready.count(b"\n"), 1
+        if lines != self._delta_lines:
+            blank = self._delta_next.removesuffix(self._delta_head)
+            end = ready.find(blank, ready.rfind(self._delta_next) + 1) + len(blank)  # of the last one with this head
+            if end >= len(blank):
+                ready, rest = ready[:end], ready[end:]
+                lines = ready.count(b"\n") if rest else lines
+            deltas = ready.count(self._delta_next) + 1
+        # From head to head stand `_delta_lines` line ends or more; if no more, there is nothing else.
+        if lines == deltas * self._delta_lines and (
+            ready.count(b"\r\n") == ready.count(b"\r") == lines if self._crlf else b"\r" not in ready
+        ):
+            self.deltas += deltas
+            self._recent = ready if deltas == 1 else ready[-_RECENT_BYTES:]
+            if self.deltas >= self._sample_at:
+                self._sample(ready)
+        else:
+            self._inspect(ready)
+        if rest:
+            self._inspect(rest)
+
+    def _open(self, ready: bytes) -> bytes:
+        """Looks at what comes before the first delta, and learns how that starts; returns the rest."""
+        if (at := ready.find(_DELTA)) < 0 or b"\r" in ready or ready.startswith(_BOM):
+            return ready
+        start, end = _block_at(ready, at)
+        if start:
+            self._inspect(ready[:start])
+            ready = ready[start:]
+        self._begun = True
+        self._learn(ready[: end - start] + b"\n\n")
+        return ready
 
     def _inspect(self, ready: bytes) -> None:
         """Level 2."""
@@ -244,8 +268,7 @@ class Tap:
         if data.startswith(b"[DONE]"):
             self.done = True
             return
-        body = parse_object(data)
-        if body is None:
+        if (body := parse_object(data)) is None:
             return
         kind = body.get("type")
         kind = kind if isinstance(kind, str) else name  # clients go by the JSON's type
@@ -285,15 +308,22 @@ class Tap:
     def _sample(self, ready: bytes) -> None:
         text = self._plain(ready)
         start, end = _block_at(text, text.rfind(_DELTA))
-        delta = (parse_object(fields(text[start:end])[1]) or {}).get("delta")
-        if isinstance(delta, str):
-            self._samples += 1
-            self._sampled_bytes += len(delta.encode("utf-8", "replace"))
+        self._unmeasured.append(text[start:end])
+        if len(self._unmeasured) == _MOST_UNMEASURED or end - start > _RECENT_BYTES:
+            self._measure()
         self._sample_at = self.deltas + min(self.deltas, _SAMPLE_EVERY)
 
+    def _measure(self) -> None:
+        """Parses the samples: where usage comes, nobody asks for them."""
+        for block in self._unmeasured:
+            delta = (parse_object(fields(block)[1]) or {}).get("delta")
+            if isinstance(delta, str):
+                self._samples += 1
+                self._sampled_bytes += len(delta.encode("utf-8", "replace"))
+        self._unmeasured.clear()
+
     def _remember(self, ready: bytes) -> None:
-        at = ready.rfind(b'"sequence_number"')
-        if at >= 0:
+        if (at := ready.rfind(b'"sequence_number"')) >= 0:
             self._recent = ready if len(ready) <= _RECENT_BYTES else ready[at : at + 64]
 
     def _plain(self, ready: bytes) -> bytes:

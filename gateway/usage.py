@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_TOKENS: Final = 2**53  # the largest range in which every JSON implementation counts exactly (RFC 8259, section 6)
 
@@ -26,8 +25,7 @@ _COST: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})
 _MAX_COST_USD: Final = Decimal(10) ** 12
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Token counts of one response. `cost_usd`: the upstream's own price, a plain decimal string in USD, or None."""
 
     input_tokens: int

@@ -1,8 +1,7 @@
 """The ledger: admit and settle, each one script call; typed on this side of the store.
 
     admit(ask)          -> Admission          or GatewayError
-    settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool;
-                                              a response's `Memory` goes with it
+    settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
     preview(ask)        -> Preview            the same decision, nothing reserved
     run()               renews this worker's holds, voids those of dead gateways, replays the spool, until cancelled
 
@@ -23,9 +22,9 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -71,8 +70,7 @@ class LedgerPolicy:
     on_failure: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What step 4 asks for. `patterns`: the model's, the most specific first."""
 
     request_id: str
@@ -83,8 +81,7 @@ class Ask:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """A request that may run.
 
     `unchecked`: admitted without the store, by `store.on_failure = "open"`. `cut_at_cap`: its key wants no answer to
@@ -192,7 +189,7 @@ class Ledger:
         return Preview(_read_admission(reply, ask), read_view(seen))
 
     def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
-        """Step 8: posts a settlement. The command is under way when this returns; no cancellation takes it back.
+        """Step 8: posts a settlement, and a response to remember. Under way at once; no cancellation takes it back.
 
         The future's result is the team's balance in nano-USD, or None if the settlement went to the spool.
         """
@@ -226,10 +223,9 @@ class Ledger:
 
         Both rounds start at once when the store comes back: holds have grown old, and the spool has lines.
         """
-        renewing, tidying = self._wake
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every_round(renewing, self._renew))
-            group.create_task(self._every_round(tidying, self._tidy))
+            group.create_task(self._every_round(self._wake[0], self._renew))
+            group.create_task(self._every_round(self._wake[1], self._tidy))
 
     async def flush(self) -> None:
         """At shutdown, after `run`: settlements on their way arrive, the spool is replayed or on disk."""
@@ -240,8 +236,7 @@ class Ledger:
         await self._spool.close()
 
     def _abandon(self, ask: Ask) -> None:
-        hold = _hold(ask, 0)
-        void = Settlement(hold, "void", 0, NO_USAGE, "-", Outcome.REFUSED, ask.demand.model, "")
+        void = Settlement(_hold(ask, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, ask.demand.model, "")
         _ = self.settle(void)  # nobody waits; `flush` does
 
     def _resolved(self, reply: list[Any], args: list[str]) -> int:
@@ -369,8 +364,8 @@ def _read_admission(reply: list[Any], ask: Ask) -> Admission:
     rates = Rates(*reply[11:17])
     demand = ask.demand
     if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
-        demand = replace(demand, amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
-        ask = replace(ask, demand=demand)
+        demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
+        ask = ask._replace(demand=demand)
     if admitted == 1:
         return Admission(_hold(ask, now_ms), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms

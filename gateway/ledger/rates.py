@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _SECOND_MS: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(NamedTuple):
     """What is left of the rate limits, of the scope nearest its limit. A limit of -1: there is none."""
 
     requests_limit: int = -1

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError, JsonScalar
 from gateway.identity import invalid_api_key
@@ -36,8 +36,7 @@ from gateway.money import format_usd
 from gateway.pricing import Price, affordable_output_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a request wanted to reserve.
 
     `unsaid_tokens`: what its body would grow by if it said how much output it wants; 0 where it says so.

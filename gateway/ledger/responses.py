@@ -11,7 +11,7 @@ was charged by an estimate; the first usage that is seen later corrects that, by
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -152,6 +152,6 @@ def correction(made: Made, settlement: Settlement) -> tuple[Settlement, Made]:
         cost_usd=None,
     )
     cost = settlement.cost_nano_usd - made.cost_nano_usd
-    posted = replace(settlement, hold=hold, cost_nano_usd=cost, usage=left)
-    now = made_by(replace(settlement, hold=hold), made.response_id, made.upstream_key)
+    posted = settlement._replace(hold=hold, cost_nano_usd=cost, usage=left)
+    now = made_by(settlement._replace(hold=hold), made.response_id, made.upstream_key)
     return posted, now

@@ -311,6 +311,7 @@ class Http1Connection(asyncio.Protocol):
             if self._paused:
                 self._resume()
             self.answered += 1
+            self.idle_since = self._loop.time()
             self._owner.connection_free(self)
 
     def _died(self, detail: str) -> None:

@@ -107,11 +107,9 @@ class NativeTransport:
         if self._closed or len(self._idle) >= self._config.max_idle:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
         self._idle[connection] = None
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._config.idle_expiry_s, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._config.idle_expiry_s, self._sweep)
 
     def connection_closing(self, connection: Http1Connection) -> None:
         """Choose it no more."""

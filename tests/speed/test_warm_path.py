@@ -246,7 +246,12 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
             self.transport.write(data)
 
     made = wire.GatewayProtocol.connection_made
-    monkeypatch.setattr(wire.GatewayProtocol, "connection_made", lambda self, real: made(self, Counted(real)))
+
+    def made_counted(protocol: wire.GatewayProtocol, transport: Any) -> None:
+        counted: Any = Counted(transport)
+        made(protocol, counted)
+
+    monkeypatch.setattr(wire.GatewayProtocol, "connection_made", made_counted)
     with gateway.http(key) as client:
         for _ in range(REQUESTS):
             assert client.post("/v1/responses", json=WHOLE).status_code == 200
