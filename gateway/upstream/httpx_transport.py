@@ -78,6 +78,8 @@ class _Progress:
 class HttpxAnswer:
     """`transport.Answer` over an httpx response. Reads from the network on demand, so nothing is ever buffered here."""
 
+    ended = False  # httpx tells at the next read
+
     def __init__(self, owner: "HttpxTransport", response: httpx.Response, chunk_timeout_s: float) -> None:
         self.status = response.status_code
         self.headers = [(name.lower(), value) for name, value in response.headers.raw]
@@ -86,11 +88,6 @@ class HttpxAnswer:
         self._chunks: AsyncIterator[bytes] | None = response.aiter_raw()
         self._chunk_timeout_s = chunk_timeout_s
         self._fault: UpstreamFault | None = None
-
-    @property
-    def ended(self) -> bool:
-        """See `Answer.ended`; httpx tells at the next read."""
-        return False
 
     def read_nowait(self) -> bytes:
         """See `Answer.read_nowait`; nothing waits here between reads."""
