@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.sse import Tap, parse_object
+from gateway.lenient import parse_object
+from gateway.sse import Tap
 
 _DONE = b"data: [DONE]\n\n"
 

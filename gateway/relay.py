@@ -23,9 +23,10 @@ from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Ending, Event, Outcome
 from gateway.failover import fault_error, retry_after_s
 from gateway.interrupt import Interrupt, Reason
+from gateway.lenient import is_json, parse_object
 from gateway.operations import CREATE, is_response_id
 from gateway.pipeline import Admitted, Opened
-from gateway.sse import Tap, is_json, parse_object
+from gateway.sse import Tap
 from gateway.telemetry import Record
 from gateway.upstream.transport import UpstreamFault
 from gateway.usage import Usage, parse_usage

@@ -16,13 +16,11 @@ Chunks that end inside an event are cut at the last blank line; the rest is held
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
-
+from gateway.lenient import parse_object
 from gateway.usage import Usage, find_usage, parse_usage
 
 TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -358,38 +356,6 @@ def fields(block: bytes) -> tuple[str, bytes]:
         elif field == b"event":
             name = value.removeprefix(b" ")
     return name.decode("utf-8", "replace"), data[0] if len(data) == 1 else b"\n".join(data)
-
-
-def parse_json(data: bytes) -> Any:
-    """A JSON value. Raises ValueError.
-
-    The second parser takes what clients take and orjson refuses: lone surrogates (text cut inside an emoji), bad UTF-8.
-    """
-    try:
-        return orjson.loads(data)
-    except ValueError:
-        try:
-            return json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-
-
-def is_json(data: bytes) -> bool:
-    """Whether the bytes are JSON of any kind."""
-    try:
-        parse_json(data)
-    except ValueError:
-        return False
-    return True
-
-
-def parse_object(data: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else. Never raises."""
-    try:
-        value = parse_json(data)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _response_id(body: dict[str, Any] | None) -> str | None:

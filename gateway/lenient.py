@@ -1,0 +1,40 @@
+"""JSON as clients read it: an upstream's bytes, which must not fail where an SDK would not. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+
+def parse_json(data: bytes) -> Any:
+    """A JSON value. Raises ValueError.
+
+    The second parser takes what clients take and orjson refuses: lone surrogates (text cut inside an emoji), bad UTF-8.
+    """
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        try:
+            return json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def is_json(data: bytes) -> bool:
+    """Whether the bytes are JSON of any kind."""
+    try:
+        parse_json(data)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """A JSON object, or None for anything else. Never raises."""
+    try:
+        value = parse_json(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
