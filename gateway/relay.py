@@ -3,7 +3,7 @@
 2xx, event stream    whole events, past the tap; its usage, or the gateway's own ending where it breaks off
 2xx, JSON            read whole, then passed on: what is no response must not look like one
 401, 402             502: the gateway's own account, never the caller's
-other 4xx, 5xx       passed on unchanged where it is JSON or nothing; 502 for a page of what stands before the upstream
+other 4xx, 5xx       passed on unchanged where it is JSON (a 4xx: or nothing); 502 for a page of what stands before it
 404 to another call  passed on whatever it is: what an upstream does not offer, it answers as it likes
 3xx                  502
 """
@@ -211,7 +211,9 @@ class Relay:
         if status < 400:  # noqa: PLR2004 - a redirect is no answer
             return False
         not_offered = status == 404 and self._admitted.target.operation is not CREATE  # noqa: PLR2004 - the same
-        return not body or not_offered or is_json(body)
+        if not body:  # a broken server's silence explains nothing, a refusal's status may
+            return status < 500  # noqa: PLR2004 - the same
+        return not_offered or is_json(body)
 
     async def _read_whole(self, opened: Opened) -> bytes:
         answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes

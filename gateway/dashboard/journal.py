@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -14,13 +16,15 @@ from gateway.dashboard.teams import team_path
 
 router = APIRouter(route_class=PageRoute)
 PAGE: Final = 50
-TYPES: Final = {
-    "grant": "granted",
-    "adjust": "adjusted",
-    "settle": "charged",
-    "void": "not charged",
-    "expire": "expired",
-}
+TYPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "grant": "granted",
+        "adjust": "adjusted",
+        "settle": "charged",
+        "void": "not charged",
+        "expire": "expired",
+    }
+)
 """Types of entries, as people call them."""
 
 

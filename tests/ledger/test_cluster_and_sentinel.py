@@ -38,7 +38,7 @@ async def test_every_key_that_a_request_touches_lies_in_one_slot(cluster: Cluste
             desk.ledger._settle_call(settlement),  # noqa: SLF001 - the same
         )
         touched = [name for keys, _ in calls for name in keys]
-        assert len(touched) == 7 + 9
+        assert len(touched) == 7 + 10
         assert len({cluster.nodes[0].run("CLUSTER", "KEYSLOT", name) for name in touched}) == 1
         await desk.ledger.settle(settlement)
         # And no command of it was sent anywhere else: every key of the team is on the slot's node.
