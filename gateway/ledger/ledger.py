@@ -12,13 +12,15 @@ behind its admission: on the same connection, or from the spool.
 networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
 Where the spool has no room left, it refuses too: what could not be charged later is not begun.
 
-State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`; `expired`.
+State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`; `expired`;
+`_grace` and `_round_began_s`, by which a worker voids nothing right after an outage or a pause.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -133,6 +135,7 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         self._wake = (asyncio.Event(), asyncio.Event())
         self._grace: asyncio.TimerHandle | None = None
+        self._round_began_s = math.inf
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
         self.expired = 0
@@ -161,6 +164,7 @@ class Ledger:
 
     async def admit(self, ask: Ask) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
+        self._notice_pause()
         reply = self._store.call(ADMIT, *self._admit_call(ask, dry_run=False))
         try:
             admission = _read_admission(await reply, ask)
@@ -256,6 +260,11 @@ class Ledger:
             for event in self._wake:
                 event.set()
 
+    def _notice_pause(self) -> None:
+        """A machine that was suspended wakes with all its holds over; they are renewed now."""
+        if time.time() - self._round_began_s > 2 * self._round_s:
+            self._give_grace()
+
     def _give_grace(self) -> None:
         """For a round, this worker voids no hold: nobody could renew any, and what is over now may be running."""
         self._store.voids_at_once = 0
@@ -269,6 +278,8 @@ class Ledger:
     async def _every_round(self, wake: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             wake.clear()
+            self._notice_pause()
+            self._round_began_s = time.time()
             try:
                 await work()
             except (StoreUnavailable, StoreError) as error:  # the next round is the retry

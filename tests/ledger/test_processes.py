@@ -200,6 +200,30 @@ async def test_a_killed_gateway_costs_its_open_holds_which_expire(
         assert len(books.entries("expire")) == 1
 
 
+async def test_a_gateway_that_was_suspended_for_longer_than_a_holds_life_keeps_what_runs_in_it(
+    server: Server, upstream: str, desk: Desk, tmp_path: Path
+) -> None:
+    who = await customer(desk, concurrency=1)
+    body = {**LONG, "model": "sim/tokens-500+slow-10"}
+    headers = {"authorization": f"Bearer {who.secret}"}
+    with gateway_process(server.url, upstream, tmp_path / "gateway", hold_ttl_s=0.9) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20) as client:
+            stream = asyncio.create_task(ask_once(client, body))
+
+            async def held() -> bool:
+                return bool((await who.books()).holds)
+
+            await wait_until_found(held)
+            os.kill(gateway.program.process.pid, signal.SIGSTOP)
+            await asyncio.sleep(1.2)  # the pause itself: longer than the hold's life
+            second = asyncio.create_task(ask_once(client, body))  # it lies there when the gateway wakes
+            os.kill(gateway.program.process.pid, signal.SIGCONT)
+            assert (await second).status == 429
+            assert (await stream).whole
+        books = await who.agrees()
+    assert (len(books.entries("settle")), books.entries("expire")) == (1, [])
+
+
 async def _admitted(desk: Desk, key: ApiKey) -> bool:
     try:
         admission = await desk.ledger.admit(ask(key))
