@@ -36,6 +36,7 @@ _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
 _HEAD_TOO_LARGE: Final = 431  # what h11 suggests when its buffer limit is reached
 _REFUSED_STREAM: Final = 7  # RFC 9113, 7: nothing was processed
+_MAX_REPEATS: Final = 2  # one is meant; httpcore may give out a connection that has just come free
 _Errors = tuple[type[Exception], ...]
 _H2_ERRORS: Final[_Errors] = (import_module("h2.exceptions").H2Error,) if find_spec("h2") else ()  # an extra
 _MALFORMED: Final[_Errors] = (httpx.ProtocolError, *_H2_ERRORS)
@@ -205,7 +206,7 @@ class HttpxTransport:
             detail = f"all {self._config.max_connections} connections are busy"
             raise UpstreamFault(FaultKind.POOL_FULL, detail, sent=False) from None
         try:
-            response = await self._attempt_twice(method, target, fields, body)
+            response = await self._attempt_until_fresh(method, target, fields, body)
         except BaseException:  # cancellation too: the place is for the next caller
             self.free()
             raise
@@ -238,19 +239,21 @@ class HttpxTransport:
         finally:
             self.free()
 
-    async def _attempt_twice(
+    async def _attempt_until_fresh(
         self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: bytes
     ) -> httpx.Response:
-        progress = _Progress(self._network._pool)  # noqa: SLF001 - as in _pooled
-        try:
-            return await self._attempt(method, target, fields, body, progress)
-        except UpstreamFault as fault:
-            if fault.kind is not FaultKind.RESET or progress.fresh or progress.judged:
-                raise
-        await self._drop_idle()
-        again = _Progress(self._network._pool)  # noqa: SLF001 - as in _pooled
-        again.sent = progress.sent  # the first attempt's bytes stay sent
-        return await self._attempt(method, target, fields, body, again)
+        repeats, sent = 0, False
+        while True:
+            progress = _Progress(self._network._pool)  # noqa: SLF001 - as in _pooled
+            progress.sent = sent  # an earlier attempt's bytes stay sent
+            try:
+                return await self._attempt(method, target, fields, body, progress)
+            except UpstreamFault as fault:
+                dead = fault.kind is FaultKind.RESET and not progress.fresh and not progress.judged
+                if not dead or repeats == _MAX_REPEATS:
+                    raise
+            repeats, sent = repeats + 1, progress.sent
+            await self._drop_idle()
 
     async def _attempt(
         self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: bytes, progress: _Progress

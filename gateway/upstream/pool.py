@@ -8,8 +8,8 @@ A connection's place (`max_connections`) is taken when dialling starts and given
 callers queue, a connection that becomes free, and a place that does, goes straight to the first of them.
 
 A reused connection may have been closed by the upstream in the moment of writing. If it dies before one byte of answer,
-the request goes once more, over a new connection: the idle ones may be as dead. Where the pool is full, one of those
-gives its place up; where none is idle, the first that comes free will do, since it has just answered.
+the request goes once more, over a new connection: the others may be as dead. Where the pool is full, an idle one gives
+its place up, or the first that comes free.
 A new connection that dies is never retried.
 """
 
@@ -134,10 +134,14 @@ class NativeTransport:
         self._refuse_if_closed()
         if self._idle and not fresh:
             return self._idle.popitem()[0]
-        full = len(self._connections) >= self._config.max_connections
-        if full and self._idle:
-            next(iter(self._idle)).close()
-        connection = await self._wait_in_queue() if full else self._new()
+        while True:
+            full = len(self._connections) >= self._config.max_connections
+            if full and self._idle:
+                next(iter(self._idle)).close()
+            connection = await self._wait_in_queue(first=fresh) if full else self._new()
+            if not fresh or not connection.connected:
+                break
+            connection.close()  # it came free; its place will do
         if not connection.connected:
             await self._connect(connection)
             self._refuse_if_closed()  # close() has told the connection, which may have come up nevertheless
@@ -153,10 +157,10 @@ class NativeTransport:
         self._connections.add(connection)
         return connection
 
-    async def _wait_in_queue(self) -> Http1Connection:
+    async def _wait_in_queue(self, *, first: bool) -> Http1Connection:
         """Return a free connection, or one to be connected whose place is already ours."""
         waiter: asyncio.Future[Http1Connection] = asyncio.get_running_loop().create_future()
-        self._queue.append(waiter)
+        (self._queue.appendleft if first else self._queue.append)(waiter)
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 return await waiter
