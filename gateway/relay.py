@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Final
 
@@ -26,7 +27,7 @@ from gateway.interrupt import Interrupt, Reason
 from gateway.lenient import is_json, parse_object
 from gateway.operations import CREATE, is_response_id
 from gateway.pipeline import Admitted, Opened
-from gateway.sse import Tap
+from gateway.sse import Tap, split_events
 from gateway.telemetry import Record
 from gateway.upstream.transport import UpstreamFault
 from gateway.usage import Usage, parse_usage
@@ -113,12 +114,20 @@ class Relay:
                 return not over_cap()
             return (not ready or client.write_now(ready)) and not over_cap()
 
+        def pass_on_to_cap(data: bytes) -> bool:
+            # Event by event: one read may bring many times what the hold pays for. With its end, it brings its price.
+            if any(name.encode() in data for name in _TERMINALS):
+                return pass_on(data)
+            keeps_up = [pass_on(event) for event in takewhile(lambda _: not over_cap(), split_events(data))]
+            return all(keeps_up)
+
         first = answer.read_nowait()  # what came with the head goes with the head
-        paused = bool(first) and not pass_on(first)
+        take = pass_on if cap is None else pass_on_to_cap
+        paused = bool(first) and not take(first)
         if not answer.ended:
             client.flush()
         with self._keeping_alive(tap, rule.keepalive_s):
-            while paused or await answer.pump(pass_on):
+            while paused or await answer.pump(take):
                 paused = False
                 await client.drained()
                 if over_cap():

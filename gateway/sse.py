@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from gateway.lenient import parse_object
@@ -344,6 +345,12 @@ def last_boundary(window: bytes) -> int:
         if best > 1 and window[best - 1] == 13 and window[best : best + 1] == b"\n":  # noqa: PLR2004 - 13 is CR
             best += 1
     return best if best > 1 else -1
+
+
+def split_events(data: bytes) -> list[bytes]:
+    """The same bytes, cut behind each blank line."""
+    cuts = [0, *(blank.end() for blank in _BLANK_LINE.finditer(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(cuts) if start < end]
 
 
 def fields(block: bytes) -> tuple[str, bytes]:

@@ -334,3 +334,10 @@ def test_the_last_number_is_found_behind_events_that_carry_none() -> None:
         == 8
     )
     assert fed(frame({"type": "acme.a"}), frame({"type": "acme.b"})).last_sequence_number() == 1
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"])).map(b"".join))
+def test_events_that_are_split_are_the_same_bytes_cut_behind_blank_lines(data: bytes) -> None:
+    events = sse.split_events(data)
+    assert b"".join(events) == data
+    assert all(is_boundary(b"".join(events[:number])) for number in range(1, len(events)))

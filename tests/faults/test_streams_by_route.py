@@ -2,9 +2,9 @@
 
 import asyncio
 
-from tests.contract.scripted import hang, request, wait_for
+from tests.contract.scripted import hang, request, send, wait_for
 from tests.faults.conftest import Stages
-from tests.faults.stage import DONE, MODEL, completed, created, delta, end_of_body, more, stream
+from tests.faults.stage import DONE, EVENT_STREAM, MODEL, chunk, completed, created, delta, end_of_body, more, stream
 from tests.faults.test_upstream_fails import events_of
 from tests.support.waiting import wait_until
 
@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_ends_the_comments_too(stages: Stages) -> Non
 
 
 async def test_a_stream_that_would_exceed_its_hold_is_ended_as_incomplete(stages: Stages) -> None:
-    deltas = [delta("word ", number) for number in range(1, 12)]
+    deltas = [delta("ten ", number) for number in range(1, 12)]
     async with stages([request(), stream(created(), *deltas), hang()], route={"cut_at_cap": True}) as stage:
         client = await stage.ask(stream=True, max_output_tokens=10)
         await client.read_all()
@@ -64,6 +64,30 @@ async def test_a_stream_that_would_exceed_its_hold_is_ended_as_incomplete(stages
         assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
         await stage.upstream_left()
         await stage.ended(outcome="capped", settled_by="estimate", output_tokens=10)
+
+
+async def test_of_a_flood_no_more_than_the_hold_is_passed_on(stages: Stages) -> None:
+    """One read brings two hundred events; the one that passes the cap is the last."""
+    deltas = [delta("ten ", number) for number in range(1, 200)]
+    flood = send(EVENT_STREAM + chunk(b"".join([created(), *deltas])))
+    async with stages([request(), flood, hang()], route={"cut_at_cap": True}) as stage:
+        client = await stage.ask(stream=True, max_output_tokens=10)
+        await client.read_all()
+        assert client.body.startswith(b"".join([created(), *deltas[:11]]))
+        last, done = events_of(client.body)[-2:]
+        assert isinstance(last, dict)
+        assert (last["type"], last["sequence_number"], done) == ("response.incomplete", 12, "[DONE]")
+        await stage.ended(outcome="capped", settled_by="estimate", output_tokens=10)
+
+
+async def test_an_answer_that_came_whole_is_not_cut(stages: Stages) -> None:
+    events = [created(), *[delta("word ", number) for number in range(1, 12)], completed(12), DONE]
+    whole_stream = send(EVENT_STREAM + chunk(b"".join(events)) + b"0\r\n\r\n")
+    async with stages([request(), whole_stream], route={"cut_at_cap": True}) as stage:
+        client = await stage.ask(stream=True, max_output_tokens=10)
+        await client.read_all()
+        assert client.body == b"".join(events)
+        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
 
 
 async def test_a_key_may_ask_for_the_cut_where_its_route_does_not(stages: Stages) -> None:
