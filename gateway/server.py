@@ -11,28 +11,39 @@ The drain is the application's own (`app.py`): uvicorn waits for what still runs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
+import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from gateway.app import Gateway, build_app, create_app
 from gateway.front import NOSNIFF
 from gateway.inbound import BoundedProtocol
 from gateway.metrics.sharing import VARIABLE as METRICS_DIR
 from gateway.metrics.sharing import directory_for_workers
+from gateway.problems import SettingsError
 from gateway.settings import Settings, load_settings
+from gateway.telemetry import configure_logging
 from gateway.wire import GatewayProtocol
 
+HUNG_S: Final = 60.0
+"""How long a worker may say nothing to its supervisor, its start included."""
+RETRY_S: Final = 5.0
+"""How long until another one is tried where a worker could not start."""
 _AFTER_DRAIN_S: Final = 5
 _LINGER_S: Final = 0.5
 _BACKLOG: Final = 4096
@@ -102,8 +113,10 @@ def run(settings: Settings, config_path: Path | None, *listeners: socket.socket)
         os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
     with directory_for_workers(settings.store.data_dir) as directory:
         os.environ[METRICS_DIR] = str(directory.absolute())
-        Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners)).run()
-    return 0
+        configure_logging(settings.log.format, settings.log.level)
+        supervisor = Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners))
+        supervisor.run()
+    return 1 if supervisor.failed else 0
 
 
 class Server(uvicorn.Server):
@@ -122,7 +135,65 @@ class Server(uvicorn.Server):
 
 
 class Supervisor(Multiprocess):
-    """Uvicorn's, but for SIGHUP: workers read their configuration again; they are not replaced, streams and all."""
+    """Uvicorn's, but for three things.
+
+    On SIGHUP workers read their configuration again; they are not replaced, streams and all. A worker has `HUNG_S` to
+    say something, not 5 s: on a busy machine it takes longer to start, and would be killed again and again. And one
+    that cannot start (a file that was edited since) ends the others only if none of them ever served.
+
+    State that changes: `failed`, no worker could start; `_served`, one did; when each was heard last, or is replaced.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self.failed = False
+        self._served = False
+        self._heard_s: dict[int | None, float] = {}
+        self._replace_s: dict[int | None, float] = {}
+        self._log = structlog.get_logger("gateway.server")
+
+    def keep_subprocess_alive(self) -> None:
+        """Replaces workers that have died or hang. It never waits: signals are handled between two of its rounds."""
+        now_s = time.monotonic()
+        for place, worker in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            if worker.pid not in self._replace_s:
+                silent_s = now_s - self._hear(worker, now_s)
+                if worker.process.is_alive() and silent_s < HUNG_S:
+                    continue
+                self._bury(worker, now_s)
+            if self._replace_s[worker.pid] <= now_s and not self.failed:
+                del self._replace_s[worker.pid]
+                self.processes[place] = Process(self.config, self.sockets)
+                self.processes[place].start()
+
+    def _hear(self, worker: Process, now_s: float) -> float:
+        """When it was heard last; from its start on it counts as heard."""
+        with contextlib.suppress(OSError, EOFError):  # it has died
+            worker.parent_conn.send(b"ping")
+            while worker.parent_conn.poll():
+                self._served = worker.parent_conn.recv() or self._served
+                self._heard_s[worker.pid] = now_s
+        return self._heard_s.setdefault(worker.pid, now_s)
+
+    def _bury(self, worker: Process, now_s: float) -> None:
+        hangs = worker.process.is_alive()
+        worker.kill()
+        worker.join()
+        del self._heard_s[worker.pid]
+        self._log.error("worker_hung" if hangs else "worker_died", pid=worker.pid, exit_code=worker.exitcode)
+        cannot_start = worker.exitcode == STARTUP_FAILURE
+        self._replace_s[worker.pid] = now_s + RETRY_S if cannot_start else now_s
+        if cannot_start and not self._served:
+            self.failed = True
+            self.should_exit.set()
+
+    def terminate_all(self) -> None:
+        """Tells the workers that live to end."""
+        for worker in self.processes:
+            if worker.pid not in self._replace_s:
+                worker.terminate()
 
     def handle_hup(self) -> None:
         """Passes SIGHUP on."""
@@ -134,12 +205,18 @@ class Supervisor(Multiprocess):
 def create_worker() -> Gateway:
     """The application in a worker process: settings from GATEWAY_CONFIG and the environment.
 
+    Raises SystemExit for a configuration that cannot be used: the command line has checked it, but it may have changed.
     A worker whose supervisor was killed drains and ends: else it would go on holding the port, with nobody to stop it.
     """
     supervisor = multiprocessing.parent_process()
     if supervisor is not None:
         threading.Thread(target=_end_with, args=(supervisor,), name="supervisor", daemon=True).start()
-    return create_app()
+    try:
+        return create_app()
+    except SettingsError as error:
+        configure_logging("json", "error")
+        structlog.get_logger("gateway.server").error("worker_not_started", reason="; ".join(error.problems))
+        raise SystemExit(STARTUP_FAILURE) from None
 
 
 def _end_with(supervisor: BaseProcess) -> None:

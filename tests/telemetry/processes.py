@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cli.program import Program, started
+from tests.cli.program import Program, environment, started
 from tests.support.processes import CONFIG, READY, UPSTREAM_KEY, GatewayProcess
 from tests.support.servers import free_port
 
@@ -19,16 +19,19 @@ class Configured:
     workers: int
 
     @contextlib.contextmanager
-    def serving(self) -> Iterator[GatewayProcess]:
-        """Started, every worker ready."""
-        with self.program() as program:
+    def serving(self, *, path: Path | None = None) -> Iterator[GatewayProcess]:
+        """Started, every worker ready; `path`: where Python looks for modules first."""
+        with self.program(path) as program:
             program.wait_for(READY, count=self.workers)
             yield GatewayProcess(f"http://127.0.0.1:{self.port}", program)
 
-    def program(self) -> contextlib.AbstractContextManager[Program]:
+    def program(self, path: Path | None = None) -> contextlib.AbstractContextManager[Program]:
         """Started; it may not be ready yet."""
         config = str(self.directory / "gateway.toml")
-        return started("serve", "--config", config, cwd=self.directory, env={"TEST_UPSTREAM_KEY": UPSTREAM_KEY})
+        env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY}
+        if path is not None:
+            env["PYTHONPATH"] = f"{path}:{environment()['PYTHONPATH']}"
+        return started("serve", "--config", config, cwd=self.directory, env=env)
 
 
 def configured(

@@ -1,0 +1,121 @@
+"""`gateway serve --workers 2`: workers that are slow, that die, that hang, that cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.program import environment, run
+from tests.support.processes import READY, UPSTREAM_KEY, GatewayProcess
+from tests.support.servers import Server, valkey_server
+from tests.support.waiting import wait_until_sync
+from tests.telemetry.processes import Configured, configured
+
+AWAY = "http://127.0.0.1:9/v1"
+# What Python runs at its start: in a worker alone.
+IN_A_WORKER = "import os, sys, time\nif 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n    {}\n"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Server]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture
+def two(store: Server, tmp_path: Path) -> Configured:
+    return configured(store.url, AWAY, tmp_path, workers=2)
+
+
+def events(served: GatewayProcess) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in served.program.err.splitlines() if line.startswith("{")]
+
+
+def said(served: GatewayProcess, event: str) -> int:
+    return [line["event"] for line in events(served)].count(event)
+
+
+def is_alive(served: GatewayProcess) -> bool:
+    return httpx.get(f"{served.url}/healthz", trust_env=False).is_success
+
+
+def test_a_worker_that_takes_long_to_start_is_waited_for(two: Configured) -> None:
+    # 5 s is what uvicorn's own supervisor waits.
+    (two.directory / "sitecustomize.py").write_text(IN_A_WORKER.format("time.sleep(6)"))
+    with two.serving(path=two.directory) as served:
+        assert said(served, "ready") == 2
+        assert said(served, "worker_died") == 0
+
+
+def test_a_worker_that_dies_is_replaced_as_soon_as_the_configuration_can_be_used(two: Configured) -> None:
+    config = two.directory / "gateway.toml"
+    good = config.read_text()
+    with two.serving() as served:
+        config.write_text(good + "\n[nonsense]\n")
+        victim = served.workers[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until_sync(lambda: said(served, "worker_not_started") >= 1, timeout_s=40, what="the new one says why")
+        reason = next(line["reason"] for line in events(served) if line["event"] == "worker_not_started")
+        assert "nonsense" in reason
+        died = next(line for line in events(served) if line["event"] == "worker_died")
+        assert (died["pid"], died["exit_code"], died["level"]) == (victim, -signal.SIGKILL, "error")
+        assert is_alive(served)
+        config.write_text(good)
+        served.program.wait_for(READY, count=3)
+        assert "Traceback" not in served.program.err
+
+
+def test_where_no_worker_can_start_the_gateway_ends_and_says_so(two: Configured) -> None:
+    # Its configuration is good for the command line, and not for the workers.
+    (two.directory / "sitecustomize.py").write_text(IN_A_WORKER.format("os.environ.pop('TEST_UPSTREAM_KEY', None)"))
+    path = f"{two.directory}:{environment()['PYTHONPATH']}"
+    done = run(
+        "serve", "--config", "gateway.toml", cwd=two.directory, env={"TEST_UPSTREAM_KEY": "k", "PYTHONPATH": path}
+    )
+    assert done.code == 1
+    assert '"event": "worker_not_started"' in done.err
+    assert "Traceback" not in done.err
+
+
+IMPATIENT = """
+import pathlib, threading, time, gateway.server
+from gateway.cli import main
+def wait():
+    while not pathlib.Path("impatient").exists():
+        time.sleep(0.05)
+    gateway.server.HUNG_S = 3.0
+if __name__ == "__main__":
+    threading.Thread(target=wait, daemon=True).start()
+    main()
+"""
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(two: Configured) -> None:
+    # The real program, whose patience ends when the test says so.
+    (two.directory / "impatient_gateway.py").write_text(IMPATIENT)
+    err = two.directory / "err"
+    with err.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "impatient_gateway.py", "serve", "--config", "gateway.toml"],
+            cwd=two.directory, env=environment({"TEST_UPSTREAM_KEY": UPSTREAM_KEY}), stderr=log, stdout=log,
+        )  # fmt: skip
+    try:
+        wait_until_sync(lambda: err.read_text().count(READY) == 2, timeout_s=50, what="both are ready")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(workers[0]), signal.SIGSTOP)
+        (two.directory / "impatient").touch()
+        wait_until_sync(lambda: err.read_text().count(READY) == 3, timeout_s=50, what="another one is ready")
+        assert f'"pid": {workers[0]}' in next(line for line in err.read_text().splitlines() if "worker_hung" in line)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=40) == 0
