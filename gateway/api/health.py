@@ -1,4 +1,12 @@
-"""GET /healthz: the process lives. GET /readyz: it can serve; else 503, and which part cannot."""
+"""GET /healthz: the process lives. GET /readyz: it can serve; else 503, and which part cannot.
+
+| part        | is true when                                                                   |
+|-------------|--------------------------------------------------------------------------------|
+| store       | it answers; or it is away, and `store.on_failure = "open"`: `degraded` says so |
+| enforcement | it was seen, since the start, to refuse the second request of a limit of one   |
+| upstream    | one at least is in service, with its breaker not open and a key that rests not |
+| accepting   | nobody has told the gateway to stop                                            |
+"""
 
 from __future__ import annotations
 
@@ -25,7 +33,9 @@ async def readyz(request: Request) -> Response:
     services = services_of(request)
     now_s = asyncio.get_running_loop().time()
     usable = {
-        name: upstream.breaker.wait_s(now_s) <= 0 and any(key.rests_until_s <= now_s for key in upstream.keys.keys)
+        name: upstream.enabled
+        and upstream.breaker.wait_s(now_s) <= 0
+        and any(key.rests_until_s <= now_s for key in upstream.keys.keys)
         for name, upstream in services.line.plan.upstreams.items()
     }
     open_admission = services.ledger.admits_unchecked

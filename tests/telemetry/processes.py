@@ -1,7 +1,7 @@
 """A gateway of real processes whose configuration has more than `tests.support.processes` gives it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +18,26 @@ class Configured:
     port: int
     workers: int
 
+    @property
+    def file(self) -> Path:
+        """Its configuration."""
+        return self.directory / "gateway.toml"
+
     @contextlib.contextmanager
-    def serving(self, *, path: Path | None = None) -> Iterator[GatewayProcess]:
-        """Started, every worker ready; `path`: where Python looks for modules first."""
-        with self.program(path) as program:
+    def serving(self, *, path: Path | None = None, env: Mapping[str, str] | None = None) -> Iterator[GatewayProcess]:
+        """Started, every worker ready; `path`: where Python looks for modules first; `env`: more variables."""
+        with self.program(path, env) as program:
             program.wait_for(READY, count=self.workers)
             yield GatewayProcess(f"http://127.0.0.1:{self.port}", program)
 
-    def program(self, path: Path | None = None) -> contextlib.AbstractContextManager[Program]:
+    def program(
+        self, path: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> contextlib.AbstractContextManager[Program]:
         """Started; it may not be ready yet."""
-        config = str(self.directory / "gateway.toml")
-        env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY}
+        variables = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY, **(env or {})}
         if path is not None:
-            env["PYTHONPATH"] = f"{path}:{environment()['PYTHONPATH']}"
-        return started("serve", "--config", config, cwd=self.directory, env=env)
+            variables["PYTHONPATH"] = f"{path}:{environment()['PYTHONPATH']}"
+        return started("serve", "--config", str(self.file), cwd=self.directory, env=variables)
 
 
 def configured(
