@@ -29,6 +29,7 @@ from gateway import __version__, api, dashboard, operations
 from gateway.control import Control, Source
 from gateway.doorman import Doorman
 from gateway.downstream import Receive, Scope, Send
+from gateway.errors import GatewayError
 from gateway.feed import Feed
 from gateway.front import Front
 from gateway.ledger.accounts import Accounts
@@ -139,6 +140,10 @@ class Gateway:
             await services.line(target, scope, receive, send)
         else:
             await front.serve(self.app, scope, receive, send)
+
+    def note_refused_head(self, error: GatewayError) -> None:
+        """Counts what the server refused before it was a request: it has no route."""
+        self._numbers.note_answer("-", error.kind.status, error.code)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -28,6 +28,7 @@ from typing import Any, Final, cast
 from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.app import Gateway
 from gateway.errors import GatewayError
 
 LINGER_S: Final = 5.0
@@ -188,8 +189,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: GatewayError) -> None:
-        status, headers, body = error.render()
-        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
+        """A request that no route has seen: counted all the same, with the headers that every answer has."""
+        app, numeric_codes = cast("Any", self.app), False
+        if isinstance(app, Gateway):
+            numeric_codes = app.settings.errors.numeric_codes
+            app.note_refused_head(error)
+        status, headers, body = error.render(numeric_codes=numeric_codes)
+        fields = [*self.server_state.default_headers, *headers]
+        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % field for field in fields)]
         self.transport.write(b"".join([*lines, b"connection: close\r\n\r\n", body]))
         self.transport.close()
 

@@ -1,5 +1,7 @@
 """What is counted is what happened."""
 
+import json
+import socket
 import threading
 from pathlib import Path
 
@@ -54,6 +56,34 @@ def test_other_routes_are_counted_by_their_pattern(gateway: RunningGateway, path
     with gateway.http() as http:
         http.get(path)
     assert value(gateway.url, "gateway_requests_total", route=route, code=code) == 1
+
+
+@pytest.mark.parametrize("numeric", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 2000, 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\nx: y" + b"z" * 2000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\nx: ", 408, "request_timeout"),
+        (b"\x16\x03\x01 no HTTP\r\n\r\n", 400, "invalid_http"),
+    ],
+    ids=["large", "large at once", "slow", "no HTTP"],
+)
+def test_a_head_that_is_refused_before_it_is_a_request_is_counted(
+    start: Start, sent: bytes, status: int, code: str, numeric: bool
+) -> None:
+    bounds = {"port": 0, "max_head_bytes": 1024, "head_timeout_s": 0.3}
+    with start(server=bounds, errors={"numeric_codes": numeric}) as gateway:
+        address = httpx.URL(gateway.url)
+        with socket.create_connection((address.host, address.port or 0), timeout=10) as connection:
+            connection.sendall(sent)
+            answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nx-content-type-options: nosniff\r\n" in answer
+        assert answer.count(b"\r\ncontent-length: ") == 1
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == (status if numeric else code)
+        labels = {"route": "-", "status": str(status), "code": code}
+        assert value(gateway.url, "gateway_requests_total", **labels) == 1
 
 
 def test_tokens_and_spend_are_those_of_the_ledger(gateway: RunningGateway) -> None:
