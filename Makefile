@@ -8,17 +8,19 @@
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
+# make audit   known weaknesses in the locked packages (needs pip-audit, and PyPI's advisories)
 # make lock    remake the lock files from pyproject.toml (needs uv); ARGS=--upgrade takes newer versions
 #
 # Packages come from the hash-locked files alone, the build backend included: nothing is resolved at install time.
 
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
+PIP_AUDIT ?= $(shell command -v pip-audit 2>/dev/null)
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test chaos compose-test wheels lint format bench lock FORCE
+.PHONY: setup run test chaos compose-test wheels lint format bench audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -103,6 +105,11 @@ define install
 	@touch $@
 endef
 endif
+
+# --strict: a package that could not be looked up is a failure, not a footnote.
+audit:
+	@[ -n "$(PIP_AUDIT)" ] || { echo "make audit needs pip-audit: pip install pip-audit, in an environment of its own" >&2; exit 1; }
+	$(PIP_AUDIT) --strict --disable-pip --require-hashes -r requirements-otel.lock
 
 # --- Locks ------------------------------------------------------------------------------------------------------------
 

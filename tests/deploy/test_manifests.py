@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ from tests.deploy.stack import ROOT
 
 BASE: Final = ROOT / "deploy" / "kubernetes" / "base"
 OVERLAY: Final = ROOT / "deploy" / "kubernetes" / "overlays" / "example"
+MONITORING: Final = ROOT / "deploy" / "kubernetes" / "monitoring"
 MADE_BY_HAND: Final = "secrets/"  # not in version control
 SCHEMA_VERSIONS: Final = ("1.30", "1.37")  # the first with preStop.sleep, and the newest that the schemas have
 
@@ -65,9 +68,51 @@ def test_a_manifest_with_a_misspelt_field_would_be_found() -> None:
         kubernetes_validate.validate(document, SCHEMA_VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("directory", [BASE, OVERLAY], ids=["base", "overlay"])
+def test_kustomize_builds_the_example_and_the_monitoring_with_it(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    here = tmp_path / "deploy" / "kubernetes"
+    shutil.copytree(BASE.parent, here)
+    overlay = here / "overlays" / "example"
+    (overlay / "secrets").mkdir()
+    for generator in kustomization(OVERLAY)["secretGenerator"]:
+        for name in generator["files"]:
+            (overlay / name).write_text("a-secret\n")
+    file = overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("# components: ", "components: "))
+    built = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    made = [document for document in yaml.safe_load_all(built.stdout) if document]
+    of_gateway = {each["kind"]: each for each in made if each["metadata"]["name"] == "gateway"}
+    assert of_gateway["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 3
+    image = of_gateway["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.startswith("registry.example.com/")
+    selected = of_gateway["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items()
+    services = [each for each in made if each["kind"] == "Service"]
+    found = [each["metadata"]["name"] for each in services if selected <= each["metadata"].get("labels", {}).items()]
+    assert found == ["gateway"]
+
+
+def test_the_monitoring_scrapes_a_port_that_the_service_has() -> None:
+    """Its schema is the operator's, not Kubernetes': its fields are those of the monitoring.coreos.com/v1 reference."""
+    (monitor,) = documents(MONITORING / "servicemonitor.yaml")
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
+    assert set(monitor) == {"apiVersion", "kind", "metadata", "spec"}
+    assert set(monitor["spec"]) == {"selector", "endpoints"}
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert set(endpoint) == {"port", "path", "interval"}
+    service = one("Service", "gateway")
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert endpoint["path"] == "/metrics"
+    assert "GatewayDown" in (text := (ROOT / "deploy" / "prometheus" / "rules.yml").read_text(encoding="utf-8"))
+    assert f'job="{service["metadata"]["name"]}"' in text
+
+
+@pytest.mark.parametrize("directory", [BASE, OVERLAY, MONITORING], ids=["base", "overlay", "monitoring"])
 def test_a_kustomization_names_files_that_exist_and_leaves_none_out(directory: Path) -> None:
     told = kustomization(directory)
+    assert told["kind"] == ("Component" if directory == MONITORING else "Kustomization")
     files = [*told["resources"], *(patch["path"] for patch in told.get("patches", []))]
     for generator in (*told.get("configMapGenerator", []), *told.get("secretGenerator", [])):
         files += [name for name in generator["files"] if not name.startswith(MADE_BY_HAND)]
