@@ -6,12 +6,11 @@ import itertools
 import json
 from enum import StrEnum
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from gateway.cli import options, show
-from gateway.cli.client import AdminClient, Json
+from gateway.cli.client import AdminClient, Json, segment
 
 app = typer.Typer(help="Admin keys: for those who run the gateway, and for teams' leads.", no_args_is_help=True)
 
@@ -73,7 +72,7 @@ def delete(
     """End an admin key with its very next request."""
     options.confirm(f"Delete the admin key {admin_key!r} for ever?", yes=yes)
     with AdminClient.from_environment() as client:
-        gone = client.delete(f"/admin-keys/{quote(admin_key, safe='')}")
+        gone = client.delete(f"/admin-keys/{segment(admin_key)}")
     if as_json:
         show.as_json(gone)
     else:

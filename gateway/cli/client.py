@@ -188,7 +188,14 @@ def _key_in(path: Path) -> str:
 
 def team_path(team: str) -> str:
     """The path of a team by name or id."""
-    return f"/teams/{quote(team, safe='')}"
+    return f"/teams/{segment(team)}"
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path. Raises CliError for what can be no name or id."""
+    if "/" in text or not text.strip("."):
+        raise CliError(f"{text!r} is no name or id: none has a '/' in it, or dots alone", exit_code=USAGE)
+    return quote(text, safe="")
 
 
 def _quoted(message: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from gateway.cli import options, show
-from gateway.cli.client import AdminClient, Json, Refused, team_path
+from gateway.cli.client import AdminClient, Json, Refused, segment, team_path
 from gateway.cli.faults import CliError
 
 app = typer.Typer(help="Keys of a team.", no_args_is_help=True)
@@ -140,7 +139,7 @@ def find(client: AdminClient, team: str, key: str) -> Json:
     """A key by id, or by its label where only one key has it."""
     path = f"{team_path(team)}/keys"
     try:
-        return client.get(f"{path}/{quote(key, safe='')}")
+        return client.get(f"{path}/{segment(key)}")
     except Refused as refused:
         if refused.code != "key_not_found":
             raise
@@ -156,7 +155,7 @@ def find(client: AdminClient, team: str, key: str) -> Json:
 def find_key(client: AdminClient, text: str) -> Json:
     """A key by team/key, or by its id alone. Raises CliError."""
     team, separator, key = text.rpartition("/")
-    return find(client, team, key) if separator else client.get(f"/keys/{quote(key, safe='')}")
+    return find(client, team, key) if separator else client.get(f"/keys/{segment(key)}")
 
 
 def _last_used(key: Json) -> str | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from gateway.cli import options, show
-from gateway.cli.client import AdminClient, Json
+from gateway.cli.client import AdminClient, Json, segment
 from gateway.latency import duration
 
 app = typer.Typer(help="Requests: the last ones, why one was refused, how one was settled.", no_args_is_help=True)
@@ -45,7 +44,7 @@ def show_(
 ) -> None:
     """What became of one request: why it was refused, or how it was settled and how long it took."""
     with AdminClient.from_environment() as client:
-        found = client.get(f"/requests/{quote(request_id, safe='')}", options.given(team=team))
+        found = client.get(f"/requests/{segment(request_id)}", options.given(team=team))
     if as_json:
         show.as_json(found)
         return

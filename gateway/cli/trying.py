@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import httpx
@@ -27,6 +28,7 @@ def try_(
     model: Annotated[str | None, typer.Option(help="By default, the first that the key may use.")] = None,
     key: Annotated[str | None, typer.Option(envvar="GATEWAY_API_KEY", help="An API key of a team.")] = None,
     max_output_tokens: Annotated[int | None, typer.Option(help="The longest answer.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, for scripts.")] = False,
 ) -> None:
     """Send a request through the gateway and stream its answer; then show its cost and the limits."""
     url, text = _where(key)
@@ -36,16 +38,21 @@ def try_(
             body = {"model": model or _first_model(http), "input": prompt, "stream": True}
             if max_output_tokens is not None:
                 body["max_output_tokens"] = max_output_tokens
-            request_id, usage = _stream(http, body)
+            answer = _stream(http, body, silent=as_json)
             mine = _good(http.get("/v1/key"))
         except httpx.TransportError as error:
             raise CliError(f"no answer from {url} ({str(error) or type(error).__name__})") from None
+    usage, cost = answer.usage, _cost(answer.request_id)
+    if as_json:
+        seen = {"id": answer.request_id, "output_text": answer.text, "usage": usage or None, "cost_usd": cost or None}
+        show.as_json({**seen, "key": mine})
+        return
     typer.echo()
     show.fields(
         {
-            "request": request_id,
+            "request": answer.request_id,
             "tokens": f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out" if usage else "unknown",
-            "cost USD": _cost(request_id) or "see the team's usage",
+            "cost USD": cost or "see the team's usage",
             "balance USD": mine["team"]["balance"]["available_usd"] if mine["team"]["metered"] else "unmetered",
         }
     )
@@ -74,9 +81,19 @@ def _first_model(http: httpx.Client) -> str:
     return str(models[0]["id"])
 
 
-def _stream(http: httpx.Client, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Prints the answer's text; its request's id, and its usage ({} where it ended without)."""
+@dataclass(frozen=True)
+class _Answer:
+    """What was answered. `usage`: {} where it ended without."""
+
+    request_id: str
+    text: str
+    usage: dict[str, Any]
+
+
+def _stream(http: httpx.Client, body: dict[str, Any], *, silent: bool) -> _Answer:
+    """Prints the answer's text as it comes, unless silent."""
     usage: dict[str, Any] = {}
+    text: list[str] = []
     with http.stream("POST", "/v1/responses", json=body) as answer:
         if not answer.is_success:
             answer.read()
@@ -87,14 +104,16 @@ def _stream(http: httpx.Client, body: dict[str, Any]) -> tuple[str, dict[str, An
             event = json.loads(line.removeprefix("data:"))
             kind = event.get("type", "")
             if kind == "response.output_text.delta":
-                sys.stdout.write(event["delta"])
-                sys.stdout.flush()
+                text.append(event["delta"])
+                if not silent:
+                    sys.stdout.write(event["delta"])
+                    sys.stdout.flush()
             elif kind in ("response.completed", "response.incomplete", "response.failed"):
                 usage = event["response"].get("usage") or {}
                 if kind == "response.failed":
                     error = event["response"].get("error") or {}
                     sys.stderr.write(f"\ngateway: the answer failed: {error.get('message')}\n")
-        return answer.headers.get("x-request-id", ""), usage
+        return _Answer(answer.headers.get("x-request-id", ""), "".join(text), usage)
 
 
 def _good(answer: httpx.Response) -> dict[str, Any]:
@@ -115,6 +134,6 @@ def _cost(request_id: str) -> str:
     """What the ledger says; "" where no admin key is at hand."""
     try:
         with AdminClient.from_environment() as client:
-            return str(client.get(f"/requests/{request_id}").get("cost_usd", ""))
+            return str(client.get(f"/requests/{request_id}")["cost_usd"] or "")
     except CliError:
         return ""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from gateway.cli import options, show
-from gateway.cli.client import AdminClient, Json
+from gateway.cli.client import AdminClient, Json, segment
 
 app = typer.Typer(help="Upstreams: their health, in and out of service.", no_args_is_help=True)
 _Name = Annotated[str, typer.Argument(help="The upstream's name in the configuration.")]
@@ -40,7 +39,7 @@ def enable(name: _Name, *, as_json: options.AsJson = False) -> None:
 
 def _turn(name: str, verb: str, *, as_json: bool) -> None:
     with AdminClient.from_environment() as client:
-        found = client.post(f"/upstreams/{quote(name, safe='')}/{verb}", {})
+        found = client.post(f"/upstreams/{segment(name)}/{verb}", {})
     if as_json:
         show.as_json(found)
     else:

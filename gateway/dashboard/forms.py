@@ -51,7 +51,7 @@ def moment(text: str) -> str:
 
 def segment(text: str) -> str:
     """Text as one segment of a path."""
-    return quote(text, safe="")
+    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")  # "..": the segment above
 
 
 def _limit(name: str, text: str | None) -> int | str | None:

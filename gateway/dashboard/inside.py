@@ -17,6 +17,9 @@ from gateway.ledger.admins import Admin
 from gateway.ledger.sessions import SIGNED_IN
 
 _BASE: Final = "http://inside/admin/v1"
+_SENT_BEFORE: Final = (
+    "This form was sent before, with something else in it, and that was done. If you want this as well, send it now."
+)
 _OURS: Final = "gateway."  # what the application keeps in a scope: the request's id
 _CONNECTION: Final = ("type", "asgi", "http_version", "scheme", "client", "server", "state")
 _PASSED_ON: Final = frozenset({b"host", b"accept", b"last-event-id"})
@@ -84,7 +87,10 @@ class Inside:
         said: dict[str, Any] = answer.json()
         if answer.is_error:
             error = said["error"]
-            raise Refused(answer.status_code, str(error["code"]), error["message"], error["param"])
+            code = str(error["code"])
+            if code == "idempotency_mismatch":  # somebody went back, and changed what had been sent
+                raise Refused(answer.status_code, code, _SENT_BEFORE)
+            raise Refused(answer.status_code, code, error["message"], error["param"])
         return said
 
     async def forward(self, path: str, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ NOTICES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 MOST_TEAMS: Final = 1000
+PAGE: Final = 100
 _LOOK_BACK_MS: Final = 6 * DAY_MS
 
 
@@ -44,11 +46,15 @@ def team_path(team: str, rest: str = "") -> str:
 
 @router.get("/teams")
 async def list_teams(request: Request) -> Response:
-    """All teams; a lead goes to its own."""
-    visit = visit_of(request)
+    """All teams, a page at a time; the one that `?find=` names, or those like it; a lead goes to its own."""
+    visit, query = visit_of(request), request.query_params
     if not visit.sees_all:
         return see("/dashboard" + team_path(visit.admin.team_id))
-    return await _list(visit)
+    find = query.get("find", "").strip()
+    if find:
+        with contextlib.suppress(Refused):
+            return see("/dashboard" + team_path((await visit.api.get(team_path(find)))["id"]))
+    return await _list(visit, find=find, after=query.get("after") or None)
 
 
 @router.post("/teams")
@@ -154,34 +160,42 @@ async def team_page(
 
 
 async def _list(
-    visit: Visit, refused: Refused | None = None, form: Mapping[str, str] = MappingProxyType({})
+    visit: Visit,
+    refused: Refused | None = None,
+    form: Mapping[str, str] = MappingProxyType({}),
+    *,
+    find: str = "",
+    after: str | None = None,
 ) -> Response:
-    teams, spent = await asyncio.gather(visit.api.get("/teams", limit=MOST_TEAMS), _spent(visit, None))
+    page = await visit.api.get("/teams", limit=MOST_TEAMS if find else PAGE, after=after)
+    shown = [team for team in page["data"] if find.casefold() in team["name"].casefold()][:PAGE]
+    spent = await asyncio.gather(*(_spent(visit, team["id"]) for team in shown))
     return html(
         "teams.html",
         refused.status if refused is not None else 200,
         visit=visit,
         here="teams",
-        teams=[_with_forecast(team, spent) for team in teams["data"]],
-        more=teams["next"] is not None,
+        teams=list(map(_with_forecast, shown, spent)),
+        next=None if find else page["next"],
+        first=after is None,
+        find=find,
         refused=refused,
         form=form,
         once=secrets.token_hex(16),
     )
 
 
-async def _spent(visit: Visit, team: str | None) -> dict[str, Any]:
+async def _spent(visit: Visit, team: str) -> dict[str, Any]:
     since = iso_time(time.time_ns() // 1_000_000 - _LOOK_BACK_MS)
-    return await visit.api.get("/usage", team=team, by="team", step="day", **{"from": since})
+    return await visit.api.get("/usage", team=team, by="key", step="day", **{"from": since})
 
 
 def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any]:
     """A team with its bars, what it spends a day, and when its balance ends at that rate."""
-    mine = next((group["cost_usd"] for group in spent["groups"] if group["team_id"] == team["id"]), "0")
     balance = team["balance"]
     found = forecast(
         available=parse_usd(balance["available_usd"]),
-        spent=parse_usd(mine),
+        spent=parse_usd(spent["total"]["cost_usd"]),
         from_ms=_ms(spent["from"]),
         created_ms=_ms(team["created_at"]),
         now_ms=time.time_ns() // 1_000_000,

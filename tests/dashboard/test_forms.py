@@ -269,3 +269,64 @@ def test_the_audit_page_says_in_words_what_is_different(root: httpx.Client, pers
     assert f"changed the team <strong>{team['name']}</strong>" in page
     assert "rpm: 5 → 7" in page
     assert "budget_usd_day: none → 2.5" in page
+
+
+def test_a_form_that_was_changed_and_sent_again_says_so_and_is_new(root: httpx.Client, person: Person) -> None:
+    path = f"/teams/{new_team(root)['id']}"
+    once = {"kind": "grant", "once": "b" * 32}
+    assert [person.send(f"{path}/credits", amount_usd="3", **once).status_code for _ in range(2)] == [303, 303]
+    answer = person.send(f"{path}/credits", amount_usd="4", **once)
+    assert answer.status_code == 409
+    assert "This form was sent before" in answer.text
+    assert 'value="4"' in answer.text
+    assert f'value="{"b" * 32}"' not in answer.text, "the form on this page is a new one"
+    assert done(root.get(f"{path}/credits"))["available_usd"] == "13"
+
+
+def test_a_form_sent_after_the_session_ended_leads_to_the_sign_in_page(root: httpx.Client, person: Person) -> None:
+    path, token = f"/teams/{new_team(root)['id']}", person.token()
+    person.client.cookies.clear()
+    answer = person.client.post(f"/dashboard{path}/credits", data={"csrf": token, "amount_usd": "1"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/login?next=%2Fdashboard")
+    assert done(root.get(f"{path}/credits"))["available_usd"] == "10"
+
+
+STRANGE = ("a?b#c", "100%", "%2F", "naïve ✓ 日本語", "-rf", "--help", "0", "{{7*7}}", "a&b=c;d", "\\n", "🙂" * 10)
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strangely_named_team_has_all_its_pages(
+    gateway: RunningGateway, root: httpx.Client, person: Person, name: str
+) -> None:
+    made = person.send("/teams", name=name, credits_usd="1")
+    path = made.headers["location"].removeprefix("/dashboard").partition("?")[0]
+    text = re.findall(r'id="secret"[^>]+value="([^"]+)"', person.send(f"{path}/keys", name=name).text)[0]
+    with gateway.sdk(text) as client:
+        client.responses.create(model="a/model", input="x")
+    for page, query in ((path, {}), (f"{path}/journal", {}), ("", {"team": name}), ("/requests", {"team": name})):
+        answer = person.client.get(f"/dashboard{page}", params=query)
+        assert answer.status_code == 200, page
+        assert name in html.unescape(answer.text), page
+    assert person.client.get("/dashboard/teams", params={"find": name}).headers["location"] == f"/dashboard{path}"
+
+
+@pytest.mark.parametrize("dots", ["%2e", "%2e%2e", "%2E%2E"])
+def test_dots_for_a_name_lead_nowhere(person: Person, dots: str) -> None:
+    for path in (f"/teams/{dots}", f"/teams/{dots}/journal", f"/requests/{dots}"):
+        answer = person.get(path)
+        assert answer.status_code in (303, 404), path
+        assert "/admin/v1" not in answer.text
+    assert person.send(f"/upstreams/{dots}/disable").status_code == 404
+
+
+def test_many_teams_come_in_pages_and_are_found_by_a_part_of_their_name(root: httpx.Client, person: Person) -> None:
+    teams = [new_team(root, name=f"crowd {number:03}", credits_usd="0") for number in range(101)]
+    pages = [person.get("/teams").text]
+    while after := re.search(r'href="/dashboard(/teams\?after=\w+)"', pages[-1]):
+        pages.append(person.get(after[1]).text)
+    assert len(pages) > 1
+    for team in teams:
+        assert len([page for page in pages if f"/teams/{team['id']}" in page]) == 1
+    found = person.get("/teams?find=ROWD+04").text
+    assert [team["name"] for team in teams if f">{team['name']}<" in found] == [f"crowd 04{n}" for n in range(10)]
+    assert "No team is called so." in person.get("/teams?find=nobody+at+all").text

@@ -256,3 +256,24 @@ def test_completion_is_offered_for_the_shell(tmp_path: Path) -> None:
     env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = run("--show-completion", "bash", cwd=tmp_path, env=env)
     assert "complete" in done.out
+
+
+def test_try_gives_scripts_one_object(shell: Shell, key: dict[str, Any]) -> None:
+    found = json.loads(shell("try", "hello", "--json", "--key", key["key"]).out)
+    assert found["output_text"]
+    assert found["usage"]["output_tokens"] > 0
+    assert found["key"]["id"] == key["id"]
+    assert found["id"].startswith("req_")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../teams", "a/b"])
+def test_a_name_that_can_be_none_is_not_sent(shell: Shell, name: str) -> None:
+    done = shell("teams", "show", name)
+    assert done.code == 2
+    assert "no name or id" in done.err
+
+
+def test_an_outcome_that_is_none_is_refused_with_those_that_are(shell: Shell) -> None:
+    done = shell("requests", "list", "--outcome", "refusedd")
+    assert done.code == 1
+    assert "client_left" in done.err

@@ -17,6 +17,7 @@ from gateway.api.admin.pages import After, Limit, every_team_id
 from gateway.api.admin.shapes import page_shape, recent_shape, request_shape
 from gateway.api.callers import Services, services_of
 from gateway.errors import GatewayError
+from gateway.exchange import Outcome
 from gateway.ledger.journal import Journal
 from gateway.ledger.recent import recent
 from gateway.ledger.refused import find_refused
@@ -24,6 +25,7 @@ from gateway.ledger.timings import Timings
 
 router = APIRouter(prefix="/requests", route_class=GuardedRoute)
 _AT_ONCE: Final = 500
+OUTCOMES: Final = (*(outcome.value for outcome in Outcome if outcome is not Outcome.DRY_RUN), "expired")
 
 
 @router.get("")
@@ -36,6 +38,8 @@ async def list_requests(
 ) -> dict[str, Any]:
     """The last requests, the newest first: settled, voided, expired, refused. A page may be a little over `limit`."""
     services = services_of(request)
+    if outcome is not None and outcome not in OUTCOMES:
+        raise GatewayError("invalid_field", f"outcome is one of {', '.join(OUTCOMES)}.", param="outcome")
     owner = await team_asked(request, team)
     ids = [owner.id] if owner is not None else [known async for known in every_team_id(services.accounts)]
     page = await recent(services.store, ids, limit=limit, after=after, outcome=outcome)
