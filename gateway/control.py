@@ -128,8 +128,12 @@ class Control:
 
     async def reload_all(self) -> Reloaded:
         """The same, and then every other worker does it. Raises GatewayError `invalid_config`, `store_unavailable`."""
-        reloaded = await self.reload()
-        self.generation = await self._controls.next_generation()
+        try:
+            reloaded = await self.reload()
+            self.generation = await self._controls.next_generation()
+        finally:
+            with contextlib.suppress(GatewayError, StoreError):  # the next round reports, too
+                await self._report()
         return reloaded
 
     async def refresh(self) -> None:

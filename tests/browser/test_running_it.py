@@ -1,0 +1,120 @@
+"""The pages of whoever runs the gateway: admin keys, the configuration and its mistakes, one request, the journal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from playwright.sync_api import Browser
+
+from gateway.settings import Settings
+from tests.browser.desk import Desk
+from tests.operators.admins import admin_client, done, new_team
+from tests.support.gateway import RunningGateway, gateway_settings, running_gateway, simulator
+from tests.support.servers import valkey_server
+
+
+class File:
+    """Stands for the configuration file. State that changes: what it holds."""
+
+    def __init__(self) -> None:
+        self.sections: dict[str, Any] = {}
+        self.where: tuple[str, str, Path] | None = None
+
+    def load(self) -> Settings:
+        assert self.where is not None
+        return gateway_settings(*self.where, **self.sections)
+
+
+@pytest.fixture(scope="module")
+def file() -> File:
+    return File()
+
+
+@pytest.fixture(scope="module")
+def reloadable(file: File, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    with valkey_server() as store, simulator() as upstream:
+        file.where = (store.url, upstream, directory)
+        with running_gateway(store.url, upstream, directory, load=file.load) as running:
+            yield running
+
+
+@pytest.fixture
+def runner(browser: Browser, reloadable: RunningGateway) -> Iterator[Desk]:
+    with Desk.open(browser, reloadable) as opened:
+        opened.sign_in()
+        yield opened
+
+
+def test_a_file_with_mistakes_changes_nothing_and_a_good_one_is_in_force(runner: Desk, file: File) -> None:
+    page = runner.page
+    runner.go("Configuration")
+    prices = page.get_by_role("group", name="Prices")
+    before = prices.inner_text()
+    file.sections = {"upstream": {"ca_file": "nothing.pem", "base_url": "https://127.0.0.1:1/v1"}}
+    page.get_by_role("button", name="Read the file again").click()
+    page.get_by_role("alert").get_by_text("nothing was changed").wait_for()
+    assert page.get_by_role("alert").get_by_role("listitem").count() == 1
+    assert prices.inner_text() == before
+    assert runner.faults_of_accessibility() == []
+    runner.picture("configuration-mistakes")
+    file.sections = {"prices": {"*": {"input": "7.25", "output": "8"}}}
+    page.get_by_role("button", name="Read the file again").click()
+    page.get_by_role("status").get_by_text("Changed: prices.").wait_for()
+    assert "7.25" in prices.inner_text()
+    assert page.get_by_role("alert").count() == 0
+
+
+def test_a_lead_gets_an_admin_key_signs_in_and_loses_it(
+    runner: Desk, browser: Browser, reloadable: RunningGateway
+) -> None:
+    with admin_client(reloadable) as root:
+        team = new_team(root, name="Led")
+    page = runner.page
+    runner.go("Admin keys")
+    page.get_by_label("Name: whose it is").fill("Lea")
+    page.get_by_label("Team that is led").select_option(label="Led")
+    page.get_by_role("button", name="Make the admin key").click()
+    text = page.get_by_label("Admin key", exact=True).input_value()
+    assert runner.faults_of_accessibility() == []
+    with Desk.open(browser, reloadable) as lead:
+        lead.sign_in(text)
+        lead.go("Team")
+        lead.page.get_by_role("heading", name="Led", level=1).wait_for()
+        runner.go("Admin keys")
+        assert text not in page.content()
+        page.get_by_text("Revoke Lea").first.click()
+        page.get_by_label("Type its name").fill("Lea")
+        page.get_by_role("button", name="Revoke Lea").click()
+        page.get_by_role("status").get_by_text("revoked").wait_for()
+        lead.page.goto(f"/dashboard/teams/{team['id']}")
+        lead.page.get_by_role("heading", name="Sign in").wait_for()
+
+
+def test_from_the_live_list_to_one_request_and_from_the_journal_too(runner: Desk, reloadable: RunningGateway) -> None:
+    with admin_client(reloadable) as root:
+        team = new_team(root, name="Followed")
+        key = done(root.post(f"/teams/{team['id']}/keys", json={"name": "k", "limits": {"rpm": 1}}))["key"]
+    page = runner.page
+    runner.go("Requests")
+    live = page.locator("#live")
+    live.get_by_text("live", exact=True).wait_for()
+    runner.ask(key)
+    with pytest.raises(openai.RateLimitError):
+        runner.ask(key)
+    live.get_by_role("row").filter(has_text="refused").get_by_role("link").click()
+    page.get_by_role("heading", name="One request", level=1).wait_for()
+    assert "requests a minute, of the key" in page.locator(".alert").inner_text()
+    page.get_by_role("link", name="Followed").click()
+    page.get_by_role("link", name="Journal").click()
+    page.locator("#type").select_option(label="charged")
+    page.get_by_role("button", name="Show").click()
+    rows = page.get_by_role("group", name="Entries of the journal").locator("tbody tr")
+    assert rows.count() == 1
+    rows.get_by_role("link").click()
+    page.get_by_role("heading", name="One request", level=1).wait_for()
+    assert "the ledger admits it" in page.get_by_role("group", name="What it took").inner_text()
+    page.go_back()
+    page.get_by_role("heading", name="Journal of Followed", level=1).wait_for()
