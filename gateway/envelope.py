@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from gateway.attachments import MARK, Attachment, cut_attachments, find_attachments
 from gateway.errors import GatewayError
 
 FIELDS: Final = frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"})
@@ -26,9 +27,8 @@ MAX_TOKENS: Final = 1_000_000_000
 BYTES_PER_TOKEN: Final = 4
 MAX_OUTPUT_TOKENS_FIELD: Final = 10
 """Tokens, by this module's estimate, of the member `"max_output_tokens": 1000000000`, and a line's indent."""
-_BASE64: Final = b";base64,"
 _IMAGE: Final = b'"input_image"'
-_LONGEST_MEDIA_TYPE: Final = 128
+_LARGE_BYTES: Final = 64 * 1024  # a larger body is read without its attachments
 IMAGE_TOKENS: Final = 1_500
 """What one image counts in an estimate: about a high-detail image of 1024 x 1024 at the large providers."""
 ATTACHMENT_BYTES_PER_TOKEN: Final = 16
@@ -61,8 +61,9 @@ class Envelope(NamedTuple):
 
 def read_envelope(body: bytes, *, needs_input: bool = True) -> Envelope:
     """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
-    fields = _parse_object(body)
-    _refuse_other_spellings(body, fields)
+    attachments = find_attachments(body)
+    fields, text = _parse_large(body, attachments) if len(body) > _LARGE_BYTES else (_parse_object(body), body)
+    _refuse_other_spellings(text, fields)
     model = fields.get("model")
     if model is None:
         raise GatewayError("missing_field", "The field 'model' is required.", param="model")
@@ -81,7 +82,7 @@ def read_envelope(body: bytes, *, needs_input: bool = True) -> Envelope:
         stream=_flag(fields, "stream"),
         max_output_tokens=_tokens(fields, "max_output_tokens"),
         previous_response_id=_text(fields, "previous_response_id"),
-        input_tokens_estimate=estimate_input_tokens(body),
+        input_tokens_estimate=_estimate(body, attachments, text),
         store=fields.get("store") is not False,
     )
 
@@ -98,20 +99,17 @@ def with_model(envelope: Envelope, model: str) -> bytes:
 
 def estimate_input_tokens(body: bytes) -> int:
     """Tokens that a body may hold, from its bytes: attachments in base64 count by their kind, the rest as text."""
-    text = len(body)
-    attached = 0
-    at = body.find(_BASE64)
-    while at >= 0:
-        end = at + len(_BASE64)
-        start = body.rfind(b'"', max(0, at - _LONGEST_MEDIA_TYPE), at)
-        if body.startswith(b'"data:', start):  # a data URL (RFC 2397), not a text that mentions one
-            end = body.find(b'"', at)
-            end = len(body) if end < 0 else end
-            text -= end - at
-            if not body.startswith(b'"data:image/', start):
-                attached += (end - at) // ATTACHMENT_BYTES_PER_TOKEN
-        at = body.find(_BASE64, end)
-    return -(-text // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * _count_images(body)
+    return _estimate(body, find_attachments(body), body)
+
+
+def _estimate(body: bytes, attachments: list[Attachment], text: bytes) -> int:
+    """`text`: the body, or the body without its attachments."""
+    text_bytes, attached = len(body), 0
+    for start, mark, end in attachments:
+        text_bytes -= end - mark
+        if not body.startswith(b'"data:image/', start):
+            attached += (end - mark) // ATTACHMENT_BYTES_PER_TOKEN
+    return -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * _count_images(text)
 
 
 def _count_images(body: bytes) -> int:
@@ -123,6 +121,23 @@ def _count_images(body: bytes) -> int:
         images += before.endswith(b":") and before[:-1].rstrip().endswith(b'"type"')
         at = body.find(_IMAGE, at + 1)
     return images
+
+
+def _parse_large(body: bytes, attachments: list[Attachment]) -> tuple[dict[str, Any], bytes]:
+    """The fields of a large body, and the body without its attachments: to parse those took most of its time."""
+    text = cut_attachments(body, attachments)
+    if text is not body:
+        try:
+            fields = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return _parse_object(body), body  # its error has the place in the whole
+        if isinstance(fields, dict) and not any(_may_be_cut(value) for value in fields.values()):
+            return fields, text
+    return _parse_object(body), body
+
+
+def _may_be_cut(value: object) -> bool:
+    return isinstance(value, str) and value.endswith(MARK.decode())
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
