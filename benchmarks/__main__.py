@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,9 @@ def _measure(wanted: list[str], effort: Effort) -> tuple[list[Row], dict[str, st
                 found.append(MEASUREMENTS[name](bench, effort))
             except (Missing, Troubled, TimeoutError) as reason:
                 skipped[name] = str(reason)
+            except Exception as error:  # noqa: BLE001 - the other rows are worth having
+                traceback.print_exc()
+                skipped[name] = repr(error)
     return found, skipped
 
 

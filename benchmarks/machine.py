@@ -126,6 +126,15 @@ def accepts(port: int) -> bool:
         return True
 
 
+def answers(path: Path) -> bool:
+    """Whether a store answers on its unix socket. Raises OSError where nothing listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        probe.connect(str(path))
+        probe.sendall(b"PING\r\n")
+        return probe.recv(16) == b"+PONG\r\n"
+
+
 def is_ready(port: int) -> bool:
     """Whether a gateway's /readyz says yes. Raises OSError where nothing listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)

