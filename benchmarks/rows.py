@@ -84,26 +84,28 @@ def throughput(
 def _rounds(
     bench: Bench, effort: Effort, body: bytes, targets: Sequence[Target], connections: int
 ) -> dict[str, list[Sample]]:
-    def run(target: Target, seconds: int) -> Sample:
-        attempts = 0
-        while True:
-            try:
-                return run_wrk(
-                    target, body, seconds=seconds, connections=connections, cores=bench.cores, directory=bench.directory
-                )
-            except Troubled as trouble:
-                attempts += 1
-                if attempts == _ATTEMPTS:
-                    raise
-                sys.stderr.write(f"  again: {trouble}\n")
-
     for target in targets:
-        run(target, 1)
+        _run(bench, target, body, 1, connections)
     samples: dict[str, list[Sample]] = {target.name: [] for target in targets}
     for number in range(effort.rounds):
         for target in targets if number % 2 == 0 else reversed(targets):
-            samples[target.name].append(run(target, effort.seconds))
+            samples[target.name].append(_run(bench, target, body, effort.seconds, connections))
     return samples
+
+
+def _run(bench: Bench, target: Target, body: bytes, seconds: int, connections: int) -> Sample:
+    """One run without trouble. Raises Troubled where there is always some."""
+    attempts = 0
+    while True:
+        try:
+            return run_wrk(
+                target, body, seconds=seconds, connections=connections, cores=bench.cores, directory=bench.directory
+            )
+        except Troubled as trouble:
+            attempts += 1
+            if attempts == _ATTEMPTS:
+                raise
+            sys.stderr.write(f"  again: {trouble}\n")
 
 
 def added_latency(bench: Bench, effort: Effort, *, stream: bool) -> Row:
@@ -182,9 +184,7 @@ def memory(bench: Bench, effort: Effort) -> Row:
     done = 0.0
     started = time.monotonic()
     while done < effort.requests:
-        sample = run_wrk(
-            target, body, seconds=effort.seconds, connections=CONNECTIONS, cores=bench.cores, directory=bench.directory
-        )
+        sample = _run(bench, target, body, effort.seconds, CONNECTIONS)
         done += sample.rps * effort.seconds
         sizes.append(target.process.rss_bytes() / _KILOBYTE**2)
         if time.monotonic() - started > 600:  # noqa: PLR2004 - ten minutes is enough for any machine
