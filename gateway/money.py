@@ -60,4 +60,7 @@ def cost_nano_usd(*parts: tuple[int, int]) -> int:
 
     `MAX_NANO_USD` at most: token counts come from outside, and the store's integers end.
     """
-    return min(MAX_NANO_USD, -(-sum(tokens * price for tokens, price in parts) // 1_000_000))
+    total = 0
+    for tokens, price in parts:
+        total += tokens * price
+    return min(MAX_NANO_USD, -(-total // 1_000_000))

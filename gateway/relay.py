@@ -341,8 +341,9 @@ def content_type(headers: Headers) -> bytes:
 
 def _refuse_encoded(headers: Headers) -> None:
     """Identity was asked for. The header is not passed on, and usage cannot be seen: the bytes would be noise."""
-    if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in headers):
-        raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
 
 
 def _is_error(fields: dict[str, object]) -> bool:

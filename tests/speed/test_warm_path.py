@@ -26,6 +26,8 @@ from tests.support.waiting import wait_until_sync
 REQUESTS = 20
 WHOLE = {"model": "sim/echo", "input": "hello"}
 STREAM = {**WHOLE, "stream": True}
+MOST_CALLS_WHOLE, MOST_CALLS_STREAM = 270, 280
+"""Of the gateway's own functions, for one request; a fifth less where its body comes in the same read as its head."""
 LIMITS = {"rpm": 10**6, "tpm": 10**9, "concurrency": 1000, "budget_usd_day": 10**13}
 
 
@@ -263,3 +265,29 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
         for _ in range(REQUESTS):
             assert client.post("/v1/responses", json=WHOLE).status_code == 200
     assert len(writes) == REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("body", "most"), [(WHOLE, MOST_CALLS_WHOLE), (STREAM, MOST_CALLS_STREAM)], ids=["whole", "stream"]
+)
+def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any], most: int) -> None:
+    made: Counter[str] = Counter()
+    ours = str(Path(wire.__file__).parent)
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(ours):
+            made[f"{frame.f_code.co_filename[len(ours) :]} {frame.f_code.co_qualname}"] += 1
+
+    gateway.run(_profile(count))
+    try:
+        for _ in range(REQUESTS):
+            ask(body)
+    finally:
+        gateway.run(_profile(None))
+    # Rounded down: what runs in the background meanwhile is no request's. Events come in as many reads as they like.
+    calls = sum(calls // REQUESTS for name, calls in made.items() if not name.startswith(("/simulator", "/sse")))
+    assert calls <= most, made.most_common()
+
+
+async def _profile(count: Callable[[FrameType, str, object], None] | None) -> None:
+    sys.setprofile(count)
