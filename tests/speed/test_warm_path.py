@@ -125,10 +125,11 @@ def test_a_script_reads_and_writes_the_state_once(store: Server, ask: Ask) -> No
     assert commands <= MOST_COMMANDS, calls
 
 
-MOST_COMMANDS = 24
+MOST_COMMANDS = 25
 """Of admission and settlement together, the response's memory included; each is a part of a microsecond.
 
-Four of them roll usage up by hour and day: with each row packed into a field, they take what one row of five did.
+One is none of theirs: an entry for what the request took, which its worker writes later, beside others. Four roll
+usage up by hour and day: with each row packed into a field, they take what one row of five did.
 """
 
 
@@ -214,7 +215,7 @@ def test_calls_of_one_turn_of_the_loop_go_to_the_store_in_one_write(
         await asyncio.gather(*(gateway.services.store.run("PING") for _ in range(REQUESTS)))
 
     gateway.run(together())
-    assert writes == [REQUESTS]
+    assert max(writes) >= REQUESTS  # a worker's own calls may go with them, or before
 
 
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
