@@ -114,7 +114,8 @@ def run(settings: Settings, config_path: Path | None, *listeners: socket.socket)
     with directory_for_workers(settings.store.data_dir) as directory:
         os.environ[METRICS_DIR] = str(directory.absolute())
         configure_logging(settings.log.format, settings.log.level)
-        supervisor = Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners))
+        end_s = settings.server.shutdown_delay_s + settings.server.drain_timeout_s + 2 * _AFTER_DRAIN_S
+        supervisor = Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners), end_s)
         supervisor.run()
     return 1 if supervisor.failed else 0
 
@@ -135,18 +136,20 @@ class Server(uvicorn.Server):
 
 
 class Supervisor(Multiprocess):
-    """Uvicorn's, but for three things.
+    """Uvicorn's, but for four things.
 
     On SIGHUP workers read their configuration again; they are not replaced, streams and all. A worker has `HUNG_S` to
     say something, not 5 s: on a busy machine it takes longer to start, and would be killed again and again. And one
-    that cannot start (a file that was edited since) ends the others only if none of them ever served.
+    that cannot start (a file that was edited since) ends the others only if none of them ever served. At the end, one
+    that hangs is not waited for.
 
     State that changes: `failed`, no worker could start; `_served`, one did; when each was heard last, or is replaced.
     """
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], end_s: float) -> None:
         super().__init__(config, sockets)
         self.failed = False
+        self._end_s = end_s
         self._served = False
         self._heard_s: dict[int | None, float] = {}
         self._replace_s: dict[int | None, float] = {}
@@ -194,6 +197,15 @@ class Supervisor(Multiprocess):
         for worker in self.processes:
             if worker.pid not in self._replace_s:
                 worker.terminate()
+
+    def join_all(self) -> None:
+        """Waits for the workers' end; one that has not drained within `end_s` hangs, and is killed."""
+        deadline_s = time.monotonic() + self._end_s
+        for worker in self.processes:
+            worker.process.join(max(0.0, deadline_s - time.monotonic()))
+            if worker.process.is_alive():
+                worker.kill()
+            worker.process.join()
 
     def handle_hup(self) -> None:
         """Passes SIGHUP on."""

@@ -74,6 +74,15 @@ def test_a_worker_that_dies_is_replaced_as_soon_as_the_configuration_can_be_used
         assert "Traceback" not in served.program.err
 
 
+def test_a_worker_that_hangs_does_not_hold_up_the_end(two: Configured) -> None:
+    with two.serving() as served:
+        hung = served.workers[0]
+        os.kill(hung, signal.SIGSTOP)
+        assert served.program.stop(signal.SIGTERM) == 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(hung, 0)
+
+
 def test_where_no_worker_can_start_the_gateway_ends_and_says_so(two: Configured) -> None:
     # Its configuration is good for the command line, and not for the workers.
     (two.directory / "sitecustomize.py").write_text(IN_A_WORKER.format("os.environ.pop('TEST_UPSTREAM_KEY', None)"))
