@@ -20,6 +20,8 @@ from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 from tests.telemetry.processes import Configured, configured
 
+pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
+
 AWAY = "http://127.0.0.1:9/v1"
 # What Python runs at its start: in a worker alone.
 IN_A_WORKER = "import os, sys, time\nif 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n    {}\n"
@@ -99,9 +101,9 @@ IMPATIENT = """
 import pathlib, threading, time, gateway.server
 from gateway.cli import main
 def wait():
-    while not pathlib.Path("impatient").exists():
+    while True:
+        gateway.server.HUNG_S = 3.0 if pathlib.Path("impatient").exists() else 60.0
         time.sleep(0.05)
-    gateway.server.HUNG_S = 3.0
 if __name__ == "__main__":
     threading.Thread(target=wait, daemon=True).start()
     main()
@@ -109,7 +111,7 @@ if __name__ == "__main__":
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(two: Configured) -> None:
-    # The real program, whose patience ends when the test says so.
+    # The real program, which is impatient while the test says so: the next worker may take its time to start.
     (two.directory / "impatient_gateway.py").write_text(IMPATIENT)
     err = two.directory / "err"
     with err.open("w") as log:
@@ -123,6 +125,8 @@ def test_a_worker_that_hangs_is_killed_and_replaced(two: Configured) -> None:
         workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(int(workers[0]), signal.SIGSTOP)
         (two.directory / "impatient").touch()
+        wait_until_sync(lambda: "worker_hung" in err.read_text(), timeout_s=50, what="it is noticed")
+        (two.directory / "impatient").unlink()
         wait_until_sync(lambda: err.read_text().count(READY) == 3, timeout_s=50, what="another one is ready")
         assert f'"pid": {workers[0]}' in next(line for line in err.read_text().splitlines() if "worker_hung" in line)
     finally:
