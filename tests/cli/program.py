@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.overheard import leaks, secrets_of
 from tests.support.waiting import wait_until_sync
 
 ROOT = Path(__file__).parents[2]
@@ -88,13 +89,14 @@ class Program:
 
 @contextlib.contextmanager
 def started(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """A program that serves until the block ends."""
+    """A program that serves until the block ends; its log must not hold a secret."""
     program = Program(words, cwd, env)
     try:
         yield program
     finally:
         if program.process.poll() is None:
             program.stop(signal.SIGTERM)
+    assert leaks(program.err, secrets_of(env or {})) == [], "a secret is in the log"
 
 
 def is_alive(pid: int) -> bool:

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 import httpx
 import openai
@@ -33,6 +33,7 @@ from gateway.money import parse_usd
 from gateway.server import server_config
 from gateway.settings import Settings
 from gateway.simulator import build_simulator
+from tests.support.overheard import Overheard
 from tests.support.waiting import wait_until_sync
 
 T = TypeVar("T")
@@ -90,12 +91,13 @@ class NewKey:
 
 @dataclass
 class RunningGateway:
-    """A gateway that serves; `services` are its insides, to be used on its loop alone: `run`."""
+    """A gateway that serves; `services` are its insides, to be used on its loop alone: `run`; `log` is searched."""
 
     url: str
     services: Services
     loop: asyncio.AbstractEventLoop
     server: ServerThread
+    log: Overheard
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the gateway's loop."""
@@ -122,6 +124,7 @@ class RunningGateway:
                 await accounts.move_credits(team, "grant", parse_usd(credits_usd))
             changes = Changes(name="test", limits=key_limits or {}, models=key_models, cut_at_cap=cut_at_cap)
             key, text = await accounts.create_key(team, changes)
+            self.log.add(text)
             return NewKey(text, key.id, team)
 
         return self.run(make())
@@ -165,7 +168,7 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
         "server": {"port": 0},
         "store": {"url": store_url, "data_dir": str(data_dir)},
         "admin": {"key": "env:TEST_ADMIN_KEY"},
-        "log": {"format": "json", "level": "error"},
+        "log": {"format": "json", "level": "info"},
         "upstreams": {"simulator": upstream},
         "routes": [route],
         "prices": {"*": {"input": "1", "cached_input": "0.1", "output": "10"}},
@@ -182,19 +185,25 @@ def running_gateway(
     upstream_url: str,
     data_dir: Path,
     *,
-    log_to: TextIO = sys.stderr,
+    log_to: TextIO | None = None,
     load: Callable[[], Settings] | None = None,
     **sections: Any,
 ) -> Iterator[RunningGateway]:
-    """A gateway in a thread, ready to serve; `load` gives the settings that a reload reads."""
-    app: Gateway = build_app(gateway_settings(store_url, upstream_url, data_dir, **sections), log_to, load=load)
+    """A gateway in a thread, ready to serve; `load` gives the settings that a reload reads.
+
+    Its log goes to `log_to`, else what went wrong goes to standard error. It must not hold a secret.
+    """
+    log = Overheard(log_to or sys.stderr, (UPSTREAM_KEY, ADMIN_KEY), quiet=log_to is None)
+    settings = gateway_settings(store_url, upstream_url, data_dir, **sections)
+    app: Gateway = build_app(settings, cast("TextIO", log), load=load)
     server = ServerThread(server_config(app.settings, app))
     try:
         url = server.start()
         services = app.services
         assert services is not None
-        gateway = RunningGateway(url, services, services.loop, server)
+        gateway = RunningGateway(url, services, services.loop, server, log)
         wait_until_sync(lambda: services.ready, what="the gateway is ready")
         yield gateway
     finally:
         server.stop()
+    assert log.leaks == [], "a secret is in the log"

@@ -1,0 +1,53 @@
+"""The search for secrets that every test's log goes through finds one."""
+
+import io
+
+import pytest
+
+from gateway.identity import new_secret
+from tests.security.conftest import Start
+from tests.support.gateway import ADMIN_KEY, UPSTREAM_KEY
+from tests.support.overheard import Overheard, leaks, secrets_of
+
+KEY, _ = new_secret("teamteamte", "keykeykeyk")
+
+
+@pytest.mark.parametrize("secret", [KEY, KEY.rpartition("-")[2], "a-password"])
+def test_a_secret_in_a_log_is_found(secret: str) -> None:
+    stream = io.StringIO()
+    log = Overheard(stream, ["a-password"], quiet=True)
+    log.add(KEY)
+    log.write('{"level":"info","event":"good"}\n')
+    assert (log.leaks, stream.getvalue()) == ([], "")
+    log.write(f'{{"level":"error","event":"{secret}"}}\n')
+    assert len(log.leaks) == 1
+    assert secret in stream.getvalue()
+
+
+def test_a_key_that_nobody_told_of_is_found_by_its_form() -> None:
+    assert leaks(f"good\nbad {KEY}\n", []) == [f"bad {KEY}"]
+
+
+def test_secrets_of_a_process_are_known_by_their_variables() -> None:
+    assert secrets_of({"ADMIN_KEY": "long-enough", "X_KEY": "key", "PATH": "long-enough-too", "A_KEY": "env:B"}) == {
+        "long-enough"
+    }
+
+
+def test_a_test_whose_gateway_logs_a_secret_fails(start: Start) -> None:
+    with pytest.raises(AssertionError, match="a secret is in the log"), start() as gateway:
+        gateway.log.write(f'{{"level":"info","oops":"{UPSTREAM_KEY}"}}\n')
+
+
+def test_requests_of_every_test_are_logged_and_searched(start: Start) -> None:
+    with start() as gateway:
+        with gateway.http(ADMIN_KEY) as http:
+            http.post("/v1/responses", json={})
+        with gateway.http(gateway.new_key()) as http:
+            http.post("/v1/responses", json={"model": "o4-mini", "input": "x"})
+        gateway.run(_turn())
+        assert gateway.log.lines >= 2
+
+
+async def _turn() -> None:
+    """A turn of the gateway's loop: lines of a turn are written together."""

@@ -1,0 +1,60 @@
+"""Everything that gateways log in tests is searched for secrets: whichever test makes one log a key, that test fails.
+
+    Overheard(stream, quiet=True)    a stream for a gateway's log; `leaks`: the lines that hold a secret
+    leaks(text, secrets)             the same for a text, such as what a process wrote
+
+A secret is what a test used as one, and whatever has the form of an API key.
+"""
+
+import io
+import re
+from collections.abc import Collection, Mapping
+from typing import Final, TextIO
+
+API_KEY: Final = re.compile(r"sk-gw-[0-9A-Za-z]{10}-[0-9A-Za-z]{10}-[0-9A-Za-z]{43}")
+SECRET_NAME: Final = re.compile(r"KEY|TOKEN|PASSWORD|SECRET")
+_SHORTEST: Final = 8  # "key" is a word, too
+
+
+def leaks(text: str, secrets: Collection[str]) -> list[str]:
+    """The lines of a log that hold a secret."""
+    return [line for line in text.splitlines() if API_KEY.search(line) or any(secret in line for secret in secrets)]
+
+
+def secrets_of(environ: Mapping[str, str]) -> set[str]:
+    """The secrets of an environment, by the names of its variables; references are none."""
+    return {
+        value
+        for name, value in environ.items()
+        if SECRET_NAME.search(name) and len(value) >= _SHORTEST and not value.startswith(("env:", "file:"))
+    }
+
+
+class Overheard(io.TextIOBase):
+    """Passes on what is written to it. `quiet`: lines of requests and of what went well are not passed on."""
+
+    def __init__(self, stream: TextIO, secrets: Collection[str], *, quiet: bool) -> None:
+        super().__init__()
+        self._stream = stream
+        self._secrets = set(secrets)
+        self._quiet = quiet
+        self.lines = 0
+        self.leaks: list[str] = []
+
+    def add(self, api_key: str) -> None:
+        """A key was made: not even its secret part may be logged."""
+        self._secrets |= {api_key, api_key.rpartition("-")[2]}
+
+    def write(self, text: str) -> int:
+        self.leaks += leaks(text, self._secrets)
+        lines = text.splitlines(keepends=True)
+        self.lines += len(lines)
+        passed = [line for line in lines if not (self._quiet and re.search(r'"level": ?"(info|debug)"', line))]
+        self._stream.write("".join(passed))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
