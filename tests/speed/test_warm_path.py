@@ -64,6 +64,7 @@ def ask(store: Server, gateway: RunningGateway, key: NewKey) -> Iterator[Callabl
             send(body)
             send(body)
         wait_until_sync(lambda: _calls(store)["hincrby"] > 0, what="the script that counts what was seen is known")
+        wait_until_sync(lambda: gateway.services.ledger.open_holds == 0, what="all of it is settled")
         yield send
 
 
