@@ -18,10 +18,13 @@ from typing import Final
 
 from gateway.ledger.keyspace import STEP_MS, Step, TeamKeys
 from gateway.ledger.replies import gather
+from gateway.ledger.script import Script
 from gateway.ledger.seen import Seen, read_seen
 from gateway.ledger.store import Store
 
-_AT_ONCE: Final = 128
+ROLLUPS: Final = Script.load("rollups_v1")
+_STEPS: Final = 31  # steps that a call reads: a month of days
+_AT_ONCE: Final = 32  # calls in a write to the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,11 @@ async def rolled_up(
     store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], step: Step, *, with_seen: bool
 ) -> AsyncIterator[Used | Seen]:
     """Everything of these steps. Raises GatewayError `store_unavailable`."""
-    wanted: list[tuple[str, int]] = []
+    parts = [starts[at : at + _STEPS] for at in range(0, len(starts), _STEPS)]
+    wanted: list[tuple[str, Sequence[int]]] = []
     async for team_id in team_ids:
-        for start_ms in starts:
-            wanted.append((team_id, start_ms))
+        for part in parts:
+            wanted.append((team_id, part))
             if len(wanted) == _AT_ONCE:
                 for row in await _read(store, wanted, step, with_seen=with_seen):
                     yield row
@@ -61,15 +65,23 @@ async def rolled_up(
         yield row
 
 
-async def _read(store: Store, wanted: list[tuple[str, int]], step: Step, *, with_seen: bool) -> list[Used | Seen]:
-    used = [store.run("HGETALL", TeamKeys(team_id).usage(step, start_ms)) for team_id, start_ms in wanted]
-    seen = [store.run("HGETALL", TeamKeys(team_id).seen(step, start_ms)) for team_id, start_ms in wanted if with_seen]
-    replies = await gather([*used, *seen])
+async def _read(
+    store: Store, wanted: list[tuple[str, Sequence[int]]], step: Step, *, with_seen: bool
+) -> list[Used | Seen]:
+    calls = []
+    for team_id, starts in wanted:
+        names = TeamKeys(team_id)
+        keys = [names.usage(step, start_ms) for start_ms in starts]
+        keys += [names.seen(step, start_ms) for start_ms in starts] if with_seen else []
+        calls.append(store.call(ROLLUPS, keys, []))
     rows: list[Used | Seen] = []
-    for at, (team_id, start_ms) in enumerate(wanted):
-        rows += _read_used(team_id, start_ms, replies[at])
-        if with_seen:
-            rows += read_seen(team_id, start_ms, replies[len(wanted) + at])
+    for (team_id, starts), found in zip(wanted, await gather(calls), strict=True):
+        for number, flat in zip(found[::2], found[1::2], strict=True):
+            at = number - 1
+            if at < len(starts):
+                rows += _read_used(team_id, starts[at], flat)
+            else:
+                rows += read_seen(team_id, starts[at - len(starts)], flat)
     return rows
 
 

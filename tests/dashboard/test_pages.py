@@ -154,3 +154,21 @@ def test_older_requests_are_on_the_next_page(gateway: RunningGateway, root: http
     seen = [re.findall(r' title="(req_[^"]+)"', text) for text in (page, then)]
     assert len(seen[0]) + len(seen[1]) == 55
     assert not set(seen[0]) & set(seen[1])
+
+
+def test_a_lead_sees_nothing_of_another_team_on_any_page(gateway: RunningGateway, root: httpx.Client) -> None:
+    own, other = new_team(root)["id"], new_team(root, name="Secret project")["id"]
+    key = done(root.post(f"/teams/{other}/keys", json={"name": "hidden label"}))["key"]
+    with gateway.sdk(key) as client:
+        client.responses.create(model="secret/model", input="hello")
+    request_id = done(root.get("/requests", params={"team": other}))["data"][0]["id"]
+    seen = ("", "/teams", f"/teams/{own}", f"/teams/{own}/journal", "/requests", "/audit")
+    named = [f"/teams/{other}", f"/teams/{other}/journal", f"/requests/{request_id}?team={other}"]
+    named += [f"{path}?team={other}" for path in ("", "/requests", "/audit", "/charts/spend.svg")]
+    barred = (*named, f"/requests/{request_id}", "/teams?find=Secret+project", "/admin-keys", "/configuration")
+    with signed_in(gateway, new_admin(root, "team", own)) as lead:
+        for path in (*seen, *barred, "/upstreams"):
+            answer = lead.client.get(f"/dashboard{path}", follow_redirects=True)
+            assert answer.status_code in ((200,) if path in seen or "find" in path else (403, 404)), path
+            for secret in ("Secret project", "hidden label", "secret/model"):
+                assert secret not in answer.text, path
