@@ -34,7 +34,8 @@ class Desk:
     @contextlib.contextmanager
     def open(cls, browser: Browser, gateway: RunningGateway, **options: Any) -> Iterator[Desk]:
         """A desk whose pages must stay without any trouble."""
-        context = browser.new_context(base_url=gateway.url, **options)
+        # Colours that are on their way from one to another are no contrast to measure.
+        context = browser.new_context(base_url=gateway.url, reduced_motion="reduce", **options)
         context.set_default_timeout(10_000)
         desk = cls(context, gateway)
         try:
