@@ -45,7 +45,7 @@ END_S: Final = 2.0
 
 _PROPAGATION: Final = TraceContextTextMapPropagator()
 _CARRIED: Final = frozenset({b"traceparent", b"tracestate"})
-_LONGEST_REASON: Final = 300
+_LONGEST_REASON: Final = 500
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _GOOD: Final = frozenset(
@@ -64,9 +64,9 @@ class Tracing:
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(SERVICE, __version__)
-        if notes.last:  # such as "unrecognized sampler": it would go on with its default
+        if notes.first:  # such as "unrecognized sampler": it would go on with its default
             self._provider.shutdown()
-            raise ValueError(notes.last)
+            raise ValueError(notes.first)
 
     def begin(self, record: Record, operation: Operation, headers: Headers) -> Traced:
         """A request's trace, or its part of the caller's."""
@@ -190,10 +190,12 @@ class _Exporter(SpanExporter):
         result = self._exporter.export(spans)
         fails = result is not SpanExportResult.SUCCESS
         if fails and not self._fails:
-            self._log.warning("traces_not_exported", reason=self._notes.last)
+            self._log.warning("traces_not_exported", reason=self._notes.first)
         elif self._fails and not fails:
             self._log.info("traces_exported")
         self._fails = fails
+        if not fails:
+            self._notes.first = ""
         return result
 
     def shutdown(self) -> None:
@@ -202,18 +204,18 @@ class _Exporter(SpanExporter):
 
 
 class _Notes(logging.Handler):
-    """What the SDK has to say, kept instead of printed. State that changes: `last`."""
+    """What the SDK has to say, kept instead of printed. State that changes: `first`, since the last good export."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.last = ""
+        self.first = ""
         logger = logging.getLogger("opentelemetry")
         logger.handlers = [self]
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line of the SDK's log."""
-        self.last = record.getMessage()[:_LONGEST_REASON]
+        self.first = self.first or record.getMessage()[:_LONGEST_REASON]
 
 
 def _resource() -> Resource:

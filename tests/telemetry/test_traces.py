@@ -303,8 +303,9 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end(
     with served.serving() as process, gateway.http(gateway.new_key()) as http:
         http.post(f"{process.url}/v1/responses", json=BODY)
         assert process.program.stop() == 0
-    for line in process.program.err.splitlines():
-        json.loads(line)
+    lines = [json.loads(line) for line in process.program.err.splitlines()]
+    (away,) = [line for line in lines if line["event"] == "traces_not_exported"]
+    assert "Connection refused" in away["reason"]
 
 
 # --- Off, or not to be had --------------------------------------------------------------------------------------------
