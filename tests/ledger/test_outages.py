@@ -278,17 +278,16 @@ class YesMan:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, before = await asyncio.open_unix_connection(str(self._server.socket_path))
         parser = hiredis.Reader()
-        while data := await reader.read(65536):
-            parser.feed(data)
-            while (command := parser.gets()) is not False:
-                if command[:2] == [b"EVALSHA", ADMIT.sha.encode()]:
-                    self.admissions += 1
-                    writer.write(self.ADMITTED)
-                else:
-                    before.write(hiredis.pack_command(tuple(command)))
-                    writer.write(await _one_reply(behind))
-        writer.close()
-        before.close()
+        with contextlib.closing(writer), contextlib.closing(before), contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                parser.feed(data)
+                while (command := parser.gets()) is not False:
+                    if command[:2] == [b"EVALSHA", ADMIT.sha.encode()]:
+                        self.admissions += 1
+                        writer.write(self.ADMITTED)
+                    else:
+                        before.write(hiredis.pack_command(tuple(command)))
+                        writer.write(await _one_reply(behind))
 
 
 async def _one_reply(reader: asyncio.StreamReader) -> bytes:
