@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from gateway.money import MoneyError, parse_usd
 from gateway.patterns import is_pattern
+from gateway.store_url import EMBEDDED, StoreUrl
 
 MAX_PRICE_NANO_USD: Final = 10**15  # 1,000,000 USD per million tokens
 
@@ -118,6 +119,12 @@ def _network(text: str) -> str:
     return text
 
 
+def _store_url(text: str) -> str:
+    if text != EMBEDDED:
+        StoreUrl.parse(text)
+    return text
+
+
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
@@ -126,5 +133,6 @@ UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # l
 Usd = Annotated[str, AfterValidator(_usd_per_million)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Network = Annotated[str, AfterValidator(_network)]
+StoreLocation = Annotated[str, AfterValidator(_store_url)]
 Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\[\]:-]{1,256}$")]  # as browsers write it: no path
 Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]

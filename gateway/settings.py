@@ -43,10 +43,12 @@ from gateway.setting_types import (
     Retention,
     Seconds,
     Secret,
+    StoreLocation,
     UpstreamName,
     Usd,
     environment_proxy,
 )
+from gateway.store_url import EMBEDDED
 
 
 class Section(BaseModel):
@@ -80,7 +82,7 @@ class ServerSettings(Section):
 class StoreSettings(Section):
     """The Redis or Valkey that keeps keys, limits and the ledger."""
 
-    url: str = "embedded"
+    url: StoreLocation = EMBEDDED
     data_dir: Path = Path("data")
     username: str | None = None
     password: Secret | None = None

@@ -1,7 +1,7 @@
 """Whether a configuration can be served, before anything listens.
 
 load(path)         settings, or each problem in a line
-faults_of(...)     what only shows when the parts are built: certificate files, the store's URL, an extra that is absent
+faults_of(...)     what only shows when the parts are built: certificate files, an extra that is absent
 store_refusal(...) whether the store refuses us for good: credentials. One that is down may come up
 check(path)        `gateway check`
 """
@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final
 
 import typer
 
 from gateway.app import build_tracing, build_upstream, store_link
 from gateway.cli.faults import CliError
 from gateway.ledger.store import Store, StoreError
-from gateway.ledger.topology import StoreUrl
 from gateway.patterns import specificity
 from gateway.problems import SettingsError
 from gateway.settings import Settings, load_settings
+from gateway.store_url import EMBEDDED, StoreUrl
 from gateway.telemetry import configure_logging
-
-EMBEDDED: Final = "embedded"
 
 
 def load(path: Path) -> Settings:
@@ -39,11 +36,6 @@ def load(path: Path) -> Settings:
 
 async def _faults_of(settings: Settings) -> list[str]:
     problems = []
-    if settings.store.url != EMBEDDED:
-        try:
-            StoreUrl.parse(settings.store.url)
-        except StoreError as error:
-            problems.append(f"store.url: {error}")
     for name, upstream in settings.upstreams.items():
         try:
             built = build_upstream(name, upstream)

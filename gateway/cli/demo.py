@@ -29,13 +29,13 @@ from typing import Final, Self
 import httpx
 
 from gateway import server, simulator
-from gateway.cli.checking import EMBEDDED
 from gateway.cli.client import AdminClient, Refused, team_path
 from gateway.cli.faults import CliError
 from gateway.cli.greeting import Demo, text
 from gateway.cli.serving import listening, stored, until_stopped, url_of
 from gateway.problems import SettingsError
 from gateway.settings import settings_from
+from gateway.store_url import EMBEDDED
 
 TEAM: Final = "demo"
 CREDITS_USD: Final = "10"

@@ -21,10 +21,11 @@ from pathlib import Path
 import typer
 
 from gateway import server, simulator
-from gateway.cli.checking import EMBEDDED, load, store_refusal
+from gateway.cli.checking import load, store_refusal
 from gateway.cli.faults import CliError
 from gateway.ledger.embedded import EmbeddedStore, EmbeddedStoreError
 from gateway.settings import Settings
+from gateway.store_url import EMBEDDED
 
 
 def serve(config: Path, *, host: str | None, port: int | None, workers: int | None) -> None:

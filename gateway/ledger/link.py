@@ -32,6 +32,7 @@ from gateway.ledger.faults import (
     reply_exception,
 )
 from gateway.ledger.script import Script
+from gateway.store_url import Address
 
 Word = str | bytes | int
 # hiredis's stub takes a tuple of one.
@@ -40,18 +41,6 @@ pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 _ASKING: Final = pack((b"ASKING",))
 # How long after a missed deadline the replies get a last look: enough for one more turn of the loop, see `_on_timer`.
 _LAST_LOOK_S: Final = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A node: TCP `host` and `port`, or the `path` of a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        return self.path or f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

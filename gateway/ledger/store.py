@@ -21,18 +21,17 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from gateway.ledger.faults import Redirect, StoreError, StoreUnavailable
-from gateway.ledger.link import Address, Call, Link, LinkSettings, Word, open_link, pack
+from gateway.ledger.link import Call, Link, LinkSettings, Word, open_link, pack
 from gateway.ledger.script import Script
 from gateway.ledger.topology import (
     Layout,
-    Mode,
-    StoreUrl,
     discover_cluster,
     discover_primary,
     redis_client,
     sentinel_client,
     tls_context,
 )
+from gateway.store_url import Address, Mode, StoreUrl
 
 __all__ = ["Store", "StoreError", "StoreSettings", "StoreUnavailable"]
 
@@ -42,7 +41,7 @@ _FIRST_PAUSE_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """How to reach the store; the forms of `url` stand in topology.py."""
+    """How to reach the store; the forms of `url` stand in store_url.py."""
 
     url: str = field(repr=False)
     timeout_s: float = 0.5  # from a call's write to its reply
@@ -69,7 +68,7 @@ class Store:
         self.on_change: Callable[[bool], None] | None = None
         self.voids_at_once = VOIDS_AT_ONCE
         self._settings = settings
-        self._url = url = StoreUrl.parse(settings.url)
+        self._url = url = _parsed(settings.url)
         self._link_settings = LinkSettings(
             timeout_s=settings.timeout_s,
             connect_timeout_s=settings.connect_timeout_s,
@@ -315,6 +314,13 @@ class Store:
                 raise
         if link.fault is not None:
             raise link.fault.copy()
+
+
+def _parsed(url: str) -> StoreUrl:
+    try:
+        return StoreUrl.parse(url)
+    except ValueError as exc:
+        raise StoreError(f"store URL: {exc}") from None
 
 
 def _unavailable(exc: StoreUnavailable | StoreError) -> StoreUnavailable:

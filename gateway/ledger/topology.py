@@ -1,21 +1,16 @@
 """From `store.url` to the nodes that serve it.
 
-    unix:///path[?db=N]                                        one node
-    redis://[user:pw@]host[:6379][/db]         rediss://       one node (rediss: TLS, also for the next two)
-    redis+sentinel://[user:pw@]h1[:26379],h2.../name[/db]      the primary that the Sentinels name
-    redis+cluster://[user:pw@]h1[:6379],h2...                  every primary, by slot
-
-User and password are the store's own; Sentinels have theirs. Both may be percent-encoded.
+store_url.py      what the URL says
+Layout            which node serves a key; who is primary, by the Sentinels or CLUSTER SLOTS
+*_client          redis-py's view of the same store
 """
 
 import contextlib
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from itertools import count
-from typing import Any, Final, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -26,96 +21,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError
 
 from gateway.ledger.faults import StoreError, StoreUnavailable
-from gateway.ledger.link import Address, Link, LinkSettings, Word, open_link
-
-
-class Mode(Enum):
-    """How a store is laid out."""
-
-    SINGLE = "single"
-    SENTINEL = "sentinel"
-    CLUSTER = "cluster"
-
-
-_SCHEMES: Final[Mapping[str, tuple[Mode, bool, int]]] = {  # mode, TLS, default port
-    "redis": (Mode.SINGLE, False, 6379),
-    "rediss": (Mode.SINGLE, True, 6379),
-    "redis+sentinel": (Mode.SENTINEL, False, 26379),
-    "rediss+sentinel": (Mode.SENTINEL, True, 26379),
-    "redis+cluster": (Mode.CLUSTER, False, 6379),
-    "rediss+cluster": (Mode.CLUSTER, True, 6379),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class StoreUrl:
-    """A parsed `store.url`. `addresses`: the node, the Sentinels, or the cluster nodes to ask first."""
-
-    mode: Mode
-    addresses: tuple[Address, ...]
-    tls: bool = False
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    db: int = 0
-    primary_name: str = ""
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """Raises StoreError, which never repeats the URL: it may hold a password."""
-        try:
-            parts = urlsplit(url)
-            if parts.scheme == "unix":
-                return cls._unix(parts.path, parse_qs(parts.query))
-            mode, tls, default_port = _SCHEMES[parts.scheme]
-        except KeyError:
-            known = ", ".join(f"{scheme}://" for scheme in ("unix", *_SCHEMES))
-            raise StoreError(f"store URL: unknown scheme; one of {known}") from None
-        except ValueError as exc:
-            raise StoreError(f"store URL: {exc}") from None
-        userinfo, _, hosts = parts.netloc.rpartition("@")
-        username, colon, password = userinfo.partition(":")
-        path = [unquote(piece) for piece in parts.path.split("/") if piece]
-        if mode is Mode.SENTINEL and not path:
-            raise StoreError("store URL: the name of the primary is missing: redis+sentinel://host:port/NAME")
-        primary_name = path.pop(0) if mode is Mode.SENTINEL else ""
-        if len(path) > (0 if mode is Mode.CLUSTER else 1):
-            raise StoreError("store URL: too many parts in its path")
-        return cls(
-            mode=mode,
-            addresses=tuple(_addresses(hosts, default_port, single=mode is Mode.SINGLE)),
-            tls=tls,
-            username=unquote(username) or None,
-            password=unquote(password) if colon else None,
-            db=_db(path[0]) if path else 0,
-            primary_name=primary_name,
-        )
-
-    @classmethod
-    def _unix(cls, path: str, query: dict[str, list[str]]) -> Self:
-        if not path:
-            raise StoreError("store URL: the socket's path is missing: unix:///path/to/socket")
-        return cls(Mode.SINGLE, (Address(path=unquote(path)),), db=_db(query.get("db", ["0"])[0]))
-
-
-def _db(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise StoreError(f"store URL: the database must be a number, not {text!r}")
-    return int(text)
-
-
-def _addresses(hosts: str, default_port: int, *, single: bool) -> Iterable[Address]:
-    names = hosts.split(",")
-    if single and len(names) > 1:
-        raise StoreError("store URL: several hosts need redis+sentinel:// or redis+cluster://")
-    for name in names:
-        try:
-            parts = urlsplit(f"//{name}")
-            host, port = parts.hostname, parts.port
-        except ValueError as exc:
-            raise StoreError(f"store URL: {exc}") from None
-        if not host:
-            raise StoreError("store URL: a host is missing")
-        yield Address(host, default_port if port is None else port)
+from gateway.ledger.link import Link, LinkSettings, Word, open_link
+from gateway.store_url import Address, Mode, StoreUrl
 
 
 @dataclass(slots=True)

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.ledger.faults import Redirect, StoreError, StoreUnavailable, parse_redirect, reply_exception
-from gateway.ledger.link import Address, Link, LinkSettings, open_link, pack
+from gateway.ledger.link import Link, LinkSettings, open_link, pack
 from gateway.ledger.script import Script
 from gateway.ledger.topology import tls_context
+from gateway.store_url import Address
 from tests.support.servers import Server, binaries, valkey_server
 from tests.support.waiting import wait_until
 

@@ -1,7 +1,6 @@
-"""Where the store is: URLs, a Sentinel's failover, a cluster's slots."""
+"""Where the store is: a Sentinel's failover, a cluster's slots."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -11,10 +10,10 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from gateway.ledger.faults import StoreError, StoreUnavailable
-from gateway.ledger.link import Address
 from gateway.ledger.script import Script
 from gateway.ledger.store import Store
-from gateway.ledger.topology import Layout, Mode, StoreUrl, layout_of_slots
+from gateway.ledger.topology import Layout, layout_of_slots
+from gateway.store_url import Address
 from tests.ledger.stores import COUNT, attempt, hasty, opened
 from tests.support.servers import Cluster, SentinelGroup, Server, binaries, valkey_cluster, valkey_sentinel
 from tests.support.waiting import wait_until
@@ -28,65 +27,6 @@ def program(request: pytest.FixtureRequest) -> str:
     if binary is None:
         pytest.skip("redis-server is not installed")
     return binary
-
-
-# URLs
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("unix:///run/v.sock", StoreUrl(Mode.SINGLE, (Address(path="/run/v.sock"),))),
-        ("unix:///a%20b?db=2", StoreUrl(Mode.SINGLE, (Address(path="/a b"),), db=2)),
-        ("redis://h", StoreUrl(Mode.SINGLE, (Address("h", 6379),))),
-        ("redis://:p%40w@[::1]:7/3", StoreUrl(Mode.SINGLE, (Address("::1", 7),), password="p@w", db=3)),
-        ("rediss://u:p@h:1", StoreUrl(Mode.SINGLE, (Address("h", 1),), tls=True, username="u", password="p")),
-        (
-            "redis+sentinel://u:p@a,b:2/main/4",
-            StoreUrl(
-                Mode.SENTINEL,
-                (Address("a", 26379), Address("b", 2)),
-                username="u",
-                password="p",
-                db=4,
-                primary_name="main",
-            ),
-        ),
-        ("rediss+cluster://a:1,b:2", StoreUrl(Mode.CLUSTER, (Address("a", 1), Address("b", 2)), tls=True)),
-    ],
-)
-def test_urls_name_the_nodes(url: str, expected: StoreUrl) -> None:
-    assert StoreUrl.parse(url) == expected
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("http://secret@h", "unknown scheme; one of unix://, redis://"),
-        ("h:6379", "unknown scheme"),
-        ("redis://:secret@h:70000", "Port out of range"),
-        ("redis://:secret@h:port", "Port could not be cast"),
-        ("redis://:secret@/0", "a host is missing"),
-        ("redis://a,b", r"several hosts need redis\+sentinel"),
-        ("redis://h/x", "must be a number"),
-        ("redis://h/1/2", "too many parts"),
-        ("redis+cluster://h/1", "too many parts"),
-        ("redis+sentinel://h", "the name of the primary is missing"),
-        ("redis://[::1", "store URL: "),
-        ("unix://", "the socket's path is missing"),
-    ],
-)
-def test_a_bad_url_is_a_clear_error_that_shows_no_secret(url: str, message: str) -> None:
-    with pytest.raises(StoreError, match=message) as caught:
-        StoreUrl.parse(url)
-    assert "secret" not in str(caught.value)
-
-
-@given(st.text())
-def test_any_text_is_a_url_or_a_store_error(text: str) -> None:
-    for url in (text, f"redis://{text}", f"redis+sentinel://{text}/main"):
-        with contextlib.suppress(StoreError):
-            assert StoreUrl.parse(url).addresses
 
 
 # slots
