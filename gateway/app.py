@@ -42,7 +42,7 @@ from gateway.ledger.responses import Responses
 from gateway.ledger.rotation import Rotation
 from gateway.ledger.seen import SeenLog
 from gateway.ledger.sessions import Sessions
-from gateway.ledger.spool import Spool
+from gateway.ledger.spool import SPOOL, Spool
 from gateway.ledger.store import Store
 from gateway.ledger.store import StoreSettings as StoreLink
 from gateway.ledger.timings import Timings
@@ -153,7 +153,7 @@ class Gateway:
             store = await Store.open(store_link(settings))
             stack.push_async_callback(store.close)
             spool = Spool(
-                settings.store.data_dir / "spool", settings.ledger.spool_max_bytes, settings.ledger.resolution_ttl_s
+                settings.store.data_dir / SPOOL, settings.ledger.spool_max_bytes, settings.ledger.resolution_ttl_s
             )
             ledger = Ledger(store, spool, _policy(settings))
             stack.push_async_callback(ledger.flush)

@@ -2,7 +2,7 @@
 
     until_stopped     SIGINT and SIGTERM end it with exit code 0
       listening       the socket first: a port in use must not start a store
-        stored        the embedded Valkey, if the settings want it; it stops last
+        stored        the embedded Valkey, if the settings want it, which stops last; else a place for the spool
           server.run  until the signal
 
 Flags and the store's address are put into the environment: worker processes read the same settings from there.
@@ -15,6 +15,7 @@ import errno
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gateway import server, simulator
 from gateway.cli.checking import load, store_refusal
 from gateway.cli.faults import CliError
 from gateway.ledger.embedded import EmbeddedStore, EmbeddedStoreError
+from gateway.ledger.spool import SPOOL
 from gateway.settings import Settings
 from gateway.store_url import EMBEDDED
 
@@ -91,9 +93,22 @@ def stored(settings: Settings) -> Iterator[Settings]:
             os.environ["GATEWAY_STORE__URL"] = embedded.url
             store = settings.store.model_copy(update={"url": embedded.url})
             settings = settings.model_copy(update={"store": store})
+        else:
+            _try_spool(settings.store.data_dir)
         if refusal := store_refusal(settings):
             raise CliError(f"the store refuses the gateway: {refusal}")
         yield settings
+
+
+def _try_spool(data_dir: Path) -> None:
+    """Raises CliError where the settlements of an outage could not be kept: known now, it costs none."""
+    directory = data_dir / SPOOL
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise CliError(f"cannot use the data directory {data_dir}: {error.strerror or error}") from None
 
 
 def url_of(listener: socket.socket) -> str:

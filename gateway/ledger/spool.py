@@ -32,6 +32,8 @@ from gateway.ledger.faults import StoreError, StoreUnavailable
 from gateway.ledger.keyspace import TeamKeys
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
+SPOOL: Final = "spool"
+"""The directory, in `store.data_dir`."""
 SUFFIX: Final = ".spool"
 REFUSED: Final = ".refused"
 _DRAFT: Final = ".new"

@@ -156,6 +156,14 @@ def test_a_store_that_refuses_the_password_is_one_line(config: Path, tmp_path: P
     assert done.err.count("\n") == 1
 
 
+def test_a_data_directory_that_cannot_be_is_one_line(config: Path, tmp_path: Path) -> None:
+    with valkey_server(tcp=True) as store:
+        env = ENV | {"GATEWAY_STORE__URL": store.url, "GATEWAY_STORE__DATA_DIR": str(config)}
+        done = run("serve", "--config", str(config), cwd=tmp_path, env=env)
+    assert done.code == 1
+    assert done.err == f"gateway: cannot use the data directory {config}: Not a directory\n"
+
+
 def test_serve_and_check_say_every_mistake_in_a_line_of_its_own(config: Path, tmp_path: Path) -> None:
     text = config.read_text(encoding="utf-8").replace('["simulator"]', '["nobody"]').replace("port = 0", "prot = 0")
     config.write_text(text, encoding="utf-8")
