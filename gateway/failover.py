@@ -190,7 +190,9 @@ def retry_after_s(headers: Headers) -> float | None:
     """How long an upstream asks to wait, in seconds; None where it does not say (RFC 9110, 10.2.3)."""
     told = dict(headers)
     for name, unit_s in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
-        text = told.get(name, b"").decode("latin-1").strip()
+        if name not in told:
+            continue
+        text = told[name].decode("latin-1").strip()
         if _SECONDS.fullmatch(text):
             return float(text) * unit_s
         try:
