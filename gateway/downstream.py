@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from gateway.attachments import Body
 from gateway.errors import GatewayError
 from gateway.interrupt import DisconnectWatch
 from gateway.wire import EXTENSION, Wire
@@ -63,7 +64,7 @@ class Downstream:
         self._wire: Wire | None = scope.get("extensions", {}).pop(EXTENSION, None)
         self._unsent = b""
         self.headers: Headers = scope["headers"]
-        self._headers = dict(self.headers)
+        self._headers = self._wire.fields if self._wire is not None else dict(self.headers)
         self.status: int | None = None
         self.bytes_out = 0
         self.first_byte: float | None = None
@@ -85,13 +86,23 @@ class Downstream:
             raise _too_large(max_bytes)
         return length
 
-    async def read_body(self, max_bytes: int, timeout_s: float) -> bytes:
+    async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
         """The request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientLeft."""
-        here = self._wire.take_body() if self._wire is not None else None
-        if here is not None:
-            return _bounded(here, max_bytes)
-        if self._wire is not None:
-            return _bounded(await self._collect(self._wire, max_bytes, timeout_s), max_bytes)
+        wire = self._wire
+        if wire is None:
+            return await self._read_messages(max_bytes, timeout_s)
+        here: Body | None = wire.take_body()
+        if here is None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    here = await wire.read_body(length, max_bytes)
+            except TimeoutError:
+                raise _too_slow(timeout_s) from None
+            if here is None:
+                raise ClientLeft
+        return _bounded(here, max_bytes)
+
+    async def _read_messages(self, max_bytes: int, timeout_s: float) -> Body:
         message = await self._first_message(timeout_s)
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
@@ -108,16 +119,6 @@ class Downstream:
         except TimeoutError:
             raise _too_slow(timeout_s) from None
         return b"".join(pieces)
-
-    async def _collect(self, wire: Wire, max_bytes: int, timeout_s: float) -> bytes:
-        try:
-            async with asyncio.timeout(timeout_s):
-                body = await wire.collect(max_bytes)
-        except TimeoutError:
-            raise _too_slow(timeout_s) from None
-        if body is None:
-            raise ClientLeft
-        return body
 
     async def _first_message(self, timeout_s: float) -> Message:
         # The usual body is here already, or comes in one piece: no timer for that where its length is short and known.
@@ -156,8 +157,7 @@ class Downstream:
         if self._wire is None:
             self._unsent += data
             return False
-        self._wire.write(data)
-        return not self._wire.busy
+        return self._wire.write(data)
 
     def hold(self, data: bytes) -> None:
         """Sends body bytes together with what follows at once, which may be the end."""
@@ -201,11 +201,19 @@ class Downstream:
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Sends a whole answer."""
-        await self.start(status, headers)
-        await self.end(body)
+        wire = self._wire
+        if wire is None:
+            await self.start(status, headers)
+            await self.end(body)
+            return
+        self.status = status
+        self.first_byte = time.perf_counter()
+        self.bytes_out += len(body)
+        wire.start(status, headers)
+        wire.end(body)
 
 
-def _bounded(body: bytes, max_bytes: int) -> bytes:
+def _bounded(body: Body, max_bytes: int) -> Body:
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
     return body

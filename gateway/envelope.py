@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from gateway.attachments import MARK, Attachment, cut_attachments, find_attachments
+from gateway.attachments import MARK, Attachment, Body, cut_attachments, find_attachments
 from gateway.errors import GatewayError
 
 FIELDS: Final = frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"})
@@ -50,7 +50,7 @@ _WHOLE_STRING: Final = re.compile(_STRING)
 class Envelope(NamedTuple):
     """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later."""
 
-    body: bytes
+    body: Body
     model: str
     stream: bool
     max_output_tokens: int | None
@@ -59,7 +59,7 @@ class Envelope(NamedTuple):
     store: bool = True
 
 
-def read_envelope(body: bytes, *, needs_input: bool = True) -> Envelope:
+def read_envelope(body: Body, *, needs_input: bool = True) -> Envelope:
     """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
     attachments = find_attachments(body)
     fields, text = _parse_large(body, attachments) if len(body) > _LARGE_BYTES else (_parse_object(body), body)
@@ -97,12 +97,12 @@ def with_model(envelope: Envelope, model: str) -> bytes:
     return b"".join((body[:start], orjson.dumps(model), body[value.end() :]))
 
 
-def estimate_input_tokens(body: bytes) -> int:
+def estimate_input_tokens(body: Body) -> int:
     """Tokens that a body may hold, from its bytes: attachments in base64 count by their kind, the rest as text."""
     return _estimate(body, find_attachments(body), body)
 
 
-def _estimate(body: bytes, attachments: list[Attachment], text: bytes) -> int:
+def _estimate(body: Body, attachments: list[Attachment], text: Body) -> int:
     """`text`: the body, or the body without its attachments."""
     text_bytes, attached = len(body), 0
     for start, mark, end in attachments:
@@ -112,7 +112,7 @@ def _estimate(body: bytes, attachments: list[Attachment], text: bytes) -> int:
     return -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * _count_images(text)
 
 
-def _count_images(body: bytes) -> int:
+def _count_images(body: Body) -> int:
     """Members "type": "input_image". A quote inside a text is escaped, so no text can look like one."""
     images = 0
     at = body.find(_IMAGE)
@@ -123,7 +123,7 @@ def _count_images(body: bytes) -> int:
     return images
 
 
-def _parse_large(body: bytes, attachments: list[Attachment]) -> tuple[dict[str, Any], bytes]:
+def _parse_large(body: Body, attachments: list[Attachment]) -> tuple[dict[str, Any], Body]:
     """The fields of a large body, and the body without its attachments: to parse those took most of its time."""
     text = cut_attachments(body, attachments)
     if text is not body:
@@ -140,7 +140,7 @@ def _may_be_cut(value: object) -> bool:
     return isinstance(value, str) and value.endswith(MARK.decode())
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
+def _parse_object(body: Body) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -150,7 +150,7 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _parse_lenient(body: bytes, problem: str) -> Any:
+def _parse_lenient(body: Body, problem: str) -> Any:
     """JSON by the grammar of RFC 8259: half an emoji (a lone surrogate) and 1e400 are in it; upstreams may take it."""
     try:
         return json.loads(body.decode(), parse_constant=_no_constant)
@@ -162,7 +162,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
 
 
-def _refuse_other_spellings(body: bytes, fields: dict[str, Any]) -> None:
+def _refuse_other_spellings(body: Body, fields: dict[str, Any]) -> None:
     for name in fields:
         if name not in FIELDS and name.casefold() in FIELDS:
             raise GatewayError(
@@ -180,7 +180,7 @@ def _refuse_other_spellings(body: bytes, fields: dict[str, Any]) -> None:
             seen.add(name)
 
 
-def _members(body: bytes) -> Iterator[tuple[str, int]]:
+def _members(body: Body) -> Iterator[tuple[str, int]]:
     """The top level of a valid JSON object: each name, and where its value starts. Linear, and no recursion."""
     depth, at = 0, 0
     while (token := (_NEXT_STRING_OR_BRACKET if depth == 1 else _NEXT_BRACKET).match(body, at)) is not None:

@@ -90,6 +90,7 @@ class Front:
 
     async def serve(self, app: Asgi, scope: Scope, receive: Receive, send: Send) -> None:
         """A request for one of the application's routes."""
+        scope.get("extensions", {}).pop(EXTENSION, None)  # a Wire that its own scope leads to would be garbage
         if scope["method"] == "HEAD":  # the server sends no body: it goes by a scope of its own
             scope = {**scope, "method": "GET"}
         scope[REQUEST_ID] = new_request_id()

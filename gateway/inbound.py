@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with the bounds that it does not have.
+"""A client's connection: HTTP/1.1 (RFC 9112) under uvicorn's server, with bounds for everything.
 
 | a client                                            | gets                                                |
 |-----------------------------------------------------|-----------------------------------------------------|
@@ -7,205 +7,371 @@
 | goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
 | sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
 | asks for an upgrade to anything but WebSocket       | its answer over HTTP/1.1 (RFC 9110, 7.8)            |
+| sends its next request before it has the answer     | its answers, in order                               |
 | ends its side behind its request                    | its answer, if it is still there: see below         |
 | takes nothing of an answer's rest for `keep_alive_s`| the end                                             |
-
-Two lengths, or a length with chunked, are no HTTP to llhttp (RFC 9112, 6.3).
 
 A client that ends its side (`shutdown(SHUT_WR)`, `nc -N`) and one that has left send the same FIN. Only what is sent to
 them tells them apart: who has left answers with a reset. So an interim answer goes out, which every HTTP/1.1 client has
 to skip (RFC 9110, 15.2; Python's http.client skips no other than 100). Inside an answer nothing can ask, and a client
 that ends its side counts as gone.
+
+Uvicorn's own protocol copies each piece of a body three times, and its objects and timers a request cost as much as the
+rest of a client's side (benchmarks/README.md). Its server stays: sockets, signals, shutdown, the Date header.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import sys
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
 from typing import Any, Final, cast
 
-from httptools import HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
 
+from gateway.alarm import Alarm
 from gateway.app import Gateway
+from gateway.direct import DirectReader
 from gateway.errors import GatewayError
+from gateway.heads import STATUS_LINES, lines, target
+from gateway.parsing import RequestParser
+from gateway.wire import CONTINUE, EXTENSION, Scope, Wire
 
 LINGER_S: Final = 5.0
-_STILL_THERE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PATIENCE_S: Final = 0.02  # an answer that comes so soon needs no question
 _LOOKS_S: Final = (0.005, 0.05, 0.5, 2.0)  # apart: a reset takes one round trip, and one more behind a relay of bytes
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """One connection of a client. State that changes: what has come of the request's head, and the timers."""
+class Wait(IntEnum):
+    """What a connection's timer is for."""
 
-    def __init__(self, *, max_head_bytes: int, head_timeout_s: float, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
-        self._max_head_bytes = max_head_bytes
-        self._head_timeout_s = head_timeout_s
-        self._in_head = True  # before the first request, too
-        self._head_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._data = b""  # what is being parsed
-        self._again = b""  # what is to be parsed after it
-        self._upgrade_ignored = False  # what follows the head is still to be parsed
+    NOTHING = 0
+    HEAD = 1  # to be whole
+    NEXT = 2  # request, or the taking of an answer's rest
+    LINGER = 3
+
+
+class Inbound:
+    """What a worker's connections have in common. Uvicorn calls it as it calls a protocol's class.
+
+    State that changes: the server's headers, as they were last written out.
+    """
+
+    def __init__(self, *, max_head_bytes: int, head_timeout_s: float) -> None:
+        self.max_head_bytes = max_head_bytes
+        self.head_timeout_s = head_timeout_s
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> ClientConnection:
+        """A connection that has been accepted."""
+        return ClientConnection(self, config, server_state, app_state, _loop or asyncio.get_running_loop())
+
+    def lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Uvicorn's own headers, which it replaces once a second, as they go out."""
+        if headers is not self._headers:
+            self._headers, self._lines = headers, lines(headers)
+        return self._lines
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection. Its life: heads and bodies in, a task a request, answers out, one after the other.
+
+    State that changes: `_last`, the request whose head came last, `_running`, the one that was started last, and
+    `_waiting`, those between; what has come of a head; what is waited for; `write_paused`, the client is
+    slower than its answer; `on_leave`, whom the running request wants told.
+    """
+
+    def __init__(
+        self,
+        shared: Inbound,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.loop = loop
+        self.transport: asyncio.Transport
+        self.write_paused = False
+        self.on_leave: Callable[[], Any] | None = None
+        self._shared = shared
+        self._app: Any = config.loaded_app
+        self._keep_alive_s = config.timeout_keep_alive
+        self._server = server_state
+        self._app_state = app_state
+        self._requests = RequestParser(self, shared.max_head_bytes)
+        self._here: tuple[str, int | None] | None = None
+        self._peer: tuple[str, int] | None = None
+        self._last: Wire | None = None
+        self._running: Wire | None = None
+        self._waiting: deque[Wire] = deque()
+        self._drained: asyncio.Future[None] | None = None
+        self._reading_paused = False
+        self._waits_for = Wait.NOTHING
+        self._alarm = Alarm(loop, self._over)
+        self._unsent = 0  # of an answer, when the timer looked last
         self._looking: asyncio.TimerHandle | None = None  # at a client that may have left
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    # for the requests
+
+    def server_headers(self) -> bytes:
+        """See `wire.Connection`."""
+        return self._shared.lines(self._server.default_headers)
+
+    def pause_reading(self) -> None:
+        """See `wire.Connection`."""
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `wire.Connection`. Behind requests that wait nothing is read."""
+        if self._reading_paused and not self._waiting and not self.transport.is_closing():
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def read_directly(self, begun: bytes, length: int) -> DirectReader:
+        """See `wire.Connection`."""
+        reader = DirectReader(self, begun, length)
+        self._switch(reader)
+        return reader
+
+    def body_read(self) -> None:
+        """A body that was read directly is whole. The parser has not seen it: the next head gets a new one."""
+        self._requests.skip_body()
+        self._switch(self)
+        self.on_end()
+
+    async def drain(self) -> None:
+        """See `wire.Connection`."""
+        if self.write_paused:
+            if self._drained is None or self._drained.done():
+                self._drained = self.loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def answered(self, wire: Wire) -> None:
+        """See `wire.Connection`. Before its body was whole: the client may go on sending, but not for ever."""
+        if wire.gone:
+            return
+        if not wire.keep_alive:
+            self.transport.close()
+        if self._waiting and not self.transport.is_closing():
+            self._start(self._waiting.popleft())
+        elif wire.complete:
+            self._wait(Wait.NEXT, self._keep_alive_s)
+        else:
+            self._wait(Wait.LINGER, LINGER_S)
+        self.resume_reading()
+
+    # for uvicorn's server
+
+    def shutdown(self) -> None:
+        """The server ends: an idle connection at once, another with its answer."""
+        if self._last is None or self._last.ended:
+            self.transport.close()
+        else:
+            self._last.keep_alive = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The clock for the first head starts."""
-        super().connection_made(transport)
-        self._set_timer(self._head_timeout_s, self._head_too_slow)
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
+        self._server.connections.add(cast("Any", self))  # uvicorn's type names its own protocols
+        self._here, self._peer = get_local_addr(self.transport), get_remote_addr(self.transport)
+        self._wait(Wait.HEAD, self._shared.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer outlives its connection."""
-        self._set_timer(None)
+        """Tells whoever waits for the client. No timer outlives its connection."""
+        del exc
+        self._server.connections.discard(cast("Any", self))
+        self._waits_for = Wait.NOTHING
+        self._alarm.close()
         if self._looking is not None:
             self._looking.cancel()
-        super().connection_lost(exc)
+        for wire in (self._running, self._last):
+            if wire is not None and not wire.ended:
+                wire.gone = True
+                wire.wake()
+        self._running = self._last = None
+        self._waiting.clear()
+        self.resume_writing()
+        self._requests.close()
+        on_leave, self.on_leave = self.on_leave, None
+        if on_leave is not None:
+            on_leave()
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always ends the connection
+    def pause_writing(self) -> None:
+        """The client is slower than its answer."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """It has caught up, or left."""
+        self.write_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def eof_received(self) -> bool:
         """The client has ended its side, or has left. True: the connection stays for its answer."""
-        if not self._is_in_answer(started=False) or self._in_head or self.pipeline or self.cycle.more_body:
+        wire = self._last
+        if wire is None or wire.started or wire.ended or self._requests.in_head or self._waiting or not wire.complete:
             return False
-        cycle = self.cycle
-        if cycle.scope["http_version"] != "1.1":
+        if wire.scope["http_version"] != "1.1":
             return False
-        cycle.keep_alive = False
-        self._looking = self.loop.call_later(_PATIENCE_S, self._ask_if_there, 0)
+        wire.keep_alive = False
+        self._looking = self.loop.call_later(_PATIENCE_S, self._ask_if_there, wire, 0)
         return True
 
-    def _ask_if_there(self, asked: int) -> None:
+    def data_received(self, data: bytes) -> None:
+        """The parser's; the clock runs while a head is not whole."""
+        requests = self._requests
+        if self._waits_for is Wait.NEXT:
+            self._waits_for = Wait.NOTHING
+        try:
+            requests.feed(data)
+        except GatewayError as error:
+            if self._last is not None and self._last.started and not self._last.ended:
+                self.transport.close()  # inside an answer nothing can be said
+            elif not self.transport.is_closing():
+                self._refuse(error)
+            return
+        if requests.in_head and self._waits_for is Wait.NOTHING:
+            self._wait(Wait.HEAD, self._shared.head_timeout_s)
+
+    # for the parser
+
+    def on_head(self) -> None:
+        """A request starts, when those before it have their answers."""
+        requests = self._requests
+        self._waits_for = Wait.NOTHING
+        before = self._last
+        self._last = wire = Wire(self, self._scope(requests), keep_alive=requests.keep_alive)
+        wire.scope["extensions"] = {EXTENSION: wire}
+        if before is None or before.ended:
+            self._start(wire)
+        else:
+            self._waiting.append(wire)
+            self.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body. Nothing is kept of one whose request was refused, or has its answer."""
+        wire = self._last
+        if wire is not None and not wire.ended and not self.transport.is_closing():
+            wire.add(body)
+
+    def on_end(self) -> None:
+        """A body is whole: nothing to linger for."""
+        wire = self._last
+        if wire is None or self.transport.is_closing():
+            return
+        wire.complete = True
+        if wire.ended:
+            self._wait(Wait.NEXT, self._keep_alive_s)
+        else:
+            wire.wake()
+
+    # inside
+
+    def _switch(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hands the socket's bytes to somebody else. A transport looks at that when it begins to read."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.transport.set_protocol(protocol)
+            self.transport.resume_reading()
+            self._reading_paused = False
+
+    def _scope(self, requests: RequestParser) -> Scope:
+        path, raw_path, query = target(requests.url)
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": requests.version,
+            "server": self._here,
+            "client": self._peer,
+            "scheme": "http",
+            "method": requests.method.decode("ascii"),
+            "root_path": "",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": requests.headers,
+            "state": self._app_state.copy(),
+        }
+
+    def _start(self, wire: Wire) -> None:
+        self._running = wire
+        wire.task = self.loop.create_task(self._serve(wire))
+        self._server.tasks.add(wire.task)
+
+    async def _serve(self, wire: Wire) -> None:
+        app: Callable[..., Awaitable[None]] = self._app
+        try:
+            await app(wire.scope, wire.receive, wire.send)
+        except BaseException as error:  # noqa: BLE001 - the server ends a task that hangs by a cancellation, too
+            structlog.get_logger("gateway.inbound").error("request_crashed", exc_info=error)
+        finally:
+            task, wire.task = wire.task, None
+            self._server.tasks.discard(cast("asyncio.Task[None]", task))
+            if not wire.ended and not wire.gone:
+                self._end_badly(wire)
+
+    def _end_badly(self, wire: Wire) -> None:
+        """An application that gave no answer, or half of one."""
+        if wire.started:
+            self.transport.close()
+        else:
+            self._refuse(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
+
+    def _ask_if_there(self, wire: Wire, asked: int) -> None:
         """Asks and looks, a few times: nobody reads the socket after its end, so nothing tells of a reset."""
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
-        elif asked < len(_LOOKS_S) and not self.cycle.response_started:
-            self.transport.write(_STILL_THERE)
-            self._looking = self.loop.call_later(_LOOKS_S[asked], self._ask_if_there, asked + 1)
-
-    def _is_in_answer(self, *, started: bool) -> bool:
-        """Whether a request waits for its answer, or for the rest of it."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is not None and cycle.response_started is started and not cycle.response_complete
-
-    def send_400_response(self, msg: str) -> None:
-        """What the parser refused. Inside an answer nothing can be said."""
-        del msg
-        if self._is_in_answer(started=True):
-            self.transport.close()
-        else:
-            self._refuse(GatewayError("invalid_http", _NO_HTTP))
-
-    def data_received(self, data: bytes) -> None:
-        """Counts what comes before a head is whole."""
-        while data:
-            went_on = self._in_head
-            self._head_bytes += len(data)
-            self._data, self._again = data, b""
-            super().data_received(data)
-            if not (self._in_head and went_on):
-                self._head_bytes = 0
-            data = self._again
-        self._data = b""
-        if not self._in_head:
-            return
-        if self._head_bytes > self._max_head_bytes and not self.transport.is_closing():
-            self._refuse(GatewayError("headers_too_large", _TOO_LARGE.format(self._max_head_bytes)))
-        elif self._timer is None:
-            self._set_timer(self._head_timeout_s, self._head_too_slow)
-
-    def on_message_begin(self) -> None:
-        """A head starts."""
-        super().on_message_begin()
-        self._in_head = True
-
-    def on_headers_complete(self) -> None:
-        """A head is whole. One that came in a single large read has not been counted yet."""
-        self._in_head = False
-        self._set_timer(None)
-        if self._head_bytes > self._max_head_bytes:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > self._max_head_bytes:
-                self._refuse(GatewayError("headers_too_large", _TOO_LARGE.format(self._max_head_bytes)))
-                return
-        self._upgrade_ignored = self.parser.should_upgrade() and self._get_upgrade() not in (None, b"websocket")
-        if not self._upgrade_ignored:
-            super().on_headers_complete()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Java's HttpClient and `curl --http2` ask for HTTP/2; the parser stops behind such a head: its body is lost.
-
-        So a parser that has not seen the wish goes on. Called while the old one's HttpParserUpgrade is handled.
-        """
-        if not self._upgrade_ignored:
-            return
-        self._upgrade_ignored = False
-        behind = sys.exc_info()[1].args[0]  # type: ignore[union-attr]  # see above
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] not in _OF_AN_UPGRADE]
-        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
-            lines.append(b"connection: close\r\n")
-        self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self._again = b"".join([*lines, b"\r\n", self._data[behind:]])
-
-    def on_message_complete(self) -> None:
-        """The body is whole: nothing to linger for, and the connection is as idle as uvicorn would have it."""
-        if self._upgrade_ignored or self.transport.is_closing():
-            return
-        if self.cycle.response_complete:
-            self._set_timer(self.timeout_keep_alive, self.transport.close)
-        super().on_message_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Nothing is kept of the body of a head that was refused."""
-        if not self.transport.is_closing():
-            super().on_body(body)
-
-    def on_response_complete(self) -> None:
-        """Answered before its body was whole: the client may go on sending, but not for ever."""
-        unread = self.cycle.more_body
-        super().on_response_complete()
-        if unread and not self.transport.is_closing():
-            self._set_timer(LINGER_S, self.transport.close)
-        unsent = self.transport.get_write_buffer_size()
-        if unsent:
-            self._looking = self.loop.call_later(self.timeout_keep_alive, self._end_if_stuck, unsent)
-
-    def _end_if_stuck(self, before: int) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        if unsent == before:
-            self.transport.abort()
-        elif unsent:
-            self._looking = self.loop.call_later(self.timeout_keep_alive, self._end_if_stuck, unsent)
-
-    def _head_too_slow(self) -> None:
-        if self._head_bytes:
-            self._refuse(
-                GatewayError("request_timeout", f"The headers did not arrive within {self._head_timeout_s:g} s.")
-            )
-        else:
-            self.transport.close()
+        elif asked < len(_LOOKS_S) and not wire.started:
+            self.transport.write(CONTINUE)
+            self._looking = self.loop.call_later(_LOOKS_S[asked], self._ask_if_there, wire, asked + 1)
 
     def _refuse(self, error: GatewayError) -> None:
         """A request that no route has seen: counted all the same, with the headers that every answer has."""
-        app, numeric_codes = cast("Any", self.app), False
+        app, numeric_codes = self._app, False
         if isinstance(app, Gateway):
             numeric_codes = app.settings.errors.numeric_codes
             app.note_refused_head(error)
         status, headers, body = error.render(numeric_codes=numeric_codes)
-        fields = [*self.server_state.default_headers, *headers]
-        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % field for field in fields)]
-        self.transport.write(b"".join([*lines, b"connection: close\r\n\r\n", body]))
+        head = (STATUS_LINES[status], self.server_headers(), lines(headers), b"connection: close\r\n\r\n", body)
+        self.transport.write(b"".join(head))
         self.transport.close()
 
-    def _set_timer(self, delay_s: float | None, act: Any = None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if delay_s is None else self.loop.call_later(delay_s, act)
+    def _wait(self, what: Wait, delay_s: float) -> None:
+        self._waits_for = what
+        self._unsent = 0
+        self._alarm.set(delay_s)
 
+    def _over(self) -> None:
+        """The time of what was waited for is over."""
+        if self._waits_for is Wait.HEAD and self._requests.head_bytes:
+            text = f"The headers did not arrive within {self._shared.head_timeout_s:g} s."
+            self._refuse(GatewayError("request_timeout", text))
+        elif self._waits_for is not Wait.NOTHING:
+            self._end_or_go_on()
 
-_OF_AN_UPGRADE: Final = frozenset({b"upgrade", b"http2-settings", b"connection"})
-_NO_HTTP: Final = "This is no HTTP/1.1 request, or one that could be read in two ways."
-_TOO_LARGE: Final = "The request line and headers may hold {} bytes at most."
+    def _end_or_go_on(self) -> None:
+        """The end, unless the client has taken some of its answer's rest since the last look."""
+        before, unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not unsent:
+            self.transport.close()
+        elif unsent == before:
+            self.transport.abort()
+        else:
+            self._wait(self._waits_for, self._keep_alive_s)
+            self._unsent = unsent

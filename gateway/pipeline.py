@@ -133,7 +133,7 @@ async def _read(
     length = client.body_length(limits.max_body_bytes)
     if length is None or length > UNCHECKED_BODY_BYTES:
         await responses.check(key)
-    body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s)
+    body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
     record.received = time.perf_counter()
     return read_envelope(body, needs_input=target.operation.needs_input)

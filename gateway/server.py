@@ -32,13 +32,12 @@ from uvicorn.supervisors.multiprocess import Process
 
 from gateway.app import Gateway, build_app, create_app
 from gateway.front import NOSNIFF
-from gateway.inbound import BoundedProtocol
+from gateway.inbound import Inbound
 from gateway.metrics.sharing import VARIABLE as METRICS_DIR
 from gateway.metrics.sharing import directory_for_workers
 from gateway.problems import SettingsError
 from gateway.settings import Settings, load_settings
 from gateway.telemetry import configure_logging
-from gateway.wire import GatewayProtocol
 
 HUNG_S: Final = 60.0
 """How long a worker may say nothing to its supervisor, its start included."""
@@ -49,10 +48,6 @@ _LINGER_S: Final = 0.5
 _BACKLOG: Final = 4096
 
 
-class Protocol(BoundedProtocol, GatewayProtocol):
-    """Uvicorn's protocol with both of the gateway's additions."""
-
-
 def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
     """Uvicorn's settings. `app` is the import string of a factory where workers are separate processes."""
     return uvicorn.Config(
@@ -61,8 +56,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         host=settings.server.host,
         port=settings.server.port,
         workers=settings.server.workers,
-        http=partial(  # type: ignore[arg-type]  # uvicorn calls it as it calls the class
-            Protocol,
+        http=Inbound(  # type: ignore[arg-type]  # uvicorn calls it as it calls a protocol's class
             max_head_bytes=settings.server.max_head_bytes,
             head_timeout_s=settings.server.head_timeout_s,
         ),

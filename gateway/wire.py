@@ -1,252 +1,313 @@
-"""The client's connection under uvicorn, without ASGI's messages: what is written goes straight to the transport.
+"""One request of a client and its answer, straight over the connection (inbound.py) or as ASGI messages.
 
-    GatewayProtocol    uvicorn's HTTP protocol; gives each request a Wire, as scope["extensions"][EXTENSION]
-    Wire               the request's body where it is here already; start, write and end of its answer
+    the request line     take_body, read_body, watch / start, write, hold, flush, end: no message, no coroutine a write
+    any other route      receive, send: ASGI, as every server has it
+
+The line finds a request's Wire in scope["extensions"][EXTENSION]; served by something else it finds none, and
+`Downstream` sends messages.
 
 A write is a system call: the head waits for the body's first bytes, and `hold` lets bytes wait for those behind them.
-
-ASGI stays: served by something else the application finds no Wire, and `Downstream` sends messages. Uvicorn keeps what
-is its own: parsing, keep-alive, pipelining, flow control, shutdown. A message is a dictionary, a coroutine and two
-regular expressions a header: 4 % of a JSON answer; with `Answer.pump`, 9 % of a stream (benchmarks/README.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from gateway.attachments import Body
+from gateway.heads import STATUS_LINES, Headers
 
 EXTENSION: Final = "gateway.wire"
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""As much of a body is taken from the network before somebody asks for it."""
+_DIRECT_BYTES: Final = 256 * 1024  # a body of a known length from here on is read into its place
 _CONTROLS: Final = bytes((*range(9), *range(10, 32), 127))  # RFC 9110, 5.5: of the controls only the tab is legal
 _WITHOUT_BODY: Final = frozenset({204, 304})
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
+SILENT: Final = -3  # RFC 9110, 9.3.2: HEAD is answered without a body
 _JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer are copied behind what waits; more go beside it
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Headers = list[tuple[bytes, bytes]]
+Scope = MutableMapping[str, Any]
+
+
+class Connection(Protocol):
+    """What a Wire needs of its connection."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    write_paused: bool
+    on_leave: Callable[[], Any] | None
+
+    def server_headers(self) -> bytes:
+        """The lines that every answer has."""
+
+    def resume_reading(self) -> None:
+        """More of the body is wanted."""
+
+    def pause_reading(self) -> None:
+        """No more of it is, for now."""
+
+    def read_directly(self, begun: bytes, length: int) -> BodyReader:
+        """Reads the rest of the body into its place."""
+
+    async def drain(self) -> None:
+        """Waits until the client has caught up, or has left."""
+
+    def answered(self, wire: Wire) -> None:
+        """The answer has been written."""
+
+
+class BodyReader(Protocol):
+    """A body on its way into its place."""
+
+    body: bytearray
+
+    def stop(self) -> None:
+        """The body is whole, or nobody wants it any more. Idempotent."""
 
 
 class Wire:
     """One request's way to its client. A client that has left takes whatever is written.
 
-    State that changes: `_left`, what Content-Length has promised and is still to come, else CHUNKED or UNTIL_CLOSE;
-    `_held`, what waits for the next bytes; `_pieces` of a body that is being collected, `_room` for more of them, and
-    `_collected`, who waits for it.
+    State that changes: of the body, `_pieces` that nobody has read and their `_size`, `complete`, and `_waiter`, who
+    waits for `_news`; of the answer, `started`, `ended`, `_left` of what Content-Length has promised, else CHUNKED and
+    the like, `_held`, what waits for the next bytes; `gone`, the client; `keep_alive`; `task`, which serves it.
     """
 
-    __slots__ = ("_collected", "_cycle", "_held", "_left", "_pieces", "_protocol", "_room")
+    # fmt: off
+    __slots__ = (
+        "_connection", "_extra", "_held", "_left", "_news", "_pieces", "_size", "_waiter",
+        "complete", "ended", "expects_continue", "fields", "gone", "keep_alive", "scope", "started", "task",
+    )
+    # fmt: on
 
-    def __init__(self, cycle: RequestResponseCycle, protocol: GatewayProtocol) -> None:
-        self._cycle = cycle
-        self._protocol = protocol
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.fields: dict[bytes, bytes] = dict(scope["headers"])  # the last one where a field occurs twice
+        self.keep_alive = keep_alive
+        self.expects_continue = self.fields.get(b"expect", b"").lower() == b"100-continue"
+        self.complete = False
+        self.started = False
+        self.ended = False
+        self.gone = False
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._extra: Headers | None = None
         self._left = CHUNKED
         self._held = b""
         self._pieces: list[bytes] = []
-        self._room = 0
-        self._collected: asyncio.Future[bytes | None] | None = None
+        self._size = 0
+        self._news = False
+        self._waiter: asyncio.Future[None] | None = None
 
-    def add_headers(self, headers: Headers) -> None:
-        """More headers for the answer, whoever gives it."""
-        self._cycle.default_headers = [*self._cycle.default_headers, *headers]
+    # the request's body
+
+    def add(self, piece: bytes) -> None:
+        """A piece of the body has come."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > HIGH_WATER_BYTES and self._waiter is None:
+            self._connection.pause_reading()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something has happened that a reader waits for: a piece, the body's end, the client's, the answer's."""
+        self._news = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def take_body(self) -> bytes | None:
-        """The request's body if all of it is here, once; None: `receive` it."""
-        cycle = self._cycle
-        if cycle.more_body or cycle.disconnected:
+        """The body if all of it is here, once; None: `read_body` it."""
+        if not self.complete or self.gone:
             return None
-        body, cycle.body = bytes(cycle.body), bytearray()
-        cycle.message_event.clear()
-        cycle.flow.resume_reading()  # uvicorn stops at 64 KB; a client that leaves must be seen
+        self._connection.resume_reading()  # a client that leaves must be seen
+        return self._take()
+
+    async def read_body(self, length: int | None, most_bytes: int) -> Body | None:
+        """The body when it is whole; more than `most_bytes` where it is larger. None: the client has left.
+
+        `length`: what its head says, at most `most_bytes`. A long one is read into its place: no copy is made.
+        """
+        self._allow_body()
+        if length is not None and length >= _DIRECT_BYTES and not (self.complete or self.gone):
+            return await self._read_directly(length)
+        while not (self.complete or self.gone or self._size > most_bytes):
+            self._connection.resume_reading()
+            await self._something()
+        self._connection.resume_reading()
+        return self._take() if self.complete or not self.gone else None
+
+    async def _read_directly(self, length: int) -> Body | None:
+        reader = self._connection.read_directly(self._take(), length)
+        try:
+            while not (self.complete or self.gone):
+                await self._something()
+        finally:
+            reader.stop()
+        return reader.body if self.complete else None
+
+    def _take(self) -> bytes:
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        self._news = False
         return body
 
-    def collect(self, most_bytes: int) -> asyncio.Future[bytes | None]:
-        """The body when it is whole, as the parser cut it and joined once; more than `most_bytes` where it is larger.
+    def _allow_body(self) -> None:
+        if self.expects_continue and not self.gone:
+            self.expects_continue = False
+            self._connection.transport.write(CONTINUE)
 
-        None: the client has left. Cancelled, it collects no more.
-        """
-        cycle = self._cycle
-        self._collected = waiter = self._protocol.loop.create_future()
-        self._room = most_bytes
-        if cycle.disconnected:
-            self.collected(None)
-            return waiter
-        if cycle.waiting_for_100_continue:
-            cycle.waiting_for_100_continue = False
-            cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        here, cycle.body = bytes(cycle.body), bytearray()
-        self.add(here)
-        cycle.flow.resume_reading()
-        return waiter
-
-    def add(self, piece: bytes) -> bool:
-        """Takes a piece of the body, if it is being collected."""
-        if self._collected is None or self._collected.done():
-            return False
-        self._pieces.append(piece)
-        self._room -= len(piece)
-        if self._room < 0:
-            self.collected(b"".join(self._pieces))
-        return True
-
-    def complete(self) -> None:
-        """No more pieces come."""
-        if self._collected is not None:
-            self.collected(b"".join(self._pieces))
-
-    def collected(self, body: bytes | None) -> None:
-        """Ends the collection."""
-        self._pieces.clear()
-        if self._collected is not None and not self._collected.done():
-            self._collected.set_result(body)
+    async def _something(self) -> None:
+        self._waiter = waiter = self._connection.loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
 
     def watch(self, on_leave: Callable[[], Any]) -> None:
         """Calls back when the client is gone: at once if it is. One connection, one running request, one watcher."""
-        self._protocol.on_leave = on_leave
-        if self._cycle.disconnected:
-            self._protocol.tell()
+        if self.gone:
+            on_leave()
+        else:
+            self._connection.on_leave = on_leave
 
     def close(self) -> None:
         """Ends `watch`. Idempotent."""
-        self._protocol.on_leave = None
+        self._connection.on_leave = None
+
+    # the answer
+
+    def add_headers(self, headers: Headers) -> None:
+        """More headers for the answer, whoever gives it."""
+        self._extra = headers
 
     @property
     def busy(self) -> bool:
         """The client is slower than what is written for it."""
-        return self._cycle.flow.write_paused and not self._cycle.disconnected
+        return self._connection.write_paused and not self.gone
 
     async def drain(self) -> None:
         """Waits until the client has caught up, or has left."""
-        await self._cycle.flow.drain()
+        await self._connection.drain()
 
     def start(self, status: int, headers: Headers) -> None:
         """The answer's head, to go with what is written next, or by `flush`; names are in lower case.
 
         Raises RuntimeError for a control character in it.
         """
-        cycle = self._cycle
-        headers = [*cycle.default_headers, *headers]
+        if self._extra is not None:
+            headers = [*self._extra, *headers]
         if (b"connection", b"close") in headers:
-            headers.remove((b"connection", b"close"))
-            cycle.keep_alive = False
-        parts = [STATUS_LINE[status]]
+            headers = [field for field in headers if field != (b"connection", b"close")]
+            self.keep_alive = False
+        parts: list[bytes] = []
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._left = int(value)
-        if not cycle.keep_alive:
-            parts.append(b"connection: close\r\n")
-        if self._left < 0 and status in _WITHOUT_BODY:
-            self._left = 0
-        elif self._left < 0 and cycle.scope["http_version"] == "1.0":
-            self._left = UNTIL_CLOSE
-        elif self._left < 0:
-            parts.append(b"transfer-encoding: chunked\r\n")
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        lines = len(headers) + 2 + (not cycle.keep_alive) + (self._left == CHUNKED)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * lines:
+        lines = b"".join(parts)
+        if len(lines.translate(None, _CONTROLS)) != len(lines) - 2 * len(headers):
             raise RuntimeError("a control character in an answer's head")
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        self._held = head
+        framing = b"\r\n" if self._left >= 0 else self._frame(status)
+        if not self.keep_alive:
+            framing = b"connection: close\r\n" + framing
+        self.started = True
+        self.expects_continue = False
+        self._held = b"".join((STATUS_LINES[status], self._connection.server_headers(), lines, framing))
+        if self.scope["method"] == "HEAD":
+            self._left = SILENT
 
-    def write(self, data: bytes) -> None:
-        """Writes body bytes."""
-        if not data:
-            return
+    def _frame(self, status: int) -> bytes:
+        """How the end of an answer without a length is told; gives the last of the head's lines."""
+        if status in _WITHOUT_BODY or self.scope["method"] == "HEAD":
+            self._left = 0
+        elif self.scope["http_version"] == "1.0":
+            self._left = UNTIL_CLOSE
+        else:
+            return b"transfer-encoding: chunked\r\n\r\n"
+        return b"\r\n"
+
+    def write(self, data: bytes) -> bool:
+        """Writes body bytes. False: the client is slower than that, `drain` before more is written."""
         if self._left == CHUNKED:
-            data = b"%b%x\r\n%b\r\n" % (self._held, len(data), data)
-            self._held = b""
-            if not self._cycle.disconnected:
-                self._cycle.transport.write(data)
-            return
-        if self._left >= 0:
-            self._count(data)
-        self._send(data)
+            if data:
+                data = b"%b%x\r\n%b\r\n" % (self._held, len(data), data)
+                self._held = b""
+                if self.gone:
+                    return True
+                self._connection.transport.write(data)
+        elif data:
+            self._send(self._counted(data))
+        return not self._connection.write_paused or self.gone
 
     def hold(self, data: bytes) -> None:
         """Writes body bytes with those that follow: `end` is near."""
-        if not data:
-            return
-        if self._left >= 0:
-            self._count(data)
-        self._held += data if self._left != CHUNKED else b"%x\r\n%b\r\n" % (len(data), data)
+        if data:
+            self._held += b"%x\r\n%b\r\n" % (len(data), data) if self._left == CHUNKED else self._counted(data)
 
     def flush(self) -> None:
         """Writes what waits."""
         if self._held:
             self._send(b"")
 
+    def end(self, data: bytes) -> None:
+        """Writes the last body bytes; the connection goes on to its next request."""
+        if self._left == CHUNKED:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        else:
+            data = self._counted(data)
+            if self._left > 0:
+                raise RuntimeError("an answer shorter than its Content-Length")
+        self._send(data)
+        self.ended = True
+        self.wake()
+        self._connection.answered(self)
+
     def _send(self, data: bytes) -> None:
         held, self._held = self._held, b""
-        transport = self._cycle.transport
-        if self._cycle.disconnected:
+        if self.gone:
             return
+        transport = self._connection.transport
         if held and len(data) > _JOIN_LIMIT_BYTES:
             transport.writelines((held, data))
         elif held or data:
             transport.write(held + data if held else data)
 
-    def end(self, data: bytes) -> None:
-        """Writes the last body bytes; the connection is uvicorn's again."""
-        cycle = self._cycle
+    def _counted(self, data: bytes) -> bytes:
+        """What goes out of `data`."""
         if self._left >= 0:
-            self._count(data)
-            if self._left:
-                raise RuntimeError("an answer shorter than its Content-Length")
-        elif self._left == CHUNKED:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        self._send(data)
-        if cycle.disconnected:
-            return
-        cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+            if len(data) > self._left:
+                raise RuntimeError("an answer longer than its Content-Length")
+            self._left -= len(data)
+        return data if self._left != SILENT else b""
 
-    def _count(self, data: bytes) -> None:
-        if len(data) > self._left:
-            raise RuntimeError("an answer longer than its Content-Length")
-        self._left -= len(data)
+    # ASGI
 
+    async def receive(self) -> dict[str, Any]:
+        """The next piece of the body; `http.disconnect` when the client has gone, or the answer is whole."""
+        self._allow_body()
+        while not (self._news or self.gone or self.ended):
+            self._connection.resume_reading()
+            await self._something()
+        if self.gone or self.ended:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._take(), "more_body": not self.complete}
 
-class GatewayProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with a Wire in each request's scope. `on_leave`: whom the running request wants told."""
-
-    def __init__(self, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
-        self.on_leave: Callable[[], Any] | None = None
-        self._wire: Wire | None = None  # of the request whose body comes in
-
-    def on_headers_complete(self) -> None:
-        """Starts the request as uvicorn does; its task runs when the parser is done."""
-        super().on_headers_complete()
-        self._wire = wire = Wire(self.cycle, self)
-        self.scope["extensions"] = {EXTENSION: wire}  # type: ignore[dict-item]  # ASGI lets servers add to it
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body; uvicorn copies each three times more."""
-        if self._wire is None or not self._wire.add(body):
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The body is whole."""
-        super().on_message_complete()
-        if self._wire is not None:
-            self._wire.complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the running request, whichever of several it is."""
-        super().connection_lost(exc)
-        if self._wire is not None:
-            self._wire.collected(None)
-        self.tell()
-
-    def tell(self) -> None:
-        """The client has left. Once."""
-        on_leave, self.on_leave = self.on_leave, None
-        if on_leave is not None:
-            on_leave()
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """One message of an answer. Raises RuntimeError for one that cannot come now."""
+        if self.busy:
+            await self.drain()
+        if message["type"] == "http.response.start" and not self.started:
+            self.start(message["status"], [(name.lower(), value) for name, value in message.get("headers", ())])
+            self.flush()  # its body may take a while
+        elif message["type"] == "http.response.body" and self.started and not self.ended:
+            act = self.write if message.get("more_body", False) else self.end
+            act(message.get("body", b""))
+        else:
+            raise RuntimeError(f"the ASGI message {message['type']!r} cannot come now")

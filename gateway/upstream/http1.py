@@ -19,6 +19,7 @@ from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from gateway.attachments import Body
 from gateway.upstream.answer import Http1Answer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
@@ -98,7 +99,7 @@ class Http1Connection(asyncio.Protocol):
         """Not one byte came in answer to the last request."""
         return self._phase == _HEAD and not self._overhead_bytes
 
-    def begin(self, head: bytes, body: bytes) -> Http1Answer:
+    def begin(self, head: bytes, body: Body) -> Http1Answer:
         """Write a request; the answer's `wait` ends when its head is here, or its fault is set."""
         answer = Http1Answer(self, self._pieces)
         transport = self._transport

@@ -27,6 +27,7 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from gateway.attachments import Body
 from gateway.upstream.httpcore_inside import close_if_poisoned, http2_connection, leave_stream
 from gateway.upstream.origin import parse_origin, tls_context
 from gateway.upstream.request import RequestHeads
@@ -196,7 +197,7 @@ class HttpxTransport:
         """Open connections that wait for a request."""
         return sum(1 for connection in self._pooled() if connection.is_idle())
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> HttpxAnswer:
+    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> HttpxAnswer:
         """See `Transport.send`."""
         fields = self._heads.fields(method, target, headers)
         try:
@@ -240,7 +241,7 @@ class HttpxTransport:
             self.free()
 
     async def _attempt_until_fresh(
-        self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: bytes
+        self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: Body
     ) -> httpx.Response:
         repeats, sent = 0, False
         while True:
@@ -256,7 +257,7 @@ class HttpxTransport:
             await self._drop_idle()
 
     async def _attempt(
-        self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: bytes, progress: _Progress
+        self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: Body, progress: _Progress
     ) -> httpx.Response:
         if self._closed:
             raise UpstreamFault(FaultKind.CONNECT, "the transport is closed", sent=False)
@@ -264,7 +265,7 @@ class HttpxTransport:
             method.decode("ascii"),
             self._base.copy_with(raw_path=self._path + target),
             headers=fields,
-            content=body,
+            content=bytes(body),
             extensions={"trace": progress.trace, "timeout": self._timeouts},
         )
         try:

@@ -17,6 +17,7 @@ import asyncio
 import ssl
 from collections import deque
 
+from gateway.attachments import Body
 from gateway.upstream.answer import Http1Answer
 from gateway.upstream.dial import dial
 from gateway.upstream.http1 import Http1Connection
@@ -57,7 +58,7 @@ class NativeTransport:
         """Open connections that wait for a request."""
         return len(self._idle)
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> Http1Answer:
+    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> Http1Answer:
         """See `Transport.send`."""
         head = self._heads.build(method, target, headers, len(body))
         connection = self._idle.popitem()[0] if self._idle else await self._acquire()

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.attachments import Body
+
 
 class FaultKind(StrEnum):
     """What went wrong between the gateway and an upstream."""
@@ -156,7 +158,7 @@ class Transport(Protocol):
     def idle_connections(self) -> int:
         """Open connections that wait for a request."""
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> Answer:
+    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> Answer:
         """Send one request and wait for the head of its answer.
 
         Args:

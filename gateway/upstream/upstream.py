@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 import structlog
 
+from gateway.attachments import Body
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Transport
 
@@ -65,7 +66,7 @@ class Upstream:
         self.enabled = True
         self._log = structlog.get_logger("gateway.upstream")
 
-    async def attempt(self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
+    async def attempt(self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: Body) -> Answer:
         """One request with one of this upstream's keys. Raises UpstreamFault."""
         return await self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
 

@@ -17,7 +17,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway import wire
+from gateway import inbound
 from gateway.ledger import link
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.servers import Server, valkey_server
@@ -150,7 +150,7 @@ def test_no_task_is_made_but_the_servers_own(gateway: RunningGateway, ask: Ask, 
             ask(body)
     finally:
         loop.call_soon_threadsafe(loop.set_task_factory, None)
-    assert made == {"RequestResponseCycle.run_asgi": REQUESTS}
+    assert made == {"ClientConnection._serve": REQUESTS}
 
 
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
@@ -256,13 +256,13 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
             writes.append(data)
             self.transport.write(data)
 
-    made = wire.GatewayProtocol.connection_made
+    made = inbound.ClientConnection.connection_made
 
-    def made_counted(protocol: wire.GatewayProtocol, transport: Any) -> None:
+    def made_counted(protocol: inbound.ClientConnection, transport: Any) -> None:
         counted: Any = Counted(transport)
         made(protocol, counted)
 
-    monkeypatch.setattr(wire.GatewayProtocol, "connection_made", made_counted)
+    monkeypatch.setattr(inbound.ClientConnection, "connection_made", made_counted)
     with gateway.http(key) as client:
         for _ in range(REQUESTS):
             assert client.post("/v1/responses", json=WHOLE).status_code == 200
@@ -274,7 +274,7 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
 )
 def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any], most: int) -> None:
     made: Counter[str] = Counter()
-    ours = str(Path(wire.__file__).parent)
+    ours = str(Path(inbound.__file__).parent)
 
     def count(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(ours):

@@ -122,7 +122,7 @@ async def _read_body(request: Request) -> bytes:
     client = Downstream(request.scope, request.receive, _send_nothing)
     if request.method in _LOOKING:
         return b""
-    return await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s)
+    return bytes(await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s))
 
 
 async def _send_nothing(message: Message) -> None:
