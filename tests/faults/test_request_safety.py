@@ -156,11 +156,14 @@ async def test_what_is_no_http_is_told_so(stage: Stage) -> None:
     assert (client.status, json.loads(client.body)["error"]["code"]) == (400, "invalid_http")
 
 
-async def test_bytes_that_are_no_request_do_not_get_into_a_running_answer(stages: Stages) -> None:
-    async with stages([request(), stream(created()), hang()]) as stage:
+@pytest.mark.parametrize(
+    "behind", [b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 5000], ids=["none", "large"]
+)
+async def test_what_is_refused_does_not_get_into_a_running_answer(stages: Stages, behind: bytes) -> None:
+    async with stages([request(), stream(created()), hang()], server=SERVER) as stage:
         client = await exchange(stage, head(stage, f"content-length: {len(STREAM)}") + STREAM)
         await client.read_until(created())
-        await client.send(b"no request\r\n\r\n")
+        await client.send(behind)
         assert (await client.read_all()).count(b"HTTP/1.1") == 1
         await stage.upstream_left()
 
@@ -193,6 +196,13 @@ async def test_only_listed_headers_reach_the_upstream(stage: Stage) -> None:
         b"content-length",
     }  # fmt: skip
     assert stage.key.text.encode() not in sent
+
+
+async def test_a_field_behind_a_body_is_none_of_the_requests(stage: Stage) -> None:
+    body = b"%x\r\n%b\r\n0\r\nuser-agent: late/1\r\n\r\n" % (len(BODY), BODY)
+    client = await exchange(stage, head(stage, "transfer-encoding: chunked") + body)
+    assert client.status == 200
+    assert b"late/1" not in stage.upstream.requests[0]
 
 
 async def test_a_control_character_in_a_forwarded_header_is_refused(stage: Stage) -> None:
