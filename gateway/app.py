@@ -13,7 +13,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,18 +128,20 @@ class Gateway:
         dashboard.install(self.app, self._doorman.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Dispatches the one hot path; FastAPI does the rest."""
+        """The application as ASGI has it."""
+        await self.dispatch(scope, receive, send)
+
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The one hot path; FastAPI does the rest."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         target, front, services = operations.find(scope["method"], scope["path"]), self._front, self.services
         if not front.is_bare:
             send = front.dress(scope, send)
             target = target if front.serves_line(scope) else None
         if target is not None and services is not None:
-            await services.line(target, scope, receive, send)
-        else:
-            await front.serve(self.app, scope, receive, send)
+            return services.line(target, scope, receive, send)
+        return front.serve(self.app, scope, receive, send)
 
     def note_refused_head(self, error: GatewayError) -> None:
         """Counts what the server refused before it was a request: it has no route."""

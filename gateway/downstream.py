@@ -1,6 +1,6 @@
 """The client's side of an exchange: an ASGI connection, read and written without a framework.
 
-    header(name)          a request header, or None
+    fields                the request's headers by their lower-case names; the last one where a name occurs twice
     read_body(...)        step 2's bytes, bounded in size and time
     start / write / end   the answer, in pieces; straight to the connection where the server lets us: wire.py
     hold / flush          bytes that wait for those behind them, and an end to that
@@ -44,11 +44,11 @@ class Downstream:
     """One request's client."""
 
     __slots__ = (
-        "_headers",
         "_send",
         "_unsent",
         "_wire",
         "bytes_out",
+        "fields",
         "first_byte",
         "headers",
         "receive",
@@ -64,23 +64,19 @@ class Downstream:
         self._wire: Wire | None = scope.get("extensions", {}).pop(EXTENSION, None)
         self._unsent = b""
         self.headers: Headers = scope["headers"]
-        self._headers = self._wire.fields if self._wire is not None else dict(self.headers)
+        self.fields: dict[bytes, bytes] = self._wire.fields if self._wire is not None else dict(self.headers)
         self.status: int | None = None
         self.bytes_out = 0
         self.first_byte: float | None = None
 
-    def header(self, name: bytes) -> bytes | None:
-        """A request header by its lower-case name; the last one where it occurs twice."""
-        return self._headers.get(name)
-
     def text(self, name: bytes) -> str | None:
         """A request header as text."""
-        value = self._headers.get(name)
+        value = self.fields.get(name)
         return None if value is None else value.decode("latin-1")
 
     def body_length(self, max_bytes: int) -> int | None:
         """The body's length if it is known before it is read. Raises GatewayError `body_too_large`."""
-        text = self._headers.get(b"content-length", b"")
+        text = self.fields.get(b"content-length", b"")
         length = int(text) if text.isdigit() else None
         if length is not None and length > max_bytes:
             raise _too_large(max_bytes)
@@ -122,7 +118,7 @@ class Downstream:
 
     async def _first_message(self, timeout_s: float) -> Message:
         # The usual body is here already, or comes in one piece: no timer for that where its length is short and known.
-        if self._headers.get(b"content-length") == b"0":
+        if self.fields.get(b"content-length") == b"0":
             return await self._next_message()
         try:
             async with asyncio.timeout(timeout_s):

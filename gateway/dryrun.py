@@ -25,7 +25,7 @@ from gateway.pricing import Price
 
 def is_dry_run(client: Downstream) -> bool:
     """Whether the client asks for a dry run. Raises GatewayError `invalid_field` for neither true nor false."""
-    value = client.header(b"x-gateway-dry-run")
+    value = client.fields.get(b"x-gateway-dry-run")
     if value is None:
         return False
     word = value.strip().lower()

@@ -106,7 +106,9 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = False
         self.on_leave: Callable[[], Any] | None = None
         self._shared = shared
-        self._app: Any = config.loaded_app
+        app: Any = config.loaded_app
+        self._app: Callable[..., Awaitable[None]] = app.dispatch if isinstance(app, Gateway) else app
+        self._gateway = app if isinstance(app, Gateway) else None
         self._keep_alive_s = config.timeout_keep_alive
         self._server = server_state
         self._app_state = app_state
@@ -315,9 +317,8 @@ class ClientConnection(asyncio.Protocol):
         self._server.tasks.add(wire.task)
 
     async def _serve(self, wire: Wire) -> None:
-        app: Callable[..., Awaitable[None]] = self._app
         try:
-            await app(wire.scope, wire.receive, wire.send)
+            await self._app(wire.scope, wire.receive, wire.send)
         except BaseException as error:  # noqa: BLE001 - the server ends a task that hangs by a cancellation, too
             structlog.get_logger("gateway.inbound").error("request_crashed", exc_info=error)
         finally:
@@ -343,10 +344,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """A request that no route has seen: counted all the same, with the headers that every answer has."""
-        app, numeric_codes = self._app, False
-        if isinstance(app, Gateway):
-            numeric_codes = app.settings.errors.numeric_codes
-            app.note_refused_head(error)
+        gateway, numeric_codes = self._gateway, False
+        if gateway is not None:
+            numeric_codes = gateway.settings.errors.numeric_codes
+            gateway.note_refused_head(error)
         status, headers, body = error.render(numeric_codes=numeric_codes)
         head = (STATUS_LINES[status], self.server_headers(), lines(headers), b"connection: close\r\n\r\n", body)
         self.transport.write(b"".join(head))

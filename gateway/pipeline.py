@@ -188,15 +188,15 @@ def _ask(
 
 def _refuse_upgrade(client: Downstream) -> None:
     """RFC 9110 lets a server ignore an upgrade, but llhttp stops at the head of such a request: its body is lost."""
-    if client.header(b"upgrade") is not None and b"upgrade" in (client.header(b"connection") or b"").lower():
+    if client.fields.get(b"upgrade") is not None and b"upgrade" in (client.fields.get(b"connection") or b"").lower():
         raise GatewayError("upgrade_unsupported", "This gateway speaks HTTP/1.1: send the request without 'Upgrade'.")
 
 
 def _refuse_media(client: Downstream) -> None:
-    kind = client.header(b"content-type")
+    kind = client.fields.get(b"content-type")
     if kind is not None and kind.partition(b";")[0].strip().lower() != b"application/json":
         raise GatewayError("unsupported_media_type", "Send the request as JSON: 'Content-Type: application/json'.")
-    encoding, coding = client.header(b"content-encoding"), client.header(b"transfer-encoding")
+    encoding, coding = client.fields.get(b"content-encoding"), client.fields.get(b"transfer-encoding")
     if coding is not None and coding.strip().lower() != b"chunked":
         raise GatewayError("unsupported_media_type", "Send the body without a Transfer-Encoding other than chunked.")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
