@@ -289,6 +289,8 @@ def _varied(known: str, least: int, salt: int) -> Iterator[str]:
         yield {"Z": known.replace("09:", f"0{digit}:"), "4": known.replace("-24", f"-1{digit}")}.get(
             known[-1], f"h{digit}.example.com" if known.endswith(".com") else known[:-1] + digit
         )
+    if salt:
+        yield known  # items may be equal, and not every example has others like it
 
 
 def _implied_type(schema: JsonObject) -> str:

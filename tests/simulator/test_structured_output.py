@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -222,6 +222,7 @@ schemas = st.recursive(leaves(), containers, max_leaves=8)
 
 
 @given(schemas)
+@example({"type": "array", "items": {"type": "string", "format": "duration"}, "minItems": 2})
 def test_every_generated_schema_is_satisfied(schema: Schema) -> None:
     value = fill(schema)
     check(schema, value)
