@@ -104,22 +104,24 @@ class Relay:
         rule, admission = self._admitted.route.rule, self._admitted.admission
         cap = admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
 
+        feed, write_now = tap.feed, client.write_now
+
         def over_cap() -> bool:
             return cap is not None and tap.terminal is None and tap.output_tokens_estimate() > cap
 
         def pass_on(data: bytes) -> bool:
-            ready = tap.feed(data)
+            ready = feed(data)
             if answer.ended:  # the end is next: one write for both
                 client.hold(ready)
-                return not over_cap()
-            return (not ready or client.write_now(ready)) and not over_cap()
+                return True
+            return not ready or write_now(ready)
 
         def pass_on_to_cap(data: bytes) -> bool:
             # Event by event: one read may bring many times what the hold pays for. With its end, it brings its price.
             if any(name.encode() in data for name in _TERMINALS):
-                return pass_on(data)
+                return pass_on(data) and not over_cap()
             keeps_up = [pass_on(event) for event in takewhile(lambda _: not over_cap(), split_events(data))]
-            return all(keeps_up)
+            return all(keeps_up) and not over_cap()
 
         first = answer.read_nowait()  # what came with the head goes with the head
         take = pass_on if cap is None else pass_on_to_cap

@@ -31,7 +31,7 @@ class Connection(Protocol):
 class Http1Answer:
     """`transport.Answer` over an HTTP/1.1 connection. `connection` is None once the message has ended or failed."""
 
-    __slots__ = ("connection", "fault", "headers", "pieces", "status", "take", "unread_bytes", "waiter")
+    __slots__ = ("connection", "ended", "fault", "headers", "pieces", "status", "take", "unread_bytes", "waiter")
 
     def __init__(self, connection: Connection, pieces: Sequence[bytes]) -> None:
         self.status = 0
@@ -42,11 +42,7 @@ class Http1Answer:
         self.waiter: asyncio.Future[None] | None = None
         self.take: Callable[[bytes], bool] | None = None  # who takes what arrives while `pump` waits
         self.fault: UpstreamFault | None = None
-
-    @property
-    def ended(self) -> bool:
-        """See `Answer.ended`."""
-        return self.connection is None and self.fault is None
+        self.ended = False  # see `Answer.ended`
 
     def read_nowait(self) -> bytes:
         """See `Answer.read_nowait`."""
@@ -97,19 +93,12 @@ class Http1Answer:
                 return True
         return False
 
-    def hand_over(self) -> bool:
-        """Give what has arrived to `pump`'s taker; False: `pump` is to go on by itself."""
-        if self.take is None or not self.pieces:
-            return False
-        try:
-            if self.take(self.read_nowait()):
-                return True
-        except Exception as error:  # noqa: BLE001 - it belongs to the task that waits in `pump`, not to the event loop
-            waiter, self.waiter = self.waiter, None
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
+    def refuse(self, error: Exception) -> None:
+        """`pump`'s taker has raised: let `pump` do so."""
         self.take = None
-        return False
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def abort(self) -> None:
         """See `Answer.abort`."""

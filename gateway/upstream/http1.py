@@ -178,16 +178,33 @@ class Http1Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._stopped(error)
-        if before != _BODY or self._phase != _BODY or not self._pieces:
+        pieces = self._pieces
+        if before != _BODY or self._phase != _BODY or not pieces:
             self._step(answer, before, len(data))
             return
         self._overhead_bytes = 0
-        if answer.waiter is not None:
-            if answer.take is not None and answer.hand_over():
+        take = answer.take
+        if take is not None:
+            if len(pieces) == 1:
+                body = pieces.pop()
+            else:
+                body = b"".join(pieces)
+                pieces.clear()
+            try:
+                more = take(body)
+            except Exception as error:  # noqa: BLE001 - it belongs to the task that waits in `pump`, not to the event loop
+                answer.refuse(error)
+                self._deadline = math.inf
+                return
+            if more:
                 self._deadline = self._loop.time() + self.config.chunk_timeout_s
             else:
+                answer.take = None
                 self._deadline = math.inf
                 answer.wake()
+        elif answer.waiter is not None:
+            self._deadline = math.inf
+            answer.wake()
         else:
             answer.unread_bytes += len(data)
             if answer.unread_bytes > self.config.max_unread_bytes and not self._paused and self._transport is not None:
@@ -299,6 +316,7 @@ class Http1Connection(asyncio.Protocol):
         else:
             answer.pieces = ()
         answer.connection = None
+        answer.ended = True
         self._answer = None
         self._phase = _IDLE
         self._overhead_bytes = 0
