@@ -166,11 +166,12 @@ def decide(
     ending: Ending, hold: Hold, price: Price, *, model: str, upstream: str, trust_upstream_cost: bool = False
 ) -> Settlement:
     """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
-    charge = POLICY[ending.outcome] if ending.answered else Charge.NOTHING
+    outcome, answered, learnt, _estimated = ending
+    charge = POLICY[outcome] if answered else Charge.NOTHING
     usage, cost = NO_USAGE, 0
     settled_by: SettledBy = "-"
-    if charge is not Charge.NOTHING and ending.usage is not None:
-        usage, settled_by = ending.usage, "usage"
+    if learnt is not None and charge is not Charge.NOTHING:
+        usage, settled_by = learnt, "usage"
         cost = cost_of_usage_nano_usd(price, usage)
         if trust_upstream_cost and usage.cost_usd is not None:
             cost, settled_by = _upstream_cost(usage.cost_usd, cost)
@@ -178,7 +179,7 @@ def decide(
         usage, settled_by = _estimate(ending, hold), "estimate"
         cost = min(cost_of_usage_nano_usd(price, usage), hold.amount_nano_usd)
     kind: Literal["settle", "void"] = "void" if settled_by == "-" else "settle"
-    return Settlement(hold, kind, cost, usage, settled_by, ending.outcome, model, upstream)
+    return Settlement(hold, kind, cost, usage, settled_by, outcome, model, upstream)
 
 
 def _upstream_cost(text: str, priced: int) -> tuple[int, SettledBy]:

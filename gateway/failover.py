@@ -15,10 +15,8 @@ All within `failover_s`. The last refusal is the answer where nobody does better
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -40,6 +38,7 @@ _FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}  # th
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SERVER_ERROR: Final = 500
+_RATE_LIMITED: Final = 429
 # Nothing has been asked of an upstream that could not be reached: another may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
 _SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
@@ -48,17 +47,16 @@ _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIME
 
 async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, record: Record) -> Opened:
     """An upstream's answer, its head read. Raises GatewayError when there is none."""
-    clock = asyncio.get_running_loop().time
-    search = _Search(admitted, client, record, clock)
-    give_up_s = clock() + plan.limits.failover_s
-    for upstream, key in _candidates(plan, admitted, clock()):
-        if record.tried and clock() >= give_up_s:
+    search = _Search(admitted, client, record)
+    began_s = time.monotonic()
+    for upstream, key in _candidates(plan, admitted, began_s):
+        if record.tried and time.monotonic() - began_s >= plan.limits.failover_s:
             break
         if search.is_worth_asking(upstream) and await search.ask(upstream, key):
             break
     if not record.tried:
         # What the provider says now is better than what it said to somebody else, perhaps of another model.
-        for upstream, key in _candidates(plan, admitted, clock(), resting=True):
+        for upstream, key in _candidates(plan, admitted, time.monotonic(), resting=True):
             if search.is_worth_asking(upstream):
                 await search.ask(upstream, key)
                 break
@@ -69,48 +67,46 @@ async def open_upstream(plan: Plan, admitted: Admitted, client: Downstream, reco
     raise GatewayError(
         "no_available_provider",
         f"No provider for {admitted.route.model!r} is available just now.",
-        wait_ms=_soonest_ms(plan, admitted.route, clock()),
+        wait_ms=_soonest_ms(plan, admitted.route, time.monotonic()),
     )
 
 
 class _Search:
     """One request's way through its candidates. State that changes: `answer` and `failure`, the last one's; `_down`."""
 
-    def __init__(self, admitted: Admitted, client: Downstream, record: Record, clock: Callable[[], float]) -> None:
+    __slots__ = ("_admitted", "_body", "_down", "_headers", "_record", "answer", "failure")
+
+    def __init__(self, admitted: Admitted, client: Downstream, record: Record) -> None:
         route, envelope = admitted.route, admitted.envelope
         renamed = envelope.body and route.wire_model != envelope.model
         self.answer: Opened | None = None
         self.failure: GatewayError | None = None
+        self._admitted = admitted
         self._body = with_model(envelope, route.wire_model) if renamed else envelope.body
         self._headers = _upstream_headers(client, record)
-        self._model = route.wire_model
-        self._max_output_tokens = envelope.max_output_tokens
-        self._method = admitted.target.operation.method.encode()
-        self._path = admitted.target.path
-        self._may_repeat = route.rule.repeat_started
         self._record = record
-        self._clock = clock
         self._down: set[str] = set()  # upstreams for which another key would change nothing
 
     def is_worth_asking(self, upstream: Upstream) -> bool:
-        return upstream.enabled and upstream.name not in self._down and upstream.breaker.allows(self._clock())
+        return upstream.enabled and upstream.name not in self._down and upstream.breaker.allows(time.monotonic())
 
     async def ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
         """Whether the search is over. Raises GatewayError where it must not go on."""
         if self.answer is not None:
             self.answer.answer.abort()
             self.answer = None
-        self._record.tried.append(f"{upstream.name}#{key.number}")
-        self._record.upstream = upstream.name
-        headers = self._headers
-        if (trace := self._record.trace) is not None:
-            host, port = upstream.address
-            headers = headers + trace.attempt(upstream.name, host, port, self._model, self._max_output_tokens)
+        admitted, record, name = self._admitted, self._record, upstream.name
+        record.tried.append(f"{name}#{key.number}")
+        record.upstream = name
+        headers, target = self._headers, admitted.target
+        if record.trace is not None:
+            model, most = admitted.route.wire_model, admitted.envelope.max_output_tokens
+            headers = headers + record.trace.attempt(name, *upstream.address, model, most)
         began = time.perf_counter()
         try:
-            answer = await upstream.attempt(key, self._method, self._path, headers, self._body)
+            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, self._body)
         except UpstreamFault as fault:
-            self._record.attempts.append((upstream.name, fault.kind.value, time.perf_counter() - began))
+            record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
             self._failed(upstream, fault)
             return False
         except BaseException as error:
@@ -118,21 +114,23 @@ class _Search:
             if isinstance(error, ValueError):
                 raise GatewayError("invalid_field", f"The request cannot be passed on: {error}.") from None
             raise
-        self._record.attempts.append((upstream.name, str(answer.status), time.perf_counter() - began))
-        self._record.upstream_status = answer.status
-        upstream.note_answer(key, answer.status, retry_after_s(answer.headers), self._clock())
+        status = answer.status
+        record.attempts.append((name, str(status), time.perf_counter() - began))
+        record.upstream_status = status
+        rest_s = retry_after_s(answer.headers) if status == _RATE_LIMITED else None
+        upstream.note_answer(key, status, rest_s, time.monotonic())
         self.answer = Opened(upstream, key, answer)
-        broken = answer.status >= _SERVER_ERROR
+        broken = status >= _SERVER_ERROR
         if broken:
-            self._down.add(upstream.name)
-        return not broken and answer.status not in _NEXT_KEY
+            self._down.add(name)
+        return not broken and status not in _NEXT_KEY
 
     def _failed(self, upstream: Upstream, fault: UpstreamFault) -> None:
-        upstream.note_fault(fault.kind, self._clock())
+        upstream.note_fault(fault.kind, time.monotonic())
         self._down.add(upstream.name)
         self._record.detail = str(fault)
         self.failure = fault_error(fault)
-        if fault.sent and fault.kind not in _UNSENT and not self._may_repeat:
+        if fault.sent and fault.kind not in _UNSENT and not self._admitted.route.rule.repeat_started:
             raise self.failure from None
 
 
@@ -150,11 +148,11 @@ def fault_error(fault: UpstreamFault) -> GatewayError:
 def _candidates(
     plan: Plan, admitted: Admitted, now_s: float, *, resting: bool = False
 ) -> list[tuple[Upstream, UpstreamKey]]:
-    found = [
-        (upstream, key)
-        for upstream in (plan.upstreams[name] for name in admitted.route.candidates)
-        for key in (upstream.keys.keys if resting else upstream.keys.candidates(now_s))
-    ]
+    found: list[tuple[Upstream, UpstreamKey]] = []
+    for name in admitted.route.candidates:
+        upstream = plan.upstreams[name]
+        for key in upstream.keys.keys if resting else upstream.keys.candidates(now_s):
+            found.append((upstream, key))  # noqa: PERF401 - one candidate is the rule: a comprehension is a call more
     if resting:
         found.sort(key=lambda candidate: candidate[1].rests_until_s)
     if admitted.made is None:
@@ -182,7 +180,9 @@ def _upstream_headers(client: Downstream, record: Record) -> Headers:
         (b"x-request-id", record.request_id.encode()),
     ]
     forwarded = FORWARDED if record.trace is None else _FORWARDED_IN_A_TRACE
-    headers += [(name, value) for name, value in client.headers if name in forwarded]
+    for header in client.headers:
+        if header[0] in forwarded:
+            headers.append(header)  # noqa: PERF401 - a comprehension is a call more
     return headers
 
 

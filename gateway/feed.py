@@ -124,6 +124,7 @@ def event(record: Record) -> dict[str, Any]:
 def counts(records: Iterable[Record], now_ms: int) -> Mapping[Where, Counter[str]]:
     """What is rolled up of finished requests (ledger.seen): refused ones now, others when they were admitted."""
     found: defaultdict[Where, Counter[str]] = defaultdict(Counter)
+    ended: dict[tuple[str, int, str, Outcome, int, int], int] = {}  # words are written for each kind, not for each one
     for record in records:
         settlement, model = record.settlement, record.model or ""
         if settlement is None:
@@ -132,13 +133,21 @@ def counts(records: Iterable[Record], now_ms: int) -> Mapping[Where, Counter[str
             reason = f"{record.code},{explain.get('limit') or ''},{explain.get('scope') or ''}"
             found[where][f"no,{reason}|{model}"] += 1
             continue
-        counter = found[Where(settlement.hold.team_id, _hour(settlement.hold.admitted_ms))]
-        model = settlement.model or model
-        counter[f"end,{settlement.outcome.value}|{model}"] += 1
+        total, first = 0, 0
         if settlement.kind == "settle" and record.ended is not None:
-            counter[f"total,{bucket_ms((record.ended - record.started) * 1000)}|{model}"] += 1
+            total = bucket_ms((record.ended - record.started) * 1000)
             if record.stream and record.first_byte is not None:
-                counter[f"first,{bucket_ms((record.first_byte - record.started) * 1000)}|{model}"] += 1
+                first = bucket_ms((record.first_byte - record.started) * 1000)
+        hold = settlement.hold
+        key = (hold.team_id, _hour(hold.admitted_ms), settlement.model or model, settlement.outcome, total, first)
+        ended[key] = ended.get(key, 0) + 1
+    for (team_id, hour_ms, model, outcome, total, first), requests in ended.items():
+        counter = found[Where(team_id, hour_ms)]
+        counter[f"end,{outcome.value}|{model}"] += requests
+        if total:
+            counter[f"total,{total}|{model}"] += requests
+        if first:
+            counter[f"first,{first}|{model}"] += requests
     return found
 
 
@@ -158,7 +167,7 @@ def timing(record: Record) -> dict[str, Any]:
 
 
 def _hour(at_ms: int) -> int:
-    return at_ms // STEP_MS["hour"] * STEP_MS["hour"]
+    return at_ms - at_ms % STEP_MS["hour"]
 
 
 def _refused(record: Record) -> RefusedRequest:

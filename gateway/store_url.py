@@ -15,14 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 EMBEDDED: Final = "embedded"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """A node: TCP `host` and `port`, or the `path` of a unix socket."""
 
     host: str = ""

@@ -101,21 +101,50 @@ class Record:
         """What an admin who asks for it is shown with the answer."""
         return [(b"x-gateway-tried", ", ".join(self.tried).encode())] if self.shows_tried else []
 
-    def line(self, **first: str) -> dict[str, Any]:
-        """The fields of the log line, behind `first`; what does not apply is left out."""
-        fields: dict[str, Any] = first
-        fields["event"] = "request"
-        fields |= {name: value for name, value in zip(_LOGGED, _logged(self), strict=True) if value is not None}
+    def line(self, stamp: str = "") -> dict[str, Any]:
+        """The fields of the log line; what does not apply is left out."""
+        fields: dict[str, Any] = {
+            "timestamp": stamp,
+            "level": "info",
+            "event": "request",
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": self.outcome,
+            "state": self.state,
+            "code": self.code,
+            "team_id": self.team_id,
+            "key_id": self.key_id,
+            "model": self.model,
+            "stream": self.stream,
+            "upstream": self.upstream,
+            "upstream_status": self.upstream_status,
+            "upstream_request_id": self.upstream_request_id,
+            "response_id": self.response_id,
+            "detail": self.detail,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+        for name in _OPTIONAL:
+            if fields[name] is None:
+                del fields[name]
         if self.trace is not None:
             fields["trace_id"] = self.trace.trace_id
-        for name in ("client", "tried", "spooled", "unchecked"):
-            if value := getattr(self, name):
-                fields[name] = value
+        if self.client:
+            fields["client"] = self.client
+        if self.tried:
+            fields["tried"] = self.tried
+        if self.spooled:
+            fields["spooled"] = True
+        if self.unchecked:
+            fields["unchecked"] = True
         fields |= self.timings()
-        if self.settlement is not None:
-            usage = self.settlement.usage
-            fields["settled_by"] = self.settlement.settled_by
-            fields["cost_usd"] = format_usd(self.settlement.cost_nano_usd)
+        settlement = self.settlement
+        if settlement is not None:
+            usage = settlement.usage
+            fields["settled_by"] = settlement.settled_by
+            fields["cost_usd"] = format_usd(settlement.cost_nano_usd)
             fields["input_tokens"] = usage.input_tokens
             fields["cached_input_tokens"] = usage.cached_input_tokens
             fields["output_tokens"] = usage.output_tokens
@@ -126,17 +155,16 @@ class Record:
         """What has happened so far, in ms since the request's head."""
         started = self.started
         times = zip(_MARKS, _marks(self), strict=True)
-        return {name: round((at - started) * 1000, 3) for name, at in times if at is not None}
+        # To the microsecond, without round(), which writes the number down to find its digits.
+        return {name: ((at - started) * 1e6 + 0.5) // 1 / 1e3 for name, at in times if at is not None}
 
 
 # fmt: off
-_LOGGED: Final = (
-    "request_id", "method", "path", "status", "outcome", "state", "code", "team_id", "key_id", "model", "stream",
-    "upstream", "upstream_status", "upstream_request_id", "response_id", "detail", "bytes_in", "bytes_out",
+_OPTIONAL: Final = (
+    "code", "team_id", "key_id", "model", "upstream", "upstream_status", "upstream_request_id", "response_id", "detail",
 )
 _MARKS: Final = ("received_ms", "routed_ms", "admit_ms", "open_ms", "first_byte_ms", "relayed_ms", "total_ms")
 # fmt: on
-_logged: Final = attrgetter(*_LOGGED)
 _marks: Final = attrgetter("received", "routed", "admitted", "opened", "first_byte", "relayed", "ended")
 
 
@@ -167,7 +195,7 @@ class RequestLog:
             words = " ".join(f"{name}={value}" for name, value in record.line().items() if name not in _HIDDEN)
             line = f"{stamp}Z {record.method} {record.path} {record.status} {words}\n"
         else:
-            fields = record.line(timestamp=stamp + "Z", level="info")
+            fields = record.line(stamp + "Z")
             line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE).decode()
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -179,7 +207,9 @@ class RequestLog:
         self._stream.flush()
 
 
-_HIDDEN: Final = frozenset({"event", "method", "path", "status", "stream", "state", "bytes_in", "bytes_out"})
+_HIDDEN: Final = frozenset(
+    {"timestamp", "level", "event", "method", "path", "status", "stream", "state", "bytes_in", "bytes_out"}
+)
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 

@@ -40,21 +40,27 @@ def parse_usage(obj: object) -> Usage | None:
     """The usage in a decoded JSON value; None where it has no sound input and output counts. Never raises."""
     if not isinstance(obj, dict):
         return None
-    input_tokens, output_tokens = _count(obj.get("input_tokens")), _count(obj.get("output_tokens"))
+    get = obj.get
+    input_tokens, output_tokens = _count(get("input_tokens")), _count(get("output_tokens"))
     if input_tokens is None or output_tokens is None:
         return None
-    total = _count(obj.get("total_tokens"))
+    total = _count(get("total_tokens"))
+    cached = _detail(get("input_tokens_details"), "cached_tokens")
+    reasoning = _detail(get("output_tokens_details"), "reasoning_tokens")
+    cost = get("cost")
     return Usage(
-        input_tokens=input_tokens,
-        cached_input_tokens=_detail(obj.get("input_tokens_details"), "cached_tokens"),
-        output_tokens=output_tokens,
-        reasoning_tokens=_detail(obj.get("output_tokens_details"), "reasoning_tokens"),
-        total_tokens=input_tokens + output_tokens if total is None else total,
-        cost_usd=_cost(obj.get("cost")),
+        input_tokens,
+        cached,
+        output_tokens,
+        reasoning,
+        input_tokens + output_tokens if total is None else total,
+        None if cost is None else _cost(cost),
     )
 
 
 def _count(value: object) -> int | None:
+    if type(value) is int:  # no bool
+        return value if 0 <= value <= MAX_TOKENS else None
     if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_TOKENS:
         value = int(value)  # "12.0" is what some JSON writers make of 12
     if isinstance(value, bool) or not isinstance(value, int):

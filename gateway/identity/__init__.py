@@ -14,8 +14,7 @@ import re
 import secrets
 import string
 import zlib
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
 
@@ -28,8 +27,7 @@ _FORMAT: Final = re.compile(
 _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
+class ApiKey(NamedTuple):
     """A well-formed API key as presented. It may still be unknown, revoked or expired: the admission script tells."""
 
     team_id: str
@@ -75,9 +73,12 @@ def secret_text(seed: bytes | None = None) -> str:
 def parse_api_key(text: str) -> ApiKey:
     """The parts of a presented key. Raises GatewayError `invalid_api_key` if it is malformed."""
     match = _FORMAT.fullmatch(text)
-    if match is None or checksum(text[:-8]) != match[4]:
+    if match is None:
         raise invalid_api_key()
-    return ApiKey(match[1], match[2], hash_of(match[3]))
+    team_id, key_id, secret, check = match.groups()
+    if checksum(text[:-8]) != check:
+        raise invalid_api_key()
+    return ApiKey(team_id, key_id, hash_of(secret))
 
 
 def present(authorization: str | None) -> ApiKey:
@@ -85,7 +86,7 @@ def present(authorization: str | None) -> ApiKey:
     if authorization is None:
         raise invalid_api_key()
     scheme, _, text = authorization.partition(" ")
-    if scheme.lower() != "bearer":
+    if scheme != "Bearer" and scheme.lower() != "bearer":
         raise invalid_api_key()
     return parse_api_key(text.strip())
 

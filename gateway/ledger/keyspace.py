@@ -47,9 +47,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Step = Literal["hour", "day"]
 
@@ -64,7 +63,9 @@ LIVE: Final = "gw:live"
 LIVE_WANTED: Final = "gw:live-wanted"
 WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
-STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 86_400_000
+STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": _HOUR_MS, "day": _DAY_MS})
 """How long a step is that figures are rolled up by."""
 TIMINGS_MS: Final = 86_400_000
 
@@ -74,8 +75,7 @@ WITHOUT_TTL: Final = re.compile(
 )  # each for the reason in the table above; a test fails on any other key that has no TTL
 
 
-@dataclass(frozen=True, slots=True)
-class TeamKeys:
+class TeamKeys(NamedTuple):
     """The keys of one team."""
 
     team_id: str
@@ -86,8 +86,29 @@ class TeamKeys:
     def of_request(self, key_id: str) -> list[str]:
         """What each request touches: team, key, state, holds, held, journal."""
         prefix = f"gw:{{{self.team_id}}}:"
-        names = "team", f"key:{key_id}", "state", "holds", "held", "journal"
-        return [prefix + name for name in names]
+        return [
+            prefix + "team",
+            f"{prefix}key:{key_id}",
+            prefix + "state",
+            prefix + "holds",
+            prefix + "held",
+            prefix + "journal",
+        ]
+
+    def of_settlement(self, key_id: str, hold_id: str, admitted_ms: int) -> list[str]:
+        """What each settlement touches: the same, how the hold ended, the usage of its hour and of its day."""
+        prefix = f"gw:{{{self.team_id}}}:"
+        return [
+            prefix + "team",
+            f"{prefix}key:{key_id}",
+            prefix + "state",
+            prefix + "holds",
+            prefix + "held",
+            prefix + "journal",
+            f"{prefix}done:{hold_id}",
+            f"{prefix}used:{admitted_ms // _HOUR_MS}",
+            f"{prefix}used-day:{admitted_ms // _DAY_MS}",
+        ]
 
     @property
     def team(self) -> str:

@@ -23,9 +23,10 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -58,6 +59,9 @@ class Resolution(IntEnum):
     REPLAYED = 2  # the very same was posted before
     LATE = 3  # its hold had expired, or never was: a cost is posted, a void is nothing to do
     UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
+
+
+_RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one for one in Resolution})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +249,7 @@ class Ledger:
 
     def _resolved(self, reply: list[Any], args: list[str]) -> int:
         """The balance after a settlement. One that was not posted is logged with all that was sent."""
-        resolution = Resolution(reply[0])
+        resolution = _RESOLUTIONS[reply[0]]
         self.resolutions[resolution] += 1
         if resolution is Resolution.CONFLICT or (resolution is Resolution.UNKNOWN and args[1] == "settle"):
             self._log.error(
@@ -332,8 +336,7 @@ class Ledger:
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
         hold, usage = settlement.hold, settlement.usage
         names = TeamKeys(hold.team_id)
-        keys = names.of_request(hold.key_id)
-        keys += (names.done(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms))
+        keys = names.of_settlement(hold.key_id, hold.id, hold.admitted_ms)
         if hold.mark is not None:
             keys.append(names.mark(hold.key_id, hold.mark))
         return keys, [
@@ -343,7 +346,7 @@ class Ledger:
             hold.key_id,
             settlement.model,
             settlement.upstream,
-            settlement.outcome.value,
+            settlement.outcome,
             settlement.settled_by,
             str(usage.input_tokens),
             str(usage.cached_input_tokens),
@@ -356,17 +359,10 @@ class Ledger:
 
 
 def _hold(ask: Ask, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
-    demand = ask.demand
+    request_id, key, _patterns, demand, _max_output_tokens, mark = ask
+    _model, amount, input_tokens, output_tokens, _price, _unsaid = demand
     return Hold(
-        id=ask.request_id,
-        team_id=ask.key.team_id,
-        key_id=ask.key.key_id,
-        amount_nano_usd=demand.amount_nano_usd,
-        input_tokens=demand.input_tokens,
-        output_tokens=demand.output_tokens,
-        admitted_ms=admitted_ms,
-        mark=ask.idempotency_key,
-        unchecked_secret=unchecked_secret,
+        request_id, key.team_id, key.key_id, amount, input_tokens, output_tokens, admitted_ms, mark, unchecked_secret
     )
 
 

@@ -11,8 +11,6 @@ was charged by an estimate; the first usage that is seen later corrects that, by
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 import orjson
@@ -29,8 +27,7 @@ from gateway.usage import Usage
 LOOK: Final = Script.load("look_v1")
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A response: who made it, for whom, and what it was charged. `settled`: by its usage; else by an estimate.
 
     `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time.
@@ -48,9 +45,6 @@ class Made:
     cached_input_tokens: int
     output_tokens: int
     reasoning_tokens: int
-
-
-_remembered: Final = attrgetter(*(field.name for field in fields(Made)[1:]))  # behind the id; `find` reads them back
 
 
 class Memory(NamedTuple):
@@ -76,9 +70,8 @@ class Responses:
         """What the settlement is to write down; None: nothing is remembered."""
         if not self._ttl_ms:
             return None
-        return Memory(
-            TeamKeys(team_id).response(made.response_id), orjson.dumps(_remembered(made)).decode(), self._ttl_ms
-        )
+        remembered = orjson.dumps(made[1:]).decode()  # what is behind the id; `find` reads it back
+        return Memory(TeamKeys(team_id).response(made.response_id), remembered, self._ttl_ms)
 
     async def find(self, key: ApiKey, response_id: str) -> Made:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
@@ -117,21 +110,9 @@ class Responses:
 
 def made_by(settlement: Settlement, response_id: str, upstream_key: str) -> Made:
     """What is remembered of a response, from how its request was settled."""
-    usage = settlement.usage
-    return Made(
-        response_id=response_id,
-        upstream=settlement.upstream,
-        upstream_key=upstream_key,
-        model=settlement.model,
-        key_id=settlement.hold.key_id,
-        admitted_ms=settlement.hold.admitted_ms,
-        settled=settlement.settled_by in ("usage", "upstream_cost"),
-        cost_nano_usd=settlement.cost_nano_usd,
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-    )
+    hold, _kind, cost, usage, settled_by, _outcome, model, upstream = settlement
+    by_usage = settled_by in ("usage", "upstream_cost")
+    return Made(response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, by_usage, cost, *usage[:4])
 
 
 def correction(made: Made, settlement: Settlement) -> tuple[Settlement, Made]:

@@ -9,7 +9,7 @@ State that changes: all objects.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -122,10 +122,11 @@ class KeyRing:
         self.keys = keys
         self._next = 0
 
-    def candidates(self, now_s: float) -> list[UpstreamKey]:
+    def candidates(self, now_s: float) -> Sequence[UpstreamKey]:
         """Keys that do not rest, the next in turn first."""
-        if len(self.keys) == 1:
-            return [key for key in self.keys if key.usable(now_s)]
-        start, self._next = self._next, (self._next + 1) % len(self.keys)
-        in_turn = self.keys[start:] + self.keys[:start]
+        keys = self.keys
+        if len(keys) == 1:
+            return keys if keys[0].usable(now_s) else ()
+        start, self._next = self._next, (self._next + 1) % len(keys)
+        in_turn = keys[start:] + keys[:start]
         return [key for key in in_turn if key.usable(now_s)]

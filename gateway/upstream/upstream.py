@@ -14,6 +14,7 @@ other fault     failure    -
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -66,9 +67,11 @@ class Upstream:
         self.enabled = True
         self._log = structlog.get_logger("gateway.upstream")
 
-    async def attempt(self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: Body) -> Answer:
+    def attempt(
+        self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: Body
+    ) -> Awaitable[Answer]:
         """One request with one of this upstream's keys. Raises UpstreamFault."""
-        return await self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
+        return self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
 
     def note_answer(self, key: UpstreamKey, status: int, retry_after_s: float | None, now_s: float) -> None:
         """Learns from an answer's head."""
