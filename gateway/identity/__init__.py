@@ -14,7 +14,8 @@ import re
 import secrets
 import string
 import zlib
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from gateway.errors import GatewayError
 
@@ -27,7 +28,8 @@ _FORMAT: Final = re.compile(
 _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
 
 
-class ApiKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ApiKey:
     """A well-formed API key as presented. It may still be unknown, revoked or expired: the admission script tells."""
 
     team_id: str
