@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway import endings
+from gateway.blocks import split_events
 from gateway.downstream import Downstream, Headers
 from gateway.errors import GatewayError
 from gateway.exchange import TRANSITIONS, Ending, Event, Outcome
@@ -27,7 +28,7 @@ from gateway.interrupt import Interrupt, Reason
 from gateway.lenient import is_json, parse_object
 from gateway.operations import CREATE, is_response_id
 from gateway.pipeline import Admitted, Opened
-from gateway.sse import Tap, split_events
+from gateway.sse import Tap
 from gateway.telemetry import Record
 from gateway.upstream.transport import UpstreamFault
 from gateway.usage import Usage, parse_usage

@@ -19,7 +19,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.sse import fields
+from gateway.blocks import fields
 from tests.contract.scripted import Step, close, hang, request, reset, send
 from tests.faults.conftest import Stages
 from tests.faults.stage import (

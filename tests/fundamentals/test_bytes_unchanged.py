@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.sse import last_boundary
+from gateway.blocks import last_boundary
 from tests.fundamentals.raw import RawAnswer, RawProvider, Wire, bearer, chunked
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server

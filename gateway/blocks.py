@@ -1,0 +1,56 @@
+"""An event stream's blocks, as bytes: what stands between blank lines (WHATWG HTML, server-sent events)."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Final
+
+BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+
+
+def last_boundary(window: bytes) -> int:
+    """The index behind the last blank line in `window`, -1 if there is none.
+
+    A CR at the end that may be half of a CRLF is none yet where the line before it ended in LF: a blank line that comes
+    in two writes loses the event for some clients. Behind another CR it counts at once, or CR streams would lag behind.
+    """
+    best = window.rfind(b"\n\n") + 2
+    if b"\r" in window:
+        best = max(best, window.rfind(b"\r\r") + 2, window.rfind(b"\n\r", 0, len(window) - 1) + 2)
+        if best > 1 and window[best - 1] == 13 and window[best : best + 1] == b"\n":  # noqa: PLR2004 - 13 is CR
+            best += 1
+    return best if best > 1 else -1
+
+
+def split_events(data: bytes) -> list[bytes]:
+    """The same bytes, cut behind each blank line."""
+    cuts = [0, *(blank.end() for blank in BLANK_LINE.finditer(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(cuts) if start < end]
+
+
+def fields(block: bytes) -> tuple[str, bytes]:
+    """The event name ("" if none) and data of one block of LF lines; several data lines join with LF."""
+    name, data = b"", []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return name.decode("utf-8", "replace"), data[0] if len(data) == 1 else b"\n".join(data)
+
+
+def block_at(text: bytes, at: int) -> tuple[int, int]:
+    """Where the block around index `at` starts and ends."""
+    start, end = text.rfind(b"\n\n", 0, at), text.find(b"\n\n", at)
+    return (start + 2 if start >= 0 else 0), (end if end >= 0 else len(text))
+
+
+def blocks(text: bytes, marker: bytes) -> list[tuple[int, int]]:
+    """Every block that has `marker` in it, in one pass."""
+    found, at = [], 0
+    while (at := text.find(marker, at)) >= 0:
+        found.append(block_at(text, at))
+        at = found[-1][1]
+    return found
