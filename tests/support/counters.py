@@ -7,19 +7,19 @@ from gateway.ledger.script import Script
 from tests.support.servers import Server
 
 _SET: Final = """
-local c, names = load_state(KEYS[1], ARGV[1])
-local at = ARGV[2] == 'key' and KEY or TEAM
-for i, name in ipairs(COUNTERS) do
+local available, held, team, key = load_state(KEYS[1], ARGV[1])
+local scope = ARGV[2] == 'key' and key or team
+for at, name in pairs(COUNTERS) do
   for pair = 3, #ARGV, 2 do
-    if name == ARGV[pair] then c[at + i] = tonumber(ARGV[pair + 1]) end
+    if name == ARGV[pair] then scope[at] = tonumber(ARGV[pair + 1]) end
   end
 end
-save_state(KEYS[1], c, names)
+save_state(KEYS[1], ARGV[1], available, held, team, key)
 """
 
 
 def set_counters(store: Server, team_id: str, key_id: str, scope: str, **counters: int) -> None:
-    """Sets counters of a team (`scope` "team") or of its key ("key"), by the names in scripts/common.lua."""
+    """Sets counters of a team (`scope` "team") or of its key ("key"), by the names in scripts/names.lua."""
     words = [str(word) for pair in counters.items() for word in pair]
-    source = Script.load("common").source + _SET
+    source = Script.load("common").source + Script.load("names").source + _SET
     store.run("EVAL", source, 1, TeamKeys(team_id).state, key_id, scope, *words)

@@ -13,93 +13,87 @@
 -- Of several limits in the way, the one that stays there longest refuses: who waits as long as it says gets through.
 -- A request that does not say how much it wants holds no more output than its key and team may ask for.
 --@include common
+--@include limits
 
 local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot is free
 local NO_LIMIT = 9007199254740991
-local team, key, state, holds, held, journal, mark = unpack(KEYS)
+local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- behind the limits, in what is loaded
+local team_hash, key_hash, state, holds, held_hash, journal, mark = unpack(KEYS)
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
-local amount, tokens, max_output = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local dry_run = ARGV[9] == '1'
+local amount, tokens, max_output = ARGV[5] + 0, ARGV[6] + 0, ARGV[7] + 0
 local now = server_ms()
-local index = period_indices(now)
-local rates = { -1, -1, 0, -1, -1, 0 }
-local available = 0
+local available, held = 0, 0
 local metered = false
 local cut = 0 -- 1: the key wants no stream to exceed its hold
-local c, names, scopes -- the state; of key and team: { name, place in the state, limits, models }
+local key, team -- the counters of both, once they are loaded; and their limits
+local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash)
+local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered')
 
--- Of the scope with the least left.
-local function note_rates()
-  for _, scope in ipairs(scopes) do
-    local at, rpm, tpm = scope[2], scope[3][RPM], scope[3][TPM]
-    if rpm then
-      local left, reset = bucket_left(c[at + RQ], rpm)
-      if rates[2] < 0 or left < rates[2] then rates[1], rates[2], rates[3] = rpm, left, reset end
-    end
-    if tpm then
-      local left, reset = bucket_left(c[at + TK], tpm)
-      if rates[5] < 0 or left < rates[5] then rates[4], rates[5], rates[6] = tpm, left, reset end
-    end
+-- Of the scope with the least left: limit, left, reset_ms.
+local function least_of_bucket(limit, level)
+  local most, least, reset = -1, -1, 0
+  if key_limits[limit] then
+    most = key_limits[limit]
+    least, reset = bucket_left(key[level], most)
   end
+  if team_limits[limit] then
+    local left, team_reset = bucket_left(team[level], team_limits[limit])
+    if least < 0 or left < least then most, least, reset = team_limits[limit], left, team_reset end
+  end
+  return most, least, reset
 end
 
--- What a request could be made of that is to pass every credit and budget: nano-USD and tokens.
-local function least_left()
-  local usd, units = NO_LIMIT, NO_LIMIT
-  if metered then usd = available end
-  for _, scope in ipairs(scopes or {}) do
-    local at, limits = scope[2], scope[3]
+local function answer(admitted, code, scope, limit, used, wait_ms)
+  local rq_limit, rq_left, rq_reset, tk_limit, tk_left, tk_reset = -1, -1, 0, -1, -1, 0
+  if key then
+    rq_limit, rq_left, rq_reset = least_of_bucket(RPM, RQ)
+    tk_limit, tk_left, tk_reset = least_of_bucket(TPM, TK)
+  end
+  return {
+    admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, cut,
+    rq_limit, rq_left, rq_reset, tk_limit, tk_left, tk_reset,
+  }
+end
+
+-- With what a request could be made of that is to pass every credit and budget: nano-USD and tokens.
+local function refuse(code, scope, limit, used, wait_ms)
+  local usd, units = metered and available or NO_LIMIT, NO_LIMIT
+  for _, pair in ipairs(key and { { key, key_limits }, { team, team_limits } } or {}) do
+    local counters, limits = pair[1], pair[2]
     for i = 1, 2 * TOTAL do
-      local left = limits[BUDGETS + i] and limits[BUDGETS + i] - c[at + USD + i]
+      local left = limits[BUDGETS + i] and limits[BUDGETS + i] - counters[COUNTED[i]]
       if left and i <= TOTAL then usd = min(usd, left) elseif left then units = min(units, left) end
     end
     units = min(units, limits[TPM] or NO_LIMIT)
   end
-  return usd, units
-end
-
-local function answer(admitted, code, scope, limit, used, wait_ms)
-  return { admitted, now, code, scope, limit, used, wait_ms, available, amount, tokens, cut, unpack(rates) }
-end
-local function refuse(code, scope, limit, used, wait_ms)
-  if scopes then note_rates() end
-  local reply = answer(0, code, scope, limit or 0, used or 0, wait_ms or -1)
-  reply[#reply + 1], reply[#reply + 2] = least_left()
+  local reply = answer(0, code, scope, limit, used, wait_ms)
+  reply[#reply + 1], reply[#reply + 2] = usd, units
   return reply
 end
 
 -- Who calls: unknown, disabled and expired read the same from outside.
-local config =
-  redis.call('HMGET', key, 'status', 'expires_ms', 'models', 's:' .. secret_hash, 'u:' .. secret_hash, 'cut_at_cap',
-    unpack(LIMITS))
-local team_config = redis.call('HMGET', team, 'status', 'expires_ms', 'models', 'metered', unpack(LIMITS))
-local function dead(status, expires_ms)
-  return status ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
+local function dead(config)
+  local expires_ms = config[EXPIRES_MS]
+  return config[STATUS] ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
 end
-local secret_until = tonumber(config[4] or false)
-if not secret_until or (secret_until ~= 0 and now >= secret_until)
-  or dead(config[1], config[2]) or dead(team_config[1], team_config[2]) then
-  return refuse('invalid_api_key', 'key')
+local secret_until = tonumber(key_limits[FOURTH + 1] or false)
+if not secret_until or (secret_until ~= 0 and now >= secret_until) or dead(key_limits) or dead(team_limits) then
+  return refuse('invalid_api_key', 'key', 0, 0, -1)
 end
 
-metered = team_config[4] ~= '0'
-expire_holds(state, holds, held, journal, now, tonumber(ARGV[13]))
-
-if config[6] == '1' then cut = 1 end
-scopes = {
-  { 'key', KEY, to_limits(config, 7), config[3] },
-  { 'team', TEAM, to_limits(team_config, 5), team_config[3] },
-}
-c, names = load_state(state, key_id)
-for _, scope in ipairs(scopes) do advance(c, scope[2], scope[3], now, index) end
-available = c[AVAILABLE]
+metered = team_limits[FOURTH] ~= '0'
+if key_limits[FOURTH] == '1' then cut = 1 end
+expire_holds(state, holds, held_hash, journal, now, ARGV[13])
+available, held, team, key = load_state(state, key_id)
+advance(key, key_limits, now)
+advance(team, team_limits, now)
 
 if mark then
   local first = redis.call('GET', mark)
   if first then
     local id, ended = string.match(first, '^(%S+) ?(.*)$')
-    if ended ~= '' then return refuse('already_answered:' .. id, 'key') end
-    if redis.call('HEXISTS', held, id) == 1 then return refuse('request_in_progress:' .. id, 'key', 0, 0, 1000) end
+    if ended ~= '' then return refuse('already_answered:' .. id, 'key', 0, 0, -1) end
+    if redis.call('HEXISTS', held_hash, id) == 1 then return refuse('request_in_progress:' .. id, 'key', 0, 0, 1000) end
   end
 end
 
@@ -119,73 +113,69 @@ local function consider(code, scope, limit, used, wait_ms)
   end
 end
 
-for _, scope in ipairs(scopes) do
-  if not allowed(scope[4]) then consider('model_not_allowed', scope[1], 0, 0, -1) end
-end
-local output = tonumber(ARGV[11])
-for _, scope in ipairs(scopes) do
-  local cap = scope[3][MAX_OUTPUT]
-  if cap and max_output > cap then
-    consider('max_output_tokens', scope[1], cap, max_output, -1)
-  elseif cap and max_output < 0 and output > cap then
+if not allowed(key_limits[MODELS]) then consider('model_not_allowed', 'key', 0, 0, -1) end
+if not allowed(team_limits[MODELS]) then consider('model_not_allowed', 'team', 0, 0, -1) end
+
+local output = ARGV[11] + 0
+local function cap_output(scope, cap)
+  if max_output > cap then
+    consider('max_output_tokens', scope, cap, max_output, -1)
+  elseif max_output < 0 and output > cap then
     -- In two steps, since tokens x price may pass 2^53.
-    local less, price = output - cap, tonumber(ARGV[12])
+    local less, price = output - cap, ARGV[12] + 0
     amount = max(0, amount - less * floor(price / 1000000) - floor(less * (price % 1000000) / 1000000))
     tokens, output = tokens - less, cap
   end
 end
+if key_limits[MAX_OUTPUT] then cap_output('key', key_limits[MAX_OUTPUT]) end
+if team_limits[MAX_OUTPUT] then cap_output('team', team_limits[MAX_OUTPUT]) end
 
-for _, scope in ipairs(scopes) do
-  local name, at, limits = scope[1], scope[2], scope[3]
-  if limits[RPM] then
-    local wait = bucket_wait(c[at + RQ], limits[RPM], 1)
-    if wait ~= 0 then consider('rpm', name, limits[RPM], ceil(c[at + RQ] / MINUTE_MS), wait) end
+local function check(name, scope, limits)
+  local rpm, tpm, slots = limits[RPM], limits[TPM], limits[CONCURRENCY]
+  if rpm then
+    local wait = bucket_wait(scope[RQ], rpm, 1)
+    if wait ~= 0 then consider('rpm', name, rpm, ceil(scope[RQ] / MINUTE_MS), wait) end
   end
-  if limits[TPM] then
-    local wait = bucket_wait(c[at + TK], limits[TPM], tokens)
-    if wait ~= 0 then consider('tpm', name, limits[TPM], ceil(c[at + TK] / MINUTE_MS), wait) end
+  if tpm then
+    local wait = bucket_wait(scope[TK], tpm, tokens)
+    if wait ~= 0 then consider('tpm', name, tpm, ceil(scope[TK] / MINUTE_MS), wait) end
   end
-  local slots = limits[CONCURRENCY]
-  if slots and c[at + OPEN] >= slots then
-    consider('concurrency', name, slots, c[at + OPEN], slots > 0 and CONCURRENCY_WAIT_MS or -1)
+  if slots and scope[OPEN] >= slots then
+    consider('concurrency', name, slots, scope[OPEN], slots > 0 and CONCURRENCY_WAIT_MS or -1)
   end
   for i = 1, 2 * TOTAL do
-    local limit, used, more = limits[BUDGETS + i], c[at + USD + i], i <= TOTAL and amount or tokens
-    if limit and used + more > limit then
-      -- Waiting for the next period helps where the request fits into an empty one.
-      local period, wait = (i - 1) % TOTAL + 1, -1
-      if period ~= TOTAL and more <= limit then wait = period_end_ms(period, index[period]) - now end
-      consider(LIMITS[BUDGETS + i], name, limit, used, wait)
+    local limit = limits[BUDGETS + i]
+    if limit then
+      local used, more = scope[COUNTED[i]], i <= TOTAL and amount or tokens
+      if used + more > limit then
+        -- Waiting for the next period helps where the request fits into an empty one.
+        local period, wait = (i - 1) % TOTAL + 1, -1
+        if period ~= TOTAL and more <= limit then wait = period_end_ms(period, scope[PERIOD + period]) - now end
+        consider('budget_' .. (i <= TOTAL and 'usd_' or 'tokens_') .. PERIODS[period], name, limit, used, wait)
+      end
     end
   end
 end
-if metered and available < amount then
-  consider('credits', 'team', available, c[HELD], -1)
-end
+check('key', key, key_limits)
+check('team', team, team_limits)
+if metered and available < amount then consider('credits', 'team', available, held, -1) end
 if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end
-if dry_run then
-  note_rates()
-  return answer(1, '', '', 0, 0, 0)
-end
+if ARGV[9] == '1' then return answer(1, '', '', 0, 0, 0) end
 
-local buckets = 0
-for i, scope in ipairs(scopes) do
-  local at, limits = scope[2], scope[3]
-  c[at + OPEN] = c[at + OPEN] + 1
-  if limits[RPM] then c[at + RQ] = c[at + RQ] + MINUTE_MS end
-  if limits[TPM] then
-    c[at + TK] = c[at + TK] + tokens * MINUTE_MS
-    buckets = buckets + i
-  end
-  add_used(c, at, index, amount, tokens)
+local function reserve(scope, limits)
+  scope[OPEN] = scope[OPEN] + 1
+  if limits[RPM] then scope[RQ] = scope[RQ] + MINUTE_MS end
+  if limits[TPM] then scope[TK] = scope[TK] + tokens * MINUTE_MS end
+  add_used(scope, now, amount, tokens)
 end
-note_rates()
+reserve(key, key_limits)
+reserve(team, team_limits)
+local buckets = (key_limits[TPM] and 1 or 0) + (team_limits[TPM] and 2 or 0)
 available = available - amount
-c[AVAILABLE], c[HELD] = available, c[HELD] + amount
-save_state(state, c, names)
-redis.call('ZADD', holds, now + tonumber(ARGV[8]), hold_id)
-redis.call('HSET', held, hold_id, format('%.0f %.0f %.0f %s %d', amount, tokens, now, key_id, buckets))
+save_state(state, key_id, available, held + amount, team, key)
+redis.call('ZADD', holds, now + ARGV[8], hold_id)
+redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, now, key_id, buckets))
 -- When each secret was last used, to the second: who still uses the old one after a rotation.
-if now - (tonumber(config[5] or '0') or 0) >= 1000 then redis.call('HSET', key, 'u:' .. secret_hash, int(now)) end
+if now - (tonumber(key_limits[FOURTH + 2] or '0') or 0) >= 1000 then redis.call('HSET', key_hash, 'u:' .. secret_hash, now) end
 if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
 return answer(1, '', '', 0, 0, 0)

@@ -22,8 +22,8 @@ end
 local now = server_ms()
 available = redis.call('HINCRBY', state, 'available', ARGV[2])
 redis.call('HINCRBY', state, 'granted', ARGV[2])
-redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[7])), '*',
+redis.call('XADD', journal, 'MINID', '~', now - ARGV[7], '*',
   'type', ARGV[1], 'id', ARGV[3], 'amount', ARGV[2],
-  'balance', int(available + held), 'note', ARGV[4])
+  'balance', available + held, 'note', ARGV[4])
 redis.call('SET', idem, ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], 'PX', ARGV[6])
 return { 1, available, held, ARGV[3] }

@@ -4,4 +4,5 @@
 -- ARGV 1 most
 -- Returns how many were voided.
 --@include common
-return expire_holds(KEYS[1], KEYS[2], KEYS[3], KEYS[4], server_ms(), tonumber(ARGV[1]))
+--@include limits
+return expire_holds(KEYS[1], KEYS[2], KEYS[3], KEYS[4], server_ms(), ARGV[1])

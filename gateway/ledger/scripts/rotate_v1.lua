@@ -33,8 +33,8 @@ if #live + 1 > most then return { -4, version, next_end and next_end - now or 0 
 
 for _, hash in ipairs(ended) do redis.call('HDEL', key, 's:' .. hash, 'u:' .. hash) end
 for _, secret in ipairs(live) do
-  if secret.ends == 0 then redis.call('HSET', key, 's:' .. secret.hash, int(now + overlap)) end
+  if secret.ends == 0 then redis.call('HSET', key, 's:' .. secret.hash, now + overlap) end
 end
-redis.call('HSET', key, new, '0', 'version', version + 1, 'updated_ms', int(now))
+redis.call('HSET', key, new, '0', 'version', version + 1, 'updated_ms', now)
 if claimed then redis.call('SET', claim, claimed .. ' done', 'KEEPTTL') end
 return { 1, version + 1, 0 }

@@ -12,10 +12,10 @@
 --   4: no such team, or its key has no such secret: nothing is written, so that a stranger makes no keys and costs nobody.
 --@include common
 
-local team, key, state, holds, held, journal, done, hour, day = unpack(KEYS, 1, 9)
+local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
 local response = ARGV[19] and KEYS[#KEYS]
 local mark = #KEYS > (response and 10 or 9) and KEYS[10]
-local id, kind, cost, key_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
 local now = server_ms()
 
 local before = redis.call('GET', done)
@@ -42,30 +42,35 @@ if text then
   redis.call('HDEL', held, id)
 else
   -- Nothing is reserved any more: the whole cost is news to every counter.
-  hold = { amount = 0, tokens = 0, admitted_ms = tonumber(ARGV[13]), key_id = key_id }
+  hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id }
   if hold.admitted_ms == 0 then hold.admitted_ms = now end
   slots, status = 0, 3
 end
 
-local tokens = kind == 'settle' and tonumber(ARGV[9]) + tonumber(ARGV[11]) or 0
+-- The limits that resolving needs.
+local function load_rates(hash)
+  local limits = redis.call('HMGET', hash, 'rpm', 'tpm')
+  limits[RPM], limits[TPM] = limits[RPM] and tonumber(limits[RPM]), limits[TPM] and tonumber(limits[TPM])
+  return limits
+end
+local tokens = kind == 'settle' and ARGV[9] + ARGV[11] or 0
 local balance = resolve(state, hold, now, load_rates(team), load_rates(key), cost, tokens, slots)
 
-local entry = redis.call('XADD', journal, 'MINID', '~', int(now - tonumber(ARGV[16])), '*',
-  'type', kind, 'id', id, 'key', key_id, 'amount', int(-cost),
-  'balance', int(balance), 'hold', int(hold.amount), 'model', ARGV[5],
+local entry = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*',
+  'type', kind, 'id', id, 'key', key_id, 'amount', 0 - cost, 'balance', balance, 'hold', hold.amount, 'model', ARGV[5],
   'upstream', ARGV[6], 'outcome', ARGV[7], 'by', ARGV[8],
   'in', ARGV[9], 'cached', ARGV[10], 'out', ARGV[11], 'reasoning', ARGV[12])
-redis.call('SET', done, string.format('%s %.0f %.0f %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
+redis.call('SET', done, string.format('%s %d %d %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
 
 if kind == 'settle' then
   -- One field a key and model, its five sums packed: a field each cost more than the sums, here and where they are read.
   local row = key_id .. '|' .. ARGV[5]
-  for _, usage in ipairs({ hour, day }) do
-    local before = redis.call('HGET', usage, row)
+  for at = 8, 9 do
+    local before = redis.call('HGET', KEYS[at], row)
     local requests, read, cached, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
-    redis.call('HSET', usage, row, format('%.0f %.0f %.0f %.0f %.0f',
+    redis.call('HSET', KEYS[at], row, string.format('%d %d %d %d %d',
       requests + 1, read + ARGV[9], cached + ARGV[10], made + ARGV[11], spent + cost))
-    if not before then redis.call('PEXPIRE', usage, ARGV[15]) end
+    if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
 end
 if response then redis.call('SET', response, ARGV[19], 'PX', ARGV[20]) end

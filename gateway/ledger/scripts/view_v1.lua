@@ -6,36 +6,36 @@
 -- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}, the last two with every limit that is
 --   set, every counter, `<period>_ends_ms`, and for each rate that is limited `<rate>_left` and `<rate>_reset_ms`.
 --@include common
+--@include limits
+--@include names
 local now = server_ms()
-local index = period_indices(now)
-expire_holds(KEYS[2], KEYS[3], KEYS[4], KEYS[5], now, tonumber(ARGV[2]))
+expire_holds(KEYS[2], KEYS[3], KEYS[4], KEYS[5], now, ARGV[2])
 
-local c = load_state(KEYS[2], ARGV[1])
+local available, held, team, key, spent = load_state(KEYS[2], ARGV[1], 'spent')
 
-local function scope(hash, at)
+local function shown(hash, scope)
   local limits = load_limits(hash)
   local out = {}
   local function put(name, value)
     out[#out + 1] = name
     out[#out + 1] = value
   end
-  advance(c, at, limits, now, index)
+  advance(scope, limits, now)
   for i, name in ipairs(LIMITS) do if limits[i] then put(name, limits[i]) end end
-  for i, name in ipairs(COUNTERS) do put('used_' .. name, c[at + i]) end
-  for i, name in ipairs(PERIODS) do put(name .. '_ends_ms', period_end_ms(i, index[i])) end
-  for i, level in ipairs({ c[at + RQ], c[at + TK] }) do
-    if limits[i] then
-      local left, reset = bucket_left(level, limits[i])
-      put(LIMITS[i] .. '_left', left)
-      put(LIMITS[i] .. '_reset_ms', reset)
+  for at, name in pairs(COUNTERS) do put('used_' .. name, scope[at]) end
+  for period = HOUR, MONTH do put(PERIODS[period] .. '_ends_ms', period_end_ms(period, scope[PERIOD + period])) end
+  for limit, level in ipairs({ scope[RQ], scope[TK] }) do
+    if limits[limit] then
+      local left, reset = bucket_left(level, limits[limit])
+      put(LIMITS[limit] .. '_left', left)
+      put(LIMITS[limit] .. '_reset_ms', reset)
     end
   end
   return out
 end
 
-local money = { 'granted', tonumber(redis.call('HGET', KEYS[2], 'granted') or '0') }
-for i, name in ipairs({ 'available', 'held', 'spent' }) do
-  money[#money + 1] = name
-  money[#money + 1] = c[i]
-end
-return { now, money, scope(KEYS[1], TEAM), KEYS[6] and scope(KEYS[6], KEY) or {} }
+local granted = tonumber(redis.call('HGET', KEYS[2], 'granted') or '0')
+return {
+  now, { 'granted', granted, 'available', available, 'held', held, 'spent', spent },
+  shown(KEYS[1], team), KEYS[6] and shown(KEYS[6], key) or {},
+}

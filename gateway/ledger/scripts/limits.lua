@@ -1,0 +1,51 @@
+-- For the scripts that decide or show: the limits of team and key, what they leave, and the holds that died.
+
+local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4 -- behind RPM and TPM: places in a scope's limits; eight budgets, BUDGETS + i
+local COUNTED = { 12, 13, 14, 2, 15, 16, 17, 3 } -- places of the counters beside them
+local PERIODS, TOTAL = { 'hour', 'day', 'month', 'total' }, 4
+local ceil = math.ceil
+
+-- A scope's limits, as numbers where they are set, and behind them the fields asked for.
+local function load_limits(hash, ...)
+  local limits = redis.call('HMGET', hash, 'rpm', 'tpm', 'concurrency', 'max_output_tokens',
+    'budget_usd_hour', 'budget_usd_day', 'budget_usd_month', 'budget_usd_total',
+    'budget_tokens_hour', 'budget_tokens_day', 'budget_tokens_month', 'budget_tokens_total', ...)
+  for i = 1, 12 do limits[i] = limits[i] and tonumber(limits[i]) end
+  return limits
+end
+
+local function period_end_ms(period, index)
+  if period == HOUR then return (index + 1) * HOUR_MS end
+  if period == DAY then return (index + 1) * DAY_MS end
+  return first_day(index + 1) * DAY_MS
+end
+
+-- Milliseconds until `units` more fit into the bucket: 0 now, -1 never.
+local function bucket_wait(level, limit, units)
+  if limit == 0 or units > limit then return -1 end
+  return max(0, ceil((level + units * MINUTE_MS - limit * MINUTE_MS) / limit))
+end
+
+-- Whole units left in a bucket, and milliseconds until it is empty of use.
+local function bucket_left(level, limit)
+  if limit == 0 then return 0, 0 end
+  return max(0, floor((limit * MINUTE_MS - level) / MINUTE_MS)), ceil(level / limit)
+end
+
+-- Resolves up to `most` holds whose gateway died: voided, and journalled as expired. Returns how many.
+local function expire_holds(state, holds, held, journal, now, most)
+  local dead = redis.call('ZRANGEBYSCORE', holds, '-inf', now, 'LIMIT', 0, most)
+  for i = 1, #dead do
+    local id = dead[i]
+    local text = redis.call('HGET', held, id)
+    redis.call('ZREM', holds, id)
+    redis.call('HDEL', held, id)
+    if text then
+      local hold = parse_hold(text)
+      local balance = resolve(state, hold, now, nil, nil, 0, 0, 1)
+      redis.call('XADD', journal, '*', 'type', 'expire', 'id', id, 'key', hold.key_id, 'amount', 0,
+        'balance', balance, 'hold', hold.amount)
+    end
+  end
+  return #dead
+end
