@@ -1,13 +1,12 @@
 """A deadline that is moved far more often than it passes: one timer, which sets itself again where it fires early.
 
-alarm.set(delay_s)     the later deadline costs no timer: the one that runs will look
-alarm.clear()          nothing happens; the timer, when it fires, finds that out
+alarm.set(delay_s)     a later deadline costs no timer: the one that runs will look
+alarm.close()          nothing rings any more
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 
 
@@ -19,7 +18,7 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
         self._loop = loop
         self._act = act
-        self._deadline_s = math.inf
+        self._deadline_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, delay_s: float) -> None:
@@ -32,23 +31,15 @@ class Alarm:
             timer.cancel()
             self._timer = self._loop.call_at(deadline_s, self._ring)
 
-    def clear(self) -> None:
-        """Nothing is waited for."""
-        self._deadline_s = math.inf
-
     def close(self) -> None:
         """For good, and with the timer: nobody is held by it any more. Idempotent."""
-        self._deadline_s = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _ring(self) -> None:
         self._timer = None
-        if self._deadline_s == math.inf:
-            return
         if self._loop.time() < self._deadline_s:
             self._timer = self._loop.call_at(self._deadline_s, self._ring)
         else:
-            self._deadline_s = math.inf
             self._act()

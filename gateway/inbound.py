@@ -243,7 +243,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             requests.feed(data)
         except GatewayError as error:
-            if self._last is not None and self._last.started and not self._last.ended:
+            if self._running is not None and self._running.started and not self._running.ended:
                 self.transport.close()  # inside an answer nothing can be said
             elif not self.transport.is_closing():
                 self._refuse(error)

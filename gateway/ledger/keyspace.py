@@ -63,9 +63,7 @@ LIVE: Final = "gw:live"
 LIVE_WANTED: Final = "gw:live-wanted"
 WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
-_HOUR_MS: Final = 3_600_000
-_DAY_MS: Final = 86_400_000
-STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": _HOUR_MS, "day": _DAY_MS})
+STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
 """How long a step is that figures are rolled up by."""
 TIMINGS_MS: Final = 86_400_000
 
@@ -93,21 +91,6 @@ class TeamKeys(NamedTuple):
             prefix + "holds",
             prefix + "held",
             prefix + "journal",
-        ]
-
-    def of_settlement(self, key_id: str, hold_id: str, admitted_ms: int) -> list[str]:
-        """What each settlement touches: the same, how the hold ended, the usage of its hour and of its day."""
-        prefix = f"gw:{{{self.team_id}}}:"
-        return [
-            prefix + "team",
-            f"{prefix}key:{key_id}",
-            prefix + "state",
-            prefix + "holds",
-            prefix + "held",
-            prefix + "journal",
-            f"{prefix}done:{hold_id}",
-            f"{prefix}used:{admitted_ms // _HOUR_MS}",
-            f"{prefix}used-day:{admitted_ms // _DAY_MS}",
         ]
 
     @property

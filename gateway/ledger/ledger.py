@@ -336,7 +336,8 @@ class Ledger:
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
         hold, usage = settlement.hold, settlement.usage
         names = TeamKeys(hold.team_id)
-        keys = names.of_settlement(hold.key_id, hold.id, hold.admitted_ms)
+        keys = names.of_request(hold.key_id)
+        keys += (names.done(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms))
         if hold.mark is not None:
             keys.append(names.mark(hold.key_id, hold.mark))
         return keys, [

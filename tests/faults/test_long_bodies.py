@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import inbound
 from gateway.direct import DirectReader
 from tests.faults.conftest import Stages
 from tests.faults.stage import RawClient, Stage, body_of
@@ -125,6 +126,24 @@ async def test_a_renamed_model_changes_no_other_byte(stages: Stages) -> None:
         await client.send(head(stage, LONG) + LONG)
         await answered(client)
         assert json.loads(sent(stage)[-1]) == {**json.loads(LONG), "model": "other"}
+
+
+async def test_it_and_no_short_one_is_read_past_the_parser(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    class Counted(DirectReader):
+        def __init__(self, owner: Any, begun: bytes, length: int) -> None:
+            lengths.append(length)
+            super().__init__(owner, begun, length)
+
+    monkeypatch.setattr(inbound, "DirectReader", Counted)
+    client = await stage.connect()
+    for body in (SHORT, LONG):
+        await client.send(head(stage, body) + body[:10])
+        await asyncio.sleep(0.02)
+        await client.send(body[10:])
+        await answered(client)
+    assert lengths == [len(LONG)]
 
 
 class Whole:

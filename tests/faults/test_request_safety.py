@@ -157,7 +157,13 @@ async def test_what_is_no_http_is_told_so(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "behind", [b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 5000], ids=["none", "large"]
+    "behind",
+    [
+        b"no request\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 5000,
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nno request\r\n\r\n",
+    ],
+    ids=["none", "large", "behind one that waits"],
 )
 async def test_what_is_refused_does_not_get_into_a_running_answer(stages: Stages, behind: bytes) -> None:
     async with stages([request(), stream(created()), hang()], server=SERVER) as stage:
