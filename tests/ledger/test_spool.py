@@ -184,7 +184,8 @@ async def test_a_disk_that_fails_is_said_aloud(tmp_path: Path) -> None:
         fill(spool, "a")
         await spool.close()
     assert spool.lost == 1
-    assert '"args":["a"]' in logs[0]["line"]
+    (lost,) = [entry for entry in logs if entry["event"] == "settlement_lost"]
+    assert '"args":["a"]' in lost["line"]
 
 
 async def test_half_a_line_that_the_disk_had_no_room_for_is_taken_back(spool: Spool, tmp_path: Path) -> None:
