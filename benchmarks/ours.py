@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gateway.config.settings import load_settings
 from gateway.server import bind, run
-from gateway.settings import load_settings
 
 if __name__ == "__main__":
     config = Path(sys.argv[1])

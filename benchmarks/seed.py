@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from gateway.ledger.accounts import Accounts, Changes
-from gateway.ledger.store import Store, StoreSettings
+from gateway.accounts.accounts import Accounts, Changes
+from gateway.store.store import Store, StoreSettings
 
 _CREDITS_NANO_USD: Final = 10**14
 _AT_ONCE: Final = 200

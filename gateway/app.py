@@ -1,7 +1,7 @@
 """The composition root: settings in, an ASGI application out. Nothing else in the package builds a service.
 
 build_app(settings) -> Gateway    the hot path first, everything else to FastAPI
-  /v1/responses and below         RequestLine, past FastAPI's middleware and routing (a third of a request, measured)
+  /v1/responses and below         RequestHandler, past FastAPI's middleware and routing (a third of a request, measured)
   the rest                        FastAPI: /v1/models, /v1/key, /admin/v1, /dashboard, /healthz, /readyz
 lifespan                          store, spool, ledger, upstreams, background tasks; in order, and back
 """
@@ -25,47 +25,50 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from pydantic import SecretStr
 
-from gateway import __version__, api, dashboard, operations
-from gateway.control import Control, Source
-from gateway.doorman import Doorman
-from gateway.downstream import Receive, Scope, Send
+from gateway import __version__, api, dashboard
+from gateway.accounts.accounts import Accounts
+from gateway.accounts.admin_keys import Admins
+from gateway.accounts.rotation import Rotation
+from gateway.accounts.sessions import Sessions
+from gateway.api.middleware import RouteMiddleware
+from gateway.config.settings import Settings, UpstreamSettings, load_settings
+from gateway.config.types import FileSecret
 from gateway.errors import GatewayError
-from gateway.feed import Feed
-from gateway.front import Front
-from gateway.ledger.accounts import Accounts
-from gateway.ledger.admins import Admins
-from gateway.ledger.canary import prove_enforcement
-from gateway.ledger.controls import Controls
+from gateway.http.auth_throttle import AuthThrottle
+from gateway.http.client_address import ClientAddresses
+from gateway.ledger.enforcement_check import prove_enforcement
+from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger, LedgerPolicy
-from gateway.ledger.refused import RefusedLog
-from gateway.ledger.responses import Responses
-from gateway.ledger.rotation import Rotation
-from gateway.ledger.seen import SeenLog
-from gateway.ledger.sessions import Sessions
 from gateway.ledger.spool import SPOOL, Spool
-from gateway.ledger.store import Store
-from gateway.ledger.store import StoreSettings as StoreLink
-from gateway.ledger.timings import Timings
-from gateway.ledger.trail import Trail
-from gateway.line import RequestLine
-from gateway.metering import Meter
-from gateway.metrics.numbers import Numbers
-from gateway.metrics.sharing import VARIABLE as METRICS_DIR
-from gateway.metrics.sharing import Shared
-from gateway.pipeline import Limits, Plan
-from gateway.setting_types import FileSecret
-from gateway.settings import Settings, UpstreamSettings, load_settings
-from gateway.signals import drain_on_signal, reload_on_signal
-from gateway.telemetry import configure_logging
-from gateway.upstream.catalog import Catalog
+from gateway.observability.metrics.counters import Counters
+from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
+from gateway.observability.metrics.multiprocess import SharedMetrics
+from gateway.observability.request_log import configure_logging
+from gateway.protocol import operations
+from gateway.proxy.handler import RequestHandler
+from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.reporting.audit_log import AuditLog
+from gateway.reporting.live_requests import LiveRequests
+from gateway.reporting.outcome_rollups import OutcomeRollups
+from gateway.reporting.refused_requests import RefusedRequests
+from gateway.reporting.request_reporter import RequestReporter
+from gateway.reporting.request_timings import RequestTimings
+from gateway.store.store import Store
+from gateway.store.store import StoreSettings as StoreOptions
+from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
+from gateway.upstream.model_list import ModelList
 from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Upstream, UpstreamPolicy
+from gateway.worker.cluster_state import ClusterState
+from gateway.worker.control_loop import ControlLoop, Source
+from gateway.worker.metrics_collector import MetricsCollector
+from gateway.worker.signals import drain_on_signal, reload_on_signal
 
 if TYPE_CHECKING:
-    from gateway.tracing import Tracing
+    from gateway.observability.tracing import Tracing
 
 _GC_EVERY: Final = 20_000
 """New containers between two collections. A request leaves no cycles behind: to look every 700, Python's default, cost
@@ -78,7 +81,7 @@ class Services:
     """What a worker runs on, from start-up to shutdown.
 
     State that changes: `ready`, the store was seen to enforce; `leaving`, it was told to stop; `settings` and
-    `catalog`, which a reload replaces.
+    `model_list`, which a reload replaces.
     """
 
     settings: Settings
@@ -89,13 +92,14 @@ class Services:
     rotation: Rotation
     admins: Admins
     sessions: Sessions
-    trail: Trail
-    line: RequestLine
-    catalog: Catalog
-    controls: Controls
-    feed: Feed
-    control: Control = field(init=False)
-    meter: Meter = field(init=False)
+    audit_log: AuditLog
+    handler: RequestHandler
+    model_list: ModelList
+    cluster_state: ClusterState
+    live_requests: LiveRequests
+    reporter: RequestReporter
+    control_loop: ControlLoop = field(init=False)
+    metrics_collector: MetricsCollector = field(init=False)
     ready: bool = False
     leaving: bool = False
 
@@ -107,12 +111,13 @@ class Gateway:
         self, settings: Settings, log_to: TextIO = sys.stderr, load: Callable[[], Settings] | None = None
     ) -> None:
         self.settings = settings
-        self._source = Source(load, build_plan) if load is not None else None
+        self._source = Source(load, build_snapshot) if load is not None else None
         self.services: Services | None = None
         self._log_to = log_to
-        self._numbers = Numbers(settings.server.metrics_max_series)
-        self._front = Front(settings, self._numbers)
-        self._doorman = Doorman(settings.server.trusted_proxies, settings.server.auth_failures_per_minute)
+        self._counters = Counters(settings.server.metrics_max_series)
+        self._middleware = RouteMiddleware(settings, self._counters)
+        self._addresses = ClientAddresses(settings.server.trusted_proxies)
+        self._throttle = AuthThrottle(self._addresses, settings.server.auth_failures_per_minute)
         self.app = FastAPI(
             title="OpenResponses gateway",
             version=__version__,
@@ -124,8 +129,8 @@ class Gateway:
             telemetry=TelemetryConfig(auto_configure=False, tracing=False, metrics=False, logs=False),
             redirect_slashes=False,  # a redirect would send the key once more, to whatever Host the client named
         )
-        api.install(self.app, self._doorman.judge, numeric_codes=settings.errors.numeric_codes)
-        dashboard.install(self.app, self._doorman.host)
+        api.install(self.app, self._throttle.throttle, numeric_codes=settings.errors.numeric_codes)
+        dashboard.install(self.app, self._addresses.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application as ASGI has it."""
@@ -135,60 +140,68 @@ class Gateway:
         """The one hot path; FastAPI does the rest."""
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        target, front, services = operations.find(scope["method"], scope["path"]), self._front, self.services
-        if not front.is_bare:
-            send = front.dress(scope, send)
-            target = target if front.serves_line(scope) else None
+        target, middleware, services = operations.find(scope["method"], scope["path"]), self._middleware, self.services
+        if not middleware.is_bare:
+            send = middleware.add_cors(scope, send)
+            target = target if middleware.serves_request(scope) else None
         if target is not None and services is not None:
-            return services.line(target, scope, receive, send)
-        return front.serve(self.app, scope, receive, send)
+            return services.handler(target, scope, receive, send)
+        return middleware.serve(self.app, scope, receive, send)
 
-    def note_refused_head(self, error: GatewayError) -> None:
-        """Counts what the server refused before it was a request: it has no route."""
-        self._numbers.note_answer("-", error.kind.status, error.code)
+    def refuse_head(self, error: GatewayError) -> tuple[int, Headers, bytes]:
+        """See `http.connection.Application`. Counts what was refused before it was a request: it has no route."""
+        self._counters.note_answer("-", error.kind.status, error.code)
+        return error.render(numeric_codes=self.settings.errors.numeric_codes)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         settings = self.settings
         request_log = configure_logging(settings.log.format, settings.log.level, self._log_to)
         async with contextlib.AsyncExitStack() as stack:
-            store = await Store.open(store_link(settings))
+            store = await Store.open(store_settings(settings))
             stack.push_async_callback(store.close)
             spool = Spool(
                 settings.store.data_dir / SPOOL, settings.ledger.spool_max_bytes, settings.ledger.resolution_ttl_s
             )
             ledger = Ledger(store, spool, _policy(settings))
             stack.push_async_callback(ledger.flush)
-            plan = build_plan(settings)
-            line = RequestLine(
-                plan,
+            snapshot = build_snapshot(settings)
+            handler = RequestHandler(
+                snapshot,
                 ledger,
-                Responses(
+                KnownResponses(
                     store,
                     settings.routing.response_ttl_s,
                     admits_unchecked=settings.store.on_failure == "open",
                 ),
                 request_log,
-                self._numbers,
-                self._doorman,
+                self._counters,
+                self._throttle,
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
             if settings.telemetry.traces:
                 tracing = build_tracing()
-                line.begin_trace = tracing.begin
+                handler.begin_trace = tracing.begin
                 stack.push_async_callback(tracing.end)
-            services = _services(settings, store, ledger, line, self._source)
-            control, feed = services.control, services.feed
-            stack.push_async_callback(control.end)
-            stack.push_async_callback(feed.end)
-            await control.begin()
+            services = _services(settings, store, ledger, handler, self._source)
+            control_loop, reporter = services.control_loop, services.reporter
+            stack.push_async_callback(control_loop.end)
+            stack.push_async_callback(reporter.end)
+            await control_loop.begin()
             directory = os.environ.get(METRICS_DIR)
-            shared = Shared(Path(directory)) if directory else None
-            services.meter = meter = Meter(services, self._numbers, spool, shared)
-            stack.push_async_callback(meter.end)
+            shared = SharedMetrics(Path(directory)) if directory else None
+            services.metrics_collector = metrics_collector = MetricsCollector(services, self._counters, spool, shared)
+            stack.push_async_callback(metrics_collector.end)
             app.state.services = self.services = services
-            works = ledger.run(), line.watch_deadlines(), control.run(), feed.run(), meter.run(), _prove(services)
+            works = (
+                ledger.run(),
+                handler.watch_deadlines(),
+                control_loop.run(),
+                reporter.run(),
+                metrics_collector.run(),
+                _prove(services),
+            )
             for work in works:
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             gc.collect()
@@ -212,15 +225,17 @@ def create_app() -> Gateway:
     return build_app(load(), load=load)
 
 
-def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLine, source: Source | None) -> Services:
+def _services(
+    settings: Settings, store: Store, ledger: Ledger, handler: RequestHandler, source: Source | None
+) -> Services:
     idempotency_ttl_s = settings.ledger.idempotency_ttl_s
     accounts = Accounts(
         store, idempotency_ttl_s=idempotency_ttl_s, journal_retention_s=settings.ledger.journal_retention_s
     )
-    refused = RefusedLog(
+    refused = RefusedRequests(
         store, most=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s
     )
-    controls = Controls(store)
+    cluster_state, live_requests = ClusterState(store), LiveRequests(store)
     admins = Admins(store, idempotency_ttl_s=idempotency_ttl_s)
     services = Services(
         settings=settings,
@@ -233,38 +248,46 @@ def _services(settings: Settings, store: Store, ledger: Ledger, line: RequestLin
         sessions=Sessions(
             store, admins, ttl_s=settings.admin.session_ttl_s, max_attempts=settings.admin.sign_in_attempts
         ),
-        trail=Trail(store, settings.admin.audit_max_entries),
-        line=line,
-        catalog=Catalog(line.plan.upstreams),
-        controls=controls,
-        feed=Feed(refused, SeenLog(store, retention_s=settings.ledger.usage_retention_s), Timings(store), controls),
+        audit_log=AuditLog(store, settings.admin.audit_max_entries),
+        handler=handler,
+        model_list=ModelList(handler.snapshot.upstreams),
+        cluster_state=cluster_state,
+        live_requests=live_requests,
+        reporter=RequestReporter(
+            refused,
+            OutcomeRollups(store, retention_s=settings.ledger.usage_retention_s),
+            RequestTimings(store),
+            live_requests,
+        ),
     )
-    services.control = Control(services, controls, source)
-    line.on_end = services.feed.note
+    services.control_loop = ControlLoop(services, cluster_state, source)
+    handler.on_end = services.reporter.note
     return services
 
 
 def build_tracing() -> Tracing:
     """Traces: not imported before they are wanted. Raises ImportError without the extra; ValueError for its OTEL_*."""
-    from gateway.tracing import Tracing  # noqa: PLC0415 - off, it costs nothing, and the SDK may be absent
+    from gateway.observability.tracing import Tracing  # noqa: PLC0415 - off, it costs nothing, and the SDK may be absent
 
     return Tracing()
 
 
-def build_plan(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> Plan:
+def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> ConfigSnapshot:
     """Routes, prices and upstreams as the request line uses them; the upstreams in `keep` are taken as they are."""
     upstreams = {
         name: keep[name] if name in keep else build_upstream(name, upstream)
         for name, upstream in settings.upstreams.items()
     }
-    limits = Limits(
+    limits = RequestLimits(
         max_body_bytes=settings.server.max_body_bytes,
         body_timeout_s=settings.server.body_timeout_s,
         default_max_output_tokens=settings.limits.default_max_output_tokens,
         failover_s=settings.server.failover_s,
     )
     admin_key = settings.admin.key
-    return Plan(settings.router(), upstreams, limits, admin_key.get_secret_value().encode() if admin_key else None)
+    return ConfigSnapshot(
+        settings.router(), upstreams, limits, admin_key.get_secret_value().encode() if admin_key else None
+    )
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
@@ -325,10 +348,10 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-def store_link(settings: Settings) -> StoreLink:
+def store_settings(settings: Settings) -> StoreOptions:
     """How to reach the store that the settings name."""
     store = settings.store
-    return StoreLink(
+    return StoreOptions(
         url=store.url,
         timeout_s=store.timeout_s,
         connect_timeout_s=store.connect_timeout_s,

@@ -30,14 +30,14 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
+from gateway.api.middleware import NOSNIFF
 from gateway.app import Gateway, build_app, create_app
-from gateway.front import NOSNIFF
-from gateway.inbound import Inbound
-from gateway.metrics.sharing import VARIABLE as METRICS_DIR
-from gateway.metrics.sharing import directory_for_workers
-from gateway.problems import SettingsError
-from gateway.settings import Settings, load_settings
-from gateway.telemetry import configure_logging
+from gateway.config.errors import SettingsError
+from gateway.config.settings import Settings, load_settings
+from gateway.http.connection import ConnectionFactory
+from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
+from gateway.observability.metrics.multiprocess import directory_for_workers
+from gateway.observability.request_log import configure_logging
 
 HUNG_S: Final = 60.0
 """How long a worker may say nothing to its supervisor, its start included."""
@@ -56,7 +56,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         host=settings.server.host,
         port=settings.server.port,
         workers=settings.server.workers,
-        http=Inbound(  # type: ignore[arg-type]  # uvicorn calls it as it calls a protocol's class
+        http=ConnectionFactory(  # type: ignore[arg-type]  # uvicorn calls it as it calls a protocol's class
             max_head_bytes=settings.server.max_head_bytes,
             head_timeout_s=settings.server.head_timeout_s,
         ),

@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from gateway.api.callers import services_of
+from gateway.api.dependencies import services_of
 
 router = APIRouter()
 
@@ -36,14 +36,14 @@ async def readyz(request: Request) -> Response:
         name: upstream.enabled
         and upstream.breaker.wait_s(now_s) <= 0
         and any(key.rests_until_s <= now_s for key in upstream.keys.keys)
-        for name, upstream in services.line.plan.upstreams.items()
+        for name, upstream in services.handler.snapshot.upstreams.items()
     }
     open_admission = services.ledger.admits_unchecked
     parts: dict[str, Any] = {
         "store": services.store.available or open_admission,
         "enforcement": services.ready,
         "upstream": any(usable.values()),
-        "accepting": not (services.leaving or services.line.stopping),
+        "accepting": not (services.leaving or services.handler.stopping),
     }
     ready = all(parts.values())
     details = {

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.api.callers import caller_of
-from gateway.ledger.shapes import balance_shape, limits_shape, time_shape
+from gateway.accounts.serialization import balance_json, limits_json, time_json
+from gateway.api.dependencies import caller_of
 
 router = APIRouter()
 
@@ -21,16 +21,16 @@ async def show_key(request: Request) -> dict[str, Any]:
         "object": "key",
         "id": key.id,
         "name": key.name,
-        "expires_at": time_shape(key.expires_ms),
+        "expires_at": time_json(key.expires_ms),
         "models": list(key.models),
-        "limits": limits_shape(view.key, view.now_ms),
+        "limits": limits_json(view.key, view.now_ms),
         "team": {
             "id": team.id,
             "name": team.name,
-            "expires_at": time_shape(team.expires_ms),
+            "expires_at": time_json(team.expires_ms),
             "models": list(team.models),
             "metered": team.metered,
-            "balance": balance_shape(view.balance),
-            "limits": limits_shape(view.team, view.now_ms),
+            "balance": balance_json(view.balance),
+            "limits": limits_json(view.team, view.now_ms),
         },
     }

@@ -10,9 +10,9 @@ import hmac
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.api.callers import services_of
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
-from gateway.metrics.exposition import render
+from gateway.observability.metrics.exposition import render
 
 router = APIRouter()
 
@@ -26,7 +26,7 @@ async def metrics(request: Request) -> Response:
         scheme, _, presented = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not _same(presented.strip(), token.get_secret_value()):
             raise GatewayError("invalid_api_key", "The token for /metrics is not valid. Send it as a bearer token.")
-    body, content_type = render(await services.meter.total(), request.headers.get("accept", ""))
+    body, content_type = render(await services.metrics_collector.total(), request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type})
 
 

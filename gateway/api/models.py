@@ -11,10 +11,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.api.callers import Caller, caller_of, services_of
+from gateway.api.dependencies import Caller, caller_of, services_of
 from gateway.errors import GatewayError
-from gateway.patterns import specificity
-from gateway.routing import Router
+from gateway.routing.model_patterns import specificity
+from gateway.routing.router import Router
 
 router = APIRouter()
 
@@ -36,11 +36,11 @@ async def show_model(request: Request, model: str) -> dict[str, Any]:
 
 async def _usable(request: Request, caller: Caller) -> list[dict[str, Any]]:
     services = services_of(request)
-    table = services.line.plan.router
+    table = services.handler.snapshot.router
     offered: dict[str, dict[str, Any]] = {}
     for pattern, rule in table.rules.items():
         for upstream in rule.upstreams:
-            for model in await services.catalog.models(upstream):
+            for model in await services.model_list.models(upstream):
                 name = (rule.strip_prefix or "") + model["id"]
                 if _pattern_of(table, name) == pattern:
                     offered.setdefault(name, {**model, "id": name})
@@ -55,7 +55,7 @@ def _pattern_of(table: Router, model: str) -> str | None:
 
 def _allowed(table: Router, caller: Caller, name: str) -> bool:
     patterns = specificity(table.aliases.get(name, name))
-    priced = table.prices.find(patterns[0]) is not None
+    priced = table.prices.find(patterns) is not None
     return priced and all(
         not account.models or not set(patterns).isdisjoint(account.models) for account in (caller.team, caller.key)
     )

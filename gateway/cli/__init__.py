@@ -15,11 +15,22 @@ import sys
 
 import typer
 
-from gateway.cli import admins, commands, config, key_changes, limits, requests_, team_changes, top, trying, upstreams
-from gateway.cli.credits_ import app as credits_
-from gateway.cli.faults import CliError
+from gateway.cli import (
+    admin_keys,
+    commands,
+    config,
+    key_changes,
+    limits,
+    recent_requests,
+    team_changes,
+    top,
+    try_prompt,
+    upstreams,
+)
+from gateway.cli.errors import CliError
 from gateway.cli.keys import app as keys
 from gateway.cli.ledger import app as ledger
+from gateway.cli.team_credits import app as credits_
 from gateway.cli.teams import app as teams
 from gateway.cli.usage import usage
 
@@ -37,15 +48,15 @@ app.add_typer(credits_, name="credits")
 app.add_typer(ledger, name="ledger")
 for name, group in (
     ("limits", limits.app),
-    ("requests", requests_.app),
+    ("requests", recent_requests.app),
     ("upstreams", upstreams.app),
     ("config", config.app),
-    ("admins", admins.app),
+    ("admins", admin_keys.app),
 ):
     app.add_typer(group, name=name)
-for command in (usage, admins.audit, admins.whoami, top.top):
+for command in (usage, admin_keys.audit, admin_keys.whoami, top.top):
     app.command()(command)
-app.command("try")(trying.try_)
+app.command("try")(try_prompt.try_)
 key_changes.register(keys)
 team_changes.register(teams)
 

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 
-from gateway.cli.faults import USAGE, CliError
+from gateway.cli.errors import USAGE, CliError
 from gateway.cli.options import program
 from gateway.cli.profiles import Profile, default_profile, named_profile, secret
 
@@ -34,7 +34,7 @@ TIMEOUT_S: Final = 30.0
 Json = dict[str, Any]
 
 
-class Refused(CliError):
+class AdminApiError(CliError):
     """The gateway said no. `code`: from its error catalogue."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -164,12 +164,12 @@ class AdminClient:
             raise CliError(f"{self._url} answered {answer.status_code} in a way that no gateway does; is it one?")
         code, message = str(error.get("code", "")), str(error.get("message", ""))
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise Refused(
+            raise AdminApiError(
                 code, f"the gateway at {self._url} does not know the admin key in {self._key_from}: {message}"
             )
         if code == "team_not_found":
             message += self._near(_quoted(message))
-        raise Refused(code, message)
+        raise AdminApiError(code, message)
 
     def _near(self, name: str) -> str:
         names = [team["name"] for team in self.every("/teams")]

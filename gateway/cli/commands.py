@@ -59,9 +59,9 @@ def serve(
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM."""
     gc.set_threshold(_GC_AT_START)
-    from gateway.cli import serving  # noqa: PLC0415 - see the module's docstring
+    from gateway.cli import serve  # noqa: PLC0415 - see the module's docstring
 
-    serving.serve(config, host=host, port=port, workers=workers)
+    serve.serve(config, host=host, port=port, workers=workers)
 
 
 def demo(
@@ -83,13 +83,13 @@ def simulate(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
 ) -> None:
     """Run a provider that needs no key and no network, for tests and trials."""
-    from gateway.cli import serving  # noqa: PLC0415 - see the module's docstring
+    from gateway.cli import serve  # noqa: PLC0415 - see the module's docstring
 
-    serving.simulate(host, port)
+    serve.simulate(host, port)
 
 
 def check(config: _Config = _CONFIG) -> None:
     """Check a configuration: every error with its place, or a summary."""
-    from gateway.cli import checking  # noqa: PLC0415 - see the module's docstring
+    from gateway.cli import check  # noqa: PLC0415 - see the module's docstring
 
-    checking.check(config)
+    check.check(config)

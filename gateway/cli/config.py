@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient
 
 app = typer.Typer(help="Routes, prices and upstreams as in force; reload.", no_args_is_help=True)
@@ -21,30 +21,30 @@ def show_(*, as_json: options.AsJson = False) -> None:
     with AdminClient.from_environment() as client:
         found = client.get("/config")
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
         return
     if found["problem"]:
         typer.echo(f"The last reload failed, and changed nothing: {found['problem']}\n")
-    show.table(
+    output.table(
         ("UPSTREAM", "BASE URL", "KEYS"),
         [(name, upstream["base_url"], upstream["api_keys"]) for name, upstream in found["upstreams"].items()],
         empty="no upstreams",
     )
     typer.echo()
-    show.table(
+    output.table(
         ("MODEL", "UPSTREAMS"), [(r["model"], ", ".join(r["upstreams"])) for r in found["routes"]], empty="no routes"
     )
     typer.echo()
     if found["aliases"]:
-        show.table(("ALIAS", "MODEL"), list(found["aliases"].items()), empty="")
+        output.table(("ALIAS", "MODEL"), list(found["aliases"].items()), empty="")
         typer.echo()
-    show.table(
+    output.table(
         ("PRICE OF", "INPUT", "CACHED INPUT", "OUTPUT"),
         [(model, p["input"], p["cached_input"], p["output"]) for model, p in found["prices"].items()],
         empty="no prices",
     )
     typer.echo()
-    show.table(
+    output.table(
         ("WORKER", "HOST", "PID", "LOADED", "GENERATION", "RUNNING", "PROBLEM"),
         [
             (w["worker"], w["host"], w["pid"], w["loaded_at"], w["generation"], w["running"], w["problem"])
@@ -61,9 +61,9 @@ def check(
     ] = _CONFIG,
 ) -> None:
     """Check a file on this machine, as `gateway check` does."""
-    from gateway.cli import checking  # noqa: PLC0415 - a client's command does not wait for the server's packages
+    from gateway.cli import check  # noqa: PLC0415 - a client's command does not wait for the server's packages
 
-    checking.check(config)
+    check.check(config)
 
 
 @app.command()
@@ -72,9 +72,9 @@ def reload(*, as_json: options.AsJson = False) -> None:
     with AdminClient.from_environment() as client:
         done = client.post("/config/reload", {})
     if as_json:
-        show.as_json(done)
+        output.as_json(done)
         return
-    show.fields(
+    output.fields(
         {
             "in force": ", ".join(done["changed"]) or "nothing has changed",
             "needs a restart": ", ".join(done["needs_restart"]) or "nothing",

@@ -29,13 +29,13 @@ from typing import Final, Self
 import httpx
 
 from gateway import server, simulator
-from gateway.cli.client import AdminClient, Refused, team_path
-from gateway.cli.faults import CliError
+from gateway.cli.client import AdminApiError, AdminClient, team_path
+from gateway.cli.errors import CliError
 from gateway.cli.greeting import Demo, text
-from gateway.cli.serving import listening, stored, until_stopped, url_of
-from gateway.problems import SettingsError
-from gateway.settings import settings_from
-from gateway.store_url import EMBEDDED
+from gateway.cli.serve import listening, stored, until_stopped, url_of
+from gateway.config.errors import SettingsError
+from gateway.config.settings import settings_from
+from gateway.store.url import EMBEDDED
 
 TEAM: Final = "demo"
 CREDITS_USD: Final = "10"
@@ -131,7 +131,7 @@ def _team_key(client: AdminClient, demo: Demo) -> str:
         path.unlink()
     try:
         client.get(team_path(TEAM))
-    except Refused as refused:
+    except AdminApiError as refused:
         if refused.code != "team_not_found":
             raise
         client.post("/teams", {"name": TEAM, "credits_usd": CREDITS_USD, "limits": {"rpm": 60, "concurrency": 10}})

@@ -10,9 +10,9 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
-from gateway.cli.faults import USAGE, CliError
+from gateway.cli.errors import USAGE, CliError
 from gateway.cli.keys import KeyArgument, find_key
 from gateway.cli.limits import LimitArguments, limits_of
 
@@ -43,11 +43,11 @@ def rotate(
             options.confirm(f"End every secret that {found['name']!r} has now?", yes=yes)
         rotated = client.post(f"{_path(found)}/rotate", {"overlap_s": overlap_s}, idempotency_key=idempotency_key)
     if as_json:
-        show.as_json(rotated)
+        output.as_json(rotated)
         return
     if rotated["key"] is None:
         raise CliError("this rotation was done before, and its secret replaced since: rotate under another name")
-    show.fields({"key": rotated["key"], "id": rotated["id"], "name": rotated["name"]})
+    output.fields({"key": rotated["key"], "id": rotated["id"], "name": rotated["name"]})
     ending = [secret for secret in rotated["secrets"] if secret["until"]]
     for secret in ending:
         typer.echo(f"{secret['sha256_prefix']} works until {secret['until']}")
@@ -123,14 +123,14 @@ def _path(key: Json) -> str:
 
 def _shown(key: Json, *, as_json: bool) -> None:
     if as_json:
-        show.as_json(key)
+        output.as_json(key)
         return
-    show.fields(
+    output.fields(
         {
             "key": key["name"],
             "id": key["id"],
             "status": key["status"],
             "expires": key["expires_at"] or "never",
-            "limits": show.limits_line(key["limits"]) or "none",
+            "limits": output.limits_line(key["limits"]) or "none",
         }
     )

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options, show
-from gateway.cli.client import AdminClient, Json, Refused, segment, team_path
-from gateway.cli.faults import CliError
+from gateway.cli import options, output
+from gateway.cli.client import AdminApiError, AdminClient, Json, segment, team_path
+from gateway.cli.errors import CliError
 
 app = typer.Typer(help="Keys of a team.", no_args_is_help=True)
 
@@ -67,9 +67,9 @@ def create(  # noqa: PLR0913 - the command's flags
     with AdminClient.from_environment() as client:
         key = client.post(f"{team_path(team)}/keys", body, idempotency_key=idempotency_key)
     if as_json:
-        show.as_json(key)
+        output.as_json(key)
         return
-    show.fields({"key": key["key"], "id": key["id"], "name": key["name"]})
+    output.fields({"key": key["key"], "id": key["id"], "name": key["name"]})
     typer.echo("\nKeep it now: it is not shown again.")
 
 
@@ -79,9 +79,9 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
     with AdminClient.from_environment() as client:
         keys = list(client.every(f"{team_path(team)}/keys"))
     if as_json:
-        show.as_json(keys)
+        output.as_json(keys)
         return
-    show.table(
+    output.table(
         ("NAME", "ID", "STATUS", "EXPIRES", "LAST USED", "LIMITS", "MODELS"),
         [
             (
@@ -90,8 +90,8 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
                 key["status"],
                 key["expires_at"] or "never",
                 _last_used(key) or "never",
-                show.limits_line(key["limits"]),
-                show.models_line(key["models"]),
+                output.limits_line(key["limits"]),
+                output.models_line(key["models"]),
             )
             for key in keys
         ],
@@ -110,22 +110,22 @@ def show_(
     with AdminClient.from_environment() as client:
         found = find_key(client, key) if of_team is None else find(client, key, of_team)
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
         return
-    show.fields(
+    output.fields(
         {
             "key": found["name"],
             "id": found["id"],
             "status": found["status"],
-            "models": show.models_line(found["models"]),
+            "models": output.models_line(found["models"]),
             "expires": found["expires_at"] or "never",
             "created": found["created_at"],
         }
     )
     typer.echo()
-    show.limits_table(found["limits"])
+    output.limits_table(found["limits"])
     typer.echo()
-    show.table(
+    output.table(
         ("SECRET (SHA-256)", "WORKS UNTIL", "LAST USED"),
         [
             (secret["sha256_prefix"], secret["until"] or "the key ends", secret["last_used_at"] or "never")
@@ -140,7 +140,7 @@ def find(client: AdminClient, team: str, key: str) -> Json:
     path = f"{team_path(team)}/keys"
     try:
         return client.get(f"{path}/{segment(key)}")
-    except Refused as refused:
+    except AdminApiError as refused:
         if refused.code != "key_not_found":
             raise
         same = [found for found in client.every(path) if found["name"] == key]

@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
-from gateway.cli.faults import CliError
+from gateway.cli.errors import CliError
 
 app = typer.Typer(help="The ledger: verify it, export it.", no_args_is_help=True)
 
@@ -89,9 +89,9 @@ def journal(
     with AdminClient.from_environment() as client:
         found = list(itertools.islice(client.every(f"{team_path(team)}/journal", asked), limit))
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
         return
-    show.table(
+    output.table(
         ("AT", "TYPE", "AMOUNT USD", "BALANCE USD", "REQUEST", "MODEL", "NOTE"),
         [
             (
@@ -154,7 +154,7 @@ def _verifications(client: AdminClient, team: str | None) -> Iterator[Json]:
 def _print_differences(found: Json) -> None:
     typer.echo(f"{found['team_name']} ({found['team_id']}), {found['entries']} entries:")
     rows = [(one["name"], one["expected"], one["found"], one["entry_id"]) for one in found["differences"]]
-    show.table(("DIFFERENCE", "EXPECTED", "FOUND", "ENTRY"), rows, empty="")
+    output.table(("DIFFERENCE", "EXPECTED", "FOUND", "ENTRY"), rows, empty="")
 
 
 def _entries(client: AdminClient, team: Json, period: Mapping[str, str]) -> Iterator[tuple[Json, float]]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, team_path
-from gateway.cli.faults import USAGE, CliError
+from gateway.cli.errors import USAGE, CliError
 
 app = typer.Typer(help="A team's limits; in force with its next request.", no_args_is_help=True)
 
@@ -31,9 +31,9 @@ def set_(team: options.TeamArgument, changes: LimitArguments, *, as_json: option
     with AdminClient.from_environment() as client:
         changed = client.patch(team_path(team), {"limits": limits_of(changes)})
     if as_json:
-        show.as_json(changed)
+        output.as_json(changed)
     else:
-        show.limits_table(changed["limits"])
+        output.limits_table(changed["limits"])
 
 
 @app.command("show")
@@ -42,9 +42,9 @@ def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
     with AdminClient.from_environment() as client:
         limits = client.get(team_path(team))["limits"]
     if as_json:
-        show.as_json(limits)
+        output.as_json(limits)
     else:
-        show.limits_table(limits)
+        output.limits_table(limits)
 
 
 def limits_of(changes: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.cli.faults import USAGE, CliError
+from gateway.cli.errors import USAGE, CliError
 
 _BOUND: Final = 2**53 - 1  # what the ledger counts exactly
 

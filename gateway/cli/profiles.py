@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.cli.faults import USAGE, CliError
+from gateway.cli.errors import USAGE, CliError
 
 _FIELDS: Final = frozenset({"url", "admin_key", "api_key"})
 

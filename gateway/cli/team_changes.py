@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 
 
@@ -61,14 +61,14 @@ def _change(team: str, changes: Json, *, as_json: bool) -> None:
     with AdminClient.from_environment() as client:
         changed = client.patch(team_path(team), changes)
     if as_json:
-        show.as_json(changed)
+        output.as_json(changed)
         return
-    show.fields(
+    output.fields(
         {
             "team": changed["name"],
             "id": changed["id"],
             "status": changed["status"],
-            "models": show.models_line(changed["models"]),
+            "models": output.models_line(changed["models"]),
             "expires": changed["expires_at"] or "never",
         }
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 
 app = typer.Typer(help="Teams: their credits, limits and allowed models.", no_args_is_help=True)
@@ -62,7 +62,7 @@ def create(  # noqa: PLR0913 - the command's flags
     with AdminClient.from_environment() as client:
         team = client.post("/teams", body, idempotency_key=idempotency_key)
     if as_json:
-        show.as_json(team)
+        output.as_json(team)
     else:
         _show(team)
         typer.echo(f"\nA key for it: {options.program()} keys create {shlex.quote(name)} --name LABEL")
@@ -74,9 +74,9 @@ def list_(*, as_json: options.AsJson = False) -> None:
     with AdminClient.from_environment() as client:
         teams = list(client.every("/teams"))
     if as_json:
-        show.as_json(teams)
+        output.as_json(teams)
         return
-    show.table(
+    output.table(
         ("NAME", "ID", "STATUS", "AVAILABLE USD", "HELD", "SPENT", "LIMITS", "MODELS"),
         [_row(team) for team in teams],
         empty=f"No teams yet: {options.program()} teams create NAME",
@@ -89,7 +89,7 @@ def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
     with AdminClient.from_environment() as client:
         found = client.get(team_path(team))
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
     else:
         _show(found)
 
@@ -103,23 +103,23 @@ def _row(team: Json) -> tuple[Any, ...]:
         balance["available_usd"] if team["metered"] else "unmetered",
         balance["held_usd"],
         balance["spent_usd"],
-        show.limits_line(team["limits"]),
-        show.models_line(team["models"]),
+        output.limits_line(team["limits"]),
+        output.models_line(team["models"]),
     )
 
 
 def _show(team: Json) -> None:
-    show.fields(
+    output.fields(
         {
             "team": team["name"],
             "id": team["id"],
             "status": team["status"],
             "metered": "yes" if team["metered"] else "no: never refused for its balance",
-            **show.balance_fields(team["balance"]),
-            "models": show.models_line(team["models"]),
+            **output.balance_fields(team["balance"]),
+            "models": output.models_line(team["models"]),
             "expires": team["expires_at"] or "never",
             "created": team["created_at"],
         }
     )
     typer.echo()
-    show.limits_table(team["limits"])
+    output.limits_table(team["limits"])

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 
 LAST: Final = 12
@@ -89,7 +89,7 @@ def line(event: Json) -> str:
 
 def _lines(events: Any, count: int | None, *, as_json: bool) -> None:
     for seen, event in enumerate(events, start=1):
-        sys.stdout.write((show.json_line(event) if as_json else line(event)) + "\n")
+        sys.stdout.write((output.json_line(event) if as_json else line(event)) + "\n")
         sys.stdout.flush()
         if seen == count:
             return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, segment
 
 app = typer.Typer(help="Upstreams: their health, in and out of service.", no_args_is_help=True)
@@ -19,7 +19,7 @@ def list_(*, as_json: options.AsJson = False) -> None:
     with AdminClient.from_environment() as client:
         found = list(client.every("/upstreams"))
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
     else:
         _table(found)
 
@@ -41,13 +41,13 @@ def _turn(name: str, verb: str, *, as_json: bool) -> None:
     with AdminClient.from_environment() as client:
         found = client.post(f"/upstreams/{segment(name)}/{verb}", {})
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
     else:
         _table([found])
 
 
 def _table(upstreams: list[Json]) -> None:
-    show.table(
+    output.table(
         ("NAME", "STATE", "BREAKERS", "RESTING KEYS", "CONNECTIONS", "URL"),
         [
             (

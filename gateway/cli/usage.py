@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.cli import options, show
+from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
-from gateway.latency import duration
+from gateway.reporting.latency_buckets import duration
 
 BAR: Final = 30
 MOST: Final = 50
@@ -56,7 +56,7 @@ def usage(
     with AdminClient.from_environment() as client:
         found = client.get("/usage", asked)
     if as_json:
-        show.as_json(found)
+        output.as_json(found)
         return
     rows = found["data"] if by is By.TIME else found["groups"]
     named = [(_name(row, by), row) for row in rows]
@@ -64,7 +64,7 @@ def usage(
         named.append((f"{found['others']['groups']} others", found["others"]))
     most = max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
     timed = by is not By.KEY  # a key's times are not rolled up
-    show.table(
+    output.table(
         (
             *(by.value.upper(), "REQUESTS", *(("REFUSED", "MEDIAN", "P95") if timed else ())),
             *("INPUT", "CACHED", "OUTPUT", "COST USD", "COST"),

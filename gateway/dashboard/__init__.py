@@ -28,7 +28,7 @@ from gateway.dashboard import (
     configuration,
     journal,
     keys,
-    nothing,
+    not_found,
     overview,
     requests,
     sign_in,
@@ -36,12 +36,12 @@ from gateway.dashboard import (
     teams,
     upstreams,
 )
-from gateway.downstream import Scope
+from gateway.types import Scope
 
 
 def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
     """Declares the dashboard's routes on the application. `host_of`: whom to count attempts to sign in against."""
     app.state.host_of = host_of
     pages = (overview, teams, keys, journal, requests, upstreams, admin_keys, configuration)
-    for module in (sign_in, static, *pages, nothing):
+    for module in (sign_in, static, *pages, not_found):
         app.include_router(module.router, prefix="/dashboard", include_in_schema=False)

@@ -11,8 +11,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
+from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
-from gateway.dashboard.inside import Refused
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
@@ -39,7 +39,7 @@ async def create_admin_key(request: Request) -> Response:
     body["expires_at"] = forms.expiry(form)
     try:
         made = await visit.api.change("POST", "/admin-keys", body, once=form.get("once"))
-    except Refused as refused:
+    except AdminApiError as refused:
         return await _page(visit, refused=refused, form=form)
     return await _page(visit, made=made)
 
@@ -51,9 +51,9 @@ async def revoke_admin_key(request: Request, admin_key: str) -> Response:
     found = await visit.api.get("/admin-keys")
     name = next((key["name"] for key in found["data"] if key["id"] == admin_key), None)
     if name is None:
-        raise Refused(404, "admin_key_not_found", "There is no such admin key; perhaps it was revoked before.")
+        raise AdminApiError(404, "admin_key_not_found", "There is no such admin key; perhaps it was revoked before.")
     if form.get("confirm", "").strip() != name.strip():
-        problem = Refused(400, "invalid_field", f"To revoke this admin key, type its name: {name}", "confirm")
+        problem = AdminApiError(400, "invalid_field", f"To revoke this admin key, type its name: {name}", "confirm")
         return await _page(visit, refused=problem, form=form, sent=admin_key)
     await visit.api.change("DELETE", f"/admin-keys/{forms.segment(admin_key)}")
     return see("/dashboard/admin-keys?done=revoked")
@@ -63,7 +63,7 @@ async def _page(
     visit: Visit,
     *,
     notice: str = "",
-    refused: Refused | None = None,
+    refused: AdminApiError | None = None,
     form: Mapping[str, str] = MappingProxyType({}),
     sent: str = "",
     made: Mapping[str, Any] | None = None,

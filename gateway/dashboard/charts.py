@@ -17,8 +17,8 @@ from xml.etree.ElementTree import Element
 
 from fastapi import Response
 
-from gateway.latency import duration
-from gateway.ledger.refusals import iso_time
+from gateway.protocol.timestamps import iso_time
+from gateway.reporting.latency_buckets import duration
 
 MOST_SERIES: Final = 6
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"

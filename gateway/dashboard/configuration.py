@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, Visit, visit_of
-from gateway.dashboard.inside import Refused
 from gateway.dashboard.render import html
 
 router = APIRouter(prefix="/configuration", route_class=PageRoute)
@@ -26,13 +26,15 @@ async def reload_configuration(request: Request) -> Response:
     visit = visit_of(request)
     try:
         return await _page(visit, reloaded=await visit.api.change("POST", "/config/reload"))
-    except Refused as refused:
+    except AdminApiError as refused:
         if refused.code != "invalid_config":
             raise
         return await _page(visit, refused=refused)
 
 
-async def _page(visit: Visit, *, reloaded: Mapping[str, Any] | None = None, refused: Refused | None = None) -> Response:
+async def _page(
+    visit: Visit, *, reloaded: Mapping[str, Any] | None = None, refused: AdminApiError | None = None
+) -> Response:
     found = await visit.api.get("/config")
     problem = refused.message if refused is not None else found["problem"]
     return html(

@@ -20,15 +20,16 @@ from urllib.parse import parse_qsl, quote
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from gateway.dashboard.inside import Inside, Refused
+from gateway.accounts.admin_keys import Admin
+from gateway.dashboard.admin_client import AdminApiError, AdminClient
 from gateway.dashboard.render import html
-from gateway.downstream import ClientLeft, Downstream, Message
 from gateway.errors import GatewayError
-from gateway.ledger.admins import Admin
+from gateway.http.client import Client, ClientDisconnected
+from gateway.types import Message
 
 if TYPE_CHECKING:
-    from gateway.ledger.sessions import Sessions
-    from gateway.settings import Settings
+    from gateway.accounts.sessions import Sessions
+    from gateway.config.settings import Settings
 
 COOKIE: Final = "gateway_session"
 CSRF: Final = "csrf"
@@ -67,7 +68,7 @@ class Visit:
 
     token: str
     admin: Admin
-    api: Inside
+    api: AdminClient
 
     @property
     def may_change_all(self) -> bool:
@@ -121,7 +122,9 @@ def check_csrf(request: Request, cookie: str) -> None:
     sent = form_of(request).get(CSRF, "")
     ours = bool(cookie) and hmac.compare_digest(sent.encode(), csrf_of(cookie).encode())
     if not ours or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise Refused(403, "not_allowed", "This form was out of date. Go back, reload the page and send it again.")
+        raise AdminApiError(
+            403, "not_allowed", "This form was out of date. Go back, reload the page and send it again."
+        )
 
 
 class OpenRoute(APIRoute):
@@ -136,12 +139,12 @@ class OpenRoute(APIRoute):
                 if request.method not in _LOOKING:
                     request.scope[_FORM] = await _read_form(request)
                 answer = await self.enter(request, handle)
-            except ClientLeft:
+            except ClientDisconnected:
                 return Response(status_code=499)  # nobody reads it; nginx's number for this
             except GatewayError as error:
-                answer = _error_page(request, Refused(error.status, error.code, error.message, error.param))
+                answer = _error_page(request, AdminApiError(error.status, error.code, error.message, error.param))
                 answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
-            except Refused as refused:
+            except AdminApiError as refused:
                 answer = _error_page(request, refused)
             for name, value in HEADERS.items():
                 answer.headers.setdefault(name, value)
@@ -164,7 +167,7 @@ class PageRoute(OpenRoute):
         if admin is None or not root_key_of(request):
             asked = request.url.path if request.method in _LOOKING else "/dashboard"
             return see(f"/dashboard/login?next={quote(asked, safe='')}")
-        request.scope[_VISIT] = Visit(token, admin, Inside(request, admin))
+        request.scope[_VISIT] = Visit(token, admin, AdminClient(request, admin))
         if request.method not in _LOOKING:
             check_csrf(request, token)
         return await handle(request)
@@ -176,17 +179,17 @@ def see(path: str) -> Response:
 
 
 async def _read_form(request: Request) -> Mapping[str, str]:
-    client = Downstream(request.scope, request.receive, _send_nothing)
+    client = Client(request.scope, request.receive, _send_nothing)
     body = await client.read_body(MAX_FORM, services_of(request).settings.server.body_timeout_s)
     try:
         return MappingProxyType(dict(parse_qsl(body.decode(), max_num_fields=MAX_FIELDS)))
     except ValueError:
-        raise Refused(400, "invalid_field", "This is no form of the dashboard.") from None
+        raise AdminApiError(400, "invalid_field", "This is no form of the dashboard.") from None
 
 
 async def _send_nothing(message: Message) -> None:
     del message
 
 
-def _error_page(request: Request, refused: Refused) -> Response:
+def _error_page(request: Request, refused: AdminApiError) -> Response:
     return html("error.html", refused.status, visit=request.scope.get(_VISIT), here="", refused=refused)

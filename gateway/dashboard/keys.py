@@ -10,8 +10,8 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
+from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, form_of, visit_of
-from gateway.dashboard.inside import Refused
 from gateway.dashboard.teams import changed, team_page, team_path
 
 router = APIRouter(prefix="/teams/{team}/keys", route_class=PageRoute)
@@ -30,7 +30,7 @@ async def create_key(request: Request, team: str) -> Response:
     }
     try:
         made = await visit.api.change("POST", team_path(team, "/keys"), body, once=form.get("once"))
-    except Refused as refused:
+    except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent="new-key")
     return await team_page(visit, team, made={**made, "how": "made"})
 
@@ -43,7 +43,7 @@ async def rotate_key(request: Request, team: str, key: str) -> Response:
     body = {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
     try:
         made = await visit.api.change("POST", _path(team, key, "/rotate"), body, once=form.get("once"))
-    except Refused as refused:
+    except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=f"rotate-{key}")
     return await team_page(visit, team, made={**made, "how": "rotated"})
 
@@ -67,7 +67,11 @@ async def change_status(request: Request, team: str, key: str) -> Response:
         if form.get("confirm", "").strip() != found["name"]:
             problem = f"To revoke this key, type its name: {found['name']}"
             return await team_page(
-                visit, team, refused=Refused(400, "invalid_field", problem, "confirm"), form=form, sent=f"revoke-{key}"
+                visit,
+                team,
+                refused=AdminApiError(400, "invalid_field", problem, "confirm"),
+                form=form,
+                sent=f"revoke-{key}",
             )
     done = "revoked" if status == "revoked" else "key"
     return await changed(visit, team, _path(team, key), {"status": status}, form, done, f"status-{key}")

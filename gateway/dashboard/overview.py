@@ -16,10 +16,10 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import charts, forms
+from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, Visit, visit_of
-from gateway.dashboard.inside import Refused
 from gateway.dashboard.render import WHY, html, words
-from gateway.ledger.refusals import iso_time
+from gateway.protocol.timestamps import iso_time
 
 router = APIRouter(route_class=PageRoute)
 HOUR_MS: Final = 3_600_000
@@ -61,7 +61,7 @@ def period_of(request: Request) -> Period:
 
 
 async def usage(visit: Visit, period: Period, by: str, limit: int | None = None) -> dict[str, Any]:
-    """The ledger's usage of a period. Raises Refused."""
+    """The ledger's usage of a period. Raises AdminApiError."""
     return await visit.api.get(
         "/usage", team=period.team, by=by, step=period.step, limit=limit, **{"from": period.since}
     )
@@ -108,7 +108,7 @@ async def show_chart(request: Request, name: str) -> Response:
     """One of CHARTS, of a period."""
     visit, period = visit_of(request), period_of(request)
     if name not in CHARTS:
-        raise Refused(404, "unknown_url", f"There is no chart {name!r}.")
+        raise AdminApiError(404, "unknown_url", f"There is no chart {name!r}.")
     found = await usage(visit, period, "model")
     if name == "latency":
         return charts.medians(charts.times(found), period.step)
@@ -120,7 +120,7 @@ async def show_chart(request: Request, name: str) -> Response:
 
 
 async def team_names(visit: Visit, chosen: str | None) -> dict[str, str]:
-    """Names by id of the teams to choose from: the first 1,000, and the chosen one. Raises Refused."""
+    """Names by id of the teams to choose from: the first 1,000, and the chosen one. Raises AdminApiError."""
     page = await visit.api.get("/teams", limit=1000)
     named = {team["id"]: team["name"] for team in page["data"]}
     if chosen is not None and chosen not in named:

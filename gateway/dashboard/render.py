@@ -9,7 +9,7 @@ from typing import Any, Final
 from fastapi import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gateway.latency import duration
+from gateway.reporting.latency_buckets import duration
 
 WHY: Final[Mapping[str, str]] = {
     "rpm": "requests a minute",

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.dashboard import forms
+from gateway.dashboard.admin_client import AdminApiError, AdminClient
 from gateway.dashboard.guard import HEADERS, PageRoute, Visit, visit_of
-from gateway.dashboard.inside import Inside, Refused
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
@@ -107,7 +107,7 @@ async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str
     async def name(key_id: str) -> str | None:
         try:
             return str((await visit.api.get(f"/keys/{forms.segment(key_id)}"))["name"])
-        except Refused:
+        except AdminApiError:
             return None
 
     names = await asyncio.gather(*map(name, ids))
@@ -117,7 +117,7 @@ async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str
 class _Live(Response):
     """GET /admin/v1/events, handed over with this page's headers and an end."""
 
-    def __init__(self, api: Inside) -> None:
+    def __init__(self, api: AdminClient) -> None:
         super().__init__()
         self._api = api
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.dashboard.admin_client import AdminApiError, AdminClient
 from gateway.dashboard.guard import (
     COOKIE,
     OpenRoute,
@@ -19,7 +20,6 @@ from gateway.dashboard.guard import (
     services_of,
     visit_of,
 )
-from gateway.dashboard.inside import Inside, Refused
 from gateway.dashboard.render import html
 
 router = APIRouter()
@@ -47,8 +47,8 @@ async def enter(request: Request) -> Response:
     host: str = request.app.state.host_of(request.scope)
     await sessions.count_attempt(host)
     try:
-        admin = await Inside(request, None).whoami(form.get("key", "").strip())
-    except Refused as refused:
+        admin = await AdminClient(request, None).whoami(form.get("key", "").strip())
+    except AdminApiError as refused:
         if refused.status not in (401, 403):
             raise
         return _page(request, wanted, refused)
@@ -69,7 +69,7 @@ async def leave(request: Request) -> Response:
     return answer
 
 
-def _page(request: Request, wanted: str, refused: Refused | None = None) -> Response:
+def _page(request: Request, wanted: str, refused: AdminApiError | None = None) -> Response:
     cookie = request.cookies.get(BEFORE, "") or secrets.token_urlsafe(32)
     problem = refused.message if refused is not None else ""
     if refused is not None and refused.status == 401:  # noqa: PLR2004 - HTTP's number

@@ -9,8 +9,8 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import OpenRoute
-from gateway.dashboard.inside import Refused
 
 router = APIRouter(route_class=OpenRoute)
 _TYPES: Final[Mapping[str, str]] = MappingProxyType(
@@ -26,5 +26,5 @@ async def asset(request: Request, name: str) -> Response:
     """One of the files; browsers ask again each time, so that an upgrade shows at once."""
     del request
     if name not in _FILES:
-        raise Refused(404, "unknown_url", f"There is no {name!r} here.")
+        raise AdminApiError(404, "unknown_url", f"There is no {name!r} here.")
     return Response(_FILES[name], media_type=_TYPES[name], headers={"cache-control": "no-cache"})

@@ -13,15 +13,15 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.billing.money import format_usd, parse_usd
 from gateway.dashboard import forms
-from gateway.dashboard.bars import bars, values
-from gateway.dashboard.deeds import deed
+from gateway.dashboard.admin_client import AdminApiError
+from gateway.dashboard.audit_entries import audit_entry
 from gateway.dashboard.forecast import DAY_MS, forecast
 from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
-from gateway.dashboard.inside import Refused
+from gateway.dashboard.limit_bars import limit_bars, values
 from gateway.dashboard.render import html
-from gateway.ledger.refusals import iso_time
-from gateway.money import format_usd, parse_usd
+from gateway.protocol.timestamps import iso_time
 
 router = APIRouter(route_class=PageRoute)
 NOTICES: Final[Mapping[str, str]] = MappingProxyType(
@@ -52,7 +52,7 @@ async def list_teams(request: Request) -> Response:
         return see("/dashboard" + team_path(visit.admin.team_id))
     find = query.get("find", "").strip()
     if find:
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(AdminApiError):
             return see("/dashboard" + team_path((await visit.api.get(team_path(find)))["id"]))
     return await _list(visit, find=find, after=query.get("after") or None)
 
@@ -66,7 +66,7 @@ async def create_team(request: Request) -> Response:
         body["credits_usd"] = form["credits_usd"].strip().removeprefix("$")
     try:
         team = await visit.api.change("POST", "/teams", body, once=form.get("once"))
-    except Refused as refused:
+    except AdminApiError as refused:
         return await _list(visit, refused, form)
     return see("/dashboard" + team_path(team["id"]) + "?done=team")
 
@@ -103,7 +103,7 @@ async def move_credits(request: Request, team: str) -> Response:
     }
     try:
         await visit.api.change("POST", team_path(team, "/credits"), body, once=form.get("once"))
-    except Refused as refused:
+    except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent="credits")
     return see("/dashboard" + team_path(team) + "?done=credits")
 
@@ -114,7 +114,7 @@ async def changed(
     """PATCHes and goes back to the team's page; with the error and the form as it was sent, where it was refused."""
     try:
         await visit.api.change("PATCH", path, body, version=form.get("version"))
-    except Refused as refused:
+    except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=sent or done)
     return see("/dashboard" + team_path(team) + f"?done={done}")
 
@@ -124,7 +124,7 @@ async def team_page(
     team: str,
     *,
     notice: str = "",
-    refused: Refused | None = None,
+    refused: AdminApiError | None = None,
     form: Mapping[str, str] = MappingProxyType({}),
     sent: str = "",
     made: Mapping[str, Any] | None = None,
@@ -144,11 +144,11 @@ async def team_page(
         visit=visit,
         here="teams",
         team=_with_forecast(found, recent),
-        keys=[{**key, "bars": bars(key["limits"]), "set": values(key["limits"])} for key in keys["data"]],
+        keys=[{**key, "bars": limit_bars(key["limits"]), "set": values(key["limits"])} for key in keys["data"]],
         usage={group["key_id"]: group for group in spent["groups"]},
         total=spent["total"],
         refusals=refused_requests["data"],
-        deeds=[deed(action, {found["id"]: found["name"]}) for action in actions["data"]],
+        deeds=[audit_entry(action, {found["id"]: found["name"]}) for action in actions["data"]],
         names={key["id"]: key["name"] for key in keys["data"]},
         notice=notice,
         refused=refused,
@@ -161,7 +161,7 @@ async def team_page(
 
 async def _list(
     visit: Visit,
-    refused: Refused | None = None,
+    refused: AdminApiError | None = None,
     form: Mapping[str, str] = MappingProxyType({}),
     *,
     find: str = "",
@@ -203,7 +203,7 @@ def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any
     granted, available = float(balance["granted_usd"]), float(balance["available_usd"])  # a bar's length alone
     return {
         **team,
-        "bars": bars(team["limits"]),
+        "bars": limit_bars(team["limits"]),
         "set": values(team["limits"]),
         "left": min(1.0, max(0.0, round(available / granted, 4))) if granted > 0 else 0.0,
         "a_day_usd": format_usd(found.a_day),

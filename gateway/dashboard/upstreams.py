@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
-from gateway.dashboard.deeds import deed
+from gateway.dashboard.audit_entries import audit_entry
 from gateway.dashboard.guard import PageRoute, see, visit_of
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
@@ -47,5 +47,5 @@ async def list_actions(request: Request) -> Response:
     page, teams = await asyncio.gather(
         visit.api.get("/audit", limit=PAGE, team=team, after=query.get("after") or None), team_names(visit, team)
     )
-    deeds = [deed(action, teams) for action in page["data"]]
+    deeds = [audit_entry(action, teams) for action in page["data"]]
     return html("audit.html", visit=visit, here="audit", deeds=deeds, next=page["next"], team=team, teams=teams)

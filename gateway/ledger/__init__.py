@@ -1,13 +1,11 @@
-"""The ledger and the store that it lives in.
+"""The books: holds are reserved, settled and voided, and every movement is journalled.
 
-    keyspace        every key's name and TTL
-    scripts/*.lua   what happens atomically, each with one typed wrapper here
-    script          loads a script's source from the package
-    store           Store: which node, is it up, bring it back         -> topology, link
-    topology        store.url -> nodes and slots, by asking a Sentinel or the cluster itself
-    link            one connection: a write per turn of the event loop, replies in order
-    faults          what a failing store says, as data
-    embedded        the Valkey server that comes with the package
-
-Only this package speaks to the store.
+ledger              admits and settles requests, each by one script
+spool               keeps on disk what the store cannot take
+journal             every movement of a team's credits
+verification        recomputes the books from the journal
+hold_expiry         voids the holds of gateways that died
+known_responses     remembers who made a response
+refusals            a refused admission as an error that explains itself
+enforcement_check   proves that the store enforces limits before the gateway is ready
 """

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import GatewayError
-from gateway.ledger.keyspace import TeamKeys
-from gateway.ledger.replies import gather
-from gateway.ledger.store import Store
-from gateway.ledger.team import Page
-from gateway.usage import Usage
+from gateway.protocol.usage import Usage
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.store import Store
+from gateway.types import Page
 
 PAGE: Final = 1000
 UNREADABLE: Final = "unreadable"

@@ -1,12 +1,11 @@
 """The ledger: admit and settle, each one script call; typed on this side of the store.
 
-    admit(ask)          -> Admission          or GatewayError
+    admit(request)      -> Admission          or GatewayError
     settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
-    preview(ask)        -> Preview            the same decision, nothing reserved
+    preview(request)    -> Preview            the same decision, nothing reserved
     run()               renews this worker's holds, voids those of dead gateways, replays the spool, until cancelled
 
-A hold that may have been reserved for nobody (its request was cancelled, or the store's reply was lost) is voided
-behind its admission: on the same connection, or from the spool.
+Where a request was cancelled or the reply to its admission was lost, the hold it may have is voided.
 
 `store.on_failure = "open"` admits every well-formed key while the store is away, since nobody can check it then: for
 networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
@@ -31,20 +30,21 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from gateway.accounts.entities import View, read_view
+from gateway.billing.lifecycle import Outcome
+from gateway.billing.settlement import NO_USAGE, Hold, Settlement
 from gateway.errors import GatewayError
-from gateway.exchange import NO_USAGE, Hold, Outcome, Settlement
-from gateway.identity import ApiKey
-from gateway.ledger import upkeep
-from gateway.ledger.faults import StoreError, StoreUnavailable
-from gateway.ledger.keyspace import TeamKeys
-from gateway.ledger.rates import NO_RATES, Rates
-from gateway.ledger.refusals import Demand, Refusal, to_error
-from gateway.ledger.replies import gather
-from gateway.ledger.responses import Memory
-from gateway.ledger.script import Script
+from gateway.identity.api_keys import ApiKey
+from gateway.ledger import hold_expiry
+from gateway.ledger.known_responses import Memory
+from gateway.ledger.refusals import AdmissionRefusal, Demand, to_error
 from gateway.ledger.spool import Spool, as_now
-from gateway.ledger.store import VOIDS_AT_ONCE, Store
-from gateway.ledger.team import View, read_view
+from gateway.protocol.rate_limit_headers import NO_RATES, Rates
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import VOIDS_AT_ONCE, Store
 
 ADMIT: Final = Script.load("admit_v1")
 SETTLE: Final = Script.load("settle_v2")
@@ -76,7 +76,7 @@ class LedgerPolicy:
     on_failure: str
 
 
-class Ask(NamedTuple):
+class AdmissionRequest(NamedTuple):
     """What step 4 asks for. `patterns`: the model's, the most specific first."""
 
     request_id: str
@@ -109,13 +109,13 @@ class Preview:
     view: View
 
 
-class Refused(GatewayError):
+class AdmissionRefused(GatewayError):
     """A refusal by the admission script; carries the rates for the answer's headers."""
 
     rates: Rates = NO_RATES
 
     @classmethod
-    def of(cls, error: GatewayError, rates: Rates) -> Refused:
+    def of(cls, error: GatewayError, rates: Rates) -> AdmissionRefused:
         """The same error, with the rates."""
         refused = cls(error.code, error.message, param=error.param, wait_ms=error.wait_ms, explain=error.explain)
         refused.rates = rates
@@ -166,35 +166,44 @@ class Ledger:
         """Whether requests may begin while the store is away."""
         return self._policy.on_failure == "open" and self._spool.has_room
 
-    async def admit(self, ask: Ask) -> Admission:
+    async def admit(self, admission_request: AdmissionRequest) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
         self._notice_pause()
-        reply = self._store.call(ADMIT, *self._admit_call(ask, dry_run=False))
+        reply = self._store.call(ADMIT, *self._admit_call(admission_request, dry_run=False))
         try:
-            admission = _read_admission(await reply, ask)
+            admission = _read_admission(await reply, admission_request)
         except StoreUnavailable as error:
             if not self.admits_unchecked:
                 if error.maybe_applied:
-                    self._abandon(ask)
+                    self._abandon(admission_request)
                 raise _unavailable(error) from None
-            hold = _hold(ask, time.time_ns() // 1_000_000, unchecked_secret=ask.key.secret_hash)
+            hold = _hold(
+                admission_request, time.time_ns() // 1_000_000, unchecked_secret=admission_request.key.secret_hash
+            )
             admission = Admission(hold, NO_RATES, 0, unchecked=True)
         except asyncio.CancelledError:
-            self._abandon(ask)
+            self._abandon(admission_request)
             raise
-        self._open[ask.request_id] = admission.hold
+        self._open[admission_request.request_id] = admission.hold
         return admission
 
-    async def preview(self, ask: Ask) -> Preview:
+    async def preview(self, admission_request: AdmissionRequest) -> Preview:
         """What `admit` would say now, and what is left of each limit; reserves nothing. Raises as `admit` does."""
-        names = TeamKeys(ask.key.team_id)
-        view = [names.team, names.state, names.holds, names.held, names.journal, names.key(ask.key.key_id)]
+        names = TeamKeys(admission_request.key.team_id)
+        view = [
+            names.team,
+            names.state,
+            names.holds,
+            names.held,
+            names.journal,
+            names.key(admission_request.key.key_id),
+        ]
         replies = [
-            self._store.call(ADMIT, *self._admit_call(ask, dry_run=True)),
-            self._store.call(VIEW, view, [ask.key.key_id, self._store.voids_at_once]),
+            self._store.call(ADMIT, *self._admit_call(admission_request, dry_run=True)),
+            self._store.call(VIEW, view, [admission_request.key.key_id, self._store.voids_at_once]),
         ]
         reply, seen = await gather(replies)
-        return Preview(_read_admission(reply, ask), read_view(seen))
+        return Preview(_read_admission(reply, admission_request), read_view(seen))
 
     def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
         """Step 8: posts a settlement, and a response to remember. Under way at once; no cancellation takes it back.
@@ -243,8 +252,10 @@ class Ledger:
             await self._spool.replay(self._replay)
         await self._spool.close()
 
-    def _abandon(self, ask: Ask) -> None:
-        void = Settlement(_hold(ask, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, ask.demand.model, "")
+    def _abandon(self, admission_request: AdmissionRequest) -> None:
+        void = Settlement(
+            _hold(admission_request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, admission_request.demand.model, ""
+        )
         _ = self.settle(void)  # nobody waits; `flush` does
 
     def _resolved(self, reply: list[Any], args: list[str]) -> int:
@@ -295,7 +306,7 @@ class Ledger:
                     await wake.wait()
 
     async def _renew(self) -> None:
-        await upkeep.renew(self._store, self._open.values(), self._hold_ttl_ms)
+        await hold_expiry.renew(self._store, self._open.values(), self._hold_ttl_ms)
 
     async def _tidy(self) -> None:
         if self._store.available:
@@ -303,7 +314,7 @@ class Ledger:
         if self._policy.on_failure == "open":
             await self._spool.look()
         if self._store.voids_at_once:
-            self.expired += await upkeep.reap(self._store, self._round_s)
+            self.expired += await hold_expiry.expire_holds(self._store, self._round_s)
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
         script, keys = as_now(script, keys, args)
@@ -311,20 +322,20 @@ class Ledger:
             raise LookupError(f"this version does not know the script {script!r}")
         self._resolved(await self._store.call(SETTLE, keys, args), args)
 
-    def _admit_call(self, ask: Ask, *, dry_run: bool) -> tuple[list[str], list[str]]:
-        key, demand = ask.key, ask.demand
+    def _admit_call(self, admission_request: AdmissionRequest, *, dry_run: bool) -> tuple[list[str], list[str]]:
+        key, demand = admission_request.key, admission_request.demand
         names = TeamKeys(key.team_id)
         keys = names.of_request(key.key_id)
-        if ask.idempotency_key is not None:
-            keys.append(names.mark(key.key_id, ask.idempotency_key))
+        if admission_request.idempotency_key is not None:
+            keys.append(names.mark(key.key_id, admission_request.idempotency_key))
         return keys, [
-            ask.request_id,
+            admission_request.request_id,
             key.key_id,
             key.secret_hash,
-            "\n".join(ask.patterns),
+            "\n".join(admission_request.patterns),
             str(demand.amount_nano_usd),
             str(demand.input_tokens + demand.output_tokens),
-            str(-1 if ask.max_output_tokens is None else ask.max_output_tokens),
+            str(-1 if admission_request.max_output_tokens is None else admission_request.max_output_tokens),
             self._hold_ttl_ms,
             "1" if dry_run else "0",
             self._mark_ttl_ms,
@@ -359,26 +370,26 @@ class Ledger:
         ]
 
 
-def _hold(ask: Ask, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
-    request_id, key, _patterns, demand, _max_output_tokens, mark = ask
+def _hold(admission_request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
+    request_id, key, _patterns, demand, _max_output_tokens, mark = admission_request
     _model, amount, input_tokens, output_tokens, _price, _unsaid = demand
     return Hold(
         request_id, key.team_id, key.key_id, amount, input_tokens, output_tokens, admitted_ms, mark, unchecked_secret
     )
 
 
-def _read_admission(reply: list[Any], ask: Ask) -> Admission:
+def _read_admission(reply: list[Any], admission_request: AdmissionRequest) -> Admission:
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     rates = Rates(*reply[11:17])
-    demand = ask.demand
+    demand = admission_request.demand
     if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
         demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
-        ask = ask._replace(demand=demand)
+        admission_request = admission_request._replace(demand=demand)
     if admitted == 1:
-        return Admission(_hold(ask, now_ms), rates, available, cut_at_cap=cut == 1)
+        return Admission(_hold(admission_request, now_ms), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
-    refusal = Refusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
-    raise Refused.of(to_error(refusal, demand), rates)
+    refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
+    raise AdmissionRefused.of(to_error(refusal, demand), rates)
 
 
 def _unavailable(error: StoreUnavailable) -> GatewayError:

@@ -26,14 +26,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from gateway.billing.money import format_usd
+from gateway.billing.prices import Price, affordable_output_tokens
 from gateway.errors import GatewayError, JsonScalar
-from gateway.identity import invalid_api_key
-from gateway.money import format_usd
-from gateway.pricing import Price, affordable_output_tokens
+from gateway.identity.api_keys import invalid_api_key
+from gateway.protocol.timestamps import iso_time
 
 
 class Demand(NamedTuple):
@@ -51,7 +51,7 @@ class Demand(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class AdmissionRefusal:
     """The script's answer. `wait_ms` is None where waiting does not help.
 
     `usd_left`, `tokens_left`: what the least of all credits and budgets lets through, in nano-USD and in tokens.
@@ -68,7 +68,7 @@ class Refusal:
     tokens_left: int = 0
 
 
-def to_error(refusal: Refusal, demand: Demand) -> GatewayError:
+def to_error(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     """The error for a refusal."""
     word = refusal.code.partition(":")[0]
     if word == "invalid_api_key":
@@ -76,7 +76,7 @@ def to_error(refusal: Refusal, demand: Demand) -> GatewayError:
     return _budget(refusal, demand) if word.startswith("budget_") else _BUILDERS[word](refusal, demand)
 
 
-def _model(refusal: Refusal, demand: Demand) -> GatewayError:
+def _model(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     return GatewayError(
         "model_not_allowed",
         f"This {refusal.scope} may not use the model {demand.model!r}.",
@@ -85,7 +85,7 @@ def _model(refusal: Refusal, demand: Demand) -> GatewayError:
     )
 
 
-def _max_output_tokens(refusal: Refusal, _: Demand) -> GatewayError:
+def _max_output_tokens(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     return GatewayError(
         "invalid_field",
         f"This {refusal.scope} may ask for {refusal.limit} output tokens at most.",
@@ -94,7 +94,7 @@ def _max_output_tokens(refusal: Refusal, _: Demand) -> GatewayError:
     )
 
 
-def _concurrency(refusal: Refusal, _: Demand) -> GatewayError:
+def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     guessed = replace(refusal, wait_ms=None)  # no time to name in resets_at
     return GatewayError(
         "concurrency_exceeded",
@@ -104,7 +104,7 @@ def _concurrency(refusal: Refusal, _: Demand) -> GatewayError:
     )
 
 
-def _seen_before(refusal: Refusal, _: Demand) -> GatewayError:
+def _seen_before(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     code, _separator, request_id = refusal.code.partition(":")
     state = "is still running" if code == "request_in_progress" else "was answered already"
     return GatewayError(
@@ -115,7 +115,7 @@ def _seen_before(refusal: Refusal, _: Demand) -> GatewayError:
     )
 
 
-def _explain(refusal: Refusal, limit: str, value: int | str | None = None) -> dict[str, JsonScalar]:
+def _explain(refusal: AdmissionRefusal, limit: str, value: int | str | None = None) -> dict[str, JsonScalar]:
     fields: dict[str, JsonScalar] = {"limit": limit, "scope": refusal.scope, "limit_source": "gateway"}
     if value is not None:
         fields["limit_value"] = value
@@ -124,7 +124,7 @@ def _explain(refusal: Refusal, limit: str, value: int | str | None = None) -> di
     return fields
 
 
-def _rate(refusal: Refusal, demand: Demand) -> GatewayError:
+def _rate(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     unit = "requests" if refusal.code == "rpm" else "tokens"
     message = f"This {refusal.scope} is at its limit of {refusal.limit} {unit} per minute."
     if refusal.wait_ms is None and refusal.limit:
@@ -141,7 +141,7 @@ def _rate(refusal: Refusal, demand: Demand) -> GatewayError:
     )
 
 
-def _credits(refusal: Refusal, demand: Demand) -> GatewayError:
+def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     return GatewayError(
         "insufficient_quota",
         f"This request may cost up to {format_usd(demand.amount_nano_usd)} USD, and the team has "
@@ -155,7 +155,7 @@ def _credits(refusal: Refusal, demand: Demand) -> GatewayError:
     )
 
 
-def _affordable(refusal: Refusal, demand: Demand) -> int:
+def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
     """The largest `max_output_tokens` with which the same request passes every credit and budget; 0: none."""
     input_tokens = demand.input_tokens + demand.unsaid_tokens
     by_usd = affordable_output_tokens(demand.price, input_tokens, refusal.usd_left)
@@ -163,7 +163,7 @@ def _affordable(refusal: Refusal, demand: Demand) -> int:
     return by_tokens if by_usd is None else min(by_usd, by_tokens)
 
 
-def _budget(refusal: Refusal, demand: Demand) -> GatewayError:
+def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     _, unit, period = refusal.code.split("_")
     if unit == "usd":
         limit, used, wanted = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
@@ -184,7 +184,7 @@ def _budget(refusal: Refusal, demand: Demand) -> GatewayError:
     )
 
 
-_BUILDERS: Final[Mapping[str, Callable[[Refusal, Demand], GatewayError]]] = MappingProxyType(
+_BUILDERS: Final[Mapping[str, Callable[[AdmissionRefusal, Demand], GatewayError]]] = MappingProxyType(
     {
         "model_not_allowed": _model,
         "max_output_tokens": _max_output_tokens,
@@ -196,8 +196,3 @@ _BUILDERS: Final[Mapping[str, Callable[[Refusal, Demand], GatewayError]]] = Mapp
         "already_answered": _seen_before,
     }
 )
-
-
-def iso_time(ms: int) -> str:
-    """A time in ms since 1970 as ISO 8601 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -28,8 +28,8 @@ from typing import BinaryIO, Final, Self
 import orjson
 import structlog
 
-from gateway.ledger.faults import StoreError, StoreUnavailable
-from gateway.ledger.keyspace import TeamKeys
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.keyspace import TeamKeys
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
 SPOOL: Final = "spool"
@@ -50,7 +50,7 @@ class SpoolFull(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SpooledCall:
     """One spooled call. `at_s`: when it was spooled, seconds since 1970."""
 
     at_s: float
@@ -109,7 +109,7 @@ class Spool:
         if not self.pending:
             self._log.warning("spooling", directory=str(self._directory))
         self.spooled += 1
-        self._waiting.append(Line(int(time.time()), script, keys, args).write())
+        self._waiting.append(SpooledCall(int(time.time()), script, keys, args).write())
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_waiting())
 
@@ -226,7 +226,7 @@ class Spool:
 
     async def _replay_line(self, raw: bytes, call: Replay) -> Exception | None:
         try:
-            line = Line.read(raw)
+            line = SpooledCall.read(raw)
             if time.time() - line.at_s > self._max_age_s:
                 return LookupError("too old: the store may have forgotten that it has it already")
             await call(line.script, line.keys, line.args)

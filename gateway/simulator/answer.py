@@ -20,9 +20,9 @@ import orjson
 
 from gateway.simulator.behaviours import Behaviour
 from gateway.simulator.events import AFTER_DONE, DONE, frames, in_lines, response_object
+from gateway.simulator.http_exchange import JSON_HEADERS, Headers, HttpExchange
 from gateway.simulator.plan import Plan
 from gateway.simulator.request import ProviderError
-from gateway.simulator.wire import JSON_HEADERS, Headers, Wire
 
 _COALESCE_BYTES: Final = 16 * 1024
 _SSE_HEADERS: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
@@ -45,12 +45,12 @@ def _request_id() -> tuple[bytes, bytes]:
     return (b"x-request-id", b"req_%b" % secrets.token_hex(12).encode())
 
 
-async def send_error(wire: Wire, error: ProviderError, headers: Headers | None = None) -> None:
+async def send_error(wire: HttpExchange, error: ProviderError, headers: Headers | None = None) -> None:
     """An error answer in the error format."""
     await wire.respond(error.status, error.body(), [*JSON_HEADERS, _request_id(), *(headers or ())])
 
 
-async def send_misbehaviour(wire: Wire, behaviour: Behaviour, model: str) -> bool:
+async def send_misbehaviour(wire: HttpExchange, behaviour: Behaviour, model: str) -> bool:
     """Answer for behaviours that need no plan. False: an answer is still to be made."""
     if behaviour.stall_head:
         await wire.wait_for_leaving()
@@ -70,7 +70,7 @@ async def send_misbehaviour(wire: Wire, behaviour: Behaviour, model: str) -> boo
     return True
 
 
-async def send_plain(wire: Wire, plan: Plan, status: str = "") -> None:
+async def send_plain(wire: HttpExchange, plan: Plan, status: str = "") -> None:
     """One JSON answer; `status` as in `response_object`."""
     behaviour = plan.request.behaviour
     delay_ms = behaviour.token_delay_ms * plan.token_count
@@ -89,7 +89,7 @@ async def send_plain(wire: Wire, plan: Plan, status: str = "") -> None:
         await wire.wait_for_leaving()
 
 
-async def send_stream(wire: Wire, plan: Plan) -> None:
+async def send_stream(wire: HttpExchange, plan: Plan) -> None:
     """The plan's events. Those that need no wait leave together, a write for each 16 KiB."""
     behaviour = plan.request.behaviour
     stops = [n for n in (behaviour.stall_after, behaviour.cut_after, behaviour.end_after) if n is not None]
@@ -123,7 +123,7 @@ async def send_stream(wire: Wire, plan: Plan) -> None:
     await wire.finish(bytes(waiting))
 
 
-async def _stop(wire: Wire, behaviour: Behaviour, data: bytes, count: int) -> None:
+async def _stop(wire: HttpExchange, behaviour: Behaviour, data: bytes, count: int) -> None:
     if behaviour.end_after == count:
         await wire.finish(data)
         return
@@ -132,7 +132,7 @@ async def _stop(wire: Wire, behaviour: Behaviour, data: bytes, count: int) -> No
         await wire.wait_for_leaving()
 
 
-async def send_replay(wire: Wire, plan: Plan, after: int) -> None:
+async def send_replay(wire: HttpExchange, plan: Plan, after: int) -> None:
     """The plan's events again, those with a sequence number above `after`, without misbehaviour."""
     await wire.start(200, [*_SSE_HEADERS, _request_id()])
     events = (frame.data for frame in frames(plan, well_behaved=True) if frame.sequence_number > after)

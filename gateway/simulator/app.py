@@ -30,13 +30,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.simulator.answer import send_error, send_misbehaviour, send_plain, send_replay, send_stream
 from gateway.simulator.behaviours import ROWS
 from gateway.simulator.events import response_object
+from gateway.simulator.http_exchange import ClientDisconnected, HttpExchange
 from gateway.simulator.plan import Plan, make_plan, usage_of
 from gateway.simulator.record import MAX_REQUESTS, MAX_RESPONSES, Received, Recent, Stored
 from gateway.simulator.request import JsonObject, ProviderError, Request, input_items, parse_object, parse_request
 from gateway.simulator.text import read_prompt
-from gateway.simulator.wire import ClientLeft, Wire
 
-Handler = Callable[[Wire, bytes], Awaitable[None]]
+Handler = Callable[[HttpExchange, bytes], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _MODELS: Final = ("openai/gpt-5.2", "o4-mini", *(row.model for row in ROWS))
@@ -77,7 +77,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = scope["query_string"].decode("latin-1")
         record = Received(scope["method"], scope["path"], query, list(scope["headers"]))
-        wire = Wire(scope, receive, send, record, self._simulator.max_body_bytes)
+        wire = HttpExchange(scope, receive, send, record, self._simulator.max_body_bytes)
         try:
             try:
                 body = await wire.read_body()
@@ -89,25 +89,25 @@ class _Endpoint:
             await self._handler(wire, body)
         except ProviderError as error:
             await send_error(wire, error)
-        except ClientLeft:
+        except ClientDisconnected:
             pass  # nobody is there to answer
         finally:
             wire.close()
 
 
-def _check_key(wire: Wire) -> None:
+def _check_key(wire: HttpExchange) -> None:
     scheme, _, token = (wire.header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
         message = "A bearer token is required (any will do)"
         raise ProviderError("invalid_api_key", message, status=401, type_="authentication_error")
 
 
-def _query(wire: Wire, name: str, default: str = "") -> str:
+def _query(wire: HttpExchange, name: str, default: str = "") -> str:
     values = parse_qs(wire.scope["query_string"].decode("latin-1")).get(name)
     return values[-1] if values else default
 
 
-def _query_count(wire: Wire, name: str, default: int, high: int) -> int:
+def _query_count(wire: HttpExchange, name: str, default: int, high: int) -> int:
     text = _query(wire, name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and int(text) <= high):
         raise ProviderError("invalid_field", f"{name} must be a whole number from 0 to {high}", param=name)
@@ -136,7 +136,7 @@ class _Simulator:
         self._count += 1
         self._received.add(str(self._count), record, len(record.body))
 
-    async def create(self, wire: Wire, body: bytes) -> None:
+    async def create(self, wire: HttpExchange, body: bytes) -> None:
         request = parse_request(body)
         if await send_misbehaviour(wire, request.behaviour, request.model):
             return
@@ -165,7 +165,7 @@ class _Simulator:
             raise ProviderError("previous_response_not_found", message, param="previous_response_id")
         return int((stored.plan.usage or {}).get("total_tokens", 0))
 
-    async def compact(self, wire: Wire, body: bytes) -> None:
+    async def compact(self, wire: HttpExchange, body: bytes) -> None:
         fields = parse_object(body)
         if not isinstance(fields.get("model"), str) or not fields["model"]:
             raise ProviderError("missing_field", "model is required", param="model")
@@ -184,12 +184,12 @@ class _Simulator:
         }
         await wire.respond_json(answer)
 
-    async def input_tokens(self, wire: Wire, body: bytes) -> None:
+    async def input_tokens(self, wire: HttpExchange, body: bytes) -> None:
         fields = parse_object(body)
         count = read_prompt(input_items(fields), fields).input_tokens
         await wire.respond_json({"object": "response.input_tokens", "input_tokens": count})
 
-    async def retrieve(self, wire: Wire, _: bytes) -> None:
+    async def retrieve(self, wire: HttpExchange, _: bytes) -> None:
         stored = self._stored(wire)
         if _query(wire, "stream") == "true":
             after = _query_count(wire, "starting_after", 0, 2**31) if _query(wire, "starting_after") else -1
@@ -197,19 +197,19 @@ class _Simulator:
         else:
             await wire.respond_json(_snapshot(stored))
 
-    async def delete(self, wire: Wire, _: bytes) -> None:
+    async def delete(self, wire: HttpExchange, _: bytes) -> None:
         identity = self._stored(wire).plan.id
         self._responses.remove(identity)
         await wire.respond_json({"id": identity, "object": "response", "deleted": True})
 
-    async def cancel(self, wire: Wire, _: bytes) -> None:
+    async def cancel(self, wire: HttpExchange, _: bytes) -> None:
         stored = self._stored(wire)
         if not stored.plan.request.background:
             raise ProviderError("invalid_field", "Only a background response can be cancelled", param="id")
         stored.cancelled = stored.status in ("in_progress", "cancelled")
         await wire.respond_json(_snapshot(stored))
 
-    async def input_items(self, wire: Wire, _: bytes) -> None:
+    async def input_items(self, wire: HttpExchange, _: bytes) -> None:
         plan = self._stored(wire).plan
         limit = _query_count(wire, "limit", _PAGE, _MAX_PAGE)
         digits = plan.id.partition("_")[2]
@@ -226,24 +226,24 @@ class _Simulator:
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
         await wire.respond_json({"object": "list", "data": page, **ends, "has_more": len(items) > limit})
 
-    def _stored(self, wire: Wire) -> Stored:
+    def _stored(self, wire: HttpExchange) -> Stored:
         identity = wire.scope["path_params"]["id"]
         stored = self._responses.get(identity)
         if stored is None:
             raise _not_found(f"No response {identity} is known here")
         return stored
 
-    async def models(self, wire: Wire, _: bytes) -> None:
+    async def models(self, wire: HttpExchange, _: bytes) -> None:
         await wire.respond_json({"object": "list", "data": [_model_object(model) for model in _MODELS]})
 
-    async def model(self, wire: Wire, _: bytes) -> None:
+    async def model(self, wire: HttpExchange, _: bytes) -> None:
         await wire.respond_json(_model_object(wire.scope["path_params"]["id"]))
 
-    async def requests(self, wire: Wire, _: bytes) -> None:
+    async def requests(self, wire: HttpExchange, _: bytes) -> None:
         limit = _query_count(wire, "limit", _PAGE, MAX_REQUESTS)
         await wire.respond_json({"requests": [record.report() for record in self._received.newest(limit)]})
 
-    async def unknown(self, wire: Wire, _: bytes) -> None:
+    async def unknown(self, wire: HttpExchange, _: bytes) -> None:
         message = f"{wire.scope['method']} {wire.scope['path']} is not served here"
         raise _not_found(message, "unknown_url")
 

@@ -19,7 +19,7 @@ from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from gateway.attachments import Body
+from gateway.types import Body
 from gateway.upstream.answer import Http1Answer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
@@ -50,7 +50,7 @@ class Owner(Protocol):
         """The socket is closed."""
 
 
-class _Refused(Exception):
+class _ParserAbort(Exception):
     """Raised inside parser callbacks, to stop the parser."""
 
 
@@ -232,7 +232,7 @@ class Http1Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Stop at a second answer to one request."""
         if self._phase != _HEAD:
-            raise _Refused("bytes after the end of the answer")
+            raise _ParserAbort("bytes after the end of the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field of the head; drop trailers, which are not part of the body."""
@@ -241,7 +241,7 @@ class Http1Connection(asyncio.Protocol):
             name = name.lower()
             answer.headers.append((name, value.rstrip()))  # the parser leaves the space at the end
             if name == b"transfer-encoding" and value.rstrip().lower() != b"chunked":
-                raise _Refused("a transfer coding other than chunked")
+                raise _ParserAbort("a transfer coding other than chunked")
 
     def on_headers_complete(self) -> None:
         """Open the answer, or swallow an informational one."""
@@ -255,9 +255,9 @@ class Http1Connection(asyncio.Protocol):
             return
         self._informational += 1
         if not _FIRST_INFORMATIONAL <= status < _FIRST_STATUS or status == _SWITCHING_PROTOCOLS:
-            raise _Refused(f"status {status}, which was not asked for")
+            raise _ParserAbort(f"status {status}, which was not asked for")
         if self._informational > _MAX_INFORMATIONAL:
-            raise _Refused("too many informational answers")
+            raise _ParserAbort("too many informational answers")
         answer.headers.clear()
         self._skipping = True
 

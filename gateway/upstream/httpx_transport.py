@@ -27,10 +27,10 @@ from typing import Any, Final
 import httpcore
 import httpx
 
-from gateway.attachments import Body
+from gateway.types import Body
 from gateway.upstream.httpcore_inside import close_if_poisoned, http2_connection, leave_stream
 from gateway.upstream.origin import parse_origin, tls_context
-from gateway.upstream.request import RequestHeads
+from gateway.upstream.request_head import RequestHeads
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
 _FIRST_STATUS: Final = 200

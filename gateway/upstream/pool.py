@@ -17,12 +17,12 @@ import asyncio
 import ssl
 from collections import deque
 
-from gateway.attachments import Body
+from gateway.types import Body
 from gateway.upstream.answer import Http1Answer
 from gateway.upstream.dial import dial
 from gateway.upstream.http1 import Http1Connection
 from gateway.upstream.origin import parse_origin, tls_context
-from gateway.upstream.request import RequestHeads
+from gateway.upstream.request_head import RequestHeads
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.attachments import Body
+from gateway.types import Body
 
 
 class FaultKind(StrEnum):

@@ -20,11 +20,9 @@ from typing import Final, Literal
 
 import structlog
 
-from gateway.attachments import Body
+from gateway.types import Body, Headers
 from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Transport
-
-Headers = list[tuple[bytes, bytes]]
 
 _SERVER_ERROR: Final = 500
 _RATE_LIMITED: Final = 429

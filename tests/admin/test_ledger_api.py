@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.ledger.keyspace import TeamKeys
+from gateway.store.keyspace import TeamKeys
 from tests.admin.test_teams import ASK, create, error
-from tests.cli.program import Ended, run
 from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.program import Ended, run
 from tests.support.waiting import wait_until_sync
 
 

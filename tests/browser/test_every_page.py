@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.desk import Desk
-from tests.operators.admins import admin_client, done, new_team
+from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import wait_until_sync
 

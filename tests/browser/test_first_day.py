@@ -4,7 +4,7 @@ import openai
 import pytest
 
 from tests.browser.desk import Desk
-from tests.operators.admins import admin_client, new_admin, new_team
+from tests.support.admins import admin_client, new_admin, new_team
 
 
 def test_a_request_appears_live_and_its_spend_on_the_charts(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator
 
 from gateway.dashboard.render import WHY
 from tests.browser.desk import Desk
-from tests.operators.week import Made, a_week
+from tests.support.week import KnownResponse, a_week
 
 
 class ByDashboard:
@@ -25,11 +25,11 @@ class ByDashboard:
     def new_team(self, name: str, credits_usd: str) -> None:
         self._desk.make_team(name, credits_usd)
 
-    def new_key(self, team: str, name: str) -> Made:
+    def new_key(self, team: str, name: str) -> KnownResponse:
         self._open(team)
         text = self._desk.make_key(name)
         self._open(team)
-        return Made(self._desk.key(name).locator("code").first.inner_text(), text)
+        return KnownResponse(self._desk.key(name).locator("code").first.inner_text(), text)
 
     def rotate(self, team: str, key_id: str) -> str:
         self._open(team)

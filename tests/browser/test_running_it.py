@@ -8,9 +8,9 @@ import openai
 import pytest
 from playwright.sync_api import Browser
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 from tests.browser.desk import Desk
-from tests.operators.admins import admin_client, done, new_team
+from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway, gateway_settings, running_gateway, simulator
 from tests.support.servers import valkey_server
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from tests.cli.program import Ended
 from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway, simulator
+from tests.support.program import Ended
 from tests.support.servers import valkey_server
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.program import Program, environment, processes_in, run, started
 from tests.support.gateway import simulator
+from tests.support.program import Program, environment, processes_in, run, started
 from tests.support.waiting import wait_until_sync
 
 LAST_LINE = "Ctrl-C stops everything"

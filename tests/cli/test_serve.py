@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.program import Program, processes_in, run, started
 from tests.support.gateway import simulator
+from tests.support.program import Program, processes_in, run, started
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 

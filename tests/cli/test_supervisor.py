@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.program import environment, run
+from tests.support.configured import Configured, configured
 from tests.support.processes import READY, UPSTREAM_KEY, GatewayProcess
+from tests.support.program import environment, run
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
-from tests.telemetry.processes import Configured, configured
 
 pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
 

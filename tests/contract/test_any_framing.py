@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.conftest import Connect
-from tests.contract.exchange import fetch
-from tests.contract.scripted import Peer, serve
+from tests.support.scripted_upstream import Peer, serve
+from tests.support.upstream_exchange import fetch
 
 EXTENSIONS = st.sampled_from([b"", b";x", b";name=value", b';q="a;b"'])
 TRAILERS = st.sampled_from([b"", b"x-trailer: 1\r\n", b"a: b\r\nc: d\r\n"])

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.contract.exchange import fault, fetch, post, read_all
-from tests.contract.scripted import Peer, answer, close, hang, request, reset, send, serve, wait_for, wait_until
+from tests.support.scripted_upstream import Peer, answer, close, hang, request, reset, send, serve, wait_for, wait_until
+from tests.support.upstream_exchange import fault, fetch, post, read_all
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.contract.exchange import fault, fetch, post, read_all
-from tests.contract.scripted import Peer, Step, answer, close, request, reset, send, serve
+from tests.support.scripted_upstream import Peer, Step, answer, close, request, reset, send, serve
+from tests.support.upstream_exchange import fault, fetch, post, read_all
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"

@@ -13,9 +13,9 @@ from h2.errors import ErrorCodes
 
 from gateway.upstream.transport import Answer, FaultKind, Transport
 from tests.contract.conftest import Connect
-from tests.contract.exchange import fault, fetch, post, read_all
 from tests.contract.http2 import Stream, Upstream, json_answer, serve_http2
-from tests.contract.scripted import wait_until
+from tests.support.scripted_upstream import wait_until
+from tests.support.upstream_exchange import fault, fetch, post, read_all
 
 Connected = Callable[[Upstream], Transport]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.contract.conftest import Connect
-from tests.contract.exchange import fetch, read_all
-from tests.contract.scripted import answer, request, serve
+from tests.support.scripted_upstream import answer, request, serve
+from tests.support.upstream_exchange import fetch, read_all
 
 
 def fields(wire: bytes) -> list[tuple[bytes, bytes]]:

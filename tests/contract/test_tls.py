@@ -9,8 +9,8 @@ import trustme
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.contract.exchange import fault, fetch, post
-from tests.contract.scripted import answer, close, hang, request, reset, send, serve, wait_until
+from tests.support.scripted_upstream import answer, close, hang, request, reset, send, serve, wait_until
+from tests.support.upstream_exchange import fault, fetch, post
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dashboard.bars import bars
+from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.dashboard.charts import MOST_SERIES, table
 from gateway.dashboard.forecast import DAY_MS, forecast
+from gateway.dashboard.limit_bars import limit_bars
 from gateway.dashboard.render import usd
-from gateway.money import MAX_NANO_USD, format_usd
 
 NOW = 1_790_000_000_000
 
@@ -61,7 +61,7 @@ def test_an_end_is_never_past_and_comes_sooner_with_less(available: int, spent: 
 
 
 def test_bars_show_what_is_used_and_warn_before_the_end() -> None:
-    shown = bars(
+    shown = limit_bars(
         {
             "rpm": {"limit": 10, "remaining": 1, "resets_at": None},
             "budget_usd_day": {"limit_usd": "2", "used_usd": "2.5", "remaining_usd": "0", "resets_at": "x"},

@@ -11,10 +11,10 @@ from fastapi.routing import APIRoute
 
 from gateway.app import build_app
 from gateway.dashboard.guard import MAX_FORM, OpenRoute, PageRoute
-from tests.dashboard.person import Person, signed_in
-from tests.operators.admins import admin_client, done, new_admin, new_team
 from tests.operators.test_access import routes_below
+from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.gateway import RunningGateway, gateway_settings
+from tests.support.person import Person, signed_in
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from gateway.dashboard.guard import HEADERS, PAGE_POLICY
-from tests.dashboard.person import Person, signed_in, stranger
-from tests.operators.admins import admin_client, done, new_admin, new_team
+from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.gateway import RunningGateway
+from tests.support.person import Person, signed_in, stranger
 
 PAGES = (
     "",

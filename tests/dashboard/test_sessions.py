@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ledger.keyspace import sign_in
-from gateway.ledger.sessions import MAX_SESSION_S, Sessions
-from tests.dashboard.person import signed_in, stranger
-from tests.operators.admins import admin_client, done, new_admin
+from gateway.accounts.sessions import MAX_SESSION_S, Sessions
+from gateway.store.keyspace import sign_in
+from tests.support.admins import admin_client, done, new_admin
 from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway
+from tests.support.person import signed_in, stranger
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
@@ -114,7 +114,7 @@ def test_a_session_ends_after_twelve_hours_however_busy(
     with signed_in(gateway) as person:
         assert person.get().status_code == 200
         now_ns = time.time_ns()
-        monkeypatch.setattr("gateway.ledger.sessions.time.time_ns", lambda: now_ns + (MAX_SESSION_S + 1) * 10**9)
+        monkeypatch.setattr("gateway.accounts.sessions.time.time_ns", lambda: now_ns + (MAX_SESSION_S + 1) * 10**9)
         assert person.get().status_code == 303
 
 

@@ -19,7 +19,7 @@ import httpx
 import openai
 import pytest
 
-from gateway.money import format_usd
+from gateway.billing.money import format_usd
 from tests.deploy.stack import (
     ROOT,
     UPSTREAM_KEY,

@@ -60,7 +60,7 @@ SHOWN_BY: Final = MappingProxyType(
             "deploy/test_examples.py::test_valkey_takes_the_configuration"
         ),
         "deploy/local-images/build.sh": "deploy/test_examples.py::test_a_script_is_one_that_its_shell_takes",
-        "deploy/metrics.md": "telemetry/test_catalogue.py::test_the_document_s_table_is_the_catalogue",
+        "deploy/metrics.md": "observability/test_catalogue.py::test_the_document_s_table_is_the_catalogue",
         "deploy/nginx/gateway.conf": _FRONT,
         "deploy/prometheus/prometheus.yml": (
             "deploy/test_observability.py::test_prometheus_takes_the_configuration_and_asks_the_gateways"
@@ -70,7 +70,7 @@ SHOWN_BY: Final = MappingProxyType(
         "deploy/secrets.sh": "deploy/test_files.py::test_secrets_are_made_once_and_stay",
         "deploy/systemd/gateway.service": "deploy/test_files.py::test_the_unit_is_one_that_systemd_takes",
         "docker-compose.yml": "deploy/test_files.py::test_every_service_is_hardened_bounded_and_restarted",
-        "gateway.example.toml": "test_settings.py::test_the_example_loads",
+        "gateway.example.toml": "unit/test_settings.py::test_the_example_loads",
     }
 )
 GUIDES: Final = ("deploy/README.md", "deploy/OPERATIONS.md", "deploy/metrics.md", "SECURITY.md")

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway.settings import ServerSettings, load_settings
+from gateway.config.settings import ServerSettings, load_settings
 from tests.deploy.stack import ROOT
 
 BASE: Final = ROOT / "deploy" / "kubernetes" / "base"

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from gateway.metrics.catalogue import METRICS
+from gateway.observability.metrics.catalogue import METRICS
 from tests.deploy.stack import ROOT
 
 DEPLOY: Final = ROOT / "deploy"

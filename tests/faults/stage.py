@@ -23,9 +23,9 @@ from typing import Any, Final, Self
 
 import openai
 
-from gateway.ledger.keyspace import TeamKeys
-from tests.contract.scripted import Peer, Step, Upstream, answer, request, send, serve
+from gateway.store.keyspace import TeamKeys
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.scripted_upstream import Peer, Step, Upstream, answer, request, send, serve
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 

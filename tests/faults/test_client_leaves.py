@@ -13,9 +13,9 @@ import asyncio
 
 import pytest
 
-from tests.contract.scripted import hang, request, wait_for
 from tests.faults.conftest import Stages
 from tests.faults.stage import completed, created, delta, end_of_body, more, stream, whole
+from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 
 
@@ -66,7 +66,7 @@ async def test_drain_reads_on_and_charges_the_usage(stages: Stages) -> None:
         client = await stage.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        line = stage.gateway.services.line
+        line = stage.gateway.services.handler
         await wait_until(lambda: any(one.ends_later for one in line.running), what="the leaving is noticed")
         left.set()
         await stage.ended(outcome="client_left", settled_by="usage", usage=(100, 7))

@@ -12,9 +12,9 @@ import json
 import openai
 import pytest
 
-from tests.contract.scripted import answer, request
 from tests.faults.conftest import Stages
 from tests.faults.stage import JSON, MODEL
+from tests.support.scripted_upstream import answer, request
 from tests.support.waiting import wait_until
 
 HTML = b"content-type: text/html\r\n"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract.scripted import Step, Upstream, answer, close, hang, request, reset, send, serve
 from tests.faults.conftest import Stages
 from tests.faults.stage import GOOD, JSON, RawClient, Stage, whole
 from tests.support.gateway import ADMIN_KEY
+from tests.support.scripted_upstream import Step, Upstream, answer, close, hang, request, reset, send, serve
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 

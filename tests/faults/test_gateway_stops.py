@@ -18,10 +18,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.contract.scripted import hang, request, wait_for
 from tests.faults.conftest import Stages
 from tests.faults.stage import MODEL, RawClient, Stage, completed, created, delta, end_of_body, more, stream
 from tests.faults.test_upstream_fails import assert_last_words
+from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 
 STOPPED = (0, -signal.SIGTERM)  # uvicorn ends by the signal that it was sent, when all is done
@@ -29,7 +29,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from gateway.server import bind, run
-from gateway.settings import load_settings
+from gateway.config.settings import load_settings
 path = Path(sys.argv[1])
 settings = load_settings(path)
 listener = bind(settings)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import inbound
-from gateway.direct import DirectReader
+from gateway.http import connection
+from gateway.http.body_reader import DirectBodyReader
 from tests.faults.conftest import Stages
 from tests.faults.stage import RawClient, Stage, body_of
 from tests.support.waiting import wait_until
@@ -131,12 +131,12 @@ async def test_a_renamed_model_changes_no_other_byte(stages: Stages) -> None:
 async def test_it_and_no_short_one_is_read_past_the_parser(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
-    class Counted(DirectReader):
+    class Counted(DirectBodyReader):
         def __init__(self, owner: Any, begun: bytes, length: int) -> None:
             lengths.append(length)
             super().__init__(owner, begun, length)
 
-    monkeypatch.setattr(inbound, "DirectReader", Counted)
+    monkeypatch.setattr(connection, "DirectBodyReader", Counted)
     client = await stage.connect()
     for body in (SHORT, LONG):
         await client.send(head(stage, body) + body[:10])
@@ -164,7 +164,7 @@ class Whole:
 def test_the_reader_takes_no_byte_beyond_the_length(data: bytes, begun: int, reads: list[int]) -> None:
     begun = min(begun, len(data) - 1)
     owner = Whole()
-    reader = DirectReader(owner, data[:begun], len(data))
+    reader = DirectBodyReader(owner, data[:begun], len(data))
     at = begun
     for size in [*reads, *[2000] * 3]:
         if at == len(data):
@@ -179,13 +179,13 @@ def test_the_reader_takes_no_byte_beyond_the_length(data: bytes, begun: int, rea
 
 
 def test_a_length_alone_takes_little_memory() -> None:
-    reader = DirectReader(Whole(), b"{", 500_000_000)
+    reader = DirectBodyReader(Whole(), b"{", 500_000_000)
     assert len(reader.body) <= 8 * 1024 * 1024
 
 
 def test_a_body_that_nobody_wants_any_more_takes_none() -> None:
     owner = Whole()
-    reader = DirectReader(owner, b"{", 10_000_000)
+    reader = DirectBodyReader(owner, b"{", 10_000_000)
     reader.stop()
     reader.stop()
     left = 10_000_000 - 1

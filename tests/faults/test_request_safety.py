@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.identity import new_id, new_secret
-from tests.contract.scripted import hang, request
+from gateway.identity.api_keys import new_id, new_secret
 from tests.faults.conftest import Stages
 from tests.faults.stage import MODEL, RawClient, Stage, body_of, created, stream
+from tests.support.scripted_upstream import hang, request
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until
 

@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.ledger.audit import verify
-from gateway.ledger.keyspace import TeamKeys
+from gateway.ledger.verification import verify
+from gateway.store.keyspace import TeamKeys
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync

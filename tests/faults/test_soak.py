@@ -106,8 +106,8 @@ async def _client(http: httpx.AsyncClient, key: NewKey, draw: random.Random, unt
 async def nothing_is_left(gateway: RunningGateway, key: NewKey) -> None:
     """No hold, slot, task, connection or counter of a request that is over."""
     services = gateway.services
-    transports = [upstream.transport for upstream in services.line.plan.upstreams.values()]
-    await wait_until(lambda: services.ledger.open_holds == 0 and not services.line.running, what="no request runs")
+    transports = [upstream.transport for upstream in services.handler.snapshot.upstreams.values()]
+    await wait_until(lambda: services.ledger.open_holds == 0 and not services.handler.running, what="no request runs")
     await wait_until(lambda: all(one.open_connections == one.idle_connections for one in transports))
 
     async def look() -> tuple[int, int]:

@@ -19,8 +19,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.blocks import fields
-from tests.contract.scripted import Step, close, hang, request, reset, send
+from gateway.protocol.sse_framing import fields
 from tests.faults.conftest import Stages
 from tests.faults.stage import (
     DONE,
@@ -36,6 +35,7 @@ from tests.faults.stage import (
     more,
     stream,
 )
+from tests.support.scripted_upstream import Step, close, hang, request, reset, send
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 

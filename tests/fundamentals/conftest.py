@@ -6,8 +6,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.fundamentals.sent import Sent
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
+from tests.support.sent import Sent
 from tests.support.servers import Server, valkey_server
 
 

@@ -103,7 +103,7 @@ class RawAnswer:
         return hashlib.sha256(self.body).hexdigest()
 
 
-class Wire:
+class RawConnection:
     """One connection of a client."""
 
     def __init__(self, url: str) -> None:

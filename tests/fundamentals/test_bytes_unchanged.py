@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.blocks import last_boundary
-from tests.fundamentals.raw import RawAnswer, RawProvider, Wire, bearer, chunked
+from gateway.protocol.sse_framing import last_boundary
+from tests.fundamentals.raw import RawAnswer, RawConnection, RawProvider, bearer, chunked
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server
 
@@ -94,7 +94,7 @@ class Ask:
         return self._send(b'{"model":"m","input":"x"}')
 
     def _send(self, body: bytes) -> RawAnswer:
-        with Wire(self._url) as wire:
+        with RawConnection(self._url) as wire:
             return wire.request(body, *self._headers)
 
 
@@ -232,7 +232,7 @@ def test_what_is_no_answer_is_a_502_of_the_gateways_own(
     answer = ask.whole()
     assert answer.status == 502
     assert json.loads(answer.body)["error"]["code"] in ("upstream_invalid_response", "upstream_rejected_gateway")
-    for upstream in raw_gateway.services.line.plan.upstreams.values():
+    for upstream in raw_gateway.services.handler.snapshot.upstreams.values():
         for key in upstream.keys.keys:
             key.rests_until_s = 0.0  # a refused key rests a minute: not in the next test
 

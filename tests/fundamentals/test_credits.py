@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from gateway.envelope import estimate_input_tokens
-from gateway.ledger.keyspace import TeamKeys
-from gateway.money import format_usd, parse_usd
-from gateway.pricing import Price, cost_of_usage_nano_usd, worst_case_nano_usd
-from gateway.usage import Usage
+from gateway.billing.money import format_usd, parse_usd
+from gateway.billing.prices import Price, cost_of_usage_nano_usd, worst_case_nano_usd
+from gateway.protocol.token_estimates import estimate_input_tokens
+from gateway.protocol.usage import Usage
+from gateway.store.keyspace import TeamKeys
 from tests.fundamentals.raw import RawProvider
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fundamentals.raw import RawAnswer, Wire, bearer, head
+from tests.fundamentals.raw import RawAnswer, RawConnection, bearer, head
 from tests.support.gateway import NewKey, RunningGateway
 
 BODY = b'{"model":"o4-mini","input":"Hello"}'
@@ -14,8 +14,8 @@ UNKNOWN_KEY = bearer("sk-gw-no")
 
 
 @pytest.fixture
-def wire(gateway: RunningGateway) -> Iterator[Wire]:
-    with Wire(gateway.url) as connection:
+def wire(gateway: RunningGateway) -> Iterator[RawConnection]:
+    with RawConnection(gateway.url) as connection:
         yield connection
 
 
@@ -33,7 +33,7 @@ def code(answer: RawAnswer) -> str:
     return found
 
 
-def test_a_websocket_upgrade_is_answered_426(wire: Wire, authorization: str) -> None:
+def test_a_websocket_upgrade_is_answered_426(wire: RawConnection, authorization: str) -> None:
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA")
     answer = wire.request(b"", authorization, *upgrade, method="GET")
     assert (answer.status, code(answer)) == (426, "websocket_unsupported")
@@ -43,20 +43,22 @@ def test_a_websocket_upgrade_is_answered_426(wire: Wire, authorization: str) -> 
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
 
 
-def test_an_http2_upgrade_is_answered_over_http1(wire: Wire, authorization: str) -> None:
+def test_an_http2_upgrade_is_answered_over_http1(wire: RawConnection, authorization: str) -> None:
     """Java's HttpClient asks for one unless it is set to HTTP/1.1, and `curl --http2` does."""
     for upgrade in (H2C, (), H2C):
         answer = wire.request(BODY, authorization, *upgrade)
         assert (answer.status, json.loads(answer.body)["object"]) == (200, "response")
 
 
-def test_an_http2_upgrade_does_not_keep_a_connection_that_is_to_end(wire: Wire, authorization: str) -> None:
+def test_an_http2_upgrade_does_not_keep_a_connection_that_is_to_end(wire: RawConnection, authorization: str) -> None:
     answer = wire.request(BODY, authorization, "Connection: close, Upgrade", "Upgrade: h2c")
     assert answer.status == 200
     assert wire.closed
 
 
-def test_a_websocket_upgrade_of_a_post_is_refused_instead_of_losing_its_body(wire: Wire, authorization: str) -> None:
+def test_a_websocket_upgrade_of_a_post_is_refused_instead_of_losing_its_body(
+    wire: RawConnection, authorization: str
+) -> None:
     answer = wire.request(BODY, authorization, "Connection: Upgrade", "Upgrade: websocket")
     assert (answer.status, code(answer)) == (426, "upgrade_unsupported")
     assert wire.closed
@@ -81,7 +83,7 @@ def test_a_websocket_upgrade_of_a_post_is_refused_instead_of_losing_its_body(wir
     ],
 )
 def test_anything_else_is_refused_in_the_error_format(
-    wire: Wire, authorization: str, method: str, path: str, status: int, expected: str
+    wire: RawConnection, authorization: str, method: str, path: str, status: int, expected: str
 ) -> None:
     answer = wire.request(b"", authorization, method=method, path=path)
     assert (answer.status, code(answer)) == (status, expected)
@@ -93,7 +95,7 @@ def test_anything_else_is_refused_in_the_error_format(
     ("path", "status"), [("/healthz", 200), ("/v1/models", 200), ("/v1/responses", 405), ("/v1/nowhere", 404)]
 )
 def test_a_head_request_gets_what_get_does_without_its_body(
-    wire: Wire, authorization: str, path: str, status: int
+    wire: RawConnection, authorization: str, path: str, status: int
 ) -> None:
     found = wire.request(b"", authorization, method="HEAD", path=path)
     assert (found.status, found.body) == (status, b"")
@@ -102,11 +104,11 @@ def test_a_head_request_gets_what_get_does_without_its_body(
 
 
 @pytest.mark.parametrize("path", ["/v1/%72esponses", "/v1/responses?api-version=1", "http://gateway/v1/responses"])
-def test_other_spellings_of_the_path_are_the_same_path(wire: Wire, authorization: str, path: str) -> None:
+def test_other_spellings_of_the_path_are_the_same_path(wire: RawConnection, authorization: str, path: str) -> None:
     assert wire.request(BODY, authorization, path=path).status == 200
 
 
-def test_a_connection_serves_on_after_every_kind_of_answer(wire: Wire, authorization: str) -> None:
+def test_a_connection_serves_on_after_every_kind_of_answer(wire: RawConnection, authorization: str) -> None:
     for body, key, status in [
         (b"{", authorization, 400),
         (BODY, UNKNOWN_KEY, 401),
@@ -120,7 +122,7 @@ def test_a_connection_serves_on_after_every_kind_of_answer(wire: Wire, authoriza
 
 
 def test_a_refusal_before_the_body_was_read_can_be_read_by_a_client_that_still_sends(
-    wire: Wire, authorization: str
+    wire: RawConnection, authorization: str
 ) -> None:
     """The refusal needs the head alone; the rest of the body is read and forgotten, so that the connection lives on."""
     size = 4_000_000
@@ -131,19 +133,19 @@ def test_a_refusal_before_the_body_was_read_can_be_read_by_a_client_that_still_s
     assert wire.request(BODY, authorization).status == 200
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire, authorization: str) -> None:
+def test_a_client_that_asks_first_is_told_to_go_on(wire: RawConnection, authorization: str) -> None:
     wire.send(head("POST", "/v1/responses", authorization, f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
     assert wire.interim() == 100
     wire.send(BODY)
     assert wire.read().status == 200
 
 
-def test_a_client_that_asks_first_is_spared_a_body_that_would_be_refused(wire: Wire) -> None:
+def test_a_client_that_asks_first_is_spared_a_body_that_would_be_refused(wire: RawConnection) -> None:
     wire.send(head("POST", "/v1/responses", UNKNOWN_KEY, "Content-Length: 1000000", "Expect: 100-continue"))
     assert wire.read().status == 401
 
 
-def test_a_chunked_body_is_read(wire: Wire, authorization: str) -> None:
+def test_a_chunked_body_is_read(wire: RawConnection, authorization: str) -> None:
     wire.send(head("POST", "/v1/responses", authorization, "Transfer-Encoding: chunked"))
     for byte in BODY:
         wire.send(b"1\r\n%c\r\n" % byte)
@@ -151,13 +153,13 @@ def test_a_chunked_body_is_read(wire: Wire, authorization: str) -> None:
     assert wire.read().status == 200
 
 
-def test_requests_that_do_not_wait_for_answers_are_answered_in_order(wire: Wire, authorization: str) -> None:
+def test_requests_that_do_not_wait_for_answers_are_answered_in_order(wire: RawConnection, authorization: str) -> None:
     wire.send((head("POST", "/v1/responses", authorization, f"Content-Length: {len(BODY)}") + BODY) * 3)
     identifiers = [wire.read().headers["x-request-id"] for _ in range(3)]
     assert len(set(identifiers)) == 3
 
 
-def test_an_http_1_0_client_gets_a_stream_that_its_connection_ends(wire: Wire, authorization: str) -> None:
+def test_an_http_1_0_client_gets_a_stream_that_its_connection_ends(wire: RawConnection, authorization: str) -> None:
     answer = wire.request(STREAM, authorization, version="1.0")
     assert "transfer-encoding" not in answer.headers
     assert answer.body.startswith(b"event: response.created\n")
@@ -165,22 +167,22 @@ def test_an_http_1_0_client_gets_a_stream_that_its_connection_ends(wire: Wire, a
     assert wire.closed
 
 
-def test_an_http_1_0_client_is_served_and_its_connection_closed(wire: Wire, authorization: str) -> None:
+def test_an_http_1_0_client_is_served_and_its_connection_closed(wire: RawConnection, authorization: str) -> None:
     assert wire.request(BODY, authorization, version="1.0").status == 200
     assert wire.closed
 
 
 @pytest.mark.parametrize("lines", [("Authorization:",), ("Authorization: Bearer",), ("Authorization: Basic eDp5",), ()])
-def test_without_a_key_there_is_no_entry(wire: Wire, lines: tuple[str, ...]) -> None:
+def test_without_a_key_there_is_no_entry(wire: RawConnection, lines: tuple[str, ...]) -> None:
     answer = wire.request(BODY, *lines)
     assert (answer.status, code(answer)) == (401, "invalid_api_key")
 
 
-def test_the_name_of_the_scheme_is_read_in_any_case(wire: Wire, key: NewKey) -> None:
+def test_the_name_of_the_scheme_is_read_in_any_case(wire: RawConnection, key: NewKey) -> None:
     assert wire.request(BODY, f"authorization: bEARER  {key.text} ").status == 200
 
 
-def test_every_answer_names_its_request_once(wire: Wire, authorization: str) -> None:
+def test_every_answer_names_its_request_once(wire: RawConnection, authorization: str) -> None:
     for method, path in [("GET", "/v1/models"), ("GET", "/v1/key"), ("GET", "/healthz"), ("GET", "/v1/nowhere")]:
         identifier = wire.request(b"", authorization, method=method, path=path).headers["x-request-id"]
         assert identifier.startswith("req_")

@@ -7,8 +7,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from gateway.identity import new_id, new_secret
-from gateway.ledger.accounts import Changes
+from gateway.accounts.accounts import Changes
+from gateway.identity.api_keys import new_id, new_secret
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync

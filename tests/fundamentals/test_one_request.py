@@ -9,8 +9,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.responses import FunctionToolParam, ResponseFunctionToolCall
 from pydantic import BaseModel
 
-from tests.fundamentals.sent import Sent, request_id, sha256
 from tests.support.gateway import UPSTREAM_KEY, NewKey
+from tests.support.sent import Sent, request_id, sha256
 
 HELLO = "Hello, world!"
 IMAGE = "data:image/png;base64,iVBORw0KGgo="

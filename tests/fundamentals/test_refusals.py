@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.fundamentals.raw import Wire, bearer, head
+from tests.fundamentals.raw import RawConnection, bearer, head
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server, free_port
 
@@ -186,7 +186,7 @@ def test_an_error_of_the_providers_is_told_as_it_told_it(strict: RunningGateway)
                 client.responses.create(model=f"sim/error-{status}", input="Hello")
             assert caught.value.code == "simulated_error"
             assert caught.value.response.headers["x-gateway-limit-source"] == "upstream"
-            for upstream in strict.services.line.plan.upstreams.values():
+            for upstream in strict.services.handler.snapshot.upstreams.values():
                 for key in upstream.keys.keys:
                     key.rests_until_s = 0.0  # a limited key rests: not in the next test
 
@@ -213,7 +213,7 @@ def test_a_body_of_the_allowed_size_is_read_and_one_byte_more_is_not(strict: Run
 def test_a_body_that_does_not_arrive_in_time_is_refused_and_the_connection_ended(
     strict: RunningGateway, key: NewKey, started: bytes
 ) -> None:
-    with Wire(strict.url) as wire:
+    with RawConnection(strict.url) as wire:
         wire.send(head("POST", "/v1/responses", bearer(strict.new_key().text), "Content-Length: 50") + started)
         answer = wire.read()
         assert (answer.status, json.loads(answer.body)["error"]["code"]) == (408, "request_timeout")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.fundamentals.sent import Sent
 from tests.support.gateway import RunningGateway, running_gateway, simulator
+from tests.support.sent import Sent
 from tests.support.servers import Server
 
 

@@ -10,8 +10,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from tests.fundamentals.sent import Sent
 from tests.fundamentals.test_one_request import HELLO, WEATHER
+from tests.support.sent import Sent
 
 
 class Ticket(BaseModel):

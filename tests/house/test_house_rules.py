@@ -46,6 +46,21 @@ def test_python_files_keep_the_rule(check: Check) -> None:
     assert findings(check, list(PYTHON)) == []
 
 
+def test_the_root_of_the_package_holds_at_most_six_modules_beside_its_marker() -> None:
+    modules = {path.stem for path in (ROOT / "gateway").glob("*.py")} - {"__init__"}
+    assert modules <= {"__main__", "app", "server", "errors", "types"}
+
+
+def test_unit_tests_use_no_store_and_no_socket() -> None:
+    supports = ("tests.support.gateway", "tests.support.servers", "tests.support.stores", "tests.support.processes")
+    assert [
+        f"{path.name}: {name}"
+        for path in (ROOT / "tests" / "unit").glob("*.py")
+        for name in (*supports, "socket", "httpx")
+        if re.search(rf"^(?:from|import) {re.escape(name)}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ] == []
+
+
 def test_no_module_of_the_gateway_has_state_of_its_own() -> None:
     gateway = [path for path in PYTHON if path.is_relative_to(ROOT / "gateway")]
     assert findings(rules.module_level_mutable_state, gateway) == []

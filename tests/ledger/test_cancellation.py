@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.accounts.entities import Changes, Team
 from gateway.app import Gateway, Services, build_app
-from gateway.ledger.team import Changes, Team
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 from tests.support.gateway import gateway_settings, simulator
 from tests.support.ledgers import ask, open_ledger, read_books, voided
 from tests.support.servers import Server, valkey_server

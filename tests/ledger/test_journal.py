@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.identity import ApiKey
-from gateway.ledger.audit import verify
+from gateway.identity.api_keys import ApiKey
 from gateway.ledger.journal import Entry, Journal, check_cursor
-from gateway.ledger.keyspace import TeamKeys
+from gateway.ledger.verification import verify
+from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import Desk, ask, open_ledger, settled, voided
 from tests.support.servers import Server
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.ledger.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
 from gateway.ledger.ledger import Resolution
+from gateway.store.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
 from tests.support.ledgers import Desk, ask, kept_up, open_ledger, settled, voided
 from tests.support.servers import binaries, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
 from tests.support.waiting import wait_until, wait_until_found

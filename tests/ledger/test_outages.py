@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from gateway.app import build_app
+from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
-from gateway.exchange import Hold
-from gateway.identity import new_id, new_secret
-from gateway.ledger.audit import verify
-from gateway.ledger.canary import prove_enforcement
+from gateway.identity.api_keys import new_id, new_secret
+from gateway.ledger.enforcement_check import prove_enforcement
 from gateway.ledger.ledger import ADMIT, Resolution
+from gateway.ledger.verification import verify
 from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway, simulator
 from tests.support.ledgers import Books, ask, kept_up, open_ledger, read_books, settled, voided
 from tests.support.servers import Server, valkey_server

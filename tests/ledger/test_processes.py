@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.accounts.entities import Changes, Team
 from gateway.errors import GatewayError
-from gateway.identity import ApiKey, parse_api_key
-from gateway.ledger.audit import verify
-from gateway.ledger.team import Changes, Team
+from gateway.identity.api_keys import ApiKey, parse_api_key
+from gateway.ledger.verification import verify
 from tests.support.gateway import simulator
 from tests.support.ledgers import Books, Desk, ask, kept_up, open_ledger, read_books, voided
 from tests.support.processes import READY, GatewayProcess, Seen, ask_once, gateway_process, load

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.ledger.faults import StoreError, StoreUnavailable
-from gateway.ledger.keyspace import TeamKeys
 from gateway.ledger.ledger import Resolution
-from gateway.ledger.spool import Line, Spool
+from gateway.ledger.spool import Spool, SpooledCall
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import DAY_S, ask, kept_up, open_ledger, settled
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
@@ -61,7 +61,7 @@ async def test_what_is_added_is_on_disk_as_one_line_each(spool: Spool, tmp_path:
     fill(spool, "a", "b")
     await spool.close()
     [file] = files(tmp_path)
-    assert [Line.read(raw).args for raw in file.read_bytes().splitlines()] == [["a"], ["b"]]
+    assert [SpooledCall.read(raw).args for raw in file.read_bytes().splitlines()] == [["a"], ["b"]]
 
 
 async def test_a_replay_takes_every_line_and_removes_the_file(spool: Spool, tmp_path: Path) -> None:
@@ -147,12 +147,15 @@ async def test_a_line_that_the_store_refuses_is_kept_aside(spool: Spool, tmp_pat
     await spool.replay(taker)
     assert sorted(taker.taken) == ["a", "c"]
     [refused] = files(tmp_path, ".refused")
-    assert Line.read(refused.read_bytes()).args == ["bad"]
+    assert SpooledCall.read(refused.read_bytes()).args == ["bad"]
 
 
 async def test_a_line_older_than_the_stores_memory_is_not_replayed_and_not_lost(spool: Spool, tmp_path: Path) -> None:
     now = time.time()
-    lines = [Line(now - DAY_S, "settle_v2", ["k"], ["old"]), Line(now - DAY_S / 2, "settle_v2", ["k"], ["young"])]
+    lines = [
+        SpooledCall(now - DAY_S, "settle_v2", ["k"], ["old"]),
+        SpooledCall(now - DAY_S / 2, "settle_v2", ["k"], ["young"]),
+    ]
     (tmp_path / "left.spool").write_bytes(b"".join(line.write() for line in lines))
     taker = Taker()
     await spool.replay(taker)
@@ -161,7 +164,9 @@ async def test_a_line_older_than_the_stores_memory_is_not_replayed_and_not_lost(
 
 
 async def test_a_full_spool_is_said_aloud_with_every_lost_line(tmp_path: Path) -> None:
-    (tmp_path / "of-another-worker.spool").write_bytes(Line(time.time(), "settle_v2", ["k"], ["a" * 3000]).write())
+    (tmp_path / "of-another-worker.spool").write_bytes(
+        SpooledCall(time.time(), "settle_v2", ["k"], ["a" * 3000]).write()
+    )
     spool = Spool(tmp_path, 4096, DAY_S)
     with capture_logs() as logs:
         fill(spool, "b" * 2000)
@@ -222,9 +227,9 @@ async def test_a_cancelled_replay_loses_nothing(spool: Spool) -> None:
 @given(st.lists(st.text(), max_size=5), st.lists(st.text(), max_size=5), st.text(), st.integers(0, 2**40))
 def test_a_line_reads_as_it_was_written(keys: list[str], args: list[str], script: str, at_s: int) -> None:
     keys, args = ([text.encode(errors="replace").decode() for text in texts] for texts in (keys, args))
-    line = Line(at_s, script.encode(errors="replace").decode(), keys, args)
+    line = SpooledCall(at_s, script.encode(errors="replace").decode(), keys, args)
     assert line.write().count(b"\n") == 1
-    assert Line.read(line.write()) == line
+    assert SpooledCall.read(line.write()) == line
 
 
 async def test_settlements_spooled_in_an_outage_are_posted_when_the_store_is_back(

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.exchange import Hold
-from gateway.identity import ApiKey
-from gateway.ledger.accounts import Changes
-from gateway.ledger.keyspace import TeamKeys
-from gateway.ledger.script import Script
+from gateway.accounts.accounts import Changes
+from gateway.billing.settlement import Hold
+from gateway.identity.api_keys import ApiKey
+from gateway.store.keyspace import TeamKeys
+from gateway.store.script import Script
 from tests.support.counters import set_counters
 from tests.support.ledgers import Desk, ask, open_ledger, settled
 from tests.support.servers import Server

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from gateway.api.admin.access import RULES
 from gateway.api.admin.guard import GuardedRoute
 from gateway.app import build_app
-from tests.operators.admins import admin_client, code_of, done, new_admin, new_team
+from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.gateway import RunningGateway, gateway_settings
 
 PREFIX = "/admin/v1"

@@ -8,9 +8,9 @@ import httpx
 import openai
 import pytest
 
-from tests.dashboard.person import signed_in
-from tests.operators.admins import admin_client, done, new_team
+from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
+from tests.support.person import signed_in
 from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 

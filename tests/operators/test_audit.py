@@ -1,6 +1,6 @@
 """The audit log: each change once, with who, what, before and after; never a secret; nothing for what was refused."""
 
-from tests.operators.admins import admin_client, done, new_admin, new_team
+from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.gateway import RunningGateway
 
 

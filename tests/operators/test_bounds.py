@@ -7,17 +7,17 @@ from types import MappingProxyType
 import httpx
 import pytest
 
+from gateway.accounts.admin_keys import MAX_ADMIN_KEYS, Admins
 from gateway.errors import GatewayError
-from gateway.feed import MAX_EVENTS, MAX_REFUSED, Feed
-from gateway.ledger.admins import MAX_ADMIN_KEYS, Admins
-from gateway.ledger.controls import Controls
-from gateway.ledger.keyspace import ADMINS, AUDIT, TeamKeys
-from gateway.ledger.refused import RefusedLog, RefusedRequest
-from gateway.ledger.seen import SeenLog
-from gateway.ledger.timings import Timings
-from gateway.ledger.trail import Action, Trail
-from gateway.telemetry import Record, Refusal
-from tests.operators.admins import admin_client, code_of
+from gateway.observability.request_record import ErrorSummary, RequestRecord
+from gateway.reporting.audit_log import Action, AuditLog
+from gateway.reporting.live_requests import LiveRequests
+from gateway.reporting.outcome_rollups import OutcomeRollups
+from gateway.reporting.refused_requests import RefusedRequest, RefusedRequests
+from gateway.reporting.request_reporter import MAX_EVENTS, MAX_REFUSED, RequestReporter
+from gateway.reporting.request_timings import RequestTimings
+from gateway.store.keyspace import ADMINS, AUDIT, TeamKeys
+from tests.support.admins import admin_client, code_of
 from tests.support.gateway import RunningGateway
 from tests.support.ledgers import DAY_S, Desk, open_ledger
 from tests.support.servers import Server
@@ -32,23 +32,23 @@ async def desk(store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 async def test_the_audit_log_keeps_the_newest_entries(desk: Desk) -> None:
-    trail = Trail(desk.store, 100)
+    audit_log = AuditLog(desk.store, 100)
     for number in range(400):
-        await trail.write(Action("root", "root", f"action {number}", "", "", None, None, "req_1"))
+        await audit_log.write(Action("root", "root", f"action {number}", "", "", None, None, "req_1"))
     assert 100 <= await desk.store.run("XLEN", AUDIT) <= 100 + NODE
-    assert (await trail.read(None, 1, None)).data[0].action == "action 399"
+    assert (await audit_log.read(None, 1, None)).data[0].action == "action 399"
 
 
 async def test_a_long_change_is_cut_and_stays_readable(desk: Desk) -> None:
-    trail = Trail(desk.store, 100)
-    await trail.write(Action("root", "root", "long", "", "", {"models": ["m" * 100] * 500}, None, "req_1"))
-    (entry,) = (await trail.read(None, 1, None)).data
+    audit_log = AuditLog(desk.store, 100)
+    await audit_log.write(Action("root", "root", "long", "", "", {"models": ["m" * 100] * 500}, None, "req_1"))
+    (entry,) = (await audit_log.read(None, 1, None)).data
     assert set(entry.before) == {"cut"}
 
 
 async def test_a_team_keeps_its_newest_refusals_for_a_while(desk: Desk) -> None:
     key = await desk.new_key()
-    log = RefusedLog(desk.store, most=10, retention_s=60)
+    log = RefusedRequests(desk.store, most=10, retention_s=60)
     for number in range(300):
         refused = RefusedRequest(f"req_{number}", key.team_id, key.key_id, 429, "c", "m", "rpm", "key", "a/b")
         await log.write([(key.secret_hash, refused)])
@@ -58,17 +58,20 @@ async def test_a_team_keeps_its_newest_refusals_for_a_while(desk: Desk) -> None:
 
 
 async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(desk: Desk) -> None:
-    feed = Feed(
-        RefusedLog(desk.store, most=1000, retention_s=60),
-        SeenLog(desk.store, retention_s=60),
-        Timings(desk.store),
-        Controls(desk.store),
+    feed = RequestReporter(
+        RefusedRequests(desk.store, most=1000, retention_s=60),
+        OutcomeRollups(desk.store, retention_s=60),
+        RequestTimings(desk.store),
+        LiveRequests(desk.store),
     )
     key = await desk.new_key()
     feed.watched = True
     for number in range(MAX_EVENTS + 7):
-        record = Record(f"req_{number}", team_id=key.team_id, key_id=key.key_id, secret_hash=key.secret_hash)
-        record.code, record.refusal = "rate_limit_exceeded", Refusal("slow down", MappingProxyType({"limit": "rpm"}))
+        record = RequestRecord(f"req_{number}", team_id=key.team_id, key_id=key.key_id, secret_hash=key.secret_hash)
+        record.code, record.refusal = (
+            "rate_limit_exceeded",
+            ErrorSummary("slow down", MappingProxyType({"limit": "rpm"})),
+        )
         feed.note(record)
     assert feed.dropped == 7 + MAX_EVENTS + 7 - MAX_REFUSED
     await feed.flush()
@@ -80,7 +83,7 @@ async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(desk: 
 
 
 def test_one_watcher_too_many_is_refused_with_the_time_to_come_back(gateway: RunningGateway) -> None:
-    feed = gateway.services.feed
+    feed = gateway.services.reporter
     before = feed.watchers
     feed.watchers = 50
     try:

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from gateway.cli.key_changes import seconds
-from tests.cli.program import run
-from tests.operators.admins import admin_client, new_admin
+from tests.support.admins import admin_client, new_admin
 from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.program import run
 from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from tests.operators.admins import admin_client, code_of, done, new_admin, new_team
+from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.servers import Server
 

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from tests.operators.admins import admin_client, code_of, done, new_team
+from tests.support.admins import admin_client, code_of, done, new_team
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import wait_until_sync
 
@@ -126,7 +126,7 @@ def test_a_stranger_with_a_well_formed_key_writes_nothing(gateway: RunningGatewa
 
 
 async def _forged(team_id: str, key_id: str) -> str:
-    from gateway.identity import new_secret  # noqa: PLC0415 - used by this helper alone
+    from gateway.identity.api_keys import new_secret  # noqa: PLC0415 - used by this helper alone
 
     return new_secret(team_id, key_id)[0]
 

@@ -12,7 +12,7 @@ from gateway.api.admin.access import RULES
 from gateway.api.admin.config import admin_openapi
 from gateway.app import build_app
 from gateway.errors import CATALOGUE
-from tests.operators.admins import admin_client, done, new_team
+from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import ADMIN_KEY, RunningGateway, gateway_settings
 
 DOCUMENT = admin_openapi(

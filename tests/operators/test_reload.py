@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from gateway.control import RELOADED
-from gateway.settings import Settings
-from tests.operators.admins import admin_client, done
+from gateway.config.settings import Settings
+from gateway.worker.control_loop import RELOADED
+from tests.support.admins import admin_client, done
 from tests.support.gateway import gateway_settings, running_gateway
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
@@ -27,10 +27,10 @@ def test_an_unchanged_upstream_keeps_its_connections_and_its_health(
 ) -> None:
     file = File(store, upstream, tmp_path)
     with running_gateway(store.url, upstream, tmp_path, load=file.load) as gateway, admin_client(gateway) as root:
-        before = gateway.services.line.plan.upstreams["simulator"]
+        before = gateway.services.handler.snapshot.upstreams["simulator"]
         file.sections = {"prices": {"*": {"input": "7", "output": "7"}}}
         assert done(root.post("/config/reload"))["changed"] == ["prices"]
-        assert gateway.services.line.plan.upstreams["simulator"] is before
+        assert gateway.services.handler.snapshot.upstreams["simulator"] is before
 
 
 def test_a_changed_upstream_is_closed_when_its_last_request_has_ended(
@@ -38,13 +38,13 @@ def test_a_changed_upstream_is_closed_when_its_last_request_has_ended(
 ) -> None:
     file = File(store, upstream, tmp_path)
     with running_gateway(store.url, upstream, tmp_path, load=file.load) as gateway, admin_client(gateway) as root:
-        old = gateway.services.line.plan.upstreams["simulator"]
+        old = gateway.services.handler.snapshot.upstreams["simulator"]
         with gateway.sdk(gateway.new_key()) as client:
             stream = client.responses.create(model="sim/slow-40+tokens-60", input="x", stream=True)
             kinds = [next(iter(stream)).type]
             file.sections = {"upstream": {"chunk_timeout_s": 77}}
             done(root.post("/config/reload"))
-            assert gateway.services.line.plan.upstreams["simulator"] is not old
+            assert gateway.services.handler.snapshot.upstreams["simulator"] is not old
             assert old.transport.open_connections == 1
             kinds += [event.type for event in stream]
         assert kinds[-1] == "response.completed"
@@ -57,19 +57,19 @@ def test_an_upstream_that_was_taken_out_stays_out_when_it_changes(store: Server,
         done(root.post("/upstreams/simulator/disable"))
         file.sections = {"upstream": {"chunk_timeout_s": 78}}
         done(root.post("/config/reload"))
-        assert not gateway.services.line.plan.upstreams["simulator"].enabled
+        assert not gateway.services.handler.snapshot.upstreams["simulator"].enabled
         done(root.post("/upstreams/simulator/enable"))
-        assert gateway.services.line.plan.upstreams["simulator"].enabled
+        assert gateway.services.handler.snapshot.upstreams["simulator"].enabled
 
 
 def test_a_file_with_a_part_that_cannot_be_built_changes_nothing(store: Server, upstream: str, tmp_path: Path) -> None:
     file = File(store, upstream, tmp_path)
     with running_gateway(store.url, upstream, tmp_path, load=file.load) as gateway, admin_client(gateway) as root:
-        before = gateway.services.line.plan
+        before = gateway.services.handler.snapshot
         file.sections = {"upstream": {"ca_file": str(tmp_path / "nothing.pem"), "base_url": "https://127.0.0.1:1/v1"}}
         answer = root.post("/config/reload")
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_config")
-        assert gateway.services.line.plan is before
+        assert gateway.services.handler.snapshot is before
         assert done(root.get("/config"))["problem"] == answer.json()["error"]["message"]
 
 

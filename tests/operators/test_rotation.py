@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.accounts.entities import Changes, Key, Team
+from gateway.accounts.idempotency import IdempotencyKey
+from gateway.accounts.rotation import MAX_SECRETS, Rotation
 from gateway.errors import GatewayError
-from gateway.identity import parse_api_key
-from gateway.ledger.keyspace import TeamKeys
-from gateway.ledger.ledger import Refused
-from gateway.ledger.rotation import MAX_SECRETS, Rotation
-from gateway.ledger.team import Changes, Key, Once, Team
+from gateway.identity.api_keys import parse_api_key
+from gateway.ledger.ledger import AdmissionRefused
+from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import DAY_S, Desk, ask, open_ledger, settled
 from tests.support.servers import Server
 
@@ -26,7 +27,7 @@ class Bench:
     def __init__(self, desk: Desk, rotation: Rotation, team: Team, key: Key, text: str) -> None:
         self.desk, self.rotation, self.team, self.key, self.text = desk, rotation, team, key, text
 
-    async def rotate(self, overlap_s: int, once: Once | None = None) -> str:
+    async def rotate(self, overlap_s: int, once: IdempotencyKey | None = None) -> str:
         _, text = await self.rotation.rotate(self.team, self.key, overlap_s, once)
         return text
 
@@ -34,7 +35,7 @@ class Bench:
         """Whether the admission script takes the secret; what it reserves is settled at once."""
         try:
             admission = await self.desk.ledger.admit(ask(parse_api_key(text)))
-        except Refused as refused:
+        except AdmissionRefused as refused:
             return refused.code != "invalid_api_key"
         await self.desk.ledger.settle(settled(admission.hold, 1))
         return True
@@ -111,7 +112,7 @@ async def test_too_many_secrets_at_once_are_refused_with_the_time_to_wait(bench:
 
 
 async def test_a_repeat_gives_the_same_secret_and_rotates_once(bench: Bench) -> None:
-    once = Once("rotate-1", "asked", PEPPER)
+    once = IdempotencyKey("rotate-1", "asked", PEPPER)
     first = await bench.rotate(3600, once)
     again = await bench.rotate(3600, once)
     assert first == again
@@ -119,14 +120,14 @@ async def test_a_repeat_gives_the_same_secret_and_rotates_once(bench: Bench) -> 
 
 
 async def test_a_repeat_completes_a_rotation_that_died_after_its_claim(bench: Bench) -> None:
-    once = Once("rotate-2", "asked", PEPPER)
+    once = IdempotencyKey("rotate-2", "asked", PEPPER)
     await bench.desk.store.run("SET", TeamKeys(bench.team.id).rotated(once.key), f"k {once.request} salt", "PX", "9999")
     text = await bench.rotate(3600, once)
     assert await bench.works(text)
 
 
 async def test_a_late_repeat_brings_no_replaced_secret_back(bench: Bench) -> None:
-    once = Once("rotate-3", "asked", PEPPER)
+    once = IdempotencyKey("rotate-3", "asked", PEPPER)
     first = await bench.rotate(3600, once)
     second = await bench.rotate(0)
     assert await bench.rotate(3600, once) == ""
@@ -135,9 +136,9 @@ async def test_a_late_repeat_brings_no_replaced_secret_back(bench: Bench) -> Non
 
 
 async def test_an_idempotency_key_of_another_rotation_is_refused(bench: Bench) -> None:
-    await bench.rotate(3600, Once("rotate-4", "one", PEPPER))
+    await bench.rotate(3600, IdempotencyKey("rotate-4", "one", PEPPER))
     with pytest.raises(GatewayError) as refused:
-        await bench.rotate(3600, Once("rotate-4", "another", PEPPER))
+        await bench.rotate(3600, IdempotencyKey("rotate-4", "another", PEPPER))
     assert refused.value.code == "idempotency_mismatch"
 
 

@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from tests.operators.admins import admin_client, code_of, done, new_team
+from tests.support.admins import admin_client, code_of, done, new_team
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync

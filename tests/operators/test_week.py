@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.operators.admins import admin_client, done
-from tests.operators.week import Made, a_week
+from tests.support.admins import admin_client, done
 from tests.support.gateway import RunningGateway
 from tests.support.shell import Shell
+from tests.support.week import KnownResponse, a_week
 
 
 def spent(rows: list[dict[str, Any]], by: str) -> dict[str, Decimal]:
@@ -34,9 +34,9 @@ class ByApi:
     def new_team(self, name: str, credits_usd: str) -> None:
         done(self._root.post("/teams", json={"name": name, "credits_usd": credits_usd}))
 
-    def new_key(self, team: str, name: str) -> Made:
+    def new_key(self, team: str, name: str) -> KnownResponse:
         made = done(self._root.post(f"/teams/{team}/keys", json={"name": name}))
-        return Made(made["id"], made["key"])
+        return KnownResponse(made["id"], made["key"])
 
     def rotate(self, team: str, key_id: str) -> str:
         rotated: str = done(self._root.post(f"/teams/{team}/keys/{key_id}/rotate", json={"overlap_s": 3600}))["key"]
@@ -71,9 +71,9 @@ class ByCommandLine:
     def new_team(self, name: str, credits_usd: str) -> None:
         self._shell.json("teams", "create", name, "--credits", credits_usd)
 
-    def new_key(self, team: str, name: str) -> Made:
+    def new_key(self, team: str, name: str) -> KnownResponse:
         made = self._shell.json("keys", "create", team, "--name", name)
-        return Made(made["id"], made["key"])
+        return KnownResponse(made["id"], made["key"])
 
     def rotate(self, team: str, key_id: str) -> str:
         rotated: str = self._shell.json("keys", "rotate", f"{team}/{key_id}", "--overlap", "1h")["key"]

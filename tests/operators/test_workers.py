@@ -13,8 +13,8 @@ import httpx
 import openai
 import pytest
 
-from tests.cli.program import Program, started
-from tests.operators.admins import code_of, done
+from tests.support.admins import code_of, done
+from tests.support.program import Program, started
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.program import processes_in, run, started
 from tests.support.processes import READY
+from tests.support.program import processes_in, run, started
 from tests.support.servers import free_port, valkey_server
 
 SECRETS = {

@@ -4,12 +4,12 @@ import io
 
 import pytest
 
-from gateway.identity import new_secret
+from gateway.identity.api_keys import new_secret
 from tests.security.conftest import Start
 from tests.support.gateway import ADMIN_KEY, UPSTREAM_KEY
 from tests.support.overheard import Overheard, leaks, secrets_of
 
-KEY, _ = new_secret("teamteamte", "keykeykeyk")
+KEY, _ = new_secret("teamteamte", "keykeykeyk", bytes(range(64)))  # the same in every process: names of tests
 
 
 @pytest.mark.parametrize("secret", [KEY, KEY.rpartition("-")[2], "a-password"])

@@ -15,10 +15,10 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.support.configured import Configured, configured
 from tests.support.gateway import RunningGateway
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
-from tests.telemetry.processes import Configured, configured
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CLIENTS = 4

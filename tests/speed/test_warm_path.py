@@ -17,8 +17,9 @@ import httpx
 import orjson
 import pytest
 
-from gateway import inbound
-from gateway.ledger import link
+import gateway as gateway_package
+from gateway.http import connection
+from gateway.store import connection as store_connection
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
@@ -170,8 +171,8 @@ def test_traces_that_are_off_call_nothing(gateway: RunningGateway, ask: Ask, bod
             ask(body)
     finally:
         gateway.run(watch(None))
-    assert called["gateway.line"] > REQUESTS, "calls are seen"
-    assert [name for name in called if name.startswith(("opentelemetry", "gateway.tracing"))] == []
+    assert called["gateway.proxy.handler"] > REQUESTS, "calls are seen"
+    assert [name for name in called if name.startswith(("opentelemetry", "gateway.observability.tracing"))] == []
 
 
 def test_a_body_that_is_here_already_sets_no_timer(
@@ -203,14 +204,14 @@ def test_calls_of_one_turn_of_the_loop_go_to_the_store_in_one_write(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[int] = []
-    flush = link.Link._flush  # noqa: SLF001 - what leaves in one write shows nowhere else
+    flush = store_connection.StoreConnection._flush  # noqa: SLF001 - what leaves in one write shows nowhere else
 
-    def counting(self: link.Link) -> None:
+    def counting(self: store_connection.StoreConnection) -> None:
         if unwritten := len(self._unwritten):
             writes.append(unwritten)
         flush(self)
 
-    monkeypatch.setattr(link.Link, "_flush", counting)
+    monkeypatch.setattr(store_connection.StoreConnection, "_flush", counting)
 
     async def together() -> None:
         await asyncio.gather(*(gateway.services.store.run("PING") for _ in range(REQUESTS)))
@@ -256,13 +257,13 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
             writes.append(data)
             self.transport.write(data)
 
-    made = inbound.ClientConnection.connection_made
+    made = connection.ClientConnection.connection_made
 
-    def made_counted(protocol: inbound.ClientConnection, transport: Any) -> None:
+    def made_counted(protocol: connection.ClientConnection, transport: Any) -> None:
         counted: Any = Counted(transport)
         made(protocol, counted)
 
-    monkeypatch.setattr(inbound.ClientConnection, "connection_made", made_counted)
+    monkeypatch.setattr(connection.ClientConnection, "connection_made", made_counted)
     with gateway.http(key) as client:
         for _ in range(REQUESTS):
             assert client.post("/v1/responses", json=WHOLE).status_code == 200
@@ -274,7 +275,7 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
 )
 def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any], most: int) -> None:
     made: Counter[str] = Counter()
-    ours = str(Path(inbound.__file__).parent)
+    ours = str(Path(gateway_package.__file__).parent)
 
     def count(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(ours):
@@ -287,7 +288,7 @@ def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict
     finally:
         gateway.run(_profile(None))
     # Rounded down: what runs in the background meanwhile is no request's. Events come in as many reads as they like.
-    beside = ("/simulator", "/sse", "/blocks")
+    beside = ("/simulator", "/protocol/sse_observer", "/protocol/sse_framing")
     calls = sum(calls // REQUESTS for name, calls in made.items() if not name.startswith(beside))
     assert calls <= most, made.most_common()
 

@@ -29,13 +29,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from gateway.accounts.entities import Changes
+from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
-from gateway.exchange import Hold
-from gateway.identity import ApiKey
-from gateway.ledger import upkeep
-from gateway.ledger.keyspace import TeamKeys
+from gateway.identity.api_keys import ApiKey
+from gateway.ledger import hold_expiry
 from gateway.ledger.ledger import Resolution
-from gateway.ledger.team import Changes
+from gateway.store.keyspace import TeamKeys
 from tests.stateful.model import ModelHold, ModelTeam, Scope
 from tests.support.ledgers import Books, Desk, ask, open_ledger, settled, voided
 from tests.support.servers import valkey_server
@@ -141,7 +141,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(hold=holds)
     def renew(self, hold: Reserved) -> None:
-        self.run(upkeep.renew(self.desk.store, [hold.real], "60000"))
+        self.run(hold_expiry.renew(self.desk.store, [hold.real], "60000"))
         self.team.renew(hold.model.id)
 
     @rule()
@@ -149,7 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
         keys = TeamKeys(self.keys[0].team_id)
         names = [keys.state, keys.holds, keys.held, keys.journal]
         expected = len(self.team.overdue)
-        assert self.run(_wait(lambda: self.desk.store.call(upkeep.EXPIRE, names, ["200"]))) == expected
+        assert self.run(_wait(lambda: self.desk.store.call(hold_expiry.EXPIRE, names, ["200"]))) == expected
         self.team.expire()
 
     @rule(hold=holds)

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from gateway.ledger.keyspace import TeamKeys
-from gateway.ledger.script import Script
+from gateway.store.keyspace import TeamKeys
+from gateway.store.script import Script
 from tests.support.servers import Server
 
 _SET: Final = """

@@ -27,11 +27,11 @@ import httpx
 import openai
 import uvicorn
 
+from gateway.accounts.accounts import Balance, Changes, Team
 from gateway.app import Gateway, Services, build_app
-from gateway.ledger.accounts import Balance, Changes, Team
-from gateway.money import parse_usd
+from gateway.billing.money import parse_usd
+from gateway.config.settings import Settings
 from gateway.server import server_config
-from gateway.settings import Settings
 from gateway.simulator import build_simulator
 from tests.support.overheard import Overheard
 from tests.support.waiting import wait_until_sync

@@ -17,17 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.exchange import NO_USAGE, Hold, Outcome, Settlement
-from gateway.identity import ApiKey, parse_api_key
-from gateway.ledger.accounts import Accounts
-from gateway.ledger.keyspace import TeamKeys
-from gateway.ledger.ledger import Ask, Ledger, LedgerPolicy
+from gateway.accounts.accounts import Accounts
+from gateway.accounts.entities import Changes
+from gateway.billing.lifecycle import Outcome
+from gateway.billing.prices import Price
+from gateway.billing.settlement import NO_USAGE, Hold, Settlement
+from gateway.identity.api_keys import ApiKey, parse_api_key
+from gateway.ledger.ledger import AdmissionRequest, Ledger, LedgerPolicy
 from gateway.ledger.refusals import Demand
 from gateway.ledger.spool import Spool
-from gateway.ledger.store import Store, StoreSettings
-from gateway.ledger.team import Changes
-from gateway.pricing import Price
-from gateway.usage import Usage
+from gateway.protocol.usage import Usage
+from gateway.store.keyspace import TeamKeys
+from gateway.store.store import Store, StoreSettings
 
 DAY_S = 86_400
 
@@ -178,11 +179,11 @@ async def kept_up(ledger: Ledger) -> AsyncIterator[None]:
             await work
 
 
-def ask(key: ApiKey, amount: int = 10, tokens: int = 2, **changes: Any) -> Ask:
+def ask(key: ApiKey, amount: int = 10, tokens: int = 2, **changes: Any) -> AdmissionRequest:
     """Asks for a hold of `amount` nano-USD and `tokens` tokens, half of them input."""
     demand = Demand("p/m", amount, tokens // 2, tokens - tokens // 2, Price(0, 0, 0))
     values = {"request_id": f"req_{os.urandom(8).hex()}", "patterns": ("p/m", "p/*", "*"), "max_output_tokens": None}
-    return Ask(key=key, demand=demand, **{**values, **changes})
+    return AdmissionRequest(key=key, demand=demand, **{**values, **changes})
 
 
 def settled(hold: Hold, cost: int, tokens: int = 2) -> Settlement:

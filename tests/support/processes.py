@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import orjson
 
-from tests.cli.program import Program, is_alive, started
+from tests.support.program import Program, is_alive, started
 from tests.support.servers import free_port
 
 READY = '"event": "ready"'  # what a worker logs when it may serve

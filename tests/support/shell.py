@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from tests.cli.program import Ended
 from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.program import Ended
 
 
 class Shell:

@@ -9,11 +9,11 @@ import pytest
 import trustme
 
 from gateway.app import build_upstream
-from gateway.settings import UpstreamSettings
+from gateway.config.settings import UpstreamSettings
 from gateway.upstream.httpx_transport import HttpxTransport
 from gateway.upstream.pool import NativeTransport
-from tests.contract.exchange import fetch
-from tests.contract.scripted import answer, head, request, serve
+from tests.support.scripted_upstream import answer, head, request, serve
+from tests.support.upstream_exchange import fetch
 from tests.upstream.test_httpx_transport import tunnel_to
 
 PROXY = "http://proxy.example:3128"

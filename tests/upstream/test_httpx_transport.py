@@ -13,8 +13,8 @@ from gateway.upstream.factory import build_transport
 from gateway.upstream.httpx_transport import HttpxTransport
 from gateway.upstream.pool import NativeTransport
 from gateway.upstream.transport import FaultKind, TransportConfig
-from tests.contract.exchange import fault, fetch, post
-from tests.contract.scripted import Peer, Step, answer, head, request, send, serve
+from tests.support.scripted_upstream import Peer, Step, answer, head, request, send, serve
+from tests.support.upstream_exchange import fault, fetch, post
 
 
 def tunnel_to(url: str) -> Step:

@@ -9,8 +9,8 @@ import uvloop
 
 from gateway.upstream.pool import NativeTransport
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
-from tests.contract.exchange import fault, fetch, post, read_all
-from tests.contract.scripted import answer, close, hang, head, request, send, serve, wait_for, wait_until
+from tests.support.scripted_upstream import answer, close, hang, head, request, send, serve, wait_for, wait_until
+from tests.support.upstream_exchange import fault, fetch, post, read_all
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 Native = Callable[..., NativeTransport]

@@ -10,7 +10,7 @@ import pytest
 from gateway.upstream.dial import AddressInfo, dial, interleave, race
 from gateway.upstream.origin import Origin, parse_origin
 from gateway.upstream.transport import TransportConfig
-from tests.contract.scripted import serve
+from tests.support.scripted_upstream import serve
 
 
 @pytest.mark.parametrize(

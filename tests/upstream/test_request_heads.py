@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstream.origin import parse_origin
-from gateway.upstream.request import RequestHeads
+from gateway.upstream.request_head import RequestHeads
 
 ANY_HEADERS = st.lists(st.tuples(st.binary(max_size=12) | st.sampled_from([b"x-a", b"Accept"]), st.binary(max_size=20)))
 TOKENS = st.text("abcdefXYZ0189-_.!~", min_size=1, max_size=12).map(lambda name: b"x" + name.encode())

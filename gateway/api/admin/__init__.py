@@ -22,14 +22,14 @@ next request. Money is a decimal string in USD, time is ISO 8601. Errors are in 
 from fastapi import APIRouter
 
 from gateway.api.admin import (
-    admins,
+    admin_keys,
     config,
-    credits_,
     events,
     journal,
     keys,
     requests,
     rotation,
+    team_credits,
     teams,
     upstreams,
     usage,
@@ -37,5 +37,5 @@ from gateway.api.admin import (
 from gateway.api.admin.guard import GuardedRoute
 
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
-for part in (teams, keys, rotation, credits_, journal, requests, usage, admins, upstreams, config, events):
+for part in (teams, keys, rotation, team_credits, journal, requests, usage, admin_keys, upstreams, config, events):
     router.include_router(part.router)

@@ -17,10 +17,10 @@ from typing import Final, cast
 
 from fastapi import Request
 
-from gateway.api.callers import services_of
+from gateway.accounts.accounts import Team
+from gateway.accounts.admin_keys import Admin
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
-from gateway.ledger.accounts import Team
-from gateway.ledger.admins import Admin
 
 EVERYBODY: Final = frozenset({"all", "read", "team"})
 LOOK: Final = frozenset({"all", "read"})

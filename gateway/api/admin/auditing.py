@@ -16,11 +16,11 @@ import structlog
 from fastapi import Request, Response
 
 from gateway.api.admin.access import Rule, admin_of
-from gateway.api.admin.shapes import admin_shape, credits_shape, key_shape, team_shape
-from gateway.api.callers import Services, services_of
+from gateway.api.admin.serialization import admin_json, credits_json, key_json, team_json
+from gateway.api.dependencies import Services, services_of
+from gateway.api.middleware import REQUEST_ID
 from gateway.errors import GatewayError
-from gateway.front import REQUEST_ID
-from gateway.ledger.trail import Action
+from gateway.reporting.audit_log import Action
 
 _REFUSED: Final = 400
 
@@ -46,7 +46,7 @@ async def audited(
         request_id=request.scope[REQUEST_ID],
     )
     try:
-        await services.trail.write(entry)
+        await services.audit_log.write(entry)
     except GatewayError:
         log = structlog.get_logger("gateway.audit")
         log.exception(
@@ -67,26 +67,26 @@ async def _before(services: Services, rule: Rule, request: Request) -> Any:
 
 async def _team(services: Services, names: Mapping[str, str]) -> Any:
     team = await services.accounts.team(names["team"])
-    return team_shape(team, await services.accounts.view(team))
+    return team_json(team, await services.accounts.view(team))
 
 
 async def _key(services: Services, names: Mapping[str, str]) -> Any:
     team = await services.accounts.team(names["team"])
     key = await services.accounts.key(team, names["key"])
-    return key_shape(key, await services.accounts.view(team, key.id))
+    return key_json(key, await services.accounts.view(team, key.id))
 
 
 async def _balance(services: Services, names: Mapping[str, str]) -> Any:
     team = await services.accounts.team(names["team"])
-    return credits_shape(team, await services.accounts.view(team))
+    return credits_json(team, await services.accounts.view(team))
 
 
 async def _admin_key(services: Services, names: Mapping[str, str]) -> Any:
-    return admin_shape(await services.admins.admin(names["admin_key"]))
+    return admin_json(await services.admins.admin(names["admin_key"]))
 
 
 async def _upstream(services: Services, names: Mapping[str, str]) -> Any:
-    return {"name": names["upstream"], "enabled": names["upstream"] not in (await services.controls.orders()).off}
+    return {"name": names["upstream"], "enabled": names["upstream"] not in (await services.cluster_state.orders()).off}
 
 
 _READERS: Final[Mapping[str, Callable[[Services, Mapping[str, str]], Awaitable[Any]]]] = MappingProxyType(

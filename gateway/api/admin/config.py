@@ -10,10 +10,10 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from gateway import __version__
+from gateway.accounts.serialization import time_json
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.callers import services_of
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
-from gateway.ledger.shapes import time_shape
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -28,9 +28,9 @@ async def show_config(request: Request) -> dict[str, Any]:
     settings = services.settings
     return {
         "object": "config",
-        "generation": services.control.generation,
-        "loaded_at": time_shape(services.control.loaded_ms),
-        "problem": services.control.problem or None,
+        "generation": services.control_loop.generation,
+        "loaded_at": time_json(services.control_loop.loaded_ms),
+        "problem": services.control_loop.problem or None,
         "upstreams": {
             name: {**upstream.model_dump(mode="json", exclude=set(SECRET_FIELDS)), "api_keys": len(upstream.api_keys)}
             for name, upstream in settings.upstreams.items()
@@ -44,13 +44,13 @@ async def show_config(request: Request) -> dict[str, Any]:
                 "worker": report["worker"],
                 "host": report["host"],
                 "pid": report["pid"],
-                "started_at": time_shape(report["started_ms"]),
-                "loaded_at": time_shape(report["loaded_ms"]),
+                "started_at": time_json(report["started_ms"]),
+                "loaded_at": time_json(report["loaded_ms"]),
                 "generation": report["generation"],
                 "problem": report["problem"] or None,
                 "running": report["running"],
             }
-            for report in await services.controls.workers()
+            for report in await services.cluster_state.workers()
         ],
     }
 
@@ -59,10 +59,10 @@ async def show_config(request: Request) -> dict[str, Any]:
 async def reload_config(request: Request) -> dict[str, Any]:
     """Reads the configuration again, on every worker. 400 `invalid_config` says what is wrong; then nothing changes."""
     services = services_of(request)
-    reloaded = await services.control.reload_all()
+    reloaded = await services.control_loop.reload_all()
     return {
         "object": "reload",
-        "generation": services.control.generation,
+        "generation": services.control_loop.generation,
         "changed": list(reloaded.changed),
         "needs_restart": list(reloaded.needs_restart),
     }

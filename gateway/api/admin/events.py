@@ -18,10 +18,10 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.callers import Services, services_of
+from gateway.api.dependencies import Services, services_of
 from gateway.errors import GatewayError
-from gateway.feed import EVERY_S
-from gateway.ledger.controls import is_live_id
+from gateway.reporting.live_requests import is_live_id
+from gateway.reporting.request_reporter import EVERY_S
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -36,27 +36,27 @@ async def watch(request: Request, team: str | None = None) -> EventSourceRespons
     """Finished requests, live. Raises GatewayError `concurrency_exceeded` where too many watch."""
     services = services_of(request)
     owner = await team_asked(request, team)
-    if services.feed.watchers >= MAX_WATCHERS:
+    if services.reporter.watchers >= MAX_WATCHERS:
         raise GatewayError("concurrency_exceeded", f"{MAX_WATCHERS} are watching this worker already.", wait_ms=5000)
     last_id = request.headers.get("last-event-id", "")
     if last_id and not is_live_id(last_id):
         raise GatewayError("invalid_field", "Last-Event-ID is no id of an event.", param="Last-Event-ID")
-    await services.controls.want_live()
-    start = last_id or await services.controls.live_end()
+    await services.live_requests.request_events()
+    start = last_id or await services.live_requests.last_id()
     events = _events(services, start, owner.id if owner else None)
     return EventSourceResponse(events, ping=PING_S, headers={"x-accel-buffering": "no"})
 
 
 async def _events(services: Services, last_id: str, team_id: str | None) -> AsyncIterator[ServerSentEvent]:
-    services.feed.watchers += 1
+    services.reporter.watchers += 1
     try:
         await asyncio.sleep(_READY_AFTER_S)
         yield ServerSentEvent(event="ready", data="{}", id=last_id)
-        while not (services.leaving or services.line.stopping):
+        while not (services.leaving or services.handler.stopping):
             found: list[tuple[str, dict[str, Any]]] = []
             try:
-                await services.controls.want_live()
-                found = await services.controls.live_after(last_id, _AT_ONCE)
+                await services.live_requests.request_events()
+                found = await services.live_requests.after(last_id, _AT_ONCE)
             except GatewayError:
                 pass  # the store is away: watching goes on when it is back
             for event_id, event in found:
@@ -66,4 +66,4 @@ async def _events(services: Services, last_id: str, team_id: str | None) -> Asyn
             if len(found) < _AT_ONCE:
                 await asyncio.sleep(EVERY_S)
     finally:
-        services.feed.watchers -= 1
+        services.reporter.watchers -= 1

@@ -19,15 +19,16 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from gateway.accounts.accounts import IdempotencyKey
+from gateway.accounts.admin_keys import ROOT, Admin
+from gateway.accounts.sessions import SIGNED_IN
 from gateway.api.admin.access import authorise
 from gateway.api.admin.auditing import audited
-from gateway.api.callers import services_of
-from gateway.downstream import ClientLeft, Downstream, Message
+from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
-from gateway.identity.admin import parse_admin_key
-from gateway.ledger.accounts import Once
-from gateway.ledger.admins import ROOT, Admin
-from gateway.ledger.sessions import SIGNED_IN
+from gateway.http.client import Client, ClientDisconnected
+from gateway.identity.admin_keys import parse_admin_key
+from gateway.types import Message
 
 MAX_BODY: Final = 256 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
@@ -47,7 +48,7 @@ class GuardedRoute(APIRoute):
             rule = await authorise(action, request, await require_admin(request))
             try:
                 body = await _read_body(request)
-            except ClientLeft:
+            except ClientDisconnected:
                 return Response(status_code=499)  # nobody reads it; nginx's number for this
             sent = False
 
@@ -85,7 +86,7 @@ async def require_admin(request: Request) -> Admin:
     raise GatewayError("invalid_admin_key", "The admin key is not valid. Send 'Authorization: Bearer <admin key>'.")
 
 
-def once_of(request: Request, *parts: object) -> Once | None:
+def idempotency_key_of(request: Request, *parts: object) -> IdempotencyKey | None:
     """The request's Idempotency-Key, bound to what is asked; None without one. Raises GatewayError `invalid_field`."""
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -97,7 +98,7 @@ def once_of(request: Request, *parts: object) -> Once | None:
             param="Idempotency-Key",
         )
     asked = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    return Once(key, asked, _admin_key(request))
+    return IdempotencyKey(key, asked, _admin_key(request))
 
 
 def version_of(request: Request) -> int | None:
@@ -119,7 +120,7 @@ def _admin_key(request: Request) -> bytes:
 
 
 async def _read_body(request: Request) -> bytes:
-    client = Downstream(request.scope, request.receive, _send_nothing)
+    client = Client(request.scope, request.receive, _send_nothing)
     if request.method in _LOOKING:
         return b""
     return bytes(await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s))

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 
+from gateway.accounts.accounts import Page
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.admin.pages import After, Limit, Since, Until, moment_ms
-from gateway.api.admin.shapes import entry_shape, page_shape, verification_shape
-from gateway.api.callers import services_of
-from gateway.ledger.accounts import Page
-from gateway.ledger.audit import verify
+from gateway.api.admin.query_parameters import After, Limit, Since, Until, moment_ms
+from gateway.api.admin.serialization import entry_json, page_json, verification_json
+from gateway.api.dependencies import services_of
 from gateway.ledger.journal import Journal, check_cursor
+from gateway.ledger.verification import verify
 
 router = APIRouter(route_class=GuardedRoute)
 _NO_END: Final = 10**15
@@ -43,7 +43,7 @@ async def list_entries(
         type_=type_,
         newest=order == "newest",
     )
-    return page_shape(map(entry_shape, page.data), page)
+    return page_json(map(entry_json, page.data), page)
 
 
 @router.get("/ledger/verify")
@@ -55,5 +55,5 @@ async def verify_ledger(
     accounts = services.accounts
     page = await accounts.teams(limit, after) if team is None else Page((await accounts.team(team),), None)
     found = [(owner, await verify(services.store, owner.id)) for owner in page.data]
-    shapes = [verification_shape(owner, verification) for owner, verification in found]
-    return {**page_shape(shapes, page), "ok": all(verification.ok for _, verification in found)}
+    shapes = [verification_json(owner, verification) for owner, verification in found]
+    return {**page_json(shapes, page), "ok": all(verification.ok for _, verification in found)}

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.accounts.accounts import Accounts, Key, Team
 from gateway.api.admin.access import refuse_beyond_quota
-from gateway.api.admin.bodies import KeyPatch, NewKey
-from gateway.api.admin.guard import GuardedRoute, once_of, version_of
-from gateway.api.admin.pages import After, Limit
-from gateway.api.admin.shapes import key_shape, page_shape
-from gateway.api.callers import services_of
-from gateway.ledger.accounts import Accounts, Key, Team
+from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
+from gateway.api.admin.query_parameters import After, Limit
+from gateway.api.admin.request_models import KeyPatch, NewKey
+from gateway.api.admin.serialization import key_json, page_json
+from gateway.api.dependencies import services_of
 
 router = APIRouter(prefix="/teams/{team}/keys", route_class=GuardedRoute)
 
@@ -23,8 +23,8 @@ async def create_key(request: Request, response: Response, team: str, body: NewK
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
     refuse_beyond_quota(request, owner, body.limits.changes())
-    once = once_of(request, "key", owner.id, body.model_dump(mode="json", exclude_unset=True))
-    key, text = await accounts.create_key(owner, body.changes(), once)
+    idempotency_key = idempotency_key_of(request, "key", owner.id, body.model_dump(mode="json", exclude_unset=True))
+    key, text = await accounts.create_key(owner, body.changes(), idempotency_key)
     response.headers["cache-control"] = "no-store"
     return {**await _shown(accounts, owner, key, response), "key": text or None}
 
@@ -35,7 +35,7 @@ async def list_keys(request: Request, team: str, limit: Limit = 100, after: Afte
     accounts = services_of(request).accounts
     page = await accounts.keys(await accounts.team(team), limit, after)
     views = await accounts.views([(key.team_id, key.id) for key in page.data])
-    return page_shape(map(key_shape, page.data, views), page)
+    return page_json(map(key_json, page.data, views), page)
 
 
 @router.get("/{key}")
@@ -59,4 +59,4 @@ async def change_key(request: Request, response: Response, team: str, key: str, 
 
 async def _shown(accounts: Accounts, team: Team, key: Key, response: Response) -> dict[str, Any]:
     response.headers["etag"] = f'"{key.version}"'
-    return key_shape(key, await accounts.view(team, key.id))
+    return key_json(key, await accounts.view(team, key.id))

@@ -13,15 +13,15 @@ from fastapi import APIRouter, Query, Request
 
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.admin.pages import After, Limit, every_team_id
-from gateway.api.admin.shapes import page_shape, recent_shape, request_shape
-from gateway.api.callers import Services, services_of
+from gateway.api.admin.query_parameters import After, Limit, every_team_id
+from gateway.api.admin.serialization import page_json, recent_json, request_json
+from gateway.api.dependencies import Services, services_of
+from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
-from gateway.exchange import Outcome
 from gateway.ledger.journal import Journal
-from gateway.ledger.recent import recent
-from gateway.ledger.refused import find_refused
-from gateway.ledger.timings import Timings
+from gateway.reporting.recent_requests import recent
+from gateway.reporting.refused_requests import find_refused
+from gateway.reporting.request_timings import RequestTimings
 
 router = APIRouter(prefix="/requests", route_class=GuardedRoute)
 _AT_ONCE: Final = 500
@@ -43,7 +43,7 @@ async def list_requests(
     owner = await team_asked(request, team)
     ids = [owner.id] if owner is not None else [known async for known in every_team_id(services.accounts)]
     page = await recent(services.store, ids, limit=limit, after=after, outcome=outcome)
-    return page_shape((recent_shape(team_id, item) for team_id, item in page.data), page)
+    return page_json((recent_json(team_id, item) for team_id, item in page.data), page)
 
 
 @router.get("/{request_id}")
@@ -58,7 +58,7 @@ async def show_request(request: Request, request_id: str, team: str | None = Non
         expired = Journal(services.store).find_expired
         found = await _look(services, [owner.id], request_id)
         if found is None and (entry := await expired(owner.id, request_id)) is not None:
-            found = request_shape(request_id, entry, None)
+            found = request_json(request_id, entry, None)
     else:
         found = await _look_everywhere(services, request_id)
     if found is None:
@@ -78,9 +78,9 @@ async def _look_everywhere(services: Services, request_id: str) -> dict[str, Any
 async def _look(services: Services, team_ids: Sequence[str], request_id: str) -> dict[str, Any] | None:
     found = await Journal(services.store).find(team_ids, request_id)
     if found is not None:
-        return request_shape(request_id, found, await Timings(services.store).find(found.team_id, request_id))
+        return request_json(request_id, found, await RequestTimings(services.store).find(found.team_id, request_id))
     refused = await find_refused(services.store, team_ids, request_id)
-    return None if refused is None else recent_shape(refused.team_id, refused)
+    return None if refused is None else recent_json(refused.team_id, refused)
 
 
 def _not_found(request_id: str) -> GatewayError:

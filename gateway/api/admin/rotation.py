@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway.api.admin.access import refuse_other_team
-from gateway.api.admin.bodies import NewRotation
-from gateway.api.admin.guard import GuardedRoute, once_of
-from gateway.api.admin.shapes import key_shape
-from gateway.api.callers import services_of
+from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
+from gateway.api.admin.request_models import NewRotation
+from gateway.api.admin.serialization import key_json
+from gateway.api.dependencies import services_of
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -25,12 +25,12 @@ async def rotate_key(request: Request, response: Response, team: str, key: str, 
     services = services_of(request)
     owner = await services.accounts.team(team)
     found = await services.accounts.key(owner, key)
-    once = once_of(request, "rotate", owner.id, found.id, body.overlap_s)
-    rotated, text = await services.rotation.rotate(owner, found, body.overlap_s, once)
+    idempotency_key = idempotency_key_of(request, "rotate", owner.id, found.id, body.overlap_s)
+    rotated, text = await services.rotation.rotate(owner, found, body.overlap_s, idempotency_key)
     response.headers["cache-control"] = "no-store"
     response.headers["etag"] = f'"{rotated.version}"'
     view = await services.accounts.view(owner, rotated.id)
-    return {**key_shape(rotated, view), "key": text or None}
+    return {**key_json(rotated, view), "key": text or None}
 
 
 @router.get("/keys/{key}")
@@ -40,4 +40,4 @@ async def find_key(request: Request, response: Response, key: str) -> dict[str, 
     owner, found = await accounts.find_key(key)
     refuse_other_team(request, owner.id)
     response.headers["etag"] = f'"{found.version}"'
-    return {**key_shape(found, await accounts.view(owner, found.id)), "team_name": owner.name}
+    return {**key_json(found, await accounts.view(owner, found.id)), "team_name": owner.name}

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.accounts.accounts import Accounts, Page, Team
 from gateway.api.admin.access import team_asked
-from gateway.api.admin.bodies import NewTeam, TeamPatch
-from gateway.api.admin.guard import GuardedRoute, once_of, version_of
-from gateway.api.admin.pages import After, Limit
-from gateway.api.admin.shapes import page_shape, team_shape
-from gateway.api.callers import services_of
-from gateway.ledger.accounts import Accounts, Page, Team
+from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
+from gateway.api.admin.query_parameters import After, Limit
+from gateway.api.admin.request_models import NewTeam, TeamPatch
+from gateway.api.admin.serialization import page_json, team_json
+from gateway.api.dependencies import services_of
 
 router = APIRouter(prefix="/teams", route_class=GuardedRoute)
 
@@ -21,8 +21,8 @@ router = APIRouter(prefix="/teams", route_class=GuardedRoute)
 async def create_team(request: Request, response: Response, body: NewTeam) -> dict[str, Any]:
     """Makes a team, and grants its first credits."""
     accounts = services_of(request).accounts
-    once = once_of(request, "team", body.model_dump(mode="json", exclude_unset=True))
-    team = await accounts.create_team(body.changes(), once)
+    idempotency_key = idempotency_key_of(request, "team", body.model_dump(mode="json", exclude_unset=True))
+    team = await accounts.create_team(body.changes(), idempotency_key)
     if body.credits_usd:
         # Named by the team: a repeat of the creation grants nothing more.
         await accounts.move_credits(
@@ -38,7 +38,7 @@ async def list_teams(request: Request, limit: Limit = 100, after: After = None) 
     own = await team_asked(request, None)
     page = Page((own,), None) if own is not None else await accounts.teams(limit, after)
     views = await accounts.views([(team.id, None) for team in page.data])
-    return page_shape(map(team_shape, page.data, views), page)
+    return page_json(map(team_json, page.data, views), page)
 
 
 @router.get("/{team}")
@@ -58,4 +58,4 @@ async def change_team(request: Request, response: Response, team: str, body: Tea
 
 async def _shown(accounts: Accounts, team: Team, response: Response) -> dict[str, Any]:
     response.headers["etag"] = f'"{team.version}"'
-    return team_shape(team, await accounts.view(team))
+    return team_json(team, await accounts.view(team))

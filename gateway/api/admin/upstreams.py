@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from gateway.accounts.serialization import time_json
 from gateway.api.admin.access import admin_of
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.callers import Services, services_of
+from gateway.api.dependencies import Services, services_of
 from gateway.errors import GatewayError
-from gateway.ledger.shapes import time_shape
 
 router = APIRouter(prefix="/upstreams", route_class=GuardedRoute)
 
@@ -29,8 +29,8 @@ async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     """Takes it out: no worker sends it new requests, within a second or two; running ones go on. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
-    await services.controls.take_out(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
-    await services.control.refresh()
+    await services.cluster_state.take_out(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
+    await services.control_loop.refresh()
     return await upstream_shape(services, upstream)
 
 
@@ -39,16 +39,16 @@ async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     """Puts it back. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
-    await services.controls.put_back(upstream)
-    await services.control.refresh()
+    await services.cluster_state.put_back(upstream)
+    await services.control_loop.refresh()
     return await upstream_shape(services, upstream)
 
 
 async def upstream_shape(services: Services, name: str) -> dict[str, Any]:
     """One upstream. Raises GatewayError `upstream_not_found`."""
     _refuse_unknown(services, name)
-    off = (await services.controls.orders()).off.get(name)
-    reports = await services.controls.workers()
+    off = (await services.cluster_state.orders()).off.get(name)
+    reports = await services.cluster_state.workers()
     workers = [
         {"worker": report["worker"], "host": report["host"], "pid": report["pid"], **report["upstreams"][name]}
         for report in reports
@@ -61,7 +61,7 @@ async def upstream_shape(services: Services, name: str) -> dict[str, Any]:
         "base_url": settings.base_url,
         "enabled": off is None,
         "disabled_by": off["by"] if off else None,
-        "disabled_at": time_shape(off["at_ms"]) if off else None,
+        "disabled_at": time_json(off["at_ms"]) if off else None,
         "healthy": off is None and any(_would_ask(worker) for worker in workers),
         "workers": workers,
     }

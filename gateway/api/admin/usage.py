@@ -18,16 +18,16 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 
+from gateway.accounts.accounts import Accounts, Team
+from gateway.accounts.serialization import time_json
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
-from gateway.api.admin.pages import Since, Until, every_team_id, moment_ms
-from gateway.api.admin.sums import MAX_ROWS, Board, By, Group, Tally
-from gateway.api.callers import Services, services_of
+from gateway.api.admin.query_parameters import Since, Until, every_team_id, moment_ms
+from gateway.api.admin.usage_totals import MAX_ROWS, Board, By, Group, Tally
+from gateway.api.dependencies import Services, services_of
 from gateway.errors import GatewayError
-from gateway.ledger.accounts import Accounts, Team
-from gateway.ledger.keyspace import STEP_MS, Step
-from gateway.ledger.rollups import rolled_up, steps
-from gateway.ledger.shapes import time_shape
+from gateway.reporting.usage_rollups import rolled_up, steps
+from gateway.store.keyspace import STEP_MS, Step
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -65,13 +65,13 @@ async def show_usage(
         "team_id": owner.id if owner else None,
         "by": by,
         "step": step,
-        "from": time_shape(from_ms),
-        "to": time_shape(to_ms),
+        "from": time_json(from_ms),
+        "to": time_json(to_ms),
         "total": board.total.shape(with_seen=with_seen),
         "groups": [{**names[group], **board.groups[group].total.shape(with_seen=with_seen)} for group in order],
         "others": _others_shape(board.others, board.merged, with_seen=with_seen) if board.merged else None,
         "data": [
-            {"start": time_shape(start_ms), **names[group], **found.shape(with_seen=with_seen)}
+            {"start": time_json(start_ms), **names[group], **found.shape(with_seen=with_seen)}
             for start_ms, group, found in board.rows()
         ],
     }
@@ -82,7 +82,7 @@ def _others_shape(others: Tally, merged: int, *, with_seen: bool) -> dict[str, A
         "groups": merged,
         **others.total.shape(with_seen=with_seen),
         "data": [
-            {"start": time_shape(start_ms), **others.steps[start_ms].shape(with_seen=with_seen)}
+            {"start": time_json(start_ms), **others.steps[start_ms].shape(with_seen=with_seen)}
             for start_ms in sorted(others.steps)
         ],
     }

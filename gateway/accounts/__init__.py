@@ -1,0 +1,1 @@
+"""Teams, API keys, admin keys, sessions and credits, as the store keeps them."""

@@ -1,0 +1,288 @@
+"""Teams and keys in the store, and movements of credits: what admins do. Off the warm path.
+
+    create_team, teams, team, update_team      a name is taken once; a team is found by id or by name
+    create_key, keys, key, find_key, update_key a key's secret is returned by its creation and kept as SHA-256
+    move_credits                               grant or adjust, once per idempotency key
+    view, views                                the numbers that are enforced, as they stand now
+
+A creation with an idempotency key first claims it: `gw:made:<sha256>` -> id, digest of the request, salt. A
+repeat finds the claim and completes or returns the same object, also where the first died half-way.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gateway.accounts.entities import (
+    LIMITS,
+    SECRET_FIELD,
+    Account,
+    Balance,
+    Changes,
+    Key,
+    SecretState,
+    Team,
+    View,
+    read_key,
+    read_team,
+    read_view,
+)
+from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
+from gateway.billing.money import MAX_NANO_USD, format_usd
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import is_id, new_id, new_secret
+from gateway.store.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys, made
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+from gateway.types import Page
+
+__all__ = [
+    "LIMITS",
+    "Account",
+    "Accounts",
+    "Balance",
+    "Changes",
+    "IdempotencyKey",
+    "Key",
+    "Page",
+    "SecretState",
+    "Team",
+    "View",
+]
+
+CONFIG: Final = Script.load("config_v1")
+CREDIT: Final = Script.load("credit_v1")
+VIEW: Final = Script.load("view_v1")
+_AT_ONCE: Final = 500
+
+
+class Accounts:
+    """Teams, keys and credits in one store. Raises GatewayError; `store_unavailable` where the store is away."""
+
+    def __init__(self, store: Store, *, idempotency_ttl_s: int, journal_retention_s: int) -> None:
+        self._store = store
+        self._idempotency_ttl_ms = idempotency_ttl_s * 1000
+        self._journal_retention_ms = journal_retention_s * 1000
+
+    # teams
+
+    async def create_team(self, changes: Changes, idempotency_key: IdempotencyKey | None = None) -> Team:
+        """A new team. Raises `already_exists` for a name that is taken, `idempotency_mismatch`."""
+        team_id = new_id()
+        if idempotency_key is not None:
+            team_id, _ = await claim(
+                self._store, made(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
+            )
+        owner = await self._take_name(changes.name or "", team_id)
+        # Whoever took the name and has no hash yet died before it was made: this creation completes it.
+        if owner != team_id:
+            if await self._find_team(owner) is not None:
+                raise _name_taken(changes.name or "")
+            team_id = owner
+        fields = {"status": "active", "metered": "1", **changes.fields()}
+        await self._configure([TeamKeys(team_id).team], "create", "", "", fields)
+        team = await self.team(team_id)
+        await self._run("ZADD", TEAMS, str(team.created_ms), team_id)
+        return team
+
+    async def team_ids(self, limit: int, after: str | None = None) -> tuple[list[str], str | None]:
+        """Ids of teams by creation, and the cursor to the next. Raises `invalid_field` for a cursor that names none."""
+        return await self._page(TEAMS, limit, after)
+
+    async def count(self) -> int:
+        """How many teams there are."""
+        return int(await self._run("ZCARD", TEAMS))
+
+    async def names(self, subjects: Sequence[tuple[str, str | None]]) -> list[str | None]:
+        """The names of many (team id, key id or None for the team's own); None for what is gone."""
+        found: list[str | None] = []
+        for at in range(0, len(subjects), _AT_ONCE):
+            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + _AT_ONCE]]
+            calls = [
+                self._store.run("HGET", keys.key(key_id) if key_id else keys.team, "name") for keys, key_id in part
+            ]
+            found += [None if name is None else name.decode() for name in await gather(calls)]
+        return found
+
+    async def teams(self, limit: int = 1000, after: str | None = None) -> Page[Team]:
+        """Teams by creation, a page at a time. Raises `invalid_field` for a cursor that names no team."""
+        ids, cursor = await self.team_ids(limit, after)
+        hashes = await self._hashes([TeamKeys(team_id).team for team_id in ids])
+        found = (read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored)
+        return Page(tuple(found), cursor)
+
+    async def team(self, name_or_id: str) -> Team:
+        """A team by id or name. Raises `team_not_found`."""
+        if is_id(name_or_id):
+            team = await self._find_team(name_or_id)
+            if team is not None:
+                return team
+        owner = await self._run("HGET", TEAM_NAMES, name_or_id)
+        team = await self._find_team(owner.decode()) if owner is not None else None
+        if team is None:
+            raise GatewayError("team_not_found", f"There is no team {name_or_id!r}.")
+        return team
+
+    async def update_team(self, team: Team, changes: Changes, *, version: int | None = None) -> Team:
+        """Changes a team; in force with its next request. Raises `version_mismatch`, `already_exists`."""
+        renamed = changes.name is not None and changes.name != team.name
+        if renamed and await self._take_name(changes.name or "", team.id) != team.id:
+            raise _name_taken(changes.name or "")
+        try:
+            await self._configure([TeamKeys(team.id).team], "update", _seen(version), "", changes.fields())
+        except GatewayError:
+            if renamed:
+                await self._run("HDEL", TEAM_NAMES, changes.name or "")
+            raise
+        if renamed:
+            await self._run("HDEL", TEAM_NAMES, team.name)
+        return await self.team(team.id)
+
+    # keys
+
+    async def create_key(
+        self, team: Team, changes: Changes, idempotency_key: IdempotencyKey | None = None
+    ) -> tuple[Key, str]:
+        """A new key of a team, and the key's text, which is not stored.
+
+        A repeat gets the same text, or "" where its secret was replaced or the pepper has changed since.
+        """
+        keys = TeamKeys(team.id)
+        key_id, seed = new_id(), None
+        if idempotency_key is not None:
+            key_id, salt = await claim(
+                self._store, keys.made(idempotency_key.key), key_id, idempotency_key, self._idempotency_ttl_ms
+            )
+            seed = idempotency_key.seed(salt)
+        text, secret_hash = new_secret(team.id, key_id, seed)
+        fields = {"status": "active", **changes.fields(), SECRET_FIELD + secret_hash: "0"}
+        await self._run("HSETNX", KEY_TEAMS, key_id, team.id)
+        await self._configure([keys.key(key_id), keys.keys], "create", "", key_id, fields)
+        key = await self.key(team, key_id)
+        return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
+
+    async def keys(self, team: Team, limit: int = 1000, after: str | None = None) -> Page[Key]:
+        """A team's keys by creation, a page at a time. Raises `invalid_field` for a cursor that names no key."""
+        names = TeamKeys(team.id)
+        ids, cursor = await self._page(names.keys, limit, after)
+        hashes = await self._hashes([names.key(key_id) for key_id in ids])
+        found = (read_key(team.id, key_id, stored) for key_id, stored in zip(ids, hashes, strict=True) if stored)
+        return Page(tuple(found), cursor)
+
+    async def key(self, team: Team, key_id: str) -> Key:
+        """One key of a team. Raises `key_not_found`."""
+        stored = (await self._hashes([TeamKeys(team.id).key(key_id)]))[0] if is_id(key_id) else {}
+        if not stored:
+            raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key_id!r}.")
+        return read_key(team.id, key_id, stored)
+
+    async def find_key(self, key_id: str) -> tuple[Team, Key]:
+        """A key by its id alone, with its team. Raises `key_not_found`."""
+        owner = await self._run("HGET", KEY_TEAMS, key_id)
+        team = await self._find_team(owner.decode()) if owner is not None else None
+        if team is None:
+            raise GatewayError("key_not_found", f"There is no key {key_id!r}.")
+        return team, await self.key(team, key_id)
+
+    async def update_key(self, team: Team, key: Key, changes: Changes, *, version: int | None = None) -> Key:
+        """Changes a key; in force with its next request.
+
+        Raises `version_mismatch`, and `not_allowed` for a revoked key that is to live again.
+        """
+        await self._configure([TeamKeys(team.id).key(key.id)], "update", _seen(version), "", changes.fields())
+        return await self.key(team, key.id)
+
+    # credits and what is enforced
+
+    async def move_credits(
+        self, team: Team, kind: str, amount_nano_usd: int, *, note: str = "", idempotency_key: str | None = None
+    ) -> Balance:
+        """Grants (> 0) or adjusts (either sign) a team's credits, once per idempotency key.
+
+        Raises `idempotency_mismatch` for a key that another movement used, `invalid_field` beyond the largest balance.
+        """
+        keys = TeamKeys(team.id)
+        movement = uuid.uuid4().hex
+        lives = [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
+        call = self._store.call(
+            CREDIT,
+            [keys.team, keys.state, keys.journal, keys.grant(idempotency_key or movement)],
+            [kind, str(amount_nano_usd), movement, note, str(MAX_NANO_USD), *lives],
+        )
+        reply = (await gather([call]))[0]
+        if reply[0] == 0:
+            raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
+        if reply[0] == -1:
+            raise mismatch()
+        if reply[0] == -2:  # noqa: PLR2004 - the script's word
+            raise GatewayError(
+                "invalid_field", f"A team can hold {format_usd(MAX_NANO_USD)} USD at most.", param="amount_usd"
+            )
+        return (await self.view(team)).balance
+
+    async def view(self, team: Team, key_id: str | None = None) -> View:
+        """Limits, what is used of them, and the balance, by the very functions that enforce them."""
+        return (await self.views([(team.id, key_id)]))[0]
+
+    async def views(self, subjects: Sequence[tuple[str, str | None]]) -> list[View]:
+        """The same for many (team id, key id or None), in one round trip."""
+        calls = []
+        for team_id, key_id in subjects:
+            keys = TeamKeys(team_id)
+            names = [keys.team, keys.state, keys.holds, keys.held, keys.journal]
+            names += [keys.key(key_id)] if key_id else []
+            calls.append(self._store.call(VIEW, names, [key_id or "", self._store.voids_at_once]))
+        return [read_view(reply) for reply in await gather(calls)]
+
+    # the store
+
+    async def _take_name(self, name: str, team_id: str) -> str:
+        """Takes a name for a team if nobody has it; whose it is then."""
+        if await self._run("HSETNX", TEAM_NAMES, name, team_id):
+            return team_id
+        owner: bytes = await self._run("HGET", TEAM_NAMES, name)
+        return owner.decode()
+
+    async def _find_team(self, team_id: str) -> Team | None:
+        stored = (await self._hashes([TeamKeys(team_id).team]))[0]
+        return read_team(team_id, stored) if stored else None
+
+    async def _page(self, name: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
+        start = 0
+        if after is not None:
+            rank = await self._run("ZRANK", name, after)
+            if rank is None:
+                raise GatewayError("invalid_field", f"There is no cursor {after!r}.", param="after")
+            start = rank + 1
+        ids = [raw.decode() for raw in await self._run("ZRANGE", name, str(start), str(start + limit))]
+        return ids[:limit], ids[limit - 1] if len(ids) > limit else None
+
+    async def _configure(self, keys: list[str], mode: str, version: str, member: str, fields: dict[str, str]) -> None:
+        flat = [word for pair in fields.items() for word in pair]
+        status, now = (await gather([self._store.call(CONFIG, keys, [mode, version, member, *flat])]))[0]
+        if status == -2:  # noqa: PLR2004 - the script's word
+            raise GatewayError("version_mismatch", f"It was changed meanwhile: its version is {now} now.")
+        if status == -3:  # noqa: PLR2004 - the script's word
+            raise GatewayError("not_allowed", "This key was revoked, and stays so. Make a new one.", param="status")
+
+    async def _hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
+        """Hashes by name, in one round trip; an empty one where there is none."""
+        out = []
+        for flat in await gather([self._store.run("HGETALL", name) for name in names]):
+            words = [word.decode() for word in flat]
+            out.append(dict(zip(words[::2], words[1::2], strict=True)))
+        return out
+
+    async def _run(self, *command: str) -> Any:
+        return (await gather([self._store.run(*command)]))[0]
+
+
+def _seen(version: int | None) -> str:
+    return "" if version is None else str(version)
+
+
+def _name_taken(name: str) -> GatewayError:
+    return GatewayError("already_exists", f"There is a team {name!r} already.", param="name")

@@ -1,0 +1,149 @@
+"""Admin keys that were made through the API: a scope each, kept as SHA-256. The root admin key is configuration.
+
+scope    may
+all      everything that the root key may, except where the access table says otherwise
+read     look at everything
+team     look after one team: its keys within its quotas, its usage
+
+gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.accounts.idempotency import IdempotencyKey, claim
+from gateway.errors import GatewayError
+from gateway.identity.admin_keys import AdminKey, new_admin_secret
+from gateway.identity.api_keys import is_id, new_id
+from gateway.store import keyspace
+from gateway.store.replies import gather
+from gateway.store.store import Store
+
+MAX_ADMIN_KEYS: Final = 1000
+SCOPES: Final = ("all", "read", "team")
+_USED_EVERY_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """An admin key. `team_id`: "" but for scope team; `expires_ms` 0: never; `used_ms` 0: never, else to the minute."""
+
+    id: str
+    name: str
+    scope: str
+    team_id: str
+    expires_ms: int
+    created_ms: int
+    created_by: str
+    used_ms: int
+
+
+ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
+"""Whoever has the root admin key of the configuration."""
+
+
+class Admins:
+    """The admin keys of one store. Raises GatewayError; `store_unavailable` where the store is away."""
+
+    def __init__(self, store: Store, *, idempotency_ttl_s: int) -> None:
+        self._store = store
+        self._idempotency_ttl_ms = idempotency_ttl_s * 1000
+
+    async def create(
+        self,
+        name: str,
+        scope: str,
+        *,
+        team_id: str,
+        expires_ms: int,
+        created_by: str,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> tuple[Admin, str]:
+        """A new admin key and its text, shown this once; "" for a repeat whose pepper has changed since."""
+        admin_id, seed = new_id(), None
+        if idempotency_key is not None:
+            claimed = keyspace.made(idempotency_key.key)
+            admin_id, salt = await claim(self._store, claimed, admin_id, idempotency_key, self._idempotency_ttl_ms)
+            seed = idempotency_key.seed(salt)
+        text, secret_hash = new_admin_secret(admin_id, seed)
+        stored = await self._fields(admin_id)
+        if not stored:
+            if await self._run("ZCARD", keyspace.ADMINS) >= MAX_ADMIN_KEYS:
+                raise GatewayError("not_allowed", f"There are {MAX_ADMIN_KEYS} admin keys. Delete one first.")
+            created_ms = await self._now_ms()
+            fields = {
+                "name": name,
+                "scope": scope,
+                "team": team_id,
+                "secret": secret_hash,
+                "expires_ms": str(expires_ms),
+                "created_ms": str(created_ms),
+                "created_by": created_by,
+            }
+            await self._run("ZADD", keyspace.ADMINS, str(created_ms), admin_id)
+            await self._run("HSET", keyspace.admin(admin_id), *(word for pair in fields.items() for word in pair))
+            stored = await self._fields(admin_id)
+        return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
+
+    async def admins(self) -> list[Admin]:
+        """All of them, the oldest first."""
+        ids = [raw.decode() for raw in await self._run("ZRANGE", keyspace.ADMINS, "0", "-1")]
+        replies = await gather([self._store.run("HGETALL", keyspace.admin(admin_id)) for admin_id in ids])
+        found = zip(ids, map(_pairs, replies), strict=True)
+        return [_admin(admin_id, stored) for admin_id, stored in found if stored]
+
+    async def admin(self, admin_id: str) -> Admin:
+        """One of them. Raises `admin_key_not_found`."""
+        stored = await self._fields(admin_id) if is_id(admin_id) else {}
+        if not stored:
+            raise GatewayError("admin_key_not_found", f"There is no admin key {admin_id!r}.")
+        return _admin(admin_id, stored)
+
+    async def delete(self, admin: Admin) -> None:
+        """Ends an admin key with its very next request."""
+        await self._run("DEL", keyspace.admin(admin.id))
+        await self._run("ZREM", keyspace.ADMINS, admin.id)
+
+    async def recognise(self, presented: AdminKey) -> Admin | None:
+        """The living admin key that was presented, or None. Notes that it was used."""
+        stored = await self._fields(presented.id)
+        if not hmac.compare_digest(stored.get("secret", ""), presented.secret_hash):
+            return None
+        admin, now_ms = _admin(presented.id, stored), await self._now_ms()
+        if admin.expires_ms and now_ms >= admin.expires_ms:
+            return None
+        if now_ms - admin.used_ms >= _USED_EVERY_MS:
+            await self._run("HSET", keyspace.admin(admin.id), "used_ms", str(now_ms))
+        return admin
+
+    async def _fields(self, admin_id: str) -> dict[str, str]:
+        return _pairs(await self._run("HGETALL", keyspace.admin(admin_id)))
+
+    async def _now_ms(self) -> int:
+        seconds, micros = (await gather([self._store.run("TIME", key=keyspace.ADMINS)]))[0]
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _run(self, *command: str) -> Any:
+        return (await gather([self._store.run(*command)]))[0]
+
+
+def _pairs(flat: list[bytes]) -> dict[str, str]:
+    words = [word.decode() for word in flat]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _admin(admin_id: str, stored: Mapping[str, str]) -> Admin:
+    return Admin(
+        id=admin_id,
+        name=stored.get("name", ""),
+        scope=stored.get("scope", ""),
+        team_id=stored.get("team", ""),
+        expires_ms=int(stored.get("expires_ms", "0")),
+        created_ms=int(stored.get("created_ms", "0")),
+        created_by=stored.get("created_by", ""),
+        used_ms=int(stored.get("used_ms", "0")),
+    )

@@ -1,0 +1,169 @@
+"""Teams and keys as values, and how they lie in their hashes. Pure.
+
+    hash field            value
+    name, status          text; status: active | disabled | revoked (keys alone, for ever)
+    models                patterns, one a line; none: all
+    expires_ms            ms since 1970; none: never
+    metered               "1" or "0" (teams)
+    one of LIMITS         whole number; money in nano-USD
+    s:<sha256>            a secret: the time at which it ends, 0 for never (keys)
+    u:<sha256>            when that secret was last used
+    version, created_ms, updated_ms
+
+`LIMITS` names every limit a team or a key may have; scripts/common.lua reads the same fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+LIMITS: Final = (
+    "rpm",
+    "tpm",
+    "concurrency",
+    "max_output_tokens",
+    "budget_usd_hour",
+    "budget_usd_day",
+    "budget_usd_month",
+    "budget_usd_total",
+    "budget_tokens_hour",
+    "budget_tokens_day",
+    "budget_tokens_month",
+    "budget_tokens_total",
+)
+SECRET_FIELD: Final = "s:"  # noqa: S105 - a field's prefix
+LAST_USED_FIELD: Final = "u:"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a team and a key have in common. `limits`: name of `LIMITS` -> value, money in nano-USD."""
+
+    id: str
+    name: str
+    status: str
+    models: tuple[str, ...]
+    limits: Mapping[str, int]
+    expires_ms: int
+    created_ms: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Team(Account):
+    """A team. An unmetered one is charged but never refused for its balance."""
+
+    metered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SecretState:
+    """One secret of a key, by its SHA-256. `until_ms` 0: for as long as the key; `last_used_ms` 0: never used."""
+
+    sha256: str
+    until_ms: int
+    last_used_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key(Account):
+    """A key of a team; `name` is its label. `cut_at_cap`: a stream ends where it would exceed its hold."""
+
+    team_id: str
+    secrets: tuple[SecretState, ...]
+    cut_at_cap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Fields to set; None: as it is. In `limits`, None removes a limit; an `expires_ms` of 0 means never."""
+
+    name: str | None = None
+    status: str | None = None
+    models: tuple[str, ...] | None = None
+    limits: Mapping[str, int | None] = field(default_factory=dict)
+    expires_ms: int | None = None
+    metered: bool | None = None
+    cut_at_cap: bool | None = None
+
+    def fields(self) -> dict[str, str]:
+        """The same as fields of the hash; "" removes one."""
+        out: dict[str, str] = {}
+        if self.name is not None:
+            out["name"] = self.name
+        if self.status is not None:
+            out["status"] = self.status
+        if self.models is not None:
+            out["models"] = "\n".join(self.models)
+        if self.expires_ms is not None:
+            out["expires_ms"] = str(self.expires_ms) if self.expires_ms else ""
+        if self.metered is not None:
+            out["metered"] = "1" if self.metered else "0"
+        if self.cut_at_cap is not None:
+            out["cut_at_cap"] = "1" if self.cut_at_cap else ""
+        for name, value in self.limits.items():
+            out[name] = "" if value is None else str(value)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A team's money, nano-USD: granted = available + held + spent."""
+
+    granted: int
+    available: int
+    held: int
+    spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is enforced, at `now_ms`. `team` and `key`: limits, `used_*` counters, `<period>_ends_ms`, `<rate>_left`."""
+
+    now_ms: int
+    balance: Balance
+    team: Mapping[str, int]
+    key: Mapping[str, int]
+
+
+def read_team(team_id: str, stored: Mapping[str, str]) -> Team:
+    """A team from its hash."""
+    return Team(**_account(team_id, stored), metered=stored.get("metered") != "0")
+
+
+def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
+    """A key from its hash; its secrets with the one that lasts longest first."""
+    secrets = [
+        SecretState(name[2:], int(until), int(stored.get(LAST_USED_FIELD + name[2:], "0")))
+        for name, until in stored.items()
+        if name.startswith(SECRET_FIELD)
+    ]
+    secrets.sort(key=lambda secret: (secret.until_ms != 0, -secret.until_ms))
+    return Key(
+        **_account(key_id, stored), team_id=team_id, secrets=tuple(secrets), cut_at_cap=stored.get("cut_at_cap") == "1"
+    )
+
+
+def read_view(reply: list[Any]) -> View:
+    """The reply of view_v1."""
+    now_ms, money, team, key = reply
+    return View(now_ms, Balance(**_pairs(money)), _pairs(team), _pairs(key))
+
+
+def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "name": stored.get("name", ""),
+        "status": stored["status"],
+        "models": tuple(filter(None, stored.get("models", "").split("\n"))),
+        "limits": {name: int(stored[name]) for name in LIMITS if name in stored},
+        "expires_ms": int(stored.get("expires_ms", "0")),
+        "created_ms": int(stored["created_ms"]),
+        "version": int(stored["version"]),
+    }
+
+
+def _pairs(flat: list[Any]) -> dict[str, int]:
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}

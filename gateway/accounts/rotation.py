@@ -1,0 +1,73 @@
+"""Rotation: a key gets a new secret; its id, limits, budgets and spend stay.
+
+    new secret     works at once, for as long as the key
+    the others     until the overlap that their own rotation gave them; an overlap of 0 ends all of them now
+    at once        MAX_SECRETS at most: one more is refused, with the time at which the next one ends
+
+With an idempotency key a repeat returns the very same secret, though none is stored: it is made of the idempotency
+key, a random salt that the claim `gw:{T}:rotated:<sha256>` keeps, and the operator's pepper (`IdempotencyKey.seed`).
+So a lost reply leaves no unknown secret alive: the repeat shows the one that is. The store alone gives nobody a
+secret, since it knows neither the pepper nor the idempotency key. rotate_v1 marks the claim "done" in the step that
+adds the secret: a repeat that comes after the secret was replaced gets no secret, and brings none back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.accounts.accounts import Accounts
+from gateway.accounts.entities import Key, Team
+from gateway.accounts.idempotency import IdempotencyKey, claim
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import new_secret
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+ROTATE: Final = Script.load("rotate_v1")
+MAX_SECRETS: Final = 5
+MAX_OVERLAP_S: Final = 90 * 86_400
+_NO_KEY, _REVOKED, _TOO_MANY = 0, -3, -4
+
+
+class Rotation:
+    """Gives keys new secrets. Raises GatewayError; `store_unavailable` where the store is away."""
+
+    def __init__(self, store: Store, accounts: Accounts, *, idempotency_ttl_s: int) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._idempotency_ttl_ms = idempotency_ttl_s * 1000
+
+    async def rotate(
+        self, team: Team, key: Key, overlap_s: int, idempotency_key: IdempotencyKey | None = None
+    ) -> tuple[Key, str]:
+        """The key as it is then, and its new text: shown this once, kept as a SHA-256.
+
+        "" instead of the text for a repeat that comes after its secret was replaced, or whose pepper has changed
+        since. Raises `key_not_found`, `not_allowed` (it was revoked), `too_many_secrets`,
+        `idempotency_mismatch`.
+        """
+        names = TeamKeys(team.id)
+        keys, seed = [names.key(key.id)], None
+        if idempotency_key is not None:
+            keys.append(names.rotated(idempotency_key.key))
+            _, salt = await claim(self._store, keys[1], key.id, idempotency_key, self._idempotency_ttl_ms)
+            seed = idempotency_key.seed(salt)
+        text, secret_hash = new_secret(team.id, key.id, seed)
+        call = self._store.call(ROTATE, keys, [secret_hash, str(overlap_s * 1000), str(MAX_SECRETS)])
+        status, _version, wait_ms = (await gather([call]))[0]
+        if status == _NO_KEY:
+            raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key.id!r}.")
+        if status == _REVOKED:
+            raise GatewayError("not_allowed", "This key was revoked, and stays so. Make a new one.")
+        if status == _TOO_MANY:
+            raise GatewayError(
+                "too_many_secrets",
+                f"This key has {MAX_SECRETS} secrets that work; the next one ends in {-(-wait_ms // 1000)} s. "
+                "Rotate with an overlap of 0 to end them all now.",
+                param="overlap_s",
+                wait_ms=wait_ms,
+            )
+        rotated = await self._accounts.key(team, key.id)
+        return rotated, text if any(secret.sha256 == secret_hash for secret in rotated.secrets) else ""

@@ -1,0 +1,48 @@
+"""How the ledger's values look in JSON: money as decimal strings in USD, times as ISO 8601, limits with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.accounts.entities import LIMITS, Balance
+from gateway.billing.money import format_usd
+from gateway.protocol.timestamps import iso_time
+
+
+def time_json(ms: int) -> str | None:
+    """A time in ms; 0 is never."""
+    return iso_time(ms) if ms else None
+
+
+def balance_json(balance: Balance) -> dict[str, str]:
+    """Granted = available + held + spent, in USD."""
+    return {f"{name}_usd": format_usd(getattr(balance, name)) for name in ("granted", "available", "held", "spent")}
+
+
+def limits_json(view: Mapping[str, int], now_ms: int) -> dict[str, dict[str, Any]]:
+    """Each limit that is set: {"limit", "remaining", "resets_at"}; `resets_at` is when all is free again, or null."""
+    return {name: _limit(name, view, now_ms) for name in LIMITS if name in view}
+
+
+def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
+    limit = view[name]
+    if name in ("rpm", "tpm"):
+        wait_ms = view[f"{name}_reset_ms"]
+        resets_at = iso_time(now_ms + wait_ms) if wait_ms else None
+        return {"limit": limit, "remaining": view[f"{name}_left"], "resets_at": resets_at}
+    if name == "concurrency":
+        return {"limit": limit, "remaining": max(0, limit - view["used_open"]), "resets_at": None}
+    if name == "max_output_tokens":
+        return {"limit": limit}
+    _, unit, period = name.split("_")
+    used = view[f"used_{period}_{unit}"]
+    resets_at = None if period == "total" else iso_time(view[f"{period}_ends_ms"])
+    if unit == "usd":
+        return {
+            "limit_usd": format_usd(limit),
+            "used_usd": format_usd(used),
+            "remaining_usd": format_usd(max(0, limit - used)),
+            "resets_at": resets_at,
+        }
+    return {"limit": limit, "used": used, "remaining": max(0, limit - used), "resets_at": resets_at}

@@ -1,0 +1,67 @@
+"""/admin/v1/admin-keys: keys for people and programs that run the gateway. /whoami; /audit: what they did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.admin.access import admin_of, team_asked
+from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
+from gateway.api.admin.query_parameters import After, Limit
+from gateway.api.admin.request_models import NewAdminKey
+from gateway.api.admin.serialization import action_json, admin_json, page_json
+from gateway.api.dependencies import services_of
+
+router = APIRouter(route_class=GuardedRoute)
+
+
+@router.get("/whoami")
+async def who_am_i(request: Request) -> dict[str, Any]:
+    """Whose admin key this is, and what it may."""
+    own = await team_asked(request, None)
+    return {**admin_json(admin_of(request)), "team_name": own.name if own else None}
+
+
+@router.get("/admin-keys")
+async def list_admin_keys(request: Request) -> dict[str, Any]:
+    """All admin keys but the root's, the oldest first."""
+    admins = await services_of(request).admins.admins()
+    return {"object": "list", "data": [admin_json(admin) for admin in admins], "next": None}
+
+
+@router.post("/admin-keys", status_code=201)
+async def create_admin_key(request: Request, response: Response, body: NewAdminKey) -> dict[str, Any]:
+    """Makes an admin key. `key` is its text, shown this once; null for a repeat after the root admin key changed."""
+    services = services_of(request)
+    team_id = (await services.accounts.team(body.team)).id if body.team is not None else ""
+    idempotency_key = idempotency_key_of(request, "admin key", body.model_dump(mode="json", exclude_unset=True))
+    admin, text = await services.admins.create(
+        body.name,
+        body.scope,
+        team_id=team_id,
+        expires_ms=int(body.expires_at.timestamp() * 1000) if body.expires_at else 0,
+        created_by=admin_of(request).id,
+        idempotency_key=idempotency_key,
+    )
+    response.headers["cache-control"] = "no-store"
+    return {**admin_json(admin), "key": text or None}
+
+
+@router.delete("/admin-keys/{admin_key}")
+async def delete_admin_key(request: Request, admin_key: str) -> dict[str, Any]:
+    """Ends an admin key with its very next request."""
+    admins = services_of(request).admins
+    admin = await admins.admin(admin_key)
+    await admins.delete(admin)
+    return {**admin_json(admin), "deleted": True}
+
+
+@router.get("/audit")
+async def list_actions(
+    request: Request, limit: Limit = 100, after: After = None, team: str | None = None
+) -> dict[str, Any]:
+    """What admins changed, the newest first; of one team, or everything."""
+    owner = await team_asked(request, team)
+    page = await services_of(request).audit_log.read(owner.id if owner else None, limit, after)
+    return page_json(map(action_json, page.data), page)

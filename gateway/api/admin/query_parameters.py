@@ -1,0 +1,44 @@
+"""Query parameters that several routes take."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from fastapi import Query
+
+from gateway.accounts.accounts import Accounts
+from gateway.errors import GatewayError
+
+_AT_ONCE: Final = 500
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="How many")]
+After = Annotated[str | None, Query(min_length=1, max_length=64, description="The last page's `next`")]
+Since = Annotated[str | None, Query(alias="from", max_length=64, description="ISO 8601; UTC where no zone is given")]
+Until = Annotated[str | None, Query(alias="to", max_length=64, description="ISO 8601, not included")]
+
+
+def moment_ms(text: str | None, name: str, otherwise: int) -> int:
+    """A date or time as ms since 1970. Raises GatewayError `invalid_field`."""
+    if text is None:
+        return otherwise
+    try:
+        # A "+" that was not percent-encoded has become a space.
+        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))
+    except (ValueError, OverflowError):
+        raise GatewayError(
+            "invalid_field", f"{name}: {text!r} is no ISO 8601 date or time, such as 2026-11-01.", param=name
+        ) from None
+
+
+async def every_team_id(accounts: Accounts) -> AsyncIterator[str]:
+    """The ids of all teams."""
+    after: str | None = None
+    while True:
+        ids, after = await accounts.team_ids(_AT_ONCE, after)
+        for team_id in ids:
+            yield team_id
+        if after is None:
+            return

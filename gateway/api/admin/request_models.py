@@ -1,0 +1,212 @@
+"""What the admin API takes: every field with its bounds; an unknown field is an error.
+
+Money is a decimal string in USD and becomes nano-USD; times are ISO 8601 with their zone. In a PATCH, a field that is
+absent stays as it is; `null` removes a limit or an expiry.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
+
+from gateway.accounts.accounts import LIMITS, Changes
+from gateway.accounts.rotation import MAX_OVERLAP_S
+from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
+from gateway.routing.model_patterns import is_pattern
+
+MAX_NAME: Final = 64
+MAX_MODELS: Final = 500
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _name(text: str) -> str:
+    if text != text.strip() or not text.isprintable() or "/" in text or text in (".", ".."):
+        raise ValueError("a name is printable, has no '/', and no space at its ends")
+    return text
+
+
+def _pattern(text: str) -> str:
+    if not is_pattern(text):
+        raise ValueError('a model is an exact id, "provider/*" or "*"')
+    return text
+
+
+def _usd(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError('money is a decimal string in USD, such as "1.25"')  # noqa: TRY004 - pydantic reports ValueError
+    try:
+        return parse_usd(value)
+    except MoneyError as error:
+        raise ValueError(str(error)) from None
+
+
+def _not_negative(amount: int) -> int:
+    if amount < 0:
+        raise ValueError(f"must lie between 0 and {format_usd(MAX_NANO_USD)} USD")
+    return amount
+
+
+def _later(moment: datetime) -> datetime:
+    if moment <= _EPOCH:
+        raise ValueError("must lie after 1970")
+    return moment
+
+
+_MONEY_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["1.25"], "description": "USD, a decimal string"})
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
+Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
+Models = Annotated[list[Pattern], Field(max_length=MAX_MODELS)]
+Usd = Annotated[int, BeforeValidator(_usd), _MONEY_SCHEMA]
+PositiveUsd = Annotated[int, BeforeValidator(_usd), AfterValidator(_not_negative), _MONEY_SCHEMA]
+Flag = Annotated[bool, Strict()]
+Moment = Annotated[AwareDatetime, AfterValidator(_later)]
+Count = Annotated[int, Strict(), Field(ge=0, le=10**9)]
+Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
+Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
+Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
+
+
+def example(value: dict[str, Any]) -> ConfigDict:
+    """A body's configuration that adds an example to the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+class Body(BaseModel):
+    """A JSON body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(Body):
+    """Limits of a team or a key. null removes one; 0 refuses every request."""
+
+    rpm: Count | None = None
+    tpm: Tokens | None = None
+    concurrency: Count | None = None
+    max_output_tokens: Positive | None = None
+    budget_usd_hour: PositiveUsd | None = None
+    budget_usd_day: PositiveUsd | None = None
+    budget_usd_month: PositiveUsd | None = None
+    budget_usd_total: PositiveUsd | None = None
+    budget_tokens_hour: Volume | None = None
+    budget_tokens_day: Volume | None = None
+    budget_tokens_month: Volume | None = None
+    budget_tokens_total: Volume | None = None
+
+    def changes(self) -> dict[str, int | None]:
+        """The limits that were given."""
+        return {name: getattr(self, name) for name in LIMITS if name in self.model_fields_set}
+
+
+NO_LIMITS: Final = Limits()
+CUT_AT_CAP: Final = Field(default=False, description="End a stream where it would exceed its hold")
+
+
+class _Account(Body):
+    models: Models = Field(default=[], description="Exact ids, provider/* or *; empty: all")
+    expires_at: Moment | None = None
+    limits: Limits = NO_LIMITS
+
+    def changes(self) -> Changes:
+        """What was given, as the ledger takes it."""
+        given = self.model_fields_set
+        expires_ms = None
+        if "expires_at" in given:
+            expires_ms = int(self.expires_at.timestamp() * 1000) if self.expires_at else 0
+        return Changes(
+            name=getattr(self, "name", None) if "name" in given else None,
+            status=getattr(self, "status", None) if "status" in given else None,
+            models=tuple(dict.fromkeys(self.models)) if "models" in given else None,
+            limits=self.limits.changes(),
+            expires_ms=expires_ms,
+            metered=getattr(self, "metered", None) if "metered" in given else None,
+            cut_at_cap=getattr(self, "cut_at_cap", None) if "cut_at_cap" in given else None,
+        )
+
+
+class NewTeam(_Account):
+    """POST /teams."""
+
+    model_config = example(
+        {"name": "search", "credits_usd": "25.00", "limits": {"rpm": 600, "budget_usd_month": "500"}}
+    )
+
+    name: Name
+    credits_usd: PositiveUsd = 0
+    metered: Flag = True
+
+
+class TeamPatch(_Account):
+    """PATCH /teams/{team}."""
+
+    model_config = example({"limits": {"rpm": 1200, "budget_usd_day": None}})
+
+    name: Name = ""
+    status: Literal["active", "disabled"] = "active"
+    metered: Flag = True
+
+
+class NewKey(_Account):
+    """POST /teams/{team}/keys; `name` is the key's label."""
+
+    model_config = example({"name": "indexer", "models": ["openai/*"], "limits": {"rpm": 60}})
+
+    name: Name
+    cut_at_cap: Flag = CUT_AT_CAP
+
+
+class KeyPatch(_Account):
+    """PATCH /teams/{team}/keys/{key}. A revoked key stays revoked."""
+
+    model_config = example({"status": "disabled"})
+
+    name: Name = ""
+    status: Literal["active", "disabled", "revoked"] = "active"
+    cut_at_cap: Flag = CUT_AT_CAP
+
+
+class Movement(Body):
+    """POST /teams/{team}/credits: a grant is over 0, an adjustment has either sign."""
+
+    model_config = example({"kind": "grant", "amount_usd": "25.00", "note": "November"})
+
+    kind: Literal["grant", "adjust"]
+    amount_usd: Usd
+    note: str = Field(default="", max_length=500)
+
+
+class NewRotation(Body):
+    """POST /teams/{team}/keys/{key}/rotate: for how long the secrets of now still work; 0 ends them at once."""
+
+    model_config = example({"overlap_s": 86400})
+
+    overlap_s: Annotated[int, Strict(), Field(ge=0, le=MAX_OVERLAP_S)] = 86_400
+
+
+class NewAdminKey(Body):
+    """POST /admin-keys; `team` (name or id) goes with the scope "team", and with no other."""
+
+    model_config = example({"name": "lead of search", "scope": "team", "team": "search"})
+
+    name: Name
+    scope: Literal["all", "read", "team"]
+    team: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    expires_at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _team_fits(self) -> Self:
+        if (self.scope == "team") is (self.team is None):
+            raise ValueError('team must be given for the scope "team", and for no other')
+        return self

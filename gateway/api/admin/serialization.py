@@ -1,0 +1,224 @@
+"""What the admin API gives: the ledger's values as JSON. Numbers are those that are enforced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.accounts.accounts import Key, Page, Team, View
+from gateway.accounts.admin_keys import Admin
+from gateway.accounts.serialization import balance_json, limits_json, time_json
+from gateway.billing.money import format_usd
+from gateway.ledger.journal import Entry, Found
+from gateway.ledger.verification import Verification
+from gateway.reporting.audit_log import Action
+from gateway.reporting.refused_requests import RefusedRequest
+
+_STATES: Final = MappingProxyType({"settle": "settled", "void": "voided", "expire": "expired"})
+
+
+def page_json(data: Iterable[dict[str, Any]], page: Page[Any]) -> dict[str, Any]:
+    """A page of a list."""
+    return {"object": "list", "data": list(data), "next": page.next}
+
+
+def team_json(team: Team, view: View) -> dict[str, Any]:
+    """A team, its balance, and what is left of its limits."""
+    return {
+        "object": "team",
+        "id": team.id,
+        "name": team.name,
+        "status": team.status,
+        "metered": team.metered,
+        "models": list(team.models),
+        "expires_at": time_json(team.expires_ms),
+        "created_at": time_json(team.created_ms),
+        "version": team.version,
+        "balance": balance_json(view.balance),
+        "limits": limits_json(view.team, view.now_ms),
+    }
+
+
+def key_json(key: Key, view: View) -> dict[str, Any]:
+    """A key and what is left of its limits; of its secrets only how to tell them apart."""
+    return {
+        "object": "key",
+        "id": key.id,
+        "name": key.name,
+        "team_id": key.team_id,
+        "status": key.status,
+        "models": list(key.models),
+        "expires_at": time_json(key.expires_ms),
+        "created_at": time_json(key.created_ms),
+        "version": key.version,
+        "limits": limits_json(view.key, view.now_ms),
+        "cut_at_cap": key.cut_at_cap,
+        "secrets": [
+            {
+                "sha256_prefix": secret.sha256[:12],
+                "until": time_json(secret.until_ms),
+                "last_used_at": time_json(secret.last_used_ms),
+            }
+            for secret in key.secrets
+        ],
+    }
+
+
+def credits_json(team: Team, view: View) -> dict[str, Any]:
+    """A team's balance."""
+    return {"object": "credits", "team_id": team.id, "metered": team.metered, **balance_json(view.balance)}
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """A journal entry. `request_id` is null for grants and adjustments."""
+    movement = entry.type in ("grant", "adjust")
+    return {
+        "object": "entry",
+        "id": entry.id,
+        "at": time_json(entry.at_ms),
+        "type": entry.type,
+        "request_id": None if movement else entry.ref,
+        "key_id": entry.key_id or None,
+        "amount_usd": format_usd(entry.amount),
+        "balance_usd": format_usd(entry.balance),
+        "hold_usd": format_usd(entry.hold),
+        "model": entry.model or None,
+        "upstream": entry.upstream or None,
+        "outcome": entry.outcome or None,
+        "settled_by": entry.settled_by or None,
+        "usage": _usage(entry),
+        "note": entry.note or None,
+    }
+
+
+def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A request: `state` is running, settled, voided or expired; `entry` is its journal entry, if it is still kept.
+
+    `took`: as `feed.timing` makes it, if that is still kept.
+    """
+    shape = _request(request_id, found.team_id)
+    if found.open is not None:
+        return shape | {
+            "state": "running",
+            "key_id": found.open.key_id,
+            "admitted_at": time_json(found.open.admitted_ms),
+            "hold_usd": format_usd(found.open.amount),
+            "hold_tokens": found.open.tokens,
+        }
+    shape |= {
+        "state": _STATES[found.kind],
+        "cost_usd": format_usd(found.cost),
+        "settled_by": found.settled_by,
+        **(took or {}),
+    }
+    return shape | (_of_entry(found.entry) | {"entry": entry_json(found.entry)} if found.entry else {})
+
+
+def verification_json(team: Team, verification: Verification) -> dict[str, Any]:
+    """Whether a team's books agree; each difference by name, in nano-USD or as a count."""
+    return {
+        "object": "verification",
+        "team_id": team.id,
+        "team_name": team.name,
+        "ok": verification.ok,
+        "entries": verification.entries,
+        "complete": verification.complete,
+        "differences": [
+            {
+                "name": difference.name,
+                "expected": difference.expected,
+                "found": difference.found,
+                "entry_id": difference.entry_id or None,
+            }
+            for difference in verification.differences
+        ],
+    }
+
+
+def _usage(entry: Entry) -> dict[str, int] | None:
+    usage = entry.usage
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
+
+
+def admin_json(admin: Admin) -> dict[str, Any]:
+    """An admin key; its text is in the answer to its creation alone."""
+    return {
+        "object": "admin_key",
+        "id": admin.id,
+        "name": admin.name,
+        "scope": admin.scope,
+        "team_id": admin.team_id or None,
+        "expires_at": time_json(admin.expires_ms),
+        "created_at": time_json(admin.created_ms),
+        "created_by": admin.created_by or None,
+        "last_used_at": time_json(admin.used_ms),
+    }
+
+
+def action_json(action: Action) -> dict[str, Any]:
+    """An entry of the audit log."""
+    return {
+        "object": "action",
+        "id": action.id,
+        "at": time_json(action.at_ms),
+        "actor": action.actor,
+        "actor_name": action.actor_name,
+        "action": action.action,
+        "subject": action.subject,
+        "team_id": action.team_id or None,
+        "before": action.before,
+        "after": action.after,
+        "request_id": action.request_id,
+    }
+
+
+def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
+    """One of the last requests. `outcome` "refused": `code`, `message`, `limit` and `scope` say why."""
+    if isinstance(item, RefusedRequest):
+        return _request(item.request_id, team_id) | {
+            "state": "refused",
+            "at": time_json(item.at_ms),
+            "key_id": item.key_id or None,
+            "model": item.model or None,
+            "outcome": "refused",
+            "status": item.status,
+            "code": item.code,
+            "message": item.message,
+            "limit": item.limit or None,
+            "scope": item.scope or None,
+        }
+    cost = {"cost_usd": format_usd(-item.amount), "settled_by": item.settled_by or None}
+    return _request(item.ref, team_id) | {"state": _STATES[item.type]} | cost | _of_entry(item)
+
+
+def _request(request_id: str, team_id: str) -> dict[str, Any]:
+    """A request's fields, none of them known yet: every request has them all."""
+    return {
+        "object": "request",
+        "id": request_id,
+        "state": None,
+        "team_id": team_id,
+        **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
+        **dict.fromkeys(("status", "code", "message", "limit", "scope")),
+        **dict.fromkeys(("admitted_at", "hold_usd", "hold_tokens", "entry")),
+        **dict.fromkeys(("stream", "tried", "bytes_in", "bytes_out", "timings")),
+    }
+
+
+def _of_entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "at": time_json(entry.at_ms),
+        "key_id": entry.key_id or None,
+        "model": entry.model or None,
+        "outcome": entry.outcome or "expired",
+        "upstream": entry.upstream or None,
+        "usage": _usage(entry),
+    }

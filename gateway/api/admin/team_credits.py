@@ -1,0 +1,42 @@
+"""/admin/v1/teams/{team}/credits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
+from gateway.api.admin.request_models import Movement
+from gateway.api.admin.serialization import credits_json
+from gateway.api.dependencies import services_of
+from gateway.errors import GatewayError
+
+router = APIRouter(prefix="/teams/{team}/credits", route_class=GuardedRoute)
+
+
+@router.get("")
+async def show_credits(request: Request, team: str) -> dict[str, Any]:
+    """A team's balance."""
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    return credits_json(owner, await accounts.view(owner))
+
+
+@router.post("")
+async def move_credits(request: Request, team: str, body: Movement) -> dict[str, Any]:
+    """Grants or adjusts, once per Idempotency-Key; the balance as it stands now."""
+    if body.amount_usd == 0 or (body.kind == "grant" and body.amount_usd < 0):
+        needed = "A grant must be over 0." if body.kind == "grant" else "An adjustment must not be 0."
+        raise GatewayError("invalid_field", f"amount_usd: {needed}", param="amount_usd")
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    idempotency_key = idempotency_key_of(request)
+    await accounts.move_credits(
+        owner,
+        body.kind,
+        body.amount_usd,
+        note=body.note,
+        idempotency_key=idempotency_key.key if idempotency_key else None,
+    )
+    return credits_json(owner, await accounts.view(owner))

@@ -1,0 +1,91 @@
+"""Who calls, for the routes that are not on the hot path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from fastapi import Request
+
+from gateway.accounts.accounts import Accounts, Key, Team, View
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import ApiKey, invalid_api_key, parse_authorization
+
+if TYPE_CHECKING:
+    from gateway.accounts.admin_keys import Admins
+    from gateway.accounts.rotation import Rotation
+    from gateway.config.settings import Settings
+    from gateway.ledger.ledger import Ledger
+    from gateway.proxy.handler import RequestHandler
+    from gateway.reporting.audit_log import AuditLog
+    from gateway.reporting.live_requests import LiveRequests
+    from gateway.reporting.request_reporter import RequestReporter
+    from gateway.store.store import Store
+    from gateway.upstream.model_list import ModelList
+    from gateway.worker.cluster_state import ClusterState
+    from gateway.worker.control_loop import ControlLoop
+    from gateway.worker.metrics_collector import MetricsCollector
+
+
+class Services(Protocol):
+    """What routes use of the application; `app.Services` has it."""
+
+    settings: Settings
+    store: Store
+    ledger: Ledger
+    accounts: Accounts
+    rotation: Rotation
+    admins: Admins
+    audit_log: AuditLog
+    handler: RequestHandler
+    model_list: ModelList
+    cluster_state: ClusterState
+    live_requests: LiveRequests
+    reporter: RequestReporter
+    control_loop: ControlLoop
+    metrics_collector: MetricsCollector
+    ready: bool
+    leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A caller whose key is alive, with the numbers that are enforced on it."""
+
+    team: Team
+    key: Key
+    view: View
+
+
+def services_of(request: Request) -> Services:
+    """The application's services."""
+    return cast("Services", request.app.state.services)
+
+
+async def caller_of(request: Request) -> Caller:
+    """The caller of a request. Charges nothing and counts against no limit. Raises GatewayError `invalid_api_key`."""
+    presented = parse_authorization(request.headers.get("authorization"))
+    accounts = services_of(request).accounts
+    try:
+        team = await accounts.team(presented.team_id)
+        key = await accounts.key(team, presented.key_id)
+    except GatewayError as error:
+        if error.code in ("team_not_found", "key_not_found"):
+            raise invalid_api_key() from None
+        raise
+    view = await accounts.view(team, key.id)
+    if not _alive(presented, team, key, view.now_ms):
+        raise invalid_api_key()
+    return Caller(team, key, view)
+
+
+def _alive(presented: ApiKey, team: Team, key: Key, now_ms: int) -> bool:
+    """The same rule as admit_v1's, which alone decides for requests that cost."""
+    accounts_alive = all(
+        account.status == "active" and (not account.expires_ms or now_ms < account.expires_ms)
+        for account in (team, key)
+    )
+    return accounts_alive and any(
+        secret.sha256 == presented.secret_hash and (not secret.until_ms or now_ms < secret.until_ms)
+        for secret in key.secrets
+    )

@@ -1,0 +1,1 @@
+"""Money: prices, a request's states, and what each ending costs. Pure."""

@@ -1,0 +1,70 @@
+"""A request's states, what leads from one to the next, and how a request can end. All data.
+
+TRANSITIONS    (state, event) -> state
+Outcome        how a request ended: for the books, the log and the metrics
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class State(StrEnum):
+    """Where a request is."""
+
+    RECEIVED = "received"
+    REFUSED = "refused"
+    ADMITTED = "admitted"
+    OPENED = "opened"
+    RELAYING = "relaying"
+    SETTLED = "settled"
+    VOIDED = "voided"
+
+
+class Event(StrEnum):
+    """What moves a request on."""
+
+    REFUSE = "a check refuses"
+    ADMIT = "a hold is reserved"
+    OPEN = "an upstream answers 2xx"
+    RELAY = "the first byte goes to the client"
+    SETTLE = "the cost is posted"
+    VOID = "nothing is charged"
+
+
+TRANSITIONS: Final = MappingProxyType(
+    {
+        (State.RECEIVED, Event.REFUSE): State.REFUSED,
+        (State.RECEIVED, Event.ADMIT): State.ADMITTED,
+        (State.ADMITTED, Event.OPEN): State.OPENED,
+        (State.ADMITTED, Event.VOID): State.VOIDED,
+        (State.OPENED, Event.RELAY): State.RELAYING,
+        (State.OPENED, Event.SETTLE): State.SETTLED,
+        (State.OPENED, Event.VOID): State.VOIDED,
+        (State.RELAYING, Event.SETTLE): State.SETTLED,
+        (State.RELAYING, Event.VOID): State.VOIDED,
+    }
+)
+
+
+class Outcome(StrEnum):
+    """How an exchange ended, for books, log and metrics."""
+
+    REFUSED = "refused"  # by the gateway, before a hold
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"  # the response itself says so
+    UPSTREAM_REFUSED = "upstream_refused"  # an answer that is not 2xx
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"  # before an answer
+    INVALID_ANSWER = "invalid_answer"  # 2xx, but no response
+    UPSTREAM_CUT = "upstream_cut"
+    UPSTREAM_STALLED = "upstream_stalled"
+    TIMED_OUT = "timed_out"  # the total timeout
+    CLIENT_LEFT = "client_left"
+    SHUT_DOWN = "shut_down"  # the gateway had to stop
+    CAPPED = "capped"  # cut at the hold, where the route asks for it
+    INTERNAL_ERROR = "internal_error"
+    DRY_RUN = "dry_run"  # decided, and nothing done

@@ -1,0 +1,142 @@
+"""What each ending of a request costs. The policy is data; `decide` is pure.
+
+POLICY:      outcome -> what is charged
+
+| outcome                                             | charge                                   | settled_by     |
+| refused, or failed before an upstream answered 2xx  | nothing; the hold is voided              | -              |
+| answered with usage                                 | price x usage, or the upstream's cost    | usage,         |
+|                                                     | where the route says so                  | upstream_cost  |
+| client left, cut, stalled, timed out, shut down,    | usage if it was learnt, else an estimate | usage,         |
+| or 2xx without usage                                | from what was relayed, within the hold   | estimate       |
+| 2xx that is no response at all (HTML, an error)     | usage if it was learnt, else nothing     | usage, -       |
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
+
+from gateway.billing.lifecycle import Outcome
+from gateway.billing.money import MoneyError, round_up_usd
+from gateway.billing.prices import Price, cost_of_usage_nano_usd
+from gateway.protocol.usage import Usage
+
+
+class Charge(StrEnum):
+    """What a row of the policy charges."""
+
+    NOTHING = "nothing"
+    USAGE_OR_NOTHING = "usage or nothing"
+    USAGE_OR_ESTIMATE = "usage or estimate"
+
+
+POLICY: Final = MappingProxyType(
+    {
+        Outcome.REFUSED: Charge.NOTHING,
+        Outcome.DRY_RUN: Charge.NOTHING,
+        Outcome.UPSTREAM_REFUSED: Charge.NOTHING,
+        Outcome.UPSTREAM_UNREACHABLE: Charge.NOTHING,
+        Outcome.UPSTREAM_TIMEOUT: Charge.NOTHING,
+        Outcome.INVALID_ANSWER: Charge.USAGE_OR_NOTHING,
+        Outcome.COMPLETED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.INCOMPLETE: Charge.USAGE_OR_ESTIMATE,
+        Outcome.FAILED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.UPSTREAM_CUT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.UPSTREAM_STALLED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.TIMED_OUT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.CLIENT_LEFT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.SHUT_DOWN: Charge.USAGE_OR_ESTIMATE,
+        Outcome.CAPPED: Charge.USAGE_OR_ESTIMATE,
+        Outcome.INTERNAL_ERROR: Charge.USAGE_OR_ESTIMATE,
+    }
+)
+
+SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
+
+
+class Hold(NamedTuple):
+    """A reservation in the ledger: worst case in nano-USD and tokens. `admitted_ms` is the store's time.
+
+    `mark` is the client's idempotency key, if it sent one. `unchecked_secret` is the SHA-256 of the key's secret where
+    the store could not be asked about it: settlement checks it.
+    """
+
+    id: str
+    team_id: str
+    key_id: str
+    amount_nano_usd: int
+    input_tokens: int
+    output_tokens: int
+    admitted_ms: int
+    mark: str | None = None
+    unchecked_secret: str = ""
+
+
+class ExchangeResult(NamedTuple):
+    """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed."""
+
+    outcome: Outcome
+    answered: bool = False
+    usage: Usage | None = None
+    output_tokens_estimate: int = 0
+
+
+class Settlement(NamedTuple):
+    """What step 8 posts: "settle" with a cost and the tokens behind it, or "void"."""
+
+    hold: Hold
+    kind: Literal["settle", "void"]
+    cost_nano_usd: int
+    usage: Usage
+    settled_by: SettledBy
+    outcome: Outcome
+    model: str
+    upstream: str
+
+
+NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
+
+
+def void(hold: Hold, outcome: Outcome) -> Settlement:
+    """Nothing is charged: the hold goes back."""
+    return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, "", "")
+
+
+def decide(
+    result: ExchangeResult, hold: Hold, price: Price, *, model: str, upstream: str, trust_upstream_cost: bool = False
+) -> Settlement:
+    """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
+    outcome, answered, learnt, _estimated = result
+    charge = POLICY[outcome] if answered else Charge.NOTHING
+    usage, cost = NO_USAGE, 0
+    settled_by: SettledBy = "-"
+    if learnt is not None and charge is not Charge.NOTHING:
+        usage, settled_by = learnt, "usage"
+        cost = cost_of_usage_nano_usd(price, usage)
+        if trust_upstream_cost and usage.cost_usd is not None:
+            cost, settled_by = _upstream_cost(usage.cost_usd, cost)
+    elif charge is Charge.USAGE_OR_ESTIMATE:
+        usage, settled_by = _estimate(result, hold), "estimate"
+        cost = min(cost_of_usage_nano_usd(price, usage), hold.amount_nano_usd)
+    kind: Literal["settle", "void"] = "void" if settled_by == "-" else "settle"
+    return Settlement(hold, kind, cost, usage, settled_by, outcome, model, upstream)
+
+
+def _upstream_cost(text: str, priced: int) -> tuple[int, SettledBy]:
+    try:
+        return round_up_usd(text), "upstream_cost"
+    except MoneyError:
+        return priced, "usage"
+
+
+def _estimate(result: ExchangeResult, hold: Hold) -> Usage:
+    output = min(result.output_tokens_estimate, hold.output_tokens)
+    return Usage(
+        input_tokens=hold.input_tokens,
+        cached_input_tokens=0,
+        output_tokens=output,
+        reasoning_tokens=0,
+        total_tokens=hold.input_tokens + output,
+        cost_usd=None,
+    )

@@ -1,0 +1,117 @@
+"""`gateway admins` (admin keys), `gateway whoami`, `gateway audit`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from gateway.cli import options, output
+from gateway.cli.client import AdminClient, Json, segment
+
+app = typer.Typer(help="Admin keys: for those who run the gateway, and for teams' leads.", no_args_is_help=True)
+
+
+class Scope(StrEnum):
+    """What an admin key may."""
+
+    ALL = "all"
+    READ = "read"
+    TEAM = "team"
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    *,
+    scope: Annotated[Scope, typer.Option(help="Everything, looking, or one team.")],
+    team: Annotated[str | None, typer.Option(help="With the scope team: which.")] = None,
+    expires_at: options.ExpiresAt = None,
+    idempotency_key: options.IdempotencyKey = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make an admin key. Its text is shown this once."""
+    body = options.given(name=name, scope=scope.value, team=team, expires_at=expires_at)
+    with AdminClient.from_environment() as client:
+        made = client.post("/admin-keys", body, idempotency_key=idempotency_key)
+    if as_json:
+        output.as_json(made)
+        return
+    output.fields({"key": made["key"], "id": made["id"], "scope": made["scope"]})
+    typer.echo("\nKeep it now: it is not shown again.")
+
+
+@app.command("list")
+def list_(*, as_json: options.AsJson = False) -> None:
+    """All admin keys but the root's."""
+    with AdminClient.from_environment() as client:
+        found = list(client.every("/admin-keys"))
+    if as_json:
+        output.as_json(found)
+        return
+    output.table(
+        ("NAME", "ID", "SCOPE", "TEAM", "EXPIRES", "LAST USED"),
+        [
+            (a["name"], a["id"], a["scope"], a["team_id"], a["expires_at"] or "never", a["last_used_at"] or "never")
+            for a in found
+        ],
+        empty=f"None yet: {options.program()} admins create NAME --scope read",
+    )
+
+
+@app.command()
+def delete(
+    admin_key: Annotated[str, typer.Argument(metavar="ID", help="The admin key's id.")],
+    *,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """End an admin key with its very next request."""
+    options.confirm(f"Delete the admin key {admin_key!r} for ever?", yes=yes)
+    with AdminClient.from_environment() as client:
+        gone = client.delete(f"/admin-keys/{segment(admin_key)}")
+    if as_json:
+        output.as_json(gone)
+    else:
+        typer.echo(f"{gone['name']} ({gone['id']}) is gone")
+
+
+def whoami(*, as_json: options.AsJson = False) -> None:
+    """Whose admin key is used here, and what it may."""
+    with AdminClient.from_environment() as client:
+        me = client.get("/whoami")
+    if as_json:
+        output.as_json(me)
+    else:
+        output.fields({"name": me["name"], "scope": me["scope"], "team": me["team_name"] or "all"})
+
+
+def audit(
+    *,
+    team: Annotated[str | None, typer.Option(help="One team; without it, everything.")] = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 20,
+    as_json: options.AsJson = False,
+) -> None:
+    """What admins changed, the newest first."""
+    with AdminClient.from_environment() as client:
+        found = list(itertools.islice(client.every("/audit", options.given(team=team)), limit))
+    if as_json:
+        output.as_json(found)
+        return
+    output.table(
+        ("AT", "WHO", "ACTION", "ON", "CHANGED"),
+        [(a["at"], a["actor_name"], a["action"], a["subject"], changed(a)) for a in found],
+        empty="Nothing was changed.",
+    )
+
+
+def changed(action: Json) -> str:
+    """The fields that differ, with their values after it."""
+    before, after = action["before"] or {}, action["after"] or {}
+    if not before:
+        return ""
+    differing = {name: after[name] for name in after if name != "version" and before.get(name) != after[name]}
+    return json.dumps(differing, ensure_ascii=False) if differing else ""

@@ -1,0 +1,109 @@
+"""Whether a configuration can be served, before anything listens.
+
+load(path)         settings, or each problem in a line
+faults_of(...)     what only shows when the parts are built: certificate files, an extra that is absent
+store_refusal(...) whether the store refuses us for good: credentials. One that is down may come up
+check(path)        `gateway check`
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+from gateway.app import build_tracing, build_upstream, store_settings
+from gateway.cli.errors import CliError
+from gateway.config.errors import SettingsError
+from gateway.config.settings import Settings, load_settings
+from gateway.observability.request_log import configure_logging
+from gateway.routing.model_patterns import specificity
+from gateway.store.store import Store, StoreError
+from gateway.store.url import EMBEDDED, StoreUrl
+
+
+def load(path: Path) -> Settings:
+    """The settings of a file and the environment. Raises CliError with everything that is wrong."""
+    try:
+        settings = load_settings(path)
+    except SettingsError as error:
+        raise CliError(*error.problems) from None
+    if problems := asyncio.run(_faults_of(settings)):
+        raise CliError(*(f"{path}: {problem}" for problem in problems))
+    return settings
+
+
+async def _faults_of(settings: Settings) -> list[str]:
+    problems = []
+    for name, upstream in settings.upstreams.items():
+        try:
+            built = build_upstream(name, upstream)
+        except (ValueError, OSError, ImportError) as error:
+            problems.append(f"upstreams.{name}: {error}")
+        else:
+            await built.transport.close()
+    if settings.telemetry.traces:
+        problems += await _faults_of_traces()
+    return problems
+
+
+async def _faults_of_traces() -> list[str]:
+    try:
+        tracing = build_tracing()
+    except ImportError:
+        return ['telemetry.traces: needs the extra "otel": pip install "openresponses-gateway[otel]"']
+    except ValueError as error:
+        return [f"telemetry.traces: the environment's OTEL_*: {error}"]
+    await tracing.end()
+    return []
+
+
+def store_refusal(settings: Settings) -> str:
+    """Why the store will never serve us, or "". A store that is away is none of that: the gateway waits for it."""
+
+    async def attempt() -> str:
+        try:
+            store = await Store.open(store_settings(settings))
+        except StoreError as error:
+            return str(error)
+        await store.close()
+        return ""
+
+    configure_logging(settings.log.format, "error")  # the try itself is no news
+    return "" if settings.store.url == EMBEDDED else asyncio.run(attempt())
+
+
+def check(path: Path) -> None:
+    """Prints what is wrong, or what would be served. Raises CliError."""
+    settings = load(path)
+    typer.echo(f"{path}: OK")
+    for line in _summary(settings):
+        typer.echo(f"  {line}")
+
+
+def _summary(settings: Settings) -> list[str]:
+    server, store = settings.server, settings.store
+    where = f"embedded, in {store.data_dir}" if store.url == EMBEDDED else StoreUrl.parse(store.url).mode.name.lower()
+    lines = [
+        f"listen     {server.host} port {server.port}, {_count(server.workers, 'worker')}",
+        f"store      {where}",
+        f"admin API  {'on' if settings.admin.key else 'off: admin.key is not set'}",
+        *(["traces     on: where to, OTEL_EXPORTER_OTLP_ENDPOINT says"] if settings.telemetry.traces else []),
+    ]
+    lines += [
+        f"upstream   {name}: {upstream.base_url}, {_count(len(upstream.api_keys), 'key')}"
+        for name, upstream in settings.upstreams.items()
+    ]
+    for route in settings.routes:
+        priced = any(pattern in settings.prices for pattern in specificity(route.model))
+        note = "" if priced or route.model.endswith("*") else "; it has no price: refused"
+        lines.append(f"route      {route.model} -> {', '.join(route.upstreams)}{note}")
+    lines.append(f"prices     {', '.join(settings.prices) or 'none: every model is refused'}")
+    if settings.prices and "*" not in settings.prices:
+        lines.append("           models without a price are refused")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

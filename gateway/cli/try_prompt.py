@@ -1,0 +1,139 @@
+"""`gateway try "prompt"`: one request through the gateway, streamed; then what it cost and what is left of the limits.
+
+The key is --key, GATEWAY_API_KEY, or the profile's api_key. The cost is the ledger's where an admin key is at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import httpx
+import typer
+
+from gateway.cli import output
+from gateway.cli.client import DEFAULT_URL, AdminClient, is_loopback
+from gateway.cli.errors import USAGE, CliError
+from gateway.cli.profiles import default_profile, named_profile, secret
+
+_TIMEOUT: Final = httpx.Timeout(30.0, read=600.0)
+
+
+def try_(
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    *,
+    model: Annotated[str | None, typer.Option(help="By default, the first that the key may use.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="GATEWAY_API_KEY", help="An API key of a team.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="The longest answer.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, for scripts.")] = False,
+) -> None:
+    """Send a request through the gateway and stream its answer; then show its cost and the limits."""
+    url, text = _where(key)
+    headers = {"authorization": f"Bearer {text}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not is_loopback(url)) as http:
+        try:
+            body = {"model": model or _first_model(http), "input": prompt, "stream": True}
+            if max_output_tokens is not None:
+                body["max_output_tokens"] = max_output_tokens
+            answer = _stream(http, body, silent=as_json)
+            mine = _good(http.get("/v1/key"))
+        except httpx.TransportError as error:
+            raise CliError(f"no answer from {url} ({str(error) or type(error).__name__})") from None
+    usage, cost = answer.usage, _cost(answer.request_id)
+    if as_json:
+        seen = {"id": answer.request_id, "output_text": answer.text, "usage": usage or None, "cost_usd": cost or None}
+        output.as_json({**seen, "key": mine})
+        return
+    typer.echo()
+    output.fields(
+        {
+            "request": answer.request_id,
+            "tokens": f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out" if usage else "unknown",
+            "cost USD": cost or "see the team's usage",
+            "balance USD": mine["team"]["balance"]["available_usd"] if mine["team"]["metered"] else "unmetered",
+        }
+    )
+    for scope, limits in (("key", mine["limits"]), ("team", mine["team"]["limits"])):
+        if limits:
+            typer.echo(f"\nlimits of the {scope}")
+            output.limits_table(limits)
+
+
+def _where(key: str | None) -> tuple[str, str]:
+    profile = named_profile()
+    if profile is None and "GATEWAY_URL" not in os.environ:
+        profile = default_profile()
+    url = profile.url if profile is not None else os.environ.get("GATEWAY_URL") or DEFAULT_URL
+    if key is None and profile is not None and profile.api_key:
+        key = secret(profile.api_key)
+    if key is None:
+        raise CliError("no API key: give --key, set GATEWAY_API_KEY, or api_key in the profile", exit_code=USAGE)
+    return url.rstrip("/"), key
+
+
+def _first_model(http: httpx.Client) -> str:
+    models = _good(http.get("/v1/models"))["data"]
+    if not models:
+        raise CliError("this key may use no model that the gateway can name: give one with --model", exit_code=USAGE)
+    return str(models[0]["id"])
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What was answered. `usage`: {} where it ended without."""
+
+    request_id: str
+    text: str
+    usage: dict[str, Any]
+
+
+def _stream(http: httpx.Client, body: dict[str, Any], *, silent: bool) -> _Answer:
+    """Prints the answer's text as it comes, unless silent."""
+    usage: dict[str, Any] = {}
+    text: list[str] = []
+    with http.stream("POST", "/v1/responses", json=body) as answer:
+        if not answer.is_success:
+            answer.read()
+            _good(answer)
+        for line in answer.iter_lines():
+            if not line.startswith("data:") or line.endswith("[DONE]"):
+                continue
+            event = json.loads(line.removeprefix("data:"))
+            kind = event.get("type", "")
+            if kind == "response.output_text.delta":
+                text.append(event["delta"])
+                if not silent:
+                    sys.stdout.write(event["delta"])
+                    sys.stdout.flush()
+            elif kind in ("response.completed", "response.incomplete", "response.failed"):
+                usage = event["response"].get("usage") or {}
+                if kind == "response.failed":
+                    error = event["response"].get("error") or {}
+                    sys.stderr.write(f"\ngateway: the answer failed: {error.get('message')}\n")
+        return _Answer(answer.headers.get("x-request-id", ""), "".join(text), usage)
+
+
+def _good(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    if answer.is_success and isinstance(body, dict):
+        return body
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        raise CliError(f"{answer.request.url} answered {answer.status_code} in a way that no gateway does; is it one?")
+    resets = f" (from {error['resets_at']} on)" if error.get("resets_at") else ""
+    raise CliError(f"{error.get('code')}: {error.get('message')}{resets}")
+
+
+def _cost(request_id: str) -> str:
+    """What the ledger says; "" where no admin key is at hand."""
+    try:
+        with AdminClient.from_environment() as client:
+            return str(client.get(f"/requests/{request_id}")["cost_usd"] or "")
+    except CliError:
+        return ""

@@ -1,0 +1,138 @@
+"""The kinds of value that settings have, with their bounds: secrets by reference, patterns, prices, proxies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+from urllib.request import (  # type: ignore[attr-defined]  # typeshed leaves the second out; every platform has it
+    getproxies_environment,
+    proxy_bypass_environment,
+)
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from gateway.billing.money import MoneyError, parse_usd
+from gateway.routing.model_patterns import is_pattern
+from gateway.store.url import EMBEDDED, StoreUrl
+
+MAX_PRICE_NANO_USD: Final = 10**15  # 1,000,000 USD per million tokens
+
+
+def read_secret(reference: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The secret that "env:NAME" or "file:PATH" names. Raises ValueError with the reason, never with the secret."""
+    kind, _, name = reference.partition(":")
+    if kind == "env" and name:
+        value = environ.get(name, "")
+        if not value:
+            raise ValueError(f"the environment variable {name} is not set")
+    elif kind == "file" and name:
+        try:
+            value = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"the file {name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if not value:
+            raise ValueError(f"the file {name} is empty")
+    else:
+        raise ValueError('a secret is given as "env:NAME" or "file:PATH"')
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("the secret must be printable ASCII")
+    return value
+
+
+class FileSecret(SecretStr):
+    """A secret that came from a file, which may hold another one later."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(read_secret(reference))
+        self._reference = reference
+
+    def read_again(self) -> str:
+        """The secret as it stands in the file now. Raises ValueError."""
+        return read_secret(self._reference)
+
+
+def environment_proxy(base_url: str) -> str | None:
+    """The forward proxy that HTTPS_PROXY or HTTP_PROXY names for an upstream, by its scheme; NO_PROXY takes hosts out.
+
+    The lower-case names go first, as they do for curl. An upstream on this machine never goes through such a proxy,
+    whatever NO_PROXY says: the proxy would look for it on its own. A proxy without a scheme is an HTTP one.
+    """
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname or ""
+    except ValueError:
+        return None  # no URL: whoever builds the upstream says so
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme)
+    # With the port and without: the library takes the end of a bare IPv6 address for a port.
+    hosts = (parts.netloc.rpartition("@")[2], host)
+    if not proxy or _is_loopback(host) or any(proxy_bypass_environment(name, proxies) for name in hosts):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name; RFC 6761, 6.3: every name under localhost is this machine
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    reference = value.get_secret_value()
+    return FileSecret(reference) if reference.startswith("file:") else SecretStr(read_secret(reference))
+
+
+def _secret_if_set(value: SecretStr | None) -> SecretStr | None:
+    # An environment variable that is not set means "none configured", so that one file serves with and without admin.
+    if value is None:
+        return None
+    kind, _, name = value.get_secret_value().partition(":")
+    return None if kind == "env" and name and not os.environ.get(name) else _secret(value)
+
+
+def _pattern(text: str) -> str:
+    if not is_pattern(text):
+        raise ValueError('a model is an exact id, "provider/*" or "*"')
+    return text
+
+
+def _usd_per_million(text: str) -> str:
+    try:
+        amount = parse_usd(text)
+    except MoneyError as error:
+        raise ValueError(str(error)) from None
+    if not 0 <= amount <= MAX_PRICE_NANO_USD:
+        raise ValueError("a price lies between 0 and 1000000 USD per million tokens")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError:
+        raise ValueError('an address or a network, such as "192.0.2.7" or "192.0.2.0/24"') from None
+    return text
+
+
+def _store_url(text: str) -> str:
+    if text != EMBEDDED:
+        StoreUrl.parse(text)
+    return text
+
+
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # lower case: the environment's has none
+Usd = Annotated[str, AfterValidator(_usd_per_million)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Network = Annotated[str, AfterValidator(_network)]
+StoreLocation = Annotated[str, AfterValidator(_store_url)]
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\[\]:-]{1,256}$")]  # as browsers write it: no path
+Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]

@@ -1,0 +1,121 @@
+"""The admin API, asked in this process as whoever signed in: what a page shows or changes goes through its guard.
+
+So the table of access, the bounds of every field, the audit log and the numbers are those of the API, with no second
+home. `forward` hands a request over whole, for the live stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.accounts.admin_keys import Admin
+from gateway.accounts.sessions import SIGNED_IN
+
+_BASE: Final = "http://inside/admin/v1"
+_SENT_BEFORE: Final = (
+    "This form was sent before, with something else in it, and that was done. If you want this as well, send it now."
+)
+_OURS: Final = "gateway."  # what the application keeps in a scope: the request's id
+_CONNECTION: Final = ("type", "asgi", "http_version", "scheme", "client", "server", "state")
+_PASSED_ON: Final = frozenset({b"host", b"accept", b"last-event-id"})
+
+
+class AdminApiError(Exception):
+    """The admin API said no. `code` and `param` as in its error body."""
+
+    def __init__(self, status: int, code: str, message: str, param: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+class AdminClient:
+    """The admin API as one admin sees it; without one, `key` must say who asks."""
+
+    def __init__(self, request: Request, admin: Admin | None) -> None:
+        self._request = request
+        self._admin = admin
+
+    async def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
+        """Reads. Raises AdminApiError."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return await self._ask("GET", path, query=given)
+
+    async def change(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        once: str | None = None,
+        version: str | None = None,
+    ) -> dict[str, Any]:
+        """Sends a change. `once` makes a repeat do nothing; `version` is what the form showed. Raises AdminApiError."""
+        headers = {"idempotency-key": once, "if-match": version}
+        given = {name: value.encode() for name, value in headers.items() if value is not None}
+        return await self._ask(method, path, body=body, headers=given)
+
+    async def whoami(self, key: str) -> dict[str, Any]:
+        """Whose admin key this is. Raises AdminApiError."""
+        return await self._ask("GET", "/whoami", headers={"authorization": b"Bearer " + key.encode()})
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, bytes] | None = None,
+    ) -> dict[str, Any]:
+        transport = httpx.ASGITransport(self._signed_in)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+            answer = await client.request(
+                method,
+                _BASE + path,
+                params=query,
+                json=body,
+                headers=[(name.encode(), value) for name, value in (headers or {}).items()],
+            )
+        said: dict[str, Any] = answer.json()
+        if answer.is_error:
+            error = said["error"]
+            code = str(error["code"])
+            if code == "idempotency_mismatch":  # somebody went back, and changed what had been sent
+                raise AdminApiError(answer.status_code, code, _SENT_BEFORE)
+            raise AdminApiError(answer.status_code, code, error["message"], error["param"])
+        return said
+
+    async def forward(self, path: str, receive: Receive, send: Send) -> None:
+        """Hands this request over to a path of the API, with its query and where it goes on from."""
+        outer = self._request.scope
+        scope = {name: outer[name] for name in _CONNECTION if name in outer}
+        scope |= {
+            "method": "GET",
+            "path": f"/admin/v1{path}",
+            "raw_path": f"/admin/v1{path}".encode(),
+            "root_path": "",
+            "query_string": outer["query_string"],
+            "headers": [pair for pair in outer["headers"] if pair[0] in _PASSED_ON],
+        }
+        await self._signed_in(scope, receive, send)
+
+    async def _signed_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = {name: value for name, value in self._request.scope.items() if name.startswith(_OURS)}
+        from_whom = [pair for pair in self._request.scope["headers"] if pair[0] == b"x-forwarded-for"]
+        inner = {
+            **scope,
+            **ours,
+            "client": self._request.scope.get("client"),  # wrong keys count against whoever typed them
+            "headers": [*scope["headers"], *from_whom],
+            SIGNED_IN: self._admin,
+        }
+        app: ASGIApp = self._request.app
+        await app(inner, receive, send)

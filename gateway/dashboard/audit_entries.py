@@ -1,0 +1,77 @@
+"""Entries of the audit log for reading: what was done, to what, and what is different now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+
+DEEDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "POST /teams": "made the team",
+        "PATCH /teams/{team}": "changed the team",
+        "POST /teams/{team}/credits": "moved credits of",
+        "POST /teams/{team}/keys": "made the key",
+        "PATCH /teams/{team}/keys/{key}": "changed the key",
+        "POST /teams/{team}/keys/{key}/rotate": "rotated the key",
+        "POST /admin-keys": "made the admin key",
+        "DELETE /admin-keys/{admin_key}": "revoked the admin key",
+        "POST /upstreams/{upstream}/disable": "took out the upstream",
+        "POST /upstreams/{upstream}/enable": "put back the upstream",
+        "POST /config/reload": "reloaded the configuration",
+    }
+)
+_NO_NEWS: Final = frozenset({"version", "limits", "balance", "workers", "healthy", "secrets", "last_used_at", "key"})
+_LONGEST: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One entry. `changes`: (field, before, after) as texts."""
+
+    at: str
+    who: str
+    did: str
+    to: str
+    action: str
+    request_id: str
+    changes: tuple[tuple[str, str, str], ...]
+
+
+def audit_entry(action: Mapping[str, Any], teams: Mapping[str, str]) -> AuditEntry:
+    """An entry of GET /audit; `teams`: names by id."""
+    before, after = action["before"] or {}, action["after"] or {}
+    name = after.get("name") or before.get("name") or teams.get(action["team_id"] or "") or action["subject"]
+    if action["action"].startswith("POST /config"):
+        name = ""
+    if "/keys" in action["action"] and action["team_id"]:
+        name = f"{teams.get(action['team_id'], action['team_id'])} / {name}"
+    changes = tuple(_changes(before, after)) if before and "deleted" not in after else ()
+    did = DEEDS.get(action["action"], action["action"])
+    return AuditEntry(action["at"], action["actor_name"], did, name, action["action"], action["request_id"], changes)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for field, new in after.items():
+        old = before.get(field)
+        if field not in _NO_NEWS and old != new:
+            yield field.replace("_usd", " USD").replace("_", " "), _text(old), _text(new)
+    limits = before.get("limits") or {}, after.get("limits") or {}
+    for name in sorted({*limits[0], *limits[1]}):
+        old, new = (_limit(found.get(name)) for found in limits)
+        if old != new:
+            yield name, old, new
+
+
+def _limit(limit: Mapping[str, Any] | None) -> str:
+    return "none" if limit is None else str(limit.get("limit_usd", limit.get("limit")))
+
+
+def _text(value: Any) -> str:
+    if value in (None, "", []):
+        return "none"
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

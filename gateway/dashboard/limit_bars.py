@@ -1,0 +1,48 @@
+"""Limits as bars: what is used of each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.dashboard.render import WHY, count, usd
+
+_NEARLY: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class LimitBar:
+    """One limit. `share`: used, 0 to 1; None for a limit of each single request. `state`: ok | nearly | full."""
+
+    name: str
+    label: str
+    used: str
+    limit: str
+    share: float | None
+    state: str
+    resets_at: str | None
+
+
+def limit_bars(limits: Mapping[str, Mapping[str, Any]]) -> list[LimitBar]:
+    """The API's limits of a team or a key, as bars."""
+    return [_bar(name, limit) for name, limit in limits.items()]
+
+
+def values(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What the fields of a form hold: the limits as they are set."""
+    return {name: str(limit["limit_usd"] if "limit_usd" in limit else limit["limit"]) for name, limit in limits.items()}
+
+
+def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
+    if "limit_usd" in limit:
+        most, used = float(limit["limit_usd"]), float(limit["used_usd"])  # for the length of a bar alone
+        texts = usd(limit["used_usd"]), usd(limit["limit_usd"])
+    elif "remaining" in limit:
+        most, used = limit["limit"], limit["limit"] - limit["remaining"]
+        texts = count(used), count(most)
+    else:
+        return LimitBar(name, WHY[name], "", count(limit["limit"]), None, "ok", None)
+    share = min(1.0, max(0.0, used / most)) if most else 1.0
+    state = "full" if share >= 1 else "nearly" if share >= _NEARLY else "ok"
+    return LimitBar(name, WHY[name], *texts, round(share, 4), state, limit.get("resets_at"))

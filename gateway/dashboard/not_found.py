@@ -1,0 +1,19 @@
+"""What else is below /dashboard: a page that says that there is nothing."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.dashboard.admin_client import AdminApiError
+from gateway.dashboard.guard import PageRoute, see
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/{path:path}")
+async def nothing(request: Request, path: str) -> Response:
+    """404, or the sign-in page; /dashboard/ is /dashboard."""
+    del request
+    if not path:
+        return see("/dashboard")
+    raise AdminApiError(404, "unknown_url", f"There is no page {path!r}.")

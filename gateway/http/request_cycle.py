@@ -1,0 +1,327 @@
+"""One request of a client and its answer, straight over the connection (inbound.py) or as ASGI messages.
+
+    the request line     take_body, read_body, watch / start, write, hold, flush, end: no message, no coroutine a write
+    any other route      receive, send: ASGI, as every server has it
+
+The line finds a request's Wire in scope["extensions"][EXTENSION]; served by something else it finds none, and
+`Downstream` sends messages.
+
+A write is a system call: the head waits for the body's first bytes, and `hold` lets bytes wait for those behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, Protocol
+
+from gateway.http.head import STATUS_LINES
+from gateway.types import Body, Headers, Scope
+
+EXTENSION: Final = "gateway.request_cycle"
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""As much of a body is taken from the network before somebody asks for it."""
+_DIRECT_BYTES: Final = 256 * 1024  # a body of a known length from here on is read into its place
+_CONTROLS: Final = bytes((*range(9), *range(10, 32), 127))  # RFC 9110, 5.5: of the controls only the tab is legal
+_WITHOUT_BODY: Final = frozenset({204, 304})
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
+SILENT: Final = -3  # RFC 9110, 9.3.2: HEAD is answered without a body
+_JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer are copied behind what waits; more go beside it
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Connection(Protocol):
+    """What a Wire needs of its connection."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    write_paused: bool
+    on_leave: Callable[[], Any] | None
+
+    def server_headers(self) -> bytes:
+        """The lines that every answer has."""
+
+    def resume_reading(self) -> None:
+        """More of the body is wanted."""
+
+    def pause_reading(self) -> None:
+        """No more of it is, for now."""
+
+    def read_directly(self, begun: bytes, length: int) -> BodyReader:
+        """Reads the rest of the body into its place."""
+
+    async def drain(self) -> None:
+        """Waits until the client has caught up, or has left."""
+
+    def answered(self, cycle: RequestCycle) -> None:
+        """The answer has been written."""
+
+
+class BodyReader(Protocol):
+    """A body on its way into its place."""
+
+    body: bytearray
+
+    def stop(self) -> None:
+        """The body is whole, or nobody wants it any more. Idempotent."""
+
+
+class RequestCycle:
+    """One request's way to its client. A client that has left takes whatever is written.
+
+    State that changes. Of the body: `_pieces` that nobody has read and their `_size`; `complete`; `_waiter`, who waits
+    for `_news`. Of the answer: `started`; `response_complete`; `_left` of what Content-Length has promised, or CHUNKED
+    and the like; `_held`, the bytes that wait for the next ones. Besides: `disconnected`, the client has left;
+    `keep_alive`; `task`, which serves the request.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "_connection",
+        "_extra",
+        "_held",
+        "_left",
+        "_news",
+        "_pieces",
+        "_size",
+        "_waiter",
+        "complete",
+        "disconnected",
+        "expects_continue",
+        "fields",
+        "keep_alive",
+        "response_complete",
+        "scope",
+        "started",
+        "task",
+    )
+    # fmt: on
+
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.fields: dict[bytes, bytes] = dict(scope["headers"])  # the last one where a field occurs twice
+        self.keep_alive = keep_alive
+        self.expects_continue = self.fields.get(b"expect", b"").lower() == b"100-continue"
+        self.complete = False
+        self.started = False
+        self.response_complete = False
+        self.disconnected = False
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._extra: Headers | None = None
+        self._left = CHUNKED
+        self._held = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._news = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    # the request's body
+
+    def add(self, piece: bytes) -> None:
+        """A piece of the body has come."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > HIGH_WATER_BYTES and self._waiter is None:
+            self._connection.pause_reading()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something has happened that a reader waits for: a piece, the body's end, the client's, the answer's."""
+        self._news = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def take_body(self) -> bytes | None:
+        """The body if all of it is here, once; None: `read_body` it."""
+        if not self.complete or self.disconnected:
+            return None
+        self._connection.resume_reading()  # a client that leaves must be seen
+        return self._take()
+
+    async def read_body(self, length: int | None, most_bytes: int) -> Body | None:
+        """The body when it is whole; more than `most_bytes` where it is larger. None: the client has left.
+
+        `length`: what its head says, at most `most_bytes`. A long one is read into its place: no copy is made.
+        """
+        self._allow_body()
+        if length is not None and length >= _DIRECT_BYTES and not (self.complete or self.disconnected):
+            return await self._read_directly(length)
+        while not (self.complete or self.disconnected or self._size > most_bytes):
+            self._connection.resume_reading()
+            await self._something()
+        self._connection.resume_reading()
+        return self._take() if self.complete or not self.disconnected else None
+
+    async def _read_directly(self, length: int) -> Body | None:
+        reader = self._connection.read_directly(self._take(), length)
+        try:
+            while not (self.complete or self.disconnected):
+                await self._something()
+        finally:
+            reader.stop()
+        return reader.body if self.complete else None
+
+    def _take(self) -> bytes:
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        self._news = False
+        return body
+
+    def _allow_body(self) -> None:
+        if self.expects_continue and not self.disconnected:
+            self.expects_continue = False
+            self._connection.transport.write(CONTINUE)
+
+    async def _something(self) -> None:
+        self._waiter = waiter = self._connection.loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def watch(self, on_leave: Callable[[], Any]) -> None:
+        """Calls back when the client is gone: at once if it is. One connection, one running request, one watcher."""
+        if self.disconnected:
+            on_leave()
+        else:
+            self._connection.on_leave = on_leave
+
+    def close(self) -> None:
+        """Ends `watch`. Idempotent."""
+        self._connection.on_leave = None
+
+    # the answer
+
+    def add_headers(self, headers: Headers) -> None:
+        """More headers for the answer, whoever gives it."""
+        self._extra = headers
+
+    @property
+    def busy(self) -> bool:
+        """The client is slower than what is written for it."""
+        return self._connection.write_paused and not self.disconnected
+
+    async def drain(self) -> None:
+        """Waits until the client has caught up, or has left."""
+        await self._connection.drain()
+
+    def start(self, status: int, headers: Headers) -> None:
+        """The answer's head, to go with what is written next, or by `flush`; names are in lower case.
+
+        Raises RuntimeError for a control character in it.
+        """
+        if self._extra is not None:
+            headers = [*self._extra, *headers]
+        if (b"connection", b"close") in headers:
+            headers = [field for field in headers if field != (b"connection", b"close")]
+            self.keep_alive = False
+        parts: list[bytes] = []
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                self._left = int(value)
+        lines = b"".join(parts)
+        if len(lines.translate(None, _CONTROLS)) != len(lines) - 2 * len(headers):
+            raise RuntimeError("a control character in an answer's head")
+        framing = b"\r\n" if self._left >= 0 else self._frame(status)
+        if not self.keep_alive:
+            framing = b"connection: close\r\n" + framing
+        self.started = True
+        self.expects_continue = False
+        self._held = b"".join((STATUS_LINES[status], self._connection.server_headers(), lines, framing))
+        if self.scope["method"] == "HEAD":
+            self._left = SILENT
+
+    def _frame(self, status: int) -> bytes:
+        """How the end of an answer without a length is told; gives the last of the head's lines."""
+        if status in _WITHOUT_BODY or self.scope["method"] == "HEAD":
+            self._left = 0
+        elif self.scope["http_version"] == "1.0":
+            self._left = UNTIL_CLOSE
+        else:
+            return b"transfer-encoding: chunked\r\n\r\n"
+        return b"\r\n"
+
+    def write(self, data: bytes) -> bool:
+        """Writes body bytes. False: the client is slower than that, `drain` before more is written."""
+        if self._left == CHUNKED:
+            if data:
+                data = b"%b%x\r\n%b\r\n" % (self._held, len(data), data)
+                self._held = b""
+                if self.disconnected:
+                    return True
+                self._connection.transport.write(data)
+        elif data:
+            self._send(self._counted(data))
+        return not self._connection.write_paused or self.disconnected
+
+    def buffer(self, data: bytes) -> None:
+        """Writes body bytes with those that follow: `end` is near."""
+        if data:
+            self._held += b"%x\r\n%b\r\n" % (len(data), data) if self._left == CHUNKED else self._counted(data)
+
+    def flush(self) -> None:
+        """Writes what waits."""
+        if self._held:
+            self._send(b"")
+
+    def end(self, data: bytes) -> None:
+        """Writes the last body bytes; the connection goes on to its next request."""
+        if self._left == CHUNKED:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        else:
+            data = self._counted(data)
+            if self._left > 0:
+                raise RuntimeError("an answer shorter than its Content-Length")
+        self._send(data)
+        self.response_complete = True
+        self.wake()
+        self._connection.answered(self)
+
+    def _send(self, data: bytes) -> None:
+        held, self._held = self._held, b""
+        if self.disconnected:
+            return
+        transport = self._connection.transport
+        if held and len(data) > _JOIN_LIMIT_BYTES:
+            transport.writelines((held, data))
+        elif held or data:
+            transport.write(held + data if held else data)
+
+    def _counted(self, data: bytes) -> bytes:
+        """What goes out of `data`."""
+        if self._left >= 0:
+            if len(data) > self._left:
+                raise RuntimeError("an answer longer than its Content-Length")
+            self._left -= len(data)
+        return data if self._left != SILENT else b""
+
+    # ASGI
+
+    async def receive(self) -> dict[str, Any]:
+        """The next piece of the body; `http.disconnect` when the client has gone, or the answer is whole."""
+        self._allow_body()
+        while not (self._news or self.disconnected or self.response_complete):
+            self._connection.resume_reading()
+            await self._something()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._take(), "more_body": not self.complete}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """One message of an answer. Raises RuntimeError for one that cannot come now."""
+        if self.busy:
+            await self.drain()
+        if message["type"] == "http.response.start" and not self.started:
+            self.start(message["status"], [(name.lower(), value) for name, value in message.get("headers", ())])
+            self.flush()  # its body may take a while
+        elif message["type"] == "http.response.body" and self.started and not self.response_complete:
+            act = self.write if message.get("more_body", False) else self.end
+            act(message.get("body", b""))
+        else:
+            raise RuntimeError(f"the ASGI message {message['type']!r} cannot come now")

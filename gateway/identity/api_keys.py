@@ -1,0 +1,103 @@
+"""Who calls: the format of an API key, and how to make one.
+
+    sk-gw-<team_id>-<key_id>-<secret><checksum>
+          10 base62  10 base62 43 base62 8 hex
+
+The key names its team, hence its slot of the store. The secret holds more than 256 bits; only its SHA-256 is stored.
+The checksum (CRC-32 of all before it) lets a malformed key be refused without asking the store; it protects nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.errors import GatewayError
+
+ALPHABET: Final = string.digits + string.ascii_letters
+ID_LENGTH: Final = 10
+SECRET_LENGTH: Final = 43  # 62**43 > 2**256
+_FORMAT: Final = re.compile(
+    rf"sk-gw-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9a-f]{{8}})"
+)
+_ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A well-formed API key as presented. It may still be unknown, revoked or expired: the admission script tells."""
+
+    team_id: str
+    key_id: str
+    secret_hash: str
+
+
+def invalid_api_key() -> GatewayError:
+    """The one refusal for malformed, unknown, disabled, revoked and expired keys: it tells a stranger nothing."""
+    return GatewayError("invalid_api_key", "The API key is not valid. Send 'Authorization: Bearer sk-gw-...'.")
+
+
+def new_id() -> str:
+    """A fresh team or key id."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
+
+
+def is_id(text: str) -> bool:
+    """Whether the text has the form of a team or key id."""
+    return _ID.fullmatch(text) is not None
+
+
+def new_secret(team_id: str, key_id: str, seed: bytes | None = None) -> tuple[str, str]:
+    """An API key for a key id: (the key, to be shown once; the SHA-256 of its secret, to be stored).
+
+    Random, or made of `seed`: 64 bytes that nobody can guess give the same key again.
+    """
+    secret = secret_text(seed)
+    text = f"sk-gw-{team_id}-{key_id}-{secret}"
+    return f"{text}{checksum(text)}", hash_of(secret)
+
+
+def secret_text(seed: bytes | None = None) -> str:
+    """A secret's letters: random, or made of a seed of 64 bytes."""
+    number = secrets.randbits(512) if seed is None else int.from_bytes(seed)
+    secret = ""
+    for _ in range(SECRET_LENGTH):  # of 2**512 values: no letter is likelier than another by more than 2**-250
+        number, letter = divmod(number, len(ALPHABET))
+        secret += ALPHABET[letter]
+    return secret
+
+
+def parse_api_key(text: str) -> ApiKey:
+    """The parts of a presented key. Raises GatewayError `invalid_api_key` if it is malformed."""
+    match = _FORMAT.fullmatch(text)
+    if match is None:
+        raise invalid_api_key()
+    team_id, key_id, secret, check = match.groups()
+    if checksum(text[:-8]) != check:
+        raise invalid_api_key()
+    return ApiKey(team_id, key_id, hash_of(secret))
+
+
+def parse_authorization(authorization: str | None) -> ApiKey:
+    """Step 1: the caller's key from its `Authorization` header. Raises GatewayError `invalid_api_key`."""
+    if authorization is None:
+        raise invalid_api_key()
+    scheme, _, text = authorization.partition(" ")
+    if scheme != "Bearer" and scheme.lower() != "bearer":
+        raise invalid_api_key()
+    return parse_api_key(text.strip())
+
+
+def checksum(text: str) -> str:
+    """CRC-32 of a key's text, 8 hexadecimal digits."""
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def hash_of(secret: str) -> str:
+    """What is stored of a secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()

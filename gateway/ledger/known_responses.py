@@ -1,0 +1,140 @@
+"""Who made a response, per team, for a bounded time: so that what follows goes to the same upstream and key.
+
+    memory(team_id, made)       what the settlement writes down, in the same call to the store: `Ledger.settle`
+    find(key, response_id)      one call, only where a request names a response
+    check(key)                  the same call without a response: is this key alive?
+
+A response is charged once. One whose usage was not known when it was made (it runs in the background, its client left)
+was charged by an estimate; the first usage that is seen later corrects that, by the difference: `correction`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, NamedTuple
+
+import orjson
+
+from gateway.billing.settlement import Hold, Settlement
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import ApiKey, invalid_api_key
+from gateway.protocol.usage import Usage
+from gateway.store.errors import StoreUnavailable
+from gateway.store.keyspace import TeamKeys
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+LOOK: Final = Script.load("look_v1")
+
+
+class KnownResponse(NamedTuple):
+    """A response: who made it, for whom, and what it was charged. `settled`: by its usage; else by an estimate.
+
+    `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time.
+    """
+
+    response_id: str
+    upstream: str
+    upstream_key: str
+    model: str
+    key_id: str
+    admitted_ms: int
+    settled: bool
+    cost_nano_usd: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
+class Memory(NamedTuple):
+    """A response as it is remembered: the key and the value in the store, and its life in ms."""
+
+    key: str
+    text: str
+    ttl_ms: str
+
+
+class KnownResponses:
+    """What the store remembers of responses; `ttl_s` bounds how long, 0 is not at all.
+
+    `admits_unchecked`: without a store a key passes for alive (`store.on_failure = "open"`).
+    """
+
+    def __init__(self, store: Store, ttl_s: int, *, admits_unchecked: bool = False) -> None:
+        self._store = store
+        self._admits_unchecked = admits_unchecked
+        self._ttl_ms = str(ttl_s * 1000) if ttl_s else ""
+
+    def memory(self, team_id: str, known_response: KnownResponse) -> Memory | None:
+        """What the settlement is to write down; None: nothing is remembered."""
+        if not self._ttl_ms:
+            return None
+        remembered = orjson.dumps(known_response[1:]).decode()  # what is behind the id; `find` reads it back
+        return Memory(TeamKeys(team_id).response(known_response.response_id), remembered, self._ttl_ms)
+
+    async def find(self, key: ApiKey, response_id: str) -> KnownResponse:
+        """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
+        text = await self._look(key, [TeamKeys(key.team_id).response(response_id)])
+        if not text:
+            raise GatewayError(
+                "response_not_found",
+                f"The response {response_id!r} is not known here: of another team, made elsewhere, or too old.",
+                param="previous_response_id",
+            )
+        return KnownResponse(response_id, *orjson.loads(text))
+
+    async def check(self, key: ApiKey) -> None:
+        """Raises GatewayError: `invalid_api_key`, `store_unavailable`."""
+        try:
+            await self._look(key, [])
+        except GatewayError as error:
+            if error.code != "store_unavailable" or not self._admits_unchecked:
+                raise
+
+    async def _look(self, key: ApiKey, response: list[str]) -> bytes:
+        names = TeamKeys(key.team_id)
+        try:
+            alive, text = await self._store.call(
+                LOOK, [names.team, names.key(key.key_id), *response], [key.secret_hash]
+            )
+        except StoreUnavailable as error:
+            raise GatewayError(
+                "store_unavailable", f"The gateway cannot reach its store just now ({error.reason}).", wait_ms=1000
+            ) from None
+        if alive != 1:
+            raise invalid_api_key()
+        found: bytes = text
+        return found
+
+
+def known_response_of(settlement: Settlement, response_id: str, upstream_key: str) -> KnownResponse:
+    """What is remembered of a response, from how its request was settled."""
+    hold, _kind, cost, usage, settled_by, _outcome, model, upstream = settlement
+    by_usage = settled_by in ("usage", "upstream_cost")
+    return KnownResponse(
+        response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, by_usage, cost, *usage[:4]
+    )
+
+
+def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[Settlement, KnownResponse]:
+    """A later settlement by usage -> what is left to post, under an id that the response gives, and what to remember.
+
+    The id makes it idempotent: however many requests see the usage at once, the ledger posts it once. It belongs to the
+    key, and to the budget periods, of the request that made the response.
+    """
+    usage = settlement.usage
+    digest = hashlib.sha256(known_response.response_id.encode()).hexdigest()[:32]
+    hold = Hold(f"usage_{digest}", settlement.hold.team_id, known_response.key_id, 0, 0, 0, known_response.admitted_ms)
+    left = Usage(
+        input_tokens=usage.input_tokens - known_response.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens - known_response.cached_input_tokens,
+        output_tokens=usage.output_tokens - known_response.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens - known_response.reasoning_tokens,
+        total_tokens=usage.total_tokens - known_response.input_tokens - known_response.output_tokens,
+        cost_usd=None,
+    )
+    cost = settlement.cost_nano_usd - known_response.cost_nano_usd
+    posted = settlement._replace(hold=hold, cost_nano_usd=cost, usage=left)
+    now = known_response_of(settlement._replace(hold=hold), known_response.response_id, known_response.upstream_key)
+    return posted, now

@@ -1,0 +1,215 @@
+"""Do the books agree? Recomputes a team's balance from its journal and compares it with what is enforced.
+
+    name                    expected                          found
+    opening_balance         0, where retention took nothing   balance before the first entry
+    balance_after           the running sum                   what an entry says (with the entry's id)
+    balance                 the journal's last balance        available + held
+    granted                 available + held + spent          granted
+    held                    the sum of the open holds         held
+    holds                   open holds                        holds with an expiry
+    open, open:<key>        open holds of team and key        the counter that concurrency is checked by
+    total_usd               spent + held                      the counter that budgets are checked by
+    unreadable              nothing                           an entry, hold or counter that is none (with its name)
+    deleted                 nothing                           an entry that was taken out by hand, the newest of them
+    entries:granted         granted                           sum of grants and adjustments  (nothing trimmed)
+    entries:spent           spent                             sum of settlements             (nothing trimmed)
+    total_usd:<key>         settled + held by that key        its counter                    (nothing trimmed)
+    total_tokens[:<key>]    settled + held tokens             the counter of budgets         (nothing trimmed)
+
+The books are read at one moment by one script, then the journal up to that moment: traffic goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.ledger.journal import UNREADABLE, Entry, Journal, OpenHold, read_hold
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+BOOKS: Final = Script.load("books_v1")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two figures that should be one. Nano-USD, but for `holds`, `open` and `unreadable`, which count, and tokens.
+
+    `entry_id`: "" or where.
+    """
+
+    name: str
+    expected: int
+    found: int
+    entry_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verifying one team gave. `complete`: the journal reaches back to the team's beginning."""
+
+    team_id: str
+    entries: int
+    complete: bool
+    differences: tuple[Difference, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all agrees."""
+        return not self.differences
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    state: Mapping[str, int]
+    holds: frozenset[str]
+    held: tuple[OpenHold, ...]
+    first: str
+    last: str
+    whole: bool
+    wrong: tuple[Difference, ...]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the journal adds up to; grows entry by entry."""
+
+    entries: int = 0
+    opening: int = 0
+    balance: int = 0
+    granted: int = 0
+    spent: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    differences: list[Difference] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        if entry.type == UNREADABLE:
+            self.differences.append(Difference("unreadable", 0, 1, entry.id))
+            return
+        if not self.entries:
+            self.opening = self.balance = entry.balance - entry.amount
+        self.entries += 1
+        self.balance += entry.amount
+        if entry.balance != self.balance:
+            self.differences.append(Difference("balance_after", self.balance, entry.balance, entry.id))
+            self.balance = entry.balance  # one wrong entry is one difference
+        if entry.type in ("grant", "adjust"):
+            self.granted += entry.amount
+        else:
+            self.spent[entry.key_id] -= entry.amount
+            self.tokens[entry.key_id] += entry.usage.total_tokens if entry.usage is not None else 0
+
+
+async def verify(store: Store, team_id: str) -> Verification:
+    """Verifies one team. Raises GatewayError `store_unavailable`."""
+    books = await _read_books(store, team_id)
+    sums = _Sums()
+    first = ""
+    if books.last:
+        async for page in Journal(store).export(team_id, to_ms=int(books.last.partition("-")[0]) + 1):
+            first = first or page[0].id
+            for entry in page:
+                if _place(entry.id) <= _place(books.last):
+                    sums.add(entry)
+    complete = books.whole and first == books.first
+    differences = [*books.wrong, *sums.differences, *_compare(books, sums)]
+    if complete:
+        differences += _compare_whole(books, sums)
+    return Verification(team_id, sums.entries, complete, tuple(differences))
+
+
+def _compare(books: _Books, sums: _Sums) -> Iterator[Difference]:
+    state = books.state
+    balance = _of(state, "available") + _of(state, "held")
+    checks = [
+        ("balance", sums.balance, balance),
+        ("granted", balance + _of(state, "spent"), _of(state, "granted")),
+        ("held", sum(hold.amount for hold in books.held), _of(state, "held")),
+        ("holds", len(books.held), len(books.holds & {hold.id for hold in books.held})),
+        ("holds", len(books.held), len(books.holds)),
+        ("open", len(books.held), _of(state, "open")),
+        ("total_usd", _of(state, "spent") + _of(state, "held"), _of(state, "total_usd")),
+    ]
+    running = Counter(hold.key_id for hold in books.held)
+    checks += [
+        (f"open:{key_id}", running[key_id], _of(state, f"{key_id}:open")) for key_id in _keys(state) | set(running)
+    ]
+    seen = set()
+    for name, expected, found in checks:
+        if expected != found and name not in seen:
+            seen.add(name)
+            yield Difference(name, expected, found)
+
+
+def _compare_whole(books: _Books, sums: _Sums) -> Iterator[Difference]:
+    state = books.state
+    held: Counter[str] = Counter()
+    held_tokens: Counter[str] = Counter()
+    for hold in books.held:
+        held[hold.key_id] += hold.amount
+        held_tokens[hold.key_id] += hold.tokens
+    checks = [
+        ("opening_balance", 0, sums.opening),
+        ("entries:granted", _of(state, "granted"), sums.granted),
+        ("entries:spent", _of(state, "spent"), sums.spent.total()),
+        ("total_tokens", sums.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
+    ]
+    for key_id in sorted(_keys(state) | set(held)):
+        usd, tokens = sums.spent[key_id] + held[key_id], sums.tokens[key_id] + held_tokens[key_id]
+        checks += [
+            (f"total_usd:{key_id}", usd, _of(state, f"{key_id}:total_usd")),
+            (f"total_tokens:{key_id}", tokens, _of(state, f"{key_id}:total_tokens")),
+        ]
+    for name, expected, found in checks:
+        if expected != found:
+            yield Difference(name, expected, found)
+
+
+async def _read_books(store: Store, team_id: str) -> _Books:
+    keys = TeamKeys(team_id)
+    reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal], [])]))[0]
+    state, holds, held, first, last, length, added, deleted = reply
+    wrong: list[Difference] = []
+    counters: dict[str, int] = {}
+    for raw, value in zip(state[::2], state[1::2], strict=True):
+        name = raw.decode(errors="replace")
+        try:
+            if not name.endswith("window"):  # counts for a while only, packed: no part of the books
+                counters[name] = int(value)
+        except ValueError:
+            wrong.append(Difference(f"unreadable:{name}", 0, 1))
+    open_holds: list[OpenHold] = []
+    for raw, text in zip(held[::2], held[1::2], strict=True):
+        name = raw.decode(errors="replace")
+        try:
+            open_holds.append(read_hold(name, text.decode()))
+        except ValueError:
+            wrong.append(Difference(f"unreadable:{name}", 0, 1))
+    if deleted != b"0-0":
+        wrong.append(Difference("deleted", 0, 1, deleted.decode()))
+    return _Books(
+        state=counters,
+        holds=frozenset(raw.decode(errors="replace") for raw in holds),
+        held=tuple(open_holds),
+        first=first.decode(),
+        last=last.decode(),
+        whole=length == added,
+        wrong=tuple(wrong),
+    )
+
+
+def _keys(state: Mapping[str, int]) -> set[str]:
+    return {key_id for key_id, separator, _ in (name.partition(":") for name in state) if separator}
+
+
+def _of(state: Mapping[str, int], name: str) -> int:
+    return state.get(name, 0)
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number)

@@ -1,0 +1,1 @@
+"""What a request leaves behind for operators: its log line, its metrics, its trace."""

@@ -1,0 +1,170 @@
+"""One worker's counts.
+
+    note(record)              a request of the request line that has ended: the one call on the warm path
+    note_answer(route, ...)   one of the other routes
+    snapshot()                everything so far, as `Snapshot`
+
+A `Snapshot` is {metric: {label values: number, or [bucket counts..., sum] of a histogram}}: additive, so that the sum
+of the workers' snapshots is the gateway's.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from gateway.billing.lifecycle import Outcome
+from gateway.observability.metrics.catalogue import METRICS, OTHER
+from gateway.observability.request_record import RequestRecord
+
+Labels = tuple[str, ...]
+Value = int | float | list[int | float]
+Snapshot = dict[str, dict[Labels, Value]]
+
+STREAMED = ("false", "true")
+
+
+class Histogram:
+    """Counts of durations by bucket, and their sum; of one label set. State that changes: both."""
+
+    __slots__ = ("_bounds", "counts", "sum_s")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Counts one; a bucket's upper bound belongs to it."""
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.sum_s += seconds
+
+
+class Histograms(dict[Labels, Histogram]):
+    """A histogram for each label set of one metric; made at its first use."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._bounds = METRICS[name].buckets
+
+    def __missing__(self, labels: Labels) -> Histogram:
+        """The one of a label set that is new."""
+        made = self[labels] = Histogram(self._bounds)
+        return made
+
+
+class Counters:
+    """One worker's counts since it started. State that changes: all of it; only the event loop's thread counts.
+
+    `max_series` bounds the pairs of team and model; those beyond are counted as "other".
+    """
+
+    def __init__(self, max_series: int) -> None:
+        self._max_series = max_series
+        self._requests: dict[tuple[str, int, Outcome | str, str | None], int] = {}
+        self._settled: dict[str, int] = {}
+        self._spent: dict[tuple[str, str], list[int]] = {}
+        self._attempts: dict[tuple[str, str], int] = {}
+        self._unchecked = 0
+        self._overhead = Histograms("gateway_overhead_seconds")
+        self._first_event = Histograms("gateway_first_event_seconds")
+        self._total = Histograms("gateway_request_seconds")
+        self._store = Histograms("gateway_store_seconds")
+        self._upstream = Histograms("gateway_upstream_seconds")
+
+    def note(self, record: RequestRecord) -> None:
+        """A request of the request line that has ended."""
+        self._count(record.route, record.status, record.outcome, record.code)
+        waited_s = 0.0
+        for upstream, result, seconds in record.attempts:
+            waited_s += seconds
+            pair = (upstream, result)
+            self._attempts[pair] = self._attempts.get(pair, 0) + 1
+            self._upstream[upstream,].observe(seconds)
+        if record.routed is not None and record.admitted is not None:
+            self._store["admit",].observe(record.admitted - record.routed)
+        if record.settlement is not None:
+            self._note_settled(record, waited_s)
+
+    def note_answer(self, route: str, status: int, code: str | None) -> None:
+        """A request of another route that was answered."""
+        self._count(route, status, "answered" if code is None else Outcome.REFUSED, code)
+
+    def _count(self, route: str, status: int, outcome: Outcome | str, code: str | None) -> None:
+        key = (route, status, outcome, code)
+        self._requests[key] = self._requests.get(key, 0) + 1
+
+    def _note_settled(self, record: RequestRecord, waited_s: float) -> None:
+        settlement, route = record.settlement, record.route
+        if settlement is None or record.ended is None:
+            return
+        if record.relayed is not None:
+            if record.opened is not None:
+                waited_s += record.relayed - record.opened
+            began = record.started if record.received is None else record.received
+            self._overhead[route,].observe(max(0.0, record.ended - began - waited_s))
+            self._store["settle",].observe(record.ended - record.relayed)
+        if record.stream and record.first_byte is not None:
+            self._first_event[route,].observe(record.first_byte - record.started)
+        self._total[route, STREAMED[record.stream]].observe(record.ended - record.started)
+        self._unchecked += record.unchecked
+        self._settled[settlement.settled_by] = self._settled.get(settlement.settled_by, 0) + 1
+        if settlement.kind == "settle":
+            usage = settlement.usage
+            sums = self._sums(settlement.hold.team_id, settlement.model)
+            sums[0] += settlement.cost_nano_usd
+            sums[1] += usage.input_tokens
+            sums[2] += usage.cached_input_tokens
+            sums[3] += usage.output_tokens
+            sums[4] += usage.reasoning_tokens
+
+    def _sums(self, team: str, model: str) -> list[int]:
+        sums = self._spent.get((team, model))
+        if sums is None:
+            pair = (team, model) if len(self._spent) < self._max_series else (OTHER, OTHER)
+            sums = self._spent.setdefault(pair, [0, 0, 0, 0, 0])
+        return sums
+
+    def snapshot(self) -> Snapshot:
+        """Everything that was counted, under the catalogue's names."""
+        spent = self._spent.items()
+        kinds = ("input", "cached_input", "output", "reasoning")
+        return {
+            "gateway_requests_total": {
+                (route, str(status), str(outcome), code or ""): count
+                for (route, status, outcome, code), count in self._requests.items()
+            },
+            "gateway_tokens_total": {
+                (*pair, kind): sums[place] for pair, sums in spent for place, kind in enumerate(kinds, 1)
+            },
+            "gateway_spend_usd_total": {pair: sums[0] for pair, sums in spent},
+            "gateway_settled_total": {(by,): count for by, count in self._settled.items()},
+            "gateway_unchecked_total": {(): self._unchecked},
+            "gateway_upstream_requests_total": dict(self._attempts.items()),
+            "gateway_overhead_seconds": _values(self._overhead),
+            "gateway_first_event_seconds": _values(self._first_event),
+            "gateway_request_seconds": _values(self._total),
+            "gateway_store_seconds": _values(self._store),
+            "gateway_upstream_seconds": _values(self._upstream),
+        }
+
+
+def _values(histograms: Histograms) -> dict[Labels, Value]:
+    return {labels: [*found.counts, found.sum_s] for labels, found in histograms.items()}
+
+
+def added(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """The sum of snapshots. Histograms of one metric have the same buckets in all of them."""
+    total: Snapshot = {}
+    for snapshot in snapshots:
+        for name, series in snapshot.items():
+            sums = total.setdefault(name, {})
+            for labels, value in series.items():
+                sums[labels] = _plus(sums[labels], value) if labels in sums else value
+    return total
+
+
+def _plus(one: Value, other: Value) -> Value:
+    if isinstance(one, list):
+        return [a + b for a, b in zip(one, other, strict=True)] if isinstance(other, list) else one
+    return one if isinstance(other, list) else one + other

@@ -1,0 +1,63 @@
+"""Counts -> prometheus-client's families -> the text that Prometheus asked for (its own, or OpenMetrics)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.observability.metrics.catalogue import METRICS
+from gateway.observability.metrics.catalogue import Metric as Described
+from gateway.observability.metrics.counters import Labels, Snapshot, Value
+
+_NANO: Final = 10**9
+
+
+class _Once(Collector):
+    """One answer's families."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric of the catalogue, those without a value too: an alert may name them from the start."""
+        for described in METRICS.values():
+            series = self._snapshot.get(described.name, {})
+            if described.name == "gateway_build_info":
+                series = {(__version__, platform.python_version()): 1}
+            yield _family(described, series)
+
+
+def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
+    """The body and its content type, in the format that `accept` asks for."""
+    encode, content_type = choose_encoder(accept)
+    return encode(_Once(snapshot)), content_type
+
+
+def _family(described: Described, series: dict[Labels, Value]) -> Metric:
+    family: CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+    name, text, labels = described.name, described.text, described.labels
+    if described.kind == "histogram":
+        family = HistogramMetricFamily(name, text, labels=labels)
+        for values, value in series.items():
+            if isinstance(value, list):
+                family.add_metric(values, list(_cumulated(described.buckets, value)), value[-1])
+        return family
+    family = (CounterMetricFamily if described.kind == "counter" else GaugeMetricFamily)(name, text, labels=labels)
+    for values, value in series.items():
+        if not isinstance(value, list):
+            family.add_metric(values, value / _NANO if name == "gateway_spend_usd_total" else value)
+    return family
+
+
+def _cumulated(bounds: tuple[float, ...], value: list[int | float]) -> Iterator[tuple[str, float]]:
+    count = 0.0
+    for bound, more in zip((*bounds, float("inf")), value, strict=False):
+        count += more
+        yield ("+Inf" if bound == float("inf") else repr(bound)), count

@@ -1,0 +1,168 @@
+"""One request, as it will be written down. It never holds prompts, answers or secrets.
+
+`RequestRecord` is the one mutable value that goes through all steps of a request; each step fills in its part. `Trace`
+is what tracing.py makes of it, where tracing is on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+from gateway.billing.lifecycle import Outcome, State
+from gateway.billing.money import format_usd
+from gateway.billing.settlement import Settlement
+from gateway.errors import JsonScalar
+from gateway.protocol.rate_limit_headers import NO_RATES, Rates
+from gateway.types import Headers
+
+
+def new_request_id() -> str:
+    """A name for a request, for its answer's `x-request-id`, its hold and its log line."""
+    return f"req_{os.urandom(16).hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSummary:
+    """What an error of the gateway's own told the client; not the exception, whose traceback would hold on to much."""
+
+    message: str
+    explain: Mapping[str, JsonScalar]
+
+
+Attempt = tuple[str, str, float]
+"""An upstream's name, the status or fault that it answered with, and the seconds that it took."""
+
+
+class Trace(Protocol):
+    """One request's part of a distributed trace; `trace_id` in hexadecimal, None where the SDK is switched off."""
+
+    trace_id: str | None
+
+    def attempt(self, upstream: str, host: str, port: int, model: str, max_output_tokens: int | None) -> Headers:
+        """An upstream is asked now; gives the headers that it is to be sent."""
+
+    def end(self, record: RequestRecord) -> None:
+        """The request has ended."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request, as it will be logged. Times are `time.perf_counter()` in seconds."""
+
+    request_id: str
+    method: str = "POST"
+    path: str = "/v1/responses"
+    route: str = "/v1/responses"
+    client: str = ""
+    started: float = field(default_factory=time.perf_counter)
+    state: State = State.RECEIVED
+    status: int = 0
+    code: str | None = None
+    refusal: ErrorSummary | None = None
+    team_id: str | None = None
+    key_id: str | None = None
+    secret_hash: str | None = None
+    model: str | None = None
+    stream: bool = False
+    upstream: str | None = None
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    response_id: str | None = None
+    tried: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    shows_tried: bool = False
+    detail: str | None = None
+    outcome: Outcome = Outcome.REFUSED
+    settlement: Settlement | None = None
+    spooled: bool = False
+    unchecked: bool = False
+    bytes_in: int = 0
+    bytes_out: int = 0
+    received: float | None = None  # the whole body is here
+    routed: float | None = None  # the store is asked
+    admitted: float | None = None
+    opened: float | None = None
+    first_byte: float | None = None
+    relayed: float | None = None  # the answer has gone, the store is told
+    ended: float | None = None
+    rates: Rates = NO_RATES
+    trace: Trace | None = None
+
+    def debug_headers(self) -> list[tuple[bytes, bytes]]:
+        """What an admin who asks for it is shown with the answer."""
+        return [(b"x-gateway-tried", ", ".join(self.tried).encode())] if self.shows_tried else []
+
+    def line(self, stamp: str = "") -> dict[str, Any]:
+        """The fields of the log line; what does not apply is left out."""
+        fields: dict[str, Any] = {
+            "timestamp": stamp,
+            "level": "info",
+            "event": "request",
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": self.outcome,
+            "state": self.state,
+            "code": self.code,
+            "team_id": self.team_id,
+            "key_id": self.key_id,
+            "model": self.model,
+            "stream": self.stream,
+            "upstream": self.upstream,
+            "upstream_status": self.upstream_status,
+            "upstream_request_id": self.upstream_request_id,
+            "response_id": self.response_id,
+            "detail": self.detail,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+        for name in _OPTIONAL:
+            if fields[name] is None:
+                del fields[name]
+        if self.trace is not None:
+            fields["trace_id"] = self.trace.trace_id
+        if self.client:
+            fields["client"] = self.client
+        if self.tried:
+            fields["tried"] = self.tried
+        if self.spooled:
+            fields["spooled"] = True
+        if self.unchecked:
+            fields["unchecked"] = True
+        fields |= self.timings()
+        settlement = self.settlement
+        if settlement is not None:
+            usage = settlement.usage
+            fields["settled_by"] = settlement.settled_by
+            fields["cost_usd"] = format_usd(settlement.cost_nano_usd)
+            fields["input_tokens"] = usage.input_tokens
+            fields["cached_input_tokens"] = usage.cached_input_tokens
+            fields["output_tokens"] = usage.output_tokens
+            fields["reasoning_tokens"] = usage.reasoning_tokens
+        return fields
+
+    def timings(self) -> dict[str, float]:
+        """What has happened so far, in ms since the request's head."""
+        started = self.started
+        times = zip(_MARKS, _marks(self), strict=True)
+        # To the microsecond, without round(), which writes the number down to find its digits.
+        return {name: ((at - started) * 1e6 + 0.5) // 1 / 1e3 for name, at in times if at is not None}
+
+
+# fmt: off
+_OPTIONAL: Final = (
+    "code", "team_id", "key_id", "model", "upstream", "upstream_status", "upstream_request_id", "response_id", "detail",
+)
+
+
+_MARKS: Final = ("received_ms", "routed_ms", "admit_ms", "open_ms", "first_byte_ms", "relayed_ms", "total_ms")
+
+
+# fmt: on
+_marks: Final = attrgetter("received", "routed", "admitted", "opened", "first_byte", "relayed", "ended")

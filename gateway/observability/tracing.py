@@ -1,0 +1,276 @@
+"""Traces, by OpenTelemetry. Imported only where `telemetry.traces` is on; needs the extra "otel".
+
+| span                | kind     | from, to                                    | is a child of            |
+|---------------------|----------|---------------------------------------------|--------------------------|
+| POST /v1/responses  | server   | the request's head, its settlement          | the caller's traceparent |
+| read, admit, settle | internal | the body; the store's two calls             | the server span          |
+| chat o4-mini        | client   | an attempt at an upstream, its answer's end | the server span          |
+
+The upstream is sent the client span of its attempt as `traceparent`, so that span begins before the attempt. The rest
+is written when the request has ended, with the times that its record has anyway. Attributes are those of the semantic
+conventions for HTTP and for generative AI; what has no name there is `gateway.*`. No prompts, no answers, no secrets.
+
+Exporter, sampler, resource and bounds are the SDK's, by its own variables (OTEL_*), which the SDK reads itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from gateway import __version__
+from gateway.billing.lifecycle import Outcome
+from gateway.observability.request_record import RequestRecord
+from gateway.protocol.operations import CREATE, Operation
+from gateway.types import Headers
+
+SERVICE: Final = "openresponses-gateway"
+"""`service.name`, where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES name none."""
+END_S: Final = 2.0
+"""How long the end of a worker waits for a collector that does not answer."""
+
+_PROPAGATION: Final = TraceContextTextMapPropagator()
+_CARRIED: Final = frozenset({b"traceparent", b"tracestate"})
+_LONGEST_REASON: Final = 500
+_CLIENT_ERROR: Final = 400
+_SERVER_ERROR: Final = 500
+_GOOD: Final = frozenset(
+    {Outcome.COMPLETED, Outcome.INCOMPLETE, Outcome.CAPPED, Outcome.REFUSED, Outcome.DRY_RUN, Outcome.CLIENT_LEFT}
+)
+"""Outcomes that are no failure of the gateway or its upstream; others are, whatever status had been sent by then."""
+
+
+class Tracing:
+    """One worker's tracer, and its way to the collector."""
+
+    def __init__(self) -> None:
+        """Raises ValueError for an environment (OTEL_*) that the SDK does not take, or takes for another."""
+        notes = _Notes()
+        self._exporter = _Exporter(OTLPSpanExporter(), notes)
+        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._tracer = self._provider.get_tracer(SERVICE, __version__)
+        if notes.first:  # such as "unrecognized sampler": it would go on with its default
+            self._provider.shutdown()
+            raise ValueError(notes.first)
+
+    def begin(self, record: RequestRecord, operation: Operation, headers: Headers) -> Traced:
+        """A request's trace, or its part of the caller's."""
+        carried = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CARRIED}
+        return Traced(self._tracer, record, operation, _PROPAGATION.extract(carried, Context()))
+
+    async def end(self) -> None:
+        """Sends what waits, for END_S at most: a collector that is away must not hold up the end."""
+        thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, END_S)
+        if thread.is_alive():
+            self._exporter.shutdown()
+
+
+class Traced:
+    """One request's spans; `telemetry.Trace` says how it is used. State that changes: the attempts' spans."""
+
+    __slots__ = ("_attempts", "_context", "_operation", "_span", "_tracer", "_zero_ns", "trace_id")
+
+    def __init__(self, tracer: trace.Tracer, record: RequestRecord, operation: Operation, parent: Context) -> None:
+        self._tracer = tracer
+        self._operation = operation
+        self._zero_ns = time.time_ns() - time.perf_counter_ns()
+        self._attempts: list[tuple[Span, float]] = []
+        self._span = tracer.start_span(
+            f"{record.method} {record.route}",
+            parent,
+            SpanKind.SERVER,
+            _known(
+                {
+                    "http.request.method": record.method,
+                    "http.route": record.route,
+                    "url.path": record.path,
+                    "client.address": record.client or None,
+                    "gateway.request_id": record.request_id,
+                }
+            ),
+            start_time=self._at(record.started),
+        )
+        self._context = trace.set_span_in_context(self._span, Context())
+        context = self._span.get_span_context()
+        self.trace_id = trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+    def attempt(self, upstream: str, host: str, port: int, model: str, max_output_tokens: int | None) -> Headers:
+        """An upstream is asked now; what it is sent, to continue the trace."""
+        name = "chat" if self._operation is CREATE else self._operation.name
+        began = time.perf_counter()
+        span = self._tracer.start_span(
+            f"{name} {model}",
+            self._context,
+            SpanKind.CLIENT,
+            _known(
+                {
+                    "gen_ai.operation.name": name,
+                    "gen_ai.provider.name": upstream,
+                    "gen_ai.request.model": model,
+                    "gen_ai.request.max_tokens": max_output_tokens,
+                    "server.address": host,
+                    "server.port": port,
+                    "http.request.method": self._operation.method,
+                }
+            ),
+            start_time=self._at(began),
+        )
+        self._attempts.append((span, began))
+        carried: dict[str, str] = {}
+        _PROPAGATION.inject(carried, trace.set_span_in_context(span, Context()))
+        return [(key.encode(), value.encode("latin-1")) for key, value in carried.items()]
+
+    def end(self, record: RequestRecord) -> None:
+        """The request has ended: everything else is written."""
+        if self._span.is_recording():
+            for name, began, ended in (
+                ("read", record.started, record.received),
+                ("admit", record.routed, record.admitted),
+                ("settle", record.relayed, record.ended),
+            ):
+                if began is not None and ended is not None:
+                    step = self._tracer.start_span(name, self._context, start_time=self._at(began))
+                    step.end(self._at(ended))
+            self._end_attempts(record)
+            self._span.set_attributes(_known(_of_request(record)))
+            if error := _error(record):
+                _fail(self._span, error, record.detail)
+        self._span.end(None if record.ended is None else self._at(record.ended))
+
+    def _end_attempts(self, record: RequestRecord) -> None:
+        last = len(self._attempts) - 1
+        for number, (span, began) in enumerate(self._attempts):
+            _, result, took_s = record.attempts[number] if number < len(record.attempts) else ("", "", 0.0)
+            status = int(result) if result.isdigit() else None
+            ended = began + took_s if took_s else record.relayed
+            error = result if status is None or status >= _CLIENT_ERROR else None
+            if status is not None:
+                span.set_attribute("http.response.status_code", status)
+                if number == last:  # its answer is the one that was passed on
+                    ended = record.relayed
+                    span.set_attributes(_known(_of_answer(record, began)))
+                    error = error or (None if record.outcome in _GOOD else record.outcome.value)
+            if error:
+                _fail(span, error, record.detail if number == last else None)
+            span.end(None if ended is None else self._at(ended))
+
+    def _at(self, seconds: float) -> int:
+        """A time of the record as nanoseconds since 1970, by the clock as it stood when the request came."""
+        return self._zero_ns + int(seconds * 1e9)
+
+
+class _Exporter(SpanExporter):
+    """The SDK's, but for its complaints: they are logged when they begin and when they end, not with each batch."""
+
+    def __init__(self, exporter: SpanExporter, notes: _Notes) -> None:
+        self._exporter = exporter
+        self._notes = notes
+        self._fails = False
+        self._log = structlog.get_logger("gateway.tracing")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Called from the SDK's own thread."""
+        result = self._exporter.export(spans)
+        fails = result is not SpanExportResult.SUCCESS
+        if fails and not self._fails:
+            self._log.warning("traces_not_exported", reason=self._notes.first)
+        elif self._fails and not fails:
+            self._log.info("traces_exported")
+        self._fails = fails
+        if not fails:
+            self._notes.first = ""
+        return result
+
+    def shutdown(self) -> None:
+        """Gives up what waits."""
+        self._exporter.shutdown()
+
+
+class _Notes(logging.Handler):
+    """What the SDK has to say, kept instead of printed. State that changes: `first`, since the last good export."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first = ""
+        logger = logging.getLogger("opentelemetry")
+        logger.handlers = [self]
+        logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line of the SDK's log."""
+        self.first = self.first or record.getMessage()[:_LONGEST_REASON]
+
+
+def _resource() -> Resource:
+    found = Resource.create()
+    named = not str(found.attributes[SERVICE_NAME]).startswith("unknown_service")
+    ours = {SERVICE_VERSION: __version__} if named else {SERVICE_NAME: SERVICE, SERVICE_VERSION: __version__}
+    return found.merge(Resource(ours))
+
+
+def _of_request(record: RequestRecord) -> dict[str, AttributeValue | None]:
+    settlement = record.settlement
+    return {
+        "http.response.status_code": record.status or None,
+        "gateway.outcome": record.outcome.value,
+        "gateway.error.code": record.code,
+        "gateway.team.id": record.team_id,
+        "gateway.key.id": record.key_id,
+        "gateway.model": record.model,
+        "gateway.stream": record.stream,
+        "gateway.settled_by": settlement.settled_by if settlement else None,
+        "gateway.cost_nano_usd": settlement.cost_nano_usd if settlement else None,
+        "gateway.spooled": record.spooled or None,
+        "gateway.unchecked": record.unchecked or None,
+    }
+
+
+def _of_answer(record: RequestRecord, began: float) -> dict[str, AttributeValue | None]:
+    """What the last upstream answered. Estimates are no usage: they are in the cost alone."""
+    settlement = record.settlement
+    usage = settlement.usage if settlement and settlement.settled_by in ("usage", "upstream_cost") else None
+    streamed = record.stream and record.first_byte is not None
+    return {
+        "gen_ai.request.stream": record.stream,
+        "gen_ai.response.id": record.response_id,
+        "gen_ai.response.time_to_first_chunk": (record.first_byte or 0.0) - began if streamed else None,
+        "gen_ai.usage.input_tokens": usage.input_tokens if usage else None,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens if usage else None,
+        "gen_ai.usage.output_tokens": usage.output_tokens if usage else None,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens if usage else None,
+    }
+
+
+def _error(record: RequestRecord) -> str | None:
+    """`error.type` of the whole request: not for refusals, which are the caller's."""
+    if record.status >= _SERVER_ERROR:
+        return record.code or str(record.status)
+    upstreams_word = record.outcome is Outcome.UPSTREAM_REFUSED  # a 4xx that was passed on
+    return None if record.outcome in _GOOD or upstreams_word else record.outcome.value
+
+
+def _fail(span: Span, error: str, detail: str | None) -> None:
+    span.set_attribute("error.type", error)
+    span.set_status(Status(StatusCode.ERROR, detail))
+
+
+def _known(attributes: dict[str, AttributeValue | None]) -> dict[str, AttributeValue]:
+    return {name: value for name, value in attributes.items() if value is not None}

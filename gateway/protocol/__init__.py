@@ -1,0 +1,1 @@
+"""Wire formats: request bodies, server-sent events, usage, closing events, headers. Pure."""

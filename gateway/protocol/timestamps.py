@@ -1,0 +1,10 @@
+"""Times as the API writes them: ISO 8601 in UTC. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def iso_time(ms: int) -> str:
+    """A time in ms since 1970 as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

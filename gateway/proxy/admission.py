@@ -1,0 +1,202 @@
+"""Steps 1 to 4 of a request: from a client's bytes to a hold.
+
+    1 authenticate   Authorization -> ApiKey   api_keys.parse_authorization   local: garbage never reaches the store
+    2 read           body -> RequestBody       request_body.read_request_body
+    3 route          model -> Route            Router.resolve; a response that is named pins the upstream that made it
+    4 admit          Route -> Admitted         Ledger.admit                   one script call; a hold is reserved
+
+Each step takes the last one's frozen value and returns the next, or raises GatewayError. Before step 4 the store is
+asked only for a request that names a response (`KnownResponses.find`) or sends a large body (`KnownResponses.check`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from gateway.billing.lifecycle import State
+from gateway.billing.prices import worst_case_nano_usd
+from gateway.errors import GatewayError
+from gateway.http.client import Client
+from gateway.identity.api_keys import ApiKey, parse_authorization
+from gateway.ledger.known_responses import KnownResponse, KnownResponses
+from gateway.ledger.ledger import Admission, AdmissionRequest, Ledger
+from gateway.ledger.refusals import Demand
+from gateway.observability.request_record import RequestRecord
+from gateway.protocol.operations import Target
+from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
+from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.routing.router import Route
+from gateway.upstream.health import UpstreamKey
+from gateway.upstream.transport import Answer
+from gateway.upstream.upstream import Upstream
+
+MAX_IDEMPOTENCY_KEY: Final = 255
+UNCHECKED_BODY_BYTES: Final = 256 * 1024
+"""A body up to this is read before the key is looked up: admission does that, in the same call as everything else."""
+
+
+class Routed(NamedTuple):
+    """After step 3. `known_response`: the response that this is about, or goes on from."""
+
+    key: ApiKey
+    target: Target
+    request: RequestBody
+    route: Route
+    known_response: KnownResponse | None
+    admission_request: AdmissionRequest
+
+
+class Admitted(NamedTuple):
+    """After step 4. `snapshot`: the one it runs on to its end."""
+
+    snapshot: ConfigSnapshot
+    target: Target
+    request: RequestBody
+    route: Route
+    known_response: KnownResponse | None
+    admission: Admission
+
+
+class Opened(NamedTuple):
+    """After step 5: an upstream's answer, its head read. A 2xx, or a refusal of the upstream's own for the client."""
+
+    upstream: Upstream
+    key: UpstreamKey
+    answer: Answer
+
+
+async def prepare(
+    snapshot: ConfigSnapshot, responses: KnownResponses, target: Target, client: Client, record: RequestRecord
+) -> Routed:
+    """Steps 1 to 3, and the question for step 4."""
+    key = parse_authorization(client.text(b"authorization"))
+    record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
+    _refuse_upgrade(client)
+    query: bytes = client.scope["query_string"]
+    if query:
+        target = replace(target, path=target.path + b"?" + query)
+    known_response: KnownResponse | None = None
+    if target.response_id is not None:
+        known_response = found = await responses.find(key, target.response_id)
+        request = _about(found, query)
+    else:
+        request = await _read(snapshot.limits, responses, target, client, record, key)
+        if request.previous_response_id:
+            known_response = await responses.find(key, request.previous_response_id)
+    record.model, record.stream = request.model, request.stream
+    route = snapshot.router.resolve(request.model)
+    record.model = route.model
+    if known_response is not None:
+        route = _pinned(snapshot, route, known_response, target)
+    return Routed(
+        key, target, request, route, known_response, _ask(snapshot, record, client, key, request, route, target)
+    )
+
+
+async def admit(
+    snapshot: ConfigSnapshot,
+    ledger: Ledger,
+    responses: KnownResponses,
+    target: Target,
+    client: Client,
+    record: RequestRecord,
+) -> Admitted:
+    """Steps 1 to 4. Raises GatewayError, or ClientLeft from the body's read."""
+    routed = await prepare(snapshot, responses, target, client, record)
+    record.routed = time.perf_counter()
+    admission = await ledger.admit(routed.admission_request)
+    record.admitted = time.perf_counter()
+    record.state = State.ADMITTED
+    record.unchecked = admission.unchecked
+    return Admitted(snapshot, routed.target, routed.request, routed.route, routed.known_response, admission)
+
+
+async def _read(
+    limits: RequestLimits, responses: KnownResponses, target: Target, client: Client, record: RequestRecord, key: ApiKey
+) -> RequestBody:
+    _refuse_media(client)
+    length = client.body_length(limits.max_body_bytes)
+    if length is None or length > UNCHECKED_BODY_BYTES:
+        await responses.check(key)
+    body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
+    record.bytes_in = len(body)
+    record.received = time.perf_counter()
+    return read_request_body(body, needs_input=target.operation.needs_input)
+
+
+def _about(known_response: KnownResponse, query: bytes) -> RequestBody:
+    """A request about a response that exists: it has no body, and its model is the response's."""
+    return RequestBody(
+        body=b"",
+        model=known_response.model,
+        stream=b"stream=true" in query.split(b"&"),
+        max_output_tokens=None,
+        previous_response_id=None,
+        input_tokens_estimate=0,
+    )
+
+
+def _pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:
+    """The route to the upstream that made the response: nobody else knows it."""
+    if known_response.upstream not in snapshot.upstreams:
+        raise GatewayError(
+            "response_not_found", f"The provider of {known_response.response_id!r} is not used here any more."
+        )
+    if not target.operation.by_id and known_response.upstream not in route.rule.upstreams:
+        raise GatewayError(
+            "invalid_field",
+            f"{known_response.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
+            param="previous_response_id",
+        )
+    return route._replace(candidates=(known_response.upstream,))
+
+
+def _ask(
+    snapshot: ConfigSnapshot,
+    record: RequestRecord,
+    client: Client,
+    key: ApiKey,
+    request: RequestBody,
+    route: Route,
+    target: Target,
+) -> AdmissionRequest:
+    input_tokens, output_tokens = (
+        request.input_tokens_estimate,
+        (
+            request.max_output_tokens
+            or route.rule.default_max_output_tokens
+            or snapshot.limits.default_max_output_tokens
+        ),
+    )
+    if target.operation.charge != "usage or estimate":
+        input_tokens, output_tokens = 0, 0  # counted and limited as a request; nothing to reserve
+    amount = worst_case_nano_usd(route.price, input_tokens, output_tokens)
+    unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None else 0
+    demand = Demand(route.model, amount, input_tokens, output_tokens, route.price, unsaid)
+    mark = client.text(b"idempotency-key")
+    if mark is not None and not 0 < len(mark) <= MAX_IDEMPOTENCY_KEY:
+        raise GatewayError(
+            "invalid_field",
+            f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters.",
+            param="Idempotency-Key",
+        )
+    return AdmissionRequest(record.request_id, key, route.patterns, demand, request.max_output_tokens, mark)
+
+
+def _refuse_upgrade(client: Client) -> None:
+    """RFC 9110 lets a server ignore an upgrade, but llhttp stops at the head of such a request: its body is lost."""
+    if client.fields.get(b"upgrade") is not None and b"upgrade" in (client.fields.get(b"connection") or b"").lower():
+        raise GatewayError("upgrade_unsupported", "This gateway speaks HTTP/1.1: send the request without 'Upgrade'.")
+
+
+def _refuse_media(client: Client) -> None:
+    kind = client.fields.get(b"content-type")
+    if kind is not None and kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise GatewayError("unsupported_media_type", "Send the request as JSON: 'Content-Type: application/json'.")
+    encoding, coding = client.fields.get(b"content-encoding"), client.fields.get(b"transfer-encoding")
+    if coding is not None and coding.strip().lower() != b"chunked":
+        raise GatewayError("unsupported_media_type", "Send the body without a Transfer-Encoding other than chunked.")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise GatewayError("unsupported_media_type", "Send the body as it is, without Content-Encoding.")

@@ -1,0 +1,314 @@
+"""Handles one request, and is its one exit: steps 6 to 9.
+
+    1-5          admission, failover        Authorization, body, route, hold, an upstream that answers
+    6 relay      Opened -> bytes            Relay.run
+    7 decide     ExchangeResult -> Settlement   settlement.decide, pure
+    8 settle     -> the ledger              Ledger.settle: no cancellation takes it back
+    9 record     -> one log line            RequestLog.write; Counters.note
+
+From step 4 on a request holds credits and a slot. Whatever happens then (an error, a client that leaves, a deadline, a
+shutdown, a bug), `RequestHandler` passes 7 to 9 once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+
+from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
+from gateway.billing.settlement import ExchangeResult, decide, void
+from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
+from gateway.errors import GatewayError
+from gateway.http.auth_throttle import AuthThrottle
+from gateway.http.client import Client, ClientDisconnected
+from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
+from gateway.ledger.ledger import Ledger
+from gateway.observability.metrics.counters import Counters
+from gateway.observability.request_log import RequestLog
+from gateway.observability.request_record import ErrorSummary, RequestRecord, Trace, new_request_id
+from gateway.protocol.operations import Operation, Target
+from gateway.proxy import admission
+from gateway.proxy.admission import Admitted
+from gateway.proxy.dry_run import answer as dry_run_answer
+from gateway.proxy.dry_run import is_dry_run
+from gateway.proxy.failover import fault_error, open_upstream
+from gateway.proxy.relay import InvalidAnswer, Relay
+from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.types import Headers, Receive, Scope, Send
+from gateway.upstream.transport import FaultKind, UpstreamFault
+
+_ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
+    {
+        Reason.CLIENT_LEFT: Outcome.CLIENT_LEFT,
+        Reason.TIMED_OUT: Outcome.TIMED_OUT,
+        Reason.SHUT_DOWN: Outcome.SHUT_DOWN,
+    }
+)
+_OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
+    {
+        "upstream_timeout": Outcome.UPSTREAM_TIMEOUT,
+        "upstream_rejected_gateway": Outcome.UPSTREAM_REFUSED,
+        "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
+    }
+)
+_SWEEP_S: Final = 1.0
+
+
+class ActiveSnapshot:
+    """A plan, and how many requests run on it. State that changes: `requests`."""
+
+    def __init__(self, snapshot: ConfigSnapshot) -> None:
+        self.snapshot = snapshot
+        self.requests = 0
+
+
+class RequestHandler:
+    """Serves requests; one object a worker.
+
+    `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
+    State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
+    request that talks to an upstream, by which it can be ended), `streams` (how many of them stream), `stopping`.
+    """
+
+    def __init__(
+        self,
+        snapshot: ConfigSnapshot,
+        ledger: Ledger,
+        responses: KnownResponses,
+        log: RequestLog,
+        counters: Counters,
+        throttle: AuthThrottle,
+        *,
+        total_timeout_s: float,
+        numeric_codes: bool,
+    ) -> None:
+        self.on_end: Callable[[RequestRecord], None] | None = None
+        self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
+        self._in_force = ActiveSnapshot(snapshot)
+        self.running: set[CancelScope] = set()
+        self.stopping = False
+        self._drained = False
+        self.streams = 0
+        self._ledger = ledger
+        self._responses = responses
+        self._log = log
+        self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
+        self._counters = counters
+        self._throttle = throttle
+        self._total_timeout_s = total_timeout_s
+        self._numeric_codes = numeric_codes
+        self._diagnostics = structlog.get_logger("gateway.relay")
+
+    async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its first byte to its log line."""
+        address = self._throttle.addresses.of(scope)
+        record = RequestRecord(new_request_id(), scope["method"], scope["path"], target.operation.route, address)
+        client = Client(scope, receive, send)
+        record.shows_tried = self._is_admin(client.fields.get(b"x-gateway-admin-key"))
+        if self.begin_trace is not None:
+            record.trace = self.begin_trace(record, target.operation, client.headers)
+        in_force = self._in_force
+        in_force.requests += 1
+        try:
+            admitted = await self._admit(in_force.snapshot, target, client, record)
+            if admitted is not None:
+                await self._exchange(admitted, client, record)
+        finally:
+            in_force.requests -= 1
+            record.status = client.status or 0
+            record.bytes_out = client.bytes_out
+            record.first_byte = client.first_byte
+            record.ended = time.perf_counter()
+            self._counters.note(record)
+            self._log.write(record)
+            if self.on_end is not None:
+                self.on_end(record)
+            if record.trace is not None:
+                record.trace.end(record)
+
+    @property
+    def snapshot(self) -> ConfigSnapshot:
+        """The configuration that the next request runs on."""
+        return self._in_force.snapshot
+
+    def replace_snapshot(self, snapshot: ConfigSnapshot) -> ActiveSnapshot:
+        """The next request runs on another plan; running ones keep theirs. The old one, with how many it still has."""
+        before, self._in_force = self._in_force, ActiveSnapshot(snapshot)
+        return before
+
+    async def watch_deadlines(self) -> None:
+        """Ends requests whose total time is over: one sweep for all, so that a request needs no timer."""
+        clock = self._loop.time
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_s = clock()
+            for cancel_scope in [one for one in self.running if one.deadline_s <= now_s]:
+                cancel_scope.cancel(Reason.TIMED_OUT)
+
+    def drain(self, timeout_s: float) -> None:
+        """What still runs after `timeout_s` is ended properly: a stream with its last words.
+
+        The server takes no new connections. A request on one that it had taken is served: a front that could not know
+        would have to give a refusal to its client.
+        """
+        self.stopping = True
+        self._loop.call_later(timeout_s, self._end_all)
+
+    def _end_all(self) -> None:
+        self._drained = True
+        for cancel_scope in list(self.running):
+            cancel_scope.cancel(Reason.SHUT_DOWN)
+
+    async def _admit(
+        self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord
+    ) -> Admitted | None:
+        """Steps 1 to 4; None where the request was refused, and the client has been told."""
+        try:
+            self._refuse_when_drained()
+            if is_dry_run(client):
+                await self._preview(snapshot, target, client, record)
+                return None
+            return await admission.admit(snapshot, self._ledger, self._responses, target, client, record)
+        except GatewayError as error:
+            await self.refuse(client, record, self._throttle.throttle(client.scope, error))
+        except ClientDisconnected:
+            record.outcome = Outcome.CLIENT_LEFT
+        except Exception:  # noqa: BLE001 - the one exit: a bug is answered, logged and leaves nothing behind
+            self._diagnostics.exception("admission_failed", request_id=record.request_id)
+            await self.refuse(client, record, internal_error())
+        record.state = TRANSITIONS[record.state, Event.REFUSE]
+        return None
+
+    async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
+        """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
+        routed = await admission.prepare(snapshot, self._responses, target, client, record)
+        preview = await self._ledger.preview(routed.admission_request)
+        record.outcome = Outcome.DRY_RUN
+        body = dry_run_answer(record.request_id, routed.route.model, routed.route.price, preview)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += preview.admission.rates.headers()
+        await client.answer(200, [*headers, (b"x-request-id", record.request_id.encode())], body)
+
+    def _is_admin(self, key: bytes | None) -> bool:
+        admin_key = self.snapshot.admin_key
+        return key is not None and admin_key is not None and secrets.compare_digest(key, admin_key)
+
+    def _refuse_when_drained(self) -> None:
+        if self._drained:
+            raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
+
+    async def _exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+        """Steps 5 to 9 for an admitted request. The one exit."""
+        relay = Relay(admitted, client, record)
+        record.rates = admitted.admission.rates
+        try:
+            await self._run(relay, admitted, client, record)
+        except GatewayError as error:
+            # Nothing has been sent: the answer is ours to give.
+            relay.outcome = _outcome_of(error)
+            await self.refuse(client, record, error)
+        except Exception:  # noqa: BLE001 - the one exit: a bug is answered, settled and logged
+            relay.outcome = Outcome.INTERNAL_ERROR
+            self._diagnostics.exception("request_failed", request_id=record.request_id)
+            with contextlib.suppress(Exception):
+                await self._end_broken(relay, client, record, internal_error())
+        finally:
+            await self._settle(relay, admitted, record)
+
+    async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+        cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
+        self.running.add(cancel_scope)
+        self.streams += record.stream
+        watch = client.watch(lambda: relay.client_left(cancel_scope))
+        try:
+            with cancel_scope:
+                opened = await open_upstream(admitted.snapshot, admitted, client, record)
+                record.opened = time.perf_counter()
+                await relay.run(opened)
+        except ScopeCancelled as ended:
+            relay.outcome = _ENDED_BY[ended.reason]
+            relay.abort()
+            if ended.reason is not Reason.CLIENT_LEFT:
+                await self._end_broken(relay, client, record, _ended_error(ended.reason))
+        except UpstreamFault as fault:
+            record.detail = str(fault)
+            relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
+            await self._end_broken(relay, client, record, fault_error(fault))
+        finally:
+            watch.close()
+            relay.abort()
+            self.running.discard(cancel_scope)
+            self.streams -= record.stream
+
+    async def _end_broken(self, relay: Relay, client: Client, record: RequestRecord, error: GatewayError) -> None:
+        """Tells the client of a failure: as an answer of its own, or at the end of a stream that has begun."""
+        if client.status is None:
+            await self.refuse(client, record, error)
+        else:
+            words = relay.closing_events(error)
+            record.code = error.code if words else None
+            await client.end(words)
+
+    async def _settle(self, relay: Relay, admitted: Admitted, record: RequestRecord) -> None:
+        relay.abort()
+        record.relayed = time.perf_counter()
+        hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
+        try:
+            result = relay.result()
+            settlement = decide(
+                result,
+                hold,
+                admitted.route.price,
+                model=admitted.route.model,
+                upstream=record.upstream or "",
+                trust_upstream_cost=admitted.route.rule.cost_source == "upstream",
+            )
+        except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
+            self._diagnostics.exception("decision_failed", request_id=record.request_id)
+            result = ExchangeResult(Outcome.INTERNAL_ERROR)
+            settlement = void(hold, result.outcome)
+        if known_response is not None and admitted.target.operation.by_id and settlement.kind == "settle":
+            settlement, known_response = correction(known_response, settlement)
+            memory = self._responses.memory(hold.team_id, known_response)
+            _ = self._ledger.settle(void(hold, result.outcome))
+        elif settlement.kind == "settle" and (response_id := relay.response_id) is not None:
+            memory = self._responses.memory(
+                hold.team_id, known_response_of(settlement, response_id, relay.upstream_key)
+            )
+        settled = self._ledger.settle(settlement, memory)
+        record.outcome = result.outcome
+        record.settlement = settlement
+        record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
+        # A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
+        record.spooled = await settled is None
+
+    async def refuse(self, client: Client, record: RequestRecord, error: GatewayError) -> None:
+        """Answers with an error of the gateway's own."""
+        record.code, record.refusal = error.code, ErrorSummary(error.message, error.explain)
+        status, headers, body = error.render(numeric_codes=self._numeric_codes)
+        headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode()), *record.debug_headers()]
+        await client.answer(status, headers, body)
+
+
+def internal_error() -> GatewayError:
+    """The error for a bug: nothing of it is shown."""
+    return GatewayError("internal_error", "The gateway failed. The operator's log has the reason.")
+
+
+def _outcome_of(error: GatewayError) -> Outcome:
+    if isinstance(error, InvalidAnswer):
+        return error.outcome
+    return _OUTCOMES.get(error.code, Outcome.UPSTREAM_UNREACHABLE)
+
+
+def _ended_error(reason: Reason) -> GatewayError:
+    if reason is Reason.TIMED_OUT:
+        return GatewayError("upstream_timeout", "The request took longer than this gateway allows.")
+    return GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)

@@ -1,0 +1,105 @@
+"""The audit log: what admins changed. Two bounded streams an action: `gw:audit`, and the team's own, for its lead.
+
+    field         value
+    actor         "root", or the admin key's id; actor_name its name
+    action        method and path's template, "PATCH /teams/{team}/keys/{key}"
+    subject       what it was done to: team=..., key=..., as the path named it
+    team          the team's id, "" where none is concerned
+    before,after  JSON; never a secret: whatever looks like one is struck out
+    request_id    of the admin's request
+
+An entry is written when the action has been done. Ids are the stream's: "<server time, ms>-<number>".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway.errors import GatewayError
+from gateway.store.keyspace import AUDIT, TeamKeys
+from gateway.store.replies import gather
+from gateway.store.store import Store
+from gateway.types import Page
+
+STRUCK_OUT: Final = "sk-..."
+_SECRET: Final = re.compile(r"sk-gwa?-[0-9A-Za-z-]+")
+_ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
+_LONGEST: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One entry; `id` and `at_ms` are "" and 0 before it is written."""
+
+    actor: str
+    actor_name: str
+    action: str
+    subject: str
+    team_id: str
+    before: Any
+    after: Any
+    request_id: str
+    id: str = ""
+    at_ms: int = 0
+
+
+class AuditLog:
+    """The audit log of one store. `most`: entries that are kept. Raises GatewayError `store_unavailable`."""
+
+    def __init__(self, store: Store, most: int) -> None:
+        self._store = store
+        self._most = str(most)
+
+    async def write(self, action: Action) -> None:
+        """Appends an entry."""
+        fields = {
+            "actor": action.actor,
+            "actor_name": action.actor_name,
+            "action": action.action,
+            "subject": action.subject,
+            "team": action.team_id,
+            "before": _text(action.before),
+            "after": _text(action.after),
+            "request_id": action.request_id,
+        }
+        words = [word for pair in fields.items() for word in pair]
+        streams = [AUDIT, TeamKeys(action.team_id).audit] if action.team_id else [AUDIT]
+        await gather([self._store.run("XADD", name, "MAXLEN", "~", self._most, "*", *words) for name in streams])
+
+    async def read(self, team_id: str | None, limit: int, after: str | None) -> Page[Action]:
+        """Entries, the newest first; of one team, or all. Raises `invalid_field` for what is no cursor."""
+        if after is not None and not _ID.fullmatch(after):
+            raise GatewayError("invalid_field", f"{after!r} is no cursor of the audit log.", param="after")
+        if after is not None and not after.strip("0-"):
+            return Page((), None)  # nothing is older; the store knows no interval that ends before its beginning
+        name = AUDIT if team_id is None else TeamKeys(team_id).audit
+        end = "+" if after is None else f"({after}"
+        found = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(limit + 1))]))[0]
+        actions = [_action(entry_id, fields) for entry_id, fields in found]
+        return Page(tuple(actions[:limit]), actions[limit - 1].id if len(actions) > limit else None)
+
+
+def _text(value: Any) -> str:
+    text = _SECRET.sub(STRUCK_OUT, orjson.dumps(value).decode())
+    return text if len(text) <= _LONGEST else orjson.dumps({"cut": text[:_LONGEST]}).decode()
+
+
+def _action(entry_id: bytes, flat: list[bytes]) -> Action:
+    words = [word.decode() for word in flat]
+    fields = dict(zip(words[::2], words[1::2], strict=True))
+    return Action(
+        actor=fields["actor"],
+        actor_name=fields["actor_name"],
+        action=fields["action"],
+        subject=fields["subject"],
+        team_id=fields["team"],
+        before=orjson.loads(fields["before"]),
+        after=orjson.loads(fields["after"]),
+        request_id=fields["request_id"],
+        id=entry_id.decode(),
+        at_ms=int(entry_id.partition(b"-")[0]),
+    )

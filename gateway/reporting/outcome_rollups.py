@@ -1,0 +1,121 @@
+"""What workers saw of requests, rolled up beside their usage: how they ended, how long they took, why refused.
+
+    gw:{T}:seen:<hour>, gw:{T}:seen-day:<day>    hash: "<what>|<model>" -> how many
+
+    what                            counts
+    end,<outcome>                   requests that were admitted, by how they ended
+    total,<ms>  first,<ms>          settled requests by the bucket of their time (latency.py): to their end, and of
+                                    streams to the first byte of the body
+    no,<code>,<limit>,<scope>       refusals
+
+Written in batches, off the request line, so that it costs a request nothing. It is for looking: a batch that the store
+did not take is not written again, since it may have been written; money is in `used`, which settlement writes itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+SEEN: Final = Script.load("seen_v1")
+MAX_FIELDS: Final = 2_000
+MAX_FIELDS_OF_REFUSALS: Final = 200
+"""Whoever has a key can name any number of models; to have requests admitted for them is another matter."""
+_AT_ONCE: Final = 500  # calls in a write to the store
+_PAIRS: Final = 500  # fields in a call
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Whose, and when, server's time in ms. Refusals name the key and the SHA-256 of the secret that was presented."""
+
+    team_id: str
+    at_ms: int
+    key_id: str = ""
+    secret_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """A reason, and how often. `limit`, `scope`: "" where none applies."""
+
+    code: str
+    limit: str
+    scope: str
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCounts:
+    """What was seen of one model in one step. Counts by `what`."""
+
+    team_id: str
+    model: str
+    start_ms: int
+    counts: Mapping[str, int]
+
+
+class OutcomeRollups:
+    """The teams' roll-ups in one store. Raises GatewayError `store_unavailable`."""
+
+    def __init__(self, store: Store, *, retention_s: int) -> None:
+        self._store = store
+        self._retention_ms = str(retention_s * 1000)
+
+    async def write(self, seen: Mapping[Where, Counter[str]]) -> None:
+        """Adds counts by "<what>|<model>"."""
+        calls = [call for where, counts in seen.items() for call in self._calls(where, counts)]
+        for at in range(0, len(calls), _AT_ONCE):
+            await gather([self._store.call(SEEN, *call) for call in calls[at : at + _AT_ONCE]])
+
+    def _calls(self, where: Where, counts: Counter[str]) -> Iterator[tuple[list[str], list[str]]]:
+        names = TeamKeys(where.team_id)
+        keys = [names.seen("hour", where.at_ms), names.seen("day", where.at_ms)]
+        keys += [names.key(where.key_id)] if where.secret_hash else []
+        pairs = list(counts.items())
+        for at in range(0, len(pairs), _PAIRS):
+            flat = [word for name, count in pairs[at : at + _PAIRS] for word in (name, str(count))]
+            most = MAX_FIELDS_OF_REFUSALS if where.secret_hash else MAX_FIELDS
+            yield keys, [self._retention_ms, str(most), where.secret_hash, *flat]
+
+
+def read_seen(team_id: str, start_ms: int, flat: list[bytes]) -> list[OutcomeCounts]:
+    """A roll-up, by model."""
+    models: dict[str, dict[str, int]] = {}
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
+        what, _bar, model = name.decode().partition("|")
+        models.setdefault(model, {})[what] = int(value)
+    return [OutcomeCounts(team_id, model, start_ms, counts) for model, counts in models.items()]
+
+
+def endings(counts: Mapping[str, int]) -> dict[str, int]:
+    """Admitted requests by outcome."""
+    return {name: counts[what] for what, name in _of("end", counts)}
+
+
+def times(kind: str, counts: Mapping[str, int]) -> dict[int, int]:
+    """Settled requests by their buckets' upper bounds in ms. `kind`: total or first."""
+    return {int(bound): counts[what] for what, bound in _of(kind, counts)}
+
+
+def refusals(counts: Mapping[str, int]) -> list[Refusals]:
+    """By reason, the most frequent first."""
+    found = []
+    for what, reason in _of("no", counts):
+        code, limit, scope = reason.split(",")
+        found.append(Refusals(code, limit, scope, counts[what]))
+    return sorted(found, key=lambda refused: (-refused.requests, refused.code, refused.limit, refused.scope))
+
+
+def _of(kind: str, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    for what in counts:
+        name, _comma, rest = what.partition(",")
+        if name == kind:
+            yield what, rest

@@ -1,0 +1,115 @@
+"""The last requests of one team or of all: what the journal settled, with what was refused; the newest first.
+
+A page is cut between two milliseconds, never inside one: its cursor is a time, and serves any number of streams at once
+without losing an entry. So a page may be a little longer than was asked. However many teams there are, a bounded number
+of streams is read at once, and no more than a page's worth is kept of what they held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.errors import GatewayError
+from gateway.ledger.journal import Entry, read_entry
+from gateway.reporting.refused_requests import RefusedRequest, read_refused
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.store import Store
+from gateway.types import Page
+
+_REQUESTS: Final = frozenset({"settle", "void", "expire"})
+_ROUNDS: Final = 20  # pages of the streams that are looked through for a filter that seldom matches
+_FEWEST: Final = 10  # entries that are asked of a stream at once, however many teams there are
+_AT_ONCE: Final = 256  # teams whose streams are read at once
+_LONGEST_CURSOR: Final = 15  # digits of a time in ms
+Recent = tuple[str, Entry | RefusedRequest]
+
+
+async def recent(
+    store: Store, team_ids: Sequence[str], *, limit: int, after: str | None, outcome: str | None
+) -> Page[Recent]:
+    """(team id, entry or refusal) by time. `outcome`: the journal's, or "refused". Raises `invalid_field`."""
+    if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _LONGEST_CURSOR):
+        raise GatewayError("invalid_field", f"{after!r} is no cursor of the requests.", param="after")
+    end = int(after) if after is not None else None
+    if end == 0:  # nothing is older; the store knows no interval that ends before its beginning
+        return Page((), None)
+    looker = _Looker(store, outcome)
+    found: list[Recent] = []
+    for _ in range(_ROUNDS):
+        page, end = await looker.round(team_ids, limit, end)
+        found += page
+        if end is None or len(found) >= limit:
+            break
+    found, cut_ms = _newest(found, limit)
+    end = cut_ms if cut_ms is not None else end
+    return Page(tuple(found), None if end is None else str(end))
+
+
+class _Looker:
+    """Reads the streams that an outcome can be in. No state changes."""
+
+    def __init__(self, store: Store, outcome: str | None) -> None:
+        self._store = store
+        self._outcome = outcome
+        self._journal = outcome != "refused"
+        self._refused = outcome in (None, "refused")
+
+    async def round(
+        self, team_ids: Sequence[str], limit: int, before_ms: int | None
+    ) -> tuple[list[Recent], int | None]:
+        """One page of everything older than `before_ms`, and the time at which the next begins; None at the end."""
+        end = "+" if before_ms is None else f"({before_ms}-0"
+        share = min(limit, max(_FEWEST, 2 * limit // max(1, len(team_ids))))
+        found: list[Recent] = []
+        cut_ms: int | None = None  # older ones may be missing: a stream gave all it was asked for, or there are enough
+        for at in range(0, len(team_ids), _AT_ONCE):
+            for items in await self._read(team_ids[at : at + _AT_ONCE], end, "-", share):
+                if len(items) == share:
+                    cut_ms = max(cut_ms or 0, items[-1][1].at_ms)
+                found += [item for item in items if self._matches(item[1])]
+            found, enough_ms = _newest(found, limit)
+            if enough_ms is not None:
+                cut_ms = max(cut_ms or 0, enough_ms)
+        if cut_ms is None:
+            return found, None
+        # Of the last millisecond, all that there is.
+        found = [item for item in found if item[1].at_ms > cut_ms]
+        for at in range(0, len(team_ids), _AT_ONCE):
+            part = team_ids[at : at + _AT_ONCE]
+            for items in await self._read(part, f"{cut_ms}-18446744073709551615", f"{cut_ms}-0", None):
+                found += [item for item in items if self._matches(item[1])]
+        return found, cut_ms
+
+    async def _read(self, team_ids: Sequence[str], end: str, start: str, limit: int | None) -> list[list[Recent]]:
+        count = () if limit is None else ("COUNT", str(limit))
+        names = [TeamKeys(team_id) for team_id in team_ids]
+        journals = [self._store.run("XREVRANGE", name.journal, end, start, *count) for name in names if self._journal]
+        refused = [self._store.run("XREVRANGE", name.refused, end, start, *count) for name in names if self._refused]
+        replies = await gather([*journals, *refused])
+        found: list[list[Recent]] = [
+            [(team_id, read_entry(entry_id, fields)) for entry_id, fields in reply]
+            for team_id, reply in zip(team_ids, replies[: len(journals)], strict=False)
+        ]
+        found += [
+            [(team_id, read_refused(team_id, entry_id, fields)) for entry_id, fields in reply]
+            for team_id, reply in zip(team_ids, replies[len(journals) :], strict=False)
+        ]
+        return found
+
+    def _matches(self, item: Entry | RefusedRequest) -> bool:
+        if isinstance(item, RefusedRequest):
+            return True
+        if item.type not in _REQUESTS:
+            return False
+        return self._outcome is None or self._outcome == (item.outcome or "expired")
+
+
+def _newest(found: list[Recent], limit: int) -> tuple[list[Recent], int | None]:
+    """The newest, by time, and the time of the oldest of them if there were more; all of one millisecond, or none."""
+    found = sorted(found, key=lambda item: item[1].at_ms, reverse=True)
+    if len(found) <= limit:
+        return found, None
+    cut_ms = found[limit - 1][1].at_ms
+    return [item for item in found if item[1].at_ms >= cut_ms], cut_ms

@@ -1,0 +1,104 @@
+"""Refusals as a team's operators see them: the last ones of each team, with why. Written in batches, off the warm path.
+
+    gw:{T}:refused   a stream: id, key, status, code, message, limit, scope, model; bounded in number and in time
+
+A request that was refused has no hold and no entry in the journal: this is where "why was I refused?" is answered. Only
+refusals of a key's own secret are kept; revoked and expired ones too, until a rotation has removed the secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+REFUSED: Final = Script.load("refused_v1")
+_AT_ONCE: Final = 64
+_PAGE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """One refusal. `limit`, `scope`, `model`: "" where none applies; `id`, `at_ms`: the stream's, once stored."""
+
+    request_id: str
+    team_id: str
+    key_id: str
+    status: int
+    code: str
+    message: str
+    limit: str
+    scope: str
+    model: str
+    id: str = ""
+    at_ms: int = 0
+
+
+class RefusedRequests:
+    """The teams' refusals in one store. Raises GatewayError `store_unavailable`."""
+
+    def __init__(self, store: Store, *, most: int, retention_s: int) -> None:
+        self._store = store
+        self._most = str(most)
+        self._retention_ms = str(retention_s * 1000)
+
+    async def write(self, refusals: Sequence[tuple[str, RefusedRequest]]) -> None:
+        """Stores refusals, each with the SHA-256 of the secret that was presented."""
+        calls = []
+        for secret_hash, refused in refusals:
+            names = TeamKeys(refused.team_id)
+            fields = {
+                "request": refused.request_id,
+                "key": refused.key_id,
+                "status": str(refused.status),
+                "code": refused.code,
+                "message": refused.message,
+                "limit": refused.limit,
+                "scope": refused.scope,
+                "model": refused.model,
+            }
+            words = [word for pair in fields.items() for word in pair]
+            args = [secret_hash, self._most, self._retention_ms, *words]
+            calls.append(self._store.call(REFUSED, [names.key(refused.key_id), names.refused], args))
+        await gather(calls)
+
+
+async def find_refused(store: Store, team_ids: Sequence[str], request_id: str) -> RefusedRequest | None:
+    """A refusal among teams' lists, from the newest back. Raises GatewayError `store_unavailable`."""
+    wanted = request_id.encode()
+    waiting = [(team_id, "+") for team_id in team_ids]
+    while waiting:
+        part, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+        names = [(TeamKeys(team_id).refused, end) for team_id, end in part]
+        pages = await gather([store.run("XREVRANGE", name, end, "-", "COUNT", str(_PAGE)) for name, end in names])
+        for (team_id, _), page in zip(part, pages, strict=True):
+            for entry_id, fields in page:
+                if fields[1] == wanted:
+                    return read_refused(team_id, entry_id, fields)
+            if len(page) == _PAGE:
+                waiting.append((team_id, f"({page[-1][0].decode()}"))
+    return None
+
+
+def read_refused(team_id: str, entry_id: bytes, flat: list[bytes]) -> RefusedRequest:
+    """An entry of a team's stream."""
+    words = [word.decode(errors="replace") for word in flat]
+    fields = dict(zip(words[::2], words[1::2], strict=True))
+    return RefusedRequest(
+        request_id=fields["request"],
+        team_id=team_id,
+        key_id=fields["key"],
+        status=int(fields["status"]),
+        code=fields["code"],
+        message=fields["message"],
+        limit=fields["limit"],
+        scope=fields["scope"],
+        model=fields["model"],
+        id=entry_id.decode(),
+        at_ms=int(entry_id.partition(b"-")[0]),
+    )

@@ -1,0 +1,198 @@
+"""Finished requests on their way to operators: counted, refusals into their team's list, all to whoever watches.
+
+    note(record)   on the request line, as its last step: three appends at most, no I/O
+    run()          a few times a second: writes what was noted, off the request line
+
+The queues are bounded: in a storm the newest are kept, and `dropped` counts the others. What the ledger settled is in
+the journal in any case; this is for looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from gateway.billing.lifecycle import Outcome
+from gateway.billing.money import format_usd
+from gateway.errors import GatewayError
+from gateway.observability.request_record import RequestRecord
+from gateway.reporting.latency_buckets import bucket_ms
+from gateway.reporting.live_requests import LiveRequests
+from gateway.reporting.outcome_rollups import OutcomeRollups, Where
+from gateway.reporting.refused_requests import RefusedRequest, RefusedRequests
+from gateway.reporting.request_timings import RequestTimings
+from gateway.store.errors import StoreError
+from gateway.store.keyspace import STEP_MS
+
+EVERY_S: Final = 0.25
+MAX_REFUSED: Final = 50
+MAX_EVENTS: Final = 500
+MAX_COUNTED: Final = 10_000
+MAX_TIMED: Final = 50
+
+
+class RequestReporter:
+    """One worker's. State that changes: what was noted and not yet written, `watched`, `watchers` (here), `dropped`."""
+
+    def __init__(
+        self, refused: RefusedRequests, seen: OutcomeRollups, timings: RequestTimings, live_requests: LiveRequests
+    ) -> None:
+        self.dropped = 0
+        self.watched = False
+        self.watchers = 0
+        self._log = refused
+        self._seen = seen
+        self._timings = timings
+        self._live_requests = live_requests
+        self._counted: deque[RequestRecord] = deque(maxlen=MAX_COUNTED)
+        self._refused: deque[RequestRecord] = deque(maxlen=MAX_REFUSED)
+        self._finished: deque[RequestRecord] = deque(maxlen=MAX_EVENTS)
+
+    def note(self, record: RequestRecord) -> None:
+        """Remembers a request that has ended."""
+        if record.settlement is not None:
+            self._append(self._counted, record)
+        elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
+            self._append(self._counted, record)
+            self._append(self._refused, record)
+        if self.watched:
+            self._append(self._finished, record)
+
+    async def run(self) -> None:
+        """Writes, until it is cancelled. A store that is away costs what was noted, and nothing else."""
+        while True:
+            try:
+                await self.flush()
+                self.watched = await self._live_requests.is_watched()
+            except (GatewayError, StoreError):
+                self.watched = False
+            except Exception:  # noqa: BLE001 - a bug here must not end what operators see
+                structlog.get_logger("gateway.feed").exception("feed_failed")
+            await asyncio.sleep(EVERY_S)
+
+    async def end(self) -> None:
+        """At shutdown, after the last request."""
+        with contextlib.suppress(GatewayError, StoreError):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Writes what was noted. Raises GatewayError or StoreError."""
+        counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
+        if timed := [record for record in counted if record.settlement is not None][-MAX_TIMED:]:
+            await self._timings.write([(record.team_id or "", record.request_id, timing(record)) for record in timed])
+        if counted:
+            await self._seen.write(counts(counted, time.time_ns() // 1_000_000))
+        if refused:
+            await self._log.write([(record.secret_hash or "", _refused(record)) for record in refused])
+        if finished:
+            await self._live_requests.publish([event(record) for record in finished])
+
+    def _append(self, queue: deque[RequestRecord], record: RequestRecord) -> None:
+        self.dropped += len(queue) == queue.maxlen
+        queue.append(record)
+
+
+def event(record: RequestRecord) -> dict[str, Any]:
+    """A finished request as a live event."""
+    settlement, refusal = record.settlement, record.refusal
+    usage = settlement.usage if settlement is not None else None
+    return {
+        "id": record.request_id,
+        "team_id": record.team_id,
+        "key_id": record.key_id,
+        "model": record.model,
+        "stream": record.stream,
+        "status": record.status,
+        "outcome": record.outcome.value,
+        "code": record.code,
+        "limit": refusal.explain.get("limit") if refusal is not None else None,
+        "scope": refusal.explain.get("scope") if refusal is not None else None,
+        "upstream": record.upstream,
+        "cost_usd": format_usd(settlement.cost_nano_usd) if settlement is not None else None,
+        "settled_by": settlement.settled_by if settlement is not None else None,
+        "input_tokens": usage.input_tokens if usage is not None else None,
+        "output_tokens": usage.output_tokens if usage is not None else None,
+        "first_byte_ms": _since(record, record.first_byte),
+        "total_ms": _since(record, record.ended),
+    }
+
+
+def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Counter[str]]:
+    """What is rolled up of finished requests (ledger.seen): refused ones now, others when they were admitted."""
+    found: defaultdict[Where, Counter[str]] = defaultdict(Counter)
+    ended: dict[tuple[str, int, str, Outcome, int, int], int] = {}  # words are written for each kind, not for each one
+    for record in records:
+        settlement, model = record.settlement, record.model or ""
+        if settlement is None:
+            explain = record.refusal.explain if record.refusal is not None else {}
+            where = Where(record.team_id or "", _hour(now_ms), record.key_id or "", record.secret_hash or "")
+            reason = f"{record.code},{explain.get('limit') or ''},{explain.get('scope') or ''}"
+            found[where][f"no,{reason}|{model}"] += 1
+            continue
+        total, first = 0, 0
+        if settlement.kind == "settle" and record.ended is not None:
+            total = bucket_ms((record.ended - record.started) * 1000)
+            if record.stream and record.first_byte is not None:
+                first = bucket_ms((record.first_byte - record.started) * 1000)
+        hold = settlement.hold
+        key = (hold.team_id, _hour(hold.admitted_ms), settlement.model or model, settlement.outcome, total, first)
+        ended[key] = ended.get(key, 0) + 1
+    for (team_id, hour_ms, model, outcome, total, first), requests in ended.items():
+        counter = found[Where(team_id, hour_ms)]
+        counter[f"end,{outcome.value}|{model}"] += requests
+        if total:
+            counter[f"total,{total}|{model}"] += requests
+        if first:
+            counter[f"first,{first}|{model}"] += requests
+    return found
+
+
+def timing(record: RequestRecord) -> dict[str, Any]:
+    """What a request took, for whoever looks at it: ms since its head, the upstreams that were tried, bytes."""
+    return {
+        "status": record.status,
+        "stream": record.stream,
+        "tried": [
+            {"upstream": upstream, "result": result, "took_ms": round(seconds * 1000, 1)}
+            for upstream, result, seconds in record.attempts
+        ],
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "timings": record.timings(),
+    }
+
+
+def _hour(at_ms: int) -> int:
+    return at_ms - at_ms % STEP_MS["hour"]
+
+
+def _refused(record: RequestRecord) -> RefusedRequest:
+    refusal = record.refusal
+    explain = refusal.explain if refusal is not None else {}
+    return RefusedRequest(
+        request_id=record.request_id,
+        team_id=record.team_id or "",
+        key_id=record.key_id or "",
+        status=record.status,
+        code=record.code or "",
+        message=refusal.message if refusal is not None else "",
+        limit=str(explain.get("limit") or ""),
+        scope=str(explain.get("scope") or ""),
+        model=record.model or "",
+    )
+
+
+def _taken(queue: deque[RequestRecord]) -> list[RequestRecord]:
+    taken = list(queue)
+    queue.clear()
+    return taken
+
+
+def _since(record: RequestRecord, at: float | None) -> float | None:
+    return None if at is None else round((at - record.started) * 1000, 1)

@@ -1,0 +1,91 @@
+"""Figures by the hour or the day (UTC), as they are rolled up when requests end.
+
+    gw:{T}:used:<hour>  gw:{T}:used-day:<day>   "<key>|<model>" -> "requests input cached output cost"
+    gw:{T}:seen:<hour>  gw:{T}:seen-day:<day>   see seen.py
+
+Usage is written by the script that posts the cost: what a page shows is what was charged. A request counts when it was
+admitted. A correction that comes later (a response whose usage was learnt afterwards) counts with its request.
+
+Teams are read one after another, a bounded number of steps at once: nothing is kept here, and a team's figures are
+complete when the next team's begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.reporting.outcome_rollups import OutcomeCounts, read_seen
+from gateway.store.keyspace import STEP_MS, Step, TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+ROLLUPS: Final = Script.load("rollups_v1")
+_STEPS: Final = 31  # steps that a call reads: a month of days
+_AT_ONCE: Final = 32  # calls in a write to the store
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What one key used of one model in one step. `cost`: nano-USD."""
+
+    team_id: str
+    key_id: str
+    model: str
+    start_ms: int
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost: int
+
+
+def steps(from_ms: int, to_ms: int, step: Step) -> range:
+    """When the steps begin that [from_ms, to_ms) touches."""
+    width = STEP_MS[step]
+    return range(from_ms // width * width, to_ms, width)
+
+
+async def rolled_up(
+    store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], step: Step, *, with_seen: bool
+) -> AsyncIterator[Used | OutcomeCounts]:
+    """Everything of these steps. Raises GatewayError `store_unavailable`."""
+    parts = [starts[at : at + _STEPS] for at in range(0, len(starts), _STEPS)]
+    wanted: list[tuple[str, Sequence[int]]] = []
+    async for team_id in team_ids:
+        for part in parts:
+            wanted.append((team_id, part))
+            if len(wanted) == _AT_ONCE:
+                for row in await _read(store, wanted, step, with_seen=with_seen):
+                    yield row
+                wanted = []
+    for row in await _read(store, wanted, step, with_seen=with_seen):
+        yield row
+
+
+async def _read(
+    store: Store, wanted: list[tuple[str, Sequence[int]]], step: Step, *, with_seen: bool
+) -> list[Used | OutcomeCounts]:
+    calls = []
+    for team_id, starts in wanted:
+        names = TeamKeys(team_id)
+        keys = [names.usage(step, start_ms) for start_ms in starts]
+        keys += [names.seen(step, start_ms) for start_ms in starts] if with_seen else []
+        calls.append(store.call(ROLLUPS, keys, []))
+    rows: list[Used | OutcomeCounts] = []
+    for (team_id, starts), found in zip(wanted, await gather(calls), strict=True):
+        for number, flat in zip(found[::2], found[1::2], strict=True):
+            at = number - 1
+            if at < len(starts):
+                rows += _read_used(team_id, starts[at], flat)
+            else:
+                rows += read_seen(team_id, starts[at - len(starts)], flat)
+    return rows
+
+
+def _read_used(team_id: str, start_ms: int, flat: list[bytes]) -> Iterator[Used]:
+    for name, sums in zip(flat[::2], flat[1::2], strict=True):
+        key_id, _bar, model = name.decode().partition("|")  # a model's name may have a bar
+        yield Used(team_id, key_id, model, start_ms, *map(int, sums.split()))

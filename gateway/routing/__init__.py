@@ -1,0 +1,1 @@
+"""From a model id to the upstreams that may serve it. Pure."""

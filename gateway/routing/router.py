@@ -1,0 +1,101 @@
+"""Step 3: where a model goes. "provider/model" -> Route.
+
+    alias            a name of the operator's for a model id; resolved first
+    route pattern    exact id, then "provider/*", then "*"; the most specific wins
+    candidates       the route's upstreams: in order, or drawn by weight; pinned ones first
+    wire model       what the upstream is told: the model as it came, unless the route renames it or strips a prefix
+
+An unlisted model (no route, or no price) is refused: never free.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from gateway.billing.prices import Price, PriceTable
+from gateway.errors import GatewayError
+from gateway.routing.model_patterns import specificity
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One [[routes]] entry. `weights` holds one number an upstream; empty: the upstreams are tried in order."""
+
+    pattern: str
+    upstreams: tuple[str, ...]
+    weights: tuple[int, ...] = ()
+    rename: str | None = None
+    strip_prefix: str | None = None
+    repeat_started: bool = False
+    cost_source: Literal["usage", "upstream"] = "usage"
+    keepalive_s: float | None = None
+    cut_at_cap: bool = False
+    default_max_output_tokens: int | None = None
+
+
+class Route(NamedTuple):
+    """What step 3 decided. `model` is the id after aliases: what permissions, prices and the books go by."""
+
+    model: str
+    upstream_model: str
+    candidates: tuple[str, ...]
+    rule: RouteRule
+    price: Price
+    patterns: tuple[str, ...]
+
+
+_MOST_KNOWN: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The routes, aliases and prices in force; a reload makes another.
+
+    State that changes: `_known`, the routes of models that were asked for, unless they are drawn; bounded.
+    """
+
+    rules: Mapping[str, RouteRule]
+    aliases: Mapping[str, str]
+    prices: PriceTable
+    draw: random.Random = field(default_factory=random.SystemRandom)
+    _known: dict[str, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def resolve(self, model: str) -> Route:
+        """The route of a model as a caller named it. Raises GatewayError `model_not_found`."""
+        if (known := self._known.get(model)) is not None:
+            return known
+        target = self.aliases.get(model, model)
+        patterns = specificity(target)
+        rule = next((self.rules[pattern] for pattern in patterns if pattern in self.rules), None)
+        price = self.prices.find(patterns)
+        if rule is None or price is None:
+            missing = "route" if rule is None else "price"
+            raise GatewayError(
+                "model_not_found", f"The model {model!r} does not exist here: it has no {missing}.", param="model"
+            )
+        route = Route(target, _upstream_model(rule, target), self._order(rule), rule, price, patterns)
+        if not rule.weights and len(self._known) < _MOST_KNOWN:
+            self._known[model] = route
+        return route
+
+    def _order(self, rule: RouteRule) -> tuple[str, ...]:
+        if not rule.weights:
+            return rule.upstreams
+        # Weighted order without replacement (Efraimidis and Spirakis, 2006): the largest u ** (1 / weight) goes first.
+        keyed = [
+            (self.draw.random() ** (1 / weight), name)
+            for name, weight in zip(rule.upstreams, rule.weights, strict=True)
+            if weight > 0
+        ]
+        return tuple(name for _, name in sorted(keyed, reverse=True))
+
+
+def _upstream_model(rule: RouteRule, model: str) -> str:
+    if rule.rename is not None:
+        return rule.rename
+    if rule.strip_prefix is not None and model.startswith(rule.strip_prefix):
+        return model[len(rule.strip_prefix) :] or model
+    return model

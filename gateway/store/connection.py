@@ -1,0 +1,305 @@
+"""One connection to one store node, for its one life.
+
+    send(...)  -> buffer -> one write per turn of the event loop -> store -> replies, in order -> futures
+
+    open   answers calls                                   -> retired: an error reply says that the node cannot serve
+    retired  takes no new call, waits for replies           -> over: the last reply came
+    over   every pending call failed; never opened again   <- lost, a deadline passed, not RESP, closed
+
+A call costs a future, a small object and its share of a write: no task and no timer. Calls have the same timeout and
+are answered in order, so the oldest one's deadline is the connection's: one timer, armed while calls wait, watches it.
+A deadline that passes condemns the connection: in RESP a late reply cannot be told from the next one.
+Reconnecting is the Store's: it knows where the primary is now.
+"""
+
+import asyncio
+import math
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import hiredis
+
+from gateway.store.errors import (
+    REPLY_FAULTS,
+    FaultScope,
+    Redirect,
+    StoreError,
+    StoreUnavailable,
+    parse_redirect,
+    reply_exception,
+)
+from gateway.store.script import Script
+from gateway.store.url import Address
+
+Word = str | bytes | int
+# hiredis's stub takes a tuple of one.
+pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
+
+_ASKING: Final = pack((b"ASKING",))
+# How long after a missed deadline the replies get a last look: enough for one more turn of the loop, see `_on_timer`.
+_LAST_LOOK_S: Final = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What every connection to a store has in common. `db` is 0 in a cluster, which has no other."""
+
+    timeout_s: float
+    connect_timeout_s: float
+    max_pending: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+    tls: ssl.SSLContext | None = None
+    client_name: str = "gateway"
+
+
+class Call:
+    """A command on its way. Mutable: its deadline starts when it is written; NOSCRIPT, MOVED and ASK send it again."""
+
+    __slots__ = ("asking", "deadline", "future", "packed", "redirected", "reloaded", "script")
+
+    def __init__(self, packed: bytes, future: asyncio.Future[Any] | None, script: Script | None = None) -> None:
+        self.packed = packed
+        self.future = future  # None: ASKING or SCRIPT LOAD, sent on behalf of the call behind it
+        self.script = script
+        self.deadline = math.inf
+        self.asking = False
+        self.redirected = False
+        self.reloaded = False
+
+    def fail(self, fault: Exception) -> None:
+        """Ends the call with `fault`, unless its caller has gone."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(fault)
+
+
+class StoreConnection(asyncio.Protocol):
+    """A RESP2 connection; made by `open_link`.
+
+    `on_down(link, fault)` is called once, when the link stops taking calls. `on_redirect(link, call, redirect)` takes
+    over a call that was answered MOVED or ASK, once per call.
+    """
+
+    def __init__(self, address: Address, settings: ConnectionSettings, loop: asyncio.AbstractEventLoop) -> None:
+        self.address = address
+        self.fault: StoreUnavailable | None = None  # why it takes no more calls
+        self.on_down: Callable[[StoreConnection, StoreUnavailable], None] | None = None
+        self.on_redirect: Callable[[StoreConnection, Call, Redirect], None] | None = None
+        self._settings = settings
+        self._loop = loop
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._pending: deque[Call] = deque()  # oldest first, unwritten ones at the end
+        self._unwritten: list[Call] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_look = False
+        self._loads: dict[str, Exception | None] = {}  # sha -> SCRIPT LOAD on its way (None), or why it failed
+
+    def send(self, packed: bytes, script: Script | None = None) -> asyncio.Future[Any]:
+        """Queues a packed command; fails at once when the link is down or has `max_pending` calls waiting.
+
+        The future's result is the reply as hiredis parses it: bytes, int, list, None.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.fault is not None:
+            future.set_exception(self.fault.copy())
+        elif len(self._pending) >= self._settings.max_pending:
+            detail = f"{len(self._pending)} calls are waiting for {self.address}"
+            future.set_exception(StoreUnavailable("overload", detail))
+        else:
+            self._put(Call(packed, future, script))
+        return future
+
+    def run(self, *command: Word) -> asyncio.Future[Any]:
+        """`send`, from words."""
+        return self.send(pack(command))
+
+    def carry(self, call: Call, *, asking: bool) -> None:
+        """Sends a call here that another node did not serve; `asking` prefixes ASKING. A cancelled one goes nowhere."""
+        if call.future is not None and call.future.done():
+            return
+        if self.fault is not None:
+            call.fail(self.fault.copy())
+            return
+        self._resend(call, asking=asking)
+
+    def retire(self, fault: StoreUnavailable) -> None:
+        """Takes no more calls; the connection ends when those on their way are answered."""
+        if self.fault is None:
+            self.fault = fault
+            if self.on_down is not None:
+                self.on_down(self, fault)
+        if not self._pending and self._transport is not None:
+            self._transport.close()
+
+    def close(self, fault: StoreUnavailable | None = None) -> None:
+        """Ends the connection now; what is on its way fails, as `maybe_applied` where it was written."""
+        fault = fault or StoreUnavailable("closed")
+        pending, written = self._pending, len(self._pending) - len(self._unwritten)
+        self._pending = deque()
+        self._unwritten = []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.retire(fault)
+        if self._transport is not None:
+            self._transport.abort()
+        for position, call in enumerate(pending):
+            call.fail(fault.copy(maybe_applied=position < written))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport."""
+        # Not isinstance: uvloop's transports do not derive from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fails what is pending."""
+        self.close(StoreUnavailable("lost", f"{self.address}: {exc or 'closed by the store'}"))
+
+    def data_received(self, data: bytes) -> None:
+        """Resolves the futures whose replies are complete."""
+        reader, pending = self._reader, self._pending
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                if not pending:  # closed meanwhile, or a reply to nothing: "-ERR max number of clients reached"
+                    self.close(StoreUnavailable("lost", f"{self.address}: {reply!s:.200}"))
+                    return
+                call = pending.popleft()
+                if reply.__class__ is hiredis.ReplyError:
+                    self._refused(call, str(reply))
+                elif call.future is None:
+                    if call.script is not None:
+                        self._loads.pop(call.script.sha, None)
+                elif not call.future.done():
+                    call.future.set_result(reply)
+        except hiredis.ProtocolError as exc:
+            self.close(StoreUnavailable("protocol", f"{self.address}: {exc}"))
+            return
+        if not pending and self.fault is not None and self._transport is not None:
+            self._transport.close()
+
+    # writing
+
+    def _put(self, call: Call) -> None:
+        if not self._unwritten:
+            self._loop.call_soon(self._flush)
+        self._unwritten.append(call)
+        self._pending.append(call)
+
+    def _flush(self) -> None:
+        calls = self._unwritten
+        if not calls or self._transport is None:
+            return
+        self._unwritten = []
+        deadline = self._loop.time() + self._settings.timeout_s
+        for call in calls:
+            call.deadline = deadline
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+        self._transport.write(b"".join([call.packed for call in calls]))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._pending:
+            return
+        deadline = self._pending[0].deadline
+        if deadline == math.inf:  # not written yet: its flush arms the timer
+            return
+        now = self._loop.time()
+        if now < deadline:
+            self._last_look = False
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+        elif not self._last_look:
+            # Was it this process that slept? Then the replies lie in the socket: uvloop runs timers before it reads.
+            self._last_look = True
+            self._timer = self._loop.call_at(now + _LAST_LOOK_S, self._on_timer)
+        else:
+            detail = f"{self.address}: no reply within {self._settings.timeout_s:g} s"
+            self.close(StoreUnavailable("timeout", detail))
+
+    # error replies
+
+    def _refused(self, call: Call, message: str) -> None:
+        script = call.script
+        if call.future is None:  # ASKING's failure shows in the reply behind it
+            if script is not None:
+                self._loads[script.sha] = reply_exception(message)
+            return
+        fault: Exception = reply_exception(message)
+        if call.future.done():
+            pass  # cancelled: sent again, it would overtake what its caller has sent since to undo it
+        elif script is not None and message.startswith("NOSCRIPT"):
+            if not call.reloaded:
+                self._reload(call, script)
+                return
+            fault = _again(self._loads.get(script.sha)) or fault
+        elif not call.redirected and self.on_redirect is not None and (redirect := parse_redirect(message)):
+            call.redirected = True
+            self.on_redirect(self, call, redirect)
+            return
+        call.fail(fault)
+        if isinstance(fault, StoreUnavailable) and REPLY_FAULTS.get(fault.reason) is FaultScope.NODE:
+            self.retire(fault.copy())
+
+    def _reload(self, call: Call, script: Script) -> None:
+        call.reloaded = True
+        if self._loads.get(script.sha, script) is not None:  # else one is on its way, ahead of what is sent now
+            self._loads[script.sha] = None
+            self._put(Call(pack((b"SCRIPT", b"LOAD", script.source)), None, script))
+        self._resend(call, asking=call.asking)
+
+    def _resend(self, call: Call, *, asking: bool) -> None:
+        call.asking = asking
+        if asking:
+            self._put(Call(_ASKING, None))
+        self._put(call)
+
+
+def _again(fault: Exception | None) -> Exception | None:
+    """A fresh exception that says the same, for one more caller."""
+    if isinstance(fault, StoreUnavailable):
+        return fault.copy()
+    return None if fault is None else StoreError(str(fault))
+
+
+async def open_link(address: Address, settings: ConnectionSettings) -> StoreConnection:
+    """Connects and introduces the gateway (AUTH, CLIENT SETNAME, SELECT).
+
+    Raises StoreUnavailable (unreachable, slow, full) or StoreError (wrong credentials, no such database).
+    """
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> StoreConnection:
+        return StoreConnection(address, settings, loop)
+
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            if address.path:
+                _, link = await loop.create_unix_connection(protocol, address.path)
+            else:
+                _, link = await loop.create_connection(protocol, address.host, address.port, ssl=settings.tls)
+    except TimeoutError:
+        detail = f"{address}: no connection within {settings.connect_timeout_s:g} s"
+        raise StoreUnavailable("connect", detail) from None
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a host name that cannot be one
+        raise StoreUnavailable("connect", f"{address}: {exc}") from exc
+    greeting: list[asyncio.Future[Any]] = []
+    if settings.password is not None:
+        user = () if settings.username is None else (settings.username,)
+        greeting.append(link.run("AUTH", *user, settings.password))
+    greeting.append(link.run("CLIENT", "SETNAME", settings.client_name))
+    if settings.db:
+        greeting.append(link.run("SELECT", settings.db))
+    try:
+        await asyncio.gather(*greeting)
+    except BaseException:
+        link.close()
+        raise
+    return link

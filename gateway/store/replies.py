@@ -1,0 +1,23 @@
+"""What the store answers, off the warm path: an outage becomes the error that a client reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.errors import GatewayError
+from gateway.store.errors import StoreUnavailable
+
+
+async def gather(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """The replies to calls that left together. Raises GatewayError `store_unavailable`."""
+    done = await asyncio.gather(*replies, return_exceptions=True)  # else a second failure would be "never retrieved"
+    for reply in done:
+        if isinstance(reply, StoreUnavailable):
+            raise GatewayError(
+                "store_unavailable", f"The gateway cannot reach its store just now ({reply.reason}).", wait_ms=1000
+            )
+        if isinstance(reply, BaseException):
+            raise reply
+    return done

@@ -1,0 +1,327 @@
+"""The store: the gateway's calls go to the node that serves their keys, or fail at once.
+
+    closed breaker   a node has a link in `_links`: calls go out on it
+    open breaker     it has none, `_faults` says why: calls fail at once, nothing waits, nothing piles up
+
+A missed deadline, a lost connection, or a reply that says "I take no writes" opens a node's breaker. One task then
+looks for the primary, connects and writes, again and again with growing, jittered pauses, until every node takes
+writes; it ends there. In a cluster a node that is down fails the calls for its slots alone. With Sentinels, a second
+task asks them who the primary is: after a planned failover the old one takes writes, which will be lost, for seconds.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import structlog
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.sentinel import Sentinel
+
+from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_link, pack
+from gateway.store.errors import Redirect, StoreError, StoreUnavailable
+from gateway.store.script import Script
+from gateway.store.topology import (
+    Layout,
+    discover_cluster,
+    discover_primary,
+    redis_client,
+    sentinel_client,
+    tls_context,
+)
+from gateway.store.url import Address, Mode, StoreUrl
+
+__all__ = ["Store", "StoreError", "StoreSettings", "StoreUnavailable"]
+
+VOIDS_AT_ONCE: Final = 100
+_FIRST_PAUSE_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """How to reach the store; the forms of `url` stand in store_url.py."""
+
+    url: str = field(repr=False)
+    timeout_s: float = 0.5  # from a call's write to its reply
+    connect_timeout_s: float = 1.0
+    breaker_open_s: float = 1.0  # the longest pause between two attempts to reach a store that is down
+    max_pending: int = 4096  # calls that wait for one node; those beyond fail at once
+    username: str | None = None  # this and the password go before the URL's
+    password: str | None = field(default=None, repr=False)
+    ca_file: str | None = None  # instead of the system's authorities, for rediss
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    client_name: str = "gateway"
+
+
+class Store:
+    """The ledger's store; `await Store.open(settings)`.
+
+    `redis`: a redis-py client for what is not on the warm path (lists, exports); it raises redis-py's exceptions.
+    `on_change`: called with `available` each time that it changes.
+    `voids_at_once`: how many expired holds a call may void in passing; the ledger's to set.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.on_change: Callable[[bool], None] | None = None
+        self.voids_at_once = VOIDS_AT_ONCE
+        self._settings = settings
+        self._url = url = _parsed(settings.url)
+        self._link_settings = ConnectionSettings(
+            timeout_s=settings.timeout_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            max_pending=settings.max_pending,
+            username=settings.username or url.username,
+            password=url.password if settings.password is None else settings.password,
+            db=url.db,
+            tls=tls_context(settings.ca_file) if url.tls else None,
+            client_name=settings.client_name,
+        )
+        self._sentinel = sentinel_client(
+            url, settings.sentinel_username, settings.sentinel_password, self._link_settings, settings.ca_file
+        )
+        self.redis: Redis | RedisCluster = redis_client(url, self._link_settings, settings.ca_file, self._sentinel)
+        self._loop = asyncio.get_running_loop()
+        self._log = structlog.get_logger("gateway.store")
+        # What can change: who serves what, the links that are up, and why the others are not.
+        self._layout = Layout(url.addresses if url.mode is Mode.SINGLE else ())
+        self._links: dict[Address, StoreConnection] = {}
+        self._faults: dict[Address, StoreUnavailable] = {}
+        self._discovery_fault: StoreUnavailable | None = None
+        self._available = False
+        self._closed = False
+        self._parked: list[tuple[Call, Address]] = []  # redirected to a node that has no link yet
+        self._recovery: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._stale = False  # something changed since the last look
+        self._attempts = 0
+        self._recovered_at = float("-inf")
+
+    @classmethod
+    async def open(cls, settings: StoreSettings) -> Self:
+        """Connects. A store that is down is opened all the same, unavailable, and looked for in the background.
+
+        Raises StoreError where waiting cannot help: a bad URL, wrong credentials, an unreadable CA file.
+        """
+        store = cls(settings)
+        try:
+            await store._restore()
+        except StoreUnavailable:
+            store._look_again()
+        except BaseException:
+            await store.close()
+            raise
+        if store._sentinel is not None:
+            store._watch = store._loop.create_task(store._watch_primary(store._sentinel), name="store-watch")
+        return store
+
+    @property
+    def available(self) -> bool:
+        """Whether every key's node takes calls."""
+        return self._available
+
+    @property
+    def fault(self) -> StoreUnavailable | None:
+        """Why the store is not available; None while it is."""
+        if self._available:
+            return None
+        down = (self._faults[node] for node in self._layout.nodes if node in self._faults)
+        return next(down, None) or self._discovery_fault or StoreUnavailable("connect", "not connected yet")
+
+    def call(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> asyncio.Future[Any]:
+        """Runs a script on the node of its first key, with all other calls of this turn of the loop in one write.
+
+        Raises nothing. The future's result is the script's reply (bytes, int, list, None); it fails with
+        StoreUnavailable or StoreError.
+        """
+        try:
+            packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        except TypeError as exc:
+            return self._failed(StoreError(f"script {script.name}: {exc}"))
+        return self._dispatch(keys[0] if keys else "", packed, script)
+
+    def run(self, *command: Word, key: str | None = None) -> asyncio.Future[Any]:
+        """Runs one command on the node of `key`, by default its second word; else as `call`."""
+        try:
+            packed = pack(command)
+        except TypeError as exc:
+            return self._failed(StoreError(f"{command[0]!s}: {exc}"))
+        if key is None:
+            word = command[1] if len(command) > 1 else ""
+            key = word.decode() if isinstance(word, bytes) else str(word)
+        return self._dispatch(key, packed, None)
+
+    async def close(self) -> None:
+        """Fails what is pending and closes every connection. Idempotent."""
+        self._closed = True
+        for task in (self._recovery, self._watch):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        for link in list(self._links.values()):
+            link.close()
+        self._unpark(StoreUnavailable("closed"))
+        await self.redis.aclose()
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+    # calls
+
+    def _dispatch(self, key: str, packed: bytes, script: Script | None) -> asyncio.Future[Any]:
+        node = self._layout.node_of(key)
+        link = self._links.get(node) if node is not None else None
+        if link is not None:
+            return link.send(packed, script)
+        fault = self._faults.get(node) if node is not None else None
+        fault = fault or self.fault or StoreUnavailable("cluster", "no node serves this key")
+        return self._failed(fault.copy())
+
+    def _failed(self, fault: Exception) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.set_exception(fault)
+        return future
+
+    def _redirect(self, link: StoreConnection, call: Call, redirect: Redirect) -> None:
+        node = Address(redirect.host or link.address.host, redirect.port)
+        if not redirect.asking:
+            if self._layout.slots:
+                self._layout.slots[redirect.slot] = node
+            self._look_again()
+        call.asking = redirect.asking
+        if (other := self._links.get(node)) is not None:
+            other.carry(call, asking=redirect.asking)
+        elif self._attempts > 1 or len(self._parked) >= self._settings.max_pending:  # no quick answer is in sight
+            call.fail(StoreUnavailable("MOVED", f"to {node}, which is not connected"))
+        else:
+            self._parked.append((call, node))
+            self._look_again()
+
+    def _unpark(self, fault: StoreUnavailable) -> None:
+        parked, self._parked = self._parked, []
+        for call, node in parked:
+            if (link := self._links.get(node)) is not None:
+                link.carry(call, asking=call.asking)
+            else:
+                call.fail(fault.copy())
+
+    # the breaker
+
+    def _down(self, link: StoreConnection, fault: StoreUnavailable) -> None:
+        if self._links.get(link.address) is link:
+            del self._links[link.address]
+            self._faults[link.address] = fault
+            self._report()
+            self._look_again()
+
+    def _report(self) -> None:
+        layout = self._layout
+        available = layout.complete and all(node in self._links for node in layout.nodes)
+        if available != self._available:
+            self._available = available
+            if available:
+                self._log.info("store_reached")
+            elif not self._closed:
+                self._log.warning("store_away", reason=str(self.fault))
+            if self.on_change is not None:
+                self.on_change(available)
+
+    def _look_again(self) -> None:
+        self._stale = True
+        if self._recovery is None and not self._closed:
+            if self._loop.time() - self._recovered_at > self._settings.breaker_open_s:
+                self._attempts = 0  # else it flaps: go on with the pauses where they were
+            self._recovery = self._loop.create_task(self._recover(), name="store-recovery")
+
+    async def _recover(self) -> None:
+        while self._stale:
+            if self._attempts:
+                longest_s = min(self._settings.breaker_open_s, _FIRST_PAUSE_S * 2 ** min(self._attempts, 20))
+                await asyncio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
+            self._attempts += 1
+            self._stale = False
+            try:
+                await self._restore()
+            except (StoreUnavailable, StoreError):  # kept in _faults; a StoreError: its operator may yet set it right
+                self._stale = True
+            except Exception as exc:  # noqa: BLE001 - whatever a strange server caused, the search must go on, and show it
+                self._discovery_fault = StoreUnavailable("refused", repr(exc))
+                self._stale = True
+        self._recovered_at = self._loop.time()
+        self._recovery = None
+
+    async def _restore(self) -> None:
+        """One attempt: find the nodes, connect to those without a link. Raises the first thing that went wrong."""
+        try:
+            layout = await self._discover()
+        except (StoreUnavailable, StoreError) as exc:
+            self._discovery_fault = _unavailable(exc)
+            self._unpark(self._discovery_fault)
+            raise
+        self._layout, self._discovery_fault = layout, None
+        wanted = {*layout.nodes, *(node for _, node in self._parked)}
+        for node in self._links.keys() - wanted:
+            self._links.pop(node).retire(StoreUnavailable("closed", f"{node} serves nothing any more"))
+        for node in self._faults.keys() - wanted:
+            del self._faults[node]
+        self._report()  # before the first await: while a new node is being connected, its keys have none
+        missing = wanted - self._links.keys()
+        faults = [fault for fault in await asyncio.gather(*map(self._bring_up, missing)) if fault is not None]
+        self._unpark(StoreUnavailable("MOVED", "the named node is not connected"))
+        self._report()
+        if faults:
+            raise faults[0]
+
+    async def _watch_primary(self, sentinel: Sentinel) -> None:
+        while True:
+            await asyncio.sleep(self._settings.breaker_open_s)
+            with contextlib.suppress(StoreUnavailable):  # without Sentinels, the primary that we have is the best guess
+                if (await discover_primary(sentinel, self._url.primary_name)).nodes != self._layout.nodes:
+                    self._look_again()
+
+    async def _discover(self) -> Layout:
+        if self._sentinel is not None:
+            return await discover_primary(self._sentinel, self._url.primary_name)
+        if self._url.mode is Mode.CLUSTER:
+            seeds = (*self._layout.nodes, *self._url.addresses)
+            return await discover_cluster(list(self._links.values()), seeds, self._link_settings)
+        return self._layout
+
+    async def _bring_up(self, node: Address) -> StoreUnavailable | StoreError | None:
+        """Connects, and closes the node's breaker if it takes a write; answers what went wrong."""
+        try:
+            link = await open_link(node, self._link_settings)
+            try:
+                await self._probe(link)
+            except BaseException:
+                link.close()
+                raise
+        except (StoreUnavailable, StoreError) as exc:
+            self._faults[node] = _unavailable(exc)
+            return exc
+        link.on_down, link.on_redirect = self._down, self._redirect
+        self._links[node] = link
+        self._faults.pop(node, None)
+        return None
+
+    async def _probe(self, link: StoreConnection) -> None:
+        try:
+            await link.run(*self._layout.probe(link.address))
+        except StoreUnavailable as fault:
+            if fault.reason != "ASK":  # a primary that is giving this very slot away
+                raise
+        if link.fault is not None:
+            raise link.fault.copy()
+
+
+def _parsed(url: str) -> StoreUrl:
+    try:
+        return StoreUrl.parse(url)
+    except ValueError as exc:
+        raise StoreError(f"store URL: {exc}") from None
+
+
+def _unavailable(exc: StoreUnavailable | StoreError) -> StoreUnavailable:
+    return exc if isinstance(exc, StoreUnavailable) else StoreUnavailable("refused", str(exc))

@@ -1,0 +1,85 @@
+"""What operators decide for all workers at once, and what workers tell of themselves: small keys, read once a second.
+
+gw:upstreams-off   name -> who took it out, and when    workers skip these upstreams
+gw:generation      a number                             one more: every worker reads its configuration again
+gw:worker:<id>     JSON, for seconds                    a worker's upstreams, as it sees them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway.store import keyspace
+from gateway.store.replies import gather
+from gateway.store.store import Store
+
+HEARD_OF_MS: Final = 10_000
+_WORKERS_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is in force for all workers. `off`: name of an upstream -> {"by", "at_ms"}."""
+
+    off: Mapping[str, Mapping[str, Any]]
+    generation: int
+
+
+class ClusterState:
+    """Orders and reports in one store. Raises GatewayError `store_unavailable`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def orders(self) -> Orders:
+        """What is in force now."""
+        off, generation = await gather(
+            [self._store.run("HGETALL", keyspace.UPSTREAMS_OFF), self._store.run("GET", keyspace.GENERATION)]
+        )
+        names = {name.decode(): orjson.loads(text) for name, text in zip(off[::2], off[1::2], strict=True)}
+        return Orders(names, int(generation or 0))
+
+    async def take_out(self, upstream: str, by: str, at_ms: int) -> None:
+        """No worker asks this upstream any more, within a second or two."""
+        note = orjson.dumps({"by": by, "at_ms": at_ms})
+        await gather([self._store.run("HSETNX", keyspace.UPSTREAMS_OFF, upstream, note)])
+
+    async def put_back(self, upstream: str) -> None:
+        """The opposite."""
+        await gather([self._store.run("HDEL", keyspace.UPSTREAMS_OFF, upstream)])
+
+    async def next_generation(self) -> int:
+        """Makes every worker read its configuration again; the new generation."""
+        generation: int = (await gather([self._store.run("INCR", keyspace.GENERATION)]))[0]
+        return generation
+
+    async def report(self, worker_id: str, state: Mapping[str, Any], now_ms: int) -> None:
+        """A worker tells of itself; a report that is not renewed is gone soon."""
+        text = orjson.dumps(state)
+        await gather(
+            [
+                self._store.run("SET", keyspace.worker(worker_id), text, "PX", str(HEARD_OF_MS)),
+                self._store.run("ZADD", keyspace.WORKERS, str(now_ms), worker_id),
+                self._store.run("ZREMRANGEBYSCORE", keyspace.WORKERS, "-inf", str(now_ms - _WORKERS_MS)),
+                self._store.run("PEXPIRE", keyspace.WORKERS, str(_WORKERS_MS)),
+            ]
+        )
+
+    async def gone(self, worker_id: str) -> None:
+        """A worker has ended."""
+        await gather(
+            [
+                self._store.run("DEL", keyspace.worker(worker_id)),
+                self._store.run("ZREM", keyspace.WORKERS, worker_id),
+            ]
+        )
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """The reports of all workers that live."""
+        ids = [raw.decode() for raw in (await gather([self._store.run("ZRANGE", keyspace.WORKERS, "0", "-1")]))[0]]
+        texts = await gather([self._store.run("GET", keyspace.worker(worker_id)) for worker_id in ids])
+        return [orjson.loads(text) for text in texts if text is not None]

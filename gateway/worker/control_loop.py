@@ -1,0 +1,231 @@
+"""One worker under its operators' orders: upstreams taken out, configuration read again, reports to the others.
+
+    run()       once a second: orders from the store (cluster_state), and a report of this worker's upstreams
+    reload()    POST /admin/v1/config/reload, SIGHUP, or an order: reads the file, checks all of it, then swaps the plan
+
+A reload takes upstreams, routes, aliases, prices, limits and the admin key; the rest needs a restart, and is named. A
+file with any mistake changes nothing. An upstream whose settings are the same stays as it is, with its connections and
+its health; the connections of one that is gone are closed when the last request that may use it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+
+from gateway.config.errors import SettingsError
+from gateway.config.settings import Settings
+from gateway.errors import GatewayError
+from gateway.proxy.handler import ActiveSnapshot, RequestHandler
+from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.store.errors import StoreError
+from gateway.upstream.model_list import ModelList
+from gateway.upstream.upstream import Upstream
+from gateway.worker.cluster_state import ClusterState, Orders
+
+EVERY_S: Final = 1.0
+RELOADED: Final = ("upstreams", "routes", "aliases", "prices", "limits", "admin")
+_LONGEST_PROBLEM: Final = 4000
+
+
+class Parts(Protocol):
+    """What a reload replaces, and what it needs; `app.Services` has it."""
+
+    settings: Settings
+    handler: RequestHandler
+    model_list: ModelList
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the configuration comes from. `load` raises SettingsError, `build` ValueError, OSError or ImportError.
+
+    `build(settings, keep)`: a plan, with the upstreams of `keep` as they are.
+    """
+
+    load: Callable[[], Settings]
+    build: Callable[[Settings, Mapping[str, Upstream]], ConfigSnapshot]
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload found: sections that are in force now, and those that wait for a restart."""
+
+    changed: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+
+class ControlLoop:
+    """One worker's. State that changes: `generation`, `problem` (why the last reload failed), old plans in use."""
+
+    def __init__(self, parts: Parts, cluster_state: ClusterState, source: Source | None) -> None:
+        self.worker_id = os.urandom(6).hex()
+        self.generation = 0
+        self.problem = ""
+        self.loaded_ms = _now_ms()
+        self._started_ms = self.loaded_ms
+        self._parts = parts
+        self._controls = cluster_state
+        self._source = source
+        self._retiring: list[tuple[ActiveSnapshot, list[Upstream]]] = []
+        self._reloading = asyncio.Lock()
+        self._log = structlog.get_logger("gateway.control")
+
+    async def begin(self) -> None:
+        """Before the first request: what was taken out is out, and the configuration is of the present generation."""
+        with contextlib.suppress(GatewayError, StoreError):
+            orders = await self._controls.orders()
+            self.generation = orders.generation
+            if orders.generation and self._source is not None:
+                await self._reload()  # one that was ordered after this worker had read its file reaches it all the same
+            self._obey(orders)
+
+    async def run(self) -> None:
+        """Until it is cancelled. While the store is away, the last orders stay in force."""
+        while True:
+            try:
+                await self._round()
+            except (GatewayError, StoreError):
+                pass  # the next round is the retry
+            except Exception:  # noqa: BLE001 - a bug here must not leave a worker deaf to its operators
+                self._log.exception("control_failed")
+            await asyncio.sleep(EVERY_S)
+
+    async def end(self) -> None:
+        """At shutdown: this worker's report goes, and what a reload left open is closed."""
+        with contextlib.suppress(GatewayError, StoreError):
+            await self._controls.gone(self.worker_id)
+        for _, upstreams in self._retiring:
+            for upstream in upstreams:
+                await upstream.transport.close()
+        for upstream in self._parts.handler.snapshot.upstreams.values():
+            await upstream.transport.close()
+
+    async def reload(self) -> Reloaded:
+        """Reads the configuration again and puts it in force.
+
+        Raises GatewayError `invalid_config`; then all is as it was.
+        """
+        async with self._reloading:
+            try:
+                reloaded = await self._reload()
+            except GatewayError as error:
+                self.problem = error.message[:_LONGEST_PROBLEM]
+                self._log.error("config_not_reloaded", reason=self.problem)
+                raise
+            self.problem = ""
+            self.loaded_ms = _now_ms()
+            self._log.info("config_reloaded", changed=reloaded.changed, needs_restart=reloaded.needs_restart)
+            return reloaded
+
+    async def reload_all(self) -> Reloaded:
+        """The same, and then every other worker does it. Raises GatewayError `invalid_config`, `store_unavailable`."""
+        try:
+            reloaded = await self.reload()
+            self.generation = await self._controls.next_generation()
+        finally:
+            with contextlib.suppress(GatewayError, StoreError):  # the next round reports, too
+                await self._report()
+        return reloaded
+
+    async def refresh(self) -> None:
+        """Obeys at once what was ordered a moment ago. Raises GatewayError `store_unavailable`."""
+        self._obey(await self._controls.orders())
+        await self._report()
+
+    async def _round(self) -> None:
+        orders = await self._controls.orders()
+        self._obey(orders)
+        if orders.generation != self.generation:
+            self.generation = orders.generation
+            with contextlib.suppress(GatewayError):  # `problem` says why
+                await self.reload()
+                self._obey(orders)
+        await self._close_retired()
+        await self._report()
+
+    def _obey(self, orders: Orders) -> None:
+        for name, upstream in self._parts.handler.snapshot.upstreams.items():
+            upstream.enabled = name not in orders.off
+
+    async def _reload(self) -> Reloaded:
+        parts, source = self._parts, self._source
+        if source is None:
+            raise GatewayError("invalid_config", "This gateway was started without a file: there is nothing to read.")
+        try:
+            wanted = await asyncio.to_thread(source.load)
+        except SettingsError as error:
+            raise GatewayError("invalid_config", "; ".join(error.problems)) from None
+        old = parts.settings
+        before = parts.handler.snapshot.upstreams
+        keep = {
+            name: before[name]
+            for name, upstream in wanted.upstreams.items()
+            if name in before and old.upstreams.get(name) == upstream
+        }
+        settings = old.model_copy(update={name: getattr(wanted, name) for name in RELOADED})
+        try:
+            snapshot = source.build(settings, keep)
+        except (ValueError, OSError, ImportError) as error:
+            raise GatewayError("invalid_config", f"upstreams: {error}") from None
+        gone = [upstream for name, upstream in before.items() if snapshot.upstreams.get(name) is not upstream]
+        for name, upstream in snapshot.upstreams.items():
+            upstream.enabled = before[name].enabled if name in before else True
+        self._retiring.append((parts.handler.replace_snapshot(snapshot), gone))
+        parts.settings, parts.model_list = settings, ModelList(snapshot.upstreams)
+        different = [name for name in Settings.model_fields if getattr(wanted, name) != getattr(old, name)]
+        return Reloaded(
+            tuple(name for name in different if name in RELOADED),
+            tuple(name for name in different if name not in RELOADED),
+        )
+
+    async def _close_retired(self) -> None:
+        # A kept upstream may be in several old plans; one that is gone is closed behind the last plan that had it.
+        while self._retiring and self._retiring[0][0].requests == 0:
+            _, upstreams = self._retiring.pop(0)
+            for upstream in upstreams:
+                await upstream.transport.close()
+
+    async def _report(self) -> None:
+        now_ms = _now_ms()
+        state = {
+            "worker": self.worker_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_ms": self._started_ms,
+            "loaded_ms": self.loaded_ms,
+            "generation": self.generation,
+            "problem": self.problem,
+            "running": len(self._parts.handler.running),
+            "upstreams": {
+                name: upstream_state(upstream, asyncio.get_running_loop().time())
+                for name, upstream in self._parts.handler.snapshot.upstreams.items()
+            },
+        }
+        await self._controls.report(self.worker_id, state, now_ms)
+
+
+def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:
+    """An upstream as one worker sees it: breaker, resting keys, connections."""
+    return {
+        "breaker": upstream.breaker.condition(now_s).value,
+        "probe_in_s": round(upstream.breaker.wait_s(now_s), 1),
+        "keys": [
+            {"number": key.number, "rests_s": round(max(0.0, key.rests_until_s - now_s), 1)}
+            for key in upstream.keys.keys
+        ],
+        "open_connections": upstream.transport.open_connections,
+        "idle_connections": upstream.transport.idle_connections,
+    }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,62 @@
+"""What is only looked at when somebody asks: the state of the parts, as `Snapshot`s.
+
+counters(...)             counts that the parts keep themselves: they outlive their worker
+gauges(...), requests()   how things are just now: they end with it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.spool import Spool
+from gateway.observability.metrics.counters import Snapshot, Value
+from gateway.store.store import Store
+from gateway.upstream.health import Condition
+from gateway.upstream.upstream import Upstream
+
+
+def counters(ledger: Ledger, spool: Spool, dropped: int) -> Snapshot:
+    """What ledger, spool and feed have counted since this worker started."""
+    return {
+        "gateway_holds_expired_total": {(): ledger.expired},
+        "gateway_resolutions_total": {
+            (resolution.name.lower(),): count for resolution, count in ledger.resolutions.items()
+        },
+        "gateway_spool_lines_total": {
+            ("spooled",): spool.spooled,
+            ("replayed",): spool.replayed,
+            ("refused",): spool.refused,
+            ("lost",): spool.lost,
+        },
+        "gateway_feed_dropped_total": {(): dropped},
+    }
+
+
+def gauges(
+    store: Store, ledger: Ledger, spool: Spool, upstreams: Mapping[str, Upstream], *, ready: bool, now_s: float
+) -> Snapshot:
+    """How store, ledger and upstreams are. `now_s`: the event loop's time."""
+    breakers: dict[tuple[str, ...], Value] = {}
+    resting: dict[tuple[str, ...], Value] = {}
+    connections: dict[tuple[str, ...], Value] = {}
+    for name, upstream in upstreams.items():
+        condition = upstream.breaker.condition(now_s)
+        breakers |= {(name, state.value): int(state is condition) for state in Condition}
+        resting[name,] = sum(key.rests_until_s > now_s for key in upstream.keys.keys)
+        connections[name, "open"] = upstream.transport.open_connections
+        connections[name, "idle"] = upstream.transport.idle_connections
+    return {
+        "gateway_holds_open": {(): ledger.open_holds},
+        "gateway_spool_pending": {(): int(spool.pending)},
+        "gateway_store_breakers": {("closed",): int(store.available), ("open",): int(not store.available)},
+        "gateway_upstream_breakers": breakers,
+        "gateway_upstream_keys_resting": resting,
+        "gateway_upstream_connections": connections,
+        "gateway_workers": {("ready",): int(ready), ("not_ready",): int(not ready)},
+    }
+
+
+def requests(running: int, streams: int) -> Snapshot:
+    """How much runs."""
+    return {"gateway_open_requests": {(): running}, "gateway_open_streams": {(): streams}}

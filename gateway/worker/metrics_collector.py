@@ -1,0 +1,77 @@
+"""One worker's numbers on their way to whoever asks: counts, the state of its parts, the other workers' reports."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.spool import Spool
+from gateway.observability.metrics.counters import Counters, Snapshot, added
+from gateway.observability.metrics.multiprocess import EVERY_S, SharedMetrics
+from gateway.proxy.handler import RequestHandler
+from gateway.reporting.request_reporter import RequestReporter
+from gateway.store.store import Store
+from gateway.worker import gauges
+
+
+class Parts(Protocol):
+    """What is looked at; `app.Services` has it."""
+
+    store: Store
+    ledger: Ledger
+    handler: RequestHandler
+    reporter: RequestReporter
+    ready: bool
+
+
+class MetricsCollector:
+    """One worker's numbers, and the way to those of the others; `shared` is None where there are none."""
+
+    def __init__(self, parts: Parts, counters: Counters, spool: Spool, shared: SharedMetrics | None) -> None:
+        self._parts = parts
+        self._counters = counters
+        self._spool = spool
+        self._shared = shared
+
+    async def run(self) -> None:
+        """Tells the other workers, until it is cancelled."""
+        if self._shared is None:
+            return
+        begun = False
+        while True:
+            begun = begun or await asyncio.to_thread(self._take_over, self._shared)
+            if begun:
+                await asyncio.to_thread(self._shared.publish, self._worker_counts(), self._gauges())
+            await asyncio.sleep(EVERY_S)
+
+    async def end(self) -> None:
+        """At shutdown, after the last request: its counts stay, its gauges go."""
+        if self._shared is not None:
+            await asyncio.to_thread(self._shared.publish, self._worker_counts(), {})
+
+    async def total(self) -> Snapshot:
+        """All workers' numbers."""
+        if self._shared is None:
+            return added([self._worker_counts(), self._gauges()])
+        return await asyncio.to_thread(self._shared.total, self._worker_counts(), self._gauges())
+
+    @staticmethod
+    def _take_over(shared: SharedMetrics) -> bool:
+        try:
+            shared.take_over()
+        except OSError:  # a full disk: later
+            return False
+        return True
+
+    def _worker_counts(self) -> Snapshot:
+        parts = self._parts
+        return self._counters.snapshot() | gauges.counters(parts.ledger, self._spool, parts.reporter.dropped)
+
+    def _gauges(self) -> Snapshot:
+        parts, handler = self._parts, self._parts.handler
+        now_s = asyncio.get_running_loop().time()
+        state = gauges.gauges(
+            parts.store, parts.ledger, self._spool, handler.snapshot.upstreams, ready=parts.ready, now_s=now_s
+        )
+        return state | gauges.requests(len(handler.running), handler.streams)

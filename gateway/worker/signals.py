@@ -1,0 +1,97 @@
+"""What signals do to a worker.
+
+SIGHUP             reads the configuration again
+SIGTERM, SIGINT    /readyz says no; after `server.shutdown_delay_s` the drain, and what the server does on them
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Protocol
+
+from gateway.config.settings import Settings
+from gateway.errors import GatewayError
+from gateway.proxy.handler import RequestHandler
+from gateway.worker.control_loop import ControlLoop
+
+
+class Parts(Protocol):
+    """What signals act on; `app.Services` has it."""
+
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+    handler: RequestHandler
+    control_loop: ControlLoop
+    leaving: bool
+
+
+@contextlib.contextmanager
+def reload_on_signal(services: Parts) -> Iterator[None]:
+    """SIGHUP reads the configuration again; what is wrong with it is in the log, and the old one stays in force."""
+    number = getattr(signal, "SIGHUP", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield  # Windows has no such signal
+        return
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        with contextlib.suppress(GatewayError):  # it is in the log
+            await services.control_loop.reload()
+
+    def start() -> None:
+        task = asyncio.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    before = signal.signal(number, lambda _number, _frame: services.loop.call_soon_threadsafe(start))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def drain_on_signal(services: Parts) -> Iterator[None]:
+    """SIGTERM and SIGINT start the drain, after `server.shutdown_delay_s`, and then do what the server does on them.
+
+    Until then /readyz says no and requests are served as ever: a proxy takes this gateway out of its list before one is
+    refused. A second signal ends the delay.
+
+    The server tells its application of a shutdown only when every connection has ended; a stream would keep it waiting.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread; whoever runs the gateway in another one calls `drain` itself
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del frame
+        if services.leaving:
+            loop.call_soon_threadsafe(stop, number)
+        else:
+            services.leaving = True
+            loop.call_soon_threadsafe(loop.call_later, services.settings.server.shutdown_delay_s, stop_at_last, number)
+
+    def stop_at_last(number: int) -> None:
+        if not services.handler.stopping:  # a second signal was quicker
+            stop(number)
+
+    def stop(number: int) -> None:
+        services.handler.drain(services.settings.server.drain_timeout_s)
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, None)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

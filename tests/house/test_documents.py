@@ -1,0 +1,82 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.billing.lifecycle import TRANSITIONS
+from gateway.config.settings import Settings, load_settings
+from gateway.errors import CATALOGUE
+from tests.support.gateway import running_gateway, simulator
+from tests.support.servers import valkey_server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_diagram_of_states_is_made_from_the_table_of_transitions() -> None:
+    lines = [f"    {before} --> {after}: {event}" for (before, event), after in TRANSITIONS.items()]
+    assert blocks(ARCHITECTURE, "mermaid") == ["stateDiagram-v2\n" + "\n".join(lines) + "\n"]
+
+
+def test_the_readme_configuration_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIRAYA_API_KEY", "key")
+    path = tmp_path / "gateway.toml"
+    path.write_text(blocks(README, "toml")[0], encoding="utf-8")
+    assert isinstance(load_settings(path), Settings)
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["server"]["port"] == 8080
+
+
+@pytest.mark.parametrize("text", [README, ARCHITECTURE], ids=["README.md", "ARCHITECTURE.md"])
+def test_every_file_that_a_document_names_exists(text: str) -> None:
+    linked = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
+    named = re.findall(r"`((?:gateway|tests|deploy|benchmarks)/[\w./-]+)`", text)
+    assert [name for name in [*linked, *named] if not (ROOT / name).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A gateway's URL and a key."""
+    with (
+        valkey_server() as store,
+        simulator() as upstream,
+        running_gateway(store.url, upstream, tmp_path_factory.mktemp("data")) as gateway,
+    ):
+        yield gateway.url, gateway.new_key().text
+
+
+def run(program: list[str], demo: tuple[str, str], text: str) -> str:
+    url, key = demo
+    text = text.replace("http://127.0.0.1:8080", url).replace("sk-gw-...", key)
+    environment = {**os.environ, "GATEWAY_KEY": key}
+    done = subprocess.run([*program, text], env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_python_runs_as_it_stands(demo: tuple[str, str]) -> None:
+    assert run([sys.executable, "-c"], demo, blocks(README, "python")[0]).count("Hello, world!") == 2
+
+
+def test_the_readme_curl_runs_as_it_stands(demo: tuple[str, str]) -> None:
+    curl = next(block for block in blocks(README, "sh") if block.startswith("curl"))
+    assert '"status":"completed"' in run(["sh", "-c"], demo, curl)
+
+
+def test_every_code_that_the_readme_mentions_is_in_the_catalogue() -> None:
+    mentioned = set(re.findall(r"\d{3} `(\w+)`", README))
+    assert mentioned
+    assert mentioned <= set(CATALOGUE)

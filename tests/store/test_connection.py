@@ -1,0 +1,367 @@
+"""One connection: batching, order, deadlines, scripts, and what a store that fails says."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.store.connection import ConnectionSettings, StoreConnection, open_link, pack
+from gateway.store.errors import Redirect, StoreError, StoreUnavailable, parse_redirect, reply_exception
+from gateway.store.script import Script
+from gateway.store.topology import tls_context
+from gateway.store.url import Address
+from tests.support.servers import Server, binaries, valkey_server
+from tests.support.waiting import wait_until
+
+LIMITS = ConnectionSettings(timeout_s=5.0, connect_timeout_s=5.0, max_pending=10_000)
+HASTY = ConnectionSettings(timeout_s=0.1, connect_timeout_s=0.1, max_pending=10_000)
+COUNT = Script.of("count", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
+SPIN = Script.of("spin", "while true do end")
+
+
+def evalsha(script: Script, key: str, *args: int) -> bytes:
+    return pack((b"EVALSHA", script.sha, 1, key, *args))
+
+
+def reads(server: Server) -> int:
+    """How often the server has read from a connection."""
+    return int(server.run("INFO", "stats")["total_reads_processed"])
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    binary = binaries().get(request.param)
+    if binary is None:
+        pytest.skip("redis-server is not installed")
+    with valkey_server(binary=binary, busy_reply_threshold="20") as server:
+        yield server
+
+
+@pytest.fixture
+def address(server: Server) -> Address:
+    server.resume()
+    server.run("FLUSHALL")
+    server.run("SCRIPT", "FLUSH")
+    server.run("CONFIG", "RESETSTAT")
+    return Address(path=str(server.socket_path))
+
+
+@pytest.fixture
+async def link(address: Address) -> AsyncIterator[StoreConnection]:
+    link = await open_link(address, LIMITS)
+    yield link
+    link.close()
+
+
+async def failure(future: asyncio.Future[object]) -> StoreUnavailable:
+    with pytest.raises(StoreUnavailable) as caught:
+        await future
+    return caught.value
+
+
+async def test_calls_of_one_turn_of_the_loop_leave_in_one_write(link: StoreConnection, server: Server) -> None:
+    before = reads(server)
+    assert await asyncio.gather(*(link.run("INCR", "n") for _ in range(50))) == list(range(1, 51))
+    after = reads(server)
+    reads_to_ask = reads(server) - after
+    assert after - before - reads_to_ask == 1
+
+
+async def test_a_call_makes_no_task(link: StoreConnection) -> None:
+    tasks = asyncio.all_tasks()
+    calls = [link.run("PING") for _ in range(10)]
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
+    await asyncio.gather(*calls)
+
+
+async def test_replies_of_every_kind_come_as_python_values(link: StoreConnection) -> None:
+    assert await link.run("SET", "key", b"\x00\xff") == b"OK"
+    assert await link.run("GET", "key") == b"\x00\xff"
+    assert await link.run("GET", "none") is None
+    assert await link.run("STRLEN", "key") == 2
+    assert await link.run("MGET", "key", "none") == [b"\x00\xff", None]
+    big = b"x" * 1_000_000
+    assert await link.run("ECHO", big) == big
+
+
+async def test_a_caller_that_leaves_does_not_shift_the_replies(link: StoreConnection) -> None:
+    calls = [link.run("ECHO", str(number)) for number in range(3)]
+    calls[1].cancel()
+    assert [await calls[0], await calls[2]] == [b"0", b"2"]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@given(turns=st.lists(st.lists(st.binary(max_size=40), max_size=6), max_size=6))
+@settings(max_examples=30)
+def test_every_call_gets_its_own_reply_however_calls_are_spread_over_turns(
+    turns: list[list[bytes]], server: Server, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def run() -> None:
+        link = await open_link(Address(path=str(server.socket_path)), LIMITS)
+        with contextlib.closing(link):
+            calls = []
+            for turn in turns:
+                calls += [(word, link.run("ECHO", word)) for word in turn]
+                await asyncio.sleep(0)
+            for word, reply in calls:
+                assert await reply == word
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+
+async def test_a_script_that_the_store_does_not_know_is_loaded_once_and_run(
+    link: StoreConnection, server: Server
+) -> None:
+    calls = [link.send(evalsha(COUNT, "n", 1), COUNT) for _ in range(20)]
+    assert await asyncio.gather(*calls) == list(range(1, 21))
+    assert server.run("INFO", "commandstats")["cmdstat_script|load"]["calls"] == 1
+    server.run("SCRIPT", "FLUSH")
+    assert await link.send(evalsha(COUNT, "n", 1), COUNT) == 21
+
+
+async def test_a_script_that_does_not_compile_is_a_store_error(link: StoreConnection) -> None:
+    broken = Script.of("broken", "this is not Lua")
+    calls = [link.send(evalsha(broken, "n"), broken) for _ in range(3)]
+    for call in calls:
+        with pytest.raises(StoreError, match="compil"):
+            await call
+    assert await link.run("PING") == b"PONG"
+
+
+async def test_a_refused_call_is_a_store_error_and_leaves_the_link_up(link: StoreConnection) -> None:
+    bad = Script.of("bad", "return redis.call('INCRBY', KEYS[1])")
+    for call in (link.run("INCR"), link.run("NONSENSE"), link.send(evalsha(bad, "n"), bad)):
+        with pytest.raises(StoreError):
+            await call
+    assert link.fault is None
+
+
+async def test_a_hung_store_fails_all_pending_calls_as_maybe_applied(address: Address, server: Server) -> None:
+    link = await open_link(address, HASTY)
+    server.pause()
+    calls = [link.run("INCR", "n") for _ in range(3)]
+    faults = [await failure(call) for call in calls]
+    assert [(fault.reason, fault.maybe_applied) for fault in faults] == [("timeout", True)] * 3
+    late = link.run("INCR", "n")
+    assert late.done()
+    assert not (await failure(late)).maybe_applied
+    server.resume()
+    await wait_until(lambda: server.run("GET", "n") == b"3", what="the calls were applied after all")
+
+
+async def test_the_deadline_is_that_of_the_oldest_call(address: Address, server: Server) -> None:
+    link = await open_link(address, HASTY)
+    for _ in range(30):  # longer, all in all, than one deadline: each answered call moves it on
+        await link.run("PING")
+        await asyncio.sleep(0.01)
+    assert link.fault is None
+    link.close()
+
+
+async def test_replies_that_wait_in_the_socket_are_read_before_the_deadline_condemns(address: Address) -> None:
+    link = await open_link(address, HASTY)
+    call = link.run("PING")
+    await asyncio.sleep(0)
+    time.sleep(2 * HASTY.timeout_s)  # noqa: ASYNC251 - the loop itself is to stall, which is no fault of the store
+    assert await call == b"PONG"
+    link.close()
+
+
+async def test_calls_beyond_the_bound_fail_at_once(address: Address, server: Server) -> None:
+    link = await open_link(address, ConnectionSettings(timeout_s=0.1, connect_timeout_s=1, max_pending=2))
+    server.pause()
+    calls = [link.run("PING") for _ in range(3)]
+    assert [call.done() for call in calls] == [False, False, True]
+    fault = await failure(calls[2])
+    assert (fault.reason, fault.maybe_applied) == ("overload", False)
+    assert (await failure(calls[0])).reason == (await failure(calls[1])).reason == "timeout"
+
+
+async def test_only_calls_that_were_written_may_have_been_applied(address: Address) -> None:
+    link = await open_link(address, LIMITS)
+    written = link.run("BLPOP", "nothing", 0)
+    await asyncio.sleep(0)
+    unwritten = link.run("INCR", "n")
+    link.close()
+    assert (await failure(written)).maybe_applied
+    assert not (await failure(unwritten)).maybe_applied
+
+
+async def test_a_killed_store_fails_pending_calls_as_lost() -> None:
+    with valkey_server() as server:
+        link = await open_link(Address(path=str(server.socket_path)), LIMITS)
+        downs: list[str] = []
+        link.on_down = lambda _, fault: downs.append(fault.reason)
+        call = link.run("BLPOP", "nothing", 0)
+        await asyncio.sleep(0)
+        server.kill()
+        fault = await failure(call)
+        assert (fault.reason, fault.maybe_applied, downs) == ("lost", True, ["lost"])
+
+
+async def test_a_link_that_is_told_to_go_elsewhere_finishes_what_is_on_its_way(
+    link: StoreConnection, server: Server
+) -> None:
+    server.run("CONFIG", "SET", "maxmemory", 1)
+    try:
+        refused, served = link.send(evalsha(COUNT, "n", 1), COUNT), link.run("ECHO", "still")
+        assert (await failure(refused)).reason == "OOM"
+        assert await served == b"still"
+        assert (await failure(link.run("PING"))).reason == "OOM"
+    finally:
+        server.run("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_a_store_busy_with_a_script_says_so(link: StoreConnection, address: Address, server: Server) -> None:
+    spinning = link.send(evalsha(SPIN, "n"), SPIN)
+    other = await open_link(address, LIMITS)
+    await asyncio.sleep(0.05)
+    assert (await failure(other.run("GET", "n"))).reason == "BUSY"
+    server.run("SCRIPT", "KILL")
+    with pytest.raises(StoreError, match="killed"):
+        await spinning
+    other.close()
+
+
+async def test_the_connection_introduces_itself(address: Address, server: Server) -> None:
+    server.run("ACL", "SETUSER", "gw", "on", ">secret word", "~*", "+@all")
+    known = ConnectionSettings(5, 5, 10, username="gw", password="secret word", db=3, client_name="gateway-7")
+    with contextlib.closing(await open_link(address, known)) as link:
+        fields = (await link.run("CLIENT", "INFO")).decode()
+        assert "name=gateway-7 " in fields
+        assert "user=gw " in fields
+        assert "db=3 " in fields
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (ConnectionSettings(5, 5, 10, username="gw", password="wrong"), "WRONGPASS"),
+        (ConnectionSettings(5, 5, 10, db=4000), "out of range"),
+    ],
+)
+async def test_wrong_credentials_are_a_store_error(address: Address, changed: ConnectionSettings, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        await open_link(address, changed)
+
+
+async def test_a_full_store_is_unavailable() -> None:
+    with valkey_server(maxclients="1") as server:
+        address = Address(path=str(server.socket_path))
+        link = await open_link(address, LIMITS)
+        with pytest.raises(StoreUnavailable) as caught:
+            await open_link(address, LIMITS)
+        assert caught.value.reason in {"connect", "lost"}  # its words, or the broken pipe that races them
+        link.close()
+
+
+@pytest.mark.parametrize(
+    "address", [Address(path="/nowhere/s.sock"), Address("127.0.0.1", 1), Address("no.such.host.invalid", 1)]
+)
+async def test_an_unreachable_store_is_unavailable(address: Address) -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        await open_link(address, LIMITS)
+    assert caught.value.reason == "connect"
+
+
+async def test_a_connection_that_is_never_made_ends_at_its_deadline() -> None:
+    settings = ConnectionSettings(5, 0.1, 10, tls=tls_context(None))  # waits for a TLS handshake
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = Address("127.0.0.1", silent.getsockname()[1])
+        with pytest.raises(StoreUnavailable, match=r"no connection within 0\.1 s"):
+            await open_link(address, settings)
+
+
+@contextlib.asynccontextmanager
+async def tls_in_front_of(server: Server, certificate: trustme.LeafCert) -> AsyncIterator[int]:
+    """A port that speaks TLS and passes what it hears to the server: the shipped one is built without."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        store_reader, store_writer = await asyncio.open_unix_connection(server.socket_path)
+        await asyncio.gather(copy(reader, store_writer), copy(store_reader, writer))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    front = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with front:
+        yield front.sockets[0].getsockname()[1]
+
+
+async def test_tls_trusts_the_given_authority_and_no_other(server: Server, address: Address, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    async with tls_in_front_of(server, authority.issue_cert("127.0.0.1")) as port:
+        trusting = ConnectionSettings(5, 5, 10, tls=tls_context(str(ca_file)))
+        with contextlib.closing(await open_link(Address("127.0.0.1", port), trusting)) as link:
+            assert await link.run("ECHO", "secret") == b"secret"
+        with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+            await open_link(Address("127.0.0.1", port), ConnectionSettings(5, 5, 10, tls=tls_context(None)))
+        with pytest.raises(StoreUnavailable, match="certificate is not valid for 'localhost'"):
+            await open_link(Address("localhost", port), trusting)
+
+
+async def test_what_is_not_resp_closes_the_connection() -> None:
+    async def speak_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    web = await asyncio.start_server(speak_http, "127.0.0.1", 0)
+    with pytest.raises(StoreUnavailable) as caught:
+        await open_link(Address("127.0.0.1", web.sockets[0].getsockname()[1]), LIMITS)
+    assert caught.value.reason in {"protocol", "lost"}
+    web.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("READONLY You can't write against a read only replica. script: on @user_script:1.", "READONLY"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        ("ERR Error running script (call to f_1): @user_script:1: -OOM command not allowed", "OOM"),
+        ("LOADING Valkey is loading the dataset in memory", "LOADING"),
+        ("MASTERDOWN Link with MASTER is down", "MASTERDOWN"),
+        ("MISCONF Errors writing to the AOF file", "MISCONF"),
+        ("NOREPLICAS Not enough good replicas to write.", "NOREPLICAS"),
+        ("CLUSTERDOWN The cluster is down", "CLUSTERDOWN"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "TRYAGAIN"),
+        ("BUSY Valkey is busy running a script.", "BUSY"),
+        ("ERR max number of clients reached", "connect"),
+        ("ERR value is not an integer: BUSY or OOM", None),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", None),
+        ("BUSYGROUP Consumer Group name already exists", None),
+    ],
+)
+def test_error_replies_are_outages_or_mistakes(message: str, reason: str | None) -> None:
+    fault = reply_exception(message)
+    assert (fault.reason if isinstance(fault, StoreUnavailable) else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "redirect"),
+    [
+        ("MOVED 3999 127.0.0.1:6381", Redirect(3999, "127.0.0.1", 6381, asking=False)),
+        ("ASK 1 [::1]:7", Redirect(1, "::1", 7, asking=True)),
+        ("MOVED 1 :7", Redirect(1, "", 7, asking=False)),
+        ("MOVED x y", None),
+        ("ERR no", None),
+    ],
+)
+def test_redirects_are_read(message: str, redirect: Redirect | None) -> None:
+    assert parse_redirect(message) == redirect

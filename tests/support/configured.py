@@ -1,0 +1,52 @@
+"""A gateway of real processes whose configuration has more than `tests.support.processes` gives it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.processes import CONFIG, READY, UPSTREAM_KEY, GatewayProcess
+from tests.support.program import Program, environment, started
+from tests.support.servers import free_port
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A gateway's directory and port: what stays when it is started anew."""
+
+    directory: Path
+    port: int
+    workers: int
+
+    @property
+    def file(self) -> Path:
+        """Its configuration."""
+        return self.directory / "gateway.toml"
+
+    @contextlib.contextmanager
+    def serving(self, *, path: Path | None = None, env: Mapping[str, str] | None = None) -> Iterator[GatewayProcess]:
+        """Started, every worker ready; `path`: where Python looks for modules first; `env`: more variables."""
+        with self.program(path, env) as program:
+            program.wait_for(READY, count=self.workers)
+            yield GatewayProcess(f"http://127.0.0.1:{self.port}", program)
+
+    def program(
+        self, path: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> contextlib.AbstractContextManager[Program]:
+        """Started; it may not be ready yet."""
+        variables = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY, **(env or {})}
+        if path is not None:
+            variables["PYTHONPATH"] = f"{path}:{environment()['PYTHONPATH']}"
+        return started("serve", "--config", str(self.file), cwd=self.directory, env=variables)
+
+
+def configured(
+    store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, server: str = "", more: str = ""
+) -> Configured:
+    """Writes a configuration; `server` goes to that section, `more` behind all of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    text = CONFIG.format(port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=15.0)
+    text = text.replace("[store]", f"{server}\n[store]", 1)
+    (directory / "gateway.toml").write_text(f"{text}\n{more}\n", encoding="utf-8")
+    return Configured(directory, port, workers)

@@ -1,0 +1,78 @@
+"""A deadline that moves: it rings once, never early, and costs one timer however often it is set."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.concurrency.deadline import Deadline
+from tests.support.waiting import wait_until
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """A loop that counts timers."""
+
+    timers = 0
+
+    def call_at(self, *args: object, **kwargs: object) -> asyncio.TimerHandle:
+        self.timers += 1
+        return super().call_at(*args, **kwargs)  # type: ignore[arg-type]  # whatever asyncio's takes
+
+
+def run(work: object) -> None:
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        runner.run(work)  # type: ignore[arg-type]  # a coroutine
+
+
+def test_it_rings_when_its_time_is_over_and_not_before() -> None:
+    async def work() -> None:
+        loop, rang = asyncio.get_running_loop(), list[float]()
+        alarm = Deadline(loop, lambda: rang.append(loop.time()))
+        began = loop.time()
+        alarm.set(0.01)
+        alarm.set(0.06)
+        await wait_until(lambda: bool(rang), what="it rings")
+        assert rang[0] - began >= 0.06
+        await asyncio.sleep(0.03)
+        assert len(rang) == 1
+
+    run(work())
+
+
+def test_a_nearer_time_is_not_missed() -> None:
+    async def work() -> None:
+        rang = asyncio.Event()
+        alarm = Deadline(asyncio.get_running_loop(), rang.set)
+        alarm.set(60)
+        alarm.set(0.01)
+        async with asyncio.timeout(5):
+            await rang.wait()
+
+    run(work())
+
+
+def test_closed_it_does_not_ring() -> None:
+    async def work() -> None:
+        rang: list[int] = []
+        alarm = Deadline(asyncio.get_running_loop(), lambda: rang.append(1))
+        for _ in range(2):
+            alarm.set(0.005)
+            alarm.close()
+            alarm.close()
+            await asyncio.sleep(0.02)
+        assert rang == []
+
+    run(work())
+
+
+def test_to_move_it_on_costs_no_timer() -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
+        alarm = Deadline(loop, lambda: None)
+        before = loop.timers
+        for _ in range(1000):
+            alarm.set(30)
+        assert loop.timers - before <= 1
+        alarm.close()
+
+    run(work())

@@ -1,0 +1,53 @@
+"""Which requests the line takes, and that what it sends on stays below /responses."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol.operations import OPERATIONS, PREFIX, find, is_response_id
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_each_operation_is_found_by_its_method_and_path(operation: object) -> None:
+    row = next(one for one in OPERATIONS if one is operation)
+    target = find(row.method, PREFIX + row.tail.replace("{id}", "resp_1"))
+    assert target is not None
+    assert target.operation is row
+    assert target.path == b"/responses" + row.tail.replace("{id}", "resp_1").encode()
+    assert target.response_id == ("resp_1" if row.by_id else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/responses"),
+        ("PUT", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/resp_1"),
+        ("GET", "/v1/responses/"),
+        ("GET", "/v1/responses/.."),
+        ("GET", "/v1/responses/../models"),
+        ("GET", "/v1/responses/resp_1/"),
+        ("GET", "/v1/responses/a/b/input_items"),
+        ("GET", "/v1/responsesresp_1"),
+        ("GET", "/v1/models"),
+    ],
+)
+def test_everything_else_is_not_the_lines(method: str, path: str) -> None:
+    assert find(method, path) is None
+
+
+@given(st.sampled_from(["GET", "POST", "DELETE"]), st.text(alphabet=st.sampled_from("a/.%?#\r\n \\é_"), max_size=12))
+def test_no_path_leads_out_of_responses(method: str, tail: str) -> None:
+    target = find(method, f"{PREFIX}/{tail}")
+    if target is not None:
+        assert target.path.startswith(b"/responses/")
+        assert not set(target.path.split(b"/")) & {b".", b".."}
+        assert not set(target.path) & set(b"%?#\r\n \\")
+
+
+@given(st.text(max_size=6))
+def test_a_response_id_fits_into_one_path_segment(text: str) -> None:
+    if is_response_id(text):
+        assert text.isascii()
+        assert not set(text) & set("/?#% \r\n")
+        assert text not in (".", "..")

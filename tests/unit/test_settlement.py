@@ -1,0 +1,89 @@
+"""The settlement policy, row by row, and the states that lead to it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome, State
+from gateway.billing.prices import Price, cost_of_usage_nano_usd, worst_case_nano_usd
+from gateway.billing.settlement import POLICY, Charge, ExchangeResult, Hold, decide
+from gateway.protocol.usage import Usage
+
+PRICE = Price(1_000_000, 100_000, 10_000_000)
+HOLD = Hold("req_1", "team", "key", worst_case_nano_usd(PRICE, 100, 50), 100, 50, 1)
+USAGE = Usage(90, 10, 40, 5, 130, "0.5")
+COST = cost_of_usage_nano_usd(PRICE, USAGE)
+ESTIMATED = [outcome for outcome, charge in POLICY.items() if charge is Charge.USAGE_OR_ESTIMATE]
+FREE = [outcome for outcome, charge in POLICY.items() if charge is Charge.NOTHING]
+
+
+def settle(ending: ExchangeResult, *, trust: bool = False) -> tuple[str, str, int]:
+    found = decide(ending, HOLD, PRICE, model="m", upstream="u", trust_upstream_cost=trust)
+    assert (found.hold, found.outcome, found.model, found.upstream) == (HOLD, ending.outcome, "m", "u")
+    return found.kind, found.settled_by, found.cost_nano_usd
+
+
+def test_every_outcome_has_its_row() -> None:
+    assert set(POLICY) == set(Outcome)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_nothing_is_charged_before_an_upstream_answered(outcome: Outcome) -> None:
+    assert settle(ExchangeResult(outcome, answered=False, usage=USAGE, output_tokens_estimate=9)) == ("void", "-", 0)
+
+
+@pytest.mark.parametrize("outcome", FREE)
+def test_nothing_is_charged_for_a_refusal(outcome: Outcome) -> None:
+    assert settle(ExchangeResult(outcome, answered=True, usage=USAGE)) == ("void", "-", 0)
+
+
+@pytest.mark.parametrize("outcome", [*ESTIMATED, Outcome.INVALID_ANSWER])
+def test_usage_is_charged_wherever_it_was_learnt(outcome: Outcome) -> None:
+    assert settle(ExchangeResult(outcome, answered=True, usage=USAGE)) == ("settle", "usage", COST)
+
+
+def test_an_answer_that_is_no_response_and_shows_no_usage_is_free() -> None:
+    assert settle(ExchangeResult(Outcome.INVALID_ANSWER, answered=True)) == ("void", "-", 0)
+
+
+@pytest.mark.parametrize("outcome", ESTIMATED)
+def test_what_was_answered_without_usage_is_estimated_and_never_free(outcome: Outcome) -> None:
+    expected = worst_case_nano_usd(PRICE, 100, 7)
+    assert settle(ExchangeResult(outcome, answered=True, output_tokens_estimate=7)) == ("settle", "estimate", expected)
+    assert settle(ExchangeResult(outcome, answered=True))[2] == worst_case_nano_usd(PRICE, 100, 0) > 0
+
+
+@given(st.integers(0, 10**9), st.sampled_from(ESTIMATED))
+def test_an_estimate_never_exceeds_its_hold(tokens: int, outcome: Outcome) -> None:
+    ending = ExchangeResult(outcome, answered=True, output_tokens_estimate=tokens)
+    assert settle(ending)[2] <= HOLD.amount_nano_usd
+
+
+def test_a_real_usage_is_charged_whole_even_over_its_hold() -> None:
+    usage = Usage(1_000, 0, 1_000, 0, 2_000, None)
+    cost = settle(ExchangeResult(Outcome.COMPLETED, answered=True, usage=usage))[2]
+    assert cost == cost_of_usage_nano_usd(PRICE, usage) > HOLD.amount_nano_usd
+
+
+def test_an_upstreams_own_cost_counts_where_the_route_says_so() -> None:
+    ending = ExchangeResult(Outcome.COMPLETED, answered=True, usage=USAGE)
+    assert settle(ending, trust=True) == ("settle", "upstream_cost", 500_000_000)
+    assert settle(ending) == ("settle", "usage", COST)
+
+
+def test_an_upstreams_cost_that_the_ledger_cannot_hold_gives_way_to_the_price() -> None:
+    usage = Usage(90, 10, 40, 5, 130, "99999999999")
+    assert settle(ExchangeResult(Outcome.COMPLETED, answered=True, usage=usage), trust=True) == (
+        "settle",
+        "usage",
+        COST,
+    )
+
+
+def test_every_state_is_reached_and_every_hold_has_an_end() -> None:
+    reached = {State.RECEIVED} | set(TRANSITIONS.values())
+    assert reached == set(State)
+    final = {State.REFUSED, State.SETTLED, State.VOIDED}
+    assert not {state for state, _ in TRANSITIONS} & final
+    for state in (State.ADMITTED, State.OPENED, State.RELAYING):
+        assert TRANSITIONS[state, Event.VOID] is State.VOIDED

@@ -1,0 +1,343 @@
+"""The tap: bytes pass unchanged in whole events, and what it learns does not depend on how they were cut."""
+
+import json
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol import sse_observer
+from gateway.protocol.sse_framing import last_boundary, split_events
+from gateway.protocol.sse_observer import SseObserver
+from gateway.protocol.usage import Usage, parse_usage
+from tests.support.sse_corpus import USAGE, cuts, frame, is_boundary, read, streams
+
+BOUND = 1 << 20
+CREATED = {"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1", "usage": None, "error": None}}
+COMPLETED = {"type": "response.completed", "sequence_number": 9, "response": {"id": "resp_1", "usage": USAGE}}
+EXPECTED = Usage(11, 3, 7, 2, 18, "0.00125")
+
+
+def delta(text: str, number: int = 1) -> str:
+    kind = "response.output_text.delta"
+    return frame({"type": kind, "sequence_number": number, "item_id": "msg_1", "delta": text}, name=kind)
+
+
+def fed(*chunks: str | bytes, bound: int = BOUND) -> SseObserver:
+    observer = SseObserver(bound)
+    for chunk in chunks:
+        observer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
+    return observer
+
+
+def learnt(observer: SseObserver) -> tuple[object, ...]:
+    return observer.terminal, observer.usage, observer.done, observer.error_seen, observer.response_id
+
+
+def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseObserver, list[bytes]]:
+    observer = SseObserver(bound)
+    pieces = [observer.feed(chunk) for chunk in chunks]
+    return observer, [*pieces, observer.finish()]
+
+
+# What holds for every stream
+
+
+@given(st.data(), streams())
+def test_bytes_pass_unchanged_and_what_is_learnt_is_what_a_client_reads(data: st.DataObject, stream: bytes) -> None:
+    observer, pieces = run(data.draw(cuts(stream)))
+    assert b"".join(pieces) == stream
+    truth = read(stream)
+    assert learnt(observer) == (
+        truth.terminal,
+        parse_usage(truth.usage),
+        truth.done,
+        truth.error_seen,
+        truth.response_id,
+    )
+
+
+@given(st.data(), streams())
+def test_every_write_ends_at_an_event_boundary(data: st.DataObject, stream: bytes) -> None:
+    observer, written = SseObserver(BOUND), b""
+    for chunk in data.draw(cuts(stream)):
+        written += observer.feed(chunk)
+        assert observer.aligned
+        assert is_boundary(written)
+
+
+@given(st.data(), streams())
+def test_no_finished_event_is_held_back(data: st.DataObject, stream: bytes) -> None:
+    observer, fed_bytes, written = SseObserver(BOUND), b"", b""
+    for chunk in data.draw(cuts(stream)):
+        fed_bytes += chunk
+        written += observer.feed(chunk)
+        held = fed_bytes[len(written) :]
+        if not held.endswith(b"\r"):  # the CR may be half of a CRLF
+            assert not any(
+                is_boundary(held[:end]) for end in range(1, len(held) + 1) if held[end - 1 : end + 1] != b"\r\n"
+            )
+
+
+@given(st.data(), streams(), st.integers(0, 60))
+def test_beyond_the_bound_bytes_flow_on_unchanged(data: st.DataObject, stream: bytes, bound: int) -> None:
+    observer, pieces = SseObserver(bound), list[bytes]()
+    fed_bytes = 0
+    for chunk in data.draw(cuts(stream)):
+        fed_bytes += len(chunk)
+        pieces.append(observer.feed(chunk))
+        assert fed_bytes - sum(map(len, pieces)) <= bound
+        assert not observer.aligned or is_boundary(b"".join(pieces))
+    assert b"".join([*pieces, observer.finish()]) == stream
+
+
+@given(
+    st.lists(
+        st.binary(max_size=40) | st.sampled_from([b"\n", b"\r", b"data:", b"event: error", b"{}", b"\xef\xbb\xbf"])
+    )
+)
+def test_arbitrary_bytes_pass_unchanged_and_never_raise(chunks: list[bytes]) -> None:
+    observer, pieces = run(chunks, bound=30)
+    assert b"".join(pieces) == b"".join(chunks)
+    assert observer.bytes_fed == len(b"".join(chunks))
+    assert observer.output_tokens_estimate() >= 0
+    assert observer.last_sequence_number() >= -1
+
+
+@given(st.integers(0, 40), st.data())
+def test_deltas_events_and_the_last_number_do_not_depend_on_chunking(count: int, data: st.DataObject) -> None:
+    stream = frame(CREATED) + "".join(delta(" hi", number) for number in range(1, count + 1))
+    observer, _ = run(data.draw(cuts(stream.encode())))
+    assert (observer.deltas, observer.events, observer.last_sequence_number()) == (count, count + 1, count)
+
+
+# Rules of the format, one by one
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_each_line_end_is_understood(end: str) -> None:
+    stream = frame(CREATED) + delta("a") + delta("b", 2) + frame(COMPLETED) + frame("[DONE]")
+    observer, _ = run([stream.replace("\n", end).encode()])
+    assert learnt(observer) == ("response.completed", EXPECTED, True, False, "resp_1")
+    assert (observer.deltas, observer.events) == (2, 5)
+
+
+def test_a_crlf_that_is_cut_in_half_stays_one_line_end() -> None:
+    observer = SseObserver(BOUND)
+    assert observer.feed(b"data: 1\r\n\r") == b""
+    assert observer.feed(b"\ndata: 2") == b"data: 1\r\n\r\n"
+
+
+def test_a_cr_that_was_no_half_ends_the_event_with_the_next_byte() -> None:
+    observer = SseObserver(BOUND)
+    assert observer.feed(b"data: 1\n\r") == b""
+    assert observer.feed(b"d") == b"data: 1\n\r"
+
+
+def test_a_cr_stream_is_not_an_event_late() -> None:
+    assert SseObserver(BOUND).feed(b"data: 1\r\r") == b"data: 1\r\r"
+
+
+def test_an_unfinished_event_is_held_and_the_finished_ones_go_on() -> None:
+    observer = SseObserver(BOUND)
+    assert observer.feed(b"data: 1\n\ndata: 2\n") == b"data: 1\n\n"
+    assert observer.aligned
+    assert observer.feed(b"\n") == b"data: 2\n\n"
+
+
+@pytest.mark.parametrize("space", ["", " "])
+@pytest.mark.parametrize("split", [True, False])
+def test_data_with_and_without_space_on_one_or_several_lines(space: str, split: bool) -> None:
+    assert fed(frame(COMPLETED, space=space, split=split)).usage == EXPECTED
+
+
+def test_a_leading_byte_order_mark_hides_nothing() -> None:
+    assert fed("\ufeff" + frame(COMPLETED)).terminal == "response.completed"
+
+
+def test_a_byte_order_mark_later_on_spoils_its_line() -> None:
+    assert fed(delta("a"), "\ufeff" + frame(COMPLETED)).terminal is None
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
+def test_each_terminal_event_may_carry_usage(kind: str) -> None:
+    observer = fed(frame(CREATED), frame(COMPLETED | {"type": kind}))
+    assert (observer.terminal, observer.usage) == (kind, EXPECTED)
+
+
+def test_the_type_may_stand_in_the_event_line_alone() -> None:
+    response = {"response": {"usage": USAGE}}
+    assert fed(frame(response, name="response.completed")).usage == EXPECTED
+    assert fed(frame({"message": "no"}, name="error")).error_seen
+
+
+def test_the_type_in_the_json_wins() -> None:
+    assert fed(frame(COMPLETED, name="acme.delta")).terminal == "response.completed"
+    assert fed(frame({"type": "acme.note"}, name="response.completed")).terminal is None
+
+
+def test_a_text_that_speaks_of_terminal_events_ends_nothing() -> None:
+    text = 'event: response.completed\ndata: [DONE]\n\n{"type":"error"} "usage":{"input_tokens":1,"output_tokens":1}'
+    observer = fed(frame(CREATED), delta("a"), delta(text), delta("b", 3))
+    assert learnt(observer) == (None, None, False, False, "resp_1")
+    assert observer.deltas == 3
+
+
+def test_a_terminal_event_is_found_behind_deltas_in_the_same_read() -> None:
+    observer = fed(frame(CREATED), delta("a"), delta("b", 2) + delta("c", 3) + frame(COMPLETED), frame("[DONE]"))
+    assert learnt(observer) == ("response.completed", EXPECTED, True, False, "resp_1")
+
+
+def test_a_blank_line_in_another_style_cannot_hide_an_event_behind_a_delta() -> None:
+    first = delta("a").replace("\n", "\r\n")
+    mixed = first.replace("\r\n\r\n", "\r\rdata: [DONE]\n\n")
+    assert fed(first, mixed).done
+    assert fed(delta("a"), delta("b").replace("\n\n", "\r\rdata: [DONE]\n\n")).done
+
+
+def test_unknown_events_and_comments_change_nothing() -> None:
+    observer = fed(": hello\n\n", frame({"type": "acme:thing", "response": {"usage": USAGE}}), "id: 7\nretry: 1\n\n")
+    assert learnt(observer) == (None, None, False, False, None)
+    assert observer.events == 3
+
+
+def test_an_error_event_is_seen_and_the_stream_goes_on() -> None:
+    observer = fed(delta("a"), frame({"type": "error", "error": {}}), delta("b"), frame(COMPLETED))
+    assert (observer.error_seen, observer.terminal) == (True, "response.completed")
+
+
+def test_an_error_event_is_seen_among_deltas_of_the_same_read() -> None:
+    assert fed(delta("a"), frame({"type": "error", "error": {}}) + delta("b", 2)).error_seen
+
+
+def test_the_first_terminal_event_counts() -> None:
+    observer = fed(frame(COMPLETED), frame(COMPLETED | {"type": "response.failed", "response": {"usage": None}}))
+    assert (observer.terminal, observer.usage) == ("response.completed", EXPECTED)
+
+
+def test_text_that_only_lenient_parsers_read_does_not_cost_the_usage() -> None:
+    cut_emoji = json.dumps(COMPLETED | {"text": "\ud83d"})
+    bad_utf8 = json.dumps(COMPLETED | {"text": "@"}).encode().replace(b"@", b"\xff")
+    assert fed(frame(cut_emoji)).usage == EXPECTED
+    assert fed(b"data: " + bad_utf8 + b"\n\n").usage == EXPECTED
+
+
+# The end of a stream
+
+
+def test_a_last_event_without_its_blank_line_counts() -> None:
+    observer = SseObserver(BOUND)
+    stream = frame(COMPLETED).encode().rstrip()
+    assert observer.feed(stream) == b""
+    assert observer.finish() == stream
+    assert (observer.usage, observer.aligned) == (EXPECTED, False)
+
+
+def test_the_rest_of_a_broken_stream_is_read_for_usage_and_not_written() -> None:
+    observer = fed(frame(CREATED), frame(COMPLETED).rstrip())
+    assert observer.finish(clean=False) == b""
+    assert (observer.usage, observer.terminal, observer.aligned) == (EXPECTED, None, True)
+
+
+def test_an_opening_event_that_never_reached_the_client_was_not_shown() -> None:
+    observer = fed(frame(CREATED).rstrip())
+    observer.finish(clean=False)
+    assert (observer.opened, observer.created) == (False, None)
+
+
+# Bounds and cost
+
+
+def test_usage_of_a_terminal_event_beyond_the_bound_is_found_near_its_end() -> None:
+    large = {"id": "resp_1", "output": ["A" * 50_000], "usage": USAGE, "metadata": {"note": '"usage":1'}}
+    stream = frame(COMPLETED | {"response": large}).encode()
+    observer, pieces = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=5_000)
+    assert b"".join(pieces) == stream
+    assert learnt(observer)[:2] == ("response.completed", EXPECTED)
+    assert observer.aligned
+
+
+def test_events_behind_one_beyond_the_bound_are_read_again() -> None:
+    large = delta("A" * 9_000)
+    observer = fed(large[:5_000], large[5_000:] + frame(COMPLETED) + "data: [DO", "NE]\n\n", bound=1_000)
+    assert learnt(observer)[:3] == ("response.completed", EXPECTED, True)
+
+
+def test_an_event_cut_beyond_the_bound_leaves_the_stream_unaligned() -> None:
+    observer = SseObserver(100)
+    piece = b"data: " + b"A" * 200
+    assert observer.feed(piece) == piece
+    assert not observer.aligned
+    assert observer.feed(b"B") == b"B"
+    assert observer.feed(b"\n\ndata: 2") == b"\n\n"
+    assert observer.aligned
+
+
+def test_an_opening_event_too_large_to_keep_still_gives_its_id() -> None:
+    response = {"id": "resp_1", "instructions": "A" * 70_000}
+    observer = fed(frame(CREATED | {"response": response}))
+    assert (observer.opened, observer.created, observer.response_id) == (True, None, "resp_1")
+
+
+def test_a_large_event_in_small_chunks_is_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned = 0
+
+    def counting(window: bytes) -> int:
+        nonlocal scanned
+        scanned += len(window)
+        return last_boundary(window)
+
+    monkeypatch.setattr(sse_observer, "last_boundary", counting)
+    stream = frame(COMPLETED | {"text": "A" * 2_000_000}).encode()
+    observer, _ = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=1 << 24)
+    assert observer.usage == EXPECTED
+    assert scanned <= 1.01 * len(stream)
+
+
+def test_a_stream_of_like_deltas_is_inspected_only_until_their_head_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    inspected = 0
+    count_lines = sse_observer._blank_lines  # noqa: SLF001 - called once by each look that goes beyond the head
+
+    def counting(ready: bytes) -> int:
+        nonlocal inspected
+        inspected += 1
+        return count_lines(ready)
+
+    monkeypatch.setattr(sse_observer, "_blank_lines", counting)
+    observer = fed(frame(CREATED), *[delta("a", number) * 3 for number in range(1, 100)], frame(COMPLETED))
+    assert (observer.deltas, inspected) == (297, 2)
+
+
+# Estimates and numbers
+
+
+def test_output_is_estimated_as_one_token_a_delta_or_four_bytes_of_text_a_token() -> None:
+    assert fed(*[delta("a", number) for number in range(50)]).output_tokens_estimate() == 50
+    assert fed(*[delta("word" * 10, number) for number in range(50)]).output_tokens_estimate() == 500
+
+
+def test_output_that_comes_as_whole_items_is_not_free() -> None:
+    item = frame({"type": "response.output_item.done", "item": {"text": "A" * 400}})
+    assert fed(frame(CREATED), item).output_tokens_estimate() >= 100
+
+
+def test_nothing_relayed_is_no_output() -> None:
+    assert fed(frame(CREATED)).output_tokens_estimate() == 0
+
+
+def test_the_last_number_is_found_behind_events_that_carry_none() -> None:
+    assert SseObserver(BOUND).last_sequence_number() == -1
+    assert fed(frame(CREATED), delta("a", 5), ": ping\n\n", frame("[DONE]")).last_sequence_number() == 5
+    assert (
+        fed(frame({"type": "response.output_item.done", "sequence_number": 8, "x": "A" * 9000})).last_sequence_number()
+        == 8
+    )
+    assert fed(frame({"type": "acme.a"}), frame({"type": "acme.b"})).last_sequence_number() == 1
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"])).map(b"".join))
+def test_events_that_are_split_are_the_same_bytes_cut_behind_blank_lines(data: bytes) -> None:
+    events = split_events(data)
+    assert b"".join(events) == data
+    assert all(is_boundary(b"".join(events[:number])) for number in range(1, len(events)))
