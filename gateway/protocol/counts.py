@@ -1,0 +1,65 @@
+"""Numbers in JSON from outside: counts of things, and amounts of time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+MAX_COUNT: Final = 2**53  # the largest range in which every JSON implementation counts exactly (RFC 8259, section 6)
+_LARGEST_AMOUNT: Final = Decimal(10) ** 12
+# Decimal() would also read "NaN", "1_0" and exponents that make a number of a million digits.
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?")
+
+
+def count(value: object) -> int | None:
+    """A whole number from 0 to 2**53, or None. "12.0" is what some JSON writers make of 12."""
+    if type(value) is int:  # no bool
+        return value if 0 <= value <= MAX_COUNT else None
+    if isinstance(value, float) and value.is_integer() and 0 <= value <= MAX_COUNT:
+        return int(value)
+    return None
+
+
+def amount(value: object) -> Decimal | None:
+    """A number >= 0, below 10**12, as a JSON number or a string of one; None for anything else.
+
+    A float's repr is the shortest text that means it: the digits that the sender wrote, up to 17 of them.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int) and not 0 <= value < _LARGEST_AMOUNT:
+        return None  # before repr: Python refuses to write very long integers
+    text = value if isinstance(value, str) else repr(value)
+    if _AMOUNT.fullmatch(text) is None:
+        return None
+    number = Decimal(text)
+    return number if number < _LARGEST_AMOUNT else None
+
+
+def find(tree: Mapping[str, Any], path: tuple[str, ...]) -> object:
+    """What stands at a path of names, or None."""
+    found: object = tree
+    for name in path:
+        if not isinstance(found, dict):
+            return None
+        found = found.get(name)
+    return found
+
+
+def counted(tree: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> int | None:
+    """The first count above zero at one of the paths; 0 where only zeros stand there, None where nothing does."""
+    zero: int | None = None
+    for path in paths:
+        number = count(find(tree, path))
+        if number:
+            return number
+        if number == 0:
+            zero = 0
+    return zero
+
+
+def any_counts(tree: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> set[int]:
+    """Every different count above zero that stands at one of the paths."""
+    return {number for path in paths if (number := count(find(tree, path)))}

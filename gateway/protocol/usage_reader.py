@@ -1,0 +1,261 @@
+"""What an answer used, as its upstream reports it: one reader for every dialect, for streams and whole answers alike.
+
+    read_usage("chat", usage, answer, facts) -> Usage      None where nothing sound was reported
+
+`usage` is the usage object as the dialect's stream rules put it together, `answer` the answer that it belongs to, or the
+members of it that matter: `service_tier`, `output` or `choices` (hosted calls), `data`, `quality`, `size`, `duration`,
+`meta`. A usage without sound input and output counts is no usage at all: charging half of a bill would hide the other
+half. Never raises, whatever stands in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+from gateway.protocol.counts import amount, counted, find
+from gateway.protocol.hosted_calls import hosted_calls, tool_name
+from gateway.protocol.partition import partition
+from gateway.protocol.quantities import EMPTY, Images, Quantities, Segment, Usage
+from gateway.protocol.reported_cost import reported_cost
+from gateway.protocol.usage_fields import DIALECTS, UNITS, UNITS_OF_ANSWERS, UsageFields
+
+BASE_TIERS: Final = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+"""Service tiers that are no tier: the plain rates of a row."""
+CONDITIONS: Final = ("speed", "inference_geo", "completion_window", "search_context_size")
+"""What rates are known to depend on, beside the tier; a price row may name others."""
+_FROM_REQUEST: Final = frozenset({"completion_window", "search_context_size"})  # speed and region are never asked for
+_LONGEST_FACT: Final = 64
+
+# A usage of these names alone needs nothing but six numbers.
+_PLAIN: Final = frozenset(
+    {"input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details"}
+)
+_PLAIN_INPUT: Final = frozenset({"cached_tokens"})
+_PLAIN_OUTPUT: Final = frozenset({"reasoning_tokens"})
+
+_MOST_ITERATIONS: Final = 1000
+
+
+class RequestFacts(NamedTuple):
+    """What of a request bears on its price, where the answer does not say it. "" and 0: not said.
+
+    `characters`, `seconds`: of the text to be spoken, of the audio that was sent. `conditions`: names that the model's
+    price row asks for besides `CONDITIONS`.
+    """
+
+    service_tier: str = ""
+    completion_window: str = ""
+    search_context_size: str = ""
+    quality: str = ""
+    size: str = ""
+    characters: int = 0
+    seconds: float = 0
+    conditions: tuple[str, ...] = ()
+
+
+NO_FACTS: Final = RequestFacts()
+
+
+def read_usage(
+    dialect: str, usage: object, answer: Mapping[str, Any] = EMPTY, request: RequestFacts = NO_FACTS
+) -> Usage | None:
+    """The usage of an answer; None where nothing sound was reported."""
+    if not isinstance(usage, dict):
+        usage = {}
+    if dialect == "responses" and (plain := _read_plain(usage, answer, request)) is not None:
+        return plain
+    fields = DIALECTS.get(dialect, DIALECTS["responses"])
+    units = _units(dialect, usage, answer, request)
+    images = _images(answer, request) if dialect == "images" else ()
+    input_tokens, output_tokens = counted(usage, fields.input), counted(usage, fields.output)
+    lacks_output = fields.partial and output_tokens is None and input_tokens is not None
+    if input_tokens is None or (output_tokens is None and fields.needs_output and not fields.partial):
+        if fields.needs_tokens or (input_tokens is None and not (units or images or dialect == "moderations")):
+            return None
+        input_tokens = input_tokens or 0
+    return _quantify(
+        fields,
+        usage,
+        answer,
+        request,
+        (input_tokens, output_tokens or 0),
+        Quantities(units=units, images=images, lacks_output=lacks_output),
+    )
+
+
+def _read_plain(usage: dict[str, Any], answer: Mapping[str, Any], request: RequestFacts) -> Usage | None:
+    """The common case, without anything that has a rate of its own; None where it is not that."""
+    if not usage.keys() <= _PLAIN or request is not NO_FACTS or "tool_usage" in answer:
+        return None
+    cached = reasoning = 0
+    if (details := usage.get("input_tokens_details")) is not None:
+        if not isinstance(details, dict) or not details.keys() <= _PLAIN_INPUT:
+            return None
+        cached = details.get("cached_tokens", 0)
+    if (details := usage.get("output_tokens_details")) is not None:
+        if not isinstance(details, dict) or not details.keys() <= _PLAIN_OUTPUT:
+            return None
+        reasoning = details.get("reasoning_tokens", 0)
+    input_tokens, output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
+    total = usage.get("total_tokens")
+    if not (type(input_tokens) is type(output_tokens) is type(total) is type(cached) is type(reasoning) is int):
+        return None
+    if not (0 <= cached <= input_tokens and 0 <= reasoning <= output_tokens and total == input_tokens + output_tokens):
+        return None
+    tier = answer.get("service_tier")
+    if not (tier is None or (isinstance(tier, str) and tier in BASE_TIERS)):
+        return None
+    return None if _has_more(answer) else Usage(input_tokens, cached, output_tokens, reasoning, total, None)
+
+
+def _has_more(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer has calls of hosted tools, or a fact that rates may depend on."""
+    items = answer.get("output")
+    if isinstance(items, list):
+        for item in items:
+            kind = item.get("type") if isinstance(item, dict) else None
+            if isinstance(kind, str) and kind.endswith("_call") and kind != "function_call":
+                return True
+    return any(isinstance(answer.get(name), str) for name in CONDITIONS)
+
+
+def _quantify(
+    fields: UsageFields,
+    usage: dict[str, Any],
+    answer: Mapping[str, Any],
+    request: RequestFacts,
+    wholes: tuple[int, int],
+    found: Quantities,
+) -> Usage:
+    main = partition(usage, fields, *wholes)
+    segments, noted = _segments(fields, usage, main.tokens)
+    quantities = found._replace(
+        segments=segments,
+        tool_tokens=_tool_tokens(usage, answer),
+        calls=hosted_calls(usage, answer),
+        facts=_facts(usage, answer, request),
+        unknown=main.unknown,
+        contradictions=(*main.contradictions, *noted),
+    )
+    return _sum_up(quantities, reported_cost(usage))
+
+
+def _sum_up(quantities: Quantities, cost_usd: str | None) -> Usage:
+    prompt = cached = output = reasoning = 0
+    for segment in quantities.segments:
+        prompt += segment.prompt_tokens
+        cached += sum(number for name, number in segment.tokens.items() if name.startswith("cached_"))
+        output += sum(
+            number for name, number in segment.tokens.items() if name.startswith(("output", "reasoning", "citation"))
+        )
+        reasoning += segment.tokens.get("reasoning", 0)
+    return Usage(prompt, cached, output, reasoning, prompt + output, cost_usd, quantities)
+
+
+def _segments(
+    fields: UsageFields, usage: dict[str, Any], main: dict[str, int]
+) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
+    """The top-level counts, or the iterations that a provider lists (Anthropic): each has a step of its own.
+
+    `compaction` and `advisor_message` are not in the top-level counts, `message` is. Where a `fallback_message` served
+    the turn, the `message` entries of other models were declined, and are not billed.
+    """
+    listed = usage.get("iterations")
+    entries = [one for one in listed[:_MOST_ITERATIONS] if isinstance(one, dict)] if isinstance(listed, list) else []
+    if not entries:
+        return (Segment(main),), ()
+    served = [one.get("model") for one in entries if one.get("type") == "fallback_message"]
+    segments: list[Segment] = []
+    within = dict.fromkeys(main, 0)
+    noted: list[str] = []
+    for entry in entries:
+        kind, model = entry.get("type"), entry.get("model")
+        if kind == "message" and served and model not in served:
+            continue
+        parts = partition(entry, fields, counted(entry, fields.input) or 0, counted(entry, fields.output) or 0)
+        noted += parts.contradictions
+        own = kind in ("advisor_message", "fallback_message") and isinstance(model, str)
+        segments.append(Segment(parts.tokens, str(model) if own else ""))
+        if kind not in ("compaction", "advisor_message"):
+            for name, number in parts.tokens.items():
+                within[name] = within.get(name, 0) + number
+    rest = {name: number - within[name] for name, number in main.items() if number > within[name]}
+    if rest:
+        segments.append(Segment(rest))
+        if any(within.values()):
+            noted.append("iterations are less than the whole")
+    return tuple(segments), tuple(noted)
+
+
+def _tool_tokens(usage: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Tokens of hosted tools that a model of their own spends (`tool_usage.image_gen`)."""
+    found: dict[str, dict[str, int]] = {}
+    for place in (answer, usage):
+        table = place.get("tool_usage")
+        for name, value in table.items() if isinstance(table, dict) else ():
+            tokens = _tokens_of_tool(value) if isinstance(value, dict) else {}
+            if tokens:
+                found[tool_name(name)] = tokens
+    return found
+
+
+def _tokens_of_tool(value: dict[str, Any]) -> dict[str, int]:
+    fields = DIALECTS["responses"]
+    input_tokens, output_tokens = counted(value, fields.input) or 0, counted(value, fields.output) or 0
+    return partition(value, fields, input_tokens, output_tokens).tokens
+
+
+def _facts(usage: Mapping[str, Any], answer: Mapping[str, Any], request: RequestFacts) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    said = (answer.get("service_tier"), usage.get("service_tier"), request.service_tier)
+    tier = next((one for one in said if isinstance(one, str) and one), "")
+    if tier not in BASE_TIERS:
+        facts["service_tier"] = tier[:_LONGEST_FACT]
+    for name in (*CONDITIONS, *request.conditions):
+        asked = getattr(request, name) if name in _FROM_REQUEST else None
+        for value in (usage.get(name), answer.get(name), asked):
+            if (text := _fact(value)) is not None:
+                facts[name] = text
+                break
+    return facts
+
+
+def _fact(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float) or (isinstance(value, str) and value):
+        return str(value)[:_LONGEST_FACT]
+    return None
+
+
+def _units(
+    dialect: str, usage: Mapping[str, Any], answer: Mapping[str, Any], request: RequestFacts
+) -> dict[str, Decimal]:
+    """Seconds, pages, characters, search units: from the usage, else the answer, else the request."""
+    found: dict[str, Decimal] = {}
+    for tree, table in ((usage, UNITS), (answer, UNITS_OF_ANSWERS)):
+        for name, paths in table.items():
+            values = (amount(find(tree, path)) for path in paths)
+            if name not in found and (value := next((one for one in values if one is not None), None)) is not None:
+                found[name] = value
+    if dialect == "speech" and "character" not in found and request.characters:
+        found["character"] = Decimal(request.characters)
+    if dialect == "transcription" and "second" not in found and request.seconds and not usage:
+        found["second"] = amount(request.seconds) or Decimal(0)
+    return found
+
+
+def _images(answer: Mapping[str, Any], request: RequestFacts) -> tuple[Images, ...]:
+    data = answer.get("data")
+    number = len(data) if isinstance(data, list) else int(isinstance(answer.get("b64_json"), str))
+    if not number:
+        return ()
+    quality, size = _said(answer, "quality") or request.quality, _said(answer, "size") or request.size
+    return (Images(number, quality[:_LONGEST_FACT], size[:_LONGEST_FACT]),)
+
+
+def _said(answer: Mapping[str, Any], name: str) -> str:
+    value = answer.get(name)
+    return value if isinstance(value, str) and value != "auto" else ""
