@@ -81,5 +81,11 @@ def quantities_of(usage: Usage) -> Quantities:
     if usage.quantities is not None:
         return usage.quantities
     cached = min(usage.cached_input_tokens, usage.input_tokens)
-    tokens = {"input": usage.input_tokens - cached, "cached_input": cached, "output": usage.output_tokens}
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    tokens = {
+        "input": usage.input_tokens - cached,
+        "cached_input": cached,
+        "output": usage.output_tokens - reasoning,
+        "reasoning": reasoning,
+    }
     return Quantities((Segment(tokens),))

@@ -1,0 +1,170 @@
+"""A model's price as data: rates, the tables inside the row that change them, fees, units, later versions.
+
+    row.at(time)                   the version in force: `from."DATE"` replaces the whole row
+    row.rates_for(conditions)      the rates in force for a step, hours, facts and a tier; computed once each
+    table.find("openai/gpt-5.2")   exact id, then "openai/*", then "*"; None: unlisted, to be refused, never free
+
+Times are milliseconds since 1970 (UTC). The order of the tables: from, above, hours, when, tiers, tiers.T.above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final, NamedTuple
+
+from gateway.billing.rates import InForce, Layer, in_force
+from gateway.protocol.counts import MAX_COUNT
+
+DAY_MS: Final = 86_400_000
+_MINUTE_MS: Final = 60_000
+_MINUTES_A_DAY: Final = 1440
+_EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday, counted from Monday
+_ONE_TIER: Final = frozenset({"fast", "priority"})
+CHEAP_TIERS: Final = frozenset({"flex", "batch"})
+"""Tiers that cost the base rates where a row does not price them; any other costs the dearest that it could be."""
+_MOST_KNOWN: Final = 256
+
+Steps = tuple[tuple[int, Layer], ...]
+"""(tokens, layer): for prompts of more tokens than that. Ascending."""
+
+
+class Tier(NamedTuple):
+    """A service tier. `steps`: replace the row's for this tier; None: the row's apply."""
+
+    layer: Layer
+    steps: Steps | None = None
+
+
+class Hours(NamedTuple):
+    """Minutes of a day (UTC), `until` not included; past midnight where it is the smaller. `days`: ISO, of the start."""
+
+    start: int
+    until: int
+    days: frozenset[int]
+    layer: Layer
+
+    def holds(self, at_ms: int) -> bool:
+        """Whether a moment lies in these hours."""
+        days, minute = divmod(at_ms // _MINUTE_MS, _MINUTES_A_DAY)
+        if self.start < self.until:
+            return self.start <= minute < self.until and self._on(days)
+        return (minute >= self.start and self._on(days)) or (minute < self.until and self._on(days - 1))
+
+    def _on(self, days_since_epoch: int) -> bool:
+        return (days_since_epoch + _EPOCH_WEEKDAY) % 7 + 1 in self.days
+
+
+class Tool(NamedTuple):
+    """Token rates of a hosted tool: those of a model's row, or its own."""
+
+    model: str = ""
+    layer: Layer = Layer()
+
+
+class Conditions(NamedTuple):
+    """Which tables of a row apply, in the row's own words. `step`, `hours`: an index, or -1. `when`: (name, value)."""
+
+    step: int = -1
+    hours: int = -1
+    when: tuple[tuple[str, str], ...] = ()
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One row. Rates in nano-USD per million tokens, fees in nano-USD. `factor` is the row's own.
+
+    `per_image`: by "quality/size", "size" or "default". `per_unit`: nano-USD for a second, a character, a page or a
+    search unit, exact. `versions`: (milliseconds, row) from which day another row is in force, ascending; `version` is
+    that day, or "" for the row itself. `plain`: the rates with no table applied; `plain_up_to`: prompts up to which
+    nothing but a fact of the answer changes them, -1 where the time may. State that changes: `_known`, rates that were
+    computed; bounded.
+    """
+
+    base: Layer
+    steps: Steps = ()
+    hours: tuple[Hours, ...] = ()
+    when: Mapping[str, Mapping[str, Layer]] = field(default_factory=dict)
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    per_image: Mapping[str, int] = field(default_factory=dict)
+    per_unit: Mapping[str, Fraction] = field(default_factory=dict)
+    minimum_seconds: int = 0
+    context_tokens: int | None = None
+    versions: tuple[tuple[int, Price], ...] = ()
+    version: str = ""
+    plain: InForce = field(init=False, repr=False, compare=False)
+    plain_up_to: int = field(init=False, repr=False, compare=False)
+    _known: dict[Conditions, InForce] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_time = self.hours or self.versions
+        object.__setattr__(self, "plain", in_force(self.base, ()))
+        object.__setattr__(self, "plain_up_to", -1 if by_time else self.steps[0][0] if self.steps else MAX_COUNT * 4)
+
+    def at(self, at_ms: int) -> Price:
+        """The version of this row that is in force at a time."""
+        found = self
+        for start_ms, row in self.versions:
+            if start_ms <= at_ms:
+                found = row
+        return found
+
+    def between(self, start_ms: int, until_ms: int) -> Iterator[Price]:
+        """Every version that is in force at some moment of a span."""
+        yield self.at(start_ms)
+        yield from (row for at_ms, row in self.versions if start_ms < at_ms <= until_ms)
+
+    def rates_for(self, conditions: Conditions) -> InForce:
+        """The rates and fees in force where these tables apply."""
+        known = self._known.get(conditions)
+        if known is None:
+            known = in_force(self.base, tuple(self._layers(conditions)))
+            if len(self._known) < _MOST_KNOWN:
+                self._known[conditions] = known
+        return known
+
+    def steps_of(self, tier: str) -> Steps:
+        """The steps that a tier goes by: its own, or the row's."""
+        own = self.tiers[tier].steps if tier else None
+        return self.steps if own is None else own
+
+    def step_for(self, tier: str, prompt_tokens: int) -> int:
+        """The index of the largest step that a prompt exceeds, or -1."""
+        found = -1
+        for index, (tokens, _) in enumerate(self.steps_of(tier)):
+            if prompt_tokens > tokens:
+                found = index
+        return found
+
+    def hours_at(self, at_ms: int) -> int:
+        """The index of the hours that a moment lies in, or -1."""
+        return next((index for index, hours in enumerate(self.hours) if hours.holds(at_ms)), -1)
+
+    def when_for(self, facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Which `when` tables apply, in the row's order."""
+        return tuple((name, facts[name]) for name, values in self.when.items() if facts.get(name) in values)
+
+    def tier_named(self, tier: str) -> str | None:
+        """The row's name for a tier; None where it has none. `fast` and `priority` are one unless both are priced."""
+        if tier in self.tiers:
+            return tier
+        if tier in _ONE_TIER:
+            return next((other for other in _ONE_TIER if other in self.tiers), None)
+        return None
+
+    def _layers(self, conditions: Conditions) -> Iterator[Layer]:
+        tier = self.tiers[conditions.tier] if conditions.tier else None
+        stepped = conditions.step >= 0
+        if stepped and (tier is None or tier.steps is None):
+            yield self.steps[conditions.step][1]
+        if conditions.hours >= 0:
+            yield self.hours[conditions.hours].layer
+        for name, value in conditions.when:
+            yield self.when[name][value]
+        if tier is not None:
+            yield tier.layer
+            if stepped and tier.steps is not None:
+                yield tier.steps[conditions.step][1]

@@ -1,0 +1,73 @@
+"""All price rows of a configuration: by model, and what the dearest of them is where a row says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from gateway.billing.price_row import Price, Tool
+from gateway.billing.rates import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTable:
+    """Prices by model pattern; the most specific wins.
+
+    `fees`, `units`, `tools`: the dearest that any row states, by name: what a call, a unit or a tool's tokens cost
+    where the row that is used says nothing of them.
+    """
+
+    prices: Mapping[str, Price]
+    fees: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    units: Mapping[str, Fraction] = field(init=False, repr=False, compare=False)
+    tools: Mapping[str, Tool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        fees: dict[str, int] = {}
+        units: dict[str, Fraction] = {}
+        tools: dict[str, Tool] = {}
+        for row in self.prices.values():
+            for version in (row, *(later for _, later in row.versions)):
+                for layer in layers_of(version):
+                    for tool, fee in layer.per_call.items():
+                        fees[tool] = max(fee, fees.get(tool, 0))
+                for unit, rate in version.per_unit.items():
+                    units[unit] = max(rate, units.get(unit, Fraction(0)))
+                for name, tool_price in version.tools.items():
+                    tools[name] = _dearer_tool(tools.get(name), tool_price)
+        object.__setattr__(self, "fees", fees)
+        object.__setattr__(self, "units", units)
+        object.__setattr__(self, "tools", tools)
+
+    def named(self, model: str, beside: str = "") -> Price | None:
+        """The row of a model as an answer names it: without a provider, too, where `beside` or one row alone has it."""
+        names = (model, f"{beside.rpartition('/')[0]}/{model}" if "/" in beside else model)
+        for name in names:
+            if (price := self.prices.get(name)) is not None:
+                return price
+        same = [price for name, price in self.prices.items() if name.rpartition("/")[2] == model]
+        return same[0] if len(same) == 1 else None
+
+
+def layers_of(row: Price) -> Iterator[Layer]:
+    """Every table of a row that states rates or fees, the row itself first."""
+    yield row.base
+    yield from (layer for _, layer in row.steps)
+    yield from (hours.layer for hours in row.hours)
+    yield from (layer for values in row.when.values() for layer in values.values())
+    for tier in row.tiers.values():
+        yield tier.layer
+        yield from (layer for _, layer in tier.steps or ())
+
+
+def _dearer_tool(known: Tool | None, other: Tool) -> Tool:
+    """A tool whose every rate is the dearer of two; one that names a model stays, since its row knows its rates."""
+    if known is None or other.model:
+        return other
+    if known.model:
+        return known
+    rates = dict(known.layer.rates)
+    for kind, rate in other.layer.rates.items():
+        rates[kind] = max(rate, rates.get(kind, 0))
+    return Tool(layer=Layer(rates))
