@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.billing.rates import InForce, Layer, in_force
 from gateway.protocol.counts import MAX_COUNT
@@ -38,7 +38,7 @@ class Tier(NamedTuple):
 
 
 class Hours(NamedTuple):
-    """Minutes of a day (UTC), `until` not included; past midnight where it is the smaller. `days`: ISO, of the start."""
+    """Minutes of a day (UTC), `until` not included; past midnight if it is the smaller. `days`: ISO, of the start."""
 
     start: int
     until: int
@@ -74,13 +74,13 @@ class Conditions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One row. Rates in nano-USD per million tokens, fees in nano-USD. `factor` is the row's own.
+    """One row. Rates in nano-USD per million tokens, fees in nano-USD. `base.factor` is the row's own.
 
     `per_image`: by "quality/size", "size" or "default". `per_unit`: nano-USD for a second, a character, a page or a
     search unit, exact. `versions`: (milliseconds, row) from which day another row is in force, ascending; `version` is
     that day, or "" for the row itself. `plain`: the rates with no table applied; `plain_up_to`: prompts up to which
-    nothing but a fact of the answer changes them, -1 where the time may. State that changes: `_known`, rates that were
-    computed; bounded.
+    nothing but a fact of the answer changes them, -1 where the time may. `thresholds`: of all steps, ascending.
+    State that changes: `_known` and `dearest`, rates that were computed; bounded.
     """
 
     base: Layer
@@ -97,10 +97,14 @@ class Price:
     version: str = ""
     plain: InForce = field(init=False, repr=False, compare=False)
     plain_up_to: int = field(init=False, repr=False, compare=False)
+    thresholds: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    dearest: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known: dict[Conditions, InForce] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_time = self.hours or self.versions
+        steps = (self.steps, *(tier.steps for tier in self.tiers.values() if tier.steps is not None))
+        object.__setattr__(self, "thresholds", tuple(sorted({tokens for one in steps for tokens, _ in one})))
         object.__setattr__(self, "plain", in_force(self.base, ()))
         object.__setattr__(self, "plain_up_to", -1 if by_time else self.steps[0][0] if self.steps else MAX_COUNT * 4)
 
@@ -154,6 +158,21 @@ class Price:
         if tier in _ONE_TIER:
             return next((other for other in _ONE_TIER if other in self.tiers), None)
         return None
+
+    def remember_dearest(self, key: Any, value: Any) -> None:
+        """Keeps what the worst case of such requests was computed from."""
+        if len(self.dearest) < _MOST_KNOWN:
+            self.dearest[key] = value
+
+    def layers(self) -> Iterator[Layer]:
+        """Every table of the row that states rates or fees, the row itself first."""
+        yield self.base
+        yield from (layer for _, layer in self.steps)
+        yield from (hours.layer for hours in self.hours)
+        yield from (layer for values in self.when.values() for layer in values.values())
+        for tier in self.tiers.values():
+            yield tier.layer
+            yield from (layer for _, layer in tier.steps or ())
 
     def _layers(self, conditions: Conditions) -> Iterator[Layer]:
         tier = self.tiers[conditions.tier] if conditions.tier else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -29,7 +29,7 @@ class PriceTable:
         tools: dict[str, Tool] = {}
         for row in self.prices.values():
             for version in (row, *(later for _, later in row.versions)):
-                for layer in layers_of(version):
+                for layer in version.layers():
                     for tool, fee in layer.per_call.items():
                         fees[tool] = max(fee, fees.get(tool, 0))
                 for unit, rate in version.per_unit.items():
@@ -48,17 +48,6 @@ class PriceTable:
                 return price
         same = [price for name, price in self.prices.items() if name.rpartition("/")[2] == model]
         return same[0] if len(same) == 1 else None
-
-
-def layers_of(row: Price) -> Iterator[Layer]:
-    """Every table of a row that states rates or fees, the row itself first."""
-    yield row.base
-    yield from (layer for _, layer in row.steps)
-    yield from (hours.layer for hours in row.hours)
-    yield from (layer for values in row.when.values() for layer in values.values())
-    for tier in row.tiers.values():
-        yield tier.layer
-        yield from (layer for _, layer in tier.steps or ())
 
 
 def _dearer_tool(known: Tool | None, other: Tool) -> Tool:

@@ -3,8 +3,8 @@
     Usage        six numbers that every usage has, and `quantities` where they do not say everything
     Quantities   disjoint token counts a part of the answer, hosted calls, units, images, and the facts that pick rates
 
-A token stands in one part only: the counts of a segment sum up to what was used. In the common case (input, cached input
-and output of one model, no calls, no tier) there are no `Quantities`, so that such a usage costs nothing more to keep.
+A token stands in one part only: the counts of a segment sum up to what was used. In the common case (input, cached
+input and output of one model, no calls, no tier) there are no `Quantities`: such a usage costs nothing more to keep.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where each dialect's usage keeps its counts: one table, for whole answers, streams and compactions alike.
 
-A path is a sequence of names from the usage object; the first path of a row that holds a count above zero is read, since
-servers fill in fields that they do not count with zeros. A provider with other names is one more path here.
+A path is a sequence of names from the usage object; the first path of a row that holds a count above zero is read,
+since servers fill in fields that they do not count with zeros. A provider with other names is one more path here.
 
 | where cached input stands                         | who                                |
 | `input_tokens_details.cached_tokens`              | OpenAI                             |

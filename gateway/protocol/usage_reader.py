@@ -2,10 +2,10 @@
 
     read_usage("chat", usage, answer, facts) -> Usage      None where nothing sound was reported
 
-`usage` is the usage object as the dialect's stream rules put it together, `answer` the answer that it belongs to, or the
-members of it that matter: `service_tier`, `output` or `choices` (hosted calls), `data`, `quality`, `size`, `duration`,
-`meta`. A usage without sound input and output counts is no usage at all: charging half of a bill would hide the other
-half. Never raises, whatever stands in either.
+`usage` is the usage object as the dialect's stream rules put it together, `answer` the answer that it belongs to, or
+the members of it that matter: `service_tier`, `output` or `choices` (hosted calls), `data`, `quality`, `size`,
+`duration`, `meta`. A usage without sound input and output counts is no usage at all: charging half of a bill would
+hide the other half. Never raises, whatever stands in either.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ _LONGEST_FACT: Final = 64
 _PLAIN: Final = frozenset(
     {"input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details"}
 )
-_PLAIN_INPUT: Final = frozenset({"cached_tokens"})
-_PLAIN_OUTPUT: Final = frozenset({"reasoning_tokens"})
 
 _MOST_ITERATIONS: Final = 1000
 
@@ -89,25 +87,28 @@ def _read_plain(usage: dict[str, Any], answer: Mapping[str, Any], request: Reque
     """The common case, without anything that has a rate of its own; None where it is not that."""
     if not usage.keys() <= _PLAIN or request is not NO_FACTS or "tool_usage" in answer:
         return None
-    cached = reasoning = 0
-    if (details := usage.get("input_tokens_details")) is not None:
-        if not isinstance(details, dict) or not details.keys() <= _PLAIN_INPUT:
-            return None
-        cached = details.get("cached_tokens", 0)
-    if (details := usage.get("output_tokens_details")) is not None:
-        if not isinstance(details, dict) or not details.keys() <= _PLAIN_OUTPUT:
-            return None
-        reasoning = details.get("reasoning_tokens", 0)
-    input_tokens, output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
-    total = usage.get("total_tokens")
+    cached = _only(usage.get("input_tokens_details"), "cached_tokens")
+    reasoning = _only(usage.get("output_tokens_details"), "reasoning_tokens")
+    input_tokens, output_tokens, total = (
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        usage.get("total_tokens"),
+    )
     if not (type(input_tokens) is type(output_tokens) is type(total) is type(cached) is type(reasoning) is int):
         return None
     if not (0 <= cached <= input_tokens and 0 <= reasoning <= output_tokens and total == input_tokens + output_tokens):
         return None
     tier = answer.get("service_tier")
-    if not (tier is None or (isinstance(tier, str) and tier in BASE_TIERS)):
+    if not (tier is None or (isinstance(tier, str) and tier in BASE_TIERS)) or _has_more(answer):
         return None
-    return None if _has_more(answer) else Usage(input_tokens, cached, output_tokens, reasoning, total, None)
+    return Usage(input_tokens, cached, output_tokens, reasoning, total, None)
+
+
+def _only(details: object, name: str) -> Any:
+    """The one detail, 0 where there are none; None where there is another one, or something else."""
+    if details is None:
+        return 0
+    return details.get(name, 0) if isinstance(details, dict) and len(details) <= (name in details) else None
 
 
 def _has_more(answer: Mapping[str, Any]) -> bool:

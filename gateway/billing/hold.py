@@ -1,0 +1,225 @@
+"""The most that a request can cost: what a hold must cover, whatever the provider does within its own bounds.
+
+    worst_case_nano_usd(...)         every token at the dearest rate that can apply, every call that may be made
+    affordable_output_tokens(...)    what a balance still buys
+
+"Can apply" are: every kind of tokens, every tier that the request may get, every `when` table, the hours and versions
+in force until the deadline, and every step that a prompt of this size, or a smaller one, comes under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from itertools import product
+from math import ceil, lcm
+from typing import Final, NamedTuple
+
+from gateway.billing.price_row import CHEAP_TIERS, DAY_MS, Conditions, Price
+from gateway.billing.price_table import PriceTable
+from gateway.billing.rates import INPUT_KINDS, OUTPUT_KINDS, InForce, in_force
+from gateway.money import MAX_NANO_USD
+from gateway.protocol.hosted_calls import CLIENT_TOOLS
+from gateway.protocol.quantities import EMPTY
+from gateway.protocol.usage_reader import BASE_TIERS
+
+_NO_ROWS: Final = PriceTable({})
+_TEXT_KINDS: Final = tuple(kind for kind in INPUT_KINDS if not kind.endswith(("audio", "image", "video")))
+_MOST_COMBINATIONS: Final = 4096
+_PROJECT_TIERS: Final = frozenset({"", "auto"})
+"""Asked for so, a request gets the tier that the provider's project is set to: it may be any."""
+
+
+class Work(NamedTuple):
+    """The most that a request can make a provider do.
+
+    `input_tokens`: the whole prompt, stored and fetched parts included; `output_tokens`: all answers together,
+    reasoning included. `media`: it may hold more than text. `tier`: as asked for. `tools`: hosted tools that may be
+    called, `calls` times in all; `tool_tokens`: tokens that one call of a tool with token rates may spend. `images`:
+    pictures to be made, of a quality and size ("": any). `units`: by `second`, `character`, `page`, `search_unit`.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    media: bool = True
+    tier: str = ""
+    tools: tuple[str, ...] = ()
+    calls: int = 0
+    tool_tokens: int = 0
+    images: int = 0
+    quality: str = ""
+    size: str = ""
+    units: Mapping[str, Decimal] = EMPTY
+
+
+class Dearest(NamedTuple):
+    """The dearest rate of each side over combinations of tables; `rate / divisor` is nano-USD a token.
+
+    `per_call`: the dearest fee that is stated, by tool; `always`: the tools that every combination states one for.
+    """
+
+    input: int
+    output: int
+    divisor: int
+    per_request: int
+    per_call: Mapping[str, int]
+    always: frozenset[str]
+
+
+def worst_case_nano_usd(price: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable = _NO_ROWS) -> int:
+    """The most that work can cost if it ends between two times (milliseconds since 1970)."""
+    if price.versions:
+        return max(_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms))
+    return _of_version(price, work, start_ms, until_ms, table)
+
+
+def affordable_output_tokens(
+    price: Price, work: Work, available_nano_usd: int, start_ms: int, until_ms: int, table: PriceTable = _NO_ROWS
+) -> int | None:
+    """How many output tokens a balance covers besides everything else; None where output is free and it covers that."""
+    left = available_nano_usd - worst_case_nano_usd(price, work._replace(output_tokens=0), start_ms, until_ms, table)
+    if left < 0:
+        return 0
+    rates = [_dearest(row, work, start_ms, until_ms) for row in price.between(start_ms, until_ms)]
+    rate = max(Fraction(one.output, one.divisor) for one in rates)
+    return int(left / rate) if rate else None
+
+
+def _of_version(row: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable) -> int:
+    rates = _dearest(row, work, start_ms, until_ms)
+    tokens = work.input_tokens * rates.input + work.output_tokens * rates.output
+    total = rates.per_request - (-tokens // rates.divisor)
+    if work.calls and work.tools:
+        total += work.calls * max(_call(row, rates, tool, work.tool_tokens, table) for tool in work.tools)
+    if work.images and row.per_image:
+        total += work.images * _image(row, work)
+    for unit, number in work.units.items():
+        total += _unit(row, unit, number, table)
+    return min(MAX_NANO_USD, total)
+
+
+def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceTable) -> int:
+    """One call of a hosted tool: its dearest fee, and its tokens at the dearest rate of the tool."""
+    fee = rates.per_call.get(tool, 0)
+    own = row.tools.get(tool)
+    if tool not in rates.always and tool not in CLIENT_TOOLS:
+        fee = max(fee, table.fees.get(tool, 0))
+    found = own or table.tools.get(tool)
+    if found is None or not tool_tokens:
+        return fee
+    if found.model:
+        other = table.prices.get(found.model) or table.named(found.model) or row
+        versions = (other, *(later for _, later in other.versions))
+        dearest = max(_dearest_of(one.rates_for(Conditions())) for one in versions)
+    else:
+        dearest = _dearest_of(in_force(found.layer, ()))
+    return fee + ceil(tool_tokens * dearest)
+
+
+def _dearest_of(rates: InForce) -> Fraction:
+    return Fraction(max(rates.rates.values()), rates.divisor)
+
+
+def _image(row: Price, work: Work) -> int:
+    asked = (f"{work.quality}/{work.size}", work.size) if work.size and work.size != "auto" else ()
+    exact = asked[0] if asked and asked[0] in row.per_image else ""
+    return row.per_image[exact] if exact else max(row.per_image.values())
+
+
+def _unit(row: Price, unit: str, number: Decimal, table: PriceTable) -> int:
+    rate = row.per_unit.get(unit)
+    if rate is None:
+        rate = table.units.get(unit, Fraction(0)) if not row.base.rates else Fraction(0)
+    if unit == "second":
+        number = max(number, Decimal(row.minimum_seconds))
+    return ceil(Fraction(number) * rate)
+
+
+def _dearest(row: Price, work: Work, start_ms: int, until_ms: int) -> Dearest:
+    hours = _hours_between(row, start_ms, until_ms) if row.hours else ()
+    reach = sum(tokens < work.input_tokens for tokens in row.thresholds)
+    tiers = _tiers(row, work.tier) if row.tiers else ("",)
+    key = (reach, hours, tiers, work.media)
+    known = row.dearest.get(key)
+    if known is None:
+        known = _compute(row, work, hours, tiers)
+        row.remember_dearest(key, known)
+    return known
+
+
+def _tiers(row: Price, asked: str) -> tuple[str, ...]:
+    """The tiers that a request may get: any, if it asks for none; the base as well, if its own has no room for it."""
+    if asked in _PROJECT_TIERS:
+        return ("", *row.tiers)
+    if asked in BASE_TIERS:
+        return ("",)
+    named = row.tier_named(asked)
+    if named is None:
+        return ("",) if asked in CHEAP_TIERS else ("", *row.tiers)
+    return ("", named)
+
+
+def _hours_between(row: Price, start_ms: int, until_ms: int) -> tuple[int, ...]:
+    """The hours that hold at some moment of a span."""
+    if until_ms - start_ms >= 7 * DAY_MS:
+        return tuple(range(len(row.hours)))
+    found = set()
+    for index, hours in enumerate(row.hours):
+        first_day = start_ms // DAY_MS
+        begins = (day * DAY_MS + hours.start * 60_000 for day in range(first_day, until_ms // DAY_MS + 1))
+        if hours.holds(start_ms) or any(start_ms <= at <= until_ms and hours.holds(at) for at in begins):
+            found.add(index)
+    return tuple(sorted(found))
+
+
+def _compute(row: Price, work: Work, hours: tuple[int, ...], tiers: tuple[str, ...]) -> Dearest:
+    kinds = INPUT_KINDS if work.media else _TEXT_KINDS
+    most_input = most_output = Fraction(0)
+    per_request, per_call = 0, dict[str, int]()
+    always: frozenset[str] | None = None
+    for rates in _possible(row, work.input_tokens, hours, tiers):
+        most_input = max(most_input, Fraction(max(rates.rates[kind] for kind in kinds), rates.divisor))
+        most_output = max(most_output, Fraction(max(rates.rates[kind] for kind in OUTPUT_KINDS), rates.divisor))
+        per_request = max(per_request, rates.per_request)
+        for tool, fee in rates.per_call.items():
+            per_call[tool] = max(fee, per_call.get(tool, 0))
+        always = frozenset(rates.per_call) if always is None else always & rates.per_call.keys()
+    divisor = lcm(most_input.denominator, most_output.denominator)
+    return Dearest(
+        int(most_input * divisor), int(most_output * divisor), divisor, per_request, per_call, always or frozenset()
+    )
+
+
+def _possible(row: Price, input_tokens: int, hours: Iterable[int], tiers: Iterable[str]) -> Iterator[InForce]:
+    """Every combination of tables that may apply; a bound on all of them where they are too many to try."""
+    facts = [[None, *((name, value) for value in values)] for name, values in row.when.items()]
+    steps = {tier: range(-1, sum(tokens < input_tokens for tokens, _ in row.steps_of(tier))) for tier in tiers}
+    combinations = [(tier, step) for tier, reached in steps.items() for step in reached]
+    number = len(combinations) * (1 + len(row.hours))
+    for values in facts:
+        number *= len(values)
+    if number > _MOST_COMBINATIONS:
+        yield from (_bound(row), row.rates_for(Conditions()))
+        return
+    for (tier, step), hour, when in product(combinations, (-1, *hours), product(*facts)):
+        applying = tuple(fact for fact in when if fact is not None)
+        yield row.rates_for(Conditions(step, hour, applying, tier))
+
+
+def _bound(row: Price) -> InForce:
+    """No combination of a row's tables is dearer: the dearest rate stated for each kind, times every factor over 1."""
+    layers = tuple(row.layers())
+    rates: dict[str, int] = {}
+    fees: dict[str, int] = {}
+    factor = row.base.factor
+    for layer in layers:
+        for kind, rate in layer.rates.items():
+            rates[kind] = max(rate, rates.get(kind, 0))
+        for tool, fee in layer.per_call.items():
+            fees[tool] = max(fee, fees.get(tool, 0))
+        factor *= max(Fraction(1), layer.factor) if layer is not row.base else 1
+    per_request = max(layer.per_request or 0 for layer in layers)
+    dearest = max(rates.values(), default=0)
+    stated = dict.fromkeys((*INPUT_KINDS, *OUTPUT_KINDS), dearest)
+    return in_force(row.base._replace(rates=stated, factor=factor, per_request=per_request, per_call=fees), ())

@@ -1,0 +1,188 @@
+"""What a hold covers: nothing that a provider reports within its own bounds costs more, whatever the price row."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.billing.cost import cost_of_usage_nano_usd
+from gateway.billing.hold import Work, affordable_output_tokens, worst_case_nano_usd
+from gateway.billing.price_row import DAY_MS, Price
+from gateway.billing.price_table import PriceTable
+from gateway.billing.rates import KINDS
+from gateway.config.price_settings import PriceSettings
+from gateway.protocol.quantities import Images, Quantities, Segment, Usage
+
+NOW = 1_795_953_600_000
+RATES = st.decimals("0", "90", places=4).map(str)
+FACTORS = st.sampled_from(["0", "0.5", "1", "1.1", "2", "6"])
+TIER_NAMES = ("flex", "priority", "fast", "batch", "scale", "")
+TOOLS = ("web_search", "code_interpreter", "x_search")
+
+
+def tables(*, fees: bool = True) -> st.SearchStrategy[dict[str, Any]]:
+    rates = st.dictionaries(st.sampled_from(list(KINDS)), RATES, max_size=4)
+    more: dict[str, st.SearchStrategy[Any]] = {"factor": FACTORS}
+    if fees:
+        more |= {"per_request": RATES, "per_call": st.dictionaries(st.sampled_from(TOOLS), RATES, max_size=2)}
+    return st.builds(lambda a, b: {**a, **b}, rates, st.fixed_dictionaries({}, optional=more))
+
+
+STEPS = st.dictionaries(st.integers(1, 3000).map(str), tables(), max_size=3)
+
+
+@st.composite
+def rows(draw: st.DrawFn, *, versions: bool = True) -> dict[str, Any]:
+    row = draw(tables()) | {"input": draw(RATES), "output": draw(RATES)}
+    row["above"] = draw(STEPS)
+    row["hours"] = draw(
+        st.lists(
+            st.builds(
+                lambda table, start, until, days: table | {"from": start, "to": until, "days": days},
+                tables(),
+                st.sampled_from(["00:00", "08:30", "22:00"]),
+                st.sampled_from(["03:00", "12:00", "24:00"]),
+                st.lists(st.integers(1, 7), min_size=1, max_size=4),
+            ),
+            max_size=2,
+        )
+    )
+    row["when"] = draw(
+        st.dictionaries(
+            st.sampled_from(["speed", "inference_geo"]),
+            st.dictionaries(st.sampled_from(["fast", "us"]), tables(), max_size=2),
+            max_size=2,
+        )
+    )
+    row["tiers"] = {
+        name: table | {"above": draw(STEPS) or {"100000": {"factor": "1"}}}
+        for name, table in draw(
+            st.dictionaries(st.sampled_from(["flex", "priority", "fast", "batch"]), tables(), max_size=3)
+        ).items()
+    }
+    row["per_unit"] = draw(st.sampled_from([{}, {"hour": "0.111"}, {"second": "0.0001", "page": "0.004"}]))
+    row["per_image"] = draw(st.sampled_from([{}, {"hd/1": "0.12", "1": "0.04"}, {"default": "0.03"}]))
+    row["minimum_seconds"] = draw(st.sampled_from([0, 10]))
+    row["tools"] = draw(st.sampled_from([{}, {"image_generation": {"input": "5", "output_image": "40"}}]))
+    if versions:
+        days = draw(st.sampled_from([(), ("2026-12-01",), ("2026-11-29", "2026-12-03")]))
+        row["from"] = {day: draw(rows(versions=False)) for day in days}
+    return row
+
+
+@st.composite
+def usages(draw: st.DrawFn, work: Work) -> Usage:
+    def split(whole: int, kinds: tuple[str, ...]) -> dict[str, int]:
+        parts, left = {}, draw(st.integers(0, whole))
+        for kind in kinds:
+            parts[kind] = draw(st.integers(0, left))
+            left -= parts[kind]
+        return parts
+
+    output = ("output", "reasoning", "output_audio", "output_image", "output_video")
+    tokens = split(work.input_tokens, tuple(kind for kind in KINDS if kind not in (*output, "citation")))
+    tokens |= split(work.output_tokens, output)
+    calls, left = {}, work.calls
+    for tool in work.tools:
+        calls[tool] = draw(st.integers(0, left))
+        left -= calls[tool]
+    made = [draw(st.integers(0, work.images))] if work.images else []
+    facts = {
+        name: value
+        for name, value in (("speed", draw(st.sampled_from(["fast", "us", ""]))), ("inference_geo", "us"))
+        if value
+    }
+    tier = draw(st.sampled_from(TIER_NAMES)) if not work.tier else draw(st.sampled_from([work.tier, ""]))
+    if tier:
+        facts["service_tier"] = tier
+    quantities = Quantities(
+        segments=(Segment({kind: number for kind, number in tokens.items() if number}),),
+        calls=calls,
+        units={unit: draw(st.sampled_from([Decimal(0), most / 2, most])) for unit, most in work.units.items()},
+        images=tuple(Images(number, draw(st.sampled_from(["hd", "x"])), "1") for number in made),
+        facts=facts,
+    )
+    return Usage(0, 0, 0, 0, 0, None, quantities)
+
+
+WORKS = st.builds(
+    Work,
+    input_tokens=st.integers(0, 5000),
+    output_tokens=st.integers(0, 5000),
+    tier=st.sampled_from(["", "flex", "priority", "scale"]),
+    tools=st.sampled_from([(), TOOLS]),
+    calls=st.integers(0, 5),
+    images=st.integers(0, 3),
+    units=st.sampled_from([{}, {"second": Decimal("61.5")}, {"page": Decimal(3)}]),
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(rows(), st.data())
+def test_nothing_within_the_bounds_costs_more_than_the_hold(row: dict[str, Any], data: st.DataObject) -> None:
+    price = PriceSettings.model_validate(row).price()
+    table = PriceTable({"a": price})
+    work = data.draw(WORKS)
+    start = NOW + data.draw(st.integers(-DAY_MS, 5 * DAY_MS))
+    until = start + data.draw(st.integers(0, 2 * DAY_MS))
+    usage = data.draw(usages(work))
+    ended = data.draw(st.integers(start, until))
+    hold = worst_case_nano_usd(price, work, start, until, table)
+    assert cost_of_usage_nano_usd(price, usage, ended, table) <= hold
+
+
+def priced(**row: Any) -> Price:
+    return PriceSettings.model_validate({"input": "1", "output": "10"} | row).price()
+
+
+@pytest.mark.parametrize(
+    ("row", "work", "expected"),
+    [
+        ({}, Work(1000, 100), 2_000_000),
+        ({"cached_input": "0.1"}, Work(1000, 100), 2_000_000),
+        ({"cache_write": "1.25"}, Work(1000, 100), 2_250_000),
+        ({"cache_write": "1.25", "cache_write_1h": "2"}, Work(1000, 100), 3_000_000),
+        ({"reasoning": "30"}, Work(1000, 100), 4_000_000),
+        ({"input_audio": "9"}, Work(1000, 100), 10_000_000),
+        ({"input_audio": "9"}, Work(1000, 100, media=False), 2_000_000),
+        ({"above": {"999": {"factor": "2"}}}, Work(1000, 100), 4_000_000),
+        ({"above": {"1000": {"factor": "2"}}}, Work(1000, 100), 2_000_000),
+        ({"above": {"10": {"factor": "0.5"}}}, Work(1000, 100), 2_000_000),
+        ({"tiers": {"priority": {"factor": "2"}}}, Work(1000, 100), 4_000_000),
+        ({"tiers": {"priority": {"factor": "2"}}}, Work(1000, 100, tier="default"), 2_000_000),
+        ({"tiers": {"priority": {"factor": "2"}, "flex": {"factor": "0.5"}}}, Work(1000, 100, tier="flex"), 2_000_000),
+        ({"tiers": {"priority": {"factor": "2"}}}, Work(1000, 100, tier="unheard-of"), 4_000_000),
+        ({"when": {"speed": {"fast": {"factor": "3"}}}}, Work(1000, 100), 6_000_000),
+        ({"per_request": "0.001"}, Work(1000, 100), 3_000_000),
+        ({"per_call": {"web_search": "0.01"}}, Work(1000, 100, tools=("web_search",), calls=3), 32_000_000),
+        ({"per_call": {"web_search": "0.01"}}, Work(1000, 100, tools=(), calls=3), 2_000_000),
+        ({"hours": [{"from": "13:00", "to": "14:00", "factor": "2"}]}, Work(1000, 100), 4_000_000),
+        ({"hours": [{"from": "14:00", "to": "15:00", "factor": "2"}]}, Work(1000, 100), 2_000_000),
+        ({"from": {"2026-11-30": {"input": "2", "output": "10"}}}, Work(1000, 100), 2_000_000),
+    ],
+)
+def test_the_dearest_that_can_apply(row: dict[str, Any], work: Work, expected: int) -> None:
+    noon = 1_795_953_600_000 // DAY_MS * DAY_MS + 12 * 3_600_000
+    assert worst_case_nano_usd(priced(**row), work, noon, noon + 3_600_000) == expected
+
+
+def test_a_version_that_may_be_in_force_at_the_deadline_counts() -> None:
+    midnight = (1_795_953_600_000 // DAY_MS + 1) * DAY_MS
+    row = priced(**{"from": {"2026-11-30": {"input": "2", "output": "10"}}})
+    assert row.versions[0][0] == midnight
+    assert worst_case_nano_usd(row, Work(1000, 0), midnight - 1000, midnight - 1) == 1_000_000
+    assert worst_case_nano_usd(row, Work(1000, 0), midnight - 1000, midnight) == 2_000_000
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(rows(versions=False), WORKS, st.integers(0, 10**12))
+def test_what_a_balance_buys_is_covered_by_it(row: dict[str, Any], work: Work, available: int) -> None:
+    price = PriceSettings.model_validate(row).price()
+    tokens = affordable_output_tokens(price, work, available, NOW, NOW + 1000)
+    if tokens:
+        bought = work._replace(output_tokens=min(tokens, 10**9))
+        assert worst_case_nano_usd(price, bought, NOW, NOW + 1000) <= available + 1
