@@ -15,10 +15,10 @@ from fractions import Fraction
 from math import ceil
 from typing import Final, NamedTuple
 
+from gateway.billing.money import MAX_NANO_USD
 from gateway.billing.price_row import CHEAP_TIERS, Conditions, Price
 from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import MILLION, InForce, in_force
-from gateway.money import MAX_NANO_USD
 from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage, quantities_of
 

@@ -16,10 +16,10 @@ from itertools import product
 from math import ceil, lcm
 from typing import Final, NamedTuple
 
+from gateway.billing.money import MAX_NANO_USD
 from gateway.billing.price_row import CHEAP_TIERS, DAY_MS, Conditions, Price
 from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import INPUT_KINDS, OUTPUT_KINDS, InForce, in_force
-from gateway.money import MAX_NANO_USD
 from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import EMPTY
 from gateway.protocol.usage_reader import BASE_TIERS

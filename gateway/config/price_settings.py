@@ -13,10 +13,10 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from gateway.billing.money import parse_usd
 from gateway.billing.price_row import Hours, Price, Steps, Tier, Tool
 from gateway.billing.rates import INPUT_KINDS, KINDS, OUTPUT_KINDS, Layer
-from gateway.money import parse_usd
-from gateway.setting_types import Usd
+from gateway.config.types import Usd
 
 _TIME: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00")
 _FACTOR: Final = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,9})?")

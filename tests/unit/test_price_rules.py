@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.money import MAX_NANO_USD
+from gateway.billing.money import MAX_NANO_USD
 from gateway.billing.price_table import PriceTable
 from gateway.config.price_settings import PriceSettings
 from gateway.protocol.usage_reader import read_usage
