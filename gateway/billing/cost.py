@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from gateway.billing.money import MAX_NANO_USD
@@ -23,7 +24,7 @@ from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage, quantities_of
 
 _NO_ROWS: Final = PriceTable({})
-_OTHER_NAMES: Final = {"web_search": "web_search_preview"}
+_OTHER_NAMES: Final = MappingProxyType({"web_search": "web_search_preview"})
 """A tool's name in a row where providers price two versions of it, and items tell them not apart."""
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -23,14 +24,16 @@ _FACTOR: Final = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,9})?")
 _STEP: Final = re.compile(r"[0-9]{1,10}")
 _EVERY_DAY: Final = (1, 2, 3, 4, 5, 6, 7)
 
-_UNITS: Final[Mapping[str, tuple[str, int]]] = {
-    "second": ("second", 1),
-    "minute": ("second", 60),
-    "hour": ("second", 3600),
-    "million_characters": ("character", 1_000_000),
-    "page": ("page", 1),
-    "search_unit": ("search_unit", 1),
-}
+_UNITS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
+    {
+        "second": ("second", 1),
+        "minute": ("second", 60),
+        "hour": ("second", 3600),
+        "million_characters": ("character", 1_000_000),
+        "page": ("page", 1),
+        "search_unit": ("search_unit", 1),
+    }
+)
 """A unit of the configuration: what is counted, and how many of it make one unit."""
 
 

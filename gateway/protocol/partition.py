@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from gateway.protocol.counts import any_counts, count, counted, find
@@ -25,8 +26,10 @@ from gateway.protocol.usage_fields import (
     UsageFields,
 )
 
-_CACHED_KINDS: Final = {"audio": "cached_audio", "image": "cached_image"}
-_WHOLE_OF: Final = {"cached": "input", "written": "input", "reasoning": "output", "citation": "output"}
+_CACHED_KINDS: Final = MappingProxyType({"audio": "cached_audio", "image": "cached_image"})
+_WHOLE_OF: Final = MappingProxyType(
+    {"cached": "input", "written": "input", "reasoning": "output", "citation": "output"}
+)
 # Of two readings that both fit the total, the dearer one: reasoning beside the output before a cache beside the input.
 _DEAREST_FIRST: Final = ("reasoning", "written", "cached")
 
