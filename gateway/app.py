@@ -36,7 +36,7 @@ from gateway.config.types import FileSecret
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses
-from gateway.ledger.enforcement_check import prove_enforcement
+from gateway.ledger.enforcement_check import check_enforcement
 from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger, LedgerPolicy
 from gateway.ledger.spool import SPOOL, Spool
@@ -200,7 +200,7 @@ class Gateway:
                 control_loop.run(),
                 reporter.run(),
                 metrics_collector.run(),
-                _prove(services),
+                _check_enforcement(services),
             )
             for work in works:
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
@@ -233,7 +233,7 @@ def _services(
         store, idempotency_ttl_s=idempotency_ttl_s, journal_retention_s=settings.ledger.journal_retention_s
     )
     refused = RefusedRequests(
-        store, most=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s
+        store, max_entries=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s
     )
     cluster_state, live_requests = ClusterState(store), LiveRequests(store)
     admins = Admins(store, idempotency_ttl_s=idempotency_ttl_s)
@@ -328,12 +328,12 @@ def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
     return UpstreamKey(number, secret.get_secret_value(), reload)
 
 
-async def _prove(services: Services) -> None:
+async def _check_enforcement(services: Services) -> None:
     """Not ready before the store has been seen to refuse the second request of a limit of one."""
     log = structlog.get_logger("gateway.start")
     problem = ""
     while not services.ready:
-        found = await prove_enforcement(services.store, services.ledger)
+        found = await check_enforcement(services.store, services.ledger)
         services.ready = not found
         if found and found != problem:
             log.error("not_ready", reason=found)

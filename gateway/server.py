@@ -156,16 +156,16 @@ class Supervisor(Multiprocess):
             if self.should_exit.is_set():
                 return
             if worker.pid not in self._replace_s:
-                silent_s = now_s - self._hear(worker, now_s)
+                silent_s = now_s - self._last_heartbeat_s(worker, now_s)
                 if worker.process.is_alive() and silent_s < HUNG_S:
                     continue
-                self._bury(worker, now_s)
+                self._replace(worker, now_s)
             if self._replace_s[worker.pid] <= now_s and not self.failed:
                 del self._replace_s[worker.pid]
                 self.processes[place] = Process(self.config, self.sockets)
                 self.processes[place].start()
 
-    def _hear(self, worker: Process, now_s: float) -> float:
+    def _last_heartbeat_s(self, worker: Process, now_s: float) -> float:
         """When it was heard last; from its start on it counts as heard."""
         with contextlib.suppress(OSError, EOFError):  # it has died
             worker.parent_conn.send(b"ping")
@@ -174,7 +174,7 @@ class Supervisor(Multiprocess):
                 self._heard_s[worker.pid] = now_s
         return self._heard_s.setdefault(worker.pid, now_s)
 
-    def _bury(self, worker: Process, now_s: float) -> None:
+    def _replace(self, worker: Process, now_s: float) -> None:
         hangs = worker.process.is_alive()
         worker.kill()
         worker.join()

@@ -33,7 +33,7 @@ from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
 from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import is_id, new_id, new_secret
-from gateway.store.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys, made
+from gateway.store.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys, creation
 from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
@@ -56,7 +56,7 @@ __all__ = [
 CONFIG: Final = Script.load("config_v1")
 CREDIT: Final = Script.load("credit_v1")
 VIEW: Final = Script.load("view_v1")
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 
 
 class Accounts:
@@ -74,7 +74,7 @@ class Accounts:
         team_id = new_id()
         if idempotency_key is not None:
             team_id, _ = await claim(
-                self._store, made(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
+                self._store, creation(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
             )
         owner = await self._take_name(changes.name or "", team_id)
         # Whoever took the name and has no hash yet died before it was made: this creation completes it.
@@ -99,8 +99,8 @@ class Accounts:
     async def names(self, subjects: Sequence[tuple[str, str | None]]) -> list[str | None]:
         """The names of many (team id, key id or None for the team's own); None for what is gone."""
         found: list[str | None] = []
-        for at in range(0, len(subjects), _AT_ONCE):
-            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + _AT_ONCE]]
+        for at in range(0, len(subjects), _BATCH_SIZE):
+            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + _BATCH_SIZE]]
             calls = [
                 self._store.run("HGET", keys.key(key_id) if key_id else keys.team, "name") for keys, key_id in part
             ]
@@ -154,7 +154,7 @@ class Accounts:
         key_id, seed = new_id(), None
         if idempotency_key is not None:
             key_id, salt = await claim(
-                self._store, keys.made(idempotency_key.key), key_id, idempotency_key, self._idempotency_ttl_ms
+                self._store, keys.creation(idempotency_key.key), key_id, idempotency_key, self._idempotency_ttl_ms
             )
             seed = idempotency_key.seed(salt)
         text, secret_hash = new_secret(team.id, key_id, seed)
@@ -234,7 +234,7 @@ class Accounts:
             keys = TeamKeys(team_id)
             names = [keys.team, keys.state, keys.holds, keys.held, keys.journal]
             names += [keys.key(key_id)] if key_id else []
-            calls.append(self._store.call(VIEW, names, [key_id or "", self._store.voids_at_once]))
+            calls.append(self._store.call(VIEW, names, [key_id or "", self._store.max_voids_per_call]))
         return [read_view(reply) for reply in await gather(calls)]
 
     # the store

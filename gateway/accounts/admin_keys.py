@@ -66,7 +66,7 @@ class Admins:
         """A new admin key and its text, shown this once; "" for a repeat whose pepper has changed since."""
         admin_id, seed = new_id(), None
         if idempotency_key is not None:
-            claimed = keyspace.made(idempotency_key.key)
+            claimed = keyspace.creation(idempotency_key.key)
             admin_id, salt = await claim(self._store, claimed, admin_id, idempotency_key, self._idempotency_ttl_ms)
             seed = idempotency_key.seed(salt)
         text, secret_hash = new_admin_secret(admin_id, seed)

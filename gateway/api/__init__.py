@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from gateway.api import admin, error_handlers, health, key, metrics, models, responses
 
 
-def install(app: FastAPI, judge: error_handlers.Judge, *, numeric_codes: bool) -> None:
+def install(app: FastAPI, throttle: error_handlers.Throttle, *, numeric_codes: bool) -> None:
     """Declares every route on the application."""
-    error_handlers.install(app, judge, numeric_codes=numeric_codes)
+    error_handlers.install(app, throttle, numeric_codes=numeric_codes)
     for module in (responses, models, key, health, metrics, admin):
         app.include_router(module.router)

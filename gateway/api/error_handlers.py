@@ -20,11 +20,11 @@ from gateway.api.middleware import ERROR_CODE
 from gateway.errors import GatewayError
 from gateway.types import Scope
 
-Judge = Callable[[Scope, GatewayError], GatewayError]
+Throttle = Callable[[Scope, GatewayError], GatewayError]
 """What an error becomes that would be answered; `auth_throttle.AuthThrottle.throttle`."""
 
 
-def install(app: FastAPI, judge: Judge, *, numeric_codes: bool) -> None:
+def install(app: FastAPI, throttle: Throttle, *, numeric_codes: bool) -> None:
     """Registers the handlers."""
 
     def answer(request: Request, error: GatewayError, more: Mapping[str, str] | None = None) -> Response:
@@ -34,7 +34,7 @@ def install(app: FastAPI, judge: Judge, *, numeric_codes: bool) -> None:
         return Response(body, status, {**named, **(more or {})})
 
     async def gateway_error(request: Request, error: Exception) -> Response:
-        return answer(request, judge(request.scope, cast("GatewayError", error)))
+        return answer(request, throttle(request.scope, cast("GatewayError", error)))
 
     async def invalid(request: Request, error: Exception) -> Response:
         return answer(request, _invalid_field(cast("RequestValidationError", error)))

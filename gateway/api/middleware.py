@@ -81,12 +81,12 @@ class RouteMiddleware:
             wire.add_headers(headers)
             return send
 
-        async def send_dressed(message: Message) -> None:
+        async def send_with_cors(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
-        return send_dressed
+        return send_with_cors
 
     async def serve(self, app: Asgi, scope: Scope, receive: Receive, send: Send) -> None:
         """A request for one of the application's routes."""
@@ -94,8 +94,8 @@ class RouteMiddleware:
         if scope["method"] == "HEAD":  # the server sends no body: it goes by a scope of its own
             scope = {**scope, "method": "GET"}
         scope[REQUEST_ID] = new_request_id()
-        send = self._named(scope, send)
-        refusal = self._misplaced(scope)
+        send = self._with_standard_headers(scope, send)
+        refusal = self._refused_port(scope)
         if refusal is None and _is_preflight(scope):
             refusal = self._refused_origin(scope)
             if refusal is None:
@@ -109,11 +109,11 @@ class RouteMiddleware:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _named(self, scope: Scope, send: Send) -> Send:
+    def _with_standard_headers(self, scope: Scope, send: Send) -> Send:
         """Every answer names its request, tells browsers what not to do with it, and is counted."""
         ours = ((b"x-request-id", scope[REQUEST_ID].encode()), *_FOR_BROWSERS)
 
-        async def send_named(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
                 present = {name for name, _ in headers}
@@ -121,9 +121,9 @@ class RouteMiddleware:
                 self._counters.note_answer(_pattern(scope), message["status"], scope.get(ERROR_CODE))
             await send(message)
 
-        return send_named
+        return send_counted
 
-    def _misplaced(self, scope: Scope) -> GatewayError | None:
+    def _refused_port(self, scope: Scope) -> GatewayError | None:
         path: str = scope["path"]
         if self._admin_port is None or path in _ON_BOTH:
             return None

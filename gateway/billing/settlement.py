@@ -58,8 +58,8 @@ SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
 class Hold(NamedTuple):
     """A reservation in the ledger: worst case in nano-USD and tokens. `admitted_ms` is the store's time.
 
-    `mark` is the client's idempotency key, if it sent one. `unchecked_secret` is the SHA-256 of the key's secret where
-    the store could not be asked about it: settlement checks it.
+    `idempotency_key` is the client's own, if it sent one. `unchecked_secret` is set where the store could not be asked
+    whether the API key is valid: it is the SHA-256 of the key's secret, and settlement checks it.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Hold(NamedTuple):
     input_tokens: int
     output_tokens: int
     admitted_ms: int
-    mark: str | None = None
+    idempotency_key: str | None = None
     unchecked_secret: str = ""
 
 

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _say_version(wanted: bool) -> None:  # noqa: FBT001 - a callback's signature is typer's
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - a callback's signature is typer's
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
@@ -40,7 +40,7 @@ def _say_version(wanted: bool) -> None:  # noqa: FBT001 - a callback's signature
 def _options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Say the version and exit.", is_eager=True, callback=_say_version)
+        bool, typer.Option("--version", help="Say the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
     profile: Annotated[
         str | None, typer.Option(help="A gateway by its name in profiles.toml.", envvar="GATEWAY_PROFILE")

@@ -22,7 +22,7 @@ LAST: Final = 12
 
 
 @dataclass
-class Board:
+class LiveTable:
     """What was seen since the start. State that changes: all of it."""
 
     started: float = field(default_factory=time.monotonic)
@@ -39,7 +39,7 @@ class Board:
         self.spent[team] = self.spent.get(team, Decimal(0)) + Decimal(event["cost_usd"] or 0)
         self.last.append(event)
 
-    def drawn(self, names: dict[str, str]) -> RenderableType:
+    def render(self, names: dict[str, str]) -> RenderableType:
         """The board as it is shown."""
         elapsed_s = max(1.0, time.monotonic() - self.started)
         teams = Table(box=None, pad_edge=False, header_style="bold")
@@ -69,11 +69,11 @@ def top(
         if as_json or not sys.stdout.isatty():
             _lines(events, count, as_json=as_json)
             return
-        board, seen = Board(), 0
-        with Live(board.drawn(names), console=Console(), refresh_per_second=4) as live:
+        table, seen = LiveTable(), 0
+        with Live(table.render(names), console=Console(), refresh_per_second=4) as live:
             for event in events:
-                board.add(event)
-                live.update(board.drawn(names))
+                table.add(event)
+                live.update(table.render(names))
                 seen += 1
                 if seen == count:
                     return

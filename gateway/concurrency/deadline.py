@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Calls `act` when the time is over that was set last. State that changes: that time; the timer."""
+    """Calls `callback` when the time is over that was set last. State that changes: that time; the timer."""
 
-    __slots__ = ("_act", "_deadline_s", "_loop", "_timer")
+    __slots__ = ("_callback", "_deadline_s", "_loop", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
-        self._act = act
+        self._callback = callback
         self._deadline_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -26,10 +26,10 @@ class Deadline:
         self._deadline_s = deadline_s = self._loop.time() + delay_s
         timer = self._timer
         if timer is None:
-            self._timer = self._loop.call_at(deadline_s, self._ring)
+            self._timer = self._loop.call_at(deadline_s, self._on_timer)
         elif timer.when() > deadline_s:
             timer.cancel()
-            self._timer = self._loop.call_at(deadline_s, self._ring)
+            self._timer = self._loop.call_at(deadline_s, self._on_timer)
 
     def close(self) -> None:
         """For good, and with the timer: nobody is held by it any more. Idempotent."""
@@ -37,9 +37,9 @@ class Deadline:
             self._timer.cancel()
             self._timer = None
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         if self._loop.time() < self._deadline_s:
-            self._timer = self._loop.call_at(self._deadline_s, self._ring)
+            self._timer = self._loop.call_at(self._deadline_s, self._on_timer)
         else:
-            self._act()
+            self._callback()

@@ -46,7 +46,7 @@ class AdminClient:
     async def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
         """Reads. Raises AdminApiError."""
         given = {name: value for name, value in query.items() if value is not None}
-        return await self._ask("GET", path, query=given)
+        return await self._send("GET", path, query=given)
 
     async def change(
         self,
@@ -54,19 +54,22 @@ class AdminClient:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        once: str | None = None,
+        idempotency_key: str | None = None,
         version: str | None = None,
     ) -> dict[str, Any]:
-        """Sends a change. `once` makes a repeat do nothing; `version` is what the form showed. Raises AdminApiError."""
-        headers = {"idempotency-key": once, "if-match": version}
+        """Sends a change. Raises AdminApiError.
+
+        With an `idempotency_key`, a repeat changes nothing. `version` is the version that the form showed.
+        """
+        headers = {"idempotency-key": idempotency_key, "if-match": version}
         given = {name: value.encode() for name, value in headers.items() if value is not None}
-        return await self._ask(method, path, body=body, headers=given)
+        return await self._send(method, path, body=body, headers=given)
 
     async def whoami(self, key: str) -> dict[str, Any]:
         """Whose admin key this is. Raises AdminApiError."""
-        return await self._ask("GET", "/whoami", headers={"authorization": b"Bearer " + key.encode()})
+        return await self._send("GET", "/whoami", headers={"authorization": b"Bearer " + key.encode()})
 
-    async def _ask(
+    async def _send(
         self,
         method: str,
         path: str,
@@ -84,14 +87,14 @@ class AdminClient:
                 json=body,
                 headers=[(name.encode(), value) for name, value in (headers or {}).items()],
             )
-        said: dict[str, Any] = answer.json()
+        answer_body: dict[str, Any] = answer.json()
         if answer.is_error:
-            error = said["error"]
+            error = answer_body["error"]
             code = str(error["code"])
             if code == "idempotency_mismatch":  # somebody went back, and changed what had been sent
                 raise AdminApiError(answer.status_code, code, _SENT_BEFORE)
             raise AdminApiError(answer.status_code, code, error["message"], error["param"])
-        return said
+        return answer_body
 
     async def forward(self, path: str, receive: Receive, send: Send) -> None:
         """Hands this request over to a path of the API, with its query and where it goes on from."""

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
 from gateway.dashboard.admin_client import AdminApiError
-from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
+from gateway.dashboard.guard import PageRoute, Visit, form_of, redirect_to, visit_of
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
@@ -38,7 +38,7 @@ async def create_admin_key(request: Request) -> Response:
         body["team"] = form.get("team")
     body["expires_at"] = forms.expiry(form)
     try:
-        made = await visit.api.change("POST", "/admin-keys", body, once=form.get("once"))
+        made = await visit.api.change("POST", "/admin-keys", body, idempotency_key=form.get("idempotency_key"))
     except AdminApiError as refused:
         return await _page(visit, refused=refused, form=form)
     return await _page(visit, made=made)
@@ -56,7 +56,7 @@ async def revoke_admin_key(request: Request, admin_key: str) -> Response:
         problem = AdminApiError(400, "invalid_field", f"To revoke this admin key, type its name: {name}", "confirm")
         return await _page(visit, refused=problem, form=form, sent=admin_key)
     await visit.api.change("DELETE", f"/admin-keys/{forms.segment(admin_key)}")
-    return see("/dashboard/admin-keys?done=revoked")
+    return redirect_to("/dashboard/admin-keys?done=revoked")
 
 
 async def _page(
@@ -83,5 +83,5 @@ async def _page(
         form=form,
         sent=sent,
         made=made,
-        once=secrets.token_hex(16),
+        idempotency_key=secrets.token_hex(16),
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-DEEDS: Final[Mapping[str, str]] = MappingProxyType(
+ACTION_TEXTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "POST /teams": "made the team",
         "PATCH /teams/{team}": "changed the team",
@@ -24,7 +24,9 @@ DEEDS: Final[Mapping[str, str]] = MappingProxyType(
         "POST /config/reload": "reloaded the configuration",
     }
 )
-_NO_NEWS: Final = frozenset({"version", "limits", "balance", "workers", "healthy", "secrets", "last_used_at", "key"})
+_UNREPORTED_FIELDS: Final = frozenset(
+    {"version", "limits", "balance", "workers", "healthy", "secrets", "last_used_at", "key"}
+)
 _LONGEST: Final = 80
 
 
@@ -50,14 +52,14 @@ def audit_entry(action: Mapping[str, Any], teams: Mapping[str, str]) -> AuditEnt
     if "/keys" in action["action"] and action["team_id"]:
         name = f"{teams.get(action['team_id'], action['team_id'])} / {name}"
     changes = tuple(_changes(before, after)) if before and "deleted" not in after else ()
-    did = DEEDS.get(action["action"], action["action"])
+    did = ACTION_TEXTS.get(action["action"], action["action"])
     return AuditEntry(action["at"], action["actor_name"], did, name, action["action"], action["request_id"], changes)
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for field, new in after.items():
         old = before.get(field)
-        if field not in _NO_NEWS and old != new:
+        if field not in _UNREPORTED_FIELDS and old != new:
             yield field.replace("_usd", " USD").replace("_", " "), _text(old), _text(new)
     limits = before.get("limits") or {}, after.get("limits") or {}
     for name in sorted({*limits[0], *limits[1]}):

@@ -20,7 +20,7 @@ from fastapi import Response
 from gateway.protocol.timestamps import iso_time
 from gateway.reporting.latency_buckets import duration
 
-MOST_SERIES: Final = 6
+MAX_SERIES: Final = 6
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _LEGEND_COLUMNS: Final = 3
 _NARROW: Final = 22  # letters that a third of the width has room for
@@ -62,7 +62,7 @@ def table(usage: dict[str, Any], figure: str) -> Table:
     """A figure of GET /usage?by=model: steps without a request are there as 0, rare models together as others."""
     used = {row["model"] for row in usage["data"] if Decimal(row[figure])}
     names = [group["model"] for group in usage["groups"] if group["model"] in used]
-    shown = tuple(names if len(names) <= MOST_SERIES else names[: MOST_SERIES - 1])
+    shown = tuple(names if len(names) <= MAX_SERIES else names[: MAX_SERIES - 1])
     cells: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for row in usage["data"]:
         column = row["model"] if row["model"] in shown else _OTHERS
@@ -76,7 +76,7 @@ def table(usage: dict[str, Any], figure: str) -> Table:
 
 def times(usage: dict[str, Any]) -> Times:
     """Whole requests' times of GET /usage?by=model. Medians of several models do not add up: rare ones are left out."""
-    columns = tuple(group["model"] for group in usage["groups"] if group["total_ms"])[:MOST_SERIES]
+    columns = tuple(group["model"] for group in usage["groups"] if group["total_ms"])[:MAX_SERIES]
     cells = {(row["start"], row["model"]): row["total_ms"] for row in usage["data"]}
     rows = tuple((start, tuple(cells.get((start, column)) for column in columns)) for start in _steps(usage))
     return Times(columns, rows)
@@ -91,7 +91,7 @@ def refusals(usage: dict[str, Any], name: Callable[[dict[str, Any]], str]) -> Ta
             total[name(refused)] += refused["requests"]
             cells[row["start"], name(refused)] += refused["requests"]
     names = [reason for reason, _ in total.most_common()]
-    shown = names if len(names) <= MOST_SERIES else names[: MOST_SERIES - 1]
+    shown = names if len(names) <= MAX_SERIES else names[: MAX_SERIES - 1]
     rest = names[len(shown) :]
     rows = []
     for start in _steps(usage):

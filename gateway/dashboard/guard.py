@@ -166,14 +166,14 @@ class PageRoute(OpenRoute):
         admin = await services_of(request).sessions.find(token, root_key_of(request))
         if admin is None or not root_key_of(request):
             asked = request.url.path if request.method in _LOOKING else "/dashboard"
-            return see(f"/dashboard/login?next={quote(asked, safe='')}")
+            return redirect_to(f"/dashboard/login?next={quote(asked, safe='')}")
         request.scope[_VISIT] = Visit(token, admin, AdminClient(request, admin))
         if request.method not in _LOOKING:
             check_csrf(request, token)
         return await handle(request)
 
 
-def see(path: str) -> Response:
+def redirect_to(path: str) -> Response:
     """Off to another page, with GET. `path` is one of ours: its parts that came from outside are quoted."""
     return Response(status_code=303, headers={"location": path})
 

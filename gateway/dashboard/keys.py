@@ -1,6 +1,7 @@
 """A team's keys: make, rotate, limit, disable, revoke. A key's text is in the answer to its making, and nowhere else.
 
-The form's `once` is the API's Idempotency-Key: a reload of the answer shows the same text, and makes nothing more.
+The form field `idempotency_key` becomes the API header Idempotency-Key. Reloading the answer shows the same text and
+creates nothing more.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ async def create_key(request: Request, team: str) -> Response:
         "expires_at": forms.expiry(form),
     }
     try:
-        made = await visit.api.change("POST", team_path(team, "/keys"), body, once=form.get("once"))
+        made = await visit.api.change(
+            "POST", team_path(team, "/keys"), body, idempotency_key=form.get("idempotency_key")
+        )
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent="new-key")
     return await team_page(visit, team, made={**made, "how": "made"})
@@ -42,7 +45,9 @@ async def rotate_key(request: Request, team: str, key: str) -> Response:
     hours = forms.number(form.get("overlap_hours", "24"))
     body = {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
     try:
-        made = await visit.api.change("POST", _path(team, key, "/rotate"), body, once=form.get("once"))
+        made = await visit.api.change(
+            "POST", _path(team, key, "/rotate"), body, idempotency_key=form.get("idempotency_key")
+        )
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=f"rotate-{key}")
     return await team_page(visit, team, made={**made, "how": "rotated"})

@@ -5,15 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard.admin_client import AdminApiError
-from gateway.dashboard.guard import PageRoute, see
+from gateway.dashboard.guard import PageRoute, redirect_to
 
 router = APIRouter(route_class=PageRoute)
 
 
 @router.get("/{path:path}")
-async def nothing(request: Request, path: str) -> Response:
+async def not_found(request: Request, path: str) -> Response:
     """404, or the sign-in page; /dashboard/ is /dashboard."""
     del request
     if not path:
-        return see("/dashboard")
+        return redirect_to("/dashboard")
     raise AdminApiError(404, "unknown_url", f"There is no page {path!r}.")

@@ -25,7 +25,7 @@ router = APIRouter(route_class=PageRoute)
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 PERIODS: Final[Mapping[str, str]] = MappingProxyType({"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days"})
-MOST_KEYS: Final = 20
+MAX_KEYS: Final = 20
 CHARTS: Final = ("spend", "requests", "latency", "refusals")
 _ANSWERED: Final = frozenset({"completed", "incomplete"})
 
@@ -80,7 +80,7 @@ async def show_overview(request: Request) -> Response:
     """Spend, requests, refusals, times."""
     visit, period = visit_of(request), period_of(request)
     teams, by_model, by_key = await asyncio.gather(
-        team_names(visit, period.team), usage(visit, period, "model"), usage(visit, period, "key", MOST_KEYS)
+        team_names(visit, period.team), usage(visit, period, "model"), usage(visit, period, "key", MAX_KEYS)
     )
     total = by_model["total"]
     return html(

@@ -15,8 +15,8 @@ from gateway.dashboard.guard import (
     check_csrf,
     csrf_of,
     form_of,
+    redirect_to,
     root_key_of,
-    see,
     services_of,
     visit_of,
 )
@@ -32,13 +32,13 @@ _PATH: Final = "/dashboard"
 
 
 @_open.get("/login")
-async def ask(request: Request) -> Response:
+async def show_sign_in(request: Request) -> Response:
     """The sign-in page."""
     return _page(request, _next(request.query_params.get("next", "")))
 
 
 @_open.post("/login")
-async def enter(request: Request) -> Response:
+async def sign_in(request: Request) -> Response:
     """Opens a session for a living admin key."""
     form = form_of(request)
     wanted = _next(form.get("next", ""))
@@ -54,17 +54,17 @@ async def enter(request: Request) -> Response:
         return _page(request, wanted, refused)
     await sessions.forgive(host)
     token = await sessions.open(admin["id"], root_key_of(request))
-    answer = see(wanted)
+    answer = redirect_to(wanted)
     _set(request, answer, COOKIE, token)
     answer.delete_cookie(BEFORE, path=_PATH, httponly=True, samesite="strict")
     return answer
 
 
 @_signed_in.post("/logout")
-async def leave(request: Request) -> Response:
+async def sign_out(request: Request) -> Response:
     """Ends the session."""
     await services_of(request).sessions.close(visit_of(request).token)
-    answer = see("/dashboard/login")
+    answer = redirect_to("/dashboard/login")
     answer.delete_cookie(COOKIE, path=_PATH, httponly=True, samesite="strict")
     return answer
 

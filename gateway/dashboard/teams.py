@@ -18,7 +18,7 @@ from gateway.dashboard import forms
 from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.audit_entries import audit_entry
 from gateway.dashboard.forecast import DAY_MS, forecast
-from gateway.dashboard.guard import PageRoute, Visit, form_of, see, visit_of
+from gateway.dashboard.guard import PageRoute, Visit, form_of, redirect_to, visit_of
 from gateway.dashboard.limit_bars import limit_bars, values
 from gateway.dashboard.render import html
 from gateway.protocol.timestamps import iso_time
@@ -34,7 +34,7 @@ NOTICES: Final[Mapping[str, str]] = MappingProxyType(
         "revoked": "The key is revoked: it is refused from now on, for ever.",
     }
 )
-MOST_TEAMS: Final = 1000
+MAX_TEAMS: Final = 1000
 PAGE: Final = 100
 _LOOK_BACK_MS: Final = 6 * DAY_MS
 
@@ -49,11 +49,11 @@ async def list_teams(request: Request) -> Response:
     """All teams, a page at a time; the one that `?find=` names, or those like it; a lead goes to its own."""
     visit, query = visit_of(request), request.query_params
     if not visit.sees_all:
-        return see("/dashboard" + team_path(visit.admin.team_id))
+        return redirect_to("/dashboard" + team_path(visit.admin.team_id))
     find = query.get("find", "").strip()
     if find:
         with contextlib.suppress(AdminApiError):
-            return see("/dashboard" + team_path((await visit.api.get(team_path(find)))["id"]))
+            return redirect_to("/dashboard" + team_path((await visit.api.get(team_path(find)))["id"]))
     return await _list(visit, find=find, after=query.get("after") or None)
 
 
@@ -65,10 +65,10 @@ async def create_team(request: Request) -> Response:
     if "credits_usd" in form:
         body["credits_usd"] = form["credits_usd"].strip().removeprefix("$")
     try:
-        team = await visit.api.change("POST", "/teams", body, once=form.get("once"))
+        team = await visit.api.change("POST", "/teams", body, idempotency_key=form.get("idempotency_key"))
     except AdminApiError as refused:
         return await _list(visit, refused, form)
-    return see("/dashboard" + team_path(team["id"]) + "?done=team")
+    return redirect_to("/dashboard" + team_path(team["id"]) + "?done=team")
 
 
 @router.get("/teams/{team}")
@@ -102,10 +102,10 @@ async def move_credits(request: Request, team: str) -> Response:
         "note": form.get("note", ""),
     }
     try:
-        await visit.api.change("POST", team_path(team, "/credits"), body, once=form.get("once"))
+        await visit.api.change("POST", team_path(team, "/credits"), body, idempotency_key=form.get("idempotency_key"))
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent="credits")
-    return see("/dashboard" + team_path(team) + "?done=credits")
+    return redirect_to("/dashboard" + team_path(team) + "?done=credits")
 
 
 async def changed(
@@ -116,7 +116,7 @@ async def changed(
         await visit.api.change("PATCH", path, body, version=form.get("version"))
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=sent or done)
-    return see("/dashboard" + team_path(team) + f"?done={done}")
+    return redirect_to("/dashboard" + team_path(team) + f"?done={done}")
 
 
 async def team_page(
@@ -148,14 +148,14 @@ async def team_page(
         usage={group["key_id"]: group for group in spent["groups"]},
         total=spent["total"],
         refusals=refused_requests["data"],
-        deeds=[audit_entry(action, {found["id"]: found["name"]}) for action in actions["data"]],
+        entries=[audit_entry(action, {found["id"]: found["name"]}) for action in actions["data"]],
         names={key["id"]: key["name"] for key in keys["data"]},
         notice=notice,
         refused=refused,
         form=form,
         sent=sent,
         made=made,
-        once=secrets.token_hex(16),
+        idempotency_key=secrets.token_hex(16),
     )
 
 
@@ -167,7 +167,7 @@ async def _list(
     find: str = "",
     after: str | None = None,
 ) -> Response:
-    page = await visit.api.get("/teams", limit=MOST_TEAMS if find else PAGE, after=after)
+    page = await visit.api.get("/teams", limit=MAX_TEAMS if find else PAGE, after=after)
     shown = [team for team in page["data"] if find.casefold() in team["name"].casefold()][:PAGE]
     spent = await asyncio.gather(*(_spent(visit, team["id"]) for team in shown))
     return html(
@@ -181,7 +181,7 @@ async def _list(
         find=find,
         refused=refused,
         form=form,
-        once=secrets.token_hex(16),
+        idempotency_key=secrets.token_hex(16),
     )
 
 

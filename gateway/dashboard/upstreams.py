@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
 from gateway.dashboard.audit_entries import audit_entry
-from gateway.dashboard.guard import PageRoute, see, visit_of
+from gateway.dashboard.guard import PageRoute, redirect_to, visit_of
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
@@ -29,14 +29,14 @@ async def list_upstreams(request: Request) -> Response:
 async def disable(request: Request, upstream: str) -> Response:
     """Takes one out."""
     await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/disable")
-    return see("/dashboard/upstreams")
+    return redirect_to("/dashboard/upstreams")
 
 
 @router.post("/upstreams/{upstream}/enable")
 async def enable(request: Request, upstream: str) -> Response:
     """Puts it back."""
     await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/enable")
-    return see("/dashboard/upstreams")
+    return redirect_to("/dashboard/upstreams")
 
 
 @router.get("/audit")
@@ -47,5 +47,5 @@ async def list_actions(request: Request) -> Response:
     page, teams = await asyncio.gather(
         visit.api.get("/audit", limit=PAGE, team=team, after=query.get("after") or None), team_names(visit, team)
     )
-    deeds = [audit_entry(action, teams) for action in page["data"]]
-    return html("audit.html", visit=visit, here="audit", deeds=deeds, next=page["next"], team=team, teams=teams)
+    entries = [audit_entry(action, teams) for action in page["data"]]
+    return html("audit.html", visit=visit, here="audit", entries=entries, next=page["next"], team=team, teams=teams)

@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 from gateway.http.client_address import ClientAddresses
 from gateway.types import Scope
 
-MOST_ADDRESSES: Final = 10_000
+MAX_ADDRESSES: Final = 10_000
 """Addresses that are remembered; about 2 MB. A flood from more of them forgets the oldest."""
 _MINUTE_S: Final = 60.0
 _FAILURES: Final = frozenset({"invalid_api_key", "invalid_admin_key"})
@@ -44,7 +44,7 @@ class AuthThrottle:
         if now_s - began_s >= _MINUTE_S:
             began_s, count = now_s, 0
         self._failures[host] = (began_s, count + 1)
-        if len(self._failures) > MOST_ADDRESSES:
+        if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
         if count < self._most:
             return error

@@ -25,7 +25,7 @@ from gateway.store.store import Store
 _LIFE_S: Final = 60
 
 
-async def prove_enforcement(store: Store, ledger: Ledger) -> str:
+async def check_enforcement(store: Store, ledger: Ledger) -> str:
     """Admits one request of a team with a limit of one, and sees the second refused. Returns what is wrong, or ""."""
     team_id = "canary" + "".join(secrets.choice(ALPHABET) for _ in range(4))
     try:

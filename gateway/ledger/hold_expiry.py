@@ -22,7 +22,7 @@ from gateway.store.store import Store
 
 RENEW: Final = Script.load("renew_v1")
 EXPIRE: Final = Script.load("expire_v1")
-_AT_ONCE: Final = 200
+_BATCH_SIZE: Final = 200
 
 
 async def renew(store: Store, holds: Iterable[Hold], ttl_ms: str) -> None:
@@ -31,12 +31,12 @@ async def renew(store: Store, holds: Iterable[Hold], ttl_ms: str) -> None:
     for hold in holds:
         by_team[hold.team_id].append(hold.id)
     calls = [
-        (TeamKeys(team_id).holds, ids[at : at + _AT_ONCE])
+        (TeamKeys(team_id).holds, ids[at : at + _BATCH_SIZE])
         for team_id, ids in by_team.items()
-        for at in range(0, len(ids), _AT_ONCE)
+        for at in range(0, len(ids), _BATCH_SIZE)
     ]
-    for at in range(0, len(calls), _AT_ONCE):
-        await _all([store.call(RENEW, [key], [ttl_ms, *ids]) for key, ids in calls[at : at + _AT_ONCE]])
+    for at in range(0, len(calls), _BATCH_SIZE):
+        await _all([store.call(RENEW, [key], [ttl_ms, *ids]) for key, ids in calls[at : at + _BATCH_SIZE]])
 
 
 async def expire_holds(store: Store, round_s: float) -> int:
@@ -47,16 +47,17 @@ async def expire_holds(store: Store, round_s: float) -> int:
     if await store.run("SET", REAPER_LOCK, "1", "NX", "PX", str(int(round_s * 900))) is None:
         return 0
     start, expired = 0, 0
-    while team_ids := await store.run("ZRANGE", TEAMS, str(start), str(start + _AT_ONCE - 1)):
+    while team_ids := await store.run("ZRANGE", TEAMS, str(start), str(start + _BATCH_SIZE - 1)):
         start += len(team_ids)
         teams = [TeamKeys(raw.decode()) for raw in team_ids]
         while teams:
             calls = [
-                store.call(EXPIRE, [keys.state, keys.holds, keys.held, keys.journal], [str(_AT_ONCE)]) for keys in teams
+                store.call(EXPIRE, [keys.state, keys.holds, keys.held, keys.journal], [str(_BATCH_SIZE)])
+                for keys in teams
             ]
             voided = await _all(calls)
             expired += sum(voided)
-            teams = [keys for keys, count in zip(teams, voided, strict=True) if count == _AT_ONCE]
+            teams = [keys for keys, count in zip(teams, voided, strict=True) if count == _BATCH_SIZE]
     return expired
 
 

@@ -134,7 +134,7 @@ class Journal:
     async def find(self, team_ids: Sequence[str], request_id: str) -> Found | None:
         """A request among teams: running, or how it ended. An expired hold is not seen: `find_expired`."""
         names = [TeamKeys(team_id) for team_id in team_ids]
-        calls = [self._store.run("GET", name.done(request_id)) for name in names]
+        calls = [self._store.run("GET", name.resolution(request_id)) for name in names]
         calls += [self._store.run("HGET", name.held, request_id) for name in names]
         replies = await gather(calls)
         for team_id, done, held in zip(team_ids, replies, replies[len(names) :], strict=False):

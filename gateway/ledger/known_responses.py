@@ -75,7 +75,7 @@ class KnownResponses:
 
     async def find(self, key: ApiKey, response_id: str) -> KnownResponse:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
-        text = await self._look(key, [TeamKeys(key.team_id).response(response_id)])
+        text = await self._query(key, [TeamKeys(key.team_id).response(response_id)])
         if not text:
             raise GatewayError(
                 "response_not_found",
@@ -87,12 +87,12 @@ class KnownResponses:
     async def check(self, key: ApiKey) -> None:
         """Raises GatewayError: `invalid_api_key`, `store_unavailable`."""
         try:
-            await self._look(key, [])
+            await self._query(key, [])
         except GatewayError as error:
             if error.code != "store_unavailable" or not self._admits_unchecked:
                 raise
 
-    async def _look(self, key: ApiKey, response: list[str]) -> bytes:
+    async def _query(self, key: ApiKey, response: list[str]) -> bytes:
         names = TeamKeys(key.team_id)
         try:
             alive, text = await self._store.call(

@@ -38,13 +38,13 @@ from gateway.identity.api_keys import ApiKey
 from gateway.ledger import hold_expiry
 from gateway.ledger.known_responses import Memory
 from gateway.ledger.refusals import AdmissionRefusal, Demand, to_error
-from gateway.ledger.spool import Spool, as_now
+from gateway.ledger.spool import Spool, upgrade_call
 from gateway.protocol.rate_limit_headers import NO_RATES, Rates
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
-from gateway.store.store import VOIDS_AT_ONCE, Store
+from gateway.store.store import MAX_VOIDS_PER_CALL, Store
 
 ADMIT: Final = Script.load("admit_v1")
 SETTLE: Final = Script.load("settle_v2")
@@ -145,7 +145,7 @@ class Ledger:
         self.expired = 0
         self._log = structlog.get_logger("gateway.ledger")
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
-        self._mark_ttl_ms = str(policy.idempotency_ttl_s * 1000)
+        self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
         self._settle_ttls = tuple(
             str(seconds * 1000)
             for seconds in (
@@ -200,7 +200,7 @@ class Ledger:
         ]
         replies = [
             self._store.call(ADMIT, *self._admit_call(admission_request, dry_run=True)),
-            self._store.call(VIEW, view, [admission_request.key.key_id, self._store.voids_at_once]),
+            self._store.call(VIEW, view, [admission_request.key.key_id, self._store.max_voids_per_call]),
         ]
         reply, seen = await gather(replies)
         return Preview(_read_admission(reply, admission_request), read_view(seen))
@@ -282,13 +282,13 @@ class Ledger:
 
     def _give_grace(self) -> None:
         """For a round, this worker voids no hold: nobody could renew any, and what is over now may be running."""
-        self._store.voids_at_once = 0
+        self._store.max_voids_per_call = 0
         if self._grace is not None:
             self._grace.cancel()
         self._grace = asyncio.get_running_loop().call_later(self._round_s, self._end_grace)
 
     def _end_grace(self) -> None:
-        self._store.voids_at_once = VOIDS_AT_ONCE
+        self._store.max_voids_per_call = MAX_VOIDS_PER_CALL
 
     async def _every_round(self, wake: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -313,11 +313,11 @@ class Ledger:
             await self._spool.replay(self._replay)
         if self._policy.on_failure == "open":
             await self._spool.look()
-        if self._store.voids_at_once:
+        if self._store.max_voids_per_call:
             self.expired += await hold_expiry.expire_holds(self._store, self._round_s)
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
-        script, keys = as_now(script, keys, args)
+        script, keys = upgrade_call(script, keys, args)
         if script != SETTLE.name:
             raise LookupError(f"this version does not know the script {script!r}")
         self._resolved(await self._store.call(SETTLE, keys, args), args)
@@ -327,7 +327,7 @@ class Ledger:
         names = TeamKeys(key.team_id)
         keys = names.of_request(key.key_id)
         if admission_request.idempotency_key is not None:
-            keys.append(names.mark(key.key_id, admission_request.idempotency_key))
+            keys.append(names.idempotency_key(key.key_id, admission_request.idempotency_key))
         return keys, [
             admission_request.request_id,
             key.key_id,
@@ -338,19 +338,19 @@ class Ledger:
             str(-1 if admission_request.max_output_tokens is None else admission_request.max_output_tokens),
             self._hold_ttl_ms,
             "1" if dry_run else "0",
-            self._mark_ttl_ms,
+            self._idempotency_ttl_ms,
             str(demand.output_tokens),
             str(demand.price.output_nano_usd),
-            str(self._store.voids_at_once),
+            str(self._store.max_voids_per_call),
         ]
 
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
         hold, usage = settlement.hold, settlement.usage
         names = TeamKeys(hold.team_id)
         keys = names.of_request(hold.key_id)
-        keys += (names.done(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms))
-        if hold.mark is not None:
-            keys.append(names.mark(hold.key_id, hold.mark))
+        keys += (names.resolution(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms))
+        if hold.idempotency_key is not None:
+            keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
         return keys, [
             hold.id,
             settlement.kind,
@@ -371,10 +371,18 @@ class Ledger:
 
 
 def _hold(admission_request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
-    request_id, key, _patterns, demand, _max_output_tokens, mark = admission_request
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = admission_request
     _model, amount, input_tokens, output_tokens, _price, _unsaid = demand
     return Hold(
-        request_id, key.team_id, key.key_id, amount, input_tokens, output_tokens, admitted_ms, mark, unchecked_secret
+        request_id,
+        key.team_id,
+        key.key_id,
+        amount,
+        input_tokens,
+        output_tokens,
+        admitted_ms,
+        idempotency_key,
+        unchecked_secret,
     )
 
 

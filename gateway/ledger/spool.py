@@ -269,7 +269,7 @@ def _lock(file: FileIO | BinaryIO) -> bool:
     return True
 
 
-def as_now(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str]]:
+def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str]]:
     """A line's script and keys as this version calls them. settle_v1 rolled usage up by the hour alone.
 
     Raises LookupError or ValueError for what no version wrote.

@@ -175,14 +175,14 @@ def _ask(
     amount = worst_case_nano_usd(route.price, input_tokens, output_tokens)
     unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None else 0
     demand = Demand(route.model, amount, input_tokens, output_tokens, route.price, unsaid)
-    mark = client.text(b"idempotency-key")
-    if mark is not None and not 0 < len(mark) <= MAX_IDEMPOTENCY_KEY:
+    idempotency_key = client.text(b"idempotency-key")
+    if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:
         raise GatewayError(
             "invalid_field",
             f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters.",
             param="Idempotency-Key",
         )
-    return AdmissionRequest(record.request_id, key, route.patterns, demand, request.max_output_tokens, mark)
+    return AdmissionRequest(record.request_id, key, route.patterns, demand, request.max_output_tokens, idempotency_key)
 
 
 def _refuse_upgrade(client: Client) -> None:

@@ -25,7 +25,7 @@ from gateway.store.replies import gather
 from gateway.store.store import Store
 from gateway.types import Page
 
-STRUCK_OUT: Final = "sk-..."
+REDACTED: Final = "sk-..."
 _SECRET: Final = re.compile(r"sk-gwa?-[0-9A-Za-z-]+")
 _ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 _LONGEST: Final = 16_384
@@ -48,11 +48,11 @@ class Action:
 
 
 class AuditLog:
-    """The audit log of one store. `most`: entries that are kept. Raises GatewayError `store_unavailable`."""
+    """The audit log of one store. `max_entries`: entries that are kept. Raises GatewayError `store_unavailable`."""
 
-    def __init__(self, store: Store, most: int) -> None:
+    def __init__(self, store: Store, max_entries: int) -> None:
         self._store = store
-        self._most = str(most)
+        self._max_entries = str(max_entries)
 
     async def write(self, action: Action) -> None:
         """Appends an entry."""
@@ -68,7 +68,7 @@ class AuditLog:
         }
         words = [word for pair in fields.items() for word in pair]
         streams = [AUDIT, TeamKeys(action.team_id).audit] if action.team_id else [AUDIT]
-        await gather([self._store.run("XADD", name, "MAXLEN", "~", self._most, "*", *words) for name in streams])
+        await gather([self._store.run("XADD", name, "MAXLEN", "~", self._max_entries, "*", *words) for name in streams])
 
     async def read(self, team_id: str | None, limit: int, after: str | None) -> Page[Action]:
         """Entries, the newest first; of one team, or all. Raises `invalid_field` for what is no cursor."""
@@ -84,7 +84,7 @@ class AuditLog:
 
 
 def _text(value: Any) -> str:
-    text = _SECRET.sub(STRUCK_OUT, orjson.dumps(value).decode())
+    text = _SECRET.sub(REDACTED, orjson.dumps(value).decode())
     return text if len(text) <= _LONGEST else orjson.dumps({"cut": text[:_LONGEST]}).decode()
 
 

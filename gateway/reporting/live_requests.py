@@ -17,7 +17,7 @@ from gateway.store.replies import gather
 from gateway.store.store import Store
 
 WANTED_MS: Final = 3_000
-LIVE_MOST: Final = 2_000
+MAX_LIVE_EVENTS: Final = 2_000
 _LIVE_MS: Final = 60_000
 _LIVE_ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 
@@ -38,9 +38,9 @@ class LiveRequests:
 
     async def publish(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Finished requests of this worker."""
-        most = str(LIVE_MOST)
+        limit = str(MAX_LIVE_EVENTS)
         calls = [
-            self._store.run("XADD", keyspace.LIVE, "MAXLEN", "~", most, "*", "event", orjson.dumps(event))
+            self._store.run("XADD", keyspace.LIVE, "MAXLEN", "~", limit, "*", "event", orjson.dumps(event))
             for event in events
         ]
         await gather([*calls, self._store.run("PEXPIRE", keyspace.LIVE, str(_LIVE_MS))])
@@ -50,9 +50,9 @@ class LiveRequests:
         found = (await gather([self._store.run("XREVRANGE", keyspace.LIVE, "+", "-", "COUNT", "1")]))[0]
         return found[0][0].decode() if found else "0-0"
 
-    async def after(self, last_id: str, most: int) -> list[tuple[str, dict[str, Any]]]:
+    async def after(self, last_id: str, limit: int) -> list[tuple[str, dict[str, Any]]]:
         """Events after one of them, the oldest first."""
-        found = (await gather([self._store.run("XRANGE", keyspace.LIVE, f"({last_id}", "+", "COUNT", str(most))]))[0]
+        found = (await gather([self._store.run("XRANGE", keyspace.LIVE, f"({last_id}", "+", "COUNT", str(limit))]))[0]
         return [(entry_id.decode(), orjson.loads(fields[1])) for entry_id, fields in found]
 
 

@@ -28,7 +28,7 @@ SEEN: Final = Script.load("seen_v1")
 MAX_FIELDS: Final = 2_000
 MAX_FIELDS_OF_REFUSALS: Final = 200
 """Whoever has a key can name any number of models; to have requests admitted for them is another matter."""
-_AT_ONCE: Final = 500  # calls in a write to the store
+_BATCH_SIZE: Final = 500  # calls in a write to the store
 _PAIRS: Final = 500  # fields in a call
 
 
@@ -72,21 +72,21 @@ class OutcomeRollups:
     async def write(self, seen: Mapping[Where, Counter[str]]) -> None:
         """Adds counts by "<what>|<model>"."""
         calls = [call for where, counts in seen.items() for call in self._calls(where, counts)]
-        for at in range(0, len(calls), _AT_ONCE):
-            await gather([self._store.call(SEEN, *call) for call in calls[at : at + _AT_ONCE]])
+        for at in range(0, len(calls), _BATCH_SIZE):
+            await gather([self._store.call(SEEN, *call) for call in calls[at : at + _BATCH_SIZE]])
 
     def _calls(self, where: Where, counts: Counter[str]) -> Iterator[tuple[list[str], list[str]]]:
         names = TeamKeys(where.team_id)
-        keys = [names.seen("hour", where.at_ms), names.seen("day", where.at_ms)]
+        keys = [names.outcomes("hour", where.at_ms), names.outcomes("day", where.at_ms)]
         keys += [names.key(where.key_id)] if where.secret_hash else []
         pairs = list(counts.items())
         for at in range(0, len(pairs), _PAIRS):
             flat = [word for name, count in pairs[at : at + _PAIRS] for word in (name, str(count))]
-            most = MAX_FIELDS_OF_REFUSALS if where.secret_hash else MAX_FIELDS
-            yield keys, [self._retention_ms, str(most), where.secret_hash, *flat]
+            limit = MAX_FIELDS_OF_REFUSALS if where.secret_hash else MAX_FIELDS
+            yield keys, [self._retention_ms, str(limit), where.secret_hash, *flat]
 
 
-def read_seen(team_id: str, start_ms: int, flat: list[bytes]) -> list[OutcomeCounts]:
+def read_outcomes(team_id: str, start_ms: int, flat: list[bytes]) -> list[OutcomeCounts]:
     """A roll-up, by model."""
     models: dict[str, dict[str, int]] = {}
     for name, value in zip(flat[::2], flat[1::2], strict=True):
@@ -95,7 +95,7 @@ def read_seen(team_id: str, start_ms: int, flat: list[bytes]) -> list[OutcomeCou
     return [OutcomeCounts(team_id, model, start_ms, counts) for model, counts in models.items()]
 
 
-def endings(counts: Mapping[str, int]) -> dict[str, int]:
+def outcomes_of(counts: Mapping[str, int]) -> dict[str, int]:
     """Admitted requests by outcome."""
     return {name: counts[what] for what, name in _of("end", counts)}
 

@@ -21,7 +21,7 @@ from gateway.types import Page
 _REQUESTS: Final = frozenset({"settle", "void", "expire"})
 _ROUNDS: Final = 20  # pages of the streams that are looked through for a filter that seldom matches
 _FEWEST: Final = 10  # entries that are asked of a stream at once, however many teams there are
-_AT_ONCE: Final = 256  # teams whose streams are read at once
+_BATCH_SIZE: Final = 256  # teams whose streams are read at once
 _LONGEST_CURSOR: Final = 15  # digits of a time in ms
 Recent = tuple[str, Entry | RefusedRequest]
 
@@ -35,10 +35,10 @@ async def recent(
     end = int(after) if after is not None else None
     if end == 0:  # nothing is older; the store knows no interval that ends before its beginning
         return Page((), None)
-    looker = _Looker(store, outcome)
+    search = _Search(store, outcome)
     found: list[Recent] = []
     for _ in range(_ROUNDS):
-        page, end = await looker.round(team_ids, limit, end)
+        page, end = await search.read_page(team_ids, limit, end)
         found += page
         if end is None or len(found) >= limit:
             break
@@ -47,7 +47,7 @@ async def recent(
     return Page(tuple(found), None if end is None else str(end))
 
 
-class _Looker:
+class _Search:
     """Reads the streams that an outcome can be in. No state changes."""
 
     def __init__(self, store: Store, outcome: str | None) -> None:
@@ -56,7 +56,7 @@ class _Looker:
         self._journal = outcome != "refused"
         self._refused = outcome in (None, "refused")
 
-    async def round(
+    async def read_page(
         self, team_ids: Sequence[str], limit: int, before_ms: int | None
     ) -> tuple[list[Recent], int | None]:
         """One page of everything older than `before_ms`, and the time at which the next begins; None at the end."""
@@ -64,8 +64,8 @@ class _Looker:
         share = min(limit, max(_FEWEST, 2 * limit // max(1, len(team_ids))))
         found: list[Recent] = []
         cut_ms: int | None = None  # older ones may be missing: a stream gave all it was asked for, or there are enough
-        for at in range(0, len(team_ids), _AT_ONCE):
-            for items in await self._read(team_ids[at : at + _AT_ONCE], end, "-", share):
+        for at in range(0, len(team_ids), _BATCH_SIZE):
+            for items in await self._read(team_ids[at : at + _BATCH_SIZE], end, "-", share):
                 if len(items) == share:
                     cut_ms = max(cut_ms or 0, items[-1][1].at_ms)
                 found += [item for item in items if self._matches(item[1])]
@@ -76,8 +76,8 @@ class _Looker:
             return found, None
         # Of the last millisecond, all that there is.
         found = [item for item in found if item[1].at_ms > cut_ms]
-        for at in range(0, len(team_ids), _AT_ONCE):
-            part = team_ids[at : at + _AT_ONCE]
+        for at in range(0, len(team_ids), _BATCH_SIZE):
+            part = team_ids[at : at + _BATCH_SIZE]
             for items in await self._read(part, f"{cut_ms}-18446744073709551615", f"{cut_ms}-0", None):
                 found += [item for item in items if self._matches(item[1])]
         return found, cut_ms

@@ -18,7 +18,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 REFUSED: Final = Script.load("refused_v1")
-_AT_ONCE: Final = 64
+_BATCH_SIZE: Final = 64
 _PAGE: Final = 100
 
 
@@ -42,9 +42,9 @@ class RefusedRequest:
 class RefusedRequests:
     """The teams' refusals in one store. Raises GatewayError `store_unavailable`."""
 
-    def __init__(self, store: Store, *, most: int, retention_s: int) -> None:
+    def __init__(self, store: Store, *, max_entries: int, retention_s: int) -> None:
         self._store = store
-        self._most = str(most)
+        self._max_entries = str(max_entries)
         self._retention_ms = str(retention_s * 1000)
 
     async def write(self, refusals: Sequence[tuple[str, RefusedRequest]]) -> None:
@@ -63,7 +63,7 @@ class RefusedRequests:
                 "model": refused.model,
             }
             words = [word for pair in fields.items() for word in pair]
-            args = [secret_hash, self._most, self._retention_ms, *words]
+            args = [secret_hash, self._max_entries, self._retention_ms, *words]
             calls.append(self._store.call(REFUSED, [names.key(refused.key_id), names.refused], args))
         await gather(calls)
 
@@ -73,7 +73,7 @@ async def find_refused(store: Store, team_ids: Sequence[str], request_id: str) -
     wanted = request_id.encode()
     waiting = [(team_id, "+") for team_id in team_ids]
     while waiting:
-        part, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+        part, waiting = waiting[:_BATCH_SIZE], waiting[_BATCH_SIZE:]
         names = [(TeamKeys(team_id).refused, end) for team_id, end in part]
         pages = await gather([store.run("XREVRANGE", name, end, "-", "COUNT", str(_PAGE)) for name, end in names])
         for (team_id, _), page in zip(part, pages, strict=True):

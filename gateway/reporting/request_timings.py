@@ -16,7 +16,7 @@ from gateway.store.keyspace import TIMINGS_MS, TeamKeys
 from gateway.store.replies import gather
 from gateway.store.store import Store
 
-MOST: Final = 500
+MAX_TIMINGS: Final = 500
 
 
 class RequestTimings:
@@ -29,7 +29,9 @@ class RequestTimings:
         """Stores (team id, request id, what it took)."""
         streams = {team_id: TeamKeys(team_id).timings for team_id, _, _ in taken}
         calls = [
-            self._store.run("XADD", streams[team_id], "MAXLEN", "~", str(MOST), "*", request_id, orjson.dumps(took))
+            self._store.run(
+                "XADD", streams[team_id], "MAXLEN", "~", str(MAX_TIMINGS), "*", request_id, orjson.dumps(took)
+            )
             for team_id, request_id, took in taken
         ]
         calls += [self._store.run("PEXPIRE", name, str(TIMINGS_MS)) for name in streams.values()]
@@ -38,7 +40,7 @@ class RequestTimings:
     async def find(self, team_id: str, request_id: str) -> dict[str, Any] | None:
         """What a request took; None where it is not known, or not any more."""
         wanted = request_id.encode()
-        newest = self._store.run("XREVRANGE", TeamKeys(team_id).timings, "+", "-", "COUNT", str(2 * MOST))
+        newest = self._store.run("XREVRANGE", TeamKeys(team_id).timings, "+", "-", "COUNT", str(2 * MAX_TIMINGS))
         for _, (name, text) in (await gather([newest]))[0]:
             if name == wanted:
                 found: dict[str, Any] = orjson.loads(text)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.reporting.outcome_rollups import OutcomeCounts, read_seen
+from gateway.reporting.outcome_rollups import OutcomeCounts, read_outcomes
 from gateway.store.keyspace import STEP_MS, Step, TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
@@ -24,11 +24,11 @@ from gateway.store.store import Store
 
 ROLLUPS: Final = Script.load("rollups_v1")
 _STEPS: Final = 31  # steps that a call reads: a month of days
-_AT_ONCE: Final = 32  # calls in a write to the store
+_BATCH_SIZE: Final = 32  # calls in a write to the store
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class UsageRow:
     """What one key used of one model in one step. `cost`: nano-USD."""
 
     team_id: str
@@ -49,43 +49,43 @@ def steps(from_ms: int, to_ms: int, step: Step) -> range:
 
 
 async def rolled_up(
-    store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], step: Step, *, with_seen: bool
-) -> AsyncIterator[Used | OutcomeCounts]:
+    store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], step: Step, *, with_outcomes: bool
+) -> AsyncIterator[UsageRow | OutcomeCounts]:
     """Everything of these steps. Raises GatewayError `store_unavailable`."""
     parts = [starts[at : at + _STEPS] for at in range(0, len(starts), _STEPS)]
     wanted: list[tuple[str, Sequence[int]]] = []
     async for team_id in team_ids:
         for part in parts:
             wanted.append((team_id, part))
-            if len(wanted) == _AT_ONCE:
-                for row in await _read(store, wanted, step, with_seen=with_seen):
+            if len(wanted) == _BATCH_SIZE:
+                for row in await _read(store, wanted, step, with_outcomes=with_outcomes):
                     yield row
                 wanted = []
-    for row in await _read(store, wanted, step, with_seen=with_seen):
+    for row in await _read(store, wanted, step, with_outcomes=with_outcomes):
         yield row
 
 
 async def _read(
-    store: Store, wanted: list[tuple[str, Sequence[int]]], step: Step, *, with_seen: bool
-) -> list[Used | OutcomeCounts]:
+    store: Store, wanted: list[tuple[str, Sequence[int]]], step: Step, *, with_outcomes: bool
+) -> list[UsageRow | OutcomeCounts]:
     calls = []
     for team_id, starts in wanted:
         names = TeamKeys(team_id)
         keys = [names.usage(step, start_ms) for start_ms in starts]
-        keys += [names.seen(step, start_ms) for start_ms in starts] if with_seen else []
+        keys += [names.outcomes(step, start_ms) for start_ms in starts] if with_outcomes else []
         calls.append(store.call(ROLLUPS, keys, []))
-    rows: list[Used | OutcomeCounts] = []
+    rows: list[UsageRow | OutcomeCounts] = []
     for (team_id, starts), found in zip(wanted, await gather(calls), strict=True):
         for number, flat in zip(found[::2], found[1::2], strict=True):
             at = number - 1
             if at < len(starts):
-                rows += _read_used(team_id, starts[at], flat)
+                rows += _read_usage(team_id, starts[at], flat)
             else:
-                rows += read_seen(team_id, starts[at - len(starts)], flat)
+                rows += read_outcomes(team_id, starts[at - len(starts)], flat)
     return rows
 
 
-def _read_used(team_id: str, start_ms: int, flat: list[bytes]) -> Iterator[Used]:
-    for name, sums in zip(flat[::2], flat[1::2], strict=True):
+def _read_usage(team_id: str, start_ms: int, flat: list[bytes]) -> Iterator[UsageRow]:
+    for name, totals in zip(flat[::2], flat[1::2], strict=True):
         key_id, _bar, model = name.decode().partition("|")  # a model's name may have a bar
-        yield Used(team_id, key_id, model, start_ms, *map(int, sums.split()))
+        yield UsageRow(team_id, key_id, model, start_ms, *map(int, totals.split()))

@@ -45,95 +45,95 @@ def _request_id() -> tuple[bytes, bytes]:
     return (b"x-request-id", b"req_%b" % secrets.token_hex(12).encode())
 
 
-async def send_error(wire: HttpExchange, error: ProviderError, headers: Headers | None = None) -> None:
+async def send_error(exchange: HttpExchange, error: ProviderError, headers: Headers | None = None) -> None:
     """An error answer in the error format."""
-    await wire.respond(error.status, error.body(), [*JSON_HEADERS, _request_id(), *(headers or ())])
+    await exchange.respond(error.status, error.body(), [*JSON_HEADERS, _request_id(), *(headers or ())])
 
 
-async def send_misbehaviour(wire: HttpExchange, behaviour: Behaviour, model: str) -> bool:
+async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model: str) -> bool:
     """Answer for behaviours that need no plan. False: an answer is still to be made."""
     if behaviour.stall_head:
-        await wire.wait_for_leaving()
+        await exchange.wait_for_leaving()
     elif behaviour.error_status is not None:
         status = behaviour.error_status
         kind = _ERROR_TYPES.get(status, "invalid_request" if status < _FIRST_SERVER_ERROR else "server_error")
         error = ProviderError("simulated_error", f"{model} answers {status}", status=status, type_=kind)
-        await send_error(wire, error, _RETRY_AFTER if status in _RETRYABLE else None)
+        await send_error(exchange, error, _RETRY_AFTER if status in _RETRYABLE else None)
     elif behaviour.canned == "html":
         page = b"<!doctype html><title>Simulator</title><p>This is a page, not an answer."
-        await wire.respond(200, page, [(b"content-type", b"text/html; charset=utf-8")])
+        await exchange.respond(200, page, [(b"content-type", b"text/html; charset=utf-8")])
     elif behaviour.canned == "error":
         error = ProviderError("simulated_error", f"{model} answers 200 with an error", type_="server_error")
-        await wire.respond(200, error.body())
+        await exchange.respond(200, error.body())
     else:
         return False
     return True
 
 
-async def send_plain(wire: HttpExchange, plan: Plan, status: str = "") -> None:
+async def send_plain(exchange: HttpExchange, plan: Plan, status: str = "") -> None:
     """One JSON answer; `status` as in `response_object`."""
     behaviour = plan.request.behaviour
     delay_ms = behaviour.token_delay_ms * plan.token_count
-    if delay_ms and not status and await wire.wait_for_leaving(delay_ms / _MS_PER_S):
+    if delay_ms and not status and await exchange.wait_for_leaving(delay_ms / _MS_PER_S):
         return
     body = orjson.dumps(response_object(plan, status))
     if behaviour.canned == "bad-json":
         body = body[: len(body) // 2]
     headers = [*JSON_HEADERS, _request_id()]
     if behaviour.stall_after is None and behaviour.cut_after is None:
-        await wire.respond(200, body, headers)
+        await exchange.respond(200, body, headers)
         return
-    await wire.start(200, [(b"content-length", b"%d" % len(body)), *headers])
-    await wire.write(body[: len(body) // 2])
+    await exchange.start(200, [(b"content-length", b"%d" % len(body)), *headers])
+    await exchange.write(body[: len(body) // 2])
     if behaviour.stall_after is not None:
-        await wire.wait_for_leaving()
+        await exchange.wait_for_leaving()
 
 
-async def send_stream(wire: HttpExchange, plan: Plan) -> None:
+async def send_stream(exchange: HttpExchange, plan: Plan) -> None:
     """The plan's events. Those that need no wait leave together, a write for each 16 KiB."""
     behaviour = plan.request.behaviour
     stops = [n for n in (behaviour.stall_after, behaviour.cut_after, behaviour.end_after) if n is not None]
     stop = min(stops, default=None)
-    await wire.start(200, [*_SSE_HEADERS, _request_id()])
+    await exchange.start(200, [*_SSE_HEADERS, _request_id()])
     waiting = bytearray()
     count = 0
     for frame in frames(plan):
         if count == stop:
-            await _stop(wire, behaviour, bytes(waiting), count)
+            await _stop(exchange, behaviour, bytes(waiting), count)
             return
         if frame.is_token and behaviour.token_delay_ms:
-            await wire.write(bytes(waiting))
+            await exchange.write(bytes(waiting))
             waiting.clear()
-            if await wire.wait_for_leaving(behaviour.token_delay_ms / _MS_PER_S):
+            if await exchange.wait_for_leaving(behaviour.token_delay_ms / _MS_PER_S):
                 return
         waiting += frame.data
         count += 1
         if len(waiting) > _COALESCE_BYTES:
-            await wire.write(bytes(waiting))
+            await exchange.write(bytes(waiting))
             waiting.clear()
-            if await wire.wait_for_leaving(0):
+            if await exchange.wait_for_leaving(0):
                 return
     if count == stop:
-        await _stop(wire, behaviour, bytes(waiting), count)
+        await _stop(exchange, behaviour, bytes(waiting), count)
         return
     if behaviour.done:
         waiting += in_lines(DONE, behaviour.newline)
     if behaviour.after_done:
         waiting += in_lines(AFTER_DONE, behaviour.newline)
-    await wire.finish(bytes(waiting))
+    await exchange.finish(bytes(waiting))
 
 
-async def _stop(wire: HttpExchange, behaviour: Behaviour, data: bytes, count: int) -> None:
+async def _stop(exchange: HttpExchange, behaviour: Behaviour, data: bytes, count: int) -> None:
     if behaviour.end_after == count:
-        await wire.finish(data)
+        await exchange.finish(data)
         return
-    await wire.write(data)
+    await exchange.write(data)
     if behaviour.stall_after == count:
-        await wire.wait_for_leaving()
+        await exchange.wait_for_leaving()
 
 
-async def send_replay(wire: HttpExchange, plan: Plan, after: int) -> None:
+async def send_replay(exchange: HttpExchange, plan: Plan, after: int) -> None:
     """The plan's events again, those with a sequence number above `after`, without misbehaviour."""
-    await wire.start(200, [*_SSE_HEADERS, _request_id()])
+    await exchange.start(200, [*_SSE_HEADERS, _request_id()])
     events = (frame.data for frame in frames(plan, well_behaved=True) if frame.sequence_number > after)
-    await wire.finish(b"".join(events) + DONE)
+    await exchange.finish(b"".join(events) + DONE)

@@ -77,38 +77,38 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = scope["query_string"].decode("latin-1")
         record = Received(scope["method"], scope["path"], query, list(scope["headers"]))
-        wire = HttpExchange(scope, receive, send, record, self._simulator.max_body_bytes)
+        exchange = HttpExchange(scope, receive, send, record, self._simulator.max_body_bytes)
         try:
             try:
-                body = await wire.read_body()
+                body = await exchange.read_body()
             finally:
                 if not self._is_public:
                     self._simulator.remember(record)
             if not self._is_public:
-                _check_key(wire)
-            await self._handler(wire, body)
+                _check_key(exchange)
+            await self._handler(exchange, body)
         except ProviderError as error:
-            await send_error(wire, error)
+            await send_error(exchange, error)
         except ClientDisconnected:
             pass  # nobody is there to answer
         finally:
-            wire.close()
+            exchange.close()
 
 
-def _check_key(wire: HttpExchange) -> None:
-    scheme, _, token = (wire.header(b"authorization") or b"").partition(b" ")
+def _check_key(exchange: HttpExchange) -> None:
+    scheme, _, token = (exchange.header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
         message = "A bearer token is required (any will do)"
         raise ProviderError("invalid_api_key", message, status=401, type_="authentication_error")
 
 
-def _query(wire: HttpExchange, name: str, default: str = "") -> str:
-    values = parse_qs(wire.scope["query_string"].decode("latin-1")).get(name)
+def _query(exchange: HttpExchange, name: str, default: str = "") -> str:
+    values = parse_qs(exchange.scope["query_string"].decode("latin-1")).get(name)
     return values[-1] if values else default
 
 
-def _query_count(wire: HttpExchange, name: str, default: int, high: int) -> int:
-    text = _query(wire, name, str(default))
+def _query_count(exchange: HttpExchange, name: str, default: int, high: int) -> int:
+    text = _query(exchange, name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and int(text) <= high):
         raise ProviderError("invalid_field", f"{name} must be a whole number from 0 to {high}", param=name)
     return int(text)
@@ -136,9 +136,9 @@ class _Simulator:
         self._count += 1
         self._received.add(str(self._count), record, len(record.body))
 
-    async def create(self, wire: HttpExchange, body: bytes) -> None:
+    async def create(self, exchange: HttpExchange, body: bytes) -> None:
         request = parse_request(body)
-        if await send_misbehaviour(wire, request.behaviour, request.model):
+        if await send_misbehaviour(exchange, request.behaviour, request.model):
             return
         plan = make_plan(request, self._earlier_tokens(request))
         stored = Stored(plan)
@@ -147,12 +147,12 @@ class _Simulator:
         if request.store:
             self._responses.add(plan.id, stored, len(body))
         if request.stream:
-            await send_stream(wire, plan)
+            await send_stream(exchange, plan)
         elif request.background and stored.status != plan.status:
-            await send_plain(wire, plan, stored.status)
+            await send_plain(exchange, plan, stored.status)
         else:
-            await send_plain(wire, plan)
-        if wire.left and not request.background:
+            await send_plain(exchange, plan)
+        if exchange.left and not request.background:
             stored.cancelled = True
 
     def _earlier_tokens(self, request: Request) -> int:
@@ -165,7 +165,7 @@ class _Simulator:
             raise ProviderError("previous_response_not_found", message, param="previous_response_id")
         return int((stored.plan.usage or {}).get("total_tokens", 0))
 
-    async def compact(self, wire: HttpExchange, body: bytes) -> None:
+    async def compact(self, exchange: HttpExchange, body: bytes) -> None:
         fields = parse_object(body)
         if not isinstance(fields.get("model"), str) or not fields["model"]:
             raise ProviderError("missing_field", "model is required", param="model")
@@ -182,41 +182,41 @@ class _Simulator:
             "output": [kept, compaction] if prompt.user_text else [compaction],
             "usage": usage_of(prompt.input_tokens, 1),
         }
-        await wire.respond_json(answer)
+        await exchange.respond_json(answer)
 
-    async def input_tokens(self, wire: HttpExchange, body: bytes) -> None:
+    async def input_tokens(self, exchange: HttpExchange, body: bytes) -> None:
         fields = parse_object(body)
         count = read_prompt(input_items(fields), fields).input_tokens
-        await wire.respond_json({"object": "response.input_tokens", "input_tokens": count})
+        await exchange.respond_json({"object": "response.input_tokens", "input_tokens": count})
 
-    async def retrieve(self, wire: HttpExchange, _: bytes) -> None:
-        stored = self._stored(wire)
-        if _query(wire, "stream") == "true":
-            after = _query_count(wire, "starting_after", 0, 2**31) if _query(wire, "starting_after") else -1
-            await send_replay(wire, stored.plan, after)
+    async def retrieve(self, exchange: HttpExchange, _: bytes) -> None:
+        stored = self._stored(exchange)
+        if _query(exchange, "stream") == "true":
+            after = _query_count(exchange, "starting_after", 0, 2**31) if _query(exchange, "starting_after") else -1
+            await send_replay(exchange, stored.plan, after)
         else:
-            await wire.respond_json(_snapshot(stored))
+            await exchange.respond_json(_snapshot(stored))
 
-    async def delete(self, wire: HttpExchange, _: bytes) -> None:
-        identity = self._stored(wire).plan.id
+    async def delete(self, exchange: HttpExchange, _: bytes) -> None:
+        identity = self._stored(exchange).plan.id
         self._responses.remove(identity)
-        await wire.respond_json({"id": identity, "object": "response", "deleted": True})
+        await exchange.respond_json({"id": identity, "object": "response", "deleted": True})
 
-    async def cancel(self, wire: HttpExchange, _: bytes) -> None:
-        stored = self._stored(wire)
+    async def cancel(self, exchange: HttpExchange, _: bytes) -> None:
+        stored = self._stored(exchange)
         if not stored.plan.request.background:
             raise ProviderError("invalid_field", "Only a background response can be cancelled", param="id")
         stored.cancelled = stored.status in ("in_progress", "cancelled")
-        await wire.respond_json(_snapshot(stored))
+        await exchange.respond_json(_snapshot(stored))
 
-    async def input_items(self, wire: HttpExchange, _: bytes) -> None:
-        plan = self._stored(wire).plan
-        limit = _query_count(wire, "limit", _PAGE, _MAX_PAGE)
+    async def input_items(self, exchange: HttpExchange, _: bytes) -> None:
+        plan = self._stored(exchange).plan
+        limit = _query_count(exchange, "limit", _PAGE, _MAX_PAGE)
         digits = plan.id.partition("_")[2]
         items = [{**item, "id": item.get("id") or f"in_{digits}_{n}"} for n, item in enumerate(plan.request.items)]
-        if _query(wire, "order", "desc") == "desc":
+        if _query(exchange, "order", "desc") == "desc":
             items.reverse()
-        after = _query(wire, "after")
+        after = _query(exchange, "after")
         if after:
             places = [place for place, item in enumerate(items) if item["id"] == after]
             if not places:
@@ -224,27 +224,27 @@ class _Simulator:
             items = items[places[0] + 1 :]
         page = items[:limit]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-        await wire.respond_json({"object": "list", "data": page, **ends, "has_more": len(items) > limit})
+        await exchange.respond_json({"object": "list", "data": page, **ends, "has_more": len(items) > limit})
 
-    def _stored(self, wire: HttpExchange) -> Stored:
-        identity = wire.scope["path_params"]["id"]
+    def _stored(self, exchange: HttpExchange) -> Stored:
+        identity = exchange.scope["path_params"]["id"]
         stored = self._responses.get(identity)
         if stored is None:
             raise _not_found(f"No response {identity} is known here")
         return stored
 
-    async def models(self, wire: HttpExchange, _: bytes) -> None:
-        await wire.respond_json({"object": "list", "data": [_model_object(model) for model in _MODELS]})
+    async def models(self, exchange: HttpExchange, _: bytes) -> None:
+        await exchange.respond_json({"object": "list", "data": [_model_object(model) for model in _MODELS]})
 
-    async def model(self, wire: HttpExchange, _: bytes) -> None:
-        await wire.respond_json(_model_object(wire.scope["path_params"]["id"]))
+    async def model(self, exchange: HttpExchange, _: bytes) -> None:
+        await exchange.respond_json(_model_object(exchange.scope["path_params"]["id"]))
 
-    async def requests(self, wire: HttpExchange, _: bytes) -> None:
-        limit = _query_count(wire, "limit", _PAGE, MAX_REQUESTS)
-        await wire.respond_json({"requests": [record.report() for record in self._received.newest(limit)]})
+    async def requests(self, exchange: HttpExchange, _: bytes) -> None:
+        limit = _query_count(exchange, "limit", _PAGE, MAX_REQUESTS)
+        await exchange.respond_json({"requests": [record.report() for record in self._received.newest(limit)]})
 
-    async def unknown(self, wire: HttpExchange, _: bytes) -> None:
-        message = f"{wire.scope['method']} {wire.scope['path']} is not served here"
+    async def unknown(self, exchange: HttpExchange, _: bytes) -> None:
+        message = f"{exchange.scope['method']} {exchange.scope['path']} is not served here"
         raise _not_found(message, "unknown_url")
 
 

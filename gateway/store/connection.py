@@ -40,7 +40,7 @@ pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 _ASKING: Final = pack((b"ASKING",))
 # How long after a missed deadline the replies get a last look: enough for one more turn of the loop, see `_on_timer`.
-_LAST_LOOK_S: Final = 0.002
+_TIMER_GRACE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,11 @@ class Call:
 
 
 class StoreConnection(asyncio.Protocol):
-    """A RESP2 connection; made by `open_link`.
+    """A RESP2 connection; made by `open_connection`.
 
-    `on_down(link, fault)` is called once, when the link stops taking calls. `on_redirect(link, call, redirect)` takes
-    over a call that was answered MOVED or ASK, once per call.
+    `on_down(connection, fault)` is called once, when the connection stops accepting calls.
+    `on_redirect(connection, call, redirect)` takes over a call that was answered with MOVED or ASK, at most once per
+    call.
     """
 
     def __init__(self, address: Address, settings: ConnectionSettings, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,7 +97,7 @@ class StoreConnection(asyncio.Protocol):
         self._pending: deque[Call] = deque()  # oldest first, unwritten ones at the end
         self._unwritten: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._last_look = False
+        self._grace_given = False
         self._loads: dict[str, Exception | None] = {}  # sha -> SCRIPT LOAD on its way (None), or why it failed
 
     def send(self, packed: bytes, script: Script | None = None) -> asyncio.Future[Any]:
@@ -118,7 +119,7 @@ class StoreConnection(asyncio.Protocol):
         """`send`, from words."""
         return self.send(pack(command))
 
-    def carry(self, call: Call, *, asking: bool) -> None:
+    def forward(self, call: Call, *, asking: bool) -> None:
         """Sends a call here that another node did not serve; `asking` prefixes ASKING. A cancelled one goes nowhere."""
         if call.future is not None and call.future.done():
             return
@@ -214,12 +215,12 @@ class StoreConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         if now < deadline:
-            self._last_look = False
+            self._grace_given = False
             self._timer = self._loop.call_at(deadline, self._on_timer)
-        elif not self._last_look:
+        elif not self._grace_given:
             # Was it this process that slept? Then the replies lie in the socket: uvloop runs timers before it reads.
-            self._last_look = True
-            self._timer = self._loop.call_at(now + _LAST_LOOK_S, self._on_timer)
+            self._grace_given = True
+            self._timer = self._loop.call_at(now + _TIMER_GRACE_S, self._on_timer)
         else:
             detail = f"{self.address}: no reply within {self._settings.timeout_s:g} s"
             self.close(StoreUnavailable("timeout", detail))
@@ -239,7 +240,7 @@ class StoreConnection(asyncio.Protocol):
             if not call.reloaded:
                 self._reload(call, script)
                 return
-            fault = _again(self._loads.get(script.sha)) or fault
+            fault = _copy_of_fault(self._loads.get(script.sha)) or fault
         elif not call.redirected and self.on_redirect is not None and (redirect := parse_redirect(message)):
             call.redirected = True
             self.on_redirect(self, call, redirect)
@@ -262,14 +263,14 @@ class StoreConnection(asyncio.Protocol):
         self._put(call)
 
 
-def _again(fault: Exception | None) -> Exception | None:
+def _copy_of_fault(fault: Exception | None) -> Exception | None:
     """A fresh exception that says the same, for one more caller."""
     if isinstance(fault, StoreUnavailable):
         return fault.copy()
     return None if fault is None else StoreError(str(fault))
 
 
-async def open_link(address: Address, settings: ConnectionSettings) -> StoreConnection:
+async def open_connection(address: Address, settings: ConnectionSettings) -> StoreConnection:
     """Connects and introduces the gateway (AUTH, CLIENT SETNAME, SELECT).
 
     Raises StoreUnavailable (unreachable, slow, full) or StoreError (wrong credentials, no such database).
@@ -282,9 +283,9 @@ async def open_link(address: Address, settings: ConnectionSettings) -> StoreConn
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
             if address.path:
-                _, link = await loop.create_unix_connection(protocol, address.path)
+                _, connection = await loop.create_unix_connection(protocol, address.path)
             else:
-                _, link = await loop.create_connection(protocol, address.host, address.port, ssl=settings.tls)
+                _, connection = await loop.create_connection(protocol, address.host, address.port, ssl=settings.tls)
     except TimeoutError:
         detail = f"{address}: no connection within {settings.connect_timeout_s:g} s"
         raise StoreUnavailable("connect", detail) from None
@@ -293,13 +294,13 @@ async def open_link(address: Address, settings: ConnectionSettings) -> StoreConn
     greeting: list[asyncio.Future[Any]] = []
     if settings.password is not None:
         user = () if settings.username is None else (settings.username,)
-        greeting.append(link.run("AUTH", *user, settings.password))
-    greeting.append(link.run("CLIENT", "SETNAME", settings.client_name))
+        greeting.append(connection.run("AUTH", *user, settings.password))
+    greeting.append(connection.run("CLIENT", "SETNAME", settings.client_name))
     if settings.db:
-        greeting.append(link.run("SELECT", settings.db))
+        greeting.append(connection.run("SELECT", settings.db))
     try:
         await asyncio.gather(*greeting)
     except BaseException:
-        link.close()
+        connection.close()
         raise
-    return link
+    return connection

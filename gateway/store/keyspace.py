@@ -127,7 +127,7 @@ class TeamKeys(NamedTuple):
         """One key's settings, limits and secrets."""
         return self._name(f"key:{key_id}")
 
-    def done(self, hold_id: str) -> str:
+    def resolution(self, hold_id: str) -> str:
         """How a hold ended."""
         return self._name(f"done:{hold_id}")
 
@@ -135,11 +135,11 @@ class TeamKeys(NamedTuple):
         """The roll-up of usage of the hour or the day (UTC) that a time (server's, ms) lies in."""
         return self._name(_rolled_up("used", step, at_ms))
 
-    def seen(self, step: Step, at_ms: int) -> str:
+    def outcomes(self, step: Step, at_ms: int) -> str:
         """The same for what was seen of requests."""
         return self._name(_rolled_up("seen", step, at_ms))
 
-    def mark(self, key_id: str, idempotency_key: str) -> str:
+    def idempotency_key(self, key_id: str, idempotency_key: str) -> str:
         """A client's Idempotency-Key; each API key has its own."""
         return self._name(f"mark:{_digest(key_id, idempotency_key)}")
 
@@ -147,7 +147,7 @@ class TeamKeys(NamedTuple):
         """An admin's idempotency key for a movement of credits."""
         return self._name(f"grant:{_digest(idempotency_key)}")
 
-    def made(self, idempotency_key: str) -> str:
+    def creation(self, idempotency_key: str) -> str:
         """The key that an admin's idempotency key made."""
         return self._name(f"made:{_digest(idempotency_key)}")
 
@@ -195,7 +195,7 @@ def sign_in(host: str) -> str:
     return f"gw:sign-in:{_digest(host)}"
 
 
-def made(idempotency_key: str) -> str:
+def creation(idempotency_key: str) -> str:
     """The team that an admin's idempotency key made."""
     return f"gw:made:{_digest(idempotency_key)}"
 

@@ -1,6 +1,6 @@
 """The store: the gateway's calls go to the node that serves their keys, or fail at once.
 
-    closed breaker   a node has a link in `_links`: calls go out on it
+    closed breaker   a node has a link in `_connections`: calls go out on it
     open breaker     it has none, `_faults` says why: calls fail at once, nothing waits, nothing piles up
 
 A missed deadline, a lost connection, or a reply that says "I take no writes" opens a node's breaker. One task then
@@ -20,7 +20,7 @@ import structlog
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
-from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_link, pack
+from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_connection, pack
 from gateway.store.errors import Redirect, StoreError, StoreUnavailable
 from gateway.store.script import Script
 from gateway.store.topology import (
@@ -35,7 +35,7 @@ from gateway.store.url import Address, Mode, StoreUrl
 
 __all__ = ["Store", "StoreError", "StoreSettings", "StoreUnavailable"]
 
-VOIDS_AT_ONCE: Final = 100
+MAX_VOIDS_PER_CALL: Final = 100
 _FIRST_PAUSE_S: Final = 0.02
 
 
@@ -61,15 +61,15 @@ class Store:
 
     `redis`: a redis-py client for what is not on the warm path (lists, exports); it raises redis-py's exceptions.
     `on_change`: called with `available` each time that it changes.
-    `voids_at_once`: how many expired holds a call may void in passing; the ledger's to set.
+    `max_voids_per_call`: how many expired holds a call may void in passing; the ledger's to set.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
         self.on_change: Callable[[bool], None] | None = None
-        self.voids_at_once = VOIDS_AT_ONCE
+        self.max_voids_per_call = MAX_VOIDS_PER_CALL
         self._settings = settings
         self._url = url = _parsed(settings.url)
-        self._link_settings = ConnectionSettings(
+        self._connection_settings = ConnectionSettings(
             timeout_s=settings.timeout_s,
             connect_timeout_s=settings.connect_timeout_s,
             max_pending=settings.max_pending,
@@ -80,14 +80,16 @@ class Store:
             client_name=settings.client_name,
         )
         self._sentinel = sentinel_client(
-            url, settings.sentinel_username, settings.sentinel_password, self._link_settings, settings.ca_file
+            url, settings.sentinel_username, settings.sentinel_password, self._connection_settings, settings.ca_file
         )
-        self.redis: Redis | RedisCluster = redis_client(url, self._link_settings, settings.ca_file, self._sentinel)
+        self.redis: Redis | RedisCluster = redis_client(
+            url, self._connection_settings, settings.ca_file, self._sentinel
+        )
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("gateway.store")
         # What can change: who serves what, the links that are up, and why the others are not.
         self._layout = Layout(url.addresses if url.mode is Mode.SINGLE else ())
-        self._links: dict[Address, StoreConnection] = {}
+        self._connections: dict[Address, StoreConnection] = {}
         self._faults: dict[Address, StoreUnavailable] = {}
         self._discovery_fault: StoreUnavailable | None = None
         self._available = False
@@ -109,7 +111,7 @@ class Store:
         try:
             await store._restore()
         except StoreUnavailable:
-            store._look_again()
+            store._start_recovery()
         except BaseException:
             await store.close()
             raise
@@ -161,8 +163,8 @@ class Store:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        for link in list(self._links.values()):
-            link.close()
+        for connection in list(self._connections.values()):
+            connection.close()
         self._unpark(StoreUnavailable("closed"))
         await self.redis.aclose()
         if self._sentinel is not None:
@@ -172,9 +174,9 @@ class Store:
 
     def _dispatch(self, key: str, packed: bytes, script: Script | None) -> asyncio.Future[Any]:
         node = self._layout.node_of(key)
-        link = self._links.get(node) if node is not None else None
-        if link is not None:
-            return link.send(packed, script)
+        connection = self._connections.get(node) if node is not None else None
+        if connection is not None:
+            return connection.send(packed, script)
         fault = self._faults.get(node) if node is not None else None
         fault = fault or self.fault or StoreUnavailable("cluster", "no node serves this key")
         return self._failed(fault.copy())
@@ -184,41 +186,41 @@ class Store:
         future.set_exception(fault)
         return future
 
-    def _redirect(self, link: StoreConnection, call: Call, redirect: Redirect) -> None:
-        node = Address(redirect.host or link.address.host, redirect.port)
+    def _redirect(self, connection: StoreConnection, call: Call, redirect: Redirect) -> None:
+        node = Address(redirect.host or connection.address.host, redirect.port)
         if not redirect.asking:
             if self._layout.slots:
                 self._layout.slots[redirect.slot] = node
-            self._look_again()
+            self._start_recovery()
         call.asking = redirect.asking
-        if (other := self._links.get(node)) is not None:
-            other.carry(call, asking=redirect.asking)
+        if (other := self._connections.get(node)) is not None:
+            other.forward(call, asking=redirect.asking)
         elif self._attempts > 1 or len(self._parked) >= self._settings.max_pending:  # no quick answer is in sight
             call.fail(StoreUnavailable("MOVED", f"to {node}, which is not connected"))
         else:
             self._parked.append((call, node))
-            self._look_again()
+            self._start_recovery()
 
     def _unpark(self, fault: StoreUnavailable) -> None:
         parked, self._parked = self._parked, []
         for call, node in parked:
-            if (link := self._links.get(node)) is not None:
-                link.carry(call, asking=call.asking)
+            if (connection := self._connections.get(node)) is not None:
+                connection.forward(call, asking=call.asking)
             else:
                 call.fail(fault.copy())
 
     # the breaker
 
-    def _down(self, link: StoreConnection, fault: StoreUnavailable) -> None:
-        if self._links.get(link.address) is link:
-            del self._links[link.address]
-            self._faults[link.address] = fault
+    def _down(self, connection: StoreConnection, fault: StoreUnavailable) -> None:
+        if self._connections.get(connection.address) is connection:
+            del self._connections[connection.address]
+            self._faults[connection.address] = fault
             self._report()
-            self._look_again()
+            self._start_recovery()
 
     def _report(self) -> None:
         layout = self._layout
-        available = layout.complete and all(node in self._links for node in layout.nodes)
+        available = layout.complete and all(node in self._connections for node in layout.nodes)
         if available != self._available:
             self._available = available
             if available:
@@ -228,7 +230,7 @@ class Store:
             if self.on_change is not None:
                 self.on_change(available)
 
-    def _look_again(self) -> None:
+    def _start_recovery(self) -> None:
         self._stale = True
         if self._recovery is None and not self._closed:
             if self._loop.time() - self._recovered_at > self._settings.breaker_open_s:
@@ -262,13 +264,13 @@ class Store:
             raise
         self._layout, self._discovery_fault = layout, None
         wanted = {*layout.nodes, *(node for _, node in self._parked)}
-        for node in self._links.keys() - wanted:
-            self._links.pop(node).retire(StoreUnavailable("closed", f"{node} serves nothing any more"))
+        for node in self._connections.keys() - wanted:
+            self._connections.pop(node).retire(StoreUnavailable("closed", f"{node} serves nothing any more"))
         for node in self._faults.keys() - wanted:
             del self._faults[node]
         self._report()  # before the first await: while a new node is being connected, its keys have none
-        missing = wanted - self._links.keys()
-        faults = [fault for fault in await asyncio.gather(*map(self._bring_up, missing)) if fault is not None]
+        missing = wanted - self._connections.keys()
+        faults = [fault for fault in await asyncio.gather(*map(self._connect_node, missing)) if fault is not None]
         self._unpark(StoreUnavailable("MOVED", "the named node is not connected"))
         self._report()
         if faults:
@@ -279,41 +281,41 @@ class Store:
             await asyncio.sleep(self._settings.breaker_open_s)
             with contextlib.suppress(StoreUnavailable):  # without Sentinels, the primary that we have is the best guess
                 if (await discover_primary(sentinel, self._url.primary_name)).nodes != self._layout.nodes:
-                    self._look_again()
+                    self._start_recovery()
 
     async def _discover(self) -> Layout:
         if self._sentinel is not None:
             return await discover_primary(self._sentinel, self._url.primary_name)
         if self._url.mode is Mode.CLUSTER:
             seeds = (*self._layout.nodes, *self._url.addresses)
-            return await discover_cluster(list(self._links.values()), seeds, self._link_settings)
+            return await discover_cluster(list(self._connections.values()), seeds, self._connection_settings)
         return self._layout
 
-    async def _bring_up(self, node: Address) -> StoreUnavailable | StoreError | None:
+    async def _connect_node(self, node: Address) -> StoreUnavailable | StoreError | None:
         """Connects, and closes the node's breaker if it takes a write; answers what went wrong."""
         try:
-            link = await open_link(node, self._link_settings)
+            connection = await open_connection(node, self._connection_settings)
             try:
-                await self._probe(link)
+                await self._probe(connection)
             except BaseException:
-                link.close()
+                connection.close()
                 raise
         except (StoreUnavailable, StoreError) as exc:
             self._faults[node] = _unavailable(exc)
             return exc
-        link.on_down, link.on_redirect = self._down, self._redirect
-        self._links[node] = link
+        connection.on_down, connection.on_redirect = self._down, self._redirect
+        self._connections[node] = connection
         self._faults.pop(node, None)
         return None
 
-    async def _probe(self, link: StoreConnection) -> None:
+    async def _probe(self, connection: StoreConnection) -> None:
         try:
-            await link.run(*self._layout.probe(link.address))
+            await connection.run(*self._layout.probe(connection.address))
         except StoreUnavailable as fault:
             if fault.reason != "ASK":  # a primary that is giving this very slot away
                 raise
-        if link.fault is not None:
-            raise link.fault.copy()
+        if connection.fault is not None:
+            raise connection.fault.copy()
 
 
 def _parsed(url: str) -> StoreUrl:

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError
 
-from gateway.store.connection import ConnectionSettings, StoreConnection, Word, open_link
+from gateway.store.connection import ConnectionSettings, StoreConnection, Word, open_connection
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.url import Address, Mode, StoreUrl
 
@@ -84,20 +84,23 @@ async def discover_primary(sentinel: Sentinel, name: str) -> Layout:
 
 
 async def discover_cluster(
-    links: Iterable[StoreConnection], seeds: Iterable[Address], settings: ConnectionSettings
+    connections: Iterable[StoreConnection], seeds: Iterable[Address], settings: ConnectionSettings
 ) -> Layout:
-    """Asks by the `links` that are up, then at `seeds`, until a node answers; raises StoreUnavailable if none does."""
+    """Asks the nodes of the open `connections`, then the `seeds`, until one answers.
+
+    Raises StoreUnavailable if none does.
+    """
     fault = StoreUnavailable("cluster", "no node answered")
-    for link in links:
+    for connection in connections:
         try:
-            return layout_of_slots(await link.run("CLUSTER", "SLOTS"), link.address)
+            return layout_of_slots(await connection.run("CLUSTER", "SLOTS"), connection.address)
         except StoreUnavailable as exc:
             fault = exc
     for seed in dict.fromkeys(seeds):
         try:
-            link = await open_link(seed, settings)
-            with contextlib.closing(link):
-                return layout_of_slots(await link.run("CLUSTER", "SLOTS"), seed)
+            connection = await open_connection(seed, settings)
+            with contextlib.closing(connection):
+                return layout_of_slots(await connection.run("CLUSTER", "SLOTS"), seed)
         except StoreUnavailable as exc:
             fault = exc
     raise fault

@@ -17,7 +17,7 @@ from gateway.store import keyspace
 from gateway.store.replies import gather
 from gateway.store.store import Store
 
-HEARD_OF_MS: Final = 10_000
+REPORT_TTL_MS: Final = 10_000
 _WORKERS_MS: Final = 3_600_000
 
 
@@ -62,14 +62,14 @@ class ClusterState:
         text = orjson.dumps(state)
         await gather(
             [
-                self._store.run("SET", keyspace.worker(worker_id), text, "PX", str(HEARD_OF_MS)),
+                self._store.run("SET", keyspace.worker(worker_id), text, "PX", str(REPORT_TTL_MS)),
                 self._store.run("ZADD", keyspace.WORKERS, str(now_ms), worker_id),
                 self._store.run("ZREMRANGEBYSCORE", keyspace.WORKERS, "-inf", str(now_ms - _WORKERS_MS)),
                 self._store.run("PEXPIRE", keyspace.WORKERS, str(_WORKERS_MS)),
             ]
         )
 
-    async def gone(self, worker_id: str) -> None:
+    async def remove(self, worker_id: str) -> None:
         """A worker has ended."""
         await gather(
             [

@@ -73,7 +73,7 @@ class ControlLoop:
         self.loaded_ms = _now_ms()
         self._started_ms = self.loaded_ms
         self._parts = parts
-        self._controls = cluster_state
+        self._cluster_state = cluster_state
         self._source = source
         self._retiring: list[tuple[ActiveSnapshot, list[Upstream]]] = []
         self._reloading = asyncio.Lock()
@@ -82,11 +82,11 @@ class ControlLoop:
     async def begin(self) -> None:
         """Before the first request: what was taken out is out, and the configuration is of the present generation."""
         with contextlib.suppress(GatewayError, StoreError):
-            orders = await self._controls.orders()
+            orders = await self._cluster_state.orders()
             self.generation = orders.generation
             if orders.generation and self._source is not None:
                 await self._reload()  # one that was ordered after this worker had read its file reaches it all the same
-            self._obey(orders)
+            self._apply(orders)
 
     async def run(self) -> None:
         """Until it is cancelled. While the store is away, the last orders stay in force."""
@@ -102,7 +102,7 @@ class ControlLoop:
     async def end(self) -> None:
         """At shutdown: this worker's report goes, and what a reload left open is closed."""
         with contextlib.suppress(GatewayError, StoreError):
-            await self._controls.gone(self.worker_id)
+            await self._cluster_state.remove(self.worker_id)
         for _, upstreams in self._retiring:
             for upstream in upstreams:
                 await upstream.transport.close()
@@ -130,7 +130,7 @@ class ControlLoop:
         """The same, and then every other worker does it. Raises GatewayError `invalid_config`, `store_unavailable`."""
         try:
             reloaded = await self.reload()
-            self.generation = await self._controls.next_generation()
+            self.generation = await self._cluster_state.next_generation()
         finally:
             with contextlib.suppress(GatewayError, StoreError):  # the next round reports, too
                 await self._report()
@@ -138,21 +138,21 @@ class ControlLoop:
 
     async def refresh(self) -> None:
         """Obeys at once what was ordered a moment ago. Raises GatewayError `store_unavailable`."""
-        self._obey(await self._controls.orders())
+        self._apply(await self._cluster_state.orders())
         await self._report()
 
     async def _round(self) -> None:
-        orders = await self._controls.orders()
-        self._obey(orders)
+        orders = await self._cluster_state.orders()
+        self._apply(orders)
         if orders.generation != self.generation:
             self.generation = orders.generation
             with contextlib.suppress(GatewayError):  # `problem` says why
                 await self.reload()
-                self._obey(orders)
+                self._apply(orders)
         await self._close_retired()
         await self._report()
 
-    def _obey(self, orders: Orders) -> None:
+    def _apply(self, orders: Orders) -> None:
         for name, upstream in self._parts.handler.snapshot.upstreams.items():
             upstream.enabled = name not in orders.off
 
@@ -176,10 +176,10 @@ class ControlLoop:
             snapshot = source.build(settings, keep)
         except (ValueError, OSError, ImportError) as error:
             raise GatewayError("invalid_config", f"upstreams: {error}") from None
-        gone = [upstream for name, upstream in before.items() if snapshot.upstreams.get(name) is not upstream]
+        retired = [upstream for name, upstream in before.items() if snapshot.upstreams.get(name) is not upstream]
         for name, upstream in snapshot.upstreams.items():
             upstream.enabled = before[name].enabled if name in before else True
-        self._retiring.append((parts.handler.replace_snapshot(snapshot), gone))
+        self._retiring.append((parts.handler.replace_snapshot(snapshot), retired))
         parts.settings, parts.model_list = settings, ModelList(snapshot.upstreams)
         different = [name for name in Settings.model_fields if getattr(wanted, name) != getattr(old, name)]
         return Reloaded(
@@ -210,7 +210,7 @@ class ControlLoop:
                 for name, upstream in self._parts.handler.snapshot.upstreams.items()
             },
         }
-        await self._controls.report(self.worker_id, state, now_ms)
+        await self._cluster_state.report(self.worker_id, state, now_ms)
 
 
 def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:

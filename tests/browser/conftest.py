@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.desk import Desk
+from tests.browser.browser_session import BrowserSession
 from tests.support.gateway import RunningGateway, running_gateway, simulator
 from tests.support.servers import valkey_server
 
@@ -42,13 +42,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def desk(browser: Browser, gateway: RunningGateway) -> Iterator[Desk]:
-    with Desk.open(browser, gateway) as opened:
+def browser_session(browser: Browser, gateway: RunningGateway) -> Iterator[BrowserSession]:
+    with BrowserSession.open(browser, gateway) as opened:
         yield opened
 
 
 @pytest.fixture
-def lead_desk(browser: Browser, gateway: RunningGateway) -> Iterator[Desk]:
+def lead_desk(browser: Browser, gateway: RunningGateway) -> Iterator[BrowserSession]:
     """A second person, with a browser session of their own."""
-    with Desk.open(browser, gateway) as opened:
+    with BrowserSession.open(browser, gateway) as opened:
         yield opened

@@ -6,7 +6,7 @@ import openai
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.desk import Desk
+from tests.browser.browser_session import BrowserSession
 from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import wait_until_sync
@@ -74,76 +74,78 @@ def places(gateway: RunningGateway, team: str) -> dict[str, str]:
     return {"team": team, "request": newest("incomplete"), "refused": newest("refused")}
 
 
-def test_the_sign_in_page_is_accessible_in_light_and_dark(desk: Desk) -> None:
-    desk.page.goto("/dashboard/login")
+def test_the_sign_in_page_is_accessible_in_light_and_dark(browser_session: BrowserSession) -> None:
+    browser_session.page.goto("/dashboard/login")
     for scheme in SCHEMES:
-        desk.picture("login", scheme)
-        assert desk.faults_of_accessibility() == []
+        browser_session.picture("login", scheme)
+        assert browser_session.faults_of_accessibility() == []
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_page_is_accessible_and_fits_in_light_and_dark(desk: Desk, places: dict[str, str], name: str) -> None:
-    desk.sign_in()
-    desk.page.goto(f"/dashboard{PATHS[name].format(**places)}")
+def test_a_page_is_accessible_and_fits_in_light_and_dark(
+    browser_session: BrowserSession, places: dict[str, str], name: str
+) -> None:
+    browser_session.sign_in()
+    browser_session.page.goto(f"/dashboard{PATHS[name].format(**places)}")
     for scheme in SCHEMES:
-        desk.picture(name, scheme)
-        assert desk.faults_of_accessibility() == [], scheme
-    assert desk.overflow_px() <= 0
-    assert desk.page.title().endswith(" · Gateway")
-    assert desk.page.get_by_role("heading", level=1).count() == 1
+        browser_session.picture(name, scheme)
+        assert browser_session.faults_of_accessibility() == [], scheme
+    assert browser_session.overflow_px() <= 0
+    assert browser_session.page.title().endswith(" · Gateway")
+    assert browser_session.page.get_by_role("heading", level=1).count() == 1
 
 
 def test_every_page_fits_a_phone(browser: Browser, gateway: RunningGateway, places: dict[str, str]) -> None:
-    with Desk.open(browser, gateway, viewport=PHONE, is_mobile=True, has_touch=True) as desk:
-        desk.sign_in()
+    with BrowserSession.open(browser, gateway, viewport=PHONE, is_mobile=True, has_touch=True) as browser_session:
+        browser_session.sign_in()
         for name, path in PATHS.items():
-            desk.page.goto(f"/dashboard{path.format(**places)}")
-            desk.picture(f"phone-{name}")
-            assert desk.overflow_px() <= 0, name
-        desk.picture("phone-not-found", "dark")
+            browser_session.page.goto(f"/dashboard{path.format(**places)}")
+            browser_session.picture(f"phone-{name}")
+            assert browser_session.overflow_px() <= 0, name
+        browser_session.picture("phone-not-found", "dark")
 
 
-def test_open_forms_are_accessible_too(desk: Desk, team: str) -> None:
-    desk.sign_in()
-    desk.page.goto(f"/dashboard/teams/{team}")
-    desk.page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
-    assert desk.faults_of_accessibility() == []
-    desk.picture("team-open")
-    desk.make_key("seen once")
-    assert desk.faults_of_accessibility() == []
-    desk.picture("key-made")
+def test_open_forms_are_accessible_too(browser_session: BrowserSession, team: str) -> None:
+    browser_session.sign_in()
+    browser_session.page.goto(f"/dashboard/teams/{team}")
+    browser_session.page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    assert browser_session.faults_of_accessibility() == []
+    browser_session.picture("team-open")
+    browser_session.make_key("seen once")
+    assert browser_session.faults_of_accessibility() == []
+    browser_session.picture("key-made")
 
 
-def test_the_keyboard_is_enough(desk: Desk, team: str) -> None:
-    keyboard = desk.page.keyboard
-    desk.page.goto("/dashboard/login")
+def test_the_keyboard_is_enough(browser_session: BrowserSession, team: str) -> None:
+    keyboard = browser_session.page.keyboard
+    browser_session.page.goto("/dashboard/login")
     keyboard.type("admin-key-of-the-tests")
     keyboard.press("Enter")
-    desk.page.get_by_role("heading", name="Overview", level=1).wait_for()
+    browser_session.page.get_by_role("heading", name="Overview", level=1).wait_for()
     keyboard.press("Tab")
-    assert desk.page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert browser_session.page.evaluate("document.activeElement.textContent") == "Skip to the content"
     keyboard.press("Enter")
-    assert desk.page.url.endswith("#main")
-    desk.page.goto("/dashboard")
+    assert browser_session.page.url.endswith("#main")
+    browser_session.page.goto("/dashboard")
     seen = set()
     for _ in range(40):
         keyboard.press("Tab")
-        seen.add(desk.page.evaluate("document.activeElement.textContent.trim()"))
-        outline = desk.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        seen.add(browser_session.page.evaluate("document.activeElement.textContent.trim()"))
+        outline = browser_session.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", seen
-        if desk.page.evaluate("document.activeElement.textContent.trim()") == "Teams":
+        if browser_session.page.evaluate("document.activeElement.textContent.trim()") == "Teams":
             break
     keyboard.press("Enter")
-    desk.page.get_by_role("heading", name="Teams", level=1).wait_for()
+    browser_session.page.get_by_role("heading", name="Teams", level=1).wait_for()
 
 
 def test_all_but_the_live_feed_works_without_scripts(browser: Browser, gateway: RunningGateway, team: str) -> None:
-    with Desk.open(browser, gateway, java_script_enabled=False) as desk:
-        desk.sign_in()
-        desk.make_team("No scripts", "1")
-        key = desk.make_key("plain")
-        assert desk.ask(key)
-        assert desk.rotate("plain") != key
-        desk.go("Requests")
-        desk.page.get_by_role("group", name="Recent requests").get_by_text("No scripts").first.wait_for()
-        assert not desk.page.locator("#live").is_visible()
+    with BrowserSession.open(browser, gateway, java_script_enabled=False) as browser_session:
+        browser_session.sign_in()
+        browser_session.make_team("No scripts", "1")
+        key = browser_session.make_key("plain")
+        assert browser_session.ask(key)
+        assert browser_session.rotate("plain") != key
+        browser_session.go("Requests")
+        browser_session.page.get_by_role("group", name="Recent requests").get_by_text("No scripts").first.wait_for()
+        assert not browser_session.page.locator("#live").is_visible()

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from gateway.config.settings import Settings
-from tests.browser.desk import Desk
+from tests.browser.browser_session import BrowserSession
 from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway, gateway_settings, running_gateway, simulator
 from tests.support.servers import valkey_server
@@ -42,13 +42,13 @@ def reloadable(file: File, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def runner(browser: Browser, reloadable: RunningGateway) -> Iterator[Desk]:
-    with Desk.open(browser, reloadable) as opened:
+def runner(browser: Browser, reloadable: RunningGateway) -> Iterator[BrowserSession]:
+    with BrowserSession.open(browser, reloadable) as opened:
         opened.sign_in()
         yield opened
 
 
-def test_a_file_with_mistakes_changes_nothing_and_a_good_one_is_in_force(runner: Desk, file: File) -> None:
+def test_a_file_with_mistakes_changes_nothing_and_a_good_one_is_in_force(runner: BrowserSession, file: File) -> None:
     page = runner.page
     runner.go("Configuration")
     prices = page.get_by_role("group", name="Prices")
@@ -68,7 +68,7 @@ def test_a_file_with_mistakes_changes_nothing_and_a_good_one_is_in_force(runner:
 
 
 def test_a_lead_gets_an_admin_key_signs_in_and_loses_it(
-    runner: Desk, browser: Browser, reloadable: RunningGateway
+    runner: BrowserSession, browser: Browser, reloadable: RunningGateway
 ) -> None:
     with admin_client(reloadable) as root:
         team = new_team(root, name="Led")
@@ -79,7 +79,7 @@ def test_a_lead_gets_an_admin_key_signs_in_and_loses_it(
     page.get_by_role("button", name="Make the admin key").click()
     text = page.get_by_label("Admin key", exact=True).input_value()
     assert runner.faults_of_accessibility() == []
-    with Desk.open(browser, reloadable) as lead:
+    with BrowserSession.open(browser, reloadable) as lead:
         lead.sign_in(text)
         lead.go("Team")
         lead.page.get_by_role("heading", name="Led", level=1).wait_for()
@@ -93,7 +93,9 @@ def test_a_lead_gets_an_admin_key_signs_in_and_loses_it(
         lead.page.get_by_role("heading", name="Sign in").wait_for()
 
 
-def test_from_the_live_list_to_one_request_and_from_the_journal_too(runner: Desk, reloadable: RunningGateway) -> None:
+def test_from_the_live_list_to_one_request_and_from_the_journal_too(
+    runner: BrowserSession, reloadable: RunningGateway
+) -> None:
     with admin_client(reloadable) as root:
         team = new_team(root, name="Followed")
         key = done(root.post(f"/teams/{team['id']}/keys", json={"name": "k", "limits": {"rpm": 1}}))["key"]

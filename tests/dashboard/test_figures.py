@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.billing.money import MAX_NANO_USD, format_usd
-from gateway.dashboard.charts import MOST_SERIES, table
+from gateway.dashboard.charts import MAX_SERIES, table
 from gateway.dashboard.forecast import DAY_MS, forecast
 from gateway.dashboard.limit_bars import limit_bars
 from gateway.dashboard.render import usd
@@ -96,6 +96,6 @@ def test_a_chart_loses_nothing(rows: list[tuple[int, int, int]]) -> None:
     }
     shown = table(usage, "cost_usd")
     assert len(shown.rows) == 7
-    assert len(shown.columns) <= MOST_SERIES
+    assert len(shown.columns) <= MAX_SERIES
     total = sum((cell for _, cells in shown.rows for cell in cells), Decimal())
     assert total == Decimal(format_usd(sum(costs.values())))

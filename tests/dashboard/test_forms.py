@@ -13,8 +13,8 @@ from gateway.app import build_app
 from gateway.dashboard.guard import MAX_FORM, OpenRoute, PageRoute
 from tests.operators.test_access import routes_below
 from tests.support.admins import admin_client, done, new_admin, new_team
+from tests.support.dashboard_client import DashboardClient, signed_in
 from tests.support.gateway import RunningGateway, gateway_settings
-from tests.support.person import Person, signed_in
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def root(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def person(gateway: RunningGateway) -> Iterator[Person]:
+def dashboard(gateway: RunningGateway) -> Iterator[DashboardClient]:
     with signed_in(gateway) as opened:
         yield opened
 
@@ -88,14 +88,14 @@ def place(root: httpx.Client, form: str) -> str:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("token", ["none", "wrong", "another session's", "cross-site"])
 def test_a_form_without_its_token_changes_nothing(
-    gateway: RunningGateway, root: httpx.Client, person: Person, form: str, token: str
+    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient, form: str, token: str
 ) -> None:
     path = place(root, form)
     before = done(root.get("/audit", params={"limit": 1}))["data"]
     with signed_in(gateway) as other:
-        tokens = {"none": "", "wrong": "0" * 64, "another session's": other.token(), "cross-site": person.token()}
+        tokens = {"none": "", "wrong": "0" * 64, "another session's": other.token(), "cross-site": dashboard.token()}
     headers = {"sec-fetch-site": "cross-site"} if token == "cross-site" else {}
-    answer = person.client.post(f"/dashboard{path}", data={**FIELDS, "csrf": tokens[token]}, headers=headers)
+    answer = dashboard.client.post(f"/dashboard{path}", data={**FIELDS, "csrf": tokens[token]}, headers=headers)
     assert answer.status_code == 403
     assert "out of date" in answer.text
     assert done(root.get("/audit", params={"limit": 1}))["data"] == before
@@ -138,28 +138,30 @@ def test_who_may_only_look_sees_no_form_but_the_way_out(gateway: RunningGateway,
             assert posts == ["/dashboard/logout"]
 
 
-def test_what_is_done_by_form_is_in_the_audit_log(root: httpx.Client, person: Person) -> None:
+def test_what_is_done_by_form_is_in_the_audit_log(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root)["id"]
-    assert person.send(f"/teams/{team}/credits", kind="grant", amount_usd="2.5", note="top-up").status_code == 303
+    assert dashboard.send(f"/teams/{team}/credits", kind="grant", amount_usd="2.5", note="top-up").status_code == 303
     action = done(root.get("/audit", params={"team": team, "limit": 1}))["data"][0]
     assert (action["action"], action["actor"]) == ("POST /teams/{team}/credits", "root")
     assert (action["before"]["available_usd"], action["after"]["available_usd"]) == ("10", "12.5")
     assert action["request_id"]
 
 
-def test_a_form_sent_twice_makes_one_key_and_shows_the_same_text(root: httpx.Client, person: Person) -> None:
+def test_a_form_sent_twice_makes_one_key_and_shows_the_same_text(
+    root: httpx.Client, dashboard: DashboardClient
+) -> None:
     team = new_team(root)["id"]
-    answers = [person.send(f"/teams/{team}/keys", name="once", once="0123456789abcdef") for _ in range(2)]
+    answers = [dashboard.send(f"/teams/{team}/keys", name="once", idempotency_key="0123456789abcdef") for _ in range(2)]
     texts = [re.findall(r'id="secret"[^>]+value="([^"]+)"', answer.text) for answer in answers]
     assert texts[0] == texts[1] != []
     assert answers[0].headers["cache-control"] == "no-store"
     assert len(done(root.get(f"/teams/{team}/keys"))["data"]) == 1
-    assert texts[0][0] not in person.get(f"/teams/{team}").text
+    assert texts[0][0] not in dashboard.get(f"/teams/{team}").text
 
 
-def test_a_refused_form_says_why_and_keeps_what_was_typed(root: httpx.Client, person: Person) -> None:
+def test_a_refused_form_says_why_and_keeps_what_was_typed(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root)["id"]
-    answer = person.send(f"/teams/{team}/limits", **{"limits.rpm": "lots", "limits.budget_usd_day": "7.25"})
+    answer = dashboard.send(f"/teams/{team}/limits", **{"limits.rpm": "lots", "limits.budget_usd_day": "7.25"})
     assert answer.status_code == 400
     assert "limits.rpm" in answer.text
     for typed in ("lots", "7.25"):
@@ -167,28 +169,28 @@ def test_a_refused_form_says_why_and_keeps_what_was_typed(root: httpx.Client, pe
     assert done(root.get(f"/teams/{team}"))["limits"] == {}
 
 
-def test_a_form_made_from_an_older_state_is_refused(root: httpx.Client, person: Person) -> None:
+def test_a_form_made_from_an_older_state_is_refused(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root)
     done(root.patch(f"/teams/{team['id']}", json={"limits": {"rpm": 5}}))
-    answer = person.send(f"/teams/{team['id']}/limits", version=str(team["version"]), **{"limits.rpm": "9"})
+    answer = dashboard.send(f"/teams/{team['id']}/limits", version=str(team["version"]), **{"limits.rpm": "9"})
     assert answer.status_code == 412
     assert "changed meanwhile" in answer.text
 
 
-def test_an_emptied_limit_is_removed_and_a_typed_one_set(root: httpx.Client, person: Person) -> None:
+def test_an_emptied_limit_is_removed_and_a_typed_one_set(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root, limits={"rpm": 5, "tpm": 1000})
-    assert person.send(f"/teams/{team['id']}/limits", **{"limits.rpm": "", "limits.tpm": "2,000"}).status_code == 303
+    assert dashboard.send(f"/teams/{team['id']}/limits", **{"limits.rpm": "", "limits.tpm": "2,000"}).status_code == 303
     assert done(root.get(f"/teams/{team['id']}"))["limits"]["tpm"]["limit"] == 2000
     assert "rpm" not in done(root.get(f"/teams/{team['id']}"))["limits"]
 
 
-def test_a_key_is_revoked_only_by_its_name(root: httpx.Client, person: Person) -> None:
+def test_a_key_is_revoked_only_by_its_name(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root)["id"]
     key = done(root.post(f"/teams/{team}/keys", json={"name": "careful"}))["id"]
     path = f"/teams/{team}/keys/{key}"
-    assert person.send(f"{path}/status", status="revoked", confirm="careless").status_code == 400
+    assert dashboard.send(f"{path}/status", status="revoked", confirm="careless").status_code == 400
     assert done(root.get(path))["status"] == "active"
-    assert person.send(f"{path}/status", status="revoked", confirm="careful").status_code == 303
+    assert dashboard.send(f"{path}/status", status="revoked", confirm="careful").status_code == 303
     assert done(root.get(path))["status"] == "revoked"
 
 
@@ -196,24 +198,24 @@ def test_a_key_is_revoked_only_by_its_name(root: httpx.Client, person: Person) -
     ("body", "status"),
     [(b"x" * (MAX_FORM + 1), 413), (b"\xff\xfe", 400), (b"&".join(b"a%d=1" % n for n in range(101)), 400), (b"", 403)],
 )
-def test_a_body_that_is_no_form_is_refused(person: Person, body: bytes, status: int) -> None:
-    assert person.client.post("/dashboard/teams", content=body).status_code == status
+def test_a_body_that_is_no_form_is_refused(dashboard: DashboardClient, body: bytes, status: int) -> None:
+    assert dashboard.client.post("/dashboard/teams", content=body).status_code == status
 
 
 MARKUP = "<script>alert(1)<!--\"'><img src=x onerror=alert(1)>".replace("/", "")
 
 
-def test_markup_in_names_stays_text(gateway: RunningGateway, root: httpx.Client, person: Person) -> None:
+def test_markup_in_names_stays_text(gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root, name=MARKUP)["id"]
     key = done(root.post(f"/teams/{team}/keys", json={"name": MARKUP}))["key"]
     with gateway.sdk(key) as client:
         client.responses.create(model=f"simulator{MARKUP}", input="hello")
-    person.send(f"/teams/{team}/credits", kind="grant", amount_usd="1", note=MARKUP)
+    dashboard.send(f"/teams/{team}/credits", kind="grant", amount_usd="1", note=MARKUP)
     done(root.post("/admin-keys", json={"name": MARKUP, "scope": "team", "team": team}))
     request_id = done(root.get("/requests", params={"team": team}))["data"][0]["id"]
     paths = (*PAGES, f"?team={team}", f"/teams/{team}", f"/teams/{team}/journal", f"/requests/{request_id}")
-    pages = [person.get(path).text for path in paths]
-    pages.append(person.get(f"/charts/spend.svg?team={team}").text)
+    pages = [dashboard.get(path).text for path in paths]
+    pages.append(dashboard.get(f"/charts/spend.svg?team={team}").text)
     for page in pages:
         assert "<script>alert" not in page
         assert "<img src=x" not in page
@@ -221,61 +223,63 @@ def test_markup_in_names_stays_text(gateway: RunningGateway, root: httpx.Client,
 
 
 def test_an_admin_key_is_made_shown_once_used_and_revoked(
-    gateway: RunningGateway, root: httpx.Client, person: Person
+    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient
 ) -> None:
     team = new_team(root)
     fields = {"name": "lead of the night", "scope": "team", "team": team["id"], "expires_at": "2099-01-31T10:30"}
-    answer = person.send("/admin-keys", once="f" * 32, **fields)
+    answer = dashboard.send("/admin-keys", idempotency_key="f" * 32, **fields)
     (text,) = re.findall(r'id="secret"[^>]+value="([^"]+)"', answer.text)
-    again = person.send("/admin-keys", once="f" * 32, **fields)
+    again = dashboard.send("/admin-keys", idempotency_key="f" * 32, **fields)
     assert text in again.text, "a reload of the answer makes nothing more"
-    assert text not in person.get("/admin-keys").text
+    assert text not in dashboard.get("/admin-keys").text
     with signed_in(gateway, text) as lead:
         assert lead.get("/teams").headers["location"] == f"/dashboard/teams/{team['id']}"
         assert lead.get("/admin-keys").status_code == 403
         made = [key for key in done(root.get("/admin-keys"))["data"] if key["name"] == "lead of the night"]
         assert [key["expires_at"] for key in made] == ["2099-01-31T10:30:00.000Z"]
         path = f"/admin-keys/{made[0]['id']}/revoke"
-        assert person.send(path, confirm="somebody else").status_code == 400
+        assert dashboard.send(path, confirm="somebody else").status_code == 400
         assert lead.get(f"/teams/{team['id']}").status_code == 200
-        assert person.send(path, confirm="lead of the night").status_code == 303
+        assert dashboard.send(path, confirm="lead of the night").status_code == 303
         assert lead.get(f"/teams/{team['id']}").status_code == 303, "off to the sign-in page"
-        assert person.send(path, confirm="lead of the night").status_code == 404
+        assert dashboard.send(path, confirm="lead of the night").status_code == 404
 
 
-def test_a_refused_admin_key_says_why_and_keeps_what_was_typed(person: Person) -> None:
-    answer = person.send("/admin-keys", name="typed name", scope="team", expires_at="soon")
+def test_a_refused_admin_key_says_why_and_keeps_what_was_typed(dashboard: DashboardClient) -> None:
+    answer = dashboard.send("/admin-keys", name="typed name", scope="team", expires_at="soon")
     assert answer.status_code == 400
     assert 'value="typed name"' in answer.text
     assert "expires_at" in answer.text
 
 
-def test_a_key_gets_a_label_and_an_end_and_loses_it(root: httpx.Client, person: Person) -> None:
+def test_a_key_gets_a_label_and_an_end_and_loses_it(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root)["id"]
-    person.send(f"/teams/{team}/keys", name="trial", expires_at="2099-12-31T23:59")
+    dashboard.send(f"/teams/{team}/keys", name="trial", expires_at="2099-12-31T23:59")
     (key,) = done(root.get(f"/teams/{team}/keys"))["data"]
     assert key["expires_at"] == "2099-12-31T23:59:00.000Z"
     path = f"/teams/{team}/keys/{key['id']}"
-    assert 'value="2099-12-31T23:59"' in person.get(f"/teams/{team}").text
-    assert person.send(f"{path}/limits", name="for good", expires_at="").status_code == 303
+    assert 'value="2099-12-31T23:59"' in dashboard.get(f"/teams/{team}").text
+    assert dashboard.send(f"{path}/limits", name="for good", expires_at="").status_code == 303
     changed = done(root.get(path))
     assert (changed["name"], changed["expires_at"]) == ("for good", None)
 
 
-def test_the_audit_page_says_in_words_what_is_different(root: httpx.Client, person: Person) -> None:
+def test_the_audit_page_says_in_words_what_is_different(root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root, limits={"rpm": 5})
-    person.send(f"/teams/{team['id']}/limits", **{"limits.rpm": "7", "limits.budget_usd_day": "2.5"})
-    page = html.unescape(person.get(f"/audit?team={team['id']}").text)
+    dashboard.send(f"/teams/{team['id']}/limits", **{"limits.rpm": "7", "limits.budget_usd_day": "2.5"})
+    page = html.unescape(dashboard.get(f"/audit?team={team['id']}").text)
     assert f"changed the team <strong>{team['name']}</strong>" in page
     assert "rpm: 5 → 7" in page
     assert "budget_usd_day: none → 2.5" in page
 
 
-def test_a_form_that_was_changed_and_sent_again_says_so_and_is_new(root: httpx.Client, person: Person) -> None:
+def test_a_form_that_was_changed_and_sent_again_says_so_and_is_new(
+    root: httpx.Client, dashboard: DashboardClient
+) -> None:
     path = f"/teams/{new_team(root)['id']}"
-    once = {"kind": "grant", "once": "b" * 32}
-    assert [person.send(f"{path}/credits", amount_usd="3", **once).status_code for _ in range(2)] == [303, 303]
-    answer = person.send(f"{path}/credits", amount_usd="4", **once)
+    movement = {"kind": "grant", "idempotency_key": "b" * 32}
+    assert [dashboard.send(f"{path}/credits", amount_usd="3", **movement).status_code for _ in range(2)] == [303, 303]
+    answer = dashboard.send(f"{path}/credits", amount_usd="4", **movement)
     assert answer.status_code == 409
     assert "This form was sent before" in answer.text
     assert 'value="4"' in answer.text
@@ -283,10 +287,12 @@ def test_a_form_that_was_changed_and_sent_again_says_so_and_is_new(root: httpx.C
     assert done(root.get(f"{path}/credits"))["available_usd"] == "13"
 
 
-def test_a_form_sent_after_the_session_ended_leads_to_the_sign_in_page(root: httpx.Client, person: Person) -> None:
-    path, token = f"/teams/{new_team(root)['id']}", person.token()
-    person.client.cookies.clear()
-    answer = person.client.post(f"/dashboard{path}/credits", data={"csrf": token, "amount_usd": "1"})
+def test_a_form_sent_after_the_session_ended_leads_to_the_sign_in_page(
+    root: httpx.Client, dashboard: DashboardClient
+) -> None:
+    path, token = f"/teams/{new_team(root)['id']}", dashboard.token()
+    dashboard.client.cookies.clear()
+    answer = dashboard.client.post(f"/dashboard{path}/credits", data={"csrf": token, "amount_usd": "1"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/login?next=%2Fdashboard")
     assert done(root.get(f"{path}/credits"))["available_usd"] == "10"
 
@@ -296,37 +302,39 @@ STRANGE = ("a?b#c", "100%", "%2F", "naïve ✓ 日本語", "-rf", "--help", "0",
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_a_strangely_named_team_has_all_its_pages(
-    gateway: RunningGateway, root: httpx.Client, person: Person, name: str
+    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient, name: str
 ) -> None:
-    made = person.send("/teams", name=name, credits_usd="1")
+    made = dashboard.send("/teams", name=name, credits_usd="1")
     path = made.headers["location"].removeprefix("/dashboard").partition("?")[0]
-    text = re.findall(r'id="secret"[^>]+value="([^"]+)"', person.send(f"{path}/keys", name=name).text)[0]
+    text = re.findall(r'id="secret"[^>]+value="([^"]+)"', dashboard.send(f"{path}/keys", name=name).text)[0]
     with gateway.sdk(text) as client:
         client.responses.create(model="a/model", input="x")
     for page, query in ((path, {}), (f"{path}/journal", {}), ("", {"team": name}), ("/requests", {"team": name})):
-        answer = person.client.get(f"/dashboard{page}", params=query)
+        answer = dashboard.client.get(f"/dashboard{page}", params=query)
         assert answer.status_code == 200, page
         assert name in html.unescape(answer.text), page
-    assert person.client.get("/dashboard/teams", params={"find": name}).headers["location"] == f"/dashboard{path}"
+    assert dashboard.client.get("/dashboard/teams", params={"find": name}).headers["location"] == f"/dashboard{path}"
 
 
 @pytest.mark.parametrize("dots", ["%2e", "%2e%2e", "%2E%2E"])
-def test_dots_for_a_name_lead_nowhere(person: Person, dots: str) -> None:
+def test_dots_for_a_name_lead_nowhere(dashboard: DashboardClient, dots: str) -> None:
     for path in (f"/teams/{dots}", f"/teams/{dots}/journal", f"/requests/{dots}"):
-        answer = person.get(path)
+        answer = dashboard.get(path)
         assert answer.status_code in (303, 404), path
         assert "/admin/v1" not in answer.text
-    assert person.send(f"/upstreams/{dots}/disable").status_code == 404
+    assert dashboard.send(f"/upstreams/{dots}/disable").status_code == 404
 
 
-def test_many_teams_come_in_pages_and_are_found_by_a_part_of_their_name(root: httpx.Client, person: Person) -> None:
+def test_many_teams_come_in_pages_and_are_found_by_a_part_of_their_name(
+    root: httpx.Client, dashboard: DashboardClient
+) -> None:
     teams = [new_team(root, name=f"crowd {number:03}", credits_usd="0") for number in range(101)]
-    pages = [person.get("/teams").text]
+    pages = [dashboard.get("/teams").text]
     while after := re.search(r'href="/dashboard(/teams\?after=\w+)"', pages[-1]):
-        pages.append(person.get(after[1]).text)
+        pages.append(dashboard.get(after[1]).text)
     assert len(pages) > 1
     for team in teams:
         assert len([page for page in pages if f"/teams/{team['id']}" in page]) == 1
-    found = person.get("/teams?find=ROWD+04").text
+    found = dashboard.get("/teams?find=ROWD+04").text
     assert [team["name"] for team in teams if f">{team['name']}<" in found] == [f"crowd 04{n}" for n in range(10)]
-    assert "No team is called so." in person.get("/teams?find=nobody+at+all").text
+    assert "No team is called so." in dashboard.get("/teams?find=nobody+at+all").text

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.dashboard.guard import HEADERS, PAGE_POLICY
 from tests.support.admins import admin_client, done, new_admin, new_team
+from tests.support.dashboard_client import DashboardClient, signed_in, signed_out
 from tests.support.gateway import RunningGateway
-from tests.support.person import Person, signed_in, stranger
 
 PAGES = (
     "",
@@ -36,14 +36,14 @@ def root(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def person(gateway: RunningGateway) -> Iterator[Person]:
+def dashboard(gateway: RunningGateway) -> Iterator[DashboardClient]:
     with signed_in(gateway) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/login"])
-def test_a_page_lets_nothing_in_from_elsewhere_and_needs_no_inline_code(person: Person, path: str) -> None:
-    answer = person.get(path)
+def test_a_page_lets_nothing_in_from_elsewhere_and_needs_no_inline_code(dashboard: DashboardClient, path: str) -> None:
+    answer = dashboard.get(path)
     for name, value in HEADERS.items():
         assert answer.headers[name] == value
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -52,31 +52,31 @@ def test_a_page_lets_nothing_in_from_elsewhere_and_needs_no_inline_code(person: 
 
 
 @pytest.mark.parametrize("path", ["/nowhere-to-be-found", "/teams/none", "/charts/none.svg", "?team=none", "/a/b/c"])
-def test_what_is_not_there_is_a_page_that_says_so(person: Person, path: str) -> None:
-    answer = person.get(path)
+def test_what_is_not_there_is_a_page_that_says_so(dashboard: DashboardClient, path: str) -> None:
+    answer = dashboard.get(path)
     assert answer.status_code == 404
     assert "<h1>Not found</h1>" in answer.text
 
 
-def test_a_slash_too_many_leads_home(person: Person) -> None:
-    answer = person.get("/")
+def test_a_slash_too_many_leads_home(dashboard: DashboardClient) -> None:
+    answer = dashboard.get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard")
 
 
 def test_the_style_sheet_and_the_script_are_served_to_anybody(gateway: RunningGateway) -> None:
-    with stranger(gateway) as person:
+    with signed_out(gateway) as dashboard:
         for name, kind in (
             ("dashboard.css", "text/css"),
             ("live.js", "text/javascript"),
             ("icon.svg", "image/svg+xml"),
         ):
-            answer = person.get(f"/static/{name}")
+            answer = dashboard.get(f"/static/{name}")
             assert answer.status_code == 200
             assert answer.headers["content-type"].split(";")[0] == kind
-        assert person.get("/static/guard.py").status_code == 404
+        assert dashboard.get("/static/guard.py").status_code == 404
 
 
-def test_the_numbers_are_the_ledgers(gateway: RunningGateway, root: httpx.Client, person: Person) -> None:
+def test_the_numbers_are_the_ledgers(gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient) -> None:
     team = new_team(root, limits={"budget_usd_day": "5"})["id"]
     key = done(root.post(f"/teams/{team}/keys", json={"name": "counted"}))["key"]
     with gateway.sdk(key) as client:
@@ -84,7 +84,7 @@ def test_the_numbers_are_the_ledgers(gateway: RunningGateway, root: httpx.Client
             client.responses.create(model="gpt-5", input="hello")
     said = done(root.get("/usage", params={"team": team, "by": "model"}))["total"]
     balance = done(root.get(f"/teams/{team}/credits"))
-    overview, page = person.get(f"?team={team}").text, person.get(f"/teams/{team}").text
+    overview, page = dashboard.get(f"?team={team}").text, dashboard.get(f"/teams/{team}").text
     for text in (overview, page):
         assert f'<data value="{said["cost_usd"]}"' in text
     assert f'<data value="{balance["available_usd"]}"' in page
@@ -93,8 +93,8 @@ def test_the_numbers_are_the_ledgers(gateway: RunningGateway, root: httpx.Client
 
 @pytest.mark.parametrize("days", ["1", "7", "30", "90", "no number"])
 @pytest.mark.parametrize("name", ["spend", "requests", "latency", "refusals"])
-def test_a_chart_is_an_image_without_scripts(person: Person, name: str, days: str) -> None:
-    answer = person.get(f"/charts/{name}.svg?days={days}")
+def test_a_chart_is_an_image_without_scripts(dashboard: DashboardClient, name: str, days: str) -> None:
+    answer = dashboard.get(f"/charts/{name}.svg?days={days}")
     assert answer.headers["content-type"] == "image/svg+xml"
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     tags = {str(node.tag).rpartition("}")[2] for node in ET.fromstring(answer.text).iter()}  # noqa: S314 - ours
@@ -102,7 +102,9 @@ def test_a_chart_is_an_image_without_scripts(person: Person, name: str, days: st
     assert not tags & {"script", "foreignObject", "image", "a"}
 
 
-def test_the_live_feed_is_the_admin_apis(gateway: RunningGateway, root: httpx.Client, person: Person) -> None:
+def test_the_live_feed_is_the_admin_apis(
+    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient
+) -> None:
     team, other = new_team(root)["id"], new_team(root)["id"]
     key, others = (done(root.post(f"/teams/{of}/keys", json={"name": "k"}))["key"] for of in (team, other))
     with (
@@ -120,9 +122,11 @@ def test_the_live_feed_is_the_admin_apis(gateway: RunningGateway, root: httpx.Cl
     assert json.loads(data.removeprefix("data: "))["team_id"] == team
 
 
-def test_a_live_feed_ends_in_time_and_the_browser_comes_back(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_feed_ends_in_time_and_the_browser_comes_back(
+    dashboard: DashboardClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gateway.dashboard.requests.LIVE_S", 1.0)
-    with person.client.stream("GET", "/dashboard/live") as answer:
+    with dashboard.client.stream("GET", "/dashboard/live") as answer:
         assert answer.status_code == 200
         text = "".join(answer.iter_text())  # raises where the stream is cut instead of ended
     assert "event: ready" in text
@@ -134,23 +138,25 @@ def test_a_live_feed_of_another_team_is_refused(gateway: RunningGateway, root: h
         assert lead.get(f"/live?team={other}").status_code == 403
 
 
-def test_an_upstream_goes_out_and_comes_back(root: httpx.Client, person: Person) -> None:
-    assert person.send("/upstreams/simulator/disable").status_code == 303
-    assert "out of service" in person.get("/upstreams").text
-    assert person.send("/upstreams/simulator/enable").status_code == 303
-    assert "out of service" not in person.get("/upstreams").text
+def test_an_upstream_goes_out_and_comes_back(root: httpx.Client, dashboard: DashboardClient) -> None:
+    assert dashboard.send("/upstreams/simulator/disable").status_code == 303
+    assert "out of service" in dashboard.get("/upstreams").text
+    assert dashboard.send("/upstreams/simulator/enable").status_code == 303
+    assert "out of service" not in dashboard.get("/upstreams").text
 
 
-def test_older_requests_are_on_the_next_page(gateway: RunningGateway, root: httpx.Client, person: Person) -> None:
+def test_older_requests_are_on_the_next_page(
+    gateway: RunningGateway, root: httpx.Client, dashboard: DashboardClient
+) -> None:
     team = new_team(root)["id"]
     key = done(root.post(f"/teams/{team}/keys", json={"name": "busy"}))["key"]
     with gateway.sdk(key) as client:
         for _ in range(55):
             client.responses.create(model="gpt-5", input="hello")
-    page = person.get(f"/requests?team={team}").text
+    page = dashboard.get(f"/requests?team={team}").text
     older = re.search(r'href="/dashboard(/requests\?after=[^"]+)"', page)
     assert older is not None
-    then = person.get(older[1].replace("&amp;", "&")).text
+    then = dashboard.get(older[1].replace("&amp;", "&")).text
     seen = [re.findall(r' title="(req_[^"]+)"', text) for text in (page, then)]
     assert len(seen[0]) + len(seen[1]) == 55
     assert not set(seen[0]) & set(seen[1])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.stage import Stage, open_stage
+from tests.faults.scenario import Scenario, open_scenario
 from tests.support.servers import Server, valkey_server
 
-Stages = Callable[..., AbstractAsyncContextManager[Stage]]
+Stages = Callable[..., AbstractAsyncContextManager[Scenario]]
 
 
 @pytest.fixture(scope="session")
@@ -21,5 +21,5 @@ def store() -> Iterator[Server]:
 
 @pytest.fixture
 def stages(store: Server, tmp_path: Path) -> Stages:
-    """`async with stages(script, ..., upstream={...}, route={...}) as stage`."""
-    return partial(open_stage, store, tmp_path)
+    """`async with stages(script, ..., upstream={...}, route={...}) as scenario`."""
+    return partial(open_scenario, store, tmp_path)

@@ -14,72 +14,72 @@ import asyncio
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.stage import completed, created, delta, end_of_body, more, stream, whole
+from tests.faults.scenario import completed, created, delta, end_of_body, more, stream, whole
 from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 
 
 async def test_before_the_upstream_answers_nothing_is_charged(stages: Stages) -> None:
-    async with stages([request(), hang()]) as stage:
-        client = await stage.ask(stream=True)
-        await wait_until(lambda: bool(stage.upstream.requests))
+    async with stages([request(), hang()]) as scenario:
+        client = await scenario.ask(stream=True)
+        await wait_until(lambda: bool(scenario.upstream.requests))
         client.leave()
-        await stage.upstream_left()
-        await stage.ended(outcome="client_left", status=0)
+        await scenario.upstream_left()
+        await scenario.ended(outcome="client_left", status=0)
 
 
 async def test_in_mid_stream_what_was_relayed_is_charged(stages: Stages) -> None:
-    async with stages([request(), stream(created(), delta("one", 1), delta("two", 2)), hang()]) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), stream(created(), delta("one", 1), delta("two", 2)), hang()]) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_until(b'"two"')
         client.leave()
-        await stage.upstream_left()
-        await stage.ended(outcome="client_left", settled_by="estimate", output_tokens=2, status=200)
+        await scenario.upstream_left()
+        await scenario.ended(outcome="client_left", settled_by="estimate", output_tokens=2, status=200)
 
 
 async def test_a_whole_answer_that_nobody_waits_for_any_more_is_not_waited_for(stages: Stages) -> None:
-    async with stages([request(), stream(), hang()]) as stage:
-        client = await stage.ask(stream=False)
-        await wait_until(lambda: bool(stage.upstream.requests))
+    async with stages([request(), stream(), hang()]) as scenario:
+        client = await scenario.ask(stream=False)
+        await wait_until(lambda: bool(scenario.upstream.requests))
         client.leave()
-        await stage.upstream_left()
-        await wait_until(lambda: bool(stage.log_lines()))
+        await scenario.upstream_left()
+        await wait_until(lambda: bool(scenario.log_lines()))
 
 
 async def test_while_the_upstream_is_silent_its_leaving_is_noticed(stages: Stages) -> None:
     silence = asyncio.Event()
     script = [request(), stream(created(), delta("one")), wait_for(silence)]
-    async with stages(script, upstream={"chunk_timeout_s": 60}) as stage:
-        client = await stage.ask(stream=True)
+    async with stages(script, upstream={"chunk_timeout_s": 60}) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        await wait_until(lambda: bool(stage.log_lines()), timeout_s=2, what="the leaving is noticed")
+        await wait_until(lambda: bool(scenario.log_lines()), timeout_s=2, what="the leaving is noticed")
         silence.set()
-        await stage.upstream_left()
-        await stage.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
+        await scenario.upstream_left()
+        await scenario.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
 
 
 async def test_drain_reads_on_and_charges_the_usage(stages: Stages) -> None:
     left = asyncio.Event()
     script = [request(), stream(created(), delta("one")), wait_for(left), more(completed()), end_of_body()]
-    async with stages(script, upstream={"on_client_leave": "drain"}) as stage:
-        client = await stage.ask(stream=True)
+    async with stages(script, upstream={"on_client_leave": "drain"}) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        line = stage.gateway.services.handler
+        line = scenario.gateway.services.handler
         await wait_until(lambda: any(one.ends_later for one in line.running), what="the leaving is noticed")
         left.set()
-        await stage.ended(outcome="client_left", settled_by="usage", usage=(100, 7))
+        await scenario.ended(outcome="client_left", settled_by="usage", usage=(100, 7))
 
 
 async def test_drain_gives_up_after_its_timeout(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
-    async with stages(script, upstream={"on_client_leave": "drain", "drain_timeout_s": 0.2}) as stage:
-        client = await stage.ask(stream=True)
+    async with stages(script, upstream={"on_client_leave": "drain", "drain_timeout_s": 0.2}) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        await wait_until(lambda: stage.upstream.gone == 1, timeout_s=5)
-        await stage.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
+        await wait_until(lambda: scenario.upstream.gone == 1, timeout_s=5)
+        await scenario.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
@@ -90,8 +90,8 @@ async def test_a_client_that_ends_its_side_behind_its_request_gets_its_answer(
     go_on = asyncio.Event()
     events = [created(), delta("one"), completed()]
     script = [request(), wait_for(go_on), *([stream(*events), end_of_body()] if streamed else [whole()])]
-    async with stages(script) as stage:
-        client = await stage.ask(stream=streamed)
+    async with stages(script) as scenario:
+        client = await scenario.ask(stream=streamed)
         client.writer.write_eof()
         if slow:
             await client.read_until(b"100 Continue")  # whether it is still there
@@ -102,17 +102,17 @@ async def test_a_client_that_ends_its_side_behind_its_request_gets_its_answer(
         assert client.status == 200
         if streamed:
             assert client.body == b"".join(events)
-        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+        await scenario.ended(outcome="completed", settled_by="usage", usage=(100, 7))
 
 
 async def test_a_client_that_takes_nothing_does_not_keep_its_connection(stages: Stages) -> None:
     """Its time is over, and the last words wait in a buffer behind bytes that it does not read."""
     flood = stream(created(), *[delta("x" * 60_000, number) for number in range(1, 400)])
     server = {"port": 0, "total_timeout_s": 0.5, "keep_alive_s": 1}
-    async with stages([request(), flood, hang()], server=server) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), flood, hang()], server=server) as scenario:
+        client = await scenario.ask(stream=True)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport that reads, too
-        await wait_until(lambda: bool(stage.log_lines()), what="the request has ended")
-        assert stage.log_lines()[0]["outcome"] == "timed_out"
-        await stage.upstream_left()
-        await wait_until(lambda: stage.gateway.server.connections == 0, what="the connection is gone")
+        await wait_until(lambda: bool(scenario.log_lines()), what="the request has ended")
+        assert scenario.log_lines()[0]["outcome"] == "timed_out"
+        await scenario.upstream_left()
+        await wait_until(lambda: scenario.gateway.server.connections == 0, what="the connection is gone")

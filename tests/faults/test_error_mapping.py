@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.stage import JSON, MODEL
+from tests.faults.scenario import JSON, MODEL
 from tests.support.scripted_upstream import answer, request
 from tests.support.waiting import wait_until
 
@@ -24,30 +24,30 @@ HTML = b"content-type: text/html\r\n"
 async def test_an_upstreams_refusal_passes_unchanged(stages: Stages, status: int) -> None:
     body = b'{"error":  {"message": "no", "code": "x", "extra": [1.0]}}'
     refusal = answer(body, status=b"%d Refused" % status, headers=JSON + b"retry-after: 7\r\nset-cookie: a=b\r\n")
-    async with stages([request(), refusal], upstream={"key_rest_s": 0.001}) as stage:
-        client = await stage.ask()
+    async with stages([request(), refusal], upstream={"key_rest_s": 0.001}) as scenario:
+        client = await scenario.ask()
         await client.read_all()
         assert (client.status, client.body) == (status, body)
         assert client.header("x-gateway-limit-source") == "upstream"
         assert client.header("retry-after") == "7"
         assert client.header("set-cookie") is None
-        await stage.ended(outcome="upstream_refused", upstream_status=status)
+        await scenario.ended(outcome="upstream_refused", upstream_status=status)
 
 
 @pytest.mark.parametrize("body", [b"404 page not found\n", b"<html>no</html>", b""], ids=["text", "HTML", "nothing"])
 async def test_what_an_upstream_does_not_offer_is_its_own_404(stages: Stages, body: bytes) -> None:
     absent = answer(body, status=b"404 Not Found", headers=b"content-type: text/plain\r\n")
-    async with stages([request(), absent]) as stage:
+    async with stages([request(), absent]) as scenario:
         with pytest.raises(openai.NotFoundError) as caught:
-            await stage.sdk().responses.input_tokens.count(model=MODEL, input="hello")
+            await scenario.sdk().responses.input_tokens.count(model=MODEL, input="hello")
         assert caught.value.response.content == body
         assert caught.value.response.headers["x-gateway-limit-source"] == "upstream"
 
 
 @pytest.mark.parametrize("body", [b"", b'[{"error": {"code": 400}}]', b'"no"'], ids=["nothing", "a list", "a text"])
 async def test_a_refusal_need_not_be_an_object(stages: Stages, body: bytes) -> None:
-    async with stages([request(), answer(body, status=b"422 No", headers=JSON)]) as stage:
-        client = await stage.ask()
+    async with stages([request(), answer(body, status=b"422 No", headers=JSON)]) as scenario:
+        client = await scenario.ask()
         await client.read_all()
         assert (client.status, client.body) == (422, body)
         assert client.header("x-gateway-limit-source") == "upstream"
@@ -55,8 +55,8 @@ async def test_a_refusal_need_not_be_an_object(stages: Stages, body: bytes) -> N
 
 async def test_a_502_in_place_of_a_page_says_when_to_come_back_as_the_page_did(stages: Stages) -> None:
     page = answer(b"<html>busy</html>", status=b"429 Busy", headers=HTML + b"retry-after: 7\r\n")
-    async with stages([request(), page]) as stage:
-        client = await stage.ask()
+    async with stages([request(), page]) as scenario:
+        client = await scenario.ask()
         await client.read_all()
         assert (client.status, client.header("retry-after")) == (502, "7")
 
@@ -64,9 +64,9 @@ async def test_a_502_in_place_of_a_page_says_when_to_come_back_as_the_page_did(s
 @pytest.mark.parametrize("status", [401, 402])
 async def test_a_refusal_of_the_gateways_account_is_not_the_callers(stages: Stages, status: int) -> None:
     refusal = answer(b'{"error": {"message": "your key is sk-secret"}}', status=b"%d No" % status, headers=JSON)
-    async with stages([request(), refusal], upstream={"key_rest_s": 0.001}) as stage:
+    async with stages([request(), refusal], upstream={"key_rest_s": 0.001}) as scenario:
         with pytest.raises(openai.InternalServerError) as caught:
-            await stage.sdk().responses.create(model=MODEL, input="hello")
+            await scenario.sdk().responses.create(model=MODEL, input="hello")
         assert (caught.value.status_code, caught.value.code) == (502, "upstream_rejected_gateway")
         assert "sk-secret" not in str(caught.value)
         assert caught.value.response.headers["x-should-retry"] == "false"
@@ -87,27 +87,27 @@ async def test_a_refusal_of_the_gateways_account_is_not_the_callers(stages: Stag
     ids=["HTML", "HTML 429", "HTML 404", "plain text", "no type", "an error in 200", "no object", "a redirect"],
 )
 async def test_what_is_no_response_is_a_502(stages: Stages, reply: object, upstream_status: int) -> None:
-    async with stages([request(), reply], upstream={"key_rest_s": 0.001}) as stage:
-        client = await stage.ask()
+    async with stages([request(), reply], upstream={"key_rest_s": 0.001}) as scenario:
+        client = await scenario.ask()
         await client.read_all()
         assert client.status == 502
         assert json.loads(client.body)["error"]["code"] == "upstream_invalid_response"
-        await wait_until(lambda: bool(stage.log_lines()))
-        line = stage.log_lines()[0]
+        await wait_until(lambda: bool(scenario.log_lines()))
+        line = scenario.log_lines()[0]
         assert (line["upstream_status"], line["code"]) == (upstream_status, "upstream_invalid_response")
 
 
 async def test_half_a_json_is_a_502_and_its_input_is_charged(stages: Stages) -> None:
-    async with stages([request(), answer(b'{"id": "resp_1", "out', headers=JSON)]) as stage:
-        client = await stage.ask()
+    async with stages([request(), answer(b'{"id": "resp_1", "out', headers=JSON)]) as scenario:
+        client = await scenario.ask()
         await client.read_all()
         assert client.status == 502
-        await stage.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=0, upstream_status=200)
+        await scenario.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=0, upstream_status=200)
 
 
 async def test_a_json_answer_to_a_request_for_a_stream_is_passed_on(stages: Stages) -> None:
-    async with stages() as stage:
-        client = await stage.ask(stream=True)
+    async with stages() as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert (client.status, client.header("content-type")) == (200, "application/json")
-        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+        await scenario.ended(outcome="completed", settled_by="usage", usage=(100, 7))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.stage import GOOD, JSON, RawClient, Stage, whole
+from tests.faults.scenario import GOOD, JSON, RawClient, Scenario, whole
 from tests.support.gateway import ADMIN_KEY
 from tests.support.scripted_upstream import Step, Upstream, answer, close, hang, request, reset, send, serve
 from tests.support.servers import free_port
@@ -35,20 +35,20 @@ async def two_upstreams(
     *,
     route: dict[str, Any] | None = None,
     **sections: Any,
-) -> AsyncIterator[tuple[Stage, Upstream]]:
+) -> AsyncIterator[tuple[Scenario, Upstream]]:
     async with serve((*second, *GOOD), GOOD) as other:
         upstreams = {"second": {"base_url": f"{other.url}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}}
         routed = {"upstreams": ["simulator", "second"], **(route or {})}
-        async with stages(first, upstreams=upstreams, route=routed, **sections) as stage:
-            yield stage, other
+        async with stages(first, upstreams=upstreams, route=routed, **sections) as scenario:
+            yield scenario, other
 
 
-async def ask(stage: Stage, **options: Any) -> RawClient:
+async def ask(scenario: Scenario, **options: Any) -> RawClient:
     """Asks as an admin who wants to know; gives the answer when it has been logged."""
-    before = len(stage.log_lines())
-    client = await stage.ask(headers=ADMIN, **options)
+    before = len(scenario.log_lines())
+    client = await scenario.ask(headers=ADMIN, **options)
     await client.read_all()
-    await wait_until(lambda: len(stage.log_lines()) > before)
+    await wait_until(lambda: len(scenario.log_lines()) > before)
     return client
 
 
@@ -59,19 +59,19 @@ def error_code(client: RawClient) -> str:
 
 @pytest.mark.parametrize("refusal", [LIMITED, BROKEN, UNAUTHORIZED, UNPAID], ids=["429", "503", "401", "402"])
 async def test_the_next_upstream_answers_where_one_refuses(stages: Stages, refusal: Step) -> None:
-    async with two_upstreams(stages, [request(), refusal]) as (stage, second):
-        client = await ask(stage)
+    async with two_upstreams(stages, [request(), refusal]) as (scenario, second):
+        client = await ask(scenario)
         assert client.status == 200
         assert client.header("x-gateway-tried") == "simulator#0, second#0"
         assert len(second.requests) == 1
-        line = stage.log_lines()[0]
+        line = scenario.log_lines()[0]
         assert (line["upstream"], line["tried"]) == ("second", ["simulator#0", "second#0"])
 
 
 async def test_the_next_upstream_answers_where_one_cannot_be_reached(stages: Stages) -> None:
     nobody = {"base_url": f"http://127.0.0.1:{free_port()}/v1"}
-    async with two_upstreams(stages, [], upstream=nobody) as (stage, _):
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, second#0"
+    async with two_upstreams(stages, [], upstream=nobody) as (scenario, _):
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0, second#0"
 
 
 @pytest.mark.parametrize("fault", [reset(), close(), hang()], ids=["resets", "closes", "stalls"])
@@ -80,32 +80,32 @@ async def test_what_may_have_begun_is_repeated_only_where_the_route_says_so(
     stages: Stages, fault: Step, repeats: bool
 ) -> None:
     route, short = {"repeat_started": repeats}, {"first_byte_timeout_s": 0.5}
-    async with two_upstreams(stages, [request(), fault], route=route, upstream=short) as (stage, second):
-        client = await ask(stage)
+    async with two_upstreams(stages, [request(), fault], route=route, upstream=short) as (scenario, second):
+        client = await ask(scenario)
         assert len(second.requests) == int(repeats)
         assert (client.status == 200) is repeats
 
 
 async def test_any_other_refusal_is_the_answer(stages: Stages) -> None:
     refusal = answer(b'{"error": {"message": "no"}}', status=b"400 Bad Request", headers=JSON)
-    async with two_upstreams(stages, [request(), refusal]) as (stage, second):
-        assert (await ask(stage)).status == 400
+    async with two_upstreams(stages, [request(), refusal]) as (scenario, second):
+        assert (await ask(scenario)).status == 400
         assert second.requests == []
 
 
 async def test_the_last_refusal_is_the_answer_where_all_refuse(stages: Stages) -> None:
-    async with two_upstreams(stages, [request(), BROKEN], [request(), LIMITED]) as (stage, _):
-        client = await ask(stage)
+    async with two_upstreams(stages, [request(), BROKEN], [request(), LIMITED]) as (scenario, _):
+        client = await ask(scenario)
         assert client.status == 429
         assert client.header("x-gateway-limit-source") == "upstream"
-        assert stage.log_lines()[0]["settled_by"] == "-"
+        assert scenario.log_lines()[0]["settled_by"] == "-"
 
 
 async def test_all_down_is_503(stages: Stages) -> None:
     nobody = {"base_url": f"http://127.0.0.1:{free_port()}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}
     upstreams = {"simulator": nobody, "second": nobody}
-    async with stages(upstreams=upstreams, route={"upstreams": ["simulator", "second"]}) as stage:
-        client = await ask(stage)
+    async with stages(upstreams=upstreams, route={"upstreams": ["simulator", "second"]}) as scenario:
+        client = await ask(scenario)
         assert (client.status, error_code(client)) == (503, "no_available_provider")
         assert client.header("retry-after") is not None
         assert client.header("x-gateway-tried") == "simulator#0, second#0"
@@ -113,8 +113,8 @@ async def test_all_down_is_503(stages: Stages) -> None:
 
 @pytest.mark.parametrize("header", ["", "x-gateway-admin-key: a guess\r\n"])
 async def test_who_is_no_admin_is_not_told_what_was_tried(stages: Stages, header: str) -> None:
-    async with stages() as stage:
-        client = await stage.ask(headers=header)
+    async with stages() as scenario:
+        client = await scenario.ask(headers=header)
         await client.read_all()
         assert client.status == 200
         assert client.header("x-gateway-tried") is None
@@ -123,32 +123,32 @@ async def test_who_is_no_admin_is_not_told_what_was_tried(stages: Stages, header
 async def test_a_breaker_opens_and_lets_one_probe_through(stages: Stages) -> None:
     breaker = {"breaker_failures": 2, "breaker_open_s": 0.3}
     steps = [step for refusal in (BROKEN, BROKEN, whole()) for step in (request(), refusal)]
-    async with two_upstreams(stages, steps, upstream=breaker) as (stage, _):
+    async with two_upstreams(stages, steps, upstream=breaker) as (scenario, _):
         for _ in range(2):
-            assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, second#0"
-        assert (await ask(stage)).header("x-gateway-tried") == "second#0"
+            assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0, second#0"
+        assert (await ask(scenario)).header("x-gateway-tried") == "second#0"
         tried: list[str | None] = []
         while "simulator#0" not in tried:  # bounded by the test's own timeout
-            tried.append((await ask(stage)).header("x-gateway-tried"))
+            tried.append((await ask(scenario)).header("x-gateway-tried"))
         assert set(tried[:-1]) <= {"second#0"}
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0"
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0"
 
 
 async def test_a_refused_key_rests_and_another_is_used(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_SECOND_KEY", "another-key")
     keys = {"api_keys": ["env:TEST_UPSTREAM_KEY", "env:TEST_SECOND_KEY"]}
-    async with stages([request(), UNAUTHORIZED], upstream=keys) as stage:
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, simulator#1"
-        assert b"Bearer another-key" in stage.upstream.requests[1]
+    async with stages([request(), UNAUTHORIZED], upstream=keys) as scenario:
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0, simulator#1"
+        assert b"Bearer another-key" in scenario.upstream.requests[1]
         for _ in range(3):
-            assert (await ask(stage)).header("x-gateway-tried") == "simulator#1"
+            assert (await ask(scenario)).header("x-gateway-tried") == "simulator#1"
 
 
 @pytest.mark.parametrize("refusal", [LIMITED, UNAUTHORIZED, UNPAID], ids=["429", "401", "402"])
 async def test_where_all_keys_rest_the_provider_is_asked_all_the_same(stages: Stages, refusal: Step) -> None:
     """A limit is often one model's, and an account may have been paid since: what it says now goes to the client."""
-    async with stages([request(), refusal, request(), refusal]) as stage:
-        first, second, third = [await ask(stage) for _ in range(3)]
+    async with stages([request(), refusal, request(), refusal]) as scenario:
+        first, second, third = [await ask(scenario) for _ in range(3)]
         assert first.status in (429, 502)
         assert (second.status, second.body) == (first.status, first.body)
         assert third.status == 200
@@ -163,9 +163,9 @@ async def test_of_resting_keys_the_one_that_rests_shortest_is_asked(
         answer(b"{}", status=b"429 Too Many Requests", headers=JSON + b"retry-after: %d\r\n" % seconds)
         for seconds in (40, 20)
     ]
-    async with stages([request(), refusals[0], request(), refusals[1]], upstream=keys) as stage:
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, simulator#1"
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#1"
+    async with stages([request(), refusals[0], request(), refusals[1]], upstream=keys) as scenario:
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0, simulator#1"
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#1"
 
 
 async def test_an_upstream_key_is_rotated_by_changing_its_file(stages: Stages, tmp_path: Path) -> None:
@@ -174,14 +174,14 @@ async def test_an_upstream_key_is_rotated_by_changing_its_file(stages: Stages, t
     async with stages(
         [request(), UNAUTHORIZED, request(), whole(), request(), UNAUTHORIZED],
         upstream={"api_keys": [f"file:{secret}"]},
-    ) as stage:
-        first = await ask(stage)
+    ) as scenario:
+        first = await ask(scenario)
         assert (first.status, error_code(first)) == (502, "upstream_rejected_gateway")
         secret.write_text("new-key\n")
         statuses = []
         while 200 not in statuses:  # a resting key's file is looked at once a second
-            statuses.append((await ask(stage)).status)
-        assert b"Bearer new-key" in stage.upstream.requests[-1]
+            statuses.append((await ask(scenario)).status)
+        assert b"Bearer new-key" in scenario.upstream.requests[-1]
 
 
 async def test_the_search_ends_with_its_time(stages: Stages) -> None:
@@ -189,16 +189,16 @@ async def test_the_search_ends_with_its_time(stages: Stages) -> None:
     server = {"port": 0, "failover_s": 0.1}
     route = {"repeat_started": True}
     async with two_upstreams(stages, [request(), hang()], route=route, upstream=short, server=server) as (
-        stage,
+        scenario,
         second,
     ):
-        assert (await ask(stage)).status == 408
+        assert (await ask(scenario)).status == 408
         assert second.requests == []
 
 
 async def test_an_upstreams_answer_that_is_no_http_is_not_repeated(stages: Stages) -> None:
-    async with two_upstreams(stages, [request(), send(b"nonsense\r\n\r\n")]) as (stage, second):
-        client = await ask(stage)
+    async with two_upstreams(stages, [request(), send(b"nonsense\r\n\r\n")]) as (scenario, second):
+        client = await ask(scenario)
         assert (client.status, error_code(client)) == (502, "upstream_invalid_response")
         assert second.requests == []
 
@@ -206,8 +206,8 @@ async def test_an_upstreams_answer_that_is_no_http_is_not_repeated(stages: Stage
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 520, 529])
 async def test_every_status_of_a_broken_server_leads_to_the_next(stages: Stages, status: int) -> None:
     broken = answer(b'{"error": {"message": "no"}}', status=b"%d Broken" % status, headers=JSON)
-    async with two_upstreams(stages, [request(), broken]) as (stage, _):
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, second#0"
+    async with two_upstreams(stages, [request(), broken]) as (scenario, _):
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0, second#0"
 
 
 @pytest.mark.parametrize(
@@ -228,22 +228,22 @@ async def test_a_limited_key_rests_as_long_as_its_provider_says(
     monkeypatch.setenv("TEST_SECOND_KEY", "another-key")
     keys = {"api_keys": ["env:TEST_UPSTREAM_KEY", "env:TEST_SECOND_KEY"]}
     refusal = answer(b"{}", status=b"429 Too Many Requests", headers=JSON + told)
-    async with stages([request(), refusal], upstream=keys) as stage:
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#0, simulator#1"
-        assert (await ask(stage)).header("x-gateway-tried") == "simulator#1"  # whose turn it is
-        assert (await ask(stage)).header("x-gateway-tried") == ("simulator#1" if rests else "simulator#0")
+    async with stages([request(), refusal], upstream=keys) as scenario:
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#0, simulator#1"
+        assert (await ask(scenario)).header("x-gateway-tried") == "simulator#1"  # whose turn it is
+        assert (await ask(scenario)).header("x-gateway-tried") == ("simulator#1" if rests else "simulator#0")
 
 
 async def test_all_connections_in_use_is_503_and_no_failure_of_the_upstream(stages: Stages) -> None:
     one = {"max_connections": 1, "connect_timeout_s": 0.1, "breaker_failures": 1}
-    async with stages([request(), hang()], upstream=one, limits={}) as stage:
-        busy = await stage.ask()
-        await wait_until(lambda: len(stage.upstream.requests) == 1)
+    async with stages([request(), hang()], upstream=one, limits={}) as scenario:
+        busy = await scenario.ask()
+        await wait_until(lambda: len(scenario.upstream.requests) == 1)
         for _ in range(2):
-            client = await ask(stage)
+            client = await ask(scenario)
             assert (client.status, error_code(client)) == (503, "no_available_provider")
             assert client.header("retry-after") == "1"
             assert client.header("x-gateway-tried") == "simulator#0"
         busy.leave()
-        await wait_until(lambda: stage.upstream.gone == 1)
-        assert (await ask(stage)).status == 200
+        await wait_until(lambda: scenario.upstream.gone == 1)
+        assert (await ask(scenario)).status == 200

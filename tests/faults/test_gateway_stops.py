@@ -19,7 +19,7 @@ import openai
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.stage import MODEL, RawClient, Stage, completed, created, delta, end_of_body, more, stream
+from tests.faults.scenario import MODEL, RawClient, Scenario, completed, created, delta, end_of_body, more, stream
 from tests.faults.test_upstream_fails import assert_last_words
 from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
@@ -40,25 +40,25 @@ sys.exit(run(settings, path, listener))
 
 async def test_a_stream_that_takes_too_long_in_all_gets_its_last_words(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
-    async with stages(script, server={"port": 0, "total_timeout_s": 0.3}) as stage:
-        client = await stage.ask(stream=True)
+    async with stages(script, server={"port": 0, "total_timeout_s": 0.3}) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert_last_words(client.body, "upstream_timeout", first=2)
-        await stage.upstream_left()
-        await stage.ended(outcome="timed_out", settled_by="estimate", output_tokens=1, code="upstream_timeout")
+        await scenario.upstream_left()
+        await scenario.ended(outcome="timed_out", settled_by="estimate", output_tokens=1, code="upstream_timeout")
 
 
 async def test_a_request_that_takes_too_long_before_any_answer_is_a_408(stages: Stages) -> None:
-    async with stages([request(), hang()], server={"port": 0, "total_timeout_s": 0.3}) as stage:
+    async with stages([request(), hang()], server={"port": 0, "total_timeout_s": 0.3}) as scenario:
         with pytest.raises(openai.APIStatusError) as caught:
-            await stage.sdk().responses.create(model=MODEL, input="hello")
+            await scenario.sdk().responses.create(model=MODEL, input="hello")
         assert (caught.value.status_code, caught.value.code) == (408, "upstream_timeout")
-        await stage.upstream_left()
-        await stage.ended(outcome="timed_out")
+        await scenario.upstream_left()
+        await scenario.ended(outcome="timed_out")
 
 
 class Process:
-    """A gateway in a process of its own, on the stage's store and upstream."""
+    """A gateway in a process of its own, on the scenario's store and upstream."""
 
     def __init__(self, popen: "subprocess.Popen[str]", log: Path, url: str) -> None:
         self._popen = popen
@@ -78,17 +78,17 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(stage: Stage, directory: Path, *, drain_timeout_s: float) -> Iterator[Process]:
+def process(scenario: Scenario, directory: Path, *, drain_timeout_s: float) -> Iterator[Process]:
     config = directory / "gateway.toml"
     config.write_text(f"""
 [server]
 port = 0
 drain_timeout_s = {drain_timeout_s}
 [store]
-url = "{stage.store.url}"
+url = "{scenario.store.url}"
 data_dir = "{directory}"
 [upstreams.simulator]
-base_url = "{stage.upstream.url}/v1"
+base_url = "{scenario.upstream.url}/v1"
 api_keys = ["env:TEST_UPSTREAM_KEY"]
 [[routes]]
 model = "*"
@@ -112,41 +112,41 @@ output = "10"
             popen.kill()
 
 
-async def ask(stage: Stage, url: str) -> RawClient:
-    """A streamed request to the process instead of to the stage's own gateway."""
-    here, stage.gateway.url = stage.gateway.url, url
+async def ask(scenario: Scenario, url: str) -> RawClient:
+    """A streamed request to the process instead of to the scenario's own gateway."""
+    here, scenario.gateway.url = scenario.gateway.url, url
     try:
-        return await stage.ask(stream=True)
+        return await scenario.ask(stream=True)
     finally:
-        stage.gateway.url = here
+        scenario.gateway.url = here
 
 
 async def test_sigterm_ends_open_streams_with_last_words_and_settles_them(stages: Stages, tmp_path: Path) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
-    async with stages(script) as stage:
-        with process(stage, tmp_path, drain_timeout_s=0.3) as gateway:
-            client = await ask(stage, gateway.url)
+    async with stages(script) as scenario:
+        with process(scenario, tmp_path, drain_timeout_s=0.3) as gateway:
+            client = await ask(scenario, gateway.url)
             await client.read_until(b'"one"')
             gateway.terminate()
             await client.read_all()
             assert_last_words(client.body, "shutting_down", first=2)
-            await stage.upstream_left()
+            await scenario.upstream_left()
             await wait_until(lambda: gateway.exit_code is not None, what="the process ends")
             assert gateway.exit_code in STOPPED
             (line,) = gateway.log_lines()
             assert (line["outcome"], line["settled_by"]) == ("shut_down", "estimate")
-        (entry,) = stage.journal()
+        (entry,) = scenario.journal()
         assert (entry["by"], entry["outcome"]) == ("estimate", "shut_down")
-        assert stage.gateway.balance(stage.key).held == 0
-        await (await stage.ask()).read_until(b"resp_upstream1")
+        assert scenario.gateway.balance(scenario.key).held == 0
+        await (await scenario.ask()).read_until(b"resp_upstream1")
 
 
 async def test_a_stream_that_ends_within_the_drain_is_whole(stages: Stages, tmp_path: Path) -> None:
     told = asyncio.Event()
     script = [request(), stream(created(), delta("one")), wait_for(told), more(completed()), end_of_body()]
-    async with stages(script) as stage:
-        with process(stage, tmp_path, drain_timeout_s=20) as gateway:
-            client = await ask(stage, gateway.url)
+    async with stages(script) as scenario:
+        with process(scenario, tmp_path, drain_timeout_s=20) as gateway:
+            client = await ask(scenario, gateway.url)
             await client.read_until(b'"one"')
             gateway.terminate()
             await wait_until(lambda: not _accepts(gateway.url), what="no new connections are taken")
@@ -154,7 +154,7 @@ async def test_a_stream_that_ends_within_the_drain_is_whole(stages: Stages, tmp_
             await client.read_all()
             assert client.body == created() + delta("one") + completed()
             await wait_until(lambda: gateway.exit_code in STOPPED, what="the process ends")
-        (entry,) = stage.journal()
+        (entry,) = scenario.journal()
         assert (entry["by"], int(entry["amount"])) == ("usage", -(100 * 1_000 + 7 * 10_000))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.http import connection
 from gateway.http.body_reader import DirectBodyReader
 from tests.faults.conftest import Stages
-from tests.faults.stage import RawClient, Stage, body_of
+from tests.faults.scenario import RawClient, Scenario, body_of
 from tests.support.waiting import wait_until
 
 SHORT = body_of()
@@ -23,19 +23,19 @@ SERVER = {"port": 0, "body_timeout_s": 1, "max_body_bytes": 20_000_000}
 
 
 @pytest.fixture
-async def stage(stages: Stages) -> AsyncIterator[Stage]:
-    async with stages(server=SERVER) as stage:
-        yield stage
+async def scenario(stages: Stages) -> AsyncIterator[Scenario]:
+    async with stages(server=SERVER) as scenario:
+        yield scenario
 
 
-def head(stage: Stage, body: bytes, *lines: str) -> bytes:
-    fields = [f"authorization: Bearer {stage.key.text}", f"content-length: {len(body)}", *lines]
+def head(scenario: Scenario, body: bytes, *lines: str) -> bytes:
+    fields = [f"authorization: Bearer {scenario.key.text}", f"content-length: {len(body)}", *lines]
     return "\r\n".join(["POST /v1/responses HTTP/1.1", "host: gateway", *fields, "", ""]).encode()
 
 
-def sent(stage: Stage) -> list[bytes]:
+def sent(scenario: Scenario) -> list[bytes]:
     """The bodies that the upstream has got."""
-    return [one.partition(b"\r\n\r\n")[2] for one in stage.upstream.requests]
+    return [one.partition(b"\r\n\r\n")[2] for one in scenario.upstream.requests]
 
 
 async def answered(client: RawClient, status: int = 200) -> None:
@@ -53,82 +53,82 @@ async def wait_until_read(client: RawClient, length: int) -> None:
 
 
 @pytest.mark.parametrize("cuts", [(), (1,), (100_000, 300_000), (399_000,), (262_144, 262_145)], ids=str)
-async def test_it_arrives_as_it_was_sent_however_it_is_cut(stage: Stage, cuts: tuple[int, ...]) -> None:
-    client = await stage.connect()
-    await client.send(head(stage, LONG))
+async def test_it_arrives_as_it_was_sent_however_it_is_cut(scenario: Scenario, cuts: tuple[int, ...]) -> None:
+    client = await scenario.connect()
+    await client.send(head(scenario, LONG))
     for start, end in zip((0, *cuts), (*cuts, len(LONG)), strict=True):
         await client.send(LONG[start:end])
         await asyncio.sleep(0.02)  # apart on the wire
     await answered(client)
-    assert sent(stage)[-1] == LONG
+    assert sent(scenario)[-1] == LONG
 
 
-async def test_one_that_is_longer_than_what_memory_is_taken_for_at_once_arrives(stage: Stage) -> None:
+async def test_one_that_is_longer_than_what_memory_is_taken_for_at_once_arrives(scenario: Scenario) -> None:
     body = body_of(input="0123456789abcdef" * 1_100_000)
-    client = await stage.connect()
-    await client.send(head(stage, body) + body)
+    client = await scenario.connect()
+    await client.send(head(scenario, body) + body)
     await answered(client)
-    assert sent(stage)[-1] == body
+    assert sent(scenario)[-1] == body
 
 
-async def test_what_is_sent_right_behind_it_is_the_next_request(stage: Stage) -> None:
-    client = await stage.connect()
+async def test_what_is_sent_right_behind_it_is_the_next_request(scenario: Scenario) -> None:
+    client = await scenario.connect()
     for _ in range(2):
-        await client.send(head(stage, LONG) + LONG + head(stage, SHORT) + SHORT)
+        await client.send(head(scenario, LONG) + LONG + head(scenario, SHORT) + SHORT)
     for _ in range(4):
         await answered(client)
-    assert sent(stage) == [LONG, SHORT] * 2
+    assert sent(scenario) == [LONG, SHORT] * 2
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on(stage: Stage) -> None:
-    client = await stage.connect()
-    await client.send(head(stage, LONG, "expect: 100-continue"))
+async def test_a_client_that_asks_first_is_told_to_go_on(scenario: Scenario) -> None:
+    client = await scenario.connect()
+    await client.send(head(scenario, LONG, "expect: 100-continue"))
     await client.read_until(b"100 Continue\r\n\r\n")
     client.received.clear()
     await client.send(LONG)
     await answered(client)
-    assert sent(stage)[-1] == LONG
+    assert sent(scenario)[-1] == LONG
 
 
-async def test_one_that_does_not_go_on_is_given_up(stage: Stage) -> None:
-    client = await stage.connect()
-    await client.send(head(stage, LONG) + LONG[:300_000])
+async def test_one_that_does_not_go_on_is_given_up(scenario: Scenario) -> None:
+    client = await scenario.connect()
+    await client.send(head(scenario, LONG) + LONG[:300_000])
     await answered(client, 408)
     await client.read_all()  # and the connection ends
-    assert sent(stage) == []
+    assert sent(scenario) == []
 
 
 @pytest.mark.parametrize("way", ["resets", "ends its side"])
-async def test_a_client_that_leaves_inside_it_leaves_nothing_behind(stage: Stage, way: str) -> None:
-    client = await stage.connect()
-    await client.send(head(stage, LONG) + LONG[:300_000])
+async def test_a_client_that_leaves_inside_it_leaves_nothing_behind(scenario: Scenario, way: str) -> None:
+    client = await scenario.connect()
+    await client.send(head(scenario, LONG) + LONG[:300_000])
     if way == "resets":
         client.leave()
     else:
         client.writer.write_eof()
-    await wait_until(lambda: stage.gateway.server.connections == 0, what="the connection is gone")
-    await wait_until(lambda: bool(stage.log_lines()), what="the request has ended")
-    assert stage.log_lines()[0]["outcome"] == "client_left"
-    assert stage.upstream.requests == []
+    await wait_until(lambda: scenario.gateway.server.connections == 0, what="the connection is gone")
+    await wait_until(lambda: bool(scenario.log_lines()), what="the request has ended")
+    assert scenario.log_lines()[0]["outcome"] == "client_left"
+    assert scenario.upstream.requests == []
 
 
-async def test_what_is_no_json_is_refused_with_its_place(stage: Stage) -> None:
+async def test_what_is_no_json_is_refused_with_its_place(scenario: Scenario) -> None:
     body = LONG[:-1] + b"!"
-    client = await stage.connect()
-    await client.send(head(stage, body) + body)
+    client = await scenario.connect()
+    await client.send(head(scenario, body) + body)
     await client.read_until(b"invalid_json")
     assert client.status == 400
 
 
 async def test_a_renamed_model_changes_no_other_byte(stages: Stages) -> None:
-    async with stages(server=SERVER, route={"rename": "other"}) as stage:
-        client = await stage.connect()
-        await client.send(head(stage, LONG) + LONG)
+    async with stages(server=SERVER, route={"rename": "other"}) as scenario:
+        client = await scenario.connect()
+        await client.send(head(scenario, LONG) + LONG)
         await answered(client)
-        assert json.loads(sent(stage)[-1]) == {**json.loads(LONG), "model": "other"}
+        assert json.loads(sent(scenario)[-1]) == {**json.loads(LONG), "model": "other"}
 
 
-async def test_it_and_no_short_one_is_read_past_the_parser(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_and_no_short_one_is_read_past_the_parser(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
     class Counted(DirectBodyReader):
@@ -137,9 +137,9 @@ async def test_it_and_no_short_one_is_read_past_the_parser(stage: Stage, monkeyp
             super().__init__(owner, begun, length)
 
     monkeypatch.setattr(connection, "DirectBodyReader", Counted)
-    client = await stage.connect()
+    client = await scenario.connect()
     for body in (SHORT, LONG):
-        await client.send(head(stage, body) + body[:10])
+        await client.send(head(scenario, body) + body[:10])
         await asyncio.sleep(0.02)
         await client.send(body[10:])
         await answered(client)

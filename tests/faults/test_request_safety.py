@@ -13,7 +13,7 @@ import pytest
 
 from gateway.identity.api_keys import new_id, new_secret
 from tests.faults.conftest import Stages
-from tests.faults.stage import MODEL, RawClient, Stage, body_of, created, stream
+from tests.faults.scenario import MODEL, RawClient, Scenario, body_of, created, stream
 from tests.support.scripted_upstream import hang, request
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until
@@ -24,21 +24,21 @@ SERVER = {"port": 0, "max_head_bytes": 4096, "head_timeout_s": 0.5, "body_timeou
 
 
 @pytest.fixture
-async def stage(stages: Stages) -> AsyncIterator[Stage]:
-    async with stages(server=SERVER) as stage:
-        yield stage
+async def scenario(stages: Stages) -> AsyncIterator[Scenario]:
+    async with stages(server=SERVER) as scenario:
+        yield scenario
 
 
-def head(stage: Stage, *lines: str, key: str | None = None) -> bytes:
-    text = stage.key.text if key is None else key
+def head(scenario: Scenario, *lines: str, key: str | None = None) -> bytes:
+    text = scenario.key.text if key is None else key
     return "\r\n".join(
         ["POST /v1/responses HTTP/1.1", "host: gateway", f"authorization: Bearer {text}", *lines, "", ""]
     ).encode("latin-1")
 
 
-async def exchange(stage: Stage, data: bytes) -> RawClient:
+async def exchange(scenario: Scenario, data: bytes) -> RawClient:
     """Sends, and reads the answer up to its body."""
-    client = await stage.connect()
+    client = await scenario.connect()
     await client.send(data)
     await client.read_until(b"\r\n\r\n")
     return client
@@ -49,74 +49,74 @@ def unknown_key() -> str:
     return new_secret(new_id(), new_id())[0]
 
 
-async def test_a_length_over_the_bound_is_refused_before_the_body_is_read(stage: Stage) -> None:
-    client = await exchange(stage, head(stage, "content-length: 600001"))
+async def test_a_length_over_the_bound_is_refused_before_the_body_is_read(scenario: Scenario) -> None:
+    client = await exchange(scenario, head(scenario, "content-length: 600001"))
     assert client.status == 413
-    assert stage.upstream.requests == []
+    assert scenario.upstream.requests == []
 
 
-async def test_a_chunked_body_over_the_bound_is_refused(stage: Stage) -> None:
-    client = await stage.connect()
-    await client.send(head(stage, "transfer-encoding: chunked"))
+async def test_a_chunked_body_over_the_bound_is_refused(scenario: Scenario) -> None:
+    client = await scenario.connect()
+    await client.send(head(scenario, "transfer-encoding: chunked"))
     await client.send((b"%x\r\n" % 100_000 + b" " * 100_000 + b"\r\n") * 7)
     await client.read_until(b"\r\n\r\n")
     assert client.status == 413
 
 
 @pytest.mark.parametrize("framing", ["content-length: 300000", "transfer-encoding: chunked"])
-async def test_a_large_body_is_not_awaited_for_a_key_that_is_unknown(stage: Stage, framing: str) -> None:
-    client = await exchange(stage, head(stage, framing, key=unknown_key()))
+async def test_a_large_body_is_not_awaited_for_a_key_that_is_unknown(scenario: Scenario, framing: str) -> None:
+    client = await exchange(scenario, head(scenario, framing, key=unknown_key()))
     assert client.status == 401
 
 
-async def test_a_large_body_of_a_good_key_is_served(stage: Stage) -> None:
+async def test_a_large_body_of_a_good_key_is_served(scenario: Scenario) -> None:
     body = body_of(input="x" * 400_000)
-    client = await exchange(stage, head(stage, f"content-length: {len(body)}") + body)
+    client = await exchange(scenario, head(scenario, f"content-length: {len(body)}") + body)
     assert client.status == 200
 
 
-async def test_a_connection_serves_on_after_a_refused_body_was_sent_to_its_end(stage: Stage) -> None:
-    client = await exchange(stage, head(stage, "content-length: 600001"))
+async def test_a_connection_serves_on_after_a_refused_body_was_sent_to_its_end(scenario: Scenario) -> None:
+    client = await exchange(scenario, head(scenario, "content-length: 600001"))
     await client.read_until(b"}}")
     client.received.clear()
-    await client.send(b" " * 600_001 + head(stage, f"content-length: {len(BODY)}") + BODY)
+    await client.send(b" " * 600_001 + head(scenario, f"content-length: {len(BODY)}") + BODY)
     await client.read_until(b"\r\n\r\n")
     assert client.status == 200
 
 
-async def test_a_slow_body_is_given_up(stage: Stage) -> None:
-    client = await exchange(stage, head(stage, "content-length: 100") + b"{")
+async def test_a_slow_body_is_given_up(scenario: Scenario) -> None:
+    client = await exchange(scenario, head(scenario, "content-length: 100") + b"{")
     assert client.status == 408
     await client.read_until(b"request_timeout")
     await client.read_all()  # and the connection ends
 
 
-async def test_a_slow_head_is_given_up(stage: Stage) -> None:
-    client = await exchange(stage, b"POST /v1/responses HTTP/1.1\r\nhost: ga")
+async def test_a_slow_head_is_given_up(scenario: Scenario) -> None:
+    client = await exchange(scenario, b"POST /v1/responses HTTP/1.1\r\nhost: ga")
     assert client.status == 408
     await client.read_all()
 
 
-async def test_a_silent_connection_is_closed(stage: Stage) -> None:
-    client = await stage.connect()
+async def test_a_silent_connection_is_closed(scenario: Scenario) -> None:
+    client = await scenario.connect()
     assert await client.read_all() == b""
 
 
 @pytest.mark.parametrize(
     "endless", [b"x-a: " + b"a" * 8000, b"x-" + b"a" * 8000, b"x-a: b\r\n" * 1200], ids=["value", "name", "many"]
 )
-async def test_an_endless_head_is_cut(stage: Stage, endless: bytes) -> None:
-    client = await exchange(stage, b"POST /v1/responses HTTP/1.1\r\n" + endless)
+async def test_an_endless_head_is_cut(scenario: Scenario, endless: bytes) -> None:
+    client = await exchange(scenario, b"POST /v1/responses HTTP/1.1\r\n" + endless)
     assert client.status == 431
     assert json.loads(client.body or (await client.read_all()).partition(b"\r\n\r\n")[2])["error"]["code"] == (
         "headers_too_large"
     )
 
 
-async def test_a_large_head_that_comes_whole_is_refused_too(stage: Stage) -> None:
-    client = await exchange(stage, head(stage, f"content-length: {len(BODY)}", "x-a: " + "a" * 8000) + BODY)
+async def test_a_large_head_that_comes_whole_is_refused_too(scenario: Scenario) -> None:
+    client = await exchange(scenario, head(scenario, f"content-length: {len(BODY)}", "x-a: " + "a" * 8000) + BODY)
     assert client.status == 431
-    assert stage.upstream.requests == []
+    assert scenario.upstream.requests == []
 
 
 @pytest.mark.parametrize(
@@ -137,21 +137,21 @@ async def test_a_large_head_that_comes_whole_is_refused_too(stage: Stage) -> Non
     ],
     ids=str,
 )
-async def test_what_two_servers_could_read_in_two_ways_is_refused(stage: Stage, lines: tuple[str, ...]) -> None:
-    client = await exchange(stage, head(stage, *lines) + BODY + b"GET /smuggled HTTP/1.1\r\n\r\n")
+async def test_what_two_servers_could_read_in_two_ways_is_refused(scenario: Scenario, lines: tuple[str, ...]) -> None:
+    client = await exchange(scenario, head(scenario, *lines) + BODY + b"GET /smuggled HTTP/1.1\r\n\r\n")
     assert client.status == 400
     await client.read_all()
     assert json.loads(client.body)["error"]["code"] == "invalid_http"
-    assert stage.upstream.requests == []
+    assert scenario.upstream.requests == []
 
 
-async def test_a_body_behind_another_transfer_coding_is_refused(stage: Stage) -> None:
-    client = await exchange(stage, head(stage, "transfer-encoding: gzip, chunked") + b"5\r\n{}   \r\n0\r\n\r\n")
+async def test_a_body_behind_another_transfer_coding_is_refused(scenario: Scenario) -> None:
+    client = await exchange(scenario, head(scenario, "transfer-encoding: gzip, chunked") + b"5\r\n{}   \r\n0\r\n\r\n")
     assert client.status == 415
 
 
-async def test_what_is_no_http_is_told_so(stage: Stage) -> None:
-    client = await exchange(stage, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+async def test_what_is_no_http_is_told_so(scenario: Scenario) -> None:
+    client = await exchange(scenario, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     await client.read_all()
     assert (client.status, json.loads(client.body)["error"]["code"]) == (400, "invalid_http")
 
@@ -166,21 +166,23 @@ async def test_what_is_no_http_is_told_so(stage: Stage) -> None:
     ids=["none", "large", "behind one that waits"],
 )
 async def test_what_is_refused_does_not_get_into_a_running_answer(stages: Stages, behind: bytes) -> None:
-    async with stages([request(), stream(created()), hang()], server=SERVER) as stage:
-        client = await exchange(stage, head(stage, f"content-length: {len(STREAM)}") + STREAM)
+    async with stages([request(), stream(created()), hang()], server=SERVER) as scenario:
+        client = await exchange(scenario, head(scenario, f"content-length: {len(STREAM)}") + STREAM)
         await client.read_until(created())
         await client.send(behind)
         assert (await client.read_all()).count(b"HTTP/1.1") == 1
-        await stage.upstream_left()
+        await scenario.upstream_left()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
-async def test_an_encoded_body_is_refused(stage: Stage, encoding: str) -> None:
-    client = await exchange(stage, head(stage, f"content-encoding: {encoding}", f"content-length: {len(BODY)}") + BODY)
+async def test_an_encoded_body_is_refused(scenario: Scenario, encoding: str) -> None:
+    client = await exchange(
+        scenario, head(scenario, f"content-encoding: {encoding}", f"content-length: {len(BODY)}") + BODY
+    )
     assert client.status == 415
 
 
-async def test_only_listed_headers_reach_the_upstream(stage: Stage) -> None:
+async def test_only_listed_headers_reach_the_upstream(scenario: Scenario) -> None:
     lines = [
         f"content-length: {len(BODY)}",
         "cookie: a=b",
@@ -193,28 +195,28 @@ async def test_only_listed_headers_reach_the_upstream(stage: Stage) -> None:
         "user-agent: test/1",
         "traceparent: 00-a-b-01",
     ]
-    client = await exchange(stage, head(stage, *lines) + BODY)
+    client = await exchange(scenario, head(scenario, *lines) + BODY)
     assert client.status == 200
-    (sent,) = stage.upstream.requests
+    (sent,) = scenario.upstream.requests
     names = {line.partition(b":")[0].lower() for line in sent.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]}
     assert names == {
         b"host", b"content-type", b"accept-encoding", b"x-request-id", b"user-agent", b"traceparent", b"authorization",
         b"content-length",
     }  # fmt: skip
-    assert stage.key.text.encode() not in sent
+    assert scenario.key.text.encode() not in sent
 
 
-async def test_a_field_behind_a_body_is_none_of_the_requests(stage: Stage) -> None:
+async def test_a_field_behind_a_body_is_none_of_the_requests(scenario: Scenario) -> None:
     body = b"%x\r\n%b\r\n0\r\nuser-agent: late/1\r\n\r\n" % (len(BODY), BODY)
-    client = await exchange(stage, head(stage, "transfer-encoding: chunked") + body)
+    client = await exchange(scenario, head(scenario, "transfer-encoding: chunked") + body)
     assert client.status == 200
-    assert b"late/1" not in stage.upstream.requests[0]
+    assert b"late/1" not in scenario.upstream.requests[0]
 
 
-async def test_a_control_character_in_a_forwarded_header_is_refused(stage: Stage) -> None:
-    client = await exchange(stage, head(stage, f"content-length: {len(BODY)}", "user-agent: a\x01b") + BODY)
+async def test_a_control_character_in_a_forwarded_header_is_refused(scenario: Scenario) -> None:
+    client = await exchange(scenario, head(scenario, f"content-length: {len(BODY)}", "user-agent: a\x01b") + BODY)
     assert client.status == 400
-    assert stage.upstream.requests == []
+    assert scenario.upstream.requests == []
 
 
 @pytest.mark.parametrize("on_failure", ["closed", "open"])
@@ -222,37 +224,39 @@ async def test_a_large_body_without_a_store_is_treated_as_any_other(stages: Stag
     with valkey_server() as own_store:
         async with stages(
             server=SERVER, store={"url": own_store.url, "on_failure": on_failure, "timeout_s": 0.3}
-        ) as stage:
+        ) as scenario:
             own_store.kill()
             body = body_of(input="x" * 400_000)
-            client = await exchange(stage, head(stage, f"content-length: {len(body)}") + body)
+            client = await exchange(scenario, head(scenario, f"content-length: {len(body)}") + body)
             assert client.status == (200 if on_failure == "open" else 503)
 
 
-async def test_a_query_goes_on_to_the_upstream(stage: Stage) -> None:
-    await stage.sdk().responses.create(model=MODEL, input="hello", extra_query={"api-version": "1", "a b": "ü"})
-    (sent,) = stage.upstream.requests
+async def test_a_query_goes_on_to_the_upstream(scenario: Scenario) -> None:
+    await scenario.sdk().responses.create(model=MODEL, input="hello", extra_query={"api-version": "1", "a b": "ü"})
+    (sent,) = scenario.upstream.requests
     assert sent.startswith(b"POST /v1/responses?api-version=1&a+b=%C3%BC HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_an_upgrade_that_is_not_taken_up_loses_no_byte_wherever_it_is_cut(stage: Stage, framing: str) -> None:
+async def test_an_upgrade_that_is_not_taken_up_loses_no_byte_wherever_it_is_cut(
+    scenario: Scenario, framing: str
+) -> None:
     length = f"content-length: {len(BODY)}" if framing == "length" else "transfer-encoding: chunked"
-    sent = head(stage, "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABk", length)
+    sent = head(scenario, "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABk", length)
     sent += BODY if framing == "length" else b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
     cuts = [*range(1, len(sent), 23), len(sent) - 1]
-    client = await stage.connect()
+    client = await scenario.connect()
     for number, cut in enumerate(cuts, 1):
         await client.send(sent[:cut])
         await asyncio.sleep(0)
         await client.send(sent[cut:])
-        await wait_until(lambda: len(stage.upstream.requests) == number)  # noqa: B023 - awaited here
-        assert stage.upstream.requests[-1].partition(b"\r\n\r\n")[2] == BODY
-        assert b"upgrade" not in stage.upstream.requests[-1].lower()
+        await wait_until(lambda: len(scenario.upstream.requests) == number)  # noqa: B023 - awaited here
+        assert scenario.upstream.requests[-1].partition(b"\r\n\r\n")[2] == BODY
+        assert b"upgrade" not in scenario.upstream.requests[-1].lower()
 
 
-async def test_upgrades_without_end_are_answered_one_after_another(stage: Stage) -> None:
-    client = await stage.connect()
+async def test_upgrades_without_end_are_answered_one_after_another(scenario: Scenario) -> None:
+    client = await scenario.connect()
     await client.send(b"GET /healthz HTTP/1.1\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n" * 2000)
     while client.received.count(b"HTTP/1.1 200") < 2000:
         await client.read_until(b"\r\n\r\n")

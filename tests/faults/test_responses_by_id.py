@@ -94,10 +94,10 @@ def test_a_conversation_does_not_reach_a_provider_that_its_model_is_not_routed_t
 
 @pytest.mark.parametrize("name", ["another team's", "unknown", "not stored"])
 def test_a_response_that_is_not_the_teams_is_a_404(gateway: RunningGateway, client: openai.OpenAI, name: str) -> None:
-    with gateway.sdk(gateway.new_key()) as stranger:
+    with gateway.sdk(gateway.new_key()) as signed_out:
         made = "resp_never_made"
         if name != "unknown":
-            maker = stranger if name == "another team's" else client
+            maker = signed_out if name == "another team's" else client
             made = maker.responses.create(model=MODEL, input="Hello", store=name == "another team's").id
     for call in (
         lambda: client.responses.retrieve(made),
@@ -115,10 +115,10 @@ def test_a_stranger_learns_nothing_of_a_response(gateway: RunningGateway, client
     made = client.responses.create(model=MODEL, input="Hello")
     forged = gateway.new_key()
     store.run("DEL", TeamKeys(forged.team.id).key(forged.id))
-    with gateway.sdk(forged) as stranger:
+    with gateway.sdk(forged) as signed_out:
         for response_id in (made.id, "resp_never_made"):
             with pytest.raises(openai.AuthenticationError):
-                stranger.responses.retrieve(response_id)
+                signed_out.responses.retrieve(response_id)
 
 
 def test_tokens_are_counted_for_nothing_and_a_compaction_is_charged(

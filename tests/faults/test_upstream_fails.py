@@ -21,7 +21,7 @@ import pytest
 
 from gateway.protocol.sse_framing import fields
 from tests.faults.conftest import Stages
-from tests.faults.stage import (
+from tests.faults.scenario import (
     DONE,
     EVENT_STREAM,
     JSON,
@@ -63,14 +63,14 @@ def assert_last_words(body: bytes, code: str, *, first: int) -> None:
 
 async def test_a_refused_connection_is_a_502(stages: Stages) -> None:
     nobody = f"http://127.0.0.1:{free_port()}/v1"
-    async with stages(upstream={"base_url": nobody}) as stage:
+    async with stages(upstream={"base_url": nobody}) as scenario:
         with pytest.raises(openai.InternalServerError) as caught:
-            await stage.sdk().responses.create(model=MODEL, input="hello")
+            await scenario.sdk().responses.create(model=MODEL, input="hello")
         assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
-        await wait_until(lambda: bool(stage.log_lines()))
-        (line,) = stage.log_lines()
+        await wait_until(lambda: bool(scenario.log_lines()))
+        (line,) = scenario.log_lines()
         assert (line["outcome"], line["settled_by"], line["tried"]) == ("upstream_unreachable", "-", ["simulator#0"])
-        assert stage.journal()[0]["type"] == "void"
+        assert scenario.journal()[0]["type"] == "void"
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,19 @@ async def test_a_refused_connection_is_a_502(stages: Stages) -> None:
 async def test_an_upstream_that_fails_before_its_headers(
     stages: Stages, fault: Step, status: int, code: str, outcome: str, streamed: bool
 ) -> None:
-    async with stages([request(), fault], upstream={"first_byte_timeout_s": STALL_S}) as stage:
-        client = await stage.ask(stream=streamed)
+    async with stages([request(), fault], upstream={"first_byte_timeout_s": STALL_S}) as scenario:
+        client = await scenario.ask(stream=streamed)
         await client.read_all()
         assert client.status == status
         assert json.loads(client.body)["error"]["code"] == code
-        await stage.upstream_left()
-        await stage.ended(outcome=outcome, code=code, status=status)
+        await scenario.upstream_left()
+        await scenario.ended(outcome=outcome, code=code, status=status)
 
 
 async def test_the_sdk_raises_a_status_error_for_an_upstream_that_stalls(stages: Stages) -> None:
-    async with stages([request(), hang()], upstream={"first_byte_timeout_s": STALL_S}) as stage:
+    async with stages([request(), hang()], upstream={"first_byte_timeout_s": STALL_S}) as scenario:
         with pytest.raises(openai.APIStatusError) as caught:
-            await stage.sdk().responses.create(model=MODEL, input="hello", stream=True)
+            await scenario.sdk().responses.create(model=MODEL, input="hello", stream=True)
         assert (caught.value.status_code, caught.value.code) == (408, "upstream_timeout")
 
 
@@ -118,44 +118,44 @@ async def test_a_broken_stream_ends_with_the_gateways_last_words(
 ) -> None:
     code = "upstream_invalid_response" if code == "upstream_unreachable" else code
     script = [request(), stream(created(), delta("one", 1), delta("two", 2)), fault]
-    async with stages(script, upstream={"chunk_timeout_s": STALL_S}) as stage:
-        client = await stage.ask(stream=True)
+    async with stages(script, upstream={"chunk_timeout_s": STALL_S}) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert client.status == 200
         assert client.body.startswith(created() + delta("one", 1) + delta("two", 2))
         assert_last_words(client.body, code, first=3)
-        await stage.ended(outcome=outcome, settled_by="estimate", output_tokens=2, code=code)
+        await scenario.ended(outcome=outcome, settled_by="estimate", output_tokens=2, code=code)
 
 
 @pytest.mark.parametrize(("fault", "code", "outcome"), ENDINGS_IN_A_STREAM)
 async def test_the_sdk_raises_for_a_broken_stream(stages: Stages, fault: Step, code: str, outcome: str) -> None:
     script = [request(), stream(created(), delta("one")), fault]
-    async with stages(script, upstream={"chunk_timeout_s": STALL_S}) as stage:
+    async with stages(script, upstream={"chunk_timeout_s": STALL_S}) as scenario:
         seen: list[str] = []
         with pytest.raises(openai.APIError, match="provider"):
-            await stage.stream_with_sdk(seen)
+            await scenario.stream_with_sdk(seen)
         assert seen == ["response.created", "response.output_text.delta"]
 
 
 @pytest.mark.parametrize("fault", [reset(), close(), end_of_body()], ids=["resets", "closes", "ends"])
 async def test_a_stream_that_dies_before_its_first_event_still_has_a_beginning(stages: Stages, fault: Step) -> None:
-    async with stages([request(), send(EVENT_STREAM), fault]) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), send(EVENT_STREAM), fault]) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         kinds = [one["type"] for one in events_of(client.body) if isinstance(one, dict)]
         assert kinds == ["response.created", "error", "response.failed"]
         assert client.body.endswith(DONE)
-        await stage.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=0)
+        await scenario.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=0)
 
 
 async def test_half_an_event_is_not_passed_on(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one"), delta("two", 2)[:-5]), reset()]
-    async with stages(script) as stage:
-        client = await stage.ask(stream=True)
+    async with stages(script) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert b'"two"' not in client.body
         assert_last_words(client.body, "upstream_invalid_response", first=2)
-        await stage.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
+        await scenario.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
 
 
 ERROR_EVENT = event("error", 2, error={"type": "server_error", "code": "busy", "message": "Busy.", "param": None})
@@ -163,41 +163,41 @@ ERROR_EVENT = event("error", 2, error={"type": "server_error", "code": "busy", "
 
 async def test_an_error_event_and_what_follows_it_pass_unchanged(stages: Stages) -> None:
     events = [created(), delta("one"), ERROR_EVENT, delta("two", 3), completed(4), DONE]
-    async with stages([request(), stream(*events), end_of_body()]) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), stream(*events), end_of_body()]) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert client.body == b"".join(events)
-        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+        await scenario.ended(outcome="completed", settled_by="usage", usage=(100, 7))
 
 
 async def test_an_error_event_and_no_end_is_ended_without_a_second_error(stages: Stages) -> None:
-    async with stages([request(), stream(created(), delta("one"), ERROR_EVENT), end_of_body()]) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), stream(created(), delta("one"), ERROR_EVENT), end_of_body()]) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert client.body.count(b"event: error") == 1
         failed, done = events_of(client.body)[-2:]
         assert isinstance(failed, dict)
         assert (failed["type"], failed["sequence_number"], done) == ("response.failed", 3, "[DONE]")
-        await stage.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
+        await scenario.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
 
 
 async def test_bytes_after_done_pass_unchanged(stages: Stages) -> None:
     events = [created(), delta("one"), completed(), DONE, b": goodbye\n\n", DONE]
-    async with stages([request(), stream(*events[:4]), more(*events[4:]), end_of_body()]) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), stream(*events[:4]), more(*events[4:]), end_of_body()]) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert client.body == b"".join(events)
-        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+        await scenario.ended(outcome="completed", settled_by="usage", usage=(100, 7))
 
 
 @pytest.mark.parametrize("fault", [reset(), hang()], ids=["resets", "stalls"])
 async def test_after_a_terminal_event_nothing_is_added(stages: Stages, fault: Step) -> None:
     events = [created(), delta("one"), completed()]
-    async with stages([request(), stream(*events), fault], upstream={"chunk_timeout_s": STALL_S}) as stage:
-        client = await stage.ask(stream=True)
+    async with stages([request(), stream(*events), fault], upstream={"chunk_timeout_s": STALL_S}) as scenario:
+        client = await scenario.ask(stream=True)
         await client.read_all()
         assert client.body == b"".join(events)
-        await stage.ended(outcome="completed", settled_by="usage", usage=(100, 7))
+        await scenario.ended(outcome="completed", settled_by="usage", usage=(100, 7))
 
 
 @pytest.mark.parametrize(
@@ -209,17 +209,17 @@ async def test_a_plain_answer_that_breaks_off_is_an_error_and_its_input_is_charg
     stages: Stages, fault: Step, status: int, outcome: str
 ) -> None:
     half = send(b"HTTP/1.1 200 OK\r\n" + JSON + b'content-length: 900\r\n\r\n{"id": "resp_upstream1", ')
-    async with stages([request(), half, fault], upstream={"chunk_timeout_s": STALL_S}) as stage:
-        client = await stage.ask()
+    async with stages([request(), half, fault], upstream={"chunk_timeout_s": STALL_S}) as scenario:
+        client = await scenario.ask()
         await client.read_all()
         assert client.status == status
-        await stage.ended(outcome=outcome, settled_by="estimate", output_tokens=0)
+        await scenario.ended(outcome=outcome, settled_by="estimate", output_tokens=0)
 
 
 async def test_a_stream_of_crlf_is_ended_in_a_form_that_clients_read(stages: Stages) -> None:
     crlf = (created() + delta("one")).replace(b"\n", b"\r\n")
-    async with stages([request(), send(EVENT_STREAM + chunk(crlf)), reset()]) as stage:
+    async with stages([request(), send(EVENT_STREAM + chunk(crlf)), reset()]) as scenario:
         seen: list[str] = []
         with pytest.raises(openai.APIError):
-            await stage.stream_with_sdk(seen)
+            await scenario.stream_with_sdk(seen)
         assert seen == ["response.created", "response.output_text.delta"]

@@ -185,18 +185,18 @@ async def test_an_admission_whose_reply_was_lost_is_voided_once_the_store_is_bac
 async def test_a_cancelled_admission_is_undone_where_its_script_has_to_be_loaded_first(
     shared_store: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as desk:
-        key = await desk.new_key()
-        hold = (await desk.ledger.admit(ask(key))).hold
-        await desk.store.run("SCRIPT", "FLUSH", key="")
-        await desk.ledger.settle(voided(hold))  # settle_v2 is there, admit_v1 is not
-        admission = asyncio.ensure_future(desk.ledger.admit(ask(key)))
+    async with open_ledger(shared_store.url, tmp_path) as parts:
+        key = await parts.new_key()
+        hold = (await parts.ledger.admit(ask(key))).hold
+        await parts.store.run("SCRIPT", "FLUSH", key="")
+        await parts.ledger.settle(voided(hold))  # settle_v2 is there, admit_v1 is not
+        admission = asyncio.ensure_future(parts.ledger.admit(ask(key)))
         await asyncio.sleep(0)
         admission.cancel()
         with pytest.raises(asyncio.CancelledError):
             await admission
-        await desk.ledger.flush()
-        assert not (await desk.books(key)).holds
+        await parts.ledger.flush()
+        assert not (await parts.books(key)).holds
 
 
 async def _ended(work: Awaitable[Any]) -> None:

@@ -16,41 +16,41 @@ from gateway.identity.api_keys import ApiKey
 from gateway.ledger.journal import Entry, Journal, check_cursor
 from gateway.ledger.verification import verify
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import Desk, ask, open_ledger, settled, voided
+from tests.support.ledgers import LedgerParts, ask, open_ledger, settled, voided
 from tests.support.servers import Server
 
 
 @pytest.fixture
-async def desk(shared_store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_ledger(shared_store.url, tmp_path) as desk:
-        yield desk
+async def parts(shared_store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(shared_store.url, tmp_path) as parts:
+        yield parts
 
 
-async def busy_team(desk: Desk) -> ApiKey:
+async def busy_team(parts: LedgerParts) -> ApiKey:
     """A team with a movement of every kind, two keys, and one request that still runs."""
-    key = await desk.new_key(credit=1000)
-    other = await desk.another_key(key.team_id)
-    await desk.move(key, "adjust", -100)
-    await desk.ledger.settle(settled((await desk.ledger.admit(ask(key, 50))).hold, cost=20))
-    await desk.ledger.settle(settled((await desk.ledger.admit(ask(other, 50))).hold, cost=70))  # more than its hold
-    await desk.ledger.settle(voided((await desk.ledger.admit(ask(other, 50))).hold))
-    dead = (await desk.ledger.admit(ask(key, 30))).hold
-    await desk.outlive(key, dead.id)
-    await desk.ledger.admit(ask(other, 11))
+    key = await parts.new_key(credit=1000)
+    other = await parts.another_key(key.team_id)
+    await parts.move(key, "adjust", -100)
+    await parts.ledger.settle(settled((await parts.ledger.admit(ask(key, 50))).hold, cost=20))
+    await parts.ledger.settle(settled((await parts.ledger.admit(ask(other, 50))).hold, cost=70))  # more than its hold
+    await parts.ledger.settle(voided((await parts.ledger.admit(ask(other, 50))).hold))
+    dead = (await parts.ledger.admit(ask(key, 30))).hold
+    await parts.outlive(key, dead.id)
+    await parts.ledger.admit(ask(other, 11))
     return key
 
 
-async def names_of(desk: Desk, key: ApiKey) -> set[str]:
-    found = await verify(desk.store, key.team_id)
+async def names_of(parts: LedgerParts, key: ApiKey) -> set[str]:
+    found = await verify(parts.store, key.team_id)
     return {difference.name for difference in found.differences}
 
 
-async def test_true_books_verify(desk: Desk) -> None:
-    key = await busy_team(desk)
-    found = await verify(desk.store, key.team_id)
+async def test_true_books_verify(parts: LedgerParts) -> None:
+    key = await busy_team(parts)
+    found = await verify(parts.store, key.team_id)
     assert (found.ok, found.entries, found.complete) == (True, 6, True)
-    empty = await desk.new_key(credit=0)
-    assert (await verify(desk.store, empty.team_id)).ok
+    empty = await parts.new_key(credit=0)
+    assert (await verify(parts.store, empty.team_id)).ok
 
 
 MOVES = st.lists(
@@ -62,20 +62,20 @@ MOVES = st.lists(
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_movements_verifies(shared_store: Server, tmp_path: Path, moves: list[tuple[str, int]]) -> None:
     async def run() -> None:
-        async with open_ledger(shared_store.url, tmp_path) as desk:
-            key = await desk.new_key(credit=10_000)
+        async with open_ledger(shared_store.url, tmp_path) as parts:
+            key = await parts.new_key(credit=10_000)
             for kind, amount in moves:
                 if kind == "grant":
-                    await desk.move(key, "grant", amount)
+                    await parts.move(key, "grant", amount)
                     continue
-                hold = (await desk.ledger.admit(ask(key, amount))).hold
+                hold = (await parts.ledger.admit(ask(key, amount))).hold
                 if kind == "settle":
-                    await desk.ledger.settle(settled(hold, cost=amount * 2 // 3))
+                    await parts.ledger.settle(settled(hold, cost=amount * 2 // 3))
                 elif kind == "void":
-                    await desk.ledger.settle(voided(hold))
+                    await parts.ledger.settle(voided(hold))
                 elif kind == "expire":
-                    await desk.outlive(key, hold.id)
-            assert (await verify(desk.store, key.team_id)).differences == ()
+                    await parts.outlive(key, hold.id)
+            assert (await verify(parts.store, key.team_id)).differences == ()
 
     asyncio.run(run())
 
@@ -114,8 +114,8 @@ TAMPERED: Final[Mapping[str, tuple[tuple[str, ...], set[str]]]] = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-async def test_every_tampering_is_named(desk: Desk, what: str) -> None:
-    key = await busy_team(desk)
+async def test_every_tampering_is_named(parts: LedgerParts, what: str) -> None:
+    key = await busy_team(parts)
     names = TeamKeys(key.team_id)
     places = {
         "state": names.state,
@@ -125,8 +125,8 @@ async def test_every_tampering_is_named(desk: Desk, what: str) -> None:
         "key": key.key_id,
     }
     command, expected = TAMPERED[what]
-    await desk.store.run(*(_filled(word, places) for word in command))
-    assert await names_of(desk, key) == {_filled(name, places) for name in expected}
+    await parts.store.run(*(_filled(word, places) for word in command))
+    assert await names_of(parts, key) == {_filled(name, places) for name in expected}
 
 
 def _filled(word: str, places: dict[str, str]) -> str:
@@ -135,40 +135,40 @@ def _filled(word: str, places: dict[str, str]) -> str:
     return word
 
 
-async def test_a_difference_says_what_was_expected_what_found_and_where(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
+async def test_a_difference_says_what_was_expected_what_found_and_where(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
     fields = ("type", "settle", "id", "r", "key", key.key_id, "amount", "-5", "balance", "90")
     counts = ("in", "0", "cached", "0", "out", "0", "reasoning", "0")
-    entry = await desk.store.run("XADD", TeamKeys(key.team_id).journal, "*", *fields, *counts)
-    first = (await verify(desk.store, key.team_id)).differences[0]
+    entry = await parts.store.run("XADD", TeamKeys(key.team_id).journal, "*", *fields, *counts)
+    first = (await verify(parts.store, key.team_id)).differences[0]
     assert (first.name, first.expected, first.found, first.entry_id) == ("balance_after", 95, 90, entry.decode())
 
 
 @pytest.mark.parametrize("place", [0, 2, -1])
-async def test_an_entry_that_was_taken_out_by_hand_is_named_retention_is_not(desk: Desk, place: int) -> None:
-    key = await busy_team(desk)
+async def test_an_entry_that_was_taken_out_by_hand_is_named_retention_is_not(parts: LedgerParts, place: int) -> None:
+    key = await busy_team(parts)
     journal = TeamKeys(key.team_id).journal
-    await desk.store.run("XTRIM", journal, "MAXLEN", "5")
-    assert (await verify(desk.store, key.team_id)).ok
-    entry = (await desk.store.run("XRANGE", journal, "-", "+"))[place][0]
-    await desk.store.run("XDEL", journal, entry)
-    found = {one.name: one.entry_id for one in (await verify(desk.store, key.team_id)).differences}
+    await parts.store.run("XTRIM", journal, "MAXLEN", "5")
+    assert (await verify(parts.store, key.team_id)).ok
+    entry = (await parts.store.run("XRANGE", journal, "-", "+"))[place][0]
+    await parts.store.run("XDEL", journal, entry)
+    found = {one.name: one.entry_id for one in (await verify(parts.store, key.team_id)).differences}
     assert found["deleted"] == entry.decode()
 
 
-async def test_books_whose_oldest_entries_are_gone_still_verify(desk: Desk) -> None:
-    key = await busy_team(desk)
+async def test_books_whose_oldest_entries_are_gone_still_verify(parts: LedgerParts) -> None:
+    key = await busy_team(parts)
     names = TeamKeys(key.team_id)
-    await desk.store.run("XTRIM", names.journal, "MAXLEN", "3")
-    found = await verify(desk.store, key.team_id)
+    await parts.store.run("XTRIM", names.journal, "MAXLEN", "3")
+    found = await verify(parts.store, key.team_id)
     assert (found.ok, found.entries, found.complete) == (True, 3, False)
-    await desk.store.run("HINCRBY", names.state, "available", "1")
-    assert await names_of(desk, key) == {"balance", "granted"}
+    await parts.store.run("HINCRBY", names.state, "available", "1")
+    assert await names_of(parts, key) == {"balance", "granted"}
 
 
-async def test_entries_are_read_page_by_page_and_by_period(desk: Desk) -> None:
-    key = await busy_team(desk)
-    journal = Journal(desk.store)
+async def test_entries_are_read_page_by_page_and_by_period(parts: LedgerParts) -> None:
+    key = await busy_team(parts)
+    journal = Journal(parts.store)
     every = [entry async for page in journal.export(key.team_id) for entry in page]
     assert [entry.type for entry in every] == ["grant", "adjust", "settle", "settle", "void", "expire"]
     assert [entry.amount for entry in every] == [1000, -100, -20, -70, 0, 0]
@@ -195,30 +195,30 @@ def test_what_is_no_cursor_is_refused(cursor: str) -> None:
         check_cursor(cursor)
 
 
-async def test_a_request_is_found_while_it_runs_and_after_it_ended(desk: Desk) -> None:
-    key, stranger = await desk.new_key(), await desk.new_key()
-    journal = Journal(desk.store)
-    teams = [stranger.team_id, key.team_id]
-    hold = (await desk.ledger.admit(ask(key, 50))).hold
+async def test_a_request_is_found_while_it_runs_and_after_it_ended(parts: LedgerParts) -> None:
+    key, signed_out = await parts.new_key(), await parts.new_key()
+    journal = Journal(parts.store)
+    teams = [signed_out.team_id, key.team_id]
+    hold = (await parts.ledger.admit(ask(key, 50))).hold
     running = await journal.find(teams, hold.id)
     assert running is not None
     assert running.open is not None
     assert (running.team_id, running.open.amount, running.open.key_id) == (key.team_id, 50, key.key_id)
-    await desk.ledger.settle(settled(hold, cost=20))
+    await parts.ledger.settle(settled(hold, cost=20))
     ended = await journal.find(teams, hold.id)
     assert ended is not None
     assert ended.entry is not None
     assert (ended.open, ended.kind, ended.cost, ended.settled_by) == (None, "settle", 20, "usage")
     assert (ended.entry.ref, ended.entry.hold, ended.entry.amount) == (hold.id, 50, -20)
-    assert await journal.find([stranger.team_id], hold.id) is None
+    assert await journal.find([signed_out.team_id], hold.id) is None
 
 
-async def test_an_expired_request_is_found_in_its_teams_journal(desk: Desk) -> None:
-    key = await desk.new_key()
-    hold = (await desk.ledger.admit(ask(key, 50))).hold
-    await desk.outlive(key, hold.id)
-    await desk.ledger.settle(voided((await desk.ledger.admit(ask(key, 1))).hold))
-    journal = Journal(desk.store)
+async def test_an_expired_request_is_found_in_its_teams_journal(parts: LedgerParts) -> None:
+    key = await parts.new_key()
+    hold = (await parts.ledger.admit(ask(key, 50))).hold
+    await parts.outlive(key, hold.id)
+    await parts.ledger.settle(voided((await parts.ledger.admit(ask(key, 1))).hold))
+    journal = Journal(parts.store)
     assert await journal.find([key.team_id], hold.id) is None
     found = await journal.find_expired(key.team_id, hold.id)
     assert found is not None

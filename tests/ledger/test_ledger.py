@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import GatewayError
 from gateway.ledger.ledger import Resolution
 from gateway.store.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
-from tests.support.ledgers import Desk, ask, kept_up, open_ledger, settled, voided
+from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled, voided
 from tests.support.servers import binaries, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
@@ -32,158 +32,158 @@ def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-async def desk(store_url: str, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_ledger(store_url, tmp_path) as desk:
-        yield desk
+async def parts(store_url: str, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(store_url, tmp_path) as parts:
+        yield parts
 
 
-async def test_a_hold_moves_credits_from_available_to_held_and_its_cost_to_spent(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    admission = await desk.ledger.admit(ask(key, amount=30))
-    books = await desk.books(key)
+async def test_a_hold_moves_credits_from_available_to_held_and_its_cost_to_spent(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    admission = await parts.ledger.admit(ask(key, amount=30))
+    books = await parts.books(key)
     assert (books.granted, books.available, books.held, books.spent) == (100, 70, 30, 0)
-    assert await desk.ledger.settle(settled(admission.hold, cost=12)) == 88
-    books = await desk.books(key)
+    assert await parts.ledger.settle(settled(admission.hold, cost=12)) == 88
+    books = await parts.books(key)
     books.check()
     assert (books.granted, books.available, books.held, books.spent) == (100, 88, 0, 12)
 
 
-async def test_a_refused_request_reserves_nothing_of_anything(desk: Desk) -> None:
-    key = await desk.new_key(credit=5, limits={"rpm": 5, "tpm": 100, "concurrency": 5, "budget_tokens_day": 100})
-    before = (await desk.books(key)).state
+async def test_a_refused_request_reserves_nothing_of_anything(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=5, limits={"rpm": 5, "tpm": 100, "concurrency": 5, "budget_tokens_day": 100})
+    before = (await parts.books(key)).state
     with pytest.raises(GatewayError, match="may cost up to"):
-        await desk.ledger.admit(ask(key, amount=6))
-    assert (await desk.books(key)).state == before
-    assert desk.ledger.open_holds == 0
+        await parts.ledger.admit(ask(key, amount=6))
+    assert (await parts.books(key)).state == before
+    assert parts.ledger.open_holds == 0
 
 
-async def test_a_void_gives_everything_back(desk: Desk) -> None:
-    key = await desk.new_key(credit=100, limits={"concurrency": 1})
+async def test_a_void_gives_everything_back(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100, limits={"concurrency": 1})
     for _ in range(3):
-        admission = await desk.ledger.admit(ask(key, amount=100))
-        assert await desk.ledger.settle(voided(admission.hold)) == 100
-    (await desk.books(key)).check()
+        admission = await parts.ledger.admit(ask(key, amount=100))
+        assert await parts.ledger.settle(voided(admission.hold)) == 100
+    (await parts.books(key)).check()
 
 
-async def test_a_replay_changes_nothing_and_a_different_resolution_is_a_conflict(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    hold = (await desk.ledger.admit(ask(key))).hold
-    assert await desk.ledger.settle(settled(hold, cost=7)) == 93
-    books = await desk.books(key)
-    assert await desk.ledger.settle(settled(hold, cost=7)) == 93
-    assert await desk.ledger.settle(settled(hold, cost=8)) == 93
-    assert await desk.ledger.settle(voided(hold)) == 93
-    assert await desk.books(key) == books
-    assert desk.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1, Resolution.CONFLICT: 2}
+async def test_a_replay_changes_nothing_and_a_different_resolution_is_a_conflict(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    assert await parts.ledger.settle(settled(hold, cost=7)) == 93
+    books = await parts.books(key)
+    assert await parts.ledger.settle(settled(hold, cost=7)) == 93
+    assert await parts.ledger.settle(settled(hold, cost=8)) == 93
+    assert await parts.ledger.settle(voided(hold)) == 93
+    assert await parts.books(key) == books
+    assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1, Resolution.CONFLICT: 2}
 
 
-async def test_a_cost_beyond_its_hold_is_posted_whole_and_the_next_request_is_refused(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    hold = (await desk.ledger.admit(ask(key, amount=100))).hold
-    assert await desk.ledger.settle(settled(hold, cost=130)) == -30
-    (await desk.books(key)).check()
+async def test_a_cost_beyond_its_hold_is_posted_whole_and_the_next_request_is_refused(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key, amount=100))).hold
+    assert await parts.ledger.settle(settled(hold, cost=130)) == -30
+    (await parts.books(key)).check()
     with pytest.raises(GatewayError) as refused:
-        await desk.ledger.admit(ask(key, amount=1))
+        await parts.ledger.admit(ask(key, amount=1))
     assert refused.value.code == "insufficient_quota"
 
 
-async def test_an_expired_hold_is_voided_at_the_teams_next_admission(desk: Desk) -> None:
-    key = await desk.new_key(credit=100, limits={"concurrency": 1})
-    dead = (await desk.ledger.admit(ask(key, amount=100))).hold
-    await desk.outlive(key, dead.id)
-    alive = (await desk.ledger.admit(ask(key, amount=100))).hold
-    books = await desk.books(key)
+async def test_an_expired_hold_is_voided_at_the_teams_next_admission(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100, limits={"concurrency": 1})
+    dead = (await parts.ledger.admit(ask(key, amount=100))).hold
+    await parts.outlive(key, dead.id)
+    alive = (await parts.ledger.admit(ask(key, amount=100))).hold
+    books = await parts.books(key)
     books.check()
     assert books.holds == {alive.id}
     assert books.entries("expire") == [dead.id]
 
 
-async def test_a_settlement_that_comes_after_its_hold_expired_is_still_charged_once(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    hold = (await desk.ledger.admit(ask(key, amount=50))).hold
-    await desk.outlive(key, hold.id)
-    other = (await desk.ledger.admit(ask(key, amount=1))).hold
-    assert await desk.ledger.settle(settled(hold, cost=20)) == 80
-    assert await desk.ledger.settle(settled(hold, cost=20)) == 80
-    await desk.ledger.settle(voided(other))
-    books = await desk.books(key)
+async def test_a_settlement_that_comes_after_its_hold_expired_is_still_charged_once(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key, amount=50))).hold
+    await parts.outlive(key, hold.id)
+    other = (await parts.ledger.admit(ask(key, amount=1))).hold
+    assert await parts.ledger.settle(settled(hold, cost=20)) == 80
+    assert await parts.ledger.settle(settled(hold, cost=20)) == 80
+    await parts.ledger.settle(voided(other))
+    books = await parts.books(key)
     books.check()
     assert books.spent == 20
-    assert desk.ledger.resolutions[Resolution.LATE] == 1
+    assert parts.ledger.resolutions[Resolution.LATE] == 1
 
 
-async def test_a_void_without_a_hold_writes_nothing(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    hold = (await desk.ledger.admit(ask(key))).hold
-    await desk.outlive(key, hold.id)
-    await desk.ledger.settle(voided((await desk.ledger.admit(ask(key))).hold))
-    books = await desk.books(key)
-    assert await desk.ledger.settle(voided(hold)) == 100
-    assert await desk.books(key) == books
+async def test_a_void_without_a_hold_writes_nothing(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    await parts.outlive(key, hold.id)
+    await parts.ledger.settle(voided((await parts.ledger.admit(ask(key))).hold))
+    books = await parts.books(key)
+    assert await parts.ledger.settle(voided(hold)) == 100
+    assert await parts.books(key) == books
 
 
-async def test_the_reaper_voids_the_holds_of_idle_teams(desk: Desk, store_url: str, tmp_path: Path) -> None:
-    keys = [await desk.new_key(credit=100) for _ in range(3)]
+async def test_the_reaper_voids_the_holds_of_idle_teams(parts: LedgerParts, store_url: str, tmp_path: Path) -> None:
+    keys = [await parts.new_key(credit=100) for _ in range(3)]
     for key in keys:
         for _ in range(3):
-            await desk.outlive(key, (await desk.ledger.admit(ask(key))).hold.id)
+            await parts.outlive(key, (await parts.ledger.admit(ask(key))).hold.id)
     # Another gateway: this one is as good as dead, it renews nothing.
     async with open_ledger(store_url, tmp_path, hold_ttl_s=0.3) as other:
         await other.store.run("DEL", REAPER_LOCK)
         async with kept_up(other.ledger):
             for key in keys:
-                await _nothing_held(desk, key.team_id)
+                await _nothing_held(parts, key.team_id)
     for key in keys:
-        books = await desk.books(key)
+        books = await parts.books(key)
         books.check()
         assert len(books.entries("expire")) == 3
 
 
 async def test_a_running_request_keeps_its_hold_beyond_the_holds_life(store_url: str, tmp_path: Path) -> None:
-    async with open_ledger(store_url, tmp_path, hold_ttl_s=0.3) as desk:
-        key = await desk.new_key(credit=100, limits={"concurrency": 1})
-        hold = (await desk.ledger.admit(ask(key))).hold
+    async with open_ledger(store_url, tmp_path, hold_ttl_s=0.3) as parts:
+        key = await parts.new_key(credit=100, limits={"concurrency": 1})
+        hold = (await parts.ledger.admit(ask(key))).hold
         expiry = TeamKeys(key.team_id).holds
-        first = float(await desk.store.run("ZSCORE", expiry, hold.id))
-        async with kept_up(desk.ledger):
+        first = float(await parts.store.run("ZSCORE", expiry, hold.id))
+        async with kept_up(parts.ledger):
 
             async def renewed() -> bool:
-                return float(await desk.store.run("ZSCORE", expiry, hold.id) or 0) > first + 600
+                return float(await parts.store.run("ZSCORE", expiry, hold.id) or 0) > first + 600
 
             await wait_until_found(renewed)
             with pytest.raises(GatewayError, match="has 1 requests running"):
-                await desk.ledger.admit(ask(key))
-            await desk.ledger.settle(settled(hold, cost=1))
-        assert desk.ledger.resolutions == {Resolution.APPLIED: 1}
+                await parts.ledger.admit(ask(key))
+            await parts.ledger.settle(settled(hold, cost=1))
+        assert parts.ledger.resolutions == {Resolution.APPLIED: 1}
 
 
-async def test_a_renewal_does_not_bring_back_a_hold_that_was_voided(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    hold = (await desk.ledger.admit(ask(key))).hold
-    await desk.outlive(key, hold.id)
-    await desk.ledger.settle(voided((await desk.ledger.admit(ask(key))).hold))
-    async with kept_up(desk.ledger):
-        await wait_until(lambda: desk.ledger.open_holds == 1)
-        assert (await desk.books(key)).holds == set()
+async def test_a_renewal_does_not_bring_back_a_hold_that_was_voided(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    await parts.outlive(key, hold.id)
+    await parts.ledger.settle(voided((await parts.ledger.admit(ask(key))).hold))
+    async with kept_up(parts.ledger):
+        await wait_until(lambda: parts.ledger.open_holds == 1)
+        assert (await parts.books(key)).holds == set()
 
 
-async def test_no_interleaving_of_admissions_passes_the_credits(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    asked = [desk.ledger.admit(ask(key, amount=9)) for _ in range(40)]
+async def test_no_interleaving_of_admissions_passes_the_credits(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    asked = [parts.ledger.admit(ask(key, amount=9)) for _ in range(40)]
     admitted = [reply for reply in await asyncio.gather(*asked, return_exceptions=True) if not _refused(reply)]
     assert len(admitted) == 11
-    (await desk.books(key)).check()
+    (await parts.books(key)).check()
 
 
-async def test_an_idempotency_mark_that_has_a_new_owner_stays_its_owners(desk: Desk) -> None:
-    key = await desk.new_key(credit=100)
-    first = (await desk.ledger.admit(ask(key, idempotency_key="mine"))).hold
-    await desk.outlive(key, first.id)
-    second = (await desk.ledger.admit(ask(key, idempotency_key="mine"))).hold
-    await desk.ledger.settle(voided(first))
-    await desk.ledger.settle(settled(first, cost=1))
+async def test_an_idempotency_mark_that_has_a_new_owner_stays_its_owners(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    first = (await parts.ledger.admit(ask(key, idempotency_key="mine"))).hold
+    await parts.outlive(key, first.id)
+    second = (await parts.ledger.admit(ask(key, idempotency_key="mine"))).hold
+    await parts.ledger.settle(voided(first))
+    await parts.ledger.settle(settled(first, cost=1))
     with pytest.raises(GatewayError) as refused:
-        await desk.ledger.admit(ask(key, idempotency_key="mine"))
+        await parts.ledger.admit(ask(key, idempotency_key="mine"))
     assert (refused.value.code, refused.value.explain["request_id"]) == ("request_in_progress", second.id)
 
 
@@ -207,8 +207,8 @@ def _refused(reply: object) -> bool:
     return False
 
 
-async def _nothing_held(desk: Desk, team_id: str) -> None:
+async def _nothing_held(parts: LedgerParts, team_id: str) -> None:
     async def empty() -> bool:
-        return bool(await desk.store.run("ZCARD", TeamKeys(team_id).holds) == 0)
+        return bool(await parts.store.run("ZCARD", TeamKeys(team_id).holds) == 0)
 
     await wait_until_found(empty)

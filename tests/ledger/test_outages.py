@@ -15,7 +15,7 @@ from gateway.app import build_app
 from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import new_id, new_secret
-from gateway.ledger.enforcement_check import prove_enforcement
+from gateway.ledger.enforcement_check import check_enforcement
 from gateway.ledger.ledger import ADMIT, Resolution
 from gateway.ledger.verification import verify
 from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway, simulator
@@ -173,18 +173,18 @@ def test_a_made_up_key_that_open_let_through_makes_no_team_and_costs_none(
 ) -> None:
     with running_gateway(server.url, upstream, tmp_path, store={**QUICK, "on_failure": "open"}) as gateway:
         key = gateway.new_key()
-        stranger, _ = new_secret(new_id(), new_id())
+        signed_out, _ = new_secret(new_id(), new_id())
         forged, _ = new_secret(key.team.id, key.id)
         before = books_of(gateway, key)
         server.pause()
-        for secret in (stranger, forged):
+        for secret in (signed_out, forged):
             with gateway.http(secret) as client:
                 assert client.post("/v1/responses", json=REQUEST).status_code == 200
         server.resume()
         ledger = gateway.services.ledger
         wait_until_sync(lambda: ledger.resolutions[Resolution.UNKNOWN] == 2, what="both settlements were refused")
         assert books_of(gateway, key) == before
-        team_id = stranger.split("-")[2]
+        team_id = signed_out.split("-")[2]
         assert server.run("KEYS", f"gw:{{{team_id}}}:*") == []
         with gateway.http(forged) as client:
             assert client.post("/v1/responses", json=REQUEST).status_code == 401
@@ -218,9 +218,9 @@ async def test_a_hold_that_nobody_could_renew_is_left_to_its_gateway_when_the_st
         key = await one.new_key(limits={"concurrency": 1})
         running = await one.ledger.admit(ask(key))
         mend = break_by(server, how)
-        for desk in (one, two):
+        for parts in (one, two):
             with pytest.raises(GatewayError, match="store"):
-                await desk.ledger.admit(ask(key))
+                await parts.ledger.admit(ask(key))
         mend()
         await wait_until(lambda: one.store.available and two.store.available)
         await two.outlive(key, running.hold.id)
@@ -237,21 +237,21 @@ async def test_a_hold_that_nobody_could_renew_is_left_to_its_gateway_when_the_st
 async def test_a_hold_whose_gateway_died_in_an_outage_expires_a_third_of_its_life_after_it(
     server: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(server.url, tmp_path, hold_ttl_s=0.6) as desk:
-        key = await desk.new_key(limits={"concurrency": 1})
-        dead = (await desk.ledger.admit(ask(key))).hold.id
+    async with open_ledger(server.url, tmp_path, hold_ttl_s=0.6) as parts:
+        key = await parts.new_key(limits={"concurrency": 1})
+        dead = (await parts.ledger.admit(ask(key))).hold.id
         server.kill()
         server.restart()
-        await wait_until(lambda: desk.store.available)
+        await wait_until(lambda: parts.store.available)
 
         async def is_free() -> bool:
             with contextlib.suppress(GatewayError):
-                await desk.ledger.admit(ask(key))
+                await parts.ledger.admit(ask(key))
                 return True
             return False
 
         await wait_until_found(is_free)
-        assert (await desk.books(key)).entries("expire") == [dead]
+        assert (await parts.books(key)).entries("expire") == [dead]
 
 
 def test_a_store_that_lost_its_scripts_gets_them_again_and_no_request_fails(
@@ -308,8 +308,8 @@ async def yes_man(shared_store: Server) -> AsyncIterator[tuple[YesMan, str]]:
 
 
 async def test_the_canary_names_a_store_that_does_not_enforce(yes_man: tuple[YesMan, str], tmp_path: Path) -> None:
-    async with open_ledger(yes_man[1], tmp_path) as desk:
-        problem = await prove_enforcement(desk.store, desk.ledger)
+    async with open_ledger(yes_man[1], tmp_path) as parts:
+        problem = await check_enforcement(parts.store, parts.ledger)
     assert problem == "the store admitted a second request to a limit of one"
 
 
@@ -332,20 +332,20 @@ async def test_a_store_that_does_not_enforce_keeps_the_gateway_not_ready(
 async def test_the_canary_passes_once_the_store_works_and_leaves_nothing_for_ever(
     server: Server, tmp_path: Path, how: str
 ) -> None:
-    async with open_ledger(server.url, tmp_path) as desk:
+    async with open_ledger(server.url, tmp_path) as parts:
         mend = break_by(server, how)
-        assert "unavailable" in await prove_enforcement(desk.store, desk.ledger)
+        assert "unavailable" in await check_enforcement(parts.store, parts.ledger)
         mend()
-        await wait_until(lambda: desk.store.available)
-        assert await prove_enforcement(desk.store, desk.ledger) == ""
+        await wait_until(lambda: parts.store.available)
+        assert await check_enforcement(parts.store, parts.ledger) == ""
 
 
 @pytest.mark.parametrize("cut_after", range(8))
 async def test_a_canary_that_is_cut_off_leaves_no_key_without_a_ttl(
     server: Server, tmp_path: Path, cut_after: int
 ) -> None:
-    async with open_ledger(server.url, tmp_path) as desk:
-        proof = asyncio.ensure_future(prove_enforcement(desk.store, desk.ledger))
+    async with open_ledger(server.url, tmp_path) as parts:
+        proof = asyncio.ensure_future(check_enforcement(parts.store, parts.ledger))
         for _ in range(cut_after):
             await asyncio.sleep(0)
         proof.cancel()
@@ -353,8 +353,8 @@ async def test_a_canary_that_is_cut_off_leaves_no_key_without_a_ttl(
             await proof
 
         async def without_ttl() -> list[bytes]:
-            names = await desk.store.run("KEYS", "gw:*")
-            return [name for name in names if await desk.store.run("TTL", name) == -1]
+            names = await parts.store.run("KEYS", "gw:*")
+            return [name for name in names if await parts.store.run("TTL", name) == -1]
 
         async def clean() -> bool:
             return await without_ttl() == []
@@ -364,8 +364,8 @@ async def test_a_canary_that_is_cut_off_leaves_no_key_without_a_ttl(
 
 async def test_a_void_for_a_team_that_is_gone_writes_nothing(shared_store: Server, tmp_path: Path) -> None:
     """The canary's, say, which an outage spooled: it must not bring the canary's keys back for ever."""
-    async with open_ledger(shared_store.url, tmp_path) as desk:
+    async with open_ledger(shared_store.url, tmp_path) as parts:
         hold = Hold("req_1", "canary1234", "key", 0, 0, 0, 0)
-        await desk.ledger.settle(voided(hold))
-        assert desk.ledger.resolutions == {Resolution.UNKNOWN: 1}
-        assert await desk.store.run("KEYS", "gw:{canary1234}:*") == []
+        await parts.ledger.settle(voided(hold))
+        assert parts.ledger.resolutions == {Resolution.UNKNOWN: 1}
+        assert await parts.store.run("KEYS", "gw:{canary1234}:*") == []

@@ -18,7 +18,7 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, parse_api_key
 from gateway.ledger.verification import verify
 from tests.support.gateway import simulator
-from tests.support.ledgers import Books, Desk, ask, kept_up, open_ledger, read_books, voided
+from tests.support.ledgers import Books, LedgerParts, ask, kept_up, open_ledger, read_books, voided
 from tests.support.processes import READY, GatewayProcess, Seen, ask_once, gateway_process, load
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
@@ -55,21 +55,21 @@ def pair(
 
 
 @pytest.fixture
-async def desk(server: Server, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_ledger(server.url, tmp_path / "desk") as desk:
-        yield desk
+async def parts(server: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(server.url, tmp_path / "ledger") as parts:
+        yield parts
 
 
 @dataclass
 class Customer:
     """A team with a key, and its books."""
 
-    desk: Desk
+    parts: LedgerParts
     team: Team
     secret: str
 
     async def books(self) -> Books:
-        return await read_books(self.desk.store, self.team.id)
+        return await read_books(self.parts.store, self.team.id)
 
     async def nothing_held(self) -> bool:
         return not (await self.books()).holds
@@ -77,18 +77,18 @@ class Customer:
     async def agrees(self, timeout_s: float = 10) -> Books:
         """Waits until nothing is held; then the books must agree with the journal to the nano-dollar."""
         await wait_until_found(self.nothing_held, timeout_s=timeout_s, what="nothing is held")
-        assert (await verify(self.desk.store, self.team.id)).differences == ()
+        assert (await verify(self.parts.store, self.team.id)).differences == ()
         books = await self.books()
         books.check()
         return books
 
 
-async def customer(desk: Desk, credit: int = 10**12, **limits: int) -> Customer:
-    team = await desk.accounts.create_team(Changes(name=f"team-{os.urandom(8).hex()}", limits=limits))
-    await desk.accounts.move_credits(team, "grant", credit)
-    _, secret = await desk.accounts.create_key(team, Changes(name="test"))
+async def customer(parts: LedgerParts, credit: int = 10**12, **limits: int) -> Customer:
+    team = await parts.accounts.create_team(Changes(name=f"team-{os.urandom(8).hex()}", limits=limits))
+    await parts.accounts.move_credits(team, "grant", credit)
+    _, secret = await parts.accounts.create_key(team, Changes(name="test"))
     assert secret is not None
-    return Customer(desk, team, secret)
+    return Customer(parts, team, secret)
 
 
 async def all_at_once(who: Customer, gateways: tuple[GatewayProcess, ...], clients: int, body: Any) -> list[int]:
@@ -104,9 +104,9 @@ async def all_at_once(who: Customer, gateways: tuple[GatewayProcess, ...], clien
 
 
 @pytest.fixture
-async def hold(desk: Desk, pair: tuple[GatewayProcess, GatewayProcess]) -> tuple[int, int]:
+async def hold(parts: LedgerParts, pair: tuple[GatewayProcess, GatewayProcess]) -> tuple[int, int]:
     """What STREAM reserves: nano-USD and tokens."""
-    who = await customer(desk)
+    who = await customer(parts)
     headers = {"authorization": f"Bearer {who.secret}"}
     async with httpx.AsyncClient(base_url=pair[0].url, headers=headers) as client:
         request = asyncio.create_task(ask_once(client, STREAM))
@@ -125,7 +125,7 @@ async def hold(desk: Desk, pair: tuple[GatewayProcess, GatewayProcess]) -> tuple
     "limit", ["concurrency", "rpm", "tpm", "credits", "budget_usd_total", "budget_usd_month", "budget_tokens_total"]
 )
 async def test_parallel_clients_of_several_gateways_never_pass_a_limit_by_one(
-    desk: Desk, pair: tuple[GatewayProcess, GatewayProcess], hold: tuple[int, int], limit: str
+    parts: LedgerParts, pair: tuple[GatewayProcess, GatewayProcess], hold: tuple[int, int], limit: str
 ) -> None:
     amount, tokens = hold
     most = 5
@@ -138,7 +138,7 @@ async def test_parallel_clients_of_several_gateways_never_pass_a_limit_by_one(
         "budget_usd_month": (most + 1) * amount - 1,
         "budget_tokens_total": (most + 1) * tokens - 1,
     }[limit]
-    who = await (customer(desk, almost) if limit == "credits" else customer(desk, **{limit: almost}))
+    who = await (customer(parts, almost) if limit == "credits" else customer(parts, **{limit: almost}))
     statuses = await all_at_once(who, pair, 8, STREAM)
     assert statuses.count(200) == most
     assert set(statuses) <= {200, 402, 429}
@@ -147,9 +147,9 @@ async def test_parallel_clients_of_several_gateways_never_pass_a_limit_by_one(
 
 
 async def test_sigterm_drains_within_its_deadline_and_settles_everything(
-    server: Server, upstream: str, desk: Desk, tmp_path: Path
+    server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
 ) -> None:
-    who = await customer(desk)
+    who = await customer(parts)
     done = asyncio.Event()
     seen: list[Seen] = []
     with gateway_process(server.url, upstream, tmp_path / "gateway") as gateway:
@@ -170,9 +170,9 @@ async def test_sigterm_drains_within_its_deadline_and_settles_everything(
 
 
 async def test_a_killed_gateway_costs_its_open_holds_which_expire(
-    server: Server, upstream: str, desk: Desk, tmp_path: Path
+    server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
 ) -> None:
-    busy, idle = await customer(desk, concurrency=1), await customer(desk, concurrency=1)
+    busy, idle = await customer(parts, concurrency=1), await customer(parts, concurrency=1)
     done = asyncio.Event()
     with gateway_process(server.url, upstream, tmp_path / "dies", hold_ttl_s=1.5) as gateway:
         streams = [
@@ -201,9 +201,9 @@ async def test_a_killed_gateway_costs_its_open_holds_which_expire(
 
 
 async def test_a_gateway_that_was_suspended_for_longer_than_a_holds_life_keeps_what_runs_in_it(
-    server: Server, upstream: str, desk: Desk, tmp_path: Path
+    server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
 ) -> None:
-    who = await customer(desk, concurrency=1)
+    who = await customer(parts, concurrency=1)
     body = {**LONG, "model": "sim/tokens-500+slow-10"}
     headers = {"authorization": f"Bearer {who.secret}"}
     with gateway_process(server.url, upstream, tmp_path / "gateway", hold_ttl_s=0.9) as gateway:
@@ -224,12 +224,12 @@ async def test_a_gateway_that_was_suspended_for_longer_than_a_holds_life_keeps_w
     assert (len(books.entries("settle")), books.entries("expire")) == (1, [])
 
 
-async def _admitted(desk: Desk, key: ApiKey) -> bool:
+async def _admitted(parts: LedgerParts, key: ApiKey) -> bool:
     try:
-        admission = await desk.ledger.admit(ask(key))
+        admission = await parts.ledger.admit(ask(key))
     except GatewayError:
         return False
-    await desk.ledger.settle(voided(admission.hold))
+    await parts.ledger.settle(voided(admission.hold))
     return True
 
 
@@ -254,8 +254,8 @@ async def _misfortunes(server: Server, gateway: GatewayProcess, seen: list[Seen]
 
 async def _survives(upstream: str, directory: Path, rounds: int) -> None:
     with valkey_server(appendonly="yes", appendfsync="always") as server:
-        async with open_ledger(server.url, directory / "desk") as desk:
-            who = await customer(desk)
+        async with open_ledger(server.url, directory / "ledger") as parts:
+            who = await customer(parts)
             done = asyncio.Event()
             seen: list[Seen] = []
             with gateway_process(server.url, upstream, directory / "gateway", workers=2, hold_ttl_s=3) as gateway:
@@ -270,7 +270,7 @@ async def _survives(upstream: str, directory: Path, rounds: int) -> None:
                 assert await asyncio.to_thread(gateway.program.stop, signal.SIGTERM) == 0
                 server.resume()
             with gateway_process(server.url, upstream, directory / "gateway", hold_ttl_s=3):
-                await wait_until(lambda: desk.store.available)
+                await wait_until(lambda: parts.store.available)
                 books = await who.agrees(timeout_s=20)
                 await wait_until(lambda: not _left(directory, "*.spool"), what="the spool is empty")
             books = await who.agrees()

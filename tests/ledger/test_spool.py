@@ -235,20 +235,20 @@ def test_a_line_reads_as_it_was_written(keys: list[str], args: list[str], script
 async def test_settlements_spooled_in_an_outage_are_posted_when_the_store_is_back(
     shared_store: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as desk, kept_up(desk.ledger):
-        key = await desk.new_key(credit=100)
-        holds = [(await desk.ledger.admit(ask(key))).hold for _ in range(3)]
+    async with open_ledger(shared_store.url, tmp_path) as parts, kept_up(parts.ledger):
+        key = await parts.new_key(credit=100)
+        holds = [(await parts.ledger.admit(ask(key))).hold for _ in range(3)]
         shared_store.pause()
-        posted = [desk.ledger.settle(settled(hold, cost=5)) for hold in holds]
+        posted = [parts.ledger.settle(settled(hold, cost=5)) for hold in holds]
         assert await asyncio.gather(*posted) == [None, None, None]
         await wait_until(lambda: bool(files(tmp_path / "spool")))
         shared_store.resume()
 
         async def nothing_held() -> bool:
-            return desk.store.available and desk.spool.replayed == 3 and not (await desk.books(key)).holds
+            return parts.store.available and parts.spool.replayed == 3 and not (await parts.books(key)).holds
 
         await wait_until_found(nothing_held)
-        books = await desk.books(key)
+        books = await parts.books(key)
         books.check()
         assert books.spent == 15
 
@@ -272,26 +272,26 @@ async def test_settlements_of_a_gateway_that_ended_in_an_outage_are_posted_by_th
 async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twice(
     shared_store: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as desk:
-        key = await desk.new_key(credit=100)
-        hold = (await desk.ledger.admit(ask(key))).hold
+    async with open_ledger(shared_store.url, tmp_path) as parts:
+        key = await parts.new_key(credit=100)
+        hold = (await parts.ledger.admit(ask(key))).hold
         settlement = settled(hold, cost=5)
-        await desk.ledger.settle(settlement)
-        desk.spool.add("settle_v2", *desk.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
-        await desk.ledger.flush()
-        (await desk.books(key)).check()
-        assert desk.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
+        await parts.ledger.settle(settlement)
+        parts.spool.add("settle_v2", *parts.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
+        await parts.ledger.flush()
+        (await parts.books(key)).check()
+        assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
 
 
 async def test_a_line_of_the_version_before_this_one_is_posted(shared_store: Server, tmp_path: Path) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as desk:
-        key = await desk.new_key(credit=100)
-        hold = (await desk.ledger.admit(ask(key))).hold
-        keys, args = desk.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for its usage
-        desk.spool.add("settle_v1", [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"], args)
-        await desk.ledger.flush()
-        books = await desk.books(key)
+    async with open_ledger(shared_store.url, tmp_path) as parts:
+        key = await parts.new_key(credit=100)
+        hold = (await parts.ledger.admit(ask(key))).hold
+        keys, args = parts.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for its usage
+        parts.spool.add("settle_v1", [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"], args)
+        await parts.ledger.flush()
+        books = await parts.books(key)
         books.check()
         assert books.spent == 5
-        rolled_up = await desk.store.run("HGETALL", TeamKeys(key.team_id).usage("day", hold.admitted_ms))
+        rolled_up = await parts.store.run("HGETALL", TeamKeys(key.team_id).usage("day", hold.admitted_ms))
         assert rolled_up[1].endswith(b" 5")

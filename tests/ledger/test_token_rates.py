@@ -17,7 +17,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 from tests.support.counters import set_counters
-from tests.support.ledgers import Desk, ask, open_ledger, settled
+from tests.support.ledgers import LedgerParts, ask, open_ledger, settled
 from tests.support.servers import Server
 
 LIMIT = 600  # ten a second, so that a test's own time counts for little
@@ -25,63 +25,63 @@ MINUTE_MS = 60_000
 
 
 @pytest.fixture
-async def desk(shared_store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_ledger(shared_store.url, tmp_path) as desk:
-        yield desk
+async def parts(shared_store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(shared_store.url, tmp_path) as parts:
+        yield parts
 
 
-async def level(desk: Desk, key: ApiKey) -> float:
+async def level(parts: LedgerParts, key: ApiKey) -> float:
     """Tokens in the team's bucket."""
-    view = await desk.accounts.view(await desk.accounts.team(key.team_id))
+    view = await parts.accounts.view(await parts.accounts.team(key.team_id))
     return view.team["used_tk"] / MINUTE_MS
 
 
-async def admitted_ago(desk: Desk, key: ApiKey, tokens: int, ago_ms: int) -> Hold:
+async def admitted_ago(parts: LedgerParts, key: ApiKey, tokens: int, ago_ms: int) -> Hold:
     """A hold as if its request had been admitted earlier."""
-    hold = (await desk.ledger.admit(ask(key, tokens=tokens))).hold
+    hold = (await parts.ledger.admit(ask(key, tokens=tokens))).hold
     text = f"10 {tokens} {hold.admitted_ms - ago_ms} {key.key_id} 2"
-    await desk.store.run("HSET", TeamKeys(key.team_id).held, hold.id, text)
+    await parts.store.run("HSET", TeamKeys(key.team_id).held, hold.id, text)
     return hold
 
 
-async def test_what_was_not_used_leaves_the_bucket_at_once(desk: Desk) -> None:
-    key = await desk.new_key(limits={"tpm": LIMIT})
-    hold = (await desk.ledger.admit(ask(key, tokens=500))).hold
-    assert 450 < await level(desk, key) <= 500
-    await desk.ledger.settle(settled(hold, cost=1, tokens=100))
-    assert 50 < await level(desk, key) <= 100
+async def test_what_was_not_used_leaves_the_bucket_at_once(parts: LedgerParts) -> None:
+    key = await parts.new_key(limits={"tpm": LIMIT})
+    hold = (await parts.ledger.admit(ask(key, tokens=500))).hold
+    assert 450 < await level(parts, key) <= 500
+    await parts.ledger.settle(settled(hold, cost=1, tokens=100))
+    assert 50 < await level(parts, key) <= 100
 
 
-async def test_more_than_was_reserved_is_counted_in_full(desk: Desk) -> None:
-    key = await desk.new_key(limits={"tpm": LIMIT})
-    hold = (await desk.ledger.admit(ask(key, tokens=10))).hold
-    await desk.ledger.settle(settled(hold, cost=1, tokens=700))
-    assert 640 < await level(desk, key) <= 700
+async def test_more_than_was_reserved_is_counted_in_full(parts: LedgerParts) -> None:
+    key = await parts.new_key(limits={"tpm": LIMIT})
+    hold = (await parts.ledger.admit(ask(key, tokens=10))).hold
+    await parts.ledger.settle(settled(hold, cost=1, tokens=700))
+    assert 640 < await level(parts, key) <= 700
 
 
 async def test_a_reservation_that_has_drained_gives_back_nothing_of_what_others_used(
-    desk: Desk, shared_store: Server
+    parts: LedgerParts, shared_store: Server
 ) -> None:
-    key = await desk.new_key(limits={"tpm": LIMIT})
-    hold = await admitted_ago(desk, key, 500, ago_ms=MINUTE_MS)
+    key = await parts.new_key(limits={"tpm": LIMIT})
+    hold = await admitted_ago(parts, key, 500, ago_ms=MINUTE_MS)
     now_ms = time.time_ns() // 1_000_000
     set_counters(
         shared_store, key.team_id, key.key_id, "team", tk=LIMIT * MINUTE_MS, tk_ms=now_ms
     )  # used by others since
-    await desk.ledger.settle(settled(hold, cost=0, tokens=0))
-    assert LIMIT - 50 < await level(desk, key) <= LIMIT
+    await parts.ledger.settle(settled(hold, cost=0, tokens=0))
+    assert LIMIT - 50 < await level(parts, key) <= LIMIT
 
 
-async def test_a_limit_set_while_a_request_runs_counts_what_it_used_and_takes_nothing_away(desk: Desk) -> None:
-    key = await desk.new_key()
-    hold = (await desk.ledger.admit(ask(key, tokens=500))).hold
-    team = await desk.accounts.team(key.team_id)
-    await desk.accounts.update_team(team, Changes(limits={"tpm": LIMIT}))
-    other = (await desk.ledger.admit(ask(key, tokens=300))).hold
-    await desk.ledger.settle(settled(hold, cost=0, tokens=100))
-    assert 350 < await level(desk, key) <= 400
-    await desk.ledger.settle(settled(other, cost=0, tokens=300))
-    assert 350 < await level(desk, key) <= 400
+async def test_a_limit_set_while_a_request_runs_counts_what_it_used_and_takes_nothing_away(parts: LedgerParts) -> None:
+    key = await parts.new_key()
+    hold = (await parts.ledger.admit(ask(key, tokens=500))).hold
+    team = await parts.accounts.team(key.team_id)
+    await parts.accounts.update_team(team, Changes(limits={"tpm": LIMIT}))
+    other = (await parts.ledger.admit(ask(key, tokens=300))).hold
+    await parts.ledger.settle(settled(hold, cost=0, tokens=100))
+    assert 350 < await level(parts, key) <= 400
+    await parts.ledger.settle(settled(other, cost=0, tokens=300))
+    assert 350 < await level(parts, key) <= 400
 
 
 TOKENS, PAUSE_MS = st.integers(0, 400), st.integers(0, 90_000)

@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from tests.support.admins import admin_client, done, new_team
+from tests.support.dashboard_client import signed_in
 from tests.support.gateway import RunningGateway
-from tests.support.person import signed_in
 from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 
@@ -44,7 +44,7 @@ def test_every_place_shows_the_same_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shell = Shell(gateway, capsys)
-    with admin_client(gateway) as root, signed_in(gateway) as person:
+    with admin_client(gateway) as root, signed_in(gateway) as dashboard:
         team = new_team(root, credits_usd="5", limits={"budget_usd_day": "1"})
         key = done(root.post(f"/teams/{team['id']}/keys", json={"name": "mixed", "limits": {"rpm": 11}}))
         traffic(gateway, key["key"])
@@ -85,6 +85,6 @@ def test_every_place_shows_the_same_numbers(
         assert seen["team"]["limits"]["budget_usd_day"]["used_usd"] == spent
 
         for path in (f"?team={team['id']}&days=1", f"?team={team['id']}", f"/teams/{team['id']}"):
-            assert f'<data value="{spent}"' in person.get(path).text
+            assert f'<data value="{spent}"' in dashboard.get(path).text
         for path in (f"/teams/{team['id']}", f"/teams/{team['id']}/journal"):
-            assert f'<data value="{balance()["available_usd"]}"' in person.get(path).text
+            assert f'<data value="{balance()["available_usd"]}"' in dashboard.get(path).text

@@ -19,52 +19,52 @@ from gateway.reporting.request_timings import RequestTimings
 from gateway.store.keyspace import ADMINS, AUDIT, TeamKeys
 from tests.support.admins import admin_client, code_of
 from tests.support.gateway import RunningGateway
-from tests.support.ledgers import DAY_S, Desk, open_ledger
+from tests.support.ledgers import DAY_S, LedgerParts, open_ledger
 from tests.support.servers import Server
 
 NODE = 100  # entries in a node of a stream: what is trimmed at once
 
 
 @pytest.fixture
-async def desk(store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
+async def parts(store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
     async with open_ledger(store.url, tmp_path) as opened:
         yield opened
 
 
-async def test_the_audit_log_keeps_the_newest_entries(desk: Desk) -> None:
-    audit_log = AuditLog(desk.store, 100)
+async def test_the_audit_log_keeps_the_newest_entries(parts: LedgerParts) -> None:
+    audit_log = AuditLog(parts.store, 100)
     for number in range(400):
         await audit_log.write(Action("root", "root", f"action {number}", "", "", None, None, "req_1"))
-    assert 100 <= await desk.store.run("XLEN", AUDIT) <= 100 + NODE
+    assert 100 <= await parts.store.run("XLEN", AUDIT) <= 100 + NODE
     assert (await audit_log.read(None, 1, None)).data[0].action == "action 399"
 
 
-async def test_a_long_change_is_cut_and_stays_readable(desk: Desk) -> None:
-    audit_log = AuditLog(desk.store, 100)
+async def test_a_long_change_is_cut_and_stays_readable(parts: LedgerParts) -> None:
+    audit_log = AuditLog(parts.store, 100)
     await audit_log.write(Action("root", "root", "long", "", "", {"models": ["m" * 100] * 500}, None, "req_1"))
     (entry,) = (await audit_log.read(None, 1, None)).data
     assert set(entry.before) == {"cut"}
 
 
-async def test_a_team_keeps_its_newest_refusals_for_a_while(desk: Desk) -> None:
-    key = await desk.new_key()
-    log = RefusedRequests(desk.store, most=10, retention_s=60)
+async def test_a_team_keeps_its_newest_refusals_for_a_while(parts: LedgerParts) -> None:
+    key = await parts.new_key()
+    log = RefusedRequests(parts.store, max_entries=10, retention_s=60)
     for number in range(300):
         refused = RefusedRequest(f"req_{number}", key.team_id, key.key_id, 429, "c", "m", "rpm", "key", "a/b")
         await log.write([(key.secret_hash, refused)])
     name = TeamKeys(key.team_id).refused
-    assert 10 <= await desk.store.run("XLEN", name) <= 10 + NODE
-    assert 0 < await desk.store.run("PTTL", name) <= 60_000
+    assert 10 <= await parts.store.run("XLEN", name) <= 10 + NODE
+    assert 0 < await parts.store.run("PTTL", name) <= 60_000
 
 
-async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(desk: Desk) -> None:
+async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(parts: LedgerParts) -> None:
     feed = RequestReporter(
-        RefusedRequests(desk.store, most=1000, retention_s=60),
-        OutcomeRollups(desk.store, retention_s=60),
-        RequestTimings(desk.store),
-        LiveRequests(desk.store),
+        RefusedRequests(parts.store, max_entries=1000, retention_s=60),
+        OutcomeRollups(parts.store, retention_s=60),
+        RequestTimings(parts.store),
+        LiveRequests(parts.store),
     )
-    key = await desk.new_key()
+    key = await parts.new_key()
     feed.watched = True
     for number in range(MAX_EVENTS + 7):
         record = RequestRecord(f"req_{number}", team_id=key.team_id, key_id=key.key_id, secret_hash=key.secret_hash)
@@ -75,11 +75,11 @@ async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(desk: 
         feed.note(record)
     assert feed.dropped == 7 + MAX_EVENTS + 7 - MAX_REFUSED
     await feed.flush()
-    stored = await desk.store.run("XRANGE", TeamKeys(key.team_id).refused, "-", "+")
+    stored = await parts.store.run("XRANGE", TeamKeys(key.team_id).refused, "-", "+")
     assert len(stored) == MAX_REFUSED
     assert stored[-1][1][1] == f"req_{MAX_EVENTS + 6}".encode()
     await feed.flush()
-    assert await desk.store.run("XLEN", TeamKeys(key.team_id).refused) == MAX_REFUSED, "what was written is gone"
+    assert await parts.store.run("XLEN", TeamKeys(key.team_id).refused) == MAX_REFUSED, "what was written is gone"
 
 
 def test_one_watcher_too_many_is_refused_with_the_time_to_come_back(gateway: RunningGateway) -> None:
@@ -95,13 +95,13 @@ def test_one_watcher_too_many_is_refused_with_the_time_to_come_back(gateway: Run
     assert answer.headers["retry-after"] == "5"
 
 
-async def test_one_admin_key_too_many_is_refused(desk: Desk) -> None:
+async def test_one_admin_key_too_many_is_refused(parts: LedgerParts) -> None:
     ids = [word for number in range(MAX_ADMIN_KEYS) for word in (str(number), f"none{number:06}")]
-    await desk.store.run("ZADD", ADMINS, *ids)
+    await parts.store.run("ZADD", ADMINS, *ids)
     try:
         with pytest.raises(GatewayError, match="Delete one first"):
-            await Admins(desk.store, idempotency_ttl_s=DAY_S).create(
+            await Admins(parts.store, idempotency_ttl_s=DAY_S).create(
                 "a", "read", team_id="", expires_ms=0, created_by="root"
             )
     finally:
-        await desk.store.run("DEL", ADMINS)
+        await parts.store.run("DEL", ADMINS)

@@ -15,13 +15,13 @@ from gateway.reporting.outcome_rollups import MAX_FIELDS_OF_REFUSALS, OutcomeRol
 from gateway.store.keyspace import TEAMS, TeamKeys
 from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
-from tests.support.ledgers import Desk, open_ledger
+from tests.support.ledgers import LedgerParts, open_ledger
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 
 @pytest.fixture
-async def desk(store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
+async def parts(store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
     async with open_ledger(store.url, tmp_path) as opened:
         yield opened
 
@@ -70,34 +70,34 @@ def test_a_request_that_was_not_charged_is_an_outcome_and_no_usage(gateway: Runn
     assert (total["requests"], total["cost_usd"], total["total_ms"]) == (0, "0", None)
 
 
-async def test_workers_counts_add_up(desk: Desk) -> None:
-    key = await desk.new_key()
+async def test_workers_counts_add_up(parts: LedgerParts) -> None:
+    key = await parts.new_key()
     now_ms = time.time_ns() // 1_000_000
-    workers = [OutcomeRollups(desk.store, retention_s=60) for _ in range(5)]
+    workers = [OutcomeRollups(parts.store, retention_s=60) for _ in range(5)]
     seen = {Where(key.team_id, now_ms): Counter({"total,400|a|b": 2, "end,completed|a|b": 1})}
     await asyncio.gather(*(worker.write(seen) for worker in workers * 4))
     names = TeamKeys(key.team_id)
-    for name in (names.seen("hour", now_ms), names.seen("day", now_ms)):
-        assert await desk.store.run("HMGET", name, "total,400|a|b", "end,completed|a|b") == [b"40", b"20"]
-        assert 0 < await desk.store.run("PTTL", name) <= 60_000
+    for name in (names.outcomes("hour", now_ms), names.outcomes("day", now_ms)):
+        assert await parts.store.run("HMGET", name, "total,400|a|b", "end,completed|a|b") == [b"40", b"20"]
+        assert 0 < await parts.store.run("PTTL", name) <= 60_000
 
 
-async def test_a_stranger_counts_nothing(desk: Desk) -> None:
-    key = await desk.new_key()
+async def test_a_stranger_counts_nothing(parts: LedgerParts) -> None:
+    key = await parts.new_key()
     now_ms = time.time_ns() // 1_000_000
     forged = {Where(key.team_id, now_ms, key.key_id, "0" * 64): Counter({"no,invalid_api_key,,|m": 1})}
-    await OutcomeRollups(desk.store, retention_s=60).write(forged)
-    assert await desk.store.run("EXISTS", TeamKeys(key.team_id).seen("hour", now_ms)) == 0
+    await OutcomeRollups(parts.store, retention_s=60).write(forged)
+    assert await parts.store.run("EXISTS", TeamKeys(key.team_id).outcomes("hour", now_ms)) == 0
 
 
-async def test_however_many_models_a_key_names_the_counts_stay_bounded_and_complete(desk: Desk) -> None:
-    key = await desk.new_key()
+async def test_however_many_models_a_key_names_the_counts_stay_bounded_and_complete(parts: LedgerParts) -> None:
+    key = await parts.new_key()
     now_ms = time.time_ns() // 1_000_000
-    log = OutcomeRollups(desk.store, retention_s=60)
+    log = OutcomeRollups(parts.store, retention_s=60)
     for start in range(0, 3_000, 500):
         counts = Counter({f"no,model_not_allowed,models,key|model {number}": 1 for number in range(start, start + 500)})
         await log.write({Where(key.team_id, now_ms, key.key_id, key.secret_hash): counts})
-    flat = await desk.store.run("HGETALL", TeamKeys(key.team_id).seen("day", now_ms))
+    flat = await parts.store.run("HGETALL", TeamKeys(key.team_id).outcomes("day", now_ms))
     assert len(flat) // 2 <= MAX_FIELDS_OF_REFUSALS + 500
     assert sum(map(int, flat[1::2])) == 3_000
 

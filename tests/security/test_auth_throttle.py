@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.http.auth_throttle import MOST_ADDRESSES, AuthThrottle
+from gateway.http.auth_throttle import MAX_ADDRESSES, AuthThrottle
 from gateway.http.client_address import ClientAddresses
 from tests.security.conftest import Start
 from tests.support.gateway import ADMIN_KEY
@@ -81,9 +81,9 @@ def test_an_ipv6_host_is_its_network() -> None:
 
 def test_the_memory_of_addresses_is_bounded() -> None:
     throttle = AuthThrottle(ClientAddresses([]), 1)
-    for number in range(MOST_ADDRESSES + 10):
+    for number in range(MAX_ADDRESSES + 10):
         throttled(throttle, f"{number >> 16}.{number >> 8 & 255}.{number & 255}.1")
-    assert len(throttle._failures) == MOST_ADDRESSES  # noqa: SLF001 - the bound is on what is kept inside
+    assert len(throttle._failures) == MAX_ADDRESSES  # noqa: SLF001 - the bound is on what is kept inside
 
 
 def test_wrong_keys_are_throttled_and_a_valid_one_never_is(start: Start) -> None:

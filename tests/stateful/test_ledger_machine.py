@@ -37,7 +37,7 @@ from gateway.ledger import hold_expiry
 from gateway.ledger.ledger import Resolution
 from gateway.store.keyspace import TeamKeys
 from tests.stateful.model import ModelHold, ModelTeam, Scope
-from tests.support.ledgers import Books, Desk, ask, open_ledger, settled, voided
+from tests.support.ledgers import Books, LedgerParts, ask, open_ledger, settled, voided
 from tests.support.servers import valkey_server
 
 T = TypeVar("T")
@@ -67,7 +67,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.stack = AsyncExitStack()
         self.directory = tempfile.TemporaryDirectory()
-        self.desk: Desk = self.run(self.stack.enter_async_context(open_ledger(self.url, Path(self.directory.name))))
+        self.parts: LedgerParts = self.run(
+            self.stack.enter_async_context(open_ledger(self.url, Path(self.directory.name)))
+        )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -97,8 +99,8 @@ class LedgerMachine(RuleBasedStateMachine):
         key: tuple[int | None, int | None, int | None],
     ) -> None:
         async def make() -> list[ApiKey]:
-            first = await self.desk.new_key(credit=0, limits=_limits(team), metered=metered)
-            return [first, await self.desk.another_key(first.team_id, _limits(key))]
+            first = await self.parts.new_key(credit=0, limits=_limits(team), metered=metered)
+            return [first, await self.parts.another_key(first.team_id, _limits(key))]
 
         self.keys = self.run(make())
         scopes = {"": Scope(*team), self.keys[0].key_id: Scope(), self.keys[1].key_id: Scope(*key)}
@@ -112,7 +114,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def move(self, kind: str, amount: int, idempotency_key: str) -> None:
         amount = abs(amount) + 1 if kind == "grant" else amount
         expected = self.team.move(kind, amount, idempotency_key)
-        refusal = self.refusal(self.desk.move(self.keys[0], kind, amount, idempotency_key))
+        refusal = self.refusal(self.parts.move(self.keys[0], kind, amount, idempotency_key))
         assert refusal == (None if expected else "idempotency_mismatch")
 
     @rule(target=holds, key=st.integers(0, 1), amount=MONEY, tokens=st.integers(0, 30))
@@ -122,26 +124,26 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.team.admit(model)
         if expected is not None:
             with pytest.raises(GatewayError) as refused:
-                self.run(self.desk.ledger.admit(request))
+                self.run(self.parts.ledger.admit(request))
             assert refused.value.explain["limit"] == expected
             return multiple()
-        admission = self.run(self.desk.ledger.admit(request))
+        admission = self.run(self.parts.ledger.admit(request))
         return Reserved(self.keys[key], admission.hold, model)
 
     @rule(key=st.integers(0, 1), amount=MONEY)
     def preview(self, key: int, amount: int) -> None:
-        assert self.refusal(self.desk.ledger.preview(ask(self.keys[key], amount))) in REFUSALS
+        assert self.refusal(self.parts.ledger.preview(ask(self.keys[key], amount))) in REFUSALS
         self.team.expire()  # and nothing else
 
     @rule(hold=holds)
     def its_life_ends(self, hold: Reserved) -> None:
-        self.run(self.desk.outlive(hold.key, hold.real.id))
+        self.run(self.parts.outlive(hold.key, hold.real.id))
         if hold.model.id in self.team.holds:
             self.team.overdue.add(hold.model.id)
 
     @rule(hold=holds)
     def renew(self, hold: Reserved) -> None:
-        self.run(hold_expiry.renew(self.desk.store, [hold.real], "60000"))
+        self.run(hold_expiry.renew(self.parts.store, [hold.real], "60000"))
         self.team.renew(hold.model.id)
 
     @rule()
@@ -149,7 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
         keys = TeamKeys(self.keys[0].team_id)
         names = [keys.state, keys.holds, keys.held, keys.journal]
         expected = len(self.team.overdue)
-        assert self.run(_wait(lambda: self.desk.store.call(hold_expiry.EXPIRE, names, ["200"]))) == expected
+        assert self.run(_wait(lambda: self.parts.store.call(hold_expiry.EXPIRE, names, ["200"]))) == expected
         self.team.expire()
 
     @rule(hold=holds)
@@ -178,12 +180,12 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(key=st.integers(0, 1))
     def rotate(self, key: int) -> None:
         async def change() -> None:
-            team = await self.desk.accounts.team(self.keys[key].team_id)
-            stored = await self.desk.accounts.key(team, self.keys[key].key_id)
-            await self.desk.accounts.update_key(team, stored, Changes(name="renamed"))
+            team = await self.parts.accounts.team(self.keys[key].team_id)
+            stored = await self.parts.accounts.key(team, self.keys[key].key_id)
+            await self.parts.accounts.update_key(team, stored, Changes(name="renamed"))
             name, secret = TeamKeys(team.id).key(stored.id), os.urandom(32).hex()
-            await self.desk.store.run("HSET", name, f"s:{secret}", "0")
-            await self.desk.store.run("HDEL", name, f"s:{self.keys[key].secret_hash}")
+            await self.parts.store.run("HSET", name, f"s:{secret}", "0")
+            await self.parts.store.run("HDEL", name, f"s:{self.keys[key].secret_hash}")
             self.keys[key] = replace(self.keys[key], secret_hash=secret)
 
         self.run(change())
@@ -192,7 +194,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_books_are_true(self) -> None:
         if not hasattr(self, "team"):
             return
-        books = self.run(self.desk.books(self.keys[0]))
+        books = self.run(self.parts.books(self.keys[0]))
         team = self.team
         books.check()
         assert (books.granted, books.available, books.held, books.spent) == (
@@ -216,10 +218,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def resolve(self, hold: Reserved, cost: int | None, tokens: int) -> None:
         kind = "void" if cost is None else "settle"
         expected = self.team.resolve(hold.model, kind, cost or 0, 0 if cost is None else tokens)
-        before = self.desk.ledger.resolutions.copy()
+        before = self.parts.ledger.resolutions.copy()
         settlement = voided(hold.real) if cost is None else settled(hold.real, cost, tokens)
-        balance = self.run(_wait(lambda: self.desk.ledger.settle(settlement)))
-        assert self.desk.ledger.resolutions - before == {Resolution[expected.upper()]: 1}
+        balance = self.run(_wait(lambda: self.parts.ledger.settle(settlement)))
+        assert self.parts.ledger.resolutions - before == {Resolution[expected.upper()]: 1}
         if expected in ("applied", "late"):
             assert balance == self.team.available + self.team.held
 

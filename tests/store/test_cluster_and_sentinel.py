@@ -16,7 +16,7 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.ledger import Resolution
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import Desk, ask, kept_up, open_ledger, settled
+from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
 from tests.support.servers import Cluster, valkey_cluster, valkey_sentinel
 from tests.support.waiting import wait_until, wait_until_found
 
@@ -28,19 +28,19 @@ def cluster() -> Iterator[Cluster]:
 
 
 async def test_every_key_that_a_request_touches_lies_in_one_slot(cluster: Cluster, tmp_path: Path) -> None:
-    async with open_ledger(cluster.url, tmp_path) as desk:
-        key = await desk.new_key()
+    async with open_ledger(cluster.url, tmp_path) as parts:
+        key = await parts.new_key()
         request = ask(key, idempotency_key="mine")
-        admission = await desk.ledger.admit(request)
+        admission = await parts.ledger.admit(request)
         settlement = settled(admission.hold, cost=1)
         calls = (
-            desk.ledger._admit_call(request, dry_run=False),  # noqa: SLF001 - the keys as they are sent
-            desk.ledger._settle_call(settlement),  # noqa: SLF001 - the same
+            parts.ledger._admit_call(request, dry_run=False),  # noqa: SLF001 - the keys as they are sent
+            parts.ledger._settle_call(settlement),  # noqa: SLF001 - the same
         )
         touched = [name for keys, _ in calls for name in keys]
         assert len(touched) == 7 + 10
         assert len({cluster.nodes[0].run("CLUSTER", "KEYSLOT", name) for name in touched}) == 1
-        await desk.ledger.settle(settlement)
+        await parts.ledger.settle(settlement)
         # And no command of it was sent anywhere else: every key of the team is on the slot's node.
         slot = key_slot(touched[0].encode())
         owner = cluster.primary_of(slot, seen_by=cluster.nodes[0])
@@ -49,57 +49,57 @@ async def test_every_key_that_a_request_touches_lies_in_one_slot(cluster: Cluste
             assert bool(names) == (node is owner)
 
 
-async def _key_on(desk: Desk, cluster: Cluster, number: int) -> ApiKey:
+async def _key_on(parts: LedgerParts, cluster: Cluster, number: int) -> ApiKey:
     while True:
-        key = await desk.new_key(credit=100)
+        key = await parts.new_key(credit=100)
         slot = key_slot(TeamKeys(key.team_id).team.encode())
         if cluster.primary_of(slot, seen_by=cluster.nodes[0]) is cluster.nodes[number]:
             return key
 
 
 async def test_a_node_that_is_down_takes_its_own_teams_away_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
-    async with open_ledger(cluster.url, tmp_path, hold_ttl_s=0.6) as desk, kept_up(desk.ledger):
-        lost, safe = await _key_on(desk, cluster, 2), await _key_on(desk, cluster, 1)
-        lost_hold = (await desk.ledger.admit(ask(lost))).hold
-        safe_hold = (await desk.ledger.admit(ask(safe))).hold
+    async with open_ledger(cluster.url, tmp_path, hold_ttl_s=0.6) as parts, kept_up(parts.ledger):
+        lost, safe = await _key_on(parts, cluster, 2), await _key_on(parts, cluster, 1)
+        lost_hold = (await parts.ledger.admit(ask(lost))).hold
+        safe_hold = (await parts.ledger.admit(ask(safe))).hold
         cluster.nodes[2].pause()
         with pytest.raises(GatewayError) as refused:
-            await desk.ledger.admit(ask(lost))
+            await parts.ledger.admit(ask(lost))
         assert refused.value.code == "store_unavailable"
-        assert await desk.ledger.settle(settled(lost_hold, cost=5)) is None
-        await desk.ledger.settle(settled((await desk.ledger.admit(ask(safe))).hold, cost=5))
+        assert await parts.ledger.settle(settled(lost_hold, cost=5)) is None
+        await parts.ledger.settle(settled((await parts.ledger.admit(ask(safe))).hold, cost=5))
         expiry = TeamKeys(safe.team_id).holds
-        first = float(await desk.store.run("ZSCORE", expiry, safe_hold.id))
+        first = float(await parts.store.run("ZSCORE", expiry, safe_hold.id))
 
         async def renewed() -> bool:
-            return float(await desk.store.run("ZSCORE", expiry, safe_hold.id) or 0) > first
+            return float(await parts.store.run("ZSCORE", expiry, safe_hold.id) or 0) > first
 
         await wait_until_found(renewed, what="the other node's holds are renewed all the same")
         cluster.nodes[2].resume()
-        await wait_until(lambda: desk.store.available and desk.spool.replayed >= 1)
+        await wait_until(lambda: parts.store.available and parts.spool.replayed >= 1)
 
         async def posted() -> bool:
-            return (await desk.books(lost)).spent == 5
+            return (await parts.books(lost)).spent == 5
 
         await wait_until_found(posted)
-        (await desk.books(lost)).check()
-        (await desk.books(safe)).check()
+        (await parts.books(lost)).check()
+        (await parts.books(safe)).check()
 
 
 async def test_a_failover_under_load_loses_no_settlement_and_doubles_none(tmp_path: Path) -> None:
     with valkey_sentinel() as group:
-        async with open_ledger(group.url, tmp_path, hold_ttl_s=3.0) as desk, kept_up(desk.ledger):
-            key = await desk.new_key(credit=1000)
-            holds = [(await desk.ledger.admit(ask(key))).hold for _ in range(20)]
+        async with open_ledger(group.url, tmp_path, hold_ttl_s=3.0) as parts, kept_up(parts.ledger):
+            key = await parts.new_key(credit=1000)
+            holds = [(await parts.ledger.admit(ask(key))).hold for _ in range(20)]
             group.primary.run(
                 "WAIT", 1, 2000
             )  # replication is asynchronous: what has not arrived dies with the primary
             group.primary.kill()
-            assert await asyncio.gather(*(desk.ledger.settle(settled(hold, cost=3)) for hold in holds)) == [None] * 20
-            await wait_until(lambda: desk.store.available, timeout_s=20, what="the replica is the primary")
-            await wait_until(lambda: desk.spool.replayed == 20, what="the spool is replayed")
-            books = await desk.books(key)
+            assert await asyncio.gather(*(parts.ledger.settle(settled(hold, cost=3)) for hold in holds)) == [None] * 20
+            await wait_until(lambda: parts.store.available, timeout_s=20, what="the replica is the primary")
+            await wait_until(lambda: parts.spool.replayed == 20, what="the spool is replayed")
+            books = await parts.books(key)
             books.check()
             assert (books.spent, books.held, len(books.entries("settle"))) == (60, 0, 20)
-            assert desk.ledger.resolutions[Resolution.APPLIED] + desk.ledger.resolutions[Resolution.LATE] == 20
-            await desk.ledger.settle(settled((await desk.ledger.admit(ask(key))).hold, cost=1))
+            assert parts.ledger.resolutions[Resolution.APPLIED] + parts.ledger.resolutions[Resolution.LATE] == 20
+            await parts.ledger.settle(settled((await parts.ledger.admit(ask(key))).hold, cost=1))

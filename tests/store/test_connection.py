@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.store.connection import ConnectionSettings, StoreConnection, open_link, pack
+from gateway.store.connection import ConnectionSettings, StoreConnection, open_connection, pack
 from gateway.store.errors import Redirect, StoreError, StoreUnavailable, parse_redirect, reply_exception
 from gateway.store.script import Script
 from gateway.store.topology import tls_context
@@ -56,10 +56,10 @@ def address(server: Server) -> Address:
 
 
 @pytest.fixture
-async def link(address: Address) -> AsyncIterator[StoreConnection]:
-    link = await open_link(address, LIMITS)
-    yield link
-    link.close()
+async def connection(address: Address) -> AsyncIterator[StoreConnection]:
+    connection = await open_connection(address, LIMITS)
+    yield connection
+    connection.close()
 
 
 async def failure(future: asyncio.Future[object]) -> StoreUnavailable:
@@ -68,34 +68,34 @@ async def failure(future: asyncio.Future[object]) -> StoreUnavailable:
     return caught.value
 
 
-async def test_calls_of_one_turn_of_the_loop_leave_in_one_write(link: StoreConnection, server: Server) -> None:
+async def test_calls_of_one_turn_of_the_loop_leave_in_one_write(connection: StoreConnection, server: Server) -> None:
     before = reads(server)
-    assert await asyncio.gather(*(link.run("INCR", "n") for _ in range(50))) == list(range(1, 51))
+    assert await asyncio.gather(*(connection.run("INCR", "n") for _ in range(50))) == list(range(1, 51))
     after = reads(server)
     reads_to_ask = reads(server) - after
     assert after - before - reads_to_ask == 1
 
 
-async def test_a_call_makes_no_task(link: StoreConnection) -> None:
+async def test_a_call_makes_no_task(connection: StoreConnection) -> None:
     tasks = asyncio.all_tasks()
-    calls = [link.run("PING") for _ in range(10)]
+    calls = [connection.run("PING") for _ in range(10)]
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == tasks
     await asyncio.gather(*calls)
 
 
-async def test_replies_of_every_kind_come_as_python_values(link: StoreConnection) -> None:
-    assert await link.run("SET", "key", b"\x00\xff") == b"OK"
-    assert await link.run("GET", "key") == b"\x00\xff"
-    assert await link.run("GET", "none") is None
-    assert await link.run("STRLEN", "key") == 2
-    assert await link.run("MGET", "key", "none") == [b"\x00\xff", None]
+async def test_replies_of_every_kind_come_as_python_values(connection: StoreConnection) -> None:
+    assert await connection.run("SET", "key", b"\x00\xff") == b"OK"
+    assert await connection.run("GET", "key") == b"\x00\xff"
+    assert await connection.run("GET", "none") is None
+    assert await connection.run("STRLEN", "key") == 2
+    assert await connection.run("MGET", "key", "none") == [b"\x00\xff", None]
     big = b"x" * 1_000_000
-    assert await link.run("ECHO", big) == big
+    assert await connection.run("ECHO", big) == big
 
 
-async def test_a_caller_that_leaves_does_not_shift_the_replies(link: StoreConnection) -> None:
-    calls = [link.run("ECHO", str(number)) for number in range(3)]
+async def test_a_caller_that_leaves_does_not_shift_the_replies(connection: StoreConnection) -> None:
+    calls = [connection.run("ECHO", str(number)) for number in range(3)]
     calls[1].cancel()
     assert [await calls[0], await calls[2]] == [b"0", b"2"]
 
@@ -107,11 +107,11 @@ def test_every_call_gets_its_own_reply_however_calls_are_spread_over_turns(
     turns: list[list[bytes]], server: Server, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def run() -> None:
-        link = await open_link(Address(path=str(server.socket_path)), LIMITS)
-        with contextlib.closing(link):
+        connection = await open_connection(Address(path=str(server.socket_path)), LIMITS)
+        with contextlib.closing(connection):
             calls = []
             for turn in turns:
-                calls += [(word, link.run("ECHO", word)) for word in turn]
+                calls += [(word, connection.run("ECHO", word)) for word in turn]
                 await asyncio.sleep(0)
             for word, reply in calls:
                 assert await reply == word
@@ -121,39 +121,39 @@ def test_every_call_gets_its_own_reply_however_calls_are_spread_over_turns(
 
 
 async def test_a_script_that_the_store_does_not_know_is_loaded_once_and_run(
-    link: StoreConnection, server: Server
+    connection: StoreConnection, server: Server
 ) -> None:
-    calls = [link.send(evalsha(COUNT, "n", 1), COUNT) for _ in range(20)]
+    calls = [connection.send(evalsha(COUNT, "n", 1), COUNT) for _ in range(20)]
     assert await asyncio.gather(*calls) == list(range(1, 21))
     assert server.run("INFO", "commandstats")["cmdstat_script|load"]["calls"] == 1
     server.run("SCRIPT", "FLUSH")
-    assert await link.send(evalsha(COUNT, "n", 1), COUNT) == 21
+    assert await connection.send(evalsha(COUNT, "n", 1), COUNT) == 21
 
 
-async def test_a_script_that_does_not_compile_is_a_store_error(link: StoreConnection) -> None:
+async def test_a_script_that_does_not_compile_is_a_store_error(connection: StoreConnection) -> None:
     broken = Script.of("broken", "this is not Lua")
-    calls = [link.send(evalsha(broken, "n"), broken) for _ in range(3)]
+    calls = [connection.send(evalsha(broken, "n"), broken) for _ in range(3)]
     for call in calls:
         with pytest.raises(StoreError, match="compil"):
             await call
-    assert await link.run("PING") == b"PONG"
+    assert await connection.run("PING") == b"PONG"
 
 
-async def test_a_refused_call_is_a_store_error_and_leaves_the_link_up(link: StoreConnection) -> None:
+async def test_a_refused_call_is_a_store_error_and_leaves_the_link_up(connection: StoreConnection) -> None:
     bad = Script.of("bad", "return redis.call('INCRBY', KEYS[1])")
-    for call in (link.run("INCR"), link.run("NONSENSE"), link.send(evalsha(bad, "n"), bad)):
+    for call in (connection.run("INCR"), connection.run("NONSENSE"), connection.send(evalsha(bad, "n"), bad)):
         with pytest.raises(StoreError):
             await call
-    assert link.fault is None
+    assert connection.fault is None
 
 
 async def test_a_hung_store_fails_all_pending_calls_as_maybe_applied(address: Address, server: Server) -> None:
-    link = await open_link(address, HASTY)
+    connection = await open_connection(address, HASTY)
     server.pause()
-    calls = [link.run("INCR", "n") for _ in range(3)]
+    calls = [connection.run("INCR", "n") for _ in range(3)]
     faults = [await failure(call) for call in calls]
     assert [(fault.reason, fault.maybe_applied) for fault in faults] == [("timeout", True)] * 3
-    late = link.run("INCR", "n")
+    late = connection.run("INCR", "n")
     assert late.done()
     assert not (await failure(late)).maybe_applied
     server.resume()
@@ -161,27 +161,27 @@ async def test_a_hung_store_fails_all_pending_calls_as_maybe_applied(address: Ad
 
 
 async def test_the_deadline_is_that_of_the_oldest_call(address: Address, server: Server) -> None:
-    link = await open_link(address, HASTY)
+    connection = await open_connection(address, HASTY)
     for _ in range(30):  # longer, all in all, than one deadline: each answered call moves it on
-        await link.run("PING")
+        await connection.run("PING")
         await asyncio.sleep(0.01)
-    assert link.fault is None
-    link.close()
+    assert connection.fault is None
+    connection.close()
 
 
 async def test_replies_that_wait_in_the_socket_are_read_before_the_deadline_condemns(address: Address) -> None:
-    link = await open_link(address, HASTY)
-    call = link.run("PING")
+    connection = await open_connection(address, HASTY)
+    call = connection.run("PING")
     await asyncio.sleep(0)
     time.sleep(2 * HASTY.timeout_s)  # noqa: ASYNC251 - the loop itself is to stall, which is no fault of the store
     assert await call == b"PONG"
-    link.close()
+    connection.close()
 
 
 async def test_calls_beyond_the_bound_fail_at_once(address: Address, server: Server) -> None:
-    link = await open_link(address, ConnectionSettings(timeout_s=0.1, connect_timeout_s=1, max_pending=2))
+    connection = await open_connection(address, ConnectionSettings(timeout_s=0.1, connect_timeout_s=1, max_pending=2))
     server.pause()
-    calls = [link.run("PING") for _ in range(3)]
+    calls = [connection.run("PING") for _ in range(3)]
     assert [call.done() for call in calls] == [False, False, True]
     fault = await failure(calls[2])
     assert (fault.reason, fault.maybe_applied) == ("overload", False)
@@ -189,21 +189,21 @@ async def test_calls_beyond_the_bound_fail_at_once(address: Address, server: Ser
 
 
 async def test_only_calls_that_were_written_may_have_been_applied(address: Address) -> None:
-    link = await open_link(address, LIMITS)
-    written = link.run("BLPOP", "nothing", 0)
+    connection = await open_connection(address, LIMITS)
+    written = connection.run("BLPOP", "nothing", 0)
     await asyncio.sleep(0)
-    unwritten = link.run("INCR", "n")
-    link.close()
+    unwritten = connection.run("INCR", "n")
+    connection.close()
     assert (await failure(written)).maybe_applied
     assert not (await failure(unwritten)).maybe_applied
 
 
 async def test_a_killed_store_fails_pending_calls_as_lost() -> None:
     with valkey_server() as server:
-        link = await open_link(Address(path=str(server.socket_path)), LIMITS)
+        connection = await open_connection(Address(path=str(server.socket_path)), LIMITS)
         downs: list[str] = []
-        link.on_down = lambda _, fault: downs.append(fault.reason)
-        call = link.run("BLPOP", "nothing", 0)
+        connection.on_down = lambda _, fault: downs.append(fault.reason)
+        call = connection.run("BLPOP", "nothing", 0)
         await asyncio.sleep(0)
         server.kill()
         fault = await failure(call)
@@ -211,21 +211,23 @@ async def test_a_killed_store_fails_pending_calls_as_lost() -> None:
 
 
 async def test_a_link_that_is_told_to_go_elsewhere_finishes_what_is_on_its_way(
-    link: StoreConnection, server: Server
+    connection: StoreConnection, server: Server
 ) -> None:
     server.run("CONFIG", "SET", "maxmemory", 1)
     try:
-        refused, served = link.send(evalsha(COUNT, "n", 1), COUNT), link.run("ECHO", "still")
+        refused, served = connection.send(evalsha(COUNT, "n", 1), COUNT), connection.run("ECHO", "still")
         assert (await failure(refused)).reason == "OOM"
         assert await served == b"still"
-        assert (await failure(link.run("PING"))).reason == "OOM"
+        assert (await failure(connection.run("PING"))).reason == "OOM"
     finally:
         server.run("CONFIG", "SET", "maxmemory", 0)
 
 
-async def test_a_store_busy_with_a_script_says_so(link: StoreConnection, address: Address, server: Server) -> None:
-    spinning = link.send(evalsha(SPIN, "n"), SPIN)
-    other = await open_link(address, LIMITS)
+async def test_a_store_busy_with_a_script_says_so(
+    connection: StoreConnection, address: Address, server: Server
+) -> None:
+    spinning = connection.send(evalsha(SPIN, "n"), SPIN)
+    other = await open_connection(address, LIMITS)
     await asyncio.sleep(0.05)
     assert (await failure(other.run("GET", "n"))).reason == "BUSY"
     server.run("SCRIPT", "KILL")
@@ -237,8 +239,8 @@ async def test_a_store_busy_with_a_script_says_so(link: StoreConnection, address
 async def test_the_connection_introduces_itself(address: Address, server: Server) -> None:
     server.run("ACL", "SETUSER", "gw", "on", ">secret word", "~*", "+@all")
     known = ConnectionSettings(5, 5, 10, username="gw", password="secret word", db=3, client_name="gateway-7")
-    with contextlib.closing(await open_link(address, known)) as link:
-        fields = (await link.run("CLIENT", "INFO")).decode()
+    with contextlib.closing(await open_connection(address, known)) as connection:
+        fields = (await connection.run("CLIENT", "INFO")).decode()
         assert "name=gateway-7 " in fields
         assert "user=gw " in fields
         assert "db=3 " in fields
@@ -253,17 +255,17 @@ async def test_the_connection_introduces_itself(address: Address, server: Server
 )
 async def test_wrong_credentials_are_a_store_error(address: Address, changed: ConnectionSettings, message: str) -> None:
     with pytest.raises(StoreError, match=message):
-        await open_link(address, changed)
+        await open_connection(address, changed)
 
 
 async def test_a_full_store_is_unavailable() -> None:
     with valkey_server(maxclients="1") as server:
         address = Address(path=str(server.socket_path))
-        link = await open_link(address, LIMITS)
+        connection = await open_connection(address, LIMITS)
         with pytest.raises(StoreUnavailable) as caught:
-            await open_link(address, LIMITS)
+            await open_connection(address, LIMITS)
         assert caught.value.reason in {"connect", "lost"}  # its words, or the broken pipe that races them
-        link.close()
+        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ async def test_a_full_store_is_unavailable() -> None:
 )
 async def test_an_unreachable_store_is_unavailable(address: Address) -> None:
     with pytest.raises(StoreUnavailable) as caught:
-        await open_link(address, LIMITS)
+        await open_connection(address, LIMITS)
     assert caught.value.reason == "connect"
 
 
@@ -280,7 +282,7 @@ async def test_a_connection_that_is_never_made_ends_at_its_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = Address("127.0.0.1", silent.getsockname()[1])
         with pytest.raises(StoreUnavailable, match=r"no connection within 0\.1 s"):
-            await open_link(address, settings)
+            await open_connection(address, settings)
 
 
 @contextlib.asynccontextmanager
@@ -309,12 +311,12 @@ async def test_tls_trusts_the_given_authority_and_no_other(server: Server, addre
     authority.cert_pem.write_to_path(str(ca_file))
     async with tls_in_front_of(server, authority.issue_cert("127.0.0.1")) as port:
         trusting = ConnectionSettings(5, 5, 10, tls=tls_context(str(ca_file)))
-        with contextlib.closing(await open_link(Address("127.0.0.1", port), trusting)) as link:
-            assert await link.run("ECHO", "secret") == b"secret"
+        with contextlib.closing(await open_connection(Address("127.0.0.1", port), trusting)) as connection:
+            assert await connection.run("ECHO", "secret") == b"secret"
         with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-            await open_link(Address("127.0.0.1", port), ConnectionSettings(5, 5, 10, tls=tls_context(None)))
+            await open_connection(Address("127.0.0.1", port), ConnectionSettings(5, 5, 10, tls=tls_context(None)))
         with pytest.raises(StoreUnavailable, match="certificate is not valid for 'localhost'"):
-            await open_link(Address("localhost", port), trusting)
+            await open_connection(Address("localhost", port), trusting)
 
 
 async def test_what_is_not_resp_closes_the_connection() -> None:
@@ -324,7 +326,7 @@ async def test_what_is_not_resp_closes_the_connection() -> None:
 
     web = await asyncio.start_server(speak_http, "127.0.0.1", 0)
     with pytest.raises(StoreUnavailable) as caught:
-        await open_link(Address("127.0.0.1", web.sockets[0].getsockname()[1]), LIMITS)
+        await open_connection(Address("127.0.0.1", web.sockets[0].getsockname()[1]), LIMITS)
     assert caught.value.reason in {"protocol", "lost"}
     web.close()
 

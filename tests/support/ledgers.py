@@ -1,10 +1,10 @@
 """A ledger on a real store, and its books as they lie there.
 
-async with open_ledger(url, directory) as desk:     desk.ledger, .accounts, .store, .spool
-    key = await desk.new_key(credit=1000, limits={"rpm": 1})
-    admission = await desk.ledger.admit(ask(key, amount=10))
-    await desk.ledger.settle(settled(admission.hold, cost=7))
-    (await desk.books(key)).check()
+async with open_ledger(url, directory) as parts:     parts.ledger, .accounts, .store, .spool
+    key = await parts.new_key(credit=1000, limits={"rpm": 1})
+    admission = await parts.ledger.admit(ask(key, amount=10))
+    await parts.ledger.settle(settled(admission.hold, cost=7))
+    (await parts.books(key)).check()
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Books:
 
 
 @dataclass
-class Desk:
+class LedgerParts:
     """A ledger and what it stands on."""
 
     store: Store
@@ -153,7 +153,7 @@ async def read_books(store: Store, team_id: str) -> Books:
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncIterator[Desk]:
+async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncIterator[LedgerParts]:
     """A ledger that notices an outage within 0.2 s; `changes` are the policy's."""
     store = await Store.open(StoreSettings(url=store_url, timeout_s=0.5, breaker_open_s=0.05))
     rules = policy(**changes)
@@ -161,7 +161,7 @@ async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncI
     ledger = Ledger(store, spool, rules)
     accounts = Accounts(store, idempotency_ttl_s=DAY_S, journal_retention_s=DAY_S)
     try:
-        yield Desk(store, ledger, accounts, spool)
+        yield LedgerParts(store, ledger, accounts, spool)
     finally:
         await ledger.flush()
         await store.close()

@@ -26,10 +26,10 @@ def run(work: object) -> None:
 def test_it_rings_when_its_time_is_over_and_not_before() -> None:
     async def work() -> None:
         loop, rang = asyncio.get_running_loop(), list[float]()
-        alarm = Deadline(loop, lambda: rang.append(loop.time()))
+        deadline = Deadline(loop, lambda: rang.append(loop.time()))
         began = loop.time()
-        alarm.set(0.01)
-        alarm.set(0.06)
+        deadline.set(0.01)
+        deadline.set(0.06)
         await wait_until(lambda: bool(rang), what="it rings")
         assert rang[0] - began >= 0.06
         await asyncio.sleep(0.03)
@@ -41,9 +41,9 @@ def test_it_rings_when_its_time_is_over_and_not_before() -> None:
 def test_a_nearer_time_is_not_missed() -> None:
     async def work() -> None:
         rang = asyncio.Event()
-        alarm = Deadline(asyncio.get_running_loop(), rang.set)
-        alarm.set(60)
-        alarm.set(0.01)
+        deadline = Deadline(asyncio.get_running_loop(), rang.set)
+        deadline.set(60)
+        deadline.set(0.01)
         async with asyncio.timeout(5):
             await rang.wait()
 
@@ -53,11 +53,11 @@ def test_a_nearer_time_is_not_missed() -> None:
 def test_closed_it_does_not_ring() -> None:
     async def work() -> None:
         rang: list[int] = []
-        alarm = Deadline(asyncio.get_running_loop(), lambda: rang.append(1))
+        deadline = Deadline(asyncio.get_running_loop(), lambda: rang.append(1))
         for _ in range(2):
-            alarm.set(0.005)
-            alarm.close()
-            alarm.close()
+            deadline.set(0.005)
+            deadline.close()
+            deadline.close()
             await asyncio.sleep(0.02)
         assert rang == []
 
@@ -68,11 +68,11 @@ def test_to_move_it_on_costs_no_timer() -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, CountingLoop)
-        alarm = Deadline(loop, lambda: None)
+        deadline = Deadline(loop, lambda: None)
         before = loop.timers
         for _ in range(1000):
-            alarm.set(30)
+            deadline.set(30)
         assert loop.timers - before <= 1
-        alarm.close()
+        deadline.close()
 
     run(work())

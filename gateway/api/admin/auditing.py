@@ -96,9 +96,9 @@ _READERS: Final[Mapping[str, Callable[[Services, Mapping[str, str]], Awaitable[A
 
 def _team_of(before: Any, after: Any) -> str:
     """The team that an object is, or belongs to."""
-    for shape in (before, after):
-        if isinstance(shape, dict):
-            found = shape.get("id") if shape.get("object") == "team" else shape.get("team_id")
+    for body in (before, after):
+        if isinstance(body, dict):
+            found = body.get("id") if body.get("object") == "team" else body.get("team_id")
             if isinstance(found, str):
                 return found
     return ""

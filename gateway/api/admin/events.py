@@ -27,7 +27,7 @@ router = APIRouter(route_class=GuardedRoute)
 
 MAX_WATCHERS: Final = 50
 PING_S: Final = 15
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 _READY_AFTER_S: Final = 2 * EVERY_S  # by then every worker has seen that somebody watches
 
 
@@ -56,14 +56,14 @@ async def _events(services: Services, last_id: str, team_id: str | None) -> Asyn
             found: list[tuple[str, dict[str, Any]]] = []
             try:
                 await services.live_requests.request_events()
-                found = await services.live_requests.after(last_id, _AT_ONCE)
+                found = await services.live_requests.after(last_id, _BATCH_SIZE)
             except GatewayError:
                 pass  # the store is away: watching goes on when it is back
             for event_id, event in found:
                 last_id = event_id
                 if team_id is None or event["team_id"] == team_id:
                     yield ServerSentEvent(event="request", data=orjson.dumps(event).decode(), id=event_id)
-            if len(found) < _AT_ONCE:
+            if len(found) < _BATCH_SIZE:
                 await asyncio.sleep(EVERY_S)
     finally:
         services.reporter.watchers -= 1

@@ -55,5 +55,5 @@ async def verify_ledger(
     accounts = services.accounts
     page = await accounts.teams(limit, after) if team is None else Page((await accounts.team(team),), None)
     found = [(owner, await verify(services.store, owner.id)) for owner in page.data]
-    shapes = [verification_json(owner, verification) for owner, verification in found]
-    return {**page_json(shapes, page), "ok": all(verification.ok for _, verification in found)}
+    data = [verification_json(owner, verification) for owner, verification in found]
+    return {**page_json(data, page), "ok": all(verification.ok for _, verification in found)}

@@ -11,7 +11,7 @@ from fastapi import Query
 from gateway.accounts.accounts import Accounts
 from gateway.errors import GatewayError
 
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many")]
 After = Annotated[str | None, Query(min_length=1, max_length=64, description="The last page's `next`")]
@@ -37,7 +37,7 @@ async def every_team_id(accounts: Accounts) -> AsyncIterator[str]:
     """The ids of all teams."""
     after: str | None = None
     while True:
-        ids, after = await accounts.team_ids(_AT_ONCE, after)
+        ids, after = await accounts.team_ids(_BATCH_SIZE, after)
         for team_id in ids:
             yield team_id
         if after is None:

@@ -24,7 +24,7 @@ from gateway.reporting.refused_requests import find_refused
 from gateway.reporting.request_timings import RequestTimings
 
 router = APIRouter(prefix="/requests", route_class=GuardedRoute)
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 OUTCOMES: Final = (*(outcome.value for outcome in Outcome if outcome is not Outcome.DRY_RUN), "expired")
 
 
@@ -69,7 +69,7 @@ async def show_request(request: Request, request_id: str, team: str | None = Non
 async def _look_everywhere(services: Services, request_id: str) -> dict[str, Any] | None:
     after: str | None = None
     while True:
-        ids, after = await services.accounts.team_ids(_AT_ONCE, after)
+        ids, after = await services.accounts.team_ids(_BATCH_SIZE, after)
         found = await _look(services, ids, request_id)
         if found is not None or after is None:
             return found

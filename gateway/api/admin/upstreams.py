@@ -21,7 +21,7 @@ async def list_upstreams(request: Request) -> dict[str, Any]:
     """All upstreams. `healthy`: some worker would ask it now; `workers`: each one's breaker, keys, connections."""
     services = services_of(request)
     names = services.settings.upstreams
-    return {"object": "list", "data": [await upstream_shape(services, name) for name in names], "next": None}
+    return {"object": "list", "data": [await upstream_json(services, name) for name in names], "next": None}
 
 
 @router.post("/{upstream}/disable")
@@ -31,7 +31,7 @@ async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     _refuse_unknown(services, upstream)
     await services.cluster_state.take_out(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
     await services.control_loop.refresh()
-    return await upstream_shape(services, upstream)
+    return await upstream_json(services, upstream)
 
 
 @router.post("/{upstream}/enable")
@@ -41,10 +41,10 @@ async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     _refuse_unknown(services, upstream)
     await services.cluster_state.put_back(upstream)
     await services.control_loop.refresh()
-    return await upstream_shape(services, upstream)
+    return await upstream_json(services, upstream)
 
 
-async def upstream_shape(services: Services, name: str) -> dict[str, Any]:
+async def upstream_json(services: Services, name: str) -> dict[str, Any]:
     """One upstream. Raises GatewayError `upstream_not_found`."""
     _refuse_unknown(services, name)
     off = (await services.cluster_state.orders()).off.get(name)
@@ -62,12 +62,12 @@ async def upstream_shape(services: Services, name: str) -> dict[str, Any]:
         "enabled": off is None,
         "disabled_by": off["by"] if off else None,
         "disabled_at": time_json(off["at_ms"]) if off else None,
-        "healthy": off is None and any(_would_ask(worker) for worker in workers),
+        "healthy": off is None and any(_is_usable(worker) for worker in workers),
         "workers": workers,
     }
 
 
-def _would_ask(worker: dict[str, Any]) -> bool:
+def _is_usable(worker: dict[str, Any]) -> bool:
     return worker["breaker"] != "open" and any(key["rests_s"] == 0 for key in worker["keys"])
 
 

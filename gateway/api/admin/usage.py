@@ -23,7 +23,7 @@ from gateway.accounts.serialization import time_json
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import Since, Until, every_team_id, moment_ms
-from gateway.api.admin.usage_totals import MAX_ROWS, Board, By, Group, Tally
+from gateway.api.admin.usage_totals import MAX_ROWS, By, Group, GroupUsage, UsageTotals
 from gateway.api.dependencies import Services, services_of
 from gateway.errors import GatewayError
 from gateway.reporting.usage_rollups import rolled_up, steps
@@ -52,13 +52,13 @@ async def show_usage(
     from_ms, to_ms = _period(since, until, step)
     starts = steps(from_ms, to_ms, step)
     await _refuse_too_much(services.accounts, owner, starts)
-    with_seen = by != "key"
-    board = Board(by, limit)
+    with_outcomes = by != "key"
+    totals = UsageTotals(by, limit)
     teams = _one(owner) if owner is not None else every_team_id(services.accounts)
-    async for row in rolled_up(services.store, teams, starts, step, with_seen=with_seen):
-        board.add(row)
-    board.end()
-    order = board.order()
+    async for row in rolled_up(services.store, teams, starts, step, with_outcomes=with_outcomes):
+        totals.add(row)
+    totals.end()
+    order = totals.order()
     names = dict(zip(order, await _names(services, order, by), strict=True))
     return {
         "object": "usage",
@@ -67,22 +67,24 @@ async def show_usage(
         "step": step,
         "from": time_json(from_ms),
         "to": time_json(to_ms),
-        "total": board.total.shape(with_seen=with_seen),
-        "groups": [{**names[group], **board.groups[group].total.shape(with_seen=with_seen)} for group in order],
-        "others": _others_shape(board.others, board.merged, with_seen=with_seen) if board.merged else None,
+        "total": totals.total.to_json(with_outcomes=with_outcomes),
+        "groups": [
+            {**names[group], **totals.groups[group].total.to_json(with_outcomes=with_outcomes)} for group in order
+        ],
+        "others": _others_json(totals.others, totals.merged, with_outcomes=with_outcomes) if totals.merged else None,
         "data": [
-            {"start": time_json(start_ms), **names[group], **found.shape(with_seen=with_seen)}
-            for start_ms, group, found in board.rows()
+            {"start": time_json(start_ms), **names[group], **found.to_json(with_outcomes=with_outcomes)}
+            for start_ms, group, found in totals.rows()
         ],
     }
 
 
-def _others_shape(others: Tally, merged: int, *, with_seen: bool) -> dict[str, Any]:
+def _others_json(others: GroupUsage, merged: int, *, with_outcomes: bool) -> dict[str, Any]:
     return {
         "groups": merged,
-        **others.total.shape(with_seen=with_seen),
+        **others.total.to_json(with_outcomes=with_outcomes),
         "data": [
-            {"start": time_json(start_ms), **others.steps[start_ms].shape(with_seen=with_seen)}
+            {"start": time_json(start_ms), **others.steps[start_ms].to_json(with_outcomes=with_outcomes)}
             for start_ms in sorted(others.steps)
         ],
     }

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.reporting.latency_buckets import quantile
-from gateway.reporting.outcome_rollups import OutcomeCounts, endings, refusals, times
-from gateway.reporting.usage_rollups import Used
+from gateway.reporting.outcome_rollups import OutcomeCounts, outcomes_of, refusals, times
+from gateway.reporting.usage_rollups import UsageRow
 
 MAX_ROWS: Final = 20_000
 MAX_ROWS_OF_A_TEAM: Final = 4 * MAX_ROWS
@@ -28,7 +28,7 @@ Group = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Sum:
+class UsageSum:
     """State that changes: all of it. `seen`: counts by `what`, as in ledger.seen."""
 
     requests: int = 0
@@ -36,11 +36,11 @@ class Sum:
     cached_input_tokens: int = 0
     output_tokens: int = 0
     cost: int = 0
-    seen: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, row: Used | OutcomeCounts) -> None:
+    def add(self, row: UsageRow | OutcomeCounts) -> None:
         """Adds a row of the roll-ups."""
-        if isinstance(row, Used):
+        if isinstance(row, UsageRow):
             self.requests += row.requests
             self.input_tokens += row.input_tokens
             self.cached_input_tokens += row.cached_input_tokens
@@ -48,19 +48,19 @@ class Sum:
             self.cost += row.cost
         else:
             for what, count in row.counts.items():
-                self.seen[what] = self.seen.get(what, 0) + count
+                self.outcomes[what] = self.outcomes.get(what, 0) + count
 
-    def merge(self, other: Sum) -> None:
+    def merge(self, other: UsageSum) -> None:
         """Adds a sum."""
         self.requests += other.requests
         self.input_tokens += other.input_tokens
         self.cached_input_tokens += other.cached_input_tokens
         self.output_tokens += other.output_tokens
         self.cost += other.cost
-        for what, count in other.seen.items():
-            self.seen[what] = self.seen.get(what, 0) + count
+        for what, count in other.outcomes.items():
+            self.outcomes[what] = self.outcomes.get(what, 0) + count
 
-    def shape(self, *, with_seen: bool) -> dict[str, Any]:
+    def to_json(self, *, with_outcomes: bool) -> dict[str, Any]:
         """As JSON."""
         used = {
             "requests": self.requests,
@@ -69,12 +69,12 @@ class Sum:
             "output_tokens": self.output_tokens,
             "cost_usd": format_usd(self.cost),
         }
-        return used | (self._seen_shape() if with_seen else {})
+        return used | (self._outcomes_json() if with_outcomes else {})
 
-    def _seen_shape(self) -> dict[str, Any]:
-        refused = refusals(self.seen)
+    def _outcomes_json(self) -> dict[str, Any]:
+        refused = refusals(self.outcomes)
         return {
-            "outcomes": endings(self.seen),
+            "outcomes": outcomes_of(self.outcomes),
             "refused": sum(reason.requests for reason in refused),
             "refusals": [
                 {
@@ -85,33 +85,33 @@ class Sum:
                 }
                 for reason in refused
             ],
-            "total_ms": _times_shape(times("total", self.seen)),
-            "first_byte_ms": _times_shape(times("first", self.seen)),
+            "total_ms": _times_json(times("total", self.outcomes)),
+            "first_byte_ms": _times_json(times("first", self.outcomes)),
         }
 
 
 @dataclass(slots=True)
-class Tally:
+class GroupUsage:
     """One group. State that changes: all of it."""
 
-    total: Sum = field(default_factory=Sum)
-    steps: dict[int, Sum] = field(default_factory=dict)
+    total: UsageSum = field(default_factory=UsageSum)
+    steps: dict[int, UsageSum] = field(default_factory=dict)
 
-    def at(self, start_ms: int) -> Sum:
+    def at(self, start_ms: int) -> UsageSum:
         """The sum of a step."""
         found = self.steps.get(start_ms)
         if found is None:
-            found = self.steps[start_ms] = Sum()
+            found = self.steps[start_ms] = UsageSum()
         return found
 
 
-class Board:
+class UsageTotals:
     """Sums of one question. `most`: groups that stay apart. State that changes: all of it."""
 
     def __init__(self, by: By | None, most: int) -> None:
-        self.total = Sum()
-        self.groups: dict[Group, Tally] = {}
-        self.others = Tally()
+        self.total = UsageSum()
+        self.groups: dict[Group, GroupUsage] = {}
+        self.others = GroupUsage()
         self.merged = 0  # groups that went to the others
         self._by = by
         self._most = most
@@ -120,20 +120,20 @@ class Board:
         self._final: list[tuple[int, int, Group]] = []
         self._open: list[Group] = []
 
-    def add(self, row: Used | OutcomeCounts) -> None:
+    def add(self, row: UsageRow | OutcomeCounts) -> None:
         """Adds a row. Raises GatewayError `invalid_field` where even one team, or the models alone, are too many."""
         if row.team_id != self._team:
             self.complete()
             self._team = row.team_id
         group = self._group(row)
-        tally = self.groups.get(group)
-        if tally is None:
-            tally = self.groups[group] = Tally()
+        group_usage = self.groups.get(group)
+        if group_usage is None:
+            group_usage = self.groups[group] = GroupUsage()
             self._open.append(group)
-        before = len(tally.steps)
-        for total in (self.total, tally.total, tally.at(row.start_ms)):
+        before = len(group_usage.steps)
+        for total in (self.total, group_usage.total, group_usage.at(row.start_ms)):
             total.add(row)
-        self._rows += len(tally.steps) - before
+        self._rows += len(group_usage.steps) - before
         if self._rows > (MAX_ROWS if self._by == "model" else MAX_ROWS_OF_A_TEAM):
             raise GatewayError(
                 "invalid_field", "That is too much at once: ask for a shorter time or step=day.", param="from"
@@ -160,29 +160,29 @@ class Board:
         """The groups that stayed apart, the dearest first."""
         return sorted(self.groups, key=lambda group: (-self.groups[group].total.cost, group))
 
-    def rows(self) -> Iterator[tuple[int, Group, Sum]]:
+    def rows(self) -> Iterator[tuple[int, Group, UsageSum]]:
         """(start, group, sum) by time."""
-        found = [(start_ms, group) for group, tally in self.groups.items() for start_ms in tally.steps]
+        found = [(start_ms, group) for group, group_usage in self.groups.items() for start_ms in group_usage.steps]
         for start_ms, group in sorted(found):
             yield start_ms, group, self.groups[group].steps[start_ms]
 
-    def _group(self, row: Used | OutcomeCounts) -> Group:
+    def _group(self, row: UsageRow | OutcomeCounts) -> Group:
         if self._by == "model":
             return "", row.model
-        if self._by == "key" and isinstance(row, Used):
+        if self._by == "key" and isinstance(row, UsageRow):
             return row.team_id, row.key_id
         return (row.team_id, "") if self._by else ("", "")
 
     def _merge(self, group: Group) -> None:
-        tally = self.groups.pop(group)
+        group_usage = self.groups.pop(group)
         self.merged += 1
-        self._rows -= len(tally.steps)
-        self.others.total.merge(tally.total)
-        for start_ms, found in tally.steps.items():
+        self._rows -= len(group_usage.steps)
+        self.others.total.merge(group_usage.total)
+        for start_ms, found in group_usage.steps.items():
             self.others.at(start_ms).merge(found)
 
 
-def _times_shape(counts: dict[int, int]) -> dict[str, Any] | None:
+def _times_json(counts: dict[int, int]) -> dict[str, Any] | None:
     if not counts:
         return None
     return {"requests": sum(counts.values()), "median": quantile(counts, 0.5), "p95": quantile(counts, 0.95)}

@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until_sync
 
 
 @dataclass(frozen=True)
-class KnownResponse:
+class CreatedKey:
     """A key: its id and its text."""
 
     id: str
@@ -33,7 +33,7 @@ class Operator(Protocol):
     """What the week needs of a tool. Teams are named; `spend`: USD by name."""
 
     def new_team(self, name: str, credits_usd: str) -> None: ...
-    def new_key(self, team: str, name: str) -> KnownResponse: ...
+    def new_key(self, team: str, name: str) -> CreatedKey: ...
     def rotate(self, team: str, key_id: str) -> str: ...
     def unused_secrets(self, team: str, key_id: str) -> int: ...
     def limit_key(self, team: str, key_id: str, rpm: int) -> None: ...
@@ -86,7 +86,7 @@ def loading(gateway: RunningGateway, text: str, clients: int = 3) -> Iterator[Lo
             thread.join(timeout=30)
 
 
-def a_week(operator: Operator, gateway: RunningGateway) -> None:
+def run_operator_scenario(operator: Operator, gateway: RunningGateway) -> None:
     """The whole week. Fails at the first thing that is not as an engineer expects it."""
     mark = uuid.uuid4().hex[:8]
     search, chat, batch = (f"{name}-{mark}" for name in ("search", "chat", "batch"))

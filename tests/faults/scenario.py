@@ -1,9 +1,9 @@
 """A gateway between a client and an upstream that a test scripts: all on real sockets.
 
-    async with open_stage(valkey, tmp_path, [request(), stream(created(), delta("a")), reset()]) as stage:
-        client = await stage.ask(stream=True)      a raw client: what it sees is bytes
-        stage.sdk()                                the official one: what it sees is its documented exception
-        await stage.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
+    async with open_scenario(valkey, tmp_path, [request(), stream(created(), delta("a")), reset()]) as scenario:
+        client = await scenario.ask(stream=True)      a raw client: what it sees is bytes
+        scenario.sdk()                                the official one: what it sees is its documented exception
+        await scenario.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
 
 `ended` holds what every ending must keep: the upstream's socket is closed at once, the journal has one resolution with
 the right charge, nothing is held, one log line was written, and, the key's concurrency being one, the next request
@@ -178,7 +178,7 @@ class RawClient:
 
 
 @dataclass
-class Stage:
+class Scenario:
     """The parts of one test. `last_body`: what `ask` sent last (mutable)."""
 
     gateway: RunningGateway
@@ -269,9 +269,9 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def open_stage(
+async def open_scenario(
     store: Server, data_dir: Path, /, *scripts: Sequence[Step], limits: dict[str, int] | None = None, **sections: Any
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Scenario]:
     """One script for the first connection to the upstream, and so on; afterwards every request is answered."""
     log = io.StringIO()
     sections = {"log": {"format": "json", "level": "info"}, **sections}
@@ -280,13 +280,13 @@ async def open_stage(
         gateway = await asyncio.to_thread(running.__enter__)
         try:
             key = gateway.new_key(key_limits={"concurrency": 1} if limits is None else limits)
-            stage = Stage(gateway, upstream, store, key, log)
+            scenario = Scenario(gateway, upstream, store, key, log)
             try:
-                yield stage
+                yield scenario
             finally:
-                for client in stage.clients:
+                for client in scenario.clients:
                     client.leave()
-                for sdk in stage.sdks:
+                for sdk in scenario.sdks:
                     await sdk.close()
         finally:
             await asyncio.to_thread(running.__exit__, None, None, None)

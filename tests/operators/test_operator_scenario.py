@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.admins import admin_client, done
 from tests.support.gateway import RunningGateway
+from tests.support.operator_scenario import CreatedKey, run_operator_scenario
 from tests.support.shell import Shell
-from tests.support.week import KnownResponse, a_week
 
 
 def spent(rows: list[dict[str, Any]], by: str) -> dict[str, Decimal]:
@@ -34,9 +34,9 @@ class ByApi:
     def new_team(self, name: str, credits_usd: str) -> None:
         done(self._root.post("/teams", json={"name": name, "credits_usd": credits_usd}))
 
-    def new_key(self, team: str, name: str) -> KnownResponse:
+    def new_key(self, team: str, name: str) -> CreatedKey:
         made = done(self._root.post(f"/teams/{team}/keys", json={"name": name}))
-        return KnownResponse(made["id"], made["key"])
+        return CreatedKey(made["id"], made["key"])
 
     def rotate(self, team: str, key_id: str) -> str:
         rotated: str = done(self._root.post(f"/teams/{team}/keys/{key_id}/rotate", json={"overlap_s": 3600}))["key"]
@@ -71,9 +71,9 @@ class ByCommandLine:
     def new_team(self, name: str, credits_usd: str) -> None:
         self._shell.json("teams", "create", name, "--credits", credits_usd)
 
-    def new_key(self, team: str, name: str) -> KnownResponse:
+    def new_key(self, team: str, name: str) -> CreatedKey:
         made = self._shell.json("keys", "create", team, "--name", name)
-        return KnownResponse(made["id"], made["key"])
+        return CreatedKey(made["id"], made["key"])
 
     def rotate(self, team: str, key_id: str) -> str:
         rotated: str = self._shell.json("keys", "rotate", f"{team}/{key_id}", "--overlap", "1h")["key"]
@@ -99,13 +99,13 @@ class ByCommandLine:
         self._shell.json("upstreams", *(("enable", name) if on else ("disable", name, "--yes")))
 
 
-def test_a_week_with_the_api_alone(gateway: RunningGateway) -> None:
+def test_the_operator_scenario_runs_with_the_api_alone(gateway: RunningGateway) -> None:
     with admin_client(gateway) as root:
-        a_week(ByApi(root), gateway)
+        run_operator_scenario(ByApi(root), gateway)
 
 
-def test_a_week_with_the_command_line_alone(
+def test_the_operator_scenario_runs_with_the_command_line_alone(
     gateway: RunningGateway, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    a_week(ByCommandLine(Shell(gateway, capsys)), gateway)
+    run_operator_scenario(ByCommandLine(Shell(gateway, capsys)), gateway)

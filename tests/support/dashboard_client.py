@@ -13,7 +13,7 @@ from tests.support.gateway import ADMIN_KEY, RunningGateway
 _TOKEN = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 
 
-class Person:
+class DashboardClient:
     """State that changes: the client's cookies."""
 
     def __init__(self, client: httpx.Client) -> None:
@@ -40,16 +40,16 @@ class Person:
 
 
 @contextlib.contextmanager
-def stranger(gateway: RunningGateway) -> Iterator[Person]:
+def signed_out(gateway: RunningGateway) -> Iterator[DashboardClient]:
     """Somebody who is not signed in."""
     with httpx.Client(base_url=gateway.url, timeout=20) as client:
-        yield Person(client)
+        yield DashboardClient(client)
 
 
 @contextlib.contextmanager
-def signed_in(gateway: RunningGateway, key: str = ADMIN_KEY) -> Iterator[Person]:
+def signed_in(gateway: RunningGateway, key: str = ADMIN_KEY) -> Iterator[DashboardClient]:
     """Somebody who is."""
-    with stranger(gateway) as person:
-        answer = person.try_to_sign_in(key)
+    with signed_out(gateway) as dashboard:
+        answer = dashboard.try_to_sign_in(key)
         assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard"), answer.text
-        yield person
+        yield dashboard

@@ -11,29 +11,29 @@ from decimal import Decimal
 from playwright.sync_api import Locator
 
 from gateway.dashboard.render import WHY
-from tests.browser.desk import Desk
-from tests.support.week import KnownResponse, a_week
+from tests.browser.browser_session import BrowserSession
+from tests.support.operator_scenario import CreatedKey, run_operator_scenario
 
 
 class ByDashboard:
     """Somebody at a browser who is signed in."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._page = desk.page
+    def __init__(self, browser_session: BrowserSession) -> None:
+        self._browser_session = browser_session
+        self._page = browser_session.page
 
     def new_team(self, name: str, credits_usd: str) -> None:
-        self._desk.make_team(name, credits_usd)
+        self._browser_session.make_team(name, credits_usd)
 
-    def new_key(self, team: str, name: str) -> KnownResponse:
+    def new_key(self, team: str, name: str) -> CreatedKey:
         self._open(team)
-        text = self._desk.make_key(name)
+        text = self._browser_session.make_key(name)
         self._open(team)
-        return KnownResponse(self._desk.key(name).locator("code").first.inner_text(), text)
+        return CreatedKey(self._browser_session.key(name).locator("code").first.inner_text(), text)
 
     def rotate(self, team: str, key_id: str) -> str:
         self._open(team)
-        return self._desk.rotate(self._label(key_id), "1")
+        return self._browser_session.rotate(self._label(key_id), "1")
 
     def unused_secrets(self, team: str, key_id: str) -> int:
         self._open(team)
@@ -47,7 +47,7 @@ class ByDashboard:
         self._page.get_by_role("status").get_by_text("The key is changed").wait_for()
 
     def spend(self, by: str, team: str | None = None) -> dict[str, Decimal]:
-        self._desk.go("Overview")
+        self._browser_session.go("Overview")
         self._page.locator("#team").select_option(label=team or "All teams")
         self._page.get_by_role("button", name="Show").click()
         self._page.get_by_role("heading", name="Overview", level=1).wait_for()
@@ -73,13 +73,13 @@ class ByDashboard:
         self._page.get_by_role("status").get_by_text("The credits are booked.").wait_for()
 
     def turn_upstream(self, name: str, *, on: bool) -> None:
-        self._desk.go("Upstreams")
+        self._browser_session.go("Upstreams")
         before, after = (f"Put {name} back", f"Take {name} out") if on else (f"Take {name} out", f"Put {name} back")
         self._page.get_by_role("button", name=before).click()
         self._page.get_by_role("button", name=after).wait_for()
 
     def _open(self, team: str) -> None:
-        self._desk.go("Teams")
+        self._browser_session.go("Teams")
         self._page.get_by_role("link", name=team, exact=True).click()
         self._page.get_by_role("heading", name=team, level=1).wait_for()
 
@@ -101,12 +101,12 @@ class ByDashboard:
         return f"{found[2]} {limit} {code}"
 
 
-def test_a_week_with_the_dashboard_alone(desk: Desk) -> None:
-    desk.sign_in()
-    a_week(ByDashboard(desk), desk.gateway)
-    desk.go("Audit")
-    log = desk.page.get_by_role("group", name="Changes").inner_text()
-    for deed in ("made the team", "made the key", "rotated the key", "changed the key", "moved credits of"):
-        assert deed in log
+def test_the_operator_scenario_runs_with_the_dashboard_alone(browser_session: BrowserSession) -> None:
+    browser_session.sign_in()
+    run_operator_scenario(ByDashboard(browser_session), browser_session.gateway)
+    browser_session.go("Audit")
+    log = browser_session.page.get_by_role("group", name="Changes").inner_text()
+    for action in ("made the team", "made the key", "rotated the key", "changed the key", "moved credits of"):
+        assert action in log
     assert "took out the upstream simulator" in log
     assert "put back the upstream simulator" in log

@@ -18,7 +18,7 @@ PICTURES: Final = Path(__file__).parent / "screenshots"
 _WATCH: Final = "addEventListener('securitypolicyviolation', e => console.error('policy: ' + e.violatedDirective));"
 
 
-class Desk:
+class BrowserSession:
     """State that changes: what went wrong in the browser so far."""
 
     def __init__(self, context: BrowserContext, gateway: RunningGateway) -> None:
@@ -32,15 +32,15 @@ class Desk:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, browser: Browser, gateway: RunningGateway, **options: Any) -> Iterator[Desk]:
-        """A desk whose pages must stay without any trouble."""
+    def open(cls, browser: Browser, gateway: RunningGateway, **options: Any) -> Iterator[BrowserSession]:
+        """A session whose pages must report no error in the browser."""
         # Colours that are on their way from one to another are no contrast to measure.
         context = browser.new_context(base_url=gateway.url, reduced_motion="reduce", **options)
         context.set_default_timeout(10_000)
-        desk = cls(context, gateway)
+        browser_session = cls(context, gateway)
         try:
-            yield desk
-            assert desk.troubles == []
+            yield browser_session
+            assert browser_session.troubles == []
         finally:
             context.close()
 
