@@ -166,44 +166,35 @@ class Ledger:
         """Whether requests may begin while the store is away."""
         return self._policy.on_failure == "open" and self._spool.has_room
 
-    async def admit(self, admission_request: AdmissionRequest) -> Admission:
+    async def admit(self, request: AdmissionRequest) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
         self._notice_pause()
-        reply = self._store.call(ADMIT, *self._admit_call(admission_request, dry_run=False))
+        reply = self._store.call(ADMIT, *self._admit_call(request, dry_run=False))
         try:
-            admission = _read_admission(await reply, admission_request)
+            admission = _read_admission(await reply, request)
         except StoreUnavailable as error:
             if not self.admits_unchecked:
                 if error.maybe_applied:
-                    self._abandon(admission_request)
+                    self._abandon(request)
                 raise _unavailable(error) from None
-            hold = _hold(
-                admission_request, time.time_ns() // 1_000_000, unchecked_secret=admission_request.key.secret_hash
-            )
+            hold = _hold(request, time.time_ns() // 1_000_000, unchecked_secret=request.key.secret_hash)
             admission = Admission(hold, NO_RATES, 0, unchecked=True)
         except asyncio.CancelledError:
-            self._abandon(admission_request)
+            self._abandon(request)
             raise
-        self._open[admission_request.request_id] = admission.hold
+        self._open[request.request_id] = admission.hold
         return admission
 
-    async def preview(self, admission_request: AdmissionRequest) -> Preview:
+    async def preview(self, request: AdmissionRequest) -> Preview:
         """What `admit` would say now, and what is left of each limit; reserves nothing. Raises as `admit` does."""
-        names = TeamKeys(admission_request.key.team_id)
-        view = [
-            names.team,
-            names.state,
-            names.holds,
-            names.held,
-            names.journal,
-            names.key(admission_request.key.key_id),
-        ]
+        names = TeamKeys(request.key.team_id)
+        view = [names.team, names.state, names.holds, names.held, names.journal, names.key(request.key.key_id)]
         replies = [
-            self._store.call(ADMIT, *self._admit_call(admission_request, dry_run=True)),
-            self._store.call(VIEW, view, [admission_request.key.key_id, self._store.max_voids_per_call]),
+            self._store.call(ADMIT, *self._admit_call(request, dry_run=True)),
+            self._store.call(VIEW, view, [request.key.key_id, self._store.max_voids_per_call]),
         ]
         reply, seen = await gather(replies)
-        return Preview(_read_admission(reply, admission_request), read_view(seen))
+        return Preview(_read_admission(reply, request), read_view(seen))
 
     def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
         """Step 8: posts a settlement, and a response to remember. Under way at once; no cancellation takes it back.
@@ -252,10 +243,8 @@ class Ledger:
             await self._spool.replay(self._replay)
         await self._spool.close()
 
-    def _abandon(self, admission_request: AdmissionRequest) -> None:
-        void = Settlement(
-            _hold(admission_request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, admission_request.demand.model, ""
-        )
+    def _abandon(self, request: AdmissionRequest) -> None:
+        void = Settlement(_hold(request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, request.demand.model, "")
         _ = self.settle(void)  # nobody waits; `flush` does
 
     def _resolved(self, reply: list[Any], args: list[str]) -> int:
@@ -322,20 +311,20 @@ class Ledger:
             raise LookupError(f"this version does not know the script {script!r}")
         self._resolved(await self._store.call(SETTLE, keys, args), args)
 
-    def _admit_call(self, admission_request: AdmissionRequest, *, dry_run: bool) -> tuple[list[str], list[str]]:
-        key, demand = admission_request.key, admission_request.demand
+    def _admit_call(self, request: AdmissionRequest, *, dry_run: bool) -> tuple[list[str], list[str]]:
+        key, demand = request.key, request.demand
         names = TeamKeys(key.team_id)
         keys = names.of_request(key.key_id)
-        if admission_request.idempotency_key is not None:
-            keys.append(names.idempotency_key(key.key_id, admission_request.idempotency_key))
+        if request.idempotency_key is not None:
+            keys.append(names.idempotency_key(key.key_id, request.idempotency_key))
         return keys, [
-            admission_request.request_id,
+            request.request_id,
             key.key_id,
             key.secret_hash,
-            "\n".join(admission_request.patterns),
+            "\n".join(request.patterns),
             str(demand.amount_nano_usd),
             str(demand.input_tokens + demand.output_tokens),
-            str(-1 if admission_request.max_output_tokens is None else admission_request.max_output_tokens),
+            str(-1 if request.max_output_tokens is None else request.max_output_tokens),
             self._hold_ttl_ms,
             "1" if dry_run else "0",
             self._idempotency_ttl_ms,
@@ -370,31 +359,22 @@ class Ledger:
         ]
 
 
-def _hold(admission_request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = admission_request
+def _hold(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = request
     _model, amount, input_tokens, output_tokens, _price, _unsaid = demand
-    return Hold(
-        request_id,
-        key.team_id,
-        key.key_id,
-        amount,
-        input_tokens,
-        output_tokens,
-        admitted_ms,
-        idempotency_key,
-        unchecked_secret,
-    )
+    tokens = (input_tokens, output_tokens)
+    return Hold(request_id, key.team_id, key.key_id, amount, *tokens, admitted_ms, idempotency_key, unchecked_secret)
 
 
-def _read_admission(reply: list[Any], admission_request: AdmissionRequest) -> Admission:
+def _read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     rates = Rates(*reply[11:17])
-    demand = admission_request.demand
+    demand = request.demand
     if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
         demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
-        admission_request = admission_request._replace(demand=demand)
+        request = request._replace(demand=demand)
     if admitted == 1:
-        return Admission(_hold(admission_request, now_ms), rates, available, cut_at_cap=cut == 1)
+        return Admission(_hold(request, now_ms), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
     refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
     raise AdmissionRefused.of(to_error(refusal, demand), rates)
