@@ -1,4 +1,4 @@
-"""The composition root: settings in, an ASGI application out. Nothing else in the package builds a service.
+"""The composition root: settings in, an ASGI application out. Nothing else but worker/parts.py builds a service.
 
 build_app(settings) -> Gateway    the hot path first, everything else to FastAPI
   /v1/responses and below         RequestHandler, past FastAPI's middleware and routing (a third of a request, measured)
@@ -13,17 +13,15 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, TextIO
 
 import structlog
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from pydantic import SecretStr
 
 from gateway import __version__, api, dashboard
 from gateway.accounts.accounts import Accounts
@@ -31,14 +29,13 @@ from gateway.accounts.admin_keys import Admins
 from gateway.accounts.rotation import Rotation
 from gateway.accounts.sessions import Sessions
 from gateway.api.middleware import RouteMiddleware
-from gateway.config.settings import Settings, UpstreamSettings, load_settings
-from gateway.config.types import FileSecret
+from gateway.config.settings import Settings, load_settings
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses
 from gateway.ledger.enforcement_check import check_enforcement
 from gateway.ledger.known_responses import KnownResponses
-from gateway.ledger.ledger import Ledger, LedgerPolicy
+from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import SPOOL, Spool
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
@@ -46,7 +43,6 @@ from gateway.observability.metrics.multiprocess import SharedMetrics
 from gateway.observability.request_log import configure_logging
 from gateway.protocol import operations
 from gateway.proxy.handler import RequestHandler
-from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.reporting.audit_log import AuditLog
 from gateway.reporting.live_requests import LiveRequests
 from gateway.reporting.outcome_rollups import OutcomeRollups
@@ -54,26 +50,17 @@ from gateway.reporting.refused_requests import RefusedRequests
 from gateway.reporting.request_reporter import RequestReporter
 from gateway.reporting.request_timings import RequestTimings
 from gateway.store.store import Store
-from gateway.store.store import StoreSettings as StoreOptions
 from gateway.types import Headers, Receive, Scope, Send
-from gateway.upstream.factory import build_transport
-from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
 from gateway.upstream.model_list import ModelList
-from gateway.upstream.origin import parse_origin
-from gateway.upstream.transport import TransportConfig
-from gateway.upstream.upstream import Upstream, UpstreamPolicy
 from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
+from gateway.worker.parts import build_snapshot, build_tracing, ledger_policy, store_settings
 from gateway.worker.signals import drain_on_signal, reload_on_signal
-
-if TYPE_CHECKING:
-    from gateway.observability.tracing import Tracing
 
 _GC_EVERY: Final = 20_000
 """New containers between two collections. A request leaves no cycles behind: to look every 700, Python's default, cost
 7 % of a JSON answer and found nothing."""
-NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -163,7 +150,7 @@ class Gateway:
             spool = Spool(
                 settings.store.data_dir / SPOOL, settings.ledger.spool_max_bytes, settings.ledger.resolution_ttl_s
             )
-            ledger = Ledger(store, spool, _policy(settings))
+            ledger = Ledger(store, spool, ledger_policy(settings))
             stack.push_async_callback(ledger.flush)
             snapshot = build_snapshot(settings)
             handler = RequestHandler(
@@ -265,70 +252,7 @@ def _services(
     return services
 
 
-def build_tracing() -> Tracing:
-    """Traces: not imported before they are wanted. Raises ImportError without the extra; ValueError for its OTEL_*."""
-    from gateway.observability.tracing import Tracing  # noqa: PLC0415 - off, it costs nothing, and the SDK may be absent
-
-    return Tracing()
-
-
-def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> ConfigSnapshot:
-    """Routes, prices and upstreams as the request line uses them; the upstreams in `keep` are taken as they are."""
-    upstreams = {
-        name: keep[name] if name in keep else build_upstream(name, upstream)
-        for name, upstream in settings.upstreams.items()
-    }
-    limits = RequestLimits(
-        max_body_bytes=settings.server.max_body_bytes,
-        body_timeout_s=settings.server.body_timeout_s,
-        default_max_output_tokens=settings.limits.default_max_output_tokens,
-        failover_s=settings.server.failover_s,
-    )
-    admin_key = settings.admin.key
-    return ConfigSnapshot(
-        settings.router(), upstreams, limits, admin_key.get_secret_value().encode() if admin_key else None
-    )
-
-
-def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
-    """One upstream with its transport; nothing is connected yet. Raises ValueError for files that cannot be used."""
-    config = TransportConfig(
-        base_url=settings.base_url,
-        connect_timeout_s=settings.connect_timeout_s,
-        first_byte_timeout_s=settings.first_byte_timeout_s,
-        chunk_timeout_s=settings.chunk_timeout_s,
-        max_connections=settings.max_connections,
-        max_idle=settings.max_idle_connections,
-        idle_expiry_s=settings.idle_expiry_s,
-        ca_file=_path(settings.ca_file),
-        client_cert_file=_path(settings.client_cert_file),
-        client_key_file=_path(settings.client_key_file),
-        http2=settings.http2,
-        proxy=settings.effective_proxy(),
-    )
-    origin = parse_origin(settings.base_url)
-    return Upstream(
-        name,
-        (origin.host, origin.port),
-        build_transport(config, settings.transport),
-        KeyRing(tuple(_upstream_key(number, secret) for number, secret in enumerate(settings.api_keys))),
-        Breaker(settings.breaker_failures, settings.breaker_open_s),
-        UpstreamPolicy(
-            max_answer_bytes=settings.max_answer_bytes,
-            max_event_bytes=settings.max_event_bytes,
-            on_client_leave=settings.on_client_leave,
-            drain_timeout_s=settings.drain_timeout_s,
-            key_rest_s=settings.key_rest_s,
-        ),
-    )
-
-
-def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
-    reload = secret.read_again if isinstance(secret, FileSecret) else None
-    return UpstreamKey(number, secret.get_secret_value(), reload)
-
-
-async def _check_enforcement(services: Services) -> None:
+async def _prove(services: Services) -> None:
     """Not ready before the store has been seen to refuse the second request of a limit of one."""
     log = structlog.get_logger("gateway.start")
     problem = ""
@@ -346,34 +270,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def store_settings(settings: Settings) -> StoreOptions:
-    """How to reach the store that the settings name."""
-    store = settings.store
-    return StoreOptions(
-        url=store.url,
-        timeout_s=store.timeout_s,
-        connect_timeout_s=store.connect_timeout_s,
-        breaker_open_s=store.breaker_open_s,
-        max_pending=store.max_pending,
-        username=store.username,
-        password=store.password.get_secret_value() if store.password else None,
-        ca_file=_path(store.ca_file),
-    )
-
-
-def _policy(settings: Settings) -> LedgerPolicy:
-    ledger = settings.ledger
-    return LedgerPolicy(
-        hold_ttl_s=ledger.hold_ttl_s,
-        resolution_ttl_s=ledger.resolution_ttl_s,
-        journal_retention_s=ledger.journal_retention_s,
-        usage_retention_s=ledger.usage_retention_s,
-        idempotency_ttl_s=ledger.idempotency_ttl_s,
-        on_failure=settings.store.on_failure,
-    )
-
-
-def _path(path: Path | None) -> str | None:
-    return str(path) if path is not None else None

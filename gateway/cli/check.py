@@ -13,7 +13,6 @@ from pathlib import Path
 
 import typer
 
-from gateway.app import build_tracing, build_upstream, store_settings
 from gateway.cli.errors import CliError
 from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings, load_settings
@@ -21,6 +20,7 @@ from gateway.observability.request_log import configure_logging
 from gateway.routing.model_patterns import specificity
 from gateway.store.store import Store, StoreError
 from gateway.store.url import EMBEDDED, StoreUrl
+from gateway.worker.parts import build_tracing, build_upstream, store_settings
 
 
 def load(path: Path) -> Settings:

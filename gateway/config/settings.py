@@ -1,4 +1,4 @@
-"""Every setting, typed; with setting_types.py the only reader of environment and files.
+"""Every setting, typed; with types.py the only reader of environment and files.
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
@@ -6,7 +6,7 @@
         prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
-Unknown keys are errors. `load_settings` reports every error at once, each with its place (problems.py).
+Unknown keys are errors. `load_settings` reports every error at once, each with its place (errors.py).
 gateway.example.toml documents each setting; a test holds the two together.
 """
 
@@ -16,11 +16,10 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -32,184 +31,28 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from gateway.billing.money import parse_usd
 from gateway.billing.prices import Price, PriceTable
 from gateway.config.errors import DELIMITER, ENV_PREFIX, InvalidSettings, Problem, SettingsError, line, problems_of
+from gateway.config.route_settings import RouteSettings
+from gateway.config.sections import (
+    AdminSettings,
+    ErrorsSettings,
+    LedgerSettings,
+    LimitsSettings,
+    LogSettings,
+    RoutingSettings,
+    Section,
+    ServerSettings,
+    StoreSettings,
+    TelemetrySettings,
+)
 from gateway.config.types import (
     ModelName,
-    Network,
-    OptionalSecret,
-    Origin,
     Pattern,
-    Retention,
-    Seconds,
-    Secret,
-    StoreLocation,
     UpstreamName,
     Usd,
-    environment_proxy,
 )
+from gateway.config.upstream_settings import UpstreamSettings
 from gateway.routing.model_patterns import specificity
-from gateway.routing.router import Router, RouteRule
-from gateway.store.url import EMBEDDED
-
-
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class ServerSettings(Section):
-    """Where the gateway listens, and what it accepts from clients."""
-
-    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
-    port: int = Field(default=8080, ge=0, le=65_535)
-    workers: int = Field(default=1, ge=1, le=64)
-    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
-    body_timeout_s: Seconds = 30.0
-    max_head_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
-    head_timeout_s: Seconds = 30.0
-    keep_alive_s: int = Field(default=75, ge=1, le=3600)
-    total_timeout_s: Seconds = 3600.0
-    failover_s: Seconds = 30.0
-    shutdown_delay_s: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
-    drain_timeout_s: Seconds = 30.0
-    metrics_token: Secret | None = None
-    metrics_max_series: int = Field(default=1000, ge=1, le=100_000)
-    trusted_proxies: tuple[Network, ...] = ()
-    auth_failures_per_minute: int = Field(default=600, ge=0, le=1_000_000)
-    cors_origins: tuple[Origin, ...] = ()
-
-
-class StoreSettings(Section):
-    """The Redis or Valkey that keeps keys, limits and the ledger."""
-
-    url: StoreLocation = EMBEDDED
-    data_dir: Path = Path("data")
-    username: str | None = None
-    password: Secret | None = None
-    ca_file: Path | None = None
-    timeout_s: Seconds = 1.0
-    connect_timeout_s: Seconds = 1.0
-    breaker_open_s: Seconds = 0.5
-    max_pending: int = Field(default=10_000, ge=1, le=1_000_000)
-    on_failure: Literal["closed", "open"] = "closed"
-
-
-class AdminSettings(Section):
-    """The admin API; without a key it is off."""
-
-    key: OptionalSecret = None
-    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
-    port: int | None = Field(default=None, ge=1, le=65_535)
-    audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
-    session_ttl_s: int = Field(default=1800, ge=60, le=12 * 3600)
-    sign_in_attempts: int = Field(default=10, ge=1, le=10_000)
-
-
-class LimitsSettings(Section):
-    """What a request counts for when it does not say itself."""
-
-    default_max_output_tokens: int = Field(default=4096, ge=1, le=10_000_000)
-
-
-class LedgerSettings(Section):
-    """How long the ledger keeps what."""
-
-    hold_ttl_s: Seconds = 15.0
-    resolution_ttl_s: Retention = 7 * 86_400
-    journal_retention_s: Retention = 400 * 86_400
-    usage_retention_s: Retention = 400 * 86_400
-    idempotency_ttl_s: Retention = 86_400
-    refused_max_entries: int = Field(default=1000, ge=10, le=1_000_000)
-    refused_retention_s: Retention = 7 * 86_400
-    spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)
-
-
-class RoutingSettings(Section):
-    """What routing remembers. A response takes about 300 bytes of the store."""
-
-    response_ttl_s: int = Field(default=7 * 86_400, ge=0, le=366 * 86_400)
-
-
-class ErrorsSettings(Section):
-    """How errors look."""
-
-    numeric_codes: bool = False
-
-
-class LogSettings(Section):
-    """The structured log: JSON lines on standard error, or a form for people on a terminal."""
-
-    format: Literal["auto", "json", "text"] = "auto"
-    level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-class TelemetrySettings(Section):
-    """What is sent to collectors. Where to, how much and how: OpenTelemetry's own variables (OTEL_*)."""
-
-    traces: bool = False
-
-
-class UpstreamSettings(Section):
-    """One provider that speaks OpenResponses."""
-
-    base_url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
-    api_keys: tuple[Secret, ...] = Field(min_length=1)
-    transport: Literal["auto", "native", "httpx"] = "auto"
-    proxy: str | None = None
-    http2: bool = False
-    ca_file: Path | None = None
-    client_cert_file: Path | None = None
-    client_key_file: Path | None = None
-    connect_timeout_s: Seconds = 5.0
-    first_byte_timeout_s: Seconds = 600.0
-    chunk_timeout_s: Seconds = 300.0
-    max_connections: int = Field(default=10_000, ge=1, le=100_000)
-    max_idle_connections: int = Field(default=256, ge=0, le=100_000)
-    idle_expiry_s: Seconds = 30.0
-    max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
-    max_event_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
-    on_client_leave: Literal["abort", "drain"] = "abort"
-    drain_timeout_s: Seconds = 60.0
-    breaker_failures: int = Field(default=5, ge=1, le=1_000_000)
-    breaker_open_s: Seconds = 5.0
-    key_rest_s: Seconds = 60.0
-
-    def effective_proxy(self) -> str | None:
-        """The forward proxy to use, if any: the configured one, or else the environment's. "" is none at all.
-
-        The native transport has none: who asks for it by name does not mean the environment's.
-        """
-        if self.proxy is not None:
-            return self.proxy or None
-        return None if self.transport == "native" else environment_proxy(self.base_url)
-
-
-class RouteSettings(Section):
-    """One [[routes]] entry: which upstreams answer for a model."""
-
-    model: Pattern
-    upstreams: tuple[str, ...] = Field(min_length=1)
-    weights: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = ()
-    rename: str | None = Field(default=None, min_length=1, max_length=256)
-    strip_prefix: str | None = Field(default=None, min_length=1, max_length=256)
-    repeat_started: bool = False
-    cost_source: Literal["usage", "upstream"] = "usage"
-    keepalive_s: Seconds | None = None
-    cut_at_cap: bool = False
-    default_max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
-
-    @model_validator(mode="after")
-    def _weights_fit(self) -> Self:
-        if self.weights and len(self.weights) != len(self.upstreams):
-            raise ValueError("weights must hold one number for each upstream")
-        if self.weights and not any(self.weights):
-            raise ValueError("one weight at least must be over 0")
-        return self
-
-    def rule(self) -> RouteRule:
-        """The same as the router's value."""
-        fields = self.model_dump(exclude={"model"})
-        return RouteRule(pattern=self.model, **fields)
+from gateway.routing.router import Router
 
 
 class PriceSettings(Section):

@@ -13,7 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway.config.settings import ServerSettings, load_settings
+from gateway.config.sections import ServerSettings
+from gateway.config.settings import load_settings
 from tests.deploy.stack import ROOT
 
 BASE: Final = ROOT / "deploy" / "kubernetes" / "base"

@@ -17,7 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway.config.errors import SettingsError
-from gateway.config.settings import PriceSettings, RouteSettings, Settings, UpstreamSettings, load_settings
+from gateway.config.route_settings import RouteSettings
+from gateway.config.settings import PriceSettings, Settings, load_settings
+from gateway.config.upstream_settings import UpstreamSettings
 
 EXAMPLE = Path(__file__).parents[2] / "gateway.example.toml"
 

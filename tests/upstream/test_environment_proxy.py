@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import trustme
 
-from gateway.app import build_upstream
-from gateway.config.settings import UpstreamSettings
+from gateway.config.upstream_settings import UpstreamSettings
 from gateway.upstream.httpx_transport import HttpxTransport
 from gateway.upstream.pool import NativeTransport
+from gateway.worker.parts import build_upstream
 from tests.support.scripted_upstream import answer, head, request, serve
 from tests.support.upstream_exchange import fetch
 from tests.upstream.test_httpx_transport import tunnel_to

@@ -1,0 +1,47 @@
+"""One route's table of the configuration: `[[routes]]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from gateway.config.sections import (
+    Section,
+)
+from gateway.config.types import (
+    Pattern,
+    Seconds,
+)
+from gateway.routing.router import RouteRule
+
+
+class RouteSettings(Section):
+    """One [[routes]] entry: which upstreams answer for a model."""
+
+    model: Pattern
+    upstreams: tuple[str, ...] = Field(min_length=1)
+    weights: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = ()
+    rename: str | None = Field(default=None, min_length=1, max_length=256)
+    strip_prefix: str | None = Field(default=None, min_length=1, max_length=256)
+    repeat_started: bool = False
+    cost_source: Literal["usage", "upstream"] = "usage"
+    keepalive_s: Seconds | None = None
+    cut_at_cap: bool = False
+    default_max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.weights and len(self.weights) != len(self.upstreams):
+            raise ValueError("weights must hold one number for each upstream")
+        if self.weights and not any(self.weights):
+            raise ValueError("one weight at least must be over 0")
+        return self
+
+    def rule(self) -> RouteRule:
+        """The same as the router's value."""
+        fields = self.model_dump(exclude={"model"})
+        return RouteRule(pattern=self.model, **fields)

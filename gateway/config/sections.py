@@ -1,0 +1,121 @@
+"""The sections of the configuration that every gateway has, each a table of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+)
+
+from gateway.config.types import (
+    Network,
+    OptionalSecret,
+    Origin,
+    Retention,
+    Seconds,
+    Secret,
+    StoreLocation,
+)
+from gateway.store.url import EMBEDDED
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ServerSettings(Section):
+    """Where the gateway listens, and what it accepts from clients."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    port: int = Field(default=8080, ge=0, le=65_535)
+    workers: int = Field(default=1, ge=1, le=64)
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    body_timeout_s: Seconds = 30.0
+    max_head_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    head_timeout_s: Seconds = 30.0
+    keep_alive_s: int = Field(default=75, ge=1, le=3600)
+    total_timeout_s: Seconds = 3600.0
+    failover_s: Seconds = 30.0
+    shutdown_delay_s: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
+    drain_timeout_s: Seconds = 30.0
+    metrics_token: Secret | None = None
+    metrics_max_series: int = Field(default=1000, ge=1, le=100_000)
+    trusted_proxies: tuple[Network, ...] = ()
+    auth_failures_per_minute: int = Field(default=600, ge=0, le=1_000_000)
+    cors_origins: tuple[Origin, ...] = ()
+
+
+class StoreSettings(Section):
+    """The Redis or Valkey that keeps keys, limits and the ledger."""
+
+    url: StoreLocation = EMBEDDED
+    data_dir: Path = Path("data")
+    username: str | None = None
+    password: Secret | None = None
+    ca_file: Path | None = None
+    timeout_s: Seconds = 1.0
+    connect_timeout_s: Seconds = 1.0
+    breaker_open_s: Seconds = 0.5
+    max_pending: int = Field(default=10_000, ge=1, le=1_000_000)
+    on_failure: Literal["closed", "open"] = "closed"
+
+
+class AdminSettings(Section):
+    """The admin API; without a key it is off."""
+
+    key: OptionalSecret = None
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    port: int | None = Field(default=None, ge=1, le=65_535)
+    audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
+    session_ttl_s: int = Field(default=1800, ge=60, le=12 * 3600)
+    sign_in_attempts: int = Field(default=10, ge=1, le=10_000)
+
+
+class LimitsSettings(Section):
+    """What a request counts for when it does not say itself."""
+
+    default_max_output_tokens: int = Field(default=4096, ge=1, le=10_000_000)
+
+
+class LedgerSettings(Section):
+    """How long the ledger keeps what."""
+
+    hold_ttl_s: Seconds = 15.0
+    resolution_ttl_s: Retention = 7 * 86_400
+    journal_retention_s: Retention = 400 * 86_400
+    usage_retention_s: Retention = 400 * 86_400
+    idempotency_ttl_s: Retention = 86_400
+    refused_max_entries: int = Field(default=1000, ge=10, le=1_000_000)
+    refused_retention_s: Retention = 7 * 86_400
+    spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)
+
+
+class RoutingSettings(Section):
+    """What routing remembers. A response takes about 300 bytes of the store."""
+
+    response_ttl_s: int = Field(default=7 * 86_400, ge=0, le=366 * 86_400)
+
+
+class ErrorsSettings(Section):
+    """How errors look."""
+
+    numeric_codes: bool = False
+
+
+class LogSettings(Section):
+    """The structured log: JSON lines on standard error, or a form for people on a terminal."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class TelemetrySettings(Section):
+    """What is sent to collectors. Where to, how much and how: OpenTelemetry's own variables (OTEL_*)."""
+
+    traces: bool = False

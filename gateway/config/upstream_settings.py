@@ -1,0 +1,54 @@
+"""One upstream's table of the configuration: `[upstreams.NAME]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+
+from gateway.config.sections import (
+    Section,
+)
+from gateway.config.types import (
+    Seconds,
+    Secret,
+    environment_proxy,
+)
+
+
+class UpstreamSettings(Section):
+    """One provider that speaks OpenResponses."""
+
+    base_url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
+    api_keys: tuple[Secret, ...] = Field(min_length=1)
+    transport: Literal["auto", "native", "httpx"] = "auto"
+    proxy: str | None = None
+    http2: bool = False
+    ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds = 600.0
+    chunk_timeout_s: Seconds = 300.0
+    max_connections: int = Field(default=10_000, ge=1, le=100_000)
+    max_idle_connections: int = Field(default=256, ge=0, le=100_000)
+    idle_expiry_s: Seconds = 30.0
+    max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
+    max_event_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
+    on_client_leave: Literal["abort", "drain"] = "abort"
+    drain_timeout_s: Seconds = 60.0
+    breaker_failures: int = Field(default=5, ge=1, le=1_000_000)
+    breaker_open_s: Seconds = 5.0
+    key_rest_s: Seconds = 60.0
+
+    def effective_proxy(self) -> str | None:
+        """The forward proxy to use, if any: the configured one, or else the environment's. "" is none at all.
+
+        The native transport has none: who asks for it by name does not mean the environment's.
+        """
+        if self.proxy is not None:
+            return self.proxy or None
+        return None if self.transport == "native" else environment_proxy(self.base_url)

@@ -1,0 +1,122 @@
+"""From settings to the parts that a worker is built of; nothing is connected yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from pydantic import SecretStr
+
+from gateway.config.settings import Settings
+from gateway.config.types import FileSecret
+from gateway.config.upstream_settings import UpstreamSettings
+from gateway.ledger.ledger import LedgerPolicy
+from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.store.store import StoreSettings as StoreOptions
+from gateway.upstream.factory import build_transport
+from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
+from gateway.upstream.origin import parse_origin
+from gateway.upstream.transport import TransportConfig
+from gateway.upstream.upstream import Upstream, UpstreamPolicy
+
+if TYPE_CHECKING:
+    from gateway.observability.tracing import Tracing
+
+NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
+
+
+def build_tracing() -> Tracing:
+    """Traces: not imported before they are wanted. Raises ImportError without the extra; ValueError for its OTEL_*."""
+    from gateway.observability.tracing import Tracing  # noqa: PLC0415 - off, it costs nothing, and the SDK may be absent
+
+    return Tracing()
+
+
+def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> ConfigSnapshot:
+    """Routes, prices and upstreams as the request line uses them; the upstreams in `keep` are taken as they are."""
+    upstreams = {
+        name: keep[name] if name in keep else build_upstream(name, upstream)
+        for name, upstream in settings.upstreams.items()
+    }
+    limits = RequestLimits(
+        max_body_bytes=settings.server.max_body_bytes,
+        body_timeout_s=settings.server.body_timeout_s,
+        default_max_output_tokens=settings.limits.default_max_output_tokens,
+        failover_s=settings.server.failover_s,
+    )
+    admin_key = settings.admin.key
+    return ConfigSnapshot(
+        settings.router(), upstreams, limits, admin_key.get_secret_value().encode() if admin_key else None
+    )
+
+
+def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
+    """One upstream with its transport; nothing is connected yet. Raises ValueError for files that cannot be used."""
+    config = TransportConfig(
+        base_url=settings.base_url,
+        connect_timeout_s=settings.connect_timeout_s,
+        first_byte_timeout_s=settings.first_byte_timeout_s,
+        chunk_timeout_s=settings.chunk_timeout_s,
+        max_connections=settings.max_connections,
+        max_idle=settings.max_idle_connections,
+        idle_expiry_s=settings.idle_expiry_s,
+        ca_file=_path(settings.ca_file),
+        client_cert_file=_path(settings.client_cert_file),
+        client_key_file=_path(settings.client_key_file),
+        http2=settings.http2,
+        proxy=settings.effective_proxy(),
+    )
+    origin = parse_origin(settings.base_url)
+    return Upstream(
+        name,
+        (origin.host, origin.port),
+        build_transport(config, settings.transport),
+        KeyRing(tuple(_upstream_key(number, secret) for number, secret in enumerate(settings.api_keys))),
+        Breaker(settings.breaker_failures, settings.breaker_open_s),
+        UpstreamPolicy(
+            max_answer_bytes=settings.max_answer_bytes,
+            max_event_bytes=settings.max_event_bytes,
+            on_client_leave=settings.on_client_leave,
+            drain_timeout_s=settings.drain_timeout_s,
+            key_rest_s=settings.key_rest_s,
+        ),
+    )
+
+
+def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
+    reload = secret.read_again if isinstance(secret, FileSecret) else None
+    return UpstreamKey(number, secret.get_secret_value(), reload)
+
+
+def store_settings(settings: Settings) -> StoreOptions:
+    """How to reach the store that the settings name."""
+    store = settings.store
+    return StoreOptions(
+        url=store.url,
+        timeout_s=store.timeout_s,
+        connect_timeout_s=store.connect_timeout_s,
+        breaker_open_s=store.breaker_open_s,
+        max_pending=store.max_pending,
+        username=store.username,
+        password=store.password.get_secret_value() if store.password else None,
+        ca_file=_path(store.ca_file),
+    )
+
+
+def ledger_policy(settings: Settings) -> LedgerPolicy:
+    """How the ledger works, by the settings."""
+    ledger = settings.ledger
+    return LedgerPolicy(
+        hold_ttl_s=ledger.hold_ttl_s,
+        resolution_ttl_s=ledger.resolution_ttl_s,
+        journal_retention_s=ledger.journal_retention_s,
+        usage_retention_s=ledger.usage_retention_s,
+        idempotency_ttl_s=ledger.idempotency_ttl_s,
+        on_failure=settings.store.on_failure,
+    )
+
+
+def _path(path: Path | None) -> str | None:
+    return str(path) if path is not None else None
