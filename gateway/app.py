@@ -252,7 +252,7 @@ def _services(
     return services
 
 
-async def _prove(services: Services) -> None:
+async def _check_enforcement(services: Services) -> None:
     """Not ready before the store has been seen to refuse the second request of a limit of one."""
     log = structlog.get_logger("gateway.start")
     problem = ""
