@@ -1,11 +1,14 @@
-"""GET /healthz: the process lives. GET /readyz: it can serve; else 503, and which part cannot.
+"""GET /healthz: the process lives. GET /readyz: a request would be served; else 503, and which part is in its way.
 
 | part        | is true when                                                                   |
 |-------------|--------------------------------------------------------------------------------|
 | store       | it answers; or it is away, and `store.on_failure = "open"`: `degraded` says so |
 | enforcement | it was seen, since the start, to refuse the second request of a limit of one   |
-| upstream    | one at least is in service, with its breaker not open and a key that rests not |
+| upstream    | some route has one in service that would be asked: its breaker is not open     |
 | accepting   | nobody has told the gateway to stop                                            |
+
+A key that rests is asked all the same where no other is left, so that a provider's 401, 402 or 429 makes nothing not
+ready; nor does one model that fails.
 """
 
 from __future__ import annotations
@@ -31,18 +34,16 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> Response:
     """Whether the store answers (or is done without) and was seen to enforce, and an upstream is usable."""
     services = services_of(request)
-    now_s = asyncio.get_running_loop().time()
+    snapshot, now_s = services.handler.snapshot, asyncio.get_running_loop().time()
     usable = {
-        name: upstream.enabled
-        and upstream.breaker.wait_s(now_s) <= 0
-        and any(key.rests_until_s <= now_s for key in upstream.keys.keys)
-        for name, upstream in services.handler.snapshot.upstreams.items()
+        name: upstream.enabled and upstream.health.whole.wait_s(now_s) <= 0
+        for name, upstream in snapshot.upstreams.items()
     }
     open_admission = services.ledger.admits_unchecked
     parts: dict[str, Any] = {
         "store": services.store.available or open_admission,
         "enforcement": services.ready,
-        "upstream": any(usable.values()),
+        "upstream": any(usable[name] for name in snapshot.router.in_use()),
         "accepting": not (services.leaving or services.handler.stopping),
     }
     ready = all(parts.values())

@@ -3,18 +3,27 @@
 A model is listed when a route leads to it, it has a price, and team and key allow it. Exact routes and aliases are
 listed by themselves; for "provider/*" and "*" the upstreams' own lists say which models there are, by the
 name that a caller uses: with the prefix that the route strips.
+
+| the upstreams' lists          | /v1/models          | a model that is not in them                          |
+|-------------------------------|---------------------|------------------------------------------------------|
+| were had, now or at some time | what they were last | 404: its provider does not list it (it may serve it) |
+| some were never had           | what the others say | 503, where one of its route's is among them          |
+| none was ever had             | 503                 | 503                                                  |
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.api.dependencies import Caller, caller_of, services_of
+from gateway.api.dependencies import Caller, Services, caller_of, services_of
 from gateway.errors import GatewayError
 from gateway.routing.model_patterns import specificity
 from gateway.routing.router import Router
+from gateway.upstream.model_list import RETRY_S, Listing
 
 router = APIRouter()
 
@@ -22,31 +31,61 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """The models that this key may use."""
-    return {"object": "list", "data": await _usable(request, await caller_of(request))}
+    caller, services = await caller_of(request), services_of(request)
+    table = services.handler.snapshot.router
+    listings = await _listings(services, table.rules)
+    asked = {name for pattern in table.rules if pattern.endswith("*") for name in table.rules[pattern].upstreams}
+    if asked and not any(listings[name].learnt for name in asked):
+        raise _not_learnt()
+    offered = _offered(table, listings)
+    return {"object": "list", "data": [offered[name] for name in sorted(offered) if _allowed(table, caller, name)]}
 
 
 @router.get("/v1/models/{model:path}")
 async def show_model(request: Request, model: str) -> dict[str, Any]:
     """One model that this key may use."""
-    for found in await _usable(request, await caller_of(request)):
-        if found["id"] == model:
-            return found
-    raise GatewayError("model_not_found", f"The model {model!r} does not exist here, or this key may not use it.")
-
-
-async def _usable(request: Request, caller: Caller) -> list[dict[str, Any]]:
-    services = services_of(request)
+    caller, services = await caller_of(request), services_of(request)
     table = services.handler.snapshot.router
+    pattern = _pattern_of(table, table.aliases.get(model, model))
+    if pattern is None or not _allowed(table, caller, model):
+        raise GatewayError("model_not_found", f"The model {model!r} does not exist here, or this key may not use it.")
+    listings = await _listings(services, [pattern])
+    if (found := _offered(table, listings).get(model)) is not None:
+        return found
+    if not all(listing.learnt for listing in listings.values()):
+        raise _not_learnt()
+    raise GatewayError(
+        "model_not_found", f"The model {model!r} is not listed by its provider; it may be served all the same."
+    )
+
+
+async def _listings(services: Services, patterns: Iterable[str]) -> dict[str, Listing]:
+    """What the upstreams of these routes list, all asked at once."""
+    rules = services.handler.snapshot.router.rules
+    names = list(dict.fromkeys(name for pattern in patterns for name in rules[pattern].upstreams))
+    return dict(zip(names, await asyncio.gather(*map(services.model_list.models, names)), strict=True))
+
+
+def _offered(table: Router, listings: dict[str, Listing]) -> dict[str, dict[str, Any]]:
+    """By the name that a caller uses: what these upstreams list, and every exact route and alias."""
     offered: dict[str, dict[str, Any]] = {}
     for pattern, rule in table.rules.items():
         for upstream in rule.upstreams:
-            for model in await services.model_list.models(upstream):
+            for model in listings[upstream].models if upstream in listings else ():
                 name = (rule.strip_prefix or "") + model["id"]
                 if _pattern_of(table, name) == pattern:
                     offered.setdefault(name, {**model, "id": name})
     for name in [*table.aliases, *(pattern for pattern in table.rules if not pattern.endswith("*"))]:
         offered.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "gateway"})
-    return [model for name, model in sorted(offered.items()) if _allowed(table, caller, name)]
+    return offered
+
+
+def _not_learnt() -> GatewayError:
+    return GatewayError(
+        "no_available_provider",
+        "The provider's list of models could not be had yet; requests are not affected by that.",
+        wait_ms=int(RETRY_S * 1000),
+    )
 
 
 def _pattern_of(table: Router, model: str) -> str | None:

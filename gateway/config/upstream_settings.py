@@ -43,6 +43,7 @@ class UpstreamSettings(Section):
     breaker_failures: int = Field(default=5, ge=1, le=1_000_000)
     breaker_open_s: Seconds = 5.0
     key_rest_s: Seconds = 60.0
+    health_max_models: int = Field(default=1024, ge=1, le=1_000_000)
 
     def effective_proxy(self) -> str | None:
         """The forward proxy to use, if any: the configured one, or else the environment's. "" is none at all.

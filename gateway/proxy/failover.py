@@ -3,33 +3,35 @@
 | a candidate                             | then                                                          |
 |-----------------------------------------|---------------------------------------------------------------|
 | its breaker is open, its keys rest      | the next                                                      |
-| rests like all others                   | the one that rests shortest is asked nevertheless             |
+| rests, and nobody else has answered     | the one that rests shortest is asked nevertheless             |
 | cannot be reached                       | the next upstream                                             |
 | fails after the request may have arrived| the error, unless the route says `repeat_started`             |
 | 401, 402, 429                           | the next key, then the next upstream                          |
 | 5xx                                     | the next upstream                                             |
 | any other answer                        | it is the answer                                              |
 
-All within `failover_s`. The last refusal is the answer where nobody does better; 503 where there is none to pass on.
+All within `failover_s`. Where nobody does better, the most helpful refusal is the answer (refusals.py), in whatever
+order they came; 503 where there is none to pass on.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.request_body import with_model
+from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
+from gateway.proxy.refusals import Rank, account_status, rank
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.routing.router import Route
 from gateway.types import Headers
+from gateway.upstream.buffered_answer import read_whole
 from gateway.upstream.health import UpstreamKey
-from gateway.upstream.transport import FaultKind, UpstreamFault
+from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
 
 FORWARDED: Final = frozenset(
@@ -40,30 +42,24 @@ _FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}  # th
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SERVER_ERROR: Final = 500
-_RATE_LIMITED: Final = 429
 # Nothing has been asked of an upstream that could not be reached: another may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
-_SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
+_REFUSAL_S: Final = 1.0  # the least that a refusal's body has to arrive in, after its head
 _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
 
 
 async def open_upstream(snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> Opened:
     """An upstream's answer, its head read. Raises GatewayError when there is none."""
-    search = _Search(admitted, client, record)
-    began_s = time.monotonic()
-    for upstream, key in _candidates(snapshot, admitted, began_s):
-        if record.tried and time.monotonic() - began_s >= snapshot.limits.failover_s:
-            break
-        if search.is_worth_asking(upstream) and await search.admission_request(upstream, key):
-            break
-    if not record.tried:
-        # What the provider says now is better than what it said to somebody else, perhaps of another model.
-        for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=True):
-            if search.is_worth_asking(upstream):
-                await search.admission_request(upstream, key)
+    search = _Search(admitted, client, record, time.monotonic() + snapshot.limits.failover_s)
+    for resting in (False, True):
+        # What the provider says now is better than what it said to somebody else, some time ago.
+        for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=resting):
+            if record.tried and time.monotonic() >= search.until_s:
                 break
-    if search.answer is not None:
-        return search.answer
+            if search.is_worth_asking(upstream, key) and await search.ask(upstream, key):
+                return search.told()
+        if search.refused is not None:
+            return search.told()
     if search.failure is not None and len(record.tried) == 1:
         raise search.failure
     raise GatewayError(
@@ -74,61 +70,96 @@ async def open_upstream(snapshot: ConfigSnapshot, admitted: Admitted, client: Cl
 
 
 class _Search:
-    """One request's way through its candidates. State that changes: `answer` and `failure`, the last one's; `_down`."""
+    """One request's way through its candidates, until `until_s` (monotonic).
 
-    __slots__ = ("_admitted", "_body", "_down", "_headers", "_record", "answer", "failure")
+    State that changes: `refused`, the most helpful refusal so far, or the answer; `failure`, the last one without an
+    answer; what has been asked.
+    """
 
-    def __init__(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+    __slots__ = (
+        "_admitted", "_asked", "_body", "_down", "_headers", "_rank", "_record", "failure", "refused", "until_s",
+    )  # fmt: skip
+
+    def __init__(self, admitted: Admitted, client: Client, record: RequestRecord, until_s: float) -> None:
         route, request = admitted.route, admitted.request
         renamed = request.body and route.upstream_model != request.model
-        self.answer: Opened | None = None
+        self.refused: Opened | None = None
         self.failure: GatewayError | None = None
+        self.until_s = until_s
+        self._rank: Rank | None = None
         self._admitted = admitted
         self._body = with_model(request, route.upstream_model) if renamed else request.body
         self._headers = _upstream_headers(client, record)
         self._record = record
         self._down: set[str] = set()  # upstreams for which another key would change nothing
+        self._asked: set[UpstreamKey] = set()
 
-    def is_worth_asking(self, upstream: Upstream) -> bool:
-        return upstream.enabled and upstream.name not in self._down and upstream.breaker.allows(time.monotonic())
+    def is_worth_asking(self, upstream: Upstream, key: UpstreamKey) -> bool:
+        return (
+            upstream.enabled
+            and upstream.name not in self._down
+            and key not in self._asked
+            and upstream.health.allows(self._admitted.route.upstream_model, time.monotonic())
+        )
 
-    async def admission_request(self, upstream: Upstream, key: UpstreamKey) -> bool:
-        """Whether the search is over. Raises GatewayError where it must not go on."""
-        if self.answer is not None:
-            self.answer.answer.abort()
-            self.answer = None
+    def told(self) -> Opened:
+        """The answer: the record says who gave it."""
+        found = self.refused
+        if found is None:
+            raise LookupError("nobody has answered")
+        self._record.upstream, self._record.upstream_status = found.upstream.name, found.answer.status
+        return found
+
+    async def ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
+        """Whether the search is over: there is an answer. Raises GatewayError where it must not go on."""
         admitted, record, name = self._admitted, self._record, upstream.name
+        self._asked.add(key)
         record.tried.append(f"{name}#{key.number}")
         record.upstream = name
-        headers, target = self._headers, admitted.target
+        headers, target, model = self._headers, admitted.target, admitted.route.upstream_model
         if record.trace is not None:
-            model, most = admitted.route.upstream_model, admitted.request.max_output_tokens
-            headers = headers + record.trace.attempt(name, *upstream.address, model, most)
-        began = time.perf_counter()
+            headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
+        began, began_s = time.perf_counter(), time.monotonic()
         try:
             answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, self._body)
         except UpstreamFault as fault:
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
-            self._failed(upstream, fault)
+            self._failed(upstream, fault, began_s)
             return False
         except BaseException as error:
-            upstream.breaker.released()
+            upstream.health.released(model)
             if isinstance(error, ValueError):
                 raise GatewayError("invalid_field", f"The request cannot be passed on: {error}.") from None
             raise
         status = answer.status
         record.attempts.append((name, str(status), time.perf_counter() - began))
-        record.upstream_status = status
-        rest_s = retry_after_s(answer.headers) if status == _RATE_LIMITED else None
-        upstream.note_answer(key, status, rest_s, time.monotonic())
-        self.answer = Opened(upstream, key, answer)
-        broken = status >= _SERVER_ERROR
-        if broken:
-            self._down.add(name)
-        return not broken and status not in _NEXT_KEY
+        if status < _SERVER_ERROR and status not in _NEXT_KEY:
+            upstream.note_answer(key, model, status, None, time.monotonic())
+            self.refused = Opened(upstream, key, answer)
+            return True
+        await self._refused(upstream, key, answer)
+        return False
 
-    def _failed(self, upstream: Upstream, fault: UpstreamFault) -> None:
-        upstream.note_fault(fault.kind, time.monotonic())
+    async def _refused(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
+        """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""
+        try:
+            timeout_s = max(_REFUSAL_S, self.until_s - time.monotonic())
+            whole = await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s)
+        except BaseException:
+            upstream.health.released(self._admitted.route.upstream_model)
+            raise
+        wait_s = retry_after_s(whole.headers, time.time())
+        status = account_status(whole.status, whole.body)
+        upstream.note_answer(key, self._admitted.route.upstream_model, status, wait_s, time.monotonic())
+        if status >= _SERVER_ERROR:
+            self._down.add(upstream.name)
+        its_rank = rank(status, whole.body, wait_s)
+        if self._rank is None or its_rank > self._rank:
+            self._rank = its_rank
+            self.refused = Opened(upstream, key, whole)
+
+    def _failed(self, upstream: Upstream, fault: UpstreamFault, began_s: float) -> None:
+        upstream.note_fault(fault.kind, self._admitted.route.upstream_model, began_s, time.monotonic())
         self._down.add(upstream.name)
         self._record.detail = str(fault)
         self.failure = fault_error(fault)
@@ -151,12 +182,13 @@ def _candidates(
     snapshot: ConfigSnapshot, admitted: Admitted, now_s: float, *, resting: bool = False
 ) -> list[tuple[Upstream, UpstreamKey]]:
     found: list[tuple[Upstream, UpstreamKey]] = []
+    model = admitted.route.upstream_model
     for name in admitted.route.candidates:
         upstream = snapshot.upstreams[name]
-        for key in upstream.keys.keys if resting else upstream.keys.candidates(now_s):
+        for key in upstream.keys.keys if resting else upstream.keys.candidates(model, now_s):
             found.append((upstream, key))  # noqa: PERF401 - one candidate is the rule: a comprehension is a call more
     if resting:
-        found.sort(key=lambda candidate: candidate[1].rests_until_s)
+        found.sort(key=lambda candidate: candidate[1].resting_until_s(model))
     if admitted.known_response is None:
         return found
     # A response lives with the key that made it. One that was rotated since has no successor but its upstream's others.
@@ -171,7 +203,7 @@ def _candidates(
 
 def _soonest_ms(snapshot: ConfigSnapshot, route: Route, now_s: float) -> int:
     """When the first breaker lets a probe through; at least a second."""
-    waits = [snapshot.upstreams[name].breaker.wait_s(now_s) for name in route.candidates]
+    waits = [snapshot.upstreams[name].health.wait_s(route.upstream_model, now_s) for name in route.candidates]
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 
 
@@ -186,19 +218,3 @@ def _upstream_headers(client: Client, record: RequestRecord) -> Headers:
         if header[0] in forwarded:
             headers.append(header)  # noqa: PERF401 - a comprehension is a call more
     return headers
-
-
-def retry_after_s(headers: Headers) -> float | None:
-    """How long an upstream asks to wait, in seconds; None where it does not say (RFC 9110, 10.2.3)."""
-    told = dict(headers)
-    for name, unit_s in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
-        if name not in told:
-            continue
-        text = told[name].decode("latin-1").strip()
-        if _SECONDS.fullmatch(text):
-            return float(text) * unit_s
-        try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        except (ValueError, OverflowError):
-            continue
-    return None

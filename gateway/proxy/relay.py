@@ -2,7 +2,8 @@
 
 2xx, event stream    whole events, past the tap; its usage, or the gateway's own ending where it breaks off
 2xx, JSON            read whole, then passed on: what is no response must not look like one
-401, 402             502: the gateway's own account, never the caller's
+401, 402, a 429 of   502: the gateway's own account, never the caller's
+  insufficient_quota
 other 4xx, 5xx       passed on unchanged where it is JSON (a 4xx: or nothing); 502 for a page of what stands before it
 404 to another call  passed on whatever it is: what an upstream does not offer, it answers as it likes
 3xx                  502
@@ -27,13 +28,16 @@ from gateway.observability.request_record import RequestRecord
 from gateway.protocol.closing_events import Origin, failure_frames, incomplete_frames
 from gateway.protocol.lenient_json import is_json, parse_object
 from gateway.protocol.operations import CREATE, is_response_id
+from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.usage import Usage, parse_usage
 from gateway.proxy.admission import Admitted, Opened
-from gateway.proxy.failover import fault_error, retry_after_s
+from gateway.proxy.failover import fault_error
+from gateway.proxy.refusals import account_status
 from gateway.types import Headers
 from gateway.upstream.transport import UpstreamFault
+from gateway.upstream.upstream import ACCOUNT_REFUSED
 
 PASSED_ON: Final = frozenset(
     {
@@ -59,7 +63,6 @@ _STATUSES: Final[Mapping[str, Outcome]] = MappingProxyType({"incomplete": Outcom
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless a terminal event came before
 _LOOKS: Final = 4  # in a time of silence, at what was written
 _IN_PROGRESS: Final = ("queued", "in_progress")
-_OUR_ACCOUNT: Final = (401, 402)
 
 
 class Relay:
@@ -210,12 +213,12 @@ class Relay:
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
         body = await self._read_whole(opened)
-        if status in _OUR_ACCOUNT:
+        if account_status(status, body) in ACCOUNT_REFUSED:
             raise GatewayError(
                 "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
             )
         if not self._is_refusal(status, body):
-            wait_s = retry_after_s(opened.answer.headers)
+            wait_s = retry_after_s(opened.answer.headers, time.time())
             wait_ms = None if wait_s is None else int(wait_s * 1000)
             raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.", wait_ms=wait_ms)
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]

@@ -81,6 +81,15 @@ class Router:
             self._known[model] = route
         return route
 
+    def in_use(self) -> frozenset[str]:
+        """The upstreams that some route leads to."""
+        return frozenset(
+            name
+            for rule in self.rules.values()
+            for name, weight in zip(rule.upstreams, rule.weights or (1,) * len(rule.upstreams), strict=True)
+            if weight
+        )
+
     def _order(self, rule: RouteRule) -> tuple[str, ...]:
         if not rule.weights:
             return rule.upstreams

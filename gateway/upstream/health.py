@@ -1,7 +1,18 @@
-"""Which upstream, and which of its keys, is worth asking. No I/O; `now_s` is a monotonic time that the caller gives.
+"""Which upstream, model and key is worth asking. No I/O; `now_s` is a monotonic time that the caller gives.
 
-    Breaker   closed --(failures in a row)--> open --(after open_s)--> half-open --(one probe)--> closed or open
-    KeyRing   keys in turn; one that was refused (401, 402, 429) rests for a while, or until its file has another secret
+    Breaker    closed --(failures in a row)--> open --(after open_s)--> half-open --(one probe)--> closed or open
+    Health     one breaker for the upstream as a whole, and one for each model that fails
+    KeyRing    keys in turn; one that was refused rests, for all models or for one, or until its file has another secret
+
+| what happened                            | the model's breaker | the whole upstream's breaker                        |
+|------------------------------------------|---------------------|-----------------------------------------------------|
+| an answer below 500                      | closes              | closes                                              |
+| 5xx, a broken answer                     | a failure           | a failure where another model has failed as well    |
+| cannot be reached, TLS                   | -                   | a failure                                           |
+| no answer in time                        | a failure           | a failure, unless it has answered others meanwhile  |
+
+One model's failures never open the breaker of the whole: in a row of failures, each model counts for half of them at
+most. A model whose own breaker is open takes no probe of the whole upstream, so that another's request can close it.
 
 State that changes: all objects.
 """
@@ -9,9 +20,10 @@ State that changes: all objects.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 _FINGERPRINT_DIGITS: Final = 16
 _LOOK_AGAIN_S: Final = 1.0
@@ -26,14 +38,19 @@ class Condition(StrEnum):
 
 
 class Breaker:
-    """Opens after `failures` failures in a row, for `open_s`; then lets one probe through at a time."""
+    """Opens after `failures` failures in a row, for `open_s`; then lets one probe through at a time.
+
+    A probe that has told nothing for `open_s` is waited for no longer: the next request is a probe as well.
+    """
+
+    __slots__ = ("_failed", "_limit", "_open_s", "_open_until_s", "_probing_until_s")
 
     def __init__(self, failures: int, open_s: float) -> None:
         self._limit = failures
         self._open_s = open_s
         self._failed = 0
         self._open_until_s = 0.0
-        self._probing = False
+        self._probing_until_s = 0.0
 
     def condition(self, now_s: float) -> Condition:
         """The state now."""
@@ -49,40 +66,162 @@ class Breaker:
         """Whether a request may go; in half-open, taking the one place of the probe."""
         if self._failed < self._limit:
             return True
-        if now_s < self._open_until_s or self._probing:
+        if now_s < self._open_until_s or now_s < self._probing_until_s:
             return False
-        self._probing = True
+        self._probing_until_s = now_s + self._open_s
         return True
 
     def succeeded(self) -> bool:
-        """The upstream answered. Whether that has closed the breaker."""
+        """An answer came. Whether that has closed the breaker."""
         closed, self._failed = self._failed >= self._limit, 0
-        self._probing = False
+        self._probing_until_s = 0.0
         return closed
 
     def failed(self, now_s: float) -> bool:
-        """The upstream could not be reached, broke off, or is down by its own word. Whether that opened the breaker."""
-        self._probing = False
+        """None came, or a broken one. Whether that opened the breaker."""
+        self._probing_until_s = 0.0
         self._failed += 1
         if self._failed >= self._limit:
             self._open_until_s = now_s + self._open_s
         return self._failed == self._limit
 
+    def trip(self, now_s: float) -> bool:
+        """Opens it, however few failures it has seen. Whether it was closed before."""
+        closed = self._failed < self._limit
+        self._failed = max(self._failed, self._limit)
+        self._probing_until_s = 0.0
+        self._open_until_s = now_s + self._open_s
+        return closed
+
     def released(self) -> None:
         """A request ended without telling anything (its client left): the probe's place is free again."""
-        self._probing = False
+        self._probing_until_s = 0.0
+
+
+class ModelCondition(NamedTuple):
+    """A model that has failed since it last answered; `wait_s` as `Breaker.wait_s`."""
+
+    model: str
+    condition: Condition
+    wait_s: float
+
+
+class Change(NamedTuple):
+    """What an observation has changed, for the log: breakers that have opened, or closed."""
+
+    model: bool = False
+    whole: bool = False
+
+
+NO_CHANGE: Final = Change()
+
+
+class Health:
+    """One upstream's health. Models are kept only from a failure to their next answer, `max_models` of them at most.
+
+    Args:
+        failures: in a row, after which a breaker opens.
+        open_s: how long it stays open.
+        max_models: models that are told apart; beyond, the one whose first failure is oldest is forgotten.
+    """
+
+    __slots__ = ("_answered_s", "_failures", "_max_models", "_models", "_open_s", "_row", "whole")
+
+    def __init__(self, failures: int, open_s: float, max_models: int) -> None:
+        self.whole = Breaker(failures, open_s)
+        self._failures = failures
+        self._open_s = open_s
+        self._max_models = max_models
+        self._models: OrderedDict[str, Breaker] = OrderedDict()
+        self._row: dict[str, int] = {}  # failures by model, since the upstream last answered any model
+        self._answered_s = float("-inf")
+
+    def allows(self, model: str, now_s: float) -> bool:
+        """Whether a request for the model may go; it may take the place of a probe."""
+        breaker = self._models.get(model) if self._models else None
+        if breaker is None or breaker.condition(now_s) is Condition.CLOSED:
+            return self.whole.allows(now_s)
+        return self.whole.condition(now_s) is not Condition.OPEN and breaker.allows(now_s)
+
+    def wait_s(self, model: str, now_s: float) -> float:
+        """Seconds until a request for the model may go; 0 where it may."""
+        breaker = self._models.get(model)
+        whole_s = self.whole.wait_s(now_s)
+        return whole_s if breaker is None else max(whole_s, breaker.wait_s(now_s))
+
+    def models(self, now_s: float) -> Iterator[ModelCondition]:
+        """The models that have failed since they last answered."""
+        for model, breaker in self._models.items():
+            yield ModelCondition(model, breaker.condition(now_s), breaker.wait_s(now_s))
+
+    def answered(self, model: str, now_s: float) -> Change:
+        """An answer below 500."""
+        self._answered_s = now_s
+        if self._row:
+            self._row.clear()
+        breaker = self._models.pop(model, None) if self._models else None
+        whole = self.whole.succeeded()
+        return Change(breaker is not None and breaker.succeeded(), whole)
+
+    def broke(self, model: str, now_s: float, *, answered: bool) -> Change:
+        """A 5xx or a broken answer; `answered`: an HTTP answer came at all."""
+        if answered:
+            self._answered_s = now_s
+        return Change(self._breaker(model).failed(now_s), self._spreads(model, now_s))
+
+    def timed_out(self, model: str, began_s: float, now_s: float) -> Change:
+        """No answer in time, to a request that began at `began_s`."""
+        opened = self._breaker(model).failed(now_s)
+        if self._answered_s >= began_s:  # it was up: it is the model that takes so long
+            return Change(opened, self._spreads(model, now_s))
+        return Change(opened, self.whole.failed(now_s))
+
+    def unreachable(self, now_s: float) -> Change:
+        """It could not be connected to."""
+        return Change(whole=self.whole.failed(now_s))
+
+    def released(self, model: str) -> None:
+        """A request ended without telling anything."""
+        self.whole.released()
+        if (breaker := self._models.get(model)) is not None:
+            breaker.released()
+
+    def _breaker(self, model: str) -> Breaker:
+        found = self._models.get(model)
+        if found is None:
+            if len(self._models) >= self._max_models:
+                self._models.popitem(last=False)
+            found = self._models[model] = Breaker(self._failures, self._open_s)
+        return found
+
+    def _spreads(self, model: str, now_s: float) -> bool:
+        """Counts a model's failure; whether failures of several models have opened the breaker of the whole."""
+        row, most = self._row, -(-self._failures // 2)
+        before = row.get(model, 0)
+        if before == most or (not before and len(row) >= self._max_models):
+            self.whole.released()
+            return False
+        row[model] = before + 1
+        if len(row) > 1 and sum(row.values()) >= self._failures:
+            return self.whole.trip(now_s)
+        self.whole.released()
+        return False
 
 
 class UpstreamKey:
     """One key of the gateway's own at an upstream. `number` is its place in the configuration, for logs.
 
     `reload` gives the secret as it stands now, or raises ValueError: where the operator can change it in its file.
-    State that changes: the secret, and how long it rests.
+    State that changes: the secret, and how long it rests: for all models, or for one.
     """
 
-    def __init__(self, number: int, secret: str, reload: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self, number: int, secret: str, reload: Callable[[], str] | None = None, *, max_models: int = 1024
+    ) -> None:
         self.number = number
         self.rests_until_s = 0.0
+        self._models: OrderedDict[str, float] = OrderedDict()  # until when it rests for one model; bounded
+        self._max_models = max_models
         self._reload = reload
         self._look_again_s = 0.0
         self._take(secret)
@@ -103,12 +242,40 @@ class UpstreamKey:
         if self.authorization == before:
             return False
         self.rests_until_s = 0.0
+        self._models.clear()
         return True
 
-    def usable(self, now_s: float) -> bool:
-        """Whether it does not rest. One that does is read again, once a second at most."""
-        if self.rests_until_s <= now_s:
+    def rest(self, until_s: float) -> None:
+        """It is to rest, for all models."""
+        self.rests_until_s = until_s
+
+    def rest_model(self, model: str, until_s: float) -> None:
+        """It is to rest for one model; beyond `max_models`, the one that was told first is forgotten."""
+        self._models.pop(model, None)
+        if len(self._models) >= self._max_models:
+            self._models.popitem(last=False)
+        self._models[model] = until_s
+
+    def resting_until_s(self, model: str) -> float:
+        """Until when it rests for a model."""
+        return max(self.rests_until_s, self._models.get(model, 0.0))
+
+    def resting_models(self, now_s: float) -> dict[str, float]:
+        """The models for which it rests, and for how many seconds more."""
+        return {model: until_s - now_s for model, until_s in self._models.items() if until_s > now_s}
+
+    def usable(self, model: str, now_s: float) -> bool:
+        """Whether it does not rest for the model. A resting key is read again, once a second at most."""
+        if self.rests_until_s > now_s and not self._renewed(now_s):
+            return False
+        if not self._models or (until_s := self._models.get(model)) is None:
             return True
+        if until_s > now_s:
+            return self._renewed(now_s)
+        del self._models[model]
+        return True
+
+    def _renewed(self, now_s: float) -> bool:
         if self._reload is None or now_s < self._look_again_s:
             return False
         self._look_again_s = now_s + _LOOK_AGAIN_S
@@ -122,11 +289,11 @@ class KeyRing:
         self.keys = keys
         self._next = 0
 
-    def candidates(self, now_s: float) -> Sequence[UpstreamKey]:
-        """Keys that do not rest, the next in turn first."""
+    def candidates(self, model: str, now_s: float) -> Sequence[UpstreamKey]:
+        """Keys that do not rest for the model, the next in turn first."""
         keys = self.keys
         if len(keys) == 1:
-            return keys if keys[0].usable(now_s) else ()
+            return keys if keys[0].usable(model, now_s) else ()
         start, self._next = self._next, (self._next + 1) % len(keys)
         in_turn = keys[start:] + keys[:start]
-        return [key for key in in_turn if key.usable(now_s)]
+        return [key for key in in_turn if key.usable(model, now_s)]

@@ -1,6 +1,7 @@
 """Which models the upstreams offer, by their own `GET /models`; remembered for a while, never on the request line.
 
-State that changes: `_known`, one entry an upstream.
+What could not be asked again stays as it was. An upstream that answers 404, 405 or 501 offers no list: that is learnt,
+too. State that changes: `_known`, one entry an upstream.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
+from gateway.protocol.lenient_json import parse_object
+from gateway.upstream.buffered_answer import read_whole
 from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import Upstream
 
@@ -22,34 +23,54 @@ RETRY_S: Final = 15.0
 TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _OK: Final = 200
+_NOT_OFFERED: Final = frozenset({404, 405, 501})
+_OF_THE_KEY: Final = frozenset({401, 402, 403, 429})  # another key may be told more
+_NO_MODEL: Final = ""  # what a key rests for where a request is about no model
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An upstream's models, each as it describes it. `learnt`: it has told them at some time since the start."""
+
+    models: tuple[Model, ...] = ()
+    learnt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    models: tuple[Model, ...]
+    listing: Listing
     until_s: float
 
 
 class ModelList:
-    """The upstreams' lists of models. One that cannot be had counts as what it was last, or empty."""
+    """The upstreams' lists of models. One that cannot be had counts as what it was last.
 
-    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+    Args:
+        upstreams: by name.
+        before: a list whose knowledge of the same upstreams is taken over.
+    """
+
+    def __init__(self, upstreams: Mapping[str, Upstream], before: ModelList | None = None) -> None:
         self._upstreams = upstreams
-        self._known: dict[str, _Entry] = {}
+        self._known: dict[str, _Entry] = before.known_of(upstreams) if before is not None else {}
         self._asking: dict[str, asyncio.Task[_Entry]] = {}
 
-    async def models(self, name: str) -> tuple[Model, ...]:
-        """One upstream's models, each as it describes it."""
+    def known_of(self, upstreams: Mapping[str, Upstream]) -> dict[str, _Entry]:
+        """What is known of those that are here, too."""
+        return {name: entry for name, entry in self._known.items() if upstreams.get(name) is self._upstreams[name]}
+
+    async def models(self, name: str) -> Listing:
+        """One upstream's."""
         clock = asyncio.get_running_loop().time
         known = self._known.get(name)
         if known is not None and clock() < known.until_s:
-            return known.models
+            return known.listing
         asking = self._asking.get(name)
         if asking is None:
             # One question for all who wait; it goes on if the first of them leaves.
             asking = self._asking[name] = asyncio.create_task(self._ask(name))
             asking.add_done_callback(lambda _: self._asking.pop(name, None))
-        return (await asyncio.shield(asking)).models
+        return (await asyncio.shield(asking)).listing
 
     async def _ask(self, name: str) -> _Entry:
         clock = asyncio.get_running_loop().time
@@ -57,29 +78,29 @@ class ModelList:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 models = await _fetch(self._upstreams[name], clock())
-            entry = _Entry(models, clock() + FRESH_S)
+            entry = _Entry(Listing(models, learnt=True), clock() + FRESH_S)
         except (UpstreamFault, TimeoutError, ValueError):
-            entry = _Entry(before.models if before else (), clock() + RETRY_S)
+            entry = _Entry(before.listing if before else Listing(), clock() + RETRY_S)
         self._known[name] = entry
         return entry
 
 
 async def _fetch(upstream: Upstream, now_s: float) -> tuple[Model, ...]:
-    """Raises UpstreamFault, or ValueError for an answer that is no list of models."""
-    keys = upstream.keys.candidates(now_s)
-    if not keys:
-        raise ValueError("every key rests")
+    """Asks with one key after the other, resting ones last.
+
+    Raises UpstreamFault, or ValueError for an answer that is no list of models.
+    """
     headers = [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
-    answer = await upstream.attempt(keys[0], b"GET", b"/models", headers, b"")
-    try:
-        body = b""
-        while data := await answer.read():
-            body += data
-            if len(body) > _MAX_BYTES:
-                raise ValueError("too large")
-    finally:
-        answer.abort()
-    listed = orjson.loads(body).get("data") if answer.status == _OK else None
-    if isinstance(listed, list):
-        return tuple(model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str))
-    raise ValueError(f"not a list of models (status {answer.status})")
+    status = 0
+    for key in sorted(upstream.keys.keys, key=lambda one: max(one.resting_until_s(_NO_MODEL), now_s)):
+        answer = await upstream.attempt(key, b"GET", b"/models", headers, b"")
+        whole = await read_whole(answer, _MAX_BYTES, TIMEOUT_S)
+        status = whole.status
+        if status in _NOT_OFFERED:
+            return ()
+        listed = (parse_object(whole.body) or {}).get("data") if status == _OK and whole.fault is None else None
+        if isinstance(listed, list):
+            return tuple(model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str))
+        if status not in _OF_THE_KEY:
+            break
+    raise ValueError(f"not a list of models (status {status})")

@@ -1,15 +1,21 @@
 """One upstream: its transport, its health, its keys.
 
 attempt(...) -> Answer     one request with one key; raises UpstreamFault
-note_answer / note_fault   what the breaker and the keys learn from it
+note_answer / note_fault   what health and keys learn from it
 
-answer          breaker    key
-2xx, 3xx, 4xx   success    -
-401, 402        success    rests `key_rest_s`, unless its file has a new one
-429             success    rests for its Retry-After, 5 s where it has none, bounded by `key_rest_s`
-5xx             failure    -
-pool full       -          -
-other fault     failure    -
+| answer               | health (health.py)         | key                                                              |
+|----------------------|----------------------------|------------------------------------------------------------------|
+| 2xx, 3xx, 4xx        | the model answers          | -                                                                |
+| 401, 402             | the model answers          | rests `key_rest_s`, for all models, unless its file has a new one|
+| 429                  | the model answers          | rests for this model, as long as Retry-After says, 5 s where     |
+|                      |                            | nothing does; `key_rest_s` at most                               |
+| 5xx, a broken answer | the model fails            | -                                                                |
+| no connection, TLS   | the whole upstream fails   | -                                                                |
+| no answer in time    | the model fails, and the   | -                                                                |
+|                      | whole if it was silent     |                                                                  |
+| pool full            | -                          | -                                                                |
+
+A 429 that says `insufficient_quota` is of the gateway's own account: it counts as a 402.
 """
 
 from __future__ import annotations
@@ -21,12 +27,14 @@ from typing import Final, Literal
 import structlog
 
 from gateway.types import Body, Headers
-from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
+from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Transport
 
 _SERVER_ERROR: Final = 500
-_RATE_LIMITED: Final = 429
-_KEY_REFUSED: Final = (401, 402)
+RATE_LIMITED: Final = 429
+ACCOUNT_REFUSED: Final = (401, 402)
+"""Statuses by which a provider refuses the gateway's own key or account."""
+_UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
 _UNTOLD_REST_S: Final = 5.0
 
 
@@ -53,14 +61,14 @@ class Upstream:
         address: tuple[str, int],
         transport: Transport,
         keys: KeyRing,
-        breaker: Breaker,
+        health: Health,
         policy: UpstreamPolicy,
     ) -> None:
         self.name = name
         self.address = address
         self.transport = transport
         self.keys = keys
-        self.breaker = breaker
+        self.health = health
         self.policy = policy
         self.enabled = True
         self._log = structlog.get_logger("gateway.upstream")
@@ -71,31 +79,46 @@ class Upstream:
         """One request with one of this upstream's keys. Raises UpstreamFault."""
         return self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
 
-    def note_answer(self, key: UpstreamKey, status: int, retry_after_s: float | None, now_s: float) -> None:
-        """Learns from an answer's head."""
+    def note_answer(self, key: UpstreamKey, model: str, status: int, retry_after_s: float | None, now_s: float) -> None:
+        """Learns from an answer to a request for `model`, the upstream's own name for it."""
         if status >= _SERVER_ERROR:
-            self._failed(now_s, f"status {status}")
-        elif self.breaker.succeeded():
+            self._log_opened(self.health.broke(model, now_s, answered=True), model, f"status {status}")
+            return
+        change = self.health.answered(model, now_s)
+        if change.whole:
             self._log.info("upstream_breaker_closed", upstream=self.name)
-        if status in _KEY_REFUSED:
+        if change.model:
+            self._log.info("upstream_model_breaker_closed", upstream=self.name, model=model)
+        if status in ACCOUNT_REFUSED:
             if not key.renew():
-                self._rest(key, status, self.policy.key_rest_s, now_s)
-        elif status == _RATE_LIMITED:
-            rest_s = _UNTOLD_REST_S if retry_after_s is None else retry_after_s
-            self._rest(key, status, min(rest_s, self.policy.key_rest_s), now_s)
+                rest_s = self.policy.key_rest_s
+                self._log_rest(key, status, rest_s, was_resting=key.rests_until_s > now_s)
+                key.rest(now_s + rest_s)
+        elif status == RATE_LIMITED:
+            rest_s = min(_UNTOLD_REST_S if retry_after_s is None else retry_after_s, self.policy.key_rest_s)
+            self._log_rest(key, status, rest_s, was_resting=key.resting_until_s(model) > now_s, model=model)
+            key.rest_model(model, now_s + rest_s)
 
-    def note_fault(self, kind: FaultKind, now_s: float) -> None:
-        """Learns from a request that got no answer."""
+    def note_fault(self, kind: FaultKind, model: str, began_s: float, now_s: float) -> None:
+        """Learns from a request for `model` that began at `began_s` and got no answer."""
+        health = self.health
         if kind is FaultKind.POOL_FULL:
-            self.breaker.released()
+            health.released(model)
+        elif kind in _UNREACHABLE:
+            self._log_opened(health.unreachable(now_s), model, kind.value)
+        elif kind is FaultKind.FIRST_BYTE_TIMEOUT:
+            self._log_opened(health.timed_out(model, began_s, now_s), model, kind.value)
         else:
-            self._failed(now_s, kind.value)
+            self._log_opened(health.broke(model, now_s, answered=False), model, kind.value)
 
-    def _failed(self, now_s: float, reason: str) -> None:
-        if self.breaker.failed(now_s):
+    def _log_opened(self, change: Change, model: str, reason: str) -> None:
+        if change.whole:
             self._log.warning("upstream_breaker_open", upstream=self.name, reason=reason)
+        if change.model:
+            self._log.warning("upstream_model_breaker_open", upstream=self.name, model=model, reason=reason)
 
-    def _rest(self, key: UpstreamKey, status: int, rest_s: float, now_s: float) -> None:
-        if rest_s and key.rests_until_s <= now_s:  # requests that were under way say it once more
-            self._log.warning("upstream_key_rests", upstream=self.name, key=key.number, status=status, rest_s=rest_s)
-        key.rests_until_s = now_s + rest_s
+    def _log_rest(self, key: UpstreamKey, status: int, rest_s: float, *, was_resting: bool, **more: str) -> None:
+        if rest_s and not was_resting:  # requests that were under way say it once more
+            self._log.warning(
+                "upstream_key_rests", upstream=self.name, key=key.number, status=status, rest_s=rest_s, **more
+            )

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import structlog
@@ -27,6 +28,7 @@ from gateway.errors import GatewayError
 from gateway.proxy.handler import ActiveSnapshot, RequestHandler
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.store.errors import StoreError
+from gateway.upstream.health import Condition
 from gateway.upstream.model_list import ModelList
 from gateway.upstream.upstream import Upstream
 from gateway.worker.cluster_state import ClusterState, Orders
@@ -34,6 +36,7 @@ from gateway.worker.cluster_state import ClusterState, Orders
 EVERY_S: Final = 1.0
 RELOADED: Final = ("upstreams", "routes", "aliases", "prices", "limits", "admin")
 _LONGEST_PROBLEM: Final = 4000
+_MODELS_SHOWN: Final = 20
 
 
 class Parts(Protocol):
@@ -180,7 +183,7 @@ class ControlLoop:
         for name, upstream in snapshot.upstreams.items():
             upstream.enabled = before[name].enabled if name in before else True
         self._retiring.append((parts.handler.replace_snapshot(snapshot), retired))
-        parts.settings, parts.model_list = settings, ModelList(snapshot.upstreams)
+        parts.settings, parts.model_list = settings, ModelList(snapshot.upstreams, parts.model_list)
         different = [name for name in Settings.model_fields if getattr(wanted, name) != getattr(old, name)]
         return Reloaded(
             tuple(name for name in different if name in RELOADED),
@@ -214,13 +217,21 @@ class ControlLoop:
 
 
 def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:
-    """An upstream as one worker sees it: breaker, resting keys, connections."""
+    """An upstream as one worker sees it: breakers, resting keys, connections. Of the models, the first ones."""
+    health, keys = upstream.health, upstream.keys.keys
+    failing = (found for found in health.models(now_s) if found.condition is not Condition.CLOSED)
+    limited = ((key, model, rests_s) for key in keys for model, rests_s in key.resting_models(now_s).items())
     return {
-        "breaker": upstream.breaker.condition(now_s).value,
-        "probe_in_s": round(upstream.breaker.wait_s(now_s), 1),
-        "keys": [
-            {"number": key.number, "rests_s": round(max(0.0, key.rests_until_s - now_s), 1)}
-            for key in upstream.keys.keys
+        "breaker": health.whole.condition(now_s).value,
+        "probe_in_s": round(health.whole.wait_s(now_s), 1),
+        "models_down": [
+            {"model": model, "breaker": condition.value, "probe_in_s": round(wait_s, 1)}
+            for model, condition, wait_s in islice(failing, _MODELS_SHOWN)
+        ],
+        "keys": [{"number": key.number, "rests_s": round(max(0.0, key.rests_until_s - now_s), 1)} for key in keys],
+        "keys_limited": [
+            {"number": key.number, "model": model, "rests_s": round(rests_s, 1)}
+            for key, model, rests_s in islice(limited, _MODELS_SHOWN)
         ],
         "open_connections": upstream.transport.open_connections,
         "idle_connections": upstream.transport.idle_connections,

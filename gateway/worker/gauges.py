@@ -6,6 +6,7 @@ gauges(...), requests()   how things are just now: they end with it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from gateway.ledger.ledger import Ledger
@@ -40,10 +41,13 @@ def gauges(
     breakers: dict[tuple[str, ...], Value] = {}
     resting: dict[tuple[str, ...], Value] = {}
     connections: dict[tuple[str, ...], Value] = {}
+    failing: dict[tuple[str, ...], Value] = {}
     for name, upstream in upstreams.items():
-        condition = upstream.breaker.condition(now_s)
+        condition = upstream.health.whole.condition(now_s)
         breakers |= {(name, state.value): int(state is condition) for state in Condition}
-        resting[name,] = sum(key.rests_until_s > now_s for key in upstream.keys.keys)
+        resting[name,] = sum(key.rests_until_s > now_s or bool(key.resting_models(now_s)) for key in upstream.keys.keys)
+        models = Counter(found.condition for found in upstream.health.models(now_s))
+        failing |= {(name, state.value): models[state] for state in (Condition.OPEN, Condition.HALF_OPEN)}
         connections[name, "open"] = upstream.transport.open_connections
         connections[name, "idle"] = upstream.transport.idle_connections
     return {
@@ -53,6 +57,7 @@ def gauges(
         "gateway_upstream_breakers": breakers,
         "gateway_upstream_keys_resting": resting,
         "gateway_upstream_connections": connections,
+        "gateway_upstream_models_down": failing,
         "gateway_workers": {("ready",): int(ready), ("not_ready",): int(not ready)},
     }
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from pydantic import SecretStr
-
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
@@ -16,7 +14,7 @@ from gateway.ledger.ledger import LedgerPolicy
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.store.store import StoreSettings as StoreOptions
 from gateway.upstream.factory import build_transport
-from gateway.upstream.health import Breaker, KeyRing, UpstreamKey
+from gateway.upstream.health import Health, KeyRing, UpstreamKey
 from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Upstream, UpstreamPolicy
@@ -73,8 +71,8 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
         name,
         (origin.host, origin.port),
         build_transport(config, settings.transport),
-        KeyRing(tuple(_upstream_key(number, secret) for number, secret in enumerate(settings.api_keys))),
-        Breaker(settings.breaker_failures, settings.breaker_open_s),
+        KeyRing(tuple(_upstream_key(settings, number) for number in range(len(settings.api_keys)))),
+        Health(settings.breaker_failures, settings.breaker_open_s, settings.health_max_models),
         UpstreamPolicy(
             max_answer_bytes=settings.max_answer_bytes,
             max_event_bytes=settings.max_event_bytes,
@@ -85,9 +83,10 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
     )
 
 
-def _upstream_key(number: int, secret: SecretStr) -> UpstreamKey:
+def _upstream_key(settings: UpstreamSettings, number: int) -> UpstreamKey:
+    secret = settings.api_keys[number]
     reload = secret.read_again if isinstance(secret, FileSecret) else None
-    return UpstreamKey(number, secret.get_secret_value(), reload)
+    return UpstreamKey(number, secret.get_secret_value(), reload, max_models=settings.health_max_models)
 
 
 def store_settings(settings: Settings) -> StoreOptions:

@@ -1,10 +1,13 @@
 """What a key may use, and what is left of it: GET /v1/models, /v1/models/{id} and /v1/key. Free, and never blocked."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
+from gateway.upstream import model_list
+from gateway.upstream.transport import FaultKind, UpstreamFault
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.servers import Server, free_port
 
@@ -102,3 +105,56 @@ def test_a_key_knows_its_limits_and_what_is_left(gateway: RunningGateway) -> Non
     assert shown["team"]["limits"]["rpm"]["remaining"] == 9
     assert shown["team"]["balance"]["granted_usd"] == "2.5"
     assert key.text.rpartition("-")[2] not in str(shown)
+
+
+@pytest.fixture
+def provider_is_gone(store: Server, tmp_path: Path) -> Iterator[RunningGateway]:
+    """Every model goes to a provider that is not there; one has a name of its own."""
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    routes = [{"model": "*", "upstreams": ["simulator"]}, {"model": "own/exact", "upstreams": ["simulator"]}]
+    with running_gateway(store.url, nobody, tmp_path, routes=routes) as running:
+        yield running
+
+
+def test_lists_that_were_never_had_are_no_empty_lists(provider_is_gone: RunningGateway) -> None:
+    with provider_is_gone.http(provider_is_gone.new_key()) as http:
+        for path in ("/v1/models", "/v1/models/o4-mini"):
+            answer = http.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_available_provider")
+            assert int(answer.headers["retry-after"]) > 0
+        assert http.get("/v1/models/own/exact").json()["id"] == "own/exact"
+
+
+def test_a_list_that_cannot_be_had_again_stays_as_it_was(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = gateway.new_key()
+    before = listed(gateway, key)
+    upstream = gateway.services.handler.snapshot.upstreams["simulator"]
+
+    async def gone(*_: object) -> object:
+        raise UpstreamFault(FaultKind.CONNECT, "gone", sent=False)
+
+    monkeypatch.setattr(model_list, "FRESH_S", 0.0)
+    monkeypatch.setattr(model_list, "RETRY_S", 0.0)
+    gateway.services.model_list = model_list.ModelList(gateway.services.handler.snapshot.upstreams)
+    assert listed(gateway, key) == before
+    monkeypatch.setattr(upstream.transport, "send", gone)
+    assert listed(gateway, key) == before
+
+
+def test_a_key_that_rests_is_asked_for_the_list_all_the_same(gateway: RunningGateway) -> None:
+    (key,) = gateway.services.handler.snapshot.upstreams["simulator"].keys.keys
+    gateway.services.model_list = model_list.ModelList(gateway.services.handler.snapshot.upstreams)
+    key.rest(gateway.loop.time() + 600)
+    try:
+        assert len(listed(gateway, gateway.new_key())) > 20
+    finally:
+        key.rest(0.0)
+
+
+def test_a_model_that_its_provider_does_not_list_is_not_said_not_to_exist(gateway: RunningGateway) -> None:
+    with gateway.http(gateway.new_key()) as http:
+        answer = http.get("/v1/models/nobody/knows")
+    assert answer.status_code == 404
+    assert "not listed" in answer.json()["error"]["message"]

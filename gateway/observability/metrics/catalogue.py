@@ -108,6 +108,12 @@ _ALL: Final = (
         WAIT_S,
     ),
     Metric("gateway_upstream_breakers", "gauge", ("upstream", "state"), "Workers by the state of their breaker to it."),
+    Metric(
+        "gateway_upstream_models_down",
+        "gauge",
+        ("upstream", "state"),
+        "Models that an upstream fails to answer, while it answers others: open, half_open; in all workers.",
+    ),
     Metric("gateway_upstream_keys_resting", "gauge", ("upstream",), "Keys that rest after a refusal, in all workers."),
     Metric("gateway_upstream_connections", "gauge", ("upstream", "state"), "Connections: open (all), idle (of those)."),
     Metric("gateway_feed_dropped_total", "counter", (), "Finished requests that live lists had no room for."),

@@ -1,0 +1,74 @@
+"""An answer that has been read whole already: a refusal that waits while others are asked.
+
+    read_whole(answer, ...) -> BufferedAnswer     never raises: what ended it early is raised where it is read
+
+State that changes: what has been read of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.types import Headers
+from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
+
+
+class BufferedAnswer:
+    """`transport.Answer` without a connection. `fault`: what comes behind its bytes in place of the clean end."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes, fault: UpstreamFault | None = None) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.fault = fault
+        self._unread = body
+
+    @property
+    def ended(self) -> bool:
+        """See `Answer.ended`."""
+        return self.fault is None
+
+    def read_nowait(self) -> bytes:
+        """See `Answer.read_nowait`."""
+        data, self._unread = self._unread, b""
+        return data
+
+    async def read(self) -> bytes:
+        """See `Answer.read`."""
+        data = self.read_nowait()
+        if not data and self.fault is not None:
+            raise self.fault
+        return data
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """See `Answer.pump`."""
+        while data := await self.read():
+            if not take(data):
+                return True
+        return False
+
+    def abort(self) -> None:
+        """See `Answer.abort`: there is no connection to close."""
+        self._unread = b""
+
+
+async def read_whole(answer: Answer, max_bytes: int, timeout_s: float) -> BufferedAnswer:
+    """The same answer, read to its end, or to one of the bounds; its connection is free or closed."""
+    pieces: list[bytes] = []
+    size = 0
+    fault: UpstreamFault | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            while data := await answer.read():
+                pieces.append(data)
+                size += len(data)
+                if size > max_bytes:
+                    fault = UpstreamFault(FaultKind.TOO_LARGE, f"more than {max_bytes} bytes", sent=True)
+                    break
+    except UpstreamFault as found:
+        fault = found
+    except TimeoutError:
+        fault = UpstreamFault(FaultKind.CHUNK_TIMEOUT, f"not whole after {timeout_s:g} s", sent=True)
+    answer.abort()
+    return BufferedAnswer(answer.status, answer.headers, b"".join(pieces), fault)
