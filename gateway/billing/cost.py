@@ -1,7 +1,7 @@
 """What a usage costs by a price row: quantities times rates, itemised, one exact sum, rounded up once.
 
-    cost_nano_usd(...)   the sum alone; the common case takes a few integer operations
-    itemise(...)         the sum, its lines, and what no rate was stated for
+    cost_of_usage_nano_usd(...)   the sum alone; the common case takes a few integer operations
+    itemise(...)                  the sum, its lines, and what no rate was stated for
 
 Factors touch the rates of tokens, never fees, units, or the tokens of a hosted tool. What a row has no rate for is
 priced by the nearest dearer rate that is known, and named: never free in silence.
@@ -24,6 +24,7 @@ from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage, quantities_of
 
 _NO_ROWS: Final = PriceTable({})
+TOKENS_UNIT: Final = "1M tokens"
 _OTHER_NAMES: Final = MappingProxyType({"web_search": "web_search_preview"})
 """A tool's name in a row where providers price two versions of it, and items tell them not apart."""
 
@@ -39,7 +40,7 @@ class Line(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """An itemised cost. `unpriced`: what no rate was stated for, such as `tool:x_search`. `version`: of the row."""
+    """An itemised cost. `unpriced`: what no rate was stated for, such as `tool:x_search`. `version`: `Price.name`."""
 
     nano_usd: int
     lines: tuple[Line, ...]
@@ -47,21 +48,28 @@ class Cost(NamedTuple):
     version: str
 
 
+def plain_cost_nano_usd(price: Price, usage: Usage) -> int | None:
+    """What a usage costs in the common case, in nano-USD; None where more than the plain rates may count."""
+    if usage.quantities is not None or usage.input_tokens > price.plain_up_to:
+        return None
+    rates, cached, reasoning = price.plain.rates, usage.cached_input_tokens, usage.reasoning_tokens
+    if cached > usage.input_tokens or reasoning > usage.output_tokens:
+        return None
+    total = (
+        (usage.input_tokens - cached) * rates["input"]
+        + cached * rates["cached_input"]
+        + (usage.output_tokens - reasoning) * rates["output"]
+        + reasoning * rates["reasoning"]
+    )
+    return min(MAX_NANO_USD, -(-total // price.plain.divisor))
+
+
 def cost_of_usage_nano_usd(
     price: Price, usage: Usage, ended_ms: int, table: PriceTable = _NO_ROWS, model: str = ""
 ) -> int:
     """What a usage costs, in nano-USD, if its answer ended at a time (milliseconds since 1970)."""
-    if usage.quantities is None and usage.input_tokens <= price.plain_up_to:
-        rates, cached, reasoning = price.plain.rates, usage.cached_input_tokens, usage.reasoning_tokens
-        if cached <= usage.input_tokens and reasoning <= usage.output_tokens:
-            total = (
-                (usage.input_tokens - cached) * rates["input"]
-                + cached * rates["cached_input"]
-                + (usage.output_tokens - reasoning) * rates["output"]
-                + reasoning * rates["reasoning"]
-            )
-            return min(MAX_NANO_USD, price.plain.per_request - (-total // price.plain.divisor))
-    return itemise(price, usage, ended_ms, table, model).nano_usd
+    plain = plain_cost_nano_usd(price, usage)
+    return itemise(price, usage, ended_ms, table, model).nano_usd if plain is None else plain
 
 
 def itemise(price: Price, usage: Usage, ended_ms: int, table: PriceTable = _NO_ROWS, model: str = "") -> Cost:
@@ -75,7 +83,7 @@ def itemise(price: Price, usage: Usage, ended_ms: int, table: PriceTable = _NO_R
     )
     unpriced += tuple(dict.fromkeys(bill.unpriced))
     unpriced += tuple(f"tokens:{name}" for name in quantities.unknown)
-    return Cost(min(MAX_NANO_USD, ceil(bill.total)), tuple(bill.lines), unpriced, row.version)
+    return Cost(min(MAX_NANO_USD, ceil(bill.total)), tuple(bill.lines), unpriced, row.name)
 
 
 def _tiers(row: Price, tier: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -121,7 +129,7 @@ class _Bill:
     def _add_tokens(self, tokens: Mapping[str, int], rates: InForce, prefix: str = "") -> None:
         for kind, number in tokens.items():
             if number:
-                self._add(prefix + kind, Decimal(number), "1M tokens", rates.per_million(kind), MILLION)
+                self._add(prefix + kind, Decimal(number), TOKENS_UNIT, rates.per_million(kind), MILLION)
 
     def _add_segment(self, segment: Segment, facts: Mapping[str, str], tier: str, model: str) -> None:
         row = self._row

@@ -1,6 +1,6 @@
 """The most that a request can cost: what a hold must cover, whatever the provider does within its own bounds.
 
-    worst_case_nano_usd(...)         every token at the dearest rate that can apply, every call that may be made
+    worst_case(...)                  every token at the dearest rate that can apply, every call that may be made
     affordable_output_tokens(...)    what a balance still buys
 
 "Can apply" are: every kind of tokens, every tier that the request may get, every `when` table, the hours and versions
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from gateway.billing.money import MAX_NANO_USD
 from gateway.billing.price_row import CHEAP_TIERS, DAY_MS, Conditions, Price
 from gateway.billing.price_table import PriceTable
-from gateway.billing.rates import INPUT_KINDS, OUTPUT_KINDS, InForce, in_force
+from gateway.billing.rates import INPUT_KINDS, MILLION, OUTPUT_KINDS, InForce, in_force
 from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import EMPTY
 from gateway.protocol.usage_reader import BASE_TIERS
@@ -67,36 +67,65 @@ class Dearest(NamedTuple):
     always: frozenset[str]
 
 
-def worst_case_nano_usd(price: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable = _NO_ROWS) -> int:
+class WorstCase(NamedTuple):
+    """The most that work can cost, and what a token more of either side adds: `rate / divisor` nano-USD.
+
+    `fixed_nano_usd`: everything but the output tokens. `amount_nano_usd`: everything.
+    """
+
+    amount_nano_usd: int
+    fixed_nano_usd: int
+    input_rate: int
+    output_rate: int
+    divisor: int
+
+    @property
+    def output_nano_usd(self) -> int:
+        """Nano-USD for a million output tokens, rounded down: fewer of them free no more than they cost."""
+        return self.output_rate * MILLION // self.divisor
+
+
+FREE: Final = WorstCase(0, 0, 0, 0, 1)
+
+
+def worst_case(price: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable = _NO_ROWS) -> WorstCase:
     """The most that work can cost if it ends between two times (milliseconds since 1970)."""
-    if price.versions:
-        return max(_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms))
-    return _of_version(price, work, start_ms, until_ms, table)
+    if not price.versions:
+        return _of_version(price, work, start_ms, until_ms, table)
+    versions = [_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms)]
+    if len(versions) == 1:
+        return versions[0]
+    divisor = lcm(*(one.divisor for one in versions))
+    input_rate = max(one.input_rate * divisor // one.divisor for one in versions)
+    output_rate = max(one.output_rate * divisor // one.divisor for one in versions)
+    fixed = max(one.fixed_nano_usd for one in versions)
+    amount = min(MAX_NANO_USD, fixed - (-work.output_tokens * output_rate // divisor))
+    return WorstCase(amount, fixed, input_rate, output_rate, divisor)
 
 
-def affordable_output_tokens(
-    price: Price, work: Work, available_nano_usd: int, start_ms: int, until_ms: int, table: PriceTable = _NO_ROWS
-) -> int | None:
-    """How many output tokens a balance covers besides everything else; None where output is free and it covers that."""
-    left = available_nano_usd - worst_case_nano_usd(price, work._replace(output_tokens=0), start_ms, until_ms, table)
+def affordable_output_tokens(worst: WorstCase, available_nano_usd: int, more_input_tokens: int = 0) -> int | None:
+    """How many output tokens a balance covers besides everything else; None where output is free and it covers that.
+
+    `more_input_tokens`: what the prompt grows by where the request says how many it wants.
+    """
+    left = available_nano_usd - worst.fixed_nano_usd - -(-more_input_tokens * worst.input_rate // worst.divisor)
     if left < 0:
         return 0
-    rates = [_dearest(row, work, start_ms, until_ms) for row in price.between(start_ms, until_ms)]
-    rate = max(Fraction(one.output, one.divisor) for one in rates)
-    return int(left / rate) if rate else None
+    return left * worst.divisor // worst.output_rate if worst.output_rate else None
 
 
-def _of_version(row: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable) -> int:
+def _of_version(row: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable) -> WorstCase:
     rates = _dearest(row, work, start_ms, until_ms)
-    tokens = work.input_tokens * rates.input + work.output_tokens * rates.output
-    total = rates.per_request - (-tokens // rates.divisor)
+    fixed = rates.per_request - (-work.input_tokens * rates.input // rates.divisor)
     if work.calls and work.tools:
-        total += work.calls * max(_call(row, rates, tool, work.tool_tokens, table) for tool in work.tools)
+        fixed += work.calls * max(_call(row, rates, tool, work.tool_tokens, table) for tool in work.tools)
     if work.images and row.per_image:
-        total += work.images * _image(row, work)
-    for unit, number in work.units.items():
-        total += _unit(row, unit, number, table)
-    return min(MAX_NANO_USD, total)
+        fixed += work.images * _image(row, work)
+    if work.units:
+        fixed += sum(_unit(row, unit, number, table) for unit, number in work.units.items())
+    fixed = min(MAX_NANO_USD, fixed)
+    amount = min(MAX_NANO_USD, fixed - (-work.output_tokens * rates.output // rates.divisor))
+    return WorstCase(amount, fixed, rates.input, rates.output, rates.divisor)
 
 
 def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceTable) -> int:

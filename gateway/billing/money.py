@@ -2,7 +2,6 @@
 
     parse_usd("1.25")   -> 1_250_000_000     exact, or MoneyError
     format_usd(1250000) -> "0.00125"         exact, no exponent
-    cost_nano_usd(tokens, price)             price in nano-USD per million tokens; a fraction rounds up
 
 Amounts are bounded by `MAX_NANO_USD`: the store's scripts count in doubles, which are exact up to 2**53.
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 NANO: Final = 1_000_000_000
@@ -55,12 +55,8 @@ def format_usd(nano_usd: int) -> str:
     return f"-{text}" if nano_usd < 0 else text
 
 
-def cost_nano_usd(*parts: tuple[int, int]) -> int:
-    """Sum of (tokens x price), prices in nano-USD per million tokens; the sum is rounded up once, to whole nano-USD.
-
-    `MAX_NANO_USD` at most: token counts come from outside, and the store's integers end.
-    """
-    total = 0
-    for tokens, price in parts:
-        total += tokens * price
-    return min(MAX_NANO_USD, -(-total // 1_000_000))
+def format_rate(nano_usd: Fraction) -> str:
+    """Decimal string in USD of a rate in nano-USD, without trailing zeros; exact up to 18 decimals."""
+    digits = round(nano_usd * NANO)
+    whole, fraction = divmod(digits, NANO * NANO)
+    return f"{whole}.{fraction:018d}".rstrip("0").rstrip(".")

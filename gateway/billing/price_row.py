@@ -2,7 +2,6 @@
 
     row.at(time)                   the version in force: `from."DATE"` replaces the whole row
     row.rates_for(conditions)      the rates in force for a step, hours, facts and a tier; computed once each
-    table.find("openai/gpt-5.2")   exact id, then "openai/*", then "*"; None: unlisted, to be refused, never free
 
 Times are milliseconds since 1970 (UTC). The order of the tables: from, above, hours, when, tiers, tiers.T.above.
 """
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.billing.rates import InForce, Layer, in_force
 from gateway.protocol.counts import MAX_COUNT
+from gateway.protocol.usage_reader import CONDITIONS
 
 DAY_MS: Final = 86_400_000
 _MINUTE_MS: Final = 60_000
@@ -78,8 +78,10 @@ class Price:
 
     `per_image`: by "quality/size", "size" or "default". `per_unit`: nano-USD for a second, a character, a page or a
     search unit, exact. `versions`: (milliseconds, row) from which day another row is in force, ascending; `version` is
-    that day, or "" for the row itself. `plain`: the rates with no table applied; `plain_up_to`: prompts up to which
-    nothing but a fact of the answer changes them, -1 where the time may. `thresholds`: of all steps, ascending.
+    that day, or "" for the row itself; `fingerprint` tells rows apart whose numbers differ.
+    `plain`: the rates with no table applied; `plain_up_to`: prompts up to which nothing but a fact of the answer
+    changes them, -1 where the time may, or a request has a fee; `plain_bill`: what the books keep of such a cost.
+    `conditions`: names of `when` tables beyond the usual ones. `thresholds`: of all steps, ascending.
     State that changes: `_known` and `dearest`, rates that were computed; bounded.
     """
 
@@ -95,18 +97,30 @@ class Price:
     context_tokens: int | None = None
     versions: tuple[tuple[int, Price], ...] = ()
     version: str = ""
+    fingerprint: str = ""
     plain: InForce = field(init=False, repr=False, compare=False)
     plain_up_to: int = field(init=False, repr=False, compare=False)
+    plain_bill: str = field(init=False, repr=False, compare=False)
+    conditions: tuple[str, ...] = field(init=False, repr=False, compare=False)
     thresholds: tuple[int, ...] = field(init=False, repr=False, compare=False)
     dearest: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known: dict[Conditions, InForce] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_time = self.hours or self.versions
+        never = self.hours or self.versions or self.base.per_request
         steps = (self.steps, *(tier.steps for tier in self.tiers.values() if tier.steps is not None))
+        names = {name for row in (self, *(row for _, row in self.versions)) for name in row.when}
+        object.__setattr__(self, "conditions", tuple(sorted(names.difference(CONDITIONS))))
         object.__setattr__(self, "thresholds", tuple(sorted({tokens for one in steps for tokens, _ in one})))
         object.__setattr__(self, "plain", in_force(self.base, ()))
-        object.__setattr__(self, "plain_up_to", -1 if by_time else self.steps[0][0] if self.steps else MAX_COUNT * 4)
+        rates = (str(self.plain.per_million(kind)) for kind in ("input", "cached_input", "output", "reasoning"))
+        object.__setattr__(self, "plain_bill", " ".join((self.name, *rates)))
+        object.__setattr__(self, "plain_up_to", -1 if never else self.steps[0][0] if self.steps else MAX_COUNT * 4)
+
+    @property
+    def name(self) -> str:
+        """Which version of a price this is, for the books: "3f9a01c2", "3f9a01c2@2026-12-01"."""
+        return f"{self.fingerprint}@{self.version}" if self.version else self.fingerprint
 
     def at(self, at_ms: int) -> Price:
         """The version of this row that is in force at a time."""

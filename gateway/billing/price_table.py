@@ -1,4 +1,8 @@
-"""All price rows of a configuration: by model, and what the dearest of them is where a row says nothing."""
+"""All price rows of a configuration: by model, and what the dearest of them is where a row says nothing.
+
+table.find(patterns)    the most specific pattern that has a price; None: unlisted, to be refused, never free
+table.named(model)      the row of a model as an answer names it
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,14 @@ class PriceTable:
         object.__setattr__(self, "fees", fees)
         object.__setattr__(self, "units", units)
         object.__setattr__(self, "tools", tools)
+
+    def find(self, patterns: tuple[str, ...]) -> Price | None:
+        """The price of the first pattern that has one: patterns of a model id, the most specific first."""
+        for pattern in patterns:
+            price = self.prices.get(pattern)
+            if price is not None:
+                return price
+        return None
 
     def named(self, model: str, beside: str = "") -> Price | None:
         """The row of a model as an answer names it: without a provider, too, where `beside` or one row alone has it."""

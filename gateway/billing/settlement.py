@@ -17,10 +17,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+from gateway.billing.bill import charge
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.money import MoneyError, round_up_usd
-from gateway.billing.prices import Price, cost_of_usage_nano_usd
-from gateway.protocol.usage import Usage
+from gateway.billing.price_row import Price
+from gateway.billing.price_table import PriceTable
+from gateway.protocol.quantities import Usage
 
 
 class Charge(StrEnum):
@@ -52,6 +54,7 @@ POLICY: Final = MappingProxyType(
     }
 )
 
+NO_PRICES: Final = PriceTable({})
 SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
 
 
@@ -83,7 +86,10 @@ class ExchangeResult(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What step 8 posts: "settle" with a cost and the tokens behind it, or "void"."""
+    """What step 8 posts: "settle" with a cost and the tokens behind it, or "void".
+
+    `bill`: how the cost came about, as the books keep it (bill.py). `unpriced`: what the price had no rate for.
+    """
 
     hold: Hold
     kind: Literal["settle", "void"]
@@ -93,6 +99,19 @@ class Settlement(NamedTuple):
     outcome: Outcome
     model: str
     upstream: str
+    bill: str = ""
+    unpriced: tuple[str, ...] = ()
+
+
+class Terms(NamedTuple):
+    """What a request is settled by. `ended_ms`: when its answer ended, since 1970; `prices`: the rows of all models."""
+
+    price: Price
+    model: str
+    upstream: str
+    ended_ms: int
+    prices: PriceTable = NO_PRICES
+    trust_upstream_cost: bool = False
 
 
 NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
@@ -103,31 +122,35 @@ def void(hold: Hold, outcome: Outcome) -> Settlement:
     return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, "", "")
 
 
-def decide(
-    result: ExchangeResult, hold: Hold, price: Price, *, model: str, upstream: str, trust_upstream_cost: bool = False
-) -> Settlement:
+def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
     """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
     outcome, answered, learnt, _estimated = result
-    charge = POLICY[outcome] if answered else Charge.NOTHING
-    usage, cost = NO_USAGE, 0
-    settled_by: SettledBy = "-"
-    if learnt is not None and charge is not Charge.NOTHING:
-        usage, settled_by = learnt, "usage"
-        cost = cost_of_usage_nano_usd(price, usage)
-        if trust_upstream_cost and usage.cost_usd is not None:
-            cost, settled_by = _upstream_cost(usage.cost_usd, cost)
-    elif charge is Charge.USAGE_OR_ESTIMATE:
-        usage, settled_by = _estimate(result, hold), "estimate"
-        cost = min(cost_of_usage_nano_usd(price, usage), hold.amount_nano_usd)
-    kind: Literal["settle", "void"] = "void" if settled_by == "-" else "settle"
-    return Settlement(hold, kind, cost, usage, settled_by, outcome, model, upstream)
+    policy = POLICY[outcome] if answered else Charge.NOTHING
+    if learnt is not None and policy is not Charge.NOTHING:
+        return _by_usage(learnt, hold, terms, outcome)
+    if policy is Charge.USAGE_OR_ESTIMATE:
+        usage = _estimate(result, hold)
+        charged = charge(terms.price, usage, terms.ended_ms, terms.prices, terms.model)
+        cost = min(charged.nano_usd, hold.amount_nano_usd)
+        return Settlement(hold, "settle", cost, usage, "estimate", outcome, terms.model, terms.upstream, charged.bill)
+    return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, terms.model, terms.upstream)
 
 
-def _upstream_cost(text: str, priced: int) -> tuple[int, SettledBy]:
+def _by_usage(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
+    price, model, upstream, ended_ms, prices, trust_upstream_cost = terms
+    if trust_upstream_cost and usage.cost_usd is not None and (cost := _upstream_cost(usage.cost_usd)) is not None:
+        return Settlement(hold, "settle", cost, usage, "upstream_cost", outcome, model, upstream)
+    charged = charge(price, usage, ended_ms, prices, model)
+    return Settlement(
+        hold, "settle", charged.nano_usd, usage, "usage", outcome, model, upstream, charged.bill, charged.unpriced
+    )
+
+
+def _upstream_cost(text: str) -> int | None:
     try:
-        return round_up_usd(text), "upstream_cost"
+        return round_up_usd(text)
     except MoneyError:
-        return priced, "usage"
+        return None
 
 
 def _estimate(result: ExchangeResult, hold: Hold) -> Usage:

@@ -5,14 +5,25 @@ USD per million tokens, as decimal strings in quotes; fees in USD. Unknown keys 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gateway.billing.money import parse_usd
 from gateway.billing.price_row import Hours, Price, Steps, Tier, Tool
@@ -22,6 +33,8 @@ from gateway.config.types import Usd
 _TIME: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00")
 _FACTOR: Final = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,9})?")
 _STEP: Final = re.compile(r"[0-9]{1,10}")
+_INPUT_KINDS: Final = frozenset(INPUT_KINDS)
+_OUTPUT_KINDS: Final = frozenset(OUTPUT_KINDS)
 _EVERY_DAY: Final = (1, 2, 3, 4, 5, 6, 7)
 
 _UNITS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
@@ -165,26 +178,50 @@ class RowSettings(LayerSettings):
     per_image: dict[Name, Usd] = {}
     per_unit: dict[Unit, Usd] = {}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _both_sides(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """A row that prices tokens prices both sides. What else is wrong with it is told beside that."""
+        missing = [] if isinstance(data, BaseModel) else list(_missing_sides(data))
+        details = [InitErrorDetails(type="missing", loc=(side,), input=data) for side in missing]
+        try:
+            row = handler(data)
+        except ValidationError as error:
+            if not details:
+                raise
+            others = error.errors(include_url=False)
+            details += [
+                InitErrorDetails(
+                    type=PydanticCustomError(other["type"], "{message}", {"message": other["msg"]}),
+                    loc=other["loc"],
+                    input=other["input"],
+                )
+                for other in others
+            ]
+        else:
+            if not details:
+                return row
+        raise ValidationError.from_exception_data(cls.__name__, details)
+
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _consistent(self) -> Self:
         problems = list(self._problems())
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     def _problems(self) -> Iterator[str]:
-        stated = self.rates()
-        other = self.per_image or self.per_unit or self.per_call or self.per_request is not None
-        sides = {"input": INPUT_KINDS, "output": OUTPUT_KINDS}
-        missing = [name for name, kinds in sides.items() if not any(kind in stated for kind in kinds)]
-        if missing and not (other and len(missing) == len(sides)) and not (other and "input" in missing):
-            yield f'{" and ".join(missing)} must be given ("0" where it is free)'
         if any(step.rates() for step in self.above.values()):
             for name, tier in self.tiers.items():
                 if tier.rates() and not tier.above:
                     yield f"tiers.{name} states rates, and so do the row's steps: it needs steps (`above`) of its own"
         if len({_UNITS[unit][0] for unit in self.per_unit}) < len(self.per_unit):
             yield "per_unit states one and the same thing twice: second, minute and hour are one"
+
+    def _fingerprint(self) -> str:
+        stated = self.model_dump(mode="json", exclude_unset=True)
+        text = json.dumps(stated, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def row(self, version: str = "", versions: tuple[tuple[int, Price], ...] = ()) -> Price:
         """The same as the billing's value."""
@@ -208,6 +245,7 @@ class RowSettings(LayerSettings):
             context_tokens=self.context_tokens,
             versions=versions,
             version=version,
+            fingerprint=self._fingerprint(),
         )
 
 
@@ -222,6 +260,18 @@ class PriceSettings(RowSettings):
             ((_midnight_ms(day), row.row(day)) for day, row in self.from_.items()), key=lambda version: version[0]
         )
         return self.row(versions=tuple(versions))
+
+
+def _missing_sides(data: Any) -> Iterator[str]:
+    """Input or output, if a row states no rate of theirs; rows of fees and units alone need none."""
+    if not isinstance(data, Mapping):
+        return
+    other = any(name in data for name in ("per_request", "per_call", "per_image", "per_unit"))
+    has_input, has_output = (not kinds.isdisjoint(data) for kinds in (_INPUT_KINDS, _OUTPUT_KINDS))
+    if not has_input and not (other and not has_output):
+        yield "input"
+    if not has_output and not (other and not has_input):
+        yield "output"
 
 
 def _steps(above: Mapping[str, LayerSettings]) -> Steps:

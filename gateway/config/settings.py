@@ -28,9 +28,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from gateway.billing.money import parse_usd
-from gateway.billing.prices import Price, PriceTable
+from gateway.billing.price_table import PriceTable
 from gateway.config.errors import DELIMITER, ENV_PREFIX, InvalidSettings, Problem, SettingsError, line, problems_of
+from gateway.config.price_settings import PriceSettings
 from gateway.config.route_settings import RouteSettings
 from gateway.config.sections import (
     AdminSettings,
@@ -39,7 +39,6 @@ from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
     RoutingSettings,
-    Section,
     ServerSettings,
     StoreSettings,
     TelemetrySettings,
@@ -48,24 +47,10 @@ from gateway.config.types import (
     ModelName,
     Pattern,
     UpstreamName,
-    Usd,
 )
 from gateway.config.upstream_settings import UpstreamSettings
 from gateway.routing.model_patterns import specificity
 from gateway.routing.router import Router
-
-
-class PriceSettings(Section):
-    """USD per million tokens, as decimal strings. `cached_input` costs what `input` costs unless given."""
-
-    input: Usd
-    output: Usd
-    cached_input: Usd | None = None
-
-    def price(self) -> Price:
-        """The same in nano-USD."""
-        cached_input = self.input if self.cached_input is None else self.cached_input
-        return Price(parse_usd(self.input), parse_usd(cached_input), parse_usd(self.output))
 
 
 class Settings(BaseSettings):

@@ -11,8 +11,8 @@ import asyncio
 import secrets
 from typing import Final
 
+from gateway.billing.hold import FREE
 from gateway.billing.lifecycle import Outcome
-from gateway.billing.prices import Price
 from gateway.billing.settlement import NO_USAGE, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ALPHABET, ApiKey, new_id
@@ -71,7 +71,7 @@ async def _second_is_refused(ledger: Ledger, key: ApiKey) -> str:
 
 
 async def _admit(ledger: Ledger, key: ApiKey) -> Admission:
-    demand = Demand("canary", 0, 0, 0, Price(0, 0, 0))
+    demand = Demand("canary", 0, 0, 0, FREE)
     admission = await ledger.admit(AdmissionRequest(f"canary_{new_id()}", key, ("*",), demand, None))
     await ledger.settle(Settlement(admission.hold, "void", 0, NO_USAGE, "-", Outcome.REFUSED, "canary", ""))
     return admission

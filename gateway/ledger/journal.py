@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import GatewayError
-from gateway.protocol.usage import Usage
+from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.store import Store

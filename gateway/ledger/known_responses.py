@@ -18,7 +18,7 @@ import orjson
 from gateway.billing.settlement import Hold, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
-from gateway.protocol.usage import Usage
+from gateway.protocol.quantities import Usage
 from gateway.store.errors import StoreUnavailable
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
@@ -110,8 +110,9 @@ class KnownResponses:
 
 def known_response_of(settlement: Settlement, response_id: str, upstream_key: str) -> KnownResponse:
     """What is remembered of a response, from how its request was settled."""
-    hold, _kind, cost, usage, settled_by, _outcome, model, upstream = settlement
-    by_usage = settled_by in ("usage", "upstream_cost")
+    hold, cost, usage = settlement.hold, settlement.cost_nano_usd, settlement.usage
+    model, upstream = settlement.model, settlement.upstream
+    by_usage = settlement.settled_by in ("usage", "upstream_cost")
     return KnownResponse(
         response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, by_usage, cost, *usage[:4]
     )

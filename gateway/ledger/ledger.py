@@ -329,7 +329,7 @@ class Ledger:
             "1" if dry_run else "0",
             self._idempotency_ttl_ms,
             str(demand.output_tokens),
-            str(demand.price.output_nano_usd),
+            str(demand.worst.output_nano_usd),
             str(self._store.max_voids_per_call),
         ]
 
@@ -361,7 +361,7 @@ class Ledger:
 
 def _hold(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
     request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = request
-    _model, amount, input_tokens, output_tokens, _price, _unsaid = demand
+    _model, amount, input_tokens, output_tokens, _worst, _unsaid = demand
     tokens = (input_tokens, output_tokens)
     return Hold(request_id, key.team_id, key.key_id, amount, *tokens, admitted_ms, idempotency_key, unchecked_secret)
 

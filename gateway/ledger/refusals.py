@@ -29,8 +29,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from gateway.billing.hold import WorstCase, affordable_output_tokens
 from gateway.billing.money import format_usd
-from gateway.billing.prices import Price, affordable_output_tokens
 from gateway.errors import GatewayError, JsonScalar
 from gateway.identity.api_keys import invalid_api_key
 from gateway.protocol.timestamps import iso_time
@@ -46,7 +46,7 @@ class Demand(NamedTuple):
     amount_nano_usd: int
     input_tokens: int
     output_tokens: int
-    price: Price
+    worst: WorstCase
     unsaid_tokens: int = 0
 
 
@@ -158,7 +158,7 @@ def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
     """The largest `max_output_tokens` with which the same request passes every credit and budget; 0: none."""
     input_tokens = demand.input_tokens + demand.unsaid_tokens
-    by_usd = affordable_output_tokens(demand.price, input_tokens, refusal.usd_left)
+    by_usd = affordable_output_tokens(demand.worst, refusal.usd_left, demand.unsaid_tokens)
     by_tokens = max(0, refusal.tokens_left - input_tokens)
     return by_tokens if by_usd is None else min(by_usd, by_tokens)
 

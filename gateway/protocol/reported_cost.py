@@ -27,10 +27,10 @@ FIELDS: Final = frozenset({"cost", "total_cost", "estimated_cost", "cost_in_usd_
 def reported_cost(usage: Mapping[str, Any]) -> str | None:
     """The upstream's own cost in USD, a plain decimal string; None where it reports none. Never raises."""
     ticks = amount(usage.get("cost_in_usd_ticks"))
-    cost = ticks * _TICK_USD if ticks is not None else next(filter(_is_amount, _plain(usage)), None)
+    cost = (ticks * _TICK_USD).normalize() if ticks is not None else next(filter(_is_amount, _plain(usage)), None)
     if usage.get("is_byok") is True and (inference := amount(find(usage, _OWN_KEYS))) is not None:
         cost = inference + (cost or Decimal(0))
-    return None if cost is None else f"{cost.normalize():f}"
+    return None if cost is None else f"{cost:f}"
 
 
 def _plain(usage: Mapping[str, Any]) -> list[Decimal | None]:

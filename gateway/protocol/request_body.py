@@ -19,7 +19,9 @@ import orjson
 
 from gateway.errors import GatewayError
 from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
+from gateway.protocol.request_facts import read_facts
 from gateway.protocol.token_estimates import _estimate
+from gateway.protocol.usage_reader import NO_FACTS, RequestFacts
 from gateway.types import Body
 
 FIELDS: Final = frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"})
@@ -53,6 +55,7 @@ class RequestBody(NamedTuple):
     previous_response_id: str | None
     input_tokens_estimate: int
     store: bool = True
+    facts: RequestFacts = NO_FACTS
 
 
 def read_request_body(body: Body, *, needs_input: bool = True) -> RequestBody:
@@ -82,6 +85,7 @@ def read_request_body(body: Body, *, needs_input: bool = True) -> RequestBody:
         None if previous is None else _text(previous, "previous_response_id"),
         _estimate(body, attachments, text),
         get("store") is not False,
+        read_facts(fields),
     )
 
 

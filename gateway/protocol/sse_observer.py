@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.sse_framing import BLANK_LINE, block_at, blocks, fields, last_boundary
-from gateway.protocol.usage import Usage, find_usage, parse_usage
+from gateway.protocol.usage_reader import find_usage
 
 TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -45,7 +45,6 @@ _SAMPLE_EVERY: Final = 64
 _MOST_UNMEASURED: Final = 8
 _BYTES_PER_TOKEN: Final = 4
 
-
 _T = TypeVar("_T")
 
 
@@ -66,7 +65,7 @@ class SseObserver:
     """One stream's tap; `max_event_bytes` bounds what is held. Mutable, for one stream, used by one task."""
 
     terminal = _Learnt[str | None]()  # one of TERMINALS: the first such event that has passed
-    usage = _Learnt[Usage | None]()  # of a terminal event's response
+    answer = _Learnt[dict[str, Any] | None]()  # a terminal event's response that reports a usage
     done = _Learnt[bool]()  # `data: [DONE]` has passed
     error_seen = _Learnt[bool]()  # an `error` event has passed
     opened = _Learnt[bool]()  # one of OPENINGS has passed before any delta
@@ -80,7 +79,7 @@ class SseObserver:
     _unseen: list[bytes] = field(default_factory=list, init=False)  # whole events that nobody has looked at yet
     _look_at: int = field(default=0, init=False)  # when so many bytes have been fed, they are looked at
     _terminal: str | None = field(default=None, init=False)
-    _usage: Usage | None = field(default=None, init=False)
+    _answer: dict[str, Any] | None = field(default=None, init=False)
     _done: bool = field(default=False, init=False)
     _error_seen: bool = field(default=False, init=False)
     _opened: bool = field(default=False, init=False)
@@ -222,10 +221,10 @@ class SseObserver:
         if ready[cut:]:
             self._observe(ready[cut:])
 
-    def _end_oversized(self, usage: Usage | None) -> None:
+    def _end_oversized(self, usage: dict[str, Any] | None) -> None:
         if self._oversized in TERMINALS:
             self._terminal = self._terminal or self._oversized
-            self._usage = self._usage or usage
+            self._answer = self._answer or (usage and {"usage": usage})
         self._error_seen = self._error_seen or self._oversized == "error"
         self._oversized, self._trail = "", b""
 
@@ -334,7 +333,8 @@ class SseObserver:
             self._terminal = self._terminal or kind
             response = body.get("response")
             if isinstance(response, dict):
-                self._usage = self._usage or parse_usage(response.get("usage"))
+                if self._answer is None and isinstance(response.get("usage"), dict):
+                    self._answer = response
                 self._terminal_id = self._terminal_id or _response_id(body)
 
     def _find_opening(self, text: bytes) -> None:

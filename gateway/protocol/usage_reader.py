@@ -10,6 +10,7 @@ hide the other half. Never raises, whatever stands in either.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -33,6 +34,7 @@ _PLAIN: Final = frozenset(
     {"input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details"}
 )
 
+_SIX: Final = frozenset({"input", "cached_input", "output", "reasoning"})
 _MOST_ITERATIONS: Final = 1000
 
 
@@ -81,6 +83,24 @@ def read_usage(
         (input_tokens, output_tokens or 0),
         Quantities(units=units, images=images, lacks_output=lacks_output),
     )
+
+
+def find_usage(tail: bytes) -> dict[str, Any] | None:
+    """The last usage in the last bytes of a JSON text that is too large to hold; None if none is whole. Never raises.
+
+    A quoted key cannot stand inside a JSON string, where its quotes would be escaped.
+    """
+    at = len(tail)
+    while (at := tail.rfind(b'"usage"', 0, at)) >= 0:
+        text = tail[at + len(b'"usage"') :].decode("utf-8", "replace").lstrip(" \t\r\n:")
+        try:
+            usage = json.JSONDecoder().raw_decode(text)[0]
+        except (ValueError, RecursionError):
+            continue
+        if read_usage("responses", usage) is not None:
+            found: dict[str, Any] = usage
+            return found
+    return None
 
 
 def _read_plain(usage: dict[str, Any], answer: Mapping[str, Any], request: RequestFacts) -> Usage | None:
@@ -143,6 +163,13 @@ def _quantify(
     return _sum_up(quantities, reported_cost(usage))
 
 
+def _says_more(quantities: Quantities) -> bool:
+    """Whether there is anything beside input, cached input and output of one model."""
+    if len(quantities.segments) != 1 or quantities.segments[0].model:
+        return True
+    return not quantities.segments[0].tokens.keys() <= _SIX or any(quantities[1:])
+
+
 def _sum_up(quantities: Quantities, cost_usd: str | None) -> Usage:
     prompt = cached = output = reasoning = 0
     for segment in quantities.segments:
@@ -152,7 +179,8 @@ def _sum_up(quantities: Quantities, cost_usd: str | None) -> Usage:
             number for name, number in segment.tokens.items() if name.startswith(("output", "reasoning", "citation"))
         )
         reasoning += segment.tokens.get("reasoning", 0)
-    return Usage(prompt, cached, output, reasoning, prompt + output, cost_usd, quantities)
+    more = quantities if _says_more(quantities) else None
+    return Usage(prompt, cached, output, reasoning, prompt + output, cost_usd, more)
 
 
 def _segments(

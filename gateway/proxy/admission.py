@@ -15,8 +15,8 @@ import time
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from gateway.billing.hold import Work, worst_case
 from gateway.billing.lifecycle import State
-from gateway.billing.prices import worst_case_nano_usd
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.identity.api_keys import ApiKey, parse_authorization
@@ -172,9 +172,11 @@ def _ask(
     )
     if target.operation.charge != "usage or estimate":
         input_tokens, output_tokens = 0, 0  # counted and limited as a request; nothing to reserve
-    amount = worst_case_nano_usd(route.price, input_tokens, output_tokens)
+    now_ms = time.time_ns() // 1_000_000
+    work = Work(input_tokens, output_tokens, tier=request.facts.service_tier)
+    worst = worst_case(route.price, work, now_ms, now_ms + snapshot.limits.longest_ms, snapshot.router.prices)
     unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None else 0
-    demand = Demand(route.model, amount, input_tokens, output_tokens, route.price, unsaid)
+    demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid)
     idempotency_key = client.text(b"idempotency-key")
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:
         raise GatewayError(

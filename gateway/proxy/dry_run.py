@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from gateway.accounts.serialization import balance_json, limits_json
-from gateway.billing.money import format_usd
-from gateway.billing.prices import Price
+from gateway.billing.money import format_rate, format_usd
+from gateway.billing.price_row import Price
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.ledger.ledger import Preview
@@ -50,9 +50,7 @@ def answer(request_id: str, model: str, price: Price, preview: Preview) -> bytes
             "output_tokens": hold.output_tokens,
         },
         "price": {
-            "input_usd": format_usd(price.input_nano_usd),
-            "cached_input_usd": format_usd(price.cached_input_nano_usd),
-            "output_usd": format_usd(price.output_nano_usd),
+            f"{kind}_usd": format_rate(price.plain.per_million(kind)) for kind in ("input", "cached_input", "output")
         },
         "key": {"id": hold.key_id, "limits": limits_json(view.key, view.now_ms)},
         "team": {

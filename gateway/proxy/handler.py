@@ -23,7 +23,7 @@ from typing import Final
 import structlog
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
-from gateway.billing.settlement import ExchangeResult, decide, void
+from gateway.billing.settlement import ExchangeResult, Terms, decide, void
 from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
@@ -262,14 +262,7 @@ class RequestHandler:
         hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
         try:
             result = relay.result()
-            settlement = decide(
-                result,
-                hold,
-                admitted.route.price,
-                model=admitted.route.model,
-                upstream=record.upstream or "",
-                trust_upstream_cost=admitted.route.rule.cost_source == "upstream",
-            )
+            settlement = decide(result, hold, self._terms(admitted, record))
         except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
             self._diagnostics.exception("decision_failed", request_id=record.request_id)
             result = ExchangeResult(Outcome.INTERNAL_ERROR)
@@ -288,6 +281,18 @@ class RequestHandler:
         record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
         # A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
         record.spooled = await settled is None
+
+    @staticmethod
+    def _terms(admitted: Admitted, record: RequestRecord) -> Terms:
+        route = admitted.route
+        return Terms(
+            route.price,
+            route.model,
+            record.upstream or "",
+            time.time_ns() // 1_000_000,
+            admitted.snapshot.router.prices,
+            route.rule.cost_source == "upstream",
+        )
 
     async def refuse(self, client: Client, record: RequestRecord, error: GatewayError) -> None:
         """Answers with an error of the gateway's own."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.settlement import ExchangeResult
@@ -28,10 +28,11 @@ from gateway.observability.request_record import RequestRecord
 from gateway.protocol.closing_events import Origin, failure_frames, incomplete_frames
 from gateway.protocol.lenient_json import is_json, parse_object
 from gateway.protocol.operations import CREATE, is_response_id
+from gateway.protocol.quantities import Usage
 from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
-from gateway.protocol.usage import Usage, parse_usage
+from gateway.protocol.usage_reader import RequestFacts, read_usage
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import fault_error
 from gateway.proxy.refusals import account_status
@@ -78,7 +79,7 @@ class Relay:
         self._record = record
         self._opened: Opened | None = None
         self._observer: SseObserver | None = None
-        self._usage: Usage | None = None
+        self._answer: dict[str, Any] = {}
         self._output_bytes = 0
         self._answered = False
         self._in_progress = False  # a whole answer that says so: the upstream works on in the background
@@ -198,7 +199,7 @@ class Relay:
             self._record.detail = f"2xx with {kind.decode('latin-1') or 'no content type'}: not a response"
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
         self._in_progress = fields.get("status") in _IN_PROGRESS
-        self._usage = None if self._in_progress else parse_usage(fields.get("usage"))
+        self._answer = fields
         self._output_bytes = len(body)
         response_id = fields.get("id")
         self._record.response_id = response_id if isinstance(response_id, str) else None
@@ -293,17 +294,24 @@ class Relay:
             self.outcome = Outcome.CLIENT_LEFT
         observer = self._observer
         if observer is None:
-            usage, output_tokens = self._usage, self._output_bytes // 4
+            answer, output_tokens = self._answer, self._output_bytes // 4
+            reported = None if self._in_progress else answer.get("usage")
         else:
             if self.outcome in _BROKEN and observer.terminal is not None:
                 self.outcome = _TERMINALS[observer.terminal]
-            usage, output_tokens = (
-                observer.usage,
-                0 if observer.usage is not None else observer.output_tokens_estimate(),
-            )
+            answer = observer.answer or {}
+            reported = answer.get("usage")
+            output_tokens = 0
+        usage = None if reported is None else read_usage("responses", reported, answer, self._facts())
+        if usage is None and observer is not None:
+            output_tokens = observer.output_tokens_estimate()
         if self._works_on():
             output_tokens = self._admitted.admission.hold.output_tokens
         return ExchangeResult(self.outcome, self._answered and self._is_charged(usage), usage, output_tokens)
+
+    def _facts(self) -> RequestFacts:
+        facts, conditions = self._admitted.request.facts, self._admitted.route.price.conditions
+        return facts._replace(conditions=conditions) if conditions else facts
 
     def _works_on(self) -> bool:
         """Whether the upstream goes on with the response after this, unseen: then its whole hold is the estimate."""

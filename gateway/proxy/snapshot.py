@@ -11,12 +11,13 @@ from gateway.upstream.upstream import Upstream
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What the line accepts from clients."""
+    """What the line accepts from clients. `longest_ms`: after which any request has ended."""
 
     max_body_bytes: int
     body_timeout_s: float
     default_max_output_tokens: int
     failover_s: float
+    longest_ms: int = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)

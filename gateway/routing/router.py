@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from gateway.billing.prices import Price, PriceTable
+from gateway.billing.price_row import Price
+from gateway.billing.price_table import PriceTable
 from gateway.errors import GatewayError
 from gateway.routing.model_patterns import specificity
 

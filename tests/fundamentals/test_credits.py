@@ -6,24 +6,26 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from gateway.billing.cost import cost_of_usage_nano_usd
+from gateway.billing.hold import Work, worst_case
 from gateway.billing.money import format_usd, parse_usd
-from gateway.billing.prices import Price, cost_of_usage_nano_usd, worst_case_nano_usd
+from gateway.protocol.quantities import Usage
 from gateway.protocol.token_estimates import estimate_input_tokens
-from gateway.protocol.usage import Usage
 from gateway.store.keyspace import TeamKeys
 from tests.fundamentals.raw import RawProvider
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.prices import price_row
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
-PRICE = Price(*(parse_usd(usd) for usd in ("1", "0.1", "10")))  # as tests/support/gateway.py sets it
+PRICE = price_row(*(parse_usd(usd) for usd in ("1", "0.1", "10")))  # as tests/support/gateway.py sets it
 BODY = b'{"model":"o4-mini","input":"Hello","max_output_tokens":1000}'
-HOLD = worst_case_nano_usd(PRICE, estimate_input_tokens(BODY), 1000)
+HOLD = worst_case(PRICE, Work(estimate_input_tokens(BODY), 1000), 0, 0).amount_nano_usd
 ANSWER = (
     b'{"id":"resp_1","object":"response","status":"completed","output":[],'
     b'"usage":{"input_tokens":12,"output_tokens":30,"total_tokens":42}}'
 )
-COST = cost_of_usage_nano_usd(PRICE, Usage(12, 0, 30, 0, 42, None))
+COST = cost_of_usage_nano_usd(PRICE, Usage(12, 0, 30, 0, 42, None), 0)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ANSWER)
 
 
@@ -100,6 +102,7 @@ def test_a_request_costs_what_its_usage_says(gateway: RunningGateway, store: Ser
     cost = cost_of_usage_nano_usd(
         PRICE,
         Usage(usage.input_tokens, cached, usage.output_tokens, details.reasoning_tokens, usage.total_tokens, None),
+        0,
     )
     wait_until_sync(lambda: gateway.balance(key).held == 0, what="the request is settled")
     assert gateway.balance(key).spent == cost

@@ -19,14 +19,14 @@ from typing import Any
 
 from gateway.accounts.accounts import Accounts
 from gateway.accounts.entities import Changes
+from gateway.billing.hold import FREE
 from gateway.billing.lifecycle import Outcome
-from gateway.billing.prices import Price
 from gateway.billing.settlement import NO_USAGE, Hold, Settlement
 from gateway.identity.api_keys import ApiKey, parse_api_key
 from gateway.ledger.ledger import AdmissionRequest, Ledger, LedgerPolicy
 from gateway.ledger.refusals import Demand
 from gateway.ledger.spool import Spool
-from gateway.protocol.usage import Usage
+from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import TeamKeys
 from gateway.store.store import Store, StoreSettings
 
@@ -181,7 +181,7 @@ async def kept_up(ledger: Ledger) -> AsyncIterator[None]:
 
 def ask(key: ApiKey, amount: int = 10, tokens: int = 2, **changes: Any) -> AdmissionRequest:
     """Asks for a hold of `amount` nano-USD and `tokens` tokens, half of them input."""
-    demand = Demand("p/m", amount, tokens // 2, tokens - tokens // 2, Price(0, 0, 0))
+    demand = Demand("p/m", amount, tokens // 2, tokens - tokens // 2, FREE)
     values = {"request_id": f"req_{os.urandom(8).hex()}", "patterns": ("p/m", "p/*", "*"), "max_output_tokens": None}
     return AdmissionRequest(key=key, demand=demand, **{**values, **changes})
 

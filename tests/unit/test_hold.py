@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.billing.cost import cost_of_usage_nano_usd
-from gateway.billing.hold import Work, affordable_output_tokens, worst_case_nano_usd
+from gateway.billing.hold import Work, affordable_output_tokens, worst_case
 from gateway.billing.price_row import DAY_MS, Price
 from gateway.billing.price_table import PriceTable
-from gateway.billing.rates import KINDS
+from gateway.billing.rates import KINDS, MILLION
 from gateway.config.price_settings import PriceSettings
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage
 
@@ -131,7 +131,7 @@ def test_nothing_within_the_bounds_costs_more_than_the_hold(row: dict[str, Any],
     until = start + data.draw(st.integers(0, 2 * DAY_MS))
     usage = data.draw(usages(work))
     ended = data.draw(st.integers(start, until))
-    hold = worst_case_nano_usd(price, work, start, until, table)
+    hold = worst_case(price, work, start, until, table).amount_nano_usd
     assert cost_of_usage_nano_usd(price, usage, ended, table) <= hold
 
 
@@ -167,22 +167,25 @@ def priced(**row: Any) -> Price:
 )
 def test_the_dearest_that_can_apply(row: dict[str, Any], work: Work, expected: int) -> None:
     noon = 1_795_953_600_000 // DAY_MS * DAY_MS + 12 * 3_600_000
-    assert worst_case_nano_usd(priced(**row), work, noon, noon + 3_600_000) == expected
+    assert worst_case(priced(**row), work, noon, noon + 3_600_000).amount_nano_usd == expected
 
 
 def test_a_version_that_may_be_in_force_at_the_deadline_counts() -> None:
     midnight = (1_795_953_600_000 // DAY_MS + 1) * DAY_MS
     row = priced(**{"from": {"2026-11-30": {"input": "2", "output": "10"}}})
     assert row.versions[0][0] == midnight
-    assert worst_case_nano_usd(row, Work(1000, 0), midnight - 1000, midnight - 1) == 1_000_000
-    assert worst_case_nano_usd(row, Work(1000, 0), midnight - 1000, midnight) == 2_000_000
+    assert worst_case(row, Work(1000, 0), midnight - 1000, midnight - 1).amount_nano_usd == 1_000_000
+    assert worst_case(row, Work(1000, 0), midnight - 1000, midnight).amount_nano_usd == 2_000_000
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(rows(versions=False), WORKS, st.integers(0, 10**12))
 def test_what_a_balance_buys_is_covered_by_it(row: dict[str, Any], work: Work, available: int) -> None:
     price = PriceSettings.model_validate(row).price()
-    tokens = affordable_output_tokens(price, work, available, NOW, NOW + 1000)
+    worst = worst_case(price, work._replace(output_tokens=0), NOW, NOW + 1000)
+    tokens = affordable_output_tokens(worst, available)
     if tokens:
         bought = work._replace(output_tokens=min(tokens, 10**9))
-        assert worst_case_nano_usd(price, bought, NOW, NOW + 1000) <= available + 1
+        assert worst_case(price, bought, NOW, NOW + 1000).amount_nano_usd <= available
+        one_more = work._replace(output_tokens=tokens + 2 + MILLION // max(1, worst.output_nano_usd))
+        assert worst_case(price, one_more, NOW, NOW + 1000).amount_nano_usd > available

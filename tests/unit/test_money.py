@@ -2,13 +2,12 @@
 
 from decimal import Decimal
 from fractions import Fraction
-from math import ceil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.billing.money import MAX_NANO_USD, NANO, MoneyError, cost_nano_usd, format_usd, parse_usd, round_up_usd
+from gateway.billing.money import MAX_NANO_USD, NANO, MoneyError, format_rate, format_usd, parse_usd, round_up_usd
 
 amounts = st.integers(-MAX_NANO_USD, MAX_NANO_USD)
 
@@ -68,11 +67,8 @@ def test_an_upstreams_cost_that_is_none_is_refused(text: str) -> None:
         round_up_usd(text)
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**9)), max_size=4))
-def test_a_cost_is_rounded_up_once_over_all_its_parts(parts: list[tuple[int, int]]) -> None:
-    exact = sum((Fraction(tokens * price, 1_000_000) for tokens, price in parts), Fraction(0))
-    assert cost_nano_usd(*parts) == ceil(exact)
-
-
-def test_a_cost_is_never_more_than_the_store_can_count() -> None:
-    assert cost_nano_usd((2**53, 10**15)) == MAX_NANO_USD
+@pytest.mark.parametrize(
+    ("rate", "text"), [(Fraction(275, 2), "0.0000001375"), (Fraction(1e9), "1"), (Fraction(), "0")]
+)
+def test_a_rate_may_be_finer_than_a_nano_dollar(rate: Fraction, text: str) -> None:
+    assert format_rate(rate) == text

@@ -175,7 +175,7 @@ def test_a_later_version_replaces_the_whole_row(ended_at: str, expected: int, ve
         "from": {"2027-06-01": {"input": "3", "output": "10"}, "2026-12-01": {"input": "2", "output": "10"}},
     }
     cost = charged(row, used(1000, 100), ended_at=ended_at)
-    assert (cost.nano_usd, cost.version) == (expected, version)
+    assert (cost.nano_usd, cost.version.partition("@")[2]) == (expected, version)
 
 
 def test_when_looks_in_the_usage_then_in_the_answer_and_only_for_two_names_in_the_request() -> None:
@@ -314,9 +314,8 @@ def test_a_cost_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("price", "place", "message"),
     [
-        ({"input": "1"}, (), "output must be given"),
-        ({"output": "1"}, (), "input must be given"),
-        ({}, (), "input and output must be given"),
+        ({"input": "1"}, ("output",), "Field required"),
+        ({"output": "1"}, ("input",), "Field required"),
         (PLAIN | {"factor": "-1"}, ("factor",), "a factor is"),
         (PLAIN | {"above": {"many": {"input": "1"}}}, ("above", "many", "[key]"), "a step is"),
         (PLAIN | {"tiers": {"flex": {"inptu": "1"}}}, ("tiers", "flex", "inptu"), "Extra inputs"),

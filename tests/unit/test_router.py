@@ -5,11 +5,13 @@ from collections import Counter
 
 import pytest
 
-from gateway.billing.prices import Price, PriceTable
+from gateway.billing.price_table import PriceTable
 from gateway.errors import GatewayError
+from gateway.routing.model_patterns import specificity
 from gateway.routing.router import Router, RouteRule
+from tests.support.prices import price_row
 
-PRICES = PriceTable({"*": Price(1, 1, 1)})
+PRICES = PriceTable({"*": price_row(1, 1, 1)})
 
 
 def router(*rules: RouteRule, aliases: dict[str, str] | None = None, prices: PriceTable = PRICES) -> Router:
@@ -47,7 +49,7 @@ def test_an_alias_is_resolved_once_and_names_what_is_priced_and_permitted() -> N
     ("table", "missing"),
     [
         (router(RouteRule("a/*", ("u",))), "route"),
-        (router(RouteRule("*", ("u",)), prices=PriceTable({"a/*": Price(1, 1, 1)})), "price"),
+        (router(RouteRule("*", ("u",)), prices=PriceTable({"a/*": price_row(1, 1, 1)})), "price"),
     ],
 )
 def test_a_model_without_a_route_or_a_price_does_not_exist(table: Router, missing: str) -> None:
@@ -65,3 +67,14 @@ def test_weights_draw_the_first_and_leave_the_others_for_failover() -> None:
     drawn = [table.resolve("m").candidates for _ in range(2_000)]
     assert all(sorted(one) == ["a", "b"] for one in drawn)
     assert 0.70 < Counter(one[0] for one in drawn)["a"] / len(drawn) < 0.80
+
+
+@pytest.mark.parametrize(
+    ("model", "found"), [("a/b/c", 4), ("a/b/d", 3), ("a/x", 2), ("x", 1), ("a", 1), ("a/b", 2), ("a/b/c/d", 3)]
+)
+def test_the_most_specific_price_wins(model: str, found: int) -> None:
+    rows = {
+        pattern: price_row(rate, rate, rate) for pattern, rate in (("*", 1), ("a/*", 2), ("a/b/*", 3), ("a/b/c", 4))
+    }
+    assert PriceTable(rows).find(specificity(model)) == price_row(found, found, found)
+    assert PriceTable({"a/*": price_row(1, 1, 1)}).find(specificity("b")) is None

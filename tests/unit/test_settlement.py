@@ -4,12 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.billing import cost as costs
+from gateway.billing.hold import Work, worst_case
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome, State
-from gateway.billing.prices import Price, cost_of_usage_nano_usd, worst_case_nano_usd
-from gateway.billing.settlement import POLICY, Charge, ExchangeResult, Hold, decide
-from gateway.protocol.usage import Usage
+from gateway.billing.price_row import Price
+from gateway.billing.settlement import POLICY, Charge, ExchangeResult, Hold, Terms, decide
+from gateway.protocol.quantities import Usage
+from tests.support.prices import price_row
 
-PRICE = Price(1_000_000, 100_000, 10_000_000)
+PRICE = price_row(1_000_000, 100_000, 10_000_000)
+
+
+def worst_case_nano_usd(price: Price, input_tokens: int, output_tokens: int) -> int:
+    return worst_case(price, Work(input_tokens, output_tokens), 0, 0).amount_nano_usd
+
+
+def cost_of_usage_nano_usd(price: Price, usage: Usage) -> int:
+    return costs.cost_of_usage_nano_usd(price, usage, 0)
+
+
 HOLD = Hold("req_1", "team", "key", worst_case_nano_usd(PRICE, 100, 50), 100, 50, 1)
 USAGE = Usage(90, 10, 40, 5, 130, "0.5")
 COST = cost_of_usage_nano_usd(PRICE, USAGE)
@@ -18,7 +31,7 @@ FREE = [outcome for outcome, charge in POLICY.items() if charge is Charge.NOTHIN
 
 
 def settle(ending: ExchangeResult, *, trust: bool = False) -> tuple[str, str, int]:
-    found = decide(ending, HOLD, PRICE, model="m", upstream="u", trust_upstream_cost=trust)
+    found = decide(ending, HOLD, Terms(PRICE, "m", "u", 0, trust_upstream_cost=trust))
     assert (found.hold, found.outcome, found.model, found.upstream) == (HOLD, ending.outcome, "m", "u")
     return found.kind, found.settled_by, found.cost_nano_usd
 
