@@ -1,21 +1,32 @@
-"""A self-hosted gateway in front of an OpenResponses provider.
+"""A self-hosted gateway in front of OpenResponses providers.
 
-Imports point downwards only:
+A request passes these packages in this order. Each lists its own modules.
 
-    cli                            the command line
-    app                            composition root, lifespan
-    api, dashboard                 HTTP in, JSON and pages out
-    pipeline, relay                one request: present .. open, relay .. record
-    downstream, interrupt          the client's connection; ending a request from outside
-    ledger, upstream               the store; connections to providers
-    identity                       keys: format, checksum, hash
-    settings                       the only reader of environment and files
-    errors, money, pricing,        pure: no I/O, no framework
-    routing, envelope, sse,
-    exchange, patterns, usage,
-    endings
+    http            the client's side: connections, requests and answers over HTTP/1.1
+    proxy           one request's steps: admission, failover, relay, and the one exit where it is settled and recorded
+    protocol        wire formats: bodies, server-sent events, usage, headers (pure)
+    routing         from a model to the upstreams that may serve it (pure)
+    billing         prices, and what a request costs (pure)
+    ledger          holds, settlements and the journal, in the store
+    upstream        connections to providers, and the providers' health
 
-    simulator                      a provider that needs no network; knows nothing of the rest
+Around them:
+
+    app, server     the composition root; the processes
+    store           the client of Redis or Valkey
+    accounts        teams, keys, credits and sessions in the store
+    identity        the formats of keys (pure)
+    observability   the request log, metrics, traces
+    reporting       what operators look at: usage, refusals, live requests, the audit log
+    worker          background duties: reloading the configuration, signals, collecting metrics
+    config          the settings, from the file and the environment
+    api, dashboard  HTTP routes for clients and operators; pages for people
+    cli             the command line
+    simulator       a provider that needs no network
+    concurrency     helpers for asyncio
+    errors, types   the error catalogue; shared type aliases
+
+import-linter holds the direction of imports: ARCHITECTURE.md, "Layers".
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m gateway` is `gateway`."""
+"""`python -m gateway` runs the command `gateway`."""
 
 from gateway.cli import main
 

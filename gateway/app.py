@@ -1,9 +1,9 @@
-"""The composition root: settings in, an ASGI application out. Nothing else but worker/parts.py builds a service.
+"""The composition root: from settings to an ASGI application. Only this module and worker/parts.py build services.
 
-build_app(settings) -> Gateway    the hot path first, everything else to FastAPI
-  /v1/responses and below         RequestHandler, past FastAPI's middleware and routing (a third of a request, measured)
-  the rest                        FastAPI: /v1/models, /v1/key, /admin/v1, /dashboard, /healthz, /readyz
-lifespan                          store, spool, ledger, upstreams, background tasks; in order, and back
+build_app(settings) -> Gateway
+  /v1/responses and below   RequestHandler, without FastAPI's middleware and routing (measured: a third of a request)
+  everything else           FastAPI: /v1/models, /v1/key, /admin/v1, /dashboard, /healthz, /readyz
+lifespan                    starts store, spool, ledger, upstreams and background tasks, and stops them in reverse order
 """
 
 from __future__ import annotations
@@ -59,15 +59,17 @@ from gateway.worker.parts import build_snapshot, build_tracing, ledger_policy, s
 from gateway.worker.signals import drain_on_signal, reload_on_signal
 
 _GC_EVERY: Final = 20_000
-"""New containers between two collections. A request leaves no cycles behind: to look every 700, Python's default, cost
-7 % of a JSON answer and found nothing."""
+"""How many new containers are allocated between two garbage collections.
+
+A request leaves no reference cycles. Python's default of 700 costs 7 % of a JSON answer and finds nothing.
+"""
 
 
 @dataclass(slots=True)
 class Services:
     """What a worker runs on, from start-up to shutdown.
 
-    State that changes: `ready`, the store was seen to enforce; `leaving`, it was told to stop; `settings` and
+    Mutable: `ready` (the store was seen to enforce limits), `leaving` (the worker was told to stop), and `settings` and
     `model_list`, which a reload replaces.
     """
 
@@ -112,19 +114,21 @@ class Gateway:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
-            # FastAPI's own, which the environment would switch on: it would send what an operator did not ask for.
+            # The environment could switch FastAPI's own telemetry on. It would send data that the operator did not ask
+            # for.
             telemetry=TelemetryConfig(auto_configure=False, tracing=False, metrics=False, logs=False),
-            redirect_slashes=False,  # a redirect would send the key once more, to whatever Host the client named
+            # a redirect would make the client send its key again, to whatever Host it had named
+            redirect_slashes=False,
         )
         api.install(self.app, self._throttle.throttle, numeric_codes=settings.errors.numeric_codes)
         dashboard.install(self.app, self._addresses.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application as ASGI has it."""
+        """The ASGI entry point."""
         await self.dispatch(scope, receive, send)
 
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The one hot path; FastAPI does the rest."""
+        """Passes requests of the hot path to the handler and all others to FastAPI."""
         if scope["type"] != "http":
             return self.app(scope, receive, send)
         target, middleware, services = operations.find(scope["method"], scope["path"]), self._middleware, self.services
@@ -136,7 +140,7 @@ class Gateway:
         return middleware.serve(self.app, scope, receive, send)
 
     def refuse_head(self, error: GatewayError) -> tuple[int, Headers, bytes]:
-        """See `http.connection.Application`. Counts what was refused before it was a request: it has no route."""
+        """Counts and renders the refusal of a head that never became a request. See `http.connection.Application`."""
         self._counters.note_answer("-", error.kind.status, error.code)
         return error.render(numeric_codes=self.settings.errors.numeric_codes)
 
@@ -192,7 +196,7 @@ class Gateway:
             for work in works:
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             gc.collect()
-            gc.freeze()  # what lives from here to the end is not worth looking at again
+            gc.freeze()  # the collector need not look again at what lives until the end
             gc.set_threshold(_GC_EVERY)
             with drain_on_signal(services), reload_on_signal(services):
                 yield
@@ -201,12 +205,15 @@ class Gateway:
 def build_app(
     settings: Settings, log_to: TextIO = sys.stderr, *, load: Callable[[], Settings] | None = None
 ) -> Gateway:
-    """The gateway as an ASGI application; its log goes to `log_to`. `load` reads the settings again, for a reload."""
+    """Builds the gateway as an ASGI application.
+
+    Its log goes to `log_to`. `load` reads the settings again, for a reload.
+    """
     return Gateway(settings, log_to, load)
 
 
 def create_app() -> Gateway:
-    """For the server's worker processes: settings from GATEWAY_CONFIG and the environment."""
+    """Builds the application of a worker process, with settings from GATEWAY_CONFIG and the environment."""
     path = os.environ.get("GATEWAY_CONFIG")
     load = partial(load_settings, Path(path) if path else None)
     return build_app(load(), load=load)
@@ -253,7 +260,7 @@ def _services(
 
 
 async def _check_enforcement(services: Services) -> None:
-    """Not ready before the store has been seen to refuse the second request of a limit of one."""
+    """Marks the worker ready once the store has refused the second of two requests under a limit of one."""
     log = structlog.get_logger("gateway.start")
     problem = ""
     while not services.ready:

@@ -1,14 +1,15 @@
-"""Every way to say no: the error catalogue as data, and its one rendering.
+"""The error catalogue as data, and the one function that renders an error.
 
     CATALOGUE: code -> (status, type, does waiting help?)
 
-A step that fails raises `GatewayError(code, message, ...)`; `render` turns it into status, headers and body::
+A step that fails raises `GatewayError(code, message, ...)`. `render` turns it into status, headers and body::
 
     {"error": {"message", "type", "param", "code", ...extra}}
 
-`param` is "" where none fits and `code` is a string, since Vercel's client shows a message only where both are strings.
-Headers tell a program what to do: `Retry-After` and `retry-after-ms` exactly where waiting helps and the time is known,
-`x-should-retry: false` where a repeat cannot help (openai-python retries 408, 409, 429 and >= 500 unless told so).
+`param` is "" where no field applies, and `code` is a string: Vercel's AI SDK shows a message only if both are strings.
+Headers tell a program what to do. `Retry-After` and `retry-after-ms` are sent exactly where waiting helps and the time
+is known. `x-should-retry: false` is sent where a repeat cannot help; openai-python otherwise retries 408, 409, 429 and
+>= 500.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ Header = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One row of the catalogue. `retry`: what helps: "wait" (come back), "never", or "client" (its own policy)."""
+    """One row of the catalogue.
+
+    `retry` says what helps: "wait", "never", or "client" (the client decides by its own policy).
+    """
 
     status: int
     type: str
@@ -86,15 +90,15 @@ CATALOGUE: Final = MappingProxyType(
 
 
 CLOSING: Final = frozenset({"request_timeout", "upgrade_unsupported", "websocket_unsupported"})
-"""Codes that end the connection: bytes of the request are missing from it (RFC 9110, 15.5.9)."""
+"""Codes that end the connection, because a part of the request was not read (RFC 9110, section 15.5.9)."""
 
 
 class GatewayError(Exception):
-    """A refusal or failure that a client will read.
+    """A refusal or failure that the client reads.
 
-    `wait_ms`: how long until a repeat can succeed; None where waiting does not help or nobody knows.
-    `explain`: further fields of the body (`limit`, `scope`, `limit_source`, `resets_at`, ...).
-    Raises KeyError at construction for a code that the catalogue does not have.
+    `wait_ms` is the time until a repeat can succeed, or None if waiting does not help or the time is unknown. `explain`
+    holds further fields of the body (`limit`, `scope`, `limit_source`, `resets_at`, ...). Raises KeyError at
+    construction for a code that the catalogue does not have.
     """
 
     def __init__(
@@ -120,7 +124,10 @@ class GatewayError(Exception):
         return self.kind.status
 
     def body(self, *, numeric_codes: bool = False) -> dict[str, dict[str, JsonScalar]]:
-        """The error body as a value; `numeric_codes` gives the status as `code`, the form that Siraya documents."""
+        """Returns the error body.
+
+        `numeric_codes` puts the status into `code`, which is the form that Siraya documents.
+        """
         error: dict[str, JsonScalar] = {
             "message": self.message,
             "type": self.kind.type,
@@ -133,7 +140,7 @@ class GatewayError(Exception):
         return {"error": error}
 
     def headers(self) -> list[Header]:
-        """`Retry-After` (whole seconds, rounded up), `retry-after-ms` (exact), `x-should-retry`: where each is true."""
+        """Returns the headers that apply: `Retry-After` (rounded up to seconds), `retry-after-ms`, `x-should-retry`."""
         headers = [(b"connection", b"close")] if self.code in CLOSING else []
         if self.wait_ms is not None:
             headers.append((b"retry-after", b"%d" % _seconds(self.wait_ms)))
@@ -144,11 +151,11 @@ class GatewayError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """True where the code usually asks to wait, but this refusal has no end that waiting reaches."""
+        """True if waiting usually helps with this code, but not with this error, because the limit never resets."""
         return self.kind.status in (402, 429) and self.wait_ms is None
 
     def render(self, *, numeric_codes: bool = False) -> tuple[int, list[Header], bytes]:
-        """Status, headers (with content-type and content-length) and JSON body."""
+        """Returns status, headers (with content-type and content-length) and the JSON body."""
         body = orjson.dumps(self.body(numeric_codes=numeric_codes))
         headers = [
             (b"content-type", b"application/json"),

@@ -1,11 +1,12 @@
-"""uvicorn, as this gateway needs it: one process, or `server.workers` of them under uvicorn's supervisor.
+"""Runs uvicorn: one process, or `server.workers` processes under a supervisor.
 
-    bind(settings)                     the listening socket, before anything else is started
+    bind(settings)                     opens the listening socket, before anything else is started
     bound(host, port)                  the same for admin.port
     run(settings, config, listeners)   serves until SIGINT or SIGTERM
-    create_worker()                    a worker process's application; it ends when its supervisor is gone
+    create_worker()                    the application of a worker process, which ends when its supervisor has ended
 
-The drain is the application's own (`app.py`): uvicorn waits for what still runs, a little longer than the drain takes.
+The application drains itself (worker/signals.py). uvicorn waits for running requests a little longer than the drain
+takes.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ from gateway.observability.metrics.multiprocess import directory_for_workers
 from gateway.observability.request_log import configure_logging
 
 HUNG_S: Final = 60.0
-"""How long a worker may say nothing to its supervisor, its start included."""
+"""The longest time without a heartbeat before a worker is replaced. A worker's start counts too."""
 RETRY_S: Final = 5.0
-"""How long until another one is tried where a worker could not start."""
+"""The pause before a worker that could not start is started again."""
 _AFTER_DRAIN_S: Final = 5
 _LINGER_S: Final = 0.5
 _BACKLOG: Final = 4096
 
 
 def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
-    """Uvicorn's settings. `app` is the import string of a factory where workers are separate processes."""
+    """Returns uvicorn's settings. `app` is the import string of a factory where workers are separate processes."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
@@ -63,7 +64,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
-        log_level="error",  # its warnings tell of what clients did: the request log's business
+        log_level="error",  # its warnings are about what clients did, which the request log records
         access_log=False,
         server_header=False,
         headers=[NOSNIFF],
@@ -76,12 +77,12 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises OSError where the address cannot be had."""
+    """Opens the listening socket. Raises OSError if the address is not available."""
     return bound(settings.server.host, settings.server.port)
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket that worker processes may inherit. Raises OSError where the address cannot be had."""
+    """Opens a listening socket that worker processes may inherit. Raises OSError if the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -115,14 +116,14 @@ def run(settings: Settings, config_path: Path | None, *listeners: socket.socket)
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's, but for its end: it stops listening a moment before it closes connections that say nothing.
+    """uvicorn's server with another shutdown: it stops listening shortly before it closes idle connections.
 
-    A front that opens a connection for each request has one taken an instant before its request comes; closed in
-    between, the request is lost, since a front does not send a POST twice.
+    A reverse proxy may open a connection an instant before it sends a request on it. If that connection were closed in
+    between, the request would be lost, because a proxy does not repeat a POST.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends the server when all that runs has ended, or its time is over."""
+        """Stops the server when all requests have ended or the deadline has passed."""
         for listening in (*self.servers, *(sockets or ())):
             listening.close()
         await asyncio.sleep(_LINGER_S)
@@ -130,14 +131,15 @@ class Server(uvicorn.Server):
 
 
 class Supervisor(Multiprocess):
-    """Uvicorn's, but for four things.
+    """uvicorn's supervisor with four differences.
 
-    On SIGHUP workers read their configuration again; they are not replaced, streams and all. A worker has `HUNG_S` to
-    say something, not 5 s: on a busy machine it takes longer to start, and would be killed again and again. And one
-    that cannot start (a file that was edited since) ends the others only if none of them ever served. At the end, one
-    that hangs is not waited for.
+    - On SIGHUP, workers reload their configuration. They are not replaced, and their streams go on.
+    - A worker may be silent for `HUNG_S` instead of 5 s: on a busy machine a start takes longer than 5 s.
+    - A worker that cannot start (the file was edited meanwhile) ends the others only if no worker ever served.
+    - At shutdown, a worker that hangs is killed instead of waited for.
 
-    State that changes: `failed`, no worker could start; `_served`, one did; when each was heard last, or is replaced.
+    Mutable: `failed` (no worker could start), `_served` (some worker did), and the times of the last heartbeats and of
+    the next replacements.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], end_s: float) -> None:
@@ -150,7 +152,10 @@ class Supervisor(Multiprocess):
         self._log = structlog.get_logger("gateway.server")
 
     def keep_subprocess_alive(self) -> None:
-        """Replaces workers that have died or hang. It never waits: signals are handled between two of its rounds."""
+        """Replaces workers that have died or hang.
+
+        It does not block, so that signals are handled between two rounds.
+        """
         now_s = time.monotonic()
         for place, worker in enumerate(self.processes):
             if self.should_exit.is_set():
@@ -166,8 +171,8 @@ class Supervisor(Multiprocess):
                 self.processes[place].start()
 
     def _last_heartbeat_s(self, worker: Process, now_s: float) -> float:
-        """When it was heard last; from its start on it counts as heard."""
-        with contextlib.suppress(OSError, EOFError):  # it has died
+        """Returns the time of a worker's last heartbeat. Its start counts as one."""
+        with contextlib.suppress(OSError, EOFError):  # the worker has died
             worker.parent_conn.send(b"ping")
             while worker.parent_conn.poll():
                 self._served = worker.parent_conn.recv() or self._served
@@ -187,13 +192,13 @@ class Supervisor(Multiprocess):
             self.should_exit.set()
 
     def terminate_all(self) -> None:
-        """Tells the workers that live to end."""
+        """Sends SIGTERM to the workers that are running."""
         for worker in self.processes:
             if worker.pid not in self._replace_s:
                 worker.terminate()
 
     def join_all(self) -> None:
-        """Waits for the workers' end; one that has not drained within `end_s` hangs, and is killed."""
+        """Waits for the workers to end. Kills those that have not drained within `end_s`."""
         deadline_s = time.monotonic() + self._end_s
         for worker in self.processes:
             worker.process.join(max(0.0, deadline_s - time.monotonic()))
@@ -202,17 +207,17 @@ class Supervisor(Multiprocess):
             worker.process.join()
 
     def handle_hup(self) -> None:
-        """Passes SIGHUP on."""
+        """Passes SIGHUP on to the workers."""
         for process in self.processes:
             if process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
 
 
 def create_worker() -> Gateway:
-    """The application in a worker process: settings from GATEWAY_CONFIG and the environment.
+    """Builds the application of a worker process, with settings from GATEWAY_CONFIG and the environment.
 
-    Raises SystemExit for a configuration that cannot be used: the command line has checked it, but it may have changed.
-    A worker whose supervisor was killed drains and ends: else it would go on holding the port, with nobody to stop it.
+    Raises SystemExit if the configuration is invalid: the command line has checked it, but it may have changed since. A
+    worker whose supervisor was killed drains and ends. Otherwise it would hold the port, and nobody could stop it.
     """
     supervisor = multiprocessing.parent_process()
     if supervisor is not None:

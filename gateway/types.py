@@ -1,4 +1,4 @@
-"""Names for shapes that many packages share: ASGI's, header lists, bodies, pages of a list.
+"""Type aliases that many packages share: ASGI types, header lists, bodies, pages of a list.
 
 ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
@@ -25,7 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 Body = bytes | bytearray
-"""A request's body: what was read into its place stays there."""
+"""A request's body. A long body stays in the bytearray that it was read into."""
 
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A part of a list; `next` is the cursor to what follows, None at the end."""
+    """One page of a list. `next` is the cursor of the next page, or None at the end."""
 
     data: tuple[T, ...]
     next: str | None

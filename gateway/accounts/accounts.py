@@ -1,12 +1,13 @@
-"""Teams and keys in the store, and movements of credits: what admins do. Off the warm path.
+"""Teams, keys and credits in the store: the operations that admins use. They are not on the warm path.
 
-    create_team, teams, team, update_team      a name is taken once; a team is found by id or by name
-    create_key, keys, key, find_key, update_key a key's secret is returned by its creation and kept as SHA-256
-    move_credits                               grant or adjust, once per idempotency key
-    view, views                                the numbers that are enforced, as they stand now
+    create_team, teams, team, update_team        names are unique; a team is found by its id or its name
+    create_key, keys, key, find_key, update_key  creation returns the secret, of which only the SHA-256 is stored
+    move_credits                                 grants or adjusts credits, once per idempotency key
+    view, views                                  the enforced limits with their current usage
 
-A creation with an idempotency key first claims it: `gw:made:<sha256>` -> id, digest of the request, salt. A
-repeat finds the claim and completes or returns the same object, also where the first died half-way.
+A creation with an idempotency key first stores a claim: `gw:made:<sha256>` -> id, digest of the request, salt. A
+repeated request finds the claim and returns the same object. It completes the object first where the earlier request
+died before it had finished.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ _BATCH_SIZE: Final = 500
 
 
 class Accounts:
-    """Teams, keys and credits in one store. Raises GatewayError; `store_unavailable` where the store is away."""
+    """Teams, keys and credits in one store.
+
+    Raises GatewayError, with `store_unavailable` if the store is unavailable.
+    """
 
     def __init__(self, store: Store, *, idempotency_ttl_s: int, journal_retention_s: int) -> None:
         self._store = store
@@ -70,14 +74,14 @@ class Accounts:
     # teams
 
     async def create_team(self, changes: Changes, idempotency_key: IdempotencyKey | None = None) -> Team:
-        """A new team. Raises `already_exists` for a name that is taken, `idempotency_mismatch`."""
+        """Creates a team. Raises `already_exists` if the name is taken, and `idempotency_mismatch`."""
         team_id = new_id()
         if idempotency_key is not None:
             team_id, _ = await claim(
                 self._store, creation(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
             )
         owner = await self._take_name(changes.name or "", team_id)
-        # Whoever took the name and has no hash yet died before it was made: this creation completes it.
+        # A name that is taken by a team without a hash belongs to a creation that died. This creation completes it.
         if owner != team_id:
             if await self._find_team(owner) is not None:
                 raise _name_taken(changes.name or "")
@@ -89,15 +93,21 @@ class Accounts:
         return team
 
     async def team_ids(self, limit: int, after: str | None = None) -> tuple[list[str], str | None]:
-        """Ids of teams by creation, and the cursor to the next. Raises `invalid_field` for a cursor that names none."""
+        """Returns ids of teams in order of creation, and the next cursor.
+
+        Raises `invalid_field` for an unknown cursor.
+        """
         return await self._page(TEAMS, limit, after)
 
     async def count(self) -> int:
-        """How many teams there are."""
+        """Returns the number of teams."""
         return int(await self._run("ZCARD", TEAMS))
 
     async def names(self, subjects: Sequence[tuple[str, str | None]]) -> list[str | None]:
-        """The names of many (team id, key id or None for the team's own); None for what is gone."""
+        """Returns the names of (team id, key id) pairs.
+
+        A key id of None asks for the team's name; a deleted subject gives None.
+        """
         found: list[str | None] = []
         for at in range(0, len(subjects), _BATCH_SIZE):
             part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + _BATCH_SIZE]]
@@ -108,14 +118,14 @@ class Accounts:
         return found
 
     async def teams(self, limit: int = 1000, after: str | None = None) -> Page[Team]:
-        """Teams by creation, a page at a time. Raises `invalid_field` for a cursor that names no team."""
+        """Returns one page of teams in order of creation. Raises `invalid_field` for an unknown cursor."""
         ids, cursor = await self.team_ids(limit, after)
         hashes = await self._hashes([TeamKeys(team_id).team for team_id in ids])
         found = (read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored)
         return Page(tuple(found), cursor)
 
     async def team(self, name_or_id: str) -> Team:
-        """A team by id or name. Raises `team_not_found`."""
+        """Returns a team by id or name. Raises `team_not_found`."""
         if is_id(name_or_id):
             team = await self._find_team(name_or_id)
             if team is not None:
@@ -127,7 +137,10 @@ class Accounts:
         return team
 
     async def update_team(self, team: Team, changes: Changes, *, version: int | None = None) -> Team:
-        """Changes a team; in force with its next request. Raises `version_mismatch`, `already_exists`."""
+        """Changes a team.
+
+        The change applies from the team's next request on. Raises `version_mismatch`, `already_exists`.
+        """
         renamed = changes.name is not None and changes.name != team.name
         if renamed and await self._take_name(changes.name or "", team.id) != team.id:
             raise _name_taken(changes.name or "")
@@ -146,9 +159,10 @@ class Accounts:
     async def create_key(
         self, team: Team, changes: Changes, idempotency_key: IdempotencyKey | None = None
     ) -> tuple[Key, str]:
-        """A new key of a team, and the key's text, which is not stored.
+        """Creates a key of a team and returns it with its text, which is not stored.
 
-        A repeat gets the same text, or "" where its secret was replaced or the pepper has changed since.
+        A repeated request returns the same text. It returns "" if the secret was rotated away or the pepper has changed
+        since.
         """
         keys = TeamKeys(team.id)
         key_id, seed = new_id(), None
@@ -165,7 +179,7 @@ class Accounts:
         return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
 
     async def keys(self, team: Team, limit: int = 1000, after: str | None = None) -> Page[Key]:
-        """A team's keys by creation, a page at a time. Raises `invalid_field` for a cursor that names no key."""
+        """Returns one page of a team's keys in order of creation. Raises `invalid_field` for an unknown cursor."""
         names = TeamKeys(team.id)
         ids, cursor = await self._page(names.keys, limit, after)
         hashes = await self._hashes([names.key(key_id) for key_id in ids])
@@ -173,14 +187,14 @@ class Accounts:
         return Page(tuple(found), cursor)
 
     async def key(self, team: Team, key_id: str) -> Key:
-        """One key of a team. Raises `key_not_found`."""
+        """Returns one key of a team. Raises `key_not_found`."""
         stored = (await self._hashes([TeamKeys(team.id).key(key_id)]))[0] if is_id(key_id) else {}
         if not stored:
             raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key_id!r}.")
         return read_key(team.id, key_id, stored)
 
     async def find_key(self, key_id: str) -> tuple[Team, Key]:
-        """A key by its id alone, with its team. Raises `key_not_found`."""
+        """Returns a key and its team, by the key's id alone. Raises `key_not_found`."""
         owner = await self._run("HGET", KEY_TEAMS, key_id)
         team = await self._find_team(owner.decode()) if owner is not None else None
         if team is None:
@@ -188,21 +202,22 @@ class Accounts:
         return team, await self.key(team, key_id)
 
     async def update_key(self, team: Team, key: Key, changes: Changes, *, version: int | None = None) -> Key:
-        """Changes a key; in force with its next request.
+        """Changes a key. The change applies from the key's next request on.
 
-        Raises `version_mismatch`, and `not_allowed` for a revoked key that is to live again.
+        Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again.
         """
         await self._configure([TeamKeys(team.id).key(key.id)], "update", _seen(version), "", changes.fields())
         return await self.key(team, key.id)
 
-    # credits and what is enforced
+    # credits and enforced limits
 
     async def move_credits(
         self, team: Team, kind: str, amount_nano_usd: int, *, note: str = "", idempotency_key: str | None = None
     ) -> Balance:
-        """Grants (> 0) or adjusts (either sign) a team's credits, once per idempotency key.
+        """Grants (amount > 0) or adjusts (either sign) a team's credits, once per idempotency key.
 
-        Raises `idempotency_mismatch` for a key that another movement used, `invalid_field` beyond the largest balance.
+        Raises `idempotency_mismatch` for an idempotency key that belongs to another movement, and `invalid_field` if
+        the balance would pass its upper bound.
         """
         keys = TeamKeys(team.id)
         movement = uuid.uuid4().hex
@@ -217,18 +232,18 @@ class Accounts:
             raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
         if reply[0] == -1:
             raise mismatch()
-        if reply[0] == -2:  # noqa: PLR2004 - the script's word
+        if reply[0] == -2:  # noqa: PLR2004 - a status code of the script
             raise GatewayError(
                 "invalid_field", f"A team can hold {format_usd(MAX_NANO_USD)} USD at most.", param="amount_usd"
             )
         return (await self.view(team)).balance
 
     async def view(self, team: Team, key_id: str | None = None) -> View:
-        """Limits, what is used of them, and the balance, by the very functions that enforce them."""
+        """Returns the limits, their usage and the balance, computed by the same Lua functions that enforce them."""
         return (await self.views([(team.id, key_id)]))[0]
 
     async def views(self, subjects: Sequence[tuple[str, str | None]]) -> list[View]:
-        """The same for many (team id, key id or None), in one round trip."""
+        """Returns the views of many (team id, key id or None) pairs in one round trip."""
         calls = []
         for team_id, key_id in subjects:
             keys = TeamKeys(team_id)
@@ -240,7 +255,7 @@ class Accounts:
     # the store
 
     async def _take_name(self, name: str, team_id: str) -> str:
-        """Takes a name for a team if nobody has it; whose it is then."""
+        """Reserves a team name if it is free. Returns the id of the team that owns the name afterwards."""
         if await self._run("HSETNX", TEAM_NAMES, name, team_id):
             return team_id
         owner: bytes = await self._run("HGET", TEAM_NAMES, name)
@@ -263,13 +278,13 @@ class Accounts:
     async def _configure(self, keys: list[str], mode: str, version: str, member: str, fields: dict[str, str]) -> None:
         flat = [word for pair in fields.items() for word in pair]
         status, now = (await gather([self._store.call(CONFIG, keys, [mode, version, member, *flat])]))[0]
-        if status == -2:  # noqa: PLR2004 - the script's word
+        if status == -2:  # noqa: PLR2004 - a status code of the script
             raise GatewayError("version_mismatch", f"It was changed meanwhile: its version is {now} now.")
-        if status == -3:  # noqa: PLR2004 - the script's word
+        if status == -3:  # noqa: PLR2004 - a status code of the script
             raise GatewayError("not_allowed", "This key was revoked, and stays so. Make a new one.", param="status")
 
     async def _hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Hashes by name, in one round trip; an empty one where there is none."""
+        """Reads several hashes in one round trip. A hash that does not exist is returned empty."""
         out = []
         for flat in await gather([self._store.run("HGETALL", name) for name in names]):
             words = [word.decode() for word in flat]

@@ -1,9 +1,9 @@
-"""Admin keys that were made through the API: a scope each, kept as SHA-256. The root admin key is configuration.
+"""Admin keys created through the API. Each has one scope and is stored as a SHA-256. The root key is configuration.
 
-scope    may
-all      everything that the root key may, except where the access table says otherwise
-read     look at everything
-team     look after one team: its keys within its quotas, its usage
+scope    permits
+all      everything that the root key may do, except where the access table says otherwise
+read     reading everything
+team     managing one team: its keys within its quotas, and its usage
 
 gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms
 """
@@ -30,7 +30,11 @@ _USED_EVERY_MS: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """An admin key. `team_id`: "" but for scope team; `expires_ms` 0: never; `used_ms` 0: never, else to the minute."""
+    """An admin key.
+
+    `team_id` is "" unless the scope is "team". An `expires_ms` of 0 means that the key does not expire. `used_ms` is
+    the last use to the minute, or 0 for never.
+    """
 
     id: str
     name: str
@@ -43,11 +47,11 @@ class Admin:
 
 
 ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
-"""Whoever has the root admin key of the configuration."""
+"""The holder of the root admin key, which is part of the configuration."""
 
 
 class Admins:
-    """The admin keys of one store. Raises GatewayError; `store_unavailable` where the store is away."""
+    """The admin keys in one store. Raises GatewayError, with `store_unavailable` if the store is unavailable."""
 
     def __init__(self, store: Store, *, idempotency_ttl_s: int) -> None:
         self._store = store
@@ -63,7 +67,10 @@ class Admins:
         created_by: str,
         idempotency_key: IdempotencyKey | None = None,
     ) -> tuple[Admin, str]:
-        """A new admin key and its text, shown this once; "" for a repeat whose pepper has changed since."""
+        """Creates an admin key and returns it with its text, which is not stored.
+
+        A repeated request returns the same text, or "" if the pepper has changed since.
+        """
         admin_id, seed = new_id(), None
         if idempotency_key is not None:
             claimed = keyspace.creation(idempotency_key.key)
@@ -90,26 +97,26 @@ class Admins:
         return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
 
     async def admins(self) -> list[Admin]:
-        """All of them, the oldest first."""
+        """Returns all admin keys, oldest first."""
         ids = [raw.decode() for raw in await self._run("ZRANGE", keyspace.ADMINS, "0", "-1")]
         replies = await gather([self._store.run("HGETALL", keyspace.admin(admin_id)) for admin_id in ids])
         found = zip(ids, map(_pairs, replies), strict=True)
         return [_admin(admin_id, stored) for admin_id, stored in found if stored]
 
     async def admin(self, admin_id: str) -> Admin:
-        """One of them. Raises `admin_key_not_found`."""
+        """Returns one admin key. Raises `admin_key_not_found`."""
         stored = await self._fields(admin_id) if is_id(admin_id) else {}
         if not stored:
             raise GatewayError("admin_key_not_found", f"There is no admin key {admin_id!r}.")
         return _admin(admin_id, stored)
 
     async def delete(self, admin: Admin) -> None:
-        """Ends an admin key with its very next request."""
+        """Deletes an admin key. Its next request is refused."""
         await self._run("DEL", keyspace.admin(admin.id))
         await self._run("ZREM", keyspace.ADMINS, admin.id)
 
     async def recognise(self, presented: AdminKey) -> Admin | None:
-        """The living admin key that was presented, or None. Notes that it was used."""
+        """Returns the active admin key that was presented, or None. Records the time of its use."""
         stored = await self._fields(presented.id)
         if not hmac.compare_digest(stored.get("secret", ""), presented.secret_hash):
             return None

@@ -1,16 +1,16 @@
-"""Teams and keys as values, and how they lie in their hashes. Pure.
+"""Teams and keys as values, and the hash fields that store them. Pure.
 
     hash field            value
-    name, status          text; status: active | disabled | revoked (keys alone, for ever)
-    models                patterns, one a line; none: all
-    expires_ms            ms since 1970; none: never
+    name, status          text; the status is active, disabled, or (keys only, permanently) revoked
+    models                patterns, one per line; an absent field permits all models
+    expires_ms            milliseconds since 1970; an absent field means no expiry
     metered               "1" or "0" (teams)
-    one of LIMITS         whole number; money in nano-USD
-    s:<sha256>            a secret: the time at which it ends, 0 for never (keys)
-    u:<sha256>            when that secret was last used
+    one of LIMITS         an integer; amounts of money are in nano-USD
+    s:<sha256>            a secret -> the time at which it stops working, 0 for never (keys)
+    u:<sha256>            a secret -> the time of its last use
     version, created_ms, updated_ms
 
-`LIMITS` names every limit a team or a key may have; scripts/common.lua reads the same fields.
+`LIMITS` names every limit that a team or a key can have. scripts/common.lua reads the same fields.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LIMITS: Final = (
     "budget_tokens_month",
     "budget_tokens_total",
 )
-SECRET_FIELD: Final = "s:"  # noqa: S105 - a field's prefix
+SECRET_FIELD: Final = "s:"  # noqa: S105 - the prefix of a field, not a password
 LAST_USED_FIELD: Final = "u:"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a team and a key have in common. `limits`: name of `LIMITS` -> value, money in nano-USD."""
+    """The fields that teams and keys share. `limits` maps names from `LIMITS` to values; money is in nano-USD."""
 
     id: str
     name: str
@@ -60,7 +60,10 @@ class Team(Account):
 
 @dataclass(frozen=True, slots=True)
 class SecretState:
-    """One secret of a key, by its SHA-256. `until_ms` 0: for as long as the key; `last_used_ms` 0: never used."""
+    """One secret of a key, identified by its SHA-256.
+
+    An `until_ms` of 0 means that the secret works as long as the key does. A `last_used_ms` of 0 means never.
+    """
 
     sha256: str
     until_ms: int
@@ -69,7 +72,7 @@ class SecretState:
 
 @dataclass(frozen=True, slots=True)
 class Key(Account):
-    """A key of a team; `name` is its label. `cut_at_cap`: a stream ends where it would exceed its hold."""
+    """A key of a team. `name` is its label. With `cut_at_cap`, a stream ends before it would exceed its hold."""
 
     team_id: str
     secrets: tuple[SecretState, ...]
@@ -78,7 +81,10 @@ class Key(Account):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Fields to set; None: as it is. In `limits`, None removes a limit; an `expires_ms` of 0 means never."""
+    """Fields to change.
+
+    None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry.
+    """
 
     name: str | None = None
     status: str | None = None
@@ -89,7 +95,7 @@ class Changes:
     cut_at_cap: bool | None = None
 
     def fields(self) -> dict[str, str]:
-        """The same as fields of the hash; "" removes one."""
+        """Returns the changes as hash fields. An empty value removes a field."""
         out: dict[str, str] = {}
         if self.name is not None:
             out["name"] = self.name
@@ -110,7 +116,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """A team's money, nano-USD: granted = available + held + spent."""
+    """A team's money in nano-USD. granted = available + held + spent."""
 
     granted: int
     available: int
@@ -120,7 +126,10 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is enforced, at `now_ms`. `team` and `key`: limits, `used_*` counters, `<period>_ends_ms`, `<rate>_left`."""
+    """The enforced limits at `now_ms`.
+
+    `team` and `key` map names to numbers: limits, `used_*` counters, `<period>_ends_ms` and `<rate>_left`.
+    """
 
     now_ms: int
     balance: Balance
@@ -129,12 +138,12 @@ class View:
 
 
 def read_team(team_id: str, stored: Mapping[str, str]) -> Team:
-    """A team from its hash."""
+    """Reads a team from its hash."""
     return Team(**_account(team_id, stored), metered=stored.get("metered") != "0")
 
 
 def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
-    """A key from its hash; its secrets with the one that lasts longest first."""
+    """Reads a key from its hash. The secret that is valid longest comes first."""
     secrets = [
         SecretState(name[2:], int(until), int(stored.get(LAST_USED_FIELD + name[2:], "0")))
         for name, until in stored.items()
@@ -147,7 +156,7 @@ def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
 
 
 def read_view(reply: list[Any]) -> View:
-    """The reply of view_v1."""
+    """Reads the reply of view_v1."""
     now_ms, money, team, key = reply
     return View(now_ms, Balance(**_pairs(money)), _pairs(team), _pairs(key))
 

@@ -1,6 +1,7 @@
-"""Idempotency keys of creations: the first request claims one, a repeat finds the claim and completes the same.
+"""Idempotency keys of creations. The first request stores a claim; a repeat finds it and completes the same creation.
 
-value of a claim    "<id> <digest of the request> <salt>", and " done" where a script marks it so
+A claim's value is "<id> <digest of the request> <salt>". A script appends " done" where it marks the claim as
+completed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from gateway.store.store import Store
 
 
 async def claim(store: Store, name: str, new: str, idempotency_key: IdempotencyKey, ttl_ms: int) -> tuple[str, str]:
-    """The id and salt under which this creation runs: the new ones, or those of the request that it repeats.
+    """Returns the id and the salt for this creation: new ones, or those of the earlier request that it repeats.
 
-    Raises GatewayError `idempotency_mismatch` where the key was used for another request, `store_unavailable`.
+    Raises GatewayError `idempotency_mismatch` if the key was used for another request, and `store_unavailable`.
     """
     mine = f"{new} {idempotency_key.request} {secrets.token_hex(32)}"
     before = (await gather([store.run("SET", name, mine, "NX", "GET", "PX", str(ttl_ms))]))[0]
@@ -29,7 +30,7 @@ async def claim(store: Store, name: str, new: str, idempotency_key: IdempotencyK
 
 
 def mismatch() -> GatewayError:
-    """The refusal of an idempotency key that was used for something else."""
+    """Returns the error for an idempotency key that was used for another request."""
     return GatewayError(
         "idempotency_mismatch", "This Idempotency-Key was used for another request.", param="Idempotency-Key"
     )
@@ -37,17 +38,20 @@ def mismatch() -> GatewayError:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """An admin's Idempotency-Key on a creation. `request`: digest of what was asked; `pepper`: the operator's."""
+    """An admin's Idempotency-Key on a creation.
+
+    `request` is the digest of the body; `pepper` is the operator's secret.
+    """
 
     key: str = field(repr=False)
     request: str
     pepper: bytes = field(repr=False)
 
     def seed(self, salt: str) -> bytes:
-        """64 bytes that a new API key's secret is made of: the same for a repeat, known to nobody without the pepper.
+        """Returns the 64 bytes from which a new API key's secret is derived.
 
-        HMAC-SHA-512 over a random salt (kept in the store for as long as repeats are recognised) and the idempotency
-        key (of which the store knows the SHA-256 alone). So a repeat whose first answer was lost gets the same API
-        key, and yet no secret is stored.
+        They are HMAC-SHA-512 over a random salt and the idempotency key, keyed by the pepper. The store keeps the salt
+        for as long as repeats are recognised, and only the SHA-256 of the idempotency key. A repeat whose first answer
+        was lost therefore returns the same API key, although no secret is stored.
         """
         return hmac.digest(self.pepper, f"api-key\0{salt}\0{self.key}".encode(), hashlib.sha512)

@@ -1,14 +1,15 @@
-"""Rotation: a key gets a new secret; its id, limits, budgets and spend stay.
+"""Rotation: a key gets a new secret. Its id, limits, budgets and spend stay the same.
 
-    new secret     works at once, for as long as the key
-    the others     until the overlap that their own rotation gave them; an overlap of 0 ends all of them now
-    at once        MAX_SECRETS at most: one more is refused, with the time at which the next one ends
+    new secret     works at once, for as long as the key does
+    old secrets    work until the end of the overlap that their own rotation set; an overlap of 0 ends them all now
+    MAX_SECRETS    secrets at most are valid at once; one more is refused, with the time at which the next one ends
 
-With an idempotency key a repeat returns the very same secret, though none is stored: it is made of the idempotency
-key, a random salt that the claim `gw:{T}:rotated:<sha256>` keeps, and the operator's pepper (`IdempotencyKey.seed`).
-So a lost reply leaves no unknown secret alive: the repeat shows the one that is. The store alone gives nobody a
-secret, since it knows neither the pepper nor the idempotency key. rotate_v1 marks the claim "done" in the step that
-adds the secret: a repeat that comes after the secret was replaced gets no secret, and brings none back.
+With an idempotency key, a repeated rotation returns the same secret without one being stored. The secret is derived
+from the idempotency key, a random salt that the claim `gw:{T}:rotated:<sha256>` keeps, and the operator's pepper
+(`IdempotencyKey.seed`). A lost reply therefore leaves no unknown secret in force: the repeat shows the valid one. A
+copy of the store reveals no secret, because the store knows neither the pepper nor the idempotency key. rotate_v1 marks
+the claim "done" in the same step that adds the secret, so a repeat that arrives after a later rotation gets no secret
+and restores none.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _NO_KEY, _REVOKED, _TOO_MANY = 0, -3, -4
 
 
 class Rotation:
-    """Gives keys new secrets. Raises GatewayError; `store_unavailable` where the store is away."""
+    """Gives keys new secrets. Raises GatewayError, with `store_unavailable` if the store is unavailable."""
 
     def __init__(self, store: Store, accounts: Accounts, *, idempotency_ttl_s: int) -> None:
         self._store = store
@@ -42,11 +43,10 @@ class Rotation:
     async def rotate(
         self, team: Team, key: Key, overlap_s: int, idempotency_key: IdempotencyKey | None = None
     ) -> tuple[Key, str]:
-        """The key as it is then, and its new text: shown this once, kept as a SHA-256.
+        """Returns the rotated key and its new text, which is not stored.
 
-        "" instead of the text for a repeat that comes after its secret was replaced, or whose pepper has changed
-        since. Raises `key_not_found`, `not_allowed` (it was revoked), `too_many_secrets`,
-        `idempotency_mismatch`.
+        The text is "" for a repeat that arrives after its secret was replaced, or after the pepper has changed. Raises
+        `key_not_found`, `not_allowed` (the key was revoked), `too_many_secrets`, `idempotency_mismatch`.
         """
         names = TeamKeys(team.id)
         keys, seed = [names.key(key.id)], None

@@ -1,4 +1,4 @@
-"""How the ledger's values look in JSON: money as decimal strings in USD, times as ISO 8601, limits with the rest."""
+"""Stored values as JSON: money as decimal strings in USD, times as ISO 8601, limits with what remains of them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from gateway.protocol.timestamps import iso_time
 
 
 def time_json(ms: int) -> str | None:
-    """A time in ms; 0 is never."""
+    """Returns a time in ms as ISO 8601, or None for 0, which means never."""
     return iso_time(ms) if ms else None
 
 
 def balance_json(balance: Balance) -> dict[str, str]:
-    """Granted = available + held + spent, in USD."""
+    """Returns a balance in USD. granted = available + held + spent."""
     return {f"{name}_usd": format_usd(getattr(balance, name)) for name in ("granted", "available", "held", "spent")}
 
 
 def limits_json(view: Mapping[str, int], now_ms: int) -> dict[str, dict[str, Any]]:
-    """Each limit that is set: {"limit", "remaining", "resets_at"}; `resets_at` is when all is free again, or null."""
+    """Returns each configured limit as {"limit", "remaining", "resets_at"}.
+
+    `resets_at` is the time at which the whole limit is available again, or null.
+    """
     return {name: _limit(name, view, now_ms) for name in LIMITS if name in view}
 
 

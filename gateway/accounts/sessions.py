@@ -1,10 +1,11 @@
-"""Dashboard sessions: who signed in, for how long; and how often an address may try.
+"""Dashboard sessions: who is signed in, for how long, and how many attempts an address may make.
 
-    gw:session:<sha256 of the token>   "<admin id> <started, ms> <proof>"   TTL: idle time; renewed by use
-    gw:sign-in:<sha256 of the host>    attempts                              TTL: the window
+    gw:session:<sha256 of the token>   "<admin id> <start, ms> <proof>"   TTL: the idle timeout; renewed by use
+    gw:sign-in:<sha256 of the host>    number of attempts                 TTL: the window
 
-The token is in the browser's cookie alone. `proof` ties a session of the root key to that key: HMAC(token, key), so a
-changed root key ends its sessions; a deleted or expired admin key ends its own with the very next request.
+The token exists only in the browser's cookie. `proof` is HMAC(token, root key) and ties a session of the root key to
+that key: changing the root key ends its sessions. A deleted or expired admin key ends its sessions with the next
+request.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from gateway.store import keyspace
 from gateway.store.replies import gather
 from gateway.store.store import Store
 
-MAX_SESSION_S: Final = 12 * 3600  # however busy it is
+MAX_SESSION_S: Final = 12 * 3600  # however active the session is
 WINDOW_S: Final = 300
 MAX_TOKEN: Final = 64
 SIGNED_IN: Final = "gateway.signed_in"
-"""Where an ASGI scope has the Admin whose session was verified. No client can set it."""
+"""The field of an ASGI scope that holds the Admin of a verified session. No client can set it."""
 
 
 class Sessions:
@@ -38,14 +39,14 @@ class Sessions:
         self._max_attempts = max_attempts
 
     async def open(self, admin_id: str, root_key: bytes) -> str:
-        """A new session's token."""
+        """Starts a session and returns its token."""
         token = secrets.token_urlsafe(32)
         value = f"{admin_id} {_now_ms()} {_proof(token, admin_id, root_key)}"
         await gather([self._store.run("SET", keyspace.session(token), value, "PX", self._ttl_ms)])
         return token
 
     async def find(self, token: str, root_key: bytes) -> Admin | None:
-        """Whose session it is; None where it has ended, or its admin key has."""
+        """Returns the admin of a session, or None if the session or its admin key has ended."""
         if not 0 < len(token) <= MAX_TOKEN:
             return None
         stored = (await gather([self._store.run("GETEX", keyspace.session(token), "PX", self._ttl_ms)]))[0]
@@ -70,9 +71,12 @@ class Sessions:
         await gather([self._store.run("DEL", keyspace.session(token))])
 
     async def count_attempt(self, host: str) -> None:
-        """Counts an attempt to sign in from a host. Raises GatewayError `rate_limit_exceeded` for one too many."""
+        """Counts an attempt to sign in from a host.
+
+        Raises GatewayError `rate_limit_exceeded` if there were too many.
+        """
         name = keyspace.sign_in(host)
-        # Both in one write, the second on a fresh key alone: no counter stays without an end.
+        # Both commands go out in one write. PEXPIRE sets a TTL on a new key only, so no counter is left without one.
         replies = await gather(
             [
                 self._store.run("INCR", name),
@@ -89,7 +93,10 @@ class Sessions:
             )
 
     async def forgive(self, host: str) -> None:
-        """Takes back the attempt that was right. The wrong ones stay: a small key must not buy tries at a large one."""
+        """Takes back the successful attempt.
+
+        Failed ones stay counted: a team's admin key must not buy attempts at the root key.
+        """
         name = keyspace.sign_in(host)
         await gather([self._store.run("DECR", name), self._store.run("PEXPIRE", name, str(WINDOW_S * 1000), "NX")])
 

@@ -1,13 +1,14 @@
-"""The HTTP surface, but for the hot path's steps themselves.
+"""The HTTP routes of the gateway. The steps of a model request are in `proxy`.
 
-responses.py   POST /v1/responses (declared here, served by the request line)
-models.py      GET /v1/models, /v1/models/{id}
-key.py         GET /v1/key
-health.py      GET /healthz, /readyz
-metrics.py     GET /metrics
-admin/         /admin/v1
-faults.py      every error in one format, 404 and 405 too
-callers.py     who calls, for the routes that are not on the hot path
+responses        POST /v1/responses (declared here, served by proxy/handler.py)
+models           GET /v1/models, /v1/models/{id}
+key              GET /v1/key
+health           GET /healthz, /readyz
+metrics          GET /metrics
+admin            /admin/v1
+middleware       what surrounds every route: ports, CORS, headers, counts
+error_handlers   every error in one format, including 404 and 405
+dependencies     the services, and the caller of a route that is not on the hot path
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who calls, for the routes that are not on the hot path."""
+"""The services, and the caller of a route that is not on the hot path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Services(Protocol):
-    """What routes use of the application; `app.Services` has it."""
+    """The services that routes use. `app.Services` has them."""
 
     settings: Settings
     store: Store
@@ -50,7 +50,7 @@ class Services(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller whose key is alive, with the numbers that are enforced on it."""
+    """A caller whose key is valid, with the enforced limits."""
 
     team: Team
     key: Key
@@ -63,7 +63,10 @@ def services_of(request: Request) -> Services:
 
 
 async def caller_of(request: Request) -> Caller:
-    """The caller of a request. Charges nothing and counts against no limit. Raises GatewayError `invalid_api_key`."""
+    """Returns the caller of a request.
+
+    It charges nothing and counts against no limit. Raises GatewayError `invalid_api_key`.
+    """
     presented = parse_authorization(request.headers.get("authorization"))
     accounts = services_of(request).accounts
     try:
@@ -80,7 +83,7 @@ async def caller_of(request: Request) -> Caller:
 
 
 def _alive(presented: ApiKey, team: Team, key: Key, now_ms: int) -> bool:
-    """The same rule as admit_v1's, which alone decides for requests that cost."""
+    """Whether the key is valid. The rule is admit_v1's, which alone decides for requests that cost money."""
     accounts_alive = all(
         account.status == "active" and (not account.expires_ms or now_ms < account.expires_ms)
         for account in (team, key)

@@ -1,7 +1,7 @@
-"""Every error in one format: the gateway's own, FastAPI's, and what nobody foresaw.
+"""Every error in one format: the gateway's own, FastAPI's, and unexpected ones.
 
 GatewayError             as it says
-RequestValidationError   400 invalid_field, with the field's place
+RequestValidationError   400 invalid_field, with the location of the field
 404, 405                 unknown_url, method_not_allowed
 anything else            500 internal_error; the log has the reason
 """
@@ -21,7 +21,7 @@ from gateway.errors import GatewayError
 from gateway.types import Scope
 
 Throttle = Callable[[Scope, GatewayError], GatewayError]
-"""What an error becomes that would be answered; `auth_throttle.AuthThrottle.throttle`."""
+"""Replaces an error before it is sent: `auth_throttle.AuthThrottle.throttle`."""
 
 
 def install(app: FastAPI, throttle: Throttle, *, numeric_codes: bool) -> None:
@@ -41,7 +41,7 @@ def install(app: FastAPI, throttle: Throttle, *, numeric_codes: bool) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         found = cast("HTTPException", error)
-        return answer(request, _from_http(request, found), found.headers)  # a 405 names what is allowed
+        return answer(request, _from_http(request, found), found.headers)  # a 405 lists the permitted methods
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         structlog.get_logger("gateway.api").error("request_failed", path=request.url.path, exc_info=error)
@@ -65,8 +65,8 @@ def _invalid_field(error: RequestValidationError) -> GatewayError:
 
 def _from_http(request: Request, error: HTTPException) -> GatewayError:
     method, path = request.method, request.url.path
-    if error.status_code == 404:  # noqa: PLR2004 - HTTP's number
+    if error.status_code == 404:  # noqa: PLR2004 - an HTTP status
         return GatewayError("unknown_url", f"There is nothing at {method} {path}.")
-    if error.status_code == 405:  # noqa: PLR2004 - HTTP's number
+    if error.status_code == 405:  # noqa: PLR2004 - an HTTP status
         return GatewayError("method_not_allowed", f"{path} does not take {method}.")
     return GatewayError("invalid_field", str(error.detail))

@@ -26,13 +26,13 @@ router = APIRouter()
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """Answers as long as the process runs."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Whether the store answers (or is done without) and was seen to enforce, and an upstream is usable."""
+    """Answers 200 if this worker can serve requests, and 503 with the failing parts otherwise."""
     services = services_of(request)
     snapshot, now_s = services.handler.snapshot, asyncio.get_running_loop().time()
     usable = {

@@ -1,4 +1,4 @@
-"""GET /v1/key: the caller's own limits, what is left of them, balance and expiry. The numbers that are enforced."""
+"""GET /v1/key: the caller's limits and what remains of them, the balance and the expiry, as they are enforced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = APIRouter()
 
 @router.get("/v1/key")
 async def show_key(request: Request) -> dict[str, Any]:
-    """What the caller's key is and may."""
+    """Describes the caller's key."""
     caller = await caller_of(request)
     team, key, view = caller.team, caller.key, caller.view
     return {

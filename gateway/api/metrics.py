@@ -1,6 +1,6 @@
-"""GET /metrics: what the gateway counts, in the format that Prometheus asks for; of all workers, whoever is asked.
+"""GET /metrics: the metrics of all workers in the Prometheus format, whichever worker answers.
 
-Behind `server.metrics_token` where that is set; on `admin.port` alone where that is.
+Protected by `server.metrics_token` if that is set, and served only on `admin.port` if that is set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ router = APIRouter()
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Everything, of all workers."""
+    """The metrics of all workers."""
     services = services_of(request)
     token = services.settings.server.metrics_token
     if token is not None:

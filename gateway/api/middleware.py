@@ -1,18 +1,18 @@
-"""What surrounds every route: ports, browsers, headers, counts.
+"""What surrounds every route: ports, CORS, headers, counts.
 
-| a request                                          | gets                                              |
-|----------------------------------------------------|---------------------------------------------------|
-| for /admin, /dashboard or /metrics, not on         | 404, as if it were not there                      |
-| `admin.port` although that is set                  |                                                   |
-| for /v1 on `admin.port`                            | 404                                               |
-| a preflight of an origin in `server.cors_origins`  | 204, and what it may                              |
-| any other preflight                                | 403 origin_not_allowed, which says what to set    |
-| of such an origin                                  | its answer, streams too, with CORS headers        |
-| HEAD for any route but the request line's          | what GET gets, without the body (RFC 9110, 9.3.2) |
-| to any route but the request line's                | x-request-id, headers for browsers, its count     |
+ request                                            | answer                                            |
+----------------------------------------------------|---------------------------------------------------|
+ for /admin, /dashboard or /metrics on another port | 404, as if it were not there                      |
+ than a configured `admin.port`                     |                                                   |
+ for /v1 on `admin.port`                            | 404                                               |
+ preflight from an origin in `server.cors_origins`  | 204, with what is permitted                       |
+ any other preflight                                | 403 origin_not_allowed, which names the setting   |
+ from such an origin                                | its answer, streams too, with CORS headers        |
+ HEAD for any route but the model requests'         | as for GET, without the body (RFC 9110, 9.3.2)    |
+ to any route but the model requests'               | x-request-id, headers for browsers, its count     |
 
-CORS is for /v1 alone: no page of another origin is to reach the admin API.
-Fetch standard, "HTTP CORS protocol"; the headers for browsers are those of OWASP's REST cheat sheet.
+CORS applies to /v1 only: no page of another origin may reach the admin API. Fetch standard, "HTTP CORS protocol". The
+headers for browsers are those of OWASP's REST Security Cheat Sheet.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from gateway.types import Headers, Message, Receive, Scope, Send
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID: Final = "gateway.request_id"
-"""Where an ASGI scope has the request's id."""
+"""The field of an ASGI scope that holds the request's id."""
 ERROR_CODE: Final = "gateway.error_code"
-"""Where an ASGI scope has the code of the error that was answered."""
+"""The field of an ASGI scope that holds the code of the error that was sent."""
 
 NOSNIFF: Final = ("x-content-type-options", "nosniff")
 _FOR_BROWSERS: Final = (
@@ -53,7 +53,7 @@ _PREFLIGHT_S: Final = b"600"
 
 
 class RouteMiddleware:
-    """The rules of the table above. `is_bare`: none of them touches the request line."""
+    """Applies the rules of the table above. `is_bare` means that none of them concerns model requests."""
 
     def __init__(self, settings: Settings, counters: Counters) -> None:
         self._origins = frozenset(origin.encode() for origin in settings.server.cors_origins)
@@ -63,11 +63,11 @@ class RouteMiddleware:
         self.is_bare = not self._origins and self._admin_port is None
 
     def serves_request(self, scope: Scope) -> bool:
-        """Whether the request line is served where this request came in."""
+        """Whether model requests are served on the port where this request arrived."""
         return self._admin_port is None or _port(scope) != self._admin_port
 
     def add_cors(self, scope: Scope, send: Send) -> Send:
-        """Adds the CORS headers that an allowed origin needs, to whatever the answer will be."""
+        """Adds the CORS headers of an allowed origin to the answer."""
         origin = _header(scope, b"origin")
         if origin is None or origin not in self._origins or not scope["path"].startswith("/v1/"):
             return send
@@ -89,9 +89,9 @@ class RouteMiddleware:
         return send_with_cors
 
     async def serve(self, app: Asgi, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request for one of the application's routes."""
-        scope.get("extensions", {}).pop(EXTENSION, None)  # a Wire that its own scope leads to would be garbage
-        if scope["method"] == "HEAD":  # the server sends no body: it goes by a scope of its own
+        """Serves a request for one of the application's routes."""
+        scope.get("extensions", {}).pop(EXTENSION, None)  # a RequestCycle in its own scope would be a reference cycle
+        if scope["method"] == "HEAD":  # the server sends no body for HEAD; it reads the method from a scope of its own
             scope = {**scope, "method": "GET"}
         scope[REQUEST_ID] = new_request_id()
         send = self._with_standard_headers(scope, send)
@@ -110,7 +110,7 @@ class RouteMiddleware:
         await send({"type": "http.response.body", "body": body})
 
     def _with_standard_headers(self, scope: Scope, send: Send) -> Send:
-        """Every answer names its request, tells browsers what not to do with it, and is counted."""
+        """Adds the request id and the headers for browsers to the answer, and counts it."""
         ours = ((b"x-request-id", scope[REQUEST_ID].encode()), *_FOR_BROWSERS)
 
         async def send_counted(message: Message) -> None:
@@ -154,7 +154,10 @@ class RouteMiddleware:
 
 
 def _pattern(scope: Scope) -> str:
-    """The route's path, with its prefix: FastAPI names a route by its path below the router that includes it."""
+    """Returns the route's path with its prefix.
+
+    FastAPI names only the path below the router that includes the route.
+    """
     pattern: str = getattr(scope.get("route"), "path", "other")
     parts = scope["path"].split("/")
     before = len(parts) - len(pattern.split("/"))
@@ -172,6 +175,6 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def _port(scope: Scope) -> int | None:
-    """Where the connection came in: the socket's own port, which no header changes."""
+    """Returns the port of the socket that accepted the connection, which no header can change."""
     server = scope.get("server")
     return server[1] if server else None

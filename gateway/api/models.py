@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: what the caller's key may use. Never charged, never blocked by a spent budget.
+"""GET /v1/models and /v1/models/{id}: the models that the caller's key may use.
 
 A model is listed when a route leads to it, it has a price, and team and key allow it. Exact routes and aliases are
 listed by themselves; for "provider/*" and "*" the upstreams' own lists say which models there are, by the

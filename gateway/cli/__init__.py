@@ -1,12 +1,12 @@
-"""The command line; thin.
+"""The command line. It is thin: commands call the server's packages or the admin API.
 
-    serve, demo, simulate, check       programs and configuration: serving.py, demo.py
-    teams, keys, credits, limits       a client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile
-    usage, requests, ledger, top
+    serve, demo, simulate, check       programs and configuration: commands.py, serve.py, demo.py, check.py
+    teams, keys, credits, limits,      a client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile
+    usage, requests, ledger, top,
     upstreams, config, admins, audit
     try                                a client of the gateway itself: GATEWAY_API_KEY
 
-Exit codes: 0 done; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
+Exit codes: 0 success; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
             sys.stderr.write(f"gateway: {line}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)  # what a shell says of a program that Ctrl-C ended
+        sys.exit(130)  # the exit code that shells use for a program ended by Ctrl-C
     except BrokenPipeError:
-        sys.stderr.close()  # `gateway teams list | head`: nobody reads on
+        sys.stderr.close()  # for example `gateway teams list | head`: nobody reads the rest
         sys.exit(1)

@@ -16,7 +16,7 @@ app = typer.Typer(help="Admin keys: for those who run the gateway, and for teams
 
 
 class Scope(StrEnum):
-    """What an admin key may."""
+    """What an admin key permits."""
 
     ALL = "all"
     READ = "read"
@@ -33,7 +33,7 @@ def create(
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make an admin key. Its text is shown this once."""
+    """Create an admin key. Its text is not shown again."""
     body = options.given(name=name, scope=scope.value, team=team, expires_at=expires_at)
     with AdminClient.from_environment() as client:
         made = client.post("/admin-keys", body, idempotency_key=idempotency_key)
@@ -46,7 +46,7 @@ def create(
 
 @app.command("list")
 def list_(*, as_json: options.AsJson = False) -> None:
-    """All admin keys but the root's."""
+    """List all admin keys except the root key."""
     with AdminClient.from_environment() as client:
         found = list(client.every("/admin-keys"))
     if as_json:
@@ -69,7 +69,7 @@ def delete(
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """End an admin key with its very next request."""
+    """Delete an admin key. Its next request is refused."""
     options.confirm(f"Delete the admin key {admin_key!r} for ever?", yes=yes)
     with AdminClient.from_environment() as client:
         gone = client.delete(f"/admin-keys/{segment(admin_key)}")
@@ -80,7 +80,7 @@ def delete(
 
 
 def whoami(*, as_json: options.AsJson = False) -> None:
-    """Whose admin key is used here, and what it may."""
+    """Show whose admin key is used here, and what it permits."""
     with AdminClient.from_environment() as client:
         me = client.get("/whoami")
     if as_json:
@@ -95,7 +95,7 @@ def audit(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
-    """What admins changed, the newest first."""
+    """Show what admins changed, newest first."""
     with AdminClient.from_environment() as client:
         found = list(itertools.islice(client.every("/audit", options.given(team=team)), limit))
     if as_json:
@@ -109,7 +109,7 @@ def audit(
 
 
 def changed(action: Json) -> str:
-    """The fields that differ, with their values after it."""
+    """Returns the changed fields with their new values."""
     before, after = action["before"] or {}, action["after"] or {}
     if not before:
         return ""

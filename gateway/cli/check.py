@@ -1,8 +1,7 @@
-"""Whether a configuration can be served, before anything listens.
+"""Checks whether a configuration can be served, before anything listens.
 
-load(path)         settings, or each problem in a line
-faults_of(...)     what only shows when the parts are built: certificate files, an extra that is absent
-store_refusal(...) whether the store refuses us for good: credentials. One that is down may come up
+load(path)         the settings, or one line per problem
+store_refusal(...) whether the store refuses the gateway permanently (wrong credentials); a store that is down does not
 check(path)        `gateway check`
 """
 
@@ -24,7 +23,7 @@ from gateway.worker.parts import build_tracing, build_upstream, store_settings
 
 
 def load(path: Path) -> Settings:
-    """The settings of a file and the environment. Raises CliError with everything that is wrong."""
+    """Reads the settings from a file and the environment. Raises CliError with everything that is wrong."""
     try:
         settings = load_settings(path)
     except SettingsError as error:
@@ -60,7 +59,10 @@ async def _faults_of_traces() -> list[str]:
 
 
 def store_refusal(settings: Settings) -> str:
-    """Why the store will never serve us, or "". A store that is away is none of that: the gateway waits for it."""
+    """Returns why the store will never accept the gateway, or "".
+
+    An unavailable store is no reason: the gateway waits for it.
+    """
 
     async def attempt() -> str:
         try:
@@ -70,12 +72,12 @@ def store_refusal(settings: Settings) -> str:
         await store.close()
         return ""
 
-    configure_logging(settings.log.format, "error")  # the try itself is no news
+    configure_logging(settings.log.format, "error")  # the attempt itself is not worth a log line
     return "" if settings.store.url == EMBEDDED else asyncio.run(attempt())
 
 
 def check(path: Path) -> None:
-    """Prints what is wrong, or what would be served. Raises CliError."""
+    """Prints what is wrong, or a summary of what would be served. Raises CliError."""
     settings = load(path)
     typer.echo(f"{path}: OK")
     for line in _summary(settings):

@@ -1,10 +1,9 @@
-"""The admin API's client: one method a kind of call, its failures in a person's words.
+"""The client of the admin API. Failures become messages for people.
 
-AdminClient.from_environment()   the profile that is named (profiles.py); or GATEWAY_URL (http://127.0.0.1:8080) and
-                                 GATEWAY_ADMIN_KEY, a key or "file:PATH" of one,
-                                 or the demo's ./data/admin-key
-client.get/post/patch(path)      the answer's JSON; CliError for everything else
-client.every(path)               all entries of a list, page after page
+AdminClient.from_environment()   the named profile (profiles.py); or GATEWAY_URL (http://127.0.0.1:8080) and
+                                 GATEWAY_ADMIN_KEY (a key, or "file:PATH" of one); or the demo's ./data/admin-key
+client.get/post/patch(path)      the answer's JSON; CliError for anything else
+client.every(path)               all entries of a list, page by page
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Json = dict[str, Any]
 
 
 class AdminApiError(CliError):
-    """The gateway said no. `code`: from its error catalogue."""
+    """The gateway refused. `code` is from its error catalogue."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -43,7 +42,7 @@ class AdminApiError(CliError):
 
 
 class AdminClient:
-    """A connection to one gateway's admin API. `key_from`: where the key was found, for messages."""
+    """A connection to one gateway's admin API. `key_from` says where the key was found, for messages."""
 
     def __init__(self, url: str, key: str, key_from: str) -> None:
         self._url = url.rstrip("/")
@@ -53,23 +52,26 @@ class AdminClient:
                 base_url=self._url,
                 headers={"authorization": f"Bearer {key}"},
                 timeout=TIMEOUT_S,
-                trust_env=not is_loopback(url),  # a proxy for the outside world has no business in between
+                trust_env=not is_loopback(url),  # a proxy for external traffic must not be used for this machine
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise CliError(f"GATEWAY_URL is no address: {error}", exit_code=USAGE) from None
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The gateway that the environment names, by default the demo. Raises CliError when no admin key is found."""
+        """Connects to the gateway that the environment names, by default the demo.
+
+        Raises CliError if no admin key is found.
+        """
         if profile := named_profile():
             return cls._of(profile)
         if "GATEWAY_URL" not in os.environ and "GATEWAY_ADMIN_KEY" not in os.environ and (profile := default_profile()):
             return cls._of(profile)
         url = os.environ.get("GATEWAY_URL") or DEFAULT_URL
         if key := os.environ.get("GATEWAY_ADMIN_KEY"):
-            path = key.removeprefix("file:")  # a container's secret is a file
+            path = key.removeprefix("file:")  # in a container, a secret is a file
             return cls(url, key.strip(), "GATEWAY_ADMIN_KEY") if path == key else cls(url, _key_in(Path(path)), path)
-        # The demo's key is for this machine's demo: it is not sent to somebody else's gateway.
+        # The demo's key is used for the demo on this machine only. It is not sent to another gateway.
         if is_loopback(url) and DEMO_ADMIN_KEY.is_file():
             return cls(url, _key_in(DEMO_ADMIN_KEY), str(DEMO_ADMIN_KEY))
         raise CliError(
@@ -92,24 +94,24 @@ class AdminClient:
         self._http.close()
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        """The object at a path."""
+        """Returns the object at a path."""
         return self._call("GET", path, params=params)
 
     def post(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Json:
-        """Creates. With the same idempotency key a repeat changes nothing; without one, a fresh key is taken."""
+        """Creates an object. A repeat with the same idempotency key changes nothing; by default a fresh key is used."""
         key = idempotency_key or str(uuid.uuid4())
         return self._call("POST", path, json=body, headers={"idempotency-key": key}, repeatable=key)
 
     def patch(self, path: str, body: Json) -> Json:
-        """Changes the fields that are given."""
+        """Changes the given fields."""
         return self._call("PATCH", path, json=body)
 
     def delete(self, path: str) -> Json:
-        """Deletes."""
+        """Deletes an object."""
         return self._call("DELETE", path)
 
     def events(self, params: Mapping[str, str] | None = None) -> Iterator[Json]:
-        """Live events, as they come, without an end. The first is {}: from then on every request is shown."""
+        """Yields live events without an end. The first one is {}; from then on, every request is shown."""
         try:
             with self._http.stream("GET", f"{API}/events", params=params, timeout=None) as answer:
                 if not answer.is_success:
@@ -122,7 +124,7 @@ class AdminClient:
             raise CliError(f"no answer from {self._url} ({str(error) or type(error).__name__})") from None
 
     def every(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[Json]:
-        """All entries of a list."""
+        """Yields all entries of a list."""
         cursor: str | None = None
         while True:
             page = self.get(path, {**(params or {}), **({"after": cursor} if cursor else {})})
@@ -132,7 +134,7 @@ class AdminClient:
                 return
 
     def is_ready(self) -> bool:
-        """Whether the gateway serves: its store answers and was seen to enforce."""
+        """Whether the gateway serves: its store answers and was seen to enforce limits."""
         try:
             return self._http.get("/readyz").is_success
         except httpx.TransportError:
@@ -187,19 +189,19 @@ def _key_in(path: Path) -> str:
 
 
 def team_path(team: str) -> str:
-    """The path of a team by name or id."""
+    """Returns the path of a team, by name or id."""
     return f"/teams/{segment(team)}"
 
 
 def segment(text: str) -> str:
-    """Text as one segment of a path. Raises CliError for what can be no name or id."""
+    """Returns text as one segment of a path. Raises CliError for text that cannot be a name or id."""
     if "/" in text or not text.strip("."):
         raise CliError(f"{text!r} is no name or id: none has a '/' in it, or dots alone", exit_code=USAGE)
     return quote(text, safe="")
 
 
 def _quoted(message: str) -> str:
-    """The name in a message: There is no team 'serach'."""
+    """Returns the name that a message quotes, as in: There is no team 'serach'."""
     return message.partition("'")[2].rpartition("'")[0]
 
 

@@ -1,6 +1,6 @@
-"""serve, demo, simulate, check: their flags. What they do is imported when it is called for.
+"""The flags of serve, demo, simulate and check. Their implementations are imported only when they run.
 
-The server's packages take a second and a half to import; a client's command should not wait for them.
+The server's packages take a second and a half to import, and a client command should not wait for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _Config = Annotated[
 _CONFIG: Final = Path("gateway.toml")
 _LARGEST_PORT: Final = 65_535
 _GC_AT_START: Final = (
-    200_000  # what imports make stays: to look through it took a seventh of the start; app.py says more
+    # objects made by imports stay alive; collecting garbage among them took a seventh of the start (see app.py)
+    200_000
 )
 
 
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - a callback's signature is typer's
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer defines the signature of a callback
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
@@ -46,7 +47,7 @@ def _options(
         str | None, typer.Option(help="A gateway by its name in profiles.toml.", envvar="GATEWAY_PROFILE")
     ] = None,
 ) -> None:
-    del version  # its callback has done it
+    del version  # its callback has handled it
     if profile is not None:
         os.environ["GATEWAY_PROFILE"] = profile
 
@@ -72,7 +73,7 @@ def demo(
         "data"
     ),
 ) -> None:
-    """A gateway with a store, a team and a key, ready to try; with SIRAYA_API_KEY set it talks to Siraya."""
+    """Run a gateway with a store, a team and a key, ready to try. With SIRAYA_API_KEY set it uses Siraya."""
     from gateway.cli import demo as demonstration  # noqa: PLC0415 - see the module's docstring
 
     demonstration.run(port, data_dir)

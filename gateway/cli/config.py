@@ -1,4 +1,4 @@
-"""`gateway config`: what is in force, whether a file could be, and reading it again."""
+"""`gateway config`: show the configuration in force, check a file, reload."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONFIG: Final = Path("gateway.toml")
 
 @app.command("show")
 def show_(*, as_json: options.AsJson = False) -> None:
-    """What requests run on now, and which configuration each worker runs."""
+    """Show the configuration in force, and which configuration each worker runs."""
     with AdminClient.from_environment() as client:
         found = client.get("/config")
     if as_json:
@@ -61,14 +61,14 @@ def check(
     ] = _CONFIG,
 ) -> None:
     """Check a file on this machine, as `gateway check` does."""
-    from gateway.cli import check  # noqa: PLC0415 - a client's command does not wait for the server's packages
+    from gateway.cli import check  # noqa: PLC0415 - a client command does not wait for the server's packages
 
     check.check(config)
 
 
 @app.command()
 def reload(*, as_json: options.AsJson = False) -> None:
-    """Read the configuration again, on every worker; a bad file changes nothing and says why."""
+    """Reload the configuration on every worker. A bad file changes nothing, and the answer says why."""
     with AdminClient.from_environment() as client:
         done = client.post("/config/reload", {})
     if as_json:

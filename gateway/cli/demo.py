@@ -1,13 +1,13 @@
 """`gateway demo`: everything that a newcomer needs, in one process and one directory.
 
-    data/admin-key       opens the admin API; made once, mode 600
-    data/demo-key        the key of the team "demo"; made once, mode 600
-    data/gateway.toml    the configuration that it runs on, written at each start: a beginning for one's own
-    data/...             the embedded store (ledger/embedded.py)
+    data/admin-key       the key of the admin API; created once, mode 600
+    data/demo-key        the key of the team "demo"; created once, mode 600
+    data/gateway.toml    the configuration of the demo, written at each start; a starting point for one's own
+    data/...             the embedded store (store/embedded.py)
 
-The gateway runs in the main thread. Two more threads: the simulator, where there is no provider's key; and the
-greeting, which waits until the gateway serves, makes team and key through the admin API as anybody would, and prints
-what to do now.
+The gateway runs in the main thread. There are two more threads. One runs the simulator if no provider's key is given.
+The other waits until the gateway serves, creates the team and the key through the admin API, and prints what to do
+next.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _POLL_S: Final = 0.02
 
 
 def run(port: int, data_dir: Path) -> None:
-    """Serves until it is stopped. Raises CliError for whatever prevents it."""
+    """Serves until it is stopped. Raises CliError if it cannot start."""
     with until_stopped(), contextlib.ExitStack() as stack:
         admin_key = _secret_file(data_dir / "admin-key", f"gw-admin-{secrets.token_urlsafe(32)}")
         simulated = (
@@ -74,7 +74,10 @@ def run(port: int, data_dir: Path) -> None:
 
 
 class Greeting(threading.Thread):
-    """Waits for the gateway, sees to team and key, prints. State that changes: `fault`, why it ended the demo."""
+    """Waits for the gateway, provides team and key, prints the greeting.
+
+    Mutable: `fault`, the reason why it ended the demo.
+    """
 
     def __init__(self, demo: Demo, admin_key: str) -> None:
         super().__init__(name="greeting", daemon=True)
@@ -105,7 +108,7 @@ class Greeting(threading.Thread):
             self._end_with(CliError(f"the demo's key cannot be had: {error}"))
 
     def _end_with(self, fault: CliError) -> None:
-        if not self._over.is_set():  # else the gateway was stopped under its hands
+        if not self._over.is_set():  # otherwise the gateway was stopped in the meantime
             self.fault = fault
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -119,7 +122,7 @@ class Greeting(threading.Thread):
 
 
 def _team_key(client: AdminClient, demo: Demo) -> str:
-    """The key of the team "demo": the one that is kept, if it still opens the gateway, or a new one."""
+    """Returns the key of the team "demo": the stored one if the gateway still accepts it, or a new one."""
     path = demo.data_dir / "demo-key"
     if path.exists():
         key = path.read_text(encoding="ascii").strip()
@@ -140,10 +143,11 @@ def _team_key(client: AdminClient, demo: Demo) -> str:
 
 
 def _secret_file(path: Path, secret: str) -> str:
-    """The secret that a file keeps; a file that is not there is made with `secret`, readable by its owner alone."""
+    """Returns the secret in a file. A missing file is created with `secret`, readable only by its owner."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Written beside and linked into place: never half a secret, and of two starts at once the first one's stands.
+        # The file is written under another name and then linked, so that no reader sees a part of it. If two processes
+        # start at once, the first one's secret is kept.
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
             file.write(secret + "\n")
@@ -159,7 +163,7 @@ def _secret_file(path: Path, secret: str) -> str:
 
 @contextlib.contextmanager
 def _simulator(listener: socket.socket) -> Iterator[None]:
-    """The simulator in a thread with a loop of its own."""
+    """Runs the simulator in a thread with its own event loop."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(simulator.serve(listener))
 
@@ -174,13 +178,13 @@ def _simulator(listener: socket.socket) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(RuntimeError):  # it ended already
+        with contextlib.suppress(RuntimeError):  # its loop has ended already
             loop.call_soon_threadsafe(task.cancel)
         thread.join(timeout=5)
 
 
 def _configuration(port: int, data_dir: Path, simulated: socket.socket | None) -> str:
-    """The demo's gateway.toml."""
+    """Returns the demo's gateway.toml."""
     if simulated is None:
         name, base_url, key = "siraya", PROVIDER_URL, f"env:{PROVIDER_KEY}"
         note = ""

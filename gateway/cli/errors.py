@@ -1,4 +1,4 @@
-"""How a command fails: with one line for a person, and an exit code for a script."""
+"""How a command fails: one line for a person, and an exit code for a script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ USAGE: Final = 2
 
 
 class CliError(Exception):
-    """The command cannot be done. `lines` say why, one problem each."""
+    """The command failed. `lines` say why, one problem per line."""
 
     def __init__(self, *lines: str, exit_code: int = REFUSED) -> None:
         super().__init__("; ".join(lines))

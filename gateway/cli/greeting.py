@@ -1,4 +1,4 @@
-"""What `gateway demo` prints when it serves. Every command stands at the margin, ready to be pasted as it is."""
+"""The text that `gateway demo` prints when it serves. Commands start at the left margin, so that they can be pasted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODEL: Final = "o4-mini"
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A running demo. `url`: without /v1."""
+    """A running demo. `url` is without /v1."""
 
     url: str
     data_dir: Path
@@ -24,7 +24,7 @@ class Demo:
 
 
 def text(demo: Demo, key: str) -> str:
-    """The greeting."""
+    """Returns the greeting."""
     base_url = f"{demo.url}/v1"
     cli = f"{_environment(demo)}{program()}"
     provider = (
@@ -71,7 +71,7 @@ def _curl(base_url: str, key: str, *, stream: bool) -> str:
 
 
 def _environment(demo: Demo) -> str:
-    """What the command line has to be told, because it would look elsewhere by itself."""
+    """Returns the environment variables that the command line needs where its defaults do not fit."""
     out = ""
     if demo.url != DEFAULT_URL:
         out += f"GATEWAY_URL={demo.url} "

@@ -1,6 +1,6 @@
-"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|limits`: what changes a key that is there.
+"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|limits`: commands that change an existing key.
 
-KEY is team/key, by id or label, or a key's id alone.
+KEY is team/key, by id or label, or the id of a key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def rotate(
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Give a key a new secret; its id, limits and spend stay. The new text is shown this once."""
+    """Give a key a new secret. Its id, limits and spend stay the same. The new text is not shown again."""
     overlap_s = 0 if now else seconds(overlap)
     with AdminClient.from_environment() as client:
         found = find_key(client, key)
@@ -55,7 +55,7 @@ def rotate(
 
 
 def revoke(key: KeyArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
-    """End a key for ever, with its very next request."""
+    """Revoke a key permanently. Its next request is refused."""
     with AdminClient.from_environment() as client:
         found = find_key(client, key)
         options.confirm(f"Revoke {found['name']!r} ({found['id']}) for ever?", yes=yes)
@@ -68,14 +68,14 @@ def disable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
 
 
 def enable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
-    """Let a disabled key work again."""
+    """Enable a disabled key."""
     _change(key, {"status": "active"}, as_json=as_json)
 
 
 def label(
     key: KeyArgument, name: Annotated[str, typer.Argument(help="The new label.")], *, as_json: options.AsJson = False
 ) -> None:
-    """Call a key something else."""
+    """Change a key's label."""
     _change(key, {"name": name}, as_json=as_json)
 
 
@@ -85,7 +85,7 @@ def expire(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say when a key stops working."""
+    """Set the time at which a key stops working."""
     _change(key, {"expires_at": None if at == "never" else at}, as_json=as_json)
 
 
@@ -95,7 +95,7 @@ def allow(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say which models a key may use."""
+    """Set the models that a key may use."""
     _change(key, {"models": options.listed(models)}, as_json=as_json)
 
 
@@ -105,7 +105,7 @@ def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson
 
 
 def seconds(text: str) -> int:
-    """A duration such as 24h. Raises CliError."""
+    """Returns a duration such as 24h in seconds. Raises CliError."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise CliError(f"{text!r} is no duration: 90s, 30m, 24h or 7d", exit_code=USAGE)

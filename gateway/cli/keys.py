@@ -1,4 +1,7 @@
-"""`gateway keys`: create, list, show; key_changes.py has the rest. A key's text is shown once, when it is made."""
+"""`gateway keys`: create, list, show.
+
+The other commands are in key_changes.py. A key's text is shown once, at creation.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def create(  # noqa: PLR0913 - the command's flags
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a key. Its text is shown this once: the gateway keeps only a hash."""
+    """Create a key. Its text is not shown again: the gateway stores only a hash."""
     limits = options.given(
         rpm=rpm,
         tpm=tpm,
@@ -75,7 +78,7 @@ def create(  # noqa: PLR0913 - the command's flags
 
 @app.command("list")
 def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """A team's keys."""
+    """List a team's keys."""
     with AdminClient.from_environment() as client:
         keys = list(client.every(f"{team_path(team)}/keys"))
     if as_json:
@@ -106,7 +109,7 @@ def show_(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """One key: limits, what is left of them, and when each of its secrets was last used."""
+    """Show one key: its limits, what remains of them, and when each of its secrets was last used."""
     with AdminClient.from_environment() as client:
         found = find_key(client, key) if of_team is None else find(client, key, of_team)
     if as_json:
@@ -136,7 +139,7 @@ def show_(
 
 
 def find(client: AdminClient, team: str, key: str) -> Json:
-    """A key by id, or by its label where only one key has it."""
+    """Returns a key by its id, or by its label if only one key has it."""
     path = f"{team_path(team)}/keys"
     try:
         return client.get(f"{path}/{segment(key)}")
@@ -153,7 +156,7 @@ def find(client: AdminClient, team: str, key: str) -> Json:
 
 
 def find_key(client: AdminClient, text: str) -> Json:
-    """A key by team/key, or by its id alone. Raises CliError."""
+    """Returns a key by team/key, or by its id alone. Raises CliError."""
     team, separator, key = text.rpartition("/")
     return find(client, team, key) if separator else client.get(f"/keys/{segment(key)}")
 

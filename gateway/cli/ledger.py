@@ -1,6 +1,6 @@
-"""`gateway ledger`: prove the books, and take them out.
+"""`gateway ledger`: verify the ledger and export the journal.
 
-verify [TEAM]    recomputes balances from the journal; prints each difference; exit code 1 where there is one
+verify [TEAM]    recomputes balances from the journal and prints each difference; exit code 1 if there is one
 journal TEAM     the last movements of a team's credits
 export [TEAM]    the journal of a period as JSON Lines or CSV, with a progress bar on a terminal
 """
@@ -28,7 +28,7 @@ from gateway.cli.errors import CliError
 
 app = typer.Typer(help="The ledger: verify it, export it.", no_args_is_help=True)
 
-_TEAMS_AT_ONCE: Final = "20"  # each is verified from its first entry: an answer should not take minutes
+_TEAMS_AT_ONCE: Final = "20"  # each team is verified from its first entry, and one answer should not take minutes
 _ENTRIES_AT_ONCE: Final = "1000"
 _COLUMNS: Final = (
     "team_id", "team", "id", "at", "type", "request_id", "key_id", "amount_usd", "balance_usd", "hold_usd", "model",
@@ -39,7 +39,7 @@ _Team = Annotated[str | None, typer.Argument(help="A team's name or id; without 
 
 
 class Format(StrEnum):
-    """How an export is written."""
+    """The format of an export."""
 
     JSONL = "jsonl"
     CSV = "csv"
@@ -47,9 +47,9 @@ class Format(StrEnum):
 
 @app.command()
 def verify(
-    team: _Team = None, *, as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one a team.")] = False
+    team: _Team = None, *, as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one per team.")] = False
 ) -> None:
-    """Do the books agree? Exit code 1 where they do not."""
+    """Verify that balances agree with the journal. The exit code is 1 if they do not."""
     wrong = teams = entries = 0
     with AdminClient.from_environment() as client:
         for found in _verifications(client, team):
@@ -67,7 +67,7 @@ def verify(
 
 
 class Type(StrEnum):
-    """What an entry of the journal is."""
+    """The type of a journal entry."""
 
     GRANT = "grant"
     ADJUST = "adjust"
@@ -84,7 +84,7 @@ def journal(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
-    """The last movements of a team's credits, the newest first."""
+    """Show the last movements of a team's credits, newest first."""
     asked = options.given(type=type_.value if type_ else None, order="newest", limit=str(limit))
     with AdminClient.from_environment() as client:
         found = list(itertools.islice(client.every(f"{team_path(team)}/journal", asked), limit))
@@ -139,7 +139,7 @@ def export(
 
 def _verifications(client: AdminClient, team: str | None) -> Iterator[Json]:
     if team is not None:
-        client.get(team_path(team))  # an unknown team is told with what it may have meant
+        client.get(team_path(team))  # an unknown team is reported with similar names
         yield from client.get("/ledger/verify", {"team": team})["data"]
         return
     cursor: dict[str, str] = {}
@@ -158,7 +158,7 @@ def _print_differences(found: Json) -> None:
 
 
 def _entries(client: AdminClient, team: Json, period: Mapping[str, str]) -> Iterator[tuple[Json, float]]:
-    """Entries of a team, each with how much of the time from its first entry to now lies behind it."""
+    """Yields a team's entries, each with the share of the period since its first entry that has been exported."""
     first_s: float | None = None
     now_s = datetime.now(UTC).timestamp()
     cursor: dict[str, str] = {}
@@ -174,7 +174,7 @@ def _entries(client: AdminClient, team: Json, period: Mapping[str, str]) -> Iter
 
 
 class _File:
-    """Standard output, or a file that is complete or not there: it gets its name when all of it is written."""
+    """Standard output, or a file that is either complete or absent: it gets its name after it was written."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -217,7 +217,7 @@ def _write_row(rows: csv.DictWriter[str], entry: Json) -> None:
 
 
 def _cell(value: object) -> object:
-    """A spreadsheet would run a text that begins like a formula; amounts begin with "-" and are numbers."""
+    """Escapes text that a spreadsheet would run as a formula. Amounts begin with "-" and are numbers."""
     if isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r"):
         return "'" + value
     return value

@@ -1,4 +1,4 @@
-"""`gateway limits`: set and show, of a team. Those of a key: `gateway keys limits`."""
+"""`gateway limits`: set and show a team's limits. A key's limits: `gateway keys limits`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def set_(team: options.TeamArgument, changes: LimitArguments, *, as_json: option
 
 @app.command("show")
 def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """Each limit, and what is left of it."""
+    """Show each limit and what remains of it."""
     with AdminClient.from_environment() as client:
         limits = client.get(team_path(team))["limits"]
     if as_json:
@@ -48,7 +48,7 @@ def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
 
 
 def limits_of(changes: list[str]) -> dict[str, Any]:
-    """NAME=VALUE words as the API takes them. Raises CliError for what is no limit."""
+    """Parses NAME=VALUE words into the API's fields. Raises CliError for unknown limits."""
     out: dict[str, Any] = {}
     for word in changes:
         name, separator, value = word.partition("=")

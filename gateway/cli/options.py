@@ -1,4 +1,4 @@
-"""Flags that several commands have in common, and what they become in a request."""
+"""Flags that several commands share, and how they become fields of a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 from gateway.cli.errors import USAGE, CliError
 
-_BOUND: Final = 2**53 - 1  # what the ledger counts exactly
+_BOUND: Final = 2**53 - 1  # the largest number that the ledger counts exactly
 
 TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The API's JSON, for scripts.")]
@@ -37,17 +37,17 @@ BudgetTokens = Annotated[
 
 
 def given(**fields: Any) -> dict[str, Any]:
-    """The fields that were given; the API decides about the others."""
+    """Returns the fields that were given. The API decides about the others."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def listed(models: str | None) -> list[str] | None:
-    """A list from a flag."""
+    """Splits a flag at its commas."""
     return None if models is None else [model.strip() for model in models.split(",") if model.strip()]
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks before what cannot be undone. Raises CliError where the answer is no, or nobody can be asked."""
+    """Asks for confirmation. Raises CliError if the answer is no or nobody can be asked."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -57,7 +57,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def program() -> str:
-    """How to call this very program from the directory that we are in."""
+    """Returns how to call this program from the current directory."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m gateway"

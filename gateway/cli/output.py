@@ -1,4 +1,4 @@
-"""What people see: tables and fields. Scripts take --json, which is the API's own answer."""
+"""Output for people: tables and fields. Scripts use --json, which prints the API's own answer."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_PIPE_WIDTH: Final = 200  # where there is no terminal, nothing is cut
+_PIPE_WIDTH: Final = 200  # without a terminal, nothing is cut
 
 
 def as_json(value: Any) -> None:
-    """The value as JSON."""
+    """Prints the value as JSON."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def json_line(value: Any) -> str:
-    """The value as one line of JSON Lines."""
+    """Returns the value as one line of JSON Lines."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table; numbers stand on the right. `empty`: what to say when there is no row."""
+    """Prints a table with numbers aligned to the right. `empty` is printed if there are no rows."""
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         sys.stdout.write(empty + "\n")
@@ -40,14 +40,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
 
 
 def fields(values: Mapping[str, object]) -> None:
-    """Names and values, one line each, never folded: a key is longer than many terminals are wide, and gets copied."""
+    """Prints names and values, one per line and never wrapped: keys are longer than many terminals, and are copied."""
     console, width = _console(), max(map(len, values), default=0)
     for name, value in values.items():
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), _cell(value)), soft_wrap=True)
 
 
 def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Each limit with what is left of it, as it is enforced."""
+    """Prints each limit and what remains of it."""
     rows = [
         (
             name,
@@ -61,17 +61,17 @@ def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def limits_line(limits: Mapping[str, Mapping[str, Any]]) -> str:
-    """All limits in a cell: "rpm 60, concurrency 5"."""
+    """Returns all limits in one cell: "rpm 60, concurrency 5"."""
     return ", ".join(f"{name} {limit.get('limit', limit.get('limit_usd'))}" for name, limit in limits.items())
 
 
 def models_line(models: Sequence[str]) -> str:
-    """Allowed models in a cell."""
+    """Returns the permitted models in one cell."""
     return ", ".join(models) or "all"
 
 
 def balance_fields(balance: Mapping[str, str]) -> dict[str, str]:
-    """A balance's fields: available first, since that is what one wants to know."""
+    """Returns a balance's fields. `available` comes first, because it is what people look for."""
     order = ("available", "held", "spent", "granted")
     return {f"{name} USD": balance[f"{name}_usd"] for name in order}
 
@@ -81,7 +81,8 @@ def _console() -> Console:
 
 
 def _cell(value: object) -> Text:
-    return Text("-" if value is None or value == "" else str(value))  # Text: a name with brackets is no markup
+    # a Text, so that brackets in a name are not read as markup
+    return Text("-" if value is None or value == "" else str(value))
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Several gateways by name: `gateway --profile NAME`, or GATEWAY_PROFILE.
+"""Named gateways: `gateway --profile NAME`, or GATEWAY_PROFILE.
 
     ~/.config/gateway/profiles.toml  (XDG_CONFIG_HOME, or GATEWAY_PROFILES for another file)
         default = "production"
@@ -7,7 +7,7 @@
         admin_key = "file:PATH" or "env:NAME", never the key itself
         api_key = the same, for `gateway try`
 
-A profile that is named goes before GATEWAY_URL and GATEWAY_ADMIN_KEY; the file's default comes after them.
+A named profile takes precedence over GATEWAY_URL and GATEWAY_ADMIN_KEY, which take precedence over the file's default.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIELDS: Final = frozenset({"url", "admin_key", "api_key"})
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One gateway; "" where the file says nothing."""
+    """One gateway. A field is "" if the file does not set it."""
 
     name: str
     url: str
@@ -34,20 +34,20 @@ class Profile:
 
 
 def named_profile() -> Profile | None:
-    """The profile that GATEWAY_PROFILE names; None where it names none. Raises CliError."""
+    """Returns the profile that GATEWAY_PROFILE names, or None. Raises CliError."""
     name = os.environ.get("GATEWAY_PROFILE")
     return _profile(_read(must_exist=True), name) if name else None
 
 
 def default_profile() -> Profile | None:
-    """The file's default; None where there is no file, or no default in it. Raises CliError."""
+    """Returns the file's default profile, or None if there is no file or no default. Raises CliError."""
     profiles = _read(must_exist=False)
     name = profiles.get("default")
     return _profile(profiles, str(name)) if name else None
 
 
 def secret(reference: str) -> str:
-    """The key that "file:PATH" or "env:NAME" means. Raises CliError."""
+    """Returns the key that "file:PATH" or "env:NAME" refers to. Raises CliError."""
     kind, _, place = reference.partition(":")
     if kind == "env" and place:
         if key := os.environ.get(place):

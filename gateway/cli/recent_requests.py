@@ -1,4 +1,4 @@
-"""`gateway requests`: the last ones, refused ones too, and what became of one."""
+"""`gateway requests`: the last requests, refused ones included, and the outcome of one request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def list_(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
-    """The last requests, the newest first."""
+    """List the last requests, newest first."""
     asked = options.given(team=team, outcome=outcome, limit=str(limit))
     with AdminClient.from_environment() as client:
         found = list(itertools.islice(client.every("/requests", asked), limit))
@@ -42,7 +42,7 @@ def show_(
     team: _Team = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """What became of one request: why it was refused, or how it was settled and how long it took."""
+    """Show one request: why it was refused, or how it was settled and how long it took."""
     with AdminClient.from_environment() as client:
         found = client.get(f"/requests/{segment(request_id)}", options.given(team=team))
     if as_json:

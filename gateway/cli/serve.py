@@ -1,11 +1,11 @@
-"""`gateway serve` and `gateway simulate`: what surrounds a server, in order.
+"""`gateway serve` and `gateway simulate`: what is set up around a server, in order.
 
     until_stopped     SIGINT and SIGTERM end it with exit code 0
-      listening       the socket first: a port in use must not start a store
-        stored        the embedded Valkey, if the settings want it, which stops last; else a place for the spool
+      listening       the socket comes first, so that a port in use does not start a store
+        stored        the embedded Valkey, which stops last, if the settings ask for it; otherwise a check of the spool
           server.run  until the signal
 
-Flags and the store's address are put into the environment: worker processes read the same settings from there.
+Flags and the store's address are passed in the environment, from which worker processes read the same settings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gateway.store.url import EMBEDDED
 
 
 def serve(config: Path, *, host: str | None, port: int | None, workers: int | None) -> None:
-    """Serves until it is stopped. Raises CliError for whatever prevents it."""
+    """Serves until it is stopped. Raises CliError if it cannot start."""
     flags = {"HOST": host, "PORT": port, "WORKERS": workers}
     os.environ.update({f"GATEWAY_SERVER__{name}": str(value) for name, value in flags.items() if value is not None})
     settings = load(config)
@@ -49,21 +49,21 @@ def serve(config: Path, *, host: str | None, port: int | None, workers: int | No
 
 
 def simulate(host: str, port: int) -> None:
-    """The simulator, until it is stopped."""
+    """Runs the simulator until it is stopped."""
     with until_stopped():
         simulator.run(host, port)
 
 
 @contextlib.contextmanager
 def until_stopped() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: everything inside is unwound, and that is a good end."""
+    """Treats SIGTERM like Ctrl-C: everything inside is unwound, and the exit is regular."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         yield
 
 
 def listening(settings: Settings) -> contextlib.AbstractContextManager[socket.socket]:
-    """The bound socket. Raises CliError where the address cannot be had."""
+    """Opens the listening socket. Raises CliError if the address is not available."""
     return _listening(settings.server.host, settings.server.port, "--port")
 
 
@@ -83,7 +83,10 @@ def _listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def stored(settings: Settings) -> Iterator[Settings]:
-    """The settings with the address of a store that runs, or that may come up. Raises CliError if it refuses us."""
+    """Yields the settings with the address of a store that runs or may start later.
+
+    Raises CliError if it refuses the gateway.
+    """
     with contextlib.ExitStack() as stack:
         if settings.store.url == EMBEDDED:
             try:
@@ -101,7 +104,10 @@ def stored(settings: Settings) -> Iterator[Settings]:
 
 
 def _try_spool(data_dir: Path) -> None:
-    """Raises CliError where the settlements of an outage could not be kept: known now, it costs none."""
+    """Raises CliError if settlements could not be spooled.
+
+    Checked at the start, this costs no settlement in an outage.
+    """
     directory = data_dir / SPOOL
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,6 +118,6 @@ def _try_spool(data_dir: Path) -> None:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a socket listens; the real port, whatever was asked for."""
+    """Returns the URL of a socket, with its real port."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,7 @@
-"""`gateway teams rename|disable|enable|expire|allow`: what changes a team that is there. Limits: `gateway limits`."""
+"""`gateway teams rename|disable|enable|expire|allow`: commands that change an existing team.
+
+Limits: `gateway limits`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def rename(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Call a team something else."""
+    """Rename a team."""
     _change(team, {"name": name}, as_json=as_json)
 
 
@@ -33,7 +36,7 @@ def disable(team: options.TeamArgument, *, yes: options.Yes = False, as_json: op
 
 
 def enable(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """Let a disabled team work again."""
+    """Enable a disabled team."""
     _change(team, {"status": "active"}, as_json=as_json)
 
 
@@ -43,7 +46,7 @@ def expire(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say when a team stops working."""
+    """Set the time at which a team stops working."""
     _change(team, {"expires_at": None if at == "never" else at}, as_json=as_json)
 
 
@@ -53,7 +56,7 @@ def allow(
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say which models a team may use."""
+    """Set the models that a team may use."""
     _change(team, {"models": options.listed(models)}, as_json=as_json)
 
 

@@ -23,11 +23,11 @@ def grant(
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Give credits."""
+    """Grant credits."""
     _move(team, "grant", usd, note, idempotency_key, as_json=as_json)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # -5 is an amount, not a flag
+@app.command(context_settings={"ignore_unknown_options": True})  # -5 is an amount here, not a flag
 def adjust(
     team: options.TeamArgument,
     usd: Annotated[str, typer.Argument(help="How much, with its sign, such as -2.50.")],
@@ -42,7 +42,7 @@ def adjust(
 
 @app.command("show")
 def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """The balance: granted = available + held + spent."""
+    """Show the balance: granted = available + held + spent."""
     with AdminClient.from_environment() as client:
         _show(client.get(f"{team_path(team)}/credits"), as_json=as_json)
 

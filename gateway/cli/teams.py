@@ -36,7 +36,7 @@ def create(  # noqa: PLR0913 - the command's flags
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a team."""
+    """Create a team."""
     limits = options.given(
         rpm=rpm,
         tpm=tpm,
@@ -70,7 +70,7 @@ def create(  # noqa: PLR0913 - the command's flags
 
 @app.command("list")
 def list_(*, as_json: options.AsJson = False) -> None:
-    """All teams."""
+    """List all teams."""
     with AdminClient.from_environment() as client:
         teams = list(client.every("/teams"))
     if as_json:
@@ -85,7 +85,7 @@ def list_(*, as_json: options.AsJson = False) -> None:
 
 @app.command("show")
 def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """One team: balance, limits and what is left of them."""
+    """Show one team: balance, limits and what remains of them."""
     with AdminClient.from_environment() as client:
         found = client.get(team_path(team))
     if as_json:

@@ -1,4 +1,4 @@
-"""`gateway top`: requests as they end, and what teams spend meanwhile. On a terminal a table that stays; else lines."""
+"""`gateway top`: requests as they end, and what teams spend. A live table on a terminal, lines otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAST: Final = 12
 
 @dataclass
 class LiveTable:
-    """What was seen since the start. State that changes: all of it."""
+    """What was counted since the start. Mutable."""
 
     started: float = field(default_factory=time.monotonic)
     requests: Counter[str] = field(default_factory=Counter)
@@ -32,7 +32,7 @@ class LiveTable:
     last: deque[Json] = field(default_factory=lambda: deque(maxlen=LAST))
 
     def add(self, event: Json) -> None:
-        """One finished request."""
+        """Adds a finished request."""
         team = str(event["team_id"] or "-")
         self.requests[team] += 1
         self.refused[team] += event["outcome"] == "refused"
@@ -40,7 +40,7 @@ class LiveTable:
         self.last.append(event)
 
     def render(self, names: dict[str, str]) -> RenderableType:
-        """The board as it is shown."""
+        """Returns the table to display."""
         elapsed_s = max(1.0, time.monotonic() - self.started)
         teams = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("TEAM", "REQUESTS", "PER SECOND", "REFUSED", "SPENT USD"):
@@ -80,7 +80,7 @@ def top(
 
 
 def line(event: Json) -> str:
-    """A request in a line."""
+    """Returns a request as one line."""
     why = f" {event['scope'] or ''} {event['limit'] or ''} {event['code']}" if event["code"] else ""
     cost = f" {event['cost_usd']} USD" if event["cost_usd"] else ""
     took = f" {event['total_ms']:.0f} ms" if event["total_ms"] is not None else ""

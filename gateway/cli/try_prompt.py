@@ -1,6 +1,6 @@
-"""`gateway try "prompt"`: one request through the gateway, streamed; then what it cost and what is left of the limits.
+"""`gateway try "prompt"`: one streamed request through the gateway, then its cost and what remains of the limits.
 
-The key is --key, GATEWAY_API_KEY, or the profile's api_key. The cost is the ledger's where an admin key is at hand.
+The key is --key, GATEWAY_API_KEY, or the profile's api_key. The cost is the ledger's if an admin key is available.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _first_model(http: httpx.Client) -> str:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What was answered. `usage`: {} where it ended without."""
+    """An answer. `usage` is {} if the stream ended without usage."""
 
     request_id: str
     text: str
@@ -91,7 +91,7 @@ class _Answer:
 
 
 def _stream(http: httpx.Client, body: dict[str, Any], *, silent: bool) -> _Answer:
-    """Prints the answer's text as it comes, unless silent."""
+    """Prints the answer's text as it arrives, unless silent."""
     usage: dict[str, Any] = {}
     text: list[str] = []
     with http.stream("POST", "/v1/responses", json=body) as answer:
@@ -131,7 +131,7 @@ def _good(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _cost(request_id: str) -> str:
-    """What the ledger says; "" where no admin key is at hand."""
+    """Returns the cost from the ledger, or "" without an admin key."""
     try:
         with AdminClient.from_environment() as client:
             return str(client.get(f"/requests/{request_id}")["cost_usd"] or "")

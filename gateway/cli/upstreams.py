@@ -1,4 +1,4 @@
-"""`gateway upstreams`: health as the workers see it; take one out of service, and put it back."""
+"""`gateway upstreams`: health as the workers see it; disable an upstream, and enable it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Name = Annotated[str, typer.Argument(help="The upstream's name in the configura
 
 @app.command("list")
 def list_(*, as_json: options.AsJson = False) -> None:
-    """All upstreams."""
+    """List all upstreams."""
     with AdminClient.from_environment() as client:
         found = list(client.every("/upstreams"))
     if as_json:
@@ -26,14 +26,14 @@ def list_(*, as_json: options.AsJson = False) -> None:
 
 @app.command()
 def disable(name: _Name, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
-    """Take an upstream out: no worker sends it new requests."""
+    """Disable an upstream: no worker sends it new requests."""
     options.confirm(f"Send {name!r} no more requests?", yes=yes)
     _turn(name, "disable", as_json=as_json)
 
 
 @app.command()
 def enable(name: _Name, *, as_json: options.AsJson = False) -> None:
-    """Put it back."""
+    """Enable an upstream again."""
     _turn(name, "enable", as_json=as_json)
 
 

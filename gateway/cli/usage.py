@@ -1,6 +1,6 @@
-"""`gateway usage`: who spent how much, with bars; how many were refused, how long requests took.
+"""`gateway usage`: who spent how much, with bars, refusals and durations.
 
-The figures are the ledger's; times are read off buckets, so they say "about".
+The figures are the ledger's. Durations come from buckets and are shown as approximate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class By(StrEnum):
 
 
 class Step(StrEnum):
-    """How wide a step of time is."""
+    """The width of a step of time."""
 
     HOUR = "hour"
     DAY = "day"
@@ -47,7 +47,7 @@ def usage(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Usage and spend, by model, key, team or time; the last 30 days by default."""
+    """Show usage and spend by model, key, team or time; by default of the last 30 days."""
     asked = options.given(team=team, step=step.value, to=until, limit=limit)
     if limit is None and not as_json:
         asked["limit"] = MOST
@@ -63,7 +63,7 @@ def usage(
     if found["others"]:
         named.append((f"{found['others']['groups']} others", found["others"]))
     most = max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
-    timed = by is not By.KEY  # a key's times are not rolled up
+    timed = by is not By.KEY  # durations are not rolled up by key
     output.table(
         (
             *(by.value.upper(), "REQUESTS", *(("REFUSED", "MEDIAN", "P95") if timed else ())),
@@ -80,7 +80,10 @@ def usage(
 
 
 def bar(value: Decimal, most: Decimal) -> str:
-    """A bar as long as the value's share of the largest; what is not nothing has one cell at least."""
+    """Returns a bar whose length is the value's share of the largest value.
+
+    A value above zero has at least one cell.
+    """
     if value <= 0 or most <= 0:
         return ""
     return "█" * min(BAR, max(1, round(BAR * value / most)))

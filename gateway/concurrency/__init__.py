@@ -1,1 +1,5 @@
-"""Helpers for asyncio that know nothing of the gateway."""
+"""Helpers for asyncio that know nothing of the gateway.
+
+cancellation   ends a task for a named reason
+deadline       a timer that can be moved cheaply
+"""

@@ -1,11 +1,11 @@
-"""Ends a request from outside, for a named reason: its client left, its time is over, the gateway stops.
+"""Ends a request from outside for a named reason: its client left, its time is over, or the gateway stops.
 
     with CancelScope() as scope:        in the request's task
         await anything
-    scope.cancel(Reason.CLIENT_LEFT)    from a callback: the await inside ends, and `with` raises ScopeCancelled(reason)
+    scope.cancel(Reason.CLIENT_LEFT)    from a callback: the await ends, and `with` raises ScopeCancelled(reason)
 
-Built as `asyncio.timeout` is: the task cancels itself and takes the cancellation back. So no second task is needed, and
-a cancellation from elsewhere stays one.
+It works like `asyncio.timeout`: the task is cancelled, and the scope takes the cancellation back. No second task is
+needed, and a cancellation from elsewhere is passed on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reason(StrEnum):
 
 
 class ScopeCancelled(Exception):
-    """The request was ended from outside."""
+    """Raised when the scope was cancelled. `reason` says why."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
@@ -33,7 +33,10 @@ class ScopeCancelled(Exception):
 
 
 class CancelScope:
-    """One request's handle. `deadline_s`: the loop's time at which it is over, for whoever watches deadlines."""
+    """The scope of one request.
+
+    `deadline_s` is the event loop's time at which it is cancelled, for whoever watches deadlines.
+    """
 
     __slots__ = ("_active", "_task", "_timer", "deadline_s", "reason")
 
@@ -48,14 +51,14 @@ class CancelScope:
         self.reason: Reason | None = None
 
     def cancel(self, reason: Reason) -> None:
-        """Ends the request. The first reason stays; later calls do nothing."""
+        """Cancels the scope. The first reason is kept; later calls do nothing."""
         if self.reason is None:
             self.reason = reason
             if self._active:
                 self._task.cancel()
 
     def cancel_later(self, reason: Reason, delay_s: float) -> None:
-        """Fires after `delay_s` if the request has not ended by itself before."""
+        """Cancels the scope after `delay_s`, unless it has ended by then."""
         if self._timer is None:
             self._timer = self._task.get_loop().call_later(delay_s, self.cancel, reason)
 
@@ -65,7 +68,7 @@ class CancelScope:
         return self._timer is not None
 
     def __enter__(self) -> Self:
-        """Raises Interrupted at once if it was fired before."""
+        """Raises ScopeCancelled at once if the scope was cancelled before it was entered."""
         if self.reason is not None:
             raise ScopeCancelled(self.reason)
         self._active = True

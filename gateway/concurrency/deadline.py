@@ -1,7 +1,7 @@
-"""A deadline that is moved far more often than it passes: one timer, which sets itself again where it fires early.
+"""A timer for a deadline that moves far more often than it passes.
 
-deadline.set(delay_s)     a later time costs no new timer: the running one looks again when it fires
-deadline.close()          the action is not called any more
+deadline.set(delay_s)     moving the deadline back creates no timer: the running timer fires and is set again
+deadline.close()          the callback is not called any more
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Calls `callback` when the time is over that was set last. State that changes: that time; the timer."""
+    """Calls `callback` when the deadline that was set last has passed. Mutable: the deadline and its timer."""
 
     __slots__ = ("_callback", "_deadline_s", "_loop", "_timer")
 
@@ -22,7 +22,7 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, delay_s: float) -> None:
-        """From now on `delay_s` are left."""
+        """Moves the deadline to `delay_s` from now."""
         self._deadline_s = deadline_s = self._loop.time() + delay_s
         timer = self._timer
         if timer is None:
@@ -32,7 +32,7 @@ class Deadline:
             self._timer = self._loop.call_at(deadline_s, self._on_timer)
 
     def close(self) -> None:
-        """For good, and with the timer: nobody is held by it any more. Idempotent."""
+        """Cancels the timer for good and drops the references to it. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

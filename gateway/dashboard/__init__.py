@@ -1,20 +1,24 @@
-"""/dashboard: pages for people, rendered here. Every number and every change is the admin API's, asked in-process.
+"""/dashboard: pages for people, rendered on the server. Every number and every change goes through the admin API.
 
-    sign_in.py    GET POST /dashboard/login, POST /logout     sessions: ledger.sessions
-    overview.py   GET /dashboard            spend, requests, refusals, times; charts.py draws: GET /charts/{name}.svg
-    teams.py      /teams, /teams/{team}     balances, limits, credits; forecast.py: when a balance ends
-    keys.py       POST /teams/{team}/keys   and below: make, rotate, change, revoke
-    journal.py    GET /teams/{team}/journal every movement of credits
-    requests.py   GET /requests, /live      the last ones with the reason; live, as server-sent events; /requests/{id}
-    upstreams.py  /upstreams                health; out and in           GET /audit: who did what
-    admin_keys.py /admin-keys               make, list, revoke
-    configuration.py  /configuration        in force; read it again
-    guard.py      session, CSRF, headers, errors as pages, for every route
-    inside.py     the admin API, asked as whoever signed in: its table of access and its audit log hold here too
-    deeds.py      entries of the audit log in words
-    forms.py      fields of forms -> the API's JSON       render.py     templates and what they may call
+    sign_in.py        GET POST /dashboard/login, POST /logout; sessions are in accounts/sessions.py
+    overview.py       GET /dashboard: spend, requests, refusals, durations; charts.py draws GET /charts/{name}.svg
+    teams.py          /teams, /teams/{team}: balances, limits, credits; forecast.py says when a balance ends
+    keys.py           POST /teams/{team}/keys and below: create, rotate, change, revoke
+    journal.py        GET /teams/{team}/journal: every movement of credits
+    requests.py       GET /requests, /requests/{id}, and /live as server-sent events
+    upstreams.py      /upstreams: health, disable, enable; GET /audit: who did what
+    admin_keys.py     /admin-keys: create, list, revoke
+    configuration.py  /configuration: show it and reload it
+    static.py         /static/{name}: the style sheet, the script, the icon
+    not_found.py      any other path
+    guard.py          sessions, CSRF tokens, headers, and errors as pages, for every route
+    admin_client.py   calls the admin API in-process as the admin who is signed in
+    audit_entries.py  entries of the audit log as text
+    limit_bars.py     limits as bars
+    forms.py          fields of forms as the API's JSON
+    render.py         the templates and the functions that they may call
 
-No script but the live feed's, no style but ours: the Content-Security-Policy of guard.py allows nothing else.
+The Content-Security-Policy in guard.py permits only the live list's script and the dashboard's own style sheet.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from gateway.types import Scope
 
 
 def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
-    """Declares the dashboard's routes on the application. `host_of`: whom to count attempts to sign in against."""
+    """Declares the dashboard's routes. `host_of` returns the address that attempts to sign in are counted against."""
     app.state.host_of = host_of
     pages = (overview, teams, keys, journal, requests, upstreams, admin_keys, configuration)
     for module in (sign_in, static, *pages, not_found):

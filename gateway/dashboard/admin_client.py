@@ -1,7 +1,7 @@
-"""The admin API, asked in this process as whoever signed in: what a page shows or changes goes through its guard.
+"""The client of the admin API, called in-process as the admin who is signed in.
 
-So the table of access, the bounds of every field, the audit log and the numbers are those of the API, with no second
-home. `forward` hands a request over whole, for the live stream.
+Pages therefore use the API's access table, bounds, audit log and numbers, and need none of their own. `forward` passes
+a whole request on, for the live stream.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _BASE: Final = "http://inside/admin/v1"
 _SENT_BEFORE: Final = (
     "This form was sent before, with something else in it, and that was done. If you want this as well, send it now."
 )
-_OURS: Final = "gateway."  # what the application keeps in a scope: the request's id
+_OURS: Final = "gateway."  # what the application stores in a scope: the request's id
 _CONNECTION: Final = ("type", "asgi", "http_version", "scheme", "client", "server", "state")
 _PASSED_ON: Final = frozenset({b"host", b"accept", b"last-event-id"})
 
 
 class AdminApiError(Exception):
-    """The admin API said no. `code` and `param` as in its error body."""
+    """The admin API refused. `code` and `param` are those of its error body."""
 
     def __init__(self, status: int, code: str, message: str, param: str = "") -> None:
         super().__init__(message)
@@ -37,14 +37,14 @@ class AdminApiError(Exception):
 
 
 class AdminClient:
-    """The admin API as one admin sees it; without one, `key` must say who asks."""
+    """The admin API as one admin sees it. Without an admin, `key` must be given."""
 
     def __init__(self, request: Request, admin: Admin | None) -> None:
         self._request = request
         self._admin = admin
 
     async def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
-        """Reads. Raises AdminApiError."""
+        """Reads an object. Raises AdminApiError."""
         given = {name: value for name, value in query.items() if value is not None}
         return await self._send("GET", path, query=given)
 
@@ -66,7 +66,7 @@ class AdminClient:
         return await self._send(method, path, body=body, headers=given)
 
     async def whoami(self, key: str) -> dict[str, Any]:
-        """Whose admin key this is. Raises AdminApiError."""
+        """Returns the owner of an admin key. Raises AdminApiError."""
         return await self._send("GET", "/whoami", headers={"authorization": b"Bearer " + key.encode()})
 
     async def _send(
@@ -91,13 +91,14 @@ class AdminClient:
         if answer.is_error:
             error = answer_body["error"]
             code = str(error["code"])
-            if code == "idempotency_mismatch":  # somebody went back, and changed what had been sent
+            # somebody went back in the browser and changed a form that had been sent
+            if code == "idempotency_mismatch":
                 raise AdminApiError(answer.status_code, code, _SENT_BEFORE)
             raise AdminApiError(answer.status_code, code, error["message"], error["param"])
         return answer_body
 
     async def forward(self, path: str, receive: Receive, send: Send) -> None:
-        """Hands this request over to a path of the API, with its query and where it goes on from."""
+        """Passes this request on to a path of the API, with its query and its Last-Event-ID."""
         outer = self._request.scope
         scope = {name: outer[name] for name in _CONNECTION if name in outer}
         scope |= {
@@ -116,7 +117,7 @@ class AdminClient:
         inner = {
             **scope,
             **ours,
-            "client": self._request.scope.get("client"),  # wrong keys count against whoever typed them
+            "client": self._request.scope.get("client"),  # wrong keys count against the browser's address
             "headers": [*scope["headers"], *from_whom],
             SIGNED_IN: self._admin,
         }

@@ -1,4 +1,4 @@
-"""Admin keys: who may run the gateway, look at it, or lead a team. A key's text is shown once, when it is made."""
+"""Admin keys: who may run the gateway, read it, or manage one team. A key's text is shown once, at creation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SCOPES: Final[Mapping[str, str]] = MappingProxyType(
 
 @router.get("")
 async def list_admin_keys(request: Request) -> Response:
-    """All of them."""
+    """The page of all admin keys."""
     notice = "The admin key is revoked: it is refused from now on." if request.query_params.get("done") else ""
     return await _page(visit_of(request), notice=notice)
 
 
 @router.post("")
 async def create_admin_key(request: Request) -> Response:
-    """A new admin key, with its text."""
+    """Creates an admin key and shows its text."""
     visit, form = visit_of(request), form_of(request)
     body: dict[str, Any] = {"name": form.get("name", ""), "scope": form.get("scope", "")}
     if form.get("scope") == "team":
@@ -46,7 +46,7 @@ async def create_admin_key(request: Request) -> Response:
 
 @router.post("/{admin_key}/revoke")
 async def revoke_admin_key(request: Request, admin_key: str) -> Response:
-    """Ends an admin key; its name must be typed."""
+    """Deletes an admin key. Its name must be typed."""
     visit, form = visit_of(request), form_of(request)
     found = await visit.api.get("/admin-keys")
     name = next((key["name"] for key in found["data"] if key["id"] == admin_key), None)

@@ -1,4 +1,4 @@
-"""Entries of the audit log for reading: what was done, to what, and what is different now. Pure."""
+"""Entries of the audit log as text: what was done, to what, and what changed. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LONGEST: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One entry. `changes`: (field, before, after) as texts."""
+    """One entry. `changes` are (field, before, after) as text."""
 
     at: str
     who: str
@@ -44,7 +44,7 @@ class AuditEntry:
 
 
 def audit_entry(action: Mapping[str, Any], teams: Mapping[str, str]) -> AuditEntry:
-    """An entry of GET /audit; `teams`: names by id."""
+    """Returns the text of an entry of GET /audit. `teams` maps ids to names."""
     before, after = action["before"] or {}, action["after"] or {}
     name = after.get("name") or before.get("name") or teams.get(action["team_id"] or "") or action["subject"]
     if action["action"].startswith("POST /config"):

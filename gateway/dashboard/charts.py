@@ -1,7 +1,7 @@
-"""Charts as SVG: the same rows as the tables beside them, drawn by pygal, without its scripts.
+"""Charts as SVG, of the same rows as the tables beside them. They are drawn by pygal, without its scripts.
 
-A chart is an image of its own: nothing in it runs, and its inline style needs no leave from the page's policy. It
-follows the reader's colour scheme by itself.
+A chart is a separate image. Nothing in it runs, its inline style needs no permission of the page's policy, and it
+follows the reader's colour scheme.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.reporting.latency_buckets import duration
 MAX_SERIES: Final = 6
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _LEGEND_COLUMNS: Final = 3
-_NARROW: Final = 22  # letters that a third of the width has room for
+_NARROW: Final = 22  # letters that fit into a third of the width
 _LEGEND_ROW_PX: Final = 24
 _OTHERS: Final = "others"
 _COLOURS: Final = ("#4263eb", "#0ca678", "#f08c00", "#d6336c", "#7048e8", "#1098ad", "#868e96")
@@ -44,7 +44,7 @@ _CSS: Final = """inline:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long requests took: a row for each step, for each of the dearest models {"median", "p95"} in ms, or None."""
+    """Durations of requests: per step, for each of the most expensive models, {"median", "p95"} in ms, or None."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[dict[str, Any] | None, ...]], ...]
@@ -52,14 +52,17 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a chart shows: a row for each step of time, a column for each model. Exact figures."""
+    """The data of a chart: a row per step of time, a column per model. The figures are exact."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Decimal, ...]], ...]
 
 
 def table(usage: dict[str, Any], figure: str) -> Table:
-    """A figure of GET /usage?by=model: steps without a request are there as 0, rare models together as others."""
+    """Returns a figure of GET /usage?by=model.
+
+    Steps without a request are 0, and small models are added up as others.
+    """
     used = {row["model"] for row in usage["data"] if Decimal(row[figure])}
     names = [group["model"] for group in usage["groups"] if group["model"] in used]
     shown = tuple(names if len(names) <= MAX_SERIES else names[: MAX_SERIES - 1])
@@ -75,7 +78,7 @@ def table(usage: dict[str, Any], figure: str) -> Table:
 
 
 def times(usage: dict[str, Any]) -> Times:
-    """Whole requests' times of GET /usage?by=model. Medians of several models do not add up: rare ones are left out."""
+    """Returns the total durations of GET /usage?by=model. Medians do not add up, so small models are left out."""
     columns = tuple(group["model"] for group in usage["groups"] if group["total_ms"])[:MAX_SERIES]
     cells = {(row["start"], row["model"]): row["total_ms"] for row in usage["data"]}
     rows = tuple((start, tuple(cells.get((start, column)) for column in columns)) for start in _steps(usage))
@@ -83,7 +86,7 @@ def times(usage: dict[str, Any]) -> Times:
 
 
 def refusals(usage: dict[str, Any], name: Callable[[dict[str, Any]], str]) -> Table:
-    """Refusals of GET /usage?by=model by reason, as `name` calls it; rare ones together as others."""
+    """Returns the refusals of GET /usage?by=model by reason, named by `name`. Rare ones are added up as others."""
     total: Counter[str] = Counter()
     cells: Counter[tuple[str, str]] = Counter()
     for row in usage["data"]:
@@ -102,13 +105,13 @@ def refusals(usage: dict[str, Any], name: Callable[[dict[str, Any]], str]) -> Ta
 
 
 def by_time(shown: Table, step: str, unit: str = "") -> Response:
-    """Stacked bars over time; `unit` stands before the numbers of the axis."""
+    """Draws stacked bars over time. `unit` precedes the numbers of the axis."""
     rows = [(start, [float(cell) for cell in cells]) for start, cells in shown.rows]
     return _over_time("StackedBar", shown.columns, rows, step, lambda number: f"{unit}{number:,.10g}")
 
 
 def medians(shown: Times, step: str) -> Response:
-    """Lines over time: each model's median."""
+    """Draws lines over time: the median of each model."""
     rows = [(start, [cell["median"] if cell else None for cell in cells]) for start, cells in shown.rows]
     return _over_time("Line", shown.columns, rows, step, duration)
 
@@ -137,11 +140,12 @@ def _over_time(
 
 
 def _pygal() -> Any:
-    """The library; read with the first chart, since it is a tenth of a second of every start."""
+    """Imports the library with the first chart, because it costs a tenth of a second of start-up time."""
     import pygal  # noqa: PLC0415 - see above
     import pygal.style  # noqa: PLC0415 - see above
 
-    # Its finder of plug-ins speaks a protocol that Python gave up, and warns at every import of something optional.
+    # pygal's plug-in finder uses an import protocol that Python removed, and warns whenever something optional is
+    # imported.
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
     return pygal
 
@@ -211,5 +215,5 @@ def _label(start: str, step: str) -> str:
 
 
 def _safe(text: str) -> str:
-    """XML has no control characters."""
+    """Removes control characters, which XML does not permit."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,4 +1,4 @@
-"""The configuration in force: upstreams, routes, prices, limits, and what each worker runs on; reading it again."""
+"""The configuration in force: upstreams, routes, prices, limits, and what each worker runs. It can be reloaded here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ router = APIRouter(prefix="/configuration", route_class=PageRoute)
 
 @router.get("")
 async def show_configuration(request: Request) -> Response:
-    """What requests run on now."""
+    """Shows the configuration in force."""
     return await _page(visit_of(request))
 
 
 @router.post("/reload")
 async def reload_configuration(request: Request) -> Response:
-    """Reads it again, on every worker; a bad one changes nothing, and its problems are listed."""
+    """Reloads the configuration on every worker. A bad one changes nothing, and its problems are listed."""
     visit = visit_of(request)
     try:
         return await _page(visit, reloaded=await visit.api.change("POST", "/config/reload"))

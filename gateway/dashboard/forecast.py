@@ -1,8 +1,8 @@
-"""When a balance ends if spending goes on as it went. Pure.
+"""When a balance ends if spending continues at the present rate. Pure.
 
-rate      what was spent in the window / the window's length; a team younger than the window counts from its creation,
-          and never less than a day, so that a first hour is not taken for a habit
-ends      now + available / rate; never where nothing is spent
+rate      the spend in the window divided by the window's length; for a team younger than the window, the time since its
+          creation, but at least a day, so that the first hour is not taken for a habit
+end       now + available / rate; never if nothing is spent
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ FAR_MS: Final = 10 * 365 * DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`a_day`: nano-USD. `ends_ms`: when the balance ends; 0: not within ten years."""
+    """`a_day` is in nano-USD. `ends_ms` is when the balance ends, or 0 if not within ten years."""
 
     a_day: int
     ends_ms: int
 
 
 def forecast(*, available: int, spent: int, from_ms: int, created_ms: int, now_ms: int) -> Forecast:
-    """Of `available` nano-USD, with `spent` nano-USD from `from_ms` until now."""
+    """Forecasts the end of `available` nano-USD, given `spent` nano-USD from `from_ms` until now."""
     window_ms = max(DAY_MS, now_ms - max(from_ms, created_ms))
     if spent <= 0:
         return Forecast(0, 0)

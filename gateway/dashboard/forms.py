@@ -1,6 +1,6 @@
-"""Fields of forms as the admin API's JSON. What is wrong with a value, the API says: here nothing is judged.
+"""Fields of forms as the admin API's JSON. Nothing is validated here: the API says what is wrong with a value.
 
-An empty field is not sent by `form_of`; so an empty limit is null, "no limit".
+`form_of` leaves empty fields out, so an empty limit becomes null: "no limit".
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
 
 
 def limits(form: Mapping[str, str]) -> dict[str, Any]:
-    """All limits: {"rpm": 60, "budget_usd_day": "1.5", "tpm": None, ...}."""
+    """Returns all limits: {"rpm": 60, "budget_usd_day": "1.5", "tpm": None, ...}."""
     return {name: _limit(name, form.get(f"limits.{name}")) for name in WHY}
 
 
 def given_limits(form: Mapping[str, str]) -> dict[str, Any]:
-    """Those that have a value: for what is new."""
+    """Returns the limits that have a value, for a new team or key."""
     return {name: value for name, value in limits(form).items() if value is not None}
 
 
 def models(form: Mapping[str, str]) -> list[str]:
-    """Patterns, apart by commas or spaces."""
+    """Splits patterns at commas and spaces."""
     return form.get("models", "").replace(",", " ").split()
 
 
 def number(text: str | None) -> int | str | None:
-    """A whole number; other text as it is, for the API to refuse."""
+    """Returns a whole number, or other text unchanged, for the API to refuse."""
     if text is None:
         return None
     bare = text.strip().replace(",", "")
@@ -40,18 +40,18 @@ def number(text: str | None) -> int | str | None:
 
 
 def expiry(form: Mapping[str, str]) -> str | None:
-    """When something ends, as a form's field says; None: never."""
+    """Returns the expiry in a form's field, or None for never."""
     return moment(form["expires_at"]) if "expires_at" in form else None
 
 
 def moment(text: str) -> str:
-    """What a browser's field for a time holds, "2026-11-25T10:30", as UTC; other text as it is."""
+    """Returns a browser's time field such as "2026-11-25T10:30" as UTC, or other text unchanged."""
     return f"{text}Z" if _LOCAL.fullmatch(text) else text
 
 
 def segment(text: str) -> str:
-    """Text as one segment of a path."""
-    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")  # "..": the segment above
+    """Returns text as one segment of a path."""
+    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")  # ".." would be the segment above
 
 
 def _limit(name: str, text: str | None) -> int | str | None:

@@ -1,10 +1,10 @@
-"""Before and after every page: who is signed in, was the form ours, what a browser may do with the answer.
+"""Checks before and after every page: the session, the form's CSRF token, and the headers of the answer.
 
-OpenRoute     nobody signed in is needed: the sign-in page, the style sheet, the script
-PageRoute     a session, or off to the sign-in page; forms need the session's CSRF token
+OpenRoute     requires no session: the sign-in page, the style sheet, the script
+PageRoute     requires a session, or redirects to the sign-in page; forms need the session's CSRF token
 
-Errors of the admin API become pages with the same status. CSRF tokens are HMACs of the session's cookie: nothing to
-store, and another session's do not fit. `Sec-Fetch-Site` is asked too where a browser sends it.
+Errors of the admin API become pages with the same status. A CSRF token is an HMAC of the session's cookie: it needs no
+storage, and the token of another session does not fit. `Sec-Fetch-Site` is checked too if the browser sends it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Services(Protocol):
-    """What the dashboard uses of the application, besides its admin API."""
+    """What the dashboard uses of the application besides its admin API."""
 
     settings: Settings
     sessions: Sessions
@@ -64,7 +64,7 @@ class Services(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request of somebody who is signed in."""
+    """A request of an admin who is signed in."""
 
     token: str
     admin: Admin
@@ -72,22 +72,25 @@ class Visit:
 
     @property
     def may_change_all(self) -> bool:
-        """Whether forms that change teams, credits and upstreams are shown; the API decides."""
+        """Whether forms that change teams, credits and upstreams are shown.
+
+        The API decides whether a change is permitted.
+        """
         return self.admin.scope == "all"
 
     @property
     def may_change_keys(self) -> bool:
-        """Whether forms that change keys are shown; the API decides."""
+        """Whether forms that change keys are shown. The API decides whether a change is permitted."""
         return self.admin.scope in ("all", "team")
 
     @property
     def sees_all(self) -> bool:
-        """Whether there is more to see than one team."""
+        """Whether the admin sees more than one team."""
         return self.admin.scope != "team"
 
     @property
     def csrf(self) -> str:
-        """What every form must send back."""
+        """The token that every form must send back."""
         return csrf_of(self.token)
 
 
@@ -97,28 +100,28 @@ def services_of(request: Request) -> Services:
 
 
 def root_key_of(request: Request) -> bytes:
-    """The root admin key; empty where there is none, and then nobody can sign in."""
+    """Returns the root admin key. It is empty if none is configured, and then nobody can sign in."""
     key = services_of(request).settings.admin.key
     return key.get_secret_value().encode() if key is not None else b""
 
 
 def visit_of(request: Request) -> Visit:
-    """Who is signed in; a PageRoute has seen to that."""
+    """Returns who is signed in. Valid on a PageRoute."""
     return cast("Visit", request.scope[_VISIT])
 
 
 def form_of(request: Request) -> Mapping[str, str]:
-    """The form's fields that are not empty."""
+    """Returns the fields of the form that are not empty."""
     return cast("Mapping[str, str]", request.scope[_FORM])
 
 
 def csrf_of(cookie: str) -> str:
-    """The CSRF token that goes with a cookie."""
+    """Returns the CSRF token that belongs to a cookie."""
     return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
 def check_csrf(request: Request, cookie: str) -> None:
-    """Raises Refused unless the form was made by us for this cookie."""
+    """Raises AdminApiError unless the dashboard created the form for this cookie."""
     sent = form_of(request).get(CSRF, "")
     ours = bool(cookie) and hmac.compare_digest(sent.encode(), csrf_of(cookie).encode())
     if not ours or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
@@ -128,10 +131,10 @@ def check_csrf(request: Request, cookie: str) -> None:
 
 
 class OpenRoute(APIRoute):
-    """A route for everybody."""
+    """A route that requires no session."""
 
     def get_route_handler(self) -> _Handler:
-        """FastAPI's own handler, with our errors and headers."""
+        """Returns FastAPI's own handler, with the dashboard's errors and headers."""
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
@@ -140,7 +143,8 @@ class OpenRoute(APIRoute):
                     request.scope[_FORM] = await _read_form(request)
                 answer = await self.enter(request, handle)
             except ClientDisconnected:
-                return Response(status_code=499)  # nobody reads it; nginx's number for this
+                # nobody reads it; 499 is nginx's status for a client that closed the connection
+                return Response(status_code=499)
             except GatewayError as error:
                 answer = _error_page(request, AdminApiError(error.status, error.code, error.message, error.param))
                 answer.headers.update({name.decode(): value.decode() for name, value in error.headers()})
@@ -153,15 +157,15 @@ class OpenRoute(APIRoute):
         return guarded
 
     async def enter(self, request: Request, handle: _Handler) -> Response:
-        """Lets the request through."""
+        """Passes the request on."""
         return await handle(request)
 
 
 class PageRoute(OpenRoute):
-    """A route for those who are signed in."""
+    """A route that requires a session."""
 
     async def enter(self, request: Request, handle: _Handler) -> Response:
-        """Lets the request through with its Visit, or sends it to the sign-in page."""
+        """Passes the request on with its Visit, or redirects to the sign-in page."""
         token = request.cookies.get(COOKIE, "")
         admin = await services_of(request).sessions.find(token, root_key_of(request))
         if admin is None or not root_key_of(request):
@@ -174,7 +178,7 @@ class PageRoute(OpenRoute):
 
 
 def redirect_to(path: str) -> Response:
-    """Off to another page, with GET. `path` is one of ours: its parts that came from outside are quoted."""
+    """Redirects to another page with GET. `path` is a path of the dashboard whose variable parts are quoted."""
     return Response(status_code=303, headers={"location": path})
 
 

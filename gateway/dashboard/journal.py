@@ -1,4 +1,4 @@
-"""A team's journal: every movement of its credits, the newest first."""
+"""A team's journal: every movement of its credits, newest first."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "expire": "expired",
     }
 )
-"""Types of entries, as people call them."""
+"""The types of entries as text."""
 
 
 @router.get("/teams/{team}/journal")
 async def list_entries(request: Request, team: str) -> Response:
-    """A page of it, of one type or of all."""
+    """One page of the journal, of one type or of all."""
     visit, query = visit_of(request), request.query_params
     kind, after = query.get("type") or None, query.get("after") or None
     owner, page = await asyncio.gather(

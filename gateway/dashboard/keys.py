@@ -1,4 +1,4 @@
-"""A team's keys: make, rotate, limit, disable, revoke. A key's text is in the answer to its making, and nowhere else.
+"""A team's keys: create, rotate, limit, disable, revoke. Only the answer to its creation contains a key's text.
 
 The form field `idempotency_key` becomes the API header Idempotency-Key. Reloading the answer shows the same text and
 creates nothing more.
@@ -21,7 +21,7 @@ _HOUR_S: Final = 3600
 
 @router.post("")
 async def create_key(request: Request, team: str) -> Response:
-    """A new key, with its text."""
+    """Creates a key and shows its text."""
     visit, form = visit_of(request), form_of(request)
     body = {
         "name": form.get("name", ""),
@@ -40,7 +40,7 @@ async def create_key(request: Request, team: str) -> Response:
 
 @router.post("/{key}/rotate")
 async def rotate_key(request: Request, team: str, key: str) -> Response:
-    """A new secret for the key, with its text; the old ones work until their overlap ends."""
+    """Gives the key a new secret and shows its text. The old secrets work until their overlap ends."""
     visit, form = visit_of(request), form_of(request)
     hours = forms.number(form.get("overlap_hours", "24"))
     body = {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
@@ -55,7 +55,7 @@ async def rotate_key(request: Request, team: str, key: str) -> Response:
 
 @router.post("/{key}/limits")
 async def change_limits(request: Request, team: str, key: str) -> Response:
-    """The key's limits and models, its label and its end."""
+    """Changes the key's limits, models, label and expiry."""
     form = form_of(request)
     body = {"limits": forms.limits(form), "models": forms.models(form), "expires_at": forms.expiry(form)}
     body |= {"name": form["name"]} if "name" in form else {}
@@ -64,7 +64,7 @@ async def change_limits(request: Request, team: str, key: str) -> Response:
 
 @router.post("/{key}/status")
 async def change_status(request: Request, team: str, key: str) -> Response:
-    """Disables, enables or revokes the key; to revoke it, its name must be typed."""
+    """Disables, enables or revokes the key. To revoke it, its name must be typed."""
     visit, form = visit_of(request), form_of(request)
     status = form.get("status")
     if status == "revoked":

@@ -1,4 +1,4 @@
-"""Limits as bars: what is used of each. Pure."""
+"""Limits as bars that show their usage. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NEARLY: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class LimitBar:
-    """One limit. `share`: used, 0 to 1; None for a limit of each single request. `state`: ok | nearly | full."""
+    """One limit. `state` is ok, nearly or full. `share` is the used share, 0 to 1, or None for a limit per request."""
 
     name: str
     label: str
@@ -25,18 +25,19 @@ class LimitBar:
 
 
 def limit_bars(limits: Mapping[str, Mapping[str, Any]]) -> list[LimitBar]:
-    """The API's limits of a team or a key, as bars."""
+    """Returns the API's limits of a team or a key as bars."""
     return [_bar(name, limit) for name, limit in limits.items()]
 
 
 def values(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What the fields of a form hold: the limits as they are set."""
+    """Returns the configured limits, for the fields of a form."""
     return {name: str(limit["limit_usd"] if "limit_usd" in limit else limit["limit"]) for name, limit in limits.items()}
 
 
 def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
     if "limit_usd" in limit:
-        most, used = float(limit["limit_usd"]), float(limit["used_usd"])  # for the length of a bar alone
+        # inexact, which is enough for the length of a bar
+        most, used = float(limit["limit_usd"]), float(limit["used_usd"])
         texts = usd(limit["used_usd"]), usd(limit["limit_usd"])
     elif "remaining" in limit:
         most, used = limit["limit"], limit["limit"] - limit["remaining"]

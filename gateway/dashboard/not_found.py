@@ -1,4 +1,4 @@
-"""What else is below /dashboard: a page that says that there is nothing."""
+"""Any other path below /dashboard: a page that says that nothing is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ router = APIRouter(route_class=PageRoute)
 
 @router.get("/{path:path}")
 async def not_found(request: Request, path: str) -> Response:
-    """404, or the sign-in page; /dashboard/ is /dashboard."""
+    """Answers 404, or redirects to the sign-in page. /dashboard/ redirects to /dashboard."""
     del request
     if not path:
         return redirect_to("/dashboard")

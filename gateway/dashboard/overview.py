@@ -1,6 +1,7 @@
-"""The first page: spend, requests, refusals and times of a period, of all teams or of one; and its charts.
+"""The first page: spend, requests, refusals and durations of a period, for one team or all; and its charts.
 
-All of it is GET /usage, by the day, or by the hour for one day: charts, tables and tiles are of the same rows.
+All of it comes from GET /usage, by the day, or by the hour for a period of one day. Charts, tables and tiles show the
+same rows.
 """
 
 from __future__ import annotations
@@ -32,43 +33,43 @@ _ANSWERED: Final = frozenset({"completed", "incomplete"})
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What is looked at: the last `days`, of `team` (an id) or of all that one may see."""
+    """The period that is shown: the last `days`, of `team` (an id) or of all visible teams."""
 
     days: str
     team: str | None
 
     @property
     def step(self) -> str:
-        """How wide a bar is."""
+        """The width of a bar."""
         return "hour" if self.days == "1" else "day"
 
     @property
     def since(self) -> str:
-        """ISO 8601. Today counts as one of the days, this hour as one of the hours."""
+        """The start in ISO 8601. Today counts as one of the days, this hour as one of the hours."""
         now_ms = time.time_ns() // 1_000_000
         return iso_time(now_ms - (23 * HOUR_MS if self.days == "1" else (int(self.days) - 1) * DAY_MS))
 
     @property
     def query(self) -> str:
-        """The same, for a link."""
+        """The period as the query of a link."""
         return urlencode({"days": self.days} | ({"team": self.team} if self.team else {}))
 
 
 def period_of(request: Request) -> Period:
-    """The period that the query names; a week otherwise."""
+    """Returns the period that the query names, by default a week."""
     days = request.query_params.get("days", "7")
     return Period(days if days in PERIODS else "7", request.query_params.get("team") or None)
 
 
 async def usage(visit: Visit, period: Period, by: str, limit: int | None = None) -> dict[str, Any]:
-    """The ledger's usage of a period. Raises AdminApiError."""
+    """Returns the ledger's usage of a period. Raises AdminApiError."""
     return await visit.api.get(
         "/usage", team=period.team, by=by, step=period.step, limit=limit, **{"from": period.since}
     )
 
 
 def reason(refused: Mapping[str, Any]) -> str:
-    """Why requests were refused, in short: "requests a minute, of the key"."""
+    """Returns a short reason for refusals: "requests per minute, of the key"."""
     limit = refused["limit"]
     if not limit:
         return words(refused["code"])
@@ -77,7 +78,7 @@ def reason(refused: Mapping[str, Any]) -> str:
 
 @router.get("")
 async def show_overview(request: Request) -> Response:
-    """Spend, requests, refusals, times."""
+    """Shows spend, requests, refusals, durations."""
     visit, period = visit_of(request), period_of(request)
     teams, by_model, by_key = await asyncio.gather(
         team_names(visit, period.team), usage(visit, period, "model"), usage(visit, period, "key", MAX_KEYS)
@@ -105,7 +106,7 @@ async def show_overview(request: Request) -> Response:
 
 @router.get("/charts/{name}.svg")
 async def show_chart(request: Request, name: str) -> Response:
-    """One of CHARTS, of a period."""
+    """Draws one of CHARTS for a period."""
     visit, period = visit_of(request), period_of(request)
     if name not in CHARTS:
         raise AdminApiError(404, "unknown_url", f"There is no chart {name!r}.")
@@ -120,7 +121,7 @@ async def show_chart(request: Request, name: str) -> Response:
 
 
 async def team_names(visit: Visit, chosen: str | None) -> dict[str, str]:
-    """Names by id of the teams to choose from: the first 1,000, and the chosen one. Raises AdminApiError."""
+    """Returns names by id of the teams to choose from: the first 1,000 and the chosen one. Raises AdminApiError."""
     page = await visit.api.get("/teams", limit=1000)
     named = {team["id"]: team["name"] for team in page["data"]}
     if chosen is not None and chosen not in named:

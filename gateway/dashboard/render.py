@@ -1,4 +1,4 @@
-"""Templates, and the few functions that they may call. Everything is escaped."""
+"""The templates and the functions that they may call. All output is escaped."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gateway.reporting.latency_buckets import duration
 
 WHY: Final[Mapping[str, str]] = {
-    "rpm": "requests a minute",
-    "tpm": "tokens a minute",
-    "concurrency": "requests at once",
-    "max_output_tokens": "output tokens of a request",
-    "budget_usd_hour": "USD an hour",
-    "budget_usd_day": "USD a day",
-    "budget_usd_month": "USD a month",
-    "budget_usd_total": "USD in all",
-    "budget_tokens_hour": "tokens an hour",
-    "budget_tokens_day": "tokens a day",
-    "budget_tokens_month": "tokens a month",
-    "budget_tokens_total": "tokens in all",
+    "rpm": "requests per minute",
+    "tpm": "tokens per minute",
+    "concurrency": "concurrent requests",
+    "max_output_tokens": "output tokens per request",
+    "budget_usd_hour": "USD per hour",
+    "budget_usd_day": "USD per day",
+    "budget_usd_month": "USD per month",
+    "budget_usd_total": "USD in total",
+    "budget_tokens_hour": "tokens per hour",
+    "budget_tokens_day": "tokens per day",
+    "budget_tokens_month": "tokens per month",
+    "budget_tokens_total": "tokens in total",
 }
-"""Limits, as people call them."""
+"""The names of limits for people."""
 
 
 def usd(amount: str | Decimal | None) -> str:
-    """An amount for reading: cents from a dollar up, three digits below. "" for none."""
+    """Formats an amount for reading: cents from one dollar up, three digits below, "" for None."""
     if amount is None:
         return ""
     value = Decimal(amount)
@@ -43,17 +43,17 @@ def usd(amount: str | Decimal | None) -> str:
 
 
 def exact(amount: str | Decimal) -> str:
-    """An amount to the last digit, without an exponent."""
+    """Formats an amount exactly, without an exponent."""
     return format(Decimal(amount), "f")
 
 
 def count(number: int | None) -> str:
-    """A number with its thousands apart."""
+    """Formats a number with separators for thousands."""
     return "" if number is None else f"{number:,}"
 
 
 def short(number: int) -> str:
-    """A large number in three digits: 1,234 -> 1.23k."""
+    """Formats a large number in three digits: 1,234 -> 1.23k."""
     value, unit = Decimal(number), ""
     for larger in ("k", "M", "B", "T"):
         if abs(value) < 1000:  # noqa: PLR2004 - three digits
@@ -63,17 +63,17 @@ def short(number: int) -> str:
 
 
 def moment(iso: str | None) -> str:
-    """An ISO time of the API, to the second, in UTC."""
+    """Formats an ISO time of the API to the second, in UTC."""
     return "" if iso is None else iso[:19].replace("T", " ")
 
 
 def words(name: str | None) -> str:
-    """A name of the API as words: "upstream_cut" -> "upstream cut"."""
+    """Formats a name of the API as words: "upstream_cut" -> "upstream cut"."""
     return (name or "").replace("_", " ")
 
 
 def typed_limits(form: Mapping[str, str]) -> dict[str, str]:
-    """The limits that were typed into a form, for the form to show again."""
+    """Returns the limits that were typed into a form, so that the form can show them again."""
     return {name: form.get(f"limits.{name}", "") for name in WHY}
 
 
@@ -95,5 +95,5 @@ ENVIRONMENT: Final = _environment()
 
 
 def html(template: str, status: int = 200, **values: Any) -> Response:
-    """A page."""
+    """Renders a template."""
     return Response(ENVIRONMENT.get_template(template).render(**values), status, media_type="text/html")

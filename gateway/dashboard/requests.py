@@ -1,4 +1,4 @@
-"""The last requests with their reasons; and those that end now, live."""
+"""The last requests with the reasons of refusals, and finished requests as a live list."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ PARTS: Final[Mapping[str, str]] = MappingProxyType(
         "total_ms": "the ledger settles it",
     }
 )
-"""Moments of a request, in their order, and what happens until each."""
+"""The moments of a request in their order, and what happens until each of them."""
 LIVE_S: Final = 60.0
-"""A browser comes back by itself and goes on where it was: so a session that ended is seen within this time."""
+"""The browser reconnects after this time and resumes the stream, so that the end of a session takes effect."""
 
 
 @router.get("/requests")
 async def list_requests(request: Request) -> Response:
-    """A page of them, the newest first."""
+    """One page of requests, newest first."""
     visit, query = visit_of(request), request.query_params
     team, outcome = query.get("team") or None, query.get("outcome") or None
     page, teams = await asyncio.gather(
@@ -75,7 +75,7 @@ async def list_requests(request: Request) -> Response:
 
 @router.get("/requests/{request_id}")
 async def show_request(request: Request, request_id: str) -> Response:
-    """One of them: why it was refused, or how it was settled and what it took."""
+    """One request: why it was refused, or how it was settled and how long it took."""
     visit, team = visit_of(request), request.query_params.get("team") or None
     found = await visit.api.get(f"/requests/{forms.segment(request_id)}", team=team)
     owner = await visit.api.get(f"/teams/{forms.segment(found['team_id'])}")
@@ -84,7 +84,7 @@ async def show_request(request: Request, request_id: str) -> Response:
 
 
 def spans(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """What a request took, part by part: (what, from, to) in ms since its head."""
+    """Returns the parts of a request as (name, start, end) in ms since its head."""
     timings = found.get("timings") or {}
     out, before = [], 0.0
     for name, what in PARTS.items():
@@ -96,12 +96,12 @@ def spans(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 
 @router.get("/live")
 async def watch(request: Request) -> Response:
-    """The API's live events, to a page of ours."""
+    """The API's live events, for the dashboard's page."""
     return _Live(visit_of(request).api)
 
 
 async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What the keys of these rows are called; those that are gone are missing."""
+    """Returns the names of the keys in these rows. Deleted keys are missing."""
     ids = list({row["key_id"] for row in rows if row.get("key_id")})[: 2 * PAGE]
 
     async def name(key_id: str) -> str | None:
@@ -115,7 +115,7 @@ async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 class _Live(Response):
-    """GET /admin/v1/events, handed over with this page's headers and an end."""
+    """GET /admin/v1/events, forwarded with the dashboard's headers and a maximum duration."""
 
     def __init__(self, api: AdminClient) -> None:
         super().__init__()

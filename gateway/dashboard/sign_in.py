@@ -1,4 +1,4 @@
-"""Signing in with an admin key, and out. The key is asked of the admin API once, and not kept."""
+"""Signing in with an admin key, and signing out. The key is sent to the admin API once and not kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ router = APIRouter()
 _open = APIRouter(route_class=OpenRoute)
 _signed_in = APIRouter(route_class=PageRoute)
 BEFORE: Final = "gateway_sign_in"
-"""The cookie that the sign-in form's CSRF token goes with: nobody signs a browser in to another's account."""
+"""The cookie that belongs to the sign-in form's CSRF token.
+
+It keeps others from signing a browser in to their account.
+"""
 _HOME: Final = "/dashboard"
 _PATH: Final = "/dashboard"
 
@@ -39,7 +42,7 @@ async def show_sign_in(request: Request) -> Response:
 
 @_open.post("/login")
 async def sign_in(request: Request) -> Response:
-    """Opens a session for a living admin key."""
+    """Opens a session for a valid admin key."""
     form = form_of(request)
     wanted = _next(form.get("next", ""))
     check_csrf(request, request.cookies.get(BEFORE, ""))
@@ -72,7 +75,7 @@ async def sign_out(request: Request) -> Response:
 def _page(request: Request, wanted: str, refused: AdminApiError | None = None) -> Response:
     cookie = request.cookies.get(BEFORE, "") or secrets.token_urlsafe(32)
     problem = refused.message if refused is not None else ""
-    if refused is not None and refused.status == 401:  # noqa: PLR2004 - HTTP's number
+    if refused is not None and refused.status == 401:  # noqa: PLR2004 - an HTTP status
         problem = "This admin key is not valid."
     answer = html(
         "login.html",
@@ -88,13 +91,13 @@ def _page(request: Request, wanted: str, refused: AdminApiError | None = None) -
 
 
 def _next(path: str) -> str:
-    """Where to go then: a page of ours, or home."""
+    """Returns the page to show after signing in: one of the dashboard's, by default its first."""
     ours = path == _HOME or (path.startswith(f"{_HOME}/") and path.isprintable() and "\\" not in path)
     return path if ours and path.isascii() else _HOME
 
 
 def _set(request: Request, answer: Response, name: str, value: str) -> None:
-    # A proxy that ends TLS says so; believing a client that says so itself costs only that client its cookie.
+    # A proxy that terminates TLS sets this header. A client that forges it harms only its own cookie.
     forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip()
     https = "https" in (request.url.scheme, forwarded)
     answer.set_cookie(name, value, path=_PATH, httponly=True, samesite="strict", secure=https)

@@ -23,7 +23,7 @@ _FILES: Final[Mapping[str, bytes]] = MappingProxyType(
 
 @router.get("/static/{name}")
 async def asset(request: Request, name: str) -> Response:
-    """One of the files; browsers ask again each time, so that an upgrade shows at once."""
+    """Returns one of the files. Browsers revalidate it each time, so that an upgrade shows at once."""
     del request
     if name not in _FILES:
         raise AdminApiError(404, "unknown_url", f"There is no {name!r} here.")

@@ -1,4 +1,4 @@
-"""Teams: who has how much left, and when it ends; one team with its keys, limits and credits."""
+"""Teams: their balances and when these end; and one team with its keys, limits and credits."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _LOOK_BACK_MS: Final = 6 * DAY_MS
 
 
 def team_path(team: str, rest: str = "") -> str:
-    """Of the admin API and, below /dashboard, of its page."""
+    """Returns a team's path, in the admin API and below /dashboard."""
     return f"/teams/{forms.segment(team)}{rest}"
 
 
 @router.get("/teams")
 async def list_teams(request: Request) -> Response:
-    """All teams, a page at a time; the one that `?find=` names, or those like it; a lead goes to its own."""
+    """One page of teams. `?find=` searches by name. A team-scoped admin is redirected to its own team."""
     visit, query = visit_of(request), request.query_params
     if not visit.sees_all:
         return redirect_to("/dashboard" + team_path(visit.admin.team_id))
@@ -59,7 +59,7 @@ async def list_teams(request: Request) -> Response:
 
 @router.post("/teams")
 async def create_team(request: Request) -> Response:
-    """A new team, with credits and limits."""
+    """Creates a team with credits and limits."""
     visit, form = visit_of(request), form_of(request)
     body: dict[str, Any] = {"name": form.get("name", ""), "limits": forms.given_limits(form)}
     if "credits_usd" in form:
@@ -79,7 +79,7 @@ async def show_team(request: Request, team: str) -> Response:
 
 @router.post("/teams/{team}/limits")
 async def change_limits(request: Request, team: str) -> Response:
-    """The team's limits and models."""
+    """Changes the team's limits and models."""
     form = form_of(request)
     body = {"limits": forms.limits(form), "models": forms.models(form)}
     return await changed(visit_of(request), team, team_path(team), body, form, "limits")
@@ -94,7 +94,7 @@ async def change_status(request: Request, team: str) -> Response:
 
 @router.post("/teams/{team}/credits")
 async def move_credits(request: Request, team: str) -> Response:
-    """Grants credits, or adjusts them."""
+    """Grants or adjusts credits."""
     visit, form = visit_of(request), form_of(request)
     body = {
         "kind": form.get("kind", "grant"),
@@ -111,7 +111,7 @@ async def move_credits(request: Request, team: str) -> Response:
 async def changed(
     visit: Visit, team: str, path: str, body: Mapping[str, Any], form: Mapping[str, str], done: str, sent: str = ""
 ) -> Response:
-    """PATCHes and goes back to the team's page; with the error and the form as it was sent, where it was refused."""
+    """Sends a PATCH and returns to the team's page, which shows the error and the form again if it was refused."""
     try:
         await visit.api.change("PATCH", path, body, version=form.get("version"))
     except AdminApiError as refused:
@@ -129,7 +129,7 @@ async def team_page(
     sent: str = "",
     made: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A team's page. `made`: a key whose text is shown this once; `sent`: the form that was refused, as in `form`."""
+    """Renders a team's page. `made` is a new key whose text is shown once; `sent` is the refused form, as in `form`."""
     found = await visit.api.get(team_path(team))
     keys, spent, refused_requests, actions = await asyncio.gather(
         visit.api.get(team_path(team, "/keys"), limit=1000),
@@ -191,7 +191,7 @@ async def _spent(visit: Visit, team: str) -> dict[str, Any]:
 
 
 def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any]:
-    """A team with its bars, what it spends a day, and when its balance ends at that rate."""
+    """Adds a team's bars, its spend per day, and when its balance ends at that rate."""
     balance = team["balance"]
     found = forecast(
         available=parse_usd(balance["available_usd"]),
@@ -200,7 +200,8 @@ def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any
         created_ms=_ms(team["created_at"]),
         now_ms=time.time_ns() // 1_000_000,
     )
-    granted, available = float(balance["granted_usd"]), float(balance["available_usd"])  # a bar's length alone
+    # inexact, which is enough for the length of a bar
+    granted, available = float(balance["granted_usd"]), float(balance["available_usd"])
     return {
         **team,
         "bars": limit_bars(team["limits"]),

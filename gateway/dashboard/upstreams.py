@@ -1,4 +1,4 @@
-"""Upstreams: how each worker sees them, out and in again. The audit log: who did what."""
+"""Upstreams: how each worker sees them, and disabling and enabling them. The audit log: who did what."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE: Final = 50
 
 @router.get("/upstreams")
 async def list_upstreams(request: Request) -> Response:
-    """All of them."""
+    """The page of all upstreams."""
     visit = visit_of(request)
     upstreams = await visit.api.get("/upstreams")
     return html("upstreams.html", visit=visit, here="upstreams", upstreams=upstreams["data"])
@@ -27,21 +27,21 @@ async def list_upstreams(request: Request) -> Response:
 
 @router.post("/upstreams/{upstream}/disable")
 async def disable(request: Request, upstream: str) -> Response:
-    """Takes one out."""
+    """Disables an upstream."""
     await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/disable")
     return redirect_to("/dashboard/upstreams")
 
 
 @router.post("/upstreams/{upstream}/enable")
 async def enable(request: Request, upstream: str) -> Response:
-    """Puts it back."""
+    """Enables an upstream again."""
     await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/enable")
     return redirect_to("/dashboard/upstreams")
 
 
 @router.get("/audit")
 async def list_actions(request: Request) -> Response:
-    """What admins changed, the newest first; of one team, or everything."""
+    """What admins changed, newest first; for one team or for everything."""
     visit, query = visit_of(request), request.query_params
     team = query.get("team") or None
     page, teams = await asyncio.gather(

@@ -1,1 +1,5 @@
-"""Keys and how they are read: API keys of teams, admin keys of operators. Pure."""
+"""The formats of API keys and admin keys. Pure.
+
+api_keys     API keys of teams
+admin_keys   admin keys of operators
+"""

@@ -1,9 +1,9 @@
-"""Admin keys: for people and programs that run the gateway, not for requests to models.
+"""The format of admin keys, which are for people and programs that run the gateway.
 
     sk-gwa-<id>-<secret><checksum>
-           10   43 base62 8 hex      as an API key's, without a team
+           10   43 base62 8 hex      like an API key, without a team
 
-The root admin key is configuration and has any form.
+The root admin key is part of the configuration and may have any form.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ _FORMAT: Final = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]
 
 @dataclass(frozen=True, slots=True)
 class AdminKey:
-    """A well-formed admin key as presented; the store knows whether it lives."""
+    """A well-formed admin key. Only the store knows whether it is valid."""
 
     id: str
     secret_hash: str
 
 
 def new_admin_secret(admin_id: str, seed: bytes | None = None) -> tuple[str, str]:
-    """An admin key: (the key, to be shown once; the SHA-256 of its secret). `seed` as in `new_secret`."""
+    """Creates an admin key. Returns the key, which is shown once, and the SHA-256 of its secret.
+
+    `seed` as in `api_keys.new_secret`.
+    """
     secret = secret_text(seed)
     text = f"{PREFIX}{admin_id}-{secret}"
     return f"{text}{checksum(text)}", hash_of(secret)
 
 
 def parse_admin_key(text: str) -> AdminKey | None:
-    """The parts of a presented admin key; None where it has another form or a wrong checksum."""
+    """Returns the parts of an admin key, or None if its form or its checksum is wrong."""
     match = _FORMAT.fullmatch(text)
     if match is None or checksum(text[:-8]) != match[3]:
         return None

@@ -1,10 +1,11 @@
-"""Who calls: the format of an API key, and how to make one.
+"""The format of API keys, and how to create one.
 
     sk-gw-<team_id>-<key_id>-<secret><checksum>
           10 base62  10 base62 43 base62 8 hex
 
-The key names its team, hence its slot of the store. The secret holds more than 256 bits; only its SHA-256 is stored.
-The checksum (CRC-32 of all before it) lets a malformed key be refused without asking the store; it protects nothing.
+A key names its team, and so its slot in the store. The secret holds more than 256 bits, and only its SHA-256 is stored.
+The checksum (CRC-32 of everything before it) lets the gateway refuse a malformed key without asking the store. It gives
+no protection.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A well-formed API key as presented. It may still be unknown, revoked or expired: the admission script tells."""
+    """A well-formed API key. It may be unknown, revoked or expired: the admission script decides that."""
 
     team_id: str
     key_id: str
@@ -38,24 +39,24 @@ class ApiKey:
 
 
 def invalid_api_key() -> GatewayError:
-    """The one refusal for malformed, unknown, disabled, revoked and expired keys: it tells a stranger nothing."""
+    """Returns the same error for malformed, unknown, disabled, revoked and expired keys: it reveals nothing."""
     return GatewayError("invalid_api_key", "The API key is not valid. Send 'Authorization: Bearer sk-gw-...'.")
 
 
 def new_id() -> str:
-    """A fresh team or key id."""
+    """Returns a new random id of a team or key."""
     return "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
 
 
 def is_id(text: str) -> bool:
-    """Whether the text has the form of a team or key id."""
+    """Whether the text has the form of the id of a team or key."""
     return _ID.fullmatch(text) is not None
 
 
 def new_secret(team_id: str, key_id: str, seed: bytes | None = None) -> tuple[str, str]:
-    """An API key for a key id: (the key, to be shown once; the SHA-256 of its secret, to be stored).
+    """Creates an API key. Returns the key, which is shown once, and the SHA-256 of its secret, which is stored.
 
-    Random, or made of `seed`: 64 bytes that nobody can guess give the same key again.
+    The secret is random, or derived from `seed`: 64 secret bytes that give the same key each time.
     """
     secret = secret_text(seed)
     text = f"sk-gw-{team_id}-{key_id}-{secret}"
@@ -63,17 +64,17 @@ def new_secret(team_id: str, key_id: str, seed: bytes | None = None) -> tuple[st
 
 
 def secret_text(seed: bytes | None = None) -> str:
-    """A secret's letters: random, or made of a seed of 64 bytes."""
+    """Returns the letters of a secret, random or derived from a seed of 64 bytes."""
     number = secrets.randbits(512) if seed is None else int.from_bytes(seed)
     secret = ""
-    for _ in range(SECRET_LENGTH):  # of 2**512 values: no letter is likelier than another by more than 2**-250
+    for _ in range(SECRET_LENGTH):  # of 2**512 values, so that no letter is likelier than another by more than 2**-250
         number, letter = divmod(number, len(ALPHABET))
         secret += ALPHABET[letter]
     return secret
 
 
 def parse_api_key(text: str) -> ApiKey:
-    """The parts of a presented key. Raises GatewayError `invalid_api_key` if it is malformed."""
+    """Returns the parts of a presented key. Raises GatewayError `invalid_api_key` if it is malformed."""
     match = _FORMAT.fullmatch(text)
     if match is None:
         raise invalid_api_key()
@@ -84,7 +85,7 @@ def parse_api_key(text: str) -> ApiKey:
 
 
 def parse_authorization(authorization: str | None) -> ApiKey:
-    """Step 1: the caller's key from its `Authorization` header. Raises GatewayError `invalid_api_key`."""
+    """Step 1: returns the key in an `Authorization` header. Raises GatewayError `invalid_api_key`."""
     if authorization is None:
         raise invalid_api_key()
     scheme, _, text = authorization.partition(" ")
@@ -94,10 +95,10 @@ def parse_authorization(authorization: str | None) -> ApiKey:
 
 
 def checksum(text: str) -> str:
-    """CRC-32 of a key's text, 8 hexadecimal digits."""
+    """Returns the CRC-32 of a key's text in 8 hexadecimal digits."""
     return f"{zlib.crc32(text.encode()):08x}"
 
 
 def hash_of(secret: str) -> str:
-    """What is stored of a secret."""
+    """Returns what is stored of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,1 +1,7 @@
-"""What a request leaves behind for operators: its log line, its metrics, its trace."""
+"""What a request leaves for operators: its log line, its metrics, its trace.
+
+request_record   the one record that all steps of a request fill in
+request_log      one structured line per finished request
+metrics          counters, and what /metrics shows
+tracing          OpenTelemetry spans
+"""

@@ -14,9 +14,9 @@ from gateway.observability.request_record import RequestRecord
 
 
 class RequestLog:
-    """Writes request lines, JSON or for people: those of one turn of the event loop in one write.
+    """Writes the log lines of requests, as JSON or for people. Lines of one turn of the event loop go out in one write.
 
-    State that changes: the count of lines, the last stamp, the lines of this turn.
+    Mutable: the number of lines, the last time stamp, the lines of this turn.
     """
 
     def __init__(self, stream: TextIO, *, human: bool, enabled: bool) -> None:
@@ -28,7 +28,7 @@ class RequestLog:
         self._lines: list[str] = []
 
     def write(self, record: RequestRecord) -> None:
-        """One line for one request. For use inside the event loop."""
+        """Writes one line for one request. It must be called inside the event loop."""
         self.requests += 1
         if not self._enabled:
             return
@@ -59,7 +59,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def configure_logging(format_: str, level: str, stream: TextIO = sys.stderr) -> RequestLog:
-    """Sets up structlog for state changes and returns the log of requests. `format_`: auto, json or text."""
+    """Configures structlog for changes of state, and returns the request log. `format_` is auto, json or text."""
     human = format_ == "text" or (format_ == "auto" and stream.isatty())
     renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
     structlog.configure(

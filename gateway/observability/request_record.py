@@ -1,7 +1,7 @@
-"""One request, as it will be written down. It never holds prompts, answers or secrets.
+"""The record of one request. It never holds prompts, answers or secrets.
 
-`RequestRecord` is the one mutable value that goes through all steps of a request; each step fills in its part. `Trace`
-is what tracing.py makes of it, where tracing is on.
+`RequestRecord` is the one mutable value that passes through all steps of a request; each step fills in its part.
+`Trace` is the interface that tracing.py implements where tracing is on.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from gateway.types import Headers
 
 
 def new_request_id() -> str:
-    """A name for a request, for its answer's `x-request-id`, its hold and its log line."""
+    """Returns a new request id, for the answer's `x-request-id`, the hold and the log line."""
     return f"req_{os.urandom(16).hex()}"
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorSummary:
-    """What an error of the gateway's own told the client; not the exception, whose traceback would hold on to much."""
+    """What one of the gateway's own errors told the client. The exception itself would keep its traceback alive."""
 
     message: str
     explain: Mapping[str, JsonScalar]
 
 
 Attempt = tuple[str, str, float]
-"""An upstream's name, the status or fault that it answered with, and the seconds that it took."""
+"""The name of an upstream, the status or fault of its answer, and the duration in seconds."""
 
 
 class Trace(Protocol):
-    """One request's part of a distributed trace; `trace_id` in hexadecimal, None where the SDK is switched off."""
+    """One request's part of a distributed trace. `trace_id` is hexadecimal, or None where the SDK is disabled."""
 
     trace_id: str | None
 
     def attempt(self, upstream: str, host: str, port: int, model: str, max_output_tokens: int | None) -> Headers:
-        """An upstream is asked now; gives the headers that it is to be sent."""
+        """Starts an attempt at an upstream. Returns the headers to send to it."""
 
     def end(self, record: RequestRecord) -> None:
-        """The request has ended."""
+        """Ends the trace of the request."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request, as it will be logged. Times are `time.perf_counter()` in seconds."""
+    """The record of one request. Times are `time.perf_counter()` in seconds."""
 
     request_id: str
     method: str = "POST"
@@ -83,22 +83,22 @@ class RequestRecord:
     unchecked: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
-    received: float | None = None  # the whole body is here
-    routed: float | None = None  # the store is asked
+    received: float | None = None  # the whole body has arrived
+    routed: float | None = None  # the store is asked for admission
     admitted: float | None = None
     opened: float | None = None
     first_byte: float | None = None
-    relayed: float | None = None  # the answer has gone, the store is told
+    relayed: float | None = None  # the answer was sent, and settlement starts
     ended: float | None = None
     rates: Rates = NO_RATES
     trace: Trace | None = None
 
     def debug_headers(self) -> list[tuple[bytes, bytes]]:
-        """What an admin who asks for it is shown with the answer."""
+        """Returns the debug headers that an admin may request."""
         return [(b"x-gateway-tried", ", ".join(self.tried).encode())] if self.shows_tried else []
 
     def line(self, stamp: str = "") -> dict[str, Any]:
-        """The fields of the log line; what does not apply is left out."""
+        """Returns the fields of the log line, without those that do not apply."""
         fields: dict[str, Any] = {
             "timestamp": stamp,
             "level": "info",
@@ -148,10 +148,10 @@ class RequestRecord:
         return fields
 
     def timings(self) -> dict[str, float]:
-        """What has happened so far, in ms since the request's head."""
+        """Returns the moments so far in ms since the request's head."""
         started = self.started
         times = zip(_MARKS, _marks(self), strict=True)
-        # To the microsecond, without round(), which writes the number down to find its digits.
+        # Rounded to the microsecond without round(), which formats the number as text to find its digits.
         return {name: ((at - started) * 1e6 + 0.5) // 1 / 1e3 for name, at in times if at is not None}
 
 

@@ -1,16 +1,16 @@
-"""Traces, by OpenTelemetry. Imported only where `telemetry.traces` is on; needs the extra "otel".
+"""Traces by OpenTelemetry. Imported only if `telemetry.traces` is on; needs the extra "otel".
 
-| span                | kind     | from, to                                    | is a child of            |
-|---------------------|----------|---------------------------------------------|--------------------------|
-| POST /v1/responses  | server   | the request's head, its settlement          | the caller's traceparent |
-| read, admit, settle | internal | the body; the store's two calls             | the server span          |
-| chat o4-mini        | client   | an attempt at an upstream, its answer's end | the server span          |
+ span                | kind     | from, to                                     | child of                 |
+---------------------|----------|----------------------------------------------|--------------------------|
+ POST /v1/responses  | server   | the request's head, its settlement           | the caller's traceparent |
+ read, admit, settle | internal | reading the body; the two calls of the store | the server span          |
+ chat o4-mini        | client   | an attempt at an upstream, its answer's end  | the server span          |
 
-The upstream is sent the client span of its attempt as `traceparent`, so that span begins before the attempt. The rest
-is written when the request has ended, with the times that its record has anyway. Attributes are those of the semantic
-conventions for HTTP and for generative AI; what has no name there is `gateway.*`. No prompts, no answers, no secrets.
+An attempt's client span starts before the attempt, because the upstream receives it as `traceparent`. All other spans
+are written when the request has ended, from the times in its record. Attributes follow the semantic conventions for
+HTTP and for generative AI; others are named `gateway.*`. No span contains prompts, answers or secrets.
 
-Exporter, sampler, resource and bounds are the SDK's, by its own variables (OTEL_*), which the SDK reads itself.
+Exporter, sampler, resource and bounds are the SDK's, which reads its own variables (OTEL_*).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from gateway.protocol.operations import CREATE, Operation
 from gateway.types import Headers
 
 SERVICE: Final = "openresponses-gateway"
-"""`service.name`, where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES name none."""
+"""The `service.name` where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES set none."""
 END_S: Final = 2.0
 """How long the end of a worker waits for a collector that does not answer."""
 
@@ -52,30 +52,30 @@ _SERVER_ERROR: Final = 500
 _GOOD: Final = frozenset(
     {Outcome.COMPLETED, Outcome.INCOMPLETE, Outcome.CAPPED, Outcome.REFUSED, Outcome.DRY_RUN, Outcome.CLIENT_LEFT}
 )
-"""Outcomes that are no failure of the gateway or its upstream; others are, whatever status had been sent by then."""
+"""Outcomes that are not failures of the gateway or the upstream. All others are, whatever status had been sent."""
 
 
 class Tracing:
-    """One worker's tracer, and its way to the collector."""
+    """One worker's tracer and its exporter."""
 
     def __init__(self) -> None:
-        """Raises ValueError for an environment (OTEL_*) that the SDK does not take, or takes for another."""
+        """Raises ValueError for OTEL_* variables that the SDK rejects or ignores."""
         notes = _Notes()
         self._exporter = _Exporter(OTLPSpanExporter(), notes)
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(SERVICE, __version__)
-        if notes.first:  # such as "unrecognized sampler": it would go on with its default
+        if notes.first:  # for example "unrecognized sampler": the SDK would continue with its default
             self._provider.shutdown()
             raise ValueError(notes.first)
 
     def begin(self, record: RequestRecord, operation: Operation, headers: Headers) -> Traced:
-        """A request's trace, or its part of the caller's."""
+        """Starts a request's trace, or continues the caller's."""
         carried = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CARRIED}
         return Traced(self._tracer, record, operation, _PROPAGATION.extract(carried, Context()))
 
     async def end(self) -> None:
-        """Sends what waits, for END_S at most: a collector that is away must not hold up the end."""
+        """Sends what is queued, for at most END_S: an unavailable collector must not delay the shutdown."""
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, END_S)
@@ -84,7 +84,7 @@ class Tracing:
 
 
 class Traced:
-    """One request's spans; `telemetry.Trace` says how it is used. State that changes: the attempts' spans."""
+    """The spans of one request; see `request_record.Trace`. Mutable: the spans of the attempts."""
 
     __slots__ = ("_attempts", "_context", "_operation", "_span", "_tracer", "_zero_ns", "trace_id")
 
@@ -113,7 +113,7 @@ class Traced:
         self.trace_id = trace.format_trace_id(context.trace_id) if context.is_valid else None
 
     def attempt(self, upstream: str, host: str, port: int, model: str, max_output_tokens: int | None) -> Headers:
-        """An upstream is asked now; what it is sent, to continue the trace."""
+        """Starts an attempt at an upstream. Returns the headers that continue the trace there."""
         name = "chat" if self._operation is CREATE else self._operation.name
         began = time.perf_counter()
         span = self._tracer.start_span(
@@ -139,7 +139,7 @@ class Traced:
         return [(key.encode(), value.encode("latin-1")) for key, value in carried.items()]
 
     def end(self, record: RequestRecord) -> None:
-        """The request has ended: everything else is written."""
+        """Ends the request and writes all other spans."""
         if self._span.is_recording():
             for name, began, ended in (
                 ("read", record.started, record.received),
@@ -164,7 +164,7 @@ class Traced:
             error = result if status is None or status >= _CLIENT_ERROR else None
             if status is not None:
                 span.set_attribute("http.response.status_code", status)
-                if number == last:  # its answer is the one that was passed on
+                if number == last:  # the answer of this attempt was passed on
                     ended = record.relayed
                     span.set_attributes(_known(_of_answer(record, began)))
                     error = error or (None if record.outcome in _GOOD else record.outcome.value)
@@ -173,12 +173,12 @@ class Traced:
             span.end(None if ended is None else self._at(ended))
 
     def _at(self, seconds: float) -> int:
-        """A time of the record as nanoseconds since 1970, by the clock as it stood when the request came."""
+        """Returns a time of the record as nanoseconds since 1970, by the clock at the start of the request."""
         return self._zero_ns + int(seconds * 1e9)
 
 
 class _Exporter(SpanExporter):
-    """The SDK's, but for its complaints: they are logged when they begin and when they end, not with each batch."""
+    """The SDK's exporter. Its failures are logged when they start and when they end, not for each batch."""
 
     def __init__(self, exporter: SpanExporter, notes: _Notes) -> None:
         self._exporter = exporter
@@ -187,7 +187,7 @@ class _Exporter(SpanExporter):
         self._log = structlog.get_logger("gateway.tracing")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Called from the SDK's own thread."""
+        """Sends a batch. Called from the SDK's own thread."""
         result = self._exporter.export(spans)
         fails = result is not SpanExportResult.SUCCESS
         if fails and not self._fails:
@@ -200,12 +200,15 @@ class _Exporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Gives up what waits."""
+        """Drops what is queued and closes the exporter."""
         self._exporter.shutdown()
 
 
 class _Notes(logging.Handler):
-    """What the SDK has to say, kept instead of printed. State that changes: `first`, since the last good export."""
+    """Keeps the SDK's messages instead of printing them.
+
+    Mutable: `first`, the first message since the last good export.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -215,7 +218,7 @@ class _Notes(logging.Handler):
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line of the SDK's log."""
+        """Keeps one message of the SDK's log."""
         self.first = self.first or record.getMessage()[:_LONGEST_REASON]
 
 
@@ -244,7 +247,10 @@ def _of_request(record: RequestRecord) -> dict[str, AttributeValue | None]:
 
 
 def _of_answer(record: RequestRecord, began: float) -> dict[str, AttributeValue | None]:
-    """What the last upstream answered. Estimates are no usage: they are in the cost alone."""
+    """Returns the attributes of the last upstream's answer.
+
+    Estimates are not reported as usage; they are part of the cost.
+    """
     settlement = record.settlement
     usage = settlement.usage if settlement and settlement.settled_by in ("usage", "upstream_cost") else None
     streamed = record.stream and record.first_byte is not None
@@ -260,10 +266,10 @@ def _of_answer(record: RequestRecord, began: float) -> dict[str, AttributeValue 
 
 
 def _error(record: RequestRecord) -> str | None:
-    """`error.type` of the whole request: not for refusals, which are the caller's."""
+    """Returns `error.type` of the whole request. Refusals have none, because they are the caller's errors."""
     if record.status >= _SERVER_ERROR:
         return record.code or str(record.status)
-    upstreams_word = record.outcome is Outcome.UPSTREAM_REFUSED  # a 4xx that was passed on
+    upstreams_word = record.outcome is Outcome.UPSTREAM_REFUSED  # a status 4xx that was passed on
     return None if record.outcome in _GOOD or upstreams_word else record.outcome.value
 
 

@@ -1,14 +1,14 @@
-"""The audit log: what admins changed. Two bounded streams an action: `gw:audit`, and the team's own, for its lead.
+"""The audit log: what admins changed. Each action is appended to two bounded streams, `gw:audit` and the team's own.
 
     field         value
-    actor         "root", or the admin key's id; actor_name its name
-    action        method and path's template, "PATCH /teams/{team}/keys/{key}"
-    subject       what it was done to: team=..., key=..., as the path named it
-    team          the team's id, "" where none is concerned
-    before,after  JSON; never a secret: whatever looks like one is struck out
-    request_id    of the admin's request
+    actor         "root", or the admin key's id; actor_name is its name
+    action        the method and the path template, such as "PATCH /teams/{team}/keys/{key}"
+    subject       the path's parameters, such as "team=... key=..."
+    team          the team's id, or "" if no team is concerned
+    before,after  JSON; whatever looks like a secret is redacted
+    request_id    the id of the admin's request
 
-An entry is written when the action has been done. Ids are the stream's: "<server time, ms>-<number>".
+An entry is written when the action is complete. Its id is the stream's: "<server time, ms>-<number>".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST: Final = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One entry; `id` and `at_ms` are "" and 0 before it is written."""
+    """One entry. Before it is written, `id` is "" and `at_ms` is 0."""
 
     actor: str
     actor_name: str
@@ -48,7 +48,10 @@ class Action:
 
 
 class AuditLog:
-    """The audit log of one store. `max_entries`: entries that are kept. Raises GatewayError `store_unavailable`."""
+    """The audit log of one store, of which the newest `max_entries` are kept.
+
+    Raises GatewayError `store_unavailable`.
+    """
 
     def __init__(self, store: Store, max_entries: int) -> None:
         self._store = store
@@ -71,11 +74,11 @@ class AuditLog:
         await gather([self._store.run("XADD", name, "MAXLEN", "~", self._max_entries, "*", *words) for name in streams])
 
     async def read(self, team_id: str | None, limit: int, after: str | None) -> Page[Action]:
-        """Entries, the newest first; of one team, or all. Raises `invalid_field` for what is no cursor."""
+        """Returns entries of one team or of all, newest first. Raises `invalid_field` for an invalid cursor."""
         if after is not None and not _ID.fullmatch(after):
             raise GatewayError("invalid_field", f"{after!r} is no cursor of the audit log.", param="after")
         if after is not None and not after.strip("0-"):
-            return Page((), None)  # nothing is older; the store knows no interval that ends before its beginning
+            return Page((), None)  # there is nothing older, and the store has no range that ends before its start
         name = AUDIT if team_id is None else TeamKeys(team_id).audit
         end = "+" if after is None else f"({after}"
         found = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(limit + 1))]))[0]

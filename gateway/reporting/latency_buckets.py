@@ -1,11 +1,11 @@
-"""How long requests took, as counts in fixed buckets: they add up exactly over workers, hours and models. Pure.
+"""Durations of requests as counts in fixed buckets, which add up exactly over workers, hours and models. Pure.
 
-    duration(ms)          a time in words
-    bucket_ms(ms)         the upper bound of the bucket that a duration belongs to; the bound itself belongs to it
-    quantile(counts, q)   the duration below which a share `q` of the requests stayed, a bucket's spread evenly
+    duration(ms)          formats a duration for reading
+    bucket_ms(ms)         the upper bound of the bucket of a duration; a bucket includes its upper bound
+    quantile(counts, q)   the duration that a share `q` of the requests did not exceed, interpolated within a bucket
 
-A bucket ends at about one and a half times its beginning, so that a quantile is wrong by a third at most. What took
-longer than the last bound counts as the last bound.
+Each bucket's upper bound is about one and a half times its lower bound, so that a quantile is off by at most a third.
+Durations beyond the last bound count as the last bound.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ BOUNDS_MS: Final = (
 
 
 def bucket_ms(ms: float) -> int:
-    """The upper bound of the duration's bucket."""
+    """Returns the upper bound of the duration's bucket."""
     return BOUNDS_MS[min(bisect_left(BOUNDS_MS, ms), len(BOUNDS_MS) - 1)]
 
 
 def duration(ms: float | None) -> str:
-    """For reading: "340 ms", "2.4 s", "12 min"; "" for none."""
+    """Formats a duration for reading: "340 ms", "2.4 s", "12 min", or "" for None."""
     if ms is None:
         return ""
     if ms < 1_000:  # noqa: PLR2004 - a second
-        return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"  # noqa: PLR2004 - one digit more below ten
+        return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"  # noqa: PLR2004 - below ten, one more digit is shown
     return f"{ms / 1000:.1f} s" if ms < 120_000 else f"{ms / 60_000:.0f} min"  # noqa: PLR2004 - two minutes
 
 
 def quantile(counts: Mapping[int, int], q: float) -> float | None:
-    """In ms, of counts by their buckets' upper bounds; None where nothing was counted. 0 < q <= 1."""
+    """Returns a quantile in ms, from counts by the upper bound of their bucket.
+
+    Returns None without counts. 0 < q <= 1.
+    """
     wanted = q * sum(counts.values())
     below = 0
     for bound in sorted(counts):

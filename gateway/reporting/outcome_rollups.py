@@ -1,15 +1,16 @@
-"""What workers saw of requests, rolled up beside their usage: how they ended, how long they took, why refused.
+"""Outcomes, durations and refusals of requests, rolled up by hour and day. They accompany the roll-ups of usage.
 
-    gw:{T}:seen:<hour>, gw:{T}:seen-day:<day>    hash: "<what>|<model>" -> how many
+    gw:{T}:seen:<hour>, gw:{T}:seen-day:<day>    hash: "<what>|<model>" -> count
 
     what                            counts
-    end,<outcome>                   requests that were admitted, by how they ended
-    total,<ms>  first,<ms>          settled requests by the bucket of their time (latency.py): to their end, and of
-                                    streams to the first byte of the body
+    end,<outcome>                   admitted requests by outcome
+    total,<ms>                      settled requests by the bucket (latency_buckets.py) of their duration
+    first,<ms>                      settled streams by the bucket of the time to the first byte of the body
     no,<code>,<limit>,<scope>       refusals
 
-Written in batches, off the request line, so that it costs a request nothing. It is for looking: a batch that the store
-did not take is not written again, since it may have been written; money is in `used`, which settlement writes itself.
+They are written in batches after the requests, so that they cost a request nothing. They inform operators, and no money
+depends on them: a batch that the store did not acknowledge is not written again, because it may have been applied.
+Amounts are in `used`, which settlement itself writes.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from gateway.store.store import Store
 SEEN: Final = Script.load("seen_v1")
 MAX_FIELDS: Final = 2_000
 MAX_FIELDS_OF_REFUSALS: Final = 200
-"""Whoever has a key can name any number of models; to have requests admitted for them is another matter."""
-_BATCH_SIZE: Final = 500  # calls in a write to the store
-_PAIRS: Final = 500  # fields in a call
+"""Any caller with a key can name any number of models in requests that are refused.
+
+Admitted ones are harder to forge.
+"""
+_BATCH_SIZE: Final = 500  # calls per write to the store
+_PAIRS: Final = 500  # fields per call
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Whose, and when, server's time in ms. Refusals name the key and the SHA-256 of the secret that was presented."""
+    """The team and the server's time in ms. For refusals also the key and the SHA-256 of the presented secret."""
 
     team_id: str
     at_ms: int
@@ -44,7 +48,7 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """A reason, and how often. `limit`, `scope`: "" where none applies."""
+    """One reason for refusals and how often it occurred. `limit` and `scope` are "" where they do not apply."""
 
     code: str
     limit: str
@@ -54,7 +58,7 @@ class Refusals:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
-    """What was seen of one model in one step. Counts by `what`."""
+    """The counts of one model in one step of time, by `what`."""
 
     team_id: str
     model: str
@@ -63,7 +67,7 @@ class OutcomeCounts:
 
 
 class OutcomeRollups:
-    """The teams' roll-ups in one store. Raises GatewayError `store_unavailable`."""
+    """The roll-ups of all teams in one store. Raises GatewayError `store_unavailable`."""
 
     def __init__(self, store: Store, *, retention_s: int) -> None:
         self._store = store
@@ -87,7 +91,7 @@ class OutcomeRollups:
 
 
 def read_outcomes(team_id: str, start_ms: int, flat: list[bytes]) -> list[OutcomeCounts]:
-    """A roll-up, by model."""
+    """Reads a roll-up and groups it by model."""
     models: dict[str, dict[str, int]] = {}
     for name, value in zip(flat[::2], flat[1::2], strict=True):
         what, _bar, model = name.decode().partition("|")
@@ -96,17 +100,17 @@ def read_outcomes(team_id: str, start_ms: int, flat: list[bytes]) -> list[Outcom
 
 
 def outcomes_of(counts: Mapping[str, int]) -> dict[str, int]:
-    """Admitted requests by outcome."""
+    """Returns the admitted requests by outcome."""
     return {name: counts[what] for what, name in _of("end", counts)}
 
 
 def times(kind: str, counts: Mapping[str, int]) -> dict[int, int]:
-    """Settled requests by their buckets' upper bounds in ms. `kind`: total or first."""
+    """Returns settled requests by the upper bound in ms of their bucket. `kind` is "total" or "first"."""
     return {int(bound): counts[what] for what, bound in _of(kind, counts)}
 
 
 def refusals(counts: Mapping[str, int]) -> list[Refusals]:
-    """By reason, the most frequent first."""
+    """Returns the refusals by reason, most frequent first."""
     found = []
     for what, reason in _of("no", counts):
         code, limit, scope = reason.split(",")

@@ -1,8 +1,8 @@
-"""The last requests of one team or of all: what the journal settled, with what was refused; the newest first.
+"""The last requests of one team or of all teams: journal entries and refusals, merged, newest first.
 
-A page is cut between two milliseconds, never inside one: its cursor is a time, and serves any number of streams at once
-without losing an entry. So a page may be a little longer than was asked. However many teams there are, a bounded number
-of streams is read at once, and no more than a page's worth is kept of what they held.
+A page ends between two milliseconds, never within one. Its cursor is therefore a time, which works for any number of
+streams without losing an entry, and a page may be a little longer than requested. However many teams there are, a
+bounded number of streams is read at once, and at most one page of their entries is kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gateway.store.store import Store
 from gateway.types import Page
 
 _REQUESTS: Final = frozenset({"settle", "void", "expire"})
-_ROUNDS: Final = 20  # pages of the streams that are looked through for a filter that seldom matches
-_FEWEST: Final = 10  # entries that are asked of a stream at once, however many teams there are
+_ROUNDS: Final = 20  # pages that are searched for a filter that matches rarely
+_FEWEST: Final = 10  # entries that are read per stream, however many teams there are
 _BATCH_SIZE: Final = 256  # teams whose streams are read at once
 _LONGEST_CURSOR: Final = 15  # digits of a time in ms
 Recent = tuple[str, Entry | RefusedRequest]
@@ -29,11 +29,14 @@ Recent = tuple[str, Entry | RefusedRequest]
 async def recent(
     store: Store, team_ids: Sequence[str], *, limit: int, after: str | None, outcome: str | None
 ) -> Page[Recent]:
-    """(team id, entry or refusal) by time. `outcome`: the journal's, or "refused". Raises `invalid_field`."""
+    """Returns (team id, entry or refusal) pairs, newest first.
+
+    `outcome` is one of the journal's outcomes or "refused". Raises `invalid_field` for an invalid cursor.
+    """
     if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _LONGEST_CURSOR):
         raise GatewayError("invalid_field", f"{after!r} is no cursor of the requests.", param="after")
     end = int(after) if after is not None else None
-    if end == 0:  # nothing is older; the store knows no interval that ends before its beginning
+    if end == 0:  # there is nothing older, and the store has no range that ends before its start
         return Page((), None)
     search = _Search(store, outcome)
     found: list[Recent] = []
@@ -48,7 +51,7 @@ async def recent(
 
 
 class _Search:
-    """Reads the streams that an outcome can be in. No state changes."""
+    """Reads the streams that can contain an outcome. Immutable."""
 
     def __init__(self, store: Store, outcome: str | None) -> None:
         self._store = store
@@ -59,11 +62,12 @@ class _Search:
     async def read_page(
         self, team_ids: Sequence[str], limit: int, before_ms: int | None
     ) -> tuple[list[Recent], int | None]:
-        """One page of everything older than `before_ms`, and the time at which the next begins; None at the end."""
+        """Returns one page of entries older than `before_ms`, and the time at which the next page starts, or None."""
         end = "+" if before_ms is None else f"({before_ms}-0"
         share = min(limit, max(_FEWEST, 2 * limit // max(1, len(team_ids))))
         found: list[Recent] = []
-        cut_ms: int | None = None  # older ones may be missing: a stream gave all it was asked for, or there are enough
+        # older entries may be missing: a stream returned as many as requested, or the page is full
+        cut_ms: int | None = None
         for at in range(0, len(team_ids), _BATCH_SIZE):
             for items in await self._read(team_ids[at : at + _BATCH_SIZE], end, "-", share):
                 if len(items) == share:
@@ -74,7 +78,7 @@ class _Search:
                 cut_ms = max(cut_ms or 0, enough_ms)
         if cut_ms is None:
             return found, None
-        # Of the last millisecond, all that there is.
+        # The last millisecond is read completely.
         found = [item for item in found if item[1].at_ms > cut_ms]
         for at in range(0, len(team_ids), _BATCH_SIZE):
             part = team_ids[at : at + _BATCH_SIZE]
@@ -107,7 +111,10 @@ class _Search:
 
 
 def _newest(found: list[Recent], limit: int) -> tuple[list[Recent], int | None]:
-    """The newest, by time, and the time of the oldest of them if there were more; all of one millisecond, or none."""
+    """Returns the newest entries, and the time of the oldest one if others were left out.
+
+    A millisecond is never split.
+    """
     found = sorted(found, key=lambda item: item[1].at_ms, reverse=True)
     if len(found) <= limit:
         return found, None

@@ -1,9 +1,9 @@
-"""Refusals as a team's operators see them: the last ones of each team, with why. Written in batches, off the warm path.
+"""The last refusals of each team, with their reasons. They are written in batches, off the warm path.
 
-    gw:{T}:refused   a stream: id, key, status, code, message, limit, scope, model; bounded in number and in time
+    gw:{T}:refused   stream: id, key, status, code, message, limit, scope, model; bounded in number and in time
 
-A request that was refused has no hold and no entry in the journal: this is where "why was I refused?" is answered. Only
-refusals of a key's own secret are kept; revoked and expired ones too, until a rotation has removed the secret.
+A refused request has no hold and no journal entry. This stream answers "why was I refused?". A refusal is kept only if
+the presented secret belongs to the key. That includes revoked and expired keys, until a rotation removes the secret.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class RefusedRequest:
-    """One refusal. `limit`, `scope`, `model`: "" where none applies; `id`, `at_ms`: the stream's, once stored."""
+    """One refusal.
+
+    `limit`, `scope` and `model` are "" where they do not apply. `id` and `at_ms` are those of the stream, once stored.
+    """
 
     request_id: str
     team_id: str
@@ -40,7 +43,7 @@ class RefusedRequest:
 
 
 class RefusedRequests:
-    """The teams' refusals in one store. Raises GatewayError `store_unavailable`."""
+    """The refusals of all teams in one store. Raises GatewayError `store_unavailable`."""
 
     def __init__(self, store: Store, *, max_entries: int, retention_s: int) -> None:
         self._store = store
@@ -48,7 +51,7 @@ class RefusedRequests:
         self._retention_ms = str(retention_s * 1000)
 
     async def write(self, refusals: Sequence[tuple[str, RefusedRequest]]) -> None:
-        """Stores refusals, each with the SHA-256 of the secret that was presented."""
+        """Stores refusals, each with the SHA-256 of the presented secret."""
         calls = []
         for secret_hash, refused in refusals:
             names = TeamKeys(refused.team_id)
@@ -69,7 +72,7 @@ class RefusedRequests:
 
 
 async def find_refused(store: Store, team_ids: Sequence[str], request_id: str) -> RefusedRequest | None:
-    """A refusal among teams' lists, from the newest back. Raises GatewayError `store_unavailable`."""
+    """Searches the teams' streams for a refusal, newest first. Raises GatewayError `store_unavailable`."""
     wanted = request_id.encode()
     waiting = [(team_id, "+") for team_id in team_ids]
     while waiting:
@@ -86,7 +89,7 @@ async def find_refused(store: Store, team_ids: Sequence[str], request_id: str) -
 
 
 def read_refused(team_id: str, entry_id: bytes, flat: list[bytes]) -> RefusedRequest:
-    """An entry of a team's stream."""
+    """Reads an entry of a team's stream."""
     words = [word.decode(errors="replace") for word in flat]
     fields = dict(zip(words[::2], words[1::2], strict=True))
     return RefusedRequest(

@@ -1,10 +1,10 @@
-"""Finished requests on their way to operators: counted, refusals into their team's list, all to whoever watches.
+"""Reports a worker's finished requests to operators: counts them, stores refusals, publishes live events.
 
-    note(record)   on the request line, as its last step: three appends at most, no I/O
-    run()          a few times a second: writes what was noted, off the request line
+    note(record)   the last step of a request: at most three appends, no I/O
+    run()          a few times per second: writes what was noted, outside of any request
 
-The queues are bounded: in a storm the newest are kept, and `dropped` counts the others. What the ledger settled is in
-the journal in any case; this is for looking.
+The queues are bounded. Under overload the newest entries are kept, and `dropped` counts the others. Settled requests
+are in the journal in any case.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_TIMED: Final = 50
 
 
 class RequestReporter:
-    """One worker's. State that changes: what was noted and not yet written, `watched`, `watchers` (here), `dropped`."""
+    """The reporter of one worker. Mutable: the unwritten entries, `watched`, `watchers` (of this worker), `dropped`."""
 
     def __init__(
         self, refused: RefusedRequests, seen: OutcomeRollups, timings: RequestTimings, live_requests: LiveRequests
@@ -55,7 +55,7 @@ class RequestReporter:
         self._finished: deque[RequestRecord] = deque(maxlen=MAX_EVENTS)
 
     def note(self, record: RequestRecord) -> None:
-        """Remembers a request that has ended."""
+        """Notes a finished request."""
         if record.settlement is not None:
             self._append(self._counted, record)
         elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
@@ -65,19 +65,22 @@ class RequestReporter:
             self._append(self._finished, record)
 
     async def run(self) -> None:
-        """Writes, until it is cancelled. A store that is away costs what was noted, and nothing else."""
+        """Writes until it is cancelled.
+
+        While the store is unavailable, the noted entries are lost, and nothing else is.
+        """
         while True:
             try:
                 await self.flush()
                 self.watched = await self._live_requests.is_watched()
             except (GatewayError, StoreError):
                 self.watched = False
-            except Exception:  # noqa: BLE001 - a bug here must not end what operators see
+            except Exception:  # noqa: BLE001 - a bug here must not end the reports
                 structlog.get_logger("gateway.feed").exception("feed_failed")
             await asyncio.sleep(EVERY_S)
 
     async def end(self) -> None:
-        """At shutdown, after the last request."""
+        """Writes the rest at shutdown, after the last request."""
         with contextlib.suppress(GatewayError, StoreError):
             await self.flush()
 
@@ -99,7 +102,7 @@ class RequestReporter:
 
 
 def event(record: RequestRecord) -> dict[str, Any]:
-    """A finished request as a live event."""
+    """Returns a finished request as a live event."""
     settlement, refusal = record.settlement, record.refusal
     usage = settlement.usage if settlement is not None else None
     return {
@@ -124,9 +127,10 @@ def event(record: RequestRecord) -> dict[str, Any]:
 
 
 def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Counter[str]]:
-    """What is rolled up of finished requests (ledger.seen): refused ones now, others when they were admitted."""
+    """Returns the counts of finished requests. Refused ones count now, admitted ones at the time of their admission."""
     found: defaultdict[Where, Counter[str]] = defaultdict(Counter)
-    ended: dict[tuple[str, int, str, Outcome, int, int], int] = {}  # words are written for each kind, not for each one
+    # texts are built once per kind of request, not once per request
+    ended: dict[tuple[str, int, str, Outcome, int, int], int] = {}
     for record in records:
         settlement, model = record.settlement, record.model or ""
         if settlement is None:
@@ -154,7 +158,7 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
 
 
 def timing(record: RequestRecord) -> dict[str, Any]:
-    """What a request took, for whoever looks at it: ms since its head, the upstreams that were tried, bytes."""
+    """Returns how long the parts of a request took in ms, the upstreams that were tried, and the bytes transferred."""
     return {
         "status": record.status,
         "stream": record.stream,

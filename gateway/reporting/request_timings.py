@@ -1,8 +1,9 @@
-"""How long the parts of a request took: of the last settled ones of each team, for whoever looks at one of them.
+"""How long the parts of a request took, for the last settled requests of each team.
 
-    gw:{T}:timings   a stream: request -> JSON; bounded in number and in time, written in batches off the warm path
+    gw:{T}:timings   stream: request id -> JSON; bounded in number and in time, written in batches off the warm path
 
-In a storm a worker writes a sample (feed.Feed): the roll-ups in seen.py count every request.
+Under overload a worker writes only a sample (request_reporter.py). The roll-ups (outcome_rollups.py) count every
+request.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ MAX_TIMINGS: Final = 500
 
 
 class RequestTimings:
-    """The teams' timings in one store. Raises GatewayError `store_unavailable`."""
+    """The timings of all teams in one store. Raises GatewayError `store_unavailable`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     async def write(self, taken: Sequence[tuple[str, str, Mapping[str, Any]]]) -> None:
-        """Stores (team id, request id, what it took)."""
+        """Stores (team id, request id, timings) tuples."""
         streams = {team_id: TeamKeys(team_id).timings for team_id, _, _ in taken}
         calls = [
             self._store.run(
@@ -38,7 +39,7 @@ class RequestTimings:
         await gather(calls)
 
     async def find(self, team_id: str, request_id: str) -> dict[str, Any] | None:
-        """What a request took; None where it is not known, or not any more."""
+        """Returns the timings of a request, or None if they are unknown or no longer kept."""
         wanted = request_id.encode()
         newest = self._store.run("XREVRANGE", TeamKeys(team_id).timings, "+", "-", "COUNT", str(2 * MAX_TIMINGS))
         for _, (name, text) in (await gather([newest]))[0]:

@@ -1,13 +1,13 @@
-"""Figures by the hour or the day (UTC), as they are rolled up when requests end.
+"""Usage by the hour or the day (UTC), rolled up when requests end.
 
     gw:{T}:used:<hour>  gw:{T}:used-day:<day>   "<key>|<model>" -> "requests input cached output cost"
-    gw:{T}:seen:<hour>  gw:{T}:seen-day:<day>   see seen.py
+    gw:{T}:seen:<hour>  gw:{T}:seen-day:<day>   see outcome_rollups.py
 
-Usage is written by the script that posts the cost: what a page shows is what was charged. A request counts when it was
-admitted. A correction that comes later (a response whose usage was learnt afterwards) counts with its request.
+The script that posts a cost also writes the usage, so what a page shows is what was charged. A request counts at the
+time of its admission. A later correction (usage that was learnt after settlement) counts at the time of its request.
 
-Teams are read one after another, a bounded number of steps at once: nothing is kept here, and a team's figures are
-complete when the next team's begin.
+Teams are read one after another, and a bounded number of steps at once. Nothing is kept here, and a team's figures are
+complete before the next team's begin.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 ROLLUPS: Final = Script.load("rollups_v1")
-_STEPS: Final = 31  # steps that a call reads: a month of days
-_BATCH_SIZE: Final = 32  # calls in a write to the store
+_STEPS: Final = 31  # steps per call: a month of days
+_BATCH_SIZE: Final = 32  # calls per write to the store
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What one key used of one model in one step. `cost`: nano-USD."""
+    """The usage of one model by one key in one step of time. `cost` is in nano-USD."""
 
     team_id: str
     key_id: str
@@ -43,7 +43,7 @@ class UsageRow:
 
 
 def steps(from_ms: int, to_ms: int, step: Step) -> range:
-    """When the steps begin that [from_ms, to_ms) touches."""
+    """Returns the start times of the steps that [from_ms, to_ms) touches."""
     width = STEP_MS[step]
     return range(from_ms // width * width, to_ms, width)
 
@@ -51,7 +51,7 @@ def steps(from_ms: int, to_ms: int, step: Step) -> range:
 async def rolled_up(
     store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], step: Step, *, with_outcomes: bool
 ) -> AsyncIterator[UsageRow | OutcomeCounts]:
-    """Everything of these steps. Raises GatewayError `store_unavailable`."""
+    """Yields all rows of these steps. Raises GatewayError `store_unavailable`."""
     parts = [starts[at : at + _STEPS] for at in range(0, len(starts), _STEPS)]
     wanted: list[tuple[str, Sequence[int]]] = []
     async for team_id in team_ids:
@@ -87,5 +87,5 @@ async def _read(
 
 def _read_usage(team_id: str, start_ms: int, flat: list[bytes]) -> Iterator[UsageRow]:
     for name, totals in zip(flat[::2], flat[1::2], strict=True):
-        key_id, _bar, model = name.decode().partition("|")  # a model's name may have a bar
+        key_id, _bar, model = name.decode().partition("|")  # the name of a model may contain a bar
         yield UsageRow(team_id, key_id, model, start_ms, *map(int, totals.split()))

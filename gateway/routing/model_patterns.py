@@ -1,4 +1,7 @@
-"""Model patterns: an exact id, "provider/*" or "*"; the most specific wins. For routes, prices, permissions."""
+"""Model patterns: an exact id, "provider/*" or "*".
+
+The most specific one wins. Routes, prices and permissions use them.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ _PATTERN: Final = re.compile(r"\*|[^\s*]+/\*|[^\s*]+")
 
 
 def is_pattern(text: str) -> bool:
-    """Whether the text is an exact id, "provider/*" or "*" (no white space, no other star)."""
+    """Whether the text is a pattern: an exact id, "provider/*" or "*", without white space or another star."""
     return _PATTERN.fullmatch(text) is not None
 
 
 def specificity(model: str) -> tuple[str, ...]:
-    """The patterns that match a model id, the most specific first.
+    """Returns the patterns that match a model id, most specific first.
 
-    "a/b/c" is matched by itself, "a/b/*", "a/*" and "*": a provider prefix may itself hold a slash.
+    "a/b/c" is matched by "a/b/c", "a/b/*", "a/*" and "*", because a provider prefix may itself contain a slash.
     """
     found = [model]
     prefix = model

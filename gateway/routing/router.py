@@ -1,11 +1,11 @@
 """Step 3: where a model goes. "provider/model" -> Route.
 
-    alias            a name of the operator's for a model id; resolved first
-    route pattern    exact id, then "provider/*", then "*"; the most specific wins
-    candidates       the route's upstreams: in order, or drawn by weight; pinned ones first
-    wire model       what the upstream is told: the model as it came, unless the route renames it or strips a prefix
+    alias            an operator's name for a model id; it is resolved first
+    route pattern    an exact id, "provider/*" or "*"; the most specific one wins
+    candidates       the route's upstreams, in order or drawn by weight; pinned ones come first
+    upstream model   the model that the upstream is told: unchanged, unless the route renames it or strips a prefix
 
-An unlisted model (no route, or no price) is refused: never free.
+A model without a route or without a price is refused, so that no model is free by accident.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.routing.model_patterns import specificity
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """One [[routes]] entry. `weights` holds one number an upstream; empty: the upstreams are tried in order."""
+    """One [[routes]] entry. `weights` has one number per upstream; if it is empty, the upstreams are tried in order."""
 
     pattern: str
     upstreams: tuple[str, ...]
@@ -38,7 +38,7 @@ class RouteRule:
 
 
 class Route(NamedTuple):
-    """What step 3 decided. `model` is the id after aliases: what permissions, prices and the books go by."""
+    """The result of step 3. `model` is the id after aliases, which permissions, prices and the ledger use."""
 
     model: str
     upstream_model: str
@@ -53,9 +53,9 @@ _MOST_KNOWN: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The routes, aliases and prices in force; a reload makes another.
+    """The routes, aliases and prices in force. A reload creates a new router.
 
-    State that changes: `_known`, the routes of models that were asked for, unless they are drawn; bounded.
+    Mutable: `_known`, a bounded cache of the routes of requested models. Routes that are drawn are not cached.
     """
 
     rules: Mapping[str, RouteRule]
@@ -65,7 +65,7 @@ class Router:
     _known: dict[str, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def resolve(self, model: str) -> Route:
-        """The route of a model as a caller named it. Raises GatewayError `model_not_found`."""
+        """Returns the route of a model as the caller named it. Raises GatewayError `model_not_found`."""
         if (known := self._known.get(model)) is not None:
             return known
         target = self.aliases.get(model, model)
@@ -94,7 +94,7 @@ class Router:
     def _order(self, rule: RouteRule) -> tuple[str, ...]:
         if not rule.weights:
             return rule.upstreams
-        # Weighted order without replacement (Efraimidis and Spirakis, 2006): the largest u ** (1 / weight) goes first.
+        # Weighted order without replacement (Efraimidis and Spirakis, 2006): the largest u ** (1 / weight) comes first.
         keyed = [
             (self.draw.random() ** (1 / weight), name)
             for name, weight in zip(rule.upstreams, rule.weights, strict=True)

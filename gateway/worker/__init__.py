@@ -1,1 +1,1 @@
-"""What a worker does beside requests: it obeys orders, reloads its configuration, samples and reports."""
+"""A worker's background duties: following operators' orders, reloading the configuration, sampling, reporting."""

@@ -1,8 +1,8 @@
-"""What operators decide for all workers at once, and what workers tell of themselves: small keys, read once a second.
+"""Orders of operators to all workers, and the workers' reports. Both are small keys that are read once per second.
 
-gw:upstreams-off   name -> who took it out, and when    workers skip these upstreams
-gw:generation      a number                             one more: every worker reads its configuration again
-gw:worker:<id>     JSON, for seconds                    a worker's upstreams, as it sees them
+gw:upstreams-off   name -> who disabled it and when        workers send nothing to these upstreams
+gw:generation      a number                                an increment makes every worker reload its configuration
+gw:worker:<id>     JSON with a TTL of seconds              a worker's upstreams, as it sees them
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WORKERS_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What is in force for all workers. `off`: name of an upstream -> {"by", "at_ms"}."""
+    """The orders in force for all workers. `off` maps names of upstreams to {"by", "at_ms"}."""
 
     off: Mapping[str, Mapping[str, Any]]
     generation: int
@@ -36,7 +36,7 @@ class ClusterState:
         self._store = store
 
     async def orders(self) -> Orders:
-        """What is in force now."""
+        """Returns the orders in force."""
         off, generation = await gather(
             [self._store.run("HGETALL", keyspace.UPSTREAMS_OFF), self._store.run("GET", keyspace.GENERATION)]
         )
@@ -44,21 +44,21 @@ class ClusterState:
         return Orders(names, int(generation or 0))
 
     async def take_out(self, upstream: str, by: str, at_ms: int) -> None:
-        """No worker asks this upstream any more, within a second or two."""
+        """Disables an upstream. Within two seconds no worker sends requests to it."""
         note = orjson.dumps({"by": by, "at_ms": at_ms})
         await gather([self._store.run("HSETNX", keyspace.UPSTREAMS_OFF, upstream, note)])
 
     async def put_back(self, upstream: str) -> None:
-        """The opposite."""
+        """Enables an upstream again."""
         await gather([self._store.run("HDEL", keyspace.UPSTREAMS_OFF, upstream)])
 
     async def next_generation(self) -> int:
-        """Makes every worker read its configuration again; the new generation."""
+        """Makes every worker reload its configuration. Returns the new generation."""
         generation: int = (await gather([self._store.run("INCR", keyspace.GENERATION)]))[0]
         return generation
 
     async def report(self, worker_id: str, state: Mapping[str, Any], now_ms: int) -> None:
-        """A worker tells of itself; a report that is not renewed is gone soon."""
+        """Stores a worker's report. It expires soon unless the worker renews it."""
         text = orjson.dumps(state)
         await gather(
             [
@@ -70,7 +70,7 @@ class ClusterState:
         )
 
     async def remove(self, worker_id: str) -> None:
-        """A worker has ended."""
+        """Removes the report of a worker that has ended."""
         await gather(
             [
                 self._store.run("DEL", keyspace.worker(worker_id)),
@@ -79,7 +79,7 @@ class ClusterState:
         )
 
     async def workers(self) -> list[dict[str, Any]]:
-        """The reports of all workers that live."""
+        """Returns the reports of all running workers."""
         ids = [raw.decode() for raw in (await gather([self._store.run("ZRANGE", keyspace.WORKERS, "0", "-1")]))[0]]
         texts = await gather([self._store.run("GET", keyspace.worker(worker_id)) for worker_id in ids])
         return [orjson.loads(text) for text in texts if text is not None]

@@ -1,11 +1,13 @@
-"""One worker under its operators' orders: upstreams taken out, configuration read again, reports to the others.
+"""Applies operators' orders to one worker, and reports on the worker.
 
-    run()       once a second: orders from the store (cluster_state), and a report of this worker's upstreams
-    reload()    POST /admin/v1/config/reload, SIGHUP, or an order: reads the file, checks all of it, then swaps the plan
+    run()       once per second: reads the orders (cluster_state) and reports this worker's upstreams
+    reload()    on POST /admin/v1/config/reload, SIGHUP or an order: reads and validates the file, then swaps the
+                snapshot that new requests use
 
-A reload takes upstreams, routes, aliases, prices, limits and the admin key; the rest needs a restart, and is named. A
-file with any mistake changes nothing. An upstream whose settings are the same stays as it is, with its connections and
-its health; the connections of one that is gone are closed when the last request that may use it has ended.
+A reload applies upstreams, routes, aliases, prices, limits and the admin key. Changes of other sections need a restart
+and are named in the result. A file with any mistake changes nothing. An upstream whose settings did not change keeps
+its connections and its health. The connections of a removed upstream are closed when the last request that may use it
+has ended.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _MODELS_SHOWN: Final = 20
 
 
 class Parts(Protocol):
-    """What a reload replaces, and what it needs; `app.Services` has it."""
+    """What a reload replaces and what it needs. `app.Services` has it."""
 
     settings: Settings
     handler: RequestHandler
@@ -49,9 +51,11 @@ class Parts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the configuration comes from. `load` raises SettingsError, `build` ValueError, OSError or ImportError.
+    """Where the configuration comes from.
 
-    `build(settings, keep)`: a plan, with the upstreams of `keep` as they are.
+    `load` raises SettingsError; `build` raises ValueError, OSError or ImportError.
+
+    `build(settings, keep)` returns a snapshot that uses the upstreams of `keep` unchanged.
     """
 
     load: Callable[[], Settings]
@@ -60,14 +64,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload found: sections that are in force now, and those that wait for a restart."""
+    """The result of a reload: the sections that changed, and the changed sections that need a restart."""
 
     changed: tuple[str, ...]
     needs_restart: tuple[str, ...]
 
 
 class ControlLoop:
-    """One worker's. State that changes: `generation`, `problem` (why the last reload failed), old plans in use."""
+    """The control loop of one worker.
+
+    Mutable: `generation`, `problem` (why the last reload failed), and the old snapshots that are still in use.
+    """
 
     def __init__(self, parts: Parts, cluster_state: ClusterState, source: Source | None) -> None:
         self.worker_id = os.urandom(6).hex()
@@ -83,27 +90,27 @@ class ControlLoop:
         self._log = structlog.get_logger("gateway.control")
 
     async def begin(self) -> None:
-        """Before the first request: what was taken out is out, and the configuration is of the present generation."""
+        """Applies the orders before the first request, and reloads if a reload was ordered since the file was read."""
         with contextlib.suppress(GatewayError, StoreError):
             orders = await self._cluster_state.orders()
             self.generation = orders.generation
             if orders.generation and self._source is not None:
-                await self._reload()  # one that was ordered after this worker had read its file reaches it all the same
+                await self._reload()  # for a reload that was ordered after this worker had read its file
             self._apply(orders)
 
     async def run(self) -> None:
-        """Until it is cancelled. While the store is away, the last orders stay in force."""
+        """Runs until it is cancelled. While the store is unavailable, the last orders stay in force."""
         while True:
             try:
                 await self._round()
             except (GatewayError, StoreError):
                 pass  # the next round is the retry
-            except Exception:  # noqa: BLE001 - a bug here must not leave a worker deaf to its operators
+            except Exception:  # noqa: BLE001 - a bug here must not stop the worker from following orders
                 self._log.exception("control_failed")
             await asyncio.sleep(EVERY_S)
 
     async def end(self) -> None:
-        """At shutdown: this worker's report goes, and what a reload left open is closed."""
+        """At shutdown: removes this worker's report and closes the upstreams' connections."""
         with contextlib.suppress(GatewayError, StoreError):
             await self._cluster_state.remove(self.worker_id)
         for _, upstreams in self._retiring:
@@ -113,9 +120,9 @@ class ControlLoop:
             await upstream.transport.close()
 
     async def reload(self) -> Reloaded:
-        """Reads the configuration again and puts it in force.
+        """Reads the configuration again and puts it into force.
 
-        Raises GatewayError `invalid_config`; then all is as it was.
+        Raises GatewayError `invalid_config`, and then changes nothing.
         """
         async with self._reloading:
             try:
@@ -130,17 +137,17 @@ class ControlLoop:
             return reloaded
 
     async def reload_all(self) -> Reloaded:
-        """The same, and then every other worker does it. Raises GatewayError `invalid_config`, `store_unavailable`."""
+        """Reloads this worker and then all others. Raises GatewayError `invalid_config`, `store_unavailable`."""
         try:
             reloaded = await self.reload()
             self.generation = await self._cluster_state.next_generation()
         finally:
-            with contextlib.suppress(GatewayError, StoreError):  # the next round reports, too
+            with contextlib.suppress(GatewayError, StoreError):  # the next round reports again
                 await self._report()
         return reloaded
 
     async def refresh(self) -> None:
-        """Obeys at once what was ordered a moment ago. Raises GatewayError `store_unavailable`."""
+        """Applies orders at once that were given a moment ago. Raises GatewayError `store_unavailable`."""
         self._apply(await self._cluster_state.orders())
         await self._report()
 
@@ -191,7 +198,8 @@ class ControlLoop:
         )
 
     async def _close_retired(self) -> None:
-        # A kept upstream may be in several old plans; one that is gone is closed behind the last plan that had it.
+        # A kept upstream may be part of several old snapshots. A removed one is closed after the last snapshot that has
+        # it.
         while self._retiring and self._retiring[0][0].requests == 0:
             _, upstreams = self._retiring.pop(0)
             for upstream in upstreams:

@@ -1,7 +1,7 @@
-"""What is only looked at when somebody asks: the state of the parts, as `Snapshot`s.
+"""Values that are sampled only when metrics are scraped: the state of the gateway's parts, as `Snapshot`s.
 
-counters(...)             counts that the parts keep themselves: they outlive their worker
-gauges(...), requests()   how things are just now: they end with it
+counters(...)             counts that the parts keep themselves; they outlive their worker
+gauges(...), requests()   the present state; it ends with its worker
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.upstream.upstream import Upstream
 
 
 def counters(ledger: Ledger, spool: Spool, dropped: int) -> Snapshot:
-    """What ledger, spool and feed have counted since this worker started."""
+    """Returns what the ledger, the spool and the request reporter have counted since this worker started."""
     return {
         "gateway_holds_expired_total": {(): ledger.expired},
         "gateway_resolutions_total": {
@@ -37,7 +37,7 @@ def counters(ledger: Ledger, spool: Spool, dropped: int) -> Snapshot:
 def gauges(
     store: Store, ledger: Ledger, spool: Spool, upstreams: Mapping[str, Upstream], *, ready: bool, now_s: float
 ) -> Snapshot:
-    """How store, ledger and upstreams are. `now_s`: the event loop's time."""
+    """Returns the state of the store, the ledger and the upstreams. `now_s` is the event loop's time."""
     breakers: dict[tuple[str, ...], Value] = {}
     resting: dict[tuple[str, ...], Value] = {}
     connections: dict[tuple[str, ...], Value] = {}
@@ -63,5 +63,5 @@ def gauges(
 
 
 def requests(running: int, streams: int) -> Snapshot:
-    """How much runs."""
+    """Returns the number of running requests and open streams."""
     return {"gateway_open_requests": {(): running}, "gateway_open_streams": {(): streams}}

@@ -1,4 +1,4 @@
-"""One worker's numbers on their way to whoever asks: counts, the state of its parts, the other workers' reports."""
+"""Collects one worker's metrics: its counters, the state of its parts, and the reports of the other workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.worker import gauges
 
 
 class Parts(Protocol):
-    """What is looked at; `app.Services` has it."""
+    """The parts that are sampled. `app.Services` has them."""
 
     store: Store
     ledger: Ledger
@@ -26,7 +26,7 @@ class Parts(Protocol):
 
 
 class MetricsCollector:
-    """One worker's numbers, and the way to those of the others; `shared` is None where there are none."""
+    """The metrics of one worker and access to those of the others. `shared` is None where there is only one worker."""
 
     def __init__(self, parts: Parts, counters: Counters, spool: Spool, shared: SharedMetrics | None) -> None:
         self._parts = parts
@@ -35,7 +35,7 @@ class MetricsCollector:
         self._shared = shared
 
     async def run(self) -> None:
-        """Tells the other workers, until it is cancelled."""
+        """Publishes this worker's metrics to the others until it is cancelled."""
         if self._shared is None:
             return
         begun = False
@@ -46,12 +46,12 @@ class MetricsCollector:
             await asyncio.sleep(EVERY_S)
 
     async def end(self) -> None:
-        """At shutdown, after the last request: its counts stay, its gauges go."""
+        """At shutdown, after the last request: keeps the counters and removes the gauges."""
         if self._shared is not None:
             await asyncio.to_thread(self._shared.publish, self._worker_counts(), {})
 
     async def total(self) -> Snapshot:
-        """All workers' numbers."""
+        """Returns the metrics of all workers, added up."""
         if self._shared is None:
             return added([self._worker_counts(), self._gauges()])
         return await asyncio.to_thread(self._shared.total, self._worker_counts(), self._gauges())
@@ -60,7 +60,7 @@ class MetricsCollector:
     def _take_over(shared: SharedMetrics) -> bool:
         try:
             shared.take_over()
-        except OSError:  # a full disk: later
+        except OSError:  # the disk is full; the next round tries again
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""From settings to the parts that a worker is built of; nothing is connected yet."""
+"""Builds a worker's parts from the settings. Nothing is connected yet."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
 
 
 def build_tracing() -> Tracing:
-    """Traces: not imported before they are wanted. Raises ImportError without the extra; ValueError for its OTEL_*."""
-    from gateway.observability.tracing import Tracing  # noqa: PLC0415 - off, it costs nothing, and the SDK may be absent
+    """Builds the tracer. Raises ImportError without the extra `otel`, and ValueError for invalid OTEL_* variables."""
+    from gateway.observability.tracing import Tracing  # noqa: PLC0415 - the SDK is optional, and costs nothing while traces are off
 
     return Tracing()
 
 
 def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> ConfigSnapshot:
-    """Routes, prices and upstreams as the request line uses them; the upstreams in `keep` are taken as they are."""
+    """Builds the routes, prices and upstreams that requests use. Upstreams in `keep` are used unchanged."""
     upstreams = {
         name: keep[name] if name in keep else build_upstream(name, upstream)
         for name, upstream in settings.upstreams.items()
@@ -51,7 +51,10 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
-    """One upstream with its transport; nothing is connected yet. Raises ValueError for files that cannot be used."""
+    """Builds one upstream with its transport, without connecting it.
+
+    Raises ValueError for files that cannot be used.
+    """
     config = TransportConfig(
         base_url=settings.base_url,
         connect_timeout_s=settings.connect_timeout_s,
@@ -90,7 +93,7 @@ def _upstream_key(settings: UpstreamSettings, number: int) -> UpstreamKey:
 
 
 def store_settings(settings: Settings) -> StoreOptions:
-    """How to reach the store that the settings name."""
+    """Returns how to reach the store that the settings name."""
     store = settings.store
     return StoreOptions(
         url=store.url,
@@ -105,7 +108,7 @@ def store_settings(settings: Settings) -> StoreOptions:
 
 
 def ledger_policy(settings: Settings) -> LedgerPolicy:
-    """How the ledger works, by the settings."""
+    """Returns the ledger's policy that the settings describe."""
     ledger = settings.ledger
     return LedgerPolicy(
         hold_ttl_s=ledger.hold_ttl_s,

@@ -1,7 +1,7 @@
 """What signals do to a worker.
 
-SIGHUP             reads the configuration again
-SIGTERM, SIGINT    /readyz says no; after `server.shutdown_delay_s` the drain, and what the server does on them
+SIGHUP             reloads the configuration
+SIGTERM, SIGINT    /readyz answers 503; after `server.shutdown_delay_s` the drain starts, then the server stops
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.worker.control_loop import ControlLoop
 
 
 class Parts(Protocol):
-    """What signals act on; `app.Services` has it."""
+    """The parts that signals act on. `app.Services` has them."""
 
     settings: Settings
     loop: asyncio.AbstractEventLoop
@@ -32,7 +32,10 @@ class Parts(Protocol):
 
 @contextlib.contextmanager
 def reload_on_signal(services: Parts) -> Iterator[None]:
-    """SIGHUP reads the configuration again; what is wrong with it is in the log, and the old one stays in force."""
+    """Reloads the configuration on SIGHUP.
+
+    If the file is wrong, the log says why and the old configuration stays in force.
+    """
     number = getattr(signal, "SIGHUP", None)
     if number is None or threading.current_thread() is not threading.main_thread():
         yield  # Windows has no such signal
@@ -40,7 +43,7 @@ def reload_on_signal(services: Parts) -> Iterator[None]:
     reloads: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
-        with contextlib.suppress(GatewayError):  # it is in the log
+        with contextlib.suppress(GatewayError):  # the reload has logged it
             await services.control_loop.reload()
 
     def start() -> None:
@@ -57,15 +60,17 @@ def reload_on_signal(services: Parts) -> Iterator[None]:
 
 @contextlib.contextmanager
 def drain_on_signal(services: Parts) -> Iterator[None]:
-    """SIGTERM and SIGINT start the drain, after `server.shutdown_delay_s`, and then do what the server does on them.
+    """Starts the drain on SIGTERM and SIGINT, after `server.shutdown_delay_s`, and then stops the server.
 
-    Until then /readyz says no and requests are served as ever: a proxy takes this gateway out of its list before one is
-    refused. A second signal ends the delay.
+    Until the drain starts, /readyz answers 503 and requests are served as usual, so that a load balancer removes this
+    gateway before any request is refused. A second signal ends the delay.
 
-    The server tells its application of a shutdown only when every connection has ended; a stream would keep it waiting.
+    The server tells its application of a shutdown only after every connection has ended. A stream would delay that.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread; whoever runs the gateway in another one calls `drain` itself
+        # Python delivers signals to the main thread only; whoever runs the gateway in another thread calls `drain`
+        # itself
+        yield
         return
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -79,7 +84,7 @@ def drain_on_signal(services: Parts) -> Iterator[None]:
             loop.call_soon_threadsafe(loop.call_later, services.settings.server.shutdown_delay_s, stop_at_last, number)
 
     def stop_at_last(number: int) -> None:
-        if not services.handler.stopping:  # a second signal was quicker
+        if not services.handler.stopping:  # a second signal may have started the drain already
             stop(number)
 
     def stop(number: int) -> None:

@@ -52,7 +52,7 @@ def test_a_rotated_key_shows_who_uses_the_old_secret_and_a_revoked_one_is_refuse
 def test_whoever_runs_into_a_limit_reads_why(browser_session: BrowserSession) -> None:
     browser_session.sign_in()
     browser_session.make_team("Limited")
-    key = browser_session.make_key("twice a minute", rpm="2")
+    key = browser_session.make_key("twice per minute", rpm="2")
     for _ in range(2):
         browser_session.ask(key)
     with pytest.raises(openai.RateLimitError) as refused:
@@ -64,14 +64,14 @@ def test_whoever_runs_into_a_limit_reads_why(browser_session: BrowserSession) ->
     row = (
         browser_session.page.get_by_role("group", name="Last refused")
         .get_by_role("row")
-        .filter(has_text="twice a minute")
+        .filter(has_text="twice per minute")
     )
-    browser_session.reload_until(row.get_by_text("(requests a minute, of the key)"))
+    browser_session.reload_until(row.get_by_text("(requests per minute, of the key)"))
     browser_session.go("Requests")
     browser_session.page.get_by_label("Outcome").select_option("refused")
     browser_session.page.get_by_role("button", name="Show").click()
     why = browser_session.page.get_by_role("group", name="Recent requests").get_by_text(
-        "(requests a minute, of the key)"
+        "(requests per minute, of the key)"
     )
     why.first.wait_for()
 

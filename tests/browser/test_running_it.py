@@ -108,7 +108,7 @@ def test_from_the_live_list_to_one_request_and_from_the_journal_too(
         runner.ask(key)
     live.get_by_role("row").filter(has_text="refused").get_by_role("link").click()
     page.get_by_role("heading", name="One request", level=1).wait_for()
-    assert "requests a minute, of the key" in page.locator(".alert").inner_text()
+    assert "requests per minute, of the key" in page.locator(".alert").inner_text()
     page.get_by_role("link", name="Followed").click()
     page.get_by_role("link", name="Journal").click()
     page.locator("#type").select_option(label="charged")

@@ -179,7 +179,7 @@ async def test_an_upstream_key_is_rotated_by_changing_its_file(stages: Stages, t
         assert (first.status, error_code(first)) == (502, "upstream_rejected_gateway")
         secret.write_text("new-key\n")
         statuses = []
-        while 200 not in statuses:  # a resting key's file is looked at once a second
+        while 200 not in statuses:  # a resting key's file is looked at once per second
             statuses.append((await ask(scenario)).status)
         assert b"Bearer new-key" in scenario.upstream.requests[-1]
 

@@ -17,7 +17,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 MODEL = "openai/gpt-5.2"
-INPUT, OUTPUT = 1_000, 10_000  # nano-USD a token
+INPUT, OUTPUT = 1_000, 10_000  # nano-USD per token
 
 
 @pytest.fixture(scope="module")

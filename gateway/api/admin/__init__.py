@@ -1,22 +1,28 @@
-"""/admin/v1: the admin API, behind `admin.key`.
+"""/admin/v1: the admin API, protected by `admin.key`.
 
-    teams.py     POST GET /teams                    GET PATCH /teams/{team}             by id or name
-    keys.py      POST GET /teams/{team}/keys        GET PATCH /teams/{team}/keys/{key}
-    credits_.py  POST GET /teams/{team}/credits
-    journal.py   GET /teams/{team}/journal          GET /ledger/verify
-    requests.py  GET /requests                      GET /requests/{id}
-    rotation.py  POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
-    admins.py    GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
-    usage.py     GET /usage                         events.py  GET /events          live, as server-sent events
-    upstreams.py GET /upstreams                     POST /upstreams/{name}/disable|enable
-    config.py    GET /config                        POST /config/reload             GET /openapi.json
-    access.py    who may do what: a table; auditing.py  what was done
-    guard.py     who may; bounded bodies             bodies.py  what is taken            shapes.py  what is given
+    teams.py             POST GET /teams                    GET PATCH /teams/{team}             by id or name
+    keys.py              POST GET /teams/{team}/keys        GET PATCH /teams/{team}/keys/{key}
+    team_credits.py      POST GET /teams/{team}/credits
+    journal.py           GET /teams/{team}/journal          GET /ledger/verify
+    requests.py          GET /requests                      GET /requests/{id}
+    rotation.py          POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
+    admin_keys.py        GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
+    usage.py             GET /usage; usage_totals.py adds its rows up
+    events.py            GET /events                        live, as server-sent events
+    upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable
+    config.py            GET /config                        POST /config/reload             GET /openapi.json
+    access.py            the table of what each scope may do
+    auditing.py          writes the audit log's entries
+    guard.py             authentication, bounded bodies, idempotency keys, versions
+    request_models.py    the bodies that are accepted
+    query_parameters.py  query parameters that several routes accept
+    serialization.py     the JSON of answers
 
-Lists are pages: `?limit=&after=` -> {"object": "list", "data", "next"}; `next` is the next page's `after`, null at the
-end. Creations and movements take an `Idempotency-Key`; a repeat gets the same object, and a key's creation the same key
-(ledger.team.Once says how, with no secret stored). Changes take `If-Match: <version>`; they are in force with the very
-next request. Money is a decimal string in USD, time is ISO 8601. Errors are in the gateway's one format.
+Lists are pages: `?limit=&after=` -> {"object": "list", "data", "next"}. `next` is the `after` of the next page, or null
+at the end. Creations and movements accept an `Idempotency-Key`: a repeat returns the same object, and the repeated
+creation of a key returns the same key (`accounts.idempotency` explains how that works without storing a secret).
+Changes accept `If-Match: <version>` and apply from the very next request on. Money is a decimal string in USD, time is
+ISO 8601. Errors have the gateway's one format.
 """
 
 from fastapi import APIRouter

@@ -1,11 +1,11 @@
-"""Who may do what: one table, one function. A route without a row does not serve anybody; a test walks them all.
+"""Authorisation: one table and one function. A route without a row serves nobody; a test walks all routes.
 
-    scope    who                                        team scope: "{team}" of the path, and ?team=, must be its own;
-    all      the root admin key, admin keys of "all"    lists show its own team alone
-    read     admin keys that look
-    team     admin keys of one team: its lead
+    scope    who
+    all      the root admin key, and admin keys with the scope "all"
+    read     admin keys that only read
+    team     admin keys of one team: "{team}" in the path and ?team= must be its own, and lists show only that team
 
-`before` names what the audit log keeps of the state before a change; what it keeps of the state after it is the answer.
+`before` names the state that the audit log records before a change. The answer is the state after it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FULL: Final = frozenset({"all"})
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row. `before`: team, key, balance, admin_key, upstream, or "" for what did not exist."""
+    """One row. `before` is team, key, balance, admin_key, upstream, or "" for an action that creates something."""
 
     scopes: frozenset[str]
     before: str = ""
@@ -74,7 +74,7 @@ _WHO: Final = "gateway.admin"
 
 
 async def authorise(action: str, request: Request, admin: Admin) -> Rule:
-    """Lets an admin do an action, and remembers who it is for `admin_of`. Raises GatewayError `not_allowed`."""
+    """Permits an admin to perform an action, and stores the admin for `admin_of`. Raises GatewayError `not_allowed`."""
     rule = RULES.get(action)
     if rule is None or admin.scope not in rule.scopes:
         raise GatewayError("not_allowed", f"An admin key of scope {admin.scope!r} may not {action}.")
@@ -87,26 +87,29 @@ async def authorise(action: str, request: Request, admin: Admin) -> Rule:
 
 
 def admin_of(request: Request) -> Admin:
-    """Who asks; known since `authorise`."""
+    """Returns the admin of the request. Valid after `authorise`."""
     return cast("Admin", request.scope[_WHO])
 
 
 async def team_asked(request: Request, named: str | None) -> Team | None:
-    """The team that a list is about: the one that `?team=` names, a lead's own without it, None for all teams."""
+    """Returns the team that a list is about.
+
+    That is the team of `?team=`; without it, the team of a team-scoped admin, or None for all teams.
+    """
     own = admin_of(request).team_id or None
     wanted = named if named is not None else own
     return None if wanted is None else await services_of(request).accounts.team(wanted)
 
 
 def refuse_other_team(request: Request, team_id: str) -> None:
-    """Raises GatewayError `not_allowed` where a lead has found something of another team."""
+    """Raises GatewayError `not_allowed` if a team-scoped admin has found an object of another team."""
     own = admin_of(request).team_id
     if own and own != team_id:
         raise GatewayError("not_allowed", "This admin key is for another team.")
 
 
 def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int | None]) -> None:
-    """Raises GatewayError `not_allowed` where a lead sets a key's limit over the team's own."""
+    """Raises GatewayError `not_allowed` if a team-scoped admin sets a key's limit above the limit of the team."""
     if admin_of(request).scope != "team":
         return
     for name, value in limits.items():
@@ -121,6 +124,6 @@ async def _is_own(request: Request, admin: Admin, named: str) -> bool:
     try:
         return (await services_of(request).accounts.team(named)).id == admin.team_id
     except GatewayError as error:
-        if error.code == "team_not_found":  # reads the same as a team of somebody else
+        if error.code == "team_not_found":  # the same answer as for a team of somebody else
             return False
         raise

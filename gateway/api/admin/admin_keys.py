@@ -1,4 +1,4 @@
-"""/admin/v1/admin-keys: keys for people and programs that run the gateway. /whoami; /audit: what they did."""
+"""/admin/v1/admin-keys: keys for people and programs that run the gateway. Also /whoami, and /audit: what they did."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ router = APIRouter(route_class=GuardedRoute)
 
 @router.get("/whoami")
 async def who_am_i(request: Request) -> dict[str, Any]:
-    """Whose admin key this is, and what it may."""
+    """Whose admin key this is, and what it permits."""
     own = await team_asked(request, None)
     return {**admin_json(admin_of(request)), "team_name": own.name if own else None}
 
 
 @router.get("/admin-keys")
 async def list_admin_keys(request: Request) -> dict[str, Any]:
-    """All admin keys but the root's, the oldest first."""
+    """All admin keys except the root key, oldest first."""
     admins = await services_of(request).admins.admins()
     return {"object": "list", "data": [admin_json(admin) for admin in admins], "next": None}
 
 
 @router.post("/admin-keys", status_code=201)
 async def create_admin_key(request: Request, response: Response, body: NewAdminKey) -> dict[str, Any]:
-    """Makes an admin key. `key` is its text, shown this once; null for a repeat after the root admin key changed."""
+    """Creates an admin key.
+
+    `key` is its text, which is not shown again; null for a repeat after the root admin key changed.
+    """
     services = services_of(request)
     team_id = (await services.accounts.team(body.team)).id if body.team is not None else ""
     idempotency_key = idempotency_key_of(request, "admin key", body.model_dump(mode="json", exclude_unset=True))
@@ -50,7 +53,7 @@ async def create_admin_key(request: Request, response: Response, body: NewAdminK
 
 @router.delete("/admin-keys/{admin_key}")
 async def delete_admin_key(request: Request, admin_key: str) -> dict[str, Any]:
-    """Ends an admin key with its very next request."""
+    """Deletes an admin key. Its next request is refused."""
     admins = services_of(request).admins
     admin = await admins.admin(admin_key)
     await admins.delete(admin)
@@ -61,7 +64,7 @@ async def delete_admin_key(request: Request, admin_key: str) -> dict[str, Any]:
 async def list_actions(
     request: Request, limit: Limit = 100, after: After = None, team: str | None = None
 ) -> dict[str, Any]:
-    """What admins changed, the newest first; of one team, or everything."""
+    """What admins changed, newest first; for one team or for everything."""
     owner = await team_asked(request, team)
     page = await services_of(request).audit_log.read(owner.id if owner else None, limit, after)
     return page_json(map(action_json, page.data), page)

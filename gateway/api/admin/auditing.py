@@ -1,8 +1,8 @@
-"""The audit log's entry for each action that changed something: who, what, before, after, when, in which request.
+"""Writes the audit log's entry for each action that changed something: who, what, before, after, when, which request.
 
-`before` is read as the action begins, `after` is the action's answer; secrets are struck out of both (ledger.trail).
-An action that was refused changed nothing and has no entry. One whose entry the store did not take is in the
-gateway's own log instead: the action is done, and its answer must say so.
+`before` is read as the action starts, and `after` is the action's answer. Secrets are redacted from both
+(audit_log.py). A refused action changed nothing and has no entry. If the store does not accept an entry, it goes to the
+gateway's own log: the action is complete, and its answer must say so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REFUSED: Final = 400
 async def audited(
     action: str, rule: Rule, request: Request, handle: Callable[[Request], Awaitable[Response]]
 ) -> Response:
-    """Does the action, and writes it down if it was done."""
+    """Performs the action and writes an audit entry if it succeeded."""
     services = services_of(request)
     before = await _before(services, rule, request)
     response = await handle(request)
@@ -56,7 +56,7 @@ async def audited(
 
 
 async def _before(services: Services, rule: Rule, request: Request) -> Any:
-    """What the action is about to change; None where there is no such thing, as the action itself will say."""
+    """Returns the state that the action is about to change, or None if the object does not exist."""
     try:
         return await _READERS[rule.before](services, request.path_params) if rule.before else None
     except GatewayError as error:
@@ -95,7 +95,7 @@ _READERS: Final[Mapping[str, Callable[[Services, Mapping[str, str]], Awaitable[A
 
 
 def _team_of(before: Any, after: Any) -> str:
-    """The team that an object is, or belongs to."""
+    """Returns the id of the team that an object is or belongs to, or ""."""
     for body in (before, after):
         if isinstance(body, dict):
             found = body.get("id") if body.get("object") == "team" else body.get("team_id")

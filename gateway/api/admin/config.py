@@ -1,4 +1,4 @@
-"""/admin/v1/config: routes, prices and upstreams as in force, and reading them again. /openapi.json: this API."""
+"""/admin/v1/config: the routes, prices and upstreams in force, and reloading them. /openapi.json describes this API."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gateway.errors import GatewayError
 router = APIRouter(route_class=GuardedRoute)
 
 SECRET_FIELDS: Final = ("api_keys", "client_key_file", "proxy")
-"""Of an upstream; a proxy's URL may hold a password."""
+"""The secret settings of an upstream. The URL of a proxy may contain a password."""
 
 
 @router.get("/config")
 async def show_config(request: Request) -> dict[str, Any]:
-    """What requests run on now, without secrets; and which configuration each worker runs."""
+    """The configuration in force without secrets, and the configuration that each worker runs."""
     services = services_of(request)
     settings = services.settings
     return {
@@ -57,7 +57,7 @@ async def show_config(request: Request) -> dict[str, Any]:
 
 @router.post("/config/reload")
 async def reload_config(request: Request) -> dict[str, Any]:
-    """Reads the configuration again, on every worker. 400 `invalid_config` says what is wrong; then nothing changes."""
+    """Reloads the configuration on every worker. 400 `invalid_config` says what is wrong; then nothing changes."""
     services = services_of(request)
     reloaded = await services.control_loop.reload_all()
     return {
@@ -75,11 +75,11 @@ async def show_openapi(request: Request) -> dict[str, Any]:
 
 
 def admin_openapi(routes: Sequence[BaseRoute]) -> dict[str, Any]:
-    """The document of the admin API among an application's routes: its errors and its key, as they are."""
+    """Returns the OpenAPI document of the admin API's routes, with its real errors and its authentication."""
     document = get_openapi(title="OpenResponses gateway: admin API", version=__version__, routes=routes)
     paths = {path: item for path, item in document["paths"].items() if path.startswith("/admin/v1")}
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form of errors: never sent
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form of errors, which is never sent
         schemas.pop(name, None)
     schemas["Error"] = _ERROR
     refusal = {"description": "Refused; `code` says why", "content": {"application/json": {"schema": _ERROR_REF}}}

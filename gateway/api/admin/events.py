@@ -1,9 +1,10 @@
-"""/admin/v1/events: one server-sent event for each finished request of all workers, as it ends.
+"""/admin/v1/events: one server-sent event per finished request of any worker, as it ends.
 
-    event: request    data: as feed.event makes it; id: goes on from there with Last-Event-ID, for about a minute
-    event: ready      the first one: from here on, every request is shown
+    event: request    data: see `request_reporter.event`; Last-Event-ID resumes the stream for about a minute
+    event: ready      the first event: from here on, every request is shown
 
-A lead sees its own team's. Bounded: MAX_WATCHERS a worker; in a storm a worker keeps the newest (feed.Feed).
+A team-scoped admin sees only its own team's requests. At most MAX_WATCHERS streams are open per worker. Under overload
+a worker keeps the newest events (request_reporter.py).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _READY_AFTER_S: Final = 2 * EVERY_S  # by then every worker has seen that somebo
 
 @router.get("/events", response_class=EventSourceResponse)
 async def watch(request: Request, team: str | None = None) -> EventSourceResponse:
-    """Finished requests, live. Raises GatewayError `concurrency_exceeded` where too many watch."""
+    """Finished requests, live. Raises GatewayError `concurrency_exceeded` if too many streams are open."""
     services = services_of(request)
     owner = await team_asked(request, team)
     if services.reporter.watchers >= MAX_WATCHERS:
@@ -58,7 +59,7 @@ async def _events(services: Services, last_id: str, team_id: str | None) -> Asyn
                 await services.live_requests.request_events()
                 found = await services.live_requests.after(last_id, _BATCH_SIZE)
             except GatewayError:
-                pass  # the store is away: watching goes on when it is back
+                pass  # the store is unavailable; the stream continues when it is back
             for event_id, event in found:
                 last_id = event_id
                 if team_id is None or event["team_id"] == team_id:

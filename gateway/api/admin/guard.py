@@ -1,11 +1,11 @@
-"""Who may use the admin API, and how much it reads: decided before a body is read, let alone parsed.
+"""Authentication of the admin API, and the bounds of what it reads. All of it happens before a body is parsed.
 
-admin.key not set       403 admin_disabled       every route
-no key, another key     401 invalid_admin_key    the root key of the configuration, or an admin key (ledger.admins)
-not in its scope        403 not_allowed          access.RULES
-body over MAX_BODY      413 body_too_large
+admin.key not set         403 admin_disabled       on every route
+no key, or another key    401 invalid_admin_key    valid: the root key of the configuration, or a stored admin key
+outside of the scope      403 not_allowed          access.RULES
+body over MAX_BODY        413 body_too_large
 
-What has changed something is written to the audit log before its answer leaves.
+The audit entry of a change is written before its answer is sent.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _LOOKING: Final = ("GET", "HEAD")
 
 
 class GuardedRoute(APIRoute):
-    """A route behind the admin key."""
+    """A route that requires an admin key."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's own handler, behind the guard."""
+        """Returns FastAPI's own handler, wrapped in the checks above."""
         handle = super().get_route_handler()
         path = self.path
 
@@ -49,7 +49,8 @@ class GuardedRoute(APIRoute):
             try:
                 body = await _read_body(request)
             except ClientDisconnected:
-                return Response(status_code=499)  # nobody reads it; nginx's number for this
+                # nobody reads it; 499 is nginx's status for a client that closed the connection
+                return Response(status_code=499)
             sent = False
 
             async def replay() -> Message:
@@ -68,15 +69,18 @@ class GuardedRoute(APIRoute):
 
 
 async def require_admin(request: Request) -> Admin:
-    """Who asks. Raises GatewayError `admin_disabled`, or `invalid_admin_key` for no key, or one that is unknown."""
+    """Returns the admin who sent the request.
+
+    Raises GatewayError `admin_disabled`, or `invalid_admin_key` for a missing or unknown key.
+    """
     expected = _admin_key(request)
-    signed_in = request.scope.get(SIGNED_IN)  # the dashboard asks for somebody whose session it has verified
+    signed_in = request.scope.get(SIGNED_IN)  # set by the dashboard, for an admin whose session it has verified
     if isinstance(signed_in, Admin):
         return signed_in
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     presented = presented.strip()
     if scheme.lower() == "bearer":
-        # Digests, since compare_digest takes no text beyond ASCII and its time tells lengths.
+        # Digests are compared, because compare_digest accepts only ASCII text and its duration reveals lengths.
         if hmac.compare_digest(_digest(presented.encode()), _digest(expected)):
             return ROOT
         made = parse_admin_key(presented)
@@ -87,7 +91,10 @@ async def require_admin(request: Request) -> Admin:
 
 
 def idempotency_key_of(request: Request, *parts: object) -> IdempotencyKey | None:
-    """The request's Idempotency-Key, bound to what is asked; None without one. Raises GatewayError `invalid_field`."""
+    """Returns the request's Idempotency-Key, bound to the content of the request, or None.
+
+    Raises GatewayError `invalid_field`.
+    """
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -102,12 +109,15 @@ def idempotency_key_of(request: Request, *parts: object) -> IdempotencyKey | Non
 
 
 def version_of(request: Request) -> int | None:
-    """The version in `If-Match`, quoted or not; None for none or "*". Raises GatewayError `invalid_field`."""
+    """Returns the version in `If-Match`, quoted or not, or None if it is absent or "*".
+
+    Raises GatewayError `invalid_field`.
+    """
     text = request.headers.get("if-match", "*").strip()
     if text == "*":
         return None
     number = text.removeprefix("W/").strip('"')
-    if not (number.isascii() and number.isdigit() and len(number) <= 15):  # noqa: PLR2004 - what a double holds
+    if not (number.isascii() and number.isdigit() and len(number) <= 15):  # noqa: PLR2004 - the digits that a double holds exactly
         raise GatewayError("invalid_field", "If-Match takes the version of the object, a number.", param="If-Match")
     return int(number)
 

@@ -30,7 +30,7 @@ async def list_entries(
     type_: Annotated[Type | None, Query(alias="type", description="Entries of one type; pages may be short")] = None,
     order: Annotated[Literal["oldest", "newest"], Query(description="Which come first")] = "oldest",
 ) -> dict[str, Any]:
-    """Entries of a period."""
+    """The journal's entries of a period."""
     services = services_of(request)
     check_cursor(after)
     owner = await services.accounts.team(team)
@@ -50,7 +50,10 @@ async def list_entries(
 async def verify_ledger(
     request: Request, team: str | None = None, limit: Limit = 100, after: After = None
 ) -> dict[str, Any]:
-    """Recomputes balances from the journal: of one team, or of all, a page at a time. `ok`: all of this page agree."""
+    """Recomputes balances from the journal, for one team or page by page for all.
+
+    `ok` is true if all of this page agree.
+    """
     services = services_of(request)
     accounts = services.accounts
     page = await accounts.teams(limit, after) if team is None else Page((await accounts.team(team),), None)

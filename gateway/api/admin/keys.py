@@ -1,4 +1,4 @@
-"""/admin/v1/teams/{team}/keys. The key itself is in the answer to its creation, and nowhere else."""
+"""/admin/v1/teams/{team}/keys. Only the answer to its creation contains the text of a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/teams/{team}/keys", route_class=GuardedRoute)
 
 @router.post("", status_code=201)
 async def create_key(request: Request, response: Response, team: str, body: NewKey) -> dict[str, Any]:
-    """Makes a key. `key` is null for a repeat that comes after the key's secret, or the admin key, was replaced."""
+    """Creates a key. `key` is null for a repeat after the key's secret, or the root admin key, was replaced."""
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
     refuse_beyond_quota(request, owner, body.limits.changes())
@@ -31,7 +31,7 @@ async def create_key(request: Request, response: Response, team: str, body: NewK
 
 @router.get("")
 async def list_keys(request: Request, team: str, limit: Limit = 100, after: After = None) -> dict[str, Any]:
-    """A team's keys, the oldest first."""
+    """A team's keys, oldest first."""
     accounts = services_of(request).accounts
     page = await accounts.keys(await accounts.team(team), limit, after)
     views = await accounts.views([(key.team_id, key.id) for key in page.data])
@@ -48,7 +48,7 @@ async def show_key(request: Request, response: Response, team: str, key: str) ->
 
 @router.patch("/{key}")
 async def change_key(request: Request, response: Response, team: str, key: str, body: KeyPatch) -> dict[str, Any]:
-    """Changes a key; in force with its next request, on every worker."""
+    """Changes a key. The change applies from its next request on, on every worker."""
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
     refuse_beyond_quota(request, owner, body.limits.changes())

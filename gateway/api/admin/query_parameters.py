@@ -1,4 +1,4 @@
-"""Query parameters that several routes take."""
+"""Query parameters that several routes accept."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Until = Annotated[str | None, Query(alias="to", max_length=64, description="ISO 
 
 
 def moment_ms(text: str | None, name: str, otherwise: int) -> int:
-    """A date or time as ms since 1970. Raises GatewayError `invalid_field`."""
+    """Returns a date or time as ms since 1970. Raises GatewayError `invalid_field`."""
     if text is None:
         return otherwise
     try:
-        # A "+" that was not percent-encoded has become a space.
+        # A "+" that was not percent-encoded has been decoded to a space.
         moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))
     except (ValueError, OverflowError):
@@ -34,7 +34,7 @@ def moment_ms(text: str | None, name: str, otherwise: int) -> int:
 
 
 async def every_team_id(accounts: Accounts) -> AsyncIterator[str]:
-    """The ids of all teams."""
+    """Yields the ids of all teams."""
     after: str | None = None
     while True:
         ids, after = await accounts.team_ids(_BATCH_SIZE, after)

@@ -1,7 +1,7 @@
-"""What the admin API takes: every field with its bounds; an unknown field is an error.
+"""The bodies that the admin API accepts. Every field has bounds, and an unknown field is an error.
 
-Money is a decimal string in USD and becomes nano-USD; times are ISO 8601 with their zone. In a PATCH, a field that is
-absent stays as it is; `null` removes a limit or an expiry.
+Money is a decimal string in USD and becomes nano-USD. Times are ISO 8601 with a time zone. In a PATCH, an absent field
+stays as it is, and `null` removes a limit or an expiry.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 
 
 def example(value: dict[str, Any]) -> ConfigDict:
-    """A body's configuration that adds an example to the OpenAPI document."""
+    """Returns a model configuration that adds an example to the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [value]})
 
 
@@ -106,7 +106,7 @@ class Limits(Body):
     budget_tokens_total: Volume | None = None
 
     def changes(self) -> dict[str, int | None]:
-        """The limits that were given."""
+        """Returns the limits that were sent."""
         return {name: getattr(self, name) for name in LIMITS if name in self.model_fields_set}
 
 
@@ -120,7 +120,7 @@ class _Account(Body):
     limits: Limits = NO_LIMITS
 
     def changes(self) -> Changes:
-        """What was given, as the ledger takes it."""
+        """Returns the fields that were sent, as the ledger accepts them."""
         given = self.model_fields_set
         expires_ms = None
         if "expires_at" in given:
@@ -178,7 +178,7 @@ class KeyPatch(_Account):
 
 
 class Movement(Body):
-    """POST /teams/{team}/credits: a grant is over 0, an adjustment has either sign."""
+    """POST /teams/{team}/credits. A grant is greater than 0; an adjustment has either sign."""
 
     model_config = example({"kind": "grant", "amount_usd": "25.00", "note": "November"})
 
@@ -188,7 +188,7 @@ class Movement(Body):
 
 
 class NewRotation(Body):
-    """POST /teams/{team}/keys/{key}/rotate: for how long the secrets of now still work; 0 ends them at once."""
+    """POST /teams/{team}/keys/{key}/rotate: how long the present secrets keep working; 0 ends them at once."""
 
     model_config = example({"overlap_s": 86400})
 
@@ -196,7 +196,7 @@ class NewRotation(Body):
 
 
 class NewAdminKey(Body):
-    """POST /admin-keys; `team` (name or id) goes with the scope "team", and with no other."""
+    """POST /admin-keys. `team` (name or id) is required for the scope "team" and not accepted otherwise."""
 
     model_config = example({"name": "lead of search", "scope": "team", "team": "search"})
 

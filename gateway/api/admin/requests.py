@@ -1,7 +1,7 @@
-"""/admin/v1/requests: the last ones, refused ones too. /admin/v1/requests/{id}: what became of a request.
+"""/admin/v1/requests: the last requests, refused ones included. /admin/v1/requests/{id}: the outcome of one request.
 
-A request's id does not name its team, so every team is asked, many at a time; `?team=` asks one alone, and then finds
-holds that expired as well, by the team's journal. What was refused is found for as long as its refusal is kept.
+A request's id does not name its team, so every team is searched, many at a time. `?team=` searches only one, and then
+also finds expired holds in the team's journal. A refused request is found as long as its refusal is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ async def list_requests(
     team: str | None = None,
     outcome: Annotated[str | None, Query(max_length=64, description='As in the journal, or "refused"')] = None,
 ) -> dict[str, Any]:
-    """The last requests, the newest first: settled, voided, expired, refused. A page may be a little over `limit`."""
+    """The last requests, newest first: settled, voided, expired, refused.
+
+    A page may be slightly longer than `limit`.
+    """
     services = services_of(request)
     if outcome is not None and outcome not in OUTCOMES:
         raise GatewayError("invalid_field", f"outcome is one of {', '.join(OUTCOMES)}.", param="outcome")
@@ -48,9 +51,10 @@ async def list_requests(
 
 @router.get("/{request_id}")
 async def show_request(request: Request, request_id: str, team: str | None = None) -> dict[str, Any]:
-    """What became of a request.
+    """The outcome of one request.
 
-    `state`: running, settled, voided, expired or refused, with why. `timings` and `tried` are kept for the last ones.
+    `state` is running, settled, voided, expired or refused, with the reason. `timings` and `tried` are kept for recent
+    requests.
     """
     services = services_of(request)
     owner = await team_asked(request, team)

@@ -1,4 +1,4 @@
-"""/admin/v1/teams/{team}/keys/{key}/rotate, and /admin/v1/keys/{key} for those who know a key's id alone."""
+"""/admin/v1/teams/{team}/keys/{key}/rotate, and /admin/v1/keys/{key} for callers who know only a key's id."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ router = APIRouter(route_class=GuardedRoute)
 
 @router.post("/teams/{team}/keys/{key}/rotate")
 async def rotate_key(request: Request, response: Response, team: str, key: str, body: NewRotation) -> dict[str, Any]:
-    """A new secret, which works at once; the others work until their overlap ends.
+    """Gives the key a new secret, which works at once. The old secrets work until their overlap ends.
 
-    `key` is the new text, shown this once. A repeat with the same Idempotency-Key gets the same text: null only if the
-    secret was replaced since, or the admin key changed.
+    `key` is the new text, which is not shown again. A repeat with the same Idempotency-Key returns the same text, or
+    null if the secret was replaced since or the root admin key changed.
     """
     services = services_of(request)
     owner = await services.accounts.team(team)
@@ -35,7 +35,7 @@ async def rotate_key(request: Request, response: Response, team: str, key: str, 
 
 @router.get("/keys/{key}")
 async def find_key(request: Request, response: Response, key: str) -> dict[str, Any]:
-    """One key, by its id alone; `team_id` says whose it is."""
+    """One key, found by its id alone. `team_id` names its team."""
     accounts = services_of(request).accounts
     owner, found = await accounts.find_key(key)
     refuse_other_team(request, owner.id)

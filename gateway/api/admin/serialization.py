@@ -1,4 +1,4 @@
-"""What the admin API gives: the ledger's values as JSON. Numbers are those that are enforced."""
+"""The JSON of the admin API's answers. Numbers are those that are enforced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def page_json(data: Iterable[dict[str, Any]], page: Page[Any]) -> dict[str, Any]
 
 
 def team_json(team: Team, view: View) -> dict[str, Any]:
-    """A team, its balance, and what is left of its limits."""
+    """A team, its balance, and what remains of its limits."""
     return {
         "object": "team",
         "id": team.id,
@@ -41,7 +41,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
 
 
 def key_json(key: Key, view: View) -> dict[str, Any]:
-    """A key and what is left of its limits; of its secrets only how to tell them apart."""
+    """A key and what remains of its limits. Its secrets are described only so far that they can be told apart."""
     return {
         "object": "key",
         "id": key.id,
@@ -93,9 +93,9 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A request: `state` is running, settled, voided or expired; `entry` is its journal entry, if it is still kept.
+    """A request. `state` is running, settled, voided or expired; `entry` is its journal entry if it is still kept.
 
-    `took`: as `feed.timing` makes it, if that is still kept.
+    `took` is the result of `request_reporter.timing`, if it is still kept.
     """
     shape = _request(request_id, found.team_id)
     if found.open is not None:
@@ -116,7 +116,7 @@ def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) 
 
 
 def verification_json(team: Team, verification: Verification) -> dict[str, Any]:
-    """Whether a team's books agree; each difference by name, in nano-USD or as a count."""
+    """Whether a team's ledger is consistent. Each difference has a name, and is in nano-USD or a count."""
     return {
         "object": "verification",
         "team_id": team.id,
@@ -149,7 +149,7 @@ def _usage(entry: Entry) -> dict[str, int] | None:
 
 
 def admin_json(admin: Admin) -> dict[str, Any]:
-    """An admin key; its text is in the answer to its creation alone."""
+    """An admin key. Only the answer to its creation contains its text."""
     return {
         "object": "admin_key",
         "id": admin.id,
@@ -181,7 +181,7 @@ def action_json(action: Action) -> dict[str, Any]:
 
 
 def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
-    """One of the last requests. `outcome` "refused": `code`, `message`, `limit` and `scope` say why."""
+    """One of the last requests. If `outcome` is "refused", `code`, `message`, `limit` and `scope` say why."""
     if isinstance(item, RefusedRequest):
         return _request(item.request_id, team_id) | {
             "state": "refused",
@@ -200,7 +200,7 @@ def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
 
 
 def _request(request_id: str, team_id: str) -> dict[str, Any]:
-    """A request's fields, none of them known yet: every request has them all."""
+    """Returns all fields of a request as unknown, so that every request has all fields."""
     return {
         "object": "request",
         "id": request_id,

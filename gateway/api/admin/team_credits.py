@@ -25,7 +25,7 @@ async def show_credits(request: Request, team: str) -> dict[str, Any]:
 
 @router.post("")
 async def move_credits(request: Request, team: str, body: Movement) -> dict[str, Any]:
-    """Grants or adjusts, once per Idempotency-Key; the balance as it stands now."""
+    """Grants or adjusts credits, once per Idempotency-Key, and returns the present balance."""
     if body.amount_usd == 0 or (body.kind == "grant" and body.amount_usd < 0):
         needed = "A grant must be over 0." if body.kind == "grant" else "An adjustment must not be 0."
         raise GatewayError("invalid_field", f"amount_usd: {needed}", param="amount_usd")

@@ -19,12 +19,12 @@ router = APIRouter(prefix="/teams", route_class=GuardedRoute)
 
 @router.post("", status_code=201)
 async def create_team(request: Request, response: Response, body: NewTeam) -> dict[str, Any]:
-    """Makes a team, and grants its first credits."""
+    """Creates a team and grants its first credits."""
     accounts = services_of(request).accounts
     idempotency_key = idempotency_key_of(request, "team", body.model_dump(mode="json", exclude_unset=True))
     team = await accounts.create_team(body.changes(), idempotency_key)
     if body.credits_usd:
-        # Named by the team: a repeat of the creation grants nothing more.
+        # The grant's idempotency key is derived from the team, so that a repeated creation grants nothing more.
         await accounts.move_credits(
             team, "grant", body.credits_usd, note="first credits", idempotency_key=f"creation of {team.id}"
         )
@@ -33,7 +33,7 @@ async def create_team(request: Request, response: Response, body: NewTeam) -> di
 
 @router.get("")
 async def list_teams(request: Request, limit: Limit = 100, after: After = None) -> dict[str, Any]:
-    """Teams, the oldest first; a lead's own alone."""
+    """Teams, oldest first. A team-scoped admin sees only its own."""
     accounts = services_of(request).accounts
     own = await team_asked(request, None)
     page = Page((own,), None) if own is not None else await accounts.teams(limit, after)
@@ -50,7 +50,7 @@ async def show_team(request: Request, response: Response, team: str) -> dict[str
 
 @router.patch("/{team}")
 async def change_team(request: Request, response: Response, team: str, body: TeamPatch) -> dict[str, Any]:
-    """Changes a team; in force with its next request."""
+    """Changes a team. The change applies from its next request on."""
     accounts = services_of(request).accounts
     changed = await accounts.update_team(await accounts.team(team), body.changes(), version=version_of(request))
     return await _shown(accounts, changed, response)

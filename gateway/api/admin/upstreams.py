@@ -1,4 +1,4 @@
-"""/admin/v1/upstreams: health as every worker sees it; taking one out of service, and back, on all workers."""
+"""/admin/v1/upstreams: the health that each worker sees, and disabling and enabling an upstream on all workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ router = APIRouter(prefix="/upstreams", route_class=GuardedRoute)
 
 @router.get("")
 async def list_upstreams(request: Request) -> dict[str, Any]:
-    """All upstreams. `healthy`: some worker would ask it now; `workers`: each one's breaker, keys, connections."""
+    """All upstreams.
+
+    `healthy` means that some worker would use it now; `workers` shows each worker's breaker and connections.
+    """
     services = services_of(request)
     names = services.settings.upstreams
     return {"object": "list", "data": [await upstream_json(services, name) for name in names], "next": None}
@@ -26,7 +29,7 @@ async def list_upstreams(request: Request) -> dict[str, Any]:
 
 @router.post("/{upstream}/disable")
 async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
-    """Takes it out: no worker sends it new requests, within a second or two; running ones go on. Idempotent."""
+    """Disables an upstream: within two seconds no worker sends it new requests. Running requests go on. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
     await services.cluster_state.take_out(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
@@ -36,7 +39,7 @@ async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
 
 @router.post("/{upstream}/enable")
 async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
-    """Puts it back. Idempotent."""
+    """Enables an upstream again. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
     await services.cluster_state.put_back(upstream)

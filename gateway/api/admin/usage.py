@@ -1,12 +1,13 @@
-"""/admin/v1/usage: who used how much of what, by the hour or the day; the ledger's own figures.
+"""/admin/v1/usage: who used how much of which model, by the hour or the day. The figures are the ledger's own.
 
-from, to   widened to whole steps; by default the last 24 hours, or with step=day the last 30 days
-by         model, key or team: what a row is about; without it, one row a step
-limit      how many groups stay apart, the dearest; `others` is what all the rest add up to, or null
+from, to   rounded outwards to whole steps; the default is the last 24 hours, or the last 30 days with step=day
+by         model, key or team: what a row is about; without it there is one row per step
+limit      the number of groups that are listed, the most expensive first; `others` adds up all the rest, or is null
 
-Beside usage: `outcomes` of admitted requests, `refused` and `refusals` by reason, and how long settled requests took,
-`total_ms` to their end and `first_byte_ms` of streams, each {requests, median, p95}. Those times are read off buckets
-(gateway.latency): right to within a third. By key, these are not known.
+Besides usage: `outcomes` of admitted requests, `refused` and `refusals` by reason, and the durations of settled
+requests. `total_ms` is the time to the end, and `first_byte_ms` the time to the first byte of streams; each is
+{requests, median, p95}. Durations come from fixed buckets (latency_buckets.py) and are off by at most a third. They are
+not known by key.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from gateway.store.keyspace import STEP_MS, Step
 router = APIRouter(route_class=GuardedRoute)
 
 MAX_READS: Final = 450_000
-"""Hours or days, times teams: 10,000 teams for six weeks of days. A month of them takes a core about four seconds."""
+"""The largest product of steps and teams:
+
+10,000 teams for six weeks of days. A month of them takes one core about four seconds.
+"""
 _DEFAULT_STEPS: Final[Mapping[str, int]] = MappingProxyType({"hour": 24, "day": 30})
 
 
@@ -46,7 +50,7 @@ async def show_usage(
     step: Annotated[Step, Query(description="How wide a step of time is")] = "hour",
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="How many groups stay apart")] = MAX_ROWS,
 ) -> dict[str, Any]:
-    """`total` of the period, `groups` of it the dearest first, and `data`: a row for each step and group."""
+    """`total` of the period, its `groups`, the most expensive first, and `data`: one row per step and group."""
     services = services_of(request)
     owner = await team_asked(request, team)
     from_ms, to_ms = _period(since, until, step)
@@ -115,7 +119,7 @@ async def _one(team: Team) -> AsyncIterator[str]:
 
 
 async def _names(services: Services, groups: Sequence[Group], by: By | None) -> list[dict[str, Any]]:
-    """What names a group in its rows: its model, or ids with the names of now (null for what is gone)."""
+    """Returns the fields that name each group: its model, or ids with their present names (null if deleted)."""
     if by is None:
         return [{} for _ in groups]
     if by == "model":

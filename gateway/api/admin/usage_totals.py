@@ -1,10 +1,10 @@
-"""Usage added up, in bounded room however many teams there are.
+"""Adds usage up in bounded memory, however many teams there are.
 
-    Board.add(row)     sums by group and step, and in all
-    Board.complete()   between two teams: the groups of the one before are final, and the smallest may go to the others
+    UsageTotals.add(row)     adds a row to its group and step, and to the total
+    UsageTotals.complete()   after each team: its groups are final, and the smallest may be merged into `others`
 
-What goes to the others is added up there to the last digit: groups and others together are always the total. Rows of
-usage and of what was seen come in any order.
+Merging is exact: groups and `others` together always equal the total. Rows of usage and of outcomes may come in any
+order.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_ROWS: Final = 20_000
 MAX_ROWS_OF_A_TEAM: Final = 4 * MAX_ROWS
 By = Literal["model", "key", "team"]
 Group = tuple[str, str]
-"""(team id, what a row is about); "" where it is not of one team."""
+"""(team id, what a row is about); the team id is "" for groups that span teams."""
 
 
 @dataclass(slots=True)
 class UsageSum:
-    """State that changes: all of it. `seen`: counts by `what`, as in ledger.seen."""
+    """One sum of usage. Mutable. `outcomes` maps `what` to counts, as in outcome_rollups.py."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -51,7 +51,7 @@ class UsageSum:
                 self.outcomes[what] = self.outcomes.get(what, 0) + count
 
     def merge(self, other: UsageSum) -> None:
-        """Adds a sum."""
+        """Adds another sum."""
         self.requests += other.requests
         self.input_tokens += other.input_tokens
         self.cached_input_tokens += other.cached_input_tokens
@@ -61,7 +61,7 @@ class UsageSum:
             self.outcomes[what] = self.outcomes.get(what, 0) + count
 
     def to_json(self, *, with_outcomes: bool) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the sum as JSON."""
         used = {
             "requests": self.requests,
             "input_tokens": self.input_tokens,
@@ -92,13 +92,13 @@ class UsageSum:
 
 @dataclass(slots=True)
 class GroupUsage:
-    """One group. State that changes: all of it."""
+    """The usage of one group, in total and by step. Mutable."""
 
     total: UsageSum = field(default_factory=UsageSum)
     steps: dict[int, UsageSum] = field(default_factory=dict)
 
     def at(self, start_ms: int) -> UsageSum:
-        """The sum of a step."""
+        """Returns the sum of one step."""
         found = self.steps.get(start_ms)
         if found is None:
             found = self.steps[start_ms] = UsageSum()
@@ -106,13 +106,13 @@ class GroupUsage:
 
 
 class UsageTotals:
-    """Sums of one question. `most`: groups that stay apart. State that changes: all of it."""
+    """The totals of one query. `most` is the number of groups that are kept apart. Mutable."""
 
     def __init__(self, by: By | None, most: int) -> None:
         self.total = UsageSum()
         self.groups: dict[Group, GroupUsage] = {}
         self.others = GroupUsage()
-        self.merged = 0  # groups that went to the others
+        self.merged = 0  # groups that were merged into `others`
         self._by = by
         self._most = most
         self._rows = 0
@@ -121,7 +121,10 @@ class UsageTotals:
         self._open: list[Group] = []
 
     def add(self, row: UsageRow | OutcomeCounts) -> None:
-        """Adds a row. Raises GatewayError `invalid_field` where even one team, or the models alone, are too many."""
+        """Adds a row.
+
+        Raises GatewayError `invalid_field` if a single team, or the number of models, exceeds the bounds.
+        """
         if row.team_id != self._team:
             self.complete()
             self._team = row.team_id
@@ -140,7 +143,7 @@ class UsageTotals:
             )
 
     def complete(self) -> None:
-        """A team's rows are all here."""
+        """Marks the rows of one team as complete."""
         if self._by in ("team", "key"):  # any other group may still grow
             for group in self._open:
                 total = self.groups[group].total
@@ -150,18 +153,18 @@ class UsageTotals:
                 self._merge(heapq.heappop(self._final)[2])
 
     def end(self) -> None:
-        """All rows are here."""
+        """Marks all rows as complete."""
         self.complete()
         if self._by == "model":
             for group in self.order()[self._most :]:
                 self._merge(group)
 
     def order(self) -> list[Group]:
-        """The groups that stayed apart, the dearest first."""
+        """Returns the groups that were kept apart, the most expensive first."""
         return sorted(self.groups, key=lambda group: (-self.groups[group].total.cost, group))
 
     def rows(self) -> Iterator[tuple[int, Group, UsageSum]]:
-        """(start, group, sum) by time."""
+        """Yields (start, group, sum) in order of time."""
         found = [(start_ms, group) for group, group_usage in self.groups.items() for start_ms in group_usage.steps]
         for start_ms, group in sorted(found):
             yield start_ms, group, self.groups[group].steps[start_ms]

@@ -1,11 +1,12 @@
-"""What a gateway counts, for Prometheus.
+"""The metrics of a gateway, for Prometheus.
 
-    catalogue.py   every metric, as data; deploy/metrics.md is its rendering, and a test holds the two together
-    numbers.py     one worker's counts: plain dictionaries, a few increments a request, no locks and no library
-    sampling.py    what is only looked at when somebody asks: holds, spool, breakers, connections
-    sharing.py     workers of one gateway tell each other their counts, so that any of them can answer for all
-    exposition.py  counts -> prometheus-client's families -> text
+    catalogue.py      every metric as data; deploy/metrics.md is generated from it, and a test compares the two
+    counters.py       one worker's counters: plain dictionaries, a few increments per request, no locks, no library
+    multiprocess.py   shares the workers' counters, so that any worker can answer for all
+    exposition.py     counters -> prometheus-client's families -> text
 
-prometheus-client's own multiprocess mode writes a file at each increment, which is more than all of admission costs.
-Here a worker writes what it has once a second, and only where there are several.
+worker/gauges.py samples what is looked at only when metrics are scraped: holds, spool, breakers, connections.
+
+prometheus-client's own multiprocess mode writes to a file at each increment, which costs more than a whole admission. A
+worker of this gateway writes its counters once per second, and only if there are several workers.
 """

@@ -1,6 +1,6 @@
-"""Every metric, as data. Values of all workers are added up, so that each gauge is a sum, too.
+"""Every metric as data. The values of all workers are added up, and so a gauge is a sum too.
 
-Prices and balances are integers in nano-USD inside; `gateway_spend_usd_total` is divided where it is written.
+Prices and balances are integers in nano-USD internally. `gateway_spend_usd_total` is divided when it is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOTAL_S: Final = (*WAIT_S, 600.0, 1800.0, 3600.0)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `buckets`: a histogram's upper bounds in seconds; the last one, +Inf, goes without saying."""
+    """One metric. `buckets` are a histogram's upper bounds in seconds, without the last one, +Inf."""
 
     name: str
     kind: Kind
@@ -123,11 +123,11 @@ _ALL: Final = (
 
 METRICS: Final = MappingProxyType({metric.name: metric for metric in _ALL})
 OTHER: Final = "other"
-"""The label of teams and models beyond `server.metrics_max_series`."""
+"""The label for teams and models beyond `server.metrics_max_series`."""
 
 
 def as_table() -> str:
-    """The catalogue as a Markdown table, as it stands in deploy/metrics.md."""
+    """Returns the catalogue as the Markdown table in deploy/metrics.md."""
     rows = [f"| `{one.name}` | {one.kind} | {_words(one.labels)} | {one.text} |" for one in _ALL]
     return "\n".join(["| metric | type | labels | what it says |", "|---|---|---|---|", *rows])
 

@@ -1,11 +1,11 @@
-"""One worker's counts.
+"""The counters of one worker.
 
-    note(record)              a request of the request line that has ended: the one call on the warm path
-    note_answer(route, ...)   one of the other routes
-    snapshot()                everything so far, as `Snapshot`
+    note(record)              counts a finished model request; the one call on the warm path
+    note_answer(route, ...)   counts an answer of another route
+    snapshot()                returns everything so far as a `Snapshot`
 
-A `Snapshot` is {metric: {label values: number, or [bucket counts..., sum] of a histogram}}: additive, so that the sum
-of the workers' snapshots is the gateway's.
+A `Snapshot` is {metric: {label values: number, or [bucket counts..., sum] of a histogram}}. Snapshots add up: the
+gateway's snapshot is the sum of its workers' snapshots.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STREAMED = ("false", "true")
 
 
 class Histogram:
-    """Counts of durations by bucket, and their sum; of one label set. State that changes: both."""
+    """Counts of durations by bucket, and their sum, for one set of labels. Mutable."""
 
     __slots__ = ("_bounds", "counts", "sum_s")
 
@@ -35,28 +35,28 @@ class Histogram:
         self.sum_s = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Counts one; a bucket's upper bound belongs to it."""
+        """Counts a duration. A bucket includes its upper bound."""
         self.counts[bisect_left(self._bounds, seconds)] += 1
         self.sum_s += seconds
 
 
 class Histograms(dict[Labels, Histogram]):
-    """A histogram for each label set of one metric; made at its first use."""
+    """The histograms of one metric by set of labels, created on first use."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self._bounds = METRICS[name].buckets
 
     def __missing__(self, labels: Labels) -> Histogram:
-        """The one of a label set that is new."""
+        """Creates the histogram of a new set of labels."""
         made = self[labels] = Histogram(self._bounds)
         return made
 
 
 class Counters:
-    """One worker's counts since it started. State that changes: all of it; only the event loop's thread counts.
+    """One worker's counters since its start. Mutable; only the event loop's thread writes.
 
-    `max_series` bounds the pairs of team and model; those beyond are counted as "other".
+    `max_series` bounds the pairs of team and model. Pairs beyond it count as "other".
     """
 
     def __init__(self, max_series: int) -> None:
@@ -73,7 +73,7 @@ class Counters:
         self._upstream = Histograms("gateway_upstream_seconds")
 
     def note(self, record: RequestRecord) -> None:
-        """A request of the request line that has ended."""
+        """Counts a finished model request."""
         self._count(record.route, record.status, record.outcome, record.code)
         waited_s = 0.0
         for upstream, result, seconds in record.attempts:
@@ -87,7 +87,7 @@ class Counters:
             self._note_settled(record, waited_s)
 
     def note_answer(self, route: str, status: int, code: str | None) -> None:
-        """A request of another route that was answered."""
+        """Counts an answer of another route."""
         self._count(route, status, "answered" if code is None else Outcome.REFUSED, code)
 
     def _count(self, route: str, status: int, outcome: Outcome | str, code: str | None) -> None:
@@ -126,7 +126,7 @@ class Counters:
         return sums
 
     def snapshot(self) -> Snapshot:
-        """Everything that was counted, under the catalogue's names."""
+        """Returns all counts under the catalogue's names."""
         spent = self._spent.items()
         kinds = ("input", "cached_input", "output", "reasoning")
         return {
@@ -154,7 +154,7 @@ def _values(histograms: Histograms) -> dict[Labels, Value]:
 
 
 def added(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The sum of snapshots. Histograms of one metric have the same buckets in all of them."""
+    """Returns the sum of snapshots. A metric's histograms have the same buckets in all of them."""
     total: Snapshot = {}
     for snapshot in snapshots:
         for name, series in snapshot.items():

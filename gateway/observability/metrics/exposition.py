@@ -1,4 +1,4 @@
-"""Counts -> prometheus-client's families -> the text that Prometheus asked for (its own, or OpenMetrics)."""
+"""Counters -> prometheus-client's families -> the text format that was requested (Prometheus or OpenMetrics)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _NANO: Final = 10**9
 
 
 class _Once(Collector):
-    """One answer's families."""
+    """The families of one answer."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric of the catalogue, those without a value too: an alert may name them from the start."""
+        """Yields every metric of the catalogue, also without a value: an alert may refer to it from the start."""
         for described in METRICS.values():
             series = self._snapshot.get(described.name, {})
             if described.name == "gateway_build_info":
@@ -35,7 +35,7 @@ class _Once(Collector):
 
 
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
-    """The body and its content type, in the format that `accept` asks for."""
+    """Returns the body and its content type, in the format that `accept` requests."""
     encode, content_type = choose_encoder(accept)
     return encode(_Once(snapshot)), content_type
 

@@ -1,14 +1,13 @@
-"""Workers of one gateway tell each other their counts, so that any of them answers for all.
+"""Shares the metrics of the workers of one gateway, so that any worker can answer for all.
 
-    directory/<pid>-<random>.json   what a worker has: {"absorbed": [files], "counters": ..., "gauges": ...}
+    directory/<pid>-<random>.json   a worker's report: {"absorbed": [files], "counters": ..., "gauges": ...}
 
-Each worker writes its file anew once a second and at its end. Counters outlive their worker: a sum must never fall, or
-Prometheus takes it for a restart. Gauges count while their worker lives. A worker that starts takes over the counters
-of dead ones and removes their files; "absorbed" makes that safe at every step: a file that is named there counts no
-more.
-`kill -9` of a worker loses what it counted in its last second.
+Each worker rewrites its file once per second and at its end. Counters outlive their worker, because a sum must never
+fall: Prometheus would take that for a restart. Gauges count while their worker lives. A worker that starts takes over
+the counters of dead workers and removes their files. "absorbed" makes this safe at every step: a file that is named
+there is not counted any more. A worker killed with `kill -9` loses what it counted in its last second.
 
-The directory belongs to one supervisor and goes with it (`directory_for_workers`).
+The directory belongs to one supervisor and is removed with it (`directory_for_workers`).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import orjson
 from gateway.observability.metrics.counters import Snapshot, added
 
 VARIABLE: Final = "GATEWAY_METRICS_DIR"
-"""Where a supervisor tells its workers the directory."""
+"""The variable in which a supervisor passes the directory to its workers."""
 EVERY_S: Final = 1.0
 _LOCK: Final = ".lock"
 _PREFIX: Final = "run-"
@@ -44,7 +43,7 @@ class Report:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """What a file says; None for one that is gone."""
+        """Reads a file. Returns None if it does not exist any more."""
         try:
             fields = orjson.loads(path.read_bytes())
         except FileNotFoundError:
@@ -52,7 +51,7 @@ class Report:
         return cls(_loaded(fields["counters"]), _loaded(fields["gauges"]), tuple(fields["absorbed"]))
 
     def write(self, path: Path) -> None:
-        """Replaces the file in one step."""
+        """Replaces the file atomically."""
         fields = {"absorbed": self.absorbed, "counters": _plain(self.counters), "gauges": _plain(self.gauges)}
         draft = path.with_suffix(".new")
         draft.write_bytes(orjson.dumps(fields))
@@ -60,7 +59,7 @@ class Report:
 
 
 class SharedMetrics:
-    """One worker's place among the others. State that changes: the counters that it took over from dead ones."""
+    """One worker's report and its view of the others. Mutable: the counters that it took over from dead workers."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -69,7 +68,7 @@ class SharedMetrics:
         self._absorbed: tuple[str, ...] = ()
 
     def take_over(self) -> None:
-        """Before the first report: the counters of workers that are dead become this one's. Raises OSError."""
+        """Takes over the counters of dead workers, before the first report. Raises OSError."""
         with _locked(self._directory):
             dead = {name: report for name, report in self._reports().items() if not _lives(name)}
             self._inherited = added(report.counters for report in dead.values())
@@ -79,12 +78,12 @@ class SharedMetrics:
                 (self._directory / name).unlink()
 
     def publish(self, counters: Snapshot, gauges: Snapshot) -> None:
-        """Writes this worker's report. Where it cannot (a full disk, no directory any more), the last one stays."""
+        """Writes this worker's report. If that fails (a full disk, a removed directory), the last report stays."""
         with contextlib.suppress(OSError):
             self._report(counters, gauges).write(self._path)
 
     def total(self, counters: Snapshot, gauges: Snapshot) -> Snapshot:
-        """All workers' numbers: this one's as they are now, the others' as last written."""
+        """Returns the sum of all workers: this one as it is now, the others as last written."""
         self.publish(counters, gauges)
         mine = self._report(counters, gauges)
         with _locked(self._directory):
@@ -105,7 +104,7 @@ class SharedMetrics:
 
 @contextlib.contextmanager
 def directory_for_workers(data_dir: Path) -> Iterator[Path]:
-    """A supervisor's directory, for as long as it lives; those of supervisors that were killed are removed."""
+    """Creates a supervisor's directory and removes it at the end, with the directories of killed supervisors."""
     home = data_dir / "metrics"
     home.mkdir(parents=True, exist_ok=True)
     for left in home.glob(f"{_PREFIX}*"):
@@ -123,7 +122,10 @@ def directory_for_workers(data_dir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """No take-over while somebody adds up, and one at a time. Not `_LOCK`: the supervisor holds that for its life."""
+    """Excludes take-overs during a sum, and of each other.
+
+    It is not `_LOCK`, which the supervisor holds all its life.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             file = stack.enter_context((directory / ".turn").open("wb"))
