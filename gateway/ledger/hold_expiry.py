@@ -1,11 +1,12 @@
-"""What keeps holds true while nobody looks: running requests keep theirs, dead gateways lose theirs.
+"""Renews the holds of running requests, and voids those of gateways that died.
 
-    renew(store, holds, ttl)       the holds of this worker's running requests live on
-    expire_holds(store, round_s)   voids the holds of gateways that died, for teams that admit nothing themselves
+    renew(store, holds, ttl)       extends the holds of this worker's running requests
+    expire_holds(store, round_s)   voids expired holds, for teams that admit nothing themselves
 
-Both are done every third of `ledger.hold_ttl_s`: a hold survives two rounds that fail, and a dead worker's slots come
-back within its life. A node of a cluster that is down holds up its own teams alone. When the store was away,
-nobody could renew: for one round after its return, a worker that saw it go voids nothing.
+Both run every third of `ledger.hold_ttl_s`. A hold therefore survives two failed rounds, and the slots of a dead worker
+are free again after one lifetime of a hold. In a cluster, a node that is down delays its own teams only. While the
+store was unavailable nobody could renew holds, so a worker that noticed the outage voids nothing for one round after
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _BATCH_SIZE: Final = 200
 
 
 async def renew(store: Store, holds: Iterable[Hold], ttl_ms: str) -> None:
-    """Moves the expiry of open holds on. Raises StoreUnavailable or StoreError when every team has been tried."""
+    """Extends the expiry of open holds.
+
+    Tries every team, and then raises StoreUnavailable or StoreError if one failed.
+    """
     by_team: defaultdict[str, list[str]] = defaultdict(list)
     for hold in holds:
         by_team[hold.team_id].append(hold.id)
@@ -40,7 +44,9 @@ async def renew(store: Store, holds: Iterable[Hold], ttl_ms: str) -> None:
 
 
 async def expire_holds(store: Store, round_s: float) -> int:
-    """Voids what has expired, of every team; how many. One worker does it in each round of `round_s` seconds.
+    """Voids the expired holds of every team and returns their number.
+
+    One worker does this per round of `round_s` seconds.
 
     Raises StoreUnavailable or StoreError.
     """
@@ -62,7 +68,7 @@ async def expire_holds(store: Store, round_s: float) -> int:
 
 
 async def _all(calls: list[asyncio.Future[Any]]) -> list[Any]:
-    """The replies to all calls, once each has one; then raises the first fault."""
+    """Waits for all replies. Then raises the first fault, or returns the replies."""
     replies = await asyncio.gather(*calls, return_exceptions=True)
     for reply in replies:
         if isinstance(reply, BaseException):

@@ -1,15 +1,15 @@
-"""Settlements that the store could not take, on disk until it can.
+"""Keeps settlements that the store could not accept on disk until it can.
 
-    add(script, keys, args)   one JSON line, written and fsynced by a thread; never blocks the event loop
-    has_room                  whether requests that begin now can count on it; `look` sees what it is
-    replay(call)              brings every line to the store, then removes its file; stops at the first outage
-    <random>.spool            a worker's file, locked while it writes; one that nobody holds is anyone's to replay
+    add(script, keys, args)   appends one JSON line, written and fsynced by a thread; never blocks the event loop
+    has_room                  whether requests that start now can rely on the spool; updated by `look`
+    replay(call)              sends the lines to the store, then removes the file; stops at the first outage
+    <random>.spool            a worker's file, locked while the worker writes; an unlocked one may be replayed by anyone
     <random>.refused          for people: lines torn by a crash, refused by the store, or too old
 
-A line: `{"at": seconds since 1970, "script": name, "keys": [...], "args": [...]}`: a call by name, so that a new
-version replays what an old one wrote. Settlement is idempotent: a line whose call had reached the store after all
-changes nothing, and order does not matter. That holds for as long as the store remembers how a hold ended: an older
-line might charge twice, and is kept aside.
+A line is `{"at": seconds since 1970, "script": name, "keys": [...], "args": [...]}`. It names the script, so that a new
+version can replay what an old one wrote. Settlement is idempotent: replaying a call that the store had already applied
+changes nothing, and the order of lines does not matter. This holds for as long as the store remembers how a hold ended.
+An older line might charge twice and is set aside.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from gateway.store.keyspace import TeamKeys
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
 SPOOL: Final = "spool"
-"""The directory, in `store.data_dir`."""
+"""The name of the directory within `store.data_dir`."""
 SUFFIX: Final = ".spool"
 REFUSED: Final = ".refused"
 _DRAFT: Final = ".new"
 _AT_ONCE_BYTES: Final = 64 * 1024
-# What is kept for requests that run when the spool, or its disk, is found nearly full: about a thousand lines.
+# Reserved for requests that are running when the spool, or its disk, is found nearly full: about a thousand lines.
 _KEPT_BYTES: Final = 1024 * 1024
 _KEPT_SHARE: Final = 0.1
-# Of the time that the store remembers: what clocks, and the replay itself, may take.
+# The share of the store's memory of resolutions that is used. The rest allows for clocks and for the replay itself.
 _TOO_OLD: Final = 0.95
 
 
 class SpoolFull(OSError):
-    """The spool has its largest size."""
+    """The spool has reached its largest size."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpooledCall:
-    """One spooled call. `at_s`: when it was spooled, seconds since 1970."""
+    """One spooled call. `at_s` is when it was spooled, in seconds since 1970."""
 
     at_s: float
     script: str
@@ -60,7 +60,7 @@ class SpooledCall:
 
     @classmethod
     def read(cls, raw: bytes) -> Self:
-        """Raises ValueError for what is no line, or half of one."""
+        """Parses a line. Raises ValueError if it is malformed or incomplete."""
         match orjson.loads(raw):
             case {
                 "at": int() | float() as at_s,
@@ -72,16 +72,16 @@ class SpooledCall:
         raise ValueError("not a spooled call")
 
     def write(self) -> bytes:
-        """As it stands in the file."""
+        """Returns the call as a line of the file."""
         return orjson.dumps({"at": self.at_s, "script": self.script, "keys": self.keys, "args": self.args}) + b"\n"
 
 
 class Spool:
-    """One worker's spool file, and those that others left.
+    """One worker's spool file, and the files that other workers left behind.
 
-    `max_bytes` bounds the directory's spool files together; `remembered_s`: how long the store remembers a resolution.
-    State that changes: the file, what waits for it, `has_room`, and the counts of lines spooled, replayed, refused and
-    lost.
+    `max_bytes` bounds all spool files of the directory together. `remembered_s` is how long the store remembers a
+    resolution. Mutable: the file, the lines that are not yet written, `has_room`, and the numbers of lines spooled,
+    replayed, refused and lost.
     """
 
     def __init__(self, directory: Path, max_bytes: int, remembered_s: float) -> None:
@@ -101,11 +101,14 @@ class Spool:
 
     @property
     def pending(self) -> bool:
-        """Whether something of this worker waits for the store."""
+        """Whether calls of this worker wait for the store."""
         return self._file is not None or bool(self._waiting)
 
     def add(self, script: str, keys: list[str], args: list[str]) -> None:
-        """Takes one call. It is on disk soon after; `close` waits for it. What cannot be written is logged whole."""
+        """Spools one call.
+
+        It is written soon after; `close` waits for that. A call that cannot be written is logged completely.
+        """
         if not self.pending:
             self._log.warning("spooling", directory=str(self._directory))
         self.spooled += 1
@@ -114,28 +117,29 @@ class Spool:
             self._writer = asyncio.get_running_loop().create_task(self._write_waiting())
 
     async def look(self) -> None:
-        """Sees whether there is room: in the bound, on the disk, in a directory that can be written."""
+        """Updates `has_room`: the size bound, the free space of the disk, and the permissions of the directory."""
         self._note_room(await asyncio.to_thread(self._finds_room))
 
     async def replay(self, call: Replay) -> None:
-        """Brings what lies on disk to the store: this worker's file, and those whose worker is gone.
+        """Sends the lines on disk to the store: those of this worker and those of workers that have ended.
 
-        `call` raises StoreUnavailable where the rest must wait, StoreError or LookupError for a line that is no good.
+        `call` raises StoreUnavailable if the rest must wait, and StoreError or LookupError for a line that cannot be
+        applied.
         """
         await self.close()
         for path in await asyncio.to_thread(self._files):
             try:
                 if not await self._replay_file(path, call):
                     return
-            except FileNotFoundError:  # another worker was quicker
+            except FileNotFoundError:  # another worker replayed it first
                 continue
             except OSError as error:
                 self._log.error("spool_unreadable", file=path.name, error=str(error))
 
     async def close(self) -> None:
-        """Waits until everything taken is on disk, and leaves the file to whoever replays."""
+        """Waits until every spooled call is on disk, and releases the file to whoever replays it."""
         while self._writer is not None and not self._writer.done():
-            await asyncio.wait({self._writer})  # not `await self._writer`: a cancellation would go on to the writer
+            await asyncio.wait({self._writer})  # `await self._writer` would pass a cancellation on to the writer
         if self._file is not None:
             self._file.close()
             self._file, self._path = None, self._new_path()
@@ -152,11 +156,11 @@ class Spool:
                 await asyncio.to_thread(self._write, b"".join(lines))
             except OSError as error:
                 self.lost += len(lines)
-                for line in lines:  # the log is the last place where a person can find it
+                for line in lines:  # the log is the last place where a person can find the settlement
                     self._log.error("settlement_lost", error=str(error), line=line.decode())
             await self.look()
 
-    def _note_room(self, has_room: bool) -> None:  # noqa: FBT001 - its one argument
+    def _note_room(self, has_room: bool) -> None:  # noqa: FBT001 - its only argument
         if self.has_room and not has_room:
             self._log.error("spool_full", directory=str(self._directory), max_bytes=self._max_bytes)
         self.has_room = has_room
@@ -183,12 +187,15 @@ class Spool:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.truncate(end)  # half a line would spoil the next one
+            self._file.truncate(end)  # an incomplete line would spoil the next one
             self._file.seek(end)
             raise
 
     def _create(self) -> FileIO:
-        """This worker's file, which has its name only once it is locked: no other may take it for an abandoned one."""
+        """Creates this worker's file under a temporary name, and renames it once it is locked.
+
+        No worker can take it for abandoned.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(_DRAFT)
         file = FileIO(draft, "w")
@@ -203,7 +210,10 @@ class Spool:
         return sorted(self._directory.glob(f"*{SUFFIX}"))
 
     async def _replay_file(self, path: Path, call: Replay) -> bool:
-        """Whether the file is done with: replayed, or another worker's. Half a replay is repeated from its start."""
+        """Replays a file.
+
+        Returns False if the store became unavailable; the next replay then starts at the beginning of the file.
+        """
         refused: list[bytes] = []
         count = 0
         with path.open("rb") as file:
@@ -248,12 +258,12 @@ def _finish(path: Path, refused: bytes) -> None:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # replayed just now
+    except FileNotFoundError:  # it was replayed just now
         return 0
 
 
 def _sync_directory(directory: Path) -> None:
-    """A file's name is on disk when its directory is (fsync(2))."""
+    """Makes a new name durable: a file's name is on disk only after an fsync of its directory (fsync(2))."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -270,9 +280,9 @@ def _lock(file: FileIO | BinaryIO) -> bool:
 
 
 def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str]]:
-    """A line's script and keys as this version calls them. settle_v1 rolled usage up by the hour alone.
+    """Returns the script and keys with which this version makes a call that an older version spooled.
 
-    Raises LookupError or ValueError for what no version wrote.
+    settle_v1 rolled usage up by the hour only. Raises LookupError or ValueError for a call that no version wrote.
     """
     if script != "settle_v1":
         return script, keys

@@ -1,22 +1,22 @@
-"""Do the books agree? Recomputes a team's balance from its journal and compares it with what is enforced.
+"""Recomputes a team's balance from its journal and compares it with the numbers that are enforced.
 
     name                    expected                          found
-    opening_balance         0, where retention took nothing   balance before the first entry
-    balance_after           the running sum                   what an entry says (with the entry's id)
+    opening_balance         0, if retention removed nothing   the balance before the first entry
+    balance_after           the running sum                   the balance in an entry (with the entry's id)
     balance                 the journal's last balance        available + held
     granted                 available + held + spent          granted
     held                    the sum of the open holds         held
     holds                   open holds                        holds with an expiry
-    open, open:<key>        open holds of team and key        the counter that concurrency is checked by
-    total_usd               spent + held                      the counter that budgets are checked by
-    unreadable              nothing                           an entry, hold or counter that is none (with its name)
-    deleted                 nothing                           an entry that was taken out by hand, the newest of them
-    entries:granted         granted                           sum of grants and adjustments  (nothing trimmed)
-    entries:spent           spent                             sum of settlements             (nothing trimmed)
-    total_usd:<key>         settled + held by that key        its counter                    (nothing trimmed)
-    total_tokens[:<key>]    settled + held tokens             the counter of budgets         (nothing trimmed)
+    open, open:<key>        open holds of the team or key     the counter that enforces concurrency
+    total_usd               spent + held                      the counter that enforces budgets
+    unreadable              nothing                           an entry, hold or counter that cannot be parsed (its name)
+    deleted                 nothing                           the newest entry that was deleted by hand
+    entries:granted         granted                           sum of grants and adjustments  (if nothing was trimmed)
+    entries:spent           spent                             sum of settlements             (if nothing was trimmed)
+    total_usd:<key>         settled + held by that key        its counter                    (if nothing was trimmed)
+    total_tokens[:<key>]    settled + held tokens             the counter for budgets        (if nothing was trimmed)
 
-The books are read at one moment by one script, then the journal up to that moment: traffic goes on meanwhile.
+One script reads the balances at one moment. Then the journal is read up to that moment, while traffic continues.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ BOOKS: Final = Script.load("books_v1")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two figures that should be one. Nano-USD, but for `holds`, `open` and `unreadable`, which count, and tokens.
+    """Two figures that should be equal.
 
-    `entry_id`: "" or where.
+    They are in nano-USD, except `holds`, `open` and `unreadable` (counts) and tokens.
+
+    `entry_id` is the place in the journal, or "".
     """
 
     name: str
@@ -50,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verifying one team gave. `complete`: the journal reaches back to the team's beginning."""
+    """The result of verifying one team. `complete` means that the journal reaches back to the team's creation."""
 
     team_id: str
     entries: int
@@ -59,7 +61,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether all agrees."""
+        """Whether all figures agree."""
         return not self.differences
 
 
@@ -76,7 +78,7 @@ class _Books:
 
 @dataclass(slots=True)
 class _Sums:
-    """What the journal adds up to; grows entry by entry."""
+    """The sums of the journal, updated entry by entry."""
 
     entries: int = 0
     opening: int = 0
@@ -96,7 +98,7 @@ class _Sums:
         self.balance += entry.amount
         if entry.balance != self.balance:
             self.differences.append(Difference("balance_after", self.balance, entry.balance, entry.id))
-            self.balance = entry.balance  # one wrong entry is one difference
+            self.balance = entry.balance  # so that one wrong entry is reported once
         if entry.type in ("grant", "adjust"):
             self.granted += entry.amount
         else:
@@ -178,7 +180,7 @@ async def _read_books(store: Store, team_id: str) -> _Books:
     for raw, value in zip(state[::2], state[1::2], strict=True):
         name = raw.decode(errors="replace")
         try:
-            if not name.endswith("window"):  # counts for a while only, packed: no part of the books
+            if not name.endswith("window"):  # packed counters of rates and periods, which verification does not cover
                 counters[name] = int(value)
         except ValueError:
             wrong.append(Difference(f"unreadable:{name}", 0, 1))

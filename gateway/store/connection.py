@@ -1,15 +1,16 @@
-"""One connection to one store node, for its one life.
+"""One connection to one node of the store, from its opening to its end.
 
     send(...)  -> buffer -> one write per turn of the event loop -> store -> replies, in order -> futures
 
-    open   answers calls                                   -> retired: an error reply says that the node cannot serve
-    retired  takes no new call, waits for replies           -> over: the last reply came
-    over   every pending call failed; never opened again   <- lost, a deadline passed, not RESP, closed
+    open      accepts calls; becomes retired when an error reply says that the node cannot serve
+    retired   accepts no new calls and waits for the replies to earlier ones; then it is closed
+    closed    every pending call has failed; reached directly by a lost connection, a missed deadline, malformed RESP or
+              close(); a connection is never reopened
 
-A call costs a future, a small object and its share of a write: no task and no timer. Calls have the same timeout and
-are answered in order, so the oldest one's deadline is the connection's: one timer, armed while calls wait, watches it.
-A deadline that passes condemns the connection: in RESP a late reply cannot be told from the next one.
-Reconnecting is the Store's: it knows where the primary is now.
+A call costs a future, a small object and its share of a write, but no task and no timer. All calls have the same
+timeout and are answered in order, so the oldest call's deadline is the connection's deadline, which one timer watches.
+A missed deadline ends the connection, because a late reply in RESP cannot be told from the next reply. Store
+reconnects, because it knows which node is the primary by then.
 """
 
 import asyncio
@@ -35,17 +36,17 @@ from gateway.store.script import Script
 from gateway.store.url import Address
 
 Word = str | bytes | int
-# hiredis's stub takes a tuple of one.
+# hiredis's type stub expects a tuple of one element.
 pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 _ASKING: Final = pack((b"ASKING",))
-# How long after a missed deadline the replies get a last look: enough for one more turn of the loop, see `_on_timer`.
+# How much longer replies are awaited after a missed deadline: enough for one more turn of the loop, see `_on_timer`.
 _TIMER_GRACE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What every connection to a store has in common. `db` is 0 in a cluster, which has no other."""
+    """What all connections to a store have in common. `db` is 0 in a cluster, which has only one database."""
 
     timeout_s: float
     connect_timeout_s: float
@@ -58,13 +59,16 @@ class ConnectionSettings:
 
 
 class Call:
-    """A command on its way. Mutable: its deadline starts when it is written; NOSCRIPT, MOVED and ASK send it again."""
+    """A command in flight.
+
+    Mutable: its deadline starts when it is written, and NOSCRIPT, MOVED or ASK make it be sent again.
+    """
 
     __slots__ = ("asking", "deadline", "future", "packed", "redirected", "reloaded", "script")
 
     def __init__(self, packed: bytes, future: asyncio.Future[Any] | None, script: Script | None = None) -> None:
         self.packed = packed
-        self.future = future  # None: ASKING or SCRIPT LOAD, sent on behalf of the call behind it
+        self.future = future  # None for ASKING or SCRIPT LOAD, which are sent on behalf of the call that follows
         self.script = script
         self.deadline = math.inf
         self.asking = False
@@ -72,7 +76,7 @@ class Call:
         self.reloaded = False
 
     def fail(self, fault: Exception) -> None:
-        """Ends the call with `fault`, unless its caller has gone."""
+        """Ends the call with `fault`, unless its caller was cancelled."""
         if self.future is not None and not self.future.done():
             self.future.set_exception(fault)
 
@@ -87,21 +91,22 @@ class StoreConnection(asyncio.Protocol):
 
     def __init__(self, address: Address, settings: ConnectionSettings, loop: asyncio.AbstractEventLoop) -> None:
         self.address = address
-        self.fault: StoreUnavailable | None = None  # why it takes no more calls
+        self.fault: StoreUnavailable | None = None  # why it accepts no more calls
         self.on_down: Callable[[StoreConnection, StoreUnavailable], None] | None = None
         self.on_redirect: Callable[[StoreConnection, Call, Redirect], None] | None = None
         self._settings = settings
         self._loop = loop
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
-        self._pending: deque[Call] = deque()  # oldest first, unwritten ones at the end
+        self._pending: deque[Call] = deque()  # oldest first; calls that are not written yet come last
         self._unwritten: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
         self._grace_given = False
-        self._loads: dict[str, Exception | None] = {}  # sha -> SCRIPT LOAD on its way (None), or why it failed
+        # sha -> None while its SCRIPT LOAD is in flight, or why that failed
+        self._loads: dict[str, Exception | None] = {}
 
     def send(self, packed: bytes, script: Script | None = None) -> asyncio.Future[Any]:
-        """Queues a packed command; fails at once when the link is down or has `max_pending` calls waiting.
+        """Queues a packed command. It fails at once if the connection is down or has `max_pending` calls in flight.
 
         The future's result is the reply as hiredis parses it: bytes, int, list, None.
         """
@@ -116,11 +121,14 @@ class StoreConnection(asyncio.Protocol):
         return future
 
     def run(self, *command: Word) -> asyncio.Future[Any]:
-        """`send`, from words."""
+        """Packs a command from its words and sends it."""
         return self.send(pack(command))
 
     def forward(self, call: Call, *, asking: bool) -> None:
-        """Sends a call here that another node did not serve; `asking` prefixes ASKING. A cancelled one goes nowhere."""
+        """Sends a call that another node redirected here.
+
+        `asking` sends ASKING before it. A cancelled call is dropped.
+        """
         if call.future is not None and call.future.done():
             return
         if self.fault is not None:
@@ -129,7 +137,7 @@ class StoreConnection(asyncio.Protocol):
         self._resend(call, asking=asking)
 
     def retire(self, fault: StoreUnavailable) -> None:
-        """Takes no more calls; the connection ends when those on their way are answered."""
+        """Accepts no more calls. The connection is closed when the calls in flight are answered."""
         if self.fault is None:
             self.fault = fault
             if self.on_down is not None:
@@ -138,7 +146,7 @@ class StoreConnection(asyncio.Protocol):
             self._transport.close()
 
     def close(self, fault: StoreUnavailable | None = None) -> None:
-        """Ends the connection now; what is on its way fails, as `maybe_applied` where it was written."""
+        """Closes the connection now. Calls in flight fail, with `maybe_applied` if they were written."""
         fault = fault or StoreUnavailable("closed")
         pending, written = self._pending, len(self._pending) - len(self._unwritten)
         self._pending = deque()
@@ -155,21 +163,22 @@ class StoreConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
-        # Not isinstance: uvloop's transports do not derive from asyncio's.
+        """Stores the transport."""
+        # No isinstance check: uvloop's transports do not derive from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fails what is pending."""
+        """Fails all calls in flight."""
         self.close(StoreUnavailable("lost", f"{self.address}: {exc or 'closed by the store'}"))
 
     def data_received(self, data: bytes) -> None:
-        """Resolves the futures whose replies are complete."""
+        """Resolves the futures of complete replies."""
         reader, pending = self._reader, self._pending
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
-                if not pending:  # closed meanwhile, or a reply to nothing: "-ERR max number of clients reached"
+                # closed meanwhile, or an unsolicited reply such as "-ERR max number of clients reached"
+                if not pending:
                     self.close(StoreUnavailable("lost", f"{self.address}: {reply!s:.200}"))
                     return
                 call = pending.popleft()
@@ -211,14 +220,15 @@ class StoreConnection(asyncio.Protocol):
         if not self._pending:
             return
         deadline = self._pending[0].deadline
-        if deadline == math.inf:  # not written yet: its flush arms the timer
+        if deadline == math.inf:  # not written yet: `_flush` sets the timer
             return
         now = self._loop.time()
         if now < deadline:
             self._grace_given = False
             self._timer = self._loop.call_at(deadline, self._on_timer)
         elif not self._grace_given:
-            # Was it this process that slept? Then the replies lie in the socket: uvloop runs timers before it reads.
+            # If this process itself was suspended, the replies are waiting in the socket, because uvloop runs timers
+            # before it reads.
             self._grace_given = True
             self._timer = self._loop.call_at(now + _TIMER_GRACE_S, self._on_timer)
         else:
@@ -229,13 +239,14 @@ class StoreConnection(asyncio.Protocol):
 
     def _refused(self, call: Call, message: str) -> None:
         script = call.script
-        if call.future is None:  # ASKING's failure shows in the reply behind it
+        if call.future is None:  # if ASKING fails, the reply to the call behind it says so
             if script is not None:
                 self._loads[script.sha] = reply_exception(message)
             return
         fault: Exception = reply_exception(message)
         if call.future.done():
-            pass  # cancelled: sent again, it would overtake what its caller has sent since to undo it
+            # its caller was cancelled; a repeat would overtake the command that the caller has sent since to undo it
+            pass
         elif script is not None and message.startswith("NOSCRIPT"):
             if not call.reloaded:
                 self._reload(call, script)
@@ -251,7 +262,8 @@ class StoreConnection(asyncio.Protocol):
 
     def _reload(self, call: Call, script: Script) -> None:
         call.reloaded = True
-        if self._loads.get(script.sha, script) is not None:  # else one is on its way, ahead of what is sent now
+        # otherwise a SCRIPT LOAD is in flight ahead of what is sent now
+        if self._loads.get(script.sha, script) is not None:
             self._loads[script.sha] = None
             self._put(Call(pack((b"SCRIPT", b"LOAD", script.source)), None, script))
         self._resend(call, asking=call.asking)
@@ -264,14 +276,14 @@ class StoreConnection(asyncio.Protocol):
 
 
 def _copy_of_fault(fault: Exception | None) -> Exception | None:
-    """A fresh exception that says the same, for one more caller."""
+    """Returns a new exception with the same content, for one more caller."""
     if isinstance(fault, StoreUnavailable):
         return fault.copy()
     return None if fault is None else StoreError(str(fault))
 
 
 async def open_connection(address: Address, settings: ConnectionSettings) -> StoreConnection:
-    """Connects and introduces the gateway (AUTH, CLIENT SETNAME, SELECT).
+    """Connects and sends AUTH, CLIENT SETNAME and SELECT as configured.
 
     Raises StoreUnavailable (unreachable, slow, full) or StoreError (wrong credentials, no such database).
     """
@@ -289,7 +301,7 @@ async def open_connection(address: Address, settings: ConnectionSettings) -> Sto
     except TimeoutError:
         detail = f"{address}: no connection within {settings.connect_timeout_s:g} s"
         raise StoreUnavailable("connect", detail) from None
-    except (OSError, UnicodeError) as exc:  # UnicodeError: a host name that cannot be one
+    except (OSError, UnicodeError) as exc:  # UnicodeError: the text cannot be a host name
         raise StoreUnavailable("connect", f"{address}: {exc}") from exc
     greeting: list[asyncio.Future[Any]] = []
     if settings.password is not None:

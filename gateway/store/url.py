@@ -1,12 +1,12 @@
-"""`store.url`: where the store is, from its text. Pure.
+"""Parses `store.url`. Pure.
 
-    embedded                                                   the server that the gateway brings; no StoreUrl
+    embedded                                                   the server that comes with the gateway; no StoreUrl
     unix:///path[?db=N]                                        one node
     redis://[user:pw@]host[:6379][/db]         rediss://       one node (rediss: TLS, also for the next two)
     redis+sentinel://[user:pw@]h1[:26379],h2.../name[/db]      the primary that the Sentinels name
     redis+cluster://[user:pw@]h1[:6379],h2...                  every primary, by slot
 
-User and password are the store's own; Sentinels have theirs. Both may be percent-encoded.
+User and password are those of the store; Sentinels have their own. Both may be percent-encoded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Address(NamedTuple):
 
 
 class Mode(Enum):
-    """How a store is laid out."""
+    """The topology of a store."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"
@@ -66,7 +66,7 @@ class StoreUrl:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Raises ValueError, which never repeats the URL: it may hold a password."""
+        """Parses a URL. Raises ValueError, which never contains the URL, because that may contain a password."""
         try:
             parts = urlsplit(url)
             if parts.scheme == "unix":
@@ -114,7 +114,7 @@ def _addresses(hosts: str, default_port: int, *, single: bool) -> Iterable[Addre
         try:
             parts = urlsplit(f"//{name}")
             host, port = parts.hostname, parts.port
-        except ValueError:  # its words might be the password's: "redis://:secret"
+        except ValueError:  # the exception's text might contain the password, as in "redis://:secret"
             raise ValueError("a host or its port cannot be read") from None
         if not host:
             raise ValueError("a host is missing")

@@ -1,35 +1,35 @@
--- admit_v1: may this request run? Checks everything, then reserves everything, or nothing at all.
+-- admit_v1: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
--- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 client idempotency]
--- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, the most specific first, one a line
---      5 hold, nano-USD  6 hold, tokens  7 max_output_tokens asked for, or -1  8 life of the hold, ms
---      9 1: decide only, reserve nothing  10 life of the idempotency mark, ms
---      11 output tokens in the hold  12 price of a million of them, nano-USD  13 most expired holds to void
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 the client's idempotency key]
+-- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
+--      5 hold, nano-USD  6 hold, tokens  7 requested max_output_tokens, or -1  8 lifetime of the hold, ms
+--      9 "1": decide only, reserve nothing  10 lifetime of the idempotency key, ms
+--      11 output tokens in the hold  12 price of a million of them, nano-USD  13 the most expired holds to void
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
---         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, the same...,
---           nano-USD that the least of credits and budgets has left, tokens that the least of budgets and tpm lets through}
+--         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
+--           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
--- Of several limits in the way, the one that stays there longest refuses: who waits as long as it says gets through.
--- A request that does not say how much it wants holds no more output than its key and team may ask for.
+-- If several limits stand in the way, the one that lasts longest is reported, so that a client that waits as told
+-- succeeds. A request that does not state its output holds no more output tokens than its key and its team permit.
 --@include common
 --@include limits
 
-local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot is free
+local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local NO_LIMIT = 9007199254740991
-local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- behind the limits, in what is loaded
+local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- their places behind the limits in what is loaded
 local team_hash, key_hash, state, holds, held_hash, journal, mark = unpack(KEYS)
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
 local amount, tokens, max_output = ARGV[5] + 0, ARGV[6] + 0, ARGV[7] + 0
 local now = server_ms()
 local available, held = 0, 0
 local metered = false
-local cut = 0 -- 1: the key wants no stream to exceed its hold
-local key, team -- the counters of both, once they are loaded; and their limits
+local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
+local key, team -- the counters of both, once they are loaded; their limits
 local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash)
 local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered')
 
--- Of the scope with the least left: limit, left, reset_ms.
+-- Returns limit, left and reset_ms of the scope with the least left.
 local function least_of_bucket(limit, level)
   local most, least, reset = -1, -1, 0
   if key_limits[limit] then
@@ -55,7 +55,7 @@ local function answer(admitted, code, scope, limit, used, wait_ms)
   }
 end
 
--- With what a request could be made of that is to pass every credit and budget: nano-USD and tokens.
+-- Adds the nano-USD and the tokens that a request may use at most to pass every credit and budget.
 local function refuse(code, scope, limit, used, wait_ms)
   local usd, units = metered and available or NO_LIMIT, NO_LIMIT
   for _, pair in ipairs(key and { { key, key_limits }, { team, team_limits } } or {}) do
@@ -71,7 +71,7 @@ local function refuse(code, scope, limit, used, wait_ms)
   return reply
 end
 
--- Who calls: unknown, disabled and expired read the same from outside.
+-- Unknown, disabled and expired keys get the same answer.
 local function dead(config)
   local expires_ms = config[EXPIRES_MS]
   return config[STATUS] ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
@@ -97,7 +97,7 @@ if mark then
   end
 end
 
--- Which model: an empty list allows all.
+-- An empty list permits every model.
 local function allowed(models)
   if not models or models == '' then return true end
   for pattern in string.gmatch(ARGV[4], '[^\n]+') do
@@ -121,7 +121,7 @@ local function cap_output(scope, cap)
   if max_output > cap then
     consider('max_output_tokens', scope, cap, max_output, -1)
   elseif max_output < 0 and output > cap then
-    -- In two steps, since tokens x price may pass 2^53.
+    -- The reduction is computed in two steps, because tokens x price may exceed 2^53.
     local less, price = output - cap, ARGV[12] + 0
     amount = max(0, amount - less * floor(price / 1000000) - floor(less * (price % 1000000) / 1000000))
     tokens, output = tokens - less, cap
@@ -148,7 +148,7 @@ local function check(name, scope, limits)
     if limit then
       local used, more = scope[COUNTED[i]], i <= TOTAL and amount or tokens
       if used + more > limit then
-        -- Waiting for the next period helps where the request fits into an empty one.
+        -- Waiting for the next period helps if the request fits into an empty period.
         local period, wait = (i - 1) % TOTAL + 1, -1
         if period ~= TOTAL and more <= limit then wait = period_end_ms(period, scope[PERIOD + period]) - now end
         consider('budget_' .. (i <= TOTAL and 'usd_' or 'tokens_') .. PERIODS[period], name, limit, used, wait)
@@ -175,7 +175,7 @@ available = available - amount
 save_state(state, key_id, available, held + amount, team, key)
 redis.call('ZADD', holds, now + ARGV[8], hold_id)
 redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, now, key_id, buckets))
--- When each secret was last used, to the second: who still uses the old one after a rotation.
+-- Records to the second when each secret was last used. After a rotation this shows who still uses the old one.
 if now - (tonumber(key_limits[FOURTH + 2] or '0') or 0) >= 1000 then redis.call('HSET', key_hash, 'u:' .. secret_hash, now) end
 if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
 return answer(1, '', '', 0, 0, 0)

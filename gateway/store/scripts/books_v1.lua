@@ -1,8 +1,8 @@
--- books_v1: a team's books at one moment, for verification. Reads only.
+-- books_v1: reads a team's balances, holds and the bounds of its journal at one moment, for verification.
 --
 -- KEYS 1 state  2 holds  3 held  4 journal
 -- Returns {{state field, value...}, {hold id...}, {hold id, hold...}, first entry's id, last entry's id,
---   entries in the journal, entries ever added to it, the last one that was deleted by hand (XDEL; 0-0: none)};
+--   number of entries, number of entries ever added, the last entry that was deleted by hand (XDEL; 0-0: none)};
 --   ids are "" for an empty journal.
 local function edge(command, from, to)
   local found = redis.call(command, KEYS[4], from, to, 'COUNT', 1)

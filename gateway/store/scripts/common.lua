@@ -1,22 +1,25 @@
 -- Shared by the ledger's scripts: server time, calendar periods (UTC), token buckets, and the counters of two scopes.
 --
--- A scope is the team or one key. Its limits are fields of its own hash; its counters are fields of the team's one state
--- hash, a key's with the prefix "<key_id>:". All numbers are integers below 2^53, which Lua's doubles hold exactly; given to
--- a command, the server writes them whole (Lua's own `..` and tostring would not). Only -0 prints "-0": `0 - x` never is.
+-- A scope is the team or one key. Its limits are fields of its own hash. Its counters are fields of the team's one
+-- state hash; those of a key have the prefix "<key_id>:". All numbers are integers below 2^53, which Lua's doubles
+-- represent exactly. As arguments of a command they are written in full (Lua's own `..` and tostring would not do
+-- that). The only exception is -0, which is written "-0"; `0 - x` never yields it.
 --
--- A rate is a token bucket (GCRA's twin): `level` is what is used, in units x 60000; it drains `limit` a millisecond, so a
--- full bucket drains in one minute, smoothly. Requests (rq) and tokens (tk) have a bucket each.
--- A budget counts, per calendar period, what was spent or is held by requests admitted in that period.
+-- A rate is a token bucket (equivalent to GCRA). `level` is the used amount in units x 60000. It drains by `limit` per
+-- millisecond, so that a full bucket drains evenly in one minute. Requests (rq) and tokens (tk) have one bucket each. A
+-- budget counts, per calendar period, what requests admitted in that period have spent or hold.
 --
--- A scope's counters are one array while a script runs; names.lua has their names, by place:
---   scope[OPEN]  scope[TK], beside it when that was true  scope[USD + DAY], in the period scope[PERIOD + DAY]
--- What counts for a while only is packed into the one field "window": a field each cost a script a quarter of its time.
--- Each call pays for every function and table that is defined here: what some scripts alone need is theirs (limits.lua).
+-- While a script runs, a scope's counters are one array. names.lua lists their names by place:
+--   scope[OPEN]  scope[TK], followed by the time of that level  scope[USD + DAY], for the period scope[PERIOD + DAY]
+-- Counters that matter only for a while are packed into the one field "window": a field for each took a quarter of a
+-- script's time. Each call also pays for every function and table defined here. What only some scripts need is in
+-- limits.lua.
 
 local RPM, TPM = 1, 2 -- places in a scope's limits
 local OPEN, TOTAL_USD, TOTAL_TOKENS, RQ, TK, PERIOD, USD, TOKENS = 1, 2, 3, 5, 7, 8, 11, 14
 local HOUR, DAY, MONTH = 1, 2, 3
-local PACKED, ARRAY, EMPTY = 13, '\157', '\157\0\0\0\0\0\0\0\0\0\0\0\0\0' -- counters from RQ on, as MessagePack's array of 13
+-- the counters from RQ on, as a MessagePack array of 13
+local PACKED, ARRAY, EMPTY = 13, '\157', '\157\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local floor, max, min = math.floor, math.max, math.min
 
@@ -25,8 +28,8 @@ local function server_ms()
   return time[1] * 1000 + floor(time[2] / 1000)
 end
 
--- Months since year 0, and the first day (since 1970-01-01) of the next month. Years are counted from March, so that the
--- leap day is a year's last and 153 days are always five months.
+-- Returns the first day (since 1970-01-01) of a month, counted since year 0. Years are counted from March, so that the
+-- leap day is the last of a year and five months always have 153 days.
 local function first_day(month)
   local year = floor((month - 2) / 12)
   local since_march = (month - 2) % 12
@@ -41,11 +44,13 @@ local function month_of(day)
   return month
 end
 
--- Money and counters as they were written: available, held, the team's scope, the key's, and one field more if asked for.
+-- Reads the money and the counters: available, held, the team's scope, the key's scope, and one more field if
+-- requested.
 local function load_state(state, key_id, ...)
   local fields = redis.call('HMGET', state, 'available', 'held', 'open', 'total_usd', 'total_tokens', 'window',
     key_id .. ':open', key_id .. ':total_usd', key_id .. ':total_tokens', key_id .. ':window', ...)
-  -- Unpacked behind the array's first byte, so that no second table is made; before the counters comes where they end.
+  -- Unpacking starts behind the array's first byte, so that no second table is created. The first value is the end
+  -- position.
   return (fields[1] or 0) + 0, (fields[2] or 0) + 0,
     {
       (fields[3] or 0) + 0, (fields[4] or 0) + 0, (fields[5] or 0) + 0,
@@ -66,7 +71,8 @@ local function save_state(state, key_id, available, held, team, key, ...)
     key_id .. ':window', ARRAY .. cmsgpack.pack(unpack(key, RQ, RQ + PACKED - 1)), ...)
 end
 
--- Drains a bucket to now. Without a limit nothing is counted, so that a limit set later starts with an empty bucket.
+-- Drains a bucket up to now. Without a limit nothing is counted, so a limit that is set later starts with an empty
+-- bucket.
 local function drain(scope, level, limit, now)
   local passed = now - scope[level + 1]
   if not limit then scope[level] = 0
@@ -74,7 +80,7 @@ local function drain(scope, level, limit, now)
   if passed > 0 then scope[level + 1] = now end
 end
 
--- Brings a scope's counters to now: periods that have ended reset, buckets drained (where the limits are given).
+-- Brings a scope's counters up to now: resets periods that have ended, and drains buckets if the limits are given.
 local function advance(scope, limits, now)
   if limits then
     drain(scope, RQ, limits[RPM], now)
@@ -93,7 +99,7 @@ local function advance(scope, limits, now)
   end
 end
 
--- Adds to what is used: usd and tokens in every period that still is the one of admission, and in total.
+-- Adds usd and tokens to the total, and to each period that is still the one of the admission.
 local function add_used(scope, admitted_ms, usd, tokens)
   local day, first = floor(admitted_ms / DAY_MS), nil
   if scope[PERIOD + HOUR] == floor(admitted_ms / HOUR_MS) then first = HOUR
@@ -105,7 +111,8 @@ local function add_used(scope, admitted_ms, usd, tokens)
   scope[TOTAL_USD], scope[TOTAL_TOKENS] = scope[TOTAL_USD] + usd, scope[TOTAL_TOKENS] + tokens
 end
 
--- A hold as it is kept: "amount tokens admitted_ms key_id buckets"; buckets that hold its tokens: 1 the key's, 2 the team's, 3.
+-- Parses a hold: "amount tokens admitted_ms key_id buckets". `buckets` says whose bucket holds its tokens: 1 the key's,
+-- 2 the team's, 3 both.
 local function parse_hold(text)
   local amount, tokens, admitted, key_id, buckets = string.match(text, '^(%d+) (%d+) (%d+) (%w+) (%d)$')
   return {
@@ -114,8 +121,9 @@ local function parse_hold(text)
   }
 end
 
--- A bucket with the tokens really used in place of those reserved. Reserved tokens drain like used ones; giving back what has
--- drained already would take away what others used: at most what can be left of the reservation leaves the bucket.
+-- Replaces the reserved tokens in a bucket by the tokens that were used. Reserved tokens drain like used ones.
+-- Returning what has drained already would give back what others used, so at most what can be left of the reservation
+-- is returned.
 local function corrected(level, hold, reserved, tokens, limit, now)
   if not reserved then return level + tokens * MINUTE_MS end
   if tokens >= hold.tokens then return level + (tokens - hold.tokens) * MINUTE_MS end
@@ -130,9 +138,9 @@ local function resolve_scope(scope, hold, reserved, limits, now, cost, tokens, s
   add_used(scope, hold.admitted_ms, cost - hold.amount, tokens - hold.tokens)
 end
 
--- Resolves a hold: its money back to `available`, its slot and its share of the budgets freed, and the cost posted, in one.
--- The buckets keep the tokens really used. `limits` of team and key; nil leaves the buckets alone: tokens reserved by a
--- gateway that died count as used, and drain. Returns the balance.
+-- Resolves a hold in one step: returns its money to `available`, frees its slot and its share of the budgets, and posts
+-- the cost. The buckets keep the tokens that were used. `limits` are those of team and key; with nil the buckets are
+-- not changed, because tokens reserved by a gateway that died count as used and drain. Returns the balance.
 local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots)
   local available, held, team, key, spent = load_state(state, hold.key_id, 'spent')
   resolve_scope(team, hold, hold.in_team_bucket, team_limits, now, cost, tokens, slots)

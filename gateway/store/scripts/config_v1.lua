@@ -1,9 +1,9 @@
--- config_v1: makes or changes the hash of a team or a key, all its fields at once.
+-- config_v1: creates or changes the hash of a team or a key, all fields at once.
 --
 -- KEYS 1 hash  [2 index: a sorted set by creation]
 -- ARGV 1 "create" or "update"  2 version that the caller saw, or "" for any  3 member for the index, or ""
 --      4... field, value; an empty value removes the field
--- Returns {1 done | 0 exists already | -1 does not exist | -2 another version | -3 revoked for ever, version now}
+-- Returns {1 done | 0 exists already | -1 does not exist | -2 another version | -3 permanently revoked, version now}
 --@include common
 local hash, index = KEYS[1], KEYS[2]
 local version = tonumber(redis.call('HGET', hash, 'version') or false)

@@ -1,11 +1,12 @@
--- For the scripts that decide or show: the limits of team and key, what they leave, and the holds that died.
+-- For the scripts that decide or show: the limits of team and key, what they leave, and expired holds.
 
-local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4 -- behind RPM and TPM: places in a scope's limits; eight budgets, BUDGETS + i
-local COUNTED = { 12, 13, 14, 2, 15, 16, 17, 3 } -- places of the counters beside them
+-- places in a scope's limits, behind RPM and TPM; eight budgets, BUDGETS + i
+local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4
+local COUNTED = { 12, 13, 14, 2, 15, 16, 17, 3 } -- places of the counters that belong to the budgets
 local PERIODS, TOTAL = { 'hour', 'day', 'month', 'total' }, 4
 local ceil = math.ceil
 
--- A scope's limits, as numbers where they are set, and behind them the fields asked for.
+-- Loads a scope's limits as numbers, followed by the other requested fields.
 local function load_limits(hash, ...)
   local limits = redis.call('HMGET', hash, 'rpm', 'tpm', 'concurrency', 'max_output_tokens',
     'budget_usd_hour', 'budget_usd_day', 'budget_usd_month', 'budget_usd_total',
@@ -20,19 +21,19 @@ local function period_end_ms(period, index)
   return first_day(index + 1) * DAY_MS
 end
 
--- Milliseconds until `units` more fit into the bucket: 0 now, -1 never.
+-- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never.
 local function bucket_wait(level, limit, units)
   if limit == 0 or units > limit then return -1 end
   return max(0, ceil((level + units * MINUTE_MS - limit * MINUTE_MS) / limit))
 end
 
--- Whole units left in a bucket, and milliseconds until it is empty of use.
+-- Returns the whole units left in a bucket, and the milliseconds until it is empty.
 local function bucket_left(level, limit)
   if limit == 0 then return 0, 0 end
   return max(0, floor((limit * MINUTE_MS - level) / MINUTE_MS)), ceil(level / limit)
 end
 
--- Resolves up to `most` holds whose gateway died: voided, and journalled as expired. Returns how many.
+-- Voids up to `most` holds of gateways that died, and journals them as expired. Returns their number.
 local function expire_holds(state, holds, held, journal, now, most)
   local dead = redis.call('ZRANGEBYSCORE', holds, '-inf', now, 'LIMIT', 0, most)
   for i = 1, #dead do

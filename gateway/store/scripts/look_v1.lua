@@ -1,8 +1,8 @@
--- look_v1: is this key alive, and who made that response? Reads only; for requests that cannot go on without knowing.
+-- look_v1: is this key valid, and which upstream made that response? Reads only. For requests that need to know first.
 --
 -- KEYS 1 team  2 key  [3 response]
 -- ARGV 1 SHA-256 of the secret
--- Returns {1 alive | 0 unknown, disabled or expired, by admit_v1's rule; what is remembered of the response, or ""}
+-- Returns {1 valid | 0 unknown, disabled or expired, by admit_v1's rule; what is remembered of the response, or ""}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function over(expires_ms) return (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms) end

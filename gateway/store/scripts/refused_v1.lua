@@ -1,7 +1,7 @@
--- refused_v1: remembers a refusal for the team's operators. A stranger writes nothing: the secret must be one of the key's.
+-- refused_v1: records a refusal for the team's operators, if the presented secret belongs to the key.
 --
 -- KEYS 1 key  2 refused
--- ARGV 1 SHA-256 of the secret  2 most entries  3 life of the list, ms  4... field, value
+-- ARGV 1 SHA-256 of the secret  2 the most entries  3 lifetime of the list, ms  4... field, value
 -- Returns 1, or 0 for a secret that the key does not have.
 if redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[1]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 4))

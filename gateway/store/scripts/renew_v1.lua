@@ -1,8 +1,8 @@
--- renew_v1: the holds of running requests live on.
+-- renew_v1: extends the holds of running requests.
 --
 -- KEYS 1 holds
--- ARGV 1 life, ms  2... hold ids
--- Returns how many of them still exist; one that has expired is not brought back.
+-- ARGV 1 lifetime, ms  2... hold ids
+-- Returns how many of them still exist. A hold that has expired is not restored.
 --@include common
 local expiry = server_ms() + tonumber(ARGV[1])
 local renewed = 0

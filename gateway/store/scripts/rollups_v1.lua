@@ -1,7 +1,7 @@
--- rollups_v1: several roll-ups of one team, in one call; most of them are not there.
+-- rollups_v1: reads several roll-ups of one team in one call. Most of them do not exist.
 --
--- KEYS the roll-ups, so few that reading them all holds up nobody
--- Returns {number of a key, its fields and values, ...}, of those that are there.
+-- KEYS the roll-ups, so few that reading all of them blocks nobody
+-- Returns {number of a key, its fields and values, ...} for those that exist.
 local found = {}
 for number, name in ipairs(KEYS) do
   local flat = redis.call('HGETALL', name)

@@ -1,11 +1,11 @@
--- rotate_v1: gives a key a new secret; the others live on for an overlap, or end at once.
+-- rotate_v1: gives a key a new secret. The others work until the end of an overlap, or end at once.
 --
 -- KEYS 1 key  [2 the claim of an idempotency key]
--- ARGV 1 SHA-256 of the new secret  2 overlap, ms; 0: the others end now  3 most secrets that may live at once
--- Returns {1 done | 2 done before | 0 no such key | -3 revoked | -4 too many live secrets, version, ms until the next ends}
+-- ARGV 1 SHA-256 of the new secret  2 overlap, ms; 0: the others end now  3 the most secrets that may be valid at once
+-- Returns {1 done | 2 done before | 0 no such key | -3 revoked | -4 too many valid secrets, version, ms until the next ends}
 --
--- A secret keeps the end that an earlier rotation gave it. Those that have ended are removed here.
--- The claim gets the word "done" in the same step: a repeat never brings back a secret that was replaced since.
+-- A secret keeps the end that an earlier rotation gave it. Secrets that have ended are removed. The claim is marked
+-- "done" in the same step, so that a repeat never restores a secret that was replaced since.
 --@include common
 local key, claim = KEYS[1], KEYS[2]
 local new, overlap, most = 's:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])

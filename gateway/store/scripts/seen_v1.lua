@@ -1,8 +1,8 @@
--- seen_v1: adds what a worker saw of a team's requests to the roll-ups of their hour and day. A stranger writes nothing:
--- where a secret is named (of refused requests), it must be one of the key's.
+-- seen_v1: adds a worker's counts of outcomes to the team's roll-ups of the hour and the day. If a secret is given (for
+-- refused requests), it must belong to the key, so that strangers write nothing.
 --
--- KEYS 1 seen of the hour  2 seen of the day  [3 key]
--- ARGV 1 their life, ms  2 most fields of each  3 SHA-256 of the secret  4... field ("<what>|<model>"), count
+-- KEYS 1 roll-up of the hour  2 roll-up of the day  [3 key]
+-- ARGV 1 their lifetime, ms  2 the most fields of each  3 SHA-256 of the secret  4... field ("<what>|<model>"), count
 -- Returns 1, or 0 for a secret that the key does not have. Models beyond the most fields count as "other models".
 if KEYS[3] and redis.call('HEXISTS', KEYS[3], 's:' .. ARGV[3]) == 0 then return 0 end
 local most = tonumber(ARGV[2])

@@ -1,15 +1,16 @@
--- settle_v2: ends a hold, once: settled (a cost is posted) or voided (nothing is).
+-- settle_v2: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  9 usage of the day
---      [client idempotency]  [response]
+--      [the client's idempotency key]  [response]
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
---      14 life of `done`, ms  15 life of the usage, ms  16 life of journal entries, ms  17 life of the idempotency mark, ms
---      18 SHA-256 of the secret, where the request was admitted without this store; else ""
+--      14 lifetime of `done`, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
+--      17 lifetime of the idempotency key, ms
+--      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
 --      [19 what to remember of the response, under the last key  20 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
---   3: the hold had expired, or never was (the store was away): a real cost is still charged; a void writes nothing.
---   4: no such team, or its key has no such secret: nothing is written, so that a stranger makes no keys and costs nobody.
+--   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
+--   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 --@include common
 
 local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
@@ -41,7 +42,7 @@ if text then
   redis.call('ZREM', holds, id)
   redis.call('HDEL', held, id)
 else
-  -- Nothing is reserved any more: the whole cost is news to every counter.
+  -- Nothing is reserved any more, so every counter gets the whole cost.
   hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id }
   if hold.admitted_ms == 0 then hold.admitted_ms = now end
   slots, status = 0, 3
@@ -63,7 +64,7 @@ local entry = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*',
 redis.call('SET', done, string.format('%s %d %d %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
 
 if kind == 'settle' then
-  -- One field a key and model, its five sums packed: a field each cost more than the sums, here and where they are read.
+  -- One field per key and model, with its five sums packed: five fields cost more here and where they are read.
   local row = key_id .. '|' .. ARGV[5]
   for at = 8, 9 do
     local before = redis.call('HGET', KEYS[at], row)
@@ -74,7 +75,7 @@ if kind == 'settle' then
   end
 end
 if response then redis.call('SET', response, ARGV[19], 'PX', ARGV[20]) end
--- A hold that expired may have lost its mark to the client's next try.
+-- The client may have used the idempotency key again after this hold expired.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
   if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
   else redis.call('DEL', mark) end

@@ -1,10 +1,10 @@
--- view_v1: the numbers that are enforced, as they stand now; what admins and a key's owner are shown.
+-- view_v1: the enforced numbers as they stand now, for admins and for a key's owner.
 --
 -- KEYS 1 team  2 state  3 holds  4 held  5 journal  [6 key]
--- ARGV 1 key id or ""  2 most expired holds to void
--- Holds of dead gateways are voided first, as the next admission would do.
--- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}, the last two with every limit that is
---   set, every counter, `<period>_ends_ms`, and for each rate that is limited `<rate>_left` and `<rate>_reset_ms`.
+-- ARGV 1 key id or ""  2 the most expired holds to void
+-- Holds of gateways that died are voided first, as the next admission would do.
+-- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}. The last two contain every limit
+--   that is set, every counter, `<period>_ends_ms`, and `<rate>_left` and `<rate>_reset_ms` of each limited rate.
 --@include common
 --@include limits
 --@include names
