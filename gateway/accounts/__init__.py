@@ -1,1 +1,10 @@
-"""Teams, API keys, admin keys, sessions and credits, as the store keeps them."""
+"""Teams, API keys, admin keys, sessions and credits in the store.
+
+accounts        teams, keys and movements of credits
+admin_keys      admin keys
+entities        teams, keys and balances as values
+rotation        new secrets for existing keys
+sessions        sessions of the dashboard
+idempotency     idempotency keys of creations
+serialization   limits, balances and times as JSON
+"""

@@ -1,1 +1,12 @@
-"""Money: prices, a request's states, and what each ending costs. Pure."""
+"""Prices, holds, costs, and the charge for each outcome of a request. Pure.
+
+money         nano-USD, and the one place where amounts are rounded
+rates         kinds of token rates, and the rates in force
+price_row     a model's price as data
+price_table   all price rows of a configuration
+prices        finds a model's price
+hold          the most that a request can cost
+cost          what a usage costs, itemised
+lifecycle     the states and outcomes of a request
+settlement    from an outcome to a charge
+"""

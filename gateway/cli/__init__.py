@@ -1,10 +1,15 @@
 """The command line. It is thin: commands call the server's packages or the admin API.
 
-    serve, demo, simulate, check       programs and configuration: commands.py, serve.py, demo.py, check.py
-    teams, keys, credits, limits,      a client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile
-    usage, requests, ledger, top,
-    upstreams, config, admins, audit
-    try                                a client of the gateway itself: GATEWAY_API_KEY
+    commands         the flags of serve, demo, simulate and check
+    serve, demo      run the gateway; greeting is what the demo prints
+    check            checks a configuration
+    try_prompt       sends one request through the gateway: GATEWAY_API_KEY
+    client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
+    teams, team_changes, team_credits, keys, key_changes, limits, usage, ledger, recent_requests, top, upstreams,
+    config, admin_keys
+                     commands that use the admin API
+    options, output  shared flags; tables and JSON
+    errors           how a command fails
 
 Exit codes: 0 success; 1 refused or impossible, with one line on standard error that says why; 2 wrong usage.
 """

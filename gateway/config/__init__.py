@@ -1,1 +1,10 @@
-"""Settings: the file and the environment, read once, checked, and explained where they are wrong."""
+"""The settings: read once from the file and the environment, validated, with an explanation of every mistake.
+
+settings            loads, merges and validates everything
+sections            the sections that every gateway has
+upstream_settings   [upstreams.NAME]
+route_settings      [[routes]]
+price_settings      [prices."PATTERN"]
+types               the types of single values: secrets, patterns, prices, proxies
+errors              problems of a configuration and where they are
+"""

@@ -1,4 +1,4 @@
-"""One request of a client and its answer, straight over the connection (inbound.py) or as ASGI messages.
+"""One request of a client and its answer, straight over the connection (connection.py) or as ASGI messages.
 
     the request line     take_body, read_body, watch / start, write, hold, flush, end: no message, no coroutine a write
     any other route      receive, send: ASGI, as every server has it

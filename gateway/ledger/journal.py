@@ -11,7 +11,8 @@
     void      0               the same
     expire    0               the same: the hold of a gateway that died
 
-Ids of entries are the stream's: "<server time, ms>-<number>", and cursors are ids. audit.py proves the books by it.
+An entry's id is the stream's: "<server time, ms>-<number>". A cursor is such an id. verification.py checks the balances
+against the journal.
 """
 
 from __future__ import annotations

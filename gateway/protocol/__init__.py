@@ -1,1 +1,21 @@
-"""Wire formats: request bodies, server-sent events, usage, closing events, headers. Pure."""
+"""Wire formats: request bodies, server-sent events, usage, headers. Pure.
+
+operations           the table of operations under /v1
+request_body         the fields of a request that the gateway reads
+attachments          inline files in a body
+token_estimates      an upper bound of a request's input tokens
+usage                the usage of a response
+usage_reader         reads the usage of any answer; usage_fields says where each dialect keeps it
+usage_fields         the table of usage fields
+quantities           the used quantities that prices have rates for
+partition            splits overlapping counts into parts
+counts               numbers in JSON from outside
+hosted_calls         calls of hosted tools
+reported_cost        the cost that an upstream reports
+sse_framing          splits a stream of server-sent events
+sse_observer         reads usage and progress from a stream that passes
+closing_events       ends a stream that the upstream broke off
+rate_limit_headers   what remains of the rate limits, as headers
+lenient_json         JSON of upstreams, parsed as leniently as clients do
+timestamps           ISO 8601
+"""

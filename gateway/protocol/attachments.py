@@ -1,10 +1,11 @@
-"""Attachments in a request's body: data URLs in base64 (RFC 2397), most of a large one; only their size matters here.
+"""Attachments in a request's body: data URLs in base64 (RFC 2397). They make up most of a large body.
 
-    find_attachments(body)         where they are
-    cut_attachments(body, found)   the body without the bytes of the long ones: as valid as the whole, and soon parsed
+    find_attachments(body)         their positions
+    cut_attachments(body, found)   the body without the content of long attachments, which parses quickly
 
-What is cut stands inside a JSON string and is ASCII without quotes, escapes or control characters, so that what is left
-is JSON exactly if the whole is, with the same names and the same structure. An attachment of other bytes stays.
+Only an attachment's size matters to the gateway. The removed content lies inside a JSON string and is ASCII without
+quotes, escapes or control characters. What remains is therefore valid JSON exactly if the whole body is, with the same
+names and the same structure. An attachment that contains other bytes is not cut.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from gateway.types import Body
 MARK: Final = b";base64,"
 SHORTEST_CUT_BYTES: Final = 4096
 _LONGEST_MEDIA_TYPE: Final = 128
-_AT_ONCE_BYTES: Final = 128 * 1024  # what the processor's cache holds, and no page is asked for
+_AT_ONCE_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
 
 
 class Attachment(NamedTuple):
-    """`start`: the quote before `data:`; `mark`: where `;base64,` stands; `end`: the quote behind it."""
+    """The position of an attachment.
+
+    `start` is the quote before `data:`, `mark` is `;base64,`, `end` is the closing quote.
+    """
 
     start: int
     mark: int
@@ -30,7 +34,7 @@ class Attachment(NamedTuple):
 
 
 def find_attachments(body: Body) -> list[Attachment]:
-    """Every data URL: not a text that mentions one. Never fails, whatever the bytes."""
+    """Returns every data URL, but not a text that merely mentions one. It never fails, whatever the bytes."""
     found = []
     at = body.find(MARK)
     while at >= 0:
@@ -45,7 +49,7 @@ def find_attachments(body: Body) -> list[Attachment]:
 
 
 def cut_attachments(body: Body, attachments: list[Attachment]) -> Body:
-    """The body without what follows `;base64,` in long attachments."""
+    """Returns the body without what follows `;base64,` in long attachments."""
     pieces, at = [], 0
     for one in attachments:
         begin = one.mark + len(MARK)
@@ -56,11 +60,11 @@ def cut_attachments(body: Body, attachments: list[Attachment]) -> Body:
 
 
 def _is_plain(body: Body, start: int, end: int) -> bool:
-    """ASCII that JSON writes as it is. orjson's writer looks for what it must escape with vector instructions."""
+    """Whether the bytes are ASCII that JSON does not escape. orjson's writer checks that with vector instructions."""
     with memoryview(body) as view:
         for at in range(start, end, _AT_ONCE_BYTES):
             try:
-                piece = str(view[at : min(at + _AT_ONCE_BYTES, end)], "ascii")  # looks while it copies
+                piece = str(view[at : min(at + _AT_ONCE_BYTES, end)], "ascii")  # decodes and checks in one pass
             except UnicodeDecodeError:
                 return False
             if len(orjson.dumps(piece)) != len(piece) + 2:

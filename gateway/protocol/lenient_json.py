@@ -1,4 +1,4 @@
-"""JSON as clients read it: an upstream's bytes, which must not fail where an SDK would not. Pure."""
+"""Lenient JSON: an upstream's bytes must not fail here where they would not fail in an SDK. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import orjson
 
 
 def parse_json(data: bytes) -> Any:
-    """A JSON value. Raises ValueError.
+    """Parses a JSON value. Raises ValueError.
 
-    The second parser takes what clients take and orjson refuses: lone surrogates (text cut inside an emoji), bad UTF-8.
+    The second parser accepts what clients accept and orjson refuses: lone surrogates (text cut inside an emoji), bad
+    UTF-8.
     """
     try:
         return orjson.loads(data)
@@ -32,7 +33,7 @@ def is_json(data: bytes) -> bool:
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None for anything else. Never raises."""
+    """Parses a JSON object. Returns None for anything else, and never raises."""
     try:
         value = parse_json(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is left of the rate limits, and how an answer's headers say it. Pure."""
+"""What remains of the rate limits, as headers of an answer. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SECOND_MS: Final = 1000
 
 
 class Rates(NamedTuple):
-    """What is left of the rate limits, of the scope nearest its limit. A limit of -1: there is none."""
+    """What remains of the rate limits, for the scope that is nearest its limit. A limit of -1 means no limit."""
 
     requests_limit: int = -1
     requests_left: int = -1
@@ -18,7 +18,7 @@ class Rates(NamedTuple):
     tokens_reset_ms: int = 0
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI names them."""
+        """Returns `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, the names that OpenAI uses."""
         out: list[tuple[bytes, bytes]] = []
         if self.requests_limit >= 0:
             out += _headers(b"requests", self.requests_limit, self.requests_left, self.requests_reset_ms)
@@ -39,7 +39,7 @@ def _headers(unit: bytes, limit: int, left: int, reset_ms: int) -> list[tuple[by
 
 
 def _duration(ms: int) -> bytes:
-    """As OpenAI writes it: 20ms, 1.5s, 6m0s."""
+    """Formats a duration like OpenAI: 20ms, 1.5s, 6m0s."""
     if ms < _SECOND_MS:
         return b"%dms" % ms
     minutes, rest = divmod(ms, 60_000)

@@ -1,4 +1,4 @@
-"""An event stream's blocks, as bytes: what stands between blank lines (WHATWG HTML, server-sent events)."""
+"""Splits a stream of server-sent events, as bytes, at its blank lines (WHATWG HTML, server-sent events)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 
 
 def last_boundary(window: bytes) -> int:
-    """The index behind the last blank line in `window`, -1 if there is none.
+    """Returns the index after the last blank line in `window`, or -1 if there is none.
 
-    A CR at the end that may be half of a CRLF is none yet where the line before it ended in LF: a blank line that comes
-    in two writes loses the event for some clients. Behind another CR it counts at once, or CR streams would lag behind.
+    A final CR may be the first half of a CRLF. If the line before it ended in LF, it is not yet a blank line: some
+    clients lose an event whose blank line arrives in two writes. After another CR it counts at once, because streams
+    that use CR would otherwise lag behind.
     """
     best = window.rfind(b"\n\n") + 2
     if b"\r" in window:
@@ -24,13 +25,16 @@ def last_boundary(window: bytes) -> int:
 
 
 def split_events(data: bytes) -> list[bytes]:
-    """The same bytes, cut behind each blank line."""
+    """Splits the bytes after each blank line."""
     cuts = [0, *(blank.end() for blank in BLANK_LINE.finditer(data)), len(data)]
     return [data[start:end] for start, end in pairwise(cuts) if start < end]
 
 
 def fields(block: bytes) -> tuple[str, bytes]:
-    """The event name ("" if none) and data of one block of LF lines; several data lines join with LF."""
+    """Returns the event name ("" if none) and the data of a block with LF line ends.
+
+    Several data lines are joined by LF.
+    """
     name, data = b"", []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
@@ -42,13 +46,13 @@ def fields(block: bytes) -> tuple[str, bytes]:
 
 
 def block_at(text: bytes, at: int) -> tuple[int, int]:
-    """Where the block around index `at` starts and ends."""
+    """Returns the start and the end of the block that contains index `at`."""
     start, end = text.rfind(b"\n\n", 0, at), text.find(b"\n\n", at)
     return (start + 2 if start >= 0 else 0), (end if end >= 0 else len(text))
 
 
 def blocks(text: bytes, marker: bytes) -> list[tuple[int, int]]:
-    """Every block that has `marker` in it, in one pass."""
+    """Returns every block that contains `marker`, in one pass."""
     found, at = [], 0
     while (at := text.find(marker, at)) >= 0:
         found.append(block_at(text, at))

@@ -1,1 +1,9 @@
-"""A request's way from the client to the provider and back: admission, failover, relay, and the one exit."""
+"""One request on its way from the client to the provider and back.
+
+handler     authenticates, runs the steps, and is the one exit where a request is settled and recorded
+admission   steps 1 to 4: authenticate, read, route, admit
+failover    step 5: asks the route's upstreams until one answers
+relay       step 6: passes the answer on to the client
+dry_run     answers what would be decided, without doing it
+snapshot    the configuration that a request runs on
+"""

@@ -1,8 +1,8 @@
 """An OpenResponses provider (spec 2026-04-24) that needs no network, key or model.
 
-Its text is made from the request: the same request gets the same text. Any model name works; a
-name under `sim/` chooses a behaviour, and `+` joins several (`sim/slow-20+no-usage`). `<n>` counts
-whole SSE events, `[DONE]` and comments not among them.
+Its text is derived from the request, so that the same request gets the same text. Any model name works. A
+name under `sim/` selects a behaviour, and `+` combines several (`sim/slow-20+no-usage`). `<n>` counts whole
+SSE events, without `[DONE]` and comments.
 
 | model               | what it does                                                              |
 |---------------------|---------------------------------------------------------------------------|
@@ -31,11 +31,19 @@ whole SSE events, `[DONE]` and comments not among them.
 | `sim/no-done`       | no `data: [DONE]` at the end                                              |
 | `sim/after-done`    | one more event after `[DONE]`                                             |
 
-    behaviours  model name -> Behaviour            request     body bytes -> Request, or ProviderError
-    text        prompt -> words, tokens            plan        Request -> Plan: what will be answered
-    schema_*    JSON schema -> a value; its check  events      Plan -> response objects and SSE frames
-    wire        one HTTP exchange, recorded        record      what was received; bounded memory
-    app         the routes                         server      run(host, port)
+    app             the routes
+    behaviours      model name -> Behaviour
+    request         body bytes -> Request, or ProviderError
+    plan            Request -> Plan: everything that will be answered
+    text            prompt -> words and tokens
+    schema_fill     JSON schema -> a value that satisfies it
+    schema_check    whether a value satisfies a JSON schema
+    schema_pattern  regular expression -> strings that match it
+    events          Plan -> response objects and SSE frames
+    answer          sends a plan as its behaviour demands
+    http_exchange   one HTTP exchange, recorded
+    record          what was received, in bounded memory
+    server          run(host, port)
 
 The package imports nothing else of `gateway`.
 """

@@ -41,7 +41,7 @@ _FIRST_PAUSE_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """How to reach the store; the forms of `url` stand in store_url.py."""
+    """How to reach the store; the forms of `url` are in url.py."""
 
     url: str = field(repr=False)
     timeout_s: float = 0.5  # from a call's write to its reply

@@ -1,9 +1,9 @@
-"""An answer on a native connection: bytes on their way from the parser to whoever reads them.
+"""An answer on a native connection: its bytes on their way from the parser to the reader.
 
-    read, read_nowait    the reader's task takes what has come since it last looked
-    pump                 each read's bytes go from the socket's callback to the taker: no task is woken for them
+    read, read_nowait    the reader's task takes everything that arrived since the last read
+    pump                 each read's bytes pass from the socket's callback to a callable, without waking a task
 
-State that changes: all of it; the connection fills it, the reader empties it.
+Mutable: the connection fills it, the reader empties it.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ class Http1Answer:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.connection: Connection | None = connection
-        self.pieces = pieces  # the connection's list while the message runs; afterwards our own
-        self.unread_bytes = 0  # as they came off the wire, so framing included
+        self.pieces = pieces  # the connection's own list while the message runs
+        self.unread_bytes = 0  # bytes as received, including the framing
         self.waiter: asyncio.Future[None] | None = None
-        self.take: Callable[[bytes], bool] | None = None  # who takes what arrives while `pump` waits
+        self.take: Callable[[bytes], bool] | None = None  # takes what arrives while `pump` waits
         self.fault: UpstreamFault | None = None
         self.ended = False  # see `Answer.ended`
 
@@ -94,7 +94,7 @@ class Http1Answer:
         return False
 
     def refuse(self, error: Exception) -> None:
-        """`pump`'s taker has raised: let `pump` do so."""
+        """Makes `pump` raise the exception of its callable."""
         self.take = None
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():

@@ -1,7 +1,7 @@
-"""TCP connections by Happy Eyeballs (RFC 8305): the next address starts when the last one failed, or after 250 ms.
+"""TCP connections by Happy Eyeballs (RFC 8305): the next address is tried when the last one failed, or after 250 ms.
 
-Our own because uvloop's `create_connection` has no `happy_eyeballs_delay`: it tries addresses one after another, and a
-black-holed IPv6 route would use up the whole connect timeout.
+It is implemented here because uvloop's `create_connection` has no `happy_eyeballs_delay`. uvloop tries addresses one
+after another, and an unreachable IPv6 route would use up the whole connect timeout.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ async def race(infos: Sequence[AddressInfo]) -> socket.socket:
                     attempt.result().close()
     finally:
         for attempt in running:
-            if not attempt.cancel():  # finished in this very turn
+            if not attempt.cancel():  # it finished in this turn of the event loop
                 _close_result(attempt)
             else:
                 attempt.add_done_callback(_close_result)
@@ -79,7 +79,7 @@ async def _attempt(info: AddressInfo) -> socket.socket:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:  # cancellation too: nobody else knows the socket
+    except BaseException:  # cancellation included: nobody else knows the socket
         sock.close()
         raise
     return sock

@@ -1,4 +1,4 @@
-"""Which transport an upstream gets: `native`, `httpx`, or by its needs (`auto`)."""
+"""Selects the transport of an upstream: `native`, `httpx`, or the one that fits its configuration (`auto`)."""
 
 from typing import Literal, assert_never
 
@@ -30,6 +30,6 @@ def build_transport(config: TransportConfig, kind: TransportKind) -> Transport:
 
 
 def _over_httpx(config: TransportConfig) -> Transport:
-    from gateway.upstream.httpx_transport import HttpxTransport  # noqa: PLC0415 - with h2, a tenth of the start
+    from gateway.upstream.httpx_transport import HttpxTransport  # noqa: PLC0415 - with h2, its import takes a tenth of the start-up
 
     return HttpxTransport(config)

@@ -1,15 +1,15 @@
-"""One native HTTP/1.1 connection (RFC 9112) and the answers that come over it. httptools parses; this decides.
+"""One native HTTP/1.1 connection (RFC 9112) and the answers that arrive on it. httptools parses; this class decides.
 
     IDLE --begin--> HEAD --final head--> OPENED --same read--> BODY --last byte--> COMPLETE --> IDLE, back to its owner
-                     |  1xx: stays HEAD                          |                    or closed, where it must not be
-                     v  fail(): RESET, FIRST_BYTE_TIMEOUT, ...   v  fail(): CUT, CHUNK_TIMEOUT, ...      used again
+                     |  1xx: stays HEAD                          |                    or closed, if it must not be
+                     v  fail(): RESET, FIRST_BYTE_TIMEOUT, ...   v  fail(): CUT, CHUNK_TIMEOUT, ...      reused
 
 Rules:
-- The connection is free when the last byte has arrived, not when it has been read: the answer takes its bytes along.
-- Reused only if the framing said so, nothing came after the end, and the whole request had been written.
-- One timer per connection. A wait sets a deadline; the timer, when it fires early, sets itself again. So a stream of
-  many chunks costs no timer operations.
-- The parser appends body pieces to a list by itself (`on_body` is `list.append`): no Python frame per chunk.
+- The connection is free when the last byte has arrived, not when it has been read: the answer keeps its bytes.
+- It is reused only if the framing permits it, nothing followed the end, and the whole request had been written.
+- There is one timer per connection. A wait sets a deadline, and a timer that fires early is set again. A stream of many
+  chunks therefore needs no timer operations.
+- The parser appends pieces of the body to a list itself (`on_body` is `list.append`), without a Python frame per chunk.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _OPENED: Final = 2
 _BODY: Final = 3
 _COMPLETE: Final = 4
 
-_JOIN_LIMIT_BYTES: Final = 16 * 1024  # a smaller body is copied behind its head: one write; a larger one is not copied
+_JOIN_LIMIT_BYTES: Final = 16 * 1024  # a smaller body is copied behind its head into one write
 _MAX_INFORMATIONAL: Final = 16
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
@@ -38,13 +38,13 @@ _SWITCHING_PROTOCOLS: Final = 101
 
 
 class Owner(Protocol):
-    """Who keeps connections: the pool. Called synchronously, from the event loop."""
+    """The owner of connections, which is the pool. Its methods are called synchronously from the event loop."""
 
     def connection_free(self, connection: "Http1Connection") -> None:
-        """The connection can take a request."""
+        """The connection can accept a request."""
 
     def connection_closing(self, connection: "Http1Connection") -> None:
-        """The connection takes no more requests."""
+        """The connection accepts no more requests."""
 
     def connection_lost(self, connection: "Http1Connection") -> None:
         """The socket is closed."""
@@ -55,7 +55,7 @@ class _ParserAbort(Exception):
 
 
 class Http1Connection(asyncio.Protocol):
-    """One connection. The public attributes are for its owner."""
+    """One connection. Its public attributes are for its owner."""
 
     # fmt: off
     __slots__ = (
@@ -67,7 +67,7 @@ class Http1Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, config: TransportConfig, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
-        self.answered = 0  # whole answers so far: above zero the connection is a reused one
+        self.answered = 0  # complete answers so far; above zero, the connection has been reused
         self.closed = False
         self.idle_since = 0.0
         self.refusal: UpstreamFault | None = None  # why it was closed before its first request
@@ -77,9 +77,9 @@ class Http1Connection(asyncio.Protocol):
         self._answer: Http1Answer | None = None
         self._phase = _IDLE
         self._keep_alive = False
-        self._skipping = False  # inside an informational answer
+        self._skipping = False  # inside an informational answer (1xx)
         self._informational = 0
-        self._overhead_bytes = 0  # received since the last body byte: head, chunk extensions, trailers
+        self._overhead_bytes = 0  # bytes since the last byte of the body: head, chunk extensions, trailers
         self._paused = False
         self._deadline = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -87,20 +87,20 @@ class Http1Connection(asyncio.Protocol):
         self.on_body: Callable[[bytes], None] = self._pieces.append
         self._parser = HttpResponseParser(self)
 
-    # -- for the owner
+    # for the owner
 
     @property
     def connected(self) -> bool:
-        """There was a socket at some time."""
+        """Whether the connection ever had a socket."""
         return self._transport is not None
 
     @property
     def unanswered(self) -> bool:
-        """Not one byte came in answer to the last request."""
+        """Whether no byte of an answer to the last request has arrived."""
         return self._phase == _HEAD and not self._overhead_bytes
 
     def begin(self, head: bytes, body: Body) -> Http1Answer:
-        """Write a request; the answer's `wait` ends when its head is here, or its fault is set."""
+        """Write a request. The answer's `wait` ends when its head has arrived or its fault is set."""
         answer = Http1Answer(self, self._pieces)
         transport = self._transport
         if self.closed or transport is None:
@@ -131,7 +131,7 @@ class Http1Connection(asyncio.Protocol):
         return waiter
 
     def taken(self, answer: Http1Answer) -> None:
-        """The reader took all the pieces: go on reading from the upstream."""
+        """Note that the reader took all pieces, and continue reading from the upstream."""
         self._pieces.clear()
         answer.unread_bytes = 0
         if self._paused:
@@ -159,16 +159,16 @@ class Http1Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # -- asyncio.Protocol
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket (and TLS) is up."""
         self._transport = cast("asyncio.Transport", transport)
-        if self.closed:  # given up while it was being opened
+        if self.closed:  # it was given up while it was being opened
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; wake the reader once for all that this read brought."""
+        """Feed the parser, and wake the reader once for everything that this read brought."""
         answer = self._answer
         if answer is None:
             self._unasked()
@@ -212,7 +212,10 @@ class Http1Connection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        """The peer has ended its side: that ends a body without a length (RFC 9112, 6.3), and kills anything else."""
+        """Handle the end of the peer's side.
+
+        It ends a body without a length (RFC 9112, 6.3), and is a fault otherwise.
+        """
         answer = self._answer
         framed = {b"content-length", b"transfer-encoding"}
         if answer is not None and self._phase == _BODY and not any(name in framed for name, _ in answer.headers):
@@ -224,10 +227,10 @@ class Http1Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by either side."""
         self._died(str(exc) if exc is not None else "closed by the upstream")
-        del self._parser  # it holds our methods: with this gone there is no cycle left to collect
+        del self._parser  # it holds bound methods of this object; without it there is no reference cycle
         self._owner.connection_lost(self)
 
-    # -- httptools callbacks
+    # httptools callbacks
 
     def on_message_begin(self) -> None:
         """Stop at a second answer to one request."""
@@ -239,12 +242,12 @@ class Http1Connection(asyncio.Protocol):
         answer = self._answer
         if self._phase == _HEAD and answer is not None:
             name = name.lower()
-            answer.headers.append((name, value.rstrip()))  # the parser leaves the space at the end
+            answer.headers.append((name, value.rstrip()))  # the parser leaves trailing spaces
             if name == b"transfer-encoding" and value.rstrip().lower() != b"chunked":
                 raise _ParserAbort("a transfer coding other than chunked")
 
     def on_headers_complete(self) -> None:
-        """Open the answer, or swallow an informational one."""
+        """Open the answer, or skip an informational one."""
         answer = self._answer
         if answer is None:
             return
@@ -269,17 +272,17 @@ class Http1Connection(asyncio.Protocol):
         self._keep_alive = self._parser.should_keep_alive()
         self._phase = _COMPLETE
 
-    # -- inside
+    # internals
 
     def _stopped(self, error: Exception) -> None:
-        """The parser refused some bytes. After the end of the message that only spoils the connection."""
+        """Handle bytes that the parser refused. After the end of the message they only make the connection unusable."""
         if self._phase == _COMPLETE:
             self._keep_alive = False
         else:
             self.fail(FaultKind.PROTOCOL, str(error.__context__ or error))
 
     def _step(self, answer: Http1Answer, before: int, read_bytes: int) -> None:
-        """Act on a read that did more than bring body bytes, or that brought none."""
+        """Act on a read that brought more than bytes of the body, or none of them."""
         if self._answer is None or (before == _HEAD and not self._head_fits(answer, read_bytes)):
             return
         if self._phase == _COMPLETE:
@@ -295,7 +298,10 @@ class Http1Connection(asyncio.Protocol):
                 self.fail(FaultKind.TOO_LARGE, "more framing than max_head_bytes")
 
     def _head_fits(self, answer: Http1Answer, read_bytes: int) -> bool:
-        """Bound the head where it ended inside a read that also brought body bytes. Fails the answer otherwise."""
+        """Check the size of a head that ended in a read which also brought bytes of the body.
+
+        Fail the answer if it is too large.
+        """
         limit = self.config.max_head_bytes
         if (
             self._phase == _HEAD
@@ -303,12 +309,12 @@ class Http1Connection(asyncio.Protocol):
             or sum(len(name) + len(value) + 4 for name, value in answer.headers) <= limit
         ):
             return True
-        answer.status = 0  # not opened after all
+        answer.status = 0  # it does not count as opened
         self.fail(FaultKind.TOO_LARGE, "the head is larger than max_head_bytes")
         return False
 
     def _finish(self, answer: Http1Answer) -> None:
-        """The message is whole: hand its bytes over and free the connection."""
+        """Complete the message: hand its bytes to the answer and free the connection."""
         pieces = self._pieces
         if pieces:
             answer.pieces = pieces[:]
@@ -323,7 +329,7 @@ class Http1Connection(asyncio.Protocol):
         self._deadline = math.inf
         answer.wake()
         transport = self._transport
-        # A request that is still being written would run into the next one.
+        # The next request would be written into one that is still being written.
         if not self._keep_alive or transport is None or transport.get_write_buffer_size():
             self.close()
         else:
@@ -337,7 +343,7 @@ class Http1Connection(asyncio.Protocol):
         self.fail(FaultKind.RESET if self._phase == _HEAD else FaultKind.CUT, detail)
 
     def _unasked(self) -> None:
-        """Bytes while no request runs: whatever they are, they must not become somebody's answer."""
+        """Handle bytes that arrive while no request runs. They must not become part of an answer."""
         if not self.closed:
             self.refusal = None if self.answered else UpstreamFault(FaultKind.PROTOCOL, "spoke unasked", sent=False)
             self.close()

@@ -1,4 +1,4 @@
-"""Where an upstream is and whom to trust there: base_url -> Origin, TransportConfig -> SSLContext."""
+"""The address of an upstream and the TLS trust for it: base_url -> Origin, TransportConfig -> SSLContext."""
 
 import ssl
 from collections.abc import Mapping

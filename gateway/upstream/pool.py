@@ -1,16 +1,15 @@
 """The native transport: a pool of HTTP/1.1 connections to one origin.
 
-    send: an idle connection (the last one used, first)  -> write, wait for the head
+    send: an idle connection (the last used one first)   -> write, wait for the head
           none, and fewer than max_connections are open  -> dial, TLS
           full                                           -> queue, first come first served, for connect_timeout_s
 
-A connection's place (`max_connections`) is taken when dialling starts and given up when its socket is closed. While
-callers queue, a connection that becomes free, and a place that does, goes straight to the first of them.
+A connection occupies its place (`max_connections`) from the start of dialling until its socket is closed. While callers
+queue, a connection or a place that becomes free goes to the first of them.
 
-A reused connection may have been closed by the upstream in the moment of writing. If it dies before one byte of answer,
-the request goes once more, over a new connection: the others may be as dead. Where the pool is full, an idle one gives
-its place up, or the first that comes free.
-A new connection that dies is never retried.
+The upstream may close a reused connection in the moment of writing. If it dies before the first byte of the answer, the
+request is sent once more, over a new connection, because the other idle ones may be dead too. If the pool is full, an
+idle connection is closed for it, or the next one that becomes free. A new connection that dies is never retried.
 """
 
 import asyncio
@@ -41,11 +40,11 @@ class NativeTransport:
         self._tls = tls_context(config, ["http/1.1"]) if self._origin.tls else None
         self._heads = RequestHeads(self._origin)
         # Mutable from here on.
-        self._connections: set[Http1Connection] = set()  # every place that is taken
+        self._connections: set[Http1Connection] = set()  # every occupied place
         self._idle: dict[Http1Connection, None] = {}  # an ordered set: oldest first
         self._queue: deque[asyncio.Future[Http1Connection]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._emptied: asyncio.Future[None] | None = None  # close() waits for it
+        self._emptied: asyncio.Future[None] | None = None  # `close` waits for it
         self._closed = False
 
     @property
@@ -72,7 +71,7 @@ class NativeTransport:
                     answer.abort()
                     raise
             fault = answer.fault
-            if fault is None or answer.status:  # a body may have been cut already: its head still counts
+            if fault is None or answer.status:  # the body may be cut already, but its head still counts
                 return answer
             if not may_retry or fault.kind is not FaultKind.RESET or not connection.unanswered:
                 raise fault
@@ -80,7 +79,7 @@ class NativeTransport:
             try:
                 connection = await self._acquire(fresh=True)
             except UpstreamFault as later:
-                later.sent = later.sent or fault.sent  # the first attempt's bytes stay sent
+                later.sent = later.sent or fault.sent  # bytes of the first attempt count as sent
                 raise
 
     async def close(self) -> None:
@@ -99,7 +98,7 @@ class NativeTransport:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             await asyncio.wait([self._emptied], timeout=self._config.connect_timeout_s)
 
-    # -- http1.Owner
+    # http1.Owner
 
     def connection_free(self, connection: Http1Connection) -> None:
         """Give the connection to the first in the queue, or keep it for the next request."""
@@ -113,11 +112,11 @@ class NativeTransport:
             self._sweeper = asyncio.get_running_loop().call_later(self._config.idle_expiry_s, self._sweep)
 
     def connection_closing(self, connection: Http1Connection) -> None:
-        """Choose it no more."""
+        """Use the connection for no more requests."""
         self._idle.pop(connection, None)
 
     def connection_lost(self, connection: Http1Connection) -> None:
-        """Give its place to the first in the queue. Idempotent."""
+        """Give the connection's place to the first in the queue. Idempotent."""
         if connection not in self._connections:
             return
         self._connections.discard(connection)
@@ -128,10 +127,10 @@ class NativeTransport:
         if not self._connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    # -- inside
+    # internals
 
     async def _acquire(self, *, fresh: bool = False) -> Http1Connection:
-        """Return a connected connection that is ours alone; `fresh`: not one that has been idle."""
+        """Return a connected connection for this caller alone; with `fresh`, one that has not been idle."""
         self._refuse_if_closed()
         if self._idle and not fresh:
             return self._idle.popitem()[0]
@@ -142,10 +141,10 @@ class NativeTransport:
             connection = await self._wait_in_queue(first=fresh) if full else self._new()
             if not fresh or not connection.connected:
                 break
-            connection.close()  # it came free; its place will do
+            connection.close()  # a connection became free; its place is enough
         if not connection.connected:
             await self._connect(connection)
-            self._refuse_if_closed()  # close() has told the connection, which may have come up nevertheless
+            self._refuse_if_closed()  # `close` was called while the connection was being opened
         return connection
 
     def _refuse_if_closed(self) -> None:
@@ -153,13 +152,13 @@ class NativeTransport:
             raise _closed()
 
     def _new(self) -> Http1Connection:
-        """Take a place."""
+        """Occupy a place."""
         connection = Http1Connection(self, self._config, asyncio.get_running_loop())
         self._connections.add(connection)
         return connection
 
     async def _wait_in_queue(self, *, first: bool) -> Http1Connection:
-        """Return a free connection, or one to be connected whose place is already ours."""
+        """Return a free connection, or an unconnected one that already has its place."""
         waiter: asyncio.Future[Http1Connection] = asyncio.get_running_loop().create_future()
         (self._queue.appendleft if first else self._queue.append)(waiter)
         try:
@@ -168,7 +167,7 @@ class NativeTransport:
         except BaseException as error:
             if waiter.cancelled():
                 self._queue.remove(waiter)
-            elif waiter.exception() is None:  # it came in the turn in which we gave up
+            elif waiter.exception() is None:  # it arrived in the turn in which the wait ended
                 self._give_back(waiter.result())
             if isinstance(error, TimeoutError):
                 detail = f"all {self._config.max_connections} connections are busy"
@@ -190,7 +189,7 @@ class NativeTransport:
             self.connection_free(connection)
 
     async def _connect(self, connection: Http1Connection) -> None:
-        """Dial, and speak TLS where the origin does. On any failure the place is free again."""
+        """Dial, with TLS where the origin uses it. After any failure the place is free again."""
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 sock = await dial(self._origin.host, self._origin.port)
@@ -206,7 +205,8 @@ class NativeTransport:
                     raise
         except BaseException as error:
             connection.close()
-            self.connection_lost(connection)  # uvloop does not, where it is cancelled between made and returned
+            # uvloop does not call it if it is cancelled between connection_made and returning
+            self.connection_lost(connection)
             if isinstance(error, TimeoutError):
                 detail = f"not connected after {self._config.connect_timeout_s} s"
                 raise UpstreamFault(FaultKind.CONNECT_TIMEOUT, detail, sent=False) from None
@@ -217,7 +217,7 @@ class NativeTransport:
             raise
 
     def _sweep(self) -> None:
-        """Close what has been idle for too long; come back when the next one will have been."""
+        """Close connections that have been idle for too long, and schedule the next sweep."""
         self._sweeper = None
         loop = asyncio.get_running_loop()
         expired = loop.time() - self._config.idle_expiry_s

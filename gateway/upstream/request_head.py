@@ -1,12 +1,12 @@
 """Request heads as bytes.
 
     POST /v1/responses HTTP/1.1      method, base path, target
-    host: ...                        prebuilt, once per origin
+    host: ...                        built once per origin
     name: value ...                  as given; hop-by-hop fields, host and lengths are dropped (RFC 9110, 7.6.1)
     content-length: n                exactly one length, never chunked
 
-A head is refused as a whole where its control characters are not exactly the line ends that were put there, so no value
-can end a line, whatever it holds. That is one pass in C over the joined bytes instead of one check per value.
+A head is refused if its control characters are not exactly the line ends that this module wrote. No value can therefore
+end a line. The check is one pass in C over the joined bytes, instead of one check per value.
 """
 
 import re
@@ -30,27 +30,29 @@ _DROPPED = frozenset(
     }
 )
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_CONTROLS = bytes((*range(9), *range(10, 32), 127))  # RFC 9110, 5.5: of the controls only the tab is legal in a field
-_WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})  # RFC 9110, 8.6: these say `content-length: 0`, others leave it out
-_NEVER = frozenset({b"HEAD", b"CONNECT"})  # their answers are framed otherwise
+# RFC 9110, 5.5: tab is the only control character that a field may contain
+_CONTROLS = bytes((*range(9), *range(10, 32), 127))
+# RFC 9110, 8.6: these send `content-length: 0`, the others leave it out
+_WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
+_NEVER = frozenset({b"HEAD", b"CONNECT"})  # their answers are framed differently
 _MAX_KNOWN_NAMES = 512
 
 
 class RequestHeads:
-    """Builds the request heads for one origin; remembers the field names that it has checked (bounded)."""
+    """Builds the request heads for one origin. Mutable: a bounded cache of the field names that it has checked."""
 
     __slots__ = ("_known", "_path", "_second_line")
 
     def __init__(self, origin: Origin) -> None:
         self._path = b" " + origin.path
         self._second_line = b" HTTP/1.1\r\nhost: " + origin.authority + b"\r\n"
-        self._known: dict[bytes, bytes] = {}  # mutable: name -> b"name: ", or b"" for a field that is dropped
+        self._known: dict[bytes, bytes] = {}  # name -> b"name: ", or b"" for a field that is dropped
 
     def build(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body_size: int) -> bytes:
-        """Return the head with its empty line.
+        """Return the head including its final empty line.
 
         Raises:
-            ValueError: a method, target, name or value that could be read as something else.
+            ValueError: a method, target, name or value that could be parsed differently.
         """
         if not method.isalpha() or not method.isupper() or method in _NEVER:
             raise ValueError("the method must be upper-case letters, and not HEAD or CONNECT")
@@ -77,7 +79,7 @@ class RequestHeads:
         return head
 
     def fields(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Check as `build` does, for another library to write: return the headers that may go on, values trimmed.
+        """Check the fields as `build` does, for a library that writes them. Return the permitted headers, trimmed.
 
         Raises:
             ValueError: as `build`.
@@ -86,7 +88,7 @@ class RequestHeads:
         return [(name, value.strip(b" \t")) for name, value in headers if name.lower() not in _DROPPED]
 
     def _learn(self, name: bytes) -> bytes:
-        """Check a field name that is new here; return what stands before its value, `b""` to drop the field."""
+        """Check a new field name. Return what precedes its value, or `b""` to drop the field."""
         if not _TOKEN.fullmatch(name):
             raise ValueError("a header name that is not a token (RFC 9110, 5.6.2)")
         field = b"" if name.lower() in _DROPPED else name + b": "

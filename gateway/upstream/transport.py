@@ -31,12 +31,12 @@ class FaultKind(StrEnum):
     TLS = "tls"  # handshake or certificate
     CONNECT_TIMEOUT = "connect_timeout"  # TCP and TLS together took too long
     POOL_FULL = "pool_full"  # no connection became free in time
-    FIRST_BYTE_TIMEOUT = "first_byte_timeout"  # no answer head in time
-    CHUNK_TIMEOUT = "chunk_timeout"  # the body stood still for too long
-    RESET = "reset"  # died before the answer's head was whole
-    CUT = "cut"  # died, or was aborted, inside the body
-    PROTOCOL = "protocol"  # not HTTP, or HTTP that can be read in two ways
-    TOO_LARGE = "too_large"  # the answer's head, or framing around its body, is beyond max_head_bytes
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"  # no head of an answer in time
+    CHUNK_TIMEOUT = "chunk_timeout"  # the body did not continue for too long
+    RESET = "reset"  # the connection died before the head of the answer was complete
+    CUT = "cut"  # the connection died or was aborted inside the body
+    PROTOCOL = "protocol"  # not HTTP, or HTTP that can be parsed in two ways
+    TOO_LARGE = "too_large"  # the head of the answer, or the framing around its body, exceeds max_head_bytes
 
 
 class UpstreamFault(Exception):
@@ -111,40 +111,43 @@ class TransportConfig:
 class Answer(Protocol):
     """An upstream's answer whose head has arrived.
 
-    Whoever holds it reads to the end or calls `abort`; one reader at a time. Cancelling a read aborts.
+    Its holder reads it to the end or calls `abort`. There is one reader at a time. Cancelling a read aborts the answer.
     """
 
-    status: int  # 200..599: informational answers are swallowed
-    headers: list[tuple[bytes, bytes]]  # names in lower case, order kept
+    status: int  # 200..599: informational answers are skipped
+    headers: list[tuple[bytes, bytes]]  # names in lower case, in their original order
 
     @property
     def ended(self) -> bool:
-        """Whether the body is known to be whole: after what is here already there is the clean end."""
+        """Whether the body is known to be complete: nothing follows the bytes that have arrived."""
 
     def read_nowait(self) -> bytes:
-        """Return the body bytes that are here already, `b""` if none are. Raises nothing."""
+        """Return the body bytes that have arrived, or `b""`. Raises nothing."""
 
     async def read(self) -> bytes:
-        """Return all body bytes that are here, waiting for the first; `b""` exactly at the clean end.
+        """Return all body bytes that have arrived, waiting for the first. Returns `b""` exactly at the regular end.
 
         Raises:
             UpstreamFault: CUT, CHUNK_TIMEOUT, PROTOCOL or TOO_LARGE, after the bytes that came before it.
         """
 
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
-        """Hand over body bytes as they arrive, each read's at once and without a task in between.
+        """Pass on body bytes as they arrive, each read's at once and without a task in between.
 
-        `take` gets what `read` would return. It is called from the event loop; what it raises comes out here.
+        `take` receives what `read` would return. It is called from the event loop, and its exceptions are raised here.
 
         Returns:
-            True where `take` returned False: the rest is still to be read. False at the clean end.
+            True if `take` returned False: the rest is still to be read. False at the regular end.
 
         Raises:
             UpstreamFault: as `read`.
         """
 
     def abort(self) -> None:
-        """Close the connection at once, drop what is unread; a waiting read gets CUT. Nothing happens after the end."""
+        """Close the connection at once and drop unread bytes.
+
+        A waiting read raises CUT. After the end, nothing happens.
+        """
 
 
 class Transport(Protocol):
