@@ -15,6 +15,7 @@ reported_cost        the cost that an upstream reports
 sse_framing          splits a stream of server-sent events
 sse_observer         reads usage and progress from a stream that passes
 closing_events       ends a stream that the upstream broke off
+retry_after          when an upstream asks to be called again
 rate_limit_headers   what remains of the rate limits, as headers
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601

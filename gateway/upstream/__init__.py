@@ -5,6 +5,7 @@ factory           selects an implementation
 pool              the native implementation: keep-alive HTTP/1.1 connections to one origin
 http1             one native connection
 answer            an answer that arrives on it
+buffered_answer   an answer whose body has been read
 request_head      request heads as bytes
 origin            base URLs and TLS trust
 dial              TCP connections by Happy Eyeballs
