@@ -40,7 +40,7 @@ from gateway.ledger.spool import SPOOL, Spool
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import SharedMetrics
-from gateway.observability.request_log import configure_logging
+from gateway.observability.request_log import RequestLog, configure_logging
 from gateway.protocol import operations
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.audit_log import AuditLog
@@ -87,6 +87,7 @@ class Services:
     cluster_state: ClusterState
     live_requests: LiveRequests
     reporter: RequestReporter
+    request_log: RequestLog
     control_loop: ControlLoop = field(init=False)
     metrics_collector: MetricsCollector = field(init=False)
     ready: bool = False
@@ -147,8 +148,9 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         settings = self.settings
-        request_log = configure_logging(settings.log.format, settings.log.level, self._log_to)
+        request_log = configure_logging(settings.log, self._log_to)
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, request_log.drain)
             store = await Store.open(store_settings(settings))
             stack.push_async_callback(store.close)
             spool = Spool(
@@ -175,7 +177,7 @@ class Gateway:
                 tracing = build_tracing()
                 handler.begin_trace = tracing.begin
                 stack.push_async_callback(tracing.end)
-            services = _services(settings, store, ledger, handler, self._source)
+            services = _services(settings, store, ledger, handler, request_log, self._source)
             control_loop, reporter = services.control_loop, services.reporter
             stack.push_async_callback(control_loop.end)
             stack.push_async_callback(reporter.end)
@@ -220,7 +222,12 @@ def create_app() -> Gateway:
 
 
 def _services(
-    settings: Settings, store: Store, ledger: Ledger, handler: RequestHandler, source: Source | None
+    settings: Settings,
+    store: Store,
+    ledger: Ledger,
+    handler: RequestHandler,
+    request_log: RequestLog,
+    source: Source | None,
 ) -> Services:
     idempotency_ttl_s = settings.ledger.idempotency_ttl_s
     accounts = Accounts(
@@ -253,6 +260,7 @@ def _services(
             RequestTimings(store),
             live_requests,
         ),
+        request_log=request_log,
     )
     services.control_loop = ControlLoop(services, cluster_state, source)
     handler.on_end = services.reporter.note

@@ -34,7 +34,7 @@ from uvicorn.supervisors.multiprocess import Process
 from gateway.api.middleware import NOSNIFF
 from gateway.app import Gateway, build_app, create_app
 from gateway.config.errors import SettingsError
-from gateway.config.settings import Settings, load_settings
+from gateway.config.settings import LogSettings, Settings, load_settings
 from gateway.http.connection import ConnectionFactory
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import directory_for_workers
@@ -64,6 +64,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
+        log_config=None,  # what it has to say goes into this gateway's own log
         log_level="error",  # its warnings are about what clients did, which the request log records
         access_log=False,
         server_header=False,
@@ -108,7 +109,7 @@ def run(settings: Settings, config_path: Path | None, *listeners: socket.socket)
         os.environ["GATEWAY_CONFIG"] = str(config_path.absolute())
     with directory_for_workers(settings.store.data_dir) as directory:
         os.environ[METRICS_DIR] = str(directory.absolute())
-        configure_logging(settings.log.format, settings.log.level)
+        configure_logging(settings.log)
         end_s = settings.server.shutdown_delay_s + settings.server.drain_timeout_s + 2 * _AFTER_DRAIN_S
         supervisor = Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners), end_s)
         supervisor.run()
@@ -225,7 +226,7 @@ def create_worker() -> Gateway:
     try:
         return create_app()
     except SettingsError as error:
-        configure_logging("json", "error")
+        configure_logging(LogSettings(format="json", level="error"))
         structlog.get_logger("gateway.server").error("worker_not_started", reason="; ".join(error.problems))
         raise SystemExit(STARTUP_FAILURE) from None
 

@@ -72,7 +72,7 @@ def store_refusal(settings: Settings) -> str:
         await store.close()
         return ""
 
-    configure_logging(settings.log.format, "error")  # the attempt itself is not worth a log line
+    configure_logging(settings.log, level="error")  # the attempt itself is not worth a log line
     return "" if settings.store.url == EMBEDDED else asyncio.run(attempt())
 
 

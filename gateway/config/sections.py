@@ -113,6 +113,8 @@ class LogSettings(Section):
 
     format: Literal["auto", "json", "text"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=65_536, le=1024**3)
+    when_full: Literal["drop", "wait"] = "drop"
 
 
 class TelemetrySettings(Section):

@@ -1,16 +1,41 @@
-"""The request log: one structured line per finished request, and the log of state changes."""
+"""The request log: one structured line per finished request, and the log of state changes.
+
+What libraries have to say goes the same way: Python's own last resort would write to standard error, and wait for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO, cast
 
 import orjson
 import structlog
 
+from gateway.observability.log_writer import LONGEST_DRAIN_S, LogWriter
 from gateway.observability.request_record import RequestRecord
+
+
+class LogOptions(Protocol):
+    """What is logged and how; `config.settings.LogSettings` has it."""
+
+    @property
+    def format(self) -> str:
+        """auto, json or text."""
+
+    @property
+    def level(self) -> str:
+        """The least that is logged."""
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The most that waits for whoever reads the log."""
+
+    @property
+    def when_full(self) -> str:
+        """What happens to lines beyond that: `drop` or `wait`."""
 
 
 class RequestLog:
@@ -19,13 +44,18 @@ class RequestLog:
     Mutable: the number of lines, the last time stamp, the lines of this turn.
     """
 
-    def __init__(self, stream: TextIO, *, human: bool, enabled: bool) -> None:
+    def __init__(self, stream: LogWriter, *, human: bool, enabled: bool) -> None:
         self._stream = stream
         self._human = human
         self._enabled = enabled
         self.requests = 0
         self._second, self._stamp = 0, ""
         self._lines: list[str] = []
+
+    @property
+    def dropped(self) -> int:
+        """Lines, of requests and of state changes, that nobody was there to read."""
+        return self._stream.dropped
 
     def write(self, record: RequestRecord) -> None:
         """Writes one line for one request. It must be called inside the event loop."""
@@ -46,6 +76,10 @@ class RequestLog:
             asyncio.get_running_loop().call_soon(self._flush)
         self._lines.append(line)
 
+    def drain(self) -> None:
+        """At the end: waits a moment for what was logged to leave. Not on the event loop."""
+        self._stream.drain(LONGEST_DRAIN_S)
+
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
         self._stream.write("".join(lines))
@@ -58,9 +92,26 @@ _HIDDEN: Final = frozenset(
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
-def configure_logging(format_: str, level: str, stream: TextIO = sys.stderr) -> RequestLog:
-    """Configures structlog for changes of state, and returns the request log. `format_` is auto, json or text."""
-    human = format_ == "text" or (format_ == "auto" and stream.isatty())
+class _Libraries(logging.Handler):
+    """What libraries log by Python's own `logging`, as lines of this log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one."""
+        log = structlog.get_logger(record.name)
+        write = log.error if record.levelno >= logging.ERROR else log.warning
+        write("library", message=record.getMessage(), exc_info=record.exc_info)
+
+
+def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level: str | None = None) -> RequestLog:
+    """Sets up structlog for state changes, and `logging` for libraries; returns the log of requests.
+
+    `level`: instead of the option's.
+    """
+    human = options.format == "text" or (options.format == "auto" and stream.isatty())
+    least = level or options.level
+    writer = LogWriter(
+        stream, max_bytes=options.buffer_bytes, waits=options.when_full == "wait", on_dropped=_tell_dropped
+    )
     renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -69,8 +120,13 @@ def configure_logging(format_: str, level: str, stream: TextIO = sys.stderr) -> 
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", writer)),
         cache_logger_on_first_use=False,
     )
-    return RequestLog(stream, human=human, enabled=_LEVELS.index(level) <= _LEVELS.index("info"))
+    logging.lastResort = _Libraries(logging.WARNING)
+    return RequestLog(writer, human=human, enabled=_LEVELS.index(least) <= _LEVELS.index("info"))
+
+
+def _tell_dropped(count: int) -> None:
+    structlog.get_logger("gateway.log").error("log_lines_dropped", count=count)

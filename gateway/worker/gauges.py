@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
 from gateway.observability.metrics.counters import Snapshot, Value
+from gateway.observability.request_log import RequestLog
+from gateway.reporting.request_reporter import RequestReporter
 from gateway.store.store import Store
 from gateway.upstream.health import Condition
 from gateway.upstream.upstream import Upstream
 
 
-def counters(ledger: Ledger, spool: Spool, dropped: int) -> Snapshot:
-    """Returns what the ledger, the spool and the request reporter have counted since this worker started."""
+def counters(ledger: Ledger, spool: Spool, reporter: RequestReporter, log: RequestLog) -> Snapshot:
+    """What the parts have counted since this worker started."""
     return {
         "gateway_holds_expired_total": {(): ledger.expired},
         "gateway_resolutions_total": {
@@ -30,7 +32,8 @@ def counters(ledger: Ledger, spool: Spool, dropped: int) -> Snapshot:
             ("refused",): spool.refused,
             ("lost",): spool.lost,
         },
-        "gateway_feed_dropped_total": {(): dropped},
+        "gateway_feed_dropped_total": {(): reporter.dropped},
+        "gateway_log_lines_dropped_total": {(): log.dropped},
     }
 
 

@@ -9,6 +9,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
 from gateway.observability.metrics.counters import Counters, Snapshot, added
 from gateway.observability.metrics.multiprocess import EVERY_S, SharedMetrics
+from gateway.observability.request_log import RequestLog
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.request_reporter import RequestReporter
 from gateway.store.store import Store
@@ -22,6 +23,7 @@ class Parts(Protocol):
     ledger: Ledger
     handler: RequestHandler
     reporter: RequestReporter
+    request_log: RequestLog
     ready: bool
 
 
@@ -66,7 +68,7 @@ class MetricsCollector:
 
     def _worker_counts(self) -> Snapshot:
         parts = self._parts
-        return self._counters.snapshot() | gauges.counters(parts.ledger, self._spool, parts.reporter.dropped)
+        return self._counters.snapshot() | gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log)
 
     def _gauges(self) -> Snapshot:
         parts, handler = self._parts, self._parts.handler
