@@ -34,7 +34,8 @@ from uvicorn.supervisors.multiprocess import Process
 from gateway.api.middleware import NOSNIFF
 from gateway.app import Gateway, build_app, create_app
 from gateway.config.errors import SettingsError
-from gateway.config.settings import LogSettings, Settings, load_settings
+from gateway.config.sections import LogSettings
+from gateway.config.settings import Settings, load_settings
 from gateway.http.connection import ConnectionFactory
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import directory_for_workers
