@@ -1,14 +1,14 @@
-"""GET /healthz: the process lives. GET /readyz: a request would be served; else 503, and which part is in its way.
+"""GET /healthz: the process runs. GET /readyz: a request would be served; otherwise 503 with the parts that prevent it.
 
-| part        | is true when                                                                   |
-|-------------|--------------------------------------------------------------------------------|
-| store       | it answers; or it is away, and `store.on_failure = "open"`: `degraded` says so |
-| enforcement | it was seen, since the start, to refuse the second request of a limit of one   |
-| upstream    | some route has one in service that would be asked: its breaker is not open     |
-| accepting   | nobody has told the gateway to stop                                            |
+ part        | is true if                                                                      |
+-------------|---------------------------------------------------------------------------------|
+ store       | it answers, or it is unavailable and `store.on_failure = "open"` (`degraded`)   |
+ enforcement | since the start, it was seen to refuse the second request under a limit of one  |
+ upstream    | some route has an enabled upstream whose breaker is not open                    |
+ accepting   | nobody has told the gateway to stop                                             |
 
-A key that rests is asked all the same where no other is left, so that a provider's 401, 402 or 429 makes nothing not
-ready; nor does one model that fails.
+A resting key is used if no other is left. A provider's 401, 402 or 429 therefore does not make the gateway unready, and
+neither does one failing model.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """GET /v1/models and /v1/models/{id}: the models that the caller's key may use.
 
-A model is listed when a route leads to it, it has a price, and team and key allow it. Exact routes and aliases are
-listed by themselves; for "provider/*" and "*" the upstreams' own lists say which models there are, by the
-name that a caller uses: with the prefix that the route strips.
+A model is listed if a route leads to it, it has a price, and both team and key permit it. Exact routes and aliases are
+listed by name. For "provider/*" and "*" the upstreams' own lists are used; each name carries the prefix that the route
+strips, because callers use it with the prefix.
 
-| the upstreams' lists          | /v1/models          | a model that is not in them                          |
-|-------------------------------|---------------------|------------------------------------------------------|
-| were had, now or at some time | what they were last | 404: its provider does not list it (it may serve it) |
-| some were never had           | what the others say | 503, where one of its route's is among them          |
-| none was ever had             | 503                 | 503                                                  |
+ the upstreams' lists            | /v1/models             | a model that they do not contain                        |
+---------------------------------|------------------------|---------------------------------------------------------|
+ were received at some time      | their last state       | 404: its provider does not list it (but may serve it)   |
+ some were never received        | what the others list   | 503 if one of its route's lists is missing              |
+ none was ever received          | 503                    | 503                                                     |
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ async def show_model(request: Request, model: str) -> dict[str, Any]:
 
 
 async def _listings(services: Services, patterns: Iterable[str]) -> dict[str, Listing]:
-    """What the upstreams of these routes list, all asked at once."""
+    """Returns the lists of these routes' upstreams, which are asked at the same time."""
     rules = services.handler.snapshot.router.rules
     names = list(dict.fromkeys(name for pattern in patterns for name in rules[pattern].upstreams))
     return dict(zip(names, await asyncio.gather(*map(services.model_list.models, names)), strict=True))
 
 
 def _offered(table: Router, listings: dict[str, Listing]) -> dict[str, dict[str, Any]]:
-    """By the name that a caller uses: what these upstreams list, and every exact route and alias."""
+    """Returns the models by the name that callers use: the upstreams' lists, and every exact route and alias."""
     offered: dict[str, dict[str, Any]] = {}
     for pattern, rule in table.rules.items():
         for upstream in rule.upstreams:

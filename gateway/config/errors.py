@@ -1,8 +1,8 @@
-"""What is wrong with a configuration, and where. Pure: settings.py finds it, the command line prints it.
+"""Problems of a configuration, and where they are. Pure: settings.py finds them, the command line prints them.
 
 gateway.toml: routes[0].upstreams: there is no upstream 'x'
 environment GATEWAY_SERVER__PORT: server.port: Input should be less than or equal to 65535
-source        path, as TOML writes it         what is wrong; never the value, which may be a secret
+source        path, as TOML writes it         the problem, never the value, which may be a secret
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and where: `place` is the path of keys and indices, () for the whole."""
+    """A problem and its place: the path of keys and indices, or () for the whole configuration."""
 
     place: Place
     message: str
 
 
 class SettingsError(Exception):
-    """The configuration is wrong. `problems`: one line each, with its place."""
+    """The configuration is wrong. `problems` has one line per problem, with its place."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -39,7 +39,7 @@ class SettingsError(Exception):
 
 
 class InvalidSettings(Exception):
-    """Values that are no configuration, with everything that is wrong with them."""
+    """The values are not a valid configuration. Holds all problems."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
@@ -47,13 +47,13 @@ class InvalidSettings(Exception):
 
 
 def problems_of(error: ValidationError) -> Iterator[Problem]:
-    """Pydantic's errors in our words."""
+    """Translates pydantic's errors."""
     details = error.errors(include_input=False, include_url=False)
     places = [detail["loc"] for detail in details]
     for detail in details:
         place, kind = detail["loc"], detail["type"]
         if kind == "too_short" and any(other[: len(place)] == place != other for other in places):
-            continue  # it has entries, but wrong ones, which have lines of their own
+            continue  # its entries are wrong, and have lines of their own
         message = detail["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
             message = "there is no such setting"
@@ -63,7 +63,7 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
 
 
 def line(problem: Problem, where: str, environ: Mapping[str, str]) -> str:
-    """The problem in one line. `where`: the file; an environment variable that gave the value takes its place."""
+    """Returns the problem as one line. `where` is the file; an environment variable that set the value replaces it."""
     given = {name.upper() for name in environ}
     names = [str(part).upper() for part in problem.place]
     prefixes = (ENV_PREFIX + DELIMITER.join(names[:length]) for length in range(len(names), 0, -1))

@@ -20,7 +20,7 @@ from gateway.routing.router import RouteRule
 
 
 class RouteSettings(Section):
-    """One [[routes]] entry: which upstreams answer for a model."""
+    """One [[routes]] entry: the upstreams that serve a model."""
 
     model: Pattern
     upstreams: tuple[str, ...] = Field(min_length=1)
@@ -42,6 +42,6 @@ class RouteSettings(Section):
         return self
 
     def rule(self) -> RouteRule:
-        """The same as the router's value."""
+        """Returns the entry as the router's value."""
         fields = self.model_dump(exclude={"model"})
         return RouteRule(pattern=self.model, **fields)

@@ -1,4 +1,4 @@
-"""The sections of the configuration that every gateway has, each a table of the file."""
+"""The sections that every gateway's configuration has. Each is a table of the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gateway.store.url import EMBEDDED
 
 
 class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values never change."""
+    """A table of the configuration. Unknown keys are errors, and values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -52,7 +52,7 @@ class ServerSettings(Section):
 
 
 class StoreSettings(Section):
-    """The Redis or Valkey that keeps keys, limits and the ledger."""
+    """The Redis or Valkey server that stores keys, limits and the ledger."""
 
     url: StoreLocation = EMBEDDED
     data_dir: Path = Path("data")
@@ -67,7 +67,7 @@ class StoreSettings(Section):
 
 
 class AdminSettings(Section):
-    """The admin API; without a key it is off."""
+    """The admin API, which is off without a key."""
 
     key: OptionalSecret = None
     host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
@@ -78,13 +78,13 @@ class AdminSettings(Section):
 
 
 class LimitsSettings(Section):
-    """What a request counts for when it does not say itself."""
+    """What is assumed for a request that does not state it."""
 
     default_max_output_tokens: int = Field(default=4096, ge=1, le=10_000_000)
 
 
 class LedgerSettings(Section):
-    """How long the ledger keeps what."""
+    """How long the ledger keeps its data."""
 
     hold_ttl_s: Seconds = 15.0
     resolution_ttl_s: Retention = 7 * 86_400
@@ -97,19 +97,19 @@ class LedgerSettings(Section):
 
 
 class RoutingSettings(Section):
-    """What routing remembers. A response takes about 300 bytes of the store."""
+    """What routing remembers. One response takes about 300 bytes in the store."""
 
     response_ttl_s: int = Field(default=7 * 86_400, ge=0, le=366 * 86_400)
 
 
 class ErrorsSettings(Section):
-    """How errors look."""
+    """The form of errors."""
 
     numeric_codes: bool = False
 
 
 class LogSettings(Section):
-    """The structured log: JSON lines on standard error, or a form for people on a terminal."""
+    """The structured log: JSON lines on standard error, or readable text on a terminal."""
 
     format: Literal["auto", "json", "text"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -118,6 +118,6 @@ class LogSettings(Section):
 
 
 class TelemetrySettings(Section):
-    """What is sent to collectors. Where to, how much and how: OpenTelemetry's own variables (OTEL_*)."""
+    """What is sent to collectors. OpenTelemetry's own variables (OTEL_*) configure the destination and the amount."""
 
     traces: bool = False

@@ -1,4 +1,4 @@
-"""The kinds of value that settings have, with their bounds: secrets by reference, patterns, prices, proxies."""
+"""The types of setting values, with their bounds: secrets by reference, patterns, prices, proxies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ MAX_PRICE_NANO_USD: Final = 10**15  # 1,000,000 USD per million tokens
 
 
 def read_secret(reference: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The secret that "env:NAME" or "file:PATH" names. Raises ValueError with the reason, never with the secret."""
+    """Returns the secret that "env:NAME" or "file:PATH" refers to.
+
+    Raises ValueError, which never contains the secret.
+    """
     kind, _, name = reference.partition(":")
     if kind == "env" and name:
         value = environ.get(name, "")
@@ -44,31 +47,32 @@ def read_secret(reference: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 class FileSecret(SecretStr):
-    """A secret that came from a file, which may hold another one later."""
+    """A secret from a file, which may contain another secret later."""
 
     def __init__(self, reference: str) -> None:
         super().__init__(read_secret(reference))
         self._reference = reference
 
     def read_again(self) -> str:
-        """The secret as it stands in the file now. Raises ValueError."""
+        """Returns the secret that the file contains now. Raises ValueError."""
         return read_secret(self._reference)
 
 
 def environment_proxy(base_url: str) -> str | None:
-    """The forward proxy that HTTPS_PROXY or HTTP_PROXY names for an upstream, by its scheme; NO_PROXY takes hosts out.
+    """Returns the upstream's forward proxy from HTTPS_PROXY or HTTP_PROXY, by scheme; None for hosts in NO_PROXY.
 
-    The lower-case names go first, as they do for curl. An upstream on this machine never goes through such a proxy,
-    whatever NO_PROXY says: the proxy would look for it on its own. A proxy without a scheme is an HTTP one.
+    Lower-case names take precedence, as in curl. An upstream on this machine is never reached through such a proxy,
+    whatever NO_PROXY says, because the proxy would look for it on its own host. A proxy without a scheme is an HTTP
+    proxy.
     """
     try:
         parts = urlsplit(base_url)
         host = parts.hostname or ""
     except ValueError:
-        return None  # no URL: whoever builds the upstream says so
+        return None  # not a URL; building the upstream reports that
     proxies = getproxies_environment()
     proxy = proxies.get(parts.scheme)
-    # With the port and without: the library takes the end of a bare IPv6 address for a port.
+    # Both with and without the port: the library mistakes the end of a bare IPv6 address for a port.
     hosts = (parts.netloc.rpartition("@")[2], host)
     if not proxy or _is_loopback(host) or any(proxy_bypass_environment(name, proxies) for name in hosts):
         return None
@@ -78,7 +82,7 @@ def environment_proxy(base_url: str) -> str | None:
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # a name; RFC 6761, 6.3: every name under localhost is this machine
+    except ValueError:  # a name; every name under localhost is this machine (RFC 6761, 6.3)
         return host == "localhost" or host.endswith(".localhost")
 
 
@@ -88,7 +92,7 @@ def _secret(value: SecretStr) -> SecretStr:
 
 
 def _secret_if_set(value: SecretStr | None) -> SecretStr | None:
-    # An environment variable that is not set means "none configured", so that one file serves with and without admin.
+    # An unset environment variable means "not configured", so that one file works with and without an admin key.
     if value is None:
         return None
     kind, _, name = value.get_secret_value().partition(":")
@@ -129,10 +133,11 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
-UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # lower case: the environment's has none
+# in lower case, because names in the environment have no case
+UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Usd = Annotated[str, AfterValidator(_usd_per_million)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Network = Annotated[str, AfterValidator(_network)]
 StoreLocation = Annotated[str, AfterValidator(_store_url)]
-Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\[\]:-]{1,256}$")]  # as browsers write it: no path
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\[\]:-]{1,256}$")]  # as browsers write it, without a path
 Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]

@@ -46,9 +46,9 @@ class UpstreamSettings(Section):
     health_max_models: int = Field(default=1024, ge=1, le=1_000_000)
 
     def effective_proxy(self) -> str | None:
-        """The forward proxy to use, if any: the configured one, or else the environment's. "" is none at all.
+        """Returns the forward proxy to use: the configured one, or else the environment's. "" means none.
 
-        The native transport has none: who asks for it by name does not mean the environment's.
+        The native transport supports none. Selecting it by name therefore ignores the environment's proxy.
         """
         if self.proxy is not None:
             return self.proxy or None

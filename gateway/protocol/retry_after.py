@@ -1,4 +1,4 @@
-"""How long an answer asks to wait (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's). Pure."""
+"""How long an answer asks the client to wait (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's). Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 
 
 def retry_after_s(headers: Headers, now_unix_s: float) -> float | None:
-    """In seconds; None where it does not say. `now_unix_s`: dates are told from it."""
+    """Returns the time in seconds, or None if the answer states none. `now_unix_s` is the reference for dates."""
     told = dict(headers)
     for name, unit_s in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         if name not in told:

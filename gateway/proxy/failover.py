@@ -1,17 +1,17 @@
-"""Step 5 of the request line: asks a route's candidates until one answers. Nothing has been sent to the client yet.
+"""Step 5 of a request: asks the route's candidates until one answers. Nothing has been sent to the client yet.
 
-| a candidate                             | then                                                          |
-|-----------------------------------------|---------------------------------------------------------------|
-| its breaker is open, its keys rest      | the next                                                      |
-| rests, and nobody else has answered     | the one that rests shortest is asked nevertheless             |
-| cannot be reached                       | the next upstream                                             |
-| fails after the request may have arrived| the error, unless the route says `repeat_started`             |
-| 401, 402, 429                           | the next key, then the next upstream                          |
-| 5xx                                     | the next upstream                                             |
-| any other answer                        | it is the answer                                              |
+ a candidate                             | then                                                          |
+-----------------------------------------|---------------------------------------------------------------|
+ its breaker is open, or its keys rest   | the next one                                                  |
+ rests, and nobody else has answered     | the one whose rest ends first is asked all the same           |
+ cannot be reached                       | the next upstream                                             |
+ fails after the request may have arrived| the error, unless the route sets `repeat_started`             |
+ 401, 402, 429                           | the next key, then the next upstream                          |
+ 5xx                                     | the next upstream                                             |
+ any other answer                        | it is the answer                                              |
 
-All within `failover_s`. Where nobody does better, the most helpful refusal is the answer (refusals.py), in whatever
-order they came; 503 where there is none to pass on.
+All of it ends within `failover_s`. If no candidate succeeds, the most helpful refusal is the answer (refusals.py), or
+503 if there is none to pass on.
 """
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ from gateway.upstream.upstream import Upstream
 FORWARDED: Final = frozenset(
     {b"accept", b"user-agent", b"openai-beta", b"x-client-request-id", b"traceparent", b"tracestate"}
 )
-"""Request headers that go on to the upstream; everything else (keys, cookies, addresses) stays here."""
-_FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}  # the gateway's own span is the parent then
+"""The request headers that are forwarded to the upstream. All others (keys, cookies, addresses) are dropped."""
+# with tracing, the gateway's own span is the parent
+_FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SERVER_ERROR: Final = 500
-# Nothing has been asked of an upstream that could not be reached: another may be asked.
+# An upstream that could not be reached has not started any work, so another one may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
-_REFUSAL_S: Final = 1.0  # the least that a refusal's body has to arrive in, after its head
+_REFUSAL_S: Final = 1.0  # the least time that the body of a refusal has to arrive after its head
 _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
 
 
 async def open_upstream(snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> Opened:
-    """An upstream's answer, its head read. Raises GatewayError when there is none."""
+    """Returns an upstream's answer after its head was read. Raises GatewayError if there is none."""
     search = _Search(admitted, client, record, time.monotonic() + snapshot.limits.failover_s)
     for resting in (False, True):
-        # What the provider says now is better than what it said to somebody else, some time ago.
+        # The provider's present answer is better than an older refusal to another request.
         for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=resting):
             if record.tried and time.monotonic() >= search.until_s:
                 break
@@ -70,10 +71,10 @@ async def open_upstream(snapshot: ConfigSnapshot, admitted: Admitted, client: Cl
 
 
 class _Search:
-    """One request's way through its candidates, until `until_s` (monotonic).
+    """The search of one request through its candidates, until `until_s` (monotonic).
 
-    State that changes: `refused`, the most helpful refusal so far, or the answer; `failure`, the last one without an
-    answer; what has been asked.
+    Mutable: `refused` (the most helpful refusal so far, or the answer), `failure` (the last failure without an answer),
+    and the candidates that have been asked.
     """
 
     __slots__ = (
@@ -103,7 +104,7 @@ class _Search:
         )
 
     def told(self) -> Opened:
-        """The answer: the record says who gave it."""
+        """Returns the chosen answer and records which upstream gave it."""
         found = self.refused
         if found is None:
             raise LookupError("nobody has answered")
@@ -111,7 +112,10 @@ class _Search:
         return found
 
     async def ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
-        """Whether the search is over: there is an answer. Raises GatewayError where it must not go on."""
+        """Asks one candidate.
+
+        Returns whether the search is over. Raises GatewayError if no other candidate may be asked.
+        """
         admitted, record, name = self._admitted, self._record, upstream.name
         self._asked.add(key)
         record.tried.append(f"{name}#{key.number}")
@@ -141,7 +145,7 @@ class _Search:
         return False
 
     async def _refused(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
-        """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""
+        """Keeps a refusal if it is more helpful than the others. Its body is read, and its connection is free."""
         try:
             timeout_s = max(_REFUSAL_S, self.until_s - time.monotonic())
             whole = await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s)
@@ -168,7 +172,7 @@ class _Search:
 
 
 def fault_error(fault: UpstreamFault) -> GatewayError:
-    """What a client reads of a transport's failure; the detail is for the log alone."""
+    """Returns the error that a client receives for a transport's failure. The detail is only for the log."""
     if fault.kind in _TIMEOUTS:
         return GatewayError("upstream_timeout", "The provider did not answer in time.")
     if fault.kind in (FaultKind.PROTOCOL, FaultKind.TOO_LARGE, FaultKind.CUT):
@@ -186,12 +190,12 @@ def _candidates(
     for name in admitted.route.candidates:
         upstream = snapshot.upstreams[name]
         for key in upstream.keys.keys if resting else upstream.keys.candidates(model, now_s):
-            found.append((upstream, key))  # noqa: PERF401 - one candidate is the rule: a comprehension is a call more
+            found.append((upstream, key))  # noqa: PERF401 - there is usually one candidate, and a comprehension costs a call
     if resting:
         found.sort(key=lambda candidate: candidate[1].resting_until_s(model))
     if admitted.known_response is None:
         return found
-    # A response lives with the key that made it. One that was rotated since has no successor but its upstream's others.
+    # A response belongs to the key that created it. If that key was rotated, the upstream's other keys are used.
     makers = [(upstream, key) for upstream, key in found if key.fingerprint == admitted.known_response.upstream_key]
     known = any(
         key.fingerprint == admitted.known_response.upstream_key
@@ -202,7 +206,7 @@ def _candidates(
 
 
 def _soonest_ms(snapshot: ConfigSnapshot, route: Route, now_s: float) -> int:
-    """When the first breaker lets a probe through; at least a second."""
+    """Returns when the first breaker permits a probe, in ms; at least a second."""
     waits = [snapshot.upstreams[name].health.wait_s(route.upstream_model, now_s) for name in route.candidates]
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 
@@ -216,5 +220,5 @@ def _upstream_headers(client: Client, record: RequestRecord) -> Headers:
     forwarded = FORWARDED if record.trace is None else _FORWARDED_IN_A_TRACE
     for header in client.headers:
         if header[0] in forwarded:
-            headers.append(header)  # noqa: PERF401 - a comprehension is a call more
+            headers.append(header)  # noqa: PERF401 - a comprehension costs a call
     return headers

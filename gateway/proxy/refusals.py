@@ -1,10 +1,10 @@
-"""Which of several upstreams' refusals a client is told, and whose account a refusal is about. Pure.
+"""Decides which of several upstreams' refusals the client receives, and whose account a refusal concerns. Pure.
 
-The one that helps most is told, in whatever order they came:
+The most helpful one is chosen, whatever their order:
 
-    1. 429: come back, after the shortest time that any of them says
-    2. 5xx: come back; one that says when before one that does not, one that can be read before one that cannot
-    3. 401, 402, a 429 of `insufficient_quota`: the gateway's own account, of which a caller can do nothing
+    1. 429: retry after the shortest time that any of them states
+    2. 5xx: retry; one that states a time before one that does not, a readable one before an unreadable one
+    3. 401, 402, and a 429 with `insufficient_quota`: the gateway's own account, which the caller cannot change
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _QUOTA: Final = "insufficient_quota"
 _LONGEST_READ: Final = 64 * 1024
 
 Rank = tuple[int, bool, float]
-"""The largest is told."""
+"""The largest rank wins."""
 
 
 def account_status(status: int, body: bytes) -> int:
-    """A refusal's status: 402 for a 429 that says that the account is spent, where waiting is no help."""
+    """Returns a refusal's status, or 402 for a 429 that says that the account is spent: waiting does not help."""
     return PAYMENT_REQUIRED if status == RATE_LIMITED and _is_spent(body) else status
 
 
 def rank(status: int, body: bytes, wait_s: float | None) -> Rank:
-    """`status`: as `account_status` gives it."""
+    """Returns the rank of a refusal. `status` is that of `account_status`."""
     soonest = (wait_s is not None, -wait_s if wait_s is not None else 0.0)
     if status in ACCOUNT_REFUSED:
         return (0, *soonest)

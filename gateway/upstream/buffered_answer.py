@@ -1,8 +1,8 @@
-"""An answer that has been read whole already: a refusal that waits while others are asked.
+"""An answer that was read completely: a refusal that is kept while other upstreams are asked.
 
-    read_whole(answer, ...) -> BufferedAnswer     never raises: what ended it early is raised where it is read
+    read_whole(answer, ...) -> BufferedAnswer     never raises; what ended the answer early is raised by its reader
 
-State that changes: what has been read of it.
+Mutable: how much of it has been read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 
 
 class BufferedAnswer:
-    """`transport.Answer` without a connection. `fault`: what comes behind its bytes in place of the clean end."""
+    """`transport.Answer` without a connection. `fault` is raised after its bytes, in place of a regular end."""
 
     def __init__(self, status: int, headers: Headers, body: bytes, fault: UpstreamFault | None = None) -> None:
         self.status = status
@@ -49,12 +49,12 @@ class BufferedAnswer:
         return False
 
     def abort(self) -> None:
-        """See `Answer.abort`: there is no connection to close."""
+        """See `Answer.abort`. There is no connection to close."""
         self._unread = b""
 
 
 async def read_whole(answer: Answer, max_bytes: int, timeout_s: float) -> BufferedAnswer:
-    """The same answer, read to its end, or to one of the bounds; its connection is free or closed."""
+    """Reads an answer to its end or to one of the bounds. Its connection is then free or closed."""
     pieces: list[bytes] = []
     size = 0
     fault: UpstreamFault | None = None

@@ -1,20 +1,21 @@
-"""Which upstream, model and key is worth asking. No I/O; `now_s` is a monotonic time that the caller gives.
+"""Decides which upstream, model and key may be used. No I/O; `now_s` is a monotonic time that the caller passes.
 
     Breaker    closed --(failures in a row)--> open --(after open_s)--> half-open --(one probe)--> closed or open
-    Health     one breaker for the upstream as a whole, and one for each model that fails
-    KeyRing    keys in turn; one that was refused rests, for all models or for one, or until its file has another secret
+    Health     one circuit breaker for the whole upstream, and one for each model that fails
+    KeyRing    keys in turn; a refused key rests, for all models or for one, or until its file has another secret
 
-| what happened                            | the model's breaker | the whole upstream's breaker                        |
-|------------------------------------------|---------------------|-----------------------------------------------------|
-| an answer below 500                      | closes              | closes                                              |
-| 5xx, a broken answer                     | a failure           | a failure where another model has failed as well    |
-| cannot be reached, TLS                   | -                   | a failure                                           |
-| no answer in time                        | a failure           | a failure, unless it has answered others meanwhile  |
+ what happened                            | the model's breaker | the whole upstream's breaker                        |
+------------------------------------------|---------------------|-----------------------------------------------------|
+ an answer below 500                      | closes              | closes                                              |
+ 5xx, a broken answer                     | a failure           | a failure if another model has failed as well       |
+ cannot be reached, TLS                   | -                   | a failure                                           |
+ no answer in time                        | a failure           | a failure, unless it answered others meanwhile      |
 
-One model's failures never open the breaker of the whole: in a row of failures, each model counts for half of them at
-most. A model whose own breaker is open takes no probe of the whole upstream, so that another's request can close it.
+The failures of one model never open the breaker of the whole upstream: of a row of failures, each model counts for at
+most half. A model whose own breaker is open takes no probe of the whole upstream, so that the request of another model
+can close that breaker.
 
-State that changes: all objects.
+All objects are mutable.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LOOK_AGAIN_S: Final = 1.0
 
 
 class Condition(StrEnum):
-    """A breaker's state."""
+    """The state of a breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -38,9 +39,11 @@ class Condition(StrEnum):
 
 
 class Breaker:
-    """Opens after `failures` failures in a row, for `open_s`; then lets one probe through at a time.
+    """A circuit breaker.
 
-    A probe that has told nothing for `open_s` is waited for no longer: the next request is a probe as well.
+    It opens after `failures` failures in a row, for `open_s`, and then permits one probe at a time.
+
+    If a probe has no result after `open_s`, the next request becomes a probe too.
     """
 
     __slots__ = ("_failed", "_limit", "_open_s", "_open_until_s", "_probing_until_s")
@@ -53,17 +56,17 @@ class Breaker:
         self._probing_until_s = 0.0
 
     def condition(self, now_s: float) -> Condition:
-        """The state now."""
+        """Returns the present state."""
         if self._failed < self._limit:
             return Condition.CLOSED
         return Condition.OPEN if now_s < self._open_until_s else Condition.HALF_OPEN
 
     def wait_s(self, now_s: float) -> float:
-        """Seconds until it lets a request through; 0 where it does."""
+        """Returns the seconds until a request is permitted, or 0 if it is permitted now."""
         return max(0.0, self._open_until_s - now_s) if self._failed >= self._limit else 0.0
 
     def allows(self, now_s: float) -> bool:
-        """Whether a request may go; in half-open, taking the one place of the probe."""
+        """Whether a request is permitted. While half-open, this takes the place of the probe."""
         if self._failed < self._limit:
             return True
         if now_s < self._open_until_s or now_s < self._probing_until_s:
@@ -72,13 +75,13 @@ class Breaker:
         return True
 
     def succeeded(self) -> bool:
-        """An answer came. Whether that has closed the breaker."""
+        """Notes an answer. Returns whether that closed the breaker."""
         closed, self._failed = self._failed >= self._limit, 0
         self._probing_until_s = 0.0
         return closed
 
     def failed(self, now_s: float) -> bool:
-        """None came, or a broken one. Whether that opened the breaker."""
+        """Notes a missing or broken answer. Returns whether that opened the breaker."""
         self._probing_until_s = 0.0
         self._failed += 1
         if self._failed >= self._limit:
@@ -86,7 +89,7 @@ class Breaker:
         return self._failed == self._limit
 
     def trip(self, now_s: float) -> bool:
-        """Opens it, however few failures it has seen. Whether it was closed before."""
+        """Opens the breaker at once. Returns whether it was closed before."""
         closed = self._failed < self._limit
         self._failed = max(self._failed, self._limit)
         self._probing_until_s = 0.0
@@ -94,12 +97,12 @@ class Breaker:
         return closed
 
     def released(self) -> None:
-        """A request ended without telling anything (its client left): the probe's place is free again."""
+        """Frees the place of the probe, because a request ended without a result (its client left)."""
         self._probing_until_s = 0.0
 
 
 class ModelCondition(NamedTuple):
-    """A model that has failed since it last answered; `wait_s` as `Breaker.wait_s`."""
+    """A model that has failed since it last answered. `wait_s` as in `Breaker.wait_s`."""
 
     model: str
     condition: Condition
@@ -107,7 +110,7 @@ class ModelCondition(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What an observation has changed, for the log: breakers that have opened, or closed."""
+    """The breakers that an observation opened or closed, for the log."""
 
     model: bool = False
     whole: bool = False
@@ -117,12 +120,14 @@ NO_CHANGE: Final = Change()
 
 
 class Health:
-    """One upstream's health. Models are kept only from a failure to their next answer, `max_models` of them at most.
+    """The health of one upstream.
+
+    A model is kept from its first failure to its next answer, at most `max_models` of them.
 
     Args:
-        failures: in a row, after which a breaker opens.
+        failures: number in a row after which a breaker opens.
         open_s: how long it stays open.
-        max_models: models that are told apart; beyond, the one whose first failure is oldest is forgotten.
+        max_models: models that are distinguished; beyond that, the one that failed first is forgotten.
     """
 
     __slots__ = ("_answered_s", "_failures", "_max_models", "_models", "_open_s", "_row", "whole")
@@ -133,29 +138,29 @@ class Health:
         self._open_s = open_s
         self._max_models = max_models
         self._models: OrderedDict[str, Breaker] = OrderedDict()
-        self._row: dict[str, int] = {}  # failures by model, since the upstream last answered any model
+        self._row: dict[str, int] = {}  # failures by model since the upstream last answered any request
         self._answered_s = float("-inf")
 
     def allows(self, model: str, now_s: float) -> bool:
-        """Whether a request for the model may go; it may take the place of a probe."""
+        """Whether a request for the model is permitted. It may take the place of a probe."""
         breaker = self._models.get(model) if self._models else None
         if breaker is None or breaker.condition(now_s) is Condition.CLOSED:
             return self.whole.allows(now_s)
         return self.whole.condition(now_s) is not Condition.OPEN and breaker.allows(now_s)
 
     def wait_s(self, model: str, now_s: float) -> float:
-        """Seconds until a request for the model may go; 0 where it may."""
+        """Returns the seconds until a request for the model is permitted, or 0 if it is permitted now."""
         breaker = self._models.get(model)
         whole_s = self.whole.wait_s(now_s)
         return whole_s if breaker is None else max(whole_s, breaker.wait_s(now_s))
 
     def models(self, now_s: float) -> Iterator[ModelCondition]:
-        """The models that have failed since they last answered."""
+        """Yields the models that have failed since they last answered."""
         for model, breaker in self._models.items():
             yield ModelCondition(model, breaker.condition(now_s), breaker.wait_s(now_s))
 
     def answered(self, model: str, now_s: float) -> Change:
-        """An answer below 500."""
+        """Notes an answer below 500."""
         self._answered_s = now_s
         if self._row:
             self._row.clear()
@@ -164,24 +169,24 @@ class Health:
         return Change(breaker is not None and breaker.succeeded(), whole)
 
     def broke(self, model: str, now_s: float, *, answered: bool) -> Change:
-        """A 5xx or a broken answer; `answered`: an HTTP answer came at all."""
+        """Notes a 5xx or a broken answer. `answered` says whether there was an HTTP answer at all."""
         if answered:
             self._answered_s = now_s
         return Change(self._breaker(model).failed(now_s), self._spreads(model, now_s))
 
     def timed_out(self, model: str, began_s: float, now_s: float) -> Change:
-        """No answer in time, to a request that began at `began_s`."""
+        """Notes that a request that started at `began_s` got no answer in time."""
         opened = self._breaker(model).failed(now_s)
-        if self._answered_s >= began_s:  # it was up: it is the model that takes so long
+        if self._answered_s >= began_s:  # the upstream worked: it is this model that is slow
             return Change(opened, self._spreads(model, now_s))
         return Change(opened, self.whole.failed(now_s))
 
     def unreachable(self, now_s: float) -> Change:
-        """It could not be connected to."""
+        """Notes that no connection was possible."""
         return Change(whole=self.whole.failed(now_s))
 
     def released(self, model: str) -> None:
-        """A request ended without telling anything."""
+        """Notes that a request ended without a result."""
         self.whole.released()
         if (breaker := self._models.get(model)) is not None:
             breaker.released()
@@ -195,7 +200,10 @@ class Health:
         return found
 
     def _spreads(self, model: str, now_s: float) -> bool:
-        """Counts a model's failure; whether failures of several models have opened the breaker of the whole."""
+        """Counts a model's failure.
+
+        Returns whether the failures of several models opened the breaker of the whole upstream.
+        """
         row, most = self._row, -(-self._failures // 2)
         before = row.get(model, 0)
         if before == most or (not before and len(row) >= self._max_models):
@@ -209,10 +217,10 @@ class Health:
 
 
 class UpstreamKey:
-    """One key of the gateway's own at an upstream. `number` is its place in the configuration, for logs.
+    """One of the gateway's own keys at an upstream. `number` is its place in the configuration, for logs.
 
-    `reload` gives the secret as it stands now, or raises ValueError: where the operator can change it in its file.
-    State that changes: the secret, and how long it rests: for all models, or for one.
+    `reload` reads the secret again if the operator can change it in a file, or raises ValueError. Mutable: the secret,
+    and how long it rests, for all models or for one.
     """
 
     def __init__(
@@ -220,7 +228,7 @@ class UpstreamKey:
     ) -> None:
         self.number = number
         self.rests_until_s = 0.0
-        self._models: OrderedDict[str, float] = OrderedDict()  # until when it rests for one model; bounded
+        self._models: OrderedDict[str, float] = OrderedDict()  # until when it rests for a model; bounded
         self._max_models = max_models
         self._reload = reload
         self._look_again_s = 0.0
@@ -231,14 +239,14 @@ class UpstreamKey:
         self.fingerprint = hashlib.sha256(secret.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def renew(self) -> bool:
-        """Reads the secret again; whether it is another one, which does not rest."""
+        """Reads the secret again. Returns whether it has changed; a new secret does not rest."""
         if self._reload is None:
             return False
         before = self.authorization
         try:
             self._take(self._reload())
         except ValueError:
-            return False  # half written, or gone: what is known stays
+            return False  # the file is incomplete or gone; the known secret stays
         if self.authorization == before:
             return False
         self.rests_until_s = 0.0
@@ -246,26 +254,29 @@ class UpstreamKey:
         return True
 
     def rest(self, until_s: float) -> None:
-        """It is to rest, for all models."""
+        """Lets the key rest for all models."""
         self.rests_until_s = until_s
 
     def rest_model(self, model: str, until_s: float) -> None:
-        """It is to rest for one model; beyond `max_models`, the one that was told first is forgotten."""
+        """Lets the key rest for one model. Beyond `max_models`, the entry that was set first is forgotten."""
         self._models.pop(model, None)
         if len(self._models) >= self._max_models:
             self._models.popitem(last=False)
         self._models[model] = until_s
 
     def resting_until_s(self, model: str) -> float:
-        """Until when it rests for a model."""
+        """Returns until when the key rests for a model."""
         return max(self.rests_until_s, self._models.get(model, 0.0))
 
     def resting_models(self, now_s: float) -> dict[str, float]:
-        """The models for which it rests, and for how many seconds more."""
+        """Returns the models for which the key rests, and the remaining seconds."""
         return {model: until_s - now_s for model, until_s in self._models.items() if until_s > now_s}
 
     def usable(self, model: str, now_s: float) -> bool:
-        """Whether it does not rest for the model. A resting key is read again, once a second at most."""
+        """Whether the key does not rest for the model.
+
+        The file of a resting key is read again, at most once per second.
+        """
         if self.rests_until_s > now_s and not self._renewed(now_s):
             return False
         if not self._models or (until_s := self._models.get(model)) is None:
@@ -290,7 +301,7 @@ class KeyRing:
         self._next = 0
 
     def candidates(self, model: str, now_s: float) -> Sequence[UpstreamKey]:
-        """Keys that do not rest for the model, the next in turn first."""
+        """Returns the keys that do not rest for the model, starting with the next in turn."""
         keys = self.keys
         if len(keys) == 1:
             return keys if keys[0].usable(model, now_s) else ()

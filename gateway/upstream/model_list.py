@@ -1,7 +1,9 @@
-"""Which models the upstreams offer, by their own `GET /models`; remembered for a while, never on the request line.
+"""The models that the upstreams offer, from their own `GET /models`.
 
-What could not be asked again stays as it was. An upstream that answers 404, 405 or 501 offers no list: that is learnt,
-too. State that changes: `_known`, one entry an upstream.
+Lists are cached, and no model request waits for one.
+
+If a list cannot be fetched, its last state is kept. An upstream that answers 404, 405 or 501 offers no list; that is
+kept too. Mutable: `_known`, one entry per upstream.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _OK: Final = 200
 _NOT_OFFERED: Final = frozenset({404, 405, 501})
-_OF_THE_KEY: Final = frozenset({401, 402, 403, 429})  # another key may be told more
-_NO_MODEL: Final = ""  # what a key rests for where a request is about no model
+_OF_THE_KEY: Final = frozenset({401, 402, 403, 429})  # another key may be permitted to read the list
+_NO_MODEL: Final = ""  # the name under which a key rests where a request concerns no model
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """An upstream's models, each as it describes it. `learnt`: it has told them at some time since the start."""
+    """An upstream's models, each as the upstream describes it.
+
+    `learnt`: a list was received at some time since the start.
+    """
 
     models: tuple[Model, ...] = ()
     learnt: bool = False
@@ -43,11 +48,11 @@ class _Entry:
 
 
 class ModelList:
-    """The upstreams' lists of models. One that cannot be had counts as what it was last.
+    """The upstreams' lists of models. A list that cannot be fetched keeps its last state.
 
     Args:
         upstreams: by name.
-        before: a list whose knowledge of the same upstreams is taken over.
+        before: an earlier list, whose knowledge of the same upstreams is kept.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], before: ModelList | None = None) -> None:
@@ -56,18 +61,18 @@ class ModelList:
         self._asking: dict[str, asyncio.Task[_Entry]] = {}
 
     def known_of(self, upstreams: Mapping[str, Upstream]) -> dict[str, _Entry]:
-        """What is known of those that are here, too."""
+        """Returns what is known of those upstreams that are also in this list."""
         return {name: entry for name, entry in self._known.items() if upstreams.get(name) is self._upstreams[name]}
 
     async def models(self, name: str) -> Listing:
-        """One upstream's."""
+        """Returns one upstream's models."""
         clock = asyncio.get_running_loop().time
         known = self._known.get(name)
         if known is not None and clock() < known.until_s:
             return known.listing
         asking = self._asking.get(name)
         if asking is None:
-            # One question for all who wait; it goes on if the first of them leaves.
+            # One request serves all callers that wait. It continues if the first of them leaves.
             asking = self._asking[name] = asyncio.create_task(self._ask(name))
             asking.add_done_callback(lambda _: self._asking.pop(name, None))
         return (await asyncio.shield(asking)).listing
@@ -86,9 +91,9 @@ class ModelList:
 
 
 async def _fetch(upstream: Upstream, now_s: float) -> tuple[Model, ...]:
-    """Asks with one key after the other, resting ones last.
+    """Fetches the list with one key after the other, resting keys last.
 
-    Raises UpstreamFault, or ValueError for an answer that is no list of models.
+    Raises UpstreamFault, or ValueError for an answer that is not a list of models.
     """
     headers = [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
     status = 0

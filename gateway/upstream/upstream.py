@@ -1,21 +1,23 @@
 """One upstream: its transport, its health, its keys.
 
 attempt(...) -> Answer     one request with one key; raises UpstreamFault
-note_answer / note_fault   what health and keys learn from it
+note_answer / note_fault   what health and keys learn from the result
 
-| answer               | health (health.py)         | key                                                              |
-|----------------------|----------------------------|------------------------------------------------------------------|
-| 2xx, 3xx, 4xx        | the model answers          | -                                                                |
-| 401, 402             | the model answers          | rests `key_rest_s`, for all models, unless its file has a new one|
-| 429                  | the model answers          | rests for this model, as long as Retry-After says, 5 s where     |
-|                      |                            | nothing does; `key_rest_s` at most                               |
-| 5xx, a broken answer | the model fails            | -                                                                |
-| no connection, TLS   | the whole upstream fails   | -                                                                |
-| no answer in time    | the model fails, and the   | -                                                                |
-|                      | whole if it was silent     |                                                                  |
-| pool full            | -                          | -                                                                |
+ answer               | health (health.py)          | key                                                              |
+----------------------|-----------------------------|------------------------------------------------------------------|
+ 2xx, 3xx, 4xx        | the model answers           | -                                                                |
+ 401, 402             | the model answers           | rests `key_rest_s` for all models, or until its file has a new   |
+                      |                             | secret                                                           |
+ 429                  | the model answers           | rests for this model as long as Retry-After says, or 5 s; at     |
+                      |                             | most `key_rest_s`                                                |
+ 5xx, a broken answer | the model fails             | -                                                                |
+ no connection, TLS   | the whole upstream fails    | -                                                                |
+ no answer in time    | the model fails, and the    | -                                                                |
+                      | upstream too, if it was     |                                                                  |
+                      | silent meanwhile            |                                                                  |
+ pool full            | -                           | -                                                                |
 
-A 429 that says `insufficient_quota` is of the gateway's own account: it counts as a 402.
+A 429 with the code `insufficient_quota` concerns the gateway's own account and counts as a 402.
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ from gateway.upstream.transport import Answer, FaultKind, Transport
 _SERVER_ERROR: Final = 500
 RATE_LIMITED: Final = 429
 ACCOUNT_REFUSED: Final = (401, 402)
-"""Statuses by which a provider refuses the gateway's own key or account."""
+"""The statuses with which a provider refuses the gateway's own key or account."""
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
 _UNTOLD_REST_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
-    """What an operator chose for one upstream."""
+    """What the operator configured for one upstream."""
 
     max_answer_bytes: int
     max_event_bytes: int
@@ -50,9 +52,9 @@ class UpstreamPolicy:
 
 
 class Upstream:
-    """One provider, as the request line uses it; `address`: its host and port, for traces.
+    """One provider, as requests use it. `address` is its host and port, for traces.
 
-    State that changes: `enabled`, which an operator decides.
+    Mutable: `enabled`, which an operator decides.
     """
 
     def __init__(
@@ -76,11 +78,11 @@ class Upstream:
     def attempt(
         self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: Body
     ) -> Awaitable[Answer]:
-        """One request with one of this upstream's keys. Raises UpstreamFault."""
+        """Sends one request with one of this upstream's keys. Raises UpstreamFault."""
         return self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
 
     def note_answer(self, key: UpstreamKey, model: str, status: int, retry_after_s: float | None, now_s: float) -> None:
-        """Learns from an answer to a request for `model`, the upstream's own name for it."""
+        """Notes the answer to a request for `model`, which is the upstream's own name for it."""
         if status >= _SERVER_ERROR:
             self._log_opened(self.health.broke(model, now_s, answered=True), model, f"status {status}")
             return
@@ -100,7 +102,7 @@ class Upstream:
             key.rest_model(model, now_s + rest_s)
 
     def note_fault(self, kind: FaultKind, model: str, began_s: float, now_s: float) -> None:
-        """Learns from a request for `model` that began at `began_s` and got no answer."""
+        """Notes that a request for `model`, started at `began_s`, got no answer."""
         health = self.health
         if kind is FaultKind.POOL_FULL:
             health.released(model)
@@ -118,7 +120,7 @@ class Upstream:
             self._log.warning("upstream_model_breaker_open", upstream=self.name, model=model, reason=reason)
 
     def _log_rest(self, key: UpstreamKey, status: int, rest_s: float, *, was_resting: bool, **more: str) -> None:
-        if rest_s and not was_resting:  # requests that were under way say it once more
+        if rest_s and not was_resting:  # other requests that were in flight report the same
             self._log.warning(
                 "upstream_key_rests", upstream=self.name, key=key.number, status=status, rest_s=rest_s, **more
             )

@@ -225,7 +225,7 @@ class ControlLoop:
 
 
 def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:
-    """An upstream as one worker sees it: breakers, resting keys, connections. Of the models, the first ones."""
+    """Describes an upstream as one worker sees it: breakers, resting keys, connections, the first failing models."""
     health, keys = upstream.health, upstream.keys.keys
     failing = (found for found in health.models(now_s) if found.condition is not Condition.CLOSED)
     limited = ((key, model, rests_s) for key in keys for model, rests_s in key.resting_models(now_s).items())
