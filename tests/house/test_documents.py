@@ -21,6 +21,7 @@ from tests.support.servers import valkey_server
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "docs/clients.md", "docs/operators.md", "benchmarks/README.md")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -40,11 +41,13 @@ def test_the_readme_configuration_is_valid(tmp_path: Path, monkeypatch: pytest.M
     assert tomllib.loads(path.read_text(encoding="utf-8"))["server"]["port"] == 8080
 
 
-@pytest.mark.parametrize("text", [README, ARCHITECTURE], ids=["README.md", "ARCHITECTURE.md"])
-def test_every_file_that_a_document_names_exists(text: str) -> None:
-    linked = re.findall(r"\]\((?!https?://|#)([^)]+)\)", text)
-    named = re.findall(r"`((?:gateway|tests|deploy|benchmarks)/[\w./-]+)`", text)
-    assert [name for name in [*linked, *named] if not (ROOT / name).exists()] == []
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_file_that_a_document_names_exists(name: str) -> None:
+    document = ROOT / name
+    text = document.read_text(encoding="utf-8")
+    linked = [document.parent / target for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text)]
+    named = [ROOT / target for target in re.findall(r"`((?:gateway|tests|deploy|benchmarks|docs)/[\w./-]+)`", text)]
+    assert [str(path) for path in [*linked, *named] if not path.exists()] == []
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,8 @@ def test_the_readme_curl_runs_as_it_stands(demo: tuple[str, str]) -> None:
     assert '"status":"completed"' in run(["sh", "-c"], demo, curl)
 
 
-def test_every_code_that_the_readme_mentions_is_in_the_catalogue() -> None:
-    mentioned = set(re.findall(r"\d{3} `(\w+)`", README))
+def test_every_code_that_the_documents_mention_is_in_the_catalogue() -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS]
+    mentioned = {code for text in texts for code in re.findall(r"\d{3} `(\w+)`", text)}
     assert mentioned
     assert mentioned <= set(CATALOGUE)
