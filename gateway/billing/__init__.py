@@ -6,6 +6,7 @@ price_row     a model's price as data
 price_table   all price rows of a configuration
 prices        finds a model's price
 hold          the most that a request can cost
+bill          a cost as text in the journal, with all its lines
 cost          what a usage costs, itemised
 lifecycle     the states and outcomes of a request
 settlement    from an outcome to a charge

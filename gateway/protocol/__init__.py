@@ -2,6 +2,7 @@
 
 operations           the table of operations under /v1
 request_body         the fields of a request that the gateway reads
+request_facts        the fields of a request that bear on its price
 attachments          inline files in a body
 token_estimates      an upper bound of a request's input tokens
 usage                the usage of a response
