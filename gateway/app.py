@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Final, TextIO
 
-import structlog
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
@@ -29,18 +24,18 @@ from gateway.accounts.admin_keys import Admins
 from gateway.accounts.rotation import Rotation
 from gateway.accounts.sessions import Sessions
 from gateway.api.middleware import RouteMiddleware
-from gateway.config.settings import Settings, load_settings
+from gateway.concurrency.periodic import Periodic
+from gateway.config.settings import Settings
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses
-from gateway.ledger.enforcement_check import check_enforcement
 from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import SPOOL, Spool
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import SharedMetrics
-from gateway.observability.request_log import RequestLog, configure_logging
+from gateway.observability.request_log import RequestLog, open_request_log
 from gateway.protocol import operations
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.audit_log import AuditLog
@@ -52,17 +47,16 @@ from gateway.reporting.request_timings import RequestTimings
 from gateway.store.store import Store
 from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.model_list import ModelList
+from gateway.worker.background import EnforcementCheck, background_works
 from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.parts import build_snapshot, build_tracing, ledger_policy, store_settings
 from gateway.worker.signals import drain_on_signal, reload_on_signal
 
-_GC_EVERY: Final = 20_000
-"""How many new containers are allocated between two garbage collections.
 
-A request leaves no reference cycles. Python's default of 700 costs 7 % of a JSON answer and finds nothing.
-"""
+def _nothing() -> None:
+    """What is called where nobody wants to be told."""
 
 
 @dataclass(slots=True)
@@ -88,6 +82,7 @@ class Services:
     live_requests: LiveRequests
     reporter: RequestReporter
     request_log: RequestLog
+    works: tuple[Periodic, ...] = ()
     control_loop: ControlLoop = field(init=False)
     metrics_collector: MetricsCollector = field(init=False)
     ready: bool = False
@@ -98,12 +93,17 @@ class Gateway:
     """The ASGI application."""
 
     def __init__(
-        self, settings: Settings, log_to: TextIO = sys.stderr, load: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        request_log: RequestLog | None = None,
+        load: Callable[[], Settings] | None = None,
+        on_started: Callable[[], None] = _nothing,
     ) -> None:
         self.settings = settings
         self._source = Source(load, build_snapshot) if load is not None else None
         self.services: Services | None = None
-        self._log_to = log_to
+        self._request_log = request_log
+        self._on_started = on_started
         self._counters = Counters(settings.server.metrics_max_series)
         self._middleware = RouteMiddleware(settings, self._counters)
         self._addresses = ClientAddresses(settings.server.trusted_proxies)
@@ -148,7 +148,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         settings = self.settings
-        request_log = configure_logging(settings.log, self._log_to)
+        request_log = self._request_log or open_request_log(settings.log)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, request_log.drain)
             store = await Store.open(store_settings(settings))
@@ -187,38 +187,29 @@ class Gateway:
             services.metrics_collector = metrics_collector = MetricsCollector(services, self._counters, spool, shared)
             stack.push_async_callback(metrics_collector.end)
             app.state.services = self.services = services
-            works = (
-                ledger.run(),
-                handler.watch_deadlines(),
-                control_loop.run(),
-                reporter.run(),
-                metrics_collector.run(),
-                _check_enforcement(services),
-            )
+            works = background_works(services, EnforcementCheck(services).work)
+            services.works = (*store.works, *works)
             for work in works:
-                stack.push_async_callback(_cancel, asyncio.create_task(work))
-            gc.collect()
-            gc.freeze()  # the collector need not look again at what lives until the end
-            gc.set_threshold(_GC_EVERY)
+                stack.push_async_callback(_cancel, asyncio.create_task(work.run(), name=work.name))
+            self._on_started()
             with drain_on_signal(services), reload_on_signal(services):
                 yield
 
 
 def build_app(
-    settings: Settings, log_to: TextIO = sys.stderr, *, load: Callable[[], Settings] | None = None
+    settings: Settings,
+    request_log: RequestLog | None = None,
+    *,
+    load: Callable[[], Settings] | None = None,
+    on_started: Callable[[], None] = _nothing,
 ) -> Gateway:
     """Builds the gateway as an ASGI application.
 
-    Its log goes to `log_to`. `load` reads the settings again, for a reload.
+    Without a `request_log` one is opened on standard error. `load` reads the settings again, for a reload. `on_started`
+    is called once everything that lives as long as the process has been built. What belongs to the whole process is set
+    by its server, see `server.py`.
     """
-    return Gateway(settings, log_to, load)
-
-
-def create_app() -> Gateway:
-    """Builds the application of a worker process, with settings from GATEWAY_CONFIG and the environment."""
-    path = os.environ.get("GATEWAY_CONFIG")
-    load = partial(load_settings, Path(path) if path else None)
-    return build_app(load(), load=load)
+    return Gateway(settings, request_log, load, on_started)
 
 
 def _services(
@@ -265,20 +256,6 @@ def _services(
     services.control_loop = ControlLoop(services, cluster_state, source)
     handler.on_end = services.reporter.note
     return services
-
-
-async def _check_enforcement(services: Services) -> None:
-    """Marks the worker ready once the store has refused the second of two requests under a limit of one."""
-    log = structlog.get_logger("gateway.start")
-    problem = ""
-    while not services.ready:
-        found = await check_enforcement(services.store, services.ledger)
-        services.ready = not found
-        if found and found != problem:
-            log.error("not_ready", reason=found)
-        problem = found
-        await asyncio.sleep(0 if services.ready else 0.25)
-    log.info("ready", version=__version__)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -14,6 +14,7 @@ from gateway.identity.api_keys import ApiKey, invalid_api_key, parse_authorizati
 if TYPE_CHECKING:
     from gateway.accounts.admin_keys import Admins
     from gateway.accounts.rotation import Rotation
+    from gateway.concurrency.periodic import Periodic
     from gateway.config.settings import Settings
     from gateway.ledger.ledger import Ledger
     from gateway.proxy.handler import RequestHandler
@@ -44,6 +45,7 @@ class Services(Protocol):
     reporter: RequestReporter
     control_loop: ControlLoop
     metrics_collector: MetricsCollector
+    works: tuple[Periodic, ...]
     ready: bool
     leaving: bool
 

@@ -6,6 +6,7 @@
  enforcement | since the start, it was seen to refuse the second request under a limit of one  |
  upstream    | some route has an enabled upstream whose breaker is not open                    |
  accepting   | nobody has told the gateway to stop                                             |
+ background  | all background work completes its rounds; `dead_work` names what does not       |
 
 A resting key is used if no other is left. A provider's 401, 402 or 429 therefore does not make the gateway unready, and
 neither does one failing model.
@@ -20,6 +21,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway.api.dependencies import services_of
+from gateway.concurrency.periodic import dead
 
 router = APIRouter()
 
@@ -39,18 +41,21 @@ async def readyz(request: Request) -> Response:
         name: upstream.enabled and upstream.health.whole.wait_s(now_s) <= 0
         for name, upstream in snapshot.upstreams.items()
     }
+    dead_work = dead(services.works, now_s)
     open_admission = services.ledger.admits_unchecked
     parts: dict[str, Any] = {
         "store": services.store.available or open_admission,
         "enforcement": services.ready,
         "upstream": any(usable[name] for name in snapshot.router.in_use()),
         "accepting": not (services.leaving or services.handler.stopping),
+        "background": not dead_work,
     }
     ready = all(parts.values())
     details = {
         "ready": ready,
         "parts": parts,
         "upstreams": usable,
+        "dead_work": dead_work,
         "degraded": not services.store.available and open_admission,
     }
     return JSONResponse(details, 200 if ready else 503)

@@ -18,11 +18,10 @@ State that changes: `_open`, the holds of requests that run in this worker; `_se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -33,6 +32,7 @@ import structlog
 from gateway.accounts.entities import View, read_view
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import NO_USAGE, Hold, Settlement
+from gateway.concurrency.periodic import Periodic
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger import hold_expiry
@@ -61,6 +61,8 @@ class Resolution(IntEnum):
     UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
 
 
+_REPLAY_S: Final = 900.0
+"""How long one round of `tidy-ledger` may take: a full spool is replayed in one."""
 _RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one for one in Resolution})
 
 
@@ -137,9 +139,16 @@ class Ledger:
         self._settling: set[asyncio.Future[Any]] = set()  # the store's replies that are awaited
         self._round_s = policy.hold_ttl_s / 3
         self._loop = asyncio.get_running_loop()
-        self._wake = (asyncio.Event(), asyncio.Event())
         self._grace: asyncio.TimerHandle | None = None
         self._round_began_s = math.inf
+        self.works: Final = (
+            Periodic("renew-holds", self._round_s, self._renew, outages=(StoreUnavailable,)),
+            Periodic("tidy-ledger", self._round_s, self._tidy, outages=(StoreUnavailable,), dead_after_s=_REPLAY_S),
+        )
+        """Keeps this worker's holds alive; voids those of dead gateways and replays the spool.
+
+        Both begin a round at once when the store comes back: holds have grown old, and the spool has lines.
+        """
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
         self.expired = 0
@@ -226,17 +235,8 @@ class Ledger:
         reply.add_done_callback(on_reply)
         return done
 
-    async def run(self) -> None:
-        """Keeps this worker's holds alive, voids those of dead gateways, replays the spool. Ends by cancellation.
-
-        Both rounds start at once when the store comes back: holds have grown old, and the spool has lines.
-        """
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._every_round(self._wake[0], self._renew))
-            group.create_task(self._every_round(self._wake[1], self._tidy))
-
     async def flush(self) -> None:
-        """At shutdown, after `run`: settlements on their way arrive, the spool is replayed or on disk."""
+        """At shutdown, after `works`: settlements on their way arrive, the spool is replayed or on disk."""
         while self._settling:
             await asyncio.wait(self._settling)
         if self._store.available:
@@ -261,8 +261,8 @@ class Ledger:
     def _on_change(self, available: bool) -> None:  # noqa: FBT001 - the store's callback
         if available:
             self._give_grace()
-            for event in self._wake:
-                event.set()
+            for work in self.works:
+                work.wake()
 
     def _notice_pause(self) -> None:
         """A machine that was suspended wakes with all its holds over; they are renewed now."""
@@ -279,25 +279,16 @@ class Ledger:
     def _end_grace(self) -> None:
         self._store.max_voids_per_call = MAX_VOIDS_PER_CALL
 
-    async def _every_round(self, wake: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            wake.clear()
-            self._notice_pause()
-            self._round_began_s = time.time()
-            try:
-                await work()
-            except (StoreUnavailable, StoreError) as error:  # the next round is the retry
-                self._log.warning("upkeep_failed", error=str(error))
-            except Exception:  # noqa: BLE001 - a bug in one round must not cost running requests their holds
-                self._log.exception("upkeep_failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._round_s):
-                    await wake.wait()
+    def _begin_round(self) -> None:
+        self._notice_pause()
+        self._round_began_s = time.time()
 
     async def _renew(self) -> None:
+        self._begin_round()
         await hold_expiry.renew(self._store, self._open.values(), self._hold_ttl_ms)
 
     async def _tidy(self) -> None:
+        self._begin_round()
         if self._store.available:
             await self._spool.replay(self._replay)
         if self._policy.on_failure == "open":

@@ -103,15 +103,11 @@ class _Libraries(logging.Handler):
 
 
 def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level: str | None = None) -> RequestLog:
-    """Sets up structlog for state changes, and `logging` for libraries; returns the log of requests.
+    """Sets up what belongs to the whole process: structlog for state changes, and `logging` for libraries.
 
-    `level`: instead of the option's.
+    `level`: instead of the option's. Returns the log of requests, which goes to the same place.
     """
-    human = options.format == "text" or (options.format == "auto" and stream.isatty())
-    least = level or options.level
-    writer = LogWriter(
-        stream, max_bytes=options.buffer_bytes, waits=options.when_full == "wait", on_dropped=_tell_dropped
-    )
+    writer, human, least = _writer(options, stream), _is_human(options, stream), level or options.level
     renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -125,7 +121,26 @@ def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level
         cache_logger_on_first_use=False,
     )
     logging.lastResort = _Libraries(logging.WARNING)
-    return RequestLog(writer, human=human, enabled=_LEVELS.index(least) <= _LEVELS.index("info"))
+    return RequestLog(writer, human=human, enabled=_shows_requests(least))
+
+
+def open_request_log(options: LogOptions, stream: TextIO = sys.stderr) -> RequestLog:
+    """A log of requests where the process has logging of its own."""
+    enabled = _shows_requests(options.level)
+    return RequestLog(_writer(options, stream), human=_is_human(options, stream), enabled=enabled)
+
+
+def _writer(options: LogOptions, stream: TextIO) -> LogWriter:
+    waits = options.when_full == "wait"
+    return LogWriter(stream, max_bytes=options.buffer_bytes, waits=waits, on_dropped=_tell_dropped)
+
+
+def _is_human(options: LogOptions, stream: TextIO) -> bool:
+    return options.format == "text" or (options.format == "auto" and stream.isatty())
+
+
+def _shows_requests(level: str) -> bool:
+    return _LEVELS.index(level) <= _LEVELS.index("info")
 
 
 def _tell_dropped(count: int) -> None:

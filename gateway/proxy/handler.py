@@ -58,7 +58,8 @@ _OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
         "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
     }
 )
-_SWEEP_S: Final = 1.0
+SWEEP_S: Final = 1.0
+"""How often `RequestHandler.end_overdue` is due."""
 
 
 class ActiveSnapshot:
@@ -143,14 +144,11 @@ class RequestHandler:
         before, self._in_force = self._in_force, ActiveSnapshot(snapshot)
         return before
 
-    async def watch_deadlines(self) -> None:
+    async def end_overdue(self) -> None:
         """Ends requests whose total time is over: one sweep for all, so that a request needs no timer."""
-        clock = self._loop.time
-        while True:
-            await asyncio.sleep(_SWEEP_S)
-            now_s = clock()
-            for cancel_scope in [one for one in self.running if one.deadline_s <= now_s]:
-                cancel_scope.cancel(Reason.TIMED_OUT)
+        now_s = self._loop.time()
+        for cancel_scope in [one for one in self.running if one.deadline_s <= now_s]:
+            cancel_scope.cancel(Reason.TIMED_OUT)
 
     def drain(self, timeout_s: float) -> None:
         """What still runs after `timeout_s` is ended properly: a stream with its last words.

@@ -1,7 +1,7 @@
 """Reports a worker's finished requests to operators: counts them, stores refusals, publishes live events.
 
-    note(record)   the last step of a request: at most three appends, no I/O
-    run()          a few times per second: writes what was noted, outside of any request
+    note(record)   on the request line, as its last step: three appends at most, no I/O
+    report()       a few times a second: writes what was noted, off the request line
 
 The queues are bounded. Under overload the newest entries are kept, and `dropped` counts the others. Settled requests
 are in the journal in any case.
@@ -9,14 +9,11 @@ are in the journal in any case.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-
-import structlog
 
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.money import format_usd
@@ -64,20 +61,17 @@ class RequestReporter:
         if self.watched:
             self._append(self._finished, record)
 
-    async def run(self) -> None:
-        """Writes until it is cancelled.
+    async def report(self) -> None:
+        """One round: writes what was noted, and looks whether anybody watches. Raises GatewayError or StoreError.
 
-        While the store is unavailable, the noted entries are lost, and nothing else is.
+        A store that is away costs what was noted, and nothing else.
         """
-        while True:
-            try:
-                await self.flush()
-                self.watched = await self._live_requests.is_watched()
-            except (GatewayError, StoreError):
-                self.watched = False
-            except Exception:  # noqa: BLE001 - a bug here must not end the reports
-                structlog.get_logger("gateway.feed").exception("feed_failed")
-            await asyncio.sleep(EVERY_S)
+        try:
+            await self.flush()
+            self.watched = await self._live_requests.is_watched()
+        except (GatewayError, StoreError):
+            self.watched = False
+            raise
 
     async def end(self) -> None:
         """Writes the rest at shutdown, after the last request."""

@@ -5,8 +5,9 @@
 
 A missed deadline, a lost connection, or a reply that says "I take no writes" opens a node's breaker. One task then
 looks for the primary, connects and writes, again and again with growing, jittered pauses, until every node takes
-writes; it ends there. In a cluster a node that is down fails the calls for its slots alone. With Sentinels, a second
-task asks them who the primary is: after a planned failover the old one takes writes, which will be lost, for seconds.
+writes; it ends there. In a cluster a node that is down fails the calls for its slots alone. With Sentinels, they are
+asked every second who the primary is: after a planned failover the old one takes writes, which will be lost, for
+seconds.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from typing import Any, Final, Self
 
 import structlog
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.sentinel import Sentinel
 
+from gateway.concurrency.periodic import Periodic
 from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_connection, pack
 from gateway.store.errors import Redirect, StoreError, StoreUnavailable
 from gateway.store.script import Script
@@ -59,6 +60,7 @@ class StoreSettings:
 class Store:
     """The ledger's store; `await Store.open(settings)`.
 
+    `works`: the background work that this store runs itself; with Sentinels, the look for the primary.
     `redis`: a redis-py client for what is not on the warm path (lists, exports); it raises redis-py's exceptions.
     `on_change`: called with `available` each time that it changes.
     `max_voids_per_call`: how many expired holds a call may void in passing; the ledger's to set.
@@ -89,6 +91,7 @@ class Store:
         self._log = structlog.get_logger("gateway.store")
         # What can change: who serves what, the links that are up, and why the others are not.
         self._layout = Layout(url.addresses if url.mode is Mode.SINGLE else ())
+        self.works: tuple[Periodic, ...] = ()
         self._connections: dict[Address, StoreConnection] = {}
         self._faults: dict[Address, StoreUnavailable] = {}
         self._discovery_fault: StoreUnavailable | None = None
@@ -116,7 +119,10 @@ class Store:
             await store.close()
             raise
         if store._sentinel is not None:
-            store._watch = store._loop.create_task(store._watch_primary(store._sentinel), name="store-watch")
+            every_s = settings.breaker_open_s
+            watch = Periodic("watch-primary", every_s, store._watch_primary, outages=(StoreUnavailable,))
+            store.works = (watch,)
+            store._watch = store._loop.create_task(watch.run(), name=watch.name)
         return store
 
     @property
@@ -276,12 +282,10 @@ class Store:
         if faults:
             raise faults[0]
 
-    async def _watch_primary(self, sentinel: Sentinel) -> None:
-        while True:
-            await asyncio.sleep(self._settings.breaker_open_s)
-            with contextlib.suppress(StoreUnavailable):  # without Sentinels, the primary that we have is the best guess
-                if (await discover_primary(sentinel, self._url.primary_name)).nodes != self._layout.nodes:
-                    self._start_recovery()
+    async def _watch_primary(self) -> None:
+        """Raises StoreUnavailable without Sentinels: then the primary that we have is the best guess."""
+        if (await self._discover()).nodes != self._layout.nodes:
+            self._start_recovery()
 
     async def _discover(self) -> Layout:
         if self._sentinel is not None:

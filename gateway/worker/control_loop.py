@@ -1,8 +1,7 @@
 """Applies operators' orders to one worker, and reports on the worker.
 
-    run()       once per second: reads the orders (cluster_state) and reports this worker's upstreams
-    reload()    on POST /admin/v1/config/reload, SIGHUP or an order: reads and validates the file, then swaps the
-                snapshot that new requests use
+    obey()      once a second: orders from the store (cluster_state), and a report of this worker's upstreams
+    reload()    POST /admin/v1/config/reload, SIGHUP, or an order: reads the file, checks all of it, then swaps the plan
 
 A reload applies upstreams, routes, aliases, prices, limits and the admin key. Changes of other sections need a restart
 and are named in the result. A file with any mistake changes nothing. An upstream whose settings did not change keeps
@@ -98,17 +97,6 @@ class ControlLoop:
                 await self._reload()  # for a reload that was ordered after this worker had read its file
             self._apply(orders)
 
-    async def run(self) -> None:
-        """Runs until it is cancelled. While the store is unavailable, the last orders stay in force."""
-        while True:
-            try:
-                await self._round()
-            except (GatewayError, StoreError):
-                pass  # the next round is the retry
-            except Exception:  # noqa: BLE001 - a bug here must not stop the worker from following orders
-                self._log.exception("control_failed")
-            await asyncio.sleep(EVERY_S)
-
     async def end(self) -> None:
         """At shutdown: removes this worker's report and closes the upstreams' connections."""
         with contextlib.suppress(GatewayError, StoreError):
@@ -151,7 +139,8 @@ class ControlLoop:
         self._apply(await self._cluster_state.orders())
         await self._report()
 
-    async def _round(self) -> None:
+    async def obey(self) -> None:
+        """One round. Raises GatewayError `store_unavailable`: the last orders stay in force."""
         orders = await self._cluster_state.orders()
         self._apply(orders)
         if orders.generation != self.generation:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from gateway.concurrency.periodic import Periodic
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
 from gateway.observability.metrics.counters import Snapshot, Value
@@ -19,8 +20,10 @@ from gateway.upstream.health import Condition
 from gateway.upstream.upstream import Upstream
 
 
-def counters(ledger: Ledger, spool: Spool, reporter: RequestReporter, log: RequestLog) -> Snapshot:
-    """What the parts have counted since this worker started."""
+def counters(
+    ledger: Ledger, spool: Spool, reporter: RequestReporter, log: RequestLog, works: tuple[Periodic, ...]
+) -> Snapshot:
+    """What the parts and the background work have counted since this worker started."""
     return {
         "gateway_holds_expired_total": {(): ledger.expired},
         "gateway_resolutions_total": {
@@ -34,7 +37,15 @@ def counters(ledger: Ledger, spool: Spool, reporter: RequestReporter, log: Reque
         },
         "gateway_feed_dropped_total": {(): reporter.dropped},
         "gateway_log_lines_dropped_total": {(): log.dropped},
+        "gateway_background_rounds_total": {
+            (work.name, result): count for work in works for result, count in work.rounds.items()
+        },
     }
+
+
+def background(works: tuple[Periodic, ...], now_s: float) -> Snapshot:
+    """Which background work is dead. `now_s`: the event loop's time."""
+    return {"gateway_background_dead": {(work.name,): int(work.is_dead(now_s)) for work in works}}
 
 
 def gauges(

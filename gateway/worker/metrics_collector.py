@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from gateway.concurrency.periodic import Periodic
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
 from gateway.observability.metrics.counters import Counters, Snapshot, added
-from gateway.observability.metrics.multiprocess import EVERY_S, SharedMetrics
+from gateway.observability.metrics.multiprocess import SharedMetrics
 from gateway.observability.request_log import RequestLog
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.request_reporter import RequestReporter
@@ -24,28 +25,30 @@ class Parts(Protocol):
     handler: RequestHandler
     reporter: RequestReporter
     request_log: RequestLog
+    works: tuple[Periodic, ...]
     ready: bool
 
 
 class MetricsCollector:
-    """The metrics of one worker and access to those of the others. `shared` is None where there is only one worker."""
+    """One worker's numbers, and the way to those of the others; `shared` is None where there are none.
+
+    State that changes: whether the counts of dead workers were taken over.
+    """
 
     def __init__(self, parts: Parts, counters: Counters, spool: Spool, shared: SharedMetrics | None) -> None:
         self._parts = parts
         self._counters = counters
         self._spool = spool
         self._shared = shared
+        self._begun = False
 
-    async def run(self) -> None:
-        """Publishes this worker's metrics to the others until it is cancelled."""
+    async def publish(self) -> None:
+        """Tells the other workers, if there are any."""
         if self._shared is None:
             return
-        begun = False
-        while True:
-            begun = begun or await asyncio.to_thread(self._take_over, self._shared)
-            if begun:
-                await asyncio.to_thread(self._shared.publish, self._worker_counts(), self._gauges())
-            await asyncio.sleep(EVERY_S)
+        self._begun = self._begun or await asyncio.to_thread(self._take_over, self._shared)
+        if self._begun:
+            await asyncio.to_thread(self._shared.publish, self._worker_counts(), self._gauges())
 
     async def end(self) -> None:
         """At shutdown, after the last request: keeps the counters and removes the gauges."""
@@ -68,7 +71,8 @@ class MetricsCollector:
 
     def _worker_counts(self) -> Snapshot:
         parts = self._parts
-        return self._counters.snapshot() | gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log)
+        own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.works)
+        return self._counters.snapshot() | own
 
     def _gauges(self) -> Snapshot:
         parts, handler = self._parts, self._parts.handler
@@ -76,4 +80,5 @@ class MetricsCollector:
         state = gauges.gauges(
             parts.store, parts.ledger, self._spool, handler.snapshot.upstreams, ready=parts.ready, now_s=now_s
         )
-        return state | gauges.requests(len(handler.running), handler.streams)
+        requests = gauges.requests(len(handler.running), handler.streams)
+        return state | requests | gauges.background(parts.works, now_s)

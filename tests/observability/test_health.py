@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
+from gateway.app import build_app
+from gateway.concurrency.periodic import Periodic
+from gateway.server import server_config
 from tests.ledger.test_outages import YesMan
 from tests.support.configured import Configured, configured
-from tests.support.gateway import RunningGateway
+from tests.support.gateway import RunningGateway, ServerThread, gateway_settings, running_gateway
 from tests.support.processes import READY
 from tests.support.program import Program, run
 from tests.support.servers import Server, free_port, valkey_server
 from tests.support.waiting import wait_until, wait_until_sync
 
-GOOD = {"store": True, "enforcement": True, "upstream": True, "accepting": True}
+GOOD = {"store": True, "enforcement": True, "upstream": True, "accepting": True, "background": True}
 BODY = {"model": "o4-mini", "input": "x"}
 ADMIN = {"GATEWAY_ADMIN_KEY": "an-admin-key-of-the-tests"}
 
@@ -133,6 +138,56 @@ def test_told_to_stop_it_says_so_and_serves_on_for_its_delay(
         assert lives(own)
         assert http.post(f"{served.url}/v1/responses", json=BODY).status_code == 200
         assert served.program.stop(signal.SIGTERM) == 0, "a second signal ends the delay"
+
+
+def test_an_application_leaves_the_collector_and_the_logging_of_its_process_alone(
+    store: Server, upstream: str, tmp_path: Path
+) -> None:
+    before, processors = gc.get_threshold(), structlog.get_config()["processors"]
+    app = build_app(gateway_settings(store.url, upstream, tmp_path, log={"level": "error"}))
+    server = ServerThread(server_config(app.settings, app))
+    try:
+        server.start()
+        assert gc.get_threshold() == before
+        assert structlog.get_config()["processors"] is processors
+    finally:
+        server.stop()
+
+
+def test_background_work_that_stays_dead_makes_it_not_ready_and_is_named(
+    store: Server, upstream: str, tmp_path: Path
+) -> None:
+    broken = True
+
+    async def work() -> None:
+        if broken:
+            raise LookupError("a bug")
+
+    def answer() -> tuple[int, list[str]]:
+        read = httpx.get(f"{gateway.url}/readyz", trust_env=False)
+        return read.status_code, read.json()["dead_work"]
+
+    def of_metrics() -> str:
+        return httpx.get(f"{gateway.url}/metrics", trust_env=False).text
+
+    with running_gateway(store.url, upstream, tmp_path, log={"level": "info"}) as gateway:
+        assert answer() == (200, [])
+
+        async def begin() -> tuple[Periodic, asyncio.Task[None]]:
+            one = Periodic("count-sheep", 0.01, work, dead_after_s=0.2)
+            gateway.services.works = (*gateway.services.works, one)
+            return one, asyncio.create_task(one.run())
+
+        one, task = gateway.run(begin())
+        wait_until_sync(lambda: answer() == (503, ["count-sheep"]), what="it is not ready")
+        assert 'gateway_background_dead{work="count-sheep"} 1' in of_metrics()
+        assert 'gateway_background_dead{work="renew-holds"} 0' in of_metrics()
+        broken = False
+        gateway.loop.call_soon_threadsafe(one.wake)
+        wait_until_sync(lambda: answer() == (200, []), what="it is ready again")
+        assert 'gateway_background_rounds_total{result="failed",work="count-sheep"}' in of_metrics()
+        assert 'gateway_background_rounds_total{result="done",work="count-sheep"}' in of_metrics()
+        gateway.loop.call_soon_threadsafe(task.cancel)
 
 
 async def test_a_store_that_does_not_enforce_is_named(own_store: Server, upstream: str, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from gateway.accounts.accounts import Balance, Changes, Team
 from gateway.app import Gateway, Services, build_app
 from gateway.billing.money import parse_usd
 from gateway.config.settings import Settings
+from gateway.observability.request_log import configure_logging
 from gateway.server import server_config
 from gateway.simulator import build_simulator
 from tests.support.overheard import Overheard
@@ -195,7 +196,8 @@ def running_gateway(
     """
     log = Overheard(log_to or sys.stderr, (UPSTREAM_KEY, ADMIN_KEY), quiet=log_to is None)
     settings = gateway_settings(store_url, upstream_url, data_dir, **sections)
-    app: Gateway = build_app(settings, cast("TextIO", log), load=load)
+    request_log = configure_logging(settings.log, cast("TextIO", log))
+    app: Gateway = build_app(settings, request_log, load=load)
     server = ServerThread(server_config(app.settings, app))
     try:
         url = server.start()

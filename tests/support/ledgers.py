@@ -170,7 +170,7 @@ async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncI
 @contextlib.asynccontextmanager
 async def kept_up(ledger: Ledger) -> AsyncIterator[None]:
     """The ledger's upkeep runs inside the block."""
-    work = asyncio.create_task(ledger.run())
+    work = asyncio.gather(*(one.run() for one in ledger.works))
     try:
         yield
     finally:

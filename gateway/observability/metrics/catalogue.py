@@ -118,6 +118,18 @@ _ALL: Final = (
     Metric("gateway_upstream_connections", "gauge", ("upstream", "state"), "Connections: open (all), idle (of those)."),
     Metric("gateway_feed_dropped_total", "counter", (), "Finished requests that live lists had no room for."),
     Metric("gateway_log_lines_dropped_total", "counter", (), "Lines of the log that nobody was there to read."),
+    Metric(
+        "gateway_background_rounds_total",
+        "counter",
+        ("work", "result"),
+        "Rounds of background work: done, away (what it needs is unavailable), failed (a fault of its own, logged).",
+    ),
+    Metric(
+        "gateway_background_dead",
+        "gauge",
+        ("work",),
+        "Workers in which a piece of background work has completed no round for too long; their /readyz says no.",
+    ),
     Metric("gateway_workers", "gauge", ("state",), "Workers that live: ready, or not_ready."),
     Metric("gateway_build_info", "gauge", ("version", "python"), "1, with what runs here."),
 )

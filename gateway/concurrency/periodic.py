@@ -1,0 +1,122 @@
+"""Background work that is repeated for as long as the process lives, under one supervision.
+
+    work = Periodic("renew-holds", 100.0, renew)    asks `renew` once every 100 s, the first time at once
+    asyncio.create_task(work.run())                 until the task is cancelled, or `work.finish()` was called
+    work.wake()                                     the next round begins at once
+    work.is_dead(now_s)                             it has completed no round for `dead_after_s`
+
+| a round                           | counted as | the next one begins after                             |
+|-----------------------------------|------------|-------------------------------------------------------|
+| returns                           | done       | `every_s`                                             |
+| raises one of `outages`           | away       | `every_s`: something else is away, and says so itself |
+| raises any other exception        | failed     | a pause that doubles from `every_s`, at most 30 s     |
+| takes longer than `dead_after_s`  | failed     | the same; the round is cancelled                      |
+
+A failed round is logged with its traceback, and the first good one after it, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+LONGEST_PAUSE_S: Final = 30.0
+"""How long the pause after failures grows, for work that is due more often than that."""
+DEAD_AFTER_S: Final = 30.0
+"""How long work may complete no round before it counts as dead, where its period is short."""
+DEAD_AFTER_PERIODS: Final = 3
+_MOST_DOUBLINGS: Final = 10
+
+
+class Periodic:
+    """One piece of background work.
+
+    State that changes: `rounds`, by how they ended; since when no round has been completed; whether it was finished.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        every_s: float,
+        work: Callable[[], Awaitable[None]],
+        *,
+        outages: tuple[type[Exception], ...] = (),
+        dead_after_s: float | None = None,
+    ) -> None:
+        self.name = name
+        self.every_s = every_s
+        self.dead_after_s = max(DEAD_AFTER_S, DEAD_AFTER_PERIODS * every_s) if dead_after_s is None else dead_after_s
+        self.rounds: Counter[str] = Counter()
+        self._work = work
+        self._outages = outages
+        self._failures = 0
+        self._incomplete_since_s: float | None = None
+        self._finished = False
+        self._wake = asyncio.Event()
+        self._log = structlog.get_logger("gateway.background")
+
+    async def run(self) -> None:
+        """Repeats the work until this task is cancelled or the work is finished."""
+        while not self._finished:
+            self._wake.clear()
+            await self._round()
+            if not self._finished:
+                await self._sleep(self._pause_s())
+
+    def wake(self) -> None:
+        """Begins the next round at once: the one that waits, or the one behind the round that runs."""
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Nothing is left to do: no round follows this one."""
+        self._finished = True
+
+    def is_dead(self, now_s: float) -> bool:
+        """Whether it fails, or hangs, for `dead_after_s` by now. `now_s`: the event loop's time."""
+        since_s = self._incomplete_since_s
+        return since_s is not None and now_s - since_s >= self.dead_after_s
+
+    async def _round(self) -> None:
+        clock = asyncio.get_running_loop().time
+        if self._incomplete_since_s is None:
+            self._incomplete_since_s = clock()
+        try:
+            async with asyncio.timeout(self.dead_after_s):
+                await self._work()
+        except self._outages:
+            self._completed("away")
+        except Exception as error:  # noqa: BLE001 - whatever one round raises, the next one is the retry
+            self._failures += 1
+            self.rounds["failed"] += 1
+            self._log.error(
+                "background_work_failed", work=self.name, in_a_row=self._failures, error=repr(error), exc_info=error
+            )
+        else:
+            self._completed("done")
+
+    def _completed(self, result: str) -> None:
+        if self._failures:
+            self._log.info("background_work_recovered", work=self.name, failures=self._failures)
+        self._failures = 0
+        self._incomplete_since_s = None
+        self.rounds[result] += 1
+
+    def _pause_s(self) -> float:
+        doubled_s = self.every_s * 2.0 ** min(self._failures, _MOST_DOUBLINGS)
+        return min(doubled_s, max(self.every_s, LONGEST_PAUSE_S))
+
+    async def _sleep(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def dead(works: tuple[Periodic, ...], now_s: float) -> list[str]:
+    """The names of those that are dead, for /readyz. `now_s`: the event loop's time."""
+    return [work.name for work in works if work.is_dead(now_s)]

@@ -1,0 +1,85 @@
+"""What a worker does beside its requests, each piece under `concurrency.periodic`'s supervision.
+
+| name                   | does                                                                | where                 |
+|------------------------|---------------------------------------------------------------------|-----------------------|
+| `renew-holds`          | running requests keep their holds                                   | `ledger`              |
+| `tidy-ledger`          | holds of dead gateways are voided, the spool is replayed            | `ledger`              |
+| `watch-primary`        | asks the Sentinels who the primary is; the store runs it itself     | `store`               |
+| `end-overdue-requests` | ends requests whose total time is over                              | `proxy.handler`       |
+| `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |
+| `report-requests`      | writes what operators look at                                       | `reporting`           |
+| `publish-metrics`      | tells the other workers this one's counts                           | `worker`              |
+| `check-enforcement`    | sees the store refuse what is beyond a limit; ends when it has      | here                  |
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import structlog
+
+from gateway import __version__
+from gateway.concurrency.periodic import Periodic
+from gateway.errors import GatewayError
+from gateway.ledger.enforcement_check import check_enforcement
+from gateway.ledger.ledger import Ledger
+from gateway.observability.metrics import multiprocess
+from gateway.proxy.handler import SWEEP_S, RequestHandler
+from gateway.reporting import request_reporter
+from gateway.reporting.request_reporter import RequestReporter
+from gateway.store.errors import StoreUnavailable
+from gateway.store.store import Store
+from gateway.worker import control_loop
+from gateway.worker.control_loop import ControlLoop
+from gateway.worker.metrics_collector import MetricsCollector
+
+OUTAGES: Final = (StoreUnavailable, GatewayError)
+"""What a round may raise while the store is away."""
+_CHECK_EVERY_S: Final = 0.25
+
+
+class Parts(Protocol):
+    """What has work to do; `app.Services` has it. State that changes: `ready`, the store was seen to enforce."""
+
+    store: Store
+    ledger: Ledger
+    handler: RequestHandler
+    reporter: RequestReporter
+    control_loop: ControlLoop
+    metrics_collector: MetricsCollector
+    ready: bool
+
+
+def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
+    """The pieces of work that the application runs, from its start to its shutdown."""
+    return (
+        *parts.ledger.works,
+        Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
+        Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),
+        Periodic("report-requests", request_reporter.EVERY_S, parts.reporter.report, outages=OUTAGES),
+        Periodic("publish-metrics", multiprocess.EVERY_S, parts.metrics_collector.publish),
+        check,
+    )
+
+
+class EnforcementCheck:
+    """A worker is not ready before the store has been seen to refuse the second request of a limit of one.
+
+    State that changes: the problem that was logged last.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.work: Final = Periodic("check-enforcement", _CHECK_EVERY_S, self._check)
+        self._parts = parts
+        self._problem = ""
+        self._log = structlog.get_logger("gateway.start")
+
+    async def _check(self) -> None:
+        problem = await check_enforcement(self._parts.store, self._parts.ledger)
+        if not problem:
+            self._parts.ready = True
+            self._log.info("ready", version=__version__)
+            self.work.finish()
+        elif problem != self._problem:
+            self._log.error("not_ready", reason=problem)
+        self._problem = problem
