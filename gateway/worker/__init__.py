@@ -1,6 +1,7 @@
 """A worker's background duties: following operators' orders, reloading the configuration, sampling, reporting.
 
 parts               builds the parts of a worker from the settings
+background          the table of background work
 control_loop        follows orders, reloads, reports
 cluster_state       orders and reports in the store
 signals             SIGHUP, SIGTERM, SIGINT
