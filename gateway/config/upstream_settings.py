@@ -36,6 +36,7 @@ class UpstreamSettings(Section):
     max_connections: int = Field(default=10_000, ge=1, le=100_000)
     max_idle_connections: int = Field(default=256, ge=0, le=100_000)
     idle_expiry_s: Seconds = 30.0
+    replay_within_s: float = Field(default=0.1, ge=0, le=10, allow_inf_nan=False)
     max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     max_event_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
     on_client_leave: Literal["abort", "drain"] = "abort"

@@ -218,7 +218,8 @@ class RequestHandler:
             with contextlib.suppress(Exception):
                 await self._end_broken(relay, client, record, internal_error())
         finally:
-            await self._settle(relay, admitted, record)
+            answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
+            await self._settle(relay, admitted, record, answered=answered)
 
     async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
@@ -254,10 +255,12 @@ class RequestHandler:
             record.code = error.code if words else None
             await client.end(words)
 
-    async def _settle(self, relay: Relay, admitted: Admitted, record: RequestRecord) -> None:
+    async def _settle(self, relay: Relay, admitted: Admitted, record: RequestRecord, *, answered: bool) -> None:
         relay.abort()
         record.relayed = time.perf_counter()
         hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
+        if not answered and hold.idempotency_key is not None:
+            hold = hold._replace(idempotency_key=None)  # not marked as answered: the client's repetition runs
         try:
             result = relay.result()
             settlement = decide(result, hold, self._terms(admitted, record))

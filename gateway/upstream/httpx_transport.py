@@ -19,6 +19,7 @@ One thing it cannot do: httpx reads no answer before the whole request is writte
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ from gateway.types import Body
 from gateway.upstream.httpcore_inside import close_if_poisoned, http2_connection, leave_stream
 from gateway.upstream.origin import parse_origin, tls_context
 from gateway.upstream.request_head import RequestHeads
-from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.transport import IDEMPOTENT, FaultKind, TransportConfig, UpstreamFault
 
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
@@ -48,12 +49,26 @@ _FAILURES: Final[_Errors] = (httpx.HTTPError, httpx.StreamError, TimeoutError, *
 class _Progress:
     """What httpcore's trace has told about one attempt (mutable)."""
 
-    __slots__ = ("_pool", "fresh", "http2", "judged", "response", "sent", "stream")
+    __slots__ = (
+        "_pool",
+        "connected_s",
+        "dialled_s",
+        "fresh",
+        "http2",
+        "judged",
+        "response",
+        "sent",
+        "stream",
+        "written_s",
+    )
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self.fresh = False
+        self.dialled_s = 0.0  # when this attempt began to connect
+        self.connected_s = 0.0  # how long that took
         self.sent = False
+        self.written_s = 0.0  # when this attempt began to be written (monotonic); 0: it was not
         self.judged = False  # the upstream itself ended this request, and may have worked on it: not to be repeated
         self.http2: Any = None  # httpcore's HTTP/2 connection, where this attempt has a stream on one
         self.stream: Any = None  # the TCP or TLS connection, where this attempt made one
@@ -62,13 +77,15 @@ class _Progress:
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Follow the steps; httpcore awaits this at each."""
         if event == "connection.connect_tcp.started":
-            self.fresh = True
+            self.fresh, self.dialled_s = True, time.monotonic()
         elif event == "connection.connect_tcp.complete" or event.endswith(".start_tls.complete"):
             self.stream = info["return_value"]
+            self.connected_s = self.connected_s or time.monotonic() - self.dialled_s
         elif event.endswith(".start_tls.failed") and self.stream is not None:
             await self.stream.aclose()  # httpcore does so itself, but not where the handshake was cancelled
         elif event.endswith(".send_request_headers.started"):
-            self.sent = self.sent or info["request"].method != b"CONNECT"  # that one only asks a proxy for a tunnel
+            if info["request"].method != b"CONNECT":  # that one only asks a proxy for a tunnel
+                self.sent, self.written_s = True, time.monotonic()
             if event.startswith("http2."):
                 self.http2 = http2_connection(self._pool, info["request"])
         elif event == "http11.response_closed.started" and self.response is not None:
@@ -186,6 +203,7 @@ class HttpxTransport:
         self._places = asyncio.Semaphore(config.max_connections)
         self._closing: set[asyncio.Task[None]] = set()  # answers that are being closed
         self._closed = False
+        self._round_trip_s = 0.0  # the shortest that connecting has taken; 0: not known yet
 
     @property
     def open_connections(self) -> int:
@@ -251,10 +269,17 @@ class HttpxTransport:
                 return await self._attempt(method, target, fields, body, progress)
             except UpstreamFault as fault:
                 dead = fault.kind is FaultKind.RESET and not progress.fresh and not progress.judged
-                if not dead or repeats == _MAX_REPEATS:
+                if not dead or repeats == _MAX_REPEATS or not self._may_repeat(method, progress):
                     raise
             repeats, sent = repeats + 1, progress.sent
             await self._drop_idle()
+
+    def _may_repeat(self, method: bytes, progress: _Progress) -> bool:
+        """Whether no server can have worked on the request (`replay_within_s`), or it means the same twice."""
+        if method in IDEMPOTENT or not progress.written_s:
+            return True
+        within_s = self._config.replay_within_s
+        return bool(within_s) and time.monotonic() - progress.written_s <= within_s + 2 * self._round_trip_s
 
     async def _attempt(
         self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], body: Body, progress: _Progress
@@ -279,6 +304,8 @@ class HttpxTransport:
             raise
         response.request = request
         progress.response = response
+        if progress.connected_s:
+            self._round_trip_s = min(self._round_trip_s or progress.connected_s, progress.connected_s)
         return response
 
     async def _drop_idle(self) -> None:

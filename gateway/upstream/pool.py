@@ -7,13 +7,16 @@
 A connection occupies its place (`max_connections`) from the start of dialling until its socket is closed. While callers
 queue, a connection or a place that becomes free goes to the first of them.
 
-The upstream may close a reused connection in the moment of writing. If it dies before the first byte of the answer, the
-request is sent once more, over a new connection, because the other idle ones may be dead too. If the pool is full, an
-idle connection is closed for it, or the next one that becomes free. A new connection that dies is never retried.
+The upstream may close a reused connection in the moment of writing. If it dies before the first byte of the answer, and
+so soon that no server can have worked on the request (`replay_within_s` and two round trips), the request is sent once
+more, over a new connection, because the other idle ones may be dead too. A method that means the same once and twice
+(GET, DELETE) is repeated however late. If the pool is full, an idle connection is closed for it, or the next one that
+becomes free. A new connection that dies is never retried.
 """
 
 import asyncio
 import ssl
+import time
 from collections import deque
 
 from gateway.types import Body
@@ -22,7 +25,7 @@ from gateway.upstream.dial import dial
 from gateway.upstream.http1 import Http1Connection
 from gateway.upstream.origin import parse_origin, tls_context
 from gateway.upstream.request_head import RequestHeads
-from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.transport import IDEMPOTENT, FaultKind, TransportConfig, UpstreamFault
 
 
 class NativeTransport:
@@ -46,6 +49,7 @@ class NativeTransport:
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None  # `close` waits for it
         self._closed = False
+        self._round_trip_s = 0.0  # the shortest that connecting has taken; 0: not known yet
 
     @property
     def open_connections(self) -> int:
@@ -63,7 +67,7 @@ class NativeTransport:
         connection = self._idle.popitem()[0] if self._idle else await self._acquire()
         may_retry = connection.answered
         while True:
-            answer = connection.begin(head, body)
+            answer, written_s = connection.begin(head, body), time.monotonic()
             if answer.fault is None:
                 try:
                     await connection.wait(answer, self._config.first_byte_timeout_s)
@@ -74,6 +78,8 @@ class NativeTransport:
             if fault is None or answer.status:  # the body may be cut already, but its head still counts
                 return answer
             if not may_retry or fault.kind is not FaultKind.RESET or not connection.unanswered:
+                raise fault
+            if method not in IDEMPOTENT and fault.sent and time.monotonic() - written_s > self._replay_bound_s():
                 raise fault
             may_retry = 0
             try:
@@ -147,6 +153,10 @@ class NativeTransport:
             self._refuse_if_closed()  # `close` was called while the connection was being opened
         return connection
 
+    def _replay_bound_s(self) -> float:
+        within_s = self._config.replay_within_s
+        return within_s + 2 * self._round_trip_s if within_s else 0.0
+
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise _closed()
@@ -192,7 +202,10 @@ class NativeTransport:
         """Dial, with TLS where the origin uses it. After any failure the place is free again."""
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
+                began_s = time.monotonic()
                 sock = await dial(self._origin.host, self._origin.port)
+                took_s = time.monotonic() - began_s
+                self._round_trip_s = min(self._round_trip_s or took_s, took_s)
                 try:
                     await asyncio.get_running_loop().create_connection(
                         lambda: connection,

@@ -19,7 +19,7 @@ which is what decides if another upstream may be asked.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.types import Body
 
@@ -37,6 +37,10 @@ class FaultKind(StrEnum):
     CUT = "cut"  # the connection died or was aborted inside the body
     PROTOCOL = "protocol"  # not HTTP, or HTTP that can be parsed in two ways
     TOO_LARGE = "too_large"  # the head of the answer, or the framing around its body, exceeds max_head_bytes
+
+
+IDEMPOTENT: Final = frozenset({b"GET", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"})
+"""Methods that mean the same once and twice (RFC 9110, 9.2.2): a reused connection that dies sends them once more."""
 
 
 class UpstreamFault(Exception):
@@ -74,6 +78,8 @@ class TransportConfig:
         client_key_file: PEM; where the key is not in client_cert_file.
         http2: offer HTTP/2 (httpx only, needs the `http2` extra).
         proxy: `http://[user:password@]host:port` of a forward proxy (httpx only).
+        replay_within_s: how soon after a POST was written a reused connection must have died, beside two round trips,
+            for the POST to go once more on a new one: before that no server can have worked on it. 0: never.
 
     Raises:
         ValueError: a bound that is not positive, or a key without its certificate.
@@ -93,6 +99,7 @@ class TransportConfig:
     client_key_file: str | None = None
     http2: bool = False
     proxy: str | None = None
+    replay_within_s: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse bounds that would block or never end."""
@@ -102,6 +109,8 @@ class TransportConfig:
         for name in ("max_connections", "max_head_bytes", "max_unread_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if not 0 <= self.replay_within_s < float("inf"):
+            raise ValueError("replay_within_s must be a number of seconds, or 0")
         if self.max_idle < 0:
             raise ValueError("max_idle must not be negative")
         if self.client_key_file and not self.client_cert_file:

@@ -63,6 +63,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
         max_connections=settings.max_connections,
         max_idle=settings.max_idle_connections,
         idle_expiry_s=settings.idle_expiry_s,
+        replay_within_s=settings.replay_within_s,
         ca_file=_path(settings.ca_file),
         client_cert_file=_path(settings.client_cert_file),
         client_key_file=_path(settings.client_key_file),

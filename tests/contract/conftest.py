@@ -27,11 +27,19 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 async def connect(kind: Any) -> AsyncIterator[Connect]:
-    """Build transports with short timeouts; whatever the test did, closing them leaves no connection."""
+    """Build transports with short timeouts; whatever the test did, closing them leaves no connection.
+
+    Only what a busy machine may see late, a replay, has a long bound.
+    """
     built: list[Transport] = []
 
     def build(url: str, **settings: Any) -> Transport:
-        config = {"connect_timeout_s": 2.0, "first_byte_timeout_s": 5.0, "chunk_timeout_s": 5.0} | settings
+        config = {
+            "connect_timeout_s": 2.0,
+            "first_byte_timeout_s": 5.0,
+            "chunk_timeout_s": 5.0,
+            "replay_within_s": 5.0,
+        } | settings
         built.append(build_transport(TransportConfig(base_url=url, **config), kind))
         return built[-1]
 

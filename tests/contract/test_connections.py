@@ -2,12 +2,25 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import pytest
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.support.scripted_upstream import Peer, answer, close, hang, request, reset, send, serve, wait_for, wait_until
+from tests.support.scripted_upstream import (
+    Peer,
+    Step,
+    answer,
+    close,
+    hang,
+    request,
+    reset,
+    send,
+    serve,
+    wait_for,
+    wait_until,
+)
 from tests.support.upstream_exchange import fault, fetch, post, read_all
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -51,6 +64,42 @@ async def test_a_reused_connection_that_dies_before_any_answer_byte_is_retried_o
         assert await fetch(transport, b"again") == (200, b"2")
     assert upstream.accepted == 2
     assert [wire[-5:] for wire in upstream.requests[1:]] == [b"again", b"again"]
+
+
+def later(event: asyncio.Event, ending: Step) -> list[Step]:
+    """Answers one request; ends the next one's connection when the test says so."""
+    return [request(), answer(b"1"), request(), wait_for(event), ending]
+
+
+@pytest.mark.parametrize("ending", [close, reset])
+@pytest.mark.parametrize(("within_s", "wait_s"), [(0.1, 0.3), (0.0, 0.0)], ids=["too late", "never"])
+async def test_a_post_that_a_server_may_have_worked_on_is_not_sent_again(
+    connect: Connect, ending: Callable[[], Step], within_s: float, wait_s: float
+) -> None:
+    """Only a death that comes before a server can have done anything is the race for a kept connection."""
+    dies = asyncio.Event()
+    async with serve(later(dies, ending()), [request(), answer(b"2")]) as upstream:
+        transport = connect(upstream.url, replay_within_s=within_s)
+        assert await fetch(transport) == (200, b"1")
+        asked = asyncio.create_task(post(transport, b"again"))
+        await wait_until(lambda: len(upstream.requests) == 2)
+        await asyncio.sleep(wait_s)  # the bound is a time: the server works for longer
+        dies.set()
+        with fault(FaultKind.RESET, sent=True):
+            await asked
+    assert len(upstream.requests) == 2
+
+
+async def test_a_request_that_means_the_same_twice_is_sent_again_however_late(connect: Connect) -> None:
+    dies = asyncio.Event()
+    async with serve(later(dies, close()), [request(), answer(b"2")]) as upstream:
+        transport = connect(upstream.url, replay_within_s=0.0)
+        assert await fetch(transport) == (200, b"1")
+        asked = asyncio.create_task(transport.send(b"GET", b"/responses/resp_1", [], b""))
+        await wait_until(lambda: len(upstream.requests) == 2)
+        dies.set()
+        found = await asked
+        assert await found.read() == b"2"
 
 
 async def test_a_request_is_retried_only_once(connect: Connect) -> None:

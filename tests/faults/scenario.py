@@ -228,6 +228,10 @@ class Scenario:
         entries = [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in rows]
         return [entry for entry in entries if entry["type"] in ("settle", "void", "expire")]
 
+    async def logged(self, requests: int) -> None:
+        """So many requests have ended."""
+        await wait_until(lambda: len(self.log_lines()) >= requests, what="the request is logged")
+
     async def upstream_left(self, *, number: int = 1) -> None:
         """The upstream's first connections are closed, promptly."""
         await wait_until(lambda: self.upstream.gone >= number, timeout_s=PROMPT_NOTICE_S, what="the socket is closed")

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.identity.api_keys import new_id, new_secret
 from tests.faults.conftest import Stages
-from tests.faults.scenario import MODEL, RawClient, Scenario, body_of, created, stream
-from tests.support.scripted_upstream import hang, request
+from tests.faults.scenario import MODEL, RawClient, Scenario, body_of, created, stream, whole
+from tests.support.scripted_upstream import close, hang, request, reset, send, wait_for
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until
 
@@ -261,3 +261,34 @@ async def test_upgrades_without_end_are_answered_one_after_another(scenario: Sce
     while client.received.count(b"HTTP/1.1 200") < 2000:
         await client.read_until(b"\r\n\r\n")
         client.received += await client.reader.read(65536)
+
+
+CUT_SHORT = send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"), close()
+
+
+async def test_a_repeat_with_the_same_idempotency_key_runs_again_where_no_answer_came(stages: Stages) -> None:
+    """What was done may have been charged, but it was not answered."""
+    once = "idempotency-key: one\r\n"
+    async with stages([request(), *CUT_SHORT]) as scenario:
+        for status in (502, 200, 409):
+            before = len(scenario.log_lines())
+            client = await scenario.ask(headers=once)
+            await client.read_all()
+            assert client.status == status, client.received
+            await scenario.logged(before + 1)
+        assert [entry["by"] for entry in scenario.journal()] == ["estimate", "usage"]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_post_that_runs_when_its_connection_dies_is_not_run_twice(stages: Stages, *, streams: bool) -> None:
+    dies = asyncio.Event()
+    async with stages([request(), whole(), request(), wait_for(dies), reset()]) as scenario:
+        await (await scenario.ask()).read_all()
+        await wait_until(lambda: len(scenario.log_lines()) == 1)
+        client = await scenario.ask(stream=streams)
+        await wait_until(lambda: len(scenario.upstream.requests) == 2)
+        await asyncio.sleep(0.4)  # it works for longer than any race for a kept connection takes
+        dies.set()
+        await client.read_all()
+        assert client.status == 502
+        assert len(scenario.upstream.requests) == 2
