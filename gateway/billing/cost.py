@@ -1,10 +1,11 @@
-"""What a usage costs by a price row: quantities times rates, itemised, one exact sum, rounded up once.
+"""The cost of a usage by a price row: quantities times rates, itemised, added up exactly and rounded up once.
 
     cost_of_usage_nano_usd(...)   the sum alone; the common case takes a few integer operations
-    itemise(...)                  the sum, its lines, and what no rate was stated for
+    itemise(...)                  the sum, its lines, and the quantities without a stated rate
 
-Factors touch the rates of tokens, never fees, units, or the tokens of a hosted tool. What a row has no rate for is
-priced by the nearest dearer rate that is known, and named: never free in silence.
+Factors multiply the rates of tokens only, never fees, units, or the tokens of a hosted tool. A quantity without a
+stated rate is charged at the nearest more expensive rate that is known, and is named in the result. Nothing is free
+silently.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from gateway.protocol.quantities import Images, Quantities, Segment, Usage, quan
 _NO_ROWS: Final = PriceTable({})
 TOKENS_UNIT: Final = "1M tokens"
 _OTHER_NAMES: Final = MappingProxyType({"web_search": "web_search_preview"})
-"""A tool's name in a row where providers price two versions of it, and items tell them not apart."""
+"""A tool's name in a row, where providers price two versions of the tool and items do not distinguish them."""
 
 
 class Line(NamedTuple):
-    """One line of a bill. `rate_nano_usd` is for one `unit` of the quantity; the amount is not rounded."""
+    """One line of a bill. `rate_nano_usd` is the rate of one `unit` of the quantity. The amount is not rounded."""
 
     name: str
     quantity: Decimal
@@ -40,7 +41,10 @@ class Line(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """An itemised cost. `unpriced`: what no rate was stated for, such as `tool:x_search`. `version`: `Price.name`."""
+    """An itemised cost.
+
+    `unpriced` names quantities without a stated rate, such as `tool:x_search`. `version` is `Price.name`.
+    """
 
     nano_usd: int
     lines: tuple[Line, ...]
@@ -49,7 +53,7 @@ class Cost(NamedTuple):
 
 
 def plain_cost_nano_usd(price: Price, usage: Usage) -> int | None:
-    """What a usage costs in the common case, in nano-USD; None where more than the plain rates may count."""
+    """Returns the cost in nano-USD in the common case, or None if anything but the plain rates may apply."""
     if usage.quantities is not None or usage.input_tokens > price.plain_up_to:
         return None
     rates, cached, reasoning = price.plain.rates, usage.cached_input_tokens, usage.reasoning_tokens
@@ -67,13 +71,13 @@ def plain_cost_nano_usd(price: Price, usage: Usage) -> int | None:
 def cost_of_usage_nano_usd(
     price: Price, usage: Usage, ended_ms: int, table: PriceTable = _NO_ROWS, model: str = ""
 ) -> int:
-    """What a usage costs, in nano-USD, if its answer ended at a time (milliseconds since 1970)."""
+    """Returns the cost in nano-USD of a usage whose answer ended at a time (milliseconds since 1970)."""
     plain = plain_cost_nano_usd(price, usage)
     return itemise(price, usage, ended_ms, table, model).nano_usd if plain is None else plain
 
 
 def itemise(price: Price, usage: Usage, ended_ms: int, table: PriceTable = _NO_ROWS, model: str = "") -> Cost:
-    """What a usage costs, line by line. `table`: the other rows; `model`: whose row this is, as it was asked for."""
+    """Returns the itemised cost of a usage. `table` has the other rows; `model` is the requested model."""
     quantities = quantities_of(usage)
     row = price.at(ended_ms)
     tiers, unpriced = _tiers(row, quantities.facts.get("service_tier", ""))
@@ -87,7 +91,7 @@ def itemise(price: Price, usage: Usage, ended_ms: int, table: PriceTable = _NO_R
 
 
 def _tiers(row: Price, tier: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The row's tiers that may be meant, of which the dearest is charged; and the tier, if the row lacks it."""
+    """Returns the tiers that may be meant, of which the highest price is charged, and the tier if the row lacks it."""
     if not tier:
         return ("",), ()
     if (named := row.tier_named(tier)) is not None:
@@ -96,7 +100,7 @@ def _tiers(row: Price, tier: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class _Bill:
-    """The lines of one usage at one tier. State that changes: `lines`, `total`, `unpriced`, while it is written."""
+    """The lines of one usage at one tier. Mutable while it is written: `lines`, `total`, `unpriced`."""
 
     def __init__(
         self, row: Price, quantities: Quantities, tier: str, ended_ms: int, table: PriceTable, model: str
@@ -146,7 +150,7 @@ class _Bill:
         self._add_tokens(segment.tokens, row.rates_for(conditions), prefix)
 
     def _tool_rates(self, tool: str) -> InForce:
-        """Rates of a hosted tool's tokens: the row's, or the dearest that any row has for it, or the model's own."""
+        """Returns the rates of a hosted tool's tokens: the row's, the model's own, or the highest of any row."""
         found = self._row.tools.get(tool)
         if found is None:
             self.unpriced.append(f"tool:{tool}")
@@ -158,7 +162,7 @@ class _Bill:
             return (other or self._row).at(self._ended_ms).rates_for(Conditions())
         return in_force(found.layer, ())
 
-    def _add_calls(self, tool: str, calls: int, fees: Mapping[str, int], has_tokens: bool) -> None:  # noqa: FBT001 - one of two cases, told by the only caller
+    def _add_calls(self, tool: str, calls: int, fees: Mapping[str, int], has_tokens: bool) -> None:  # noqa: FBT001 - one of two cases, which its only caller knows
         fee = fees.get(tool, fees.get(_OTHER_NAMES.get(tool, ""), None))
         if fee is None:
             if tool in CLIENT_TOOLS or (has_tokens and tool in self._row.tools):

@@ -1,10 +1,10 @@
-"""The most that a request can cost: what a hold must cover, whatever the provider does within its own bounds.
+"""The most that a request can cost. A hold must cover it, whatever the provider does within its own bounds.
 
-    worst_case(...)                  every token at the dearest rate that can apply, every call that may be made
-    affordable_output_tokens(...)    what a balance still buys
+    worst_case(...)                  every token at the most expensive rate that can apply, every permitted tool call
+    affordable_output_tokens(...)    how many output tokens a balance still pays for
 
-"Can apply" are: every kind of tokens, every tier that the request may get, every `when` table, the hours and versions
-in force until the deadline, and every step that a prompt of this size, or a smaller one, comes under.
+All of these "can apply": every kind of token, every tier that the request may get, every `when` table, the hours and
+versions in force until the deadline, and every step that a prompt of this size, or a smaller one, falls into.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _NO_ROWS: Final = PriceTable({})
 _TEXT_KINDS: Final = tuple(kind for kind in INPUT_KINDS if not kind.endswith(("audio", "image", "video")))
 _MOST_COMBINATIONS: Final = 4096
 _PROJECT_TIERS: Final = frozenset({"", "auto"})
-"""Asked for so, a request gets the tier that the provider's project is set to: it may be any."""
+"""With these values, a request gets the tier that the provider's project is set to, which may be any."""
 
 
 class Work(NamedTuple):
-    """The most that a request can make a provider do.
+    """The most work that a request can cause at a provider.
 
-    `input_tokens`: the whole prompt, stored and fetched parts included; `output_tokens`: all answers together,
-    reasoning included. `media`: it may hold more than text. `tier`: as asked for. `tools`: hosted tools that may be
-    called, `calls` times in all; `tool_tokens`: tokens that one call of a tool with token rates may spend. `images`:
-    pictures to be made, of a quality and size ("": any). `units`: by `second`, `character`, `page`, `search_unit`.
+    `input_tokens` is the whole prompt, including stored and fetched parts. `output_tokens` is the sum of all answers,
+    including reasoning. `media` means that the prompt may contain more than text. `tier` is the requested one. `tools`
+    are the hosted tools that may be called, at most `calls` times together, and `tool_tokens` is what one call of a
+    tool with token rates may use. `images` are the requested pictures, each with quality and size ("" for any). `units`
+    are amounts by `second`, `character`, `page` and `search_unit`.
     """
 
     input_tokens: int
@@ -54,9 +55,10 @@ class Work(NamedTuple):
 
 
 class Dearest(NamedTuple):
-    """The dearest rate of each side over combinations of tables; `rate / divisor` is nano-USD a token.
+    """The most expensive rate of each side over combinations of tables. `rate / divisor` is nano-USD per token.
 
-    `per_call`: the dearest fee that is stated, by tool; `always`: the tools that every combination states one for.
+    `per_call` has the most expensive stated fee by tool. `always` has the tools for which every combination states a
+    fee.
     """
 
     input: int
@@ -68,9 +70,9 @@ class Dearest(NamedTuple):
 
 
 class WorstCase(NamedTuple):
-    """The most that work can cost, and what a token more of either side adds: `rate / divisor` nano-USD.
+    """The most that the work can cost, and the cost of one more token of either side: `rate / divisor` nano-USD.
 
-    `fixed_nano_usd`: everything but the output tokens. `amount_nano_usd`: everything.
+    `fixed_nano_usd` is everything but the output tokens. `amount_nano_usd` is everything.
     """
 
     amount_nano_usd: int
@@ -81,7 +83,7 @@ class WorstCase(NamedTuple):
 
     @property
     def output_nano_usd(self) -> int:
-        """Nano-USD for a million output tokens, rounded down: fewer of them free no more than they cost."""
+        """Returns nano-USD per million output tokens, rounded down: fewer tokens never free more than they cost."""
         return self.output_rate * MILLION // self.divisor
 
 
@@ -89,7 +91,7 @@ FREE: Final = WorstCase(0, 0, 0, 0, 1)
 
 
 def worst_case(price: Price, work: Work, start_ms: int, until_ms: int, table: PriceTable = _NO_ROWS) -> WorstCase:
-    """The most that work can cost if it ends between two times (milliseconds since 1970)."""
+    """Returns the most that the work can cost if it ends between two times (milliseconds since 1970)."""
     if not price.versions:
         return _of_version(price, work, start_ms, until_ms, table)
     versions = [_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms)]
@@ -104,9 +106,9 @@ def worst_case(price: Price, work: Work, start_ms: int, until_ms: int, table: Pr
 
 
 def affordable_output_tokens(worst: WorstCase, available_nano_usd: int, more_input_tokens: int = 0) -> int | None:
-    """How many output tokens a balance covers besides everything else; None where output is free and it covers that.
+    """Returns the output tokens that a balance covers besides everything else, or None if output is free.
 
-    `more_input_tokens`: what the prompt grows by where the request says how many it wants.
+    `more_input_tokens` is by how much the prompt grows if the request states its output.
     """
     left = available_nano_usd - worst.fixed_nano_usd - -(-more_input_tokens * worst.input_rate // worst.divisor)
     if left < 0:
@@ -129,7 +131,7 @@ def _of_version(row: Price, work: Work, start_ms: int, until_ms: int, table: Pri
 
 
 def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceTable) -> int:
-    """One call of a hosted tool: its dearest fee, and its tokens at the dearest rate of the tool."""
+    """Returns the most that a call of a hosted tool can cost: its highest fee, its tokens at the highest rate."""
     fee = rates.per_call.get(tool, 0)
     own = row.tools.get(tool)
     if tool not in rates.always and tool not in CLIENT_TOOLS:
@@ -178,7 +180,7 @@ def _dearest(row: Price, work: Work, start_ms: int, until_ms: int) -> Dearest:
 
 
 def _tiers(row: Price, asked: str) -> tuple[str, ...]:
-    """The tiers that a request may get: any, if it asks for none; the base as well, if its own has no room for it."""
+    """Returns the tiers that a request may get: any if it requests none; also the base if its tier may be full."""
     if asked in _PROJECT_TIERS:
         return ("", *row.tiers)
     if asked in BASE_TIERS:
@@ -190,7 +192,7 @@ def _tiers(row: Price, asked: str) -> tuple[str, ...]:
 
 
 def _hours_between(row: Price, start_ms: int, until_ms: int) -> tuple[int, ...]:
-    """The hours that hold at some moment of a span."""
+    """Returns the hours that apply at some moment of a span."""
     if until_ms - start_ms >= 7 * DAY_MS:
         return tuple(range(len(row.hours)))
     found = set()
@@ -221,7 +223,7 @@ def _compute(row: Price, work: Work, hours: tuple[int, ...], tiers: tuple[str, .
 
 
 def _possible(row: Price, input_tokens: int, hours: Iterable[int], tiers: Iterable[str]) -> Iterator[InForce]:
-    """Every combination of tables that may apply; a bound on all of them where they are too many to try."""
+    """Yields every combination of tables that may apply, or a bound for all of them if they are too many."""
     facts = [[None, *((name, value) for value in values)] for name, values in row.when.items()]
     steps = {tier: range(-1, sum(tokens < input_tokens for tokens, _ in row.steps_of(tier))) for tier in tiers}
     combinations = [(tier, step) for tier, reached in steps.items() for step in reached]
@@ -237,7 +239,7 @@ def _possible(row: Price, input_tokens: int, hours: Iterable[int], tiers: Iterab
 
 
 def _bound(row: Price) -> InForce:
-    """No combination of a row's tables is dearer: the dearest rate stated for each kind, times every factor over 1."""
+    """Returns a bound for all combinations of a row's tables: the highest rates, times every factor above 1."""
     layers = tuple(row.layers())
     rates: dict[str, int] = {}
     fees: dict[str, int] = {}

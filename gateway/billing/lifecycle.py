@@ -1,7 +1,7 @@
-"""A request's states, what leads from one to the next, and how a request can end. All data.
+"""The states of a request, the transitions between them, and how a request can end. All of it is data.
 
 TRANSITIONS    (state, event) -> state
-Outcome        how a request ended: for the books, the log and the metrics
+Outcome        how a request ended, for the ledger, the log and the metrics
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 
 class State(StrEnum):
-    """Where a request is."""
+    """The state of a request."""
 
     RECEIVED = "received"
     REFUSED = "refused"
@@ -24,7 +24,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What moves a request on."""
+    """An event that leads from one state to another."""
 
     REFUSE = "a check refuses"
     ADMIT = "a hold is reserved"
@@ -50,21 +50,21 @@ TRANSITIONS: Final = MappingProxyType(
 
 
 class Outcome(StrEnum):
-    """How an exchange ended, for books, log and metrics."""
+    """How a request ended, for the ledger, the log and the metrics."""
 
     REFUSED = "refused"  # by the gateway, before a hold
     COMPLETED = "completed"
     INCOMPLETE = "incomplete"
-    FAILED = "failed"  # the response itself says so
-    UPSTREAM_REFUSED = "upstream_refused"  # an answer that is not 2xx
+    FAILED = "failed"  # the response itself has the status "failed"
+    UPSTREAM_REFUSED = "upstream_refused"  # the answer's status was not 2xx
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_TIMEOUT = "upstream_timeout"  # before an answer
-    INVALID_ANSWER = "invalid_answer"  # 2xx, but no response
+    INVALID_ANSWER = "invalid_answer"  # the status was 2xx, but the body was not a response
     UPSTREAM_CUT = "upstream_cut"
     UPSTREAM_STALLED = "upstream_stalled"
     TIMED_OUT = "timed_out"  # the total timeout
     CLIENT_LEFT = "client_left"
     SHUT_DOWN = "shut_down"  # the gateway had to stop
-    CAPPED = "capped"  # cut at the hold, where the route asks for it
+    CAPPED = "capped"  # the stream was cut at the hold, because the route or the key demands it
     INTERNAL_ERROR = "internal_error"
-    DRY_RUN = "dry_run"  # decided, and nothing done
+    DRY_RUN = "dry_run"  # decided, but not run

@@ -1,9 +1,11 @@
-"""Money is an integer count of nano-USD (1 USD = 1_000_000_000). Rounding lives here and nowhere else.
+"""Money is an integer number of nano-USD (1 USD = 1_000_000_000).
+
+This module is the only place where amounts are rounded.
 
     parse_usd("1.25")   -> 1_250_000_000     exact, or MoneyError
     format_usd(1250000) -> "0.00125"         exact, no exponent
 
-Amounts are bounded by `MAX_NANO_USD`: the store's scripts count in doubles, which are exact up to 2**53.
+Amounts are bounded by `MAX_NANO_USD`, because the store's scripts count in doubles, which are exact up to 2**53.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ _DECIMAL: Final = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,18})?")
 
 
 class MoneyError(ValueError):
-    """The text is no amount of USD that the ledger can hold exactly."""
+    """The text is not an amount in USD that the ledger can represent exactly."""
 
 
 def parse_usd(text: str) -> int:
-    """Nano-USD of a decimal string in USD. Raises MoneyError for anything inexact, malformed or out of bounds."""
+    """Parses a decimal string in USD. Raises MoneyError for anything inexact, malformed or out of bounds."""
     if not _DECIMAL.fullmatch(text.strip()):
         raise MoneyError(f"{text!r} is not a decimal amount of USD, such as 1.25")
     nano = Decimal(text.strip()) * NANO
@@ -35,9 +37,10 @@ def parse_usd(text: str) -> int:
 
 
 def round_up_usd(text: str) -> int:
-    """Nano-USD of a decimal string that an upstream reports as its cost; a fraction of a nano-USD rounds up.
+    """Parses a decimal string in USD that an upstream reports as its cost. A fraction of a nano-USD is rounded up.
 
-    Unlike `parse_usd` it accepts exponents (JSON numbers have them). Raises MoneyError if it is no finite amount >= 0.
+    Unlike `parse_usd` it accepts exponents, which JSON numbers may have. Raises MoneyError unless it is a finite amount
+    >= 0.
     """
     try:
         nano = Decimal(text) * NANO
@@ -49,14 +52,14 @@ def round_up_usd(text: str) -> int:
 
 
 def format_usd(nano_usd: int) -> str:
-    """Exact decimal string in USD, without trailing zeros: -1_500_000_000 -> "-1.5"."""
+    """Formats an amount exactly as a decimal string in USD without trailing zeros: -1_500_000_000 -> "-1.5"."""
     whole, fraction = divmod(abs(nano_usd), NANO)
     text = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
     return f"-{text}" if nano_usd < 0 else text
 
 
 def format_rate(nano_usd: Fraction) -> str:
-    """Decimal string in USD of a rate in nano-USD, without trailing zeros; exact up to 18 decimals."""
+    """Formats a rate in nano-USD as a decimal string in USD without trailing zeros, exact up to 18 decimals."""
     digits = round(nano_usd * NANO)
     whole, fraction = divmod(digits, NANO * NANO)
     return f"{whole}.{fraction:018d}".rstrip("0").rstrip(".")

@@ -1,9 +1,9 @@
 """A model's price as data: rates, the tables inside the row that change them, fees, units, later versions.
 
-    row.at(time)                   the version in force: `from."DATE"` replaces the whole row
-    row.rates_for(conditions)      the rates in force for a step, hours, facts and a tier; computed once each
+    row.at(time)                   the version in force; `from."DATE"` replaces the whole row
+    row.rates_for(conditions)      the rates in force for a step, hours, facts and a tier; each is computed once
 
-Times are milliseconds since 1970 (UTC). The order of the tables: from, above, hours, when, tiers, tiers.T.above.
+Times are milliseconds since 1970 (UTC). The order of the tables is: from, above, hours, when, tiers, tiers.T.above.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ _MINUTES_A_DAY: Final = 1440
 _EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday, counted from Monday
 _ONE_TIER: Final = frozenset({"fast", "priority"})
 CHEAP_TIERS: Final = frozenset({"flex", "batch"})
-"""Tiers that cost the base rates where a row does not price them; any other costs the dearest that it could be."""
+"""Tiers that cost the base rates if a row does not price them. Any other tier costs the most that it could cost."""
 _MOST_KNOWN: Final = 256
 
 Steps = tuple[tuple[int, Layer], ...]
-"""(tokens, layer): for prompts of more tokens than that. Ascending."""
+"""(tokens, layer), ascending: the layer applies to prompts of more tokens than that."""
 
 
 class Tier(NamedTuple):
-    """A service tier. `steps`: replace the row's for this tier; None: the row's apply."""
+    """A service tier. `steps` replaces the row's steps for this tier; None keeps them."""
 
     layer: Layer
     steps: Steps | None = None
 
 
 class Hours(NamedTuple):
-    """Minutes of a day (UTC), `until` not included; past midnight if it is the smaller. `days`: ISO, of the start."""
+    """Minutes of a day (UTC) without `until`; past midnight if `until` is smaller.
+
+    `days` are ISO weekdays of the start.
+    """
 
     start: int
     until: int
@@ -64,7 +67,7 @@ class Tool(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """Which tables of a row apply, in the row's own words. `step`, `hours`: an index, or -1. `when`: (name, value)."""
+    """Which tables of a row apply. `step` and `hours` are indices, or -1. `when` has (name, value) pairs."""
 
     step: int = -1
     hours: int = -1
@@ -74,15 +77,15 @@ class Conditions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One row. Rates in nano-USD per million tokens, fees in nano-USD. `base.factor` is the row's own.
+    """One row. Rates are in nano-USD per million tokens, fees in nano-USD. `base.factor` is the row's own.
 
-    `per_image`: by "quality/size", "size" or "default". `per_unit`: nano-USD for a second, a character, a page or a
-    search unit, exact. `versions`: (milliseconds, row) from which day another row is in force, ascending; `version` is
-    that day, or "" for the row itself; `fingerprint` tells rows apart whose numbers differ.
-    `plain`: the rates with no table applied; `plain_up_to`: prompts up to which nothing but a fact of the answer
-    changes them, -1 where the time may, or a request has a fee; `plain_bill`: what the books keep of such a cost.
-    `conditions`: names of `when` tables beyond the usual ones. `thresholds`: of all steps, ascending.
-    State that changes: `_known` and `dearest`, rates that were computed; bounded.
+    `per_image` maps "quality/size", "size" or "default" to fees. `per_unit` maps a second, a character, a page or a
+    search unit to exact nano-USD. `versions` are (milliseconds, row) pairs, ascending: from then on another row is in
+    force. `version` is that day, or "" for the row itself, and `fingerprint` distinguishes rows with different numbers.
+    `plain` has the rates without any table. Up to `plain_up_to` prompt tokens they change only by a fact of the answer;
+    -1 means that they may depend on the time, or that a request has a fee. `plain_bill` is how the journal records such
+    a cost. `conditions` are the names of `when` tables beyond the usual ones. `thresholds` are those of all steps,
+    ascending. Mutable: `_known` and `dearest`, bounded caches of computed rates.
     """
 
     base: Layer
@@ -119,11 +122,11 @@ class Price:
 
     @property
     def name(self) -> str:
-        """Which version of a price this is, for the books: "3f9a01c2", "3f9a01c2@2026-12-01"."""
+        """Names the version of a price for the journal: "3f9a01c2", "3f9a01c2@2026-12-01"."""
         return f"{self.fingerprint}@{self.version}" if self.version else self.fingerprint
 
     def at(self, at_ms: int) -> Price:
-        """The version of this row that is in force at a time."""
+        """Returns the version of this row that is in force at a time."""
         found = self
         for start_ms, row in self.versions:
             if start_ms <= at_ms:
@@ -131,12 +134,12 @@ class Price:
         return found
 
     def between(self, start_ms: int, until_ms: int) -> Iterator[Price]:
-        """Every version that is in force at some moment of a span."""
+        """Yields every version that is in force at some moment of a span."""
         yield self.at(start_ms)
         yield from (row for at_ms, row in self.versions if start_ms < at_ms <= until_ms)
 
     def rates_for(self, conditions: Conditions) -> InForce:
-        """The rates and fees in force where these tables apply."""
+        """Returns the rates and fees in force where these tables apply."""
         known = self._known.get(conditions)
         if known is None:
             known = in_force(self.base, tuple(self._layers(conditions)))
@@ -145,12 +148,12 @@ class Price:
         return known
 
     def steps_of(self, tier: str) -> Steps:
-        """The steps that a tier goes by: its own, or the row's."""
+        """Returns the steps of a tier: its own, or the row's."""
         own = self.tiers[tier].steps if tier else None
         return self.steps if own is None else own
 
     def step_for(self, tier: str, prompt_tokens: int) -> int:
-        """The index of the largest step that a prompt exceeds, or -1."""
+        """Returns the index of the largest step that a prompt exceeds, or -1."""
         found = -1
         for index, (tokens, _) in enumerate(self.steps_of(tier)):
             if prompt_tokens > tokens:
@@ -158,15 +161,18 @@ class Price:
         return found
 
     def hours_at(self, at_ms: int) -> int:
-        """The index of the hours that a moment lies in, or -1."""
+        """Returns the index of the hours that contain a moment, or -1."""
         return next((index for index, hours in enumerate(self.hours) if hours.holds(at_ms)), -1)
 
     def when_for(self, facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """Which `when` tables apply, in the row's order."""
+        """Returns the `when` tables that apply, in the row's order."""
         return tuple((name, facts[name]) for name, values in self.when.items() if facts.get(name) in values)
 
     def tier_named(self, tier: str) -> str | None:
-        """The row's name for a tier; None where it has none. `fast` and `priority` are one unless both are priced."""
+        """Returns the row's name for a tier, or None.
+
+        `fast` and `priority` are the same tier unless both are priced.
+        """
         if tier in self.tiers:
             return tier
         if tier in _ONE_TIER:
@@ -174,12 +180,12 @@ class Price:
         return None
 
     def remember_dearest(self, key: Any, value: Any) -> None:
-        """Keeps what the worst case of such requests was computed from."""
+        """Caches what the worst case of such requests was computed from."""
         if len(self.dearest) < _MOST_KNOWN:
             self.dearest[key] = value
 
     def layers(self) -> Iterator[Layer]:
-        """Every table of the row that states rates or fees, the row itself first."""
+        """Yields every table of the row that states rates or fees, starting with the row itself."""
         yield self.base
         yield from (layer for _, layer in self.steps)
         yield from (hours.layer for hours in self.hours)

@@ -1,7 +1,7 @@
-"""All price rows of a configuration: by model, and what the dearest of them is where a row says nothing.
+"""All price rows of a configuration by model, and the highest prices of all rows, for what one row does not state.
 
-table.find(patterns)    the most specific pattern that has a price; None: unlisted, to be refused, never free
-table.named(model)      the row of a model as an answer names it
+table.find(patterns)    the most specific pattern with a price; None means unlisted: such a model is refused
+table.named(model)      the row of a model by the name that an answer uses
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from gateway.billing.rates import Layer
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """Prices by model pattern; the most specific wins.
+    """Prices by model pattern. The most specific pattern wins.
 
-    `fees`, `units`, `tools`: the dearest that any row states, by name: what a call, a unit or a tool's tokens cost
-    where the row that is used says nothing of them.
+    `fees`, `units` and `tools` hold the highest price that any row states, by name. They apply to a call, a unit or a
+    tool's tokens if the row in use does not state a price.
     """
 
     prices: Mapping[str, Price]
@@ -45,7 +45,7 @@ class PriceTable:
         object.__setattr__(self, "tools", tools)
 
     def find(self, patterns: tuple[str, ...]) -> Price | None:
-        """The price of the first pattern that has one: patterns of a model id, the most specific first."""
+        """Returns the price of the first pattern that has one. The patterns of a model come most specific first."""
         for pattern in patterns:
             price = self.prices.get(pattern)
             if price is not None:
@@ -53,7 +53,10 @@ class PriceTable:
         return None
 
     def named(self, model: str, beside: str = "") -> Price | None:
-        """The row of a model as an answer names it: without a provider, too, where `beside` or one row alone has it."""
+        """Returns the row of a model by the name that an answer uses.
+
+        The provider may be missing if `beside` or one row fits.
+        """
         names = (model, f"{beside.rpartition('/')[0]}/{model}" if "/" in beside else model)
         for name in names:
             if (price := self.prices.get(name)) is not None:
@@ -63,7 +66,10 @@ class PriceTable:
 
 
 def _dearer_tool(known: Tool | None, other: Tool) -> Tool:
-    """A tool whose every rate is the dearer of two; one that names a model stays, since its row knows its rates."""
+    """Returns a tool with the higher of every two rates.
+
+    A tool that names a model is kept, because that row has its rates.
+    """
     if known is None or other.model:
         return other
     if known.model:

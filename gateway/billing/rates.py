@@ -1,11 +1,11 @@
-"""Kinds of token rates, and how the tables of a price row become the rates in force.
+"""The kinds of token rates, and how the tables of a price row become the rates in force.
 
-    KINDS            every rate that a row may state for tokens, and the one that stands in for it where it is missing
+    KINDS            every rate that a row may state for tokens, and the kind that replaces it if it is not stated
     Layer            a table that states rates, and a factor on the token rates that it does not state
     in_force(...)    base rates, layers in order -> a rate for every kind, exact
 
-First all stated rates replace, then all factors multiply, each sparing what its own table states; the row's own factor
-comes last, on all token rates. Rates are nano-USD per million tokens.
+First all stated rates replace earlier ones. Then all factors multiply, except on what their own table states. The row's
+own factor comes last and applies to all token rates. Rates are nano-USD per million tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS: Final[Mapping[str, str | None]] = MappingProxyType(
         "output_video": "output",
     }
 )
-"""A kind of tokens -> the kind whose rate it has where its own is not stated. A parent stands before its children."""
+"""Each kind of token and the kind whose rate it has if its own is not stated. A parent precedes its children."""
 
 OUTPUT_KINDS: Final = tuple(kind for kind in KINDS if kind.startswith("output") or kind in ("reasoning", "citation"))
 INPUT_KINDS: Final = tuple(kind for kind in KINDS if kind not in OUTPUT_KINDS)
@@ -46,7 +46,10 @@ MILLION: Final = 1_000_000
 
 
 class Layer(NamedTuple):
-    """A table inside a row. Rates in nano-USD per million tokens; fees in nano-USD; None and absent: not stated."""
+    """A table inside a row.
+
+    Rates are in nano-USD per million tokens, fees in nano-USD. None or absent means not stated.
+    """
 
     rates: Mapping[str, int] = EMPTY
     factor: Fraction = Fraction(1)
@@ -55,7 +58,7 @@ class Layer(NamedTuple):
 
 
 class InForce(NamedTuple):
-    """Rates and fees for one combination of layers. A token rate is `rates[kind] / divisor` nano-USD a token."""
+    """The rates and fees for one combination of layers. A token rate is `rates[kind] / divisor` nano-USD per token."""
 
     rates: Mapping[str, int]
     divisor: int
@@ -63,12 +66,12 @@ class InForce(NamedTuple):
     per_call: Mapping[str, int]
 
     def per_million(self, kind: str) -> Fraction:
-        """Nano-USD per million tokens of a kind."""
+        """Returns the nano-USD per million tokens of a kind."""
         return Fraction(self.rates[kind] * MILLION, self.divisor)
 
 
 def in_force(base: Layer, layers: Sequence[Layer]) -> InForce:
-    """Applies the layers of a row to it, in order; `base.factor` is the row's own and multiplies last."""
+    """Applies the layers of a row in order. `base.factor` is the row's own and multiplies last."""
     stated = dict(base.rates)
     per_request, per_call = base.per_request or 0, dict(base.per_call)
     for layer in layers:
@@ -79,7 +82,8 @@ def in_force(base: Layer, layers: Sequence[Layer]) -> InForce:
     for layer in layers:
         if layer.factor != 1:
             exact = {kind: rate if kind in layer.rates else rate * layer.factor for kind, rate in exact.items()}
-    # A row that states no rate of one side prices its tokens like the dearest that it does state: never free.
+    # A row that states no rate for one side charges its tokens at the highest rate that it states, so that they are not
+    # free.
     dearest = max(exact.values(), default=Fraction(0))
     for kind, parent in KINDS.items():
         if kind not in exact:

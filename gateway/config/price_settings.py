@@ -1,6 +1,6 @@
-"""[prices."<pattern>"]: the form of a price row, and how it becomes the value that costs are computed with.
+"""[prices."<pattern>"]: the settings of a price row, and their conversion to the value with which costs are computed.
 
-USD per million tokens, as decimal strings in quotes; fees in USD. Unknown keys are errors, like everywhere.
+Amounts are decimal strings: rates in USD per million tokens, fees in USD. As everywhere, unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _UNITS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
         "search_unit": ("search_unit", 1),
     }
 )
-"""A unit of the configuration: what is counted, and how many of it make one unit."""
+"""The units of the configuration: what is counted, and how many of it make one unit."""
 
 
 def _factor(text: str) -> str:
@@ -92,7 +92,7 @@ Weekday = Annotated[int, Field(ge=1, le=7)]
 
 
 class RatesSettings(BaseModel):
-    """Rates of tokens that a table states. What it does not state stays as it is."""
+    """The token rates that a table states. Other rates stay as they are."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -114,19 +114,19 @@ class RatesSettings(BaseModel):
     output_video: Usd | None = None
 
     def rates(self) -> dict[str, int]:
-        """The rates that are stated, in nano-USD per million tokens."""
+        """Returns the stated rates in nano-USD per million tokens."""
         return {kind: parse_usd(rate) for kind in KINDS if (rate := getattr(self, kind)) is not None}
 
 
 class LayerSettings(RatesSettings):
-    """A table inside a row. `factor`: on the token rates that the table does not state."""
+    """A table inside a row. `factor` applies to the token rates that the table does not state."""
 
     factor: Factor = "1"
     per_request: Usd | None = None
     per_call: dict[Name, Usd] = {}
 
     def layer(self) -> Layer:
-        """The same as the billing's value."""
+        """Returns the table as billing's value."""
         return Layer(
             self.rates(),
             Fraction(self.factor),
@@ -136,25 +136,25 @@ class LayerSettings(RatesSettings):
 
 
 class TierSettings(LayerSettings):
-    """A service tier. `above`: its own steps, in place of the row's."""
+    """A service tier. `above` has its own steps, which replace the row's."""
 
     above: dict[Step, LayerSettings] = {}
 
 
 class HoursSettings(LayerSettings):
-    """Hours of the day (UTC), `to` not included; past midnight where it is earlier than `from`."""
+    """Hours of the day (UTC) without `to`. They extend past midnight if `to` is earlier than `from`."""
 
     from_: TimeOfDay = Field(alias="from")
     to: TimeOfDay
     days: tuple[Weekday, ...] = Field(default=_EVERY_DAY, min_length=1)
 
     def hours(self) -> Hours:
-        """The same as the billing's value."""
+        """Returns the hours as billing's value."""
         return Hours(_minutes(self.from_), _minutes(self.to), frozenset(self.days), self.layer())
 
 
 class ToolSettings(RatesSettings):
-    """Tokens of a hosted tool: priced by the row of `model`, or by rates here."""
+    """The price of a hosted tool's tokens: the row of `model`, or the rates given here."""
 
     model: Name | None = None
 
@@ -166,7 +166,7 @@ class ToolSettings(RatesSettings):
 
 
 class RowSettings(LayerSettings):
-    """One version of a price. `cached_input` costs what `input` costs unless given, and so on: README, "Prices"."""
+    """One version of a price. A kind without its own rate has the rate of another kind: billing/rates.py, `KINDS`."""
 
     context_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
     minimum_seconds: int = Field(default=0, ge=0, le=86_400)
@@ -181,7 +181,7 @@ class RowSettings(LayerSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _both_sides(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """A row that prices tokens prices both sides. What else is wrong with it is told beside that."""
+        """Requires rates for both input and output if a row prices tokens. Other mistakes are reported as well."""
         missing = [] if isinstance(data, BaseModel) else list(_missing_sides(data))
         details = [InitErrorDetails(type="missing", loc=(side,), input=data) for side in missing]
         try:
@@ -224,7 +224,7 @@ class RowSettings(LayerSettings):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def row(self, version: str = "", versions: tuple[tuple[int, Price], ...] = ()) -> Price:
-        """The same as the billing's value."""
+        """Returns the row as billing's value."""
         return Price(
             base=self.layer(),
             steps=_steps(self.above),
@@ -250,12 +250,15 @@ class RowSettings(LayerSettings):
 
 
 class PriceSettings(RowSettings):
-    """What one model, or all models of a pattern, cost. `from`: whole rows that replace it from a day (UTC) on."""
+    """The price of one model or of all models of a pattern.
+
+    `from` has rows that replace it completely from a day (UTC) on.
+    """
 
     from_: dict[Day, RowSettings] = Field(default={}, alias="from")
 
     def price(self) -> Price:
-        """The row with its versions."""
+        """Returns the row with its versions."""
         versions = sorted(
             ((_midnight_ms(day), row.row(day)) for day, row in self.from_.items()), key=lambda version: version[0]
         )
@@ -263,7 +266,7 @@ class PriceSettings(RowSettings):
 
 
 def _missing_sides(data: Any) -> Iterator[str]:
-    """Input or output, if a row states no rate of theirs; rows of fees and units alone need none."""
+    """Yields "input" or "output" if a row states no rate of that side. Rows with only fees and units need none."""
     if not isinstance(data, Mapping):
         return
     other = any(name in data for name in ("per_request", "per_call", "per_image", "per_unit"))

@@ -1,12 +1,12 @@
-"""A log's lines on their way out, without ever making the event loop wait for whoever reads them.
+"""Writes log lines without ever making the event loop wait for the reader of the log.
 
-    write(text)        whole lines, into a bounded buffer; a thread writes them to the stream's file descriptor
-    dropped            lines that found no room, or no log any more; `on_dropped(count)` is told when it flows again
-    drain(timeout_s)   at the end: waits for what is in the buffer, but not for a reader that never reads
+    write(text)        accepts whole lines into a bounded buffer; a thread writes them to the stream's file descriptor
+    dropped            lines for which there was no room or no reader; `on_dropped(count)` is called when it flows again
+    drain(timeout_s)   waits at the end for what is in the buffer, but not for a reader that never reads
 
-A pipe whose reader is stuck blocks whoever writes to it. So nobody writes here but that thread, and to the descriptor
-itself: a stream's own buffer has a lock, which a stuck writer would keep, and Python would wait for it when it ends.
-A stream without a file descriptor (a text in memory) is written to at once: it never blocks.
+A write to a pipe whose reader is stuck blocks. Therefore only that thread writes, and it writes to the descriptor: the
+stream's own buffer has a lock, which a stuck writer would keep, and Python would wait for it at exit. A stream without
+a file descriptor (text in memory) never blocks and is written to at once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from typing import Final, TextIO
 
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
 _GATHER_S: Final = 0.005
-"""After a write, how long lines gather for the next one: a thread that is woken for each line costs the loop more."""
+"""How long lines are gathered after a write. Waking the thread for each line would cost the event loop more."""
 LONGEST_DRAIN_S: Final = 1.0
 """How long the end of a process waits for the log."""
 
 
 class LogWriter:
-    """A text stream, as far as loggers need one. `waits`: where the buffer is full, `write` waits instead of dropping.
+    """A text stream, as far as loggers need one.
 
-    State that changes, under `_changed`: the lines that wait, their bytes, and how many were dropped.
+    With `waits`, `write` blocks while the buffer is full instead of dropping.
+
+    Mutable, under `_changed`: the buffered lines, their size in bytes, and the number of dropped lines.
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class LogWriter:
         self._on_dropped = on_dropped
         self._changed = threading.Condition()
         self._waiting: list[bytes] = []
-        self._bytes = 0  # of what waits, and of what the thread is writing just now
+        self._bytes = 0  # of the buffer and of what the thread is writing
         self._told = 0
         self._thread: threading.Thread | None = None
         self._idle = False
 
     def write(self, text: str) -> int:
-        """Takes whole lines."""
+        """Accepts whole lines."""
         if self._descriptor is None:
             return self._stream.write(text)
         data = text.encode("utf-8", "backslashreplace")
@@ -77,12 +79,12 @@ class LogWriter:
         return len(text)
 
     def flush(self) -> None:
-        """What was written leaves at once where it can: there is nothing to do but for a stream in memory."""
+        """Does nothing, except for a stream in memory: the thread writes what was accepted as soon as it can."""
         if self._descriptor is None:
             self._stream.flush()
 
     def drain(self, timeout_s: float) -> bool:
-        """Waits until all that was taken is written; whether it is."""
+        """Waits until everything accepted is written. Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._bytes, timeout_s)
 
@@ -106,14 +108,14 @@ class LogWriter:
 
 
 def _put(descriptor: int, data: bytes) -> int:
-    """Writes it all, however long that takes. Gives the number of lines that were lost with the log itself."""
+    """Writes all of it, however long that takes. Returns the number of lines lost with the log itself."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # whoever shares the descriptor has made it so
+        except BlockingIOError:  # another user of the descriptor made it non-blocking
             select.select([], [descriptor], [])
-        except OSError:  # no reader, no disk
+        except OSError:  # the reader is gone, or the disk is full
             return bytes(rest).count(b"\n")
     return 0
 
@@ -121,5 +123,5 @@ def _put(descriptor: int, data: bytes) -> int:
 def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except (OSError, ValueError, AttributeError):  # in memory, closed, or none at all
+    except (OSError, ValueError, AttributeError):  # a stream in memory, closed, or without a descriptor
         return None

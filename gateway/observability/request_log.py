@@ -1,6 +1,6 @@
-"""The request log: one structured line per finished request, and the log of state changes.
+"""The request log: one structured line per finished request. Also the log of changes of state.
 
-What libraries have to say goes the same way: Python's own last resort would write to standard error, and wait for it.
+Messages of libraries go the same way. Python's default handler would write them to standard error and wait for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.observability.request_record import RequestRecord
 
 
 class LogOptions(Protocol):
-    """What is logged and how; `config.settings.LogSettings` has it."""
+    """What is logged and how. `config.sections.LogSettings` has it."""
 
     @property
     def format(self) -> str:
@@ -27,11 +27,11 @@ class LogOptions(Protocol):
 
     @property
     def level(self) -> str:
-        """The least that is logged."""
+        """The lowest level that is logged."""
 
     @property
     def buffer_bytes(self) -> int:
-        """The most that waits for whoever reads the log."""
+        """The most bytes that wait for the reader of the log."""
 
     @property
     def when_full(self) -> str:
@@ -54,7 +54,7 @@ class RequestLog:
 
     @property
     def dropped(self) -> int:
-        """Lines, of requests and of state changes, that nobody was there to read."""
+        """The number of lines, of requests and of changes of state, that could not be written."""
         return self._stream.dropped
 
     def write(self, record: RequestRecord) -> None:
@@ -77,7 +77,7 @@ class RequestLog:
         self._lines.append(line)
 
     def drain(self) -> None:
-        """At the end: waits a moment for what was logged to leave. Not on the event loop."""
+        """Waits a moment at the end for the log to be written. It must not be called on the event loop."""
         self._stream.drain(LONGEST_DRAIN_S)
 
     def _flush(self) -> None:
@@ -93,10 +93,10 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class _Libraries(logging.Handler):
-    """What libraries log by Python's own `logging`, as lines of this log."""
+    """Passes on what libraries log with Python's own `logging`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one."""
+        """Writes one message."""
         log = structlog.get_logger(record.name)
         write = log.error if record.levelno >= logging.ERROR else log.warning
         write("library", message=record.getMessage(), exc_info=record.exc_info)

@@ -1,4 +1,4 @@
-"""Numbers in JSON from outside: counts of things, and amounts of time."""
+"""Numbers in JSON from outside: counts and amounts of time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final
 
 MAX_COUNT: Final = 2**53  # the largest range in which every JSON implementation counts exactly (RFC 8259, section 6)
 _LARGEST_AMOUNT: Final = Decimal(10) ** 12
-# Decimal() would also read "NaN", "1_0" and exponents that make a number of a million digits.
+# Decimal() would also accept "NaN", "1_0", and exponents that make a number with a million digits.
 _AMOUNT: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?")
 
 
 def count(value: object) -> int | None:
-    """A whole number from 0 to 2**53, or None. "12.0" is what some JSON writers make of 12."""
-    if type(value) is int:  # no bool
+    """Returns a whole number from 0 to 2**53, or None. "12.0" is accepted, because some JSON writers make it of 12."""
+    if type(value) is int:  # not a bool
         return value if 0 <= value <= MAX_COUNT else None
     if isinstance(value, float) and value.is_integer() and 0 <= value <= MAX_COUNT:
         return int(value)
@@ -23,14 +23,14 @@ def count(value: object) -> int | None:
 
 
 def amount(value: object) -> Decimal | None:
-    """A number >= 0, below 10**12, as a JSON number or a string of one; None for anything else.
+    """Returns a number >= 0 and below 10**12 from a JSON number or a string of one, or None.
 
-    A float's repr is the shortest text that means it: the digits that the sender wrote, up to 17 of them.
+    The repr of a float is the shortest text with its value: the digits that the sender wrote, up to 17 of them.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, int) and not 0 <= value < _LARGEST_AMOUNT:
-        return None  # before repr: Python refuses to write very long integers
+        return None  # before repr, because Python refuses to format very long integers
     text = value if isinstance(value, str) else repr(value)
     if _AMOUNT.fullmatch(text) is None:
         return None
@@ -39,7 +39,7 @@ def amount(value: object) -> Decimal | None:
 
 
 def find(tree: Mapping[str, Any], path: tuple[str, ...]) -> object:
-    """What stands at a path of names, or None."""
+    """Returns the value at a path of names, or None."""
     found: object = tree
     for name in path:
         if not isinstance(found, dict):
@@ -49,7 +49,7 @@ def find(tree: Mapping[str, Any], path: tuple[str, ...]) -> object:
 
 
 def counted(tree: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> int | None:
-    """The first count above zero at one of the paths; 0 where only zeros stand there, None where nothing does."""
+    """Returns the first count above zero at one of the paths, 0 if there are only zeros, or None."""
     zero: int | None = None
     for path in paths:
         number = count(find(tree, path))
@@ -61,5 +61,5 @@ def counted(tree: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> int 
 
 
 def any_counts(tree: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> set[int]:
-    """Every different count above zero that stands at one of the paths."""
+    """Returns every different count above zero at one of the paths."""
     return {number for path in paths if (number := count(find(tree, path)))}

@@ -1,15 +1,16 @@
 """Calls of hosted tools in an answer: the counts that the provider reports, or else the items of the output.
 
-| the provider's count                                  | who                        |
-| `tool_usage.NAME.num_requests`                        | OpenAI, Bedrock            |
-| `server_tool_use.NAME_requests`                       | Anthropic                  |
-| `server_side_tool_usage_details.NAME_calls`           | xAI                        |
-| `tool_calls_details.NAME` (a count, or an object)     | Perplexity                 |
-| `x_tools.NAME.count`                                  | Qwen                       |
-| `num_search_queries`                                  | Perplexity                 |
-| distinct `webSearchQueries` of the grounding metadata | Gemini                     |
+ the provider's count                                  | provider                   |
+ `tool_usage.NAME.num_requests`                        | OpenAI, Bedrock            |
+ `server_tool_use.NAME_requests`                       | Anthropic                  |
+ `server_side_tool_usage_details.NAME_calls`           | xAI                        |
+ `tool_calls_details.NAME` (a count, or an object)     | Perplexity                 |
+ `x_tools.NAME.count`                                  | Qwen                       |
+ `num_search_queries`                                  | Perplexity                 |
+ distinct `webSearchQueries` of the grounding metadata | Gemini                     |
 
-A count that is reported wins over the items of the same tool: pages that a search opened are items and no searches.
+A reported count takes precedence over the items of the same tool: a page that a search opened is an item, but not a
+search.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gateway.protocol.counts import count
 CLIENT_TOOLS: Final = frozenset(
     {"function", "custom_tool", "computer", "mcp", "shell", "local_shell", "apply_patch", "tool_search"}
 )
-"""Tools that the client runs, or pays elsewhere: free unless a price row has a fee for them."""
+"""Tools that the client runs or pays for elsewhere. They are free unless a price row states a fee for them."""
 _NAMES: Final = MappingProxyType(
     {
         "image_gen": "image_generation",
@@ -32,7 +33,7 @@ _NAMES: Final = MappingProxyType(
         "code_execution": "code_interpreter",
     }
 )
-"""What one provider calls differently from the items of OpenResponses."""
+"""Names that a provider uses, and the names of the items in OpenResponses."""
 _COUNTERS: Final = ("num_requests", "count", "invocation", "invocations", "num_calls", "calls")
 _SUFFIX: Final = "_call"
 _GROUNDING: Final = ("groundingMetadata", "grounding_metadata", "vertex_ai_grounding_metadata")
@@ -40,12 +41,12 @@ _QUERIES: Final = ("webSearchQueries", "web_search_queries")
 
 
 def tool_name(name: str) -> str:
-    """The tool's name in prices, from the name that a provider has for it."""
+    """Returns the tool's name in prices, from a provider's name."""
     return _NAMES.get(name, name)
 
 
 def hosted_calls(usage: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, int]:
-    """How many calls of each tool an answer made, by the tool's name in prices; none that is 0."""
+    """Returns the number of calls of each tool, by the tool's name in prices, without zeros."""
     calls = _of_items(answer)
     calls.update(_reported(usage, answer))
     return {name: number for name, number in calls.items() if number}
@@ -99,7 +100,7 @@ def _of_items(answer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _searches(action: object) -> bool:
-    """Pages that were opened, or searched through, are no searches."""
+    """Whether an action is a search. Opening a page, or searching within it, is not."""
     return not isinstance(action, dict) or action.get("type", "search") == "search"
 
 

@@ -1,7 +1,7 @@
-"""One token, one part: from counts that overlap, as providers report them, to parts that sum up to what was used.
+"""Splits counts that overlap, as providers report them, into parts that add up to what was used.
 
-The names of the fields decide first where a part lies, then `total_tokens`; a part that is larger than its whole lies
-outside it, whatever the total says. What cannot be true is named, and read in the dearer way.
+The names of the fields decide first where a part belongs, and then `total_tokens`. A part that is larger than its whole
+is outside of it, whatever the total says. Counts that cannot be true are named, and read in the way that costs more.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _CACHED_KINDS: Final = MappingProxyType({"audio": "cached_audio", "image": "cach
 _WHOLE_OF: Final = MappingProxyType(
     {"cached": "input", "written": "input", "reasoning": "output", "citation": "output"}
 )
-# Of two readings that both fit the total, the dearer one: reasoning beside the output before a cache beside the input.
+# Of two readings that both fit the total, the more expensive one is used: reasoning outside the output before a cache
+# outside the input.
 _DEAREST_FIRST: Final = ("reasoning", "written", "cached")
 
 
 class Parts(NamedTuple):
-    """The parts of one segment, by the name of their rate, and what did not fit together."""
+    """The parts of one segment by the name of their rate, and what was inconsistent."""
 
     tokens: dict[str, int]
     contradictions: list[str]
@@ -43,7 +44,7 @@ class Parts(NamedTuple):
 
 
 def partition(usage: Mapping[str, Any], fields: UsageFields, input_tokens: int, output_tokens: int) -> Parts:
-    """The disjoint parts of a usage whose input and output counts are known."""
+    """Returns the disjoint parts of a usage whose input and output counts are known."""
     contradictions: list[str] = []
     unknown = _unknown(usage)
     wholes = {"input": input_tokens, "output": output_tokens}
@@ -78,7 +79,7 @@ def _agreed(
     *,
     smallest: bool,
 ) -> int:
-    """The count at any of the paths. Where two differ, the one that makes the dearer bill."""
+    """Returns the count at any of the paths. If they differ, the one that makes the bill higher."""
     found = any_counts(usage, paths)
     if len(found) > 1:
         contradictions.append(f"two counts of {what}")
@@ -114,7 +115,7 @@ def _outside_by_total(
     unknown: Mapping[str, int],
     contradictions: list[str],
 ) -> tuple[set[str], int]:
-    """What lies outside by the total, and tokens that the total has and nothing names."""
+    """Returns the parts that are outside according to the total, and tokens of the total that no field names."""
     base = wholes["input"] + wholes["output"]
     counts = {**parts, **{f"?{name}": number for name, number in unknown.items()}}
     may = [
@@ -131,7 +132,7 @@ def _outside_by_total(
 
 
 def _subsets(parts: list[str]) -> Iterator[tuple[str, ...]]:
-    few = parts[:8]  # a sender could name many fields, and their subsets are many more
+    few = parts[:8]  # a sender could name many fields, and the number of subsets grows exponentially
     return chain.from_iterable(combinations(few, size) for size in range(len(few) + 1))
 
 
@@ -145,7 +146,7 @@ def _divide_input(
     lifetimes: Mapping[str, int],
     contradictions: list[str],
 ) -> None:
-    """Plain input, what was read from the cache by modality, what was written by lifetime."""
+    """Splits the input: plain, read from the cache by modality, written by lifetime."""
     plain = _by_modality(usage, INPUT_DETAILS, wholes["input"], fields.input_kind, "input", contradictions)
     cached = parts["cached"]
     by_kind = {kind: counted(usage, _cached_paths(kind)) or 0 for kind in _CACHED_KINDS}
@@ -160,7 +161,7 @@ def _divide_input(
             by_kind[kind] = _take(plain, f"input_{kind}", by_kind[kind])
         from_text = _take(plain, "input", rest)
         rest -= from_text
-        if rest and not text_named:  # which modality was cached is not said: text first, since it is the cheapest
+        if rest and not text_named:  # the cached modality is not stated: text first, because it is the cheapest
             for kind in ("image", "audio", "video"):
                 taken = _take(plain, f"input_{kind}", rest)
                 if kind in by_kind:
@@ -181,7 +182,7 @@ def _divide_input(
 
 
 def _divide_writes(tokens: dict[str, int], written: int, lifetimes: Mapping[str, int]) -> None:
-    """What the split does not name is an ordinary write; what it names beyond the sum lies outside the sum."""
+    """Counts what the split leaves unnamed as an ordinary write. What it names beyond the sum is outside of the sum."""
     longer = {name: number for name, number in lifetimes.items() if name != "cache_write"}
     named = sum(longer.values())
     larger = any(number > written for number in longer.values())
@@ -198,7 +199,7 @@ def _divide_output(
     outside: set[str],
     contradictions: list[str],
 ) -> None:
-    """Answer by modality, reasoning, citations."""
+    """Splits the output: the answer by modality, reasoning, citations."""
     plain = _by_modality(usage, OUTPUT_DETAILS, wholes["output"], fields.output_kind, "output", contradictions)
     if "reasoning" not in outside:
         left = parts["reasoning"] - _take(plain, "output", parts["reasoning"])
@@ -217,7 +218,7 @@ def _by_modality(
     side: str,
     contradictions: list[str],
 ) -> dict[str, int]:
-    """The whole by modality, text being what is left. Without any details all of it is what the dialect makes."""
+    """Splits the whole by modality; text is what remains. Without details, all of it is the dialect's default."""
     found = {
         f"{side}_{kind}": counted(usage, tuple((one, f"{kind}_tokens") for one in containers)) or 0
         for kind in MODALITIES
@@ -253,7 +254,7 @@ def _named_text(usage: Mapping[str, Any]) -> bool:
 
 
 def _unknown(usage: Mapping[str, Any]) -> dict[str, int]:
-    """Token fields that no table knows, at the top and in the details, by name."""
+    """Returns the token fields that no table knows, at the top level and in the details, by name."""
     found: dict[str, int] = {}
     for place in (usage, *(usage.get(name) for name in (*INPUT_DETAILS, *OUTPUT_DETAILS))):
         for name, value in place.items() if isinstance(place, dict) else ():

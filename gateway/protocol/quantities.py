@@ -1,10 +1,11 @@
-"""What an answer used, in the quantities that a price has rates for: the value, and how it becomes JSON and back.
+"""What an answer used, in the quantities for which a price has rates, and their conversion to and from JSON.
 
-    Usage        six numbers that every usage has, and `quantities` where they do not say everything
-    Quantities   disjoint token counts a part of the answer, hosted calls, units, images, and the facts that pick rates
+    Usage        six numbers that every usage has, and `quantities` if they do not say everything
+    Quantities   disjoint token counts per part of the answer, hosted calls, units, images, and facts that select rates
 
-A token stands in one part only: the counts of a segment sum up to what was used. In the common case (input, cached
-input and output of one model, no calls, no tier) there are no `Quantities`: such a usage costs nothing more to keep.
+Every token is in exactly one part: the counts of a segment add up to what was used. In the common case (input, cached
+input and output of one model, no calls, no tier) there are no `Quantities`, and keeping such a usage costs nothing
+more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Segment(NamedTuple):
-    """Tokens that are priced together, with a step of their own. `model`: whose row prices them; "": the answer's.
+    """Tokens that are priced together, with their own step.
+
+    `model` names the row that prices them, "" for the answer's.
 
     `tokens` maps names of token rates (`input`, `cached_input`, `cache_write_1h`, `output_audio` ...) to counts.
     """
@@ -28,12 +31,12 @@ class Segment(NamedTuple):
 
     @property
     def prompt_tokens(self) -> int:
-        """The whole prompt: plain, read from the cache and written to it, of every modality."""
+        """Returns the whole prompt of every modality: plain, read from the cache and written to it."""
         return sum(count for name, count in self.tokens.items() if name.startswith(("input", "cache")))
 
 
 class Images(NamedTuple):
-    """Pictures that were made. An empty quality or size: neither answer nor request says."""
+    """Generated pictures. An empty quality or size means that neither the answer nor the request states it."""
 
     number: int
     quality: str = ""
@@ -41,12 +44,12 @@ class Images(NamedTuple):
 
 
 class Quantities(NamedTuple):
-    """Everything that a price may have a rate for.
+    """Everything for which a price may have a rate.
 
-    `tool_tokens`: tokens of a hosted tool, by tool, then as in a segment. `calls`: by tool. `units`: by `second`,
-    `character`, `page`, `search_unit`. `facts`: what picks rates (`service_tier`, `speed` ...), base tiers left out.
-    `unknown`: token fields that this reader does not know, by name; they are inside a segment already.
-    `contradictions`: what the usage says against itself. `lacks_output`: its output was not reported.
+    `tool_tokens` maps hosted tools to their tokens, as in a segment. `calls` maps tools to numbers of calls. `units`
+    maps `second`, `character`, `page` and `search_unit` to amounts. `facts` select rates (`service_tier`, `speed` ...),
+    without base tiers. `unknown` names token fields that this reader does not know; they are part of a segment already.
+    `contradictions` lists what in the usage is inconsistent. `lacks_output` means that its output was not reported.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -61,10 +64,10 @@ class Quantities(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Token counts of one answer. `cost_usd`: the upstream's own price, a plain decimal string in USD, or None.
+    """Token counts of one answer. `cost_usd` is the upstream's own price as a plain decimal string in USD, or None.
 
-    `input_tokens` is the whole prompt, cached and written tokens with it; `output_tokens` is everything that was put
-    out and is billed, reasoning with it, wherever the upstream counts these.
+    `input_tokens` is the whole prompt, including cached and written tokens. `output_tokens` is all billed output,
+    including reasoning, wherever the upstream counts these.
     """
 
     input_tokens: int
@@ -77,7 +80,7 @@ class Usage(NamedTuple):
 
 
 def quantities_of(usage: Usage) -> Quantities:
-    """The quantities of any usage: those that it carries, or one segment of input, cached input and output."""
+    """Returns the quantities of any usage: its own, or one segment of input, cached input and output."""
     if usage.quantities is not None:
         return usage.quantities
     cached = min(usage.cached_input_tokens, usage.input_tokens)

@@ -1,13 +1,13 @@
-"""The cost that an upstream reports itself, in the forms in which providers write it.
+"""The cost that an upstream reports itself, in the forms that providers use.
 
-| form                                                            | who                          |
-| `cost: 0.0173`, `cost: "0.0173"`                                | OpenRouter and others        |
-| `cost: {"total_cost": 0.01}`                                    | Perplexity                   |
-| `cost: 0, is_byok: true, cost_details.upstream_inference_cost`  | OpenRouter with own keys     |
-| `cost_in_usd_ticks: 28460500` (1e-10 USD)                       | xAI                          |
-| `estimated_cost: 0.0002`                                        | DeepInfra                    |
+ form                                                            | provider                     |
+ `cost: 0.0173`, `cost: "0.0173"`                                | OpenRouter and others        |
+ `cost: {"total_cost": 0.01}`                                    | Perplexity                   |
+ `cost: 0, is_byok: true, cost_details.upstream_inference_cost`  | OpenRouter with own keys     |
+ `cost_in_usd_ticks: 28460500` (1e-10 USD)                       | xAI                          |
+ `estimated_cost: 0.0002`                                        | DeepInfra                    |
 
-With keys of one's own the router bills its fee, and the provider behind it the inference: both are paid.
+With your own keys, the router charges its fee and the provider behind it charges the inference. The cost is their sum.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIELDS: Final = frozenset({"cost", "total_cost", "estimated_cost", "cost_in_usd_
 
 
 def reported_cost(usage: Mapping[str, Any]) -> str | None:
-    """The upstream's own cost in USD, a plain decimal string; None where it reports none. Never raises."""
+    """Returns the upstream's own cost in USD as a plain decimal string, or None. Never raises."""
     ticks = amount(usage.get("cost_in_usd_ticks"))
     cost = (ticks * _TICK_USD).normalize() if ticks is not None else next(filter(_is_amount, _plain(usage)), None)
     if usage.get("is_byok") is True and (inference := amount(find(usage, _OWN_KEYS))) is not None:

@@ -1,6 +1,6 @@
-"""What of a request bears on its price: the tier and the options that it asks for, and the hosted tools it allows.
+"""The facts of a request that affect its price: its tier and options, and the hosted tools that it permits.
 
-read_facts(fields)   of a decoded body -> RequestFacts, NO_FACTS where it asks for nothing of the kind
+read_facts(fields)   of a decoded body -> RequestFacts, or NO_FACTS if there are none
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TELLING: Final = frozenset({"service_tier", "background_options", "web_search_o
 
 
 def read_facts(fields: Mapping[str, Any]) -> RequestFacts:
-    """The facts of a decoded body. Never raises: what is of another type says nothing."""
+    """Returns the facts of a decoded body. Never raises: a value of another type counts as absent."""
     if _TELLING.isdisjoint(fields):
         return NO_FACTS
     tier = _text(fields.get("service_tier"))

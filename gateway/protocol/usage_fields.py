@@ -1,15 +1,16 @@
-"""Where each dialect's usage keeps its counts: one table, for whole answers, streams and compactions alike.
+"""Where each dialect's usage keeps its counts: one table for whole answers, streams and compactions.
 
-A path is a sequence of names from the usage object; the first path of a row that holds a count above zero is read,
-since servers fill in fields that they do not count with zeros. A provider with other names is one more path here.
+A path is a sequence of names, starting at the usage object. The first path of a row that has a count above zero is
+read, because servers fill fields that they do not count with zeros. A provider with other names needs one more path
+here.
 
-| where cached input stands                         | who                                |
-| `input_tokens_details.cached_tokens`              | OpenAI                             |
-| `input_tokens_details.cache_read_input_tokens`    | Perplexity                         |
-| `prompt_tokens_details.cached_tokens`             | OpenAI, OpenRouter                 |
-| `cached_tokens`                                   | Cohere, Anthropic's chat endpoint  |
-| `prompt_cache_hit_tokens`                         | DeepSeek                           |
-| `cache_read_input_tokens`                         | Anthropic (beside input), Databricks (inside the prompt) |
+ where cached input is                             | providers                          |
+ `input_tokens_details.cached_tokens`              | OpenAI                             |
+ `input_tokens_details.cache_read_input_tokens`    | Perplexity                         |
+ `prompt_tokens_details.cached_tokens`             | OpenAI, OpenRouter                 |
+ `cached_tokens`                                   | Cohere, Anthropic's chat endpoint  |
+ `prompt_cache_hit_tokens`                         | DeepSeek                           |
+ `cache_read_input_tokens`                         | Anthropic (besides the input), Databricks (within the prompt) |
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Path = tuple[str, ...]
 INPUT_DETAILS: Final = (
     "input_tokens_details",
     "prompt_tokens_details",
-    "input_token_details",  # transcriptions: singular
+    "input_token_details",  # transcriptions use the singular
     "prompt_token_details",
 )
 OUTPUT_DETAILS: Final = (
@@ -105,7 +106,7 @@ UNITS: Final[Mapping[str, tuple[Path, ...]]] = MappingProxyType(
         "search_unit": (("billed_units", "search_units"), ("search_units",)),
     }
 )
-"""Countable things of a usage that are no tokens."""
+"""Countable quantities of a usage that are not tokens."""
 UNITS_OF_ANSWERS: Final[Mapping[str, tuple[Path, ...]]] = MappingProxyType(
     {
         "second": (("duration",),),
@@ -114,7 +115,7 @@ UNITS_OF_ANSWERS: Final[Mapping[str, tuple[Path, ...]]] = MappingProxyType(
     }
 )
 
-# Parts of a part, or figures that are no tokens of their own: read nowhere, and never counted as unknown.
+# Parts of a part, or figures that are not tokens of their own. They are never read, and not reported as unknown.
 NOT_OF_THEIR_OWN: Final = frozenset(
     {
         "text_tokens",
@@ -129,10 +130,10 @@ NOT_OF_THEIR_OWN: Final = frozenset(
 
 
 class UsageFields(NamedTuple):
-    """One dialect. `cache_outside_input`: its `input` leaves out what was read from the cache and written to it.
+    """The fields of one dialect. `cache_outside_input`: its `input` excludes tokens read from and written to the cache.
 
-    `input_kind`, `output_kind`: what tokens are where no details say it. `needs_output`: a usage without output counts
-    is none. `partial`: without output counts it is one, whose output has to be estimated.
+    `input_kind` and `output_kind` say what tokens are if no details say it. `needs_output`: a usage without output
+    counts is treated as none. `partial`: a usage without output counts is accepted, and its output is estimated.
     """
 
     input: tuple[Path, ...]
@@ -166,7 +167,7 @@ DIALECTS: Final[Mapping[str, UsageFields]] = MappingProxyType(
         "moderations": UsageFields(_INPUT, _OUTPUT, needs_output=False, needs_tokens=False),
     }
 )
-"""By dialect. A dialect that is not listed is read as `responses`."""
+"""The fields by dialect. A dialect that is not listed is read like `responses`."""
 
 
 def _names() -> Iterator[str]:

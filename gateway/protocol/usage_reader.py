@@ -1,11 +1,11 @@
-"""What an answer used, as its upstream reports it: one reader for every dialect, for streams and whole answers alike.
+"""Reads what an answer used, as its upstream reports it. One reader serves all dialects, streams and whole answers.
 
-    read_usage("chat", usage, answer, facts) -> Usage      None where nothing sound was reported
+    read_usage("chat", usage, answer, facts) -> Usage      None if nothing sound was reported
 
-`usage` is the usage object as the dialect's stream rules put it together, `answer` the answer that it belongs to, or
-the members of it that matter: `service_tier`, `output` or `choices` (hosted calls), `data`, `quality`, `size`,
-`duration`, `meta`. A usage without sound input and output counts is no usage at all: charging half of a bill would
-hide the other half. Never raises, whatever stands in either.
+`usage` is the usage object as the dialect's rules for streams assemble it. `answer` is the answer to which it belongs,
+or those of its members that matter: `service_tier`, `output` or `choices` (hosted calls), `data`, `quality`, `size`,
+`duration`, `meta`. A usage without sound counts of input and output is treated as none, because charging half of a bill
+would hide the other half. Never raises, whatever the objects contain.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gateway.protocol.reported_cost import reported_cost
 from gateway.protocol.usage_fields import DIALECTS, UNITS, UNITS_OF_ANSWERS, UsageFields
 
 BASE_TIERS: Final = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
-"""Service tiers that are no tier: the plain rates of a row."""
+"""Service tiers that mean no tier: the plain rates of a row apply."""
 CONDITIONS: Final = ("speed", "inference_geo", "completion_window", "search_context_size")
-"""What rates are known to depend on, beside the tier; a price row may name others."""
-_FROM_REQUEST: Final = frozenset({"completion_window", "search_context_size"})  # speed and region are never asked for
+"""The facts on which rates are known to depend, besides the tier. A price row may name others."""
+_FROM_REQUEST: Final = frozenset({"completion_window", "search_context_size"})  # speed and region are never requested
 _LONGEST_FACT: Final = 64
 
-# A usage of these names alone needs nothing but six numbers.
+# A usage with only these names needs nothing but six numbers.
 _PLAIN: Final = frozenset(
     {"input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details"}
 )
@@ -39,10 +39,10 @@ _MOST_ITERATIONS: Final = 1000
 
 
 class RequestFacts(NamedTuple):
-    """What of a request bears on its price, where the answer does not say it. "" and 0: not said.
+    """The facts of a request that affect its price, where the answer does not state them. "" and 0 mean not stated.
 
-    `characters`, `seconds`: of the text to be spoken, of the audio that was sent. `conditions`: names that the model's
-    price row asks for besides `CONDITIONS`.
+    `characters` counts the text to be spoken, `seconds` the audio that was sent. `conditions` are the names that the
+    model's price row asks for besides `CONDITIONS`.
     """
 
     service_tier: str = ""
@@ -61,7 +61,7 @@ NO_FACTS: Final = RequestFacts()
 def read_usage(
     dialect: str, usage: object, answer: Mapping[str, Any] = EMPTY, request: RequestFacts = NO_FACTS
 ) -> Usage | None:
-    """The usage of an answer; None where nothing sound was reported."""
+    """Returns the usage of an answer, or None if nothing sound was reported."""
     if not isinstance(usage, dict):
         usage = {}
     if dialect == "responses" and (plain := _read_plain(usage, answer, request)) is not None:
@@ -86,9 +86,9 @@ def read_usage(
 
 
 def find_usage(tail: bytes) -> dict[str, Any] | None:
-    """The last usage in the last bytes of a JSON text that is too large to hold; None if none is whole. Never raises.
+    """Returns the last usage in the final bytes of a JSON text that is too large to keep, or None. Never raises.
 
-    A quoted key cannot stand inside a JSON string, where its quotes would be escaped.
+    A quoted key cannot occur inside a JSON string, because its quotes would be escaped there.
     """
     at = len(tail)
     while (at := tail.rfind(b'"usage"', 0, at)) >= 0:
@@ -104,7 +104,7 @@ def find_usage(tail: bytes) -> dict[str, Any] | None:
 
 
 def _read_plain(usage: dict[str, Any], answer: Mapping[str, Any], request: RequestFacts) -> Usage | None:
-    """The common case, without anything that has a rate of its own; None where it is not that."""
+    """Reads the common case, in which only the plain rates apply. Returns None for any other case."""
     if not usage.keys() <= _PLAIN or request is not NO_FACTS or "tool_usage" in answer:
         return None
     cached = _only(usage.get("input_tokens_details"), "cached_tokens")
@@ -125,14 +125,14 @@ def _read_plain(usage: dict[str, Any], answer: Mapping[str, Any], request: Reque
 
 
 def _only(details: object, name: str) -> Any:
-    """The one detail, 0 where there are none; None where there is another one, or something else."""
+    """Returns the only detail, 0 if there are none, or None if there is another one or something else."""
     if details is None:
         return 0
     return details.get(name, 0) if isinstance(details, dict) and len(details) <= (name in details) else None
 
 
 def _has_more(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer has calls of hosted tools, or a fact that rates may depend on."""
+    """Whether an answer has calls of hosted tools, or a fact on which rates may depend."""
     items = answer.get("output")
     if isinstance(items, list):
         for item in items:
@@ -164,7 +164,7 @@ def _quantify(
 
 
 def _says_more(quantities: Quantities) -> bool:
-    """Whether there is anything beside input, cached input and output of one model."""
+    """Whether there is anything besides input, cached input and output of one model."""
     if len(quantities.segments) != 1 or quantities.segments[0].model:
         return True
     return not quantities.segments[0].tokens.keys() <= _SIX or any(quantities[1:])
@@ -186,10 +186,10 @@ def _sum_up(quantities: Quantities, cost_usd: str | None) -> Usage:
 def _segments(
     fields: UsageFields, usage: dict[str, Any], main: dict[str, int]
 ) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
-    """The top-level counts, or the iterations that a provider lists (Anthropic): each has a step of its own.
+    """Returns the top-level counts, or the iterations that a provider lists (Anthropic); each has its own step.
 
-    `compaction` and `advisor_message` are not in the top-level counts, `message` is. Where a `fallback_message` served
-    the turn, the `message` entries of other models were declined, and are not billed.
+    `compaction` and `advisor_message` are not part of the top-level counts, `message` is. If a `fallback_message`
+    served the turn, the `message` entries of other models were declined and are not billed.
     """
     listed = usage.get("iterations")
     entries = [one for one in listed[:_MOST_ITERATIONS] if isinstance(one, dict)] if isinstance(listed, list) else []
@@ -219,7 +219,7 @@ def _segments(
 
 
 def _tool_tokens(usage: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Tokens of hosted tools that a model of their own spends (`tool_usage.image_gen`)."""
+    """Returns the tokens that hosted tools use with a model of their own (`tool_usage.image_gen`)."""
     found: dict[str, dict[str, int]] = {}
     for place in (answer, usage):
         table = place.get("tool_usage")
@@ -262,7 +262,7 @@ def _fact(value: object) -> str | None:
 def _units(
     dialect: str, usage: Mapping[str, Any], answer: Mapping[str, Any], request: RequestFacts
 ) -> dict[str, Decimal]:
-    """Seconds, pages, characters, search units: from the usage, else the answer, else the request."""
+    """Returns seconds, pages, characters and search units: from the usage, else the answer, else the request."""
     found: dict[str, Decimal] = {}
     for tree, table in ((usage, UNITS), (answer, UNITS_OF_ANSWERS)):
         for name, paths in table.items():
