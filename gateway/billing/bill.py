@@ -19,10 +19,11 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from gateway.billing.cost import TOKENS_UNIT, Cost, Line, itemise, plain_cost_nano_usd
+from gateway.billing.money import MAX_NANO_USD, format_rate, format_usd
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import MILLION
-from gateway.protocol.quantities import Usage
+from gateway.protocol.quantities import EMPTY, Usage
 
 _PLAIN_RATES: Final = 4
 PLAIN_KINDS: Final = ("input", "cached_input", "output", "reasoning")
@@ -43,8 +44,9 @@ class Bill(NamedTuple):
 
     @property
     def nano_usd(self) -> int:
-        """The exact sum of the lines, rounded up once."""
-        return ceil(sum((line.amount_nano_usd for line in self.lines), Fraction(0)))
+        """The exact sum of the lines, rounded up once, without what had been charged before."""
+        total = ceil(sum((line.amount_nano_usd for line in self.lines), Fraction(0)))
+        return min(MAX_NANO_USD, total) - self.less_nano_usd
 
 
 class Charge(NamedTuple):
@@ -64,19 +66,49 @@ def charge(price: Price, usage: Usage, ended_ms: int, table: PriceTable, model: 
     return Charge(cost.nano_usd, write_bill(cost, usage), cost.unpriced)
 
 
-def write_bill(cost: Cost, usage: Usage, *, less_nano_usd: int = 0) -> str:
-    """The text of an itemised cost. `less_nano_usd`: what had been charged for the same answer before."""
+def write_bill(cost: Cost, usage: Usage) -> str:
+    """The text of an itemised cost."""
     quantities = usage.quantities
-    fields: dict[str, Any] = {"price": cost.version, "lines": [_write_line(line) for line in cost.lines]}
-    if cost.unpriced:
-        fields["unpriced"] = cost.unpriced
-    if quantities is not None and quantities.contradictions:
-        fields["contradictions"] = quantities.contradictions
-    if quantities is not None and quantities.facts:
-        fields["facts"] = dict(quantities.facts)
-    if less_nano_usd:
-        fields["less"] = less_nano_usd
-    return orjson.dumps(fields).decode()
+    contradictions, facts = ((), EMPTY) if quantities is None else (quantities.contradictions, quantities.facts)
+    return _write(Bill(cost.version, cost.lines, cost.unpriced, contradictions, tuple(facts.items())))
+
+
+def with_less(text: str, usage: Usage, less_nano_usd: int) -> str:
+    """The text of a bill of which a part had been charged before."""
+    bill = read_bill(text, usage)
+    return text if bill is None else _write(bill._replace(less_nano_usd=less_nano_usd))
+
+
+def bill_json(bill: Bill) -> dict[str, Any]:
+    """A bill for people and programs: every line with its rate and its amount in USD."""
+    return {
+        "price": bill.price or None,
+        "lines": [
+            {
+                "name": line.name,
+                "quantity": format(line.quantity, "f"),
+                "unit": line.unit,
+                "rate_usd": format_rate(line.rate_nano_usd),
+                "amount_usd": format_rate(line.amount_nano_usd),
+            }
+            for line in bill.lines
+        ],
+        "facts": dict(bill.facts),
+        "unpriced": bill.unpriced,
+        "contradictions": bill.contradictions,
+        "less_usd": format_usd(bill.less_nano_usd),
+    }
+
+
+def _write(bill: Bill) -> str:
+    fields: dict[str, Any] = {"price": bill.price, "lines": [_write_line(line) for line in bill.lines]}
+    more = {
+        "unpriced": bill.unpriced,
+        "contradictions": bill.contradictions,
+        "facts": dict(bill.facts),
+        "less": bill.less_nano_usd,
+    }
+    return orjson.dumps(fields | {name: value for name, value in more.items() if value}).decode()
 
 
 def read_bill(text: str, usage: Usage | None) -> Bill | None:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from gateway.billing.money import MAX_NANO_USD
 from gateway.billing.price_row import CHEAP_TIERS, Conditions, Price
 from gateway.billing.price_table import PriceTable
-from gateway.billing.rates import MILLION, InForce, in_force
+from gateway.billing.rates import KINDS, MILLION, InForce, in_force
 from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage, quantities_of
 
@@ -131,8 +131,8 @@ class _Bill:
         self.total += amount
 
     def _add_tokens(self, tokens: Mapping[str, int], rates: InForce, prefix: str = "") -> None:
-        for kind, number in tokens.items():
-            if number:
+        for kind in KINDS:
+            if number := tokens.get(kind):
                 self._add(prefix + kind, Decimal(number), TOKENS_UNIT, rates.per_million(kind), MILLION)
 
     def _add_segment(self, segment: Segment, facts: Mapping[str, str], tier: str, model: str) -> None:

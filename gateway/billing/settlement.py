@@ -89,6 +89,7 @@ class Settlement(NamedTuple):
     """What step 8 posts: "settle" with a cost and the tokens behind it, or "void".
 
     `bill`: how the cost came about, as the books keep it (bill.py). `unpriced`: what the price had no rate for.
+    `attempts`: those before the one that answered which may have been begun, as the books keep them.
     """
 
     hold: Hold
@@ -101,6 +102,12 @@ class Settlement(NamedTuple):
     upstream: str
     bill: str = ""
     unpriced: tuple[str, ...] = ()
+    attempts: tuple[str, ...] = ()
+
+    @property
+    def over_nano_usd(self) -> int:
+        """What the hold lacked of the cost."""
+        return max(0, self.cost_nano_usd - self.hold.amount_nano_usd) if self.hold.amount_nano_usd else 0
 
 
 class Terms(NamedTuple):

@@ -74,6 +74,7 @@ class Type(StrEnum):
     SETTLE = "settle"
     VOID = "void"
     EXPIRE = "expire"
+    ATTEMPT = "attempt"
 
 
 @app.command()

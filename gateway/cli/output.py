@@ -46,6 +46,18 @@ def fields(values: Mapping[str, object]) -> None:
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), _cell(value)), soft_wrap=True)
 
 
+def bill(found: Mapping[str, Any]) -> None:
+    """How a cost came about, line by line, and what the price said nothing of."""
+    lines = found["lines"]
+    columns = ("name", "quantity", "unit", "rate_usd", "amount_usd")
+    rows = [tuple(line[name] for name in columns) for line in lines]
+    table(("COST OF", "QUANTITY", "UNIT", "RATE USD", "AMOUNT USD"), rows, empty="nothing is charged")
+    notes = {"price": found["price"], **found["facts"]}
+    notes |= {name: ", ".join(found[name]) for name in ("unpriced", "contradictions") if found[name]}
+    notes |= {"charged before": found["less_usd"]} if found["less_usd"] != "0" else {}
+    fields({name: value for name, value in notes.items() if value})
+
+
 def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints each limit and what remains of it."""
     rows = [

@@ -55,6 +55,9 @@ def show_(
     fields |= {"tried": ", ".join(f"{one['upstream']}: {one['result']}" for one in tried)} if tried else {}
     fields |= {name.removesuffix("_ms"): duration(took) for name, took in timings.items()}
     output.fields(fields)
+    bill = (found["entry"] or {}).get("bill")
+    if bill is not None:
+        output.bill(bill)
 
 
 def _row(item: Json) -> tuple[Any, ...]:

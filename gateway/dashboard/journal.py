@@ -23,6 +23,7 @@ TYPES: Final[Mapping[str, str]] = MappingProxyType(
         "settle": "charged",
         "void": "not charged",
         "expire": "expired",
+        "attempt": "attempt",
     }
 )
 """The types of entries as text."""

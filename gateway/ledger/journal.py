@@ -10,6 +10,7 @@
     settle    - its cost      + amount
     void      0               the same
     expire    0               the same: the hold of a gateway that died
+    attempt   0               the same: an upstream that failed may have begun the work, and may bill it
 
 An entry's id is the stream's: "<server time, ms>-<number>". A cursor is such an id. verification.py checks the balances
 against the journal.
@@ -21,6 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.billing.bill import Bill, read_bill
 from gateway.errors import GatewayError
 from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import TeamKeys
@@ -38,7 +40,8 @@ _NO_END: Final = 2**63 - 1
 class Entry:
     """One movement. Money in nano-USD, `at_ms` the server's time; "" and 0 where a field does not apply.
 
-    `ref`: the request's id, or the movement's for grants and adjustments. `usage` is that of a settlement.
+    `ref`: the request's id, or the movement's for grants and adjustments. `usage` and `bill` are those of a settlement,
+    `over` is what its hold lacked. `attempt`: one that failed, and may have been begun.
     """
 
     id: str
@@ -55,6 +58,9 @@ class Entry:
     settled_by: str = ""
     note: str = ""
     usage: Usage | None = None
+    bill: Bill | None = None
+    over: int = 0
+    attempt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +205,11 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
     words = [word.decode() for word in flat]
     fields = dict(zip(words[::2], words[1::2], strict=True))
     entry = entry_id.decode()
-    usage = None
+    usage, bill = None, None
     if fields["type"] == "settle":
         used, cached, made, reasoning = (int(fields[name]) for name in ("in", "cached", "out", "reasoning"))
         usage = Usage(used, cached, made, reasoning, used + made, None)
+        bill = read_bill(fields.get("bill", ""), usage)
     return Entry(
         id=entry,
         at_ms=_place(entry)[0],
@@ -218,4 +225,7 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
         settled_by=fields.get("by", ""),
         note=fields.get("note", ""),
         usage=usage,
+        bill=bill,
+        over=int(fields.get("over", "0")),
+        attempt=fields.get("attempt", ""),
     )

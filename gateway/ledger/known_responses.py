@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from gateway.billing.bill import with_less
 from gateway.billing.settlement import Hold, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
@@ -136,6 +137,7 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
         cost_usd=None,
     )
     cost = settlement.cost_nano_usd - known_response.cost_nano_usd
-    posted = settlement._replace(hold=hold, cost_nano_usd=cost, usage=left)
+    bill = with_less(settlement.bill, usage, known_response.cost_nano_usd)
+    posted = settlement._replace(hold=hold, cost_nano_usd=cost, usage=left, bill=bill)
     now = known_response_of(settlement._replace(hold=hold), known_response.response_id, known_response.upstream_key)
     return posted, now

@@ -47,12 +47,12 @@ from gateway.store.script import Script
 from gateway.store.store import MAX_VOIDS_PER_CALL, Store
 
 ADMIT: Final = Script.load("admit_v1")
-SETTLE: Final = Script.load("settle_v2")
+SETTLE: Final = Script.load("settle_v3")
 VIEW: Final = Script.load("view_v1")
 
 
 class Resolution(IntEnum):
-    """How the ledger took a settlement: the first number of `settle_v2`'s reply."""
+    """How the ledger took a settlement: the first number of `settle_v3`'s reply."""
 
     CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
     APPLIED = 1
@@ -297,7 +297,7 @@ class Ledger:
             self.expired += await hold_expiry.expire_holds(self._store, self._round_s)
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
-        script, keys = upgrade_call(script, keys, args)
+        script, keys, args = upgrade_call(script, keys, args)
         if script != SETTLE.name:
             raise LookupError(f"this version does not know the script {script!r}")
         self._resolved(await self._store.call(SETTLE, keys, args), args)
@@ -347,6 +347,8 @@ class Ledger:
             str(hold.admitted_ms),
             *self._settle_ttls,
             hold.unchecked_secret,
+            settlement.bill,
+            "\n".join(settlement.attempts),
         ]
 
 

@@ -279,12 +279,15 @@ def _lock(file: FileIO | BinaryIO) -> bool:
     return True
 
 
-def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str]]:
-    """Returns the script and keys with which this version makes a call that an older version spooled.
+def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str], list[str]]:
+    """Returns the script, keys and arguments with which this version makes a call that an older version spooled.
 
-    settle_v1 rolled usage up by the hour only. Raises LookupError or ValueError for a call that no version wrote.
+    settle_v1 rolled usage up by the hour only; settle_v2 knew neither bills nor attempts. Raises LookupError or
+    ValueError for a call that no version wrote.
     """
-    if script != "settle_v1":
-        return script, keys
-    names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
-    return "settle_v2", [*keys[:7], names.usage("hour", admitted_ms), names.usage("day", admitted_ms), *keys[8:]]
+    if script == "settle_v1":
+        names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
+        keys = [*keys[:7], names.usage("hour", admitted_ms), names.usage("day", admitted_ms), *keys[8:]]
+    if script in ("settle_v1", "settle_v2"):
+        script, args = "settle_v3", [*args[:18], "", "", *args[18:]]
+    return script, keys, args

@@ -9,6 +9,7 @@
     holds                   open holds                        holds with an expiry
     open, open:<key>        open holds of the team or key     the counter that enforces concurrency
     total_usd               spent + held                      the counter that enforces budgets
+    cost                    rates x quantities of its bill    what a settlement was charged (the entry's id)
     unreadable              nothing                           an entry, hold or counter that cannot be parsed (its name)
     deleted                 nothing                           the newest entry that was deleted by hand
     entries:granted         granted                           sum of grants and adjustments  (if nothing was trimmed)
@@ -99,11 +100,21 @@ class _Sums:
         if entry.balance != self.balance:
             self.differences.append(Difference("balance_after", self.balance, entry.balance, entry.id))
             self.balance = entry.balance  # so that one wrong entry is reported once
+        if (cost := _recomputed(entry)) not in (None, -entry.amount):
+            self.differences.append(Difference("cost", cost or 0, -entry.amount, entry.id))
         if entry.type in ("grant", "adjust"):
             self.granted += entry.amount
         else:
             self.spent[entry.key_id] -= entry.amount
             self.tokens[entry.key_id] += entry.usage.total_tokens if entry.usage is not None else 0
+
+
+def _recomputed(entry: Entry) -> int | None:
+    """What a settlement must have cost by its bill; None where that says nothing of it."""
+    if entry.bill is None or entry.settled_by not in ("usage", "estimate"):
+        return None
+    cost = entry.bill.nano_usd
+    return min(cost, entry.hold) if entry.settled_by == "estimate" and entry.hold else cost
 
 
 async def verify(store: Store, team_id: str) -> Verification:

@@ -145,6 +145,8 @@ class RequestRecord:
             fields["cached_input_tokens"] = usage.cached_input_tokens
             fields["output_tokens"] = usage.output_tokens
             fields["reasoning_tokens"] = usage.reasoning_tokens
+            if settlement.unpriced or usage.quantities is not None or settlement.over_nano_usd:
+                fields |= _oddities(settlement)
         return fields
 
     def timings(self) -> dict[str, float]:
@@ -153,6 +155,17 @@ class RequestRecord:
         times = zip(_MARKS, _marks(self), strict=True)
         # Rounded to the microsecond without round(), which formats the number as text to find its digits.
         return {name: ((at - started) * 1e6 + 0.5) // 1 / 1e3 for name, at in times if at is not None}
+
+
+def _oddities(settlement: Settlement) -> dict[str, Any]:
+    """What of a settlement somebody should look at."""
+    quantities = settlement.usage.quantities
+    found = {
+        "contradictions": () if quantities is None else quantities.contradictions,
+        "unpriced": settlement.unpriced,
+        "over_hold_usd": format_usd(settlement.over_nano_usd) if settlement.over_nano_usd else None,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 # fmt: off

@@ -283,15 +283,26 @@ async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twi
         assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
 
 
-async def test_a_line_of_the_version_before_this_one_is_posted(shared_store: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", ["settle_v1", "settle_v2"])
+@pytest.mark.parametrize("remembered", [False, True])
+async def test_a_line_of_a_version_before_this_one_is_posted(
+    shared_store: Server, tmp_path: Path, script: str, remembered: bool
+) -> None:
     async with open_ledger(shared_store.url, tmp_path) as parts:
         key = await parts.new_key(credit=100)
         hold = (await parts.ledger.admit(ask(key))).hold
-        keys, args = parts.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for its usage
-        parts.spool.add("settle_v1", [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"], args)
+        names = TeamKeys(key.team_id)
+        keys, args = parts.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for what is new
+        args = args[:18]
+        if script == "settle_v1":  # it rolled usage up by the hour alone
+            keys = [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"]
+        if remembered:
+            keys, args = [*keys, names.response("resp_1")], [*args, "made", "60000"]
+        parts.spool.add(script, keys, args)
         await parts.ledger.flush()
         books = await parts.books(key)
         books.check()
         assert books.spent == 5
-        rolled_up = await parts.store.run("HGETALL", TeamKeys(key.team_id).usage("day", hold.admitted_ms))
+        rolled_up = await parts.store.run("HGETALL", names.usage("day", hold.admitted_ms))
         assert rolled_up[1].endswith(b" 5")
+        assert await parts.store.run("GET", names.response("resp_1")) == (b"made" if remembered else None)

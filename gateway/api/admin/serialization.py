@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+import orjson
+
 from gateway.accounts.accounts import Key, Page, Team, View
 from gateway.accounts.admin_keys import Admin
 from gateway.accounts.serialization import balance_json, limits_json, time_json
+from gateway.billing.bill import bill_json
 from gateway.billing.money import format_usd
 from gateway.ledger.journal import Entry, Found
 from gateway.ledger.verification import Verification
@@ -89,6 +92,9 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "settled_by": entry.settled_by or None,
         "usage": _usage(entry),
         "note": entry.note or None,
+        "bill": None if entry.bill is None else bill_json(entry.bill),
+        "over_usd": format_usd(entry.over),
+        "attempt": orjson.loads(entry.attempt) if entry.attempt else None,
     }
 
 

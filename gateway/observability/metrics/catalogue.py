@@ -1,6 +1,6 @@
 """Every metric as data. The values of all workers are added up, and so a gauge is a sum too.
 
-Prices and balances are integers in nano-USD internally. `gateway_spend_usd_total` is divided when it is written.
+Amounts are integers in nano-USD internally. A metric whose name ends in `_usd_total` is divided when it is written.
 """
 
 from __future__ import annotations
@@ -69,6 +69,25 @@ _ALL: Final = (
         "What was charged, in USD. The journal has the exact amounts.",
     ),
     Metric("gateway_settled_total", "counter", ("settled_by",), "Requests by what they were charged by; `-`: nothing."),
+    Metric(
+        "gateway_unpriced_usage_total",
+        "counter",
+        ("model", "what"),
+        "Answers with usage that no rate is stated for, such as `tool:x_search`; charged by the nearest dearer one.",
+    ),
+    Metric(
+        "gateway_usage_contradictions_total",
+        "counter",
+        ("upstream",),
+        "Answers whose usage contradicts itself; charged by the dearer reading.",
+    ),
+    Metric("gateway_overruns_total", "counter", ("model",), "Answers that cost more than was held for them."),
+    Metric(
+        "gateway_overrun_usd_total",
+        "counter",
+        ("model",),
+        "What the holds of those answers lacked, in USD.",
+    ),
     Metric("gateway_unchecked_total", "counter", (), "Requests that were admitted while the store was away."),
     Metric("gateway_open_requests", "gauge", (), "Requests that talk to an upstream just now."),
     Metric("gateway_open_streams", "gauge", (), "Those of them that stream."),

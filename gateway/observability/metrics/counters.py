@@ -11,12 +11,15 @@ gateway's snapshot is the sum of its workers' snapshots.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
 
 from gateway.billing.lifecycle import Outcome
+from gateway.billing.settlement import Settlement
 from gateway.observability.metrics.catalogue import METRICS, OTHER
 from gateway.observability.request_record import RequestRecord
 
+_K = TypeVar("_K", bound=Hashable)
 Labels = tuple[str, ...]
 Value = int | float | list[int | float]
 Snapshot = dict[str, dict[Labels, Value]]
@@ -66,6 +69,10 @@ class Counters:
         self._spent: dict[tuple[str, str], list[int]] = {}
         self._attempts: dict[tuple[str, str], int] = {}
         self._unchecked = 0
+        self._unpriced: dict[tuple[str, str], int] = {}
+        self._contradictions: dict[str, int] = {}
+        self._overruns: dict[str, int] = {}
+        self._overrun_nano_usd: dict[str, int] = {}
         self._overhead = Histograms("gateway_overhead_seconds")
         self._first_event = Histograms("gateway_first_event_seconds")
         self._total = Histograms("gateway_request_seconds")
@@ -117,6 +124,23 @@ class Counters:
             sums[2] += usage.cached_input_tokens
             sums[3] += usage.output_tokens
             sums[4] += usage.reasoning_tokens
+            if settlement.unpriced or usage.quantities is not None or settlement.over_nano_usd:
+                self._note_oddities(settlement)
+
+    def _note_oddities(self, settlement: Settlement) -> None:
+        model, quantities, over = settlement.model, settlement.usage.quantities, settlement.over_nano_usd
+        for what in settlement.unpriced:
+            self._add(self._unpriced, (model, what), 1)
+        if quantities is not None and quantities.contradictions:
+            self._add(self._contradictions, settlement.upstream, 1)
+        if over:
+            self._add(self._overruns, model, 1)
+            self._add(self._overrun_nano_usd, model, over)
+
+    def _add(self, counts: dict[_K, int], key: _K, number: int) -> None:
+        """Counts under a name that came from outside: names beyond the bound are not kept."""
+        if key in counts or len(counts) < self._max_series:
+            counts[key] = counts.get(key, 0) + number
 
     def _sums(self, team: str, model: str) -> list[int]:
         sums = self._spent.get((team, model))
@@ -139,6 +163,10 @@ class Counters:
             },
             "gateway_spend_usd_total": {pair: sums[0] for pair, sums in spent},
             "gateway_settled_total": {(by,): count for by, count in self._settled.items()},
+            "gateway_unpriced_usage_total": dict(self._unpriced.items()),
+            "gateway_usage_contradictions_total": {(name,): count for name, count in self._contradictions.items()},
+            "gateway_overruns_total": {(name,): count for name, count in self._overruns.items()},
+            "gateway_overrun_usd_total": {(name,): nano for name, nano in self._overrun_nano_usd.items()},
             "gateway_unchecked_total": {(): self._unchecked},
             "gateway_upstream_requests_total": dict(self._attempts.items()),
             "gateway_overhead_seconds": _values(self._overhead),

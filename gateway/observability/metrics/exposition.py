@@ -52,7 +52,7 @@ def _family(described: Described, series: dict[Labels, Value]) -> Metric:
     family = (CounterMetricFamily if described.kind == "counter" else GaugeMetricFamily)(name, text, labels=labels)
     for values, value in series.items():
         if not isinstance(value, list):
-            family.add_metric(values, value / _NANO if name == "gateway_spend_usd_total" else value)
+            family.add_metric(values, value / _NANO if name.endswith("_usd_total") else value)
     return family
 
 

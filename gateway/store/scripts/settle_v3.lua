@@ -1,4 +1,4 @@
--- settle_v2: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
+-- settle_v3: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  9 usage of the day
 --      [the client's idempotency key]  [response]
@@ -7,14 +7,16 @@
 --      14 lifetime of `done`, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
 --      17 lifetime of the idempotency key, ms
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
---      [19 what to remember of the response, under the last key  20 for how long, ms]
+--      19 how the cost came about, or ""  20 earlier attempts that may have begun the work: a JSON text each, one a line
+--      [21 what to remember of the response, under the last key  22 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
+-- A cost over the hold is posted whole. What the hold lacked is the field `over` of the journal entry.
 --@include common
 
 local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
-local response = ARGV[19] and KEYS[#KEYS]
+local response = ARGV[21] and KEYS[#KEYS]
 local mark = #KEYS > (response and 10 or 9) and KEYS[10]
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
 local now = server_ms()
@@ -57,10 +59,17 @@ end
 local tokens = kind == 'settle' and ARGV[9] + ARGV[11] or 0
 local balance = resolve(state, hold, now, load_rates(team), load_rates(key), cost, tokens, slots)
 
+local more = {}
+if ARGV[19] ~= '' then more[1], more[2] = 'bill', ARGV[19] end
+if cost > hold.amount then more[#more + 1], more[#more + 2] = 'over', cost - hold.amount end
 local entry = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*',
   'type', kind, 'id', id, 'key', key_id, 'amount', 0 - cost, 'balance', balance, 'hold', hold.amount, 'model', ARGV[5],
   'upstream', ARGV[6], 'outcome', ARGV[7], 'by', ARGV[8],
-  'in', ARGV[9], 'cached', ARGV[10], 'out', ARGV[11], 'reasoning', ARGV[12])
+  'in', ARGV[9], 'cached', ARGV[10], 'out', ARGV[11], 'reasoning', ARGV[12], unpack(more))
+for attempt in string.gmatch(ARGV[20], '[^\n]+') do
+  redis.call('XADD', journal, '*', 'type', 'attempt', 'id', id, 'key', key_id, 'amount', 0, 'balance', balance,
+    'attempt', attempt)
+end
 redis.call('SET', done, string.format('%s %d %d %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
 
 if kind == 'settle' then
@@ -74,7 +83,7 @@ if kind == 'settle' then
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
 end
-if response then redis.call('SET', response, ARGV[19], 'PX', ARGV[20]) end
+if response then redis.call('SET', response, ARGV[21], 'PX', ARGV[22]) end
 -- The client may have used the idempotency key again after this hold expired.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
   if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
