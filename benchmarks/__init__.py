@@ -1,1 +1,1 @@
-"""How fast the gateway is, beside what else could stand in its place; README.md says how to run and read it."""
+"""Benchmarks that compare the gateway with its alternatives. README.md says how to run and read them."""

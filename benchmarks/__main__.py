@@ -1,4 +1,4 @@
-"""`make bench`: everything in one run, one table, one JSON file.
+"""`make bench`: everything in one run, with one table and one JSON file.
 
 python -m benchmarks [--quick] [--only json,stream,...] [--json FILE]
 """
@@ -30,7 +30,7 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
     {
         "stream": partial(
             rows.throughput,
-            work="streams of 100 events, a write each",
+            work="streams of 100 events, one write each",
             body=request_body("stream", stream=True),
             targets=("nginx", "naive", "ours"),
             goals=(("nginx", 1.0),),
@@ -40,7 +40,7 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
             work="streams of 100 events, ten to a write",
             body=request_body("batch", stream=True),
             targets=("nginx", "naive", "ours"),
-            goals=(),  # no target of its own: says what an event costs beyond its write
+            goals=(),  # no target of its own: it shows what an event costs besides its write
         ),
         "json": partial(
             rows.throughput,
@@ -69,7 +69,7 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
 
 
 def main() -> int:
-    """Runs what was asked for; 0 whether targets are met or not: the table says it."""
+    """Runs the requested rows. Returns 0 whether targets are met or not; the table says that."""
     parser = argparse.ArgumentParser(prog="benchmarks", description="The gateway beside nginx, httpx and bare uvicorn.")
     parser.add_argument("--quick", action="store_true", help="about a minute; noisier, and without the long rows")
     parser.add_argument("--only", default="", metavar="ROWS", help=f"comma-separated: {', '.join(MEASUREMENTS)}")
@@ -105,7 +105,7 @@ def _measure(wanted: list[str], effort: Effort) -> tuple[list[Row], dict[str, st
                 found.append(MEASUREMENTS[name](bench, effort))
             except (Missing, Troubled, TimeoutError) as reason:
                 skipped[name] = str(reason)
-            except Exception as error:  # noqa: BLE001 - the other rows are worth having
+            except Exception as error:  # noqa: BLE001 - the other rows are still useful
                 traceback.print_exc()
                 skipped[name] = repr(error)
     return found, skipped

@@ -1,4 +1,4 @@
-"""A bare uvicorn endpoint that reads its request and answers 1.4 KB: what Python's HTTP server costs by itself."""
+"""A bare uvicorn endpoint that reads its request and answers 1.4 KB: the cost of Python's HTTP server alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Our own client, for what wrk does not tell: single latencies, the time to the first event, thousands of open streams.
+"""A client for what wrk does not measure: single latencies, the time to the first event, thousands of open streams.
 
-latencies(targets, ...)    blocking sockets, the targets in turn: answer times and times to the first event
-hold_streams(target, ...)  one event loop, one connection a stream: when they opened, how late their events came
+latencies(targets, ...)    blocking sockets, the targets in turn: times to the answer and to the first event
+hold_streams(target, ...)  one event loop, one connection per stream: when they opened, and how late their events were
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OPENING_AT_ONCE: Final = 500
 
 
 def wire(target: Target, body: bytes) -> bytes:
-    """A request as bytes."""
+    """Returns a request as bytes."""
     head = (
         f"POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\nAuthorization: Bearer {target.key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -35,7 +35,7 @@ def wire(target: Target, body: bytes) -> bytes:
 
 
 class _Caller:
-    """One keep-alive connection that asks and waits."""
+    """One keep-alive connection that sends a request and waits."""
 
     def __init__(self, target: Target, body: bytes, *, stream: bool) -> None:
         self._socket = socket.create_connection(("127.0.0.1", target.port), timeout=20)
@@ -44,7 +44,7 @@ class _Caller:
         self._stream = stream
 
     def ask(self) -> float:
-        """Seconds to the whole answer, or to the first event of a stream."""
+        """Returns the seconds to the whole answer, or to the first event of a stream."""
         start = time.perf_counter()
         self._socket.sendall(self._request)
         data = b""
@@ -73,7 +73,7 @@ class _Caller:
 
 
 def latencies(targets: Sequence[Target], *, stream: bool, rps: float, seconds: float) -> dict[str, list[float]]:
-    """Each target asked `rps` times a second, one after the other in each turn; seconds by target's name."""
+    """Sends `rps` requests per second to each target, in turn. Returns seconds by the target's name."""
     body = request_body("stream" if stream else "json", stream=stream)
     callers = {target.name: _Caller(target, body, stream=stream) for target in targets}
     found: dict[str, list[float]] = {target.name: [] for target in targets}
@@ -95,7 +95,7 @@ def latencies(targets: Sequence[Target], *, stream: bool, rps: float, seconds: f
 
 @dataclass(slots=True)
 class Held:
-    """What happened to the streams. Times in seconds; `late_ms` of the events that came while all were open."""
+    """The result of the streams. Times are in seconds; `late_ms` covers the events that came while all were open."""
 
     opened: int = 0
     ended: int = 0
@@ -107,7 +107,7 @@ class Held:
 
 
 class _Stream(asyncio.Protocol):
-    """One stream's client."""
+    """The client of one stream."""
 
     def __init__(self, request: bytes, held: Held, watch: _Watch) -> None:
         self._request = request
@@ -137,14 +137,14 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._watch.all_open = False  # what comes while they end is not counted
+        self._watch.all_open = False  # events that arrive while the streams end do not count
         self._held.ended += 1
         if self._held.ended == self._watch.count:
             self._watch.over.set()
 
 
 class _Watch:
-    """When all streams are open, and when all are over."""
+    """Notices when all streams are open, and when all are over."""
 
     def __init__(self, count: int, target: Target) -> None:
         self.count = count
@@ -164,7 +164,7 @@ class _Watch:
             asyncio.get_running_loop().call_later(3, self.look, held)
 
     def look(self, held: Held) -> None:
-        """Memory and CPU while all are open."""
+        """Measures memory and CPU while all streams are open."""
         held.rss_bytes = self._target.process.rss_bytes()
         held.cpu_share = (self._target.process.cpu_s() - self._cpu_s) / (time.perf_counter() - self._open_at)
 
@@ -185,6 +185,6 @@ async def _hold(target: Target, count: int, ticks: int) -> Held:
 
 
 def hold_streams(target: Target, count: int, ticks: int) -> Held:
-    """Opens `count` streams of one event a second, `ticks` long, and watches them to their end."""
+    """Opens `count` streams of one event per second and `ticks` events, and follows them to their end."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_hold(target, count, ticks))

@@ -1,4 +1,4 @@
-"""Load by wrk: requests a second, and the server's CPU time for each."""
+"""Load by wrk: requests per second, and the server's CPU time per request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ wrk.headers["Authorization"] = "Bearer {key}"
 
 
 class Troubled(Exception):
-    """A run in which answers were not 2xx, or connections broke: no measurement."""
+    """A run in which answers were not 2xx or connections broke. It is not a measurement."""
 
 
 _RATE: Final = re.compile(r"Requests/sec:\s+([\d.]+)")
@@ -35,12 +35,12 @@ class Sample:
     """One run of wrk against one target."""
 
     rps: float
-    cpu_us: float  # of the server, for one request
-    busy: float  # the share of its time that the server used its core
+    cpu_us: float  # of the server, per request
+    busy: float  # the share of its core that the server used
 
 
 def request_body(model: str, *, stream: bool = False, padding_bytes: int = 0, max_output_tokens: int = 200) -> bytes:
-    """A request as a program sends it; `padding_bytes` of base64 where it carries an image."""
+    """Returns a request body. `padding_bytes` of base64 stand for an image."""
     content: list[dict[str, str]] = [{"type": "input_text", "text": "Tell me in a few words what a gateway is for."}]
     if padding_bytes:
         image = "data:image/png;base64," + "QUJD" * (padding_bytes // 4)

@@ -1,7 +1,7 @@
-"""Processes on chosen cores, and what they use; Linux alone.
+"""Processes on chosen cores, and what they use. Linux only.
 
-with running([...], cores=(0,)) as process:     process.cpu_s(), .rss_bytes()     its children included
-conditions()                                    what the numbers were measured on
+with running([...], cores=(0,)) as process:     process.cpu_s(), .rss_bytes()     including its children
+conditions()                                    the machine on which the numbers were measured
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from typing import Final
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_START_TIMEOUT_S: Final = 120.0  # of a machine that others use
+_START_TIMEOUT_S: Final = 120.0  # long, for a machine that others use too
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Where things run: what is measured on `server`, everything else on `load`."""
+    """The cores of the run: the measured process on `server`, everything else on `load`."""
 
     server: tuple[int, ...]
     load: tuple[int, ...]
 
     @classmethod
     def of_this_machine(cls) -> Cores:
-        """The first core for the server, the others for the load; one core has to do for both where there is one."""
+        """Returns the first core for the server and the others for the load. A single core is used for both."""
         usable = sorted(os.sched_getaffinity(0))
         return cls((usable[0],), tuple(usable[1:]) or (usable[0],))
 
 
 class Missing(Exception):
-    """A measurement cannot be made here; the message says what it needs."""
+    """A measurement is not possible here. The message says what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Process:
         return pids
 
     def cpu_s(self) -> float:
-        """CPU time used so far, by the process and its children that live."""
+        """Returns the CPU time used so far by the process and its running children."""
         ticks = 0
         for pid in self._tree():
             with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ class Process:
 def running(
     command: list[str], *, cores: tuple[int, ...], log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[Process]:
-    """A program pinned to cores, ended with the block."""
+    """Runs a program pinned to cores until the end of the block."""
     pinned = ["taskset", "-c", ",".join(map(str, cores)), program(command[0]), *command[1:]]
     with log.open("ab") as out:
         child = subprocess.Popen(  # noqa: S603 - the programs that are compared
@@ -110,7 +110,7 @@ def free_port() -> int:
 
 
 def wait_for(ready: Callable[[], bool], what: str, timeout_s: float = _START_TIMEOUT_S) -> None:
-    """Polls until `ready()`; OSError means not yet. Raises TimeoutError."""
+    """Polls until `ready()` is true; an OSError means not yet. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
@@ -121,13 +121,13 @@ def wait_for(ready: Callable[[], bool], what: str, timeout_s: float = _START_TIM
 
 
 def accepts(port: int) -> bool:
-    """Whether something listens. Raises OSError where nothing does."""
+    """Whether something listens on a port. Raises OSError otherwise."""
     with socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
 
 
 def answers(path: Path) -> bool:
-    """Whether a store answers on its unix socket. Raises OSError where nothing listens."""
+    """Whether a store answers on its unix socket. Raises OSError if nothing listens."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         probe.connect(str(path))
@@ -136,7 +136,7 @@ def answers(path: Path) -> bool:
 
 
 def is_ready(port: int) -> bool:
-    """Whether a gateway's /readyz says yes. Raises OSError where nothing listens."""
+    """Whether a gateway is ready. Raises OSError if nothing listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/readyz")
@@ -146,7 +146,7 @@ def is_ready(port: int) -> bool:
 
 
 def raise_file_limit() -> int:
-    """As many open files as this user may have; returns the number."""
+    """Raises the limit of open files to the most that this user may have. Returns it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = 65_536 if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -154,7 +154,7 @@ def raise_file_limit() -> int:
 
 
 def conditions() -> dict[str, str]:
-    """The machine and the programs."""
+    """Describes the machine and the programs."""
     model = "unknown"
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

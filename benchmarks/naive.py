@@ -1,6 +1,6 @@
-"""The usual gateway: FastAPI in front, httpx behind, and nothing else: no keys, no limits, no books. A baseline.
+"""A naive gateway as a baseline: FastAPI in front, httpx behind, without keys, limits or a ledger.
 
-Settings are the best that the documentation of either names: one client for all, no pool limits, uvloop, httptools.
+Its settings are the best that both documentations name: one client for all, no pool limits, uvloop, httptools.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gateway as it is served: `python -m benchmarks.ours gateway.toml`."""
+"""The gateway as it is deployed: `python -m benchmarks.ours gateway.toml`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""The measurements: each compares targets within one run, in turns, and gives rows for the table.
+"""The measurements. Each compares targets within one run, in turns, and returns rows for the table.
 
-throughput(...)    wrk, rounds in turn, medians          added_latency(...)    100 requests a second, one connection
-open_streams(...)  thousands at once                     memory(...)           before and after many requests
-workers(...)       two against one                       crowded_store(...)    100,000 keys against one
+throughput(...)      wrk, rounds in turn, medians
+added_latency(...)   100 requests per second on one connection
+open_streams(...)    thousands of streams at once
+memory(...)          before and after many requests
+workers(...)         two workers against one
+crowded_store(...)   100,000 keys against one
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ from benchmarks.servers import Bench, Target
 CONNECTIONS: Final = 32
 BODY_BYTES: Final = 5_000_000
 _KILOBYTE: Final = 1024
-_ATTEMPTS: Final = 4  # a machine that others use may starve the store for a second
+_ATTEMPTS: Final = 4  # on a machine that others use, the store may get no CPU for a second
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long everything takes."""
+    """How long each measurement takes."""
 
     rounds: int
     seconds: int
@@ -45,7 +48,7 @@ FULL: Final = Effort(rounds=5, seconds=3, latency_s=20, streams=5000, ticks=16, 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `met` None: there is no target, or it cannot be judged here."""
+    """One row of the table. `met` is None if there is no target, or if it cannot be judged here."""
 
     work: str
     values: dict[str, str]
@@ -65,7 +68,7 @@ def throughput(
     *,
     connections: int = CONNECTIONS,
 ) -> Row:
-    """Requests a second of each target; `goals`: (other target, how many times its speed ours must have)."""
+    """Measures requests per second of each target. `goals`: (other target, how many times its speed is required)."""
     samples = _rounds(bench, effort, body, [bench.targets[name] for name in targets], connections)
     rps = {name: statistics.median(one.rps for one in found) for name, found in samples.items()}
     cpu = {name: statistics.median(one.cpu_us for one in found) for name, found in samples.items()}
@@ -94,7 +97,7 @@ def _rounds(
 
 
 def _run(bench: Bench, target: Target, body: bytes, seconds: int, connections: int) -> Sample:
-    """One run without trouble. Raises Troubled where there is always some."""
+    """Runs wrk until a run has no errors. Raises Troubled if there always are some."""
     attempts = 0
     while True:
         try:
@@ -109,7 +112,7 @@ def _run(bench: Bench, target: Target, body: bytes, seconds: int, connections: i
 
 
 def added_latency(bench: Bench, effort: Effort, *, stream: bool) -> Row:
-    """What a gateway adds to the time of an answer, or of a stream's first event, at 100 requests a second."""
+    """Measures what the gateway adds to the time of an answer, or of a first event, at 100 requests per second."""
     names = ["direct", "nginx", "ours"]
     found = latencies([bench.targets[name] for name in names], stream=stream, rps=100, seconds=effort.latency_s)
     ms = {name: [1000 * one for one in values] for name, values in found.items()}
@@ -128,7 +131,7 @@ def added_latency(bench: Bench, effort: Effort, *, stream: bool) -> Row:
 
 
 def open_streams(bench: Bench, effort: Effort) -> Row:
-    """Many open streams on one worker, one event a second each."""
+    """Measures many open streams on one worker, with one event per second each."""
     raise_file_limit()
     values: dict[str, str] = {}
     raw: dict[str, object] = {}
@@ -160,7 +163,7 @@ def open_streams(bench: Bench, effort: Effort) -> Row:
 
 
 def workers(bench: Bench, effort: Effort) -> Row:
-    """Two workers against one. The ratio can only show where the load has cores of its own."""
+    """Compares two workers with one. The ratio is meaningful only if the load has cores of its own."""
     body = request_body("json")
     bench.start_gateway("two", workers=2)
     samples = _rounds(bench, effort, body, [bench.targets["ours"], bench.targets["two"]], CONNECTIONS)
@@ -178,7 +181,7 @@ def workers(bench: Bench, effort: Effort) -> Row:
 
 
 def memory(bench: Bench, effort: Effort) -> Row:
-    """Resident memory after a warm-up of a quarter of the requests, and after all of them."""
+    """Measures resident memory after a quarter of the requests, and after all of them."""
     target, body = bench.targets["ours"], request_body("json")
     sizes: list[float] = []
     done = 0.0
@@ -202,7 +205,7 @@ def memory(bench: Bench, effort: Effort) -> Row:
 
 
 def crowded_store(bench: Bench, effort: Effort) -> Row:
-    """A store with many teams and keys against one with one of each."""
+    """Compares a store with many teams and keys with one that has one of each."""
     if not effort.teams:
         raise Missing("only in the full run")
     bench.start_gateway("crowded", teams=effort.teams, keys=effort.keys)
@@ -215,6 +218,6 @@ def crowded_store(bench: Bench, effort: Effort) -> Row:
         {"ours": f"one {rps['ours']:,.0f}/s, many {rps['crowded']:,.0f}/s"},
         "same speed",
         f"{ratio:.2f} x one",
-        ratio >= 0.95,  # noqa: PLR2004 - what noise may take
+        ratio >= 0.95,  # noqa: PLR2004 - the tolerance for noise
         {"rps": rps},
     )

@@ -1,4 +1,4 @@
-"""Teams and keys for the measurements: every limit set, none of them reached."""
+"""Teams and keys for the measurements. Every limit is set, and none is reached."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ async def _fill(url: str, teams: int, keys: int) -> list[str]:
 
 
 def fill(url: str, teams: int = 1, keys: int = 1) -> list[str]:
-    """Makes `teams` teams of `keys` keys each; returns the keys' texts."""
+    """Creates `teams` teams with `keys` keys each. Returns the texts of the keys."""
     return asyncio.run(_fill(url, teams, keys))

@@ -4,7 +4,7 @@
         bench.start("nginx", "naive", "bare", "ours")
         bench.targets["ours"].url, .key, .process
 
-All of it lives in one temporary directory and ends with the block.
+Everything is in one temporary directory and ends with the block.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ output = "10"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that answers POST /v1/responses. `key` is what it is to be sent; `process` is what is measured."""
+    """A server of POST /v1/responses. `key` is sent to it; `process` is measured."""
 
     name: str
     port: int
@@ -91,12 +91,12 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """The URL of requests."""
         return f"http://127.0.0.1:{self.port}/v1/responses"
 
 
 class Bench:
-    """The processes of one run. State that changes: `targets`."""
+    """The processes of one run. Mutable: `targets`."""
 
     def __init__(self, cores: Cores) -> None:
         self.cores = cores
@@ -104,12 +104,12 @@ class Bench:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Starts the mock, as the target `direct`."""
+        """Starts the mock upstream as the target `direct`."""
         self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self.directory.chmod(0o755)
         binary = self.directory / "mock_upstream"
         compile_mock = [program("gcc"), "-O2", "-o", str(binary), str(_HERE / "mock_upstream.c")]
-        subprocess.run(compile_mock, check=True)  # noqa: S603 - our own source
+        subprocess.run(compile_mock, check=True)  # noqa: S603 - compiles this package's own source
         port = free_port()
         self._add("direct", [str(binary), str(port)], port, cores=self.cores.load)
         return self
@@ -120,7 +120,7 @@ class Bench:
         self._stack.close()
 
     def start(self, *names: str) -> None:
-        """Starts targets by name. Raises Missing for a program that is not here."""
+        """Starts targets by name. Raises Missing if a program is not installed."""
         for name in names:
             getattr(self, f"_start_{name}")()
 
@@ -153,7 +153,7 @@ class Bench:
         self.start_gateway("ours")
 
     def start_gateway(self, name: str, *, workers: int = 1, teams: int = 1, keys: int = 1) -> Target:
-        """Starts a store filled with teams and keys, and a gateway on it."""
+        """Starts a store with teams and keys, and a gateway that uses it."""
         directory = self.directory / name
         directory.mkdir()
         store = self.start_store(directory)
@@ -167,7 +167,7 @@ class Bench:
         return target
 
     def start_store(self, directory: Path) -> str:
-        """A Valkey on a unix socket, append-only file on, as the gateway's embedded one; returns its URL."""
+        """Starts a Valkey on a unix socket, with an append-only file like the embedded one. Returns its URL."""
         path = directory / "store.sock"
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--dir", str(directory)]
         command += ["--save", "", "--appendonly", "yes"]

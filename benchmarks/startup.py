@@ -1,4 +1,4 @@
-"""How long the gateway takes from its start to /readyz, its embedded store included."""
+"""The time from the gateway's start to /readyz, including its embedded store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.servers import GATEWAY, Bench
 
 
 def start_up(bench: Bench, effort: Effort) -> Row:
-    """Seconds from the command to a /readyz that says yes; the median of a few starts, each with a fresh store."""
+    """Returns the seconds from the command to a ready gateway: the median of some starts with fresh stores."""
     if importlib.util.find_spec("gateway.cli") is None:
         raise Missing("the command line is not here")
     took = []
