@@ -93,7 +93,7 @@ def _tool_choice(choice: Any) -> Any:
 def _text(text: JsonObject) -> JsonObject:
     wanted = text.get("format") or {"type": "text"}
     if wanted.get("type") == "json_schema":
-        # The specification's response repeats the format without its schema: `schema` is null there.
+        # In the specification, a response repeats the format without its schema: `schema` is null there.
         strict = wanted.get("strict") is True
         wanted = {"name": "", "description": None, **wanted, "schema": None, "strict": strict}
     return {**text, "format": wanted}
@@ -192,7 +192,7 @@ def _item_frames(writer: _Writer, item: Item, place: JsonObject) -> Iterator[Fra
         yield writer.event("response.content_part.done", **at, part=_text_part(text))
     elif item.kind == "function_call":
         yield from writer.deltas("response.function_call_arguments.delta", item.tokens, **place)
-        # The SDK reads `name` here; the specification neither asks for it nor forbids it.
+        # The SDK reads `name` here. The specification neither requires nor forbids it.
         yield writer.event("response.function_call_arguments.done", **place, name=item.name, arguments=text)
     elif item.kind == "reasoning":
         at = {**place, "content_index": 0}
@@ -207,7 +207,7 @@ def _item_frames(writer: _Writer, item: Item, place: JsonObject) -> Iterator[Fra
 def _summary_frames(writer: _Writer, text: str, at: JsonObject) -> Iterator[Frame]:
     kind = "response.reasoning_summary"
     yield writer.event(f"{kind}_part.added", **at, part={"type": "summary_text", "text": ""})
-    # A summary is not counted in the output tokens, so it comes at once: one delta.
+    # A summary does not count as output tokens, so it is sent at once, in one delta.
     yield writer.event(f"{kind}_text.delta", **at, delta=text)
     yield writer.event(f"{kind}_text.done", **at, text=text)
     yield writer.event(f"{kind}_part.done", **at, part={"type": "summary_text", "text": text})

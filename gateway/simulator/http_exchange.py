@@ -1,9 +1,9 @@
-"""One HTTP exchange on the ASGI interface, recorded as it goes.
+"""One HTTP exchange on the ASGI interface, recorded as it proceeds.
 
     read body -> [respond]  or  [start, write*, finish]  or  [start, write*, break_off]
 
-A writer that pauses does so in `wait_for_leaving`: from the first such call on a task reads `receive()`,
-so a client that goes is seen while the simulator is silent. An answer in one write needs no task.
+A writer pauses in `wait_for_leaving`. From its first call on, a task reads `receive()`, so that a client that leaves is
+noticed while the simulator is silent. An answer in one write needs no task.
 """
 
 from __future__ import annotations
@@ -79,26 +79,26 @@ class HttpExchange:
         await self.write(data, more=False)
 
     async def respond(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """A whole answer with its length; JSON unless `headers` say otherwise."""
+        """Send a complete answer with its length; JSON unless `headers` say otherwise."""
         length = (b"content-length", b"%d" % len(body))
         await self.start(status, [length, *(JSON_HEADERS if headers is None else headers)])
         await self.finish(body)
 
     async def respond_json(self, value: object, status: int = 200) -> None:
-        """A whole JSON answer."""
+        """Send a complete JSON answer."""
         await self.respond(status, orjson.dumps(value))
 
     @property
     def left(self) -> bool:
-        """Whether the client is known to have gone."""
+        """Whether the client is known to have left."""
         return self._record.client_left
 
     async def wait_for_leaving(self, timeout_s: float | None = None) -> bool:
-        """Wait so long, or until the client goes; True when it has gone."""
+        """Wait for the time, or until the client leaves. Returns True if it has left."""
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_client())
         if timeout_s == 0:
-            await asyncio.sleep(0)  # one turn of the loop, in which the watch may learn it
+            await asyncio.sleep(0)  # one turn of the loop, in which the watching task may notice it
         else:
             await asyncio.wait({self._watch}, timeout=timeout_s)
         return self.left
@@ -106,14 +106,14 @@ class HttpExchange:
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        # A server also says "disconnect" to who asks after the answer's end; that is nobody's leaving.
+        # A server also reports "disconnect" after the end of the answer; that is not a client that left.
         self._record.client_left = not self._ended
 
     def close(self) -> None:
-        """End of the exchange: stop watching. What was not finished by now breaks off.
+        """End the exchange: stop watching. An unfinished answer breaks off.
 
-        An ASGI server that gets no last body message closes the connection without the end of the
-        body; that is how a cut is made real on the socket.
+        An ASGI server that receives no last body message closes the connection without the end of the body. That is how
+        a cut becomes real on the socket.
         """
         if self._watch is not None:
             self._watch.cancel()

@@ -1,7 +1,7 @@
-"""Request -> Plan: everything that an answer will hold, decided before its first byte.
+"""Request -> Plan: everything that an answer will contain, decided before its first byte.
 
     items    reasoning?  extension item?  then function calls, or one message
-    budget   max_output_tokens cuts the items from the first token on; what it cuts is `incomplete`
+    budget   max_output_tokens cuts the items, counted from the first token; what it cuts is `incomplete`
     status   completed | incomplete (with a reason) | failed (with an error)
 
 Plain answers, streams and replays are all rendered from the same plan (events.py).

@@ -56,9 +56,9 @@ class Recent(Generic[Value]):
 
 @dataclass(slots=True)
 class Received:
-    """One request as it came and what became of it. Mutable until `finished`.
+    """One received request and its result. Mutable until `finished`.
 
-    `client_left`: the connection went before the answer's end. `sent` hashes the answer's body.
+    `client_left`: the connection was closed before the end of the answer. `sent` hashes the answer's body.
     """
 
     method: str
@@ -100,9 +100,9 @@ class Received:
 
 @dataclass(slots=True)
 class Stored:
-    """A response that can be asked for again. Mutable: `cancelled`.
+    """A response that can be retrieved again. Mutable: `cancelled`.
 
-    `ready_at` is on the monotonic clock: before it, a background response is still in progress.
+    `ready_at` is on the monotonic clock. Before it, a background response is still in progress.
     """
 
     plan: Plan

@@ -1,8 +1,8 @@
-"""Does a value satisfy a JSON schema? `schema_fill` chooses between candidates with it.
+"""Whether a value satisfies a JSON schema. `schema_fill` chooses between candidates with it.
 
-The keywords of draft 2020-12 that a schema for structured output may use, one function for each
-type of value. `format` is not checked here: the filler only makes well-formed ones. The runtime
-needs no schema library for this; the tests hold the two files against one.
+It supports the keywords of draft 2020-12 that a schema for structured output may use, with one function per type of
+value. `format` is not checked, because the filler only creates well-formed values. No schema library is needed at run
+time; the tests compare both files with one.
 """
 
 from __future__ import annotations

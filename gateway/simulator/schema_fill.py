@@ -1,14 +1,14 @@
 """JSON schema -> a value that satisfies it, always the same one.
 
-    const, enum, default    the value that is given
-    $ref, allOf             followed and merged; a reference that comes back to itself ends where the
-                            schema lets it (null, an empty array, an absent property)
+    const, enum, default    the given value
+    $ref, allOf             followed and merged; a recursive reference ends where the schema permits it (null, an empty
+                            array, an absent property)
     anyOf, oneOf, type: []  the first branch whose value the whole schema accepts
-    object                  every property that fits; array: one item, or as many as it needs
-    string                  its format's example, a match of its pattern, else a word of the prompt
+    object                  every property that fits; array: one item, or as many as required
+    string                  its format's example, a match of its pattern, or a word of the prompt
     number                  the lowest value that fits
 
-The work is bounded (depth and number of values made); what is not found within the bounds raises
+The work is bounded by depth and by the number of created values. What is not found within these bounds raises
 `Unsatisfiable`, which a client sees as a 400 that names the field.
 """
 
@@ -54,14 +54,14 @@ _FORMATS: Final[Mapping[str, str]] = {
 
 
 def fill(schema: object, word: str = "example") -> object:
-    """A value for `schema`; free strings hold `word`. Raises `Unsatisfiable`."""
+    """Returns a value for `schema`. Free strings contain `word`. Raises `Unsatisfiable`."""
     filler = _Filler(schema, word)
     try:
         value = filler.value(schema, (), 0)
         if accepts(schema, value, schema):
             return value
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
-        # A schema is a stranger's data: a keyword of the wrong type shows up as one of these.
+        # A schema is untrusted data: a keyword of the wrong type shows up as one of these.
         msg = str(error) if isinstance(error, Unsatisfiable) else f"the schema is malformed: {error}"
         raise Unsatisfiable(msg) from error
     msg = "no value was found that satisfies the schema"
@@ -86,7 +86,10 @@ class _Filler:
         }
 
     def value(self, schema: object, trail: tuple[str, ...], salt: int) -> object:
-        """`trail`: a mark per level, references by their pointer. `salt` tells equal items apart."""
+        """Returns a value.
+
+        `trail` has one mark per level, references by their pointer. `salt` makes equal items different.
+        """
         self._made += 1
         if self._made > _MAX_VALUES or len(trail) > _MAX_DEPTH:
             msg = "the schema is too large or too deep"
@@ -100,7 +103,7 @@ class _Filler:
         return self._first_accepted(flat, self._alternatives(flat, trail, salt))
 
     def _flattened(self, schema: JsonObject, trail: tuple[str, ...]) -> tuple[JsonObject, tuple[str, ...]]:
-        """Without `$ref` and `allOf`: both merged in."""
+        """Returns the schema with `$ref` and `allOf` merged in."""
         while "$ref" in schema or "allOf" in schema:
             rest = {key: part for key, part in schema.items() if key not in ("$ref", "allOf")}
             parts = list(schema.get("allOf", ()))
@@ -117,7 +120,7 @@ class _Filler:
         return schema, trail
 
     def _chosen(self, schema: JsonObject, values: Iterable[object]) -> object:
-        """The first of some finished values that the schema accepts."""
+        """Returns the first of some finished values that the schema accepts."""
         for made in values:
             if accepts(schema, made, self._root):
                 return made
@@ -125,7 +128,7 @@ class _Filler:
         raise Unsatisfiable(msg)
 
     def _first_accepted(self, schema: JsonObject, alternatives: Iterator[Callable[[], object]]) -> object:
-        """The first value that can be made and that the schema accepts."""
+        """Returns the first value that can be created and that the schema accepts."""
         reason = "nothing satisfies the schema"
         for make in alternatives:
             try:
@@ -150,7 +153,7 @@ class _Filler:
         for kind in wanted if isinstance(wanted, list) else [wanted]:
             maker = self._makers.get(str(kind))
             if maker is not None:
-                # Other salts are other values: they help where `not` forbids the first.
+                # Other salts give other values, which helps where `not` forbids the first one.
                 tries = range(4) if "not" in schema else range(1)
                 yield from (partial(maker, schema, trail, salt + more) for more in tries)
 
@@ -255,13 +258,13 @@ def _turned(options: list[object], salt: int) -> list[object]:
 
 
 def _branching(schema: JsonObject) -> tuple[str, ...]:
-    """The keywords that leave a choice; one group of them at a time."""
+    """Returns the keywords that leave a choice, one group at a time."""
     groups = (("anyOf",), ("oneOf",), ("if", "then", "else"))
     return next((group for group in groups if group[0] in schema), ())
 
 
 def _branches(schema: JsonObject, salt: int) -> list[list[object]]:
-    """Each way to go on: the schemas to merge in."""
+    """Returns the schemas to merge in for each alternative."""
     keywords = _branching(schema)
     if not keywords:
         return []
@@ -277,7 +280,7 @@ def _bounds(schema: JsonObject) -> tuple[float, float]:
 
 
 def _varied(known: str, least: int, salt: int) -> Iterator[str]:
-    """A format's example, then longer or other ones that most formats still allow."""
+    """Yields a format's example, and then longer or different ones that most formats still permit."""
     if salt == 0:
         yield known
     if known.startswith(("http", "/")):
@@ -290,7 +293,7 @@ def _varied(known: str, least: int, salt: int) -> Iterator[str]:
             known[-1], f"h{digit}.example.com" if known.endswith(".com") else known[:-1] + digit
         )
     if salt:
-        yield known  # items may be equal, and not every example has others like it
+        yield known  # items may be equal, and not every example has variants
 
 
 def _implied_type(schema: JsonObject) -> str:
@@ -303,7 +306,7 @@ def _implied_type(schema: JsonObject) -> str:
 
 
 def _merged(left: JsonObject, right: object) -> JsonObject:
-    """Both schemas in one, for the keywords where that needs more than taking the right one."""
+    """Merges two schemas, for the keywords where that needs more than taking the right one."""
     if right is True:
         return left
     if not isinstance(right, dict):
@@ -320,7 +323,7 @@ _LOWER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxPro
 
 
 def _both(key: str, left: Any, right: Any) -> Any:
-    """What one keyword says in two schemas, said once."""
+    """Merges the values of one keyword in two schemas."""
     if key in _HIGHER:
         both: Any = max(left, right)
     elif key in _LOWER:

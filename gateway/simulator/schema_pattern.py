@@ -22,7 +22,7 @@ _CLASSES: Final[Mapping[str, str]] = {"CATEGORY_DIGIT": "0", "CATEGORY_WORD": "a
 
 
 def match_candidates(pattern: str, least: int, salt: int) -> Iterator[str]:
-    """Strings of growing length for `pattern`; `salt` turns the choices, to make different ones."""
+    """Yields strings of growing length that match `pattern`. `salt` rotates the choices, to make different strings."""
     try:
         tree = _parse(pattern)
     except (re.error, OverflowError, RecursionError) as error:
@@ -43,7 +43,7 @@ def _sequence(tree: Any, extra: int, salt: int) -> str:
 
 
 def _node(op: str, argument: Any, extra: int, salt: int) -> str:
-    made = ""  # anchors take no characters
+    made = ""  # anchors match no characters
     match op:
         case "LITERAL":
             made = chr(argument)

@@ -17,7 +17,7 @@ _BROKEN_OFF: Final = "ASGI callable returned without completing response."
 
 
 def _is_worth_saying(entry: logging.LogRecord) -> bool:
-    # A cut answer is what the caller asked for; the server would report each one as an error.
+    # A cut answer is what the caller requested; the server would report each one as an error.
     return entry.getMessage() != _BROKEN_OFF
 
 
@@ -26,7 +26,8 @@ async def serve(listener: socket.socket) -> None:
     config = uvicorn.Config(
         build_simulator(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
-    # asyncio does it only for sockets that name their protocol; else head and body stand 40 ms apart (delayed ACK).
+    # asyncio does this only for sockets that name their protocol. Otherwise head and body are 40 ms apart (delayed
+    # ACK).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_saying)
     server = uvicorn.Server(config)
@@ -39,7 +40,7 @@ async def serve(listener: socket.socket) -> None:
 
 
 def run(host: str, port: int) -> None:
-    """Serve until interrupted; says where in one line. An address that cannot be had exits with 1."""
+    """Serve until interrupted, and print where in one line. Exits with 1 if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)

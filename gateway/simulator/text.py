@@ -1,7 +1,7 @@
-"""Prompt in, words out: what the input holds, what to say to it, and what a token is.
+"""Reads prompts and writes replies: what the input contains, what to answer, and what a token is.
 
-A token is a piece of text of at most 12 letters with the white space before it; joining the tokens
-gives the text back. Input tokens are counted at four UTF-8 bytes each, an image at 85.
+A token is a piece of text of at most 12 letters with the white space before it. Joining the tokens gives the text
+again. Input tokens are counted as four UTF-8 bytes each, an image as 85.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOKENS_PER_IMAGE: Final = 85
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the input holds: the last user text, attachments, and tool outputs after that text."""
+    """The content of the input: the last user text, attachments, and the tool outputs after that text."""
 
     user_text: str
     images: int
@@ -39,7 +39,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def read_prompt(items: Sequence[JsonObject], fields: JsonObject) -> Prompt:
-    """Look through the input's items; `fields` adds instructions and tools to the token count."""
+    """Reads the input's items. `fields` adds instructions and tools to the token count."""
     user_text = ""
     files: list[str] = []
     outputs: list[str] = []
@@ -88,7 +88,7 @@ def _shortened(text: str) -> str:
 
 
 def reply(request: Request, prompt: Prompt) -> str:
-    """The text of an answer: says that this is the simulator, and what it was given."""
+    """Returns the text of an answer. It says that this is the simulator, and what it received."""
     sentences = [f"This is the simulator, answering as {request.model}."]
     if prompt.user_text:
         sentences.append(f'You said: "{_shortened(prompt.user_text)}".')
@@ -102,16 +102,16 @@ def reply(request: Request, prompt: Prompt) -> str:
 
 
 def subject_of(text: str) -> str:
-    """A word to fill a free string with: the first capitalised word after the first, or `example`."""
+    """Returns a word for free strings: the first capitalised word after the first one, or `example`."""
     match = _CAPITALISED.search(text)
     return match[0] if match else "example"
 
 
 def wanted_tools(request: Request, prompt: Prompt) -> list[JsonObject]:
-    """The function tools to call now: none once their outputs are in the input.
+    """Returns the function tools to call now: none if the input contains their outputs.
 
-    `tool_choice` names, requires, allows or forbids; else a tool is called when the user's text holds
-    a word of its name (`get_weather`: "weather"), or speaks of tools or functions.
+    `tool_choice` names, requires, permits or forbids tools. Otherwise a tool is called if the user's text contains a
+    word of its name (`get_weather`: "weather"), or mentions tools or functions.
     """
     tools = {tool["name"]: tool for tool in request.fields.get("tools") or () if _is_function(tool)}
     choice = request.fields.get("tool_choice")
