@@ -1,39 +1,23 @@
-"""One gateway for all tests of the admin API: each makes teams of its own."""
+"""A client of the admin API, and names that no other team has: the gateway is everybody's."""
 
-import itertools
+import uuid
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
-from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway, simulator
-from tests.support.servers import valkey_server
-
-
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with (
-        valkey_server() as store,
-        simulator() as upstream,
-        running_gateway(store.url, upstream, tmp_path_factory.mktemp("data")) as running,
-    ):
-        yield running
+from tests.support.admins import admin_client
+from tests.support.gateway import RunningGateway
 
 
 @pytest.fixture
 def admin(gateway: RunningGateway) -> Iterator[httpx.Client]:
     """A client with the admin key, at /admin/v1."""
-    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-    with httpx.Client(base_url=f"{gateway.url}/admin/v1", headers=headers, timeout=20) as client:
+    with admin_client(gateway) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
-def numbers() -> Iterator[int]:
-    return itertools.count(1)
-
-
 @pytest.fixture
-def new_name(numbers: Iterator[int]) -> Callable[[], str]:
+def new_name() -> Callable[[], str]:
     """Names that no other team has."""
-    return lambda: f"team {next(numbers)}"
+    return lambda: f"team {uuid.uuid4().hex[:12]}"

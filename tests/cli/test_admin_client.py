@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateway.cli import main
-from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway, simulator
-from tests.support.program import Ended
-from tests.support.servers import valkey_server
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with (
-        valkey_server() as store,
-        simulator() as provider,
-        running_gateway(store.url, provider, tmp_path_factory.mktemp("gateway")) as running,
-    ):
-        yield running
-
-
-class Shell:
-    """The command line of somebody who has set the two variables; in this process: a start takes half a second."""
-
-    def __init__(self, gateway: RunningGateway, capsys: pytest.CaptureFixture[str]) -> None:
-        self._env = {"GATEWAY_URL": gateway.url, "GATEWAY_ADMIN_KEY": ADMIN_KEY}
-        self._capsys = capsys
-
-    def __call__(self, *words: str, **env: str) -> Ended:
-        self._capsys.readouterr()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["gateway", *words])
-            for name, value in (self._env | env).items():
-                patch.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        out, err = self._capsys.readouterr()
-        return Ended(int(ended.value.code or 0), out, err)
-
-    def json(self, *words: str) -> Any:
-        done = self(*words, "--json")
-        assert (done.code, done.err) == (0, "")
-        return json.loads(done.out)
+from tests.support.gateway import ADMIN_KEY, RunningGateway, simulator
+from tests.support.shell import Shell
 
 
 @pytest.fixture

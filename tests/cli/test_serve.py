@@ -7,14 +7,12 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.gateway import simulator
 from tests.support.program import Program, processes_in, run, started
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
@@ -22,14 +20,8 @@ from tests.support.waiting import wait_until_sync
 ENV = {"GATEWAY_ADMIN_KEY": "admin-key", "PROVIDER_KEY": "key"}
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[str]:
-    with simulator() as url:
-        yield url
-
-
 @pytest.fixture
-def config(tmp_path: Path, provider: str) -> Path:
+def config(tmp_path: Path, upstream: str) -> Path:
     path = tmp_path / "gateway.toml"
     path.write_text(
         f"""
@@ -40,7 +32,7 @@ data_dir = "{tmp_path / "data"}"
 [admin]
 key = "env:GATEWAY_ADMIN_KEY"
 [upstreams.simulator]
-base_url = "{provider}"
+base_url = "{upstream}"
 api_keys = ["env:PROVIDER_KEY"]
 [[routes]]
 model = "*"

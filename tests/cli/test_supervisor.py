@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from tests.support.configured import Configured, configured
 from tests.support.processes import READY, UPSTREAM_KEY, GatewayProcess
 from tests.support.program import environment, run
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
@@ -25,12 +24,6 @@ pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests shar
 AWAY = "http://127.0.0.1:9/v1"
 # What Python runs at its start: in a worker alone.
 IN_A_WORKER = "import os, sys, time\nif 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n    {}\n"
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
 
 
 @pytest.fixture

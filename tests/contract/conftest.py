@@ -9,7 +9,7 @@ import uvloop
 
 from gateway.upstream.factory import build_transport
 from gateway.upstream.transport import Transport, TransportConfig
-from tests.support.scripted_upstream import wait_until
+from tests.support.waiting import wait_until
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

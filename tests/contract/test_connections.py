@@ -8,20 +8,9 @@ import pytest
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.support.scripted_upstream import (
-    Peer,
-    Step,
-    answer,
-    close,
-    hang,
-    request,
-    reset,
-    send,
-    serve,
-    wait_for,
-    wait_until,
-)
+from tests.support.scripted_upstream import Peer, Step, answer, close, hang, request, reset, send, serve, wait_for
 from tests.support.upstream_exchange import fault, fetch, post, read_all
+from tests.support.waiting import let_run, wait_until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -173,7 +162,7 @@ async def test_an_aborted_answer_makes_room_for_the_next_caller(connect: Connect
         transport = connect(upstream.url, max_connections=1)
         busy = await post(transport)
         queued = asyncio.create_task(fetch(transport))
-        await asyncio.sleep(0.01)
+        await let_run()
         busy.abort()
         assert await queued == (200, b"next")
 
@@ -197,7 +186,7 @@ async def test_closing_ends_running_answers_and_refuses_new_requests(connect: Co
         got = await post(transport)
         assert await got.read() == b"x"
         reading = asyncio.create_task(got.read())
-        await asyncio.sleep(0.01)
+        await let_run()
         await transport.close()
         with fault(FaultKind.CUT, sent=True):
             await reading
@@ -245,7 +234,7 @@ async def test_a_large_answer_that_nobody_reads_stops_the_upstream(connect: Conn
         before = -1
         while before != sent:
             before = sent
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # in which nothing more is taken
         assert sent < size // 2
         assert len(await read_all(got)) == size
         assert await fetch(transport) == (200, b"next")

@@ -137,7 +137,7 @@ async def test_a_connection_that_speaks_while_idle_is_not_used_again(connect: Co
     async with serve(steps, [request(), answer(b"good")]) as upstream:
         transport = connect(upstream.url)
         assert await fetch(transport) == (200, b"ok")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the bytes arrive: no transport says so before it is asked again
         assert await fetch(transport) == (200, b"good")
     assert upstream.accepted == 2
 

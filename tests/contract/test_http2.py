@@ -14,8 +14,8 @@ from h2.errors import ErrorCodes
 from gateway.upstream.transport import Answer, FaultKind, Transport
 from tests.contract.conftest import Connect
 from tests.contract.http2 import Stream, Upstream, json_answer, serve_http2
-from tests.support.scripted_upstream import wait_until
 from tests.support.upstream_exchange import fault, fetch, post, read_all
+from tests.support.waiting import wait_until
 
 Connected = Callable[[Upstream], Transport]
 

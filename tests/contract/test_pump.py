@@ -6,8 +6,9 @@ import pytest
 
 from gateway.upstream.transport import Answer, FaultKind
 from tests.contract.conftest import Connect
-from tests.support.scripted_upstream import answer, hang, request, reset, send, serve, wait_for, wait_until
+from tests.support.scripted_upstream import answer, hang, request, reset, send, serve, wait_for
 from tests.support.upstream_exchange import fault, fetch, post, read_all
+from tests.support.waiting import wait_until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 

@@ -8,8 +8,9 @@ import pytest
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.support.scripted_upstream import answer, hang, head, request, send, serve, wait_until
+from tests.support.scripted_upstream import answer, hang, head, request, send, serve
 from tests.support.upstream_exchange import fault, fetch, post, read_all
+from tests.support.waiting import let_run, wait_until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -72,7 +73,7 @@ async def test_a_body_may_take_longer_than_the_bound_between_its_chunks(connect:
 async def test_a_slow_reader_is_no_silence(connect: Connect) -> None:
     async with serve([request(), send(CHUNKED, b"3\r\none\r\n"), send(b"3\r\ntwo\r\n0\r\n\r\n")]) as upstream:
         got = await post(connect(upstream.url, chunk_timeout_s=0.05))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.15)  # the slowness itself: longer than the bound
         assert await read_all(got) == b"onetwo"
 
 
@@ -85,7 +86,7 @@ async def cancelled(task: "asyncio.Task[object]") -> None:
 async def test_cancelling_while_connecting_leaks_nothing(connect: Connect, black_hole: str) -> None:
     transport = connect(black_hole)
     sending = asyncio.create_task(post(transport))
-    await asyncio.sleep(0.02)
+    await let_run()
     await cancelled(sending)
     await wait_until(lambda: transport.open_connections == 0)
 
@@ -95,7 +96,7 @@ async def test_cancelling_while_waiting_for_a_connection_leaks_nothing(connect: 
         transport = connect(upstream.url, max_connections=1)
         busy = await post(transport)
         queued = asyncio.create_task(post(transport))
-        await asyncio.sleep(0.01)
+        await let_run()
         await cancelled(queued)
         busy.abort()
         assert await fetch(transport) == (200, b"next")
@@ -109,7 +110,7 @@ async def test_cancelling_in_the_turn_in_which_a_connection_came_free_loses_no_p
             busy = asyncio.create_task(fetch(transport))
             await wait_until(lambda: transport.open_connections == 1)
             queued = asyncio.create_task(fetch(transport))
-            await asyncio.sleep(0.01)
+            await let_run()
             busy.cancel()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -143,7 +144,7 @@ async def test_cancelling_a_read_closes_the_connection(connect: Connect) -> None
         got = await post(transport)
         assert await got.read() == b"x"
         reading = asyncio.create_task(got.read())
-        await asyncio.sleep(0.01)
+        await let_run()
         await cancelled(reading)
         await wait_until(lambda: upstream.gone == 1 and transport.open_connections == 0)
 
@@ -165,7 +166,7 @@ async def test_abort_wakes_a_waiting_reader(connect: Connect) -> None:
         got = await post(connect(upstream.url))
         assert await got.read() == b"x"
         reading = asyncio.create_task(got.read())
-        await asyncio.sleep(0.01)
+        await let_run()
         got.abort()
         with fault(FaultKind.CUT, sent=True):
             await reading

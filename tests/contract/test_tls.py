@@ -9,8 +9,9 @@ import trustme
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
-from tests.support.scripted_upstream import answer, close, hang, request, reset, send, serve, wait_until
+from tests.support.scripted_upstream import answer, close, hang, request, reset, send, serve
 from tests.support.upstream_exchange import fault, fetch, post
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import RunningGateway, running_gateway, simulator
+from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.servers import Server, valkey_server
 
 
@@ -13,12 +13,6 @@ from tests.support.servers import Server, valkey_server
 def store() -> Iterator[Server]:
     with valkey_server() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with simulator() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

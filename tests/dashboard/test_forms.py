@@ -11,10 +11,10 @@ from fastapi.routing import APIRoute
 
 from gateway.app import build_app
 from gateway.dashboard.guard import MAX_FORM, OpenRoute, PageRoute
-from tests.operators.test_access import routes_below
 from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.dashboard_client import DashboardClient, signed_in
 from tests.support.gateway import RunningGateway, gateway_settings
+from tests.support.routes import routes_below
 
 
 @pytest.fixture(scope="module")

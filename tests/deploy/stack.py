@@ -34,7 +34,7 @@ from typing import Any, Final, Self
 import httpx
 import openai
 
-from tests.support.servers import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
 ROOT: Final = Path(__file__).parents[2]

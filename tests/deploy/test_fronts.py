@@ -24,7 +24,8 @@ import trustme
 
 from tests.deploy.stack import ROOT, Answered, Load, sdk, stream_once, trust
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
-from tests.support.servers import free_port, valkey_server
+from tests.support.ports import free_port
+from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 
 NGINX: Final = ROOT / "deploy" / "nginx" / "gateway.conf"

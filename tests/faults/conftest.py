@@ -1,6 +1,6 @@
-"""One store for all of these tests; each has a gateway, an upstream and a team of its own."""
+"""Each of these tests has a gateway, an upstream and a team of its own, on the store that all share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scenario import Scenario, open_scenario
-from tests.support.servers import Server, valkey_server
+from tests.support.servers import Server
 
 Stages = Callable[..., AbstractAsyncContextManager[Scenario]]
-
-
-@pytest.fixture(scope="session")
-def store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 from tests.faults.conftest import Stages
 from tests.faults.scenario import GOOD, JSON, RawClient, Scenario, whole
 from tests.support.gateway import ADMIN_KEY
+from tests.support.ports import free_port
 from tests.support.scripted_upstream import Step, Upstream, answer, close, hang, request, reset, send, serve
-from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
 ADMIN = f"x-gateway-admin-key: {ADMIN_KEY}\r\n"

@@ -140,7 +140,7 @@ async def test_it_and_no_short_one_is_read_past_the_parser(scenario: Scenario, m
     client = await scenario.connect()
     for body in (SHORT, LONG):
         await client.send(head(scenario, body) + body[:10])
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # apart on the wire
         await client.send(body[10:])
         await answered(client)
     assert lengths == [len(LONG)]

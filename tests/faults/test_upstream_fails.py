@@ -35,8 +35,8 @@ from tests.faults.scenario import (
     more,
     stream,
 )
+from tests.support.ports import free_port
 from tests.support.scripted_upstream import Step, close, hang, request, reset, send
-from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
 Event = dict[str, Any]

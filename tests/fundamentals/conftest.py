@@ -1,4 +1,4 @@
-"""One real Valkey, one simulator and one gateway for all of these tests; each test has its own team, or shares one."""
+"""A key that these tests share, and clients that have it."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -6,27 +6,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
+from tests.support.gateway import NewKey, RunningGateway
 from tests.support.sent import Sent
-from tests.support.servers import Server, valkey_server
-
-
-@pytest.fixture(scope="session")
-def store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def upstream() -> Iterator[str]:
-    with simulator() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def gateway(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with running_gateway(store.url, upstream, tmp_path_factory.mktemp("data")) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 from gateway.upstream import model_list
 from gateway.upstream.transport import FaultKind, UpstreamFault
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
-from tests.support.servers import Server, free_port
+from tests.support.ports import free_port
+from tests.support.servers import Server
 
 
 @pytest.fixture(scope="module")

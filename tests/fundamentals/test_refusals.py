@@ -10,7 +10,8 @@ import pytest
 
 from tests.fundamentals.raw import RawConnection, bearer, head
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
-from tests.support.servers import Server, free_port
+from tests.support.ports import free_port
+from tests.support.servers import Server
 
 MAX_BODY_BYTES = 2_000
 

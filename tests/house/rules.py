@@ -1,6 +1,7 @@
 """The house rules as functions of one file's text; each returns what is wrong, one line a finding, or nothing.
 
 Python    too_long  long_functions  no_module_docstring  module_level_mutable_state  bare_suppressions
+tests     imports_of_other_folders  unexplained_sleeps
 any text  unfinished_work  places_of_one_machine
 Lua       no_header_comment
 locks     unlocked_requirements
@@ -135,6 +136,41 @@ def _is_explained(comment: str) -> bool:
     return (not silences_ruff or bool(NOQA_WITH_REASON.search(comment))) and (
         not silences_mypy or bool(IGNORE_WITH_REASON.search(comment))
     )
+
+
+def imports_of_other_folders(source: str, folder: str) -> list[str]:
+    """Report what a test imports from another folder of tests; tests/support is there for what several folders use."""
+    lines = [
+        (node.lineno, node.module or "")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.level == 0
+    ]
+    return [
+        f"line {line}: {module} belongs to another folder; what both use goes to tests/support"
+        for line, module in lines
+        if module.startswith("tests.") and module.split(".")[1] not in (folder, "support")
+    ]
+
+
+def unexplained_sleeps(source: str) -> list[str]:
+    """Report each sleep without a comment on its line or the one above that says why nothing can be waited for.
+
+    `sleep(0)` waits for no time: it lets others run.
+    """
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    explained = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    sleeps = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) == "sleep"
+        and not (node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0)
+    ]
+    return [
+        f"line {call.lineno}: {ast.unparse(call)} says not why it is no wait for a condition"
+        for call in sleeps
+        if not {call.lineno - 1, call.lineno} & explained
+    ]
 
 
 def unfinished_work(text: str) -> list[str]:

@@ -61,6 +61,20 @@ def test_unit_tests_use_no_store_and_no_socket() -> None:
     ] == []
 
 
+def test_helpers_do_not_cross_folders_of_tests() -> None:
+    assert [
+        f"{path.relative_to(ROOT)}: {found}"
+        for path in PYTHON
+        if path.is_relative_to(ROOT / "tests") and path.parent != ROOT / "tests"
+        for found in rules.imports_of_other_folders(path.read_text(encoding="utf-8"), path.relative_to(ROOT).parts[1])
+    ] == []
+
+
+def test_tests_wait_for_conditions_and_a_fixed_sleep_has_its_reason() -> None:
+    tests = [path for path in PYTHON if path.is_relative_to(ROOT / "tests") and path.name != "waiting.py"]
+    assert findings(rules.unexplained_sleeps, tests) == []
+
+
 def test_no_module_of_the_gateway_has_state_of_its_own() -> None:
     gateway = [path for path in PYTHON if path.is_relative_to(ROOT / "gateway")]
     assert findings(rules.module_level_mutable_state, gateway) == []
@@ -134,6 +148,9 @@ HASH: Final = "--hash=sha256:" + "0" * 64
         (rules.bare_suppressions, "# ruff: noqa: F401 - all of it", "# fmt: skip"),
         (rules.bare_suppressions, "# mypy: ignore-errors", "# mypy is strict here"),
         (rules.bare_suppressions, "x = 1  # pragma: no cover", "# covered"),
+        (rules.unexplained_sleeps, "time.sleep(0.1)", "time.sleep(0.1)  # longer than the timeout"),
+        (rules.unexplained_sleeps, "async def f():\n    await sleep(x)", "async def f():\n    await asyncio.sleep(0)"),
+        (rules.unexplained_sleeps, "# why\n\nsleep(1)", "# the outage itself\nsleep(1)"),
         (rules.no_header_comment, "return 1", "-- Admits a request."),
         (rules.unlocked_requirements, "a==1 \\\n    # via b", f"a==1 ; x > '3' \\\n    {HASH}\n    # via b"),
         (rules.unlocked_requirements, f"a>=1 {HASH}", "# made by make lock"),
@@ -144,6 +161,14 @@ HASH: Final = "--hash=sha256:" + "0" * 64
 def test_each_rule_finds_what_it_forbids_and_nothing_else(check: Check, forbidden: str, allowed: str) -> None:
     assert check(forbidden) != []
     assert check(allowed) == []
+
+
+def test_a_helper_of_another_folder_is_found() -> None:
+    assert rules.imports_of_other_folders("from tests.faults.scenario import body_of", "ledger") != []
+    allowed = (
+        "import tests\nfrom tests.support.ports import free_port\nfrom tests.ledger.helper import x\nfrom x import y"
+    )
+    assert rules.imports_of_other_folders(allowed, "ledger") == []
 
 
 def test_a_function_is_measured_without_its_decorators() -> None:

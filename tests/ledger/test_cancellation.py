@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 from gateway.accounts.entities import Changes, Team
 from gateway.app import Gateway, Services, build_app
 from gateway.config.settings import Settings
-from tests.support.gateway import gateway_settings, simulator
+from tests.support.gateway import gateway_settings
 from tests.support.ledgers import ask, open_ledger, read_books, voided
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
@@ -92,16 +92,10 @@ class Client:
         await asyncio.sleep(0)
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with simulator() as url:
-        yield url
-
-
 @pytest.fixture
-async def gateway(shared_store: Server, upstream: str, tmp_path: Path) -> AsyncIterator[Gateway]:
+async def gateway(store: Server, upstream: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     patient = {"breaker_failures": 1_000_000}  # or it would open, and end the walk early
-    async with started(gateway_settings(shared_store.url, upstream, tmp_path, upstream=patient)) as gateway:
+    async with started(gateway_settings(store.url, upstream, tmp_path, upstream=patient)) as gateway:
         yield gateway
 
 
@@ -183,9 +177,9 @@ async def test_an_admission_whose_reply_was_lost_is_voided_once_the_store_is_bac
 
 
 async def test_a_cancelled_admission_is_undone_where_its_script_has_to_be_loaded_first(
-    shared_store: Server, tmp_path: Path
+    store: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+    async with open_ledger(store.url, tmp_path) as parts:
         key = await parts.new_key()
         hold = (await parts.ledger.admit(ask(key))).hold
         await parts.store.run("SCRIPT", "FLUSH", key="")

@@ -21,8 +21,8 @@ from tests.support.servers import Server
 
 
 @pytest.fixture
-async def parts(shared_store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+async def parts(store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(store.url, tmp_path) as parts:
         yield parts
 
 
@@ -60,9 +60,9 @@ MOVES = st.lists(
 
 @given(moves=MOVES)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_order_of_movements_verifies(shared_store: Server, tmp_path: Path, moves: list[tuple[str, int]]) -> None:
+def test_any_order_of_movements_verifies(store: Server, tmp_path: Path, moves: list[tuple[str, int]]) -> None:
     async def run() -> None:
-        async with open_ledger(shared_store.url, tmp_path) as parts:
+        async with open_ledger(store.url, tmp_path) as parts:
             key = await parts.new_key(credit=10_000)
             for kind, amount in moves:
                 if kind == "grant":

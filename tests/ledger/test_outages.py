@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import hiredis
 import httpx
 import pytest
 
@@ -16,22 +15,17 @@ from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import new_id, new_secret
 from gateway.ledger.enforcement_check import check_enforcement
-from gateway.ledger.ledger import ADMIT, Resolution
+from gateway.ledger.ledger import Resolution
 from gateway.ledger.verification import verify
-from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway, simulator
+from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway
 from tests.support.ledgers import Books, ask, kept_up, open_ledger, read_books, settled, voided
 from tests.support.servers import Server, valkey_server
+from tests.support.unenforcing_store import UnenforcingStore
 from tests.support.waiting import wait_until, wait_until_found, wait_until_sync
 
 REQUEST = {"model": "sim/tokens-3", "input": "hello"}
 STREAM = {"model": "sim/tokens-200+slow-5", "input": "hello", "stream": True}
 QUICK = {"timeout_s": 0.2, "breaker_open_s": 0.1}
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with simulator() as url:
-        yield url
 
 
 @pytest.fixture
@@ -266,59 +260,28 @@ def test_a_store_that_lost_its_scripts_gets_them_again_and_no_request_fails(
         wait_until_sync(lambda: agrees(gateway, key), what="nothing is held")
 
 
-class YesMan:
-    """A proxy before a real store that lets no admission through: it answers each one with yes."""
-
-    ADMITTED = b"*16\r\n:1\r\n:1\r\n$0\r\n\r\n$0\r\n\r\n" + b":0\r\n" * 6 + b":-1\r\n" * 6
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self.admissions = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind, before = await asyncio.open_unix_connection(str(self._server.socket_path))
-        parser = hiredis.Reader()
-        with contextlib.closing(writer), contextlib.closing(before), contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                parser.feed(data)
-                while (command := parser.gets()) is not False:
-                    if command[:2] == [b"EVALSHA", ADMIT.sha.encode()]:
-                        self.admissions += 1
-                        writer.write(self.ADMITTED)
-                    else:
-                        before.write(hiredis.pack_command(tuple(command)))
-                        writer.write(await _one_reply(behind))
-
-
-async def _one_reply(reader: asyncio.StreamReader) -> bytes:
-    parser, raw = hiredis.Reader(), b""
-    while parser.gets() is False:
-        data = await reader.read(65536)
-        parser.feed(data)
-        raw += data
-    return raw
-
-
 @pytest.fixture
-async def yes_man(shared_store: Server) -> AsyncIterator[tuple[YesMan, str]]:
-    proxy = YesMan(shared_store)
+async def unenforcing(store: Server) -> AsyncIterator[tuple[UnenforcingStore, str]]:
+    proxy = UnenforcingStore(store)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     async with server:
         yield proxy, f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_the_canary_names_a_store_that_does_not_enforce(yes_man: tuple[YesMan, str], tmp_path: Path) -> None:
-    async with open_ledger(yes_man[1], tmp_path) as parts:
+async def test_the_canary_names_a_store_that_does_not_enforce(
+    unenforcing: tuple[UnenforcingStore, str], tmp_path: Path
+) -> None:
+    async with open_ledger(unenforcing[1], tmp_path) as parts:
         problem = await check_enforcement(parts.store, parts.ledger)
     assert problem == "the store admitted a second request to a limit of one"
 
 
 async def test_a_store_that_does_not_enforce_keeps_the_gateway_not_ready(
-    yes_man: tuple[YesMan, str], tmp_path: Path
+    unenforcing: tuple[UnenforcingStore, str], tmp_path: Path
 ) -> None:
-    gateway = build_app(gateway_settings(yes_man[1], "http://127.0.0.1:9/v1", tmp_path, log={"level": "error"}))
+    gateway = build_app(gateway_settings(unenforcing[1], "http://127.0.0.1:9/v1", tmp_path, log={"level": "error"}))
     async with gateway.app.router.lifespan_context(gateway.app):
-        await wait_until(lambda: yes_man[0].admissions > 4, what="the canary has tried more than twice")
+        await wait_until(lambda: unenforcing[0].admissions > 4, what="the canary has tried more than twice")
         assert gateway.services is not None
         assert not gateway.services.ready
         transport = httpx.ASGITransport(app=gateway)
@@ -362,9 +325,9 @@ async def test_a_canary_that_is_cut_off_leaves_no_key_without_a_ttl(
         await wait_until_found(clean)
 
 
-async def test_a_void_for_a_team_that_is_gone_writes_nothing(shared_store: Server, tmp_path: Path) -> None:
+async def test_a_void_for_a_team_that_is_gone_writes_nothing(store: Server, tmp_path: Path) -> None:
     """The canary's, say, which an outage spooled: it must not bring the canary's keys back for ever."""
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+    async with open_ledger(store.url, tmp_path) as parts:
         hold = Hold("req_1", "canary1234", "key", 0, 0, 0, 0)
         await parts.ledger.settle(voided(hold))
         assert parts.ledger.resolutions == {Resolution.UNKNOWN: 1}

@@ -17,7 +17,6 @@ from gateway.accounts.entities import Changes, Team
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, parse_api_key
 from gateway.ledger.verification import verify
-from tests.support.gateway import simulator
 from tests.support.ledgers import Books, LedgerParts, ask, kept_up, open_ledger, read_books, voided
 from tests.support.processes import READY, GatewayProcess, Seen, ask_once, gateway_process, load
 from tests.support.servers import Server, valkey_server
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests shar
 
 STREAM = {"model": "sim/tokens-60+slow-10", "input": "hello", "stream": True, "max_output_tokens": 100}
 LONG = {"model": "sim/tokens-5000+slow-10", "input": "hello", "stream": True, "max_output_tokens": 10_000}
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with simulator() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -233,16 +233,16 @@ def test_a_line_reads_as_it_was_written(keys: list[str], args: list[str], script
 
 
 async def test_settlements_spooled_in_an_outage_are_posted_when_the_store_is_back(
-    shared_store: Server, tmp_path: Path
+    store: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as parts, kept_up(parts.ledger):
+    async with open_ledger(store.url, tmp_path) as parts, kept_up(parts.ledger):
         key = await parts.new_key(credit=100)
         holds = [(await parts.ledger.admit(ask(key))).hold for _ in range(3)]
-        shared_store.pause()
+        store.pause()
         posted = [parts.ledger.settle(settled(hold, cost=5)) for hold in holds]
         assert await asyncio.gather(*posted) == [None, None, None]
         await wait_until(lambda: bool(files(tmp_path / "spool")))
-        shared_store.resume()
+        store.resume()
 
         async def nothing_held() -> bool:
             return parts.store.available and parts.spool.replayed == 3 and not (await parts.books(key)).holds
@@ -270,9 +270,9 @@ async def test_settlements_of_a_gateway_that_ended_in_an_outage_are_posted_by_th
 
 
 async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twice(
-    shared_store: Server, tmp_path: Path
+    store: Server, tmp_path: Path
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+    async with open_ledger(store.url, tmp_path) as parts:
         key = await parts.new_key(credit=100)
         hold = (await parts.ledger.admit(ask(key))).hold
         settlement = settled(hold, cost=5)
@@ -286,9 +286,9 @@ async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twi
 @pytest.mark.parametrize("script", ["settle_v1", "settle_v2"])
 @pytest.mark.parametrize("remembered", [False, True])
 async def test_a_line_of_a_version_before_this_one_is_posted(
-    shared_store: Server, tmp_path: Path, script: str, remembered: bool
+    store: Server, tmp_path: Path, script: str, remembered: bool
 ) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+    async with open_ledger(store.url, tmp_path) as parts:
         key = await parts.new_key(credit=100)
         hold = (await parts.ledger.admit(ask(key))).hold
         names = TeamKeys(key.team_id)

@@ -25,8 +25,8 @@ MINUTE_MS = 60_000
 
 
 @pytest.fixture
-async def parts(shared_store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+async def parts(store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(store.url, tmp_path) as parts:
         yield parts
 
 
@@ -60,14 +60,12 @@ async def test_more_than_was_reserved_is_counted_in_full(parts: LedgerParts) -> 
 
 
 async def test_a_reservation_that_has_drained_gives_back_nothing_of_what_others_used(
-    parts: LedgerParts, shared_store: Server
+    parts: LedgerParts, store: Server
 ) -> None:
     key = await parts.new_key(limits={"tpm": LIMIT})
     hold = await admitted_ago(parts, key, 500, ago_ms=MINUTE_MS)
     now_ms = time.time_ns() // 1_000_000
-    set_counters(
-        shared_store, key.team_id, key.key_id, "team", tk=LIMIT * MINUTE_MS, tk_ms=now_ms
-    )  # used by others since
+    set_counters(store, key.team_id, key.key_id, "team", tk=LIMIT * MINUTE_MS, tk_ms=now_ms)  # used by others since
     await parts.ledger.settle(settled(hold, cost=0, tokens=0))
     assert LIMIT - 50 < await level(parts, key) <= LIMIT
 
@@ -114,7 +112,7 @@ return {}
 @given(requests=REQUESTS)
 @settings(max_examples=200)
 def test_a_corrected_bucket_is_never_emptier_than_one_that_had_known_from_the_start(
-    shared_store: Server, requests: list[tuple[int, int, int, int, int]]
+    store: Server, requests: list[tuple[int, int, int, int, int]]
 ) -> None:
     words = [number for request in requests for number in request]
-    assert shared_store.run("EVAL", Script.load("common").source + RACE, 0, LIMIT, *words) == []
+    assert store.run("EVAL", Script.load("common").source + RACE, 0, LIMIT, *words) == []

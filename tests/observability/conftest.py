@@ -1,41 +1,13 @@
-"""One real Valkey and one simulator for all of these tests; each has a gateway of its own, whose counts are at 0."""
+"""A gateway of its own for each test: its counts are at 0."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support.gateway import RunningGateway, running_gateway, simulator
-from tests.support.servers import Server, valkey_server
-
-Start = Callable[..., AbstractContextManager[RunningGateway]]
-
-
-@pytest.fixture(scope="session")
-def store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def upstream() -> Iterator[str]:
-    with simulator() as url:
-        yield url
+from tests.support.gateway import RunningGateway, StartGateway
 
 
 @pytest.fixture
-def start(store: Server, upstream: str, tmp_path: Path) -> Start:
-    """Starts a gateway; sections of the settings as keywords."""
-
-    def start(**sections: Any) -> AbstractContextManager[RunningGateway]:
-        return running_gateway(store.url, upstream, tmp_path, **sections)
-
-    return start
-
-
-@pytest.fixture
-def gateway(start: Start) -> Iterator[RunningGateway]:
+def gateway(start: StartGateway) -> Iterator[RunningGateway]:
     with start() as running:
         yield running

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+<<<<<<< HEAD
 import pytest
 import structlog
 
@@ -18,20 +18,21 @@ from gateway.server import server_config
 from tests.ledger.test_outages import YesMan
 from tests.support.configured import Configured, configured
 from tests.support.gateway import RunningGateway, ServerThread, gateway_settings, running_gateway
+=======
+
+from tests.support.configured import Configured, configured
+from tests.support.gateway import RunningGateway
+from tests.support.ports import free_port
+>>>>>>> 585dd47 (Tests: one home for store, upstream, gateway and ports; helpers do not cross folders, fixed sleeps have reasons, and checks hold both)
 from tests.support.processes import READY
 from tests.support.program import Program, run
-from tests.support.servers import Server, free_port, valkey_server
+from tests.support.servers import Server
+from tests.support.unenforcing_store import UnenforcingStore
 from tests.support.waiting import wait_until, wait_until_sync
 
 GOOD = {"store": True, "enforcement": True, "upstream": True, "accepting": True, "background": True}
 BODY = {"model": "o4-mini", "input": "x"}
 ADMIN = {"GATEWAY_ADMIN_KEY": "an-admin-key-of-the-tests"}
-
-
-@pytest.fixture
-def own_store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
 
 
 def readiness(one: Configured) -> tuple[int, dict[str, Any]]:
@@ -191,7 +192,7 @@ def test_background_work_that_stays_dead_makes_it_not_ready_and_is_named(
 
 
 async def test_a_store_that_does_not_enforce_is_named(own_store: Server, upstream: str, tmp_path: Path) -> None:
-    proxy = YesMan(own_store)
+    proxy = UnenforcingStore(own_store)
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
         url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         gateway = configured(url, upstream, tmp_path)

@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from gateway.billing.money import format_usd
-from tests.observability.conftest import Start
 from tests.observability.scrape import scrape, value
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway, StartGateway, running_gateway
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 
@@ -70,7 +69,7 @@ def test_other_routes_are_counted_by_their_pattern(gateway: RunningGateway, path
     ids=["large", "large at once", "slow", "no HTTP"],
 )
 def test_a_head_that_is_refused_before_it_is_a_request_is_counted(
-    start: Start, sent: bytes, status: int, code: str, numeric: bool
+    start: StartGateway, sent: bytes, status: int, code: str, numeric: bool
 ) -> None:
     bounds = {"port": 0, "max_head_bytes": 1024, "head_timeout_s": 0.3}
     with start(server=bounds, errors={"numeric_codes": numeric}) as gateway:
@@ -99,7 +98,7 @@ def test_tokens_and_spend_are_those_of_the_ledger(gateway: RunningGateway) -> No
     assert value(gateway.url, "gateway_settled_total", settled_by="usage") == 3
 
 
-def test_teams_and_models_beyond_the_bound_are_other(start: Start) -> None:
+def test_teams_and_models_beyond_the_bound_are_other(start: StartGateway) -> None:
     with start(server={"port": 0, "metrics_max_series": 2}) as gateway:
         keys = [gateway.new_key() for _ in range(4)]
         for key in keys:
@@ -143,7 +142,7 @@ def test_attempts_at_an_upstream_are_counted_by_what_came_of_them(gateway: Runni
     assert value(gateway.url, name, upstream="simulator", result="500") == 1
 
 
-def test_an_upstream_that_is_away_is_a_fault_and_an_open_breaker(start: Start) -> None:
+def test_an_upstream_that_is_away_is_a_fault_and_an_open_breaker(start: StartGateway) -> None:
     unreachable = {"base_url": "http://127.0.0.1:9/v1", "breaker_failures": 2, "breaker_open_s": 60}
     with start(upstream=unreachable) as gateway:
         with gateway.http(gateway.new_key()) as http:
@@ -185,7 +184,7 @@ def test_an_outage_of_the_store_is_seen(upstream: str, tmp_path: Path) -> None:
         wait_until_sync(lambda: value(gateway.url, "gateway_store_breakers", state="closed") == 1, what="it is back")
 
 
-def test_with_a_token_metrics_are_for_who_has_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_token_metrics_are_for_who_has_it(start: StartGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_METRICS_TOKEN", "token-of-the-tests")
     with start(server={"port": 0, "metrics_token": "env:TEST_METRICS_TOKEN"}) as gateway:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic token-of-the-tests"}):

@@ -16,12 +16,12 @@ from opentelemetry.semconv import attributes as stable
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from tests.observability.collector import Received, Span, collector
-from tests.observability.conftest import Start
 from tests.support.configured import configured
-from tests.support.gateway import UPSTREAM_KEY, RunningGateway, running_gateway
+from tests.support.gateway import UPSTREAM_KEY, RunningGateway, StartGateway, running_gateway
+from tests.support.ports import free_port
 from tests.support.program import environment, run
 from tests.support.sent import Sent
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 PROMPT = "a-prompt-that-nobody-may-trace"
@@ -40,7 +40,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
 
 
 @pytest.fixture
-def traced(received: Received, start: Start) -> Iterator[RunningGateway]:
+def traced(received: Received, start: StartGateway) -> Iterator[RunningGateway]:
     with start(telemetry={"traces": True}) as gateway:
         yield gateway
 
@@ -167,7 +167,9 @@ def test_what_a_caller_does_not_sample_is_not_sent_and_the_upstream_is_told_so(
     assert (trace, flags) == (TRACE_ID, "00")
 
 
-def test_each_attempt_at_an_upstream_is_a_span_of_its_own(received: Received, start: Start, upstream: str) -> None:
+def test_each_attempt_at_an_upstream_is_a_span_of_its_own(
+    received: Received, start: StartGateway, upstream: str
+) -> None:
     away = {"base_url": f"http://127.0.0.1:{free_port()}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}
     near = {"base_url": upstream, "api_keys": ["env:TEST_UPSTREAM_KEY"]}
     two = {"model": "*", "upstreams": ["away", "near"]}
@@ -319,7 +321,7 @@ def test_off_a_caller_s_trace_goes_on_to_the_upstream_as_it_came(gateway: Runnin
 
 
 def test_off_nothing_is_sent_whatever_the_environment_says(
-    received: Received, start: Start, monkeypatch: pytest.MonkeyPatch
+    received: Received, start: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
     with start() as gateway, gateway.http(gateway.new_key()) as http:
@@ -330,7 +332,8 @@ def test_off_nothing_is_sent_whatever_the_environment_says(
 
 
 def test_off_the_exporter_is_not_even_imported(tmp_path: Path) -> None:
-    program = "import sys, gateway.server; print({'gateway.tracing', 'opentelemetry.exporter'} & set(sys.modules))"
+    absent = {"gateway.observability.tracing", "opentelemetry.exporter"}
+    program = f"import sys, gateway.server; print({absent} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
     )

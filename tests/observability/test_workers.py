@@ -9,8 +9,9 @@ import httpx
 from tests.observability.scrape import value
 from tests.support.configured import configured
 from tests.support.gateway import RunningGateway
+from tests.support.ports import free_port
 from tests.support.processes import READY
-from tests.support.servers import Server, free_port
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 COMPLETED = {"outcome": "completed", "status": "200"}

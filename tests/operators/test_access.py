@@ -1,30 +1,20 @@
 """Who may do what: every route of the application has a row in the table, and the table is what is enforced."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 from gateway.api.admin.access import RULES
 from gateway.api.admin.guard import GuardedRoute
 from gateway.app import build_app
 from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.gateway import RunningGateway, gateway_settings
+from tests.support.routes import routes_below
 
 PREFIX = "/admin/v1"
-
-
-def routes_below(routes: Any) -> Iterator[APIRoute]:
-    """All routes of an application, those of included routers too."""
-    for route in routes:
-        if isinstance(route, APIRoute):
-            yield route
-        elif (router := getattr(route, "original_router", None)) is not None:
-            yield from routes_below(router.routes)
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,16 @@
 """`x-gateway-dry-run: true`: the decision and its reasons, and no trace of having asked."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from gateway.store.keyspace import TeamKeys
-from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
-from tests.support.servers import Server, valkey_server
+from tests.support.gateway import NewKey, RunningGateway
+from tests.support.servers import Server
 
 ASK = {"model": "sim/echo", "input": "Hello", "max_output_tokens": 100}
 DRY = {"x-gateway-dry-run": "true"}
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with simulator() as upstream, running_gateway(store.url, upstream, tmp_path_factory.mktemp("data")) as running:
-        yield running
 
 
 def ask(gateway: RunningGateway, key: NewKey | str, headers: dict[str, str], **fields: Any) -> httpx.Response:

@@ -6,7 +6,6 @@ and who waits exactly that long gets through; `x-should-retry: false` stands whe
 
 import asyncio
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,25 +15,13 @@ import pytest
 from gateway.billing.money import parse_usd
 from gateway.store.keyspace import TeamKeys
 from tests.support.counters import set_counters
-from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
-from tests.support.servers import Server, valkey_server
+from tests.support.gateway import NewKey, RunningGateway
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 SCOPES = pytest.mark.parametrize("scope", ["key", "team"])
 ASK = {"model": "sim/tokens-10", "input": "Hello", "max_output_tokens": 100}
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Server]:
-    with valkey_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    with simulator() as upstream, running_gateway(store.url, upstream, tmp_path_factory.mktemp("data")) as running:
-        yield running
 
 
 def limited(gateway: RunningGateway, scope: str, limits: dict[str, int], **options: Any) -> NewKey:

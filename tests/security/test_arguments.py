@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.processes import READY
 from tests.support.program import processes_in, run, started
-from tests.support.servers import free_port, valkey_server
+from tests.support.servers import valkey_server
 
 SECRETS = {
     "GATEWAY_ADMIN_KEY": "a-secret-admin-key",

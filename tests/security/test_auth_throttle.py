@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import MAX_ADDRESSES, AuthThrottle
 from gateway.http.client_address import ClientAddresses
-from tests.security.conftest import Start
-from tests.support.gateway import ADMIN_KEY
+from tests.support.gateway import ADMIN_KEY, StartGateway
 
 WRONG = {"authorization": "Bearer sk-gw-nobody"}
 
@@ -86,7 +85,7 @@ def test_the_memory_of_addresses_is_bounded() -> None:
     assert len(throttle._failures) == MAX_ADDRESSES  # noqa: SLF001 - the bound is on what is kept inside
 
 
-def test_wrong_keys_are_throttled_and_a_valid_one_never_is(start: Start) -> None:
+def test_wrong_keys_are_throttled_and_a_valid_one_never_is(start: StartGateway) -> None:
     with start(server={"port": 0, "auth_failures_per_minute": 3}) as gateway:
         with gateway.http() as http:
             answers = [http.post("/v1/responses", json={}, headers=WRONG) for _ in range(3)]
@@ -101,7 +100,7 @@ def test_wrong_keys_are_throttled_and_a_valid_one_never_is(start: Start) -> None
             assert http.get("/admin/v1/teams").status_code == 200
 
 
-def test_behind_a_trusted_proxy_each_client_has_its_own_count(start: Start) -> None:
+def test_behind_a_trusted_proxy_each_client_has_its_own_count(start: StartGateway) -> None:
     with (
         start(server={"port": 0, "auth_failures_per_minute": 1, "trusted_proxies": ["127.0.0.0/8"]}) as gateway,
         gateway.http() as http,

@@ -7,9 +7,8 @@ import httpx
 import openai
 import pytest
 
-from tests.security.conftest import Start
-from tests.support.gateway import ADMIN_KEY, NewKey, RunningGateway
-from tests.support.servers import free_port
+from tests.support.gateway import ADMIN_KEY, NewKey, RunningGateway, StartGateway
+from tests.support.ports import free_port
 
 ORIGIN = "https://app.example"
 BODY = {"model": "o4-mini", "input": "hello"}
@@ -26,7 +25,7 @@ def key(gateway: RunningGateway) -> NewKey:
 
 
 @pytest.fixture
-def browsable(start: Start) -> Iterator[RunningGateway]:
+def browsable(start: StartGateway) -> Iterator[RunningGateway]:
     with start(server={"port": 0, "cors_origins": [ORIGIN]}) as running:
         yield running
 
@@ -103,7 +102,7 @@ def test_no_page_of_another_origin_reaches_the_admin_api(browsable: RunningGatew
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_operators_have_a_port_of_their_own(start: Start) -> None:
+def test_operators_have_a_port_of_their_own(start: StartGateway) -> None:
     port = free_port()
     with start(admin={"port": port}) as gateway, gateway.http(ADMIN_KEY) as http:
         for path in ("/admin/v1/teams", "/metrics", "/admin/nothing"):

@@ -5,8 +5,7 @@ import io
 import pytest
 
 from gateway.identity.api_keys import new_secret
-from tests.security.conftest import Start
-from tests.support.gateway import ADMIN_KEY, UPSTREAM_KEY
+from tests.support.gateway import ADMIN_KEY, UPSTREAM_KEY, StartGateway
 from tests.support.overheard import Overheard, leaks, secrets_of
 
 KEY, _ = new_secret("teamteamte", "keykeykeyk", bytes(range(64)))  # the same in every process: names of tests
@@ -34,12 +33,12 @@ def test_secrets_of_a_process_are_known_by_their_variables() -> None:
     }
 
 
-def test_a_test_whose_gateway_logs_a_secret_fails(start: Start) -> None:
+def test_a_test_whose_gateway_logs_a_secret_fails(start: StartGateway) -> None:
     with pytest.raises(AssertionError, match="a secret is in the log"), start() as gateway:
         gateway.log.write(f'{{"level":"info","oops":"{UPSTREAM_KEY}"}}\n')
 
 
-def test_requests_of_every_test_are_logged_and_searched(start: Start) -> None:
+def test_requests_of_every_test_are_logged_and_searched(start: StartGateway) -> None:
     with start() as gateway:
         with gateway.http(ADMIN_KEY) as http:
             http.post("/v1/responses", json={})

@@ -17,7 +17,8 @@ import pytest
 
 from tests.support.configured import Configured, configured
 from tests.support.gateway import RunningGateway
-from tests.support.servers import Server, free_port
+from tests.support.ports import free_port
+from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

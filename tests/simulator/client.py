@@ -2,8 +2,7 @@
 
 import json
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -61,10 +60,3 @@ def read_event(block: str) -> dict[str, Any]:
 
 def text_of(answer: dict[str, Any]) -> str:
     return "".join(part["text"] for item in answer["output"] if item["type"] == "message" for part in item["content"])
-
-
-def wait_until(predicate: Callable[[], bool], timeout_s: float = 10) -> None:
-    end = time.monotonic() + timeout_s
-    while not predicate():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)

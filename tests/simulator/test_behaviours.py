@@ -8,7 +8,8 @@ import pytest
 
 import gateway.simulator
 from gateway.simulator.behaviours import ROWS, BadModel, Behaviour, behaviour_of
-from tests.simulator.client import Simulator, read_event, read_events, text_of, wait_until
+from tests.simulator.client import Simulator, read_event, read_events, text_of
+from tests.support.waiting import wait_until_sync
 
 
 def partial_stream(simulator: Simulator, model: str) -> tuple[bytes, type[Exception] | None]:
@@ -88,7 +89,7 @@ def test_a_stalled_answer_waits_until_its_client_leaves(simulator_url: str, mode
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{simulator_url}/v1/responses", json=body, headers=headers, timeout=0.3)
     with httpx.Client(base_url=simulator_url) as client:
-        wait_until(lambda: Simulator(client).received()[0]["finished"])
+        wait_until_sync(lambda: Simulator(client).received()[0]["finished"])
         assert Simulator(client).received()[0]["client_left"] is True
 
 
@@ -96,7 +97,7 @@ def test_a_slow_stream_stops_being_made_when_its_client_leaves(simulator: Simula
     body = {"model": "sim/slow-20+tokens-100000", "input": "x", "stream": True}
     with simulator.http.stream("POST", "/v1/responses", json=body) as answer:
         first = next(answer.iter_raw())
-    wait_until(lambda: simulator.received()[0]["finished"])
+    wait_until_sync(lambda: simulator.received()[0]["finished"])
     assert simulator.received()[0]["client_left"] is True
     identity = first.partition(b'"id":"')[2].partition(b'"')[0].decode()
     assert simulator.http.get(f"/v1/responses/{identity}").json()["status"] == "cancelled"
@@ -106,7 +107,7 @@ def test_a_fast_stream_stops_too_when_its_client_leaves(simulator: Simulator) ->
     body = {"model": "sim/tokens-1000000", "input": "x", "stream": True}
     with simulator.http.stream("POST", "/v1/responses", json=body) as answer:
         next(answer.iter_raw())
-    wait_until(lambda: simulator.received()[0]["finished"])
+    wait_until_sync(lambda: simulator.received()[0]["finished"])
     report = simulator.received()[0]
     assert report["client_left"] is True
     assert report["response_bytes"] < 1_000_000 * 100

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from gateway.simulator import build_simulator
 from gateway.simulator.record import Recent
-from tests.simulator.client import Simulator, read_events, text_of, wait_until
+from tests.simulator.client import Simulator, read_events, text_of
 from tests.simulator.conftest import running
+from tests.support.waiting import wait_until_sync
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Basic eDp5"])
@@ -149,7 +150,7 @@ def test_a_background_response_is_in_progress_until_it_is_done(simulator: Simula
     def now() -> dict[str, Any]:
         return dict(simulator.http.get(f"/v1/responses/{answer['id']}").json())
 
-    wait_until(lambda: now()["status"] == "completed")
+    wait_until_sync(lambda: now()["status"] == "completed")
     assert text_of(now())
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.simulator import serve
-from tests.simulator.client import wait_until
+from tests.support.waiting import wait_until_sync
 
 PROGRAM = "import sys; from gateway.simulator import run; run('127.0.0.1', int(sys.argv[1]))"
 
@@ -29,7 +29,7 @@ def test_it_says_where_it_listens_answers_there_and_ends_quietly_when_asked() ->
         with httpx.stream("POST", f"{base_url}/responses", json=cut, headers=headers) as answer:
             assert answer.status_code == 200
         program.terminate()
-        wait_until(lambda: program.poll() is not None)
+        wait_until_sync(lambda: program.poll() is not None)
         assert program.stderr.read() == ""
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from tests.simulator.client import WEATHER, Simulator, text_of
-from tests.spec import event_schemas, validate, validate_event
+from tests.support.specification import event_schemas, validate, validate_event
 
 SCHEMA: Final[Mapping[str, Any]] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 PHOTO: Final[Mapping[str, str]] = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}

@@ -20,7 +20,7 @@ from gateway.store.script import Script
 from gateway.store.topology import tls_context
 from gateway.store.url import Address
 from tests.support.servers import Server, binaries, valkey_server
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_until, wait_until_found
 
 LIMITS = ConnectionSettings(timeout_s=5.0, connect_timeout_s=5.0, max_pending=10_000)
 HASTY = ConnectionSettings(timeout_s=0.1, connect_timeout_s=0.1, max_pending=10_000)
@@ -164,7 +164,7 @@ async def test_the_deadline_is_that_of_the_oldest_call(address: Address, server:
     connection = await open_connection(address, HASTY)
     for _ in range(30):  # longer, all in all, than one deadline: each answered call moves it on
         await connection.run("PING")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # thirty of these are longer than a deadline
     assert connection.fault is None
     connection.close()
 
@@ -228,8 +228,15 @@ async def test_a_store_busy_with_a_script_says_so(
 ) -> None:
     spinning = connection.send(evalsha(SPIN, "n"), SPIN)
     other = await open_connection(address, LIMITS)
-    await asyncio.sleep(0.05)
-    assert (await failure(other.run("GET", "n"))).reason == "BUSY"
+
+    async def is_busy() -> bool:
+        try:
+            await other.run("GET", "n")
+        except StoreUnavailable as fault:
+            return fault.reason == "BUSY"
+        return False  # asked before the script began
+
+    await wait_until_found(is_busy)
     server.run("SCRIPT", "KILL")
     with pytest.raises(StoreError, match="killed"):
         await spinning

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.processes import CONFIG, READY, UPSTREAM_KEY, GatewayProcess
 from tests.support.program import Program, environment, started
-from tests.support.servers import free_port
 
 
 @dataclass(frozen=True)

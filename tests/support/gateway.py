@@ -38,6 +38,7 @@ from tests.support.overheard import Overheard
 from tests.support.waiting import wait_until_sync
 
 T = TypeVar("T")
+StartGateway = Callable[..., contextlib.AbstractContextManager["RunningGateway"]]
 
 ADMIN_KEY = "admin-key-of-the-tests"
 UPSTREAM_KEY = "upstream-key-of-the-tests"

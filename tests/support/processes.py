@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import orjson
 
+from tests.support.ports import free_port
 from tests.support.program import Program, is_alive, started
-from tests.support.servers import free_port
 
 READY = '"event": "ready"'  # what a worker logs when it may serve
 UPSTREAM_KEY = "upstream-key-of-the-tests"
@@ -140,7 +140,7 @@ async def load(
             answer = await ask_once(client, body)
             seen.append(answer)
             if answer.status != 200:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # who is refused waits a little: nothing tells when there is room
 
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20, limits=limits) as client:
         await asyncio.gather(*(one(client) for _ in range(clients)))

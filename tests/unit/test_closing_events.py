@@ -13,7 +13,7 @@ import pytest
 from gateway.errors import GatewayError
 from gateway.protocol.closing_events import Origin, failure_frames, incomplete_frames
 from gateway.protocol.sse_observer import SseObserver
-from tests.spec import validate_event
+from tests.support.specification import validate_event
 from tests.support.sse_corpus import USAGE, frame
 
 CUT = GatewayError("upstream_unreachable", "The upstream ended the stream early.")

@@ -32,7 +32,7 @@ def test_it_rings_when_its_time_is_over_and_not_before() -> None:
         deadline.set(0.06)
         await wait_until(lambda: bool(rang), what="it rings")
         assert rang[0] - began >= 0.06
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.03)  # in which it must not ring again
         assert len(rang) == 1
 
     run(work())
@@ -58,7 +58,7 @@ def test_closed_it_does_not_ring() -> None:
             deadline.set(0.005)
             deadline.close()
             deadline.close()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # in which it must not ring
         assert rang == []
 
     run(work())

@@ -9,8 +9,9 @@ import uvloop
 
 from gateway.upstream.pool import NativeTransport
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
-from tests.support.scripted_upstream import answer, close, hang, head, request, send, serve, wait_for, wait_until
+from tests.support.scripted_upstream import Peer, answer, close, hang, head, request, send, serve, wait_for
 from tests.support.upstream_exchange import fault, fetch, post, read_all
+from tests.support.waiting import let_run, wait_until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 Native = Callable[..., NativeTransport]
@@ -95,16 +96,22 @@ async def test_unread_bytes_stay_near_their_bound_and_all_arrive(native: Native)
     size = 24 * 1024 * 1024
     async with serve([request(), answer(b"x" * size)]) as upstream:
         got = await post(native(upstream.url, max_unread_bytes=100_000))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # bytes arrive until reading pauses: nothing tells
         buffered = len(got.read_nowait())
         assert 100_000 < buffered < 100_000 + 2 * 256 * 1024  # one or two reads beyond the bound
         assert buffered + len(await read_all(got)) == size
 
 
 async def test_one_read_returns_all_that_has_arrived(native: Native) -> None:
-    async with serve([request(), send(CHUNKED, *[b"2\r\nab\r\n"] * 20)]) as upstream:
+    all_sent = asyncio.Event()
+
+    async def tell(_peer: Peer) -> None:
+        all_sent.set()
+
+    async with serve([request(), send(CHUNKED, *[b"2\r\nab\r\n"] * 20), tell]) as upstream:
         got = await post(native(upstream.url))
-        await asyncio.sleep(0.2)
+        await all_sent.wait()
+        await let_run()
         assert await got.read() == b"ab" * 20
 
 

@@ -11,6 +11,7 @@ from gateway.upstream.dial import AddressInfo, dial, interleave, race
 from gateway.upstream.origin import Origin, parse_origin
 from gateway.upstream.transport import TransportConfig
 from tests.support.scripted_upstream import serve
+from tests.support.waiting import let_run, wait_until
 
 
 @pytest.mark.parametrize(
@@ -118,12 +119,12 @@ async def test_when_every_address_refuses_the_first_error_is_raised(unused_port:
 async def test_cancelling_a_race_closes_its_sockets(black_hole: int) -> None:
     tasks = asyncio.all_tasks()
     racing = asyncio.create_task(race([address(black_hole), address(black_hole)]))
-    await asyncio.sleep(0.02)
+    await let_run()
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing
-    await asyncio.sleep(0.01)
-    assert asyncio.all_tasks() == tasks  # a socket left open would be a ResourceWarning, which is an error here
+    await wait_until(lambda: asyncio.all_tasks() == tasks)
+    # A socket that is left open would be a ResourceWarning, which is an error here.
 
 
 async def test_dialling_resolves_names() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-_FILE = Path(__file__).with_name("openresponses-2026-04-24.json")
+_FILE = Path(__file__).parents[1] / "data" / "openresponses-2026-04-24.json"
 
 
 @cache
