@@ -75,12 +75,16 @@ class Tracing:
         return Traced(self._tracer, record, operation, _PROPAGATION.extract(carried, Context()))
 
     async def end(self) -> None:
-        """Sends what is queued, for at most END_S: an unavailable collector must not delay the shutdown."""
+        """Sends what is queued, for at most END_S: an unavailable collector must not delay the shutdown.
+
+        What the collector did not take by then is given up, and given as long again to be logged.
+        """
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, END_S)
         if thread.is_alive():
             self._exporter.shutdown()
+            await asyncio.to_thread(thread.join, END_S)
 
 
 class Traced:

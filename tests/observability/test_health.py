@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-<<<<<<< HEAD
-import pytest
 import structlog
 
 from gateway.app import build_app
 from gateway.concurrency.periodic import Periodic
 from gateway.server import server_config
-from tests.ledger.test_outages import YesMan
 from tests.support.configured import Configured, configured
 from tests.support.gateway import RunningGateway, ServerThread, gateway_settings, running_gateway
-=======
-
-from tests.support.configured import Configured, configured
-from tests.support.gateway import RunningGateway
 from tests.support.ports import free_port
->>>>>>> 585dd47 (Tests: one home for store, upstream, gateway and ports; helpers do not cross folders, fixed sleeps have reasons, and checks hold both)
 from tests.support.processes import READY
 from tests.support.program import Program, run
 from tests.support.servers import Server
