@@ -14,8 +14,8 @@ from tests.faults.conftest import Stages
 from tests.faults.scenario import Scenario, whole
 from tests.support.gateway import ADMIN_KEY
 from tests.support.model_upstream import ModelUpstream, refusal
+from tests.support.ports import free_port
 from tests.support.scripted_upstream import Step, close, hang, serve
-from tests.support.servers import free_port
 
 ADMIN = {"x-gateway-admin-key": ADMIN_KEY}
 BREAKER = {"breaker_failures": 3, "breaker_open_s": 600}

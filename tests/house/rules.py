@@ -155,7 +155,7 @@ def imports_of_other_folders(source: str, folder: str) -> list[str]:
 def unexplained_sleeps(source: str) -> list[str]:
     """Report each sleep without a comment on its line or the one above that says why nothing can be waited for.
 
-    `sleep(0)` waits for no time: it lets others run.
+    `sleep(0)` waits for no time: it lets others run. One of a minute or more plays what hangs until it is cancelled.
     """
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     explained = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
@@ -164,13 +164,18 @@ def unexplained_sleeps(source: str) -> list[str]:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")) == "sleep"
-        and not (node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0)
+        and not (node.args and _is_no_time_or_for_ever(node.args[0]))
     ]
     return [
         f"line {call.lineno}: {ast.unparse(call)} says not why it is no wait for a condition"
         for call in sleeps
         if not {call.lineno - 1, call.lineno} & explained
     ]
+
+
+def _is_no_time_or_for_ever(seconds: ast.expr) -> bool:
+    value = seconds.value if isinstance(seconds, ast.Constant) else None
+    return isinstance(value, int | float) and (value == 0 or value >= 60)
 
 
 def unfinished_work(text: str) -> list[str]:

@@ -150,6 +150,7 @@ HASH: Final = "--hash=sha256:" + "0" * 64
         (rules.bare_suppressions, "x = 1  # pragma: no cover", "# covered"),
         (rules.unexplained_sleeps, "time.sleep(0.1)", "time.sleep(0.1)  # longer than the timeout"),
         (rules.unexplained_sleeps, "async def f():\n    await sleep(x)", "async def f():\n    await asyncio.sleep(0)"),
+        (rules.unexplained_sleeps, "sleep(59)", "sleep(3600)"),
         (rules.unexplained_sleeps, "# why\n\nsleep(1)", "# the outage itself\nsleep(1)"),
         (rules.no_header_comment, "return 1", "-- Admits a request."),
         (rules.unlocked_requirements, "a==1 \\\n    # via b", f"a==1 ; x > '3' \\\n    {HASH}\n    # via b"),

@@ -16,9 +16,10 @@ import pytest
 
 from gateway.observability.log_writer import LogWriter
 from tests.support.gateway import simulator
+from tests.support.ports import free_port
 from tests.support.processes import CONFIG, UPSTREAM_KEY
 from tests.support.program import PROGRAM, environment
-from tests.support.servers import Server, free_port, valkey_server
+from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 
 WRONG_KEY = {"authorization": "Bearer sk-gw-nobody"}
