@@ -1,6 +1,9 @@
 # make run     a gateway on http://127.0.0.1:8080 in one minute: sets up what is missing, starts the demo
 # make setup   .venv with everything; afterwards .venv/bin/gateway works
-# make test    set-up, then the tests           ARGS="-k name" narrows them
+# make test    set-up, then the tests, four at a time; ARGS="tests/ledger -k name" takes some of them, one at a time
+# make test-fast  set-up, then the pure tests alone: seconds
+# make mutants switches off one protection at a time and names those that no test misses; ARGS=--sample=5 takes some
+# make cover   the tests of the request's path, with branch coverage and its floors
 # make chaos   set-up, then the long variants: many more interleavings, kills and outages; some minutes
 # make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1);
 #              LOCK=requirements-otel.lock takes those of an image with traces
@@ -20,7 +23,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test chaos compose-test wheels lint format bench audit lock FORCE
+.PHONY: setup run test test-fast mutants cover chaos compose-test wheels lint format bench audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -30,8 +33,12 @@ setup: $(DEV)
 run: $(if $(wildcard $(DEV)),$(DEV),$(RUNTIME))
 	$(BIN)/gateway demo
 
+# Tests wait more than they compute: four share two cores well. A process that is done takes tests from one that is not.
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 4 --dist worksteal)
+
+test-fast: $(DEV)
+	$(BIN)/python -m pytest --hypothesis-profile fast tests/unit $(ARGS)
 
 chaos: $(DEV)
 	$(BIN)/python -m pytest -m chaos $(ARGS)

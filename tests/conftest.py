@@ -25,6 +25,7 @@ from tests.support.gateway import RunningGateway, StartGateway, running_gateway,
 from tests.support.servers import Server, valkey_server
 
 settings.register_profile("local", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=10)  # make test-fast
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -12,17 +12,17 @@ from gateway.errors import GatewayError
 from gateway.ledger.ledger import Resolution
 from gateway.store.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled, voided
-from tests.support.servers import binaries, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
+from tests.support.servers import STORES, binaries, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis", "cluster", "sentinel"])
+@pytest.fixture(scope="module", params=[*STORES, "cluster", "sentinel"])
 def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "cluster":
         with valkey_cluster() as cluster:
             yield cluster.url
     elif request.param == "sentinel":
-        with valkey_sentinel() as group:
+        with valkey_sentinel(down_after_ms=60_000) as group:
             yield group.url
     elif request.param in binaries():
         with valkey_server(binary=binaries()[request.param]) as server:

@@ -19,7 +19,7 @@ from gateway.store.errors import Redirect, StoreError, StoreUnavailable, parse_r
 from gateway.store.script import Script
 from gateway.store.topology import tls_context
 from gateway.store.url import Address
-from tests.support.servers import Server, binaries, valkey_server
+from tests.support.servers import STORES, Server, binaries, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
 LIMITS = ConnectionSettings(timeout_s=5.0, connect_timeout_s=5.0, max_pending=10_000)
@@ -37,7 +37,7 @@ def reads(server: Server) -> int:
     return int(server.run("INFO", "stats")["total_reads_processed"])
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     binary = binaries().get(request.param)
     if binary is None:

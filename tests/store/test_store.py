@@ -8,12 +8,12 @@ import uvloop
 
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError, StoreSettings, StoreUnavailable
-from tests.support.servers import Server, binaries, valkey_server
+from tests.support.servers import STORES, Server, binaries, valkey_server
 from tests.support.stores import COUNT, hasty, opened
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=STORES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     binary = binaries().get(request.param)
     if binary is None:

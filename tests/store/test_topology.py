@@ -14,14 +14,14 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 from gateway.store.topology import Layout, layout_of_slots
 from gateway.store.url import Address
-from tests.support.servers import Cluster, SentinelGroup, Server, binaries, valkey_cluster, valkey_sentinel
+from tests.support.servers import STORES, Cluster, SentinelGroup, Server, binaries, valkey_cluster, valkey_sentinel
 from tests.support.stores import COUNT, attempt, hasty, opened
 from tests.support.waiting import wait_until
 
 PAIR = Script.of("pair", "redis.call('INCR', KEYS[1]) return redis.call('INCR', KEYS[2])")
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=STORES)
 def program(request: pytest.FixtureRequest) -> str:
     binary = binaries().get(request.param)
     if binary is None:

@@ -12,6 +12,7 @@ reason for that in gateway/store/keyspace.py. So every test that uses a store pr
 """
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,8 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
 SLOTS = 16384
+# Everywhere the store that is shipped; in CI the other one as well.
+STORES = ("valkey", "redis") if os.environ.get("CI") else ("valkey",)
 NO_TTL = -1  # TTL's reply for a key that stays
 
 
@@ -261,8 +264,10 @@ class SentinelGroup:
 
 
 @contextlib.contextmanager
-def valkey_sentinel(*, sentinels: int = 1, binary: str | None = None) -> Iterator[SentinelGroup]:
-    """A primary and a replica that Sentinels fail over within about a second."""
+def valkey_sentinel(
+    *, sentinels: int = 1, binary: str | None = None, down_after_ms: int = 400
+) -> Iterator[SentinelGroup]:
+    """A primary and a replica that Sentinels fail over `down_after_ms` after the primary's last sign of life."""
     program = binary or binaries()["valkey"]
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(valkey_server(binary=program, tcp=True))
@@ -274,7 +279,7 @@ def valkey_sentinel(*, sentinels: int = 1, binary: str | None = None) -> Iterato
             config = directory / "sentinel.conf"
             config.write_text(
                 f"sentinel monitor mymaster 127.0.0.1 {primary.port} {sentinels // 2 + 1}\n"
-                "sentinel down-after-milliseconds mymaster 400\n"
+                f"sentinel down-after-milliseconds mymaster {down_after_ms}\n"
                 "sentinel failover-timeout mymaster 3000\n"
             )
             watcher = Server(directory, program, [str(config), "--sentinel"], port=free_port())
