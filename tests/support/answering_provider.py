@@ -69,7 +69,7 @@ class AnsweringProvider:
                 if answer.wait is not None:
                     answer.wait.wait(20)
                 if answer.delay_s:
-                    time.sleep(answer.delay_s)
+                    time.sleep(answer.delay_s)  # the slowness that the test asked for
                 if answer.reset:
                     self.close_connection = True
                     self.connection.close()
