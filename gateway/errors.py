@@ -154,9 +154,14 @@ class GatewayError(Exception):
         """True if waiting usually helps with this code, but not with this error, because the limit never resets."""
         return self.kind.status in (402, 429) and self.wait_ms is None
 
-    def render(self, *, numeric_codes: bool = False) -> tuple[int, list[Header], bytes]:
-        """Returns status, headers (with content-type and content-length) and the JSON body."""
-        body = orjson.dumps(self.body(numeric_codes=numeric_codes))
+    def render(
+        self, told: Mapping[str, object] | None = None, *, numeric_codes: bool = False
+    ) -> tuple[int, list[Header], bytes]:
+        """Returns status, headers (with content-type and content-length) and the JSON body.
+
+        `told` is the body in another form than that of `body`.
+        """
+        body = orjson.dumps(self.body(numeric_codes=numeric_codes) if told is None else told)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

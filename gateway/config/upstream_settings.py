@@ -33,6 +33,7 @@ class UpstreamSettings(Section):
     connect_timeout_s: Seconds = 5.0
     first_byte_timeout_s: Seconds = 600.0
     chunk_timeout_s: Seconds = 300.0
+    end_wait_s: Seconds = 5.0
     max_connections: int = Field(default=10_000, ge=1, le=100_000)
     max_idle_connections: int = Field(default=256, ge=0, le=100_000)
     idle_expiry_s: Seconds = 30.0

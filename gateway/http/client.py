@@ -134,6 +134,14 @@ class Client:
         else:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
+    def start_now(self, status: int, headers: Headers) -> bool:
+        """The answer's head, without waiting; False where the server does not let us."""
+        if self._cycle is None:
+            return False
+        self.status = status
+        self._cycle.start(status, headers)
+        return True
+
     async def write(self, data: bytes) -> None:
         """Sends body bytes; waits while the client is slower than the upstream."""
         if not self.write_now(data):

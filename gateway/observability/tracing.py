@@ -36,7 +36,7 @@ from opentelemetry.util.types import AttributeValue
 from gateway import __version__
 from gateway.billing.lifecycle import Outcome
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.operations import CREATE, Operation
+from gateway.protocol.operations import Operation
 from gateway.types import Headers
 
 SERVICE: Final = "openresponses-gateway"
@@ -118,7 +118,7 @@ class Traced:
 
     def attempt(self, upstream: str, host: str, port: int, model: str, max_output_tokens: int | None) -> Headers:
         """Starts an attempt at an upstream. Returns the headers that continue the trace there."""
-        name = "chat" if self._operation is CREATE else self._operation.name
+        name = self._operation.span
         began = time.perf_counter()
         span = self._tracer.start_span(
             f"{name} {model}",

@@ -1,8 +1,11 @@
 """Wire formats: request bodies, server-sent events, usage, headers. Pure.
 
 operations           the table of operations under /v1
+dialects             what one kind of call looks like: requests, answers, streams, errors
 request_body         the fields of a request that the gateway reads
 request_facts        the fields of a request that bear on its price
+multipart            forms with files
+audio_length         how long an audio file plays
 attachments          inline files in a body
 token_estimates      an upper bound of a request's input tokens
 usage                the usage of a response
@@ -15,7 +18,9 @@ hosted_calls         calls of hosted tools
 reported_cost        the cost that an upstream reports
 sse_framing          splits a stream of server-sent events
 sse_observer         reads usage and progress from a stream that passes
-closing_events       ends a stream that the upstream broke off
+usage_dropping       the same, without the usage that a caller did not ask for
+opening_event        the event that shows an answer before its output
+text_sample          how much text a stream carries, for estimates
 retry_after          when an upstream asks to be called again
 rate_limit_headers   what remains of the rate limits, as headers
 lenient_json         JSON of upstreams, parsed as leniently as clients do

@@ -1,25 +1,34 @@
-"""What may be asked under /v1/responses, as data. Pure.
+"""What may be asked of the gateway's own path to a provider, as data: a row a call. Pure.
 
-| operation     | request                                    | goes to              | is charged                    |
-|---------------|--------------------------------------------|----------------------|-------------------------------|
-| create        | POST /v1/responses                         | the model's route    | its usage, else an estimate   |
-| compact       | POST /v1/responses/compact                 | the model's route    | its usage, else an estimate   |
-| input_tokens  | POST /v1/responses/input_tokens            | the model's route    | nothing                       |
-| retrieve      | GET /v1/responses/{id}                     | who made the response| usage, once for each response |
-| delete        | DELETE /v1/responses/{id}                  | who made the response| nothing                       |
-| cancel        | POST /v1/responses/{id}/cancel             | who made the response| usage, once for each response |
-| input_items   | GET /v1/responses/{id}/input_items         | who made the response| nothing                       |
+| operation              | request                            | goes to               | is charged                    |
+|------------------------|------------------------------------|-----------------------|-------------------------------|
+| responses              | POST /v1/responses                 | the model's route     | its usage, else an estimate   |
+| responses.compact      | POST /v1/responses/compact         | the model's route     | its usage, else an estimate   |
+| responses.input_tokens | POST /v1/responses/input_tokens    | the model's route     | nothing                       |
+| responses.retrieve     | GET /v1/responses/{id}             | who made the response | usage, once for each response |
+| responses.delete       | DELETE /v1/responses/{id}          | who made the response | nothing                       |
+| responses.cancel       | POST /v1/responses/{id}/cancel     | who made the response | usage, once for each response |
+| responses.input_items  | GET /v1/responses/{id}/input_items | who made the response | nothing                       |
+| chat.completions       | POST /v1/chat/completions          | the model's route     | its usage, else an estimate   |
 
-Only create makes a response that the gateway remembers. What an upstream does not offer is its own 404, passed on.
+Only `responses` makes a response that the gateway remembers. What an upstream does not offer is its own 404, passed on.
+Each row names its dialect: how its bodies, its streams and its errors look (`dialects/`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
+from gateway.protocol.dialects.chat import CHAT
+from gateway.protocol.dialects.dialect import Dialect
+from gateway.protocol.dialects.responses import RESPONSES
+
 PREFIX: Final = "/v1/responses"
+_VERSION: Final = "/v1"
 _ID: Final = re.compile(r"[A-Za-z0-9_\-.~:=+]{1,512}")
 _DOTS: Final = frozenset({".", ".."})
 
@@ -28,23 +37,32 @@ Charge = Literal["usage or estimate", "usage", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row. `tail`: the path behind PREFIX, "{id}" for a response's id. `needs_input`: its body must have one."""
+    """One row. `route`: its path, "{id}" for a response's id.
+
+    `needs_input`: its body must have one. `may_be_missing`: not every upstream offers it, and one that does not may
+    answer 404 in whatever form. `makes_response`: what it makes can be named later. `kind`: what it is to OpenTelemetry
+    (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for.
+    """
 
     name: str
     method: str
-    tail: str
+    route: str
     charge: Charge
+    dialect: Dialect
     needs_input: bool = False
+    may_be_missing: bool = False
+    makes_response: bool = False
+    kind: str = ""
 
     @property
-    def route(self) -> str:
-        """Its path's pattern, for metrics."""
-        return PREFIX + self.tail
+    def span(self) -> str:
+        """What it is called in traces."""
+        return self.kind or self.name.rpartition(".")[2]
 
     @property
     def by_id(self) -> bool:
         """Whether it is about a response that exists."""
-        return "{id}" in self.tail
+        return "{id}" in self.route
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +74,34 @@ class Target:
     response_id: str | None = None
 
 
-CREATE: Final = Operation("create", "POST", "", "usage or estimate", needs_input=True)
+CREATE: Final = Operation(
+    "responses", "POST", PREFIX, "usage or estimate", RESPONSES, needs_input=True, makes_response=True, kind="chat"
+)
+
+
+def _below(name: str, method: str, tail: str, charge: Charge) -> Operation:
+    """A row below /v1/responses."""
+    return Operation(f"responses.{name}", method, PREFIX + tail, charge, RESPONSES, may_be_missing=True)
+
+
 OPERATIONS: Final = (
     CREATE,
-    Operation("compact", "POST", "/compact", "usage or estimate"),
-    Operation("input_tokens", "POST", "/input_tokens", "nothing"),
-    Operation("retrieve", "GET", "/{id}", "usage"),
-    Operation("delete", "DELETE", "/{id}", "nothing"),
-    Operation("cancel", "POST", "/{id}/cancel", "usage"),
-    Operation("input_items", "GET", "/{id}/input_items", "nothing"),
+    _below("compact", "POST", "/compact", "usage or estimate"),
+    _below("input_tokens", "POST", "/input_tokens", "nothing"),
+    _below("retrieve", "GET", "/{id}", "usage"),
+    _below("delete", "DELETE", "/{id}", "nothing"),
+    _below("cancel", "POST", "/{id}/cancel", "usage"),
+    _below("input_items", "GET", "/{id}/input_items", "nothing"),
+    Operation("chat.completions", "POST", "/v1/chat/completions", "usage or estimate", CHAT, kind="chat"),
 )
-_CREATE_TARGET: Final = Target(CREATE, b"/responses")
+_BY_ID: Final = tuple(operation for operation in OPERATIONS if operation.by_id)
+_TARGETS: Final[Mapping[tuple[str, str], Target]] = MappingProxyType(
+    {
+        (operation.method, operation.route): Target(operation, operation.route.removeprefix(_VERSION).encode())
+        for operation in OPERATIONS
+        if not operation.by_id
+    }
+)
 
 
 def is_response_id(text: str) -> bool:
@@ -75,19 +110,13 @@ def is_response_id(text: str) -> bool:
 
 
 def find(method: str, path: str) -> Target | None:
-    """The operation that a request asks for; None: not one of these, and not for the request line."""
-    if not path.startswith(PREFIX):
-        return None
-    tail = path[len(PREFIX) :]
-    if not tail:
-        return _CREATE_TARGET if method == CREATE.method else None
-    for operation in OPERATIONS:
-        if operation.method != method:
-            continue
-        if operation.tail == tail:
-            return Target(operation, b"/responses" + tail.encode())
-        head, found, rest = operation.tail.partition("{id}")
-        response_id = tail[len(head) : len(tail) - len(rest)]
-        if found and tail.startswith(head) and tail.endswith(rest) and is_response_id(response_id):
-            return Target(operation, b"/responses" + tail.encode(), response_id)
+    """The operation that a request asks for; None: not one of these, and not for the request handler."""
+    target = _TARGETS.get((method, path))
+    if target is not None or not path.startswith(PREFIX):
+        return target
+    for operation in _BY_ID:
+        head, _, rest = operation.route.partition("{id}")
+        response_id = path[len(head) : len(path) - len(rest)]
+        if operation.method == method and path.startswith(head) and path.endswith(rest) and is_response_id(response_id):
+            return Target(operation, path.removeprefix(_VERSION).encode(), response_id)
     return None

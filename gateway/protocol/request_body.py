@@ -1,11 +1,13 @@
 """Step 2: the few fields of a request that the gateway reads. Everything else stays bytes.
 
-    read_request_body(body) -> RequestBody    or GatewayError: invalid_json, missing_field, invalid_field, ...
-    with_model(request, model) -> bytes       the body with its model renamed and no other byte changed
+    read_request_body(body, form) -> RequestBody    or GatewayError: invalid_json, missing_field, invalid_field, ...
+    with_model(request, model) -> bytes             the body with its model renamed and no other byte changed
+    with_usage_asked(request, body) -> bytes        the body with `stream_options.include_usage`, nothing else changed
 
-A field that the gateway reads and the upstream reads too must mean the same to both. Parsers differ on a field that
-occurs twice (first or last wins) and on other spellings (Go's encoding/json ignores case), so a body that has one of
-`FIELDS` twice at its top level, escaped or in other case, is refused.
+What the fields are is the dialect's (`RequestForm`). A field that the gateway reads and the upstream reads too must
+mean the same to both. Parsers differ on a field that occurs twice (first or last wins) and on other spellings (Go's
+encoding/json ignores case), so a body that has one of them twice at its top level, escaped or in other case, is
+refused.
 """
 
 from __future__ import annotations
@@ -19,22 +21,19 @@ import orjson
 
 from gateway.errors import GatewayError
 from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
+from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.request_facts import read_facts
 from gateway.protocol.token_estimates import _estimate
 from gateway.protocol.usage_reader import NO_FACTS, RequestFacts
 from gateway.types import Body
 
-FIELDS: Final = frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"})
 MAX_MODEL_LENGTH: Final = 256
-MAX_TOKENS: Final = 1_000_000_000
 
 MAX_OUTPUT_TOKENS_FIELD: Final = 10
 """Tokens, by this module's estimate, of the member `"max_output_tokens": 1000000000`, and a line's indent."""
 _LARGE_BYTES: Final = 64 * 1024  # a larger body is read without its attachments
 
-# The group is in a look-ahead, so that only the quote is consumed and two names cannot hide each other.
-_NAME: Final = re.compile(rb'"(?=(' + "|".join(sorted(FIELDS)).encode() + rb')")')
-# An escape that stands for "_" or a letter: the only way to spell one of FIELDS without its plain bytes.
+# An escape that stands for "_" or a letter: the only way to spell a field without its plain bytes.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[4-7][0-9a-fA-F])")
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _NEXT_STRING_OR_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(' + _STRING + rb"|[\[\]{}])")
@@ -43,10 +42,15 @@ _OPENING: Final = frozenset({b"{", b"["})
 _CLOSING: Final = frozenset({b"}", b"]"})
 _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _WHOLE_STRING: Final = re.compile(_STRING)
+_SCALAR: Final = re.compile(rb"[^ \t\r\n,}\]]*")
 
 
 class RequestBody(NamedTuple):
-    """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later."""
+    """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later.
+
+    `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
+    `usage_unasked`: its caller did not ask for the event that reports a stream's usage.
+    """
 
     body: Body
     model: str
@@ -56,47 +60,96 @@ class RequestBody(NamedTuple):
     input_tokens_estimate: int
     store: bool = True
     facts: RequestFacts = NO_FACTS
+    bounds: Bounds = Bounds()
+    usage_unasked: bool = False
 
 
-def read_request_body(body: Body, *, needs_input: bool = True) -> RequestBody:
+def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = False) -> RequestBody:
     """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
     attachments = find_attachments(body)
     fields, text = _parse_large(body, attachments) if len(body) > _LARGE_BYTES else (_parse_object(body), body)
-    _refuse_other_spellings(text, fields)
+    _refuse_other_spellings(text, fields, form)
     get = fields.get
-    model = get("model")
+    model = _model(get("model"), form)
+    value = get("input") if needs_input else ""
+    if value is None:
+        raise GatewayError("missing_field", "The field 'input' is required.", param="input")
+    if not isinstance(value, (str, list)):  # a union takes three times as long
+        raise GatewayError("invalid_field", "'input' must be a string or an array of items.", param="input")
+    bounds, stream = form.bounds(fields), form.streams(fields)
+    previous, store = None, True
+    if "previous_response_id" in form.fields:
+        previous, store = get("previous_response_id"), get("store") is not False
+    most, input_tokens = bounds.output_tokens, bounds.input_tokens
+    return RequestBody(
+        body,
+        model,
+        stream,
+        None if most is None else most * bounds.runs + bounds.more_output_tokens,
+        None if previous is None else _text(previous, "previous_response_id"),
+        _estimate(body, attachments, text, form.image) if input_tokens is None else input_tokens,
+        store,
+        read_facts(fields),
+        bounds,
+        stream and form.asks_usage and not _asks_usage(get("stream_options")),
+    )
+
+
+def _model(model: object, form: RequestForm) -> str:
+    if model is None:
+        model = form.default_model or None
     if model is None:
         raise GatewayError("missing_field", "The field 'model' is required.", param="model")
     if not isinstance(model, str) or not model.strip() or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
         raise GatewayError(
             "invalid_field", f"'model' must be a model id of 1 to {MAX_MODEL_LENGTH} characters.", param="model"
         )
-    value = get("input")
-    if value is None and needs_input:
-        raise GatewayError("missing_field", "The field 'input' is required.", param="input")
-    if value is not None and not isinstance(value, (str, list)):  # a union takes three times as long
-        raise GatewayError("invalid_field", "'input' must be a string or an array of items.", param="input")
-    stream, most, previous = get("stream"), get("max_output_tokens"), get("previous_response_id")
-    return RequestBody(
-        body,
-        model,
-        stream is not None and _flag(stream, "stream"),
-        None if most is None else _tokens(most, "max_output_tokens"),
-        None if previous is None else _text(previous, "previous_response_id"),
-        _estimate(body, attachments, text),
-        get("store") is not False,
-        read_facts(fields),
-    )
+    return model
+
+
+def _asks_usage(options: object) -> bool:
+    """Whether a caller asks for a stream's usage. What is no object is the provider's to judge, and left alone."""
+    return options is not None and not (isinstance(options, dict) and options.get("include_usage") is not True)
 
 
 def with_model(request: RequestBody, model: str) -> bytes:
     """The body with `model` in place of the caller's; all other bytes as they came."""
-    body = request.body
-    start = next(value_at for name, value_at in _members(body) if name == "model")
-    value = _WHOLE_STRING.match(body, start)
-    if value is None:
-        raise ValueError("an envelope's model is a string")
-    return b"".join((body[:start], orjson.dumps(model), body[value.end() :]))
+    return _with_member(request.body, b"model", orjson.dumps(model))
+
+
+def with_usage_asked(body: Body) -> bytes:
+    """The body of a stream with `stream_options.include_usage`; all other bytes and options as they came."""
+    start = next((value_at for name, value_at in _members(body) if name == "stream_options"), None)
+    if start is None or not body.startswith(b"{", start):
+        return _with_member(body, b"stream_options", b'{"include_usage":true}')
+    end = _value_end(body, start)
+    options = _with_member(body[start:end], b"include_usage", b"true")
+    return b"".join((body[:start], options, body[end:]))
+
+
+def _with_member(body: Body, name: bytes, value: bytes) -> bytes:
+    """An object with another value for a member; a member that it does not have is put in front."""
+    start = next((value_at for found, value_at in _members(body) if found.encode("utf-8", "replace") == name), None)
+    if start is not None:
+        return b"".join((body[:start], value, body[_value_end(body, start) :]))
+    begin = body.index(b"{") + 1
+    comma = b"" if body[begin:].lstrip(b" \t\r\n").startswith(b"}") else b","
+    return b"".join((body[:begin], b'"', name, b'":', value, comma, body[begin:]))
+
+
+def _value_end(body: Body, start: int) -> int:
+    """Where the value that starts there ends; of valid JSON."""
+    if (text := _WHOLE_STRING.match(body, start)) is not None:
+        return text.end()
+    if body[start : start + 1] not in _OPENING:
+        return _SCALAR.match(body, start).end()  # type: ignore[union-attr]  # matches the empty text, too
+    depth, at = 0, start
+    while (token := _NEXT_BRACKET.match(body, at)) is not None:
+        at = token.end()
+        depth += 1 if token[1] in _OPENING else -1
+        if not depth:
+            break
+    return at
 
 
 def _parse_large(body: Body, attachments: list[Attachment]) -> tuple[dict[str, Any], Body]:
@@ -138,13 +191,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
 
 
-def _refuse_other_spellings(body: Body, fields: dict[str, Any]) -> None:
+def _refuse_other_spellings(body: Body, fields: dict[str, Any], form: RequestForm) -> None:
+    read = form.fields
     for name in fields:
-        if name not in FIELDS and name.casefold() in FIELDS:
+        if name not in read and name.casefold() in read:
             raise GatewayError(
                 "duplicate_field", f"{name!r} could be read as {name.casefold()!r}: write it so.", param=name.casefold()
             )
-    names = _NAME.findall(body)
+    names = form.name.findall(body)
     if len(names) == len(set(names)) and (b"\\" not in body or _ESCAPED_LETTER.search(body) is None):
         return
     # Rare: a name occurs deeper too, or is escaped.
@@ -152,7 +206,7 @@ def _refuse_other_spellings(body: Body, fields: dict[str, Any]) -> None:
     for name, _ in _members(body):
         if name in seen:
             raise GatewayError("duplicate_field", f"The field {name!r} occurs twice.", param=name)
-        if name in FIELDS:
+        if name in read:
             seen.add(name)
 
 
@@ -169,18 +223,6 @@ def _members(body: Body) -> Iterator[tuple[str, int]]:
         elif (colon := _COLON.match(body, at)) is not None:
             at = colon.end()
             yield json.loads(text) if b"\\" in text else text[1:-1].decode(), at
-
-
-def _flag(value: object, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise GatewayError("invalid_field", f"{name!r} must be true or false.", param=name)
-    return value
-
-
-def _tokens(value: object, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TOKENS:
-        raise GatewayError("invalid_field", f"{name!r} must be a whole number from 1 to {MAX_TOKENS}.", param=name)
-    return value
 
 
 def _text(value: object, name: str) -> str:

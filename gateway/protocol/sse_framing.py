@@ -30,6 +30,11 @@ def split_events(data: bytes) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(cuts) if start < end]
 
 
+def lf_lines(data: bytes) -> bytes:
+    """The same lines, ended by LF."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+
+
 def fields(block: bytes) -> tuple[str, bytes]:
     """Returns the event name ("" if none) and the data of a block with LF line ends.
 

@@ -1,8 +1,8 @@
-"""The tap on a stream: it sees the upstream's SSE bytes pass and never changes one (WHATWG HTML, server-sent events).
+"""The observer of a stream: it sees the upstream's SSE bytes pass (WHATWG HTML, server-sent events).
 
     upstream bytes -> SseObserver.feed -> bytes to write now: whole events
                           |
-                          +--> terminal, usage, done, error_seen, response_id: what the books and the ending need
+                          +--> facts: what the books and the ending need of them, by the dialect's `read_event`
 
 Whole events go out at once; the look at them waits for a question or a few KiB. How they are looked at, cheapest first:
 
@@ -11,79 +11,57 @@ Whole events go out at once; the look at them waits for a question or a few KiB.
     2. has deltas and none of the marker words: counted, and the head is learnt
     3. else: each event in which a marker word stands is cut out, and only the ones that need it are parsed
 
-A marker inside a string ("response.completed" in a delta's text) costs level 3 and no more: the JSON's type decides.
-Chunks that end inside an event are cut at the last blank line; the rest is held. Beyond `max_event_bytes` it flows on.
+What a delta's head and a marker word are is the dialect's (`StreamForm`); where all events of a dialect begin alike,
+those with the learnt head are searched for what says more, and all others are parsed. A marker inside a string
+("response.completed" in a delta's text) costs level 3 and no more: the JSON's type decides. Chunks that end inside an
+event are cut at the last blank line; the rest is held. Beyond `max_event_bytes` it flows on.
+
+No byte is changed; `usage_dropping` leaves one event out.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+from gateway.protocol.dialects.dialect import StreamFacts, StreamForm
 from gateway.protocol.lenient_json import parse_object
-from gateway.protocol.sse_framing import BLANK_LINE, block_at, blocks, fields, last_boundary
+from gateway.protocol.opening_event import OpeningEvent
+from gateway.protocol.sse_framing import BLANK_LINE, block_at, blocks, fields, last_boundary, lf_lines
+from gateway.protocol.text_sample import TextSample
 from gateway.protocol.usage_reader import find_usage
 
-TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
-
 _BOM: Final = b"\xef\xbb\xbf"
-_DELTA: Final = b'.delta"'  # the end of a delta's type; inside a JSON string the quote would be escaped
-_MARKERS: Final = (b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]")
-_ERROR: Final = re.compile(rb'event: ?error|"type"\s*:\s*"error"')
-_OPENING: Final = re.compile(rb"response\.(?:created|queued|in_progress)")
-_OPENING_TYPE: Final = re.compile(rb'"type"\s*:\s*"response\.(?:created|queued|in_progress)"')
-_DELTA_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"[a-z0-9_.]+\.delta"')
 _FIRST_TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 
-_MAX_OPENING_BYTES: Final = 65_536  # of the opening event, kept for an ending; it repeats the request's instructions
 _RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number in
 _TRAIL_BYTES: Final = 16_384  # kept of a terminal event beyond the bound: its usage stands near its end
 _SAMPLE_EVERY: Final = 64
-_MOST_UNMEASURED: Final = 8
 _BYTES_PER_TOKEN: Final = 4
-
-_T = TypeVar("_T")
-
-
-class _Learnt(Generic[_T]):
-    """What a tap has learnt from all that it was fed: it looks before it tells."""
-
-    def __set_name__(self, _: type, name: str) -> None:
-        self._field = f"_{name}"
-
-    def __get__(self, observer: SseObserver, _: type) -> _T:
-        observer.look()
-        value: _T = getattr(observer, self._field)
-        return value
 
 
 @dataclass(slots=True, eq=False)
 class SseObserver:
-    """One stream's tap; `max_event_bytes` bounds what is held. Mutable, for one stream, used by one task."""
+    """One stream's observer; `max_event_bytes` bounds what is held. Mutable, for one stream, used by one task.
 
-    terminal = _Learnt[str | None]()  # one of TERMINALS: the first such event that has passed
-    answer = _Learnt[dict[str, Any] | None]()  # a terminal event's response that reports a usage
-    done = _Learnt[bool]()  # `data: [DONE]` has passed
-    error_seen = _Learnt[bool]()  # an `error` event has passed
-    opened = _Learnt[bool]()  # one of OPENINGS has passed before any delta
-    created = _Learnt[bytes | None]()  # that event's data, if not over _MAX_OPENING_BYTES
-    deltas = _Learnt[int]()  # events whose type ends in ".delta"
+    `form`: how its dialect's events look. `expected`: how many choices its answer has.
+    """
 
+    form: StreamForm
     max_event_bytes: int
+    expected: int = 1
     aligned: bool = field(default=True, init=False)  # what was returned ends at a boundary: an event of ours may follow
     bytes_fed: int = field(default=0, init=False)
 
+    _facts: StreamFacts = field(init=False)
+    _more: Callable[[bytes], object] | None = field(init=False)  # finds what makes of a delta more than that
     _unseen: list[bytes] = field(default_factory=list, init=False)  # whole events that nobody has looked at yet
     _look_at: int = field(default=0, init=False)  # when so many bytes have been fed, they are looked at
-    _terminal: str | None = field(default=None, init=False)
-    _answer: dict[str, Any] | None = field(default=None, init=False)
-    _done: bool = field(default=False, init=False)
-    _error_seen: bool = field(default=False, init=False)
-    _opened: bool = field(default=False, init=False)
-    _created: bytes | None = field(default=None, init=False)
+    _opening: OpeningEvent = field(init=False)
     _deltas: int = field(default=0, init=False)
     _held: bytearray = field(default_factory=bytearray, init=False)  # the unfinished event
     _at_boundary: bool = field(default=True, init=False)  # nothing is held, and nothing has flowed on unaligned
@@ -97,45 +75,91 @@ class SseObserver:
     _crlf: bool = field(default=False, init=False)
     _others: int = field(default=0, init=False)
     _recent: bytes = field(default=b"", init=False)  # the last whole events that carried a sequence number
-    _opening_id: str | None = field(default=None, init=False)
-    _terminal_id: str | None = field(default=None, init=False)
     _item_bytes: int = field(default=0, init=False)  # of whole items before any delta
-    _unmeasured: list[bytes] = field(default_factory=list, init=False)  # sampled deltas, not yet parsed
-    _samples: int = field(default=0, init=False)
-    _sampled_bytes: int = field(default=0, init=False)
+    _text: TextSample = field(init=False)
     _sample_at: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        """Begins with what is known of the answer before its first event."""
+        self._facts = StreamFacts(expected=self.expected)
+        self._opening = OpeningEvent(self.form.opening)
+        self._text = TextSample(self.form.delta_text)
+        says_more = self.form.says_more
+        self._more = None if says_more is None else says_more.search
 
     def feed(self, data: bytes) -> bytes:
         """Take what the upstream sent; returns what may be written now: whole events, unless one is over the bound."""
         self.bytes_fed = bytes_fed = self.bytes_fed + len(data)
         if not (self._at_boundary and data.endswith((b"\n\n", b"\n\r\n"))):
             self.look()
-            return self._realign(data)
-        self._unseen.append(data)
-        if bytes_fed >= self._look_at:
-            self.look()
+            data = self._realign(data)
+        else:
+            self._unseen.append(data)
+            if bytes_fed >= self._look_at:
+                self.look()
         return data
 
     def finish(self, *, clean: bool = True, half: bool = True) -> bytes:
-        """The upstream's body has ended; returns the unterminated rest that is still held.
+        """The upstream's body has ended; returns the unterminated rest that is still held, as far as it may be written.
 
-        clean=False (cut, reset, stalled): the rest is not to be written, so b"" comes back. It is read for usage only.
-        half=False: the same where the rest does not end the response, since it is half an event then.
+        clean=False (cut, reset, stalled): the rest is half an event, and read for usage only.
+        half=False: the same where the rest does not end the answer. Half an event is dropped or passed on, as the
+        dialect has it.
         """
         self.look()
         rest = bytes(self._held)
         self._held.clear()
-        seen = self._terminal, self._done, self._error_seen, self._opened, self._created
+        seen = replace(self._facts), copy(self._opening)
         if rest:
             self._read(rest)
         elif self._oversized and (usage := find_usage(self._trail)) is not None:
             self._end_oversized(usage)
-        if not clean or not (half or self._terminal or self._done):
-            self._terminal, self._done, self._error_seen, self._opened, self._created = seen
+        whole = clean and (half or self.form.passes_half or self._facts.ended is not None)
+        if not whole:
+            usage, answer = self._facts.usage, self._facts.answer
+            self._facts, self._opening = seen
+            self._facts.usage, self._facts.answer = usage, answer
+        if not (whole or self.form.passes_half):
             return b""
         if rest:
             self.aligned = rest.endswith(b"\n\r")
         return rest
+
+    @property
+    def facts(self) -> StreamFacts:
+        """What the events have told."""
+        self.look()
+        return self._facts
+
+    @property
+    def opened(self) -> bool:
+        """Whether an opening event has passed before any delta."""
+        self.look()
+        return self._opening.seen
+
+    @property
+    def created(self) -> bytes | None:
+        """That event's data, if it is not too long."""
+        self.look()
+        return self._opening.data
+
+    @property
+    def deltas(self) -> int:
+        """Events that carried a piece of the output."""
+        self.look()
+        return self._deltas
+
+    @property
+    def has_content(self) -> bool:
+        """Whether a client would miss something if this stream were replaced by another."""
+        self.look()
+        return self._facts.has_content or self._deltas > 1 or not self.aligned
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has been told how the answer ended."""
+        self.look()
+        return self._facts.ended is not None
 
     @property
     def events(self) -> int:
@@ -144,11 +168,8 @@ class SseObserver:
 
     @property
     def response_id(self) -> str | None:
-        """The response's id: the terminal event's once it has passed, the opening event's before."""
-        self.look()
-        if self._terminal_id is None and self._opening_id is None and self._created is not None:
-            self._opening_id = _response_id(parse_object(self._created))
-        return self._terminal_id or self._opening_id
+        """The answer's id: the terminal event's once it has passed, the opening event's before."""
+        return self.facts.response_id or self._opening.response_id
 
     def last_sequence_number(self) -> int:
         """The number of the last event that carried one; where none does, counted as if each had; -1 before any."""
@@ -157,16 +178,15 @@ class SseObserver:
         return int(numbers[-1]) if numbers else self.events - 1
 
     def output_tokens_estimate(self) -> int:
-        """Tokens in what was relayed, where usage stays unknown: at least one a delta, and one for four bytes of text.
+        """Tokens in what was relayed, where usage stays unknown: at least what a delta is, and one for four bytes.
 
         Text is measured on a sample of the deltas. A stream without deltas is measured by its whole items.
         """
         self.look()
         if not self._deltas:
             return -(-self._item_bytes // _BYTES_PER_TOKEN)
-        self._measure()
-        text_bytes = -(-self._deltas * self._sampled_bytes // self._samples) if self._samples else 0
-        return max(self._deltas, -(-text_bytes // _BYTES_PER_TOKEN))
+        text_bytes = self._text.bytes_of(self._deltas)
+        return max(self._deltas * self.form.delta_tokens, -(-text_bytes // _BYTES_PER_TOKEN))
 
     def _realign(self, data: bytes) -> bytes:
         window = self._tail + data
@@ -193,7 +213,7 @@ class SseObserver:
             return rest
         self._at_boundary = False
         if not self.aligned:
-            if self._oversized in TERMINALS:
+            if self._oversized in self.form.terminals:
                 self._trail = (self._trail + rest)[-_TRAIL_BYTES:]
             return rest
         self._held += rest
@@ -207,8 +227,9 @@ class SseObserver:
         name, data = fields(self._plain(head[:_RECENT_BYTES]))
         first_type = _FIRST_TYPE.match(data)
         self._oversized = first_type[1].decode() if first_type else name
-        self._trail = head[-_TRAIL_BYTES:] if self._oversized in TERMINALS else b""
-        self._opened = self._opened or (self._oversized in OPENINGS and not self._deltas)
+        self._trail = head[-_TRAIL_BYTES:] if self._oversized in self.form.terminals else b""
+        if not self._deltas:
+            self._opening.note_type(self._oversized)
         self._remember(head)
         return head
 
@@ -216,16 +237,18 @@ class SseObserver:
         """`ready` ends the oversized event; whole events may follow in it."""
         end = BLANK_LINE.search(self._tail + ready)
         cut = max(0, end.end() - len(self._tail)) if end else len(ready)
-        self._end_oversized(find_usage(self._trail + ready[:cut]) if self._oversized in TERMINALS else None)
+        self._end_oversized(find_usage(self._trail + ready[:cut]) if self._trail else None)
         self._others += 1
         if ready[cut:]:
             self._observe(ready[cut:])
 
     def _end_oversized(self, usage: dict[str, Any] | None) -> None:
-        if self._oversized in TERMINALS:
-            self._terminal = self._terminal or self._oversized
-            self._answer = self._answer or (usage and {"usage": usage})
-        self._error_seen = self._error_seen or self._oversized == "error"
+        """Reads what an event that is too large to hold tells by its type and its end."""
+        if self._oversized in self.form.terminals:
+            body = {"type": self._oversized, "usage": usage, "response": {"usage": usage}}
+            self.form.read_event(self._facts, self._oversized, body)
+        elif self._oversized == "error":
+            self._facts.fail({"type": "error"})
         self._oversized, self._trail = "", b""
 
     def look(self) -> None:
@@ -239,7 +262,7 @@ class SseObserver:
             reads = next((at for at, read in enumerate(unseen) if not read.startswith(head)), len(unseen))
             run = ready if reads == len(unseen) else b"".join(unseen[:reads])
             # From its head to its end each has `_delta_lines` line ends or more; if no more, it is one event.
-            if reads and self._has_lines(run, reads * lines):
+            if reads and self._has_lines(run, reads * lines) and (self._more is None or self._more(run) is None):
                 self._count(reads, unseen[reads - 1])
                 ready = ready[len(run) :]
         unseen.clear()
@@ -263,7 +286,7 @@ class SseObserver:
 
     def _observe(self, ready: bytes) -> None:
         """Level 1, for whole events: those before the first delta, a run of deltas, those behind it."""
-        if not self._deltas:
+        if not self._deltas and not self.form.reads_all:
             ready = self._open(ready)
         if not ready.startswith(self._delta_head):
             self._inspect(ready)
@@ -274,7 +297,7 @@ class SseObserver:
             ready, rest = ready[:end], ready[end:]
         deltas = ready.count(self._delta_next) + 1
         # From head to head stand `_delta_lines` line ends or more; if no more, there is nothing else.
-        if self._has_lines(ready, deltas * self._delta_lines):
+        if self._has_lines(ready, deltas * self._delta_lines) and (self._more is None or self._more(ready) is None):
             self._count(deltas, ready if deltas == 1 else ready[-_RECENT_BYTES:])
         else:
             self._inspect(ready)
@@ -283,7 +306,7 @@ class SseObserver:
 
     def _open(self, ready: bytes) -> bytes:
         """Looks at what comes before the first delta, and learns how that starts; returns the rest."""
-        if (at := ready.find(_DELTA)) < 0 or b"\r" in ready or ready.startswith(_BOM):
+        if (at := ready.find(self.form.delta)) < 0 or b"\r" in ready or ready.startswith(_BOM):
             return ready
         start, end = block_at(ready, at)
         if start:
@@ -295,8 +318,14 @@ class SseObserver:
 
     def _inspect(self, ready: bytes) -> None:
         """Level 2."""
-        deltas = ready.count(_DELTA)
-        if not (self._deltas and deltas) or b"error" in ready or any(map(ready.__contains__, _MARKERS)):
+        form = self.form
+        deltas = ready.count(form.delta)
+        if (
+            form.reads_all
+            or not (self._deltas and deltas)
+            or b"error" in ready
+            or any(map(ready.__contains__, form.markers))
+        ):
             self._read(ready)
         self._deltas += deltas
         self._others += max(0, _blank_lines(ready) - deltas)
@@ -307,54 +336,37 @@ class SseObserver:
                 self._sample(ready)
 
     def _read(self, ready: bytes) -> None:
-        """Level 3: find the events that may matter by their markers, and take those."""
-        text = self._plain(ready)
-        if not self._deltas:
-            first_delta = text.find(_DELTA)
+        """Level 3: find the events that may matter by their markers, and take those; or take all."""
+        form, text = self.form, self._plain(ready)
+        if form.reads_all:
+            for block in text.split(b"\n\n"):
+                self._take(*fields(block))
+            return
+        if not self._deltas and form.opening is not None:
+            first_delta = text.find(form.delta)
             before = text if first_delta < 0 else text[:first_delta]
-            self._find_opening(before)
-            self._item_bytes += sum(end - start for start, end in blocks(before, b"response.output_item.done"))
-        spans = {span for marker in _MARKERS for span in blocks(text, marker)}
-        spans.update(span for span in blocks(text, b"error") if _ERROR.search(text, *span))
+            self._opening.find(before)
+            self._item_bytes += sum(end - start for start, end in blocks(before, form.item))
+        spans = {span for marker in form.markers for span in blocks(text, marker)}
+        spans.update(span for span in blocks(text, b"error") if form.error.search(text, *span))
         for start, end in sorted(spans):
             self._take(*fields(text[start:end]))
 
     def _take(self, name: str, data: bytes) -> None:
+        facts = self._facts
         if data.startswith(b"[DONE]"):
-            self._done = True
-            return
-        if (body := parse_object(data)) is None:
-            return
-        kind = body.get("type")
-        kind = kind if isinstance(kind, str) else name  # clients go by the JSON's type
-        if kind == "error":
-            self._error_seen = True
-        elif kind in TERMINALS:
-            self._terminal = self._terminal or kind
-            response = body.get("response")
-            if isinstance(response, dict):
-                if self._answer is None and isinstance(response.get("usage"), dict):
-                    self._answer = response
-                self._terminal_id = self._terminal_id or _response_id(body)
-
-    def _find_opening(self, text: bytes) -> None:
-        at = 0
-        while not self._opened and (match := _OPENING.search(text, at)):
-            start, at = block_at(text, match.start())
-            name, data = fields(text[start:at])
-            self._opened = name in OPENINGS or _OPENING_TYPE.search(data) is not None
-            if self._opened and len(data) <= _MAX_OPENING_BYTES:
-                self._created = data
-            elif self._opened:
-                self._opening_id = _response_id(parse_object(data))
+            facts.done = True
+            facts.end("failed" if facts.error is not None else "completed")
+        elif data and (body := parse_object(data)) is not None:
+            self.form.read_event(facts, name, body)
 
     def _learn(self, ready: bytes) -> None:
         """Remember how the last delta starts: the next ones will start the same."""
-        last = ready.rfind(_DELTA)
+        last = ready.rfind(self.form.delta)
         crlf = b"\r\n" in ready
         blank = b"\r\n\r\n" if crlf else b"\n\n"
         start = ready.rfind(blank, 0, last)
-        head = _DELTA_HEAD.match(ready, start + len(blank) if start >= 0 else 0)
+        head = self.form.delta_head.match(ready, start + len(blank) if start >= 0 else 0)
         if head is not None:
             self._crlf = crlf
             self._delta_head = head[0]
@@ -362,21 +374,11 @@ class SseObserver:
             self._delta_lines = head[0].count(b"\n") + 2
 
     def _sample(self, ready: bytes) -> None:
+        """Measures the last delta of these events, as one of many."""
         text = self._plain(ready)
-        start, end = block_at(text, text.rfind(_DELTA))
-        self._unmeasured.append(text[start:end])
-        if len(self._unmeasured) == _MOST_UNMEASURED or end - start > _RECENT_BYTES:
-            self._measure()
+        start, end = block_at(text, text.rfind(self.form.delta))
+        self._text.add(text[start:end])
         self._sample_at = self._deltas + min(self._deltas, _SAMPLE_EVERY)
-
-    def _measure(self) -> None:
-        """Parses the samples: where usage comes, nobody asks for them."""
-        for block in self._unmeasured:
-            delta = (parse_object(fields(block)[1]) or {}).get("delta")
-            if isinstance(delta, str):
-                self._samples += 1
-                self._sampled_bytes += len(delta.encode("utf-8", "replace"))
-        self._unmeasured.clear()
 
     def _remember(self, ready: bytes) -> None:
         if (at := ready.rfind(b'"sequence_number"')) >= 0:
@@ -387,13 +389,7 @@ class SseObserver:
         if not self._begun:
             self._begun = True
             ready = ready.removeprefix(_BOM)
-        return ready.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in ready else ready
-
-
-def _response_id(body: dict[str, Any] | None) -> str | None:
-    response = body.get("response") if body else None
-    found = response.get("id") if isinstance(response, dict) else None
-    return found if isinstance(found, str) else None
+        return lf_lines(ready)
 
 
 def _blank_lines(ready: bytes) -> int:

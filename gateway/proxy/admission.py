@@ -60,11 +60,18 @@ class Admitted(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """After step 5: an upstream's answer, its head read. A 2xx, or a refusal of the upstream's own for the client."""
+    """After step 5: an upstream's answer, its head read. A 2xx, or a refusal of the upstream's own for the client.
+
+    `asks_usage`: the gateway has added to the request that usage be reported. `read`: what has been read of its body
+    already. `is_last`: nobody else is to be asked, whatever it turns out to be.
+    """
 
     upstream: Upstream
     key: UpstreamKey
     answer: Answer
+    asks_usage: bool = False
+    read: bytes = b""
+    is_last: bool = False
 
 
 async def prepare(
@@ -123,7 +130,8 @@ async def _read(
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
     record.received = time.perf_counter()
-    return read_request_body(body, needs_input=target.operation.needs_input)
+    operation = target.operation
+    return read_request_body(body, operation.dialect.request, needs_input=operation.needs_input)
 
 
 def _about(known_response: KnownResponse, query: bytes) -> RequestBody:
@@ -162,16 +170,13 @@ def _ask(
     route: Route,
     target: Target,
 ) -> AdmissionRequest:
-    input_tokens, output_tokens = (
-        request.input_tokens_estimate,
-        (
-            request.max_output_tokens
-            or route.rule.default_max_output_tokens
-            or snapshot.limits.default_max_output_tokens
-        ),
-    )
-    if target.operation.charge != "usage or estimate":
+    input_tokens, output_tokens = request.input_tokens_estimate, request.max_output_tokens or 0
+    operation, bounds = target.operation, request.bounds
+    if operation.charge != "usage or estimate":
         input_tokens, output_tokens = 0, 0  # counted and limited as a request; nothing to reserve
+    elif request.max_output_tokens is None and operation.dialect.request.has_output:
+        default = route.rule.default_max_output_tokens or snapshot.limits.default_max_output_tokens
+        output_tokens = default * bounds.runs + bounds.more_output_tokens
     now_ms = time.time_ns() // 1_000_000
     work = Work(input_tokens, output_tokens, tier=request.facts.service_tier)
     worst = worst_case(route.price, work, now_ms, now_ms + snapshot.limits.longest_ms, snapshot.router.prices)

@@ -1,14 +1,18 @@
 """Step 5 of a request: asks the route's candidates until one answers. Nothing has been sent to the client yet.
 
- a candidate                             | then                                                          |
------------------------------------------|---------------------------------------------------------------|
- its breaker is open, or its keys rest   | the next one                                                  |
- rests, and nobody else has answered     | the one whose rest ends first is asked all the same           |
- cannot be reached                       | the next upstream                                             |
- fails after the request may have arrived| the error, unless the route sets `repeat_started`             |
- 401, 402, 429                           | the next key, then the next upstream                          |
- 5xx                                     | the next upstream                                             |
- any other answer                        | it is the answer                                              |
+| a candidate                             | then                                                          |
+|-----------------------------------------|---------------------------------------------------------------|
+| its breaker is open, its keys rest      | the next                                                      |
+| rests, and nobody else has answered     | the one that rests shortest is asked nevertheless             |
+| cannot be reached                       | the next upstream                                             |
+| fails after the request may have arrived| the error, unless the route says `repeat_started`             |
+| 401, 402, 429                           | the next key, then the next upstream                          |
+| 5xx                                     | the next upstream                                             |
+| 404 to what not all upstreams offer     | the next upstream                                             |
+| an error under a 200, before the output | as the status that it stands for                              |
+| 4xx that names a field which the gateway| the same once more, without it; remembered                    |
+|   added                                 |                                                               |
+| any other answer                        | it is the answer                                              |
 
 All of it ends within `failover_s`. If no candidate succeeds, the most helpful refusal is the answer (refusals.py), or
 503 if there is none to pass on.
@@ -19,16 +23,17 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.request_body import with_model
+from gateway.protocol.request_body import with_model, with_usage_asked
 from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.refusals import Rank, account_status, rank
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.routing.router import Route
-from gateway.types import Headers
+from gateway.types import Body, Headers
 from gateway.upstream.buffered_answer import read_whole
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
@@ -42,6 +47,8 @@ FORWARDED: Final = frozenset(
 _FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
+_SUCCESS: Final = range(200, 300)
+_NOT_FOUND: Final = 404
 _SERVER_ERROR: Final = 500
 # An upstream that could not be reached has not started any work, so another one may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
@@ -49,53 +56,99 @@ _REFUSAL_S: Final = 1.0  # the least time that the body of a refusal has to arri
 _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
 
 
-async def open_upstream(snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> Opened:
-    """Returns an upstream's answer after its head was read. Raises GatewayError if there is none."""
-    search = _Search(admitted, client, record, time.monotonic() + snapshot.limits.failover_s)
-    for resting in (False, True):
-        # The provider's present answer is better than an older refusal to another request.
-        for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=resting):
-            if record.tried and time.monotonic() >= search.until_s:
-                break
-            if search.is_worth_asking(upstream, key) and await search.ask(upstream, key):
-                return search.told()
-        if search.refused is not None:
-            return search.told()
-    if search.failure is not None and len(record.tried) == 1:
-        raise search.failure
-    raise GatewayError(
-        "no_available_provider",
-        f"No provider for {admitted.route.model!r} is available just now.",
-        wait_ms=_soonest_ms(snapshot, admitted.route, time.monotonic()),
-    )
+class InvalidAnswer(GatewayError):
+    """A 2xx that is no answer; `outcome` says what the policy goes by."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__("upstream_invalid_response", message)
+        self.outcome = outcome
 
 
-class _Search:
-    """The search of one request through its candidates, until `until_s` (monotonic).
+class NotAnAnswer(Exception):
+    """An upstream's answer turned out to be none, and nothing has been sent to the client: another may be asked.
 
-    Mutable: `refused` (the most helpful refusal so far, or the answer), `failure` (the last failure without an answer),
-    and the candidates that have been asked.
+    `status`: what it stands for. `read`: what has been read of its body. `refuses_addition`: it refuses a field that
+    the gateway added to the request, and may be asked once more without it.
+    """
+
+    def __init__(self, opened: Opened, status: int, read: bytes, *, refuses_addition: bool = False) -> None:
+        super().__init__(status)
+        self.opened = opened
+        self.status = status
+        self.read = read
+        self.refuses_addition = refuses_addition
+
+
+class Search:
+    """The search of one request through its candidates.
+
+    Mutable: `_refused` (the most helpful refusal so far, or the answer), `_failure` (the last failure without an
+    answer), and the candidates that have been asked. It ends at `_until_s` (monotonic).
     """
 
     __slots__ = (
-        "_admitted", "_asked", "_body", "_down", "_headers", "_rank", "_record", "failure", "refused", "until_s",
+        "_admitted", "_asked", "_down", "_failure", "_headers", "_rank", "_record", "_refused", "_snapshot", "_until_s",
     )  # fmt: skip
 
-    def __init__(self, admitted: Admitted, client: Client, record: RequestRecord, until_s: float) -> None:
-        route, request = admitted.route, admitted.request
-        renamed = request.body and route.upstream_model != request.model
-        self.refused: Opened | None = None
-        self.failure: GatewayError | None = None
-        self.until_s = until_s
+    def __init__(self, snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+        self._refused: Opened | None = None
+        self._failure: GatewayError | None = None
+        self._until_s = time.monotonic() + snapshot.limits.failover_s
         self._rank: Rank | None = None
+        self._snapshot = snapshot
         self._admitted = admitted
-        self._body = with_model(request, route.upstream_model) if renamed else request.body
-        self._headers = _upstream_headers(client, record)
+        self._headers = _upstream_headers(client, admitted.target.operation.dialect.headers, record)
         self._record = record
         self._down: set[str] = set()  # upstreams for which another key would change nothing
         self._asked: set[UpstreamKey] = set()
 
-    def is_worth_asking(self, upstream: Upstream, key: UpstreamKey) -> bool:
+    async def open(self) -> Opened:
+        """An upstream's answer, its head read. Raises GatewayError when there is none."""
+        snapshot, admitted, record = self._snapshot, self._admitted, self._record
+        for resting in (False, True):
+            # What the provider says now is better than what it said to somebody else, some time ago.
+            for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=resting):
+                if record.tried and time.monotonic() >= self._until_s:
+                    break
+                if self._is_worth_asking(upstream, key) and await self._ask(upstream, key):
+                    return self._told()
+            if self._refused is not None:
+                return self._told()
+        if self._failure is not None and len(record.tried) == 1:
+            raise self._failure
+        raise GatewayError(
+            "no_available_provider",
+            f"No provider for {admitted.route.model!r} is available just now.",
+            wait_ms=_soonest_ms(snapshot, admitted.route, time.monotonic()),
+        )
+
+    async def go_on(self, refused: NotAnAnswer) -> Opened:
+        """A better answer than one that was none; where there is none, the most helpful of the refusals."""
+        opened, record, model = refused.opened, self._record, self._admitted.route.upstream_model
+        upstream, key = opened.upstream, opened.key
+        if refused.refuses_addition:
+            upstream.note_refused_usage(model)
+            opened.answer.abort()
+            self._refused = None
+            return self._told() if await self._ask(upstream, key) else await self.open()
+        name, _, seconds = record.attempts[-1]
+        record.attempts[-1] = name, str(refused.status), seconds
+        upstream.note_answer(key, model, refused.status, None, time.monotonic())
+        self._refused = last_resort = opened._replace(read=refused.read, is_last=True)
+        self._rank = rank(refused.status, b"{}", None)
+        if refused.status >= _SERVER_ERROR:
+            self._down.add(name)
+        elif refused.status not in _NEXT_KEY:
+            return last_resort
+        try:
+            found = await self.open()
+        except GatewayError:
+            return last_resort
+        if found is not last_resort:
+            opened.answer.abort()
+        return found
+
+    def _is_worth_asking(self, upstream: Upstream, key: UpstreamKey) -> bool:
         return (
             upstream.enabled
             and upstream.name not in self._down
@@ -103,19 +156,16 @@ class _Search:
             and upstream.health.allows(self._admitted.route.upstream_model, time.monotonic())
         )
 
-    def told(self) -> Opened:
-        """Returns the chosen answer and records which upstream gave it."""
-        found = self.refused
+    def _told(self) -> Opened:
+        """The answer: the record says who gave it."""
+        found = self._refused
         if found is None:
             raise LookupError("nobody has answered")
         self._record.upstream, self._record.upstream_status = found.upstream.name, found.answer.status
         return found
 
-    async def ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
-        """Asks one candidate.
-
-        Returns whether the search is over. Raises GatewayError if no other candidate may be asked.
-        """
+    async def _ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
+        """Whether the search is over: there is an answer. Raises GatewayError where it must not go on."""
         admitted, record, name = self._admitted, self._record, upstream.name
         self._asked.add(key)
         record.tried.append(f"{name}#{key.number}")
@@ -123,9 +173,11 @@ class _Search:
         headers, target, model = self._headers, admitted.target, admitted.route.upstream_model
         if record.trace is not None:
             headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
+        asks_usage = admitted.request.usage_unasked and not upstream.refuses_usage(model)
         began, began_s = time.perf_counter(), time.monotonic()
         try:
-            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, self._body)
+            body = self._body(asks_usage=asks_usage)
+            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body)
         except UpstreamFault as fault:
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
             self._failed(upstream, fault, began_s)
@@ -137,17 +189,29 @@ class _Search:
             raise
         status = answer.status
         record.attempts.append((name, str(status), time.perf_counter() - began))
-        if status < _SERVER_ERROR and status not in _NEXT_KEY:
-            upstream.note_answer(key, model, status, None, time.monotonic())
-            self.refused = Opened(upstream, key, answer)
+        not_offered = status == _NOT_FOUND and target.operation.may_be_missing and not target.operation.by_id
+        if status < _SERVER_ERROR and status not in _NEXT_KEY and not not_offered:
+            if status not in _SUCCESS:  # of a 2xx `confirm` tells, when it has turned out to be an answer
+                upstream.note_answer(key, model, status, None, time.monotonic())
+            self._refused = Opened(upstream, key, answer, asks_usage)
             return True
-        await self._refused(upstream, key, answer)
+        if not_offered:
+            self._down.add(name)
+        await self._refuse(upstream, key, answer)
         return False
 
-    async def _refused(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
-        """Keeps a refusal if it is more helpful than the others. Its body is read, and its connection is free."""
+    def _body(self, *, asks_usage: bool) -> Body:
+        """What the upstream is sent: the caller's body, with the model that it knows."""
+        route, request = self._admitted.route, self._admitted.request
+        body = request.body
+        if body and route.upstream_model != request.model:
+            body = with_model(request, route.upstream_model)
+        return with_usage_asked(body) if asks_usage else body
+
+    async def _refuse(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
+        """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""
         try:
-            timeout_s = max(_REFUSAL_S, self.until_s - time.monotonic())
+            timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
             whole = await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s)
         except BaseException:
             upstream.health.released(self._admitted.route.upstream_model)
@@ -160,15 +224,15 @@ class _Search:
         its_rank = rank(status, whole.body, wait_s)
         if self._rank is None or its_rank > self._rank:
             self._rank = its_rank
-            self.refused = Opened(upstream, key, whole)
+            self._refused = Opened(upstream, key, whole)
 
     def _failed(self, upstream: Upstream, fault: UpstreamFault, began_s: float) -> None:
         upstream.note_fault(fault.kind, self._admitted.route.upstream_model, began_s, time.monotonic())
         self._down.add(upstream.name)
         self._record.detail = str(fault)
-        self.failure = fault_error(fault)
+        self._failure = fault_error(fault)
         if fault.sent and fault.kind not in _UNSENT and not self._admitted.route.rule.repeat_started:
-            raise self.failure from None
+            raise self._failure from None
 
 
 def fault_error(fault: UpstreamFault) -> GatewayError:
@@ -211,7 +275,7 @@ def _soonest_ms(snapshot: ConfigSnapshot, route: Route, now_s: float) -> int:
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 
 
-def _upstream_headers(client: Client, record: RequestRecord) -> Headers:
+def _upstream_headers(client: Client, of_dialect: frozenset[bytes], record: RequestRecord) -> Headers:
     headers = [
         (b"content-type", b"application/json"),
         (b"accept-encoding", b"identity"),
@@ -219,6 +283,6 @@ def _upstream_headers(client: Client, record: RequestRecord) -> Headers:
     ]
     forwarded = FORWARDED if record.trace is None else _FORWARDED_IN_A_TRACE
     for header in client.headers:
-        if header[0] in forwarded:
-            headers.append(header)  # noqa: PERF401 - a comprehension costs a call
+        if header[0] in forwarded or header[0] in of_dialect:
+            headers.append(header)  # noqa: PERF401 - a comprehension is a call more
     return headers

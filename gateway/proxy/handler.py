@@ -38,8 +38,8 @@ from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
 from gateway.proxy.dry_run import answer as dry_run_answer
 from gateway.proxy.dry_run import is_dry_run
-from gateway.proxy.failover import fault_error, open_upstream
-from gateway.proxy.relay import InvalidAnswer, Relay
+from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
+from gateway.proxy.relay import Relay
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.transport import FaultKind, UpstreamFault
@@ -93,7 +93,7 @@ class RequestHandler:
         self.on_end: Callable[[RequestRecord], None] | None = None
         self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
         self._in_force = ActiveSnapshot(snapshot)
-        self.running: set[CancelScope] = set()
+        self.running: dict[CancelScope, Relay] = {}
         self.stopping = False
         self._drained = False
         self.streams = 0
@@ -145,10 +145,13 @@ class RequestHandler:
         return before
 
     async def end_overdue(self) -> None:
-        """Ends requests whose total time is over: one sweep for all, so that a request needs no timer."""
+        """Ends requests whose total time is over, or whose answer is: one sweep for all, so that none needs a timer."""
         now_s = self._loop.time()
-        for cancel_scope in [one for one in self.running if one.deadline_s <= now_s]:
-            cancel_scope.cancel(Reason.TIMED_OUT)
+        for cancel_scope, relay in list(self.running.items()):
+            if cancel_scope.deadline_s <= now_s:
+                cancel_scope.cancel(Reason.TIMED_OUT)
+            elif relay.tick(now_s):
+                cancel_scope.cancel(Reason.ENDED)
 
     def drain(self, timeout_s: float) -> None:
         """What still runs after `timeout_s` is ended properly: a stream with its last words.
@@ -175,12 +178,12 @@ class RequestHandler:
                 return None
             return await admission.admit(snapshot, self._ledger, self._responses, target, client, record)
         except GatewayError as error:
-            await self.refuse(client, record, self._throttle.throttle(client.scope, error))
+            await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:
             record.outcome = Outcome.CLIENT_LEFT
         except Exception:  # noqa: BLE001 - the one exit: a bug is answered, logged and leaves nothing behind
             self._diagnostics.exception("admission_failed", request_id=record.request_id)
-            await self.refuse(client, record, internal_error())
+            await self.refuse(target.operation, client, record, internal_error())
         record.state = TRANSITIONS[record.state, Event.REFUSE]
         return None
 
@@ -211,45 +214,62 @@ class RequestHandler:
         except GatewayError as error:
             # Nothing has been sent: the answer is ours to give.
             relay.outcome = _outcome_of(error)
-            await self.refuse(client, record, error)
+            await self.refuse(admitted.target.operation, client, record, error)
         except Exception:  # noqa: BLE001 - the one exit: a bug is answered, settled and logged
             relay.outcome = Outcome.INTERNAL_ERROR
             self._diagnostics.exception("request_failed", request_id=record.request_id)
             with contextlib.suppress(Exception):
-                await self._end_broken(relay, client, record, internal_error())
+                await self._end_broken(relay, admitted, client, record, internal_error())
         finally:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
             await self._settle(relay, admitted, record, answered=answered)
 
     async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
-        self.running.add(cancel_scope)
+        self.running[cancel_scope] = relay
         self.streams += record.stream
         watch = client.watch(lambda: relay.client_left(cancel_scope))
         try:
             with cancel_scope:
-                opened = await open_upstream(admitted.snapshot, admitted, client, record)
-                record.opened = time.perf_counter()
-                await relay.run(opened)
+                await self._pass_answer(relay, Search(admitted.snapshot, admitted, client, record), record)
         except ScopeCancelled as ended:
+            if ended.reason is Reason.ENDED:
+                relay.abort()
+                await relay.end_stream()
+                return
             relay.outcome = _ENDED_BY[ended.reason]
             relay.abort()
             if ended.reason is not Reason.CLIENT_LEFT:
-                await self._end_broken(relay, client, record, _ended_error(ended.reason))
+                await self._end_broken(relay, admitted, client, record, _ended_error(ended.reason))
         except UpstreamFault as fault:
             record.detail = str(fault)
             relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
-            await self._end_broken(relay, client, record, fault_error(fault))
+            await self._end_broken(relay, admitted, client, record, fault_error(fault))
         finally:
             watch.close()
             relay.abort()
-            self.running.discard(cancel_scope)
+            del self.running[cancel_scope]
             self.streams -= record.stream
 
-    async def _end_broken(self, relay: Relay, client: Client, record: RequestRecord, error: GatewayError) -> None:
+    @staticmethod
+    async def _pass_answer(relay: Relay, search: Search, record: RequestRecord) -> None:
+        """Steps 5 and 6: asks until an upstream's answer is one, and passes it on."""
+        opened = await search.open()
+        while True:
+            record.opened = time.perf_counter()
+            try:
+                await relay.run(opened)
+            except NotAnAnswer as refused:
+                opened = await search.go_on(refused)
+            else:
+                return
+
+    async def _end_broken(
+        self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord, error: GatewayError
+    ) -> None:
         """Tells the client of a failure: as an answer of its own, or at the end of a stream that has begun."""
         if client.status is None:
-            await self.refuse(client, record, error)
+            await self.refuse(admitted.target.operation, client, record, error)
         else:
             words = relay.closing_events(error)
             record.code = error.code if words else None
@@ -295,10 +315,11 @@ class RequestHandler:
             route.rule.cost_source == "upstream",
         )
 
-    async def refuse(self, client: Client, record: RequestRecord, error: GatewayError) -> None:
-        """Answers with an error of the gateway's own."""
+    async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
+        """Answers with an error of the gateway's own, in the form that the callers of this operation read."""
         record.code, record.refusal = error.code, ErrorSummary(error.message, error.explain)
-        status, headers, body = error.render(numeric_codes=self._numeric_codes)
+        told = operation.dialect.error_body(error, record.request_id, self._numeric_codes)
+        status, headers, body = error.render(told)
         headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode()), *record.debug_headers()]
         await client.answer(status, headers, body)
 

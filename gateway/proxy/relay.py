@@ -1,23 +1,25 @@
-"""Step 6 of the request line: an upstream's answer on its way to the client.
+"""Step 6 of a request: an upstream's answer on its way to the client.
 
-2xx, event stream    whole events, past the tap; its usage, or the gateway's own ending where it breaks off
-2xx, JSON            read whole, then passed on: what is no response must not look like one
+2xx, event stream    whole events, past the observer; its usage, or the gateway's own ending where it breaks off
+2xx, JSON            read whole, then passed on: what is no answer must not look like one
 401, 402, a 429 of   502: the gateway's own account, never the caller's
   insufficient_quota
 other 4xx, 5xx       passed on unchanged where it is JSON (a 4xx: or nothing); 502 for a page of what stands before it
 404 to another call  passed on whatever it is: what an upstream does not offer, it answers as it likes
 3xx                  502
+
+An error under a 200 before any output, and a refusal of what the gateway added, are handed back (`NotAnAnswer`), since
+another upstream may do better. Where none does, the client gets what came. A stream whose answer has ended is waited
+for `end_wait_s` more, whatever its upstream still says.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.settlement import ExchangeResult
@@ -25,45 +27,32 @@ from gateway.concurrency.cancellation import CancelScope, Reason
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.closing_events import Origin, failure_frames, incomplete_frames
+from gateway.protocol.dialects.dialect import AnswerFacts, Ended, Json, Origin, StreamForm
 from gateway.protocol.lenient_json import is_json, parse_object
-from gateway.protocol.operations import CREATE, is_response_id
+from gateway.protocol.operations import is_response_id
 from gateway.protocol.quantities import Usage
 from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
-from gateway.protocol.usage_reader import RequestFacts, read_usage
+from gateway.protocol.usage_dropping import UsageDroppingObserver
+from gateway.protocol.usage_reader import read_usage
 from gateway.proxy.admission import Admitted, Opened
-from gateway.proxy.failover import fault_error
+from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
+from gateway.proxy.keep_alive import keeping_alive
+from gateway.proxy.preamble import Preamble
 from gateway.proxy.refusals import account_status
+from gateway.proxy.upstream_answer import PASSED_ON, content_type, read_body, refuse_encoded
 from gateway.types import Headers
-from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
-PASSED_ON: Final = frozenset(
-    {
-        b"content-type",
-        b"retry-after",
-        b"retry-after-ms",
-        b"x-should-retry",
-        b"openai-processing-ms",
-        b"openai-version",
-        b"openai-model",
-    }
-)
-"""Answer headers of an upstream that go on to the client."""
+_USAGE_OPTION: Final = (b"stream_options", b"include_usage")
+"""Words by which a refusal names what the gateway has added to ask for a stream's usage."""
 
-_TERMINALS: Final[Mapping[str, Outcome]] = MappingProxyType(
-    {
-        "response.completed": Outcome.COMPLETED,
-        "response.incomplete": Outcome.INCOMPLETE,
-        "response.failed": Outcome.FAILED,
-    }
+_OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
+    {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
 )
-_STATUSES: Final[Mapping[str, Outcome]] = MappingProxyType({"incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED})
-_BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless a terminal event came before
-_LOOKS: Final = 4  # in a time of silence, at what was written
-_IN_PROGRESS: Final = ("queued", "in_progress")
+_BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
+_BAD_GATEWAY: Final = 502
 
 
 class Relay:
@@ -75,46 +64,53 @@ class Relay:
     def __init__(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         self.outcome = Outcome.INTERNAL_ERROR
         self._admitted = admitted
+        self._dialect = admitted.target.operation.dialect
         self._client = client
         self._record = record
         self._opened: Opened | None = None
         self._observer: SseObserver | None = None
-        self._answer: dict[str, Any] = {}
+        self._preamble: Preamble | None = None
+        self._usage: Usage | None = None
         self._output_bytes = 0
         self._answered = False
+        self._unconfirmed: Opened | None = None  # a 2xx that may turn out to be no answer
+        self._refused = False  # the answer is an error, and the client gets it as it is
         self._in_progress = False  # a whole answer that says so: the upstream works on in the background
         self._left = False  # the client has left, and the relay reads on
+        self._reading = False  # the upstream is waited for, and not the client
+        self._ended_since_s: float | None = None  # since when the answer is known to have ended
 
     async def run(self, opened: Opened) -> None:
-        """Passes the answer on. Raises GatewayError while nothing has been sent, UpstreamFault in mid-stream."""
-        self._opened = opened
+        """Passes the answer on.
+
+        Raises while nothing has been sent: GatewayError, NotAnAnswer. In mid-stream: UpstreamFault.
+        """
+        self._opened, self._observer, self._preamble = opened, None, None
         status = opened.answer.status
         if not 200 <= status < 300:  # noqa: PLR2004 - the range is HTTP's
             await self._pass_refusal(opened)
             return
-        self._answered = True
-        self._record.state = TRANSITIONS[self._record.state, Event.OPEN]
-        _refuse_encoded(opened.answer.headers)
+        self._unconfirmed = opened
+        if not self._answered:
+            self._answered = True
+            self._record.state = TRANSITIONS[self._record.state, Event.OPEN]
+        refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
-        if kind == b"text/event-stream" and self._admitted.request.stream:
-            await self._pass_stream(opened)
+        if kind == b"text/event-stream" and self._admitted.request.stream and self._dialect.stream is not None:
+            await self._pass_stream(opened, self._dialect.stream)
         else:
             await self._pass_whole(opened, kind)
 
-    async def _pass_stream(self, opened: Opened) -> None:
-        client, answer = self._client, opened.answer
-        observer = self._observer = SseObserver(opened.upstream.policy.max_event_bytes)
-        await client.start(
-            answer.status, self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
-        )
-        self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+    async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
+        client, answer, request = self._client, opened.answer, self._admitted.request
+        observes = UsageDroppingObserver if request.usage_unasked else SseObserver
+        observer = self._observer = observes(form, opened.upstream.policy.max_event_bytes, request.bounds.choices)
         rule, admission = self._admitted.route.rule, self._admitted.admission
         cap = admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
-
         feed, write_now = observer.feed, client.write_now
 
         def over_cap() -> bool:
-            return cap is not None and observer.terminal is None and observer.output_tokens_estimate() > cap
+            return cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap
 
         def pass_on(data: bytes) -> bool:
             ready = feed(data)
@@ -125,67 +121,120 @@ class Relay:
 
         def pass_on_to_cap(data: bytes) -> bool:
             # Event by event: one read may bring many times what the hold pays for. With its end, it brings its price.
-            if any(name.encode() in data for name in _TERMINALS):
+            if form.may_end_in(data):
                 return pass_on(data) and not over_cap()
             keeps_up = [pass_on(event) for event in takewhile(lambda _: not over_cap(), split_events(data))]
             return all(keeps_up) and not over_cap()
 
-        first = answer.read_nowait()  # what came with the head goes with the head
         take = pass_on if cap is None else pass_on_to_cap
-        paused = bool(first) and not take(first)
+        if form.holds_preamble:
+            paused = await self._pass_preamble(opened, observer)
+        else:
+            await client.start(answer.status, self._begin_stream())
+            first = answer.read_nowait()  # what came with the head goes with the head
+            paused = bool(first) and not take(first)
         if not answer.ended:
             client.flush()
-        with self._keeping_alive(observer, rule.keepalive_s):
-            while paused or await answer.pump(take):
+        with keeping_alive(client, observer, rule.keepalive_s):
+            while paused or await self._pump(opened, take):
                 paused = False
                 await client.drained()
                 if over_cap():
                     await self._cut_at_cap(observer)
                     return
-        rest = observer.finish(half=False)
+        await self.end_stream()
+
+    async def _pass_preamble(self, opened: Opened, observer: SseObserver) -> bool:
+        """Begins the client's stream as soon as there is output; whether the client is slower than that."""
+        preamble = self._preamble = Preamble(opened, observer, self._dialect, self._client, self._begin_stream)
+        self._reading = True
+        try:
+            ready = await preamble.read()
+        finally:
+            self._reading = False
+        self._refused = preamble.is_refusal
+        self._preamble = None
+        if self._client.status is None:
+            await self._client.start(opened.answer.status, self._begin_stream())
+        if opened.answer.ended:
+            self._client.buffer(ready)
+            return False
+        return bool(ready) and not self._client.write_now(ready)
+
+    def _begin_stream(self) -> Headers:
+        """The stream goes to the client from here on; gives its head."""
+        opened = self._opened
+        if opened is None:
+            raise RuntimeError("a stream begins when an upstream has answered")
+        self._confirm(opened)
+        self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+        return self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+
+    def _confirm(self, opened: Opened) -> None:
+        """It is an answer."""
+        if self._unconfirmed is not None:
+            self._unconfirmed = None
+            self._note_health(opened)
+
+    def _note_health(self, opened: Opened) -> None:
+        model, status = self._admitted.route.upstream_model, opened.answer.status
+        opened.upstream.note_answer(opened.key, model, status, None, time.monotonic())
+
+    async def _pump(self, opened: Opened, take: Callable[[bytes], bool]) -> bool:
+        self._reading = True
+        try:
+            return await opened.answer.pump(take)
+        finally:
+            self._reading = False
+
+    def tick(self, now_s: float) -> bool:
+        """To be called about once a second. Whether the answer ended `end_wait_s` ago, and its upstream goes on.
+
+        What is held before the output is let go here, too: so a stream needs no timer of its own.
+        """
+        observer, opened = self._observer, self._opened
+        if not self._reading or observer is None or opened is None:
+            return False
+        if self._preamble is not None:
+            self._preamble.tick(now_s)
+        if not (observer.has_ended or observer.facts.may_end):
+            self._ended_since_s = None
+        elif self._ended_since_s is None:
+            self._ended_since_s = now_s
+        else:
+            return now_s - self._ended_since_s >= opened.upstream.policy.end_wait_s
+        return False
+
+    async def end_stream(self) -> None:
+        """The upstream's stream is over, or nothing that matters can follow: so is the client's."""
+        observer = self._observer
+        if observer is None:
+            raise RuntimeError("no stream has begun")
+        rest, facts = observer.finish(half=False), observer.facts
         self._record.response_id = observer.response_id
-        if observer.terminal is None and not observer.done:
-            self.outcome = Outcome.UPSTREAM_CUT
+        ended: Ended | None = facts.ended or ("completed" if facts.may_end else None)
+        if self._refused:
+            self.outcome = Outcome.UPSTREAM_REFUSED
+        elif ended is not None:
+            self.outcome = _OUTCOMES[ended]
+        else:
+            self.outcome = Outcome.UPSTREAM_CUT if facts.error is None else Outcome.FAILED
             self._record.detail = "the stream ended without a terminal event"
             cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
             self._record.code = cut.code
-            await client.end(self.closing_events(cut))
-            return
-        self.outcome = _TERMINALS.get(observer.terminal or "", Outcome.COMPLETED)
-        await client.end(rest)
+            rest += observer.form.close_broken(observer, cut, self._origin())
+        await self._client.end(rest)
 
     async def _cut_at_cap(self, observer: SseObserver) -> None:
         """Its route or key wants no answer to cost more than its hold: ends it as one that has reached its length."""
         self.outcome = Outcome.CAPPED
         self.abort()
-        observer.finish(clean=False)
-        await self._client.end(incomplete_frames(observer, self._origin()))
-
-    @contextlib.contextmanager
-    def _keeping_alive(self, observer: SseObserver, silence_s: float | None) -> Iterator[None]:
-        """Where the route wants it: a comment between events after so much silence. The one task of a relay."""
-        if silence_s is None:
-            yield
-            return
-        task = asyncio.create_task(self._keep_alive(observer, silence_s))
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    async def _keep_alive(self, observer: SseObserver, silence_s: float) -> None:
-        client, quiet = self._client, 0
-        while True:
-            before = client.bytes_out
-            await asyncio.sleep(silence_s / _LOOKS)
-            quiet = quiet + 1 if client.bytes_out == before else 0
-            if quiet >= _LOOKS and observer.aligned:
-                await client.write(b": keep-alive\n\n")
-                quiet = 0
+        rest = observer.finish(clean=False)
+        await self._client.end(rest + observer.form.close_capped(observer, self._origin()))
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
-        """A JSON answer, read whole before its head is passed on: a 2xx that is no response must not look like one."""
-        body = await self._read_whole(opened)
+        """A JSON answer, read whole before its head is passed on: a 2xx that is no answer must not look like one."""
+        body = opened.read or await read_body(opened, answered=self._answered)
         fields = parse_object(body)
         operation = self._admitted.target.operation
         if not body and operation.by_id and operation.method != "GET":
@@ -195,25 +244,54 @@ class Relay:
             self.outcome = Outcome.UPSTREAM_CUT
             self._output_bytes = 0
             raise InvalidAnswer(self.outcome, "The provider's answer was cut short.")
-        if fields is None or kind != b"application/json" or _is_error(fields):
+        facts = self._dialect.read_answer(fields) if fields is not None and kind == b"application/json" else None
+        if fields is None or facts is None:
             self._record.detail = f"2xx with {kind.decode('latin-1') or 'no content type'}: not a response"
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
-        self._in_progress = fields.get("status") in _IN_PROGRESS
-        self._answer = fields
-        self._output_bytes = len(body)
-        response_id = fields.get("id")
-        self._record.response_id = response_id if isinstance(response_id, str) else None
-        self.outcome = _STATUSES.get(str(fields.get("status")), Outcome.COMPLETED)
-        self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
-        status = opened.answer.status
-        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # noqa: PLR2004 - RFC 9110, 8.6
+        status, length = opened.answer.status, [(b"content-length", b"%d" % len(body))]
+        if facts.error is not None:
+            status = self._refused_status(opened, facts.error, body)
+            self.outcome = Outcome.UPSTREAM_REFUSED
+        else:
+            self._take_answer(facts, fields, len(body))
+            self._confirm(opened)
+            self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+        if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
+            length = []
         await self._client.answer(status, self._head(opened, length), body)
+
+    def _take_answer(self, facts: AnswerFacts, fields: Json, length: int) -> None:
+        self._in_progress = facts.in_progress
+        self._usage = self._read_usage(facts.usage, fields)
+        measure = self._dialect.output_bytes
+        self._output_bytes = length if measure is None else measure(fields) if self._usage is None else 0
+        self._record.response_id = facts.response_id
+        self.outcome = _OUTCOMES[facts.ended]
+
+    def _refused_status(self, opened: Opened, error: Json, body: bytes) -> int:
+        """The status of an error under a 2xx, for the client. Raises NotAnAnswer where others may be asked."""
+        status = self._dialect.error_status(error)
+        if not opened.is_last:
+            raise NotAnAnswer(opened, status or _BAD_GATEWAY, body)
+        if status is None or status in ACCOUNT_REFUSED:
+            self._record.detail = "2xx with application/json: not a response"
+            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
+        return status
+
+    def _read_usage(self, usage: Json | None, answer: Json) -> Usage | None:
+        if usage is None:
+            return None
+        facts, conditions = self._admitted.request.facts, self._admitted.route.price.conditions
+        facts = facts._replace(conditions=conditions) if conditions else facts
+        return read_usage(self._dialect.name, usage, answer, facts)
 
     async def _pass_refusal(self, opened: Opened) -> None:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
-        body = await self._read_whole(opened)
+        body = await read_body(opened, answered=self._answered)
+        if opened.asks_usage and status < 500 and any(map(body.__contains__, _USAGE_OPTION)):  # noqa: PLR2004 - 4xx
+            raise NotAnAnswer(opened, status, body, refuses_addition=True)
         if account_status(status, body) in ACCOUNT_REFUSED:
             raise GatewayError(
                 "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
@@ -228,27 +306,10 @@ class Relay:
     def _is_refusal(self, status: int, body: bytes) -> bool:
         if status < 400:  # noqa: PLR2004 - a redirect is no answer
             return False
-        not_offered = status == 404 and self._admitted.target.operation is not CREATE  # noqa: PLR2004 - the same
+        not_offered = status == 404 and self._admitted.target.operation.may_be_missing  # noqa: PLR2004 - the same
         if not body:  # a broken server's silence explains nothing, a refusal's status may
             return status < 500  # noqa: PLR2004 - the same
         return not_offered or is_json(body)
-
-    async def _read_whole(self, opened: Opened) -> bytes:
-        answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes
-        pieces: list[bytes] = []
-        size = 0
-        try:
-            while data := await answer.read():
-                pieces.append(data)
-                size += len(data)
-                if size > bound:
-                    answer.abort()
-                    raise InvalidAnswer(Outcome.UPSTREAM_CUT, "The provider's answer was too large.")
-        except UpstreamFault as fault:
-            if self._answered:
-                raise
-            raise fault_error(fault) from None
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _head(self, opened: Opened, extra: Headers) -> Headers:
         headers = [(name, value) for name, value in opened.answer.headers if name in PASSED_ON]
@@ -277,46 +338,42 @@ class Relay:
         """Closes the upstream's connection if its answer has not been read to the end. Idempotent."""
         if self._opened is not None:
             self._opened.answer.abort()
+        if self._unconfirmed is not None:
+            self._unconfirmed.upstream.health.released(self._admitted.route.upstream_model)
+            self._unconfirmed = None
 
     def closing_events(self, error: GatewayError) -> bytes:
         """What ends a stream that the upstream did not end."""
-        if self._observer is None:
+        observer = self._observer
+        if observer is None:
             return b""
-        self._observer.finish(clean=False)
-        return failure_frames(self._observer, error, self._origin())
+        rest = observer.finish(clean=False)
+        return rest + observer.form.close_broken(observer, error, self._origin())
 
     def _origin(self) -> Origin:
-        return Origin(f"resp_{self._record.request_id[4:]}", self._admitted.request.model, int(time.time()))
+        return Origin(self._record.request_id, self._admitted.request.model, int(time.time()))
 
     def result(self) -> ExchangeResult:
         """What the policy decides on."""
         if self._left:
             self.outcome = Outcome.CLIENT_LEFT
         observer = self._observer
-        if observer is None:
-            answer, output_tokens = self._answer, self._output_bytes // 4
-            reported = None if self._in_progress else answer.get("usage")
+        if observer is None or self._usage is not None:
+            usage, output_tokens = self._usage, self._output_bytes // 4
         else:
-            if self.outcome in _BROKEN and observer.terminal is not None:
-                self.outcome = _TERMINALS[observer.terminal]
-            answer = observer.answer or {}
-            reported = answer.get("usage")
-            output_tokens = 0
-        usage = None if reported is None else read_usage("responses", reported, answer, self._facts())
-        if usage is None and observer is not None:
-            output_tokens = observer.output_tokens_estimate()
+            facts = observer.facts
+            if self.outcome in _BROKEN and facts.ended is not None:
+                self.outcome = _OUTCOMES[facts.ended]
+            usage = self._read_usage(facts.usage, facts.answer)
+            output_tokens = 0 if usage is not None else observer.output_tokens_estimate()
         if self._works_on():
             output_tokens = self._admitted.admission.hold.output_tokens
         return ExchangeResult(self.outcome, self._answered and self._is_charged(usage), usage, output_tokens)
 
-    def _facts(self) -> RequestFacts:
-        facts, conditions = self._admitted.request.facts, self._admitted.route.price.conditions
-        return facts._replace(conditions=conditions) if conditions else facts
-
     def _works_on(self) -> bool:
         """Whether the upstream goes on with the response after this, unseen: then its whole hold is the estimate."""
         observer = self._observer
-        if observer is None or observer.terminal is not None or observer.created is None:
+        if observer is None or observer.facts.terminal is not None or observer.created is None:
             return self._in_progress
         response = (parse_object(observer.created) or {}).get("response")
         return isinstance(response, dict) and response.get("background") is True
@@ -331,7 +388,7 @@ class Relay:
     def response_id(self) -> str | None:
         """The id of the response that was made, where it can be named later."""
         admitted, observer = self._admitted, self._observer
-        if admitted.target.operation is not CREATE or not admitted.request.store or not self._answered:
+        if not admitted.target.operation.makes_response or not admitted.request.store or not self._answered:
             return None
         found = self._record.response_id if observer is None else observer.response_id
         return found if found is not None and is_response_id(found) else None
@@ -340,31 +397,3 @@ class Relay:
     def upstream_key(self) -> str:
         """Which of the gateway's keys was used."""
         return self._opened.key.fingerprint if self._opened is not None else ""
-
-
-class InvalidAnswer(GatewayError):
-    """A 2xx that is no response; `outcome` says what the policy goes by."""
-
-    def __init__(self, outcome: Outcome, message: str) -> None:
-        super().__init__("upstream_invalid_response", message)
-        self.outcome = outcome
-
-
-def content_type(headers: Headers) -> bytes:
-    """An answer's media type, in lower case and without parameters; b"" if there is none."""
-    for name, value in headers:
-        if name == b"content-type":
-            return value.partition(b";")[0].strip().lower()
-    return b""
-
-
-def _refuse_encoded(headers: Headers) -> None:
-    """Identity was asked for. The header is not passed on, and usage cannot be seen: the bytes would be noise."""
-    for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
-
-
-def _is_error(fields: dict[str, object]) -> bool:
-    """An error body behind a 2xx. A response that failed has an error too, and its object says "response"."""
-    return bool(fields.get("error")) and fields.get("object") != "response"

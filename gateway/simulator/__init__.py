@@ -1,4 +1,4 @@
-"""An OpenResponses provider (spec 2026-04-24) that needs no network, key or model.
+"""A provider that needs no network, key or model: OpenResponses (spec 2026-04-24), and the calls beside it.
 
 Its text is derived from the request, so that the same request gets the same text. Any model name works. A
 name under `sim/` selects a behaviour, and `+` combines several (`sim/slow-20+no-usage`). `<n>` counts whole
@@ -13,6 +13,8 @@ SSE events, without `[DONE]` and comments.
 | `sim/end-<n>`       | n events, then a clean end without a terminal event                       |
 | `sim/error-<status>`| an error answer of that status (400-599); 429 and 503 with Retry-After    |
 | `sim/error-event`   | an `error` event in mid-stream, after which the stream goes on            |
+| `sim/error-first`   | an error under a 200 as the first event (chat completions, messages)      |
+| `sim/no-stream-options` | 422 to a chat completion with `stream_options`                        |
 | `sim/error-200`     | 200 whose body is an error object                                         |
 | `sim/html`          | 200 with an HTML page                                                     |
 | `sim/bad-json`      | 200 with JSON that stops in the middle                                    |
@@ -41,6 +43,11 @@ SSE events, without `[DONE]` and comments.
     schema_pattern  regular expression -> strings that match it
     events          Plan -> response objects and SSE frames
     answer          sends a plan as its behaviour demands
+    chat            chat completions and completions
+    messages        Anthropic's messages
+    vectors         embeddings, moderations, rerank
+    media           images, speech, transcriptions
+    translation     other APIs' requests -> the request for a response that asks for the same
     http_exchange   one HTTP exchange, recorded
     record          what was received, in bounded memory
     server          run(host, port)

@@ -13,13 +13,13 @@ Returning without the last body message makes the server close the connection in
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
 
 from gateway.simulator.behaviours import Behaviour
-from gateway.simulator.events import AFTER_DONE, DONE, frames, in_lines, response_object
+from gateway.simulator.events import AFTER_DONE, DONE, Frame, frames, in_lines, response_object
 from gateway.simulator.http_exchange import JSON_HEADERS, Headers, HttpExchange
 from gateway.simulator.plan import Plan
 from gateway.simulator.request import ProviderError
@@ -45,9 +45,13 @@ def _request_id() -> tuple[bytes, bytes]:
     return (b"x-request-id", b"req_%b" % secrets.token_hex(12).encode())
 
 
-async def send_error(exchange: HttpExchange, error: ProviderError, headers: Headers | None = None) -> None:
-    """An error answer in the error format."""
-    await exchange.respond(error.status, error.body(), [*JSON_HEADERS, _request_id(), *(headers or ())])
+async def send_error(
+    exchange: HttpExchange, error: ProviderError, headers: Headers | None = None, *, is_message: bool = False
+) -> None:
+    """An error answer in the error format; `is_message`: in that of Anthropic's messages."""
+    name, request_id = _request_id()
+    body = error.message_body(request_id.decode()) if is_message else error.body()
+    await exchange.respond(error.status, body, [*JSON_HEADERS, (name, request_id), *(headers or ())])
 
 
 async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model: str) -> bool:
@@ -71,15 +75,21 @@ async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model:
 
 
 async def send_plain(exchange: HttpExchange, plan: Plan, status: str = "") -> None:
-    """One JSON answer; `status` as in `response_object`."""
-    behaviour = plan.request.behaviour
-    delay_ms = behaviour.token_delay_ms * plan.token_count
-    if delay_ms and not status and await exchange.wait_for_leaving(delay_ms / _MS_PER_S):
-        return
+    """One response; `status` as in `response_object`."""
     body = orjson.dumps(response_object(plan, status))
+    await send_text(exchange, plan.request.behaviour, body, 0 if status else plan.token_count)
+
+
+async def send_text(
+    exchange: HttpExchange, behaviour: Behaviour, body: bytes, tokens: int, kind: bytes = b"application/json"
+) -> None:
+    """One answer in one piece, of so many tokens."""
+    delay_ms = behaviour.token_delay_ms * tokens
+    if delay_ms and await exchange.wait_for_leaving(delay_ms / _MS_PER_S):
+        return
     if behaviour.canned == "bad-json":
         body = body[: len(body) // 2]
-    headers = [*JSON_HEADERS, _request_id()]
+    headers = [(b"content-type", kind), _request_id()]
     if behaviour.stall_after is None and behaviour.cut_after is None:
         await exchange.respond(200, body, headers)
         return
@@ -90,14 +100,19 @@ async def send_plain(exchange: HttpExchange, plan: Plan, status: str = "") -> No
 
 
 async def send_stream(exchange: HttpExchange, plan: Plan) -> None:
-    """The plan's events. Those that need no wait leave together, a write for each 16 KiB."""
+    """The plan's events."""
     behaviour = plan.request.behaviour
+    await send_frames(exchange, behaviour, frames(plan), DONE + (AFTER_DONE if behaviour.after_done else b""))
+
+
+async def send_frames(exchange: HttpExchange, behaviour: Behaviour, events: Iterable[Frame], done: bytes) -> None:
+    """Events, and then `done`. Those that need no wait leave together, a write for each 16 KiB."""
     stops = [n for n in (behaviour.stall_after, behaviour.cut_after, behaviour.end_after) if n is not None]
     stop = min(stops, default=None)
     await exchange.start(200, [*_SSE_HEADERS, _request_id()])
     waiting = bytearray()
     count = 0
-    for frame in frames(plan):
+    for frame in events:
         if count == stop:
             await _stop(exchange, behaviour, bytes(waiting), count)
             return
@@ -117,9 +132,7 @@ async def send_stream(exchange: HttpExchange, plan: Plan) -> None:
         await _stop(exchange, behaviour, bytes(waiting), count)
         return
     if behaviour.done:
-        waiting += in_lines(DONE, behaviour.newline)
-    if behaviour.after_done:
-        waiting += in_lines(AFTER_DONE, behaviour.newline)
+        waiting += in_lines(done, behaviour.newline)
     await exchange.finish(bytes(waiting))
 
 

@@ -8,10 +8,16 @@
 | GET, DELETE /v1/responses/{id}         | a stored response (`?stream=true&starting_after=n` its events)  |
 | POST /v1/responses/{id}/cancel         | stops a response that was made with `background`                |
 | GET /v1/responses/{id}/input_items     | its input (`limit`, `order`, `after`)                           |
+| POST /v1/chat/completions, completions | the same as a chat completion, as a completion                  |
+| POST /v1/messages (and count_tokens)   | the same as a message of Anthropic's API                        |
+| POST /v1/embeddings, moderations       | vectors, verdicts                                               |
+| POST /v1/rerank                        | an order                                                        |
+| POST /v1/images/..., /v1/audio/...     | pictures of one colour, silence, transcriptions                 |
 | GET /v1/models, /v1/models/{id}        | one model for each behaviour; any name is known                 |
 | GET /_sim/requests?limit=n             | the last requests as received (record.py), without a key        |
 
-Everything under /v1 wants a bearer token and takes any. All state lives in the application object.
+Everything under /v1 wants a bearer token, or a key in `x-api-key` or `api-key`, and takes any. All state lives in the
+application object.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.simulator import chat, media, messages, vectors
 from gateway.simulator.answer import send_error, send_misbehaviour, send_plain, send_replay, send_stream
 from gateway.simulator.behaviours import ROWS
 from gateway.simulator.events import response_object
@@ -39,7 +46,8 @@ from gateway.simulator.text import read_prompt
 Handler = Callable[[HttpExchange, bytes], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
-_MODELS: Final = ("openai/gpt-5.2", "o4-mini", *(row.model for row in ROWS))
+_ORDINARY: Final = ("openai/gpt-5.2", "o4-mini", "text-embedding-3-small", "gpt-image-1", "whisper-1")
+_MODELS: Final = (*_ORDINARY, *(row.model for row in ROWS))
 _MODELS_CREATED_AT: Final = 1_777_000_000
 _MS_PER_S: Final = 1000
 _PAGE: Final = 20
@@ -57,6 +65,19 @@ def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES) -> ASGIApp:
         ("DELETE", "/v1/responses/{id}", simulator.delete),
         ("POST", "/v1/responses/{id}/cancel", simulator.cancel),
         ("GET", "/v1/responses/{id}/input_items", simulator.input_items),
+        ("POST", "/v1/chat/completions", chat.chat_completions),
+        ("POST", "/v1/completions", chat.completions),
+        ("POST", "/v1/messages", messages.messages),
+        ("POST", "/v1/messages/count_tokens", messages.count_tokens),
+        ("POST", "/v1/embeddings", vectors.embeddings),
+        ("POST", "/v1/moderations", vectors.moderations),
+        ("POST", "/v1/rerank", vectors.rerank),
+        ("POST", "/v1/images/generations", media.image_generations),
+        ("POST", "/v1/images/edits", media.image_edits),
+        ("POST", "/v1/images/variations", media.image_variations),
+        ("POST", "/v1/audio/speech", media.speech),
+        ("POST", "/v1/audio/transcriptions", media.transcriptions),
+        ("POST", "/v1/audio/translations", media.transcriptions),
         ("GET", "/v1/models", simulator.models),
         ("GET", "/v1/models/{id:path}", simulator.model),
     )
@@ -88,7 +109,7 @@ class _Endpoint:
                 _check_key(exchange)
             await self._handler(exchange, body)
         except ProviderError as error:
-            await send_error(exchange, error)
+            await send_error(exchange, error, is_message=scope["path"].startswith("/v1/messages"))
         except ClientDisconnected:
             pass  # nobody is there to answer
         finally:
@@ -96,6 +117,8 @@ class _Endpoint:
 
 
 def _check_key(exchange: HttpExchange) -> None:
+    if exchange.header(b"x-api-key") or exchange.header(b"api-key"):
+        return
     scheme, _, token = (exchange.header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
         message = "A bearer token is required (any will do)"

@@ -35,6 +35,8 @@ class Behaviour:
     done: bool = True
     after_done: bool = False
     error_event: bool = False
+    error_first: bool = False
+    refuses_options: bool = False
     extension: bool = False
     ending: str = "completed"
     usage: bool = True
@@ -71,6 +73,8 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("end", "end_after", bounds=_EVENTS, example=5),
     Row("error", "error_status", bounds=(400, 599), example=429),
     Row("error-event", "error_event"),
+    Row("error-first", "error_first"),
+    Row("no-stream-options", "refuses_options"),
     Row("error-200", "canned", "error"),
     Row("html", "canned", "html"),
     Row("bad-json", "canned", "bad-json"),

@@ -11,7 +11,7 @@ Only what the answer depends on is looked at. Every other field, known or not, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,14 @@ import orjson
 from gateway.simulator.behaviours import BadModel, Behaviour, behaviour_of
 
 JsonObject = dict[str, Any]
+_MESSAGE_TYPES: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
 
 
 class ProviderError(Exception):
@@ -40,6 +48,12 @@ class ProviderError(Exception):
         """The error body, as JSON bytes."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
+
+    def message_body(self, request_id: str) -> bytes:
+        """The same in the form of Anthropic's messages."""
+        default = "invalid_request_error" if self.status < 500 else "api_error"  # noqa: PLR2004 - HTTP's classes
+        told = {"type": _MESSAGE_TYPES.get(self.status, default), "message": self.message}
+        return orjson.dumps({"type": "error", "error": told, "request_id": request_id})
 
 
 @dataclass(frozen=True, slots=True)

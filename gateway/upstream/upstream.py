@@ -38,6 +38,8 @@ ACCOUNT_REFUSED: Final = (401, 402)
 """The statuses with which a provider refuses the gateway's own key or account."""
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
 _UNTOLD_REST_S: Final = 5.0
+_MOST_REFUSING: Final = 1000
+"""Models of one upstream that are remembered to refuse a field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,13 @@ class UpstreamPolicy:
     on_client_leave: Literal["abort", "drain"]
     drain_timeout_s: float
     key_rest_s: float
+    end_wait_s: float
 
 
 class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
-    Mutable: `enabled`, which an operator decides.
+    Mutable: `enabled`, which an operator decides, and the models that refuse to be asked for the usage of a stream.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Upstream:
         self.health = health
         self.policy = policy
         self.enabled = True
+        self._refuses_usage: set[str] = set()
         self._log = structlog.get_logger("gateway.upstream")
 
     def attempt(
@@ -80,6 +84,16 @@ class Upstream:
     ) -> Awaitable[Answer]:
         """Sends one request with one of this upstream's keys. Raises UpstreamFault."""
         return self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
+
+    def refuses_usage(self, model: str) -> bool:
+        """Whether this model has refused `stream_options` here. It is not asked again before the gateway restarts."""
+        return model in self._refuses_usage
+
+    def note_refused_usage(self, model: str) -> None:
+        """Remembers that this model refuses `stream_options` here."""
+        if len(self._refuses_usage) < _MOST_REFUSING:
+            self._refuses_usage.add(model)
+        self._log.info("upstream_refuses_stream_options", upstream=self.name, model=model)
 
     def note_answer(self, key: UpstreamKey, model: str, status: int, retry_after_s: float | None, now_s: float) -> None:
         """Notes the answer to a request for `model`, which is the upstream's own name for it."""

@@ -83,6 +83,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
             on_client_leave=settings.on_client_leave,
             drain_timeout_s=settings.drain_timeout_s,
             key_rest_s=settings.key_rest_s,
+            end_wait_s=settings.end_wait_s,
         ),
     )
 

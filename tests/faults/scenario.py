@@ -196,12 +196,14 @@ class Scenario:
         self.clients.append(client)
         return client
 
-    async def ask(self, body: bytes | None = None, *, headers: str = "", **fields: Any) -> RawClient:
+    async def ask(
+        self, body: bytes | None = None, *, headers: str = "", path: str = "/v1/responses", **fields: Any
+    ) -> RawClient:
         """Sends one request on a connection of its own."""
         self.last_body = body_of(**fields) if body is None else body
         client = await self.connect()
         head = (
-            "POST /v1/responses HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: application/json\r\n"
             f"authorization: Bearer {self.key.text}\r\n{headers}content-length: {len(self.last_body)}\r\n\r\n"
         )
         await client.send(head.encode() + self.last_body)

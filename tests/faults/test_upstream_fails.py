@@ -178,7 +178,7 @@ async def test_an_error_event_and_no_end_is_ended_without_a_second_error(stages:
         failed, done = events_of(client.body)[-2:]
         assert isinstance(failed, dict)
         assert (failed["type"], failed["sequence_number"], done) == ("response.failed", 3, "[DONE]")
-        await scenario.ended(outcome="upstream_cut", settled_by="estimate", output_tokens=1)
+        await scenario.ended(outcome="failed", settled_by="estimate", output_tokens=1)
 
 
 async def test_bytes_after_done_pass_unchanged(stages: Stages) -> None:

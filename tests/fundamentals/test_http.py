@@ -73,7 +73,7 @@ def test_a_websocket_upgrade_of_a_post_is_refused_instead_of_losing_its_body(
         ("POST", "/v1/models", 405, "method_not_allowed"),
         ("POST", "/v1/responses/", 404, "unknown_url"),
         ("POST", "//v1/responses", 404, "unknown_url"),
-        ("POST", "/v1/chat/completions", 404, "unknown_url"),
+        ("GET", "/v1/chat/completions", 404, "unknown_url"),
         ("GET", "/v1/files/file-1", 404, "unknown_url"),
         ("GET", "/v1/../v1/key", 404, "unknown_url"),
         ("GET", "/v1", 404, "unknown_url"),

@@ -5,19 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.protocol.closing_events import Origin, failure_frames, incomplete_frames
+from gateway.protocol.dialects.dialect import Origin, StreamForm
+from gateway.protocol.dialects.responses import RESPONSES
+from gateway.protocol.dialects.responses import close_broken as failure_frames
+from gateway.protocol.dialects.responses import close_capped as incomplete_frames
 from gateway.protocol.sse_observer import SseObserver
 from tests.support.specification import validate_event
 from tests.support.sse_corpus import USAGE, frame
 
 CUT = GatewayError("upstream_unreachable", "The upstream ended the stream early.")
-ORIGIN = Origin("resp_own", "openai/gpt-5", 1_700_000_000)
+ORIGIN = Origin("req_own", "openai/gpt-5", 1_700_000_000)
+STREAM = cast("StreamForm", RESPONSES.stream)
 SHOWN = {
     "id": "resp_1",
     "model": "gpt-5-2026",
@@ -40,7 +44,7 @@ DELTA = frame(
 
 
 def after(*chunks: str | bytes, bound: int = 1 << 20) -> SseObserver:
-    observer = SseObserver(bound)
+    observer = SseObserver(STREAM, bound)
     for chunk in chunks:
         observer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
     return observer

@@ -1,4 +1,4 @@
-"""Which requests the line takes, and that what it sends on stays below /responses."""
+"""Which requests the handler takes, and that what it sends on stays below the path of its operation."""
 
 import pytest
 from hypothesis import given
@@ -10,11 +10,16 @@ from gateway.protocol.operations import OPERATIONS, PREFIX, find, is_response_id
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_each_operation_is_found_by_its_method_and_path(operation: object) -> None:
     row = next(one for one in OPERATIONS if one is operation)
-    target = find(row.method, PREFIX + row.tail.replace("{id}", "resp_1"))
+    path = row.route.replace("{id}", "resp_1")
+    target = find(row.method, path)
     assert target is not None
     assert target.operation is row
-    assert target.path == b"/responses" + row.tail.replace("{id}", "resp_1").encode()
+    assert target.path == path.removeprefix("/v1").encode()
     assert target.response_id == ("resp_1" if row.by_id else None)
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    assert len({operation.name for operation in OPERATIONS}) == len(OPERATIONS)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +35,12 @@ def test_each_operation_is_found_by_its_method_and_path(operation: object) -> No
         ("GET", "/v1/responses/a/b/input_items"),
         ("GET", "/v1/responsesresp_1"),
         ("GET", "/v1/models"),
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1/chat/completions/chatcmpl-1"),
     ],
 )
-def test_everything_else_is_not_the_lines(method: str, path: str) -> None:
+def test_everything_else_is_not_the_handlers(method: str, path: str) -> None:
     assert find(method, path) is None
 
 

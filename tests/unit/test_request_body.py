@@ -11,20 +11,29 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.protocol import attachments, request_body
+from gateway.protocol.dialects.chat import CHAT
+from gateway.protocol.dialects.dialect import Bounds
+from gateway.protocol.dialects.request_fields import MAX_TOKENS
+from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.request_body import (
-    FIELDS,
     MAX_MODEL_LENGTH,
-    MAX_TOKENS,
     RequestBody,
-    read_request_body,
     with_model,
+    with_usage_asked,
 )
+from gateway.protocol.request_body import read_request_body as read_as
 from gateway.protocol.token_estimates import (
     ATTACHMENT_BYTES_PER_TOKEN,
     BYTES_PER_TOKEN,
     IMAGE_TOKENS,
     estimate_input_tokens,
 )
+
+FIELDS = RESPONSES.request.fields
+
+
+def read_request_body(data: bytes | bytearray) -> RequestBody:
+    return read_as(data, RESPONSES.request, needs_input=True)
 
 
 def body(**fields: Any) -> bytes:
@@ -40,7 +49,7 @@ def refusal(data: bytes) -> GatewayError:
 def test_the_fields_that_the_gateway_reads() -> None:
     data = body(stream=True, max_output_tokens=5, previous_response_id="resp_1")
     assert read_request_body(data) == RequestBody(
-        data, "openai/gpt-5.2", True, 5, "resp_1", estimate_input_tokens(data)
+        data, "openai/gpt-5.2", True, 5, "resp_1", estimate_input_tokens(data), bounds=Bounds(5)
     )
 
 
@@ -331,3 +340,47 @@ def test_a_long_attachment_is_never_parsed(monkeypatch: pytest.MonkeyPatch) -> N
     assert read_request_body(data).body is data
     assert parsed
     assert sum(parsed) < 1000
+
+
+# Asking for a stream's usage where its caller did not
+
+
+SPACES = st.sampled_from(["", " ", "\n\t "])
+OPTIONS = st.none() | st.dictionaries(
+    st.sampled_from(["include_obfuscation", "x", "a\u00e9"]) | st.just("include_usage"),
+    st.booleans()
+    | st.none()
+    | st.lists(st.integers(), max_size=3)
+    | st.dictionaries(st.text(max_size=3), st.text(max_size=3)),
+    max_size=3,
+)
+
+
+@given(OPTIONS, st.booleans(), st.data())
+def test_usage_is_asked_for_and_every_other_option_stays(
+    options: dict[str, Any] | None, there: bool, data: st.DataObject
+) -> None:
+    fields = {"model": "m", "messages": [{"content": "stream_options"}], "stream": True, "n": 1}
+    if there:
+        fields["stream_options"] = options
+    names = data.draw(st.permutations(sorted(fields)))
+    separators = (data.draw(SPACES) + "," + data.draw(SPACES), data.draw(SPACES) + ":" + data.draw(SPACES))
+    text = json.dumps({name: fields[name] for name in names}, separators=separators).encode()
+    asked = json.loads(with_usage_asked(text))
+    assert asked == {**fields, "stream_options": {**((options or {}) if there else {}), "include_usage": True}}
+    assert read_as(text, CHAT.request).usage_unasked == ((options or {}).get("include_usage") is not True or not there)
+    assert not read_as(with_usage_asked(text), CHAT.request).usage_unasked
+
+
+def test_what_is_no_object_is_the_providers_to_judge() -> None:
+    text = b'{"model":"m","messages":[],"stream":true,"stream_options":[1]}'
+    assert not read_as(text, CHAT.request).usage_unasked
+
+
+def test_an_answer_in_one_piece_reports_its_usage_anyway() -> None:
+    assert not read_as(b'{"model":"m","messages":[]}', CHAT.request).usage_unasked
+
+
+def test_choices_multiply_what_may_be_put_out() -> None:
+    request = read_as(b'{"model":"m","messages":[],"n":3,"max_completion_tokens":100,"max_tokens":7}', CHAT.request)
+    assert (request.max_output_tokens, request.bounds.runs, request.bounds.choices) == (300, 3, 3)

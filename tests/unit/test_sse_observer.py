@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterable
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import sse_observer
+from gateway.protocol.dialects.dialect import StreamForm
+from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.sse_framing import last_boundary, split_events
 from gateway.protocol.sse_observer import SseObserver
 from tests.support.sse_corpus import USAGE, cuts, frame, is_boundary, read, streams
@@ -15,11 +18,7 @@ from tests.support.sse_corpus import USAGE, cuts, frame, is_boundary, read, stre
 BOUND = 1 << 20
 CREATED = {"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1", "usage": None, "error": None}}
 COMPLETED = {"type": "response.completed", "sequence_number": 9, "response": {"id": "resp_1", "usage": USAGE}}
-EXPECTED = USAGE
-
-
-def reported(observer: SseObserver) -> object:
-    return (observer.answer or {}).get("usage")
+STREAM = cast("StreamForm", RESPONSES.stream)
 
 
 def delta(text: str, number: int = 1) -> str:
@@ -28,18 +27,19 @@ def delta(text: str, number: int = 1) -> str:
 
 
 def fed(*chunks: str | bytes, bound: int = BOUND) -> SseObserver:
-    observer = SseObserver(bound)
+    observer = SseObserver(STREAM, bound)
     for chunk in chunks:
         observer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
     return observer
 
 
 def learnt(observer: SseObserver) -> tuple[object, ...]:
-    return observer.terminal, reported(observer), observer.done, observer.error_seen, observer.response_id
+    facts = observer.facts
+    return facts.terminal, facts.usage, facts.done, facts.error is not None, observer.response_id
 
 
 def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseObserver, list[bytes]]:
-    observer = SseObserver(bound)
+    observer = SseObserver(STREAM, bound)
     pieces = [observer.feed(chunk) for chunk in chunks]
     return observer, [*pieces, observer.finish()]
 
@@ -54,7 +54,7 @@ def test_bytes_pass_unchanged_and_what_is_learnt_is_what_a_client_reads(data: st
     truth = read(stream)
     assert learnt(observer) == (
         truth.terminal,
-        truth.usage if isinstance(truth.usage, dict) else None,
+        truth.usage,
         truth.done,
         truth.error_seen,
         truth.response_id,
@@ -63,7 +63,7 @@ def test_bytes_pass_unchanged_and_what_is_learnt_is_what_a_client_reads(data: st
 
 @given(st.data(), streams())
 def test_every_write_ends_at_an_event_boundary(data: st.DataObject, stream: bytes) -> None:
-    observer, written = SseObserver(BOUND), b""
+    observer, written = SseObserver(STREAM, BOUND), b""
     for chunk in data.draw(cuts(stream)):
         written += observer.feed(chunk)
         assert observer.aligned
@@ -72,7 +72,7 @@ def test_every_write_ends_at_an_event_boundary(data: st.DataObject, stream: byte
 
 @given(st.data(), streams())
 def test_no_finished_event_is_held_back(data: st.DataObject, stream: bytes) -> None:
-    observer, fed_bytes, written = SseObserver(BOUND), b"", b""
+    observer, fed_bytes, written = SseObserver(STREAM, BOUND), b"", b""
     for chunk in data.draw(cuts(stream)):
         fed_bytes += chunk
         written += observer.feed(chunk)
@@ -85,7 +85,7 @@ def test_no_finished_event_is_held_back(data: st.DataObject, stream: bytes) -> N
 
 @given(st.data(), streams(), st.integers(0, 60))
 def test_beyond_the_bound_bytes_flow_on_unchanged(data: st.DataObject, stream: bytes, bound: int) -> None:
-    observer, pieces = SseObserver(bound), list[bytes]()
+    observer, pieces = SseObserver(STREAM, bound), list[bytes]()
     fed_bytes = 0
     for chunk in data.draw(cuts(stream)):
         fed_bytes += len(chunk)
@@ -122,28 +122,28 @@ def test_deltas_events_and_the_last_number_do_not_depend_on_chunking(count: int,
 def test_each_line_end_is_understood(end: str) -> None:
     stream = frame(CREATED) + delta("a") + delta("b", 2) + frame(COMPLETED) + frame("[DONE]")
     observer, _ = run([stream.replace("\n", end).encode()])
-    assert learnt(observer) == ("response.completed", EXPECTED, True, False, "resp_1")
+    assert learnt(observer) == ("response.completed", USAGE, True, False, "resp_1")
     assert (observer.deltas, observer.events) == (2, 5)
 
 
 def test_a_crlf_that_is_cut_in_half_stays_one_line_end() -> None:
-    observer = SseObserver(BOUND)
+    observer = SseObserver(STREAM, BOUND)
     assert observer.feed(b"data: 1\r\n\r") == b""
     assert observer.feed(b"\ndata: 2") == b"data: 1\r\n\r\n"
 
 
 def test_a_cr_that_was_no_half_ends_the_event_with_the_next_byte() -> None:
-    observer = SseObserver(BOUND)
+    observer = SseObserver(STREAM, BOUND)
     assert observer.feed(b"data: 1\n\r") == b""
     assert observer.feed(b"d") == b"data: 1\n\r"
 
 
 def test_a_cr_stream_is_not_an_event_late() -> None:
-    assert SseObserver(BOUND).feed(b"data: 1\r\r") == b"data: 1\r\r"
+    assert SseObserver(STREAM, BOUND).feed(b"data: 1\r\r") == b"data: 1\r\r"
 
 
 def test_an_unfinished_event_is_held_and_the_finished_ones_go_on() -> None:
-    observer = SseObserver(BOUND)
+    observer = SseObserver(STREAM, BOUND)
     assert observer.feed(b"data: 1\n\ndata: 2\n") == b"data: 1\n\n"
     assert observer.aligned
     assert observer.feed(b"\n") == b"data: 2\n\n"
@@ -152,32 +152,32 @@ def test_an_unfinished_event_is_held_and_the_finished_ones_go_on() -> None:
 @pytest.mark.parametrize("space", ["", " "])
 @pytest.mark.parametrize("split", [True, False])
 def test_data_with_and_without_space_on_one_or_several_lines(space: str, split: bool) -> None:
-    assert reported(fed(frame(COMPLETED, space=space, split=split))) == EXPECTED
+    assert fed(frame(COMPLETED, space=space, split=split)).facts.usage == USAGE
 
 
 def test_a_leading_byte_order_mark_hides_nothing() -> None:
-    assert fed("\ufeff" + frame(COMPLETED)).terminal == "response.completed"
+    assert fed("\ufeff" + frame(COMPLETED)).facts.terminal == "response.completed"
 
 
 def test_a_byte_order_mark_later_on_spoils_its_line() -> None:
-    assert fed(delta("a"), "\ufeff" + frame(COMPLETED)).terminal is None
+    assert fed(delta("a"), "\ufeff" + frame(COMPLETED)).facts.terminal is None
 
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_each_terminal_event_may_carry_usage(kind: str) -> None:
     observer = fed(frame(CREATED), frame(COMPLETED | {"type": kind}))
-    assert (observer.terminal, reported(observer)) == (kind, EXPECTED)
+    assert (observer.facts.terminal, observer.facts.usage) == (kind, USAGE)
 
 
 def test_the_type_may_stand_in_the_event_line_alone() -> None:
     response = {"response": {"usage": USAGE}}
-    assert reported(fed(frame(response, name="response.completed"))) == EXPECTED
-    assert fed(frame({"message": "no"}, name="error")).error_seen
+    assert fed(frame(response, name="response.completed")).facts.usage == USAGE
+    assert fed(frame({"message": "no"}, name="error")).facts.error is not None
 
 
 def test_the_type_in_the_json_wins() -> None:
-    assert fed(frame(COMPLETED, name="acme.delta")).terminal == "response.completed"
-    assert fed(frame({"type": "acme.note"}, name="response.completed")).terminal is None
+    assert fed(frame(COMPLETED, name="acme.delta")).facts.terminal == "response.completed"
+    assert fed(frame({"type": "acme.note"}, name="response.completed")).facts.terminal is None
 
 
 def test_a_text_that_speaks_of_terminal_events_ends_nothing() -> None:
@@ -189,14 +189,14 @@ def test_a_text_that_speaks_of_terminal_events_ends_nothing() -> None:
 
 def test_a_terminal_event_is_found_behind_deltas_in_the_same_read() -> None:
     observer = fed(frame(CREATED), delta("a"), delta("b", 2) + delta("c", 3) + frame(COMPLETED), frame("[DONE]"))
-    assert learnt(observer) == ("response.completed", EXPECTED, True, False, "resp_1")
+    assert learnt(observer) == ("response.completed", USAGE, True, False, "resp_1")
 
 
 def test_a_blank_line_in_another_style_cannot_hide_an_event_behind_a_delta() -> None:
     first = delta("a").replace("\n", "\r\n")
     mixed = first.replace("\r\n\r\n", "\r\rdata: [DONE]\n\n")
-    assert fed(first, mixed).done
-    assert fed(delta("a"), delta("b").replace("\n\n", "\r\rdata: [DONE]\n\n")).done
+    assert fed(first, mixed).facts.done
+    assert fed(delta("a"), delta("b").replace("\n\n", "\r\rdata: [DONE]\n\n")).facts.done
 
 
 def test_unknown_events_and_comments_change_nothing() -> None:
@@ -207,40 +207,40 @@ def test_unknown_events_and_comments_change_nothing() -> None:
 
 def test_an_error_event_is_seen_and_the_stream_goes_on() -> None:
     observer = fed(delta("a"), frame({"type": "error", "error": {}}), delta("b"), frame(COMPLETED))
-    assert (observer.error_seen, observer.terminal) == (True, "response.completed")
+    assert (observer.facts.error is not None, observer.facts.terminal) == (True, "response.completed")
 
 
 def test_an_error_event_is_seen_among_deltas_of_the_same_read() -> None:
-    assert fed(delta("a"), frame({"type": "error", "error": {}}) + delta("b", 2)).error_seen
+    assert fed(delta("a"), frame({"type": "error", "error": {}}) + delta("b", 2)).facts.error is not None
 
 
 def test_the_first_terminal_event_counts() -> None:
     observer = fed(frame(COMPLETED), frame(COMPLETED | {"type": "response.failed", "response": {"usage": None}}))
-    assert (observer.terminal, reported(observer)) == ("response.completed", EXPECTED)
+    assert (observer.facts.terminal, observer.facts.usage) == ("response.completed", USAGE)
 
 
 def test_text_that_only_lenient_parsers_read_does_not_cost_the_usage() -> None:
     cut_emoji = json.dumps(COMPLETED | {"text": "\ud83d"})
     bad_utf8 = json.dumps(COMPLETED | {"text": "@"}).encode().replace(b"@", b"\xff")
-    assert reported(fed(frame(cut_emoji))) == EXPECTED
-    assert reported(fed(b"data: " + bad_utf8 + b"\n\n")) == EXPECTED
+    assert fed(frame(cut_emoji)).facts.usage == USAGE
+    assert fed(b"data: " + bad_utf8 + b"\n\n").facts.usage == USAGE
 
 
 # The end of a stream
 
 
 def test_a_last_event_without_its_blank_line_counts() -> None:
-    observer = SseObserver(BOUND)
+    observer = SseObserver(STREAM, BOUND)
     stream = frame(COMPLETED).encode().rstrip()
     assert observer.feed(stream) == b""
     assert observer.finish() == stream
-    assert (reported(observer), observer.aligned) == (EXPECTED, False)
+    assert (observer.facts.usage, observer.aligned) == (USAGE, False)
 
 
 def test_the_rest_of_a_broken_stream_is_read_for_usage_and_not_written() -> None:
     observer = fed(frame(CREATED), frame(COMPLETED).rstrip())
     assert observer.finish(clean=False) == b""
-    assert (reported(observer), observer.terminal, observer.aligned) == (EXPECTED, None, True)
+    assert (observer.facts.usage, observer.facts.terminal, observer.aligned) == (USAGE, None, True)
 
 
 def test_an_opening_event_that_never_reached_the_client_was_not_shown() -> None:
@@ -257,18 +257,18 @@ def test_usage_of_a_terminal_event_beyond_the_bound_is_found_near_its_end() -> N
     stream = frame(COMPLETED | {"response": large}).encode()
     observer, pieces = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=5_000)
     assert b"".join(pieces) == stream
-    assert learnt(observer)[:2] == ("response.completed", EXPECTED)
+    assert learnt(observer)[:2] == ("response.completed", USAGE)
     assert observer.aligned
 
 
 def test_events_behind_one_beyond_the_bound_are_read_again() -> None:
     large = delta("A" * 9_000)
     observer = fed(large[:5_000], large[5_000:] + frame(COMPLETED) + "data: [DO", "NE]\n\n", bound=1_000)
-    assert learnt(observer)[:3] == ("response.completed", EXPECTED, True)
+    assert learnt(observer)[:3] == ("response.completed", USAGE, True)
 
 
 def test_an_event_cut_beyond_the_bound_leaves_the_stream_unaligned() -> None:
-    observer = SseObserver(100)
+    observer = SseObserver(STREAM, 100)
     piece = b"data: " + b"A" * 200
     assert observer.feed(piece) == piece
     assert not observer.aligned
@@ -294,7 +294,7 @@ def test_a_large_event_in_small_chunks_is_scanned_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(sse_observer, "last_boundary", counting)
     stream = frame(COMPLETED | {"text": "A" * 2_000_000}).encode()
     observer, _ = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=1 << 24)
-    assert reported(observer) == EXPECTED
+    assert observer.facts.usage == USAGE
     assert scanned <= 1.01 * len(stream)
 
 
@@ -330,7 +330,7 @@ def test_nothing_relayed_is_no_output() -> None:
 
 
 def test_the_last_number_is_found_behind_events_that_carry_none() -> None:
-    assert SseObserver(BOUND).last_sequence_number() == -1
+    assert SseObserver(STREAM, BOUND).last_sequence_number() == -1
     assert fed(frame(CREATED), delta("a", 5), ": ping\n\n", frame("[DONE]")).last_sequence_number() == 5
     assert (
         fed(frame({"type": "response.output_item.done", "sequence_number": 8, "x": "A" * 9000})).last_sequence_number()

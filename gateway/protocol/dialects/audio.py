@@ -1,0 +1,163 @@
+"""Speech, transcriptions and translations (OpenAI API reference, Audio).
+
+Speech answers with sound, and reports nothing: it is priced by the characters of `input`, or by tokens, which are then
+estimated. A transcription reports tokens, or seconds; `verbose_json` has a duration, and plain text nothing at all:
+there the length of the uploaded file counts. Its stream ends with `transcript.text.done`, without `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.dialects.dialect import (
+    AnswerFacts,
+    Bounds,
+    Dialect,
+    Json,
+    Observed,
+    Origin,
+    RequestForm,
+    StreamFacts,
+    StreamForm,
+    member,
+    text,
+)
+from gateway.protocol.dialects.images import close_broken
+from gateway.protocol.dialects.openai_form import ERROR_EVENT, error_body, error_in, error_status, note_facts
+
+TERMINALS: Final = frozenset({"transcript.text.done", "speech.audio.done"})
+_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"(?:transcript\.text|speech\.audio)\.delta"')
+_BYTES_PER_TOKEN: Final = 4
+_CHARACTERS_PER_SECOND: Final = 15
+_SPOKEN_TOKENS_PER_SECOND: Final = 21
+"""Of a speech at its ordinary speed: 1,250 tokens a minute at OpenAI, 900 characters of English a minute."""
+_HELD_TIMES: Final = 3
+"""What is held for a speech is so many times its estimate: other languages say more with a character."""
+_SLOWEST: Final = 0.25
+
+
+def read_event(facts: StreamFacts, name: str, body: Json) -> None:
+    """One event of a stream."""
+    kind = text(body.get("type")) or name
+    error = error_in(body, name)
+    if error is not None:
+        facts.fail(error)
+        facts.end("failed", "error")
+        return
+    facts.begun = facts.has_content = True
+    if kind in TERMINALS:
+        facts.usage = member(body, "usage") or facts.usage
+        note_facts(facts, body)
+        facts.end("completed", kind)
+
+
+def delta_text(body: Json) -> object:
+    """The text that a delta adds; sound has none."""
+    return body.get("delta")
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """A transcription in JSON: its usage, else its duration."""
+    usage = member(body, "usage")
+    if usage is None and (seconds := _seconds(body.get("duration"))) is not None:
+        usage = {"type": "duration", "seconds": seconds}
+    error = error_in(body)
+    return AnswerFacts(
+        usage,
+        "failed" if error is not None else "completed",
+        text(body.get("id")),
+        error=error,
+    )
+
+
+def output_bytes(body: Json) -> int:
+    """How long a transcription is."""
+    said = body.get("text")
+    return len(said.encode("utf-8", "replace")) if isinstance(said, str) else 0
+
+
+def streams_speech(fields: Mapping[str, Any]) -> bool:
+    """A speech comes as events where `stream_format` says so."""
+    return fields.get("stream_format") == "sse"
+
+
+def _seconds(value: object) -> float | None:
+    """A duration, a number or its text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return float(seconds) if seconds.is_finite() and 0 < seconds < 10**9 else None
+
+
+def close_capped(observed: Observed, origin: Origin) -> bytes:
+    """Sound and its words have no shorter form: they break off."""
+    error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
+    return close_broken(observed, error, origin)
+
+
+def speech_bounds(fields: Mapping[str, Any]) -> Bounds:
+    """Characters of `input`, which the request alone tells; tokens as they are estimated."""
+    said = fields.get("input")
+    characters = len(said) if isinstance(said, str) else 0
+    speed = fields.get("speed")
+    pace = max(float(speed), _SLOWEST) if isinstance(speed, int | float) and not isinstance(speed, bool) else 1.0
+    spoken = int(characters * _SPOKEN_TOKENS_PER_SECOND / _CHARACTERS_PER_SECOND / pace) + 1
+    usage = {
+        "characters": characters,
+        "input_tokens": -(-characters // _BYTES_PER_TOKEN),
+        "output_tokens": spoken,
+    }
+    return Bounds(_HELD_TIMES * spoken, units={"character": Decimal(characters)}, usage=usage)
+
+
+def transcription_bounds(fields: Mapping[str, Any]) -> Bounds:
+    """The seconds of the uploaded file, which the form's reader has measured, and the tokens that they may be."""
+    seconds = fields.get("file_seconds")
+    if not isinstance(seconds, Decimal):
+        return Bounds()
+    tokens = int(seconds * _HEARD_TOKENS_PER_SECOND) + 1
+    return Bounds(input_tokens=tokens, units={"second": seconds}, usage={"type": "duration", "seconds": float(seconds)})
+
+
+_HEARD_TOKENS_PER_SECOND: Final = 20
+"""Of sound that is transcribed: about 1,000 a minute at OpenAI, and a margin."""
+
+_STREAM: Final = StreamForm(
+    read_event=read_event,
+    close_broken=close_broken,
+    close_capped=close_capped,
+    delta=b'.delta"',
+    delta_head=_HEAD,
+    delta_text=delta_text,
+    markers=(b"transcript.text.done", b"speech.audio.done", b"[DONE]"),
+    error=ERROR_EVENT,
+    terminals=TERMINALS,
+    holds_preamble=False,
+)
+SPEECH: Final = Dialect(
+    "speech",
+    RequestForm(frozenset({"model", "input", "speed", "stream_format"}), speech_bounds, streams=streams_speech),
+    read_answer,
+    error_body,
+    _STREAM,
+    media=(b"audio/", b"application/octet-stream", b"video/"),
+    error_status=error_status,
+)
+TRANSCRIPTION: Final = Dialect(
+    "transcription",
+    RequestForm(frozenset({"model", "stream", "response_format"}), transcription_bounds),
+    read_answer,
+    error_body,
+    _STREAM,
+    multipart=True,
+    media=(b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip"),
+    error_status=error_status,
+    output_bytes=output_bytes,
+)

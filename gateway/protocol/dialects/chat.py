@@ -1,0 +1,247 @@
+"""Chat completions, and the completions before them (OpenAI API reference, Create chat completion; Create completion).
+
+Usage may stand on any chunk: alone with `choices: []`, beside the last choice, cumulative on every one, or under
+`x_groq`. A later sound one replaces an earlier one; they are never added, and none of them is an end.
+An answer has ended with `[DONE]`, with an error, or well where each choice has its `finish_reason` and the stream ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.dialects.dialect import (
+    AnswerFacts,
+    Bounds,
+    Dialect,
+    Json,
+    Observed,
+    Origin,
+    RequestForm,
+    StreamFacts,
+    StreamForm,
+    count,
+    member,
+    text,
+)
+from gateway.protocol.dialects.openai_form import (
+    DONE,
+    ERROR_EVENT,
+    at_boundary,
+    error_body,
+    error_in,
+    error_status,
+    frame,
+    has_ended,
+    note_facts,
+)
+from gateway.protocol.dialects.request_fields import token_bound, whole_number, written_tokens
+
+_SAYS_MORE: Final = re.compile(
+    rb'"(?:usage|error)"\s*:\s*[^\sn]|"finish_reason"\s*:\s*"|"index"\s*:\s*[1-9]|"object"\s*:\s*"error"'
+)
+_CHAT_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{[^\r\n]*?"delta" ?: ?\{ ?"')
+_TEXT_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{[^\r\n]*?"text" ?: ?"')
+_DELTA_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+def usage_in(body: Json) -> Json | None:
+    """The usage of a chunk or an answer: `usage`, else Groq's."""
+    for usage in (member(body, "usage"), member(body, "x_groq", "usage")):
+        if usage is not None and is_sound(usage):
+            return usage
+    return None
+
+
+def is_sound(usage: Json) -> bool:
+    """Whether a usage counts input and output, and one of them is not zero: servers send zeros until they know."""
+    counts = [
+        next((number for name in names if (number := count(usage.get(name))) is not None), None)
+        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    ]
+    return None not in counts and any(counts)
+
+
+def read_event(facts: StreamFacts, name: str, body: Json) -> None:
+    """One chunk."""
+    choices = body.get("choices")
+    error = error_in(body, name)
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            error = _read_choice(facts, choice) or error
+    if (usage := usage_in(body)) is not None:
+        facts.usage = usage
+    note_facts(facts, body)
+    if error is None:
+        facts.begun = True
+        facts.may_end = len(facts.finished) >= facts.expected and facts.choices <= facts.finished
+    else:
+        facts.fail(error)
+        facts.end("failed")
+
+
+def _read_choice(facts: StreamFacts, choice: Json) -> Json | None:
+    """Notes what a choice of a chunk tells; gives the error that it ends with."""
+    index = count(choice.get("index")) or 0
+    facts.choices.add(index)
+    facts.has_content = facts.has_content or bool(_piece(choice))
+    reason = text(choice.get("finish_reason"))
+    if reason is None:
+        return None
+    facts.finished.add(index)
+    facts.has_content = True
+    error = choice.get("error")
+    if reason == "error" or error:
+        return error if isinstance(error, dict) else {"message": "finish_reason: error"}
+    return None
+
+
+def _piece(choice: Json) -> str:
+    """The text of a choice's delta, or of its message: what is shown, what is thought, what is called."""
+    said = choice.get("delta")
+    if not isinstance(said, dict):
+        said = choice.get("message")
+    if not isinstance(said, dict):
+        return text(choice.get("text")) or ""
+    pieces = [said.get(name) for name in _DELTA_TEXTS]
+    calls = said.get("tool_calls")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    for function in [*functions, said.get("function_call")]:
+        if isinstance(function, dict):
+            pieces += [function.get("name"), function.get("arguments")]
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def delta_text(body: Json) -> str | None:
+    """The text that a chunk adds."""
+    choices = body.get("choices")
+    return (
+        "".join(_piece(choice) for choice in choices if isinstance(choice, dict)) if isinstance(choices, list) else None
+    )
+
+
+def drops_usage(body: Json) -> bool:
+    """Whether a chunk has a sound usage and no choices, and nothing else that a caller could miss."""
+    return not body.get("choices") and usage_in(body) is not None and error_in(body) is None
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """A whole answer."""
+    found = body.get("choices")
+    choices = [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+    error = error_in(body)
+    failed = error is not None or any(choice.get("finish_reason") == "error" for choice in choices)
+    return AnswerFacts(
+        usage_in(body),
+        "failed" if failed else "completed",
+        text(body.get("id")),
+        error=error if not choices else None,
+    )
+
+
+def output_bytes(body: Json) -> int:
+    """How long the texts of an answer's choices are."""
+    return len((delta_text(body) or "").encode("utf-8", "replace"))
+
+
+def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+    """An error chunk, at which clients raise, and `[DONE]`; nothing where the stream has told of its end."""
+    if has_ended(observed):
+        return b""
+    return at_boundary(observed) + frame(error_body(error, origin.request_id, False)) + DONE  # noqa: FBT003 - words
+
+
+def close_chat_capped(observed: Observed, origin: Origin) -> bytes:
+    """Each choice that runs ends for its length."""
+    return _close_capped(observed, origin, "chat.completion.chunk", {"delta": {}})
+
+
+def close_text_capped(observed: Observed, origin: Origin) -> bytes:
+    """The same for completions."""
+    return _close_capped(observed, origin, "text_completion", {"text": ""})
+
+
+def _close_capped(observed: Observed, origin: Origin, kind: str, piece: Mapping[str, Any]) -> bytes:
+    if has_ended(observed):
+        return b""
+    facts = observed.facts
+    head = {
+        "id": facts.response_id or f"chatcmpl-{origin.request_id}",
+        "object": kind,
+        "created": origin.created_at,
+        "model": facts.answer.get("model", origin.model),
+    }
+    running = sorted(set(range(facts.expected)) | facts.choices - facts.finished)
+    choices = [{"index": index, **piece, "finish_reason": "length"} for index in running if index not in facts.finished]
+    return b"".join([at_boundary(observed), *(frame({**head, "choices": [choice]}) for choice in choices), DONE])
+
+
+def chat_bounds(fields: Mapping[str, Any]) -> Bounds:
+    """`n` choices of `max_completion_tokens`, or of what it was called before."""
+    bounds = [token_bound(fields, name) for name in ("max_completion_tokens", "max_tokens")]
+    most = max((bound for bound in bounds if bound is not None), default=None)
+    n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
+    return Bounds(most, runs=n, choices=n)
+
+
+def text_bounds(fields: Mapping[str, Any]) -> Bounds:
+    """`best_of` runs for each prompt, of which `n` come back."""
+    n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
+    runs = max(n, whole_number(fields, "best_of", most=_MOST_CHOICES) or 1)
+    prompts, tokens = written_tokens(fields.get("prompt"))
+    return Bounds(token_bound(fields, "max_tokens"), runs * prompts, n * prompts, input_tokens=tokens)
+
+
+_MOST_CHOICES: Final = 1024
+
+CHAT: Final = Dialect(
+    "chat",
+    RequestForm(
+        fields=frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}),
+        bounds=chat_bounds,
+        image=b'"image_url"',
+        asks_usage=True,
+    ),
+    read_answer,
+    error_body,
+    StreamForm(
+        read_event=read_event,
+        close_broken=close_broken,
+        close_capped=close_chat_capped,
+        delta=b'"delta"',
+        delta_head=_CHAT_HEAD,
+        delta_text=delta_text,
+        error=ERROR_EVENT,
+        says_more=_SAYS_MORE,
+        reads_all=True,
+        drops_usage=drops_usage,
+    ),
+    error_status=error_status,
+    output_bytes=output_bytes,
+)
+COMPLETIONS: Final = Dialect(
+    "completions",
+    RequestForm(
+        fields=frozenset({"model", "prompt", "stream", "stream_options", "max_tokens", "n", "best_of"}),
+        bounds=text_bounds,
+        asks_usage=True,
+    ),
+    read_answer,
+    error_body,
+    StreamForm(
+        read_event=read_event,
+        close_broken=close_broken,
+        close_capped=close_text_capped,
+        delta=b'"text"',
+        delta_head=_TEXT_HEAD,
+        delta_text=delta_text,
+        error=ERROR_EVENT,
+        says_more=_SAYS_MORE,
+        reads_all=True,
+        drops_usage=drops_usage,
+    ),
+    error_status=error_status,
+    output_bytes=output_bytes,
+)

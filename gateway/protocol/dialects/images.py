@@ -1,0 +1,121 @@
+"""Images (OpenAI API reference, Create image, image edit, image variation; image streaming events).
+
+Priced by tokens, or by the picture of a quality and a size; where a request says `auto`, its answer says what that was.
+A stream shows partial pictures, about 100 output tokens each, and ends with `image_generation.completed` or
+`image_edit.completed`, without `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.dialects.dialect import (
+    AnswerFacts,
+    Bounds,
+    Dialect,
+    ImagesAsked,
+    Json,
+    Observed,
+    Origin,
+    RequestForm,
+    StreamFacts,
+    StreamForm,
+    member,
+    text,
+)
+from gateway.protocol.dialects.openai_form import (
+    ERROR_EVENT,
+    at_boundary,
+    error_body,
+    error_in,
+    error_status,
+    frame,
+    has_ended,
+    note_facts,
+)
+from gateway.protocol.dialects.request_fields import whole_number
+
+PARTIAL_IMAGE_TOKENS: Final = 100
+TERMINALS: Final = frozenset({"image_generation.completed", "image_edit.completed"})
+_MOST_IMAGES: Final = 100
+_MOST_PARTIAL: Final = 10
+_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"image_(?:generation|edit)\.partial_image"')
+_CHOSEN_BY_PROVIDER: Final = ("", "auto")
+
+
+def read_event(facts: StreamFacts, name: str, body: Json) -> None:
+    """One event of a stream."""
+    kind = text(body.get("type")) or name
+    error = error_in(body, name)
+    if error is not None:
+        facts.fail(error)
+        facts.end("failed", "error")
+        return
+    facts.begun = facts.has_content = True
+    if kind in TERMINALS:
+        facts.usage = member(body, "usage") or facts.usage
+        note_facts(facts, body)
+        facts.finished.add(len(facts.finished))
+        facts.may_end = True
+        if len(facts.finished) >= facts.expected:
+            facts.end("completed", kind)
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """Pictures."""
+    error = error_in(body)
+    return AnswerFacts(
+        member(body, "usage"), "failed" if error is not None else "completed", text(body.get("id")), error=error
+    )
+
+
+def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+    """An `error` event, at which clients raise."""
+    if has_ended(observed):
+        return b""
+    body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - words
+    return at_boundary(observed) + frame(body, "error")
+
+
+def close_capped(observed: Observed, origin: Origin) -> bytes:
+    """A picture has no shorter form: it breaks off."""
+    error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
+    return close_broken(observed, error, origin)
+
+
+def bounds(fields: Mapping[str, Any]) -> Bounds:
+    """`n` pictures of the default bound, and the partial ones beside them."""
+    n = whole_number(fields, "n", most=_MOST_IMAGES) or 1
+    partial = whole_number(fields, "partial_images", most=_MOST_PARTIAL, least=0) or 0
+    quality, size = (value if isinstance(value := fields.get(name), str) else "" for name in ("quality", "size"))
+    asked = ImagesAsked(n, *("" if one in _CHOSEN_BY_PROVIDER else one for one in (quality, size)))
+    return Bounds(runs=n, choices=n, more_output_tokens=partial * PARTIAL_IMAGE_TOKENS, images=asked)
+
+
+IMAGES: Final = Dialect(
+    "images",
+    RequestForm(
+        frozenset({"model", "prompt", "stream", "n", "partial_images", "quality", "size"}),
+        bounds,
+        default_model="dall-e-2",
+    ),
+    read_answer,
+    error_body,
+    StreamForm(
+        read_event=read_event,
+        close_broken=close_broken,
+        close_capped=close_capped,
+        delta=b'.partial_image"',
+        delta_head=_HEAD,
+        delta_tokens=PARTIAL_IMAGE_TOKENS,
+        markers=(b".completed", b"[DONE]"),
+        error=ERROR_EVENT,
+        terminals=TERMINALS,
+        holds_preamble=False,
+    ),
+    multipart=True,
+    error_status=error_status,
+)

@@ -1,0 +1,204 @@
+"""Anthropic's Messages (API reference, Messages; streaming events), and the count of tokens beside them.
+
+`message_start` shows the input and a placeholder for the output, which is never charged. `message_delta` is cumulative:
+what it states replaces what was known, input too, and what it leaves out stays (the split of cache writes). There is no
+`[DONE]`: `message_stop` ends an answer, and `event: error` breaks it off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.dialects.dialect import (
+    AnswerFacts,
+    Bounds,
+    Dialect,
+    Json,
+    Observed,
+    Origin,
+    RequestForm,
+    StreamFacts,
+    StreamForm,
+    count,
+    member,
+    text,
+)
+from gateway.protocol.dialects.openai_form import at_boundary, error_in, error_status, frame, has_ended, note_facts
+from gateway.protocol.dialects.request_fields import token_bound
+
+_ERROR: Final = re.compile(rb'event: ?error|"type"\s*:\s*"error"|"error"\s*:\s*[^\sn]')
+_DELTA_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"content_block_delta"')
+_INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_PIECES: Final = ("text", "partial_json", "thinking")
+
+ERROR_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        402: "billing_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+        529: "overloaded_error",
+    }
+)
+"""HTTP status -> Anthropic's word; others of 4xx are `invalid_request_error`, others of 5xx `api_error`."""
+
+
+def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - as Dialect has it
+    """Anthropic's error body; `error` has the gateway's own fields beside its type and message."""
+    fields = error.body(numeric_codes=numeric_codes)["error"]
+    default = "invalid_request_error" if error.status < 500 else "api_error"  # noqa: PLR2004 - HTTP's classes
+    return {
+        "type": "error",
+        "error": {**fields, "type": ERROR_TYPES.get(error.status, default)},
+        "request_id": request_id,
+    }
+
+
+def read_event(facts: StreamFacts, name: str, body: Json) -> None:
+    """One event of a stream."""
+    kind = text(body.get("type")) or name
+    error = error_in(body, name)
+    if error is not None:
+        facts.fail(error)
+        facts.end("failed", "error")
+        return
+    facts.begun = facts.begun or kind != "ping"
+    if kind == "message_start":
+        _read_start(facts, body)
+    elif kind == "message_delta":
+        _read_delta(facts, body)
+    elif kind == "message_stop":
+        facts.end("completed", kind)
+    elif kind == "content_block_delta":
+        facts.has_content = True
+
+
+def _read_start(facts: StreamFacts, body: Json) -> None:
+    message = member(body, "message") or {}
+    note_facts(facts, message)
+    usage = member(message, "usage")
+    if usage is not None and facts.usage is None:
+        known = {name: value for name, value in usage.items() if name != "output_tokens" and value is not None}
+        facts.usage = known if _input(known) else None
+
+
+def _read_delta(facts: StreamFacts, body: Json) -> None:
+    """Merges a cumulative usage. One that counts no input at all says nothing about it: no request has none."""
+    facts.has_content = True
+    usage = member(body, "usage") or {}
+    stated = {name: value for name, value in usage.items() if value is not None}
+    if facts.usage is not None and _input(facts.usage) and not _input(stated):
+        stated = {name: value for name, value in stated.items() if name not in _INPUTS}
+    if stated:
+        facts.usage = {**(facts.usage or {}), **stated}
+    facts.may_end = facts.may_end or text((member(body, "delta") or {}).get("stop_reason")) is not None
+
+
+def _input(usage: Json) -> int:
+    return sum(count(usage.get(name)) or 0 for name in _INPUTS)
+
+
+def delta_text(body: Json) -> object:
+    """The text that a `content_block_delta` adds: what is said, thought or handed to a tool."""
+    delta = member(body, "delta") or {}
+    return next((delta[name] for name in _PIECES if isinstance(delta.get(name), str)), None)
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """A whole message."""
+    error = error_in(body)
+    return AnswerFacts(
+        member(body, "usage"),
+        "failed" if error is not None else "completed",
+        text(body.get("id")),
+        error=error,
+    )
+
+
+def output_bytes(body: Json) -> int:
+    """How long what a message's blocks say, think and hand to tools is."""
+    content = body.get("content")
+    return sum(_size(block) for block in content if isinstance(block, dict)) if isinstance(content, list) else 0
+
+
+def _size(block: Json) -> int:
+    values = [block.get("text"), block.get("thinking"), block.get("input")]
+    return sum(len(str(value).encode("utf-8", "replace")) for value in values if value)
+
+
+def read_count(body: Json) -> AnswerFacts:
+    """A count of tokens: the number is the answer, and no usage."""
+    error = error_in(body)
+    return AnswerFacts(None, "failed" if error is not None else "completed", error=error)
+
+
+def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+    """`event: error`, without which a cut stream passes for a whole message; nothing where the stream has ended."""
+    if has_ended(observed):
+        return b""
+    fields = error.body()["error"]
+    body = {"type": "error", "error": {**fields, "type": "api_error"}, "request_id": origin.request_id}
+    return at_boundary(observed) + frame(body, "error")
+
+
+def close_capped(observed: Observed, origin: Origin) -> bytes:
+    """The message ends for its length."""
+    del origin
+    if has_ended(observed):
+        return b""
+    delta = {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None}}
+    output = {"output_tokens": max(1, observed.deltas)}
+    frames = frame({**delta, "usage": output}, "message_delta") + frame({"type": "message_stop"}, "message_stop")
+    return at_boundary(observed) + frames
+
+
+def bounds(fields: Mapping[str, Any]) -> Bounds:
+    """`max_tokens`, which the API requires and which is the provider's to ask for."""
+    return Bounds(token_bound(fields, "max_tokens"))
+
+
+def no_bounds(_: Mapping[str, Any]) -> Bounds:
+    """A count of tokens puts out nothing."""
+    return Bounds()
+
+
+HEADERS: Final = frozenset({b"anthropic-version", b"anthropic-beta"})
+_IMAGE: Final = b'"image"'
+
+MESSAGES: Final = Dialect(
+    "messages",
+    RequestForm(frozenset({"model", "messages", "stream", "max_tokens"}), bounds, image=_IMAGE),
+    read_answer,
+    error_body,
+    StreamForm(
+        read_event=read_event,
+        close_broken=close_broken,
+        close_capped=close_capped,
+        delta=b'"content_block_delta"',
+        delta_head=_DELTA_HEAD,
+        delta_text=delta_text,
+        markers=(b"message_start", b"message_delta", b"message_stop", b"[DONE]"),
+        error=_ERROR,
+        terminals=frozenset({"message_stop"}),
+    ),
+    HEADERS,
+    error_status=error_status,
+    output_bytes=output_bytes,
+)
+COUNT_TOKENS: Final = Dialect(
+    "messages",
+    RequestForm(frozenset({"model", "messages"}), no_bounds, has_output=False, image=_IMAGE),
+    read_count,
+    error_body,
+    headers=HEADERS,
+    error_status=error_status,
+)

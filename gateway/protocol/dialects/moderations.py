@@ -1,0 +1,40 @@
+"""Moderations (OpenAI API reference, Create moderation): no usage is reported, the request alone is priced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member, text
+from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """A verdict. That nothing is reported means that nothing is counted: the usage is empty, not unknown."""
+    error = error_in(body)
+    return AnswerFacts(
+        member(body, "usage") or {},
+        "failed" if error is not None else "completed",
+        text(body.get("id")),
+        error=error,
+    )
+
+
+def bounds(_: Mapping[str, Any]) -> Bounds:
+    """No token is counted."""
+    return Bounds(input_tokens=0)
+
+
+MODERATIONS: Final = Dialect(
+    "moderations",
+    RequestForm(
+        frozenset({"model", "input"}),
+        bounds,
+        has_output=False,
+        image=b'"image_url"',
+        default_model="omni-moderation-latest",
+    ),
+    read_answer,
+    error_body,
+    error_status=error_status,
+)

@@ -1,0 +1,113 @@
+"""What OpenAI's dialects have in common: the error body, events, the errors that hide behind a status 200."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.dialects.dialect import Json, Observed, StreamFacts, count, text
+
+DONE: Final = b"data: [DONE]\n\n"
+ERROR_EVENT: Final = re.compile(rb'event: ?error|"error"\s*:\s*[^\sn]|"type"\s*:\s*"error"|"object"\s*:\s*"error"')
+"""What may be an error: parsing decides."""
+_LONGEST_FACT: Final = 256
+
+ERROR_STATUSES: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "invalid_request_error": 400,
+        "invalid_request": 400,
+        "badrequesterror": 400,
+        "context_length_exceeded": 400,
+        "authentication_error": 401,
+        "invalid_api_key": 401,
+        "billing_error": 402,
+        "permission_error": 403,
+        "not_found_error": 404,
+        "model_not_found": 404,
+        "timeout": 408,
+        "request_too_large": 413,
+        "rate_limit_error": 429,
+        "rate_limit_exceeded": 429,
+        "insufficient_quota": 429,
+        "too_many_requests": 429,
+        "api_error": 500,
+        "server_error": 500,
+        "internal_error": 500,
+        "internalservererror": 500,
+        "provider_unavailable": 502,
+        "service_unavailable": 503,
+        "timeout_error": 504,
+        "overloaded_error": 529,
+    }
+)
+"""Words for errors, in `type` or `code`, and the HTTP status that each stands for."""
+
+
+def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - as Dialect has it
+    """The error body of OpenAI's API."""
+    del request_id
+    return dict(error.body(numeric_codes=numeric_codes))
+
+
+def error_in(body: Json, name: str = "") -> Json | None:
+    """The error that a JSON value is or has; None: it is none. `name`: of the event in which it came."""
+    error = body.get("error")
+    if isinstance(error, dict) and error:
+        return error
+    if error and not isinstance(error, bool):
+        return {"message": str(error)}
+    if name == "error" or body.get("object") == "error" or body.get("type") == "error":
+        return body
+    if "choices" not in body and text(body.get("message")) is not None and body.get("code"):
+        return body  # DashScope's: {"code": "InvalidParameter", "message": ..., "request_id": ...}
+    return None
+
+
+def error_status(error: Json) -> int | None:
+    """The HTTP status that an error stands for: its number, else what its words say; None: it does not say."""
+    for name in ("status", "status_code", "http_status", "code"):
+        value = error.get(name)
+        number = int(value) if isinstance(value, str) and value.isdecimal() else count(value)
+        if number is not None and 400 <= number < 600:  # noqa: PLR2004 - HTTP's errors
+            return number
+    metadata = error.get("metadata")
+    words = [error.get("type"), error.get("code"), metadata.get("error_type") if isinstance(metadata, dict) else None]
+    for word in words:
+        if isinstance(word, str) and word.lower() in ERROR_STATUSES:
+            return ERROR_STATUSES[word.lower()]
+    return None
+
+
+def note_facts(facts: StreamFacts, body: Json) -> None:
+    """Keeps what names an answer and picks its rates: its short scalars."""
+    for name, value in body.items():
+        if isinstance(value, str | int | float) and value and len(str(value)) <= _LONGEST_FACT:
+            facts.answer[name] = value
+    if facts.response_id is None:
+        facts.response_id = text(body.get("id"))
+
+
+def frame(body: Mapping[str, Any], name: str = "") -> bytes:
+    """One event. ASCII JSON by the standard library: it writes lone surrogates and large integers, too."""
+    data = json.dumps(body, separators=(",", ":"))
+    return (f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n").encode("ascii")
+
+
+def at_boundary(observed: Observed) -> bytes:
+    """What must stand before an event of the gateway's own: a blank line where half an event has gone out."""
+    return b"" if observed.aligned else b"\n\n"
+
+
+def has_ended(observed: Observed) -> bool:
+    """Whether the client has been told how the answer ended."""
+    facts = observed.facts
+    return facts.ended is not None or facts.done or facts.error is not None
+
+
+def is_length(value: object) -> bool:
+    """Whether a value can bound output."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,51 @@
+"""Rerank, as Cohere has it (API reference, v2/rerank), and Jina, Voyage and OpenRouter after it.
+
+Cohere counts search units: one query over up to 100 pieces of documents, a long document being several pieces. Others
+count tokens. Both are charged for empty results, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member, text
+from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
+
+_PIECES_PER_UNIT: Final = 100
+_PIECE_BYTES: Final = 1_000
+"""A piece of a document has up to 510 tokens; what is held assumes scripts of two bytes a token."""
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """An order of documents."""
+    usage = dict(member(body, "usage") or {})
+    billed = member(body, "meta", "billed_units")
+    if billed is not None:
+        usage["billed_units"] = billed
+    error = error_in(body)
+    return AnswerFacts(usage or None, "failed" if error is not None else "completed", text(body.get("id")), error=error)
+
+
+def bounds(fields: Mapping[str, Any]) -> Bounds:
+    """Search units, as many as its documents may be."""
+    documents = fields.get("documents")
+    pieces = sum(-(-_size(one) // _PIECE_BYTES) or 1 for one in documents) if isinstance(documents, list) else 1
+    units = Decimal(max(1, -(-pieces // _PIECES_PER_UNIT)))
+    return Bounds(units={"search_unit": units}, usage={"search_units": int(units)})
+
+
+def _size(document: object) -> int:
+    if isinstance(document, dict):
+        return sum(_size(value) for value in document.values())
+    return len(document.encode("utf-8", "replace")) if isinstance(document, str) else 1
+
+
+RERANK: Final = Dialect(
+    "rerank",
+    RequestForm(frozenset({"model", "query", "documents"}), bounds, has_output=False),
+    read_answer,
+    error_body,
+    error_status=error_status,
+)

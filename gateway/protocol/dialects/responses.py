@@ -1,0 +1,191 @@
+"""OpenResponses, the dialect of /v1/responses and of what is below it.
+
+How the gateway ends a stream that its upstream did not end:
+
+    nothing                      where the response has ended already (a terminal event or [DONE] has passed)
+    (blank line)                 where an event larger than the bound was cut: ours must not join it
+    (response.created)           where no event has shown the response: the SDKs' helpers need it first
+    error                        the spec's ErrorStreamingEvent, which raises in the official SDK; never a second one
+    response.failed              what the opening event showed, with status, error and number of our own
+    data: [DONE]
+
+A stream that is cut at its cap ends with response.incomplete instead, and without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.dialects.dialect import (
+    AnswerFacts,
+    Bounds,
+    Dialect,
+    Ended,
+    Json,
+    Observed,
+    Opening,
+    Origin,
+    RequestForm,
+    StreamFacts,
+    StreamForm,
+)
+from gateway.protocol.dialects.openai_form import DONE, error_body, error_status
+from gateway.protocol.dialects.request_fields import token_bound
+from gateway.protocol.lenient_json import parse_object
+
+TERMINALS: Final[Mapping[str, Ended]] = MappingProxyType(
+    {"response.completed": "completed", "response.incomplete": "incomplete", "response.failed": "failed"}
+)
+OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
+_STATUSES: Final[Mapping[str, Ended]] = MappingProxyType({"incomplete": "incomplete", "failed": "failed"})
+_IN_PROGRESS: Final = ("queued", "in_progress")
+
+
+def read_event(facts: StreamFacts, name: str, body: Json) -> None:
+    """One event in which a marker stands."""
+    kind = body.get("type")
+    kind = kind if isinstance(kind, str) else name  # clients go by the JSON's type
+    if kind == "error":
+        facts.fail(body)
+    elif kind in TERMINALS:
+        response = body.get("response")
+        if isinstance(response, dict):
+            usage, response_id = response.get("usage"), response.get("id")
+            facts.usage = facts.usage or (usage if isinstance(usage, dict) else None)
+            facts.answer = facts.answer or response
+            facts.response_id = facts.response_id or (response_id if isinstance(response_id, str) else None)
+        facts.end(TERMINALS[kind], kind)
+
+
+def delta_text(body: Json) -> object:
+    """The text that a delta adds."""
+    return body.get("delta")
+
+
+def read_answer(body: Json) -> AnswerFacts:
+    """A response. One that failed has an error too, and is a response all the same: its object says so."""
+    status, response_id, error = body.get("status"), body.get("id"), body.get("error")
+    in_progress = status in _IN_PROGRESS
+    usage = body.get("usage")
+    return AnswerFacts(
+        usage if isinstance(usage, dict) and not in_progress else None,
+        _STATUSES.get(str(status), "completed"),
+        response_id if isinstance(response_id, str) else None,
+        in_progress=in_progress,
+        error=(error if isinstance(error, dict) else body) if error and body.get("object") != "response" else None,
+    )
+
+
+def bounds(fields: Mapping[str, Any]) -> Bounds:
+    """One answer of `max_output_tokens`."""
+    return Bounds(token_bound(fields, "max_output_tokens"))
+
+
+def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+    """The bytes that end a broken stream; b"" where it has ended already."""
+    payload = {"type": error.kind.type, "code": error.code, "message": error.message, "param": error.param}
+    response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
+    events = [("error", {"error": payload})] if observed.facts.error is None else []
+    return _frames(
+        observed, origin, [*events, ("response.failed", {"response": _snapshot(observed, origin) | response})]
+    )
+
+
+def close_capped(observed: Observed, origin: Origin) -> bytes:
+    """The bytes that end a stream at its cap; b"" where it has ended already."""
+    response = {"status": "incomplete", "error": None, "incomplete_details": {"reason": "max_output_tokens"}}
+    return _frames(observed, origin, [("response.incomplete", {"response": _snapshot(observed, origin) | response})])
+
+
+def _frames(observed: Observed, origin: Origin, events: list[tuple[str, dict[str, Any]]]) -> bytes:
+    if observed.facts.ended is not None:
+        return b""
+    if not observed.opened and not observed.deltas:
+        events.insert(0, ("response.created", {"response": _snapshot(observed, origin)}))
+    first = observed.last_sequence_number() + 1
+    frames = [_frame(kind, number, body) for number, (kind, body) in enumerate(events, first)]
+    return b"".join([b"" if observed.aligned else b"\n\n", *frames, DONE])
+
+
+def _frame(kind: str, sequence_number: int, body: dict[str, Any]) -> bytes:
+    """ASCII JSON by the standard library: it writes what it read, lone surrogates and large integers too."""
+    data = json.dumps({"type": kind, "sequence_number": sequence_number, **body}, separators=(",", ":"))
+    return f"event: {kind}\ndata: {data}\n\n".encode("ascii")
+
+
+def _snapshot(observed: Observed, origin: Origin) -> dict[str, Any]:
+    """The response in progress: each field that the spec's ResponseResource requires, then what the upstream showed."""
+    opening = (parse_object(observed.created) if observed.created is not None else None) or {}
+    shown = opening.get("response")
+    return {
+        "id": observed.response_id or f"resp_{origin.request_id.removeprefix('req_')}",
+        "object": "response",
+        "created_at": origin.created_at,
+        "status": "in_progress",
+        "incomplete_details": None,
+        "model": origin.model,
+        "previous_response_id": None,
+        "instructions": None,
+        "output": [],
+        "error": None,
+        "tools": [],
+        "tool_choice": "auto",
+        "truncation": "disabled",
+        "parallel_tool_calls": True,
+        "text": {"format": {"type": "text"}},
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "top_logprobs": 0,
+        "temperature": 1.0,
+        "reasoning": None,
+        "usage": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "store": False,
+        "background": False,
+        "service_tier": "default",
+        "metadata": {},
+        "safety_identifier": None,
+        "prompt_cache_key": None,
+        **(shown if isinstance(shown, dict) else {}),
+        "completed_at": None,
+    }
+
+
+RESPONSES: Final = Dialect(
+    "responses",
+    RequestForm(
+        fields=frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"}),
+        bounds=bounds,
+        image=b'"input_image"',
+    ),
+    read_answer,
+    error_body,
+    StreamForm(
+        read_event=read_event,
+        close_broken=close_broken,
+        close_capped=close_capped,
+        delta=b'.delta"',  # the end of a delta's type; inside a JSON string the quote would be escaped
+        delta_head=re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"[a-z0-9_.]+\.delta"'),
+        delta_text=delta_text,
+        markers=(b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]"),
+        error=re.compile(rb'event: ?error|"type"\s*:\s*"error"'),
+        terminals=frozenset(TERMINALS),
+        opening=Opening(
+            OPENINGS,
+            re.compile(rb"response\.(?:created|queued|in_progress)"),
+            re.compile(rb'"type"\s*:\s*"response\.(?:created|queued|in_progress)"'),
+        ),
+        item=b"response.output_item.done",
+        passes_half=False,
+        holds_preamble=False,
+    ),
+    error_status=error_status,
+    output_bytes=None,
+)

@@ -1,0 +1,55 @@
+"""The event that shows an answer before its output, in dialects that have one: an ending of ours repeats it.
+
+State that changes: all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.protocol.dialects.dialect import Opening
+from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.sse_framing import block_at, fields
+
+_MOST_BYTES: Final = 65_536  # it repeats the request's instructions
+
+
+class OpeningEvent:
+    """One stream's. `seen`: it has passed. `data`: as it came, None where it is over the bound."""
+
+    __slots__ = ("_opening", "_response_id", "data", "seen")
+
+    def __init__(self, opening: Opening | None) -> None:
+        self._opening = opening
+        self._response_id: str | None = None
+        self.seen = False
+        self.data: bytes | None = None
+
+    def find(self, text: bytes) -> None:
+        """Looks for it in events with LF lines."""
+        opening, at = self._opening, 0
+        while opening is not None and not self.seen and (match := opening.anywhere.search(text, at)):
+            start, at = block_at(text, match.start())
+            name, data = fields(text[start:at])
+            self.seen = name in opening.types or opening.of_type.search(data) is not None
+            if self.seen and len(data) <= _MOST_BYTES:
+                self.data = data
+            elif self.seen:
+                self._response_id = _id_in(parse_object(data))
+
+    def note_type(self, kind: str) -> None:
+        """An event of this type is too large to hold."""
+        self.seen = self.seen or (self._opening is not None and kind in self._opening.types)
+
+    @property
+    def response_id(self) -> str | None:
+        """The id of the response that it shows."""
+        if self._response_id is None and self.data is not None:
+            self._response_id = _id_in(parse_object(self.data))
+        return self._response_id
+
+
+def _id_in(body: dict[str, Any] | None) -> str | None:
+    response = body.get("response") if body else None
+    found = response.get("id") if isinstance(response, dict) else None
+    return found if isinstance(found, str) else None

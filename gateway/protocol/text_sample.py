@@ -1,0 +1,50 @@
+"""How much text the deltas of a stream carry, measured on a sample: where usage comes, nobody asks.
+
+State that changes: all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.sse_framing import fields
+
+_MOST_UNMEASURED: Final = 8
+_LARGE_BYTES: Final = 4_096
+
+
+class TextSample:
+    """Some of a stream's deltas. `text_of` gives the text that a delta's decoded event adds; None: none has any."""
+
+    __slots__ = ("_bytes", "_samples", "_text_of", "_unmeasured")
+
+    def __init__(self, text_of: Callable[[dict[str, Any]], object] | None) -> None:
+        self._text_of = text_of
+        self._unmeasured: list[bytes] = []
+        self._samples = 0
+        self._bytes = 0
+
+    def add(self, block: bytes) -> None:
+        """Takes one event with LF lines. It is parsed when somebody asks, or when there are many."""
+        if self._text_of is None:
+            return
+        self._unmeasured.append(block)
+        if len(self._unmeasured) == _MOST_UNMEASURED or len(block) > _LARGE_BYTES:
+            self._measure()
+
+    def bytes_of(self, deltas: int) -> int:
+        """How many bytes of text so many deltas have, as far as the sample tells; rounded up."""
+        self._measure()
+        return -(-deltas * self._bytes // self._samples) if self._samples else 0
+
+    def _measure(self) -> None:
+        text_of = self._text_of
+        for block in self._unmeasured:
+            body = parse_object(fields(block)[1])
+            text = text_of(body) if body is not None and text_of is not None else None
+            if isinstance(text, str):
+                self._samples += 1
+                self._bytes += len(text.encode("utf-8", "replace"))
+        self._unmeasured.clear()

@@ -1,0 +1,42 @@
+"""A stream's observer for a caller that did not ask for usage: the event that reports nothing else is left out.
+
+The gateway asks for it on its own, since a request is settled by it. Callers that did not ask index `choices[0]` of
+every chunk, and crash on one without.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.sse_framing import fields, lf_lines, split_events
+from gateway.protocol.sse_observer import SseObserver
+
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+
+
+class UsageDroppingObserver(SseObserver):
+    """An observer for a caller that did not ask for the event which reports nothing but usage: it leaves that out."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `SseObserver.feed`."""
+        return self._without_usage(super().feed(data))
+
+    def finish(self, *, clean: bool = True, half: bool = True) -> bytes:
+        """See `SseObserver.finish`."""
+        return self._without_usage(super().finish(clean=clean, half=half))
+
+    def _without_usage(self, ready: bytes) -> bytes:
+        """What is to be written without the event that reports nothing but usage."""
+        drops = self.form.drops_usage
+        if drops is None or _USAGE.search(ready) is None:
+            return ready
+        kept = []
+        for event in split_events(ready):
+            body = parse_object(fields(lf_lines(event))[1]) if _USAGE.search(event) else None
+            if body is None or not drops(body):
+                kept.append(event)
+        return b"".join(kept)

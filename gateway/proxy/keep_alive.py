@@ -1,0 +1,37 @@
+"""Comments in a stream that is silent, where its route wants them: what stands between closes silent connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from gateway.http.client import Client
+from gateway.protocol.sse_observer import SseObserver
+
+_LOOKS: Final = 4  # in a time of silence, at what was written
+
+
+@contextlib.contextmanager
+def keeping_alive(client: Client, observer: SseObserver, silence_s: float | None) -> Iterator[None]:
+    """Writes a comment between events after so much silence; None: never. The one task of a relay."""
+    if silence_s is None:
+        yield
+        return
+    task = asyncio.create_task(_keep_alive(client, observer, silence_s))
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _keep_alive(client: Client, observer: SseObserver, silence_s: float) -> None:
+    quiet = 0
+    while True:
+        before = client.bytes_out
+        await asyncio.sleep(silence_s / _LOOKS)
+        quiet = quiet + 1 if client.bytes_out == before else 0
+        if quiet >= _LOOKS and observer.aligned:
+            await client.write(b": keep-alive\n\n")
+            quiet = 0

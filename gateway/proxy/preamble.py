@@ -1,0 +1,90 @@
+"""What comes before the output of a stream: held until there is some, so that an error may go to another upstream.
+
+Comments, a chunk that names the role, a `message_start` or a `ping` are nothing that a client would miss. They wait for
+the first piece of the output: events `LONGEST_S` at most, comments alone `COMMENTS_S`. Then they go out, and an error
+that follows is the stream's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.billing.lifecycle import Outcome
+from gateway.http.client import Client
+from gateway.protocol.dialects.dialect import Dialect
+from gateway.protocol.sse_observer import SseObserver
+from gateway.proxy.admission import Opened
+from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
+from gateway.types import Headers
+
+LONGEST_S: Final = 1.0
+COMMENTS_S: Final = 10.0
+MOST_BYTES: Final = 65_536
+_BAD_GATEWAY: Final = 502
+
+
+class Preamble:
+    """The events before the output of one stream. State that changes: all of it.
+
+    `begin` is called when the client's stream begins, and gives its head. `is_refusal`: an error came before the
+    output.
+    """
+
+    def __init__(
+        self, opened: Opened, observer: SseObserver, dialect: Dialect, client: Client, begin: Callable[[], Headers]
+    ) -> None:
+        self.is_refusal = False
+        self._opened = opened
+        self._observer = observer
+        self._dialect = dialect
+        self._client = client
+        self._begin = begin
+        self._ready = bytearray()
+        self._since_s: float | None = None
+
+    async def read(self) -> bytes:
+        """Reads until there is output, or the end; gives what the client has not been sent yet.
+
+        Raises NotAnAnswer for an error before the output where another upstream may be asked, InvalidAnswer for a
+        stream that ends with nothing, UpstreamFault.
+        """
+        opened, observer = self._opened, self._observer
+        data = opened.read + opened.answer.read_nowait()
+        read = [data]
+        while True:
+            self._ready += observer.feed(data)
+            facts = observer.facts
+            if self._has_begun:
+                break
+            if facts.error is not None and not observer.has_content:
+                if not opened.is_last:
+                    status = self._dialect.error_status(facts.error) or _BAD_GATEWAY
+                    raise NotAnAnswer(opened, status, b"".join(read))
+                self.is_refusal = True
+                break
+            if observer.has_content or observer.has_ended or len(self._ready) > MOST_BYTES:
+                break
+            data = await opened.answer.read()
+            if not data:
+                if not facts.may_end and not self._has_begun:
+                    raise InvalidAnswer(Outcome.UPSTREAM_CUT, "The provider's stream ended before it had begun.")
+                break
+            read.append(data)
+        return bytes(self._ready)
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the client's stream has begun meanwhile."""
+        return self._client.status is not None
+
+    def tick(self, now_s: float) -> None:
+        """Lets go of what was held too long."""
+        if self._has_begun or not self._ready:
+            return
+        if self._since_s is None:
+            self._since_s = now_s
+        longest_s = LONGEST_S if self._observer.facts.begun else COMMENTS_S
+        if now_s - self._since_s >= longest_s and self._client.start_now(self._opened.answer.status, self._begin()):
+            self._client.write_now(bytes(self._ready))
+            self._ready.clear()

@@ -1,0 +1,58 @@
+"""An upstream's answer as it comes: which headers go on to the client, what its body is, the body read whole."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.billing.lifecycle import Outcome
+from gateway.proxy.admission import Opened
+from gateway.proxy.failover import InvalidAnswer, fault_error
+from gateway.types import Headers
+from gateway.upstream.transport import UpstreamFault
+
+PASSED_ON: Final = frozenset(
+    {
+        b"content-type",
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+        b"openai-processing-ms",
+        b"openai-version",
+        b"openai-model",
+    }
+)
+"""Answer headers of an upstream that go on to the client."""
+
+
+def content_type(headers: Headers) -> bytes:
+    """An answer's media type, in lower case and without parameters; b"" if there is none."""
+    for name, value in headers:
+        if name == b"content-type":
+            return value.partition(b";")[0].strip().lower()
+    return b""
+
+
+def refuse_encoded(headers: Headers) -> None:
+    """Identity was asked for. The header is not passed on, and usage cannot be seen: the bytes would be noise."""
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
+
+
+async def read_body(opened: Opened, *, answered: bool) -> bytes:
+    """The whole body. Raises InvalidAnswer if it is too large; UpstreamFault of a 2xx, GatewayError of a refusal."""
+    answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while data := await answer.read():
+            pieces.append(data)
+            size += len(data)
+            if size > bound:
+                answer.abort()
+                raise InvalidAnswer(Outcome.UPSTREAM_CUT, "The provider's answer was too large.")
+    except UpstreamFault as fault:
+        if answered:
+            raise
+        raise fault_error(fault) from None
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
