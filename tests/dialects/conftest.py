@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scenario import Scenario, open_scenario
+from tests.support.scenario import Scenario, open_scenario
 from tests.support.servers import Server, valkey_server
 
 Stages = Callable[..., AbstractAsyncContextManager[Scenario]]

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.dialects.conftest import Stages
-from tests.faults.scenario import DONE, JSON, MODEL, RawClient, Scenario, end_of_body, more, stream
+from tests.support.scenario import DONE, JSON, MODEL, RawClient, Scenario, end_of_body, more, stream
 from tests.support.scripted_upstream import Step, Upstream, answer, hang, request, reset, serve, wait_for
 from tests.support.waiting import wait_until
 

@@ -14,7 +14,7 @@ import asyncio
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.scenario import completed, created, delta, end_of_body, more, stream, whole
+from tests.support.scenario import completed, created, delta, end_of_body, more, stream, whole
 from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.scenario import JSON, MODEL
+from tests.support.scenario import JSON, MODEL
 from tests.support.scripted_upstream import answer, request
 from tests.support.waiting import wait_until
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.scenario import GOOD, JSON, RawClient, Scenario, whole
 from tests.support.gateway import ADMIN_KEY
 from tests.support.ports import free_port
+from tests.support.scenario import GOOD, JSON, RawClient, Scenario, whole
 from tests.support.scripted_upstream import Step, Upstream, answer, close, hang, request, reset, send, serve
 from tests.support.waiting import wait_until
 

@@ -19,8 +19,8 @@ import openai
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.scenario import MODEL, RawClient, Scenario, completed, created, delta, end_of_body, more, stream
 from tests.faults.test_upstream_fails import assert_last_words
+from tests.support.scenario import MODEL, RawClient, Scenario, completed, created, delta, end_of_body, more, stream
 from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from tests.faults.conftest import Stages
-from tests.faults.scenario import Scenario, whole
 from tests.support.gateway import ADMIN_KEY
 from tests.support.model_upstream import ModelUpstream, refusal
 from tests.support.ports import free_port
+from tests.support.scenario import Scenario, whole
 from tests.support.scripted_upstream import Step, close, hang, serve
 
 ADMIN = {"x-gateway-admin-key": ADMIN_KEY}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.http import connection
 from gateway.http.body_reader import DirectBodyReader
 from tests.faults.conftest import Stages
-from tests.faults.scenario import RawClient, Scenario, body_of
+from tests.support.scenario import RawClient, Scenario, body_of
 from tests.support.waiting import wait_until
 
 SHORT = body_of()

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.identity.api_keys import new_id, new_secret
 from tests.faults.conftest import Stages
-from tests.faults.scenario import MODEL, RawClient, Scenario, body_of, created, stream, whole
+from tests.support.scenario import MODEL, RawClient, Scenario, body_of, created, stream, whole
 from tests.support.scripted_upstream import close, hang, request, reset, send, wait_for
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until

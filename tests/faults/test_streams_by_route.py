@@ -3,8 +3,19 @@
 import asyncio
 
 from tests.faults.conftest import Stages
-from tests.faults.scenario import DONE, EVENT_STREAM, MODEL, chunk, completed, created, delta, end_of_body, more, stream
 from tests.faults.test_upstream_fails import events_of
+from tests.support.scenario import (
+    DONE,
+    EVENT_STREAM,
+    MODEL,
+    chunk,
+    completed,
+    created,
+    delta,
+    end_of_body,
+    more,
+    stream,
+)
 from tests.support.scripted_upstream import hang, request, send, wait_for
 from tests.support.waiting import wait_until
 

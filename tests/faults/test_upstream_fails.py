@@ -21,7 +21,8 @@ import pytest
 
 from gateway.protocol.sse_framing import fields
 from tests.faults.conftest import Stages
-from tests.faults.scenario import (
+from tests.support.ports import free_port
+from tests.support.scenario import (
     DONE,
     EVENT_STREAM,
     JSON,
@@ -35,7 +36,6 @@ from tests.faults.scenario import (
     more,
     stream,
 )
-from tests.support.ports import free_port
 from tests.support.scripted_upstream import Step, close, hang, request, reset, send
 from tests.support.waiting import wait_until
 
