@@ -72,6 +72,15 @@ def test_an_estimate_never_exceeds_its_hold(tokens: int, outcome: Outcome) -> No
     assert settle(ending)[2] <= HOLD.amount_nano_usd
 
 
+@given(st.integers(0, 1000), st.integers(0, HOLD.amount_nano_usd), st.integers(1, 1000))
+def test_an_estimate_never_exceeds_its_hold_at_a_dearer_price_either(tokens: int, held: int, times: int) -> None:
+    """The candidate that answered may be dearer than the one that the hold was made for."""
+    dearer = price_row(*(times * rate for rate in (1_000_000, 100_000, 10_000_000)))
+    ending = ExchangeResult(Outcome.UPSTREAM_CUT, answered=True, output_tokens_estimate=tokens)
+    found = decide(ending, HOLD._replace(amount_nano_usd=held), Terms(dearer, "m", "u", 0))
+    assert 0 <= found.cost_nano_usd <= held
+
+
 def test_a_real_usage_is_charged_whole_even_over_its_hold() -> None:
     usage = Usage(1_000, 0, 1_000, 0, 2_000, None)
     cost = settle(ExchangeResult(Outcome.COMPLETED, answered=True, usage=usage))[2]

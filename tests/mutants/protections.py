@@ -1,0 +1,151 @@
+"""The protections, as data: where each stands, what switches it off, and the test that must then fail.
+
+A row's text stands exactly once in its file, and its test exists (tests/house/test_mutants.py): who changes such a line
+changes its row. `make mutants` switches the rows off, one at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Protection(NamedTuple):
+    """One line of defence. `text` in `file` is replaced by `instead`; `test` is what pytest is told to run."""
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    test: str
+
+
+_CYCLE: Final = "gateway/http/request_cycle.py"
+_SPOOL: Final = "gateway/ledger/spool.py"
+_SETTLE: Final = "gateway/store/scripts/settle_v3.lua"
+_HEALTH: Final = "gateway/upstream/health.py"
+_FRAMING: Final = "gateway/protocol/sse_framing.py"
+_TEST_SPOOL: Final = "tests/ledger/test_spool_durability.py"
+_TEST_SETTLE: Final = "tests/ledger/test_what_settling_keeps.py"
+_TEST_CYCLE: Final = "tests/unit/test_request_cycle.py"
+
+PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "control characters in an answer's head",
+        _CYCLE,
+        "if len(lines.translate(None, _CONTROLS)) != len(lines) - 2 * len(headers):",
+        "if False:",
+        f"{_TEST_CYCLE}::test_no_header_writes_another",
+    ),
+    Protection(
+        "reading pauses while nobody takes a body",
+        _CYCLE,
+        "if self._size > HIGH_WATER_BYTES and self._waiter is None:",
+        "if False:",
+        f"{_TEST_CYCLE}::test_a_body_that_nobody_takes_pauses_reading",
+    ),
+    Protection(
+        "reading pauses behind a request that waits for its turn",
+        "gateway/http/connection.py",
+        "            self._waiting.append(cycle)\n            self.pause_reading()\n",
+        "            self._waiting.append(cycle)\n",
+        "tests/faults/test_pipelining.py",
+    ),
+    Protection(
+        "a known key's wrong secret opens nothing",
+        "gateway/store/scripts/look_v1.lua",
+        "if not key[3] or over(key[3]) or ",
+        "if ",
+        "tests/ledger/test_known_keys.py",
+    ),
+    Protection(
+        "a spooled line is on disk before it counts",
+        _SPOOL,
+        "            os.fsync(self._file.fileno())\n",
+        "",
+        f"{_TEST_SPOOL}::test_a_line_and_the_name_of_its_file_are_on_disk_when_the_spool_is_closed",
+    ),
+    Protection(
+        "a spool file's name is on disk before it counts",
+        _SPOOL,
+        "        _sync_directory(self._directory)\n",
+        "",
+        f"{_TEST_SPOOL}::test_a_line_and_the_name_of_its_file_are_on_disk_when_the_spool_is_closed",
+    ),
+    Protection(
+        "a refused line is kept before its file goes",
+        _SPOOL,
+        "    if refused:\n        with path",
+        "    path.unlink(missing_ok=True)\n    if refused:\n        with path",
+        f"{_TEST_SPOOL}::test_a_refused_line_that_cannot_be_put_aside_stays_in_the_spool",
+    ),
+    Protection(
+        "a resolution is remembered as long as it must be",
+        _SETTLE,
+        "entry, ARGV[8]), 'PX', ARGV[14])",
+        "entry, ARGV[8]), 'PX', ARGV[15])",
+        f"{_TEST_SETTLE}::test_a_resolution_and_the_usage_live_as_long_as_they_are_told",
+    ),
+    Protection(
+        "the journal keeps its entries for their time",
+        _SETTLE,
+        "'MINID', '~', now - ARGV[16], '*',",
+        "'MINID', '~', now, '*',",
+        f"{_TEST_SETTLE}::test_the_journal_keeps_what_is_younger_than_its_retention",
+    ),
+    Protection(
+        "an event ends behind its blank line",
+        _FRAMING,
+        'best = window.rfind(b"\\n\\n") + 2',
+        'best = window.rfind(b"\\n\\n") + 1',
+        "tests/unit/test_sse_observer.py",
+    ),
+    Protection(
+        "half a line end is no blank line",
+        _FRAMING,
+        'window.rfind(b"\\n\\r", 0, len(window) - 1) + 2',
+        'window.rfind(b"\\n\\r") + 2',
+        "tests/unit/test_sse_observer.py",
+    ),
+    Protection(
+        "an answer closes the breaker",
+        _HEALTH,
+        "closed, self._failed = self._failed >= self._limit, 0",
+        "closed = self._failed >= self._limit",
+        "tests/unit/test_breaker.py",
+    ),
+    Protection(
+        "a client that leaves gives the probe's place back",
+        _HEALTH,
+        '(its client left)."""\n        self._probing_until_s = 0.0',
+        '(its client left)."""',
+        "tests/unit/test_breaker.py",
+    ),
+    Protection(
+        "a month's budget begins again with the month",
+        "gateway/store/scripts/common.lua",
+        "if scope[PERIOD + MONTH] ~= month then",
+        "if false then",
+        f"{_TEST_SETTLE}::test_a_budget_begins_again_with_its_period",
+    ),
+    Protection(
+        "a void frees its idempotency key",
+        _SETTLE,
+        "if kind == 'settle' then redis.call('SET', mark,",
+        "if true then redis.call('SET', mark,",
+        f"{_TEST_SETTLE}::test_what_cost_nothing_frees_its_idempotency_key",
+    ),
+    Protection(
+        "an estimate is at most its hold",
+        "gateway/billing/settlement.py",
+        "cost = min(charged.nano_usd, hold.amount_nano_usd)",
+        "cost = charged.nano_usd",
+        "tests/unit/test_settlement.py::test_an_estimate_never_exceeds_its_hold_at_a_dearer_price_either",
+    ),
+    Protection(
+        "the end waits for settlements on their way",
+        "gateway/ledger/ledger.py",
+        "        while self._settling:\n            await asyncio.wait(self._settling)\n",
+        "",
+        f"{_TEST_SETTLE}::test_the_end_waits_for_settlements_on_their_way",
+    ),
+)
