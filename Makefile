@@ -41,7 +41,7 @@ test-fast: $(DEV)
 	$(BIN)/python -m pytest --hypothesis-profile fast tests/unit $(ARGS)
 
 mutants: $(DEV)
-	$(BIN)/python -m tests.mutants.runner $(ARGS)
+	$(BIN)/python -m tests.support.mutants $(ARGS)
 
 # The floors are what was covered when they were set; they go up, not down. Each is a package of the request's path.
 FLOORS = http=87 proxy=94 ledger=96 billing=89

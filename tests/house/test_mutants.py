@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.mutants.protections import PROTECTIONS, Protection
 from tests.support.program import ROOT
+from tests.support.protections import PROTECTIONS, Protection
 
 
 @pytest.mark.parametrize("row", PROTECTIONS, ids=lambda row: row.name)

@@ -1,4 +1,4 @@
-"""`python -m tests.mutants.runner [--sample N] [--seed S] [part of a name]`: switches protections off, one at a time.
+"""`python -m tests.support.mutants [--sample N] [--seed S] [part of a name]`: switches protections off, one at a time.
 
 Each is switched off in a copy of the tree, its test is run there, and must fail. Survivors are named, and are the exit
 code's 1. A sample is drawn by the seed, which is printed: CI draws it by the day.
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.mutants.protections import PROTECTIONS, Protection
+from tests.support.protections import PROTECTIONS, Protection
 
 ROOT: Final = Path(__file__).parents[2]
 TESTS_FAILED: Final = 1  # pytest's exit code; others mean that it could not run them
