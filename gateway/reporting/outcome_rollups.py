@@ -9,19 +9,21 @@
     no,<code>,<limit>,<scope>       refusals
 
 They are written in batches after the requests, so that they cost a request nothing. They inform operators, and no money
-depends on them: a batch that the store did not acknowledge is not written again, because it may have been applied.
+depends on them. What certainly did not reach the store is kept for the next round. What may have been applied is not
+written again, and what the store refuses concerns one team alone: both are counted as lost.
 Amounts are in `used`, which settlement itself writes.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import TeamKeys
-from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
@@ -66,28 +68,60 @@ class OutcomeCounts:
     counts: Mapping[str, int]
 
 
+Seen = Mapping[Where, Counter[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """What a write left. `kept`: to be written with the next; `lost`: counts that are gone; `fault`: the last cause."""
+
+    kept: Seen
+    lost: int = 0
+    fault: StoreUnavailable | StoreError | None = None
+
+
 class OutcomeRollups:
-    """The roll-ups of all teams in one store. Raises GatewayError `store_unavailable`."""
+    """The roll-ups of all teams in one store."""
 
     def __init__(self, store: Store, *, retention_s: int) -> None:
         self._store = store
         self._retention_ms = str(retention_s * 1000)
 
-    async def write(self, seen: Mapping[Where, Counter[str]]) -> None:
-        """Adds counts by "<what>|<model>"."""
-        calls = [call for where, counts in seen.items() for call in self._calls(where, counts)]
+    async def write(self, seen: Seen) -> Unwritten:
+        """Adds counts by "<what>|<model>". One team's failure costs no other team anything. Never raises."""
+        calls = [(where, counts) for where, all_counts in seen.items() for counts in _parts(all_counts)]
+        kept: defaultdict[Where, Counter[str]] = defaultdict(Counter)
+        lost = 0
+        fault: StoreUnavailable | StoreError | None = None
         for at in range(0, len(calls), _BATCH_SIZE):
-            await gather([self._store.call(SEEN, *call) for call in calls[at : at + _BATCH_SIZE]])
+            batch = calls[at : at + _BATCH_SIZE]
+            sent = [self._store.call(SEEN, *self._call(where, counts)) for where, counts in batch]
+            replies = await asyncio.gather(*sent, return_exceptions=True)
+            for (where, counts), reply in zip(batch, replies, strict=True):
+                if isinstance(reply, StoreUnavailable) and not reply.maybe_applied:
+                    kept[where] += counts
+                    fault = reply
+                elif isinstance(reply, StoreUnavailable | StoreError):
+                    lost += counts.total()
+                    fault = reply
+                elif isinstance(reply, BaseException):
+                    raise reply
+        return Unwritten(kept, lost, fault)
 
-    def _calls(self, where: Where, counts: Counter[str]) -> Iterator[tuple[list[str], list[str]]]:
+    def _call(self, where: Where, counts: Counter[str]) -> tuple[list[str], list[str]]:
         names = TeamKeys(where.team_id)
         keys = [names.outcomes("hour", where.at_ms), names.outcomes("day", where.at_ms)]
         keys += [names.key(where.key_id)] if where.secret_hash else []
-        pairs = list(counts.items())
-        for at in range(0, len(pairs), _PAIRS):
-            flat = [word for name, count in pairs[at : at + _PAIRS] for word in (name, str(count))]
-            limit = MAX_FIELDS_OF_REFUSALS if where.secret_hash else MAX_FIELDS
-            yield keys, [self._retention_ms, str(limit), where.secret_hash, *flat]
+        flat = [word for name, count in counts.items() for word in (name, str(count))]
+        limit = MAX_FIELDS_OF_REFUSALS if where.secret_hash else MAX_FIELDS
+        return keys, [self._retention_ms, str(limit), where.secret_hash, *flat]
+
+
+def _parts(counts: Counter[str]) -> Iterator[Counter[str]]:
+    """In calls of `_PAIRS` fields at most."""
+    pairs = list(counts.items())
+    for at in range(0, len(pairs), _PAIRS):
+        yield Counter(dict(pairs[at : at + _PAIRS]))
 
 
 def read_outcomes(team_id: str, start_ms: int, flat: list[bytes]) -> list[OutcomeCounts]:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Final
+
+import structlog
 
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.money import format_usd
@@ -21,10 +23,10 @@ from gateway.errors import GatewayError
 from gateway.observability.request_record import RequestRecord
 from gateway.reporting.latency_buckets import bucket_ms
 from gateway.reporting.live_requests import LiveRequests
-from gateway.reporting.outcome_rollups import OutcomeRollups, Where
+from gateway.reporting.outcome_rollups import OutcomeRollups, Seen, Where
 from gateway.reporting.refused_requests import RefusedRequest, RefusedRequests
 from gateway.reporting.request_timings import RequestTimings
-from gateway.store.errors import StoreError
+from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import STEP_MS
 
 EVERY_S: Final = 0.25
@@ -32,21 +34,28 @@ MAX_REFUSED: Final = 50
 MAX_EVENTS: Final = 500
 MAX_COUNTED: Final = 10_000
 MAX_TIMED: Final = 50
+MAX_UNWRITTEN: Final = 1000
+"""Teams, hours and keys whose counts wait for a store that is away."""
 
 
 class RequestReporter:
-    """The reporter of one worker. Mutable: the unwritten entries, `watched`, `watchers` (of this worker), `dropped`."""
+    """The reporter of one worker.
+
+    Mutable: the unwritten entries, `watched`, `watchers` (of this worker), `dropped` entries, `lost` counts.
+    """
 
     def __init__(
         self, refused: RefusedRequests, seen: OutcomeRollups, timings: RequestTimings, live_requests: LiveRequests
     ) -> None:
         self.dropped = 0
+        self.lost = 0
         self.watched = False
         self.watchers = 0
         self._log = refused
         self._seen = seen
         self._timings = timings
         self._live_requests = live_requests
+        self._unwritten: Seen = {}
         self._counted: deque[RequestRecord] = deque(maxlen=MAX_COUNTED)
         self._refused: deque[RequestRecord] = deque(maxlen=MAX_REFUSED)
         self._finished: deque[RequestRecord] = deque(maxlen=MAX_EVENTS)
@@ -64,7 +73,7 @@ class RequestReporter:
     async def report(self) -> None:
         """One round: writes what was noted, and looks whether anybody watches. Raises GatewayError or StoreError.
 
-        A store that is away costs what was noted, and nothing else.
+        A store that is away costs the lists of what was noted; the counts wait for it.
         """
         try:
             await self.flush()
@@ -79,20 +88,53 @@ class RequestReporter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Writes what was noted. Raises GatewayError or StoreError."""
+        """Writes what was noted, each kind whatever became of the others. Raises the first fault, as `report`."""
         counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
-        if timed := [record for record in counted if record.settlement is not None][-MAX_TIMED:]:
-            await self._timings.write([(record.team_id or "", record.request_id, timing(record)) for record in timed])
-        if counted:
-            await self._seen.write(counts(counted, time.time_ns() // 1_000_000))
-        if refused:
-            await self._log.write([(record.secret_hash or "", _refused(record)) for record in refused])
-        if finished:
-            await self._live_requests.publish([event(record) for record in finished])
+        timed = [record for record in counted if record.settlement is not None][-MAX_TIMED:]
+        timings = [(record.team_id or "", record.request_id, timing(record)) for record in timed]
+        faults = [
+            await self._count(counted),
+            await _fault_of(self._timings.write(timings)) if timings else None,
+            await _fault_of(self._log.write([(record.secret_hash or "", _refused(record)) for record in refused]))
+            if refused
+            else None,
+            await _fault_of(self._live_requests.publish([event(record) for record in finished])) if finished else None,
+        ]
+        if (fault := next(filter(None, faults), None)) is not None:
+            raise fault
+
+    async def _count(self, records: list[RequestRecord]) -> GatewayError | StoreError | None:
+        """Writes counts. Those that the store did not get are kept, bounded; those that are gone are told of."""
+        seen = {where: Counter(found) for where, found in self._unwritten.items()}
+        for where, found in counts(records, time.time_ns() // 1_000_000).items():
+            seen[where] = seen.get(where, Counter()) + found
+        if not seen:
+            return None
+        unwritten = await self._seen.write(seen)
+        kept = dict(list(unwritten.kept.items())[-MAX_UNWRITTEN:])
+        lost = unwritten.lost + sum(found.total() for where, found in unwritten.kept.items() if where not in kept)
+        self._unwritten = kept
+        if lost:
+            self.lost += lost
+            structlog.get_logger("gateway.reporting").error("counts_lost", counts=lost, reason=str(unwritten.fault))
+        fault = unwritten.fault
+        if isinstance(fault, StoreUnavailable):
+            return GatewayError(
+                "store_unavailable", f"The gateway cannot reach its store ({fault.reason}).", wait_ms=1000
+            )
+        return fault
 
     def _append(self, queue: deque[RequestRecord], record: RequestRecord) -> None:
         self.dropped += len(queue) == queue.maxlen
         queue.append(record)
+
+
+async def _fault_of(writing: Coroutine[Any, Any, None]) -> GatewayError | StoreError | None:
+    try:
+        await writing
+    except (GatewayError, StoreError) as fault:
+        return fault
+    return None
 
 
 def event(record: RequestRecord) -> dict[str, Any]:

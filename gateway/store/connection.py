@@ -101,7 +101,7 @@ class StoreConnection(asyncio.Protocol):
         self._pending: deque[Call] = deque()  # oldest first; calls that are not written yet come last
         self._unwritten: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._grace_given = False
+        self._graced: Call | None = None  # the oldest call, if it was given grace
         # sha -> None while its SCRIPT LOAD is in flight, or why that failed
         self._loads: dict[str, Exception | None] = {}
 
@@ -224,12 +224,11 @@ class StoreConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         if now < deadline:
-            self._grace_given = False
             self._timer = self._loop.call_at(deadline, self._on_timer)
-        elif not self._grace_given:
+        elif self._graced is not self._pending[0]:
             # If this process itself was suspended, the replies are waiting in the socket, because uvloop runs timers
             # before it reads.
-            self._grace_given = True
+            self._graced = self._pending[0]
             self._timer = self._loop.call_at(now + _TIMER_GRACE_S, self._on_timer)
         else:
             detail = f"{self.address}: no reply within {self._settings.timeout_s:g} s"

@@ -53,6 +53,8 @@ REPLY_FAULTS: Final = MappingProxyType(
         "MISCONF": FaultScope.NODE,  # it cannot write to its disk
         "NOREPLICAS": FaultScope.NODE,
         "CLUSTERDOWN": FaultScope.NODE,
+        "NOAUTH": FaultScope.NODE,  # its password was set or changed: a new connection sends ours again
+        "NOPERM": FaultScope.CALL,  # its user may not do this, until an operator grants it
         "BUSY": FaultScope.NODE,  # a script has been running for too long
         "TRYAGAIN": FaultScope.CALL,  # a slot is being migrated, and some of these keys have moved
         "NOSCRIPT": FaultScope.CALL,  # the script was flushed again right after it was loaded
@@ -64,6 +66,8 @@ REPLY_FAULTS: Final = MappingProxyType(
 # Redis 7 and Valkey 9 put the error code first if a command of a script fails. Older servers wrap it: "ERR Error
 # running script (...): @user_script:1: -OOM command not allowed ...".
 _WRAPPED: Final = re.compile(r"[\s:]-(" + "|".join(REPLY_FAULTS) + r")\b")
+# How a script says that a command of it needs a permission: by a sentence, without an error code (Valkey; Redis 7).
+_NO_PERMISSION: Final = re.compile(r"ACL failure in script|The user executing the script can't ")
 # The one outage without an error code: the reply to a new connection before it is closed.
 _TOO_MANY_CLIENTS: Final = "ERR max number of clients"
 
@@ -75,7 +79,7 @@ def reply_fault(message: str) -> str | None:
         return word
     if word == "ERR" and (wrapped := _WRAPPED.search(message)):
         return wrapped[1]
-    return None
+    return "NOPERM" if word == "ERR" and _NO_PERMISSION.search(message) else None
 
 
 def reply_exception(message: str) -> StoreUnavailable | StoreError:

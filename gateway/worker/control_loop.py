@@ -94,7 +94,8 @@ class ControlLoop:
             orders = await self._cluster_state.orders()
             self.generation = orders.generation
             if orders.generation and self._source is not None:
-                await self._reload()  # for a reload that was ordered after this worker had read its file
+                with contextlib.suppress(GatewayError):  # `problem` says why
+                    await self.reload()  # for a reload that was ordered after this worker had read its file
             self._apply(orders)
 
     async def end(self) -> None:

@@ -36,6 +36,7 @@ def counters(
             ("lost",): spool.lost,
         },
         "gateway_feed_dropped_total": {(): reporter.dropped},
+        "gateway_counts_lost_total": {(): reporter.lost},
         "gateway_log_lines_dropped_total": {(): log.dropped},
         "gateway_background_rounds_total": {
             (work.name, result): count for work in works for result, count in work.rounds.items()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.upstream.transport import FaultKind
 from tests.contract.conftest import Connect
+from tests.support.plain_authority import private_key, write_authority
 from tests.support.scripted_upstream import answer, close, hang, request, reset, send, serve
 from tests.support.upstream_exchange import fault, fetch, post
 from tests.support.waiting import wait_until
@@ -153,3 +155,30 @@ async def test_a_file_that_is_not_there_is_named_when_the_transport_is_built(
 ) -> None:
     with pytest.raises(ValueError, match=r"TLS files of https://upstream\.invalid"):
         connect("https://upstream.invalid", **{setting: str(tmp_path / "absent.pem")})
+
+
+def strict_context(cafile: str | None = None) -> ssl.SSLContext:
+    """What Python 3.13 and later make by default."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if cafile is not None:
+        context.load_verify_locations(cafile)
+    return context
+
+
+async def test_a_private_authority_that_is_not_strict_is_trusted_where_it_is_named(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, server = write_authority(tmp_path)
+    monkeypatch.setattr(ssl, "create_default_context", strict_context)
+    async with serve([request(), answer(b"ok")], tls=server) as upstream:
+        assert await fetch(connect(upstream.url, ca_file=str(file))) == (200, b"ok")
+
+
+def test_an_encrypted_client_key_is_refused_and_not_asked_about(connect: Connect, tmp_path: Path) -> None:
+    """OpenSSL would ask for the password on the terminal."""
+    file, _ = write_authority(tmp_path)
+    key = tmp_path / "client-key.pem"
+    key.write_bytes(private_key(ec.generate_private_key(ec.SECP256R1()), b"a password"))
+    with pytest.raises(ValueError, match="encrypted"):
+        connect("https://127.0.0.1:1", client_cert_file=str(file), client_key_file=str(key))

@@ -5,7 +5,10 @@ import signal
 from pathlib import Path
 
 import httpx
+import pytest
 
+from gateway.observability.metrics.counters import Snapshot
+from gateway.observability.metrics.multiprocess import SharedMetrics
 from tests.observability.scrape import value
 from tests.support.configured import configured
 from tests.support.gateway import RunningGateway
@@ -87,3 +90,22 @@ def test_a_port_for_operators_that_is_taken_is_one_line(store: Server, upstream:
         program.process.wait(timeout=30)
         assert "take another with admin.port" in program.err
         assert "Traceback" not in program.err
+
+
+def test_a_file_that_is_not_a_workers_report_counts_nothing_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file or process, or one that a full disk cut short."""
+    for name, text in (("1-other.json", "{"), ("2-other.json", "[]"), ("x-other.json", "{}")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "3-other.json").mkdir()  # cannot be read, whoever asks
+    count: Snapshot = {"n": {(): 1}}
+    mine, other = SharedMetrics(tmp_path), SharedMetrics(tmp_path)
+    mine.take_over()
+    other.publish(count, {})
+
+    def of_another_user(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", of_another_user)
+    assert mine.total(count, count) == {"n": {(): 3}}

@@ -12,11 +12,13 @@ import openai
 import pytest
 
 from gateway.reporting.outcome_rollups import MAX_FIELDS_OF_REFUSALS, OutcomeRollups, Where
+from gateway.store.errors import StoreError
 from gateway.store.keyspace import TEAMS, TeamKeys
+from gateway.store.store import Store, StoreSettings
 from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
 from tests.support.ledgers import LedgerParts, open_ledger
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until_sync
 
 
@@ -142,3 +144,27 @@ def test_usage_of_all_of_many_teams_for_a_month_is_one_question(gateway: Running
 
 def _day(at_ms: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(at_ms / 1000))
+
+
+async def test_a_team_whose_counts_the_store_refuses_costs_no_other_team_its_own(parts: LedgerParts) -> None:
+    sick, well = await parts.new_key(), await parts.new_key()
+    now_ms = time.time_ns() // 1_000_000
+    await parts.store.run("SET", TeamKeys(sick.team_id).outcomes("hour", now_ms), "no hash")
+    rollups = OutcomeRollups(parts.store, retention_s=60)
+    seen = {Where(key.team_id, now_ms): Counter({"end,completed|m": 2}) for key in (sick, well)}
+    unwritten = await rollups.write(seen)
+    assert (unwritten.kept, unwritten.lost) == ({}, 2)
+    assert isinstance(unwritten.fault, StoreError)
+    assert await parts.store.run("HGET", TeamKeys(well.team_id).outcomes("hour", now_ms), "end,completed|m") == b"2"
+
+
+async def test_counts_that_did_not_reach_the_store_are_written_when_it_is_back(parts: LedgerParts) -> None:
+    key = await parts.new_key()
+    now_ms = time.time_ns() // 1_000_000
+    away = await Store.open(StoreSettings(url=f"redis://127.0.0.1:{free_port()}", timeout_s=1, connect_timeout_s=1))
+    seen = {Where(key.team_id, now_ms): Counter({"end,completed|m": 2})}
+    unwritten = await OutcomeRollups(away, retention_s=60).write(seen)
+    await away.close()
+    assert (unwritten.kept, unwritten.lost) == (seen, 0)
+    await OutcomeRollups(parts.store, retention_s=60).write(unwritten.kept)
+    assert await parts.store.run("HGET", TeamKeys(key.team_id).outcomes("hour", now_ms), "end,completed|m") == b"2"

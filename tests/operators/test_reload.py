@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings
 from gateway.worker.control_loop import RELOADED
 from tests.support.admins import admin_client, done
 from tests.support.gateway import gateway_settings, running_gateway
-from tests.support.servers import Server
+from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 
 
@@ -75,3 +76,17 @@ def test_a_file_with_a_part_that_cannot_be_built_changes_nothing(store: Server, 
 
 def test_what_a_reload_takes_are_sections_of_the_settings() -> None:
     assert set(RELOADED) < set(Settings.model_fields)
+
+
+def test_a_worker_whose_reload_fails_at_its_start_obeys_the_other_orders_at_once(upstream: str, tmp_path: Path) -> None:
+    def broken() -> Settings:
+        raise SettingsError(["gateway.toml: is not TOML"])
+
+    with valkey_server() as own:
+        with running_gateway(own.url, upstream, tmp_path / "one") as gateway:
+            state = gateway.services.cluster_state
+            gateway.run(state.take_out("simulator", "admin", 1))
+            gateway.run(state.next_generation())
+        with running_gateway(own.url, upstream, tmp_path / "two", load=broken) as gateway:
+            assert not gateway.services.handler.snapshot.upstreams["simulator"].enabled
+            assert "is not TOML" in gateway.services.control_loop.problem

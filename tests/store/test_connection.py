@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,32 @@ async def test_replies_that_wait_in_the_socket_are_read_before_the_deadline_cond
     time.sleep(2 * HASTY.timeout_s)  # noqa: ASYNC251 - the loop itself is to stall, which is no fault of the store
     assert await call == b"PONG"
     connection.close()
+
+
+async def test_every_pause_of_the_gateway_is_forgiven_not_only_the_first(address: Address) -> None:
+    connection = await open_connection(address, HASTY)
+    for _ in range(3):
+        call = connection.run("PING")
+        await asyncio.sleep(0)
+        time.sleep(2 * HASTY.timeout_s)  # noqa: ASYNC251 - as above
+        assert await call == b"PONG"
+        await asyncio.sleep(2 * HASTY.timeout_s)  # its timer finds nothing to watch
+    assert connection.fault is None
+    connection.close()
+
+
+async def test_a_permission_that_the_user_lacks_is_an_outage(address: Address, server: Server) -> None:
+    """An operator can set it right: it is no mistake of the gateway's."""
+    name = f"poor-{time.time_ns()}"
+    server.run("ACL", "SETUSER", name, "on", ">secret", "~*", "+@all", "-incrby")
+    connection = await open_connection(address, replace(LIMITS, username=name, password="secret"))
+    try:
+        for call in (connection.run("INCRBY", "n", 1), connection.send(evalsha(COUNT, "n", 1), COUNT)):
+            assert (await failure(call)).reason == "NOPERM"
+        assert connection.fault is None
+    finally:
+        connection.close()
+        server.run("ACL", "DELUSER", name)
 
 
 async def test_calls_beyond_the_bound_fail_at_once(address: Address, server: Server) -> None:
@@ -351,6 +378,9 @@ async def test_what_is_not_resp_closes_the_connection() -> None:
         ("CLUSTERDOWN The cluster is down", "CLUSTERDOWN"),
         ("TRYAGAIN Multiple keys request during rehashing of slot", "TRYAGAIN"),
         ("BUSY Valkey is busy running a script.", "BUSY"),
+        ("NOAUTH Authentication required.", "NOAUTH"),
+        ("NOPERM User gateway has no permissions to run the 'evalsha' command", "NOPERM"),
+        ("ERR ACL failure in script: User gateway has no permissions to run the 'set' command", "NOPERM"),
         ("ERR max number of clients reached", "connect"),
         ("ERR value is not an integer: BUSY or OOM", None),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", None),

@@ -43,12 +43,12 @@ class Report:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Reads a file. Returns None if it does not exist any more."""
+        """Reads a file. Returns None if it is gone, cannot be read, or is no report: then it counts nothing."""
         try:
             fields = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
+            return cls(_loaded(fields["counters"]), _loaded(fields["gauges"]), tuple(fields["absorbed"]))
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
             return None
-        return cls(_loaded(fields["counters"]), _loaded(fields["gauges"]), tuple(fields["absorbed"]))
 
     def write(self, path: Path) -> None:
         """Replaces the file atomically."""
@@ -75,7 +75,8 @@ class SharedMetrics:
             self._absorbed = tuple(dead)
             self._report({}, {}).write(self._path)
             for name in dead:
-                (self._directory / name).unlink()
+                with contextlib.suppress(OSError):  # it is absorbed, so that it counts no more in any case
+                    (self._directory / name).unlink()
 
     def publish(self, counters: Snapshot, gauges: Snapshot) -> None:
         """Writes this worker's report. If that fails (a full disk, a removed directory), the last report stays."""
@@ -138,6 +139,8 @@ def _lives(name: str) -> bool:
         os.kill(int(name.partition("-")[0]), 0)
     except ProcessLookupError:
         return False
+    except (PermissionError, ValueError):  # another user's process; a name that is not a worker's
+        return name.partition("-")[0].isdigit()
     return True
 
 
