@@ -149,7 +149,7 @@ def _day(at_ms: int) -> str:
 async def test_a_team_whose_counts_the_store_refuses_costs_no_other_team_its_own(parts: LedgerParts) -> None:
     sick, well = await parts.new_key(), await parts.new_key()
     now_ms = time.time_ns() // 1_000_000
-    await parts.store.run("SET", TeamKeys(sick.team_id).outcomes("hour", now_ms), "no hash")
+    await parts.store.run("SET", TeamKeys(sick.team_id).outcomes("hour", now_ms), "no hash", "PX", "60000")
     rollups = OutcomeRollups(parts.store, retention_s=60)
     seen = {Where(key.team_id, now_ms): Counter({"end,completed|m": 2}) for key in (sick, well)}
     unwritten = await rollups.write(seen)
