@@ -18,7 +18,8 @@ from gateway.store.store import Store, StoreSettings
 from tests.support.admins import admin_client, done, new_team
 from tests.support.gateway import RunningGateway
 from tests.support.ledgers import LedgerParts, open_ledger
-from tests.support.servers import Server, free_port
+from tests.support.ports import free_port
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 
