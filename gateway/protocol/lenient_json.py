@@ -23,6 +23,14 @@ def parse_json(data: bytes) -> Any:
             raise ValueError("nested too deeply") from error
 
 
+def dumps(value: Any) -> bytes:
+    """A value as JSON; what orjson refuses (lone surrogates, integers beyond 64 bits) is written in ASCII."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
 def is_json(data: bytes) -> bool:
     """Whether the bytes are JSON of any kind."""
     try:

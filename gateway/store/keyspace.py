@@ -38,6 +38,11 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:made:<sha256>          string  TTL `ledger.idempotency_ttl_s`: the team created under an idempotency key
     gw:{T}:made:<sha256>      string  the same for a key of the team
     gw:{T}:response:<sha256>  string  TTL `routing.response_ttl_s`: which upstream made a response
+    gw:{T}:responses          hash    TTL `state.ttl_s`: stored responses, packed
+    gw:{T}:response-entries   hash    the same: what each continues, and how large it is
+    gw:{T}:response-use       zset    the same: when each was used last
+    gw:{T}:response-items     hash    the same: output items by id, for references
+    gw:{T}:conversation:<id>  hash    TTL `state.ttl_s`: a conversation's items and metadata
     gw:{canary....}:...       any     TTL of a minute: the start-up check that the scripts enforce limits
     gw:{reaper}:lock          string  TTL of a third of `ledger.hold_ttl_s`: one worker expires holds per round
 """
@@ -173,6 +178,15 @@ class TeamKeys(NamedTuple):
     def response(self, response_id: str) -> str:
         """Which upstream made a response."""
         return self._name(f"response:{_digest(response_id)}")
+
+    @property
+    def stored_responses(self) -> list[str]:
+        """The responses that the gateway keeps itself: contents, entries, use, items."""
+        return [self._name(name) for name in ("responses", "response-entries", "response-use", "response-items")]
+
+    def conversation(self, conversation_id: str) -> str:
+        """A conversation's items and metadata."""
+        return self._name(f"conversation:{conversation_id}")
 
 
 def admin(admin_id: str) -> str:

@@ -1,0 +1,99 @@
+"""Earlier turns and a new input become the input that goes upstream. Pure.
+
+    resolve(links, new)      earlier input, earlier output, ..., new input: in this order, each once
+    check_calls(items)       every tool output answers one earlier call of its kind; no call that waits stays open
+
+A link is one stored turn: its own input and its own output, never what it was resolved from, which would double every
+turn. A compaction item stands for all that came before it, so what is older than the latest one is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from gateway.errors import GatewayError
+from gateway.state.items import COMPACTION, Item, kind_of
+
+_OUTPUT: Final = "_output"
+_CALL: Final = "_call"
+
+
+class Link(NamedTuple):
+    """One stored turn: the id of its response, its own input items and its own output items."""
+
+    response_id: str
+    input: Sequence[Item]
+    output: Sequence[Item]
+
+
+def resolve(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:
+    """The whole input, from the oldest link to the new items. `links` are in order of time.
+
+    Agents send a call once more beside its output, and items that they were given; what stands in the chain already is
+    not taken twice.
+    """
+    earlier: list[Item] = []
+    for link in links:
+        earlier += link.input
+        earlier += link.output
+    start = max((at for at, item in enumerate(earlier) if kind_of(item) == COMPACTION), default=0)
+    earlier = earlier[start:]
+    return [*earlier, *_not_repeated(earlier, new)]
+
+
+def _not_repeated(earlier: Sequence[Item], new: Sequence[Item]) -> list[Item]:
+    ids = {item["id"]: kind_of(item) for item in earlier if isinstance(item.get("id"), str)}
+    calls = {(kind_of(item), item["call_id"]): item for item in earlier if isinstance(item.get("call_id"), str)}
+    return [
+        item
+        for item in new
+        if not (isinstance(identifier := item.get("id"), str) and ids.get(identifier) == kind_of(item))
+        and not _same_call(calls.get((kind_of(item), str(item.get("call_id")))), item)
+    ]
+
+
+def _same_call(before: Item | None, item: Item) -> bool:
+    if before is None:
+        return False
+    beside = {"id", "status"}
+    return {k: v for k, v in before.items() if k not in beside and v is not None} == {
+        k: v for k, v in item.items() if k not in beside and v is not None
+    }
+
+
+def check_calls(items: Iterable[Item]) -> None:
+    """Raises GatewayError `invalid_item` (400, param `input`) that names the call_id which does not fit.
+
+    A call waits for the client where it has a `call_id`; calls of hosted tools have none, and do not count.
+    """
+    open_calls: dict[str, str] = {}
+    answered: set[str] = set()
+    for item in items:
+        kind, call_id = kind_of(item), item.get("call_id")
+        if not isinstance(call_id, str) or not call_id:
+            continue
+        if kind.endswith(_OUTPUT):
+            _answer(open_calls, answered, kind, call_id)
+        elif kind.endswith(_CALL):
+            if call_id in open_calls or call_id in answered:
+                raise _refused(f"The call {call_id!r} occurs twice.")
+            open_calls[call_id] = kind
+    for call_id in open_calls:
+        raise _refused(f"The call {call_id!r} has no output: send one before the next turn.")
+
+
+def _answer(open_calls: dict[str, str], answered: set[str], kind: str, call_id: str) -> None:
+    if call_id in answered:
+        raise _refused(f"The call {call_id!r} is answered twice.")
+    asked = open_calls.pop(call_id, None)
+    if asked is None:
+        raise _refused(f"No earlier call has the call_id {call_id!r}.")
+    answers = kind.removesuffix(_OUTPUT)  # `function_call_output` answers a `function_call`
+    if asked not in (answers, answers + _CALL):  # `tool_search_output` answers a `tool_search_call`
+        raise _refused(f"The call {call_id!r} is a {asked}, which a {kind} does not answer.")
+    answered.add(call_id)
+
+
+def _refused(message: str) -> GatewayError:
+    return GatewayError("invalid_item", message, param="input")

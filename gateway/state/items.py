@@ -1,0 +1,130 @@
+"""Items of a response's input and output: how they are kept, shown and sent upstream. Pure.
+
+    as_items(input)               a request's `input` as a list of items: a string is one user message
+    shown(items, prefix)          the items as lists show them: each with a type and an id of its own
+    upstream_items(items, ids)    the items as a provider that keeps nothing takes them
+
+A provider that stores nothing refuses what refers to its store or stands only in answers: `id`, `status`, keys that are
+null, the `logprobs` of a text, and reasoning without `encrypted_content`. Items of unknown kinds pass but for those.
+Item types: OpenResponses specification of 2026-04-24, schema `ItemParam`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+Item = dict[str, Any]
+
+_ID_PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "message": "msg",
+        "reasoning": "rs",
+        "function_call": "fc",
+        "function_call_output": "fco",
+        "custom_tool_call": "ctc",
+        "custom_tool_call_output": "ctco",
+        "compaction": "cmp",
+    }
+)
+_NEVER_SENT: Final = frozenset({"id", "status"})
+_TEXT_PARTS: Final = frozenset({"output_text", "input_text", "text"})
+COMPACTION: Final = "compaction"
+TRIGGER: Final = "compaction_trigger"
+
+
+def as_items(given: object) -> list[Item]:
+    """A request's `input` as items. Anything that is no object inside the list is left to the provider's judgement."""
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
+    if not isinstance(given, list):
+        return []
+    return [item if isinstance(item, dict) else {"type": "message", "role": "user", "content": item} for item in given]
+
+
+def kind_of(item: Mapping[str, Any]) -> str:
+    """An item's type; one without a type that has a role is a message, one with an id alone is a reference."""
+    kind = item.get("type")
+    if isinstance(kind, str) and kind:
+        return kind
+    if "role" in item or "content" in item:
+        return "message"
+    return "item_reference" if isinstance(item.get("id"), str) else ""
+
+
+def is_reference(item: Mapping[str, Any]) -> bool:
+    """Whether an item only names a stored one: `item_reference`, no type, or a call named by its id alone."""
+    kind = kind_of(item)
+    if kind == "item_reference":
+        return True
+    return kind == "image_generation_call" and isinstance(item.get("id"), str) and item.get("result") is None
+
+
+def with_ids(items: Iterable[Item]) -> list[Item]:
+    """The items with an id each: those that have one keep it, as long as it is unique among them."""
+    taken: set[str] = set()
+    found = []
+    for item in items:
+        identifier = item.get("id")
+        if not isinstance(identifier, str) or not identifier or identifier in taken:
+            identifier = new_item_id(kind_of(item))
+        taken.add(identifier)
+        found.append({**item, "id": identifier})
+    return found
+
+
+def new_item_id(kind: str) -> str:
+    """A fresh id for an item of this kind."""
+    return f"{_ID_PREFIXES.get(kind, 'item')}_{secrets.token_hex(16)}"
+
+
+def shown(items: Sequence[Item]) -> list[Item]:
+    """Items as a list shows them: typed clients cannot read a message without a type, or with a bare string."""
+    return [_shown(item) for item in with_ids(items)]
+
+
+def _shown(item: Item) -> Item:
+    kind = kind_of(item)
+    if kind != "message":
+        return {**item, "type": kind} if kind else item
+    content = item.get("content")
+    if isinstance(content, str):
+        part_type = "output_text" if item.get("role") == "assistant" else "input_text"
+        part: Item = {"type": part_type, "text": content}
+        if part_type == "output_text":
+            part["annotations"] = []
+        content = [part]
+    return {"type": "message", "status": "completed", **item, "content": content}
+
+
+def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False) -> list[Item]:
+    """Stored items as they go upstream. `reasoning_ids`: reasoning with a blob keeps its id, which Azure asks for."""
+    found = []
+    for item in items:
+        kind = kind_of(item)
+        if kind == "reasoning" and not item.get("encrypted_content"):
+            continue
+        kept = {name: value for name, value in item.items() if name not in _NEVER_SENT and value is not None}
+        if kind == "reasoning" and reasoning_ids and isinstance(item.get("id"), str):
+            kept["id"] = item["id"]
+        if kind == "message":
+            kept["type"] = "message"
+            if isinstance(kept.get("content"), list):
+                kept["content"] = [_without_logprobs(part) for part in kept["content"]]
+        found.append(kept)
+    return found
+
+
+def _without_logprobs(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    part = {name: value for name, value in part.items() if value is not None}
+    if part.get("type") in _TEXT_PARTS:
+        part.pop("logprobs", None)
+        if part.get("annotations") == []:
+            part.pop("annotations")
+    return part

@@ -1,0 +1,205 @@
+"""Stored responses of all teams, in the store: each a link that names its parent, read and written by id.
+
+    chain(key, id)      a response and all that it continues, oldest first; every one's life is renewed
+    get(key, id)        one response
+    put(...)            stores one, or reserves its id while it runs
+    delete(...)         takes one out
+    item(...)           an output item by its id: the team's latest
+
+All keys of a team lie in its slot. Contents are read in pipelined calls, a few MiB at a time, never inside a script.
+Bounds: `StatePolicy`. Raises GatewayError: `invalid_api_key`, `store_unavailable`, and what each method names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import ApiKey, invalid_api_key
+from gateway.state.items import COMPACTION, Item, kind_of
+from gateway.state.records import Sealer, StoredResponse, pack, unpack
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+PUT: Final = Script.load("response_put_v1")
+WALK: Final = Script.load("response_walk_v1")
+DELETE: Final = Script.load("response_delete_v1")
+_AT_ONCE: Final = 8
+"""Contents that are asked for together, from the newest turn back: a chain may end early, at a compaction."""
+_ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
+_CONTINUABLE: Final = frozenset({"completed", "incomplete"})
+
+
+@dataclass(frozen=True, slots=True)
+class StatePolicy:
+    """What is kept, and how much. `max_resolved_bytes`: of a whole chain, as JSON."""
+
+    ttl_s: int
+    max_response_bytes: int
+    max_team_bytes: int
+    max_depth: int
+    max_resolved_bytes: int
+
+
+class Put(IntEnum):
+    """What became of a response that was to be stored."""
+
+    STORED = 1
+    REFUSED = 0  # its id is taken, or it was deleted while it ran
+    PARENT_GONE = -1
+
+
+class ResponseStore:
+    """The stored responses; `sealer` encrypts them at rest, where the operator has set a key."""
+
+    def __init__(self, store: Store, policy: StatePolicy, sealer: Sealer | None = None) -> None:
+        self.policy = policy
+        self._store = store
+        self._sealer = sealer
+        self._ttl_ms = str(policy.ttl_s * 1000)
+
+    async def chain(self, key: ApiKey, response_id: str) -> list[StoredResponse]:
+        """The response and what it continues, oldest first, from the latest compaction on.
+
+        Raises `previous_response_not_found` where one of them is missing, which it names; `invalid_item` where the
+        response cannot be continued, or the chain is beyond the bounds.
+        """
+        ids = await self._walk(key, response_id)
+        if ids is None:
+            raise invalid_api_key()
+        found: list[StoredResponse] = []
+        size = 0
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            for identifier, packed in zip(some, await self._contents(key.team_id, some), strict=True):
+                record = self._open(key.team_id, packed)
+                if record is None:
+                    raise previous_not_found(identifier)
+                if not found and record.status not in _CONTINUABLE:
+                    raise _not_continuable(response_id, record.status)
+                found.append(record)
+                size += len(packed or b"")
+                if size > self.policy.max_resolved_bytes:
+                    raise _too_long(f"its turns hold more than {self.policy.max_resolved_bytes} bytes")
+                if any(kind_of(item) == COMPACTION for item in record.output):
+                    return found[::-1]
+        return found[::-1]
+
+    async def check(self, key: ApiKey) -> None:
+        """Raises `invalid_api_key` where the key is not alive."""
+        await self._walk(key, "")
+
+    async def get(self, key: ApiKey, response_id: str) -> StoredResponse | None:
+        """One response of the key's team; None where there is none. Renews the life of what it continues."""
+        try:
+            await self._walk(key, response_id)
+        except GatewayError as error:
+            if error.code not in ("previous_response_not_found", "invalid_item"):
+                raise
+        return self._open(key.team_id, (await self._contents(key.team_id, [response_id]))[0])
+
+    async def ancestors(self, key: ApiKey, record: StoredResponse) -> list[StoredResponse]:
+        """What a response continues, oldest first; what was deleted is left out."""
+        found: list[StoredResponse] = []
+        parent = record.parent
+        while parent and len(found) < self.policy.max_depth:
+            before = self._open(key.team_id, (await self._contents(key.team_id, [parent]))[0])
+            if before is None:
+                break
+            found.append(before)
+            parent = before.parent
+        return found[::-1]
+
+    async def put(self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool) -> Put:
+        """Stores a response; `reserved`: its id was taken by an earlier call. Raises `response_too_large`."""
+        packed = pack(record, team_id, self._sealer)
+        if len(packed) > self.policy.max_response_bytes:
+            raise ValueError(f"a response of {len(packed)} bytes is larger than what is kept")
+        items = ",".join(
+            identifier
+            for item in record.output
+            if isinstance(identifier := item.get("id"), str) and _ITEM_ID.fullmatch(identifier)
+        )
+        args: list[str | bytes | int] = [
+            record.response_id,
+            record.parent or "",
+            packed,
+            "r" if running else "s",
+            "known" if reserved else "new",
+            self._ttl_ms,
+            str(self.policy.max_team_bytes),
+            items,
+        ]
+        return Put((await gather([self._store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
+
+    async def delete(self, team_id: str, response_id: str) -> bool:
+        """Whether there was one to delete."""
+        call = self._store.call(DELETE, TeamKeys(team_id).stored_responses, [response_id])
+        deleted: int = (await gather([call]))[0]
+        return deleted == 1
+
+    async def item(self, team_id: str, item_id: str) -> Item | None:
+        """The output item with this id: of the latest response that has one."""
+        contents, _, _, items = TeamKeys(team_id).stored_responses
+        response_id = (await gather([self._store.run("HGET", items, item_id)]))[0]
+        if response_id is None:
+            return None
+        packed = (await gather([self._store.run("HGET", contents, response_id)]))[0]
+        record = self._open(team_id, packed)
+        if record is None:
+            return None
+        return next((item for item in reversed(record.output) if item.get("id") == item_id), None)
+
+    async def _walk(self, key: ApiKey, response_id: str) -> list[str] | None:
+        names = TeamKeys(key.team_id)
+        keys = [*names.stored_responses, names.team, names.key(key.key_id)]
+        args = [key.secret_hash, response_id, self._ttl_ms, str(self.policy.max_depth)]
+        word, *found = (await gather([self._store.call(WALK, keys, args)]))[0]
+        if word == b"key":
+            raise invalid_api_key()
+        if word == b"gone":
+            raise previous_not_found(found[0].decode())
+        if word == b"deep":
+            raise _too_long(f"it has more than {self.policy.max_depth} turns")
+        return [identifier.decode() for identifier in found]
+
+    async def _contents(self, team_id: str, ids: Sequence[str]) -> list[bytes | None]:
+        contents = TeamKeys(team_id).stored_responses[0]
+        return await gather([self._store.run("HGET", contents, identifier) for identifier in ids])
+
+    def _open(self, team_id: str, packed: bytes | None) -> StoredResponse | None:
+        if packed is None:
+            return None
+        try:
+            return unpack(packed, team_id, self._sealer)
+        except ValueError:
+            return None
+
+
+def previous_not_found(response_id: str) -> GatewayError:
+    """The refusal of a turn whose past is not there: the same for unknown, expired, deleted, and another team's."""
+    return GatewayError(
+        "previous_response_not_found",
+        f"The previous response {response_id!r} is not stored here.",
+        param="previous_response_id",
+    )
+
+
+def _not_continuable(response_id: str, status: str) -> GatewayError:
+    return GatewayError(
+        "invalid_item",
+        f"The response {response_id!r} is {status}: only one that is completed or incomplete can be continued.",
+        param="previous_response_id",
+    )
+
+
+def _too_long(why: str) -> GatewayError:
+    return GatewayError(
+        "invalid_item", f"The chain cannot be continued: {why}. Compact it.", param="previous_response_id"
+    )

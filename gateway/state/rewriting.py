@@ -1,0 +1,100 @@
+"""The fields of an answer that the gateway changes where it keeps the state itself. Nothing else is changed. Pure.
+
+| field                  | why                                                                                       |
+|------------------------|-------------------------------------------------------------------------------------------|
+| `id`                   | only where the provider's cannot be used: no `resp_`, over 64 characters, or taken        |
+| `previous_response_id` | the provider was not told of it, and says null                                            |
+| `store`                | the provider was told false; clients chain only on true                                   |
+| `conversation`         | the provider was not told of it                                                           |
+| `background`           | the provider was not told of it                                                           |
+
+They stand at the top of a response, and in every event under `response`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.protocol.json_splice import members, replace
+from gateway.protocol.lenient_json import dumps, parse_object
+from gateway.state.items import Item
+
+MAX_ID_LENGTH: Final = 64
+_ID: Final = re.compile(r"resp_[A-Za-z0-9_\-]{1,59}")
+_HAS_RESPONSE: Final = b'"response"'
+TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+
+
+def is_usable_id(identifier: object) -> bool:
+    """Whether a provider's response id can be shown as it is."""
+    return isinstance(identifier, str) and _ID.fullmatch(identifier) is not None
+
+
+def rewrite_response(text: bytes, changes: dict[str, Any]) -> bytes:
+    """A JSON response with these fields changed. Raises ValueError where the text is no JSON object."""
+    return replace(text, 0, {name: dumps(value) for name, value in changes.items()})
+
+
+@dataclass(slots=True)
+class Event:
+    """One SSE event. `data`: its JSON, None where it has none; `raw`: its bytes, with the blank line."""
+
+    raw: bytes
+    data: bytes | None
+    fields: dict[str, Any] | None
+
+
+def read_event(raw: bytes) -> Event:
+    """Parses an event only where a response or an output item can stand in it."""
+    if _HAS_RESPONSE not in raw and b"output_item.done" not in raw:
+        return Event(raw, None, None)
+    lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+    return Event(raw, data, parse_object(data) if data else None)
+
+
+def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
+    """The event with these fields of its response changed; one without a response as it was."""
+    data, fields = event.data, event.fields
+    if data is None or fields is None or not isinstance(fields.get("response"), dict):
+        return event.raw
+    start = next(member.start for member in members(data) if member.name == "response")
+    dumped = {name: dumps(value) for name, value in changes.items()}
+    changed = replace(data, start, dumped).replace(b"\n", b"\ndata: ")
+    others = [
+        line
+        for line in event.raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if line and not line.startswith(b"data:")
+    ]
+    return b"\n".join([*others, b"data: " + changed, b"", b""])
+
+
+@dataclass(slots=True)
+class OutputItems:
+    """The output of a streamed response: the terminal event's, its gaps filled from the items' own events.
+
+    Some providers leave `output` empty in the terminal event; others put a reasoning item's blob only there.
+    """
+
+    _done: dict[int, Item] = field(default_factory=dict)
+
+    def note(self, fields: dict[str, Any]) -> None:
+        """An event has passed."""
+        index, item = fields.get("output_index"), fields.get("item")
+        if fields.get("type") == "response.output_item.done" and isinstance(index, int) and isinstance(item, dict):
+            self._done[index] = item
+
+    def merged(self, terminal: list[Any]) -> list[Item]:
+        """The items, from the terminal event's `output`."""
+        length = max([len(terminal), *(index + 1 for index in self._done)])
+        found = []
+        for index in range(length):
+            item = terminal[index] if index < len(terminal) else None
+            done = self._done.get(index)
+            if isinstance(item, dict) and item:
+                found.append({**done, **item} if done and done.get("type") == item.get("type") else item)
+            elif done is not None:
+                found.append(done)
+        return found

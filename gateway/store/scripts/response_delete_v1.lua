@@ -1,0 +1,18 @@
+-- response_delete_v1: takes a response out. While other turns continue it, a mark stays: their chain is refused by name.
+--
+-- KEYS 1 contents  2 entries  3 use  4 items
+-- ARGV 1 id
+-- Returns 1 deleted; 0 there is none
+--@include response_entries
+local entry = read(ARGV[1])
+if not entry or entry.kind == 'd' then return 0 end
+if entry.children == 0 then
+  remove(ARGV[1])
+  return 1
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+if entry.bytes > 0 then redis.call('HINCRBY', KEYS[2], '*', -entry.bytes) end
+forget_items(ARGV[1], entry)
+entry.bytes, entry.kind, entry.items = 0, 'd', ''
+write(ARGV[1], entry)
+return 1

@@ -1,0 +1,88 @@
+-- Entries of stored responses, shared by the response_*_v1 scripts. KEYS 1 contents  2 entries  3 use  4 items.
+--
+-- contents  hash  id -> the packed response
+-- entries   hash  id -> "parent|children|bytes|kind|items"; kind: r running, s stored, d deleted while children live;
+--                  items: the ids of its output items, with commas; "*" -> bytes in all
+-- items     hash  item id -> the id of the latest response that has it
+-- use       zset  id -> 1000 x the time of the last use in ms, and one more for each step from the turn that was used
+--
+-- A use renews all ancestors with a higher score than the turn, so that the entry with the lowest score is always the
+-- last turn of a chain: to remove entries from the lowest score up never leaves a turn without its ancestors.
+local function read(id)
+  local text = redis.call('HGET', KEYS[2], id)
+  if not text then return nil end
+  local parent, children, bytes, kind, items = string.match(text, '^([^|]*)|(%d+)|(%d+)|(%a)|(.*)$')
+  return { parent = parent, children = tonumber(children), bytes = tonumber(bytes), kind = kind, items = items }
+end
+
+local function write(id, entry)
+  local text = string.format('%s|%d|%d|%s|', entry.parent, entry.children, entry.bytes, entry.kind)
+  redis.call('HSET', KEYS[2], id, text .. entry.items)
+end
+
+-- The items of a response are not found any more; those that a later response has stay.
+local function forget_items(id, entry)
+  for item in string.gmatch(entry.items, '[^,]+') do
+    if redis.call('HGET', KEYS[4], item) == id then redis.call('HDEL', KEYS[4], item) end
+  end
+end
+
+-- Takes an entry out; an ancestor that was only kept for it (deleted, without other children) goes as well.
+local function remove(id)
+  local entry = read(id)
+  while entry do
+    redis.call('HDEL', KEYS[1], id)
+    redis.call('HDEL', KEYS[2], id)
+    redis.call('ZREM', KEYS[3], id)
+    forget_items(id, entry)
+    if entry.bytes > 0 then redis.call('HINCRBY', KEYS[2], '*', -entry.bytes) end
+    id = entry.parent
+    entry = id ~= '' and read(id) or nil
+    if entry then
+      entry.children = math.max(0, entry.children - 1)
+      write(id, entry)
+      if entry.children > 0 or entry.kind ~= 'd' then entry = nil end
+    end
+  end
+end
+
+-- Takes out what is older than `ttl_ms`, at most `most` entries a call, and whole chains by last use while there are more
+-- than `max_bytes`; never `kept`.
+local function trim(now, ttl_ms, max_bytes, kept, most)
+  local before = string.format('(%d', (now - ttl_ms) * 1000)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', before, 'LIMIT', 0, most)) do remove(id) end
+  while most > 0 and tonumber(redis.call('HGET', KEYS[2], '*') or '0') > max_bytes do
+    local id = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+    if not id or id == kept then break end
+    -- The whole chain: the turn with the lowest score, then each ancestor that no other turn continues.
+    while id and id ~= '' and id ~= kept do
+      local entry = read(id)
+      if not entry or entry.children > 0 then break end
+      remove(id)
+      most = most - 1
+      id = entry.parent
+    end
+    most = most - 1
+  end
+end
+
+-- Renews a turn and its ancestors; returns their ids from the turn to the root, or nil and the id that is missing.
+local function walk(id, now, ttl_ms, max_depth)
+  local ids = {}
+  while id ~= '' do
+    local entry = read(id)
+    local used = redis.call('ZSCORE', KEYS[3], id)
+    if not entry or entry.kind == 'd' or not used or tonumber(used) < (now - ttl_ms) * 1000 then return nil, id end
+    ids[#ids + 1] = id
+    if #ids > max_depth then return nil, '' end
+    id = entry.parent
+  end
+  for step, name in ipairs(ids) do
+    redis.call('ZADD', KEYS[3], 'GT', string.format('%d', now * 1000 + math.min(step - 1, 999999)), name)
+  end
+  return ids
+end
+
+local function renew(ttl_ms)
+  for at = 1, 4 do redis.call('PEXPIRE', KEYS[at], ttl_ms) end
+end

@@ -1,0 +1,22 @@
+-- response_walk_v1: the ids of a chain, and its life renewed; asks first whether the key is alive, as look_v1 does.
+--
+-- KEYS 1 contents  2 entries  3 use  4 items  5 team  6 key
+-- ARGV 1 SHA-256 of the secret  2 id  3 life in ms  4 most turns of a chain
+-- Returns {"key"} unknown, disabled or expired; {"gone", id} where this id is missing or deleted; {"deep"};
+--         {"ids", id, ...} from the turn to the root
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function over(expires_ms) return (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms) end
+--@include response_entries
+
+local key = redis.call('HMGET', KEYS[6], 'status', 'expires_ms', 's:' .. ARGV[1])
+local team = redis.call('HMGET', KEYS[5], 'status', 'expires_ms')
+if not key[3] or over(key[3]) or key[1] ~= 'active' or over(key[2]) or team[1] ~= 'active' or over(team[2]) then
+  return { 'key' }
+end
+if ARGV[2] == '' then return { 'ids' } end
+local ttl_ms = tonumber(ARGV[3])
+local ids, missing = walk(ARGV[2], now, ttl_ms, tonumber(ARGV[4]))
+if not ids then return missing == '' and { 'deep' } or { 'gone', missing } end
+renew(ttl_ms)
+return { 'ids', unpack(ids) }
