@@ -11,6 +11,7 @@ Item types: OpenResponses specification of 2026-04-24, schema `ItemParam`.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -31,6 +32,7 @@ _ID_PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
 )
 _NEVER_SENT: Final = frozenset({"id", "status"})
 _TEXT_PARTS: Final = frozenset({"output_text", "input_text", "text"})
+_ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,256}")
 COMPACTION: Final = "compaction"
 TRIGGER: Final = "compaction_trigger"
 
@@ -65,12 +67,12 @@ def is_reference(item: Mapping[str, Any]) -> bool:
 
 
 def with_ids(items: Iterable[Item]) -> list[Item]:
-    """The items with an id each: those that have one keep it, as long as it is unique among them."""
+    """The items with an id each: those that have a usable one keep it, as long as it is unique among them."""
     taken: set[str] = set()
     found = []
     for item in items:
         identifier = item.get("id")
-        if not isinstance(identifier, str) or not identifier or identifier in taken:
+        if not isinstance(identifier, str) or _ITEM_ID.fullmatch(identifier) is None or identifier in taken:
             identifier = new_item_id(kind_of(item))
         taken.add(identifier)
         found.append({**item, "id": identifier})

@@ -1,0 +1,74 @@
+"""A stored response as the event stream that would have made it, for GET with `stream=true`. Pure.
+
+    events(response)     -> the SSE events, numbered from 0: response.created ... the terminal event
+
+Event types and their order: OpenResponses specification of 2026-04-24, "Streaming". A text comes in one delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.protocol.lenient_json import dumps
+
+_TERMINAL: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "completed": "response.completed",
+        "incomplete": "response.incomplete",
+        "failed": "response.failed",
+        "cancelled": "response.cancelled",
+    }
+)
+_NOT_YET: Final[Mapping[str, Any]] = MappingProxyType(
+    {"status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
+)
+
+
+def events(response: Mapping[str, Any]) -> list[bytes]:
+    """The events of a response that has ended; of one that still runs, those that show so."""
+    return [
+        b"event: %b\ndata: %b\n\n" % (kind.encode(), dumps({"type": kind, "sequence_number": number, **body}))
+        for number, (kind, body) in enumerate(_events(response))
+    ]
+
+
+def _events(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    begun = {**response, **{name: value for name, value in _NOT_YET.items() if name in response}}
+    yield "response.created", {"response": begun}
+    yield "response.in_progress", {"response": begun}
+    terminal = _TERMINAL.get(str(response.get("status")))
+    if terminal is None:
+        return
+    for index, item in enumerate(response.get("output") or []):
+        if isinstance(item, dict):
+            yield from _item_events(index, item)
+    yield terminal, {"response": dict(response)}
+
+
+def _item_events(index: int, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    parts = item.get("content")
+    message = item.get("type") == "message" and isinstance(parts, list)
+    begun = {**item, "status": "in_progress"} if "status" in item else dict(item)
+    if message:
+        begun["content"] = []
+    yield "response.output_item.added", {"output_index": index, "item": begun}
+    if message and isinstance(parts, list):
+        for at, part in enumerate(parts):
+            if isinstance(part, dict):
+                place = {"item_id": item.get("id", ""), "output_index": index, "content_index": at}
+                yield from _part_events(place, part)
+    yield "response.output_item.done", {"output_index": index, "item": item}
+
+
+def _part_events(place: dict[str, Any], part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    field = {"output_text": "text", "refusal": "refusal"}.get(str(part.get("type")))
+    empty = {**part, field: ""} if field else part
+    yield "response.content_part.added", {**place, "part": empty}
+    if field:
+        kind = "response.output_text" if field == "text" else "response.refusal"
+        logprobs = {"logprobs": part.get("logprobs") or []} if field == "text" else {}
+        yield f"{kind}.delta", {**place, "delta": part.get(field, ""), **logprobs}
+        yield f"{kind}.done", {**place, field: part.get(field, ""), **logprobs}
+    yield "response.content_part.done", {**place, "part": part}

@@ -1,0 +1,60 @@
+-- conversation_v1: one change of a conversation, whole or not at all.
+--
+-- KEYS 1 conversation: meta, next (position), bytes, lock, and i:<position> -> a packed item with its id: "<id> <item>"
+-- ARGV 1 what  2 life in ms  3...
+--   create   3 meta                                  1, or 0 where the id is taken
+--   append   3 most bytes  4 lock's name or ""  5... packed items     the first position; 0 it is gone; -1 too large
+--   update   3 meta                                  1, or 0 where it is gone
+--   remove   3 item's id                             1, or 0 where there is none
+--   lock     3 name  4 life of the lock in ms        1 locked; 0 it is gone; -1 another turn has it
+--   unlock   3 name                                  1
+local what, ttl_ms = ARGV[1], ARGV[2]
+local exists = redis.call('HEXISTS', KEYS[1], 'meta') == 1
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+if what == 'create' then
+  if exists then return 0 end
+  redis.call('HSET', KEYS[1], 'meta', ARGV[3], 'next', 1, 'bytes', 0)
+elseif not exists then
+  return 0
+elseif what == 'update' then
+  redis.call('HSET', KEYS[1], 'meta', ARGV[3])
+elseif what == 'append' then
+  local size = 0
+  for at = 5, #ARGV do size = size + #ARGV[at] end
+  if tonumber(redis.call('HGET', KEYS[1], 'bytes')) + size > tonumber(ARGV[3]) then return -1 end
+  local first = tonumber(redis.call('HGET', KEYS[1], 'next'))
+  for at = 5, #ARGV do
+    local position = first + at - 5
+    redis.call('HSET', KEYS[1], 'i:' .. string.format('%d', position), ARGV[at])
+  end
+  redis.call('HSET', KEYS[1], 'next', string.format('%d', first + #ARGV - 4))
+  redis.call('HINCRBY', KEYS[1], 'bytes', size)
+  if ARGV[4] ~= '' and string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^[^ ]*') == ARGV[4] then
+    redis.call('HDEL', KEYS[1], 'lock')
+  end
+  redis.call('PEXPIRE', KEYS[1], ttl_ms)
+  return first
+elseif what == 'remove' then
+  local found = 0
+  local fields = redis.call('HGETALL', KEYS[1])
+  for at = 1, #fields, 2 do
+    if string.sub(fields[at], 1, 2) == 'i:' and string.match(fields[at + 1], '^[^ ]*') == ARGV[3] then
+      redis.call('HDEL', KEYS[1], fields[at])
+      redis.call('HINCRBY', KEYS[1], 'bytes', -#fields[at + 1])
+      found = 1
+    end
+  end
+  if found == 0 then return 0 end
+elseif what == 'lock' then
+  local name, until_ms = string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^([^ ]*) (%d+)$')
+  if name and name ~= ARGV[3] and tonumber(until_ms) > now_ms() then return -1 end
+  redis.call('HSET', KEYS[1], 'lock', ARGV[3] .. ' ' .. string.format('%d', now_ms() + tonumber(ARGV[4])))
+elseif what == 'unlock' then
+  if string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^[^ ]*') == ARGV[3] then redis.call('HDEL', KEYS[1], 'lock') end
+end
+redis.call('PEXPIRE', KEYS[1], ttl_ms)
+return 1
