@@ -1,0 +1,125 @@
+"""/v1/conversations: lists of items that the gateway keeps for a team. They cost nothing and count against no limit.
+
+Without a route whose state the gateway keeps, these paths do not exist here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+
+from gateway.api.dependencies import Caller, caller_of, services_of
+from gateway.errors import GatewayError
+from gateway.protocol.lenient_json import parse_object
+from gateway.state.conversations import Conversations
+from gateway.state.items import Item, as_items
+from gateway.state.lists import page
+
+router = APIRouter(prefix="/v1/conversations")
+Known = Annotated[Caller, Depends(caller_of)]
+MAX_METADATA_PAIRS = 16
+
+
+def conversations_of(request: Request) -> Conversations:
+    """The store of conversations. Raises GatewayError `unknown_url` where the gateway keeps none."""
+    kept = services_of(request).turns
+    if kept is None:
+        raise GatewayError("unknown_url", "This gateway keeps no conversations.")
+    return kept.conversations
+
+
+Kept = Annotated[Conversations, Depends(conversations_of)]
+
+
+@router.post("")
+async def create(request: Request, caller: Known, kept: Kept) -> dict[str, Any]:
+    """A new conversation, with the items that it begins with."""
+    fields = await _body(request)
+    items = as_items(fields.get("items"))
+    return (await kept.create(caller.team.id, _metadata(fields), items)).resource()
+
+
+@router.get("/{conversation_id}")
+async def retrieve(conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+    """One conversation, without its items."""
+    return (await kept.read(caller.team.id, conversation_id)).resource()
+
+
+@router.post("/{conversation_id}")
+async def update(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+    """Its metadata, and nothing else."""
+    fields = await _body(request)
+    return (await kept.update(caller.team.id, conversation_id, _metadata(fields))).resource()
+
+
+@router.delete("/{conversation_id}")
+async def delete(conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+    """It is gone, with its items; the responses that were made in it stay."""
+    await kept.delete(caller.team.id, conversation_id)
+    return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+
+
+@router.post("/{conversation_id}/items")
+async def add_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+    """Appends items, together; more than the documented 20 are taken, since agents send a whole turn in one call."""
+    fields = await _body(request)
+    items = as_items(fields.get("items"))
+    await kept.read(caller.team.id, conversation_id)
+    added = await kept.append(caller.team.id, conversation_id, items) if items else []
+    return {
+        "object": "list",
+        "data": added,
+        "first_id": added[0]["id"] if added else None,
+        "last_id": added[-1]["id"] if added else None,
+        "has_more": False,
+    }
+
+
+@router.get("/{conversation_id}/items")
+async def list_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+    """A page of its items, the newest first unless `order=asc`."""
+    found = await kept.read(caller.team.id, conversation_id)
+    return page(found.items, request.scope["query_string"])
+
+
+@router.get("/{conversation_id}/items/{item_id}")
+async def retrieve_item(conversation_id: str, item_id: str, caller: Known, kept: Kept) -> Item:
+    """One item."""
+    found = await kept.read(caller.team.id, conversation_id)
+    for item in found.items:
+        if item["id"] == item_id:
+            return item
+    raise _no_item(item_id)
+
+
+@router.delete("/{conversation_id}/items/{item_id}")
+async def delete_item(conversation_id: str, item_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+    """Takes an item out; the answer is the conversation, as OpenAI's clients read it."""
+    found = await kept.read(caller.team.id, conversation_id)
+    if not await kept.remove(caller.team.id, conversation_id, item_id):
+        raise _no_item(item_id)
+    return found.resource()
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    body = await request.body()
+    fields = parse_object(body) if body else {}
+    if fields is None:
+        raise GatewayError("invalid_json", "The body must be a JSON object.")
+    return fields
+
+
+def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
+    metadata = fields.get("metadata")
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA_PAIRS:
+        raise GatewayError(
+            "invalid_item", f"'metadata' must be an object of {MAX_METADATA_PAIRS} pairs at most.", param="metadata"
+        )
+    return metadata
+
+
+def _no_item(item_id: str) -> GatewayError:
+    return GatewayError("item_not_found", f"The conversation has no item {item_id!r}.", param="item_id")
