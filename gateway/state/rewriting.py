@@ -50,8 +50,7 @@ def read_event(raw: bytes) -> Event:
     """Parses an event only where a response or an output item can stand in it."""
     if _HAS_RESPONSE not in raw and b"output_item.done" not in raw:
         return Event(raw, None, None)
-    lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+    data = b"\n".join(line[5:].removeprefix(b" ") for line in _lines(raw) if line.startswith(b"data:"))
     return Event(raw, data, parse_object(data) if data else None)
 
 
@@ -61,14 +60,16 @@ def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
     if data is None or fields is None or not isinstance(fields.get("response"), dict):
         return event.raw
     start = next(member.start for member in members(data) if member.name == "response")
-    dumped = {name: dumps(value) for name, value in changes.items()}
-    changed = replace(data, start, dumped).replace(b"\n", b"\ndata: ")
-    others = [
-        line
-        for line in event.raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        if line and not line.startswith(b"data:")
-    ]
-    return b"\n".join([*others, b"data: " + changed, b"", b""])
+    changed = replace(data, start, {name: dumps(value) for name, value in changes.items()})
+    lines = _lines(event.raw)
+    first = next(at for at, line in enumerate(lines) if line.startswith(b"data:"))
+    kept = [line for line in lines if not line.startswith(b"data:")]
+    kept[first:first] = [b"data: " + line for line in changed.split(b"\n")]
+    return b"\n".join(kept)
+
+
+def _lines(raw: bytes) -> list[bytes]:
+    return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledgers import Desk, open_ledger
+from tests.support.ledgers import LedgerParts, open_ledger
 from tests.support.servers import Server, valkey_server
 
 
@@ -16,6 +16,6 @@ def shared_store() -> Iterator[Server]:
 
 
 @pytest.fixture
-async def desk(shared_store: Server, tmp_path: Path) -> AsyncIterator[Desk]:
+async def ledgers(shared_store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
     async with open_ledger(shared_store.url, tmp_path) as opened:
         yield opened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -45,7 +45,7 @@ def at(document: Any, path: str) -> Any:
 def matches(value: Any, expected: Any) -> bool:
     if isinstance(expected, dict) and len(expected) == 1 and next(iter(expected)).startswith("$"):
         ((name, wanted),) = expected.items()
-        checks = {
+        checks: dict[str, Callable[[], Any]] = {
             "$len": lambda: len(value) == wanted,
             "$in": lambda: any(matches(value, one) for one in wanted),
             "$prefix": lambda: str(value).startswith(wanted),
@@ -117,8 +117,10 @@ class Scenario:
         got = self.ask(step, stream=stream)
         if poll := step.get("poll"):
             wait_until_sync(
-                lambda: at((again := self.ask(step, stream=False))[1], poll["field"]) in poll["until"]
-                or at(again[1], poll["field"]) not in poll["while"],
+                lambda: (
+                    at((again := self.ask(step, stream=False))[1], poll["field"]) in poll["until"]
+                    or at(again[1], poll["field"]) not in poll["while"]
+                ),
                 timeout_s=poll["within_s"],
                 what=f"{poll['field']} is {poll['until']}",
             )
@@ -152,9 +154,8 @@ class Scenario:
         assert matches(status, expected["status"]), document
         for path, wanted in expected.get("fields", {}).items():
             value = self.event_field(document, path) if path.startswith("$events") else at(document, path)
-            if path == "$events.sequence":
-                wanted = list(range(len(document["$events"])))
-            assert matches(value, wanted), f"{path}: {value!r} is not {wanted!r}"
+            without_a_gap = list(range(len(document["$events"]))) if path == "$events.sequence" else wanted
+            assert matches(value, without_a_gap), f"{path}: {value!r} is not {wanted!r}"
         for path in expected.get("absent", ()):
             assert at(document, path) is MISSING
         for name, path in step.get("save", {}).items():

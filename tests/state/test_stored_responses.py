@@ -12,7 +12,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.state.records import StoredResponse, pack, unpack
 from gateway.state.responses import Put, ResponseStore, StatePolicy
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import Desk
+from tests.support.ledgers import LedgerParts
 
 LARGE = 1024 * 1024 * 1024
 
@@ -43,22 +43,22 @@ async def refusal(responses: ResponseStore, key: ApiKey, identifier: str) -> Gat
     return refused.value
 
 
-async def test_a_chain_comes_back_oldest_first_and_a_fork_sees_its_own_past(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_a_chain_comes_back_oldest_first_and_a_fork_sees_its_own_past(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     await store(responses, key, turn("a"), turn("b", "a"), turn("c", "b"), turn("d", "a"))
     assert await ids(responses, key, "c") == ["a", "b", "c"]
     assert await ids(responses, key, "d") == ["a", "d"]
 
 
-async def test_a_long_chain_is_read_whole(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_a_long_chain_is_read_whole(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     names = [f"r{number}" for number in range(60)]
     await store(responses, key, *(turn(name, before) for before, name in zip([None, *names], names, strict=False)))
     assert await ids(responses, key, "r59") == names
 
 
-async def test_a_chain_through_a_deleted_turn_is_refused_and_names_it(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_a_chain_through_a_deleted_turn_is_refused_and_names_it(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     await store(responses, key, turn("a"), turn("b", "a"), turn("c", "b"))
     assert await responses.delete(key.team_id, "b")
     assert not await responses.delete(key.team_id, "b")
@@ -69,19 +69,19 @@ async def test_a_chain_through_a_deleted_turn_is_refused_and_names_it(desk: Desk
     assert await responses.get(key, "c") is not None
 
 
-async def test_what_was_deleted_leaves_nothing_once_no_turn_continues_it(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_what_was_deleted_leaves_nothing_once_no_turn_continues_it(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     await store(responses, key, turn("a"), turn("b", "a"), turn("c", "b"))
     for name in ("a", "b", "c"):
         assert await responses.delete(key.team_id, name)
     _contents, entries, use, items = TeamKeys(key.team_id).stored_responses
-    assert await desk.store.run("HGETALL", entries) == [b"*", b"0"]
-    assert await desk.store.run("ZCARD", use) == 0
-    assert await desk.store.run("HLEN", items) == 0
+    assert await ledgers.store.run("HGETALL", entries) == [b"*", b"0"]
+    assert await ledgers.store.run("ZCARD", use) == 0
+    assert await ledgers.store.run("HLEN", items) == 0
 
 
-async def test_another_team_and_an_unknown_id_read_the_same(desk: Desk) -> None:
-    responses, key, stranger = ResponseStore(desk.store, policy()), await desk.new_key(), await desk.new_key()
+async def test_another_team_and_an_unknown_id_read_the_same(ledgers: LedgerParts) -> None:
+    responses, key, stranger = ResponseStore(ledgers.store, policy()), await ledgers.new_key(), await ledgers.new_key()
     await store(responses, key, turn("a"))
     theirs, unknown = await refusal(responses, stranger, "a"), await refusal(responses, key, "z")
     assert theirs.message.replace("'a'", "'z'") == unknown.message
@@ -89,41 +89,41 @@ async def test_another_team_and_an_unknown_id_read_the_same(desk: Desk) -> None:
     assert await responses.item(stranger.team_id, "msg_a") is None
 
 
-async def test_a_key_that_is_not_alive_reads_nothing(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_a_key_that_is_not_alive_reads_nothing(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     await store(responses, key, turn("a"))
-    await desk.store.run("HSET", TeamKeys(key.team_id).key(key.key_id), "status", "disabled")
+    await ledgers.store.run("HSET", TeamKeys(key.team_id).key(key.key_id), "status", "disabled")
     assert (await refusal(responses, key, "a")).code == "invalid_api_key"
     with pytest.raises(GatewayError):
         await responses.check(key)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "queued", "in_progress"])
-async def test_only_a_finished_response_can_be_continued(desk: Desk, status: str) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_only_a_finished_response_can_be_continued(ledgers: LedgerParts, status: str) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     await store(responses, key, turn("a", status=status), turn("b", status="incomplete"))
     assert (await refusal(responses, key, "a")).param == "previous_response_id"
     assert await ids(responses, key, "b") == ["b"]
 
 
-async def test_an_id_is_taken_once(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_an_id_is_taken_once(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     puts = [responses.put(key.team_id, turn("a", text=str(n)), running=True, reserved=False) for n in range(20)]
     assert sorted(await asyncio.gather(*puts)) == [Put.REFUSED] * 19 + [Put.STORED]
 
 
-async def test_what_was_deleted_while_it_ran_is_not_stored(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_what_was_deleted_while_it_ran_is_not_stored(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     assert await responses.put(key.team_id, turn("a"), running=True, reserved=False) is Put.STORED
     assert await responses.delete(key.team_id, "a")
     assert await responses.put(key.team_id, turn("a"), running=False, reserved=True) is Put.REFUSED
     assert await responses.get(key, "a") is None
 
 
-async def test_over_the_teams_bytes_whole_chains_go_by_last_use(desk: Desk) -> None:
-    key = await desk.new_key()
+async def test_over_the_teams_bytes_whole_chains_go_by_last_use(ledgers: LedgerParts) -> None:
+    key = await ledgers.new_key()
     size = len(pack(turn("a1", text="x" * 10), key.team_id))
-    responses = ResponseStore(desk.store, policy(max_team_bytes=size * 5))
+    responses = ResponseStore(ledgers.store, policy(max_team_bytes=size * 5))
     texts = {"text": "x" * 10}
     await store(responses, key, turn("a1", **texts), turn("a2", "a1", **texts), turn("b1", **texts))
     await asyncio.sleep(0.005)  # the store's clock has milliseconds
@@ -133,11 +133,11 @@ async def test_over_the_teams_bytes_whole_chains_go_by_last_use(desk: Desk) -> N
     alive = {name for name in ("a1", "a2", "b1", "b2", "c1", "c2") if await responses.get(key, name) is not None}
     assert alive == {"b1", "b2", "c1", "c2"}
     _, entries, _, _ = TeamKeys(key.team_id).stored_responses
-    assert int(await desk.store.run("HGET", entries, "*")) <= size * 5
+    assert int(await ledgers.store.run("HGET", entries, "*")) <= size * 5
 
 
-async def test_reading_a_turn_renews_its_whole_past(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy(ttl_s=1)), await desk.new_key()
+async def test_reading_a_turn_renews_its_whole_past(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(ttl_s=1)), await ledgers.new_key()
     await store(responses, key, turn("a"), turn("b", "a"), turn("idle"))
     for _ in range(4):
         await asyncio.sleep(0.4)  # time is what this test is about: longer in all than a life
@@ -145,21 +145,23 @@ async def test_reading_a_turn_renews_its_whole_past(desk: Desk) -> None:
     assert (await refusal(responses, key, "idle")).code == "previous_response_not_found"
 
 
-async def test_a_chain_is_bounded_in_turns_and_bytes(desk: Desk) -> None:
-    key = await desk.new_key()
-    await store(ResponseStore(desk.store, policy()), key, turn("a"), turn("b", "a"), turn("c", "b"))
-    assert "2 turns" in (await refusal(ResponseStore(desk.store, policy(max_depth=2)), key, "c")).message
-    assert "100 bytes" in (await refusal(ResponseStore(desk.store, policy(max_resolved_bytes=100)), key, "c")).message
+async def test_a_chain_is_bounded_in_turns_and_bytes(ledgers: LedgerParts) -> None:
+    key = await ledgers.new_key()
+    await store(ResponseStore(ledgers.store, policy()), key, turn("a"), turn("b", "a"), turn("c", "b"))
+    assert "2 turns" in (await refusal(ResponseStore(ledgers.store, policy(max_depth=2)), key, "c")).message
+    assert (
+        "100 bytes" in (await refusal(ResponseStore(ledgers.store, policy(max_resolved_bytes=100)), key, "c")).message
+    )
 
 
-async def test_a_response_beyond_the_bound_is_not_kept(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy(max_response_bytes=50)), await desk.new_key()
+async def test_a_response_beyond_the_bound_is_not_kept(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(max_response_bytes=50)), await ledgers.new_key()
     with pytest.raises(ValueError, match="larger than what is kept"):
         await responses.put(key.team_id, turn("a"), running=False, reserved=False)
 
 
-async def test_an_item_is_found_by_its_id_in_the_latest_response_that_has_it(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_an_item_is_found_by_its_id_in_the_latest_response_that_has_it(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     first, second = turn("a", text="first"), turn("b", text="second")
     second.output[0]["id"] = "msg_a"
     await store(responses, key, first, second)
@@ -168,11 +170,11 @@ async def test_an_item_is_found_by_its_id_in_the_latest_response_that_has_it(des
     assert found["content"] == "second"
 
 
-async def test_every_key_of_stored_responses_has_a_life(desk: Desk) -> None:
-    responses, key = ResponseStore(desk.store, policy()), await desk.new_key()
+async def test_every_key_of_stored_responses_has_a_life(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     await store(responses, key, turn("a"))
     for name in TeamKeys(key.team_id).stored_responses:
-        assert 0 < await desk.store.run("PTTL", name) <= 60_000
+        assert 0 < await ledgers.store.run("PTTL", name) <= 60_000
 
 
 def test_a_record_survives_packing_with_half_an_emoji_and_a_large_number() -> None:

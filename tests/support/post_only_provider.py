@@ -1,8 +1,8 @@
 """A provider that offers POST /responses alone and keeps nothing: it answers with what a test gives it.
 
-    with PostOnlyProvider.serving() as provider:
-        provider.next(answer)              the next call gets this response, as JSON or as events, by what it asks
-        provider.received                  the bodies of all calls, oldest first
+with PostOnlyProvider.serving() as provider:
+    provider.next(answer)              the next call gets this response, as JSON or as events, by what it asks
+    provider.received                  the bodies of all calls, oldest first
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PostOnlyProvider:
                 with contextlib.suppress(OSError):
                     self.wfile.write(data)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 """Nothing: the tests say what failed."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
