@@ -51,7 +51,7 @@ from gateway.worker.background import EnforcementCheck, background_works
 from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
-from gateway.worker.parts import build_snapshot, build_tracing, ledger_policy, store_settings
+from gateway.worker.parts import build_snapshot, build_tracing, build_turns, ledger_policy, store_settings
 from gateway.worker.signals import drain_on_signal, reload_on_signal
 
 
@@ -173,6 +173,7 @@ class Gateway:
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
+            handler.turns = build_turns(settings, store)
             if settings.telemetry.traces:
                 tracing = build_tracing()
                 handler.begin_trace = tracing.begin

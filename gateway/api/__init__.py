@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from gateway.api import admin, error_handlers, health, key, metrics, models, responses
+from gateway.api import admin, conversations, error_handlers, health, key, metrics, models, responses
 
 
 def install(app: FastAPI, throttle: error_handlers.Throttle, *, numeric_codes: bool) -> None:
     """Declares every route on the application."""
     error_handlers.install(app, throttle, numeric_codes=numeric_codes)
-    for module in (responses, models, key, health, metrics, admin):
+    for module in (responses, conversations, models, key, health, metrics, admin):
         app.include_router(module.router)

@@ -23,10 +23,10 @@ MAX_METADATA_PAIRS = 16
 
 def conversations_of(request: Request) -> Conversations:
     """The store of conversations. Raises GatewayError `unknown_url` where the gateway keeps none."""
-    kept = services_of(request).turns
-    if kept is None:
-        raise GatewayError("unknown_url", "This gateway keeps no conversations.")
-    return kept.conversations
+    handler = services_of(request).handler
+    if handler.turns is None or not handler.snapshot.keeps_state:
+        raise GatewayError("unknown_url", 'This gateway keeps no conversations: no route has state = "gateway".')
+    return handler.turns.conversations
 
 
 Kept = Annotated[Conversations, Depends(conversations_of)]

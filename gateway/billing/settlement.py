@@ -37,6 +37,7 @@ POLICY: Final = MappingProxyType(
     {
         Outcome.REFUSED: Charge.NOTHING,
         Outcome.DRY_RUN: Charge.NOTHING,
+        Outcome.SERVED: Charge.NOTHING,
         Outcome.UPSTREAM_REFUSED: Charge.NOTHING,
         Outcome.UPSTREAM_UNREACHABLE: Charge.NOTHING,
         Outcome.UPSTREAM_TIMEOUT: Charge.NOTHING,

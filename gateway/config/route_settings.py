@@ -32,6 +32,9 @@ class RouteSettings(Section):
     keepalive_s: Seconds | None = None
     cut_at_cap: bool = False
     default_max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    state: Literal["upstream", "gateway", "none"] = "upstream"
+    upstream_store: Literal["false", "omit"] = "false"
+    replay_ids: Literal["none", "reasoning"] = "none"
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

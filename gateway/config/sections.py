@@ -96,6 +96,16 @@ class LedgerSettings(Section):
     spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)
 
 
+class StateSettings(Section):
+    """[state]: the responses and conversations that the gateway keeps, for routes with `state = "gateway"`."""
+
+    ttl_s: Retention = 30 * 86_400
+    max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    max_team_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=1024**4)
+    max_depth: int = Field(default=1_000, ge=1, le=100_000)
+    max_resolved_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+
+
 class RoutingSettings(Section):
     """What routing remembers. One response takes about 300 bytes in the store."""
 

@@ -40,6 +40,7 @@ from gateway.config.sections import (
     LogSettings,
     RoutingSettings,
     ServerSettings,
+    StateSettings,
     StoreSettings,
     TelemetrySettings,
 )
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
 
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    state: StateSettings = Field(default_factory=StateSettings)
     admin: AdminSettings = AdminSettings()
     limits: LimitsSettings = LimitsSettings()
     ledger: LedgerSettings = LedgerSettings()

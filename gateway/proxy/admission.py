@@ -28,6 +28,7 @@ from gateway.protocol.operations import Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.router import Route
+from gateway.state.turns import Turn, Turns
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer
 from gateway.upstream.upstream import Upstream
@@ -38,7 +39,10 @@ UNCHECKED_BODY_BYTES: Final = 256 * 1024
 
 
 class Routed(NamedTuple):
-    """After step 3. `known_response`: the response that this is about, or goes on from."""
+    """After step 3. `known_response`: the response that this is about, or goes on from, where an upstream keeps it.
+
+    `turn`: where the gateway keeps the state itself; it is to be closed.
+    """
 
     key: ApiKey
     target: Target
@@ -46,6 +50,7 @@ class Routed(NamedTuple):
     route: Route
     known_response: KnownResponse | None
     admission_request: AdmissionRequest
+    turn: Turn | None = None
 
 
 class Admitted(NamedTuple):
@@ -57,6 +62,7 @@ class Admitted(NamedTuple):
     route: Route
     known_response: KnownResponse | None
     admission: Admission
+    turn: Turn | None = None
 
 
 class Opened(NamedTuple):
@@ -75,7 +81,12 @@ class Opened(NamedTuple):
 
 
 async def prepare(
-    snapshot: ConfigSnapshot, responses: KnownResponses, target: Target, client: Client, record: RequestRecord
+    snapshot: ConfigSnapshot,
+    responses: KnownResponses,
+    target: Target,
+    client: Client,
+    record: RequestRecord,
+    turns: Turns | None = None,
 ) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
     key = parse_authorization(client.text(b"authorization"))
@@ -90,16 +101,39 @@ async def prepare(
         request = _about(found, query)
     else:
         request = await _read(snapshot.limits, responses, target, client, record, key)
-        if request.previous_response_id:
-            known_response = await responses.find(key, request.previous_response_id)
     record.model, record.stream = request.model, request.stream
     route = snapshot.router.resolve(request.model)
     record.model = route.model
+    if turns is not None and route.rule.state == "gateway" and target.operation.makes_response:
+        return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
+    if known_response is None and request.previous_response_id:
+        known_response = await responses.find(key, request.previous_response_id)
     if known_response is not None:
         route = _pinned(snapshot, route, known_response, target)
     return Routed(
         key, target, request, route, known_response, _ask(snapshot, record, client, key, request, route, target)
     )
+
+
+async def _begin_turn(
+    turns: Turns,
+    snapshot: ConfigSnapshot,
+    target: Target,
+    client: Client,
+    record: RequestRecord,
+    key: ApiKey,
+    request: RequestBody,
+    route: Route,
+) -> Routed:
+    """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
+    turn = await turns.begin(key, request.body, route.rule)
+    try:
+        resolved = read_request_body(turn.body, target.operation.dialect.request)
+        ask = _ask(snapshot, record, client, key, resolved, route, target)
+    except BaseException:
+        await turn.close()
+        raise
+    return Routed(key, target, resolved, route, None, ask, turn)
 
 
 async def admit(
@@ -109,15 +143,23 @@ async def admit(
     target: Target,
     client: Client,
     record: RequestRecord,
+    turns: Turns | None = None,
 ) -> Admitted:
-    """Steps 1 to 4. Raises GatewayError, or ClientLeft from the body's read."""
-    routed = await prepare(snapshot, responses, target, client, record)
+    """Steps 1 to 4. Raises GatewayError, or ClientDisconnected from the body's read."""
+    routed = await prepare(snapshot, responses, target, client, record, turns)
     record.routed = time.perf_counter()
-    admission = await ledger.admit(routed.admission_request)
+    try:
+        admission = await ledger.admit(routed.admission_request)
+    except BaseException:
+        if routed.turn is not None:
+            await routed.turn.close()
+        raise
     record.admitted = time.perf_counter()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked
-    return Admitted(snapshot, routed.target, routed.request, routed.route, routed.known_response, admission)
+    return Admitted(
+        snapshot, routed.target, routed.request, routed.route, routed.known_response, admission, routed.turn
+    )
 
 
 async def _read(

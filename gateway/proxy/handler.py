@@ -41,6 +41,8 @@ from gateway.proxy.dry_run import is_dry_run
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
 from gateway.proxy.relay import Relay
 from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.proxy.stored_answers import serve_stored
+from gateway.state.turns import Turns
 from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.transport import FaultKind, UpstreamFault
 
@@ -74,6 +76,7 @@ class RequestHandler:
     """Serves requests; one object a worker.
 
     `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
+    `turns`: the responses that the gateway keeps itself.
     State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
     request that talks to an upstream, by which it can be ended), `streams` (how many of them stream), `stopping`.
     """
@@ -91,6 +94,7 @@ class RequestHandler:
         numeric_codes: bool,
     ) -> None:
         self.on_end: Callable[[RequestRecord], None] | None = None
+        self.turns: Turns | None = None
         self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
         self._in_force = ActiveSnapshot(snapshot)
         self.running: dict[CancelScope, Relay] = {}
@@ -176,7 +180,12 @@ class RequestHandler:
             if is_dry_run(client):
                 await self._preview(snapshot, target, client, record)
                 return None
-            return await admission.admit(snapshot, self._ledger, self._responses, target, client, record)
+            if snapshot.keeps_state and self.turns is not None and target.response_id is not None:
+                answer = await serve_stored(self.turns, target, client, record)
+                if answer is not None:
+                    await client.answer(200, answer.head(record.request_id), answer.body)
+                    return None
+            return await admission.admit(snapshot, self._ledger, self._responses, target, client, record, self.turns)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:
@@ -189,8 +198,12 @@ class RequestHandler:
 
     async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
-        routed = await admission.prepare(snapshot, self._responses, target, client, record)
-        preview = await self._ledger.preview(routed.admission_request)
+        routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
+        try:
+            preview = await self._ledger.preview(routed.admission_request)
+        finally:
+            if routed.turn is not None:
+                await routed.turn.close()
         record.outcome = Outcome.DRY_RUN
         body = dry_run_answer(record.request_id, routed.route.model, routed.route.price, preview)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -223,6 +236,8 @@ class RequestHandler:
         finally:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
             await self._settle(relay, admitted, record, answered=answered)
+            if admitted.turn is not None:
+                await asyncio.shield(admitted.turn.close())
 
     async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
@@ -271,7 +286,7 @@ class RequestHandler:
         if client.status is None:
             await self.refuse(admitted.target.operation, client, record, error)
         else:
-            words = relay.closing_events(error)
+            words = await relay.shown(relay.closing_events(error))
             record.code = error.code if words else None
             await client.end(words)
 

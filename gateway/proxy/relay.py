@@ -42,6 +42,7 @@ from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.preamble import Preamble
 from gateway.proxy.refusals import account_status
 from gateway.proxy.upstream_answer import PASSED_ON, content_type, read_body, refuse_encoded
+from gateway.state.turns import Turn
 from gateway.types import Headers
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
@@ -97,7 +98,8 @@ class Relay:
         refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
         if kind == b"text/event-stream" and self._admitted.request.stream and self._dialect.stream is not None:
-            await self._pass_stream(opened, self._dialect.stream)
+            turn, form = self._admitted.turn, self._dialect.stream
+            await (self._pass_stream(opened, form) if turn is None else self._pass_kept_stream(opened, form, turn))
         else:
             await self._pass_whole(opened, kind)
 
@@ -105,8 +107,7 @@ class Relay:
         client, answer, request = self._client, opened.answer, self._admitted.request
         observes = UsageDroppingObserver if request.usage_unasked else SseObserver
         observer = self._observer = observes(form, opened.upstream.policy.max_event_bytes, request.bounds.choices)
-        rule, admission = self._admitted.route.rule, self._admitted.admission
-        cap = admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
+        rule, cap = self._admitted.route.rule, self._cap()
         feed, write_now = observer.feed, client.write_now
 
         def over_cap() -> bool:
@@ -143,6 +144,34 @@ class Relay:
                     await self._cut_at_cap(observer)
                     return
         await self.end_stream()
+
+    def _cap(self) -> int | None:
+        """The output tokens after which the answer is cut, where its route or key wants that."""
+        rule, admission = self._admitted.route.rule, self._admitted.admission
+        return admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
+
+    async def _pass_kept_stream(self, opened: Opened, form: StreamForm, turn: Turn) -> None:
+        """A stream whose response the gateway keeps: event by event, and its last event waits for the store."""
+        client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices
+        observer = self._observer = SseObserver(form, opened.upstream.policy.max_event_bytes, choices)
+        cap = self._cap()
+        await client.start(answer.status, self._begin_stream())
+        client.flush()
+        data = answer.read_nowait() or await answer.read()
+        while data:
+            observer.feed(data)
+            if ready := await turn.stream(data):
+                await client.write(ready)
+            if cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap:
+                await self._cut_at_cap(observer)
+                return
+            data = await answer.read()
+        await self.end_stream()
+
+    async def shown(self, closing: bytes) -> bytes:
+        """The gateway's own closing events as the client gets them."""
+        turn = self._admitted.turn
+        return closing if turn is None else await turn.finish(closing, clean=False)
 
     async def _pass_preamble(self, opened: Opened, observer: SseObserver) -> bool:
         """Begins the client's stream as soon as there is output; whether the client is slower than that."""
@@ -210,7 +239,7 @@ class Relay:
         observer = self._observer
         if observer is None:
             raise RuntimeError("no stream has begun")
-        rest, facts = observer.finish(half=False), observer.facts
+        rest, facts, closing = observer.finish(half=False), observer.facts, b""
         self._record.response_id = observer.response_id
         ended: Ended | None = facts.ended or ("completed" if facts.may_end else None)
         if self._refused:
@@ -222,7 +251,12 @@ class Relay:
             self._record.detail = "the stream ended without a terminal event"
             cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
             self._record.code = cut.code
-            rest += observer.form.close_broken(observer, cut, self._origin())
+            closing = observer.form.close_broken(observer, cut, self._origin())
+        if (turn := self._admitted.turn) is not None:
+            rest = await turn.finish(closing, clean=not closing)
+            self._record.response_id = turn.response_id
+        else:
+            rest += closing
         await self._client.end(rest)
 
     async def _cut_at_cap(self, observer: SseObserver) -> None:
@@ -230,7 +264,7 @@ class Relay:
         self.outcome = Outcome.CAPPED
         self.abort()
         rest = observer.finish(clean=False)
-        await self._client.end(rest + observer.form.close_capped(observer, self._origin()))
+        await self._client.end(await self.shown(rest + observer.form.close_capped(observer, self._origin())))
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no answer must not look like one."""
@@ -258,6 +292,9 @@ class Relay:
             self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
             length = []
+        if facts.error is None and (turn := self._admitted.turn) is not None:
+            body = await turn.whole(body)
+            length, self._record.response_id = [(b"content-length", b"%d" % len(body))], turn.response_id
         await self._client.answer(status, self._head(opened, length), body)
 
     def _take_answer(self, facts: AnswerFacts, fields: Json, length: int) -> None:

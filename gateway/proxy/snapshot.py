@@ -28,3 +28,8 @@ class ConfigSnapshot:
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
     admin_key: bytes | None = None
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the gateway keeps the responses of any route."""
+        return any(rule.state == "gateway" for rule in self.router.rules.values())

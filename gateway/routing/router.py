@@ -35,6 +35,9 @@ class RouteRule:
     keepalive_s: float | None = None
     cut_at_cap: bool = False
     default_max_output_tokens: int | None = None
+    state: Literal["upstream", "gateway", "none"] = "upstream"
+    upstream_store: Literal["false", "omit"] = "false"
+    replay_ids: Literal["none", "reasoning"] = "none"
 
 
 class Route(NamedTuple):

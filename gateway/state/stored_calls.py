@@ -18,6 +18,7 @@ from gateway.state.lists import page
 from gateway.state.records import StoredResponse
 from gateway.state.replay import events
 from gateway.state.responses import ResponseStore
+from gateway.types import Headers
 
 _JSON = b"application/json"
 _SSE = b"text/event-stream"
@@ -28,6 +29,14 @@ class LocalAnswer(NamedTuple):
 
     content_type: bytes
     body: bytes
+
+    def head(self, request_id: str) -> Headers:
+        """The answer's headers."""
+        return [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            (b"x-request-id", request_id.encode()),
+        ]
 
 
 class StoredCalls:

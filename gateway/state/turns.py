@@ -3,8 +3,8 @@
     turn = await turns.begin(key, body, rule)       before admission: the past is resolved into the body
     turn.body                                       what goes upstream: the whole input, store false, no ids
     await turn.whole(body)                          a JSON answer as the client gets it; it is stored before it goes out
-    await turn.events(data)                         the same for whole events of a stream; the last waits for the store
-    await turn.failed(data)                         the closing events of a stream that broke
+    await turn.stream(data)                         the same for a stream, in whole events; the last waits for the store
+    await turn.finish(closing)                      the rest of a stream, and the gateway's own closing events
     await turn.close()                              at the end, however the turn ended
 
 A response that cannot be stored goes out with `store: false`: its client is not told that it could continue.
@@ -16,7 +16,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
@@ -24,7 +24,8 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.json_splice import replace
 from gateway.protocol.lenient_json import dumps, parse_object
-from gateway.protocol.sse_framing import split_events
+from gateway.protocol.sse_framing import last_boundary, split_events
+from gateway.routing.router import RouteRule
 from gateway.state.chain import Link, check_calls, resolve
 from gateway.state.conversations import Conversations
 from gateway.state.items import Item, as_items, is_reference, shown, upstream_items, with_ids
@@ -39,17 +40,11 @@ from gateway.state.rewriting import (
     rewrite_event,
     rewrite_response,
 )
+from gateway.state.stored_calls import StoredCalls
 from gateway.types import Body
 
 STORE_WAIT_S: Final = 2.0
 """How long the end of an answer waits until its turn is stored."""
-
-
-class StateRule(Protocol):
-    """What a route says of state."""
-
-    upstream_store: str
-    replay_ids: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +57,16 @@ class Past:
 
 
 class Turns:
-    """Begins turns; `on_unstored` is told of each response that could not be stored."""
+    """Begins turns. State that changes: `unstored`, how many responses could not be stored."""
 
     def __init__(self, responses: ResponseStore, conversations: Conversations, turn_life_s: float) -> None:
         self.responses = responses
         self.conversations = conversations
         self.unstored = 0
+        self.stored = StoredCalls(responses)
         self._turn_life_s = turn_life_s
 
-    async def begin(self, key: ApiKey, body: Body, rule: StateRule) -> Turn:
+    async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """Resolves the past into the body. Raises GatewayError; a conversation is locked from here until `close`."""
         fields = parse_object(bytes(body)) or {}
         past = await self._past(key, fields)
@@ -129,7 +125,7 @@ class Turns:
         return stored
 
     def _upstream_body(
-        self, body: Body, fields: dict[str, Any], past: Past, items: Sequence[Item], rule: StateRule
+        self, body: Body, fields: dict[str, Any], past: Past, items: Sequence[Item], rule: RouteRule
     ) -> bytes:
         sent = upstream_items(items, reasoning_ids=rule.replay_ids == "reasoning")
         unchanged = not past.links and isinstance(fields.get("input"), str)
@@ -168,6 +164,7 @@ class Turn:
     response_id: str | None = None
     _reserved: bool = False
     _ended: bool = False
+    _held: bytes = b""  # the unfinished event
     _output: OutputItems = field(default_factory=OutputItems)
 
     async def whole(self, body: bytes) -> bytes:
@@ -183,13 +180,20 @@ class Turn:
         self._ended = True
         return rewrite_response(body, changes)
 
-    async def events(self, data: bytes) -> bytes:
-        """Whole events as the client gets them."""
-        return b"".join([await self._event(read_event(raw)) for raw in split_events(data)])
+    async def stream(self, data: bytes) -> bytes:
+        """What the provider sent -> whole events as the client gets them."""
+        window = self._held + data
+        end = max(0, last_boundary(window))
+        self._held = window[end:]
+        return await self._events(window[:end])
 
-    async def failed(self, data: bytes) -> bytes:
-        """The gateway's own closing events, with the id that the client has seen."""
-        return await self.events(data)
+    async def finish(self, closing: bytes = b"", *, clean: bool = True) -> bytes:
+        """The rest of the stream, where it ended cleanly, and the gateway's own events behind it."""
+        rest, self._held = self._held if clean else b"", b""
+        return await self._events(rest) + await self._events(closing)
+
+    async def _events(self, data: bytes) -> bytes:
+        return b"".join([await self._event(read_event(raw)) for raw in split_events(data)])
 
     async def close(self) -> None:
         """A turn that ended without a response leaves nothing behind, and no conversation locked."""

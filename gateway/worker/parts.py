@@ -12,6 +12,10 @@ from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
 from gateway.ledger.ledger import LedgerPolicy
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.state.conversations import Conversations
+from gateway.state.responses import ResponseStore, StatePolicy
+from gateway.state.turns import Turns
+from gateway.store.store import Store
 from gateway.store.store import StoreSettings as StoreOptions
 from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Health, KeyRing, UpstreamKey
@@ -124,3 +128,9 @@ def ledger_policy(settings: Settings) -> LedgerPolicy:
 
 def _path(path: Path | None) -> str | None:
     return str(path) if path is not None else None
+
+
+def build_turns(settings: Settings, store: Store) -> Turns:
+    """What keeps responses and conversations, for routes whose state the gateway keeps."""
+    policy = StatePolicy(**settings.state.model_dump())
+    return Turns(ResponseStore(store, policy), Conversations(store, policy), settings.server.total_timeout_s)
