@@ -173,12 +173,9 @@ class Turn:
         if response is None or response.get("object") != "response":
             return body
         self.response_id = self._id_for(response)
-        changes = self._changes(response, kept=self.keep)
-        shown_response = {**response, **changes}
-        if self.keep and not await self._store(shown_response, reserved=False):
-            changes = self._changes(response, kept=False)
+        kept = self.keep and await self._store({**response, **self._changes(response, kept=True)}, reserved=False)
         self._ended = True
-        return rewrite_response(body, changes)
+        return rewrite_response(body, self._changes(response, kept=kept))  # the id may be another one by now
 
     async def stream(self, data: bytes) -> bytes:
         """What the provider sent -> whole events as the client gets them."""

@@ -21,12 +21,15 @@ from tests.support.waiting import wait_until_sync
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call gets. `stream`: {"item_events", "terminal"}: exactly these, where events are asked for."""
+    """What a call gets. `stream`: {"item_events", "terminal"}: exactly these, where events are asked for;
+    `ends`: with `[DONE]` behind them.
+    """
 
     response: dict[str, Any]
     status: int = 200
     delay_s: float = 0
     stream: dict[str, Any] | None = None
+    ends: bool = True
 
 
 @dataclass
@@ -102,7 +105,7 @@ def _events(answer: Answer) -> bytes:
         f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
         for number, event in enumerate(events)
     ]
-    return "".join([*frames, "data: [DONE]\n\n"]).encode()
+    return "".join([*frames, "data: [DONE]\n\n" if answer.ends else ""]).encode()
 
 
 def _item_events(index: int, item: dict[str, Any]) -> list[dict[str, Any]]:
