@@ -2,6 +2,7 @@
 
 responses        POST /v1/responses (declared here, served by proxy/handler.py)
 models           GET /v1/models, /v1/models/{id}
+conversations    /v1/conversations, where the gateway keeps state
 key              GET /v1/key
 health           GET /healthz, /readyz
 metrics          GET /metrics

@@ -5,7 +5,8 @@ Without a route whose state the gateway keeps, these paths do not exist here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request
 
@@ -18,7 +19,7 @@ from gateway.state.lists import page
 
 router = APIRouter(prefix="/v1/conversations")
 Known = Annotated[Caller, Depends(caller_of)]
-MAX_METADATA_PAIRS = 16
+MAX_METADATA_PAIRS: Final = 16
 
 
 def conversations_of(request: Request) -> Conversations:
@@ -103,8 +104,17 @@ async def delete_item(conversation_id: str, item_id: str, caller: Known, kept: K
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    body = await request.body()
-    fields = parse_object(body) if body else {}
+    server = services_of(request).settings.server
+    body = bytearray()
+    try:
+        async with asyncio.timeout(server.body_timeout_s):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > server.max_body_bytes:
+                    raise GatewayError("body_too_large", f"The body may hold {server.max_body_bytes} bytes at most.")
+    except TimeoutError:
+        raise GatewayError("request_timeout", "The body did not arrive in time.") from None
+    fields = parse_object(bytes(body)) if body else {}
     if fields is None:
         raise GatewayError("invalid_json", "The body must be a JSON object.")
     return fields

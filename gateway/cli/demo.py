@@ -220,6 +220,7 @@ api_keys = [{quoted["key"]}]
 [[routes]]
 model = "*"
 upstreams = ["{name}"]
+state = "gateway"           # responses and conversations are kept here: the provider only answers POST
 
 [prices."*"]                # USD per million tokens
 input = "1.25"

@@ -10,4 +10,5 @@ preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it
 snapshot    the configuration that a request runs on
+stored_answers   answers calls about responses that the gateway keeps itself
 """

@@ -28,6 +28,7 @@ from gateway.protocol.operations import Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.router import Route
+from gateway.state.responses import previous_not_found
 from gateway.state.turns import Turn, Turns
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer
@@ -106,6 +107,8 @@ async def prepare(
     record.model = route.model
     if turns is not None and route.rule.state == "gateway" and target.operation.makes_response:
         return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
+    if route.rule.state == "none" and request.previous_response_id:
+        raise previous_not_found(request.previous_response_id)
     if known_response is None and request.previous_response_id:
         known_response = await responses.find(key, request.previous_response_id)
     if known_response is not None:

@@ -425,7 +425,8 @@ class Relay:
     def response_id(self) -> str | None:
         """The id of the response that was made, where it can be named later."""
         admitted, observer = self._admitted, self._observer
-        if not admitted.target.operation.makes_response or not admitted.request.store or not self._answered:
+        kept = admitted.request.store and admitted.route.rule.state != "none"
+        if not admitted.target.operation.makes_response or not kept or not self._answered:
             return None
         found = self._record.response_id if observer is None else observer.response_id
         return found if found is not None and is_response_id(found) else None
