@@ -39,6 +39,7 @@ from gateway.proxy.admission import Admitted
 from gateway.proxy.dry_run import answer as dry_run_answer
 from gateway.proxy.dry_run import is_dry_run
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
+from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.relay import Relay
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.proxy.stored_answers import serve_stored
@@ -220,7 +221,8 @@ class RequestHandler:
 
     async def _exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         """Steps 5 to 9 for an admitted request. The one exit."""
-        relay = Relay(admitted, client, record)
+        turn = admitted.turn
+        relay = Relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
         record.rates = admitted.admission.rates
         try:
             await self._run(relay, admitted, client, record)
@@ -236,8 +238,8 @@ class RequestHandler:
         finally:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
             await self._settle(relay, admitted, record, answered=answered)
-            if admitted.turn is not None:
-                await asyncio.shield(admitted.turn.close())
+            if turn is not None:
+                await asyncio.shield(turn.close())
 
     async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)

@@ -28,7 +28,7 @@ from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import AnswerFacts, Ended, Json, Origin, StreamForm
-from gateway.protocol.lenient_json import is_json, parse_object
+from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import is_response_id
 from gateway.protocol.quantities import Usage
 from gateway.protocol.retry_after import retry_after_s
@@ -41,8 +41,7 @@ from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.preamble import Preamble
 from gateway.proxy.refusals import account_status
-from gateway.proxy.upstream_answer import PASSED_ON, content_type, read_body, refuse_encoded
-from gateway.state.turns import Turn
+from gateway.proxy.upstream_answer import client_headers, content_type, is_refusal, read_body, refuse_encoded
 from gateway.types import Headers
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
@@ -98,8 +97,7 @@ class Relay:
         refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
         if kind == b"text/event-stream" and self._admitted.request.stream and self._dialect.stream is not None:
-            turn, form = self._admitted.turn, self._dialect.stream
-            await (self._pass_stream(opened, form) if turn is None else self._pass_kept_stream(opened, form, turn))
+            await self._pass_stream(opened, self._dialect.stream)
         else:
             await self._pass_whole(opened, kind)
 
@@ -150,28 +148,17 @@ class Relay:
         rule, admission = self._admitted.route.rule, self._admitted.admission
         return admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
 
-    async def _pass_kept_stream(self, opened: Opened, form: StreamForm, turn: Turn) -> None:
-        """A stream whose response the gateway keeps: event by event, and its last event waits for the store."""
-        client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices
-        observer = self._observer = SseObserver(form, opened.upstream.policy.max_event_bytes, choices)
-        cap = self._cap()
-        await client.start(answer.status, self._begin_stream())
-        client.flush()
-        data = answer.read_nowait() or await answer.read()
-        while data:
-            observer.feed(data)
-            if ready := await turn.stream(data):
-                await client.write(ready)
-            if cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap:
-                await self._cut_at_cap(observer)
-                return
-            data = await answer.read()
-        await self.end_stream()
-
     async def shown(self, closing: bytes) -> bytes:
         """The gateway's own closing events as the client gets them."""
-        turn = self._admitted.turn
-        return closing if turn is None else await turn.finish(closing, clean=False)
+        return closing
+
+    async def _shown_whole(self, body: bytes) -> bytes:
+        """A whole answer as the client gets it."""
+        return body
+
+    async def _shown_end(self, rest: bytes, closing: bytes) -> bytes:
+        """The end of a stream as the client gets it: what was held of it, and the gateway's own closing events."""
+        return rest + closing
 
     async def _pass_preamble(self, opened: Opened, observer: SseObserver) -> bool:
         """Begins the client's stream as soon as there is output; whether the client is slower than that."""
@@ -252,12 +239,7 @@ class Relay:
             cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
             self._record.code = cut.code
             closing = observer.form.close_broken(observer, cut, self._origin())
-        if (turn := self._admitted.turn) is not None:
-            rest = await turn.finish(closing, clean=not closing)
-            self._record.response_id = turn.response_id
-        else:
-            rest += closing
-        await self._client.end(rest)
+        await self._client.end(await self._shown_end(rest, closing))
 
     async def _cut_at_cap(self, observer: SseObserver) -> None:
         """Its route or key wants no answer to cost more than its hold: ends it as one that has reached its length."""
@@ -292,9 +274,9 @@ class Relay:
             self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
             length = []
-        if facts.error is None and (turn := self._admitted.turn) is not None:
-            body = await turn.whole(body)
-            length, self._record.response_id = [(b"content-length", b"%d" % len(body))], turn.response_id
+        if facts.error is None:
+            body = await self._shown_whole(body)
+            length = [(b"content-length", b"%d" % len(body))]
         await self._client.answer(status, self._head(opened, length), body)
 
     def _take_answer(self, facts: AnswerFacts, fields: Json, length: int) -> None:
@@ -333,33 +315,15 @@ class Relay:
             raise GatewayError(
                 "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
             )
-        if not self._is_refusal(status, body):
+        if not is_refusal(status, body, may_be_missing=self._admitted.target.operation.may_be_missing):
             wait_s = retry_after_s(opened.answer.headers, time.time())
             wait_ms = None if wait_s is None else int(wait_s * 1000)
             raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.", wait_ms=wait_ms)
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]
         await self._client.answer(status, self._head(opened, extra), body)
 
-    def _is_refusal(self, status: int, body: bytes) -> bool:
-        if status < 400:  # noqa: PLR2004 - a redirect is no answer
-            return False
-        not_offered = status == 404 and self._admitted.target.operation.may_be_missing  # noqa: PLR2004 - the same
-        if not body:  # a broken server's silence explains nothing, a refusal's status may
-            return status < 500  # noqa: PLR2004 - the same
-        return not_offered or is_json(body)
-
     def _head(self, opened: Opened, extra: Headers) -> Headers:
-        headers = [(name, value) for name, value in opened.answer.headers if name in PASSED_ON]
-        for name, value in opened.answer.headers:
-            if name == b"x-request-id":
-                headers.append((b"x-upstream-request-id", value))
-                self._record.upstream_request_id = value.decode("latin-1")
-        headers += extra
-        headers.append((b"x-request-id", self._record.request_id.encode()))
-        headers += self._admitted.admission.rates.headers()
-        if self._admitted.admission.unchecked:
-            headers.append((b"x-gateway-unchecked", b"store_unavailable"))
-        return headers + self._record.debug_headers()
+        return client_headers(opened, self._admitted, self._record, extra)
 
     def client_left(self, cancel_scope: CancelScope) -> None:
         """Ends the request, or lets it go on for its usage where the operator chose so, for `drain_timeout_s`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.billing.lifecycle import Outcome
-from gateway.proxy.admission import Opened
+from gateway.observability.request_record import RequestRecord
+from gateway.protocol.lenient_json import is_json
+from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, fault_error
 from gateway.types import Headers
 from gateway.upstream.transport import UpstreamFault
@@ -56,3 +58,27 @@ async def read_body(opened: Opened, *, answered: bool) -> bytes:
             raise
         raise fault_error(fault) from None
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def is_refusal(status: int, body: bytes, *, may_be_missing: bool) -> bool:
+    """Whether an answer that is no 2xx explains itself to a client. `may_be_missing`: a 404 does, in whatever form."""
+    if status < 400:  # noqa: PLR2004 - a redirect is no answer
+        return False
+    if not body:  # a broken server's silence explains nothing, a refusal's status may
+        return status < 500  # noqa: PLR2004 - the same
+    return (status == 404 and may_be_missing) or is_json(body)  # noqa: PLR2004 - the same
+
+
+def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, extra: Headers) -> Headers:
+    """The headers of the client's answer; the record is told how the upstream names the request."""
+    headers = [(name, value) for name, value in opened.answer.headers if name in PASSED_ON]
+    for name, value in opened.answer.headers:
+        if name == b"x-request-id":
+            headers.append((b"x-upstream-request-id", value))
+            record.upstream_request_id = value.decode("latin-1")
+    headers += extra
+    headers.append((b"x-request-id", record.request_id.encode()))
+    headers += admitted.admission.rates.headers()
+    if admitted.admission.unchecked:
+        headers.append((b"x-gateway-unchecked", b"store_unavailable"))
+    return headers + record.debug_headers()
