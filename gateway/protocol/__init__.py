@@ -23,6 +23,7 @@ opening_event        the event that shows an answer before its output
 text_sample          how much text a stream carries, for estimates
 retry_after          when an upstream asks to be called again
 rate_limit_headers   what remains of the rate limits, as headers
+json_splice          changes members of a JSON object, and no other byte
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601
 """

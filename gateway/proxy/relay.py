@@ -153,7 +153,6 @@ class Relay:
         return closing
 
     async def _shown_whole(self, body: bytes) -> bytes:
-        """A whole answer as the client gets it."""
         return body
 
     async def _shown_end(self, rest: bytes, closing: bytes) -> bytes:

@@ -126,9 +126,9 @@ async def test_over_the_teams_bytes_whole_chains_go_by_last_use(ledgers: LedgerP
     responses = ResponseStore(ledgers.store, policy(max_team_bytes=size * 5))
     texts = {"text": "x" * 10}
     await store(responses, key, turn("a1", **texts), turn("a2", "a1", **texts), turn("b1", **texts))
-    await asyncio.sleep(0.005)  # the store's clock has milliseconds
+    await asyncio.sleep(0.005)  # the last use is kept in ms by the store: another one must have begun
     assert await ids(responses, key, "a2") == ["a1", "a2"]
-    await asyncio.sleep(0.005)
+    await asyncio.sleep(0.005)  # the same
     await store(responses, key, turn("b2", "b1", **texts), turn("c1", **texts), turn("c2", "c1", **texts))
     alive = {name for name in ("a1", "a2", "b1", "b2", "c1", "c2") if await responses.get(key, name) is not None}
     assert alive == {"b1", "b2", "c1", "c2"}
