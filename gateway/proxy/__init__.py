@@ -10,6 +10,7 @@ preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it
 snapshot    the configuration that a request runs on
+kept_answer what a relay needs of whoever keeps the response
 kept_relay  the same for an answer that the gateway keeps
 stored_answers   answers calls about responses that the gateway keeps itself
 """

@@ -181,7 +181,7 @@ class RequestHandler:
             if is_dry_run(client):
                 await self._preview(snapshot, target, client, record)
                 return None
-            if snapshot.keeps_state and self.turns is not None and target.response_id is not None:
+            if target.response_id is not None and self.turns is not None and snapshot.keeps_state:
                 answer = await serve_stored(self.turns, target, client, record)
                 if answer is not None:
                     await client.answer(200, answer.head(record.request_id), answer.body)

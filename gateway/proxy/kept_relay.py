@@ -15,12 +15,37 @@ from gateway.proxy.relay import Relay
 from gateway.state.turns import Turn
 
 
+class TurnAnswer:
+    """A turn's answer as its client gets it; the record learns the id that is shown."""
+
+    def __init__(self, turn: Turn, record: RequestRecord) -> None:
+        self._turn = turn
+        self._record = record
+
+    async def whole(self, body: bytes) -> bytes:
+        """A whole answer."""
+        return self._noted(await self._turn.whole(body))
+
+    async def end(self, closing: bytes) -> bytes:
+        """The end of a stream: what the turn holds of it, and the gateway's own closing events, if there are any."""
+        return self._noted(await self._turn.finish(closing, clean=not closing))
+
+    async def broken(self, closing: bytes) -> bytes:
+        """The gateway's own closing events."""
+        return self._noted(await self._turn.finish(closing, clean=False))
+
+    def _noted(self, shown: bytes) -> bytes:
+        self._record.response_id = self._turn.response_id
+        return shown
+
+
 class KeptRelay(Relay):
     """The relay of one turn."""
 
     def __init__(self, admitted: Admitted, turn: Turn, client: Client, record: RequestRecord) -> None:
         super().__init__(admitted, client, record)
         self._turn = turn
+        self._kept = TurnAnswer(turn, record)
 
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices
@@ -46,20 +71,3 @@ class KeptRelay(Relay):
             return await opened.answer.read()
         finally:
             self._reading = False
-
-    async def shown(self, closing: bytes) -> bytes:
-        """The gateway's own closing events, with the id that the client has seen."""
-        shown = await self._turn.finish(closing, clean=False)
-        self._record.response_id = self._turn.response_id
-        return shown
-
-    async def _shown_whole(self, body: bytes) -> bytes:
-        shown = await self._turn.whole(body)
-        self._record.response_id = self._turn.response_id
-        return shown
-
-    async def _shown_end(self, rest: bytes, closing: bytes) -> bytes:
-        del rest  # the turn holds it, too
-        shown = await self._turn.finish(closing, clean=not closing)
-        self._record.response_id = self._turn.response_id
-        return shown

@@ -39,6 +39,7 @@ from gateway.protocol.usage_reader import read_usage
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
 from gateway.proxy.keep_alive import keeping_alive
+from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.preamble import Preamble
 from gateway.proxy.refusals import account_status
 from gateway.proxy.upstream_answer import client_headers, content_type, is_refusal, read_body, refuse_encoded
@@ -70,6 +71,7 @@ class Relay:
         self._opened: Opened | None = None
         self._observer: SseObserver | None = None
         self._preamble: Preamble | None = None
+        self._kept: KeptAnswer | None = None  # where the gateway keeps the response: what is shown goes through it
         self._usage: Usage | None = None
         self._output_bytes = 0
         self._answered = False
@@ -150,14 +152,7 @@ class Relay:
 
     async def shown(self, closing: bytes) -> bytes:
         """The gateway's own closing events as the client gets them."""
-        return closing
-
-    async def _shown_whole(self, body: bytes) -> bytes:
-        return body
-
-    async def _shown_end(self, rest: bytes, closing: bytes) -> bytes:
-        """The end of a stream as the client gets it: what was held of it, and the gateway's own closing events."""
-        return rest + closing
+        return closing if self._kept is None else await self._kept.broken(closing)
 
     async def _pass_preamble(self, opened: Opened, observer: SseObserver) -> bool:
         """Begins the client's stream as soon as there is output; whether the client is slower than that."""
@@ -238,7 +233,7 @@ class Relay:
             cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
             self._record.code = cut.code
             closing = observer.form.close_broken(observer, cut, self._origin())
-        await self._client.end(await self._shown_end(rest, closing))
+        await self._client.end(rest + closing if self._kept is None else await self._kept.end(closing))
 
     async def _cut_at_cap(self, observer: SseObserver) -> None:
         """Its route or key wants no answer to cost more than its hold: ends it as one that has reached its length."""
@@ -273,8 +268,8 @@ class Relay:
             self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
             length = []
-        if facts.error is None:
-            body = await self._shown_whole(body)
+        if facts.error is None and self._kept is not None:
+            body = await self._kept.whole(body)
             length = [(b"content-length", b"%d" % len(body))]
         await self._client.answer(status, self._head(opened, length), body)
 

@@ -43,8 +43,9 @@ def key(gateway: RunningGateway) -> NewKey:
 
 
 @pytest.fixture
-def sdk(gateway: RunningGateway, key: NewKey) -> openai.OpenAI:
-    return gateway.sdk(key)
+def sdk(gateway: RunningGateway, key: NewKey) -> Iterator[openai.OpenAI]:
+    with gateway.sdk(key) as client:
+        yield client
 
 
 def answer(text: str, identifier: str, **fields: Any) -> Answer:
