@@ -274,6 +274,13 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
     ("body", "most"), [(WHOLE, MOST_CALLS_WHOLE), (STREAM, MOST_CALLS_STREAM)], ids=["whole", "stream"]
 )
 def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any], most: int) -> None:
+    # A busy machine cuts the same bytes into more reads, which are no part of a request's own work: the least counts.
+    counted = min((_calls(gateway, ask, body) for _ in range(3)), key=Counter.total)
+    assert counted.total() <= most, counted.most_common()
+
+
+def _calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any]) -> Counter[str]:
+    """The gateway's own calls for one request, by function. Events come in as many reads as they like."""
     made: Counter[str] = Counter()
     ours = str(Path(gateway_package.__file__).parent)
 
@@ -287,10 +294,9 @@ def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict
             ask(body)
     finally:
         gateway.run(_profile(None))
-    # Rounded down: what runs in the background meanwhile is no request's. Events come in as many reads as they like.
     beside = ("/simulator", "/protocol/sse_observer", "/protocol/sse_framing")
-    calls = sum(calls // REQUESTS for name, calls in made.items() if not name.startswith(beside))
-    assert calls <= most, made.most_common()
+    # Rounded down: what runs in the background meanwhile is no request's.
+    return Counter({name: calls // REQUESTS for name, calls in made.items() if not name.startswith(beside)})
 
 
 async def _profile(count: Callable[[FrameType, str, object], None] | None) -> None:
