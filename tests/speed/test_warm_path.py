@@ -275,11 +275,11 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
 )
 def test_a_request_makes_few_calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any], most: int) -> None:
     # A busy machine cuts the same bytes into more reads, which are no part of a request's own work: the least counts.
-    counted = min((_calls(gateway, ask, body) for _ in range(3)), key=Counter.total)
+    counted = min((_functions_called(gateway, ask, body) for _ in range(3)), key=Counter.total)
     assert counted.total() <= most, counted.most_common()
 
 
-def _calls(gateway: RunningGateway, ask: Ask, body: dict[str, Any]) -> Counter[str]:
+def _functions_called(gateway: RunningGateway, ask: Ask, body: dict[str, Any]) -> Counter[str]:
     """The gateway's own calls for one request, by function. Events come in as many reads as they like."""
     made: Counter[str] = Counter()
     ours = str(Path(gateway_package.__file__).parent)
