@@ -56,7 +56,7 @@ __all__ = [
 
 CONFIG: Final = Script.load("config_v1")
 CREDIT: Final = Script.load("credit_v1")
-VIEW: Final = Script.load("view_v1")
+VIEW: Final = Script.load("view_v2")
 _BATCH_SIZE: Final = 500
 
 
@@ -247,9 +247,9 @@ class Accounts:
         calls = []
         for team_id, key_id in subjects:
             keys = TeamKeys(team_id)
-            names = [keys.team, keys.state, keys.holds, keys.held, keys.journal]
+            names = [keys.team, keys.state]
             names += [keys.key(key_id)] if key_id else []
-            calls.append(self._store.call(VIEW, names, [key_id or "", self._store.max_voids_per_call]))
+            calls.append(self._store.call(VIEW, names, [key_id or ""]))
         return [read_view(reply) for reply in await gather(calls)]
 
     # the store

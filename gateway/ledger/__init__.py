@@ -1,10 +1,14 @@
 """The ledger: holds are reserved, settled and voided, and every movement is journalled.
 
 ledger              admits and settles requests, each with one script
+admissions          what an admission asks for, and what the store answers
+policy              what the settings say
+upkeep              what is done beside requests: leases, renewal, expiry, the spool, replicas
+replication         keeps settlements until the store's replicas have them
 spool               keeps on disk what the store could not accept
 journal             every movement of a team's credits
 verification        recomputes the balances from the journal
-hold_expiry         voids the holds of gateways that died
+hold_expiry         renews, restores and voids holds
 known_responses     remembers which upstream made a response
 refusals            turns a refused admission into an error that explains itself
 enforcement_check   checks that the store enforces limits before the gateway is ready

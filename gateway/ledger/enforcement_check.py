@@ -16,7 +16,8 @@ from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import NO_USAGE, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ALPHABET, ApiKey, new_id
-from gateway.ledger.ledger import Admission, AdmissionRequest, Ledger
+from gateway.ledger.admissions import Admission, AdmissionRequest
+from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import TeamKeys

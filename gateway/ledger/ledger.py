@@ -3,7 +3,7 @@
     admit(request)      -> Admission          or GatewayError
     settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
     preview(request)    -> Preview            the same decision, nothing reserved
-    run()               renews this worker's holds, voids those of dead gateways, replays the spool, until cancelled
+    works               everything beside requests: see `upkeep`
 
 Where a request was cancelled or the reply to its admission was lost, the hold it may have is voided.
 
@@ -11,44 +11,62 @@ Where a request was cancelled or the reply to its admission was lost, the hold i
 networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
 Where the spool has no room left, it refuses too: what could not be charged later is not begun.
 
-State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `resolutions`; `expired`;
-`_grace` and `_round_began_s`, by which a worker voids nothing right after an outage or a pause.
+An admission says by when it must run: one that waited in the socket of a store that hung refuses itself. What an error
+reply means for either is in `store/errors.py`; a settlement is never dropped, whatever the store says.
+
+State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `_unsettled`; `resolutions`;
+`_told_s`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 
-from gateway.accounts.entities import View, read_view
+from gateway.accounts.entities import read_view
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import NO_USAGE, Hold, Settlement
 from gateway.concurrency.periodic import Periodic
 from gateway.errors import GatewayError
-from gateway.identity.api_keys import ApiKey
-from gateway.ledger import hold_expiry
+from gateway.ledger.admissions import (
+    Admission,
+    AdmissionLate,
+    AdmissionRefused,
+    AdmissionRequest,
+    Preview,
+    hold_of,
+    read_admission,
+)
 from gateway.ledger.known_responses import Memory
-from gateway.ledger.refusals import AdmissionRefusal, Demand, to_error
+from gateway.ledger.policy import LedgerPolicy
+from gateway.ledger.replication import Call, Unreplicated
 from gateway.ledger.spool import Spool, upgrade_call
-from gateway.protocol.rate_limit_headers import NO_RATES, Rates
-from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.ledger.upkeep import Upkeep
+from gateway.protocol.rate_limit_headers import NO_RATES
+from gateway.store.errors import StoreError, StoreUnavailable, is_forbidden, repeats
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
-from gateway.store.store import MAX_VOIDS_PER_CALL, Store
+from gateway.store.store import Store
 
-ADMIT: Final = Script.load("admit_v1")
+ADMIT: Final = Script.load("admit_v2")
 SETTLE: Final = Script.load("settle_v3")
-VIEW: Final = Script.load("view_v1")
+VIEW: Final = Script.load("view_v2")
+_REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
+"""Pauses between attempts of an admission that met a passing fault (`REPLY_FAULTS`), until the last one."""
+_POSTED_AT_ONCE: Final = 500
+_LAST_WAIT_MS: Final = "700"
+"""How long the end waits for a replica; shorter than the store's own timeout."""
+_TOLD_EVERY_S: Final = 60.0
 
 
 class Resolution(IntEnum):
@@ -61,97 +79,35 @@ class Resolution(IntEnum):
     UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
 
 
-_REPLAY_S: Final = 900.0
-"""How long one round of `tidy-ledger` may take: a full spool is replayed in one."""
 _RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one for one in Resolution})
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerPolicy:
-    """How long things live, and what an outage of the store means."""
-
-    hold_ttl_s: float
-    resolution_ttl_s: int
-    journal_retention_s: int
-    usage_retention_s: int
-    idempotency_ttl_s: int
-    on_failure: str
-
-
-class AdmissionRequest(NamedTuple):
-    """What step 4 asks for. `patterns`: the model's, the most specific first."""
-
-    request_id: str
-    key: ApiKey
-    patterns: tuple[str, ...]
-    demand: Demand
-    max_output_tokens: int | None
-    idempotency_key: str | None = None
-
-
-class Admission(NamedTuple):
-    """A request that may run.
-
-    `unchecked`: admitted without the store, by `store.on_failure = "open"`. `cut_at_cap`: its key wants no answer to
-    cost more than its hold.
-    """
-
-    hold: Hold
-    rates: Rates
-    available_nano_usd: int
-    unchecked: bool = False
-    cut_at_cap: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What a dry run found: the admission that would be, and the limits as they stand without it."""
-
-    admission: Admission
-    view: View
-
-
-class AdmissionRefused(GatewayError):
-    """A refusal by the admission script; carries the rates for the answer's headers."""
-
-    rates: Rates = NO_RATES
-
-    @classmethod
-    def of(cls, error: GatewayError, rates: Rates) -> AdmissionRefused:
-        """The same error, with the rates."""
-        refused = cls(error.code, error.message, param=error.param, wait_ms=error.wait_ms, explain=error.explain)
-        refused.rates = rates
-        return refused
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The error's headers, and what is left of the rate limits."""
-        return [*super().headers(), *self.rates.headers()]
 
 
 class Ledger:
     """Admission and settlement over one store."""
 
     def __init__(self, store: Store, spool: Spool, policy: LedgerPolicy) -> None:
+        self.owner = f"req_{os.urandom(4).hex()}"
         self._store = store
         self._spool = spool
         self._policy = policy
         self._open: dict[str, Hold] = {}
         self._settling: set[asyncio.Future[Any]] = set()  # the store's replies that are awaited
-        self._round_s = policy.hold_ttl_s / 3
         self._loop = asyncio.get_running_loop()
-        self._grace: asyncio.TimerHandle | None = None
-        self._round_began_s = math.inf
-        self.works: Final = (
-            Periodic("renew-holds", self._round_s, self._renew, outages=(StoreUnavailable,)),
-            Periodic("tidy-ledger", self._round_s, self._tidy, outages=(StoreUnavailable,), dead_after_s=_REPLAY_S),
+        self._unreplicated = Unreplicated(store, policy.unreplicated_max)
+        self.upkeep = Upkeep(
+            store,
+            spool,
+            self._unreplicated,
+            self._open,
+            self.owner,
+            self._replay,
+            self._post_again,
+            policy,
         )
-        """Keeps this worker's holds alive; voids those of dead gateways and replays the spool.
-
-        Both begin a round at once when the store comes back: holds have grown old, and the spool has lines.
-        """
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
-        self.expired = 0
+        self._unsettled: dict[str, set[str]] = {}  # team -> holds whose settlements wait in the spool
+        self._told_s: dict[str, float] = {}
         self._log = structlog.get_logger("gateway.ledger")
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
@@ -166,44 +122,74 @@ class Ledger:
         )
 
     @property
+    def works(self) -> tuple[Periodic, ...]:
+        """What is done beside requests, for as long as the worker lives."""
+        return self.upkeep.works
+
+    @property
     def open_holds(self) -> int:
         """How many requests hold a reservation in this worker."""
         return len(self._open)
+
+    @property
+    def unreplicated(self) -> int:
+        """How many settlements wait for the store's replicas."""
+        return len(self._unreplicated)
 
     @property
     def admits_unchecked(self) -> bool:
         """Whether requests may begin while the store is away."""
         return self._policy.on_failure == "open" and self._spool.has_room
 
+    def new_request_id(self) -> str:
+        """A name for a request and its hold: it says which worker's it is."""
+        return f"{self.owner}{os.urandom(12).hex()}"
+
     async def admit(self, request: AdmissionRequest) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
-        self._notice_pause()
-        reply = self._store.call(ADMIT, *self._admit_call(request, dry_run=False))
-        try:
-            admission = _read_admission(await reply, request)
-        except StoreUnavailable as error:
-            if not self.admits_unchecked:
-                if error.maybe_applied:
-                    self._abandon(request)
-                raise _unavailable(error) from None
-            hold = _hold(request, time.time_ns() // 1_000_000, unchecked_secret=request.key.secret_hash)
-            admission = Admission(hold, NO_RATES, 0, unchecked=True)
-        except asyncio.CancelledError:
-            self._abandon(request)
-            raise
-        self._open[request.request_id] = admission.hold
-        return admission
+        for pause_s in _REPEAT_AFTER_S:
+            reply = self._store.call(ADMIT, *self._admit_call(request, dry_run=False))
+            try:
+                admission = read_admission(await reply, request)
+            except AdmissionLate as late:  # the clocks have moved apart: what the store's shows is known now
+                self._store.note_clock(TeamKeys(request.key.team_id).team, late.now_ms)
+                continue
+            except StoreUnavailable as error:
+                if repeats(error.reason) and pause_s is not None:
+                    await asyncio.sleep(pause_s)  # cancelled here, nothing is reserved
+                    continue
+                admission = self._without_store(request, error)
+            except StoreError as error:
+                self._tell("ERR", str(error))
+                raise _unavailable(StoreUnavailable("refused")) from None
+            except AdmissionRefused as refused:
+                if refused.code != "concurrency_exceeded" or not self._has_unsettled(request.key.team_id):
+                    raise
+                # The store did not take the end of the team's own requests: their slots come back first.
+                self.upkeep.replay_soon()
+                await asyncio.sleep(pause_s or 0)
+                continue
+            except asyncio.CancelledError:
+                self._abandon(request)
+                raise
+            self._open[request.request_id] = admission.hold
+            return admission
+        raise _unavailable(StoreUnavailable("late"))
 
     async def preview(self, request: AdmissionRequest) -> Preview:
         """What `admit` would say now, and what is left of each limit; reserves nothing. Raises as `admit` does."""
         names = TeamKeys(request.key.team_id)
-        view = [names.team, names.state, names.holds, names.held, names.journal, names.key(request.key.key_id)]
+        view = [names.team, names.state, names.key(request.key.key_id)]
         replies = [
             self._store.call(ADMIT, *self._admit_call(request, dry_run=True)),
-            self._store.call(VIEW, view, [request.key.key_id, self._store.max_voids_per_call]),
+            self._store.call(VIEW, view, [request.key.key_id]),
         ]
         reply, seen = await gather(replies)
-        return Preview(_read_admission(reply, request), read_view(seen))
+        try:
+            return Preview(read_admission(reply, request), read_view(seen))
+        except AdmissionLate as late:
+            self._store.note_clock(names.team, late.now_ms)
+            raise _unavailable(StoreUnavailable("late")) from None
 
     def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
         """Step 8: posts a settlement, and a response to remember. Under way at once; no cancellation takes it back.
@@ -222,8 +208,9 @@ class Ledger:
             balance: int | None = None
             try:
                 balance = self._resolved(reply.result(), args)
-            except (StoreUnavailable, StoreError, asyncio.CancelledError):
-                self._spool.add(SETTLE.name, keys, args)
+                self._unreplicated.keep(keys, args)
+            except (StoreUnavailable, StoreError, asyncio.CancelledError) as error:
+                self._spooled(keys, args, error)
             except (ValueError, TypeError, LookupError) as error:  # no reply that the script gives
                 self._log.error("settlement_not_understood", error=repr(error))
                 self._spool.add(SETTLE.name, keys, args)
@@ -241,10 +228,14 @@ class Ledger:
             await asyncio.wait(self._settling)
         if self._store.available:
             await self._spool.replay(self._replay)
+            with contextlib.suppress(StoreUnavailable, StoreError):
+                if self._unreplicated.is_replicated and len(self._unreplicated):
+                    await self._store.ask_nodes("WAIT", "1", _LAST_WAIT_MS)
+                await self.upkeep.end()
         await self._spool.close()
 
     def _abandon(self, request: AdmissionRequest) -> None:
-        void = Settlement(_hold(request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, request.demand.model, "")
+        void = Settlement(hold_of(request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, request.demand.model, "")
         _ = self.settle(void)  # nobody waits; `flush` does
 
     def _resolved(self, reply: list[Any], args: list[str]) -> int:
@@ -260,47 +251,69 @@ class Ledger:
 
     def _on_change(self, available: bool) -> None:  # noqa: FBT001 - the store's callback
         if available:
-            self._give_grace()
-            for work in self.works:
-                work.wake()
-
-    def _notice_pause(self) -> None:
-        """A machine that was suspended wakes with all its holds over; they are renewed now."""
-        if time.time() - self._round_began_s > 2 * self._round_s:
-            self._give_grace()
-
-    def _give_grace(self) -> None:
-        """For a round, this worker voids no hold: nobody could renew any, and what is over now may be running."""
-        self._store.max_voids_per_call = 0
-        if self._grace is not None:
-            self._grace.cancel()
-        self._grace = asyncio.get_running_loop().call_later(self._round_s, self._end_grace)
-
-    def _end_grace(self) -> None:
-        self._store.max_voids_per_call = MAX_VOIDS_PER_CALL
-
-    def _begin_round(self) -> None:
-        self._notice_pause()
-        self._round_began_s = time.time()
-
-    async def _renew(self) -> None:
-        self._begin_round()
-        await hold_expiry.renew(self._store, self._open.values(), self._hold_ttl_ms)
-
-    async def _tidy(self) -> None:
-        self._begin_round()
-        if self._store.available:
-            await self._spool.replay(self._replay)
-        if self._policy.on_failure == "open":
-            await self._spool.look()
-        if self._store.max_voids_per_call:
-            self.expired += await hold_expiry.expire_holds(self._store, self._round_s)
+            self.upkeep.wake()
 
     async def _replay(self, script: str, keys: list[str], args: list[str]) -> None:
         script, keys, args = upgrade_call(script, keys, args)
         if script != SETTLE.name:
             raise LookupError(f"this version does not know the script {script!r}")
         self._resolved(await self._store.call(SETTLE, keys, args), args)
+        self._unreplicated.keep(keys, args)
+        team_id = _team_of(keys)
+        if (unsettled := self._unsettled.get(team_id)) is not None:
+            unsettled.discard(args[0])
+            if not unsettled:
+                del self._unsettled[team_id]
+
+    async def _post_again(self, calls: list[Call]) -> int:
+        """Posts what another server had acknowledged; how much of it this one did not have. What fails is spooled."""
+        missing = 0
+        for at in range(0, len(calls), _POSTED_AT_ONCE):
+            some = calls[at : at + _POSTED_AT_ONCE]
+            replies = await asyncio.gather(
+                *(self._store.call(SETTLE, keys, args) for keys, args in some), return_exceptions=True
+            )
+            for (keys, args), reply in zip(some, replies, strict=True):
+                if isinstance(reply, BaseException):
+                    self._spooled(keys, args, reply)
+                    continue
+                self._resolved(reply, args)
+                self._unreplicated.keep(keys, args)
+                missing += reply[0] in (Resolution.APPLIED, Resolution.LATE)
+        return missing
+
+    def _spooled(self, keys: list[str], args: list[str], error: BaseException) -> None:
+        self._spool.add(SETTLE.name, keys, args)
+        self._unsettled.setdefault(_team_of(keys), set()).add(args[0])
+        self.upkeep.note_spooled()
+        if isinstance(error, StoreError):
+            self._tell("ERR", str(error))
+        elif isinstance(error, StoreUnavailable) and is_forbidden(error.reason):
+            self._tell(error.reason, error.detail)
+
+    def _has_unsettled(self, team_id: str) -> bool:
+        """Whether the end of a request of the team waits in the spool."""
+        if not self.upkeep.spool_waits and not self._spool.pending:
+            self._unsettled.clear()  # whatever was left, another worker has brought it
+        return team_id in self._unsettled
+
+    def _without_store(self, request: AdmissionRequest, error: StoreUnavailable) -> Admission:
+        """What becomes of a request that the store cannot be asked about."""
+        if is_forbidden(error.reason):
+            self._tell(error.reason, error.detail)
+        if not self.admits_unchecked:
+            if error.maybe_applied:
+                self._abandon(request)
+            raise _unavailable(error) from None
+        hold = hold_of(request, time.time_ns() // 1_000_000, unchecked_secret=request.key.secret_hash)
+        return Admission(hold, NO_RATES, 0, unchecked=True)
+
+    def _tell(self, word: str, detail: str) -> None:
+        """One line a minute for each kind of refusal, however many calls meet it."""
+        now_s = self._loop.time()
+        if now_s - self._told_s.get(word, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
+            self._told_s[word] = now_s
+            self._log.error("store_refuses", error=detail)
 
     def _admit_call(self, request: AdmissionRequest, *, dry_run: bool) -> tuple[list[str], list[str]]:
         key, demand = request.key, request.demand
@@ -321,7 +334,7 @@ class Ledger:
             self._idempotency_ttl_ms,
             str(demand.output_tokens),
             str(demand.worst.output_nano_usd),
-            str(self._store.max_voids_per_call),
+            self._store.run_by_ms(keys[0]),
         ]
 
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
@@ -352,25 +365,8 @@ class Ledger:
         ]
 
 
-def _hold(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = request
-    _model, amount, input_tokens, output_tokens, _worst, _unsaid = demand
-    tokens = (input_tokens, output_tokens)
-    return Hold(request_id, key.team_id, key.key_id, amount, *tokens, admitted_ms, idempotency_key, unchecked_secret)
-
-
-def _read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
-    rates = Rates(*reply[11:17])
-    demand = request.demand
-    if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
-        demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
-        request = request._replace(demand=demand)
-    if admitted == 1:
-        return Admission(_hold(request, now_ms), rates, available, cut_at_cap=cut == 1)
-    wait = None if wait_ms < 0 else wait_ms
-    refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
-    raise AdmissionRefused.of(to_error(refusal, demand), rates)
+def _team_of(keys: list[str]) -> str:
+    return keys[0].partition("{")[2].partition("}")[0]
 
 
 def _unavailable(error: StoreUnavailable) -> GatewayError:

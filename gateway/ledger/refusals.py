@@ -1,4 +1,4 @@
-"""What `admit_v1` refuses, in words that a person and a program can act on. Pure.
+"""What `admit_v2` refuses, in words that a person and a program can act on. Pure.
 
 script's word          error                  waiting helps?
 invalid_api_key        401 invalid_api_key    no

@@ -28,7 +28,7 @@ from typing import BinaryIO, Final, Self
 import orjson
 import structlog
 
-from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.errors import StoreError, StoreUnavailable, is_fault_of_call
 from gateway.store.keyspace import TeamKeys
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
@@ -98,6 +98,7 @@ class Spool:
         self.replayed = 0
         self.refused = 0
         self.lost = 0
+        self._waits_for = ""  # what the store said about lines that it did not take
 
     @property
     def pending(self) -> bool:
@@ -120,21 +121,26 @@ class Spool:
         """Updates `has_room`: the size bound, the free space of the disk, and the permissions of the directory."""
         self._note_room(await asyncio.to_thread(self._finds_room))
 
-    async def replay(self, call: Replay) -> None:
+    async def replay(self, call: Replay) -> bool:
         """Sends the lines on disk to the store: those of this worker and those of workers that have ended.
 
-        `call` raises StoreUnavailable if the rest must wait, and StoreError or LookupError for a line that cannot be
-        applied.
+        Returns False if lines are left that the store could not take. `call` raises StoreUnavailable or StoreError for
+        those, and LookupError or ValueError for a line that no store will ever take.
         """
         await self.close()
+        whole = True
         for path in await asyncio.to_thread(self._files):
             try:
-                if not await self._replay_file(path, call):
-                    return
+                whole = await self._replay_file(path, call) and whole
             except FileNotFoundError:  # another worker replayed it first
                 continue
+            except StoreUnavailable:
+                return False
             except OSError as error:
                 self._log.error("spool_unreadable", file=path.name, error=str(error))
+        if whole:
+            self._waits_for = ""
+        return whole
 
     async def close(self) -> None:
         """Waits until every spooled call is on disk, and releases the file to whoever replays it."""
@@ -210,11 +216,12 @@ class Spool:
         return sorted(self._directory.glob(f"*{SUFFIX}"))
 
     async def _replay_file(self, path: Path, call: Replay) -> bool:
-        """Replays a file.
+        """Replays a file. Lines that the store did not take stay in it; returns False if there are any.
 
-        Returns False if the store became unavailable; the next replay then starts at the beginning of the file.
+        Raises StoreUnavailable if the store went away; the next replay then starts at the beginning of the file.
         """
         refused: list[bytes] = []
+        kept: list[bytes] = []
         count = 0
         with path.open("rb") as file:
             if not _lock(file):
@@ -222,17 +229,28 @@ class Spool:
             while raw := await asyncio.to_thread(file.readlines, _AT_ONCE_BYTES):
                 count += len(raw)
                 problems = await asyncio.gather(*(self._replay_line(line, call) for line in raw))
-                if any(isinstance(problem, StoreUnavailable) for problem in problems):
-                    return False
                 for line, problem in zip(raw, problems, strict=True):
-                    if problem is not None:
+                    if isinstance(problem, StoreUnavailable) and not is_fault_of_call(problem.reason):
+                        raise problem
+                    if isinstance(problem, StoreUnavailable | StoreError):
+                        kept.append(line)
+                        self._note_wait(problem)
+                    elif problem is not None:
                         refused.append(line)
                         self._log.error("spool_line_refused", error=str(problem), line=line.decode(errors="replace"))
-            await asyncio.to_thread(_finish, path, b"".join(refused))
+            if count > len(kept):
+                await asyncio.to_thread(_finish, path, b"".join(refused), b"".join(kept))
         self.refused += len(refused)
-        self.replayed += count - len(refused)
-        self._log.info("spool_replayed", file=path.name, lines=count, refused=len(refused))
-        return True
+        self.replayed += count - len(refused) - len(kept)
+        if count > len(kept):
+            self._log.info("spool_replayed", file=path.name, lines=count, refused=len(refused), kept=len(kept))
+        return not kept
+
+    def _note_wait(self, problem: Exception) -> None:
+        """One log line for what the store says, however often and of however many lines it says it."""
+        if self._waits_for != str(problem):
+            self._waits_for = str(problem)
+            self._log.warning("spool_waits", error=self._waits_for)
 
     async def _replay_line(self, raw: bytes, call: Replay) -> Exception | None:
         try:
@@ -245,13 +263,21 @@ class Spool:
         return None
 
 
-def _finish(path: Path, refused: bytes) -> None:
+def _finish(path: Path, refused: bytes, kept: bytes) -> None:
     if refused:
-        with path.with_suffix(REFUSED).open("wb") as file:
+        with path.with_suffix(REFUSED).open("ab") as file:
             file.write(refused)
             file.flush()
             os.fsync(file.fileno())
-    path.unlink(missing_ok=True)
+    if kept:
+        draft = path.with_suffix(_DRAFT)
+        with draft.open("wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    else:
+        path.unlink(missing_ok=True)
     _sync_directory(path.parent)
 
 

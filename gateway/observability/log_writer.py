@@ -17,7 +17,6 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Final, TextIO
 
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
@@ -45,7 +44,7 @@ class LogWriter:
     ) -> None:
         self.dropped = 0
         self._stream = stream
-        self._descriptor = _descriptor(stream)
+        self._has_descriptor = _descriptor(stream) is not None
         self._max_bytes = max_bytes
         self._waits = waits
         self._on_dropped = on_dropped
@@ -58,7 +57,7 @@ class LogWriter:
 
     def write(self, text: str) -> int:
         """Accepts whole lines."""
-        if self._descriptor is None:
+        if not self._has_descriptor:
             return self._stream.write(text)
         data = text.encode("utf-8", "backslashreplace")
         with self._changed:
@@ -70,8 +69,7 @@ class LogWriter:
             self._waiting.append(data)
             self._bytes += len(data)
             if self._thread is None:
-                run = partial(self._run, self._descriptor)
-                self._thread = threading.Thread(target=run, name="log-writer", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
                 self._thread.start()
                 atexit.register(self.drain, LONGEST_DRAIN_S)
             elif self._idle:
@@ -80,7 +78,7 @@ class LogWriter:
 
     def flush(self) -> None:
         """Does nothing, except for a stream in memory: the thread writes what was accepted as soon as it can."""
-        if self._descriptor is None:
+        if not self._has_descriptor:
             self._stream.flush()
 
     def drain(self, timeout_s: float) -> bool:
@@ -88,14 +86,14 @@ class LogWriter:
         with self._changed:
             return self._changed.wait_for(lambda: not self._bytes, timeout_s)
 
-    def _run(self, descriptor: int) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
                 self._idle = True
                 self._changed.wait_for(lambda: self._waiting)
                 self._idle = False
                 data, self._waiting = b"".join(self._waiting), []
-            lost = _put(descriptor, data)
+            lost = _put(self._stream, data)
             with self._changed:
                 self._bytes -= len(data)
                 self.dropped += lost
@@ -107,10 +105,13 @@ class LogWriter:
             time.sleep(_GATHER_S)
 
 
-def _put(descriptor: int, data: bytes) -> int:
+def _put(stream: TextIO, data: bytes) -> int:
     """Writes all of it, however long that takes. Returns the number of lines lost with the log itself."""
     rest = memoryview(data)
     while rest:
+        descriptor = _descriptor(stream)
+        if descriptor is None:  # closed: another file may have its number by now
+            return bytes(rest).count(b"\n")
         try:
             rest = rest[os.write(descriptor, rest) :]
         except BlockingIOError:  # another user of the descriptor made it non-blocking

@@ -20,8 +20,9 @@ from gateway.billing.lifecycle import State
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.identity.api_keys import ApiKey, parse_authorization
+from gateway.ledger.admissions import Admission, AdmissionRequest
 from gateway.ledger.known_responses import KnownResponse, KnownResponses
-from gateway.ledger.ledger import Admission, AdmissionRequest, Ledger
+from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.operations import Target

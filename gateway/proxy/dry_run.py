@@ -20,7 +20,7 @@ from gateway.billing.money import format_rate, format_usd
 from gateway.billing.price_row import Price
 from gateway.errors import GatewayError
 from gateway.http.client import Client
-from gateway.ledger.ledger import Preview
+from gateway.ledger.admissions import Preview
 
 
 def is_dry_run(client: Client) -> bool:

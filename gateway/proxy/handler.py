@@ -32,7 +32,7 @@ from gateway.ledger.known_responses import KnownResponses, correction, known_res
 from gateway.ledger.ledger import Ledger
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.request_log import RequestLog
-from gateway.observability.request_record import ErrorSummary, RequestRecord, Trace, new_request_id
+from gateway.observability.request_record import ErrorSummary, RequestRecord, Trace
 from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
@@ -115,7 +115,9 @@ class RequestHandler:
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its log line."""
         address = self._throttle.addresses.of(scope)
-        record = RequestRecord(new_request_id(), scope["method"], scope["path"], target.operation.route, address)
+        record = RequestRecord(
+            self._ledger.new_request_id(), scope["method"], scope["path"], target.operation.route, address
+        )
         client = Client(scope, receive, send)
         record.shows_tried = self._is_admin(client.fields.get(b"x-gateway-admin-key"))
         if self.begin_trace is not None:

@@ -24,11 +24,10 @@ from typing import Any, Final, cast
 import hiredis
 
 from gateway.store.errors import (
-    REPLY_FAULTS,
-    FaultScope,
     Redirect,
     StoreError,
     StoreUnavailable,
+    is_fault_of_node,
     parse_redirect,
     reply_exception,
 )
@@ -102,6 +101,7 @@ class StoreConnection(asyncio.Protocol):
         self._unwritten: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
         self._graced: Call | None = None  # the oldest call, if it was given grace
+        self._clock_ahead_ms = 0.0  # of the event loop's clock; measured before the connection serves
         # sha -> None while its SCRIPT LOAD is in flight, or why that failed
         self._loads: dict[str, Exception | None] = {}
 
@@ -135,6 +135,20 @@ class StoreConnection(asyncio.Protocol):
             call.fail(self.fault.copy())
             return
         self._resend(call, asking=asking)
+
+    @property
+    def run_by_ms(self) -> int:
+        """By when what leaves now must run, or nobody waits for it any more: by the server's clock, in ms."""
+        return int(self._loop.time() * 1000 + self._clock_ahead_ms + self._settings.timeout_s * 1000)
+
+    def note_clock(self, server_ms: int) -> None:
+        """The server's clock showed this, a moment ago: so what is known of it never runs ahead of it."""
+        self._clock_ahead_ms = server_ms - self._loop.time() * 1000
+
+    async def measure_clock(self) -> None:
+        """Asks the server for its time. Raises StoreUnavailable or StoreError."""
+        seconds, microseconds = await self.run("TIME")
+        self.note_clock(int(seconds) * 1000 + int(microseconds) // 1000)
 
     def retire(self, fault: StoreUnavailable) -> None:
         """Accepts no more calls. The connection is closed when the calls in flight are answered."""
@@ -256,7 +270,7 @@ class StoreConnection(asyncio.Protocol):
             self.on_redirect(self, call, redirect)
             return
         call.fail(fault)
-        if isinstance(fault, StoreUnavailable) and REPLY_FAULTS.get(fault.reason) is FaultScope.NODE:
+        if isinstance(fault, StoreUnavailable) and is_fault_of_node(fault.reason):
             self.retire(fault.copy())
 
     def _reload(self, call: Call, script: Script) -> None:

@@ -3,7 +3,8 @@
     the store cannot serve now   -> StoreUnavailable(reason)   an outage: refuse, or spool and retry
     the store refused the call   -> StoreError                 a mistake in a script, a command or the configuration
 
-`REPLY_FAULTS` maps the first word of an error reply to what it means for the node that sent it.
+`REPLY_FAULTS` maps the word that opens an error reply to what it means for the node that sent it, for an admission
+and for a settlement. Words that are not there (ERR, WRONGTYPE) are a StoreError: an admission is refused with 503.
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import Final
 
 
 class StoreError(Exception):
-    """The store refused a call that it will always refuse: wrong arguments, wrong type, no permission, a bad URL."""
+    """The store refused a call that it will always refuse: wrong arguments, a wrong type, a bad URL or password."""
 
 
 class StoreUnavailable(Exception):
@@ -44,22 +45,36 @@ class FaultScope(Enum):
     NODE = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class ReplyFault:
+    """What an error reply means. Nothing was applied, whatever it says.
+
+    `repeats`: an admission is sent again, a few times within the store's timeout; else it is refused with 503, and
+    told when to come back. A settlement is spooled and sent again soon, whatever the word: none is ever dropped.
+    `forbidden`: only an operator can change it. At the start it ends the gateway, later it is said once in the log.
+    """
+
+    scope: FaultScope
+    repeats: bool = False
+    forbidden: bool = False
+
+
 REPLY_FAULTS: Final = MappingProxyType(
     {
-        "READONLY": FaultScope.NODE,  # a replica: it was demoted, or was never the primary
-        "LOADING": FaultScope.NODE,
-        "MASTERDOWN": FaultScope.NODE,
-        "OOM": FaultScope.NODE,
-        "MISCONF": FaultScope.NODE,  # it cannot write to its disk
-        "NOREPLICAS": FaultScope.NODE,
-        "CLUSTERDOWN": FaultScope.NODE,
-        "NOAUTH": FaultScope.NODE,  # its password was set or changed: a new connection sends ours again
-        "NOPERM": FaultScope.CALL,  # its user may not do this, until an operator grants it
-        "BUSY": FaultScope.NODE,  # a script has been running for too long
-        "TRYAGAIN": FaultScope.CALL,  # a slot is being migrated, and some of these keys have moved
-        "NOSCRIPT": FaultScope.CALL,  # the script was flushed again right after it was loaded
-        "MOVED": FaultScope.CALL,  # even after one redirect
-        "ASK": FaultScope.CALL,
+        "READONLY": ReplyFault(FaultScope.NODE),  # a replica: demoted, or never the primary
+        "LOADING": ReplyFault(FaultScope.NODE),
+        "MASTERDOWN": ReplyFault(FaultScope.NODE),
+        "OOM": ReplyFault(FaultScope.NODE),
+        "MISCONF": ReplyFault(FaultScope.NODE),  # cannot write to its disk
+        "NOREPLICAS": ReplyFault(FaultScope.NODE),
+        "CLUSTERDOWN": ReplyFault(FaultScope.NODE),
+        "BUSY": ReplyFault(FaultScope.NODE),  # a script runs for too long
+        "NOAUTH": ReplyFault(FaultScope.NODE, forbidden=True),  # the next connection gives the password again
+        "NOPERM": ReplyFault(FaultScope.CALL, forbidden=True),  # this user may not do this
+        "TRYAGAIN": ReplyFault(FaultScope.CALL, repeats=True),  # a slot is moving, and has moved some of these keys
+        "NOSCRIPT": ReplyFault(FaultScope.CALL, repeats=True),  # flushed again right after it was loaded
+        "MOVED": ReplyFault(FaultScope.CALL, repeats=True),  # still, after one redirect
+        "ASK": ReplyFault(FaultScope.CALL, repeats=True),
     }
 )
 
@@ -80,6 +95,30 @@ def reply_fault(message: str) -> str | None:
     if word == "ERR" and (wrapped := _WRAPPED.search(message)):
         return wrapped[1]
     return "NOPERM" if word == "ERR" and _NO_PERMISSION.search(message) else None
+
+
+def is_fault_of_node(reason: str) -> bool:
+    """Whether what `StoreUnavailable.reason` says takes the whole node out of service, as an error reply."""
+    fault = REPLY_FAULTS.get(reason)
+    return fault is not None and fault.scope is FaultScope.NODE
+
+
+def is_forbidden(reason: str) -> bool:
+    """Whether only an operator of the store can change it."""
+    fault = REPLY_FAULTS.get(reason)
+    return fault is not None and fault.forbidden
+
+
+def repeats(reason: str) -> bool:
+    """Whether an admission that met it is sent again soon."""
+    fault = REPLY_FAULTS.get(reason)
+    return fault is not None and fault.repeats
+
+
+def is_fault_of_call(reason: str) -> bool:
+    """Whether it says something about one call alone: the next one may pass."""
+    fault = REPLY_FAULTS.get(reason)
+    return fault is not None and fault.scope is FaultScope.CALL
 
 
 def reply_exception(message: str) -> StoreUnavailable | StoreError:

@@ -44,6 +44,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:response-items     hash    the same: output items by id, for references
     gw:{T}:conversation:<id>  hash    TTL `state.ttl_s`: a conversation's items and metadata
     gw:{canary....}:...       any     TTL of a minute: the start-up check that the scripts enforce limits
+    gw:{reaper}:leases        zset    TTL of a day: workers by when they are taken for dead
     gw:{reaper}:lock          string  TTL of a third of `ledger.hold_ttl_s`: one worker expires holds per round
 """
 
@@ -68,6 +69,7 @@ LIVE: Final = "gw:live"
 LIVE_WANTED: Final = "gw:live-wanted"
 WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
+LEASES: Final = "gw:{reaper}:leases"
 STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
 """The length of the steps by which figures are rolled up."""
 TIMINGS_MS: Final = 86_400_000

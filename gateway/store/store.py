@@ -22,7 +22,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from gateway.concurrency.periodic import Periodic
 from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_connection, pack
-from gateway.store.errors import Redirect, StoreError, StoreUnavailable
+from gateway.store.errors import Redirect, StoreError, StoreUnavailable, is_forbidden
 from gateway.store.script import Script
 from gateway.store.topology import (
     Layout,
@@ -36,7 +36,6 @@ from gateway.store.url import Address, Mode, StoreUrl
 
 __all__ = ["Store", "StoreError", "StoreSettings", "StoreUnavailable"]
 
-MAX_VOIDS_PER_CALL: Final = 100
 _FIRST_PAUSE_S: Final = 0.02
 
 
@@ -63,12 +62,13 @@ class Store:
     `works`: the background work that this store runs itself; with Sentinels, the look for the primary.
     `redis`: a redis-py client for what is not on the warm path (lists, exports); it raises redis-py's exceptions.
     `on_change`: called with `available` each time that it changes.
-    `max_voids_per_call`: how many expired holds a call may void in passing; the ledger's to set.
+    `epoch`: counts the connections that were made: where it has changed, another server may answer, or the same with
+    less than it had said it had.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
         self.on_change: Callable[[bool], None] | None = None
-        self.max_voids_per_call = MAX_VOIDS_PER_CALL
+        self.epoch = 0
         self._settings = settings
         self._url = url = _parsed(settings.url)
         self._connection_settings = ConnectionSettings(
@@ -113,7 +113,10 @@ class Store:
         store = cls(settings)
         try:
             await store._restore()
-        except StoreUnavailable:
+        except StoreUnavailable as fault:
+            if is_forbidden(fault.reason):
+                await store.close()
+                raise StoreError(fault.detail) from None
             store._start_recovery()
         except BaseException:
             await store.close()
@@ -160,6 +163,28 @@ class Store:
             word = command[1] if len(command) > 1 else ""
             key = word.decode() if isinstance(word, bytes) else str(word)
         return self._dispatch(key, packed, None)
+
+    def run_by_ms(self, key: str) -> str:
+        """By when a call that leaves now must run, by the clock of the key's node; "" while there is none."""
+        node = self._layout.node_of(key)
+        connection = self._connections.get(node) if node is not None else None
+        return "" if connection is None else str(connection.run_by_ms)
+
+    def note_clock(self, key: str, server_ms: int) -> None:
+        """What the clock of the key's node showed a moment ago."""
+        node = self._layout.node_of(key)
+        if node is not None and (connection := self._connections.get(node)) is not None:
+            connection.note_clock(server_ms)
+
+    async def measure_clocks(self) -> None:
+        """Asks every node for its time. Raises StoreUnavailable or StoreError."""
+        await asyncio.gather(*(connection.measure_clock() for connection in list(self._connections.values())))
+
+    async def ask_nodes(self, *command: Word) -> dict[Address, Any]:
+        """One command, asked of every node. Raises StoreUnavailable or StoreError."""
+        nodes = list(self._connections)
+        replies = await asyncio.gather(*(self._connections[node].run(*command) for node in nodes))
+        return dict(zip(nodes, replies, strict=True))
 
     async def close(self) -> None:
         """Fails what is pending and closes every connection. Idempotent."""
@@ -309,10 +334,12 @@ class Store:
             return exc
         connection.on_down, connection.on_redirect = self._down, self._redirect
         self._connections[node] = connection
+        self.epoch += 1
         self._faults.pop(node, None)
         return None
 
     async def _probe(self, connection: StoreConnection) -> None:
+        await connection.measure_clock()
         try:
             await connection.run(*self._layout.probe(connection.address))
         except StoreUnavailable as fault:

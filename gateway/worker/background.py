@@ -3,7 +3,10 @@
 | name                   | does                                                                | where                 |
 |------------------------|---------------------------------------------------------------------|-----------------------|
 | `renew-holds`          | running requests keep their holds                                   | `ledger`              |
-| `tidy-ledger`          | holds of dead gateways are voided, the spool is replayed            | `ledger`              |
+| `expire-holds`         | holds that nobody renews are voided                                 | `ledger`              |
+| `replay-spool`         | what the store did not take is sent again                           | `ledger`              |
+| `renew-lease`          | this worker lives; what dead ones held is given back                | `ledger`              |
+| `confirm-replicas`     | settlements that every replica has are let go                       | `ledger`              |
 | `watch-primary`        | asks the Sentinels who the primary is; the store runs it itself     | `store`               |
 | `end-overdue-requests` | ends requests whose total time is over                              | `proxy.handler`       |
 | `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |

@@ -25,7 +25,9 @@ def counters(
 ) -> Snapshot:
     """What the parts and the background work have counted since this worker started."""
     return {
-        "gateway_holds_expired_total": {(): ledger.expired},
+        "gateway_holds_expired_total": {(): ledger.upkeep.expired},
+        "gateway_holds_restored_total": {(): ledger.upkeep.restored},
+        "gateway_settlements_posted_again_total": {(): ledger.upkeep.posted_again},
         "gateway_resolutions_total": {
             (resolution.name.lower(),): count for resolution, count in ledger.resolutions.items()
         },
@@ -67,6 +69,7 @@ def gauges(
         connections[name, "idle"] = upstream.transport.idle_connections
     return {
         "gateway_holds_open": {(): ledger.open_holds},
+        "gateway_settlements_unreplicated": {(): ledger.unreplicated},
         "gateway_spool_pending": {(): int(spool.pending)},
         "gateway_store_breakers": {("closed",): int(store.available), ("open",): int(not store.available)},
         "gateway_upstream_breakers": breakers,

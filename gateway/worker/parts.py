@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
-from gateway.ledger.ledger import LedgerPolicy
+from gateway.ledger.policy import LedgerPolicy
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.state.conversations import Conversations
 from gateway.state.responses import ResponseStore, StatePolicy
@@ -123,6 +123,8 @@ def ledger_policy(settings: Settings) -> LedgerPolicy:
         usage_retention_s=ledger.usage_retention_s,
         idempotency_ttl_s=ledger.idempotency_ttl_s,
         on_failure=settings.store.on_failure,
+        lease_s=ledger.lease_s,
+        unreplicated_max=ledger.unreplicated_max,
     )
 
 

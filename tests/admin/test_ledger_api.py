@@ -13,6 +13,7 @@ import pytest
 from gateway.store.keyspace import TeamKeys
 from tests.admin.test_teams import ASK, create, error
 from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.ledgers import expire_hold
 from tests.support.program import Ended, run
 from tests.support.waiting import wait_until_sync
 
@@ -77,13 +78,8 @@ def test_a_request_whose_gateway_died_is_found_by_its_team(
     with gateway.http(key) as client, client.stream("POST", "/v1/responses", json=body) as stream:
         request_id = stream.headers["x-request-id"]
 
-        async def outlive() -> None:
-            await gateway.services.store.run("ZADD", TeamKeys(team["id"]).holds, "XX", "1", request_id)
-
-        gateway.run(outlive())
-        assert admin.get(f"/teams/{team['id']}/credits").json()["held_usd"] == "0", (
-            "shown as the next admission finds it"
-        )
+        gateway.run(expire_hold(gateway.services.store, team["id"], request_id))
+        assert admin.get(f"/teams/{team['id']}/credits").json()["held_usd"] == "0"
         shown = admin.get(f"/requests/{request_id}", params={"team": team["id"]}).json()
         assert (shown["state"], shown["settled_by"], shown["cost_usd"]) == ("expired", "expired", "0")
 

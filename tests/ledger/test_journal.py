@@ -35,7 +35,7 @@ async def busy_team(parts: LedgerParts) -> ApiKey:
     await parts.ledger.settle(settled((await parts.ledger.admit(ask(other, 50))).hold, cost=70))  # more than its hold
     await parts.ledger.settle(voided((await parts.ledger.admit(ask(other, 50))).hold))
     dead = (await parts.ledger.admit(ask(key, 30))).hold
-    await parts.outlive(key, dead.id)
+    await parts.expire(key, dead.id)
     await parts.ledger.admit(ask(other, 11))
     return key
 
@@ -74,7 +74,7 @@ def test_any_order_of_movements_verifies(store: Server, tmp_path: Path, moves: l
                 elif kind == "void":
                     await parts.ledger.settle(voided(hold))
                 elif kind == "expire":
-                    await parts.outlive(key, hold.id)
+                    await parts.expire(key, hold.id)
             assert (await verify(parts.store, key.team_id)).differences == ()
 
     asyncio.run(run())
@@ -216,8 +216,7 @@ async def test_a_request_is_found_while_it_runs_and_after_it_ended(parts: Ledger
 async def test_an_expired_request_is_found_in_its_teams_journal(parts: LedgerParts) -> None:
     key = await parts.new_key()
     hold = (await parts.ledger.admit(ask(key, 50))).hold
-    await parts.outlive(key, hold.id)
-    await parts.ledger.settle(voided((await parts.ledger.admit(ask(key, 1))).hold))
+    await parts.expire(key, hold.id)
     journal = Journal(parts.store)
     assert await journal.find([key.team_id], hold.id) is None
     found = await journal.find_expired(key.team_id, hold.id)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
+from gateway.identity.api_keys import ApiKey
+from gateway.ledger import hold_expiry
 from gateway.ledger.ledger import Resolution
 from gateway.store.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled, voided
@@ -87,21 +89,74 @@ async def test_a_cost_beyond_its_hold_is_posted_whole_and_the_next_request_is_re
     assert refused.value.code == "insufficient_quota"
 
 
-async def test_an_expired_hold_is_voided_at_the_teams_next_admission(parts: LedgerParts) -> None:
+async def test_an_admission_voids_no_hold_that_looks_dead(parts: LedgerParts) -> None:
+    """After a pause of the store every hold looks dead, and what runs would lose it to what waited in the socket."""
     key = await parts.new_key(credit=100, limits={"concurrency": 1})
-    dead = (await parts.ledger.admit(ask(key, amount=100))).hold
-    await parts.outlive(key, dead.id)
-    alive = (await parts.ledger.admit(ask(key, amount=100))).hold
+    running = (await parts.ledger.admit(ask(key, amount=100))).hold
+    await parts.outlive(key, running.id)
+    with pytest.raises(GatewayError) as refused:
+        await parts.ledger.admit(ask(key, amount=1))
+    assert refused.value.explain["limit"] in ("concurrency", "credits")
+    assert (await parts.books(key)).holds == {running.id}
+
+
+async def _expire(parts: LedgerParts, key: ApiKey, *, grace_ms: int = 1000, life_ms: int = 60_000) -> list[int]:
+    names = TeamKeys(key.team_id)
+    keys = [names.state, names.holds, names.held, names.journal]
+    reply: list[int] = await parts.store.call(hold_expiry.EXPIRE, keys, ["200", str(grace_ms), str(life_ms)])
+    return reply
+
+
+async def test_a_hold_that_is_over_gets_a_grace_at_first_sight_and_is_voided_after_it(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    await parts.outlive(key, hold.id)
+    assert await _expire(parts, key, grace_ms=20) == [0, 1]
+    assert (await parts.books(key)).holds == {hold.id}
+
+    async def is_voided() -> bool:
+        return (await _expire(parts, key, grace_ms=20))[0] == 1
+
+    await wait_until_found(is_voided, what="the grace is over")
     books = await parts.books(key)
     books.check()
-    assert books.holds == {alive.id}
-    assert books.entries("expire") == [dead.id]
+    assert (books.holds, books.entries("expire")) == (set(), [hold.id])
+
+
+async def test_a_hold_that_is_renewed_in_its_grace_lives_on(parts: LedgerParts) -> None:
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    await parts.outlive(key, hold.id)
+    assert await _expire(parts, key, grace_ms=20) == [0, 1]
+    await hold_expiry.renew(parts.store, [hold], "60000")
+    await asyncio.sleep(0.05)  # the grace itself
+    assert await _expire(parts, key) == [0, 0]
+
+
+async def test_a_grace_that_ended_long_ago_is_given_again(parts: LedgerParts) -> None:
+    """Nobody looked for all that time: the store stood still, and nobody could renew."""
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    await parts.store.run("ZADD", TeamKeys(key.team_id).holds, "XX", "1000.5", hold.id)
+    assert await _expire(parts, key) == [0, 1]
+    assert (await parts.books(key)).holds == {hold.id}
+
+
+async def test_a_life_that_ends_later_than_any_can_is_cut(parts: LedgerParts) -> None:
+    """The store's clock was set back by 40 days: a dead gateway's hold would stay for as long."""
+    key = await parts.new_key(credit=100)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    names = TeamKeys(key.team_id)
+    expiry = float(await parts.store.run("ZSCORE", names.holds, hold.id))
+    await parts.store.run("ZADD", names.holds, "XX", f"{int(expiry) + 40 * 86_400_000}", hold.id)
+    assert await _expire(parts, key) == [0, 0]
+    assert float(await parts.store.run("ZSCORE", names.holds, hold.id)) < expiry + 120_000
 
 
 async def test_a_settlement_that_comes_after_its_hold_expired_is_still_charged_once(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     hold = (await parts.ledger.admit(ask(key, amount=50))).hold
-    await parts.outlive(key, hold.id)
+    await parts.expire(key, hold.id)
     other = (await parts.ledger.admit(ask(key, amount=1))).hold
     assert await parts.ledger.settle(settled(hold, cost=20)) == 80
     assert await parts.ledger.settle(settled(hold, cost=20)) == 80
@@ -115,7 +170,7 @@ async def test_a_settlement_that_comes_after_its_hold_expired_is_still_charged_o
 async def test_a_void_without_a_hold_writes_nothing(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     hold = (await parts.ledger.admit(ask(key))).hold
-    await parts.outlive(key, hold.id)
+    await parts.expire(key, hold.id)
     await parts.ledger.settle(voided((await parts.ledger.admit(ask(key))).hold))
     books = await parts.books(key)
     assert await parts.ledger.settle(voided(hold)) == 100
@@ -160,8 +215,7 @@ async def test_a_running_request_keeps_its_hold_beyond_the_holds_life(store_url:
 async def test_a_renewal_does_not_bring_back_a_hold_that_was_voided(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     hold = (await parts.ledger.admit(ask(key))).hold
-    await parts.outlive(key, hold.id)
-    await parts.ledger.settle(voided((await parts.ledger.admit(ask(key))).hold))
+    await parts.expire(key, hold.id)
     async with kept_up(parts.ledger):
         await wait_until(lambda: parts.ledger.open_holds == 1)
         assert (await parts.books(key)).holds == set()
@@ -178,7 +232,7 @@ async def test_no_interleaving_of_admissions_passes_the_credits(parts: LedgerPar
 async def test_an_idempotency_mark_that_has_a_new_owner_stays_its_owners(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     first = (await parts.ledger.admit(ask(key, idempotency_key="mine"))).hold
-    await parts.outlive(key, first.id)
+    await parts.expire(key, first.id)
     second = (await parts.ledger.admit(ask(key, idempotency_key="mine"))).hold
     await parts.ledger.settle(voided(first))
     await parts.ledger.settle(settled(first, cost=1))

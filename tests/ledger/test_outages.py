@@ -237,6 +237,7 @@ async def test_a_hold_whose_gateway_died_in_an_outage_expires_a_third_of_its_lif
         server.kill()
         server.restart()
         await wait_until(lambda: parts.store.available)
+    async with open_ledger(server.url, tmp_path, hold_ttl_s=0.6) as parts, kept_up(parts.ledger):
 
         async def is_free() -> bool:
             with contextlib.suppress(GatewayError):

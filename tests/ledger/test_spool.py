@@ -28,14 +28,15 @@ ROOM = 100_000
 class Taker:
     """Takes what is replayed; `down` and `refuses` make it fail as a store does."""
 
-    def __init__(self, *, down_after: int = 1_000_000, refuses: str = "") -> None:
+    def __init__(self, *, down_after: int = 1_000_000, refuses: str = "", fault: Exception | None = None) -> None:
+        self.fault = fault or StoreError("ERR no")
         self.taken: list[str] = []
         self.down_after = down_after
         self.refuses = refuses
 
     async def __call__(self, script: str, keys: list[str], args: list[str]) -> None:
         if args[0] == self.refuses:
-            raise StoreError("ERR no")
+            raise self.fault
         if len(self.taken) >= self.down_after:
             raise StoreUnavailable("connect")
         self.taken.append(args[0])
@@ -141,13 +142,24 @@ async def test_a_torn_line_is_kept_aside_and_the_others_are_replayed(spool: Spoo
     assert [log["log_level"] for log in logs if log["event"] == "spool_line_refused"] == ["error"]
 
 
-async def test_a_line_that_the_store_refuses_is_kept_aside(spool: Spool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [StoreError("ERR no"), StoreUnavailable("NOPERM"), StoreUnavailable("TRYAGAIN")])
+async def test_a_line_that_the_store_refuses_waits_and_holds_up_no_other(
+    spool: Spool, tmp_path: Path, fault: Exception
+) -> None:
     fill(spool, "a", "bad", "c")
-    taker = Taker(refuses="bad")
-    await spool.replay(taker)
-    assert sorted(taker.taken) == ["a", "c"]
-    [refused] = files(tmp_path, ".refused")
-    assert SpooledCall.read(refused.read_bytes()).args == ["bad"]
+    taker = Taker(refuses="bad", fault=fault)
+    with capture_logs() as logs:
+        assert not await spool.replay(taker)
+        assert not await spool.replay(taker)
+    assert sorted(taker.taken) == ["a", "c"], "those were sent once"
+    [file] = files(tmp_path)
+    assert SpooledCall.read(file.read_bytes()).args == ["bad"]
+    assert files(tmp_path, ".refused") == []
+    assert [log["event"] for log in logs if log["event"] == "spool_waits"] == ["spool_waits"], "it is said once"
+    taker = Taker()
+    assert await spool.replay(taker)
+    assert (taker.taken, files(tmp_path)) == (["bad"], [])
+    assert (spool.replayed, spool.refused) == (3, 0)
 
 
 async def test_a_line_older_than_the_stores_memory_is_not_replayed_and_not_lost(spool: Spool, tmp_path: Path) -> None:

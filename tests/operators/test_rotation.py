@@ -13,7 +13,7 @@ from gateway.accounts.idempotency import IdempotencyKey
 from gateway.accounts.rotation import MAX_SECRETS, Rotation
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import parse_api_key
-from gateway.ledger.ledger import AdmissionRefused
+from gateway.ledger.admissions import AdmissionRefused
 from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import DAY_S, LedgerParts, ask, open_ledger, settled
 from tests.support.servers import Server

@@ -56,7 +56,7 @@ class Scope:
 
 @dataclass
 class ModelTeam:
-    """One team's books. `overdue`: holds whose life is over and that nobody has voided yet."""
+    """One team's books. `overdue`: holds whose life is over; `graced`: those that were seen so once."""
 
     metered: bool
     scopes: dict[str, Scope]  # "" is the team; then its keys
@@ -65,6 +65,7 @@ class ModelTeam:
     spent: int = 0
     holds: dict[str, ModelHold] = field(default_factory=dict)
     overdue: set[str] = field(default_factory=set)
+    graced: list[str] = field(default_factory=list)
     resolved: dict[str, Resolved] = field(default_factory=dict)
     expired: list[str] = field(default_factory=list)
     movements: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -77,20 +78,15 @@ class ModelTeam:
     def move(self, kind: str, amount: int, idempotency_key: str) -> bool:
         """Whether it was applied, or is a replay; False: the key was used for something else."""
         if idempotency_key in self.movements:
-            same = self.movements[idempotency_key] == (kind, amount)
-            if same:
-                self.expire()
-            return same
+            return self.movements[idempotency_key] == (kind, amount)
         self.movements[idempotency_key] = (kind, amount)
         self.granted += amount
         self.available += amount
         self.journal.append((kind, amount))
-        self.expire()  # the balance is shown as the next admission would find it
         return True
 
     def admit(self, hold: ModelHold) -> str | None:
         """Reserves, or gives the word of what refuses: of key, team, credits the first that waiting does not help."""
-        self.expire()
         refusals = [word for name in (hold.key_id, "") for word in self.scopes[name].exceeded(hold.amount, hold.tokens)]
         if self.metered and self.available < hold.amount:
             refusals.append("credits")
@@ -101,19 +97,37 @@ class ModelTeam:
         self._count(hold.key_id, 1, hold.amount, hold.tokens)
         return None
 
-    def expire(self) -> None:
-        """Voids what is overdue."""
-        for hold_id in sorted(self.overdue):
+    def expire(self) -> int:
+        """Voids what was overdue when this was last called, and still is; how much."""
+        voided = len(self.graced)
+        for hold_id in self.graced:
             hold = self.holds.pop(hold_id)
             self.available += hold.amount
             self._count(hold.key_id, -1, -hold.amount, -hold.tokens)
             self.expired.append(hold_id)
             self.journal.append(("expire", 0))
+        self.graced = sorted(self.overdue)
         self.overdue.clear()
+        return voided
+
+    def outlive(self, hold_id: str) -> None:
+        """A hold's life ends."""
+        self._forget(hold_id)
+        if hold_id in self.holds:
+            self.overdue.add(hold_id)
+
+    def restore(self, hold: ModelHold) -> bool:
+        """A hold that was voided, and whose request still runs, is there again."""
+        if hold.id in self.holds or hold.id in self.resolved:
+            return False
+        self.available -= hold.amount
+        self.holds[hold.id] = hold
+        self._count(hold.key_id, 1, hold.amount, hold.tokens)
+        return True
 
     def renew(self, hold_id: str) -> None:
         """A hold that is overdue and was not voided yet lives on."""
-        self.overdue.discard(hold_id)
+        self._forget(hold_id)
 
     def resolve(self, hold: ModelHold, kind: str, cost: int, tokens: int) -> Status:
         """Settles or voids, once."""
@@ -121,7 +135,7 @@ class ModelTeam:
         if hold.id in self.resolved:
             return "replayed" if self.resolved[hold.id] == resolution else "conflict"
         known = self.holds.pop(hold.id, None)
-        self.overdue.discard(hold.id)
+        self._forget(hold.id)
         if known is None and kind == "void":
             return "late"
         reserved, reserved_tokens = (known.amount, known.tokens) if known else (0, 0)
@@ -131,6 +145,11 @@ class ModelTeam:
         self.resolved[hold.id] = resolution
         self.journal.append((kind, -cost))
         return "applied" if known else "late"
+
+    def _forget(self, hold_id: str) -> None:
+        self.overdue.discard(hold_id)
+        if hold_id in self.graced:
+            self.graced.remove(hold_id)
 
     def _count(self, key_id: str, slots: int, usd: int, tokens: int) -> None:
         for name in ("", key_id):

@@ -23,7 +23,10 @@ from gateway.billing.hold import FREE
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import NO_USAGE, Hold, Settlement
 from gateway.identity.api_keys import ApiKey, parse_api_key
-from gateway.ledger.ledger import AdmissionRequest, Ledger, LedgerPolicy
+from gateway.ledger import hold_expiry
+from gateway.ledger.admissions import AdmissionRequest
+from gateway.ledger.ledger import Ledger
+from gateway.ledger.policy import LedgerPolicy
 from gateway.ledger.refusals import Demand
 from gateway.ledger.spool import Spool
 from gateway.protocol.quantities import Usage
@@ -41,6 +44,8 @@ def policy(**changes: Any) -> LedgerPolicy:
         "usage_retention_s": DAY_S,
         "idempotency_ttl_s": DAY_S,
         "on_failure": "closed",
+        "lease_s": 3.0,
+        "unreplicated_max": 10_000,
     }
     return LedgerPolicy(**{**values, **changes})
 
@@ -108,11 +113,15 @@ class LedgerParts:
 
     async def another_key(self, team_id: str, limits: Mapping[str, int] | None = None) -> ApiKey:
         """One more key of a team."""
+        return parse_api_key(await self.another_secret(team_id, limits))
+
+    async def another_secret(self, team_id: str, limits: Mapping[str, int] | None = None) -> str:
+        """The same, as a client sends it."""
         _, text = await self.accounts.create_key(
             await self.accounts.team(team_id), Changes(name="test", limits=limits or {})
         )
         assert text is not None
-        return parse_api_key(text)
+        return text
 
     async def move(self, key: ApiKey, kind: str, amount: int, idempotency_key: str | None = None) -> None:
         """Grants or adjusts the credits of a key's team."""
@@ -124,9 +133,26 @@ class LedgerParts:
         """The books of a key's team."""
         return await read_books(self.store, key.team_id)
 
+    async def expire(self, key: ApiKey, hold_id: str) -> None:
+        """Voids a hold as expiry does when nobody has renewed it in its grace."""
+        await expire_hold(self.store, key.team_id, hold_id)
+
+    async def team_books(self, team_id: str) -> Books:
+        """The books of a team."""
+        return await read_books(self.store, team_id)
+
     async def outlive(self, key: ApiKey, hold_id: str) -> None:
         """Lets a hold's life end now."""
         await self.store.run("ZADD", TeamKeys(key.team_id).holds, "XX", "1", hold_id)
+
+
+async def expire_hold(store: Store, team_id: str, hold_id: str) -> None:
+    """Voids a hold as expiry does when nobody has renewed it in its grace."""
+    names = TeamKeys(team_id)
+    seconds, _ = await store.run("TIME", key=names.team)
+    await store.run("ZADD", names.holds, "XX", f"{int(seconds) * 1000 - 1000}.5", hold_id)
+    keys = [names.state, names.holds, names.held, names.journal]
+    assert (await store.call(hold_expiry.EXPIRE, keys, ["200", "1000", "1000000"]))[0] >= 1
 
 
 async def read_books(store: Store, team_id: str) -> Books:

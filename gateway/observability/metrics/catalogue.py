@@ -99,6 +99,16 @@ _ALL: Final = (
         "Reservations that the reaper voided because their gateway died. Every one is in its team's journal.",
     ),
     Metric(
+        "gateway_holds_restored_total", "counter", (), "Reservations of running requests that were made again."
+    ),
+    Metric(
+        "gateway_settlements_posted_again_total",
+        "counter",
+        (),
+        "Settlements that a failover of the store had lost, and that were posted again.",
+    ),
+    Metric("gateway_settlements_unreplicated", "gauge", (), "Settlements that wait for the store's replicas."),
+    Metric(
         "gateway_resolutions_total",
         "counter",
         ("resolution",),

@@ -77,16 +77,21 @@ local function drain(scope, level, limit, now)
   local passed = now - scope[level + 1]
   if not limit then scope[level] = 0
   elseif passed > 0 then scope[level] = max(0, scope[level] - passed * limit) end
-  if passed > 0 then scope[level + 1] = now end
+  if passed ~= 0 then scope[level + 1] = now end -- a clock that was set back drains from there
 end
 
 -- Brings a scope's counters up to now: resets periods that have ended, and drains buckets if the limits are given.
+-- A clock that was set back ends no period: the periods that were reached go on until it has caught up (`behind`).
 local function advance(scope, limits, now)
   if limits then
     drain(scope, RQ, limits[RPM], now)
     drain(scope, TK, limits[TPM], now)
   end
   local hour, day = floor(now / HOUR_MS), floor(now / DAY_MS)
+  if scope[PERIOD + HOUR] > hour then
+    scope.behind = true
+    return
+  end
   if scope[PERIOD + HOUR] ~= hour then
     scope[PERIOD + HOUR], scope[USD + HOUR], scope[TOKENS + HOUR] = hour, 0, 0
   end
@@ -102,7 +107,7 @@ end
 -- Adds usd and tokens to the total, and to each period that is still the one of the admission.
 local function add_used(scope, admitted_ms, usd, tokens)
   local day, first = floor(admitted_ms / DAY_MS), nil
-  if scope[PERIOD + HOUR] == floor(admitted_ms / HOUR_MS) then first = HOUR
+  if scope.behind or scope[PERIOD + HOUR] == floor(admitted_ms / HOUR_MS) then first = HOUR
   elseif scope[PERIOD + DAY] == day then first = DAY
   else first = scope[PERIOD + MONTH] == month_of(day) and MONTH or MONTH + 1 end
   for period = first, MONTH do

@@ -1,4 +1,4 @@
--- For the scripts that decide or show: the limits of team and key, what they leave, and expired holds.
+-- For the scripts that decide or show: the limits of team and key, and what they leave.
 
 -- places in a scope's limits, behind RPM and TPM; eight budgets, BUDGETS + i
 local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4
@@ -31,22 +31,4 @@ end
 local function bucket_left(level, limit)
   if limit == 0 then return 0, 0 end
   return max(0, floor((limit * MINUTE_MS - level) / MINUTE_MS)), ceil(level / limit)
-end
-
--- Voids up to `most` holds of gateways that died, and journals them as expired. Returns their number.
-local function expire_holds(state, holds, held, journal, now, most)
-  local dead = redis.call('ZRANGEBYSCORE', holds, '-inf', now, 'LIMIT', 0, most)
-  for i = 1, #dead do
-    local id = dead[i]
-    local text = redis.call('HGET', held, id)
-    redis.call('ZREM', holds, id)
-    redis.call('HDEL', held, id)
-    if text then
-      local hold = parse_hold(text)
-      local balance = resolve(state, hold, now, nil, nil, 0, 0, 1)
-      redis.call('XADD', journal, '*', 'type', 'expire', 'id', id, 'key', hold.key_id, 'amount', 0,
-        'balance', balance, 'hold', hold.amount)
-    end
-  end
-  return #dead
 end

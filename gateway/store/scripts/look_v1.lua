@@ -2,7 +2,7 @@
 --
 -- KEYS 1 team  2 key  [3 response]
 -- ARGV 1 SHA-256 of the secret
--- Returns {1 valid | 0 unknown, disabled or expired, by admit_v1's rule; what is remembered of the response, or ""}
+-- Returns {1 valid | 0 unknown, disabled or expired, by admit_v2's rule; what is remembered of the response, or ""}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function over(expires_ms) return (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms) end

@@ -41,8 +41,6 @@ end
 local hold, slots, status
 if text then
   hold, slots, status = parse_hold(text), 1, 1
-  redis.call('ZREM', holds, id)
-  redis.call('HDEL', held, id)
 else
   -- Nothing is reserved any more, so every counter gets the whole cost.
   hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id }
@@ -58,6 +56,10 @@ local function load_rates(hash)
 end
 local tokens = kind == 'settle' and ARGV[9] + ARGV[11] or 0
 local balance = resolve(state, hold, now, load_rates(team), load_rates(key), cost, tokens, slots)
+if text then
+  redis.call('ZREM', holds, id)
+  redis.call('HDEL', held, id)
+end
 
 local more = {}
 if ARGV[19] ~= '' then more[1], more[2] = 'bill', ARGV[19] end

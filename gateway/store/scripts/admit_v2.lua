@@ -1,15 +1,18 @@
--- admit_v1: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
+-- admit_v2: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 the client's idempotency key]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
 --      5 hold, nano-USD  6 hold, tokens  7 requested max_output_tokens, or -1  8 lifetime of the hold, ms
 --      9 "1": decide only, reserve nothing  10 lifetime of the idempotency key, ms
---      11 output tokens in the hold  12 price of a million of them, nano-USD  13 the most expired holds to void
+--      11 output tokens in the hold  12 price of a million of them, nano-USD
+--      13 the latest time at which this may run, by the server's clock in ms; "" for any time
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
+-- A call that waited in the socket of a store that hung is refused as "late": its sender has given up on it.
+-- No hold is voided here, because after such a pause a running request's hold looks expired: see expire_v2, reclaim_v1.
 -- If several limits stand in the way, the one that lasts longest is reported, so that a client that waits as told
 -- succeeds. A request that does not state its output holds no more output tokens than its key and its team permit.
 --@include common
@@ -18,7 +21,7 @@
 local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local NO_LIMIT = 9007199254740991
 local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- their places behind the limits in what is loaded
-local team_hash, key_hash, state, holds, held_hash, journal, mark = unpack(KEYS)
+local team_hash, key_hash, state, holds, held_hash, _, mark = unpack(KEYS)
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
 local amount, tokens, max_output = ARGV[5] + 0, ARGV[6] + 0, ARGV[7] + 0
 local now = server_ms()
@@ -71,6 +74,8 @@ local function refuse(code, scope, limit, used, wait_ms)
   return reply
 end
 
+if ARGV[13] ~= '' and now > ARGV[13] + 0 then return refuse('late', '', 0, 0, -1) end
+
 -- Unknown, disabled and expired keys get the same answer.
 local function dead(config)
   local expires_ms = config[EXPIRES_MS]
@@ -83,7 +88,6 @@ end
 
 metered = team_limits[FOURTH] ~= '0'
 if key_limits[FOURTH] == '1' then cut = 1 end
-expire_holds(state, holds, held_hash, journal, now, ARGV[13])
 available, held, team, key = load_state(state, key_id)
 advance(key, key_limits, now)
 advance(team, team_limits, now)

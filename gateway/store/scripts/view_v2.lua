@@ -1,16 +1,13 @@
--- view_v1: the enforced numbers as they stand now, for admins and for a key's owner.
+-- view_v2: the enforced numbers as they stand now, for admins and for a key's owner.
 --
--- KEYS 1 team  2 state  3 holds  4 held  5 journal  [6 key]
--- ARGV 1 key id or ""  2 the most expired holds to void
--- Holds of gateways that died are voided first, as the next admission would do.
+-- KEYS 1 team  2 state  [3 key]
+-- ARGV 1 key id or ""
 -- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}. The last two contain every limit
 --   that is set, every counter, `<period>_ends_ms`, and `<rate>_left` and `<rate>_reset_ms` of each limited rate.
 --@include common
 --@include limits
 --@include names
 local now = server_ms()
-expire_holds(KEYS[2], KEYS[3], KEYS[4], KEYS[5], now, ARGV[2])
-
 local available, held, team, key, spent = load_state(KEYS[2], ARGV[1], 'spent')
 
 local function shown(hash, scope)
@@ -37,5 +34,5 @@ end
 local granted = tonumber(redis.call('HGET', KEYS[2], 'granted') or '0')
 return {
   now, { 'granted', granted, 'available', available, 'held', held, 'spent', spent },
-  shown(KEYS[1], team), KEYS[6] and shown(KEYS[6], key) or {},
+  shown(KEYS[1], team), KEYS[3] and shown(KEYS[3], key) or {},
 }

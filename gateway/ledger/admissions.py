@@ -1,0 +1,98 @@
+"""What admission asks for and what it says, as values; the reply of `admit_v2` is read here. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from gateway.accounts.entities import View
+from gateway.billing.settlement import Hold
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import ApiKey
+from gateway.ledger.refusals import AdmissionRefusal, Demand, to_error
+from gateway.protocol.rate_limit_headers import NO_RATES, Rates
+
+_LATE: Final = b"late"
+
+
+class AdmissionRequest(NamedTuple):
+    """What step 4 asks for. `patterns`: the model's, the most specific first."""
+
+    request_id: str
+    key: ApiKey
+    patterns: tuple[str, ...]
+    demand: Demand
+    max_output_tokens: int | None
+    idempotency_key: str | None = None
+
+
+class Admission(NamedTuple):
+    """A request that may run.
+
+    `unchecked`: admitted without the store, by `store.on_failure = "open"`. `cut_at_cap`: its key wants no answer to
+    cost more than its hold.
+    """
+
+    hold: Hold
+    rates: Rates
+    available_nano_usd: int
+    unchecked: bool = False
+    cut_at_cap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a dry run found: the admission that would be, and the limits as they stand without it."""
+
+    admission: Admission
+    view: View
+
+
+class AdmissionRefused(GatewayError):
+    """A refusal by the admission script; carries the rates for the answer's headers."""
+
+    rates: Rates = NO_RATES
+
+    @classmethod
+    def of(cls, error: GatewayError, rates: Rates) -> AdmissionRefused:
+        """The same error, with the rates."""
+        refused = cls(error.code, error.message, param=error.param, wait_ms=error.wait_ms, explain=error.explain)
+        refused.rates = rates
+        return refused
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The error's headers, and what is left of the rate limits."""
+        return [*super().headers(), *self.rates.headers()]
+
+
+class AdmissionLate(Exception):
+    """The request reached the store after the time by which it had to; nothing was reserved. `now_ms`: the store's."""
+
+    def __init__(self, now_ms: int) -> None:
+        super().__init__("the admission came too late")
+        self.now_ms = now_ms
+
+
+def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
+    """The reservation that a request asks for."""
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = request
+    _model, amount, input_tokens, output_tokens, _worst, _unsaid = demand
+    tokens = (input_tokens, output_tokens)
+    return Hold(request_id, key.team_id, key.key_id, amount, *tokens, admitted_ms, idempotency_key, unchecked_secret)
+
+
+def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
+    """The reply of `admit_v2`. Raises AdmissionRefused or AdmissionLate."""
+    admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
+    if code == _LATE:
+        raise AdmissionLate(now_ms)
+    rates = Rates(*reply[11:17])
+    demand = request.demand
+    if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
+        demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
+        request = request._replace(demand=demand)
+    if admitted == 1:
+        return Admission(hold_of(request, now_ms), rates, available, cut_at_cap=cut == 1)
+    wait = None if wait_ms < 0 else wait_ms
+    refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
+    raise AdmissionRefused.of(to_error(refusal, demand), rates)

@@ -1,0 +1,19 @@
+"""What the ledger's parts are told by the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPolicy:
+    """How long things live, and what an outage of the store means."""
+
+    hold_ttl_s: float
+    resolution_ttl_s: int
+    journal_retention_s: int
+    usage_retention_s: int
+    idempotency_ttl_s: int
+    on_failure: str
+    lease_s: float
+    unreplicated_max: int

@@ -1,0 +1,24 @@
+-- restore_v1: a running request has its hold again, which a failover lost, or which was taken for a dead worker's.
+--
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 resolution
+-- ARGV 1 hold id  2 key id  3 hold, nano-USD  4 hold, tokens  5 admitted_ms  6 life of the hold, ms
+--      7 by when this must run, by the server's clock in ms, or "" for whenever
+-- Returns 1 restored | 2 it is there | 3 it has ended | 4 no such team, or too late
+-- No limit is asked: the request runs. What it took of the rates is gone with the hold.
+--@include common
+local team_hash, _, state, holds, held_hash, _, resolution = unpack(KEYS)
+local hold_id, key_id, amount, tokens, admitted_ms = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
+local now = server_ms()
+if ARGV[7] ~= '' and now > ARGV[7] + 0 or redis.call('EXISTS', team_hash) == 0 then return 4 end
+if redis.call('EXISTS', resolution) == 1 then return 3 end
+if redis.call('HEXISTS', held_hash, hold_id) == 1 then return 2 end
+local available, held, team, key = load_state(state, key_id)
+for _, scope in ipairs({ key, team }) do
+  advance(scope, nil, now)
+  scope[OPEN] = scope[OPEN] + 1
+  add_used(scope, admitted_ms, amount, tokens)
+end
+save_state(state, key_id, available - amount, held + amount, team, key)
+redis.call('ZADD', holds, now + ARGV[6], hold_id)
+redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, admitted_ms, key_id, 0))
+return 1

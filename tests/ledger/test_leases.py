@@ -1,0 +1,152 @@
+"""A worker that dies is missed within its lease: its slots come back then, and not when its holds would expire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.store.keyspace import LEASES
+from tests.support.gateway import simulator
+from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
+from tests.support.processes import GatewayProcess, ask_once, gateway_process
+from tests.support.servers import Server, valkey_server
+from tests.support.waiting import wait_until, wait_until_found
+
+pytestmark = pytest.mark.timeout(150)
+
+FOR_EVER_S = 600.0  # a hold's life: what comes back sooner comes back by a lease
+LONG = {"model": "sim/tokens-3000+slow-10", "input": "hello", "stream": True, "max_output_tokens": 10_000}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    with simulator() as url:
+        yield url
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def parts(server: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    async with open_ledger(server.url, tmp_path / "parts", hold_ttl_s=FOR_EVER_S) as parts:
+        yield parts
+
+
+async def _customer(parts: LedgerParts) -> tuple[str, str]:
+    """A team with one slot, and the secret of its key."""
+    team_id = (await parts.new_key(credit=10**12, limits={"concurrency": 1})).team_id
+    return team_id, await parts.another_secret(team_id)
+
+
+async def _stream(gateway: GatewayProcess, secret: str) -> bool:
+    """Whether a long stream came whole."""
+    headers = {"authorization": f"Bearer {secret}"}
+    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=90) as client:
+        return (await ask_once(client, LONG)).whole
+
+
+async def test_a_killed_gateway_s_slots_come_back_and_a_living_one_s_stay(
+    server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
+) -> None:
+    dying_team, dying = await _customer(parts)
+    living_team, living = await _customer(parts)
+
+    async def runs(team_id: str) -> bool:
+        return bool((await parts.team_books(team_id)).holds)
+
+    async def both_run() -> bool:
+        return await runs(dying_team) and await runs(living_team)
+
+    async def is_free() -> bool:
+        return not await runs(dying_team)
+
+    async def is_settled() -> bool:
+        return not await runs(living_team)
+
+    with (
+        gateway_process(server.url, upstream, tmp_path / "lives", hold_ttl_s=FOR_EVER_S) as lives,
+        gateway_process(server.url, upstream, tmp_path / "dies", hold_ttl_s=FOR_EVER_S) as dies,
+    ):
+        kept, lost = asyncio.create_task(_stream(lives, living)), asyncio.create_task(_stream(dies, dying))
+        await wait_until_found(both_run, timeout_s=30)
+        dies.program.kill()
+        assert not await lost
+        await wait_until_found(is_free, timeout_s=30, what="its slot is back")
+        assert await runs(living_team), "the living one keeps its own"
+        assert await kept
+        await wait_until_found(is_settled)
+    for team_id, entry in ((dying_team, "expire"), (living_team, "settle")):
+        books = await parts.team_books(team_id)
+        books.check()
+        assert [one["type"] for one in books.journal] == ["grant", entry]
+
+
+async def test_a_gateway_that_was_only_silent_gets_its_holds_again(server: Server, tmp_path: Path) -> None:
+    async with (
+        open_ledger(server.url, tmp_path / "silent", lease_s=0.3, hold_ttl_s=FOR_EVER_S) as silent,
+        open_ledger(server.url, tmp_path / "other", lease_s=0.3, hold_ttl_s=FOR_EVER_S) as other,
+        kept_up(other.ledger),
+    ):
+        key = await silent.new_key(credit=100)
+        request = ask(key, amount=10, request_id=silent.ledger.new_request_id())
+        async with kept_up(silent.ledger):
+            hold = (await silent.ledger.admit(request)).hold
+            await wait_until_found(lambda: _is_leased(silent), what="it has a lease")
+
+        async def is_given_up() -> bool:
+            return not (await silent.books(key)).holds
+
+        await wait_until_found(is_given_up, what="it is taken for dead")
+        async with kept_up(silent.ledger):
+            # Its upkeep begins anew, as after a pause of the process; what it knew of its lease stayed.
+
+            async def is_back() -> bool:
+                return (await silent.books(key)).holds == {hold.id}
+
+            await wait_until_found(is_back, what="its running request has its hold again")
+            await silent.ledger.settle(settled(hold, cost=7))
+        books = await silent.books(key)
+        books.check()
+        assert (books.spent, books.entries("expire"), books.entries("settle")) == (7, [hold.id], [hold.id])
+
+
+async def _is_leased(parts: LedgerParts) -> bool:
+    return await parts.store.run("ZSCORE", LEASES, parts.ledger.owner) is not None
+
+
+async def test_a_worker_that_ends_leaves_no_lease_behind(server: Server, tmp_path: Path) -> None:
+    async with open_ledger(server.url, tmp_path / "other") as other:
+        async with open_ledger(server.url, tmp_path / "ends") as ends:
+            async with kept_up(ends.ledger):
+                await wait_until_found(lambda: _is_leased(ends))
+            owner = ends.ledger.owner
+        assert await other.store.run("ZSCORE", LEASES, owner) is None
+
+
+async def test_a_pause_of_the_store_ends_no_lease(server: Server, tmp_path: Path) -> None:
+    async with (
+        open_ledger(server.url, tmp_path / "one", lease_s=0.6) as one,
+        open_ledger(server.url, tmp_path / "two", lease_s=0.6) as two,
+        kept_up(one.ledger),
+        kept_up(two.ledger),
+    ):
+        await wait_until_found(lambda: _is_leased(one))
+        await wait_until_found(lambda: _is_leased(two))
+        key = await one.new_key()
+        hold = (await one.ledger.admit(ask(key, request_id=one.ledger.new_request_id()))).hold
+        for _ in range(3):
+            server.pause()
+            await asyncio.sleep(1.2)  # the pause itself: two leases long
+            server.resume()
+            await wait_until(lambda: one.store.available and two.store.available)
+            await wait_until_found(lambda: _is_leased(one))
+        assert (await one.books(key)).entries("expire") == []
+        await one.ledger.settle(settled(hold, cost=1))

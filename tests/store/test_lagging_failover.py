@@ -1,0 +1,120 @@
+"""A failover to a replica that lags: what the dead primary had acknowledged is posted again, and holds are back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.ledger.replication import Unreplicated
+from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
+from tests.support.servers import valkey_sentinel, valkey_server
+from tests.support.waiting import wait_until, wait_until_found
+
+pytestmark = pytest.mark.timeout(150)
+
+
+async def _settle_until(parts: LedgerParts, key_count: int, done: asyncio.Event) -> dict[str, list[str]]:
+    """Requests of several teams, one after the other in each, until the event; the ids that were acknowledged."""
+    acknowledged: dict[str, list[str]] = {}
+
+    async def one() -> None:
+        key = await parts.new_key(credit=1_000_000)
+        ids = acknowledged[key.team_id] = []
+        while not done.is_set():
+            admission = await parts.ledger.admit(ask(key))
+            if await parts.ledger.settle(settled(admission.hold, cost=3)) is not None:
+                ids.append(admission.hold.id)
+
+    await asyncio.gather(*(one() for _ in range(key_count)))
+    return acknowledged
+
+
+async def test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half_a_second(tmp_path: Path) -> None:
+    with valkey_sentinel(lag_s=0.5) as group:
+        async with open_ledger(group.url, tmp_path, hold_ttl_s=30.0) as parts, kept_up(parts.ledger):
+            running_key = await parts.new_key(credit=1000, limits={"concurrency": 1})
+            group.primary.run("WAIT", 1, 5000)  # teams and credits are an admin's, not a request's
+            done = asyncio.Event()
+            load = asyncio.create_task(_settle_until(parts, 8, done))
+            await asyncio.sleep(2.0)  # several times the lag: some of it is confirmed, some is not
+            running = (await parts.ledger.admit(ask(running_key, amount=100))).hold
+            done.set()
+            acknowledged = await load
+            group.die()
+            await wait_until(lambda: not parts.store.available, what="the primary is missed")
+            await wait_until(lambda: parts.store.available, timeout_s=40, what="the replica is the primary")
+
+            async def all_there() -> bool:
+                for team_id, ids in acknowledged.items():
+                    books = await parts.team_books(team_id)
+                    if not set(ids) <= set(books.entries("settle")):
+                        return False
+                return True
+
+            await wait_until_found(all_there, timeout_s=20, what="what was acknowledged is in the journals")
+            assert parts.ledger.upkeep.posted_again > 0, "the replica lagged"
+            for team_id, ids in acknowledged.items():
+                books = await parts.team_books(team_id)
+                books.check()
+                assert sorted(books.entries("settle")) == sorted(ids)
+
+            async def hold_is_back() -> bool:
+                return (await parts.books(running_key)).holds == {running.id}
+
+            await wait_until_found(hold_is_back, what="the running request has its hold again")
+            books = await parts.books(running_key)
+            books.check()
+            assert books.held == 100
+            await parts.ledger.settle(settled(running, cost=7))
+            (await parts.books(running_key)).check()
+
+
+async def test_what_every_replica_has_is_let_go(tmp_path: Path) -> None:
+    with valkey_sentinel() as group:
+        async with open_ledger(group.url, tmp_path) as parts:
+            key = await parts.new_key()
+            kept = Unreplicated(parts.store, 100)
+            for _ in range(3):
+                kept.keep(["k"], [key.team_id])
+            group.replica.pause()
+            await kept.look()
+            await parts.ledger.settle(settled((await parts.ledger.admit(ask(key))).hold, cost=1))
+            await kept.look()
+            assert len(kept) == 3, "the replica has said nothing since"
+            group.replica.resume()
+
+            async def let_go() -> bool:
+                await kept.look()
+                return len(kept) == 0
+
+            await wait_until_found(let_go, what="the replica has caught up")
+
+
+async def test_more_than_the_limit_is_not_kept(tmp_path: Path) -> None:
+    with valkey_server() as server:
+        async with open_ledger(server.url, tmp_path) as parts:
+            kept = Unreplicated(parts.store, 2)
+            for number in range(5):
+                kept.keep([str(number)], [])
+            assert (len(kept), kept.dropped) == (2, 3)
+            assert kept.take() == [(["0"], []), (["1"], [])]
+            assert len(kept) == 0
+
+
+async def test_a_server_that_is_started_again_without_its_last_second_gets_it_again(tmp_path: Path) -> None:
+    with valkey_server() as server:  # it keeps nothing, but what was saved by hand
+        async with open_ledger(server.url, tmp_path) as parts, kept_up(parts.ledger):
+            key = await parts.new_key(credit=1000)
+            server.run("SAVE")
+            ids = []
+            for _ in range(3):
+                hold = (await parts.ledger.admit(ask(key))).hold
+                ids.append(hold.id)
+                await parts.ledger.settle(settled(hold, cost=5))
+            server.restart()
+            await wait_until(lambda: parts.ledger.upkeep.posted_again == 3, timeout_s=20)
+            books = await parts.books(key)
+            books.check()
+            assert (books.spent, sorted(books.entries("settle"))) == (15, sorted(ids))
