@@ -98,9 +98,7 @@ _ALL: Final = (
         (),
         "Reservations that the reaper voided because their gateway died. Every one is in its team's journal.",
     ),
-    Metric(
-        "gateway_holds_restored_total", "counter", (), "Reservations of running requests that were made again."
-    ),
+    Metric("gateway_holds_restored_total", "counter", (), "Reservations of running requests that were made again."),
     Metric(
         "gateway_settlements_posted_again_total",
         "counter",
