@@ -53,6 +53,7 @@ from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.parts import build_snapshot, build_tracing, build_turns, ledger_policy, store_settings
 from gateway.worker.signals import drain_on_signal, reload_on_signal
+from gateway.worker.store_inspection import StoreInspection
 
 
 def _nothing() -> None:
@@ -82,6 +83,7 @@ class Services:
     live_requests: LiveRequests
     reporter: RequestReporter
     request_log: RequestLog
+    store_inspection: StoreInspection
     works: tuple[Periodic, ...] = ()
     control_loop: ControlLoop = field(init=False)
     metrics_collector: MetricsCollector = field(init=False)
@@ -253,6 +255,7 @@ def _services(
             live_requests,
         ),
         request_log=request_log,
+        store_inspection=StoreInspection(store),
     )
     services.control_loop = ControlLoop(services, cluster_state, source)
     handler.on_end = services.reporter.note

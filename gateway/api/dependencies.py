@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.worker.cluster_state import ClusterState
     from gateway.worker.control_loop import ControlLoop
     from gateway.worker.metrics_collector import MetricsCollector
+    from gateway.worker.store_inspection import StoreInspection
 
 
 class Services(Protocol):
@@ -45,6 +46,7 @@ class Services(Protocol):
     reporter: RequestReporter
     control_loop: ControlLoop
     metrics_collector: MetricsCollector
+    store_inspection: StoreInspection
     works: tuple[Periodic, ...]
     ready: bool
     leaving: bool

@@ -8,6 +8,8 @@
  accepting   | nobody has told the gateway to stop                                             |
  background  | all background work completes its rounds; `dead_work` names what does not       |
 
+`store_dangers` names what may make the store lose data (`store/durability.py`); it makes no worker unready.
+
 A resting key is used if no other is left. A provider's 401, 402 or 429 therefore does not make the gateway unready, and
 neither does one failing model.
 """
@@ -56,6 +58,7 @@ async def readyz(request: Request) -> Response:
         "parts": parts,
         "upstreams": usable,
         "dead_work": dead_work,
+        "store_dangers": services.store_inspection.dangers,
         "degraded": not services.store.available and open_admission,
     }
     return JSONResponse(details, 200 if ready else 503)

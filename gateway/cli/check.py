@@ -17,7 +17,8 @@ from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings, load_settings
 from gateway.observability.request_log import configure_logging
 from gateway.routing.model_patterns import specificity
-from gateway.store.store import Store, StoreError
+from gateway.store import durability
+from gateway.store.store import Store, StoreError, StoreUnavailable
 from gateway.store.url import EMBEDDED, StoreUrl
 from gateway.worker.parts import build_tracing, build_upstream, store_settings
 
@@ -69,8 +70,14 @@ def store_refusal(settings: Settings) -> str:
             store = await Store.open(store_settings(settings))
         except StoreError as error:
             return str(error)
-        await store.close()
-        return ""
+        try:
+            found = {} if settings.store.accept_data_loss else await durability.inspect(store)
+        except StoreUnavailable:
+            return ""
+        finally:
+            await store.close()
+        dangers = durability.explained(found, durability.FATAL)
+        return "; ".join([*dangers, "or set store.accept_data_loss = true"] if dangers else [])
 
     configure_logging(settings.log, level="error")  # the attempt itself is not worth a log line
     return "" if settings.store.url == EMBEDDED else asyncio.run(attempt())
@@ -80,8 +87,29 @@ def check(path: Path) -> None:
     """Prints what is wrong, or a summary of what would be served. Raises CliError."""
     settings = load(path)
     typer.echo(f"{path}: OK")
-    for line in _summary(settings):
+    for line in [*_summary(settings), *_dangers(settings)]:
         typer.echo(f"  {line}")
+
+
+def _dangers(settings: Settings) -> list[str]:
+    """What is dangerous about the store; what is not there yet cannot be asked."""
+
+    async def ask() -> list[str]:
+        try:
+            store = await Store.open(store_settings(settings))
+        except StoreError as error:
+            return [str(error)]
+        try:
+            return durability.explained(await durability.inspect(store))
+        except StoreUnavailable as error:
+            return [f"it is not there to be asked: {error}"]
+        finally:
+            await store.close()
+
+    if settings.store.url == EMBEDDED:
+        return []
+    configure_logging(settings.log, level="error")
+    return [f"store      {danger}" for danger in asyncio.run(ask())]
 
 
 def _summary(settings: Settings) -> list[str]:

@@ -64,6 +64,7 @@ class StoreSettings(Section):
     breaker_open_s: Seconds = 0.5
     max_pending: int = Field(default=10_000, ge=1, le=1_000_000)
     on_failure: Literal["closed", "open"] = "closed"
+    accept_data_loss: bool = False
 
 
 class AdminSettings(Section):

@@ -72,6 +72,7 @@ class Upkeep:
         self._replay = replay
         self._post = post
         self.spool_waits = False
+        self._spooled_since = False
         self._spool_looked_s = -math.inf
         self._told_s = -math.inf
         self._leased = False
@@ -92,7 +93,7 @@ class Upkeep:
 
     def note_spooled(self) -> None:
         """A settlement went to the spool. Where the store serves all the same, it is sent again soon."""
-        self.spool_waits = True
+        self.spool_waits = self._spooled_since = True
 
     def replay_soon(self) -> None:
         """What waits in this worker's spool is sent now."""
@@ -129,9 +130,9 @@ class Upkeep:
         now_s = time.monotonic()
         due = self.spool_waits or now_s - self._spool_looked_s >= self._round_s  # others' files are looked for, too
         if due and self._store.available:
-            self._spool_looked_s, self.spool_waits = now_s, False
-            if not await self._spool.replay(self._replay):
-                self.spool_waits = True
+            self._spool_looked_s, self._spooled_since = now_s, False
+            whole = await self._spool.replay(self._replay)
+            self.spool_waits = not whole or self._spooled_since
 
     async def _renew_lease(self) -> None:
         known, *lapsed = await self._lease(str(int(self._policy.lease_s * 1000)))

@@ -6,6 +6,7 @@ connection      one connection: one write per turn of the event loop, replies in
 script          loads a script's source from scripts/*.lua
 keyspace        the name and the TTL of every key
 replies         turns an outage of the store into a GatewayError
+durability      whether the store may lose data
 errors          what the error replies of a store mean, as data
 embedded        the Valkey server that comes with the package
 url             the forms of `store.url`

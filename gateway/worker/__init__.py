@@ -2,6 +2,7 @@
 
 parts               builds the parts of a worker from the settings
 background          the table of background work
+store_inspection    sees whether the store may lose data
 control_loop        follows orders, reloads, reports
 cluster_state       orders and reports in the store
 signals             SIGHUP, SIGTERM, SIGINT

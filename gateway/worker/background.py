@@ -12,6 +12,7 @@
 | `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |
 | `report-requests`      | writes what operators look at                                       | `reporting`           |
 | `publish-metrics`      | tells the other workers this one's counts                           | `worker`              |
+| `inspect-store`        | sees whether the store may lose data                                | `worker`              |
 | `check-enforcement`    | sees the store refuse what is beyond a limit; ends when it has      | here                  |
 """
 
@@ -35,6 +36,7 @@ from gateway.store.store import Store
 from gateway.worker import control_loop
 from gateway.worker.control_loop import ControlLoop
 from gateway.worker.metrics_collector import MetricsCollector
+from gateway.worker.store_inspection import StoreInspection
 
 OUTAGES: Final = (StoreUnavailable, GatewayError)
 """What a round may raise while the store is away."""
@@ -50,6 +52,7 @@ class Parts(Protocol):
     reporter: RequestReporter
     control_loop: ControlLoop
     metrics_collector: MetricsCollector
+    store_inspection: StoreInspection
     ready: bool
 
 
@@ -60,6 +63,7 @@ def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
         Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),
         Periodic("report-requests", request_reporter.EVERY_S, parts.reporter.report, outages=OUTAGES),
+        parts.store_inspection.work,
         Periodic("publish-metrics", multiprocess.EVERY_S, parts.metrics_collector.publish),
         check,
     )

@@ -15,9 +15,11 @@ from gateway.ledger.spool import Spool
 from gateway.observability.metrics.counters import Snapshot, Value
 from gateway.observability.request_log import RequestLog
 from gateway.reporting.request_reporter import RequestReporter
+from gateway.store.durability import DANGERS
 from gateway.store.store import Store
 from gateway.upstream.health import Condition
 from gateway.upstream.upstream import Upstream
+from gateway.worker.store_inspection import StoreInspection
 
 
 def counters(
@@ -78,6 +80,12 @@ def gauges(
         "gateway_upstream_models_down": failing,
         "gateway_workers": {("ready",): int(ready), ("not_ready",): int(not ready)},
     }
+
+
+def dangers(inspection: StoreInspection) -> Snapshot:
+    """What is dangerous about the store, as this worker sees it."""
+    found = inspection.dangers
+    return {"gateway_store_dangers": {(name,): int(name in found) for name in DANGERS}}
 
 
 def requests(running: int, streams: int) -> Snapshot:

@@ -15,6 +15,7 @@ from gateway.proxy.handler import RequestHandler
 from gateway.reporting.request_reporter import RequestReporter
 from gateway.store.store import Store
 from gateway.worker import gauges
+from gateway.worker.store_inspection import StoreInspection
 
 
 class Parts(Protocol):
@@ -25,6 +26,7 @@ class Parts(Protocol):
     handler: RequestHandler
     reporter: RequestReporter
     request_log: RequestLog
+    store_inspection: StoreInspection
     works: tuple[Periodic, ...]
     ready: bool
 
@@ -81,4 +83,5 @@ class MetricsCollector:
             parts.store, parts.ledger, self._spool, handler.snapshot.upstreams, ready=parts.ready, now_s=now_s
         )
         requests = gauges.requests(len(handler.running), handler.streams)
-        return state | requests | gauges.background(parts.works, now_s)
+        dangers = gauges.dangers(parts.store_inspection)
+        return state | requests | dangers | gauges.background(parts.works, now_s)

@@ -33,6 +33,7 @@ url = "{store_url}"
 data_dir = "data"
 timeout_s = 0.3
 breaker_open_s = 0.1
+accept_data_loss = true
 [ledger]
 hold_ttl_s = {hold_ttl_s}
 [log]

@@ -1,0 +1,112 @@
+"""What kind of store this is: whether it may lose what the ledger must keep. Reading is pure; `inspect` asks.
+
+    danger          what was found
+    evicts          its maxmemory-policy is allkeys-*: short of memory it drops teams, balances, journals
+    evicts_expiring volatile-*: short of memory it forgets what was settled, and a repetition would be charged again
+    not_persistent  neither an append-only file nor snapshots: a restart of the server loses everything
+    no_replica      nobody has a copy: a machine that is lost takes everything with it
+    old_version     older than Redis 7
+
+`FATAL` are those that the gateway does not start with unless `store.accept_data_loss` is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.store import Store
+from gateway.store.url import Address
+
+DANGERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "evicts": "its maxmemory-policy is {policy}: short of memory it drops teams and balances; set noeviction",
+        "evicts_expiring": "its maxmemory-policy is {policy}: short of memory it forgets settlements; set noeviction",
+        "not_persistent": "it has neither appendonly nor save: a restart loses keys and credits; set appendonly yes",
+        "no_replica": "it has no replica: what is lost with its machine is lost for good",
+        "old_version": "it is version {version}; Redis 7 or a Valkey is needed",
+    }
+)
+FATAL: Final = frozenset({"evicts", "not_persistent"})
+_OLDEST: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a node says of itself. `persists` is None where it does not say."""
+
+    version: str
+    policy: str
+    persists: bool | None
+    replicas: int
+
+    @property
+    def dangers(self) -> tuple[str, ...]:
+        """The names of what is dangerous."""
+        found = []
+        if self.policy.startswith("allkeys-"):
+            found.append("evicts")
+        elif self.policy.startswith("volatile-"):
+            found.append("evicts_expiring")
+        if self.persists is False:
+            found.append("not_persistent")
+        if not self.replicas:
+            found.append("no_replica")
+        major = self.version.partition(".")[0]
+        if major.isdigit() and int(major) < _OLDEST:
+            found.append("old_version")
+        return tuple(found)
+
+    def explain(self, danger: str) -> str:
+        """A danger in a sentence."""
+        return DANGERS[danger].format(policy=self.policy, version=self.version)
+
+
+def read_inspection(info: bytes, save: str | None) -> Inspection:
+    """What INFO says. `save`: the value of the configuration directive, None where the server keeps it to itself."""
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    fields = {name: value for name, separator, value in lines if separator}
+    persists: bool | None = None
+    if fields.get("aof_enabled") == "1" or save:
+        persists = True
+    elif save is not None and "aof_enabled" in fields:
+        persists = False
+    replicas = fields.get("connected_slaves", "")
+    return Inspection(
+        version=fields.get("redis_version", ""),
+        policy=fields.get("maxmemory_policy", ""),
+        persists=persists,
+        replicas=int(replicas) if replicas.isdigit() else 0,
+    )
+
+
+async def inspect(store: Store) -> dict[Address, Inspection]:
+    """Asks every node that serves keys. Raises StoreUnavailable; a node that forbids the question is left out."""
+    found: dict[Address, Inspection] = {}
+    try:
+        infos = await store.ask_nodes("INFO")
+    except (StoreError, StoreUnavailable) as error:
+        if isinstance(error, StoreUnavailable) and error.reason != "NOPERM":
+            raise
+        return found
+    try:
+        saves = await store.ask_nodes("CONFIG", "GET", "save")
+    except (StoreError, StoreUnavailable):  # managed servers keep CONFIG to themselves
+        saves = {}
+    for node, info in infos.items():
+        reply = saves.get(node)
+        found[node] = read_inspection(info, reply[1].decode() if reply else None)
+    return found
+
+
+def explained(found: Mapping[Address, Inspection], only: frozenset[str] | None = None) -> list[str]:
+    """The dangers in sentences, each once, with the first node that has it."""
+    seen: dict[str, str] = {}
+    for node, inspection in found.items():
+        for danger in inspection.dangers:
+            if only is None or danger in only:
+                seen.setdefault(danger, f"{node}: {inspection.explain(danger)}")
+    return list(seen.values())

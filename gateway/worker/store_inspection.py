@@ -1,0 +1,57 @@
+"""Looks at what kind of store serves: at each new connection to it, and once a minute, since it can be configured anew.
+
+What is dangerous is logged when it changes, named by /readyz, and counted in `gateway_store_dangers`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+
+from gateway.concurrency.periodic import Periodic
+from gateway.store import durability
+from gateway.store.durability import Inspection
+from gateway.store.errors import StoreUnavailable
+from gateway.store.store import Store
+from gateway.store.url import Address
+
+_EVERY_S: Final = 1.0
+_AGAIN_S: Final = 60.0
+_QUIET: Final = frozenset({"no_replica"})
+"""Not worth a log line: many gateways live with it, and `gateway check` says so."""
+
+
+class StoreInspection:
+    """One worker's. State that changes: what was found, for which connections, and when."""
+
+    def __init__(self, store: Store) -> None:
+        self.work: Final = Periodic("inspect-store", _EVERY_S, self._look, outages=(StoreUnavailable,))
+        self.found: Mapping[Address, Inspection] = MappingProxyType({})
+        self._store = store
+        self._epoch = -1
+        self._looked_s = 0.0
+        self._told: list[str] = []
+        self._log = structlog.get_logger("gateway.store")
+
+    @property
+    def dangers(self) -> list[str]:
+        """The names of what is dangerous, in order."""
+        return sorted({danger for inspection in self.found.values() for danger in inspection.dangers})
+
+    async def _look(self) -> None:
+        epoch, now_s = self._store.epoch, time.monotonic()
+        if not self._store.available or (epoch == self._epoch and now_s - self._looked_s < _AGAIN_S):
+            return
+        self.found = await durability.inspect(self._store)
+        self._epoch, self._looked_s = epoch, now_s
+        told = durability.explained(self.found, frozenset(durability.DANGERS) - _QUIET)
+        if told != self._told:
+            self._told = told
+            for danger in told:
+                self._log.error("store_may_lose_data", reason=danger)
+            if not told:
+                self._log.info("store_keeps_data")
