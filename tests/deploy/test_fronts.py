@@ -47,6 +47,7 @@ shutdown_delay_s = {DELAY_S}
 [store]
 url = "{store_url}"
 data_dir = "{directory}"
+accept_data_loss = true
 [log]
 level = "error"
 [upstreams.simulator]
