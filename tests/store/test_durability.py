@@ -9,9 +9,10 @@ import pytest
 
 from gateway.store.durability import DANGERS, FATAL, inspect, read_inspection
 from tests.support.gateway import running_gateway, simulator
+from tests.support.ports import free_port
 from tests.support.processes import CONFIG, UPSTREAM_KEY
 from tests.support.program import run
-from tests.support.servers import Server, free_port, valkey_sentinel, valkey_server
+from tests.support.servers import Server, valkey_sentinel, valkey_server
 from tests.support.stores import hasty, opened
 from tests.support.waiting import wait_until_sync
 
