@@ -27,7 +27,7 @@ async def _team(accounts: Accounts, name: str, keys: int) -> list[str]:
 
 async def _fill(url: str, teams: int, keys: int) -> list[str]:
     store = await Store.open(StoreSettings(url, timeout_s=30))
-    accounts = Accounts(store, idempotency_ttl_s=86_400, journal_retention_s=86_400)
+    accounts = Accounts(store, idempotency_ttl_s=86_400, journal_retention_s=86_400, burst=1.0)
     try:
         made: list[str] = []
         for first in range(0, teams, _AT_ONCE):

@@ -225,7 +225,10 @@ def _services(
 ) -> Services:
     idempotency_ttl_s = settings.ledger.idempotency_ttl_s
     accounts = Accounts(
-        store, idempotency_ttl_s=idempotency_ttl_s, journal_retention_s=settings.ledger.journal_retention_s
+        store,
+        idempotency_ttl_s=idempotency_ttl_s,
+        journal_retention_s=settings.ledger.journal_retention_s,
+        burst=settings.ledger.burst,
     )
     refused = RefusedRequests(
         store, max_entries=settings.ledger.refused_max_entries, retention_s=settings.ledger.refused_retention_s

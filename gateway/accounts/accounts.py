@@ -66,9 +66,10 @@ class Accounts:
     Raises GatewayError, with `store_unavailable` if the store is unavailable.
     """
 
-    def __init__(self, store: Store, *, idempotency_ttl_s: int, journal_retention_s: int) -> None:
+    def __init__(self, store: Store, *, idempotency_ttl_s: int, journal_retention_s: int, burst: float) -> None:
         self._store = store
         self._idempotency_ttl_ms = idempotency_ttl_s * 1000
+        self._burst = str(round(burst * 1000))
         self._journal_retention_ms = journal_retention_s * 1000
 
     # teams
@@ -249,7 +250,7 @@ class Accounts:
             keys = TeamKeys(team_id)
             names = [keys.team, keys.state]
             names += [keys.key(key_id)] if key_id else []
-            calls.append(self._store.call(VIEW, names, [key_id or ""]))
+            calls.append(self._store.call(VIEW, names, [key_id or "", self._burst]))
         return [read_view(reply) for reply in await gather(calls)]
 
     # the store

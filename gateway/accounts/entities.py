@@ -175,4 +175,4 @@ def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _pairs(flat: list[Any]) -> dict[str, int]:
-    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return {name.decode(): int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}

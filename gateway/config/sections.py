@@ -90,6 +90,7 @@ class LedgerSettings(Section):
     hold_ttl_s: Seconds = 15.0
     lease_s: Seconds = 3.0
     unreplicated_max: int = Field(default=10_000, ge=0, le=10_000_000)
+    burst: float = Field(default=1.0, ge=0.001, le=1.0, allow_inf_nan=False)
     resolution_ttl_s: Retention = 7 * 86_400
     journal_retention_s: Retention = 400 * 86_400
     usage_retention_s: Retention = 400 * 86_400

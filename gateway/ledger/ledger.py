@@ -110,6 +110,7 @@ class Ledger:
         self._told_s: dict[str, float] = {}
         self._log = structlog.get_logger("gateway.ledger")
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
+        self._burst = str(round(policy.burst * 1000))
         self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
         self._settle_ttls = tuple(
             str(seconds * 1000)
@@ -182,7 +183,7 @@ class Ledger:
         view = [names.team, names.state, names.key(request.key.key_id)]
         replies = [
             self._store.call(ADMIT, *self._admit_call(request, dry_run=True)),
-            self._store.call(VIEW, view, [request.key.key_id]),
+            self._store.call(VIEW, view, [request.key.key_id, self._burst]),
         ]
         reply, seen = await gather(replies)
         try:
@@ -335,6 +336,7 @@ class Ledger:
             str(demand.output_tokens),
             str(demand.worst.output_nano_usd),
             self._store.run_by_ms(keys[0]),
+            self._burst,
         ]
 
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:

@@ -17,3 +17,4 @@ class LedgerPolicy:
     on_failure: str
     lease_s: float
     unreplicated_max: int
+    burst: float

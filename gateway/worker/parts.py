@@ -125,6 +125,7 @@ def ledger_policy(settings: Settings) -> LedgerPolicy:
         on_failure=settings.store.on_failure,
         lease_s=ledger.lease_s,
         unreplicated_max=ledger.unreplicated_max,
+        burst=settings.ledger.burst,
     )
 
 

@@ -18,22 +18,22 @@ LIFE_S = 0.9
 
 
 async def test_admissions_that_waited_in_its_socket_run_nothing_when_it_wakes(
-    shared_store: Server, tmp_path: Path
+    own_store: Server, tmp_path: Path
 ) -> None:
     async with (
-        open_ledger(shared_store.url, tmp_path / "one", hold_ttl_s=LIFE_S) as one,
-        open_ledger(shared_store.url, tmp_path / "two", hold_ttl_s=LIFE_S) as two,
+        open_ledger(own_store.url, tmp_path / "one", hold_ttl_s=LIFE_S) as one,
+        open_ledger(own_store.url, tmp_path / "two", hold_ttl_s=LIFE_S) as two,
         kept_up(one.ledger),
         kept_up(two.ledger),
     ):
         key = await one.new_key(credit=30, limits={"concurrency": 3})
         running = [(await one.ledger.admit(ask(key, amount=10))).hold for _ in range(3)]
-        shared_store.pause()
+        own_store.pause()
         waiting = [two.ledger.admit(ask(key, amount=10)) for _ in range(3)]
         refused = await asyncio.gather(*waiting, return_exceptions=True)
         assert {error.code for error in refused if isinstance(error, GatewayError)} == {"store_unavailable"}
         await asyncio.sleep(2 * LIFE_S)  # the pause itself
-        shared_store.resume()
+        own_store.resume()
         await wait_until(lambda: one.store.available and two.store.available)
         again = await asyncio.gather(*(two.ledger.admit(ask(key, amount=10)) for _ in range(3)), return_exceptions=True)
         assert {error.code for error in again if isinstance(error, GatewayError)} == {"insufficient_quota"}
@@ -46,8 +46,8 @@ async def test_admissions_that_waited_in_its_socket_run_nothing_when_it_wakes(
         assert (books.available, books.held, books.entries("expire")) == (0, 0, [])
 
 
-async def test_an_admission_that_comes_too_late_reserves_nothing(shared_store: Server, tmp_path: Path) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+async def test_an_admission_that_comes_too_late_reserves_nothing(own_store: Server, tmp_path: Path) -> None:
+    async with open_ledger(own_store.url, tmp_path) as parts:
         key = await parts.new_key()
         before = await parts.books(key)
         keys, args = parts.ledger._admit_call(ask(key), dry_run=False)  # noqa: SLF001 - as it was sent, long ago
@@ -58,8 +58,8 @@ async def test_an_admission_that_comes_too_late_reserves_nothing(shared_store: S
 
 
 @pytest.mark.parametrize("hours", [-960, 960])
-async def test_clocks_that_move_apart_cost_no_request(shared_store: Server, tmp_path: Path, hours: int) -> None:
-    async with open_ledger(shared_store.url, tmp_path) as parts:
+async def test_clocks_that_move_apart_cost_no_request(own_store: Server, tmp_path: Path, hours: int) -> None:
+    async with open_ledger(own_store.url, tmp_path) as parts:
         key = await parts.new_key()
         name = TeamKeys(key.team_id).team
         parts.store.note_clock(name, int(parts.store.run_by_ms(name)) + hours * 3_600_000)

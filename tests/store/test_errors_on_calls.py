@@ -192,7 +192,7 @@ async def test_while_its_slot_moves_a_team_waits_and_no_slot_and_no_settlement_i
                     admission = await parts.ledger.admit(ask(key))
                 except GatewayError as error:
                     refusals.add(error.code)
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.02)  # as a client that was told to come back
                     continue
                 asked += 1
                 await parts.ledger.settle(settled(admission.hold, cost=3))

@@ -46,6 +46,7 @@ def policy(**changes: Any) -> LedgerPolicy:
         "on_failure": "closed",
         "lease_s": 3.0,
         "unreplicated_max": 10_000,
+        "burst": 1.0,
     }
     return LedgerPolicy(**{**values, **changes})
 
@@ -185,7 +186,7 @@ async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncI
     rules = policy(**changes)
     spool = Spool(directory / "spool", 1024 * 1024, rules.resolution_ttl_s)
     ledger = Ledger(store, spool, rules)
-    accounts = Accounts(store, idempotency_ttl_s=DAY_S, journal_retention_s=DAY_S)
+    accounts = Accounts(store, idempotency_ttl_s=DAY_S, journal_retention_s=DAY_S, burst=rules.burst)
     try:
         yield LedgerParts(store, ledger, accounts, spool)
     finally:

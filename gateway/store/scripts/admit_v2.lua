@@ -6,6 +6,7 @@
 --      9 "1": decide only, reserve nothing  10 lifetime of the idempotency key, ms
 --      11 output tokens in the hold  12 price of a million of them, nano-USD
 --      13 the latest time at which this may run, by the server's clock in ms; "" for any time
+--      14 share of a minute's limit that may come at once, in thousandths
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm}
@@ -25,6 +26,7 @@ local team_hash, key_hash, state, holds, held_hash, _, mark = unpack(KEYS)
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
 local amount, tokens, max_output = ARGV[5] + 0, ARGV[6] + 0, ARGV[7] + 0
 local now = server_ms()
+burst = ARGV[14] / 1000
 local available, held = 0, 0
 local metered = false
 local cut = 0 -- 1: by the key's setting, no stream may exceed its hold

@@ -20,6 +20,7 @@ local OPEN, TOTAL_USD, TOTAL_TOKENS, RQ, TK, PERIOD, USD, TOKENS = 1, 2, 3, 5, 7
 local HOUR, DAY, MONTH = 1, 2, 3
 -- the counters from RQ on, as a MessagePack array of 13
 local PACKED, ARRAY, EMPTY = 13, '\157', '\157\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local LARGE = 4503599627370496 -- 2^52: twice as much, and doubles are not exact any more
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local floor, max, min = math.floor, math.max, math.min
 
@@ -63,7 +64,23 @@ local function load_state(state, key_id, ...)
     (fields[11] or 0) + 0
 end
 
+-- A total that a double does not hold exactly any more: its change is added where it is stored, in 64 bits.
+local function save_large_total(state, field, scope)
+  if scope.added then redis.call('HINCRBY', state, field, scope.added)
+  else redis.call('HSET', state, field, scope[TOTAL_USD]) end
+end
+
 local function save_state(state, key_id, available, held, team, key, ...)
+  if team.added or key.added then
+    save_large_total(state, 'total_usd', team)
+    save_large_total(state, key_id .. ':total_usd', key)
+    redis.call('HSET', state, 'available', available, 'held', held,
+      'open', team[OPEN], 'total_tokens', team[TOTAL_TOKENS],
+      'window', ARRAY .. cmsgpack.pack(unpack(team, RQ, RQ + PACKED - 1)),
+      key_id .. ':open', key[OPEN], key_id .. ':total_tokens', key[TOTAL_TOKENS],
+      key_id .. ':window', ARRAY .. cmsgpack.pack(unpack(key, RQ, RQ + PACKED - 1)), ...)
+    return
+  end
   redis.call('HSET', state, 'available', available, 'held', held,
     'open', team[OPEN], 'total_usd', team[TOTAL_USD], 'total_tokens', team[TOTAL_TOKENS],
     'window', ARRAY .. cmsgpack.pack(unpack(team, RQ, RQ + PACKED - 1)),
@@ -113,6 +130,7 @@ local function add_used(scope, admitted_ms, usd, tokens)
   for period = first, MONTH do
     scope[USD + period], scope[TOKENS + period] = scope[USD + period] + usd, scope[TOKENS + period] + tokens
   end
+  if scope[TOTAL_USD] >= LARGE then scope.added = (scope.added or 0) + usd end
   scope[TOTAL_USD], scope[TOTAL_TOKENS] = scope[TOTAL_USD] + usd, scope[TOTAL_TOKENS] + tokens
 end
 
@@ -147,10 +165,11 @@ end
 -- the cost. The buckets keep the tokens that were used. `limits` are those of team and key; with nil the buckets are
 -- not changed, because tokens reserved by a gateway that died count as used and drain. Returns the balance.
 local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots)
-  local available, held, team, key, spent = load_state(state, hold.key_id, 'spent')
+  local available, held, team, key = load_state(state, hold.key_id)
   resolve_scope(team, hold, hold.in_team_bucket, team_limits, now, cost, tokens, slots)
   resolve_scope(key, hold, hold.in_key_bucket, key_limits, now, cost, tokens, slots)
   available, held = available + hold.amount - cost, held - hold.amount
-  save_state(state, hold.key_id, available, held, team, key, 'spent', spent + cost)
+  save_state(state, hold.key_id, available, held, team, key)
+  if cost ~= 0 then redis.call('HINCRBY', state, 'spent', cost) end
   return available + held
 end

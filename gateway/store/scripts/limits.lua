@@ -21,14 +21,17 @@ local function period_end_ms(period, index)
   return first_day(index + 1) * DAY_MS
 end
 
--- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never.
+local burst = 1 -- the share of a minute's limit that may come at once; the scripts set it
+
+-- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never. What is larger than a burst
+-- fits into an empty bucket.
 local function bucket_wait(level, limit, units)
   if limit == 0 or units > limit then return -1 end
-  return max(0, ceil((level + units * MINUTE_MS - limit * MINUTE_MS) / limit))
+  return max(0, ceil((level + units * MINUTE_MS - max(limit * burst, units) * MINUTE_MS) / limit))
 end
 
 -- Returns the whole units left in a bucket, and the milliseconds until it is empty.
 local function bucket_left(level, limit)
   if limit == 0 then return 0, 0 end
-  return max(0, floor((limit * MINUTE_MS - level) / MINUTE_MS)), ceil(level / limit)
+  return max(0, floor((max(limit * burst, 1) * MINUTE_MS - level) / MINUTE_MS)), ceil(level / limit)
 end

@@ -1,14 +1,15 @@
 -- view_v2: the enforced numbers as they stand now, for admins and for a key's owner.
 --
 -- KEYS 1 team  2 state  [3 key]
--- ARGV 1 key id or ""
+-- ARGV 1 key id or ""  2 share of a minute's limit that may come at once, in thousandths
 -- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}. The last two contain every limit
 --   that is set, every counter, `<period>_ends_ms`, and `<rate>_left` and `<rate>_reset_ms` of each limited rate.
 --@include common
 --@include limits
 --@include names
 local now = server_ms()
-local available, held, team, key, spent = load_state(KEYS[2], ARGV[1], 'spent')
+burst = ARGV[2] / 1000
+local available, held, team, key = load_state(KEYS[2], ARGV[1])
 
 local function shown(hash, scope)
   local limits = load_limits(hash)
@@ -31,8 +32,9 @@ local function shown(hash, scope)
   return out
 end
 
-local granted = tonumber(redis.call('HGET', KEYS[2], 'granted') or '0')
+-- As they are stored: these two may be larger than a double holds.
+local sums = redis.call('HMGET', KEYS[2], 'granted', 'spent')
 return {
-  now, { 'granted', granted, 'available', available, 'held', held, 'spent', spent },
+  now, { 'granted', sums[1] or 0, 'available', available, 'held', held, 'spent', sums[2] or 0 },
   shown(KEYS[1], team), KEYS[3] and shown(KEYS[3], key) or {},
 }
