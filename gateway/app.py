@@ -31,6 +31,7 @@ from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses
 from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.owners import lost_owners, own_name
 from gateway.ledger.spool import SPOOL, Spool
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
@@ -158,7 +159,7 @@ class Gateway:
             spool = Spool(
                 settings.store.data_dir / SPOOL, settings.ledger.spool_max_bytes, settings.ledger.resolution_ttl_s
             )
-            ledger = Ledger(store, spool, ledger_policy(settings))
+            ledger = Ledger(store, spool, ledger_policy(settings), owner=own_name(), lost=lost_owners())
             stack.push_async_callback(ledger.flush)
             snapshot = build_snapshot(settings)
             handler = RequestHandler(

@@ -38,6 +38,7 @@ from gateway.config.errors import SettingsError
 from gateway.config.sections import LogSettings
 from gateway.config.settings import Settings, load_settings
 from gateway.http.connection import ConnectionFactory
+from gateway.ledger.owners import LOST_VARIABLE, RUN_VARIABLE
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import directory_for_workers
 from gateway.observability.request_log import configure_logging
@@ -50,6 +51,7 @@ COLLECT_EVERY: Final = 20_000
 """New containers between two garbage collections. A request leaves no cycles behind: to look every 700, Python's
 default, cost 7 % of a JSON answer and found nothing."""
 _AFTER_DRAIN_S: Final = 5
+_MOST_LOST: Final = 20
 _LINGER_S: Final = 0.5
 _BACKLOG: Final = 4096
 
@@ -151,6 +153,8 @@ class Supervisor(Multiprocess):
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], end_s: float) -> None:
         super().__init__(config, sockets)
+        os.environ[RUN_VARIABLE] = os.urandom(8).hex()
+        os.environ.pop(LOST_VARIABLE, None)
         self.failed = False
         self._end_s = end_s
         self._served = False
@@ -191,6 +195,10 @@ class Supervisor(Multiprocess):
         worker.kill()
         worker.join()
         del self._heard_s[worker.pid]
+        # Whoever is started after it gives back what it held: its lease would tell of its death seconds later.
+        os.environ[LOST_VARIABLE] = " ".join(
+            [*os.environ.get(LOST_VARIABLE, "").split()[-_MOST_LOST:], str(worker.pid)]
+        )
         self._log.error("worker_hung" if hangs else "worker_died", pid=worker.pid, exit_code=worker.exitcode)
         cannot_start = worker.exitcode == STARTUP_FAILURE
         self._replace_s[worker.pid] = now_s + RETRY_S if cannot_start else now_s

@@ -4,6 +4,7 @@ ledger              admits and settles requests, each with one script
 admissions          what an admission asks for, and what the store answers
 policy              what the settings say
 upkeep              what is done beside requests: leases, renewal, expiry, the spool, replicas
+owners              names the worker that made a hold
 replication         keeps settlements until the store's replicas have them
 spool               keeps on disk what the store could not accept
 journal             every movement of a team's credits

@@ -47,6 +47,7 @@ from gateway.ledger.admissions import (
     read_admission,
 )
 from gateway.ledger.known_responses import Memory
+from gateway.ledger.owners import new_owner
 from gateway.ledger.policy import LedgerPolicy
 from gateway.ledger.replication import Call, Unreplicated
 from gateway.ledger.spool import Spool, upgrade_call
@@ -85,8 +86,10 @@ _RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one 
 class Ledger:
     """Admission and settlement over one store."""
 
-    def __init__(self, store: Store, spool: Spool, policy: LedgerPolicy) -> None:
-        self.owner = f"req_{os.urandom(4).hex()}"
+    def __init__(
+        self, store: Store, spool: Spool, policy: LedgerPolicy, *, owner: str = "", lost: tuple[str, ...] = ()
+    ) -> None:
+        self.owner = owner or new_owner()
         self._store = store
         self._spool = spool
         self._policy = policy
@@ -104,6 +107,7 @@ class Ledger:
             self._post_again,
             policy,
         )
+        self.upkeep.lost += lost
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
         self._unsettled: dict[str, set[str]] = {}  # team -> holds whose settlements wait in the spool

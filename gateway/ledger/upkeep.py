@@ -9,7 +9,7 @@
 Where another server answers now than before, it may lack what was acknowledged last: settlements are posted again, and
 running requests get their holds again; so they do where this worker was silent for so long that it was taken for dead.
 
-State that changes: whether the spool waits, the lease, and the counts `expired`, `posted_again` and `restored`.
+State that changes: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`, `posted_again` and `restored`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Upkeep:
         self.expired = 0
         self.posted_again = 0
         self.restored = 0
+        self.lost: list[str] = []
         self._store = store
         self._spool = spool
         self._unreplicated = unreplicated
@@ -139,10 +140,12 @@ class Upkeep:
         if self._leased and not known:
             await self._restore()
         self._leased = True
-        for raw in lapsed:
-            owner = raw.decode()
+        self.lost += [raw.decode() for raw in lapsed]
+        while self.lost:
+            owner = self.lost[0]
             reclaimed = await hold_expiry.reclaim(self._store, owner)
             self.expired += reclaimed
+            del self.lost[0]  # if that fails, the next round does it
             self._log.warning("worker_lost", worker=owner, holds=reclaimed)
 
     async def _lease(self, life_ms: str) -> list[Any]:

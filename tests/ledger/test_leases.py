@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from gateway.ledger.owners import owner_of
 from gateway.store.keyspace import LEASES
 from tests.support.gateway import simulator
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
@@ -87,6 +90,31 @@ async def test_a_killed_gateway_s_slots_come_back_and_a_living_one_s_stay(
         books = await parts.team_books(team_id)
         books.check()
         assert [one["type"] for one in books.journal] == ["grant", entry]
+
+
+async def test_a_worker_s_death_is_told_to_the_one_in_its_place(
+    server: Server, upstream: str, parts: LedgerParts, tmp_path: Path
+) -> None:
+    team_id, secret = await _customer(parts)
+
+    async def runs() -> bool:
+        return bool((await parts.team_books(team_id)).holds)
+
+    async def is_free() -> bool:
+        return not await runs()
+
+    no_lease = {"ledger__lease_s": str(FOR_EVER_S)}  # tells of it
+    with gateway_process(
+        server.url, upstream, tmp_path / "both", workers=2, hold_ttl_s=FOR_EVER_S, **no_lease
+    ) as gateway:
+        stream = asyncio.create_task(_stream(gateway, secret))
+        await wait_until_found(runs, timeout_s=30)
+        [owner] = {hold_id[:12] for hold_id in (await parts.team_books(team_id)).holds}
+        pids = {owner_of(gateway.run, pid): pid for pid in gateway.workers}
+        os.kill(pids[owner], signal.SIGKILL)
+        assert not await stream
+        await wait_until_found(is_free, timeout_s=40, what="its slot is back")
+    (await parts.team_books(team_id)).check()
 
 
 async def test_a_gateway_that_was_only_silent_gets_its_holds_again(server: Server, tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ class GatewayProcess:
     program: Program
 
     @property
+    def run(self) -> str:
+        """The supervisor's name for this run, as its workers have it in their environment."""
+        [pid, *_] = self.workers
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return next(word.partition(b"=")[2].decode() for word in words if word.startswith(b"GATEWAY_RUN="))
+
+    @property
     def workers(self) -> list[int]:
         """The worker processes; empty where the one process is the worker."""
         pid = self.program.process.pid
@@ -77,9 +84,12 @@ def _is_worker(pid: int) -> bool:
 
 @contextlib.contextmanager
 def gateway_process(
-    store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, hold_ttl_s: float = 15.0
+    store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, hold_ttl_s: float = 15.0, **settings: str
 ) -> Iterator[GatewayProcess]:
-    """`gateway serve`, every worker ready. Started again in the same directory, it finds what the last one left."""
+    """`gateway serve`, every worker ready; `settings` as in `ledger__lease_s="1"`.
+
+    Started again in the same directory, it finds what the last one left.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / "gateway.toml"
@@ -89,7 +99,7 @@ def gateway_process(
         ),
         encoding="utf-8",
     )
-    env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY}
+    env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY} | {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
     with started("serve", "--config", str(config), cwd=directory, env=env) as program:
         program.wait_for(READY, count=workers)
         yield GatewayProcess(f"http://127.0.0.1:{port}", program)
