@@ -9,7 +9,8 @@
 Where another server answers now than before, it may lack what was acknowledged last: settlements are posted again, and
 running requests get their holds again; so they do where this worker was silent for so long that it was taken for dead.
 
-State that changes: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`, `posted_again` and `restored`.
+State that changes: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`,
+`posted_again` and `restored`.
 """
 
 from __future__ import annotations
