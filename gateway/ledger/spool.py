@@ -40,7 +40,7 @@ _DRAFT: Final = ".new"
 _AT_ONCE_BYTES: Final = 64 * 1024
 # Reserved for requests that are running when the spool, or its disk, is found nearly full: about a thousand lines.
 _KEPT_BYTES: Final = 1024 * 1024
-_KEPT_SHARE: Final = 0.1
+_KEPT_SHARE: Final = 0.25
 # The share of the store's memory of resolutions that is used. The rest allows for clocks and for the replay itself.
 _TOO_OLD: Final = 0.95
 
