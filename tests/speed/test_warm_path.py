@@ -112,7 +112,8 @@ OF_WORKERS = frozenset({"hincrby", "hexists", "hlen", "pttl"})
 """What those scripts do: as often as the machine is slow."""
 # fmt: off
 IN_SCRIPTS = frozenset({
-    "time", "hmget", "hget", "hset", "hdel", "hincrby", "zadd", "zrem", "zrangebyscore", "xadd", "get", "set", "pexpire",
+    "time", "hmget", "hget", "hset", "hdel", "hincrby",
+    "zadd", "zrem", "zrangebyscore", "xadd", "get", "set", "pexpire",
 })
 # fmt: on
 
