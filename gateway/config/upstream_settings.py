@@ -50,7 +50,7 @@ class UpstreamSettings(Section):
     def effective_proxy(self) -> str | None:
         """Returns the forward proxy to use: the configured one, or else the environment's. "" means none.
 
-        The native transport supports none. Selecting it by name therefore ignores the environment's proxy.
+        Who selects `native` by name means the direct way: the environment's proxy is not used then.
         """
         if self.proxy is not None:
             return self.proxy or None

@@ -11,7 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.simulator.plan import Plan
 from gateway.simulator.request import JsonObject
@@ -54,6 +54,16 @@ class Recent(Generic[Value]):
         return [value for value, _ in list(self._entries.values())[-limit:]] if limit > 0 else []
 
 
+class Digest(Protocol):
+    """A hash that grows, as hashlib makes them."""
+
+    def update(self, data: bytes, /) -> None:
+        """Adds bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of all bytes so far."""
+
+
 @dataclass(slots=True)
 class Received:
     """One received request and its result. Mutable until `finished`.
@@ -67,7 +77,7 @@ class Received:
     headers: list[tuple[bytes, bytes]]
     body: bytes = b""
     status: int | None = None
-    sent: hashlib._Hash = field(default_factory=hashlib.sha256)
+    sent: Digest = field(default_factory=hashlib.sha256)
     sent_bytes: int = 0
     client_left: bool = False
     finished: bool = False

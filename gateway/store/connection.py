@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
+from gateway.concurrency.deadline import Deadline
 from gateway.store.errors import (
     Redirect,
     StoreError,
@@ -39,7 +40,7 @@ Word = str | bytes | int
 pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 _ASKING: Final = pack((b"ASKING",))
-# How much longer replies are awaited after a missed deadline: enough for one more turn of the loop, see `_on_timer`.
+# How much longer replies are awaited after a missed deadline: enough for one more turn of the loop, see `_on_deadline`.
 _TIMER_GRACE_S: Final = 0.002
 
 
@@ -99,7 +100,7 @@ class StoreConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pending: deque[Call] = deque()  # oldest first; calls that are not written yet come last
         self._unwritten: list[Call] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(loop, self._on_deadline)
         self._graced: Call | None = None  # the oldest call, if it was given grace
         self._clock_ahead_ms = 0.0  # of the event loop's clock; measured before the connection serves
         # sha -> None while its SCRIPT LOAD is in flight, or why that failed
@@ -165,9 +166,7 @@ class StoreConnection(asyncio.Protocol):
         pending, written = self._pending, len(self._pending) - len(self._unwritten)
         self._pending = deque()
         self._unwritten = []
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.close()
         self.retire(fault)
         if self._transport is not None:
             self._transport.abort()
@@ -225,25 +224,24 @@ class StoreConnection(asyncio.Protocol):
         deadline = self._loop.time() + self._settings.timeout_s
         for call in calls:
             call.deadline = deadline
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+        if not self._deadline.is_set:
+            self._deadline.set_at(deadline)
         self._transport.write(b"".join([call.packed for call in calls]))
 
-    def _on_timer(self) -> None:
-        self._timer = None
+    def _on_deadline(self) -> None:
         if not self._pending:
             return
         deadline = self._pending[0].deadline
-        if deadline == math.inf:  # not written yet: `_flush` sets the timer
+        if deadline == math.inf:  # not written yet: `_flush` sets the deadline
             return
         now = self._loop.time()
         if now < deadline:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+            self._deadline.set_at(deadline)
         elif self._graced is not self._pending[0]:
             # If this process itself was suspended, the replies are waiting in the socket, because uvloop runs timers
             # before it reads.
             self._graced = self._pending[0]
-            self._timer = self._loop.call_at(now + _TIMER_GRACE_S, self._on_timer)
+            self._deadline.set_at(now + _TIMER_GRACE_S)
         else:
             detail = f"{self.address}: no reply within {self._settings.timeout_s:g} s"
             self.close(StoreUnavailable("timeout", detail))

@@ -9,8 +9,11 @@ buffered_answer   an answer whose body has been read
 request_head      request heads as bytes
 origin            base URLs and TLS trust
 dial              TCP connections by Happy Eyeballs
-httpx_transport   the same interface over httpx, for HTTP/2 and forward proxies
-httpcore_inside   the parts of httpcore that it needs
+connector         the way to an origin: TCP, a proxy's tunnel, TLS
+forward_proxy     forward proxies and the tunnel through them
+http2_pool        the HTTP/2 implementation: requests share a few connections
+http2             one HTTP/2 connection and its streams
+goaway            how an upstream ends an HTTP/2 connection
 upstream          one upstream: transport, health and keys
 health            circuit breakers and resting keys
 model_list        the models that upstreams offer

@@ -18,17 +18,17 @@ class Connection(Protocol):
 
     config: TransportConfig
 
-    def wait(self, answer: "Http1Answer", timeout_s: float) -> asyncio.Future[None]:
+    def wait(self, answer: "NativeAnswer", timeout_s: float) -> asyncio.Future[None]:
         """Return a future that ends when the answer has something new."""
 
-    def taken(self, answer: "Http1Answer") -> None:
+    def taken(self, answer: "NativeAnswer") -> None:
         """Note that the reader took all the pieces."""
 
     def fail(self, kind: FaultKind, detail: str) -> None:
         """End the running answer with a fault."""
 
 
-class Http1Answer:
+class NativeAnswer:
     """`transport.Answer` over an HTTP/1.1 connection. `connection` is None once the message has ended or failed."""
 
     __slots__ = ("connection", "ended", "fault", "headers", "pieces", "status", "take", "unread_bytes", "waiter")

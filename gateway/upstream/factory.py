@@ -1,7 +1,9 @@
-"""Selects the transport of an upstream: `native`, `httpx`, or the one that fits its configuration (`auto`)."""
+"""Selects the transport of an upstream: the native one, or HTTP/2 where it is wanted and there is TLS."""
 
-from typing import Literal, assert_never
+from importlib.util import find_spec
+from typing import Literal
 
+from gateway.upstream.origin import parse_origin
 from gateway.upstream.pool import NativeTransport
 from gateway.upstream.transport import Transport, TransportConfig
 
@@ -13,23 +15,22 @@ def build_transport(config: TransportConfig, kind: TransportKind) -> Transport:
 
     Args:
         config: of the upstream.
-        kind: `auto` is httpx where a proxy or HTTP/2 is wanted, and native otherwise.
+        kind: `auto` is HTTP/2 where the configuration wants it and the upstream is reached by TLS, and native
+            otherwise. `httpx`, once a transport of its own, means the same. `native` is HTTP/1.1 alone.
 
     Raises:
-        ValueError: the configuration is wrong, or not possible with this kind.
+        ValueError: the configuration is wrong, or HTTP/2 is wanted and the package `h2` is not installed.
     """
-    match kind:
-        case "native":
-            return NativeTransport(config)
-        case "httpx":
-            return _over_httpx(config)
-        case "auto":
-            return _over_httpx(config) if config.proxy or config.http2 else NativeTransport(config)
-        case _:
-            assert_never(kind)
+    if not config.http2:
+        return NativeTransport(config)
+    if kind == "native":
+        raise ValueError('transport = "native" speaks HTTP/1.1 alone: leave it out where http2 is wanted')
+    if find_spec("h2") is None:
+        raise ValueError("http2 needs the package h2: install the gateway with its http2 extra")
+    return _over_http2(config) if parse_origin(config.base_url).tls else NativeTransport(config)
 
 
-def _over_httpx(config: TransportConfig) -> Transport:
-    from gateway.upstream.httpx_transport import HttpxTransport  # noqa: PLC0415 - with h2, its import takes a tenth of the start-up
+def _over_http2(config: TransportConfig) -> Transport:
+    from gateway.upstream.http2_pool import Http2Transport  # noqa: PLC0415 - h2 is an extra, and its import takes time
 
-    return HttpxTransport(config)
+    return Http2Transport(config)

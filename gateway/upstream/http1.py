@@ -13,14 +13,14 @@ Rules:
 """
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from gateway.concurrency.deadline import Deadline
 from gateway.types import Body
-from gateway.upstream.answer import Http1Answer
+from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
 _IDLE: Final = 0
@@ -60,7 +60,7 @@ class Http1Connection(asyncio.Protocol):
     # fmt: off
     __slots__ = (
         "_answer", "_deadline", "_informational", "_keep_alive", "_loop", "_overhead_bytes", "_owner", "_parser",
-        "_paused", "_phase", "_pieces", "_skipping", "_timer", "_transport",
+        "_paused", "_phase", "_pieces", "_skipping", "_transport",
         "answered", "closed", "config", "idle_since", "on_body", "refusal",
     )
     # fmt: on
@@ -74,15 +74,14 @@ class Http1Connection(asyncio.Protocol):
         self._owner = owner
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._answer: Http1Answer | None = None
+        self._answer: NativeAnswer | None = None
         self._phase = _IDLE
         self._keep_alive = False
         self._skipping = False  # inside an informational answer (1xx)
         self._informational = 0
         self._overhead_bytes = 0  # bytes since the last byte of the body: head, chunk extensions, trailers
         self._paused = False
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(loop, self._on_deadline)
         self._pieces: list[bytes] = []
         self.on_body: Callable[[bytes], None] = self._pieces.append
         self._parser = HttpResponseParser(self)
@@ -99,9 +98,9 @@ class Http1Connection(asyncio.Protocol):
         """Whether no byte of an answer to the last request has arrived."""
         return self._phase == _HEAD and not self._overhead_bytes
 
-    def begin(self, head: bytes, body: Body) -> Http1Answer:
+    def begin(self, head: bytes, body: Body) -> NativeAnswer:
         """Write a request. The answer's `wait` ends when its head has arrived or its fault is set."""
-        answer = Http1Answer(self, self._pieces)
+        answer = NativeAnswer(self, self._pieces)
         transport = self._transport
         if self.closed or transport is None:
             answer.connection = None
@@ -118,19 +117,15 @@ class Http1Connection(asyncio.Protocol):
             transport.write(body)
         return answer
 
-    def wait(self, answer: Http1Answer, timeout_s: float) -> asyncio.Future[None]:
+    def wait(self, answer: NativeAnswer, timeout_s: float) -> asyncio.Future[None]:
         """Return a future that ends when the answer has something new: a head, bytes, its end or its fault."""
         if answer.waiter is not None:
             raise RuntimeError("an answer has one reader at a time")
-        loop = self._loop
-        answer.waiter = waiter = loop.create_future()
-        self._deadline = deadline = loop.time() + timeout_s
-        timer = self._timer
-        if timer is None or timer.when() > deadline:
-            self._set_timer(deadline)
+        answer.waiter = waiter = self._loop.create_future()
+        self._deadline.set(timeout_s)
         return waiter
 
-    def taken(self, answer: Http1Answer) -> None:
+    def taken(self, answer: NativeAnswer) -> None:
         """Note that the reader took all pieces, and continue reading from the upstream."""
         self._pieces.clear()
         answer.unread_bytes = 0
@@ -151,10 +146,7 @@ class Http1Connection(asyncio.Protocol):
         """Close the socket at once. Idempotent."""
         if not self.closed:
             self.closed = True
-            self._deadline = math.inf
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._deadline.close()
             self._owner.connection_closing(self)
         if self._transport is not None:
             self._transport.abort()
@@ -194,16 +186,16 @@ class Http1Connection(asyncio.Protocol):
                 more = take(body)
             except Exception as error:  # noqa: BLE001 - it belongs to the task that waits in `pump`, not to the event loop
                 answer.refuse(error)
-                self._deadline = math.inf
+                self._deadline.unset()
                 return
             if more:
-                self._deadline = self._loop.time() + self.config.chunk_timeout_s
+                self._deadline.set(self.config.chunk_timeout_s)
             else:
                 answer.take = None
-                self._deadline = math.inf
+                self._deadline.unset()
                 answer.wake()
         elif answer.waiter is not None:
-            self._deadline = math.inf
+            self._deadline.unset()
             answer.wake()
         else:
             answer.unread_bytes += len(data)
@@ -281,7 +273,7 @@ class Http1Connection(asyncio.Protocol):
         else:
             self.fail(FaultKind.PROTOCOL, str(error.__context__ or error))
 
-    def _step(self, answer: Http1Answer, before: int, read_bytes: int) -> None:
+    def _step(self, answer: NativeAnswer, before: int, read_bytes: int) -> None:
         """Act on a read that brought more than bytes of the body, or none of them."""
         if self._answer is None or (before == _HEAD and not self._head_fits(answer, read_bytes)):
             return
@@ -290,14 +282,14 @@ class Http1Connection(asyncio.Protocol):
         elif self._phase == _OPENED:
             self._phase = _BODY
             self._overhead_bytes = 0
-            self._deadline = math.inf
+            self._deadline.unset()
             answer.wake()
         else:
             self._overhead_bytes += read_bytes
             if self._overhead_bytes > self.config.max_head_bytes:
                 self.fail(FaultKind.TOO_LARGE, "more framing than max_head_bytes")
 
-    def _head_fits(self, answer: Http1Answer, read_bytes: int) -> bool:
+    def _head_fits(self, answer: NativeAnswer, read_bytes: int) -> bool:
         """Check the size of a head that ended in a read which also brought bytes of the body.
 
         Fail the answer if it is too large.
@@ -313,7 +305,7 @@ class Http1Connection(asyncio.Protocol):
         self.fail(FaultKind.TOO_LARGE, "the head is larger than max_head_bytes")
         return False
 
-    def _finish(self, answer: Http1Answer) -> None:
+    def _finish(self, answer: NativeAnswer) -> None:
         """Complete the message: hand its bytes to the answer and free the connection."""
         pieces = self._pieces
         if pieces:
@@ -326,7 +318,7 @@ class Http1Connection(asyncio.Protocol):
         self._answer = None
         self._phase = _IDLE
         self._overhead_bytes = 0
-        self._deadline = math.inf
+        self._deadline.unset()
         answer.wake()
         transport = self._transport
         # The next request would be written into one that is still being written.
@@ -353,18 +345,8 @@ class Http1Connection(asyncio.Protocol):
         if self._transport is not None and not self.closed:
             self._transport.resume_reading()
 
-    def _set_timer(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._deadline == math.inf:
-            return
-        if self._loop.time() < self._deadline:
-            self._set_timer(self._deadline)
-        elif self._phase == _HEAD:
+    def _on_deadline(self) -> None:
+        if self._phase == _HEAD:
             self.fail(FaultKind.FIRST_BYTE_TIMEOUT, f"no answer for {self.config.first_byte_timeout_s} s")
         else:
             self.fail(FaultKind.CHUNK_TIMEOUT, f"no bytes for {self.config.chunk_timeout_s} s")

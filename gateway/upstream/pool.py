@@ -15,33 +15,28 @@ becomes free. A new connection that dies is never retried.
 """
 
 import asyncio
-import ssl
 import time
 from collections import deque
 
 from gateway.types import Body
-from gateway.upstream.answer import Http1Answer
-from gateway.upstream.dial import dial
+from gateway.upstream.answer import NativeAnswer
+from gateway.upstream.connector import Connector
 from gateway.upstream.http1 import Http1Connection
-from gateway.upstream.origin import parse_origin, tls_context
 from gateway.upstream.request_head import RequestHeads
-from gateway.upstream.transport import IDEMPOTENT, FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
 
 class NativeTransport:
     """`transport.Transport` over asyncio and httptools. Belongs to the event loop of its first request.
 
     Raises:
-        ValueError: the base URL or a TLS file is wrong, or the configuration needs httpx.
+        ValueError: the base URL, the proxy or a TLS file is wrong.
     """
 
     def __init__(self, config: TransportConfig) -> None:
-        if config.proxy or config.http2:
-            raise ValueError("a forward proxy and HTTP/2 need the httpx transport")
         self._config = config
-        self._origin = parse_origin(config.base_url)
-        self._tls = tls_context(config, ["http/1.1"]) if self._origin.tls else None
-        self._heads = RequestHeads(self._origin)
+        self._connector = Connector(config, ["http/1.1"])
+        self._heads = RequestHeads(self._connector.origin, self._connector.relay)
         # Mutable from here on.
         self._connections: set[Http1Connection] = set()  # every occupied place
         self._idle: dict[Http1Connection, None] = {}  # an ordered set: oldest first
@@ -49,7 +44,6 @@ class NativeTransport:
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None  # `close` waits for it
         self._closed = False
-        self._round_trip_s = 0.0  # the shortest that connecting has taken; 0: not known yet
 
     @property
     def open_connections(self) -> int:
@@ -61,7 +55,7 @@ class NativeTransport:
         """Open connections that wait for a request."""
         return len(self._idle)
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> Http1Answer:
+    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> NativeAnswer:
         """See `Transport.send`."""
         head = self._heads.build(method, target, headers, len(body))
         connection = self._idle.popitem()[0] if self._idle else await self._acquire()
@@ -79,7 +73,7 @@ class NativeTransport:
                 return answer
             if not may_retry or fault.kind is not FaultKind.RESET or not connection.unanswered:
                 raise fault
-            if method not in IDEMPOTENT and fault.sent and time.monotonic() - written_s > self._replay_bound_s():
+            if not self._connector.may_replay(method, fault, written_s):
                 raise fault
             may_retry = 0
             try:
@@ -153,10 +147,6 @@ class NativeTransport:
             self._refuse_if_closed()  # `close` was called while the connection was being opened
         return connection
 
-    def _replay_bound_s(self) -> float:
-        within_s = self._config.replay_within_s
-        return within_s + 2 * self._round_trip_s if within_s else 0.0
-
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise _closed()
@@ -199,34 +189,13 @@ class NativeTransport:
             self.connection_free(connection)
 
     async def _connect(self, connection: Http1Connection) -> None:
-        """Dial, with TLS where the origin uses it. After any failure the place is free again."""
+        """Open a connection. After any failure the place is free again."""
         try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
-                began_s = time.monotonic()
-                sock = await dial(self._origin.host, self._origin.port)
-                took_s = time.monotonic() - began_s
-                self._round_trip_s = min(self._round_trip_s or took_s, took_s)
-                try:
-                    await asyncio.get_running_loop().create_connection(
-                        lambda: connection,
-                        sock=sock,
-                        ssl=self._tls,
-                        server_hostname=self._origin.host if self._tls else None,
-                    )
-                except BaseException:
-                    sock.close()
-                    raise
-        except BaseException as error:
+            await self._connector.open(lambda: connection)
+        except BaseException:
             connection.close()
             # uvloop does not call it if it is cancelled between connection_made and returning
             self.connection_lost(connection)
-            if isinstance(error, TimeoutError):
-                detail = f"not connected after {self._config.connect_timeout_s} s"
-                raise UpstreamFault(FaultKind.CONNECT_TIMEOUT, detail, sent=False) from None
-            if isinstance(error, ssl.SSLError):
-                raise UpstreamFault(FaultKind.TLS, str(error), sent=False) from error
-            if isinstance(error, OSError):
-                raise UpstreamFault(FaultKind.CONNECT, str(error), sent=False) from error
             raise
 
     def _sweep(self) -> None:

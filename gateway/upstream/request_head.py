@@ -11,6 +11,7 @@ end a line. The check is one pass in C over the joined bytes, instead of one che
 
 import re
 
+from gateway.upstream.forward_proxy import ForwardProxy
 from gateway.upstream.origin import Origin
 
 _DROPPED = frozenset(
@@ -41,11 +42,13 @@ _MAX_KNOWN_NAMES = 512
 class RequestHeads:
     """Builds the request heads for one origin. Mutable: a bounded cache of the field names that it has checked."""
 
-    __slots__ = ("_known", "_path", "_second_line")
+    __slots__ = ("_first_lines", "_known", "_own_lines", "_path")
 
-    def __init__(self, origin: Origin) -> None:
-        self._path = b" " + origin.path
-        self._second_line = b" HTTP/1.1\r\nhost: " + origin.authority + b"\r\n"
+    def __init__(self, origin: Origin, relay: ForwardProxy | None = None) -> None:
+        """`relay`: a forward proxy, which is sent absolute targets (RFC 9112, 3.2.2)."""
+        self._path = b" " + (b"" if relay is None else b"http://" + origin.authority) + origin.path
+        self._first_lines = b" HTTP/1.1\r\nhost: " + origin.authority + b"\r\n" + (relay.fields() if relay else b"")
+        self._own_lines = self._first_lines.count(b"\r\n") + 1
         self._known: dict[bytes, bytes] = {}  # name -> b"name: ", or b"" for a field that is dropped
 
     def build(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body_size: int) -> bytes:
@@ -58,9 +61,9 @@ class RequestHeads:
             raise ValueError("the method must be upper-case letters, and not HEAD or CONNECT")
         if not target.startswith(b"/") or b" " in target or b"#" in target or not target.isascii():
             raise ValueError("the target must be an ASCII path, with or without a query")
-        parts = [method, self._path, target, self._second_line]
+        parts = [method, self._path, target, self._first_lines]
         known = self._known
-        lines = 3
+        lines = self._own_lines
         for name, value in headers:
             field = known.get(name)
             if field is None:

@@ -9,8 +9,9 @@
 | answer.py          | the answers that come over it                                          |
 | request.py         | request heads as bytes; refuses what could split a request             |
 | origin.py, dial.py | base_url and TLS trust; TCP connections by Happy Eyeballs (RFC 8305)   |
-| httpx_transport.py | the same interface over httpx, for forward proxies and HTTP/2          |
-| httpcore_inside.py | what that needs of httpcore's inside                                   |
+| http2_pool.py      | the HTTP/2 Transport: requests share a few connections                 |
+| http2.py           | one HTTP/2 connection and its streams; goaway.py: how it ends          |
+| connector.py       | TCP, the tunnel through a forward_proxy.py, and TLS                    |
 
 Every failure is an `UpstreamFault`. `kind` says what happened and `sent` whether the upstream may have begun to work,
 which is what decides if another upstream may be asked.
@@ -76,8 +77,8 @@ class TransportConfig:
         ca_file: PEM; trusted instead of the system's authorities.
         client_cert_file: PEM; shown to the upstream.
         client_key_file: PEM; where the key is not in client_cert_file.
-        http2: offer HTTP/2 (httpx only, needs the `http2` extra).
-        proxy: `http://[user:password@]host:port` of a forward proxy (httpx only).
+        http2: offer HTTP/2 (needs the `http2` extra).
+        proxy: `http://[user:password@]host:port` of a forward proxy.
         replay_within_s: how soon after a POST was written a reused connection must have died, beside two round trips,
             for the POST to go once more on a new one: before that no server can have worked on it. 0: never.
 

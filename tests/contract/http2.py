@@ -59,9 +59,10 @@ class Stream:
         self.connection.state.reset_stream(self.id, code)
         self.connection.flush()
 
-    def goaway(self, last_stream_id: int) -> None:
-        self.connection.state.close_connection(last_stream_id=last_stream_id)
-        self.connection.flush()
+    def goaway(self, last_stream_id: int, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
+        """As a frame: h2 itself would send nothing any more behind it."""
+        body = last_stream_id.to_bytes(4, "big") + int(code).to_bytes(4, "big")
+        self.raw(len(body).to_bytes(3, "big") + b"\7\0\0\0\0\0" + body)
 
     def raw(self, data: bytes) -> None:
         self.connection.wire.write(data)

@@ -118,6 +118,7 @@ async def test_a_retry_does_not_take_another_connection_that_has_been_idle(
     assert [wire[-5:] for wire in upstream.requests[3:]] == [b"again", b"again"]
 
 
+@pytest.mark.direct
 async def test_a_retry_that_cannot_connect_says_that_the_request_was_sent(connect: Connect) -> None:
     async def leave_for_good(peer: Peer) -> None:
         peer.upstream.stop()
@@ -197,6 +198,7 @@ async def test_closing_ends_running_answers_and_refuses_new_requests(connect: Co
         assert transport.open_connections == 0
 
 
+@pytest.mark.direct
 async def test_a_refused_connection_is_a_connect_fault(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
@@ -204,6 +206,7 @@ async def test_a_refused_connection_is_a_connect_fault(connect: Connect) -> None
         await post(connect(f"http://127.0.0.1:{port}"))
 
 
+@pytest.mark.direct
 async def test_an_unknown_host_is_a_connect_fault(connect: Connect) -> None:
     with fault(FaultKind.CONNECT, sent=False):
         await post(connect("http://upstream.invalid"))

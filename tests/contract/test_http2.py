@@ -1,4 +1,4 @@
-"""HTTP/2, on real TLS sockets: the httpx transport keeps the contract there too, and each fault has its kind."""
+"""HTTP/2, on real TLS sockets: its transport keeps the contract, too, and each fault has its kind."""
 
 import asyncio
 import ssl
@@ -14,15 +14,17 @@ from h2.errors import ErrorCodes
 from gateway.upstream.transport import Answer, FaultKind, Transport
 from tests.contract.conftest import Connect
 from tests.contract.http2 import Stream, Upstream, json_answer, serve_http2
+from tests.support.scripted_upstream import Upstream as ScriptedUpstream
+from tests.support.scripted_upstream import answer, request, serve
 from tests.support.upstream_exchange import fault, fetch, post, read_all
 from tests.support.waiting import wait_until
 
-Connected = Callable[[Upstream], Transport]
+Connected = Callable[[Upstream | ScriptedUpstream], Transport]
 
 
-@pytest.fixture
-def kind() -> str:
-    return "auto"
+@pytest.fixture(params=["direct", "proxied"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 def to(connect: Connect, authority: trustme.CA, tmp_path: Path) -> Callable[..., Transport]:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
 
-    def build(upstream: Upstream, **settings: Any) -> Transport:
+    def build(upstream: Upstream | ScriptedUpstream, **settings: Any) -> Transport:
         return connect(upstream.url, ca_file=str(tmp_path / "ca.pem"), http2=True, **settings)
 
     return build
@@ -130,14 +132,35 @@ async def test_a_connection_that_dies_in_a_body_is_cut(to: Connected, tls: ssl.S
         await wait_until(lambda: transport.open_connections == 0)
 
 
-async def test_goaway_in_a_body_is_cut(to: Connected, tls: ssl.SSLContext) -> None:
+async def test_goaway_for_an_error_in_a_body_is_cut(to: Connected, tls: ssl.SSLContext) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream)
+        answer, stream = await begun(transport, upstream)
+        stream.goaway(stream.id, ErrorCodes.INTERNAL_ERROR)
+        with fault(FaultKind.CUT, sent=True):
+            await answer.read()
+        await wait_until(lambda: transport.open_connections == 0)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_goaway_lets_what_has_begun_come_to_its_end_and_the_next_request_takes_a_new_connection(
+    to: Connected, tls: ssl.SSLContext, pieces: int
+) -> None:
     async with serve_http2(tls) as upstream:
         transport = to(upstream)
         answer, stream = await begun(transport, upstream)
         stream.goaway(stream.id)
-        with fault(FaultKind.CUT, sent=True):
-            await answer.read()
-        await wait_until(lambda: transport.open_connections == 0)
+        stream.data(b"first")
+        assert await answer.read() == b"first"
+        other, second = await begun(transport, upstream, 2)
+        assert upstream.accepted == 2
+        for number in range(pieces):
+            stream.data(b"%d" % number)
+        stream.end()
+        assert await read_all(answer) == b"".join(b"%d" % number for number in range(pieces))
+        await wait_until(lambda: transport.open_connections == 1)
+        second.end()
+        assert await read_all(other) == b""
 
 
 async def test_goaway_that_disowns_a_stream_it_has_begun_is_cut(to: Connected, tls: ssl.SSLContext) -> None:
@@ -148,9 +171,11 @@ async def test_goaway_that_disowns_a_stream_it_has_begun_is_cut(to: Connected, t
         transport = to(upstream)
         (one, first), (two, second) = await begun(transport, upstream), await begun(transport, upstream, 2)
         second.goaway(first.id)
-        for answer in (two, one):
-            with fault(FaultKind.CUT, sent=True):
-                await answer.read()
+        with fault(FaultKind.CUT, sent=True):
+            await two.read()
+        first.data(b"whole")
+        first.end()
+        assert await read_all(one) == b"whole"
 
 
 async def test_bytes_that_are_no_http2_are_a_protocol_fault(to: Connected, tls: ssl.SSLContext) -> None:
@@ -192,7 +217,8 @@ async def test_a_refused_stream_counts_as_not_sent(to: Connected, tls: ssl.SSLCo
 async def test_goaway_before_a_head_says_whether_work_may_have_begun(
     to: Connected, tls: ssl.SSLContext, last_stream_id: int, *, sent: bool
 ) -> None:
-    async with serve_http2(tls, lambda stream: stream.goaway(last_stream_id)) as upstream:
+    code = ErrorCodes.ENHANCE_YOUR_CALM
+    async with serve_http2(tls, lambda stream: stream.goaway(last_stream_id, code)) as upstream:
         transport = to(upstream)
         with fault(FaultKind.RESET, sent=sent):
             await post(transport)
@@ -259,11 +285,37 @@ async def test_unread_bytes_of_aborted_answers_do_not_use_up_the_window_of_the_c
 ) -> None:
     async with serve_http2(tls) as upstream:
         transport = to(upstream)
-        for number in range(1, 5):  # each sends half of what a connection may hold
+        for number in range(1, 5):  # each sends all that a stream may hold unread
             answer, stream = await begun(transport, upstream, number)
-            await wait_until(partial(may_send, stream, 2**23))
-            stream.data(*[b"x" * 16_384] * 512)
+            await wait_until(partial(may_send, stream, 2**18))
+            stream.data(*[b"x" * 16_384] * 16)
             await answer.read()
             answer.abort()
             await wait_until(lambda: len(upstream.resets) >= len(upstream.streams))
         assert upstream.accepted == 1
+
+
+async def test_what_nobody_reads_is_bounded_and_holds_up_no_other_stream(
+    to: Callable[..., Transport], tls: ssl.SSLContext
+) -> None:
+    async with serve_http2(tls) as upstream:
+        transport = to(upstream, max_unread_bytes=65_536)
+        answers = []
+        for number in range(1, 41):  # more in all than a connection's first window
+            answer, stream = await begun(transport, upstream, number)
+            await wait_until(partial(may_send, stream, 65_536))
+            stream.data(*[b"x" * 16_384] * 4)
+            assert not may_send(stream, 1)
+            answers.append(answer)
+        assert upstream.accepted == 1
+        for answer in answers:
+            answer.abort()
+
+
+async def test_an_upstream_that_speaks_only_http1_is_served_by_it(to: Connected, tls: ssl.SSLContext) -> None:
+    tls.set_alpn_protocols(["http/1.1"])
+    async with serve([], [request(), answer(b"1"), request(), answer(b"2")], tls=tls) as upstream:
+        transport = to(upstream)
+        assert await fetch(transport) == (200, b"1")
+        assert await fetch(transport) == (200, b"2")
+        assert upstream.accepted == 2

@@ -31,6 +31,7 @@ def black_hole() -> Iterator[str]:
             filler.close()
 
 
+@pytest.mark.direct
 async def test_connecting_is_bounded(connect: Connect, black_hole: str) -> None:
     transport = connect(black_hole, connect_timeout_s=0.05)
     with fault(FaultKind.CONNECT_TIMEOUT, sent=False):

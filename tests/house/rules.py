@@ -1,6 +1,7 @@
 """The house rules as functions of one file's text; each returns what is wrong, one line a finding, or nothing.
 
 Python    too_long  long_functions  no_module_docstring  module_level_mutable_state  bare_suppressions
+          private_attributes_of_others
 tests     imports_of_other_folders  unexplained_sleeps
 any text  unfinished_work  places_of_one_machine
 Lua       no_header_comment
@@ -176,6 +177,53 @@ def unexplained_sleeps(source: str) -> list[str]:
 def _is_no_time_or_for_ever(seconds: ast.expr) -> bool:
     value = seconds.value if isinstance(seconds, ast.Constant) else None
     return isinstance(value, int | float) and (value == 0 or value >= 60)
+
+
+# Begin with an underscore, and are documented for everybody: namedtuple's methods, and os._exit.
+DOCUMENTED_PRIVATE_NAMES: Final = frozenset({"_replace", "_asdict", "_fields", "_make", "_exit"})
+
+
+def private_attributes_of_others(source: str) -> list[str]:
+    """Report reads of a name that begins with one underscore, off anything but an object of this very module.
+
+    What a class of the module defines or assigns to itself is its own, and so is what `self` and `cls` have. By getattr
+    and by a string it is the same.
+    """
+    tree = ast.parse(source)
+    own = _own_private_names(tree)
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(attr=name) if _is_private(name) and name not in own:
+                found.append((node.lineno, ast.unparse(node)))
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(value=str(name)), *_]
+            ):
+                if _is_private(name) and name not in own:
+                    found.append((node.lineno, ast.unparse(node)))
+    return [f"line {line}: {text[:80]}" for line, text in sorted(found)]
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED_PRIVATE_NAMES
+
+
+def _own_private_names(tree: ast.Module) -> set[str]:
+    own: set[str] = set()
+    for definition in ast.walk(tree):
+        if not isinstance(definition, ast.ClassDef):
+            continue
+        for node in ast.walk(definition):
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    own.add(name)
+                case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                    own.add(name)
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    own.add(name)
+    return own
 
 
 def unfinished_work(text: str) -> list[str]:

@@ -21,6 +21,13 @@ LOCKS: Final = ("requirements.lock", "requirements-otel.lock", "requirements-dev
 # file:function -> why it is better long
 LONG_FUNCTIONS: Final[MappingProxyType[str, str]] = MappingProxyType({})
 
+# file: private attribute -> why there is no other way
+PRIVATE_ATTRIBUTES: Final[MappingProxyType[str, str]] = MappingProxyType(
+    {
+        "gateway/http/disconnect.py: future._asyncio_future_blocking": "steps a server's receive() without a task",
+    }
+)
+
 Check = Callable[[str], list[str]]
 
 
@@ -78,6 +85,17 @@ def test_tests_wait_for_conditions_and_a_fixed_sleep_has_its_reason() -> None:
 def test_no_module_of_the_gateway_has_state_of_its_own() -> None:
     gateway = [path for path in PYTHON if path.is_relative_to(ROOT / "gateway")]
     assert findings(rules.module_level_mutable_state, gateway) == []
+
+
+def test_the_gateway_reads_private_attributes_of_its_own_objects_alone() -> None:
+    found = {
+        f"{path.relative_to(ROOT).as_posix()}: {line.split(': ', 1)[1]}"
+        for path in PYTHON
+        if path.is_relative_to(ROOT / "gateway")
+        for line in rules.private_attributes_of_others(path.read_text(encoding="utf-8"))
+    }
+    assert found <= PRIVATE_ATTRIBUTES.keys(), found - PRIVATE_ATTRIBUTES.keys()
+    assert found == PRIVATE_ATTRIBUTES.keys(), "an exception that is not needed any more"
 
 
 def test_a_function_of_more_than_60_lines_has_its_reason_in_the_table() -> None:
@@ -141,6 +159,10 @@ HASH: Final = "--hash=sha256:" + "0" * 64
         (rules.module_level_mutable_state, "x = (1, [])", "x = (1, ())"),
         (rules.module_level_mutable_state, "if True:\n    x = [y for y in z]", '__all__ = ["x"]'),
         (rules.module_level_mutable_state, "try:\n    x = 1\nexcept E:\n    x = set()", "x: int"),
+        (rules.private_attributes_of_others, "pool._connections", "self._connections"),
+        (rules.private_attributes_of_others, "a.b._c()", "class A:\n    def _c(self): ...\nA()._c()"),
+        (rules.private_attributes_of_others, 'getattr(pool, "_x", None)', 'getattr(pool, "x", None)'),
+        (rules.private_attributes_of_others, "response.stream._stream", "pair._replace(a=1)"),
         (rules.bare_suppressions, "x = 1  # noqa", "x = 1  # noqa: F401 - it is re-exported"),
         (rules.bare_suppressions, "x = 1  # noqa: F401", 'x = "# noqa"'),
         (rules.bare_suppressions, "x = 1  # type: ignore", "x = 1  # type: ignore[misc]  # the library is untyped"),

@@ -9,12 +9,11 @@ import pytest
 import trustme
 
 from gateway.config.upstream_settings import UpstreamSettings
-from gateway.upstream.httpx_transport import HttpxTransport
 from gateway.upstream.pool import NativeTransport
 from gateway.worker.parts import build_upstream
 from tests.support.scripted_upstream import answer, head, request, serve
 from tests.support.upstream_exchange import fetch
-from tests.upstream.test_httpx_transport import tunnel_to
+from tests.upstream.test_forward_proxies import tunnel_to
 
 PROXY = "http://proxy.example:3128"
 
@@ -101,14 +100,12 @@ async def test_an_empty_proxy_is_none_whatever_the_environment_says(monkeypatch:
     await built.transport.close()
 
 
-async def test_auto_is_httpx_behind_a_proxy_and_native_by_name_stays_native(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("transport", "proxied"), [("auto", True), ("httpx", True), ("native", False)])
+def test_the_environment_s_proxy_is_not_for_the_transport_that_was_asked_for_as_native(
+    monkeypatch: pytest.MonkeyPatch, transport: str, *, proxied: bool
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", PROXY)
-    chosen = build_upstream("chosen", upstream())
-    native = build_upstream("native", upstream(transport="native"))
-    assert isinstance(chosen.transport, HttpxTransport)
-    assert isinstance(native.transport, NativeTransport)
-    await chosen.transport.close()
-    await native.transport.close()
+    assert upstream(transport=transport).effective_proxy() == (PROXY if proxied else None)
 
 
 async def test_a_request_goes_through_the_environment_s_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What only the native transport promises: early answers, prompt idle handling, flat memory, a cheap warm path."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -154,12 +154,6 @@ async def test_a_retry_in_a_full_pool_waits_for_a_place(native: Native) -> None:
         got = await asyncio.gather(fetch(transport), fetch(transport))
         assert sorted(body for _, body in got) == [b"2", b"3"]
     assert upstream.accepted == 2
-
-
-@pytest.mark.parametrize("setting", [{"http2": True}, {"proxy": "http://127.0.0.1:1"}])
-def test_what_needs_httpx_is_refused(setting: Mapping[str, Any]) -> None:
-    with pytest.raises(ValueError, match="httpx"):
-        NativeTransport(TransportConfig(base_url="http://127.0.0.1", **setting))
 
 
 def test_a_transport_may_be_built_outside_of_a_loop_and_used_inside() -> None:
