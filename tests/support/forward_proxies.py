@@ -38,10 +38,12 @@ async def forward_proxy(wanted: bytes | None = None) -> AsyncIterator[ForwardPro
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections = [writer]
         running.append(connections)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):
-            await _serve(proxy, wanted, reader, connections)  # uvloop raises RuntimeError for what is closed
-        writer.transport.abort()
-        running.remove(connections)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):
+                await _serve(proxy, wanted, reader, connections)  # uvloop raises RuntimeError for what is closed
+        finally:
+            writer.transport.abort()
+            running.remove(connections)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20)
     proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -94,6 +96,8 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, a
         if as_paths or writer.is_closing():
             writer.close()
     except ConnectionResetError:
+        if writer.is_closing():
+            return
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
