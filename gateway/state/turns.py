@@ -69,6 +69,9 @@ class Turns:
     async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """Resolves the past into the body. Raises GatewayError; a conversation is locked from here until `close`."""
         fields = parse_object(bytes(body)) or {}
+        if fields.get("background") is True:
+            message = "Responses that this gateway keeps are not run in the background: ask without 'background'."
+            raise GatewayError("invalid_item", message, param="background")
         past = await self._past(key, fields)
         new = as_items(fields.get("input"))
         name = secrets.token_hex(8)

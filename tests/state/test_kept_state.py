@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -214,6 +215,29 @@ def test_a_dead_key_reads_nothing_that_is_kept(
         assert client.get("/v1/responses/resp_dead").status_code == 401
         continued = {"model": MODEL, "input": "x", "previous_response_id": "resp_dead"}
         assert client.post("/v1/responses", json=continued).status_code == 401
+
+
+def test_a_background_response_is_refused_by_name_and_never_reaches_the_provider(
+    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey
+) -> None:
+    calls, before = len(provider.received), gateway.balance(key)
+    with gateway.http(key) as client:
+        got = client.post("/v1/responses", json={"model": MODEL, "input": "x", "background": True})
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "background")
+    assert (len(provider.received), gateway.balance(key)) == (calls, before)
+
+
+def test_a_route_that_keeps_nothing_continues_nothing(
+    shared_store: Server, provider: PostOnlyProvider, tmp_path: Path
+) -> None:
+    with running_gateway(shared_store.url, provider.url, tmp_path, route={"state": "none"}) as nothing:
+        provider.next(answer("x", "resp_nothing"))
+        with nothing.http(nothing.new_key()) as client:
+            assert client.post("/v1/responses", json={"model": MODEL, "input": "x"}).status_code == 200
+            assert client.get("/v1/responses/resp_nothing").status_code == 404
+            again = {"model": MODEL, "input": "x", "previous_response_id": "resp_nothing"}
+            assert client.post("/v1/responses", json=again).json()["error"]["code"] == "previous_response_not_found"
+            assert client.post("/v1/conversations", json={}).status_code == 404
 
 
 def test_a_stream_that_breaks_is_kept_as_failed_under_the_id_that_was_shown(
