@@ -9,7 +9,7 @@ from fastapi import Request
 
 from gateway.accounts.accounts import Accounts, Key, Team, View
 from gateway.errors import GatewayError
-from gateway.identity.api_keys import ApiKey, invalid_api_key, parse_authorization
+from gateway.identity.api_keys import ApiKey, invalid_api_key, key_of_request
 
 if TYPE_CHECKING:
     from gateway.accounts.admin_keys import Admins
@@ -71,7 +71,7 @@ async def caller_of(request: Request) -> Caller:
 
     It charges nothing and counts against no limit. Raises GatewayError `invalid_api_key`.
     """
-    presented = parse_authorization(request.headers.get("authorization"))
+    presented = key_of_request(dict(request.headers.raw))
     accounts = services_of(request).accounts
     try:
         team = await accounts.team(presented.team_id)

@@ -78,12 +78,16 @@ class Hold(NamedTuple):
 
 
 class ExchangeResult(NamedTuple):
-    """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed."""
+    """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed.
+
+    `partly`: a usage of which a part had to be estimated, or that the request tells and not the answer.
+    """
 
     outcome: Outcome
     answered: bool = False
     usage: Usage | None = None
     output_tokens_estimate: int = 0
+    partly: Usage | None = None
 
 
 class Settlement(NamedTuple):
@@ -132,12 +136,12 @@ def void(hold: Hold, outcome: Outcome) -> Settlement:
 
 def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
     """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
-    outcome, answered, learnt, _estimated = result
+    outcome, answered, learnt, _estimated, partly = result
     policy = POLICY[outcome] if answered else Charge.NOTHING
     if learnt is not None and policy is not Charge.NOTHING:
         return _by_usage(learnt, hold, terms, outcome)
     if policy is Charge.USAGE_OR_ESTIMATE:
-        usage = _estimate(result, hold)
+        usage = _estimate(result, hold) if partly is None else partly
         charged = charge(terms.price, usage, terms.ended_ms, terms.prices, terms.model)
         cost = min(charged.nano_usd, hold.amount_nano_usd)
         return Settlement(hold, "settle", cost, usage, "estimate", outcome, terms.model, terms.upstream, charged.bill)

@@ -15,6 +15,7 @@ import re
 import secrets
 import string
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,8 @@ from gateway.errors import GatewayError
 ALPHABET: Final = string.digits + string.ascii_letters
 ID_LENGTH: Final = 10
 SECRET_LENGTH: Final = 43  # 62**43 > 2**256
+_BARE: Final = frozenset({b"api-key", b"x-api-key"})
+"""Headers that carry a key as it is."""
 _FORMAT: Final = re.compile(
     rf"sk-gw-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9a-f]{{8}})"
 )
@@ -84,8 +87,26 @@ def parse_api_key(text: str) -> ApiKey:
     return ApiKey(team_id, key_id, hash_of(secret))
 
 
+def key_of_request(headers: Mapping[bytes, bytes]) -> ApiKey:
+    """Step 1: returns the key that a request carries, in any of the headers in which SDKs send one.
+
+    `Authorization: Bearer` is OpenAI's, `api-key` Azure's, `x-api-key` Anthropic's. A program may send the same key in
+    two of them. Two that differ are refused: which one counts would be a guess. Raises GatewayError `invalid_api_key`.
+    """
+    authorization = headers.get(b"authorization")
+    found = {value for name in _BARE if (value := headers.get(name))} if not _BARE.isdisjoint(headers) else None
+    if not found:
+        return parse_authorization(None if authorization is None else authorization.decode("latin-1"))
+    keys = {parse_api_key(text.decode("latin-1").strip()) for text in found}
+    if authorization is not None:
+        keys.add(parse_authorization(authorization.decode("latin-1")))
+    if len(keys) > 1:
+        raise GatewayError("invalid_api_key", "The request carries two API keys that differ. Send one.")
+    return keys.pop()
+
+
 def parse_authorization(authorization: str | None) -> ApiKey:
-    """Step 1: returns the key in an `Authorization` header. Raises GatewayError `invalid_api_key`."""
+    """Returns the key in an `Authorization` header. Raises GatewayError `invalid_api_key`."""
     if authorization is None:
         raise invalid_api_key()
     scheme, _, text = authorization.partition(" ")

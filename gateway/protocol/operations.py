@@ -10,6 +10,11 @@
 | responses.cancel       | POST /v1/responses/{id}/cancel     | who made the response | usage, once for each response |
 | responses.input_items  | GET /v1/responses/{id}/input_items | who made the response | nothing                       |
 | chat.completions       | POST /v1/chat/completions          | the model's route     | its usage, else an estimate   |
+| completions            | POST /v1/completions               | the model's route     | its usage, else an estimate   |
+| embeddings             | POST /v1/embeddings                | the model's route     | its usage, else an estimate   |
+| messages               | POST /v1/messages                  | the model's route     | its usage, else an estimate   |
+| moderations            | POST /v1/moderations               | the model's route     | by the request                |
+| rerank                 | POST /v1/rerank                    | the model's route     | its usage, else an estimate   |
 
 Only `responses` makes a response that the gateway remembers. What an upstream does not offer is its own 404, passed on.
 Each row names its dialect: how its bodies, its streams and its errors look (`dialects/`).
@@ -23,8 +28,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from gateway.protocol.dialects.chat import CHAT
+from gateway.protocol.dialects.chat import CHAT, COMPLETIONS
 from gateway.protocol.dialects.dialect import Dialect
+from gateway.protocol.dialects.embeddings import EMBEDDINGS
+from gateway.protocol.dialects.messages import MESSAGES
+from gateway.protocol.dialects.moderations import MODERATIONS
+from gateway.protocol.dialects.rerank import RERANK
 from gateway.protocol.dialects.responses import RESPONSES
 
 PREFIX: Final = "/v1/responses"
@@ -84,6 +93,11 @@ def _below(name: str, method: str, tail: str, charge: Charge) -> Operation:
     return Operation(f"responses.{name}", method, PREFIX + tail, charge, RESPONSES, may_be_missing=True)
 
 
+def _call(name: str, dialect: Dialect, kind: str = "") -> Operation:
+    """A row of its own: what is charged is what its answer reports."""
+    return Operation(name, "POST", f"{_VERSION}/{name.replace('.', '/')}", "usage or estimate", dialect, kind=kind)
+
+
 OPERATIONS: Final = (
     CREATE,
     _below("compact", "POST", "/compact", "usage or estimate"),
@@ -92,7 +106,12 @@ OPERATIONS: Final = (
     _below("delete", "DELETE", "/{id}", "nothing"),
     _below("cancel", "POST", "/{id}/cancel", "usage"),
     _below("input_items", "GET", "/{id}/input_items", "nothing"),
-    Operation("chat.completions", "POST", "/v1/chat/completions", "usage or estimate", CHAT, kind="chat"),
+    _call("chat.completions", CHAT, kind="chat"),
+    _call("completions", COMPLETIONS, kind="text_completion"),
+    _call("embeddings", EMBEDDINGS, kind="embeddings"),
+    _call("messages", MESSAGES, kind="chat"),
+    _call("moderations", MODERATIONS),
+    _call("rerank", RERANK),
 )
 _BY_ID: Final = tuple(operation for operation in OPERATIONS if operation.by_id)
 _TARGETS: Final[Mapping[tuple[str, str], Target]] = MappingProxyType(

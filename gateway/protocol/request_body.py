@@ -49,7 +49,8 @@ class RequestBody(NamedTuple):
     """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later.
 
     `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
-    `usage_unasked`: its caller did not ask for the event that reports a stream's usage.
+    `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `names_model`: `model` is its
+    own, and not the one that the API documents for a body without.
     """
 
     body: Body
@@ -62,6 +63,7 @@ class RequestBody(NamedTuple):
     facts: RequestFacts = NO_FACTS
     bounds: Bounds = Bounds()
     usage_unasked: bool = False
+    names_model: bool = True
 
 
 def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = False) -> RequestBody:
@@ -89,10 +91,21 @@ def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = Fals
         None if previous is None else _text(previous, "previous_response_id"),
         _estimate(body, attachments, text, form.image) if input_tokens is None else input_tokens,
         store,
-        read_facts(fields),
+        _with_bounds(read_facts(fields), bounds),
         bounds,
         stream and form.asks_usage and not _asks_usage(get("stream_options")),
+        get("model") is not None,
     )
+
+
+def _with_bounds(facts: RequestFacts, bounds: Bounds) -> RequestFacts:
+    """Adds what an answer may be priced by and may not say."""
+    images, units = bounds.images, bounds.units
+    if images is not None:
+        facts = facts._replace(quality=images.quality, size=images.size)
+    if units:
+        facts = facts._replace(characters=int(units.get("character", 0)), seconds=float(units.get("second", 0)))
+    return facts
 
 
 def _model(model: object, form: RequestForm) -> str:

@@ -6,6 +6,7 @@ failover    step 5: asks the route's upstreams until one answers
 refusals    which of several refusals the client is told
 relay       step 6: passes the answer on to the client
 upstream_answer  which headers of an upstream's answer go on, what its body is
+answer_usage  what an answer used, reported or in part estimated
 preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it

@@ -1,6 +1,6 @@
 """Steps 1 to 4 of a request: from a client's bytes to a hold.
 
-    1 authenticate   Authorization -> ApiKey   api_keys.parse_authorization   local: garbage never reaches the store
+    1 authenticate   headers -> ApiKey         api_keys.key_of_request        local: garbage never reaches the store
     2 read           body -> RequestBody       request_body.read_request_body
     3 route          model -> Route            Router.resolve; a response that is named pins the upstream that made it
     4 admit          Route -> Admitted         Ledger.admit                   one script call; a hold is reserved
@@ -19,12 +19,13 @@ from gateway.billing.hold import Work, worst_case
 from gateway.billing.lifecycle import State
 from gateway.errors import GatewayError
 from gateway.http.client import Client
-from gateway.identity.api_keys import ApiKey, parse_authorization
+from gateway.identity.api_keys import ApiKey, key_of_request
 from gateway.ledger.admissions import Admission, AdmissionRequest
 from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.dialects.dialect import NO_IMAGES
 from gateway.protocol.operations import Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
@@ -91,7 +92,7 @@ async def prepare(
     turns: Turns | None = None,
 ) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
-    key = parse_authorization(client.text(b"authorization"))
+    key = key_of_request(client.fields)
     record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
     _refuse_upgrade(client)
     query: bytes = client.scope["query_string"]
@@ -224,9 +225,19 @@ def _ask(
         default = route.rule.default_max_output_tokens or snapshot.limits.default_max_output_tokens
         output_tokens = default * bounds.runs + bounds.more_output_tokens
     now_ms = time.time_ns() // 1_000_000
-    work = Work(input_tokens, output_tokens, tier=request.facts.service_tier)
+    images = bounds.images or NO_IMAGES
+    work = Work(
+        input_tokens,
+        output_tokens,
+        tier=request.facts.service_tier,
+        images=images.number,
+        quality=images.quality,
+        size=images.size,
+        units=bounds.units,
+    )
     worst = worst_case(route.price, work, now_ms, now_ms + snapshot.limits.longest_ms, snapshot.router.prices)
-    unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None else 0
+    says_nothing = request.max_output_tokens is None and operation.dialect.request.has_output
+    unsaid = MAX_OUTPUT_TOKENS_FIELD if says_nothing else 0
     demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid)
     idempotency_key = client.text(b"idempotency-key")
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:

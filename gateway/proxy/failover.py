@@ -204,7 +204,7 @@ class Search:
         """What the upstream is sent: the caller's body, with the model that it knows."""
         route, request = self._admitted.route, self._admitted.request
         body = request.body
-        if body and route.upstream_model != request.model:
+        if body and (route.upstream_model != request.model or not request.names_model):
             body = with_model(request, route.upstream_model)
         return with_usage_asked(body) if asks_usage else body
 

@@ -35,8 +35,8 @@ from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.usage_dropping import UsageDroppingObserver
-from gateway.protocol.usage_reader import read_usage
 from gateway.proxy.admission import Admitted, Opened
+from gateway.proxy.answer_usage import lacks_output, partial_usage, reported_usage
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.kept_answer import KeptAnswer
@@ -54,6 +54,7 @@ _OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
 )
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
 _BAD_GATEWAY: Final = 502
+_BYTES_PER_TOKEN: Final = 4
 
 
 class Relay:
@@ -72,8 +73,9 @@ class Relay:
         self._observer: SseObserver | None = None
         self._preamble: Preamble | None = None
         self._kept: KeptAnswer | None = None  # where the gateway keeps the response: what is shown goes through it
-        self._usage: Usage | None = None
-        self._output_bytes = 0
+        self._reported: Json | None = None
+        self._answer: Json = {}
+        self._answer_bytes = 0
         self._answered = False
         self._unconfirmed: Opened | None = None  # a 2xx that may turn out to be no answer
         self._refused = False  # the answer is an error, and the client gets it as it is
@@ -252,7 +254,6 @@ class Relay:
         if fields is None and kind == b"application/json":
             # Cut short, with the work behind it probably done: the policy's "2xx without usage".
             self.outcome = Outcome.UPSTREAM_CUT
-            self._output_bytes = 0
             raise InvalidAnswer(self.outcome, "The provider's answer was cut short.")
         facts = self._dialect.read_answer(fields) if fields is not None and kind == b"application/json" else None
         if fields is None or facts is None:
@@ -275,9 +276,8 @@ class Relay:
 
     def _take_answer(self, facts: AnswerFacts, fields: Json, length: int) -> None:
         self._in_progress = facts.in_progress
-        self._usage = self._read_usage(facts.usage, fields)
-        measure = self._dialect.output_bytes
-        self._output_bytes = length if measure is None else measure(fields) if self._usage is None else 0
+        self._reported, self._answer = facts.usage, fields
+        self._answer_bytes = length
         self._record.response_id = facts.response_id
         self.outcome = _OUTCOMES[facts.ended]
 
@@ -290,13 +290,6 @@ class Relay:
             self._record.detail = "2xx with application/json: not a response"
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
         return status
-
-    def _read_usage(self, usage: Json | None, answer: Json) -> Usage | None:
-        if usage is None:
-            return None
-        facts, conditions = self._admitted.request.facts, self._admitted.route.price.conditions
-        facts = facts._replace(conditions=conditions) if conditions else facts
-        return read_usage(self._dialect.name, usage, answer, facts)
 
     async def _pass_refusal(self, opened: Opened) -> None:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
@@ -352,18 +345,26 @@ class Relay:
         """What the policy decides on."""
         if self._left:
             self.outcome = Outcome.CLIENT_LEFT
-        observer = self._observer
-        if observer is None or self._usage is not None:
-            usage, output_tokens = self._usage, self._output_bytes // 4
-        else:
-            facts = observer.facts
-            if self.outcome in _BROKEN and facts.ended is not None:
-                self.outcome = _OUTCOMES[facts.ended]
-            usage = self._read_usage(facts.usage, facts.answer)
-            output_tokens = 0 if usage is not None else observer.output_tokens_estimate()
+        observer, reported, answer = self._observer, self._reported, self._answer
+        if observer is not None:
+            reported, answer = observer.facts.usage, observer.facts.answer
+            if self.outcome in _BROKEN and observer.facts.ended is not None:
+                self.outcome = _OUTCOMES[observer.facts.ended]
+        usage = reported_usage(self._admitted, reported, answer)
+        output_tokens, partly = 0, None
+        if usage is None or lacks_output(usage):
+            output_tokens = self._output_tokens() if observer is None else observer.output_tokens_estimate()
+            partly = partial_usage(self._admitted, usage, reported, answer, output_tokens)
+            usage = None
         if self._works_on():
             output_tokens = self._admitted.admission.hold.output_tokens
-        return ExchangeResult(self.outcome, self._answered and self._is_charged(usage), usage, output_tokens)
+        charged = self._answered and self._is_charged(usage)
+        return ExchangeResult(self.outcome, charged, usage, output_tokens, partly)
+
+    def _output_tokens(self) -> int:
+        """What a whole answer may have put out, from its bytes."""
+        measure = self._dialect.output_bytes
+        return (self._answer_bytes if measure is None else measure(self._answer)) // _BYTES_PER_TOKEN
 
     def _works_on(self) -> bool:
         """Whether the upstream goes on with the response after this, unseen: then its whole hold is the estimate."""

@@ -190,6 +190,11 @@ class Scenario:
     clients: list[RawClient] = field(default_factory=list)
     sdks: list[openai.AsyncOpenAI] = field(default_factory=list)
 
+    @property
+    def authorization(self) -> str:
+        """The header with the key, where a test gives no other."""
+        return f"authorization: Bearer {self.key.text}\r\n"
+
     async def connect(self) -> RawClient:
         """A connection to the gateway, closed when the test ends."""
         client = await RawClient.connect(self.gateway.url)
@@ -197,14 +202,20 @@ class Scenario:
         return client
 
     async def ask(
-        self, body: bytes | None = None, *, headers: str = "", path: str = "/v1/responses", **fields: Any
+        self,
+        body: bytes | None = None,
+        *,
+        headers: str = "",
+        path: str = "/v1/responses",
+        authorization: str | None = None,
+        **fields: Any,
     ) -> RawClient:
         """Sends one request on a connection of its own."""
         self.last_body = body_of(**fields) if body is None else body
         client = await self.connect()
         head = (
             f"POST {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: application/json\r\n"
-            f"authorization: Bearer {self.key.text}\r\n{headers}content-length: {len(self.last_body)}\r\n\r\n"
+            f"{authorization or self.authorization}{headers}content-length: {len(self.last_body)}\r\n\r\n"
         )
         await client.send(head.encode() + self.last_body)
         return client
@@ -233,6 +244,11 @@ class Scenario:
     async def logged(self, requests: int) -> None:
         """So many requests have ended."""
         await wait_until(lambda: len(self.log_lines()) >= requests, what="the request is logged")
+
+    async def settled(self) -> list[dict[str, str]]:
+        """The journal's resolutions, once the request has been logged."""
+        await wait_until(lambda: bool(self.log_lines()), what="the request is logged")
+        return self.journal()
 
     async def upstream_left(self, *, number: int = 1) -> None:
         """The upstream's first connections are closed, promptly."""

@@ -14,6 +14,7 @@ from gateway.identity.api_keys import (
     ApiKey,
     invalid_api_key,
     is_id,
+    key_of_request,
     new_id,
     new_secret,
     parse_api_key,
@@ -24,6 +25,9 @@ ids = st.text(ALPHABET, min_size=ID_LENGTH, max_size=ID_LENGTH)
 KEY, STORED = new_secret(
     "t" * ID_LENGTH, "k" * ID_LENGTH, bytes(range(64))
 )  # the same in every process: names of tests
+
+
+OTHER, _ = new_secret("t" * ID_LENGTH, "k" * ID_LENGTH, bytes(range(1, 65)))
 
 
 def refused(text: str | None) -> None:
@@ -91,6 +95,39 @@ def test_what_is_no_bearer_key_is_refused(header: str | None) -> None:
 @pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY}  "])
 def test_a_bearer_key_is_read(header: str) -> None:
     assert parse_authorization(header) == ApiKey("t" * ID_LENGTH, "k" * ID_LENGTH, STORED)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": f"Bearer {KEY}"},
+        {"x-api-key": KEY},
+        {"api-key": f" {KEY} "},
+        {"authorization": f"Bearer {KEY}", "x-api-key": KEY},
+        {"authorization": f"Bearer {KEY}", "x-api-key": ""},
+        {"api-key": KEY, "x-api-key": KEY},
+    ],
+)
+def test_a_key_is_read_wherever_sdks_send_one(headers: dict[str, str]) -> None:
+    sent = {name.encode(): value.encode() for name, value in headers.items()}
+    assert key_of_request(sent) == ApiKey("t" * ID_LENGTH, "k" * ID_LENGTH, STORED)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-api-key": "sk-ant-1"},
+        {"authorization": f"Bearer {KEY}", "x-api-key": "sk-ant-1"},
+        {"authorization": "Basic YTpi", "x-api-key": KEY},
+        {"authorization": f"Bearer {KEY}", "x-api-key": OTHER},
+        {"api-key": OTHER, "x-api-key": KEY},
+    ],
+)
+def test_what_is_no_key_and_keys_that_differ_are_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(GatewayError) as caught:
+        key_of_request({name.encode(): value.encode() for name, value in headers.items()})
+    assert caught.value.code == "invalid_api_key"
 
 
 @given(st.text(max_size=12))

@@ -170,6 +170,9 @@ class ImagesAsked(NamedTuple):
     size: str = ""
 
 
+NO_IMAGES: Final = ImagesAsked(0)
+
+
 class Bounds(NamedTuple):
     """What a request may use. `output_tokens`: of one run; None: it does not say. `runs`: so many times that.
 

@@ -1,0 +1,35 @@
+"""What an answer used: as it was reported, and as much of it as is known where a part was not. Pure.
+
+reported_usage    the usage that the answer reports
+partial_usage     where it reports none or no output: what it and the request tell, its output estimated
+"""
+
+from __future__ import annotations
+
+from gateway.protocol.dialects.dialect import Json
+from gateway.protocol.quantities import Usage
+from gateway.protocol.usage_reader import read_usage
+from gateway.proxy.admission import Admitted
+
+
+def reported_usage(admitted: Admitted, reported: Json | None, answer: Json) -> Usage | None:
+    """The usage of an answer; None where nothing sound was reported. `answer`: what of it bears on its price."""
+    if reported is None:
+        return None
+    facts, conditions = admitted.request.facts, admitted.route.price.conditions
+    facts = facts._replace(conditions=conditions) if conditions else facts
+    return read_usage(admitted.target.operation.dialect.name, reported, answer, facts)
+
+
+def lacks_output(usage: Usage) -> bool:
+    """Whether a usage counts the input alone, because its answer broke off."""
+    return usage.quantities is not None and usage.quantities.lacks_output
+
+
+def partial_usage(
+    admitted: Admitted, usage: Usage | None, reported: Json | None, answer: Json, output_tokens: int
+) -> Usage | None:
+    """What is known where no whole usage was reported; None where neither answer nor request tell anything."""
+    if usage is not None:
+        return reported_usage(admitted, {**(reported or {}), "output_tokens": output_tokens}, answer)
+    return reported_usage(admitted, admitted.request.bounds.usage, answer)
