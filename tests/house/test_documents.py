@@ -21,7 +21,10 @@ from tests.support.servers import valkey_server
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "docs/clients.md", "docs/operators.md", "benchmarks/README.md")
+DOCUMENTS = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md"))
+)
 
 
 def blocks(text: str, language: str) -> list[str]:
