@@ -68,7 +68,7 @@ def run(program: list[str], demo: tuple[str, str], text: str) -> str:
     url, key = demo
     text = text.replace("http://127.0.0.1:8080", url).replace("sk-gw-...", key)
     environment = {**os.environ, "GATEWAY_KEY": key}
-    done = subprocess.run([*program, text], env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*program, text], env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
