@@ -58,7 +58,7 @@ from gateway.worker.store_inspection import StoreInspection
 
 
 def _nothing() -> None:
-    """What is called where nobody wants to be told."""
+    """The default callback, which does nothing."""
 
 
 @dataclass(slots=True)

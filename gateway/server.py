@@ -46,10 +46,12 @@ from gateway.observability.request_log import configure_logging
 HUNG_S: Final = 60.0
 """The longest time without a heartbeat before a worker is replaced. A worker's start counts too."""
 RETRY_S: Final = 5.0
-"""How long until another one is tried where a worker could not start."""
+"""The pause before a worker that could not start is started again."""
 COLLECT_EVERY: Final = 20_000
-"""New containers between two garbage collections. A request leaves no cycles behind: to look every 700, Python's
-default, cost 7 % of a JSON answer and found nothing."""
+"""How many new containers are allocated between two garbage collections.
+
+A request leaves no reference cycles. Python's default of 700 costs 7 % of a JSON answer and finds nothing.
+"""
 _AFTER_DRAIN_S: Final = 5
 _MOST_LOST: Final = 20
 _LINGER_S: Final = 0.5
@@ -71,7 +73,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
-        log_config=None,  # what it has to say goes into this gateway's own log
+        log_config=None,  # uvicorn's messages go to the gateway's own log
         log_level="error",  # its warnings are about what clients did, which the request log records
         access_log=False,
         server_header=False,
@@ -249,7 +251,7 @@ def create_worker() -> Gateway:
 
 
 def calm_collector() -> None:
-    """Once everything is built: what lives to the process's end is not looked at again, and new objects seldom."""
+    """Configures the garbage collector once everything is built: it skips what lives to the end, and runs rarely."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_EVERY)

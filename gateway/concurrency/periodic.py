@@ -1,18 +1,18 @@
-"""Background work that is repeated for as long as the process lives, under one supervision.
+"""Background work that is repeated for as long as the process runs, under one supervision.
 
-    work = Periodic("renew-holds", 100.0, renew)    asks `renew` once every 100 s, the first time at once
+    work = Periodic("renew-holds", 100.0, renew)    calls `renew` once every 100 s, the first time at once
     asyncio.create_task(work.run())                 until the task is cancelled, or `work.finish()` was called
-    work.wake()                                     the next round begins at once
-    work.is_dead(now_s)                             it has completed no round for `dead_after_s`
+    work.wake()                                     the next round starts at once
+    work.is_dead(now_s)                             whether no round was completed for `dead_after_s`
 
-| a round                           | counted as | the next one begins after                             |
-|-----------------------------------|------------|-------------------------------------------------------|
-| returns                           | done       | `every_s`                                             |
-| raises one of `outages`           | away       | `every_s`: something else is away, and says so itself |
-| raises any other exception        | failed     | a pause that doubles from `every_s`, at most 30 s     |
-| takes longer than `dead_after_s`  | failed     | the same; the round is cancelled                      |
+ a round                           | counted as | the next one starts after                             |
+-----------------------------------|------------|-------------------------------------------------------|
+ returns                           | done       | `every_s`                                             |
+ raises one of `outages`           | away       | `every_s`: another part is unavailable and reports it |
+ raises any other exception        | failed     | a pause that doubles from `every_s`, at most 30 s     |
+ takes longer than `dead_after_s`  | failed     | the same; the round is cancelled                      |
 
-A failed round is logged with its traceback, and the first good one after it, too.
+A failed round is logged with its traceback, and so is the first successful one after it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import Final
 import structlog
 
 LONGEST_PAUSE_S: Final = 30.0
-"""How long the pause after failures grows, for work that is due more often than that."""
+"""The longest pause after failures, for work that is due more often than that."""
 DEAD_AFTER_S: Final = 30.0
-"""How long work may complete no round before it counts as dead, where its period is short."""
+"""How long work with a short period may complete no round before it counts as dead."""
 DEAD_AFTER_PERIODS: Final = 3
 _MOST_DOUBLINGS: Final = 10
 
 
 class Periodic:
-    """One piece of background work.
+    """One kind of background work.
 
-    State that changes: `rounds`, by how they ended; since when no round has been completed; whether it was finished.
+    Mutable: `rounds` by their result, the time since which no round was completed, and whether the work is finished.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Periodic:
                 await self._sleep(self._pause_s())
 
     def wake(self) -> None:
-        """Begins the next round at once: the one that waits, or the one behind the round that runs."""
+        """Starts the next round at once. If a round is running, the next one follows it immediately."""
         self._wake.set()
 
     def finish(self) -> None:
-        """Nothing is left to do: no round follows this one."""
+        """Ends the work: no round follows this one."""
         self._finished = True
 
     def is_dead(self, now_s: float) -> bool:
-        """Whether it fails, or hangs, for `dead_after_s` by now. `now_s`: the event loop's time."""
+        """Whether the work has failed or hung for `dead_after_s`. `now_s` is the event loop's time."""
         since_s = self._incomplete_since_s
         return since_s is not None and now_s - since_s >= self.dead_after_s
 
@@ -89,7 +89,7 @@ class Periodic:
                 await self._work()
         except self._outages:
             self._completed("away")
-        except Exception as error:  # noqa: BLE001 - whatever one round raises, the next one is the retry
+        except Exception as error:  # noqa: BLE001 - whatever a round raises, the next round is the retry
             self._failures += 1
             self.rounds["failed"] += 1
             self._log.error(
@@ -118,5 +118,5 @@ class Periodic:
 
 
 def dead(works: tuple[Periodic, ...], now_s: float) -> list[str]:
-    """The names of those that are dead, for /readyz. `now_s`: the event loop's time."""
+    """Returns the names of the dead works, for /readyz. `now_s` is the event loop's time."""
     return [work.name for work in works if work.is_dead(now_s)]

@@ -71,7 +71,7 @@ class RequestReporter:
             self._append(self._finished, record)
 
     async def report(self) -> None:
-        """One round: writes what was noted, and looks whether anybody watches. Raises GatewayError or StoreError.
+        """Runs one round: writes what was noted, and checks whether anybody watches. Raises GatewayError or StoreError.
 
         A store that is away costs the lists of what was noted; the counts wait for it.
         """

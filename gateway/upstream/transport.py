@@ -41,7 +41,7 @@ class FaultKind(StrEnum):
 
 
 IDEMPOTENT: Final = frozenset({b"GET", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"})
-"""Methods that mean the same once and twice (RFC 9110, 9.2.2): a reused connection that dies sends them once more."""
+"""Idempotent methods (RFC 9110, 9.2.2). They are sent once more if a reused connection dies."""
 
 
 class UpstreamFault(Exception):
@@ -177,8 +177,8 @@ class Transport(Protocol):
         Args:
             method: upper-case letters; not HEAD or CONNECT.
             target: `/path[?query]`, appended to the base URL's path.
-            headers: sent as given. Host and the lengths are the transport's: those and hop-by-hop fields are dropped.
-            body: whole; never copied where it is large.
+            headers: sent as given, except that host, lengths and hop-by-hop fields are dropped.
+            body: the whole body; a large one is never copied.
 
         Raises:
             UpstreamFault: no answer.
@@ -186,4 +186,4 @@ class Transport(Protocol):
         """
 
     async def close(self) -> None:
-        """Close every connection; answers that are being read end with CUT. Idempotent."""
+        """Close every connection. Answers that are being read end with CUT. Idempotent."""

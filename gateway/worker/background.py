@@ -1,4 +1,4 @@
-"""What a worker does beside its requests, each piece under `concurrency.periodic`'s supervision.
+"""The background work of a worker. `concurrency.periodic` supervises each kind.
 
 | name                   | does                                                                | where                 |
 |------------------------|---------------------------------------------------------------------|-----------------------|
@@ -39,12 +39,15 @@ from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.store_inspection import StoreInspection
 
 OUTAGES: Final = (StoreUnavailable, GatewayError)
-"""What a round may raise while the store is away."""
+"""The exceptions that a round may raise while the store is unavailable."""
 _CHECK_EVERY_S: Final = 0.25
 
 
 class Parts(Protocol):
-    """What has work to do; `app.Services` has it. State that changes: `ready`, the store was seen to enforce."""
+    """The parts with background work.
+
+    `app.Services` has them. Mutable: `ready` (the store was seen to enforce limits).
+    """
 
     store: Store
     ledger: Ledger
@@ -57,7 +60,7 @@ class Parts(Protocol):
 
 
 def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
-    """The pieces of work that the application runs, from its start to its shutdown."""
+    """Returns the works that the application runs from its start to its shutdown."""
     return (
         *parts.ledger.works,
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
@@ -70,9 +73,9 @@ def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
 
 
 class EnforcementCheck:
-    """A worker is not ready before the store has been seen to refuse the second request of a limit of one.
+    """Makes a worker ready once the store has refused the second of two requests under a limit of one.
 
-    State that changes: the problem that was logged last.
+    Mutable: the problem that was logged last.
     """
 
     def __init__(self, parts: Parts) -> None:

@@ -141,7 +141,7 @@ class ControlLoop:
         await self._report()
 
     async def obey(self) -> None:
-        """One round. Raises GatewayError `store_unavailable`: the last orders stay in force."""
+        """Runs one round. Raises GatewayError `store_unavailable`; then the last orders stay in force."""
         orders = await self._cluster_state.orders()
         self._apply(orders)
         if orders.generation != self.generation:

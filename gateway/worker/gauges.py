@@ -25,7 +25,7 @@ from gateway.worker.store_inspection import StoreInspection
 def counters(
     ledger: Ledger, spool: Spool, reporter: RequestReporter, log: RequestLog, works: tuple[Periodic, ...]
 ) -> Snapshot:
-    """What the parts and the background work have counted since this worker started."""
+    """Returns what the parts and the background work have counted since this worker started."""
     return {
         "gateway_holds_expired_total": {(): ledger.upkeep.expired},
         "gateway_holds_restored_total": {(): ledger.upkeep.restored},
@@ -49,7 +49,7 @@ def counters(
 
 
 def background(works: tuple[Periodic, ...], now_s: float) -> Snapshot:
-    """Which background work is dead. `now_s`: the event loop's time."""
+    """Returns which background work is dead. `now_s` is the event loop's time."""
     return {"gateway_background_dead": {(work.name,): int(work.is_dead(now_s)) for work in works}}
 
 

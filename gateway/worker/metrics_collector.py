@@ -32,9 +32,9 @@ class Parts(Protocol):
 
 
 class MetricsCollector:
-    """One worker's numbers, and the way to those of the others; `shared` is None where there are none.
+    """The metrics of one worker and access to those of the others. `shared` is None where there is only one worker.
 
-    State that changes: whether the counts of dead workers were taken over.
+    Mutable: whether the counters of dead workers were taken over.
     """
 
     def __init__(self, parts: Parts, counters: Counters, spool: Spool, shared: SharedMetrics | None) -> None:
@@ -45,7 +45,7 @@ class MetricsCollector:
         self._begun = False
 
     async def publish(self) -> None:
-        """Tells the other workers, if there are any."""
+        """Publishes this worker's metrics to the others, if there are any."""
         if self._shared is None:
             return
         self._begun = self._begun or await asyncio.to_thread(self._take_over, self._shared)
