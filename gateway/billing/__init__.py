@@ -4,7 +4,6 @@ money         nano-USD, and the one place where amounts are rounded
 rates         kinds of token rates, and the rates in force
 price_row     a model's price as data
 price_table   all price rows of a configuration
-prices        finds a model's price
 hold          the most that a request can cost
 bill          a cost as text in the journal, with all its lines
 cost          what a usage costs, itemised

@@ -44,7 +44,7 @@ class Bill(NamedTuple):
 
     @property
     def nano_usd(self) -> int:
-        """The exact sum of the lines, rounded up once, without what had been charged before."""
+        """The exact sum of the lines, rounded up once, minus what had been charged before."""
         total = ceil(sum((line.amount_nano_usd for line in self.lines), Fraction(0)))
         return min(MAX_NANO_USD, total) - self.less_nano_usd
 
@@ -67,20 +67,20 @@ def charge(price: Price, usage: Usage, ended_ms: int, table: PriceTable, model: 
 
 
 def write_bill(cost: Cost, usage: Usage) -> str:
-    """The text of an itemised cost."""
+    """Returns the text of an itemised cost."""
     quantities = usage.quantities
     contradictions, facts = ((), EMPTY) if quantities is None else (quantities.contradictions, quantities.facts)
     return _write(Bill(cost.version, cost.lines, cost.unpriced, contradictions, tuple(facts.items())))
 
 
 def with_less(text: str, usage: Usage, less_nano_usd: int) -> str:
-    """The text of a bill of which a part had been charged before."""
+    """Returns the text of a bill of which a part had been charged before."""
     bill = read_bill(text, usage)
     return text if bill is None else _write(bill._replace(less_nano_usd=less_nano_usd))
 
 
 def bill_json(bill: Bill) -> dict[str, Any]:
-    """A bill for people and programs: every line with its rate and its amount in USD."""
+    """Returns a bill as JSON: every line with its rate and its amount in USD."""
     return {
         "price": bill.price or None,
         "lines": [

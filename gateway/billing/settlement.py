@@ -93,8 +93,8 @@ class ExchangeResult(NamedTuple):
 class Settlement(NamedTuple):
     """What step 8 posts: "settle" with a cost and the tokens behind it, or "void".
 
-    `bill`: how the cost came about, as the books keep it (bill.py). `unpriced`: what the price had no rate for.
-    `attempts`: those before the one that answered which may have been begun, as the books keep them.
+    `bill` says how the cost came about, as the journal keeps it (bill.py). `unpriced` names what the price has no rate
+    for. `attempts` are earlier attempts at other upstreams that may have started the work, as the journal keeps them.
     """
 
     hold: Hold
@@ -111,7 +111,7 @@ class Settlement(NamedTuple):
 
     @property
     def over_nano_usd(self) -> int:
-        """What the hold lacked of the cost."""
+        """The part of the cost that the hold did not cover."""
         return max(0, self.cost_nano_usd - self.hold.amount_nano_usd) if self.hold.amount_nano_usd else 0
 
 

@@ -47,7 +47,7 @@ def fields(values: Mapping[str, object]) -> None:
 
 
 def bill(found: Mapping[str, Any]) -> None:
-    """How a cost came about, line by line, and what the price said nothing of."""
+    """Prints how a cost came about, line by line, and what the price does not cover."""
     lines = found["lines"]
     columns = ("name", "quantity", "unit", "rate_usd", "amount_usd")
     rows = [tuple(line[name] for name in columns) for line in lines]

@@ -1,16 +1,16 @@
-"""The journal: every movement of a team's credits, with the balance after it. Reading, finding, exporting.
+"""The journal: every movement of a team's credits, with the balance after it. It can be read, searched and exported.
 
-    entries(team, ...)   a page of it, the oldest or the newest first
-    export(team, ...)    all of a period, a page at a time
-    find(team, request)  how a request was settled; that it runs; or None
+    entries(team, ...)   one page, oldest or newest first
+    export(team, ...)    all entries of a period, page by page
+    find(team, request)  how a request was settled, or that it is running, or None
 
     type      amount          balance after
-    grant     + what it gave  + amount
+    grant     + the grant     + amount
     adjust    either sign     + amount
-    settle    - its cost      + amount
-    void      0               the same
-    expire    0               the same: the hold of a gateway that died
-    attempt   0               the same: an upstream that failed may have begun the work, and may bill it
+    settle    - the cost      + amount
+    void      0               unchanged
+    expire    0               unchanged: the hold of a gateway that died
+    attempt   0               unchanged: an upstream that failed may have started the work, and may charge for it
 
 An entry's id is the stream's: "<server time, ms>-<number>". A cursor is such an id. verification.py checks the balances
 against the journal.
@@ -38,10 +38,10 @@ _NO_END: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One movement. Money in nano-USD, `at_ms` the server's time; "" and 0 where a field does not apply.
+    """One movement. Money is in nano-USD, `at_ms` is the server's time. Fields that do not apply are "" or 0.
 
-    `ref`: the request's id, or the movement's for grants and adjustments. `usage` and `bill` are those of a settlement,
-    `over` is what its hold lacked. `attempt`: one that failed, and may have been begun.
+    `ref` is the id of the request, or of the movement for grants and adjustments. `usage` and `bill` belong to a
+    settlement, and `over` is what its hold did not cover. `attempt` is a failed attempt that may have started the work.
     """
 
     id: str

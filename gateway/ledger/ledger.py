@@ -71,7 +71,7 @@ _TOLD_EVERY_S: Final = 60.0
 
 
 class Resolution(IntEnum):
-    """How the ledger took a settlement: the first number of `settle_v3`'s reply."""
+    """How the ledger handled a settlement: the first number of `settle_v3`'s reply."""
 
     CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
     APPLIED = 1
@@ -228,7 +228,7 @@ class Ledger:
         return done
 
     async def flush(self) -> None:
-        """At shutdown, after `works`: settlements on their way arrive, the spool is replayed or on disk."""
+        """Waits at shutdown, after `works`, until settlements have arrived and the spool is replayed or on disk."""
         while self._settling:
             await asyncio.wait(self._settling)
         if self._store.available:

@@ -110,7 +110,7 @@ class _Sums:
 
 
 def _recomputed(entry: Entry) -> int | None:
-    """What a settlement must have cost by its bill; None where that says nothing of it."""
+    """Returns what a settlement must have cost by its bill, or None if it has none."""
     if entry.bill is None or entry.settled_by not in ("usage", "estimate"):
         return None
     cost = entry.bill.nano_usd

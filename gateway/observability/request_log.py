@@ -103,9 +103,9 @@ class _Libraries(logging.Handler):
 
 
 def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level: str | None = None) -> RequestLog:
-    """Sets up what belongs to the whole process: structlog for state changes, and `logging` for libraries.
+    """Configures what belongs to the whole process: structlog for changes of state, and `logging` for libraries.
 
-    `level`: instead of the option's. Returns the log of requests, which goes to the same place.
+    `level` takes precedence over the option. Returns the request log, which is written to the same stream.
     """
     writer, human, least = _writer(options, stream), _is_human(options, stream), level or options.level
     renderer: Any = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
@@ -125,7 +125,7 @@ def configure_logging(options: LogOptions, stream: TextIO = sys.stderr, *, level
 
 
 def open_request_log(options: LogOptions, stream: TextIO = sys.stderr) -> RequestLog:
-    """A log of requests where the process has logging of its own."""
+    """Opens a request log in a process whose logging is configured elsewhere."""
     enabled = _shows_requests(options.level)
     return RequestLog(_writer(options, stream), human=_is_human(options, stream), enabled=enabled)
 

@@ -158,7 +158,7 @@ class RequestRecord:
 
 
 def _oddities(settlement: Settlement) -> dict[str, Any]:
-    """What of a settlement somebody should look at."""
+    """Returns what is unusual about a settlement and worth a look."""
     quantities = settlement.usage.quantities
     found = {
         "contradictions": () if quantities is None else quantities.contradictions,

@@ -8,9 +8,8 @@ multipart            forms with files
 audio_length         how long an audio file plays
 attachments          inline files in a body
 token_estimates      an upper bound of a request's input tokens
-usage                the usage of a response
-usage_reader         reads the usage of any answer; usage_fields says where each dialect keeps it
-usage_fields         the table of usage fields
+usage_reader         reads the usage of any answer
+usage_fields         the table of where each dialect keeps its usage
 quantities           the used quantities that prices have rates for
 partition            splits overlapping counts into parts
 counts               numbers in JSON from outside

@@ -299,7 +299,7 @@ class RequestHandler:
         record.relayed = time.perf_counter()
         hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
         if not answered and hold.idempotency_key is not None:
-            hold = hold._replace(idempotency_key=None)  # not marked as answered: the client's repetition runs
+            hold = hold._replace(idempotency_key=None)  # not marked as answered, so that the client's repetition runs
         try:
             result = relay.result()
             settlement = decide(result, hold, self._terms(admitted, record))

@@ -86,7 +86,7 @@ class Router:
         return route
 
     def in_use(self) -> frozenset[str]:
-        """The upstreams that some route leads to."""
+        """The upstreams to which some route leads."""
         return frozenset(
             name
             for rule in self.rules.values()

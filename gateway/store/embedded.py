@@ -3,8 +3,8 @@
     data_dir/gateway.lock     one gateway per directory: flock, and the holder's process id
     data_dir/valkey.sock      the only access, mode 700; in the temporary directory if the path is too long
     data_dir/valkey.log       the server's log; valkey.log.1 is the log of its previous run
-    data_dir/valkey.sock      the only access: mode 700; in the temporary directory if the path is too long for a socket
-                              failure at most one second
+    data_dir/appendonlydir/   the data: append-only file, fsync every second; a killed gateway loses nothing, and
+                              a power failure at most one second
 
 It blocks, and is meant for the command line before the event loop starts. It must be started in the main thread: Linux
 tells the server to end when the thread that started it dies, even by SIGKILL. A server that is left behind all the same

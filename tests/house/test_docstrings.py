@@ -45,6 +45,15 @@ def unlisted_modules(package: Path) -> list[str]:
     return [name for name in sorted(names) if not re.search(rf"\b{name}\b", docstring)]
 
 
+def absent_modules(package: Path) -> list[str]:
+    """Return the names that a package's docstring lists, one per line, without a module or package of that name."""
+    docstring = ast.get_docstring(ast.parse(package.read_text(encoding="utf-8"))) or ""
+    listed = re.findall(r"^(?: {4})?([a-z_][a-z0-9_]*)(?:\.py)? {2,}\S", docstring, re.MULTILINE)
+    return [
+        name for name in listed if not any((package.parent / name).with_suffix(end).exists() for end in ("", ".py"))
+    ]
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_module_that_a_docstring_or_comment_names_exists(path: Path) -> None:
     if path != Path(__file__):
@@ -54,6 +63,7 @@ def test_a_module_that_a_docstring_or_comment_names_exists(path: Path) -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.parent.relative_to(ROOT).as_posix())
 def test_a_package_lists_its_modules(package: Path) -> None:
     assert unlisted_modules(package) == []
+    assert absent_modules(package) == []
 
 
 def test_a_name_without_a_module_is_found() -> None:
@@ -69,3 +79,5 @@ def test_a_module_without_a_line_is_found(tmp_path: Path) -> None:
     package = tmp_path / "__init__.py"
     package.write_text('"""A package.\n\none   the first\n"""', encoding="utf-8")
     assert unlisted_modules(package) == ["sub", "two"]
+    package.write_text('"""A package.\n\none      the first\nthree    gone\nsub   below\n"""', encoding="utf-8")
+    assert absent_modules(package) == ["three"]

@@ -138,7 +138,7 @@ class Counters:
             self._add(self._overrun_nano_usd, model, over)
 
     def _add(self, counts: dict[_K, int], key: _K, number: int) -> None:
-        """Counts under a name that came from outside: names beyond the bound are not kept."""
+        """Counts under a name that came from outside. Names beyond the bound are not kept."""
         if key in counts or len(counts) < self._max_series:
             counts[key] = counts.get(key, 0) + number
 

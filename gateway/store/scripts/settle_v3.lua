@@ -7,12 +7,12 @@
 --      14 lifetime of `done`, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
 --      17 lifetime of the idempotency key, ms
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
---      19 how the cost came about, or ""  20 earlier attempts that may have begun the work: a JSON text each, one a line
+--      19 how the cost came about, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
 --      [21 what to remember of the response, under the last key  22 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
--- A cost over the hold is posted whole. What the hold lacked is the field `over` of the journal entry.
+-- A cost above the hold is posted completely. What the hold did not cover is the field `over` of the journal entry.
 --@include common
 
 local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
