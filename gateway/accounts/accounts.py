@@ -280,9 +280,9 @@ class Accounts:
         flat = [word for pair in fields.items() for word in pair]
         status, now = (await gather([self._store.call(CONFIG, keys, [mode, version, member, *flat])]))[0]
         if status == -2:  # noqa: PLR2004 - a status code of the script
-            raise GatewayError("version_mismatch", f"It was changed meanwhile: its version is {now} now.")
+            raise GatewayError("version_mismatch", f"It was changed in the meantime: its version is now {now}.")
         if status == -3:  # noqa: PLR2004 - a status code of the script
-            raise GatewayError("not_allowed", "This key was revoked, and stays so. Make a new one.", param="status")
+            raise GatewayError("not_allowed", "This key is permanently revoked. Create a new one.", param="status")
 
     async def _hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
         """Reads several hashes in one round trip. A hash that does not exist is returned empty."""

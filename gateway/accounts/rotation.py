@@ -60,7 +60,7 @@ class Rotation:
         if status == _NO_KEY:
             raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key.id!r}.")
         if status == _REVOKED:
-            raise GatewayError("not_allowed", "This key was revoked, and stays so. Make a new one.")
+            raise GatewayError("not_allowed", "This key is permanently revoked. Create a new one.")
         if status == _TOO_MANY:
             raise GatewayError(
                 "too_many_secrets",

@@ -68,5 +68,5 @@ def _from_http(request: Request, error: HTTPException) -> GatewayError:
     if error.status_code == 404:  # noqa: PLR2004 - an HTTP status
         return GatewayError("unknown_url", f"There is nothing at {method} {path}.")
     if error.status_code == 405:  # noqa: PLR2004 - an HTTP status
-        return GatewayError("method_not_allowed", f"{path} does not take {method}.")
+        return GatewayError("method_not_allowed", f"{path} does not support {method}.")
     return GatewayError("invalid_field", str(error.detail))

@@ -83,7 +83,7 @@ def _offered(table: Router, listings: dict[str, Listing]) -> dict[str, dict[str,
 def _not_learnt() -> GatewayError:
     return GatewayError(
         "no_available_provider",
-        "The provider's list of models could not be had yet; requests are not affected by that.",
+        "The provider's list of models is not available yet. Requests are not affected.",
         wait_ms=int(RETRY_S * 1000),
     )
 

@@ -32,7 +32,7 @@ def parse_usd(text: str) -> int:
     if nano != nano.to_integral_value():
         raise MoneyError(f"{text!r} is finer than a nano-USD (9 decimals)")
     if abs(nano) > MAX_NANO_USD:
-        raise MoneyError(f"{text!r} is over the largest amount, {format_usd(MAX_NANO_USD)} USD")
+        raise MoneyError(f"{text!r} exceeds the largest amount, {format_usd(MAX_NANO_USD)} USD")
     return int(nano)
 
 

@@ -25,10 +25,10 @@ class Scope(StrEnum):
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(help="The name of its owner.")],
     *,
-    scope: Annotated[Scope, typer.Option(help="Everything, looking, or one team.")],
-    team: Annotated[str | None, typer.Option(help="With the scope team: which.")] = None,
+    scope: Annotated[Scope, typer.Option(help="all: everything; read: reading only; team: one team.")],
+    team: Annotated[str | None, typer.Option(help="The team, for the scope team.")] = None,
     expires_at: options.ExpiresAt = None,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,

@@ -119,7 +119,7 @@ def _summary(settings: Settings) -> list[str]:
         f"listen     {server.host} port {server.port}, {_count(server.workers, 'worker')}",
         f"store      {where}",
         f"admin API  {'on' if settings.admin.key else 'off: admin.key is not set'}",
-        *(["traces     on: where to, OTEL_EXPORTER_OTLP_ENDPOINT says"] if settings.telemetry.traces else []),
+        *(["traces     on, to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT"] if settings.telemetry.traces else []),
     ]
     lines += [
         f"upstream   {name}: {upstream.base_url}, {_count(len(upstream.api_keys), 'key')}"

@@ -55,7 +55,7 @@ class AdminClient:
                 trust_env=not is_loopback(url),  # a proxy for external traffic must not be used for this machine
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise CliError(f"GATEWAY_URL is no address: {error}", exit_code=USAGE) from None
+            raise CliError(f"GATEWAY_URL is not a valid URL: {error}", exit_code=USAGE) from None
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -144,7 +144,7 @@ class AdminClient:
         try:
             answer = self._http.request(method, API + path, **request)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise CliError(f"GATEWAY_URL {self._url} is no address: {error}", exit_code=USAGE) from None
+            raise CliError(f"GATEWAY_URL {self._url} is not a valid URL: {error}", exit_code=USAGE) from None
         except httpx.ConnectError as error:
             raise CliError(
                 f"nothing answers at {self._url} ({error}); start the gateway, or name another one in GATEWAY_URL"
@@ -163,7 +163,7 @@ class AdminClient:
             return cast("Json", body)
         error = body.get("error") if isinstance(body, dict) else None
         if not isinstance(error, dict):
-            raise CliError(f"{self._url} answered {answer.status_code} in a way that no gateway does; is it one?")
+            raise CliError(f"{self._url} answered {answer.status_code} unlike a gateway: check the URL")
         code, message = str(error.get("code", "")), str(error.get("message", ""))
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise AdminApiError(
@@ -196,7 +196,9 @@ def team_path(team: str) -> str:
 def segment(text: str) -> str:
     """Returns text as one segment of a path. Raises CliError for text that cannot be a name or id."""
     if "/" in text or not text.strip("."):
-        raise CliError(f"{text!r} is no name or id: none has a '/' in it, or dots alone", exit_code=USAGE)
+        raise CliError(
+            f"{text!r} is not a valid name or id: these contain no '/' and do not consist of dots", exit_code=USAGE
+        )
     return quote(text, safe="")
 
 

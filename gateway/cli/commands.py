@@ -41,7 +41,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer defines the si
 def _options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Say the version and exit.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
     profile: Annotated[
         str | None, typer.Option(help="A gateway by its name in profiles.toml.", envvar="GATEWAY_PROFILE")
@@ -69,7 +69,7 @@ def demo(
     port: Annotated[
         int, typer.Option(help="Where to listen.", envvar="GATEWAY_SERVER__PORT", min=0, max=_LARGEST_PORT)
     ] = 8080,
-    data_dir: Annotated[Path, typer.Option(help="Where everything is kept.", envvar="GATEWAY_STORE__DATA_DIR")] = Path(
+    data_dir: Annotated[Path, typer.Option(help="Where all data is stored.", envvar="GATEWAY_STORE__DATA_DIR")] = Path(
         "data"
     ),
 ) -> None:
@@ -80,7 +80,9 @@ def demo(
 
 
 def simulate(
-    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free one.", min=0, max=_LARGEST_PORT)] = 8081,
+    port: Annotated[
+        int, typer.Option(help="The port to listen on; 0 selects a free one.", min=0, max=_LARGEST_PORT)
+    ] = 8081,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
 ) -> None:
     """Run a provider that needs no key and no network, for tests and trials."""

@@ -105,7 +105,7 @@ class Greeting(threading.Thread):
         except CliError as fault:
             self._end_with(fault)
         except (OSError, UnicodeDecodeError, httpx.TransportError) as error:
-            self._end_with(CliError(f"the demo's key cannot be had: {error}"))
+            self._end_with(CliError(f"the demo's key could not be created: {error}"))
 
     def _end_with(self, fault: CliError) -> None:
         if not self._over.is_set():  # otherwise the gateway was stopped in the meantime
@@ -198,7 +198,7 @@ def _configuration(port: int, data_dir: Path, simulated: socket.socket | None) -
         "key": json.dumps(key),
     }
     return f"""\
-# What `gateway demo` runs on, written at each of its starts. For one of your own, copy it and serve the copy:
+# The configuration of `gateway demo`, rewritten at each start. To change it, copy it and serve the copy:
 #   gateway serve --config gateway.toml
 # gateway.example.toml in the source explains every setting.
 

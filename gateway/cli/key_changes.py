@@ -46,7 +46,9 @@ def rotate(
         output.as_json(rotated)
         return
     if rotated["key"] is None:
-        raise CliError("this rotation was done before, and its secret replaced since: rotate under another name")
+        raise CliError(
+            "this rotation was done before, and its secret has been replaced since: use another --idempotency-key"
+        )
     output.fields({"key": rotated["key"], "id": rotated["id"], "name": rotated["name"]})
     ending = [secret for secret in rotated["secrets"] if secret["until"]]
     for secret in ending:
@@ -108,7 +110,7 @@ def seconds(text: str) -> int:
     """Returns a duration such as 24h in seconds. Raises CliError."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise CliError(f"{text!r} is no duration: 90s, 30m, 24h or 7d", exit_code=USAGE)
+        raise CliError(f"{text!r} is not a duration, such as 90s, 30m, 24h or 7d", exit_code=USAGE)
     return int(match[1]) * dict(_SECONDS)[match[2] or "s"]
 
 

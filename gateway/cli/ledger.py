@@ -63,7 +63,7 @@ def verify(
     if wrong:
         raise CliError(f"the books of {wrong} of {teams} teams do not agree")
     if not as_json:
-        typer.echo(f"the books agree: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
+        typer.echo(f"the ledger is consistent: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
 
 
 class Type(StrEnum):
@@ -109,9 +109,9 @@ def journal(
 def export(
     team: _Team = None,
     *,
-    since: Annotated[str | None, typer.Option("--from", help="First moment, ISO 8601: 2026-11-01.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="First moment after, ISO 8601.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="JSON Lines, or CSV with a heading.")] = Format.JSONL,
+    since: Annotated[str | None, typer.Option("--from", help="The start, ISO 8601: 2026-11-01.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="The end (exclusive), ISO 8601.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="JSON Lines, or CSV with a header line.")] = Format.JSONL,
     output: Annotated[Path | None, typer.Option(help="A file instead of standard output.")] = None,
 ) -> None:
     """Write the journal of a period."""

@@ -11,7 +11,7 @@ from gateway.cli import options, output
 from gateway.cli.client import AdminClient, team_path
 from gateway.cli.errors import USAGE, CliError
 
-app = typer.Typer(help="A team's limits; in force with its next request.", no_args_is_help=True)
+app = typer.Typer(help="A team's limits. Changes apply from its next request on.", no_args_is_help=True)
 
 NAMES: Final = (
     "rpm",
@@ -56,7 +56,7 @@ def limits_of(changes: list[str]) -> dict[str, Any]:
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, n=1)
             hint = f"; is it {near[0]}?" if near else f": {', '.join(NAMES)}"
-            raise CliError(f"{name!r} is no limit{hint}", exit_code=USAGE)
+            raise CliError(f"{name!r} is not a limit{hint}", exit_code=USAGE)
         if not separator or not value:
             raise CliError(f"{word!r}: give a value, such as {name}=10, or {name}=none", exit_code=USAGE)
         if value == "none":

@@ -21,18 +21,18 @@ Models = Annotated[
     str | None, typer.Option(help='Allowed models, separated by commas: exact ids, "provider/*" or "*".')
 ]
 ExpiresAt = Annotated[str | None, typer.Option(help="When it stops working: ISO 8601, 2027-01-31T00:00:00Z.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 IdempotencyKey = Annotated[
-    str | None, typer.Option(help="Name this action: repeating it under the same name does nothing more.")
+    str | None, typer.Option(help="A name for this action: repeating it under the same name changes nothing.")
 ]
 
 Rpm = Annotated[int | None, typer.Option(help="Requests per minute.", min=0, max=_BOUND)]
 Tpm = Annotated[int | None, typer.Option(help="Tokens per minute.", min=0, max=_BOUND)]
 Concurrency = Annotated[int | None, typer.Option(help="Requests at the same time.", min=0, max=_BOUND)]
 MaxOutputTokens = Annotated[int | None, typer.Option(help="Largest max_output_tokens.", min=1, max=_BOUND)]
-BudgetUsd = Annotated[str | None, typer.Option(help="USD a calendar period (UTC), or in total.")]
+BudgetUsd = Annotated[str | None, typer.Option(help="USD per calendar period (UTC), or in total.")]
 BudgetTokens = Annotated[
-    int | None, typer.Option(help="Tokens a calendar period (UTC), or in total.", min=0, max=_BOUND)
+    int | None, typer.Option(help="Tokens per calendar period (UTC), or in total.", min=0, max=_BOUND)
 ]
 
 
@@ -51,7 +51,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CliError(f"{question} Say so with --yes: nobody can be asked here", exit_code=USAGE)
+        raise CliError(f"{question} Confirm with --yes: there is no terminal to ask", exit_code=USAGE)
     if not typer.confirm(question, default=False):
         raise CliError("nothing was changed")
 

@@ -17,8 +17,10 @@ app = typer.Typer(help="Teams: their credits, limits and allowed models.", no_ar
 def create(  # noqa: PLR0913 - the command's flags
     name: Annotated[str, typer.Argument(help="The team's name.")],
     *,
-    credits_usd: Annotated[str | None, typer.Option("--credits", help="USD to begin with, such as 25.00.")] = None,
-    unmetered: Annotated[bool, typer.Option("--unmetered", help="Never refused for its balance.")] = False,
+    credits_usd: Annotated[str | None, typer.Option("--credits", help="Initial credits in USD, such as 25.00.")] = None,
+    unmetered: Annotated[
+        bool, typer.Option("--unmetered", help="Requests are never refused because of the balance.")
+    ] = False,
     rpm: options.Rpm = None,
     tpm: options.Tpm = None,
     concurrency: options.Concurrency = None,
@@ -114,7 +116,7 @@ def _show(team: Json) -> None:
             "team": team["name"],
             "id": team["id"],
             "status": team["status"],
-            "metered": "yes" if team["metered"] else "no: never refused for its balance",
+            "metered": "yes" if team["metered"] else "no: requests are never refused because of the balance",
             **output.balance_fields(team["balance"]),
             "models": output.models_line(team["models"]),
             "expires": team["expires_at"] or "never",

@@ -125,7 +125,7 @@ def _good(answer: httpx.Response) -> dict[str, Any]:
         return body
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
-        raise CliError(f"{answer.request.url} answered {answer.status_code} in a way that no gateway does; is it one?")
+        raise CliError(f"{answer.request.url} answered {answer.status_code} unlike a gateway: check the URL")
     resets = f" (from {error['resets_at']} on)" if error.get("resets_at") else ""
     raise CliError(f"{error.get('code')}: {error.get('message')}{resets}")
 

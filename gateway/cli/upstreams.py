@@ -27,7 +27,7 @@ def list_(*, as_json: options.AsJson = False) -> None:
 @app.command()
 def disable(name: _Name, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
     """Disable an upstream: no worker sends it new requests."""
-    options.confirm(f"Send {name!r} no more requests?", yes=yes)
+    options.confirm(f"Send {name!r} no new requests?", yes=yes)
     _turn(name, "disable", as_json=as_json)
 
 

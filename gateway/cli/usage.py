@@ -41,7 +41,7 @@ def usage(
     by: Annotated[By, typer.Option(help="What a row is about.")] = By.TEAM,
     since: Annotated[str | None, typer.Option("--from", help="ISO 8601, such as 2026-11-01.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not included.")] = None,
-    step: Annotated[Step, typer.Option(help="How wide a step of time is.")] = Step.DAY,
+    step: Annotated[Step, typer.Option(help="The width of a step of time.")] = Step.DAY,
     limit: Annotated[
         int | None, typer.Option(help="How many rows; the others are added up.", min=1, max=20_000, show_default="50")
     ] = None,
@@ -76,7 +76,7 @@ def usage(
         total = found["total"]
         typer.echo(f"\n{total['requests']} requests, {total['cost_usd']} USD, {found['from']} to {found['to']}")
         if timed:
-            typer.echo("MEDIAN and P95 are of whole requests, read off buckets of time: right to within a third.")
+            typer.echo("MEDIAN and P95 are durations of whole requests, accurate to within a third.")
 
 
 def bar(value: Decimal, most: Decimal) -> str:

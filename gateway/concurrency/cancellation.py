@@ -44,7 +44,7 @@ class CancelScope:
     def __init__(self, deadline_s: float = float("inf"), loop: asyncio.AbstractEventLoop | None = None) -> None:
         task = asyncio.current_task(loop)
         if task is None:
-            raise RuntimeError("an Interrupt belongs to a task")
+            raise RuntimeError("a CancelScope must be entered inside a task")
         self._task = task
         self._active = False
         self._timer: asyncio.TimerHandle | None = None

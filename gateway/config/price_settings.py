@@ -216,7 +216,7 @@ class RowSettings(LayerSettings):
                 if tier.rates() and not tier.above:
                     yield f"tiers.{name} states rates, and so do the row's steps: it needs steps (`above`) of its own"
         if len({_UNITS[unit][0] for unit in self.per_unit}) < len(self.per_unit):
-            yield "per_unit states one and the same thing twice: second, minute and hour are one"
+            yield "per_unit states the same price twice: second, minute and hour are one unit"
 
     def _fingerprint(self) -> str:
         stated = self.model_dump(mode="json", exclude_unset=True)

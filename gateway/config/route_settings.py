@@ -41,7 +41,7 @@ class RouteSettings(Section):
         if self.weights and len(self.weights) != len(self.upstreams):
             raise ValueError("weights must hold one number for each upstream")
         if self.weights and not any(self.weights):
-            raise ValueError("one weight at least must be over 0")
+            raise ValueError("at least one weight must be over 0")
         return self
 
     def rule(self) -> RouteRule:

@@ -18,7 +18,7 @@ from gateway.accounts.sessions import SIGNED_IN
 
 _BASE: Final = "http://inside/admin/v1"
 _SENT_BEFORE: Final = (
-    "This form was sent before, with something else in it, and that was done. If you want this as well, send it now."
+    "This form was sent before with other content, and that change was made. To make this change as well, send it now."
 )
 _OURS: Final = "gateway."  # what the application stores in a scope: the request's id
 _CONNECTION: Final = ("type", "asgi", "http_version", "scheme", "client", "server", "state")

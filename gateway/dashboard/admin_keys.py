@@ -51,7 +51,7 @@ async def revoke_admin_key(request: Request, admin_key: str) -> Response:
     found = await visit.api.get("/admin-keys")
     name = next((key["name"] for key in found["data"] if key["id"] == admin_key), None)
     if name is None:
-        raise AdminApiError(404, "admin_key_not_found", "There is no such admin key; perhaps it was revoked before.")
+        raise AdminApiError(404, "admin_key_not_found", "There is no such admin key. It may have been revoked before.")
     if form.get("confirm", "").strip() != name.strip():
         problem = AdminApiError(400, "invalid_field", f"To revoke this admin key, type its name: {name}", "confirm")
         return await _page(visit, refused=problem, form=form, sent=admin_key)

@@ -11,16 +11,16 @@ import orjson
 
 ACTION_TEXTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "POST /teams": "made the team",
+        "POST /teams": "created the team",
         "PATCH /teams/{team}": "changed the team",
         "POST /teams/{team}/credits": "moved credits of",
-        "POST /teams/{team}/keys": "made the key",
+        "POST /teams/{team}/keys": "created the key",
         "PATCH /teams/{team}/keys/{key}": "changed the key",
         "POST /teams/{team}/keys/{key}/rotate": "rotated the key",
-        "POST /admin-keys": "made the admin key",
+        "POST /admin-keys": "created the admin key",
         "DELETE /admin-keys/{admin_key}": "revoked the admin key",
-        "POST /upstreams/{upstream}/disable": "took out the upstream",
-        "POST /upstreams/{upstream}/enable": "put back the upstream",
+        "POST /upstreams/{upstream}/disable": "disabled the upstream",
+        "POST /upstreams/{upstream}/enable": "enabled the upstream",
         "POST /config/reload": "reloaded the configuration",
     }
 )

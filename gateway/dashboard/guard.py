@@ -188,7 +188,7 @@ async def _read_form(request: Request) -> Mapping[str, str]:
     try:
         return MappingProxyType(dict(parse_qsl(body.decode(), max_num_fields=MAX_FIELDS)))
     except ValueError:
-        raise AdminApiError(400, "invalid_field", "This is no form of the dashboard.") from None
+        raise AdminApiError(400, "invalid_field", "This is not a form of the dashboard.") from None
 
 
 async def _send_nothing(message: Message) -> None:

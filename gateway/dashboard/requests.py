@@ -35,13 +35,13 @@ OUTCOMES: Final = (
 )
 PARTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "received_ms": "the body comes in",
-        "routed_ms": "read it, find a route",
-        "admit_ms": "the ledger admits it",
-        "open_ms": "the provider begins to answer",
-        "first_byte_ms": "the first byte goes out",
-        "relayed_ms": "the rest of the answer goes out",
-        "total_ms": "the ledger settles it",
+        "received_ms": "the body is received",
+        "routed_ms": "reading the body, finding the route",
+        "admit_ms": "admission by the ledger",
+        "open_ms": "waiting for the provider's answer",
+        "first_byte_ms": "the first byte is sent",
+        "relayed_ms": "the rest of the answer is sent",
+        "total_ms": "settlement by the ledger",
     }
 )
 """The moments of a request in their order, and what happens until each of them."""

@@ -26,12 +26,12 @@ from gateway.protocol.timestamps import iso_time
 router = APIRouter(route_class=PageRoute)
 NOTICES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "team": "The team is there. Its first key is made below.",
-        "limits": "The limits are in force, from the next request on.",
-        "status": "Done; it holds from the next request on.",
-        "credits": "The credits are booked.",
-        "key": "The key is changed, from its next request on.",
-        "revoked": "The key is revoked: it is refused from now on, for ever.",
+        "team": "The team was created. Create its first key below.",
+        "limits": "The limits apply from the next request on.",
+        "status": "Done. The change applies from the next request on.",
+        "credits": "The credits were posted.",
+        "key": "The key was changed. The change applies from its next request on.",
+        "revoked": "The key is revoked permanently. It is refused from now on.",
     }
 )
 MAX_TEAMS: Final = 1000

@@ -50,7 +50,7 @@ class AuthThrottle:
             return error
         return GatewayError(
             "too_many_failures",
-            f"More than {self._most} requests a minute with a wrong key came from this address.",
+            f"More than {self._most} requests per minute with a wrong key came from this address.",
             wait_ms=max(1, int((began_s + _MINUTE_S - now_s) * 1000)),
             explain={"limit": self._most, "scope": "address", "limit_source": "gateway"},
         )

@@ -188,7 +188,7 @@ def check_cursor(after: str | None) -> None:
 def _place(entry_id: str) -> tuple[int, int]:
     ms, separator, number = entry_id.partition("-")
     if not (separator and ms.isascii() and ms.isdigit() and number.isascii() and number.isdigit()):
-        raise GatewayError("invalid_field", f"{entry_id!r} is no cursor of a journal.", param="after")
+        raise GatewayError("invalid_field", f"{entry_id!r} is not a cursor of a journal.", param="after")
     return int(ms), int(number)
 
 

@@ -80,7 +80,8 @@ class KnownResponses:
         if not text:
             raise GatewayError(
                 "response_not_found",
-                f"The response {response_id!r} is not known here: of another team, made elsewhere, or too old.",
+                f"The response {response_id!r} is not known: it belongs to another team, was not created through this "
+                "gateway, or is too old.",
                 param="previous_response_id",
             )
         return KnownResponse(response_id, *orjson.loads(text))
@@ -101,7 +102,7 @@ class KnownResponses:
             )
         except StoreUnavailable as error:
             raise GatewayError(
-                "store_unavailable", f"The gateway cannot reach its store just now ({error.reason}).", wait_ms=1000
+                "store_unavailable", f"The gateway cannot reach its store at the moment ({error.reason}).", wait_ms=1000
             ) from None
         if alive != 1:
             raise invalid_api_key()

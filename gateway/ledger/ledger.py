@@ -378,6 +378,6 @@ def _team_of(keys: list[str]) -> str:
 def _unavailable(error: StoreUnavailable) -> GatewayError:
     return GatewayError(
         "store_unavailable",
-        f"The gateway cannot reach its store just now ({error.reason}). Nothing was charged.",
+        f"The gateway cannot reach its store at the moment ({error.reason}). Nothing was charged.",
         wait_ms=1000,
     )

@@ -256,7 +256,7 @@ class Spool:
         try:
             line = SpooledCall.read(raw)
             if time.time() - line.at_s > self._max_age_s:
-                return LookupError("too old: the store may have forgotten that it has it already")
+                return LookupError("too old: the store may no longer know that it was applied")
             await call(line.script, line.keys, line.args)
         except (StoreUnavailable, StoreError, LookupError, ValueError) as problem:
             return problem

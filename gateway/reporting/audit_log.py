@@ -76,7 +76,7 @@ class AuditLog:
     async def read(self, team_id: str | None, limit: int, after: str | None) -> Page[Action]:
         """Returns entries of one team or of all, newest first. Raises `invalid_field` for an invalid cursor."""
         if after is not None and not _ID.fullmatch(after):
-            raise GatewayError("invalid_field", f"{after!r} is no cursor of the audit log.", param="after")
+            raise GatewayError("invalid_field", f"{after!r} is not a cursor of the audit log.", param="after")
         if after is not None and not after.strip("0-"):
             return Page((), None)  # there is nothing older, and the store has no range that ends before its start
         name = AUDIT if team_id is None else TeamKeys(team_id).audit

@@ -34,7 +34,7 @@ async def recent(
     `outcome` is one of the journal's outcomes or "refused". Raises `invalid_field` for an invalid cursor.
     """
     if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _LONGEST_CURSOR):
-        raise GatewayError("invalid_field", f"{after!r} is no cursor of the requests.", param="after")
+        raise GatewayError("invalid_field", f"{after!r} is not a cursor of the requests.", param="after")
     end = int(after) if after is not None else None
     if end == 0:  # there is nothing older, and the store has no range that ends before its start
         return Page((), None)

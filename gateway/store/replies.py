@@ -17,7 +17,7 @@ async def gather(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
     for reply in done:
         if isinstance(reply, StoreUnavailable):
             raise GatewayError(
-                "store_unavailable", f"The gateway cannot reach its store just now ({reply.reason}).", wait_ms=1000
+                "store_unavailable", f"The gateway cannot reach its store at the moment ({reply.reason}).", wait_ms=1000
             )
         if isinstance(reply, BaseException):
             raise reply

@@ -44,7 +44,7 @@ class ByDashboard:
         self._card(key_id).get_by_text("Limits and label").click()
         self._page.locator(f"#key-{key_id}-rpm").fill(str(rpm))
         self._card(key_id).get_by_role("button", name="Save limits").click()
-        self._page.get_by_role("status").get_by_text("The key is changed").wait_for()
+        self._page.get_by_role("status").get_by_text("The key was changed").wait_for()
 
     def spend(self, by: str, team: str | None = None) -> dict[str, Decimal]:
         self._browser_session.go("Overview")
@@ -70,7 +70,7 @@ class ByDashboard:
         self._page.get_by_label("Amount, USD").fill(usd)
         self._page.get_by_label("Note").fill("for the experiments")
         self._page.get_by_role("button", name="Book it").click()
-        self._page.get_by_role("status").get_by_text("The credits are booked.").wait_for()
+        self._page.get_by_role("status").get_by_text("The credits were posted.").wait_for()
 
     def turn_upstream(self, name: str, *, on: bool) -> None:
         self._browser_session.go("Upstreams")
@@ -106,7 +106,7 @@ def test_the_operator_scenario_runs_with_the_dashboard_alone(browser_session: Br
     run_operator_scenario(ByDashboard(browser_session), browser_session.gateway)
     browser_session.go("Audit")
     log = browser_session.page.get_by_role("group", name="Changes").inner_text()
-    for action in ("made the team", "made the key", "rotated the key", "changed the key", "moved credits of"):
+    for action in ("created the team", "created the key", "rotated the key", "changed the key", "moved credits of"):
         assert action in log
-    assert "took out the upstream simulator" in log
-    assert "put back the upstream simulator" in log
+    assert "disabled the upstream simulator" in log
+    assert "enabled the upstream simulator" in log

@@ -117,6 +117,6 @@ def test_from_the_live_list_to_one_request_and_from_the_journal_too(
     assert rows.count() == 1
     rows.get_by_role("link").click()
     page.get_by_role("heading", name="One request", level=1).wait_for()
-    assert "the ledger admits it" in page.get_by_role("group", name="What it took").inner_text()
+    assert "admission by the ledger" in page.get_by_role("group", name="What it took").inner_text()
     page.go_back()
     page.get_by_role("heading", name="Journal of Followed", level=1).wait_for()

@@ -174,7 +174,7 @@ def test_a_form_made_from_an_older_state_is_refused(root: httpx.Client, dashboar
     done(root.patch(f"/teams/{team['id']}", json={"limits": {"rpm": 5}}))
     answer = dashboard.send(f"/teams/{team['id']}/limits", version=str(team["version"]), **{"limits.rpm": "9"})
     assert answer.status_code == 412
-    assert "changed meanwhile" in answer.text
+    assert "changed in the meantime" in answer.text
 
 
 def test_an_emptied_limit_is_removed_and_a_typed_one_set(root: httpx.Client, dashboard: DashboardClient) -> None:

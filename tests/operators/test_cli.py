@@ -101,7 +101,7 @@ def test_a_key_that_is_not_there_and_a_limit_that_is_none_are_said_so(shell: She
     assert shell("keys", "disable", "0123456789").err == "gateway: There is no key '0123456789'.\n"
     assert "is it rpm?" in shell("limits", "set", team, "rmp=5").err
     assert "whole number" in shell("limits", "set", team, "rpm=many").err
-    assert "no duration" in shell("keys", "rotate", "0123456789", "--overlap", "soon").err
+    assert "not a duration" in shell("keys", "rotate", "0123456789", "--overlap", "soon").err
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800), ("5", 5)])
@@ -270,7 +270,7 @@ def test_try_gives_scripts_one_object(shell: Shell, key: dict[str, Any]) -> None
 def test_a_name_that_can_be_none_is_not_sent(shell: Shell, name: str) -> None:
     done = shell("teams", "show", name)
     assert done.code == 2
-    assert "no name or id" in done.err
+    assert "not a valid name or id" in done.err
 
 
 def test_an_outcome_that_is_none_is_refused_with_those_that_are(shell: Shell) -> None:

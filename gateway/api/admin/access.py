@@ -116,7 +116,7 @@ def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int |
         most = team.limits.get(name)
         if value is not None and most is not None and value > most:
             raise GatewayError(
-                "not_allowed", f"{name} of a key must not be over the team's own limit.", param=f"limits.{name}"
+                "not_allowed", f"{name} of a key must not exceed the team's own limit.", param=f"limits.{name}"
             )
 
 

@@ -41,7 +41,7 @@ async def watch(request: Request, team: str | None = None) -> EventSourceRespons
         raise GatewayError("concurrency_exceeded", f"{MAX_WATCHERS} are watching this worker already.", wait_ms=5000)
     last_id = request.headers.get("last-event-id", "")
     if last_id and not is_live_id(last_id):
-        raise GatewayError("invalid_field", "Last-Event-ID is no id of an event.", param="Last-Event-ID")
+        raise GatewayError("invalid_field", "Last-Event-ID is not the id of an event.", param="Last-Event-ID")
     await services.live_requests.request_events()
     start = last_id or await services.live_requests.last_id()
     events = _events(services, start, owner.id if owner else None)

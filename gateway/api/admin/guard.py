@@ -118,7 +118,7 @@ def version_of(request: Request) -> int | None:
         return None
     number = text.removeprefix("W/").strip('"')
     if not (number.isascii() and number.isdigit() and len(number) <= 15):  # noqa: PLR2004 - the digits that a double holds exactly
-        raise GatewayError("invalid_field", "If-Match takes the version of the object, a number.", param="If-Match")
+        raise GatewayError("invalid_field", "If-Match must be the version of the object, a number.", param="If-Match")
     return int(number)
 
 

@@ -29,7 +29,7 @@ def moment_ms(text: str | None, name: str, otherwise: int) -> int:
         return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))
     except (ValueError, OverflowError):
         raise GatewayError(
-            "invalid_field", f"{name}: {text!r} is no ISO 8601 date or time, such as 2026-11-01.", param=name
+            "invalid_field", f"{name}: {text!r} is not an ISO 8601 date or time, such as 2026-11-01.", param=name
         ) from None
 
 

@@ -47,8 +47,8 @@ async def show_usage(
     by: Annotated[By | None, Query(description="What a row is about")] = None,
     since: Since = None,
     until: Until = None,
-    step: Annotated[Step, Query(description="How wide a step of time is")] = "hour",
-    limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="How many groups stay apart")] = MAX_ROWS,
+    step: Annotated[Step, Query(description="The width of a step of time")] = "hour",
+    limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="How many groups are listed separately")] = MAX_ROWS,
 ) -> dict[str, Any]:
     """`total` of the period, its `groups`, the most expensive first, and `data`: one row per step and group."""
     services = services_of(request)
@@ -109,7 +109,7 @@ async def _refuse_too_much(accounts: Accounts, owner: Team | None, starts: Seque
         asked = f"{len(starts)} steps of {teams} teams"
         raise GatewayError(
             "invalid_field",
-            f"{asked} are too much at once: ask for a shorter time, step=day or one team.",
+            f"{asked} exceed what one query may read: ask for a shorter time, step=day or one team.",
             param="from",
         )
 

@@ -139,7 +139,9 @@ class UsageTotals:
         self._rows += len(group_usage.steps) - before
         if self._rows > (MAX_ROWS if self._by == "model" else MAX_ROWS_OF_A_TEAM):
             raise GatewayError(
-                "invalid_field", "That is too much at once: ask for a shorter time or step=day.", param="from"
+                "invalid_field",
+                "This query would return too many rows: ask for a shorter time or step=day.",
+                param="from",
             )
 
     def complete(self) -> None:
