@@ -146,7 +146,7 @@ class Accounts:
         if renamed and await self._take_name(changes.name or "", team.id) != team.id:
             raise _name_taken(changes.name or "")
         try:
-            await self._configure([TeamKeys(team.id).team], "update", _seen(version), "", changes.fields())
+            await self._configure([TeamKeys(team.id).team], "update", _version_text(version), "", changes.fields())
         except GatewayError:
             if renamed:
                 await self._run("HDEL", TEAM_NAMES, changes.name or "")
@@ -207,7 +207,7 @@ class Accounts:
 
         Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again.
         """
-        await self._configure([TeamKeys(team.id).key(key.id)], "update", _seen(version), "", changes.fields())
+        await self._configure([TeamKeys(team.id).key(key.id)], "update", _version_text(version), "", changes.fields())
         return await self.key(team, key.id)
 
     # credits and enforced limits
@@ -296,7 +296,7 @@ class Accounts:
         return (await gather([self._store.run(*command)]))[0]
 
 
-def _seen(version: int | None) -> str:
+def _version_text(version: int | None) -> str:
     return "" if version is None else str(version)
 
 

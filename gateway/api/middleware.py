@@ -76,9 +76,9 @@ class RouteMiddleware:
             (b"access-control-expose-headers", _EXPOSED),
             (b"vary", b"origin"),
         ]
-        wire: RequestCycle | None = scope.get("extensions", {}).get(EXTENSION)
-        if wire is not None:
-            wire.add_headers(headers)
+        cycle: RequestCycle | None = scope.get("extensions", {}).get(EXTENSION)
+        if cycle is not None:
+            cycle.add_headers(headers)
             return send
 
         async def send_with_cors(message: Message) -> None:

@@ -36,11 +36,11 @@ def create(
     """Create an admin key. Its text is not shown again."""
     body = options.given(name=name, scope=scope.value, team=team, expires_at=expires_at)
     with AdminClient.from_environment() as client:
-        made = client.post("/admin-keys", body, idempotency_key=idempotency_key)
+        created = client.post("/admin-keys", body, idempotency_key=idempotency_key)
     if as_json:
-        output.as_json(made)
+        output.as_json(created)
         return
-    output.fields({"key": made["key"], "id": made["id"], "scope": made["scope"]})
+    output.fields({"key": created["key"], "id": created["id"], "scope": created["scope"]})
     typer.echo("\nKeep it now: it is not shown again.")
 
 

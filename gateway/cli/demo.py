@@ -138,8 +138,8 @@ def _team_key(client: AdminClient, demo: Demo) -> str:
         if refused.code != "team_not_found":
             raise
         client.post("/teams", {"name": TEAM, "credits_usd": CREDITS_USD, "limits": {"rpm": 60, "concurrency": 10}})
-    made = client.post(f"{team_path(TEAM)}/keys", {"name": "demo"})
-    return _secret_file(path, str(made["key"]))
+    created = client.post(f"{team_path(TEAM)}/keys", {"name": "demo"})
+    return _secret_file(path, str(created["key"]))
 
 
 def _secret_file(path: Path, secret: str) -> str:

@@ -38,10 +38,10 @@ async def create_admin_key(request: Request) -> Response:
         body["team"] = form.get("team")
     body["expires_at"] = forms.expiry(form)
     try:
-        made = await visit.api.change("POST", "/admin-keys", body, idempotency_key=form.get("idempotency_key"))
+        created = await visit.api.change("POST", "/admin-keys", body, idempotency_key=form.get("idempotency_key"))
     except AdminApiError as refused:
         return await _page(visit, refused=refused, form=form)
-    return await _page(visit, made=made)
+    return await _page(visit, created=created)
 
 
 @router.post("/{admin_key}/revoke")
@@ -66,7 +66,7 @@ async def _page(
     refused: AdminApiError | None = None,
     form: Mapping[str, str] = MappingProxyType({}),
     sent: str = "",
-    made: Mapping[str, Any] | None = None,
+    created: Mapping[str, Any] | None = None,
 ) -> Response:
     found, teams = await asyncio.gather(visit.api.get("/admin-keys"), team_names(visit, None))
     return html(
@@ -82,6 +82,6 @@ async def _page(
         refused=refused,
         form=form,
         sent=sent,
-        made=made,
+        created=created,
         idempotency_key=secrets.token_hex(16),
     )

@@ -30,12 +30,12 @@ async def create_key(request: Request, team: str) -> Response:
         "expires_at": forms.expiry(form),
     }
     try:
-        made = await visit.api.change(
+        created = await visit.api.change(
             "POST", team_path(team, "/keys"), body, idempotency_key=form.get("idempotency_key")
         )
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent="new-key")
-    return await team_page(visit, team, made={**made, "how": "made"})
+    return await team_page(visit, team, created={**created, "how": "made"})
 
 
 @router.post("/{key}/rotate")
@@ -45,12 +45,12 @@ async def rotate_key(request: Request, team: str, key: str) -> Response:
     hours = forms.number(form.get("overlap_hours", "24"))
     body = {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
     try:
-        made = await visit.api.change(
+        created = await visit.api.change(
             "POST", _path(team, key, "/rotate"), body, idempotency_key=form.get("idempotency_key")
         )
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=f"rotate-{key}")
-    return await team_page(visit, team, made={**made, "how": "rotated"})
+    return await team_page(visit, team, created={**created, "how": "rotated"})
 
 
 @router.post("/{key}/limits")

@@ -78,17 +78,19 @@ def typed_limits(form: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("gateway.dashboard"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(usd=usd, exact=exact, count=count, short=short, moment=moment, words=words, duration=duration)
-    made.filters["typed_limits"] = typed_limits
-    made.globals["WHY"] = WHY
-    return made
+    environment.filters.update(
+        usd=usd, exact=exact, count=count, short=short, moment=moment, words=words, duration=duration
+    )
+    environment.filters["typed_limits"] = typed_limits
+    environment.globals["WHY"] = WHY
+    return environment
 
 
 ENVIRONMENT: Final = _environment()

@@ -127,7 +127,7 @@ async def team_page(
     refused: AdminApiError | None = None,
     form: Mapping[str, str] = MappingProxyType({}),
     sent: str = "",
-    made: Mapping[str, Any] | None = None,
+    created: Mapping[str, Any] | None = None,
 ) -> Response:
     """Renders a team's page. `made` is a new key whose text is shown once; `sent` is the refused form, as in `form`."""
     found = await visit.api.get(team_path(team))
@@ -154,7 +154,7 @@ async def team_page(
         refused=refused,
         form=form,
         sent=sent,
-        made=made,
+        created=created,
         idempotency_key=secrets.token_hex(16),
     )
 

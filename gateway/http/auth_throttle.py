@@ -31,13 +31,13 @@ class AuthThrottle:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.addresses = addresses
-        self._most = failures_per_minute
+        self._failures_per_minute = failures_per_minute
         self._clock = clock
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def throttle(self, scope: Scope, error: GatewayError) -> GatewayError:
         """The error to answer with: the given one, or too_many_failures."""
-        if error.code not in _FAILURES or not self._most:
+        if error.code not in _FAILURES or not self._failures_per_minute:
             return error
         host, now_s = self.addresses.host(scope), self._clock()
         began_s, count = self._failures.pop(host, (now_s, 0))
@@ -46,11 +46,11 @@ class AuthThrottle:
         self._failures[host] = (began_s, count + 1)
         if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
-        if count < self._most:
+        if count < self._failures_per_minute:
             return error
         return GatewayError(
             "too_many_failures",
-            f"More than {self._most} requests per minute with a wrong key came from this address.",
+            f"More than {self._failures_per_minute} requests per minute with a wrong key came from this address.",
             wait_ms=max(1, int((began_s + _MINUTE_S - now_s) * 1000)),
-            explain={"limit": self._most, "scope": "address", "limit_source": "gateway"},
+            explain={"limit": self._failures_per_minute, "scope": "address", "limit_source": "gateway"},
         )

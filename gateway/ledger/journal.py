@@ -207,8 +207,8 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
     entry = entry_id.decode()
     usage, bill = None, None
     if fields["type"] == "settle":
-        used, cached, made, reasoning = (int(fields[name]) for name in ("in", "cached", "out", "reasoning"))
-        usage = Usage(used, cached, made, reasoning, used + made, None)
+        used, cached, created, reasoning = (int(fields[name]) for name in ("in", "cached", "out", "reasoning"))
+        usage = Usage(used, cached, created, reasoning, used + created, None)
         bill = read_bill(fields.get("bill", ""), usage)
     return Entry(
         id=entry,

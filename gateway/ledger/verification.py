@@ -78,7 +78,7 @@ class _Books:
 
 
 @dataclass(slots=True)
-class _Sums:
+class _JournalTotals:
     """The sums of the journal, updated entry by entry."""
 
     entries: int = 0
@@ -120,26 +120,26 @@ def _recomputed(entry: Entry) -> int | None:
 async def verify(store: Store, team_id: str) -> Verification:
     """Verifies one team. Raises GatewayError `store_unavailable`."""
     books = await _read_books(store, team_id)
-    sums = _Sums()
+    totals = _JournalTotals()
     first = ""
     if books.last:
         async for page in Journal(store).export(team_id, to_ms=int(books.last.partition("-")[0]) + 1):
             first = first or page[0].id
             for entry in page:
                 if _place(entry.id) <= _place(books.last):
-                    sums.add(entry)
+                    totals.add(entry)
     complete = books.whole and first == books.first
-    differences = [*books.wrong, *sums.differences, *_compare(books, sums)]
+    differences = [*books.wrong, *totals.differences, *_compare(books, totals)]
     if complete:
-        differences += _compare_whole(books, sums)
-    return Verification(team_id, sums.entries, complete, tuple(differences))
+        differences += _compare_whole(books, totals)
+    return Verification(team_id, totals.entries, complete, tuple(differences))
 
 
-def _compare(books: _Books, sums: _Sums) -> Iterator[Difference]:
+def _compare(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
     state = books.state
     balance = _of(state, "available") + _of(state, "held")
     checks = [
-        ("balance", sums.balance, balance),
+        ("balance", totals.balance, balance),
         ("granted", balance + _of(state, "spent"), _of(state, "granted")),
         ("held", sum(hold.amount for hold in books.held), _of(state, "held")),
         ("holds", len(books.held), len(books.holds & {hold.id for hold in books.held})),
@@ -158,7 +158,7 @@ def _compare(books: _Books, sums: _Sums) -> Iterator[Difference]:
             yield Difference(name, expected, found)
 
 
-def _compare_whole(books: _Books, sums: _Sums) -> Iterator[Difference]:
+def _compare_whole(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
     state = books.state
     held: Counter[str] = Counter()
     held_tokens: Counter[str] = Counter()
@@ -166,13 +166,13 @@ def _compare_whole(books: _Books, sums: _Sums) -> Iterator[Difference]:
         held[hold.key_id] += hold.amount
         held_tokens[hold.key_id] += hold.tokens
     checks = [
-        ("opening_balance", 0, sums.opening),
-        ("entries:granted", _of(state, "granted"), sums.granted),
-        ("entries:spent", _of(state, "spent"), sums.spent.total()),
-        ("total_tokens", sums.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
+        ("opening_balance", 0, totals.opening),
+        ("entries:granted", _of(state, "granted"), totals.granted),
+        ("entries:spent", _of(state, "spent"), totals.spent.total()),
+        ("total_tokens", totals.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
     ]
     for key_id in sorted(_keys(state) | set(held)):
-        usd, tokens = sums.spent[key_id] + held[key_id], sums.tokens[key_id] + held_tokens[key_id]
+        usd, tokens = totals.spent[key_id] + held[key_id], totals.tokens[key_id] + held_tokens[key_id]
         checks += [
             (f"total_usd:{key_id}", usd, _of(state, f"{key_id}:total_usd")),
             (f"total_tokens:{key_id}", tokens, _of(state, f"{key_id}:total_tokens")),

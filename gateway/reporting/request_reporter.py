@@ -45,14 +45,14 @@ class RequestReporter:
     """
 
     def __init__(
-        self, refused: RefusedRequests, seen: OutcomeRollups, timings: RequestTimings, live_requests: LiveRequests
+        self, refused: RefusedRequests, outcomes: OutcomeRollups, timings: RequestTimings, live_requests: LiveRequests
     ) -> None:
         self.dropped = 0
         self.lost = 0
         self.watched = False
         self.watchers = 0
         self._log = refused
-        self._seen = seen
+        self._outcomes = outcomes
         self._timings = timings
         self._live_requests = live_requests
         self._unwritten: Seen = {}

@@ -43,12 +43,12 @@ class ClusterState:
         names = {name.decode(): orjson.loads(text) for name, text in zip(off[::2], off[1::2], strict=True)}
         return Orders(names, int(generation or 0))
 
-    async def take_out(self, upstream: str, by: str, at_ms: int) -> None:
+    async def disable_upstream(self, upstream: str, by: str, at_ms: int) -> None:
         """Disables an upstream. Within two seconds no worker sends requests to it."""
         note = orjson.dumps({"by": by, "at_ms": at_ms})
         await gather([self._store.run("HSETNX", keyspace.UPSTREAMS_OFF, upstream, note)])
 
-    async def put_back(self, upstream: str) -> None:
+    async def enable_upstream(self, upstream: str) -> None:
         """Enables an upstream again."""
         await gather([self._store.run("HDEL", keyspace.UPSTREAMS_OFF, upstream)])
 

@@ -83,8 +83,8 @@ async def require_admin(request: Request) -> Admin:
         # Digests are compared, because compare_digest accepts only ASCII text and its duration reveals lengths.
         if hmac.compare_digest(_digest(presented.encode()), _digest(expected)):
             return ROOT
-        made = parse_admin_key(presented)
-        admin = await services_of(request).admins.recognise(made) if made is not None else None
+        created = parse_admin_key(presented)
+        admin = await services_of(request).admins.recognise(created) if created is not None else None
         if admin is not None:
             return admin
     raise GatewayError("invalid_admin_key", "The admin key is not valid. Send 'Authorization: Bearer <admin key>'.")

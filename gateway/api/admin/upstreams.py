@@ -32,7 +32,7 @@ async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     """Disables an upstream: within two seconds no worker sends it new requests. Running requests go on. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
-    await services.cluster_state.take_out(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
+    await services.cluster_state.disable_upstream(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
     await services.control_loop.refresh()
     return await upstream_json(services, upstream)
 
@@ -42,7 +42,7 @@ async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
     """Enables an upstream again. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
-    await services.cluster_state.put_back(upstream)
+    await services.cluster_state.enable_upstream(upstream)
     await services.control_loop.refresh()
     return await upstream_json(services, upstream)
 

@@ -114,7 +114,7 @@ class UsageTotals:
         self.others = GroupUsage()
         self.merged = 0  # groups that were merged into `others`
         self._by = by
-        self._most = most
+        self._limit = most
         self._rows = 0
         self._team = ""
         self._final: list[tuple[int, int, Group]] = []
@@ -151,14 +151,14 @@ class UsageTotals:
                 total = self.groups[group].total
                 heapq.heappush(self._final, (total.cost, total.requests, group))
             self._open.clear()
-            while self._final and (len(self.groups) > self._most or self._rows > MAX_ROWS):
+            while self._final and (len(self.groups) > self._limit or self._rows > MAX_ROWS):
                 self._merge(heapq.heappop(self._final)[2])
 
     def end(self) -> None:
         """Marks all rows as complete."""
         self.complete()
         if self._by == "model":
-            for group in self.order()[self._most :]:
+            for group in self.order()[self._limit :]:
                 self._merge(group)
 
     def order(self) -> list[Group]:

@@ -52,8 +52,8 @@ class Histograms(dict[Labels, Histogram]):
 
     def __missing__(self, labels: Labels) -> Histogram:
         """Creates the histogram of a new set of labels."""
-        made = self[labels] = Histogram(self._bounds)
-        return made
+        created = self[labels] = Histogram(self._bounds)
+        return created
 
 
 class Counters:
@@ -118,12 +118,12 @@ class Counters:
         self._settled[settlement.settled_by] = self._settled.get(settlement.settled_by, 0) + 1
         if settlement.kind == "settle":
             usage = settlement.usage
-            sums = self._sums(settlement.hold.team_id, settlement.model)
-            sums[0] += settlement.cost_nano_usd
-            sums[1] += usage.input_tokens
-            sums[2] += usage.cached_input_tokens
-            sums[3] += usage.output_tokens
-            sums[4] += usage.reasoning_tokens
+            totals = self._totals(settlement.hold.team_id, settlement.model)
+            totals[0] += settlement.cost_nano_usd
+            totals[1] += usage.input_tokens
+            totals[2] += usage.cached_input_tokens
+            totals[3] += usage.output_tokens
+            totals[4] += usage.reasoning_tokens
             if settlement.unpriced or usage.quantities is not None or settlement.over_nano_usd:
                 self._note_oddities(settlement)
 
@@ -142,12 +142,12 @@ class Counters:
         if key in counts or len(counts) < self._max_series:
             counts[key] = counts.get(key, 0) + number
 
-    def _sums(self, team: str, model: str) -> list[int]:
-        sums = self._spent.get((team, model))
-        if sums is None:
+    def _totals(self, team: str, model: str) -> list[int]:
+        totals = self._spent.get((team, model))
+        if totals is None:
             pair = (team, model) if len(self._spent) < self._max_series else (OTHER, OTHER)
-            sums = self._spent.setdefault(pair, [0, 0, 0, 0, 0])
-        return sums
+            totals = self._spent.setdefault(pair, [0, 0, 0, 0, 0])
+        return totals
 
     def snapshot(self) -> Snapshot:
         """Returns all counts under the catalogue's names."""
@@ -159,9 +159,9 @@ class Counters:
                 for (route, status, outcome, code), count in self._requests.items()
             },
             "gateway_tokens_total": {
-                (*pair, kind): sums[place] for pair, sums in spent for place, kind in enumerate(kinds, 1)
+                (*pair, kind): totals[place] for pair, totals in spent for place, kind in enumerate(kinds, 1)
             },
-            "gateway_spend_usd_total": {pair: sums[0] for pair, sums in spent},
+            "gateway_spend_usd_total": {pair: totals[0] for pair, totals in spent},
             "gateway_settled_total": {(by,): count for by, count in self._settled.items()},
             "gateway_unpriced_usage_total": dict(self._unpriced.items()),
             "gateway_usage_contradictions_total": {(name,): count for name, count in self._contradictions.items()},
@@ -186,9 +186,9 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
     total: Snapshot = {}
     for snapshot in snapshots:
         for name, series in snapshot.items():
-            sums = total.setdefault(name, {})
+            totals = total.setdefault(name, {})
             for labels, value in series.items():
-                sums[labels] = _plus(sums[labels], value) if labels in sums else value
+                totals[labels] = _plus(totals[labels], value) if labels in totals else value
     return total
 
 
