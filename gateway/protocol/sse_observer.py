@@ -38,8 +38,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _FIRST_TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 
-_RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number in
-_TRAIL_BYTES: Final = 16_384  # kept of a terminal event beyond the bound: its usage stands near its end
+_RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number
+_TRAIL_BYTES: Final = 16_384  # kept of a terminal event beyond the bound, because its usage is near its end
 _SAMPLE_EVERY: Final = 64
 _BYTES_PER_TOKEN: Final = 4
 
@@ -54,28 +54,29 @@ class SseObserver:
     form: StreamForm
     max_event_bytes: int
     expected: int = 1
-    aligned: bool = field(default=True, init=False)  # what was returned ends at a boundary: an event of ours may follow
+    aligned: bool = field(default=True, init=False)  # what was returned ends at a boundary, so that an event may follow
     bytes_fed: int = field(default=0, init=False)
 
     _facts: StreamFacts = field(init=False)
     _more: Callable[[bytes], object] | None = field(init=False)  # finds what makes of a delta more than that
-    _unseen: list[bytes] = field(default_factory=list, init=False)  # whole events that nobody has looked at yet
-    _look_at: int = field(default=0, init=False)  # when so many bytes have been fed, they are looked at
+    _unseen: list[bytes] = field(default_factory=list, init=False)  # whole events that were not examined yet
+    _look_at: int = field(default=0, init=False)  # once so many bytes have been fed, they are examined
     _opening: OpeningEvent = field(init=False)
     _deltas: int = field(default=0, init=False)
-    _held: bytearray = field(default_factory=bytearray, init=False)  # the unfinished event
-    _at_boundary: bool = field(default=True, init=False)  # nothing is held, and nothing has flowed on unaligned
-    _tail: bytes = field(default=b"\n", init=False)  # the last two bytes seen; a boundary stands for a line end
-    _oversized: str = field(default="", init=False)  # the type of the event that flows on unaligned
+    _held: bytearray = field(default_factory=bytearray, init=False)  # the incomplete event
+    _at_boundary: bool = field(default=True, init=False)  # nothing is held, and nothing was passed on unaligned
+    _tail: bytes = field(default=b"\n", init=False)  # the last two bytes seen; a boundary counts as a line end
+    _oversized: str = field(default="", init=False)  # the type of the event that is passed on unaligned
     _trail: bytes = field(default=b"", init=False)  # the last bytes of it
     _begun: bool = field(default=False, init=False)
-    _delta_head: bytes = field(default=b"\xff", init=False)  # how deltas start; 0xff is not UTF-8: no event starts so
+    # how deltas start; 0xff is not UTF-8, so no event starts with it
+    _delta_head: bytes = field(default=b"\xff", init=False)
     _delta_next: bytes = field(default=b"\n\n\xff", init=False)  # a blank line and the next head
     _delta_lines: int = field(default=0, init=False)
     _crlf: bool = field(default=False, init=False)
     _others: int = field(default=0, init=False)
     _recent: bytes = field(default=b"", init=False)  # the last whole events that carried a sequence number
-    _item_bytes: int = field(default=0, init=False)  # of whole items before any delta
+    _item_bytes: int = field(default=0, init=False)  # bytes of whole items before any delta
     _text: TextSample = field(init=False)
     _sample_at: int = field(default=1, init=False)
 
@@ -88,7 +89,7 @@ class SseObserver:
         self._more = None if says_more is None else says_more.search
 
     def feed(self, data: bytes) -> bytes:
-        """Take what the upstream sent; returns what may be written now: whole events, unless one is over the bound."""
+        """Takes what the upstream sent. Returns what may be written now: whole events, unless one exceeds the bound."""
         self.bytes_fed = bytes_fed = self.bytes_fed + len(data)
         if not (self._at_boundary and data.endswith((b"\n\n", b"\n\r\n"))):
             self.look()
@@ -163,7 +164,10 @@ class SseObserver:
 
     @property
     def events(self) -> int:
-        """Blocks that a blank line ended: events, and comments that stand alone. Spare blank lines may count."""
+        """The number of blocks that a blank line ended: events, and separate comments.
+
+        Additional blank lines may count.
+        """
         return self.deltas + self._others
 
     @property
@@ -172,7 +176,7 @@ class SseObserver:
         return self.facts.response_id or self._opening.response_id
 
     def last_sequence_number(self) -> int:
-        """The number of the last event that carried one; where none does, counted as if each had; -1 before any."""
+        """The number of the last event that had one; if none has, counted as if each had; -1 before any event."""
         self.look()
         numbers = _SEQUENCE.findall(self._recent)
         return int(numbers[-1]) if numbers else self.events - 1
@@ -220,7 +224,7 @@ class SseObserver:
         return b"" if len(self._held) <= self.max_event_bytes else self._let_flow()
 
     def _let_flow(self) -> bytes:
-        """The held event is over the bound: let it go, and remember what kind it is."""
+        """Passes on the held event, which exceeds the bound, and remembers its type."""
         head = bytes(self._held)
         self._held.clear()
         self.aligned = False
@@ -234,7 +238,7 @@ class SseObserver:
         return head
 
     def _leave_oversized(self, ready: bytes) -> None:
-        """`ready` ends the oversized event; whole events may follow in it."""
+        """`ready` ends the oversized event. Whole events may follow in it."""
         end = BLANK_LINE.search(self._tail + ready)
         cut = max(0, end.end() - len(self._tail)) if end else len(ready)
         self._end_oversized(find_usage(self._trail + ready[:cut]) if self._trail else None)
@@ -252,7 +256,7 @@ class SseObserver:
         self._oversized, self._trail = "", b""
 
     def look(self) -> None:
-        """Level 0, for the reads that wait: those that start as a delta are counted together if each is just one."""
+        """Level 0, for reads that wait: those that start like a delta and are single events are counted together."""
         unseen, head, lines = self._unseen, self._delta_head, self._delta_lines
         if not unseen:
             return
@@ -261,31 +265,32 @@ class SseObserver:
         if unseen[0].count(b"\n") == lines:
             reads = next((at for at, read in enumerate(unseen) if not read.startswith(head)), len(unseen))
             run = ready if reads == len(unseen) else b"".join(unseen[:reads])
-            # From its head to its end each has `_delta_lines` line ends or more; if no more, it is one event.
+            # From its head to its end, each has at least `_delta_lines` line ends. If there are no more, it is one
+            # event.
             if reads and self._has_lines(run, reads * lines) and (self._more is None or self._more(run) is None):
                 self._count(reads, unseen[reads - 1])
                 ready = ready[len(run) :]
         unseen.clear()
         if ready:
             self._observe(ready)
-        if not self._deltas:  # the next read may bring the first
+        if not self._deltas:  # the next read may bring the first one
             self._look_at = 0
 
     def _has_lines(self, ready: bytes, lines: int) -> bool:
-        """Whether it has so many lines, which end as those of the learnt delta."""
+        """Whether it has this many lines, which end like those of the learnt delta."""
         if ready.count(b"\n") != lines:
             return False
         return ready.count(b"\r\n") == ready.count(b"\r") == lines if self._crlf else b"\r" not in ready
 
     def _count(self, deltas: int, last: bytes) -> None:
-        """So many deltas more; `last` ends with the last one."""
+        """Counts deltas. `last` ends with the last one."""
         self._deltas += deltas
         self._recent = last
         if self._deltas >= self._sample_at:
             self._sample(last)
 
     def _observe(self, ready: bytes) -> None:
-        """Level 1, for whole events: those before the first delta, a run of deltas, those behind it."""
+        """Level 1, for whole events: those before the first delta, a run of deltas, those after it."""
         if not self._deltas and not self.form.reads_all:
             ready = self._open(ready)
         if not ready.startswith(self._delta_head):
@@ -296,7 +301,7 @@ class SseObserver:
         if end >= len(blank):
             ready, rest = ready[:end], ready[end:]
         deltas = ready.count(self._delta_next) + 1
-        # From head to head stand `_delta_lines` line ends or more; if no more, there is nothing else.
+        # Between two heads there are at least `_delta_lines` line ends. If there are no more, there is nothing else.
         if self._has_lines(ready, deltas * self._delta_lines) and (self._more is None or self._more(ready) is None):
             self._count(deltas, ready if deltas == 1 else ready[-_RECENT_BYTES:])
         else:
@@ -305,7 +310,7 @@ class SseObserver:
             self._inspect(rest)
 
     def _open(self, ready: bytes) -> bytes:
-        """Looks at what comes before the first delta, and learns how that starts; returns the rest."""
+        """Examines what precedes the first delta, and learns how deltas start. Returns the rest."""
         if (at := ready.find(self.form.delta)) < 0 or b"\r" in ready or ready.startswith(_BOM):
             return ready
         start, end = block_at(ready, at)
@@ -361,7 +366,7 @@ class SseObserver:
             self.form.read_event(facts, name, body)
 
     def _learn(self, ready: bytes) -> None:
-        """Remember how the last delta starts: the next ones will start the same."""
+        """Remembers how the last delta starts, because the next ones start the same way."""
         last = ready.rfind(self.form.delta)
         crlf = b"\r\n" in ready
         blank = b"\r\n\r\n" if crlf else b"\n\n"
@@ -385,7 +390,7 @@ class SseObserver:
             self._recent = ready if len(ready) <= _RECENT_BYTES else ready[at : at + 64]
 
     def _plain(self, ready: bytes) -> bytes:
-        """With LF line ends, and without the byte order mark that a stream may begin with."""
+        """Returns the events with LF line ends, without a leading byte order mark."""
         if not self._begun:
             self._begun = True
             ready = ready.removeprefix(_BOM)

@@ -10,7 +10,7 @@ from typing import Final
 from gateway.http.client import Client
 from gateway.protocol.sse_observer import SseObserver
 
-_LOOKS: Final = 4  # in a time of silence, at what was written
+_LOOKS: Final = 4  # checks per period of silence of what was written
 
 
 @contextlib.contextmanager

@@ -23,11 +23,11 @@ PASSED_ON: Final = frozenset(
         b"openai-model",
     }
 )
-"""Answer headers of an upstream that go on to the client."""
+"""The headers of an upstream's answer that are passed on to the client."""
 
 
 def content_type(headers: Headers) -> bytes:
-    """An answer's media type, in lower case and without parameters; b"" if there is none."""
+    """Returns an answer's media type in lower case without parameters, or b""."""
     for name, value in headers:
         if name == b"content-type":
             return value.partition(b";")[0].strip().lower()
@@ -35,7 +35,10 @@ def content_type(headers: Headers) -> bytes:
 
 
 def refuse_encoded(headers: Headers) -> None:
-    """Identity was asked for. The header is not passed on, and usage cannot be seen: the bytes would be noise."""
+    """Refuses an encoded answer.
+
+    The request asked for identity; the header is not passed on, and usage cannot be read.
+    """
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")

@@ -113,13 +113,13 @@ def _frames(observed: Observed, origin: Origin, events: list[tuple[str, dict[str
 
 
 def _frame(kind: str, sequence_number: int, body: dict[str, Any]) -> bytes:
-    """ASCII JSON by the standard library: it writes what it read, lone surrogates and large integers too."""
+    """Writes ASCII JSON with the standard library, which also writes lone surrogates and large integers."""
     data = json.dumps({"type": kind, "sequence_number": sequence_number, **body}, separators=(",", ":"))
     return f"event: {kind}\ndata: {data}\n\n".encode("ascii")
 
 
 def _snapshot(observed: Observed, origin: Origin) -> dict[str, Any]:
-    """The response in progress: each field that the spec's ResponseResource requires, then what the upstream showed."""
+    """Returns the response in progress: every field that the specification requires, then what the upstream showed."""
     opening = (parse_object(observed.created) if observed.created is not None else None) or {}
     shown = opening.get("response")
     return {
