@@ -1,22 +1,22 @@
-"""The observer of a stream: it sees the upstream's SSE bytes pass (WHATWG HTML, server-sent events).
+"""Observes a stream: the upstream's SSE bytes pass through it (WHATWG HTML, server-sent events).
 
     upstream bytes -> SseObserver.feed -> bytes to write now: whole events
                           |
-                          +--> facts: what the books and the ending need of them, by the dialect's `read_event`
+                          +--> facts: for the settlement and the closing events, by the dialect's `read_event`
 
-Whole events go out at once; the look at them waits for a question or a few KiB. How they are looked at, cheapest first:
+Whole events are passed on at once. They are examined when a result is needed or a few KiB have gathered. The
+examination has levels, the cheapest first:
 
     0. reads that are one event each, with the learnt head of a delta: counted together
-    1. ends with a blank line, and its events start with the learnt head of a delta: counted; others around them go on
-    2. has deltas and none of the marker words: counted, and the head is learnt
-    3. else: each event in which a marker word stands is cut out, and only the ones that need it are parsed
+    1. ends with a blank line, and its events start with the learnt head of a delta: counted; the others go on
+    2. has deltas and none of the marker words: counted, and the head of a delta is learnt
+    3. otherwise: each event that contains a marker word is cut out, and only those that need it are parsed
 
-What a delta's head and a marker word are is the dialect's (`StreamForm`); where all events of a dialect begin alike,
-those with the learnt head are searched for what says more, and all others are parsed. A marker inside a string
-("response.completed" in a delta's text) costs level 3 and no more: the JSON's type decides. Chunks that end inside an
-event are cut at the last blank line; the rest is held. Beyond `max_event_bytes` it flows on.
-
-No byte is changed; `usage_dropping` leaves one event out.
+The dialect defines a delta's head and the marker words (`StreamForm`). If all events of a dialect start alike, those
+with the learnt head are searched for further content, and all others are parsed. A marker inside a string
+("response.completed" in a delta's text) only costs level 3: the JSON's type decides. Chunks that end inside an event
+are cut at the last blank line, and the rest is held. Beyond `max_event_bytes` it is passed on. No byte is changed;
+`usage_dropping` leaves one event out.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _BYTES_PER_TOKEN: Final = 4
 
 @dataclass(slots=True, eq=False)
 class SseObserver:
-    """One stream's observer; `max_event_bytes` bounds what is held. Mutable, for one stream, used by one task.
+    """Observes one stream. `max_event_bytes` bounds what is held. Mutable, used by one task.
 
-    `form`: how its dialect's events look. `expected`: how many choices its answer has.
+    `form` is the form of its dialect's events. `expected` is the number of choices in its answer.
     """
 
     form: StreamForm
@@ -58,7 +58,7 @@ class SseObserver:
     bytes_fed: int = field(default=0, init=False)
 
     _facts: StreamFacts = field(init=False)
-    _more: Callable[[bytes], object] | None = field(init=False)  # finds what makes of a delta more than that
+    _more: Callable[[bytes], object] | None = field(init=False)  # finds further content in a delta
     _unseen: list[bytes] = field(default_factory=list, init=False)  # whole events that were not examined yet
     _look_at: int = field(default=0, init=False)  # once so many bytes have been fed, they are examined
     _opening: OpeningEvent = field(init=False)
@@ -69,8 +69,7 @@ class SseObserver:
     _oversized: str = field(default="", init=False)  # the type of the event that is passed on unaligned
     _trail: bytes = field(default=b"", init=False)  # the last bytes of it
     _begun: bool = field(default=False, init=False)
-    # how deltas start; 0xff is not UTF-8, so no event starts with it
-    _delta_head: bytes = field(default=b"\xff", init=False)
+    _delta_head: bytes = field(default=b"\xff", init=False)  # how deltas start (0xff is not UTF-8)
     _delta_next: bytes = field(default=b"\n\n\xff", init=False)  # a blank line and the next head
     _delta_lines: int = field(default=0, init=False)
     _crlf: bool = field(default=False, init=False)
