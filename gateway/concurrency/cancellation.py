@@ -22,7 +22,7 @@ class Reason(StrEnum):
     CLIENT_LEFT = "client_left"
     TIMED_OUT = "timed_out"
     SHUT_DOWN = "shut_down"
-    ENDED = "ended"  # its answer has ended, and the upstream's connection has not
+    ENDED = "ended"  # its answer has ended, but the upstream's connection has not
 
 
 class ScopeCancelled(Exception):

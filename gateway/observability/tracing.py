@@ -77,7 +77,7 @@ class Tracing:
     async def end(self) -> None:
         """Sends what is queued, for at most END_S: an unavailable collector must not delay the shutdown.
 
-        What the collector did not take by then is given up, and given as long again to be logged.
+        What the collector has not accepted by then is dropped, with the same time again to log that.
         """
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()

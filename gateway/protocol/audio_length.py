@@ -1,9 +1,9 @@
-"""How long an audio file plays, from its bytes: what is billed by the second where an answer does not say. Pure.
+"""The duration of an audio file, from its bytes. It is billed per second if an answer does not state it. Pure.
 
-    seconds_of(data)    exact for WAV, FLAC, Ogg, MP4/M4A and WebM with a duration; MP3 by its frames' bit rate
-                        what is none of these: as long as `SLOWEST_BYTES_PER_SECOND` makes it, never shorter than it is
+    seconds_of(data)    exact for WAV, FLAC, Ogg, MP4/M4A and WebM with a duration; MP3 by the bit rate of its frames;
+                        for any other file an upper bound, by `SLOWEST_BYTES_PER_SECOND`
 
-Nothing here trusts a length that the file cannot hold: a head that says less than its bytes can play at their highest
+A length in the file's head is not trusted if the file cannot hold it: less than its bytes can play at the highest
 common rate is not believed.
 """
 
@@ -18,9 +18,9 @@ from typing import Final
 from gateway.types import Body
 
 SLOWEST_BYTES_PER_SECOND: Final = 750
-"""6 kbit/s: the least that speech is stored at in common formats (Opus, AMR, Speex)."""
+"""6 kbit/s: the lowest rate at which common formats store speech (Opus, AMR, Speex)."""
 FASTEST_BYTES_PER_SECOND: Final = 1_600_000
-"""Eight channels of 24 bits at 64 kHz; more than any recording of speech has."""
+"""Eight channels of 24 bits at 64 kHz, which is more than any recording of speech has."""
 
 _MP3_RATES: Final = MappingProxyType(
     {
@@ -38,7 +38,7 @@ _HEAD_BYTES: Final = 64 * 1024
 
 
 def seconds_of(data: Body) -> Decimal:
-    """The length in seconds, rounded up to the millisecond; at least one millisecond."""
+    """Returns the duration in seconds, rounded up to the millisecond, and at least one millisecond."""
     size = len(data)
     longest = size / SLOWEST_BYTES_PER_SECOND
     found = None
@@ -55,7 +55,7 @@ def seconds_of(data: Body) -> Decimal:
 
 
 def _wav(data: Body) -> float | None:
-    """RIFF: bytes of the data chunk by the bytes a second of the format chunk."""
+    """RIFF: the bytes of the data chunk divided by the bytes per second of the format chunk."""
     if bytes(data[:4]) != b"RIFF" or bytes(data[8:12]) != b"WAVE":
         return None
     at, rate = 12, 0
@@ -64,7 +64,7 @@ def _wav(data: Body) -> float | None:
         if name == b"fmt ":
             rate = struct.unpack_from("<I", data, at + 16)[0]
         elif name == b"data":
-            # Streamed files say 0 or the most: then the rest is the sound.
+            # Streamed files state 0 or the largest number. Then the rest of the file is the sound.
             left = len(data) - at - 8
             return float((length if 0 < length <= left else left) / rate)
         at += 8 + length + (length & 1)
@@ -72,7 +72,7 @@ def _wav(data: Body) -> float | None:
 
 
 def _flac(data: Body) -> float | None:
-    """STREAMINFO: samples by samples a second."""
+    """STREAMINFO: the samples divided by the samples per second."""
     if bytes(data[:4]) != b"fLaC":
         return None
     packed = int.from_bytes(bytes(data[18:26]), "big")
@@ -128,7 +128,7 @@ def _webm(data: Body) -> float | None:
 
 
 def _mp3(data: Body) -> float | None:
-    """Frame by frame, as far as they follow one another; what is left at the rate of the frames before it."""
+    """Adds up consecutive frames. What is left counts at the rate of the frames before it."""
     at = 0
     if bytes(data[:3]) == b"ID3":
         size = data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9]
@@ -146,13 +146,13 @@ def _mp3(data: Body) -> float | None:
         at += length
         seconds += lasts
         frames += 1
-    if frames < 2:  # noqa: PLR2004 - one sync word may be chance
+    if frames < 2:  # noqa: PLR2004 - a single sync word may be a coincidence
         return None
     return seconds * (len(data) - begin) / (at - begin) if frames == _MOST_FRAMES else seconds
 
 
 def _mp3_frame(data: Body, at: int) -> tuple[int, float] | None:
-    """Length in bytes and seconds of a frame of layer III; None: there is none."""
+    """Returns the length in bytes and seconds of a frame of layer III, or None if there is none."""
     if data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:  # noqa: PLR2004 - the sync word, and layer III
         return None
     version, third = data[at + 1] >> 3 & 3, data[at + 2]

@@ -1,12 +1,12 @@
-"""Forms with files (RFC 7578, RFC 2046 section 5.1): where each part stands in a body. No byte is copied or changed.
+"""Forms with files (RFC 7578, RFC 2046 section 5.1): where each part is in a body. No byte is copied or changed.
 
     boundary_of(content_type) -> bytes             the delimiter that a Content-Type names
-    read_form(body, boundary, names) -> Form       the parts, and the texts of those that are read
+    read_form(body, boundary, names) -> Form       the parts, and the texts of the requested ones
     with_text(form, name, text) -> bytes           the body with one part's text replaced, or a part added in front
 
-A part that the gateway reads and the upstream reads too must mean the same to both. Parsers differ on preambles, bare
-line feeds, folded and repeated headers, delimiters with something behind them, parts that occur twice and names in
-other case: a body with any of these is refused. The order of the parts changes nothing.
+A part that both the gateway and the upstream read must mean the same to both. Parsers differ on preambles, bare line
+feeds, folded and repeated headers, delimiters followed by other bytes, parts that occur twice and names in another
+case. A body with any of these is refused. The order of the parts changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.types import Body
 MOST_PARTS: Final = 256
 MOST_HEAD_BYTES: Final = 4096
 MOST_TEXT_BYTES: Final = 64 * 1024
-"""Of a part that is read."""
+"""The bound for a part that is read."""
 
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=?]{1,70}")
 _PARAMETER: Final = re.compile(
@@ -34,7 +34,7 @@ _CRLF: Final = b"\r\n"
 
 
 class Part(NamedTuple):
-    """One part. `start`, `end`: of its content in the body. `filename`: None where it is no file."""
+    """One part. Its content is at `start` to `end` of the body. `filename` is None if it is not a file."""
 
     name: str
     filename: str | None
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form as far as the gateway reads it. `texts`: of the parts that were asked for."""
+    """The parts of a form that the gateway reads. `texts` has the requested ones."""
 
     body: Body
     boundary: bytes
@@ -58,7 +58,7 @@ class Form(NamedTuple):
 
     @property
     def text_bytes(self) -> int:
-        """How long the contents of the other parts are."""
+        """The length of the other parts' contents."""
         return sum(part.end - part.start for part in self.parts if part.filename is None)
 
 
@@ -68,7 +68,7 @@ def is_form(content_type: bytes) -> bool:
 
 
 def boundary_of(content_type: bytes) -> bytes:
-    """The delimiter. Raises GatewayError `invalid_field` where there is none, or more than one."""
+    """Returns the delimiter. Raises GatewayError `invalid_field` if there is none, or more than one."""
     rest = content_type.strip()[len(content_type.partition(b";")[0].strip()) :]
     parameters = _parameters(rest)
     found = parameters.get(b"boundary") if parameters is not None else None
@@ -78,7 +78,7 @@ def boundary_of(content_type: bytes) -> bytes:
 
 
 def read_form(body: Body, boundary: bytes, names: Iterable[str]) -> Form:
-    """The parts of a body, and the texts of those with one of `names`. Raises GatewayError."""
+    """Returns the parts of a body, and the texts of those with one of `names`. Raises GatewayError."""
     delimiter = b"--" + boundary
     if not body.startswith(delimiter):
         raise _refusal("The body must begin with its boundary.")
@@ -101,7 +101,7 @@ def read_form(body: Body, boundary: bytes, names: Iterable[str]) -> Form:
 
 
 def with_text(form: Form, name: str, text: str) -> bytes:
-    """The body with another text in the part `name`; where there is none, with such a part in front."""
+    """Returns the body with another text in the part `name`, or with such a part added in front."""
     body, value = form.body, text.encode()
     for part in form.parts:
         if part.name == name:
@@ -148,7 +148,7 @@ def _headers(head: bytes) -> dict[bytes, bytes]:
 
 
 def _parameters(text: bytes) -> dict[bytes, bytes] | None:
-    """The parameters behind a header's value; None where they cannot be read in one way."""
+    """Returns the parameters of a header's value, or None if they are ambiguous."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(text):

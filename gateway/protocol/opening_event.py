@@ -1,6 +1,6 @@
-"""The event that shows an answer before its output, in dialects that have one: an ending of ours repeats it.
+"""The event that shows an answer before its output, for dialects that have one. The closing events repeat it.
 
-State that changes: all of it.
+Mutable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOST_BYTES: Final = 65_536  # it repeats the request's instructions
 
 
 class OpeningEvent:
-    """One stream's. `seen`: it has passed. `data`: as it came, None where it is over the bound."""
+    """The opening event of one stream. `seen`: it has passed. `data` is the event, or None if it exceeds the bound."""
 
     __slots__ = ("_opening", "_response_id", "data", "seen")
 
@@ -26,7 +26,7 @@ class OpeningEvent:
         self.data: bytes | None = None
 
     def find(self, text: bytes) -> None:
-        """Looks for it in events with LF lines."""
+        """Searches events with LF lines for it."""
         opening, at = self._opening, 0
         while opening is not None and not self.seen and (match := opening.anywhere.search(text, at)):
             start, at = block_at(text, match.start())
@@ -38,7 +38,7 @@ class OpeningEvent:
                 self._response_id = _id_in(parse_object(data))
 
     def note_type(self, kind: str) -> None:
-        """An event of this type is too large to hold."""
+        """Notes that an event of this type is too large to keep."""
         self.seen = self.seen or (self._opening is not None and kind in self._opening.types)
 
     @property

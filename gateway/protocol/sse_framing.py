@@ -31,7 +31,7 @@ def split_events(data: bytes) -> list[bytes]:
 
 
 def lf_lines(data: bytes) -> bytes:
-    """The same lines, ended by LF."""
+    """Returns the same lines with LF line ends."""
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 

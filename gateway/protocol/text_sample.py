@@ -1,6 +1,6 @@
-"""How much text the deltas of a stream carry, measured on a sample: where usage comes, nobody asks.
+"""How much text the deltas of a stream carry, measured on a sample. It is only needed if no usage is reported.
 
-State that changes: all of it.
+Mutable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _LARGE_BYTES: Final = 4_096
 
 
 class TextSample:
-    """Some of a stream's deltas. `text_of` gives the text that a delta's decoded event adds; None: none has any."""
+    """Some of a stream's deltas.
+
+    `text_of` returns the text that a delta's decoded event adds; None if there is none.
+    """
 
     __slots__ = ("_bytes", "_samples", "_text_of", "_unmeasured")
 
@@ -27,7 +30,7 @@ class TextSample:
         self._bytes = 0
 
     def add(self, block: bytes) -> None:
-        """Takes one event with LF lines. It is parsed when somebody asks, or when there are many."""
+        """Adds one event with LF lines. It is parsed when a result is needed, or when there are many."""
         if self._text_of is None:
             return
         self._unmeasured.append(block)
@@ -35,7 +38,7 @@ class TextSample:
             self._measure()
 
     def bytes_of(self, deltas: int) -> int:
-        """How many bytes of text so many deltas have, as far as the sample tells; rounded up."""
+        """Returns how many bytes of text so many deltas have according to the sample, rounded up."""
         self._measure()
         return -(-deltas * self._bytes // self._samples) if self._samples else 0
 

@@ -1,7 +1,7 @@
-"""A stream's observer for a caller that did not ask for usage: the event that reports nothing else is left out.
+"""Observes a stream for a caller that did not ask for usage: leaves out the event that reports nothing else.
 
-The gateway asks for it on its own, since a request is settled by it. Callers that did not ask index `choices[0]` of
-every chunk, and crash on one without.
+The gateway asks for usage itself, because it settles requests by it. Callers that did not ask read `choices[0]` of
+every chunk, and crash on a chunk without choices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 
 
 class UsageDroppingObserver(SseObserver):
-    """An observer for a caller that did not ask for the event which reports nothing but usage: it leaves that out."""
+    """An observer that leaves out the event which reports nothing but usage."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class UsageDroppingObserver(SseObserver):
         return self._without_usage(super().finish(clean=clean, half=half))
 
     def _without_usage(self, ready: bytes) -> bytes:
-        """What is to be written without the event that reports nothing but usage."""
+        """Returns what is to be written, without the event that reports nothing but usage."""
         drops = self.form.drops_usage
         if drops is None or _USAGE.search(ready) is None:
             return ready

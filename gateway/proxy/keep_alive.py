@@ -1,4 +1,4 @@
-"""Comments in a stream that is silent, where its route wants them: what stands between closes silent connections."""
+"""Comments in a silent stream, if its route asks for them, because proxies close silent connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOKS: Final = 4  # checks per period of silence of what was written
 
 @contextlib.contextmanager
 def keeping_alive(client: Client, observer: SseObserver, silence_s: float | None) -> Iterator[None]:
-    """Writes a comment between events after so much silence; None: never. The one task of a relay."""
+    """Writes a comment between events after so much silence; None means never. The only task of a relay."""
     if silence_s is None:
         yield
         return

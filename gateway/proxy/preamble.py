@@ -1,8 +1,8 @@
-"""What comes before the output of a stream: held until there is some, so that an error may go to another upstream.
+"""What precedes the output of a stream. It is held back, so that after an error another upstream can be asked.
 
-Comments, a chunk that names the role, a `message_start` or a `ping` are nothing that a client would miss. They wait for
-the first piece of the output: events `LONGEST_S` at most, comments alone `COMMENTS_S`. Then they go out, and an error
-that follows is the stream's own.
+Comments, a chunk with the role, a `message_start` or a `ping` mean nothing to a client without output. They wait for
+the first piece of the output: events for at most `LONGEST_S`, comments alone for `COMMENTS_S`. Then they are sent, and
+an error that follows belongs to the stream.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _BAD_GATEWAY: Final = 502
 
 
 class Preamble:
-    """The events before the output of one stream. State that changes: all of it.
+    """The events before the output of one stream. Mutable.
 
-    `begin` is called when the client's stream begins, and gives its head. `is_refusal`: an error came before the
+    `begin` is called when the client's stream starts, and returns its head. `is_refusal`: an error came before the
     output.
     """
 
@@ -44,10 +44,10 @@ class Preamble:
         self._since_s: float | None = None
 
     async def read(self) -> bytes:
-        """Reads until there is output, or the end; gives what the client has not been sent yet.
+        """Reads until there is output, or the end. Returns what was not sent to the client yet.
 
-        Raises NotAnAnswer for an error before the output where another upstream may be asked, InvalidAnswer for a
-        stream that ends with nothing, UpstreamFault.
+        Raises NotAnAnswer for an error before the output if another upstream may be asked, InvalidAnswer for an empty
+        stream, and UpstreamFault.
         """
         opened, observer = self._opened, self._observer
         data = opened.read + opened.answer.read_nowait()
@@ -75,11 +75,11 @@ class Preamble:
 
     @property
     def _has_begun(self) -> bool:
-        """Whether the client's stream has begun meanwhile."""
+        """Whether the client's stream has started in the meantime."""
         return self._client.status is not None
 
     def tick(self, now_s: float) -> None:
-        """Lets go of what was held too long."""
+        """Sends what was held back for too long."""
         if self._has_begun or not self._ready:
             return
         if self._since_s is None:

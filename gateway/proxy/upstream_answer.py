@@ -1,4 +1,4 @@
-"""An upstream's answer as it comes: which headers go on to the client, what its body is, the body read whole."""
+"""An upstream's answer: which headers are passed on to the client, the type of its body, reading it completely."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def refuse_encoded(headers: Headers) -> None:
 
 
 async def read_body(opened: Opened, *, answered: bool) -> bytes:
-    """The whole body. Raises InvalidAnswer if it is too large; UpstreamFault of a 2xx, GatewayError of a refusal."""
+    """Reads the whole body.
+
+    If it is too large raises InvalidAnswer; UpstreamFault for a 2xx, GatewayError for a refusal.
+    """
     answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes
     pieces: list[bytes] = []
     size = 0

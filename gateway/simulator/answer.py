@@ -48,7 +48,7 @@ def _request_id() -> tuple[bytes, bytes]:
 async def send_error(
     exchange: HttpExchange, error: ProviderError, headers: Headers | None = None, *, is_message: bool = False
 ) -> None:
-    """An error answer in the error format; `is_message`: in that of Anthropic's messages."""
+    """Sends an error in the error format, or with `is_message` in that of Anthropic's messages."""
     name, request_id = _request_id()
     body = error.message_body(request_id.decode()) if is_message else error.body()
     await exchange.respond(error.status, body, [*JSON_HEADERS, (name, request_id), *(headers or ())])
@@ -75,7 +75,7 @@ async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model:
 
 
 async def send_plain(exchange: HttpExchange, plan: Plan, status: str = "") -> None:
-    """One response; `status` as in `response_object`."""
+    """Sends one response. `status` as in `response_object`."""
     body = orjson.dumps(response_object(plan, status))
     await send_text(exchange, plan.request.behaviour, body, 0 if status else plan.token_count)
 
@@ -83,7 +83,7 @@ async def send_plain(exchange: HttpExchange, plan: Plan, status: str = "") -> No
 async def send_text(
     exchange: HttpExchange, behaviour: Behaviour, body: bytes, tokens: int, kind: bytes = b"application/json"
 ) -> None:
-    """One answer in one piece, of so many tokens."""
+    """Sends an answer of so many tokens in one piece."""
     delay_ms = behaviour.token_delay_ms * tokens
     if delay_ms and await exchange.wait_for_leaving(delay_ms / _MS_PER_S):
         return
@@ -100,13 +100,13 @@ async def send_text(
 
 
 async def send_stream(exchange: HttpExchange, plan: Plan) -> None:
-    """The plan's events."""
+    """Sends the plan's events."""
     behaviour = plan.request.behaviour
     await send_frames(exchange, behaviour, frames(plan), DONE + (AFTER_DONE if behaviour.after_done else b""))
 
 
 async def send_frames(exchange: HttpExchange, behaviour: Behaviour, events: Iterable[Frame], done: bytes) -> None:
-    """Events, and then `done`. Those that need no wait leave together, a write for each 16 KiB."""
+    """Sends events and then `done`. Those that need no wait are sent together, in writes of 16 KiB."""
     stops = [n for n in (behaviour.stall_after, behaviour.cut_after, behaviour.end_after) if n is not None]
     stop = min(stops, default=None)
     await exchange.start(200, [*_SSE_HEADERS, _request_id()])

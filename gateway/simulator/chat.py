@@ -1,6 +1,6 @@
 """Chat completions and completions: a plan as their JSON answers and chunks.
 
-Streams end with `[DONE]`; a chunk of its own has the usage where `stream_options.include_usage` asks for it.
+Streams end with `[DONE]`. A separate chunk has the usage if `stream_options.include_usage` asks for it.
 """
 
 from __future__ import annotations
@@ -62,20 +62,20 @@ async def completions(exchange: HttpExchange, body: bytes) -> None:
 
 
 def refuse_options(fields: JsonObject, refuses: bool) -> None:  # noqa: FBT001 - the behaviour's own flag
-    """Some servers know no `stream_options`. Raises `ProviderError`."""
+    """Refuses `stream_options`, which some servers do not know. Raises `ProviderError`."""
     if refuses and fields.get("stream_options") is not None:
         message = "extra_forbidden: body.stream_options.include_usage is not permitted"
         raise ProviderError("extra_forbidden", message, param="stream_options", status=422)
 
 
 def asks_usage(fields: JsonObject) -> bool:
-    """Whether a stream's usage is asked for."""
+    """Whether a stream's usage is requested."""
     options = fields.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def chat_usage(plans: list[Plan]) -> JsonObject | None:
-    """The `usage` of a chat completion, for all its choices together."""
+    """Returns the `usage` of a chat completion, for all its choices together."""
     if plans[0].usage is None:
         return None
     first = plans[0].usage
@@ -155,7 +155,7 @@ def _text_choice(index: int, plan: Plan) -> JsonObject:
 
 
 class _Chunks:
-    """Renders chunks. Mutable: how many there were."""
+    """Renders chunks. Mutable: their number."""
 
     def __init__(self, plans: list[Plan], head: JsonObject) -> None:
         behaviour = plans[0].request.behaviour

@@ -1,6 +1,7 @@
-"""Images and sound: pictures of one colour, speech that is silence, transcriptions that say what was uploaded.
+"""Images and sound: pictures of one colour, silent speech, transcriptions that describe the uploaded file.
 
-An answer's size depends on the request as a provider's would: `n` pictures, a second of sound for fifteen characters.
+The size of an answer depends on the request, as a provider's would: `n` pictures, one second of sound per fifteen
+characters.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ async def transcriptions(exchange: HttpExchange, body: bytes) -> None:
 
 
 def read_form(exchange: HttpExchange, body: bytes) -> tuple[JsonObject, list[tuple[str, int]]]:
-    """The texts of a form, and its files: names and sizes. A JSON body has no files. Raises `ProviderError`."""
+    """Reads the texts of a form, and its files as names and sizes. A JSON body has no files. Raises `ProviderError`."""
     kind = exchange.header(b"content-type") or b""
     if not kind.startswith(b"multipart/form-data"):
         return parse_object(body), []
@@ -197,11 +198,11 @@ def _chosen(fields: JsonObject, name: str, default: str) -> str:
 def _frames(events: list[JsonObject], *, named: bool = True) -> Iterator[Frame]:
     for number, event in enumerate(events):
         name = b"event: %b\n" % str(event["type"]).encode() if named else b""
-        yield Frame(b"%bdata: %b\n\n" % (name, orjson.dumps(event)), True, number)  # noqa: FBT003 - a token each
+        yield Frame(b"%bdata: %b\n\n" % (name, orjson.dumps(event)), True, number)  # noqa: FBT003 - one token each
 
 
 def _png(text: str, side: int = 8) -> bytes:
-    """A small square of a colour that its text chooses."""
+    """Returns a small square in a colour derived from the text."""
     colour = hashlib.sha256(text.encode()).digest()[:3]
     rows = (b"\x00" + colour * side) * side
 
@@ -213,7 +214,7 @@ def _png(text: str, side: int = 8) -> bytes:
 
 
 def _wav(seconds: int) -> bytes:
-    """Silence, 16 bits a sample."""
+    """Returns silence with 16 bits per sample."""
     data = bytes(2 * _RATE * seconds)
     head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, _RATE, 2 * _RATE, 2, 16)
     return head + struct.pack("<4sI", b"data", len(data)) + data

@@ -19,7 +19,7 @@ _MOST_CHOICES: Final = 16
 
 
 def chat_request(fields: JsonObject) -> Request:
-    """A chat completion's request. Raises `ProviderError`."""
+    """Translates a chat completion's request. Raises `ProviderError`."""
     items = [item for message in _objects(fields, "messages") for item in _chat_items(message)]
     wanted = fields.get("response_format")
     tools = [_chat_tool(tool) for tool in _objects(fields, "tools", required=False)]
@@ -34,12 +34,12 @@ def chat_request(fields: JsonObject) -> Request:
 
 
 def text_request(fields: JsonObject, prompt: str) -> Request:
-    """A completion's request for one of its prompts. Raises `ProviderError`."""
+    """Translates a completion's request for one of its prompts. Raises `ProviderError`."""
     return _request(fields, [_message("user", prompt)], {}, fields.get("max_tokens"))
 
 
 def messages_request(fields: JsonObject) -> Request:
-    """A message's request. Raises `ProviderError`."""
+    """Translates a message's request. Raises `ProviderError`."""
     items = [item for message in _objects(fields, "messages") for item in _message_items(message)]
     tools = [
         {"type": "function", "name": tool.get("name"), "parameters": tool.get("input_schema")}
@@ -55,7 +55,7 @@ def messages_request(fields: JsonObject) -> Request:
 
 
 def choices_of(fields: JsonObject, name: str = "n") -> int:
-    """How many choices a request asks for. Raises `ProviderError`."""
+    """Returns how many choices a request asks for. Raises `ProviderError`."""
     value = 1 if fields.get(name) is None else fields[name]
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_CHOICES:
         raise ProviderError("invalid_field", f"{name} must be a whole number from 1 to {_MOST_CHOICES}", param=name)
@@ -63,7 +63,7 @@ def choices_of(fields: JsonObject, name: str = "n") -> int:
 
 
 def model_of(fields: Mapping[str, Any], default: str = "") -> str:
-    """The model that a request names. Raises `ProviderError`."""
+    """Returns the model that a request names. Raises `ProviderError`."""
     model = fields.get("model") or default
     if not isinstance(model, str) or not model:
         raise ProviderError("missing_field", "model is required", param="model")

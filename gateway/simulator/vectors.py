@@ -1,6 +1,6 @@
-"""Calls that put out no text: embeddings, moderations, rerank.
+"""Calls without text output: embeddings, moderations, rerank.
 
-A vector is made from its text's hash: the same text has the same one, and all have the length 1.
+A vector is derived from its text's hash: the same text has the same vector, and all have the length 1.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ async def rerank(exchange: HttpExchange, body: bytes) -> None:
 
 
 def known_behaviour(model: str) -> Behaviour:
-    """The behaviour that a model's name chooses. Raises `ProviderError`."""
+    """Returns the behaviour that a model's name selects. Raises `ProviderError`."""
     try:
         return behaviour_of(model)
     except BadModel as error:

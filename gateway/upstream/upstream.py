@@ -39,7 +39,7 @@ ACCOUNT_REFUSED: Final = (401, 402)
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
 _UNTOLD_REST_S: Final = 5.0
 _MOST_REFUSING: Final = 1000
-"""Models of one upstream that are remembered to refuse a field."""
+"""The most models of one upstream that are remembered to refuse a field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class UpstreamPolicy:
 class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
-    Mutable: `enabled`, which an operator decides, and the models that refuse to be asked for the usage of a stream.
+    Mutable: `enabled`, which an operator decides, and the models that refuse a request for a stream's usage.
     """
 
     def __init__(

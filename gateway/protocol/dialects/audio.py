@@ -1,8 +1,9 @@
 """Speech, transcriptions and translations (OpenAI API reference, Audio).
 
-Speech answers with sound, and reports nothing: it is priced by the characters of `input`, or by tokens, which are then
-estimated. A transcription reports tokens, or seconds; `verbose_json` has a duration, and plain text nothing at all:
-there the length of the uploaded file counts. Its stream ends with `transcript.text.done`, without `[DONE]`.
+The answer to a speech request is sound, and reports no usage. It is priced by the characters of `input`, or by tokens,
+which are then estimated. A transcription reports tokens or seconds. `verbose_json` has a duration; plain text has
+nothing, and then the duration of the uploaded file counts. Its stream ends with `transcript.text.done`, without
+`[DONE]`.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ _HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"(?:trans
 _BYTES_PER_TOKEN: Final = 4
 _CHARACTERS_PER_SECOND: Final = 15
 _SPOKEN_TOKENS_PER_SECOND: Final = 21
-"""Of a speech at its ordinary speed: 1,250 tokens a minute at OpenAI, 900 characters of English a minute."""
+"""The rate of speech at ordinary speed: 1,250 tokens per minute at OpenAI, 900 characters of English per minute."""
 _HELD_TIMES: Final = 3
-"""What is held for a speech is so many times its estimate: other languages say more with a character."""
+"""A speech's hold is this many times its estimate, because in other languages a character takes longer to say."""
 _SLOWEST: Final = 0.25
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
-    """One event of a stream."""
+    """Reads one event of a stream."""
     kind = text(body.get("type")) or name
     error = error_in(body, name)
     if error is not None:
@@ -56,12 +57,12 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def delta_text(body: Json) -> object:
-    """The text that a delta adds; sound has none."""
+    """Returns the text that a delta adds. Sound has none."""
     return body.get("delta")
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """A transcription in JSON: its usage, else its duration."""
+    """Reads a transcription in JSON: its usage, or else its duration."""
     usage = member(body, "usage")
     if usage is None and (seconds := _seconds(body.get("duration"))) is not None:
         usage = {"type": "duration", "seconds": seconds}
@@ -75,18 +76,18 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def output_bytes(body: Json) -> int:
-    """How long a transcription is."""
+    """Returns the length of a transcription."""
     said = body.get("text")
     return len(said.encode("utf-8", "replace")) if isinstance(said, str) else 0
 
 
 def streams_speech(fields: Mapping[str, Any]) -> bool:
-    """A speech comes as events where `stream_format` says so."""
+    """Whether a speech is streamed as events, as `stream_format` says."""
     return fields.get("stream_format") == "sse"
 
 
 def _seconds(value: object) -> float | None:
-    """A duration, a number or its text."""
+    """Returns a duration from a number or its text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -97,13 +98,13 @@ def _seconds(value: object) -> float | None:
 
 
 def close_capped(observed: Observed, origin: Origin) -> bytes:
-    """Sound and its words have no shorter form: they break off."""
+    """Ends nothing: sound and its transcript have no shorter form, so they break off."""
     error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
     return close_broken(observed, error, origin)
 
 
 def speech_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """Characters of `input`, which the request alone tells; tokens as they are estimated."""
+    """The characters of `input`, which only the request states, and estimated tokens."""
     said = fields.get("input")
     characters = len(said) if isinstance(said, str) else 0
     speed = fields.get("speed")
@@ -118,7 +119,7 @@ def speech_bounds(fields: Mapping[str, Any]) -> Bounds:
 
 
 def transcription_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """The seconds of the uploaded file, which the form's reader has measured, and the tokens that they may be."""
+    """The seconds of the uploaded file, measured when the form was read, and the tokens that they may be."""
     seconds = fields.get("file_seconds")
     if not isinstance(seconds, Decimal):
         return Bounds()
@@ -127,7 +128,7 @@ def transcription_bounds(fields: Mapping[str, Any]) -> Bounds:
 
 
 _HEARD_TOKENS_PER_SECOND: Final = 20
-"""Of sound that is transcribed: about 1,000 a minute at OpenAI, and a margin."""
+"""The rate of transcribed sound: about 1,000 tokens per minute at OpenAI, plus a margin."""
 
 _STREAM: Final = StreamForm(
     read_event=read_event,

@@ -1,8 +1,8 @@
-"""Chat completions, and the completions before them (OpenAI API reference, Create chat completion; Create completion).
+"""Chat completions, and the older completions (OpenAI API reference, Create chat completion; Create completion).
 
-Usage may stand on any chunk: alone with `choices: []`, beside the last choice, cumulative on every one, or under
-`x_groq`. A later sound one replaces an earlier one; they are never added, and none of them is an end.
-An answer has ended with `[DONE]`, with an error, or well where each choice has its `finish_reason` and the stream ends.
+Any chunk may carry usage: alone with `choices: []`, next to the last choice, cumulatively on every chunk, or under
+`x_groq`. A later sound usage replaces an earlier one. They are never added, and none of them marks the end. An answer
+has ended after `[DONE]` or an error, or regularly if each choice has its `finish_reason` and the stream ends.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DELTA_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
 
 
 def usage_in(body: Json) -> Json | None:
-    """The usage of a chunk or an answer: `usage`, else Groq's."""
+    """Returns the usage of a chunk or an answer: `usage`, or else Groq's."""
     for usage in (member(body, "usage"), member(body, "x_groq", "usage")):
         if usage is not None and is_sound(usage):
             return usage
@@ -56,7 +56,7 @@ def usage_in(body: Json) -> Json | None:
 
 
 def is_sound(usage: Json) -> bool:
-    """Whether a usage counts input and output, and one of them is not zero: servers send zeros until they know."""
+    """Whether a usage counts input and output and one of them is above zero: servers send zeros until they know."""
     counts = [
         next((number for name in names if (number := count(usage.get(name))) is not None), None)
         for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
@@ -65,7 +65,7 @@ def is_sound(usage: Json) -> bool:
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
-    """One chunk."""
+    """Reads one chunk."""
     choices = body.get("choices")
     error = error_in(body, name)
     for choice in choices if isinstance(choices, list) else ():
@@ -83,7 +83,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def _read_choice(facts: StreamFacts, choice: Json) -> Json | None:
-    """Notes what a choice of a chunk tells; gives the error that it ends with."""
+    """Notes what a choice of a chunk says. Returns the error with which it ends."""
     index = count(choice.get("index")) or 0
     facts.choices.add(index)
     facts.has_content = facts.has_content or bool(_piece(choice))
@@ -99,7 +99,7 @@ def _read_choice(facts: StreamFacts, choice: Json) -> Json | None:
 
 
 def _piece(choice: Json) -> str:
-    """The text of a choice's delta, or of its message: what is shown, what is thought, what is called."""
+    """Returns the text of a choice's delta or message: content, reasoning, calls."""
     said = choice.get("delta")
     if not isinstance(said, dict):
         said = choice.get("message")
@@ -115,7 +115,7 @@ def _piece(choice: Json) -> str:
 
 
 def delta_text(body: Json) -> str | None:
-    """The text that a chunk adds."""
+    """Returns the text that a chunk adds."""
     choices = body.get("choices")
     return (
         "".join(_piece(choice) for choice in choices if isinstance(choice, dict)) if isinstance(choices, list) else None
@@ -123,12 +123,12 @@ def delta_text(body: Json) -> str | None:
 
 
 def drops_usage(body: Json) -> bool:
-    """Whether a chunk has a sound usage and no choices, and nothing else that a caller could miss."""
+    """Whether a chunk has a sound usage, no choices, and nothing else that a caller could miss."""
     return not body.get("choices") and usage_in(body) is not None and error_in(body) is None
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """A whole answer."""
+    """Reads a whole answer."""
     found = body.get("choices")
     choices = [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
     error = error_in(body)
@@ -142,24 +142,24 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def output_bytes(body: Json) -> int:
-    """How long the texts of an answer's choices are."""
+    """Returns the length of the texts of an answer's choices."""
     return len((delta_text(body) or "").encode("utf-8", "replace"))
 
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
-    """An error chunk, at which clients raise, and `[DONE]`; nothing where the stream has told of its end."""
+    """Returns an error chunk, which clients raise, and `[DONE]`, or nothing if the stream has announced its end."""
     if has_ended(observed):
         return b""
-    return at_boundary(observed) + frame(error_body(error, origin.request_id, False)) + DONE  # noqa: FBT003 - words
+    return at_boundary(observed) + frame(error_body(error, origin.request_id, False)) + DONE  # noqa: FBT003 - codes as words
 
 
 def close_chat_capped(observed: Observed, origin: Origin) -> bytes:
-    """Each choice that runs ends for its length."""
+    """Ends each running choice with the finish reason "length"."""
     return _close_capped(observed, origin, "chat.completion.chunk", {"delta": {}})
 
 
 def close_text_capped(observed: Observed, origin: Origin) -> bytes:
-    """The same for completions."""
+    """Does the same for completions."""
     return _close_capped(observed, origin, "text_completion", {"text": ""})
 
 
@@ -179,7 +179,7 @@ def _close_capped(observed: Observed, origin: Origin, kind: str, piece: Mapping[
 
 
 def chat_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`n` choices of `max_completion_tokens`, or of what it was called before."""
+    """`n` choices of `max_completion_tokens`, or of its older name."""
     bounds = [token_bound(fields, name) for name in ("max_completion_tokens", "max_tokens")]
     most = max((bound for bound in bounds if bound is not None), default=None)
     n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
@@ -187,7 +187,7 @@ def chat_bounds(fields: Mapping[str, Any]) -> Bounds:
 
 
 def text_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`best_of` runs for each prompt, of which `n` come back."""
+    """`best_of` runs per prompt, of which `n` are returned."""
     n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
     runs = max(n, whole_number(fields, "best_of", most=_MOST_CHOICES) or 1)
     prompts, tokens = written_tokens(fields.get("prompt"))

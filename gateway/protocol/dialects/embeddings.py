@@ -1,4 +1,7 @@
-"""Embeddings (OpenAI API reference, Create embeddings): input alone is counted, and nothing is put out but vectors."""
+"""Embeddings (OpenAI API reference, Create embeddings).
+
+Only input is counted, because the output consists of vectors.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _COUNTS: Final = ("prompt_tokens", "input_tokens", "total_tokens")
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Vectors. A usage of zeros is none: some servers do not count."""
+    """Reads vectors. A usage of zeros counts as none, because some servers do not count."""
     usage = member(body, "usage")
     error = error_in(body)
     return AnswerFacts(
@@ -25,7 +28,7 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """Token ids are a token each, however many digits they have."""
+    """A token id is one token, however many digits it has."""
     return Bounds(input_tokens=written_tokens(fields.get("input"))[1])
 
 

@@ -1,7 +1,7 @@
 """Images (OpenAI API reference, Create image, image edit, image variation; image streaming events).
 
-Priced by tokens, or by the picture of a quality and a size; where a request says `auto`, its answer says what that was.
-A stream shows partial pictures, about 100 output tokens each, and ends with `image_generation.completed` or
+They are priced by tokens, or per picture of a quality and a size; if a request says `auto`, its answer says what was
+used. A stream shows partial pictures of about 100 output tokens each, and ends with `image_generation.completed` or
 `image_edit.completed`, without `[DONE]`.
 """
 
@@ -47,7 +47,7 @@ _CHOSEN_BY_PROVIDER: Final = ("", "auto")
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
-    """One event of a stream."""
+    """Reads one event of a stream."""
     kind = text(body.get("type")) or name
     error = error_in(body, name)
     if error is not None:
@@ -65,7 +65,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Pictures."""
+    """Reads pictures."""
     error = error_in(body)
     return AnswerFacts(
         member(body, "usage"), "failed" if error is not None else "completed", text(body.get("id")), error=error
@@ -73,21 +73,21 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
-    """An `error` event, at which clients raise."""
+    """Returns an `error` event, which clients raise."""
     if has_ended(observed):
         return b""
-    body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - words
+    body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - codes as words
     return at_boundary(observed) + frame(body, "error")
 
 
 def close_capped(observed: Observed, origin: Origin) -> bytes:
-    """A picture has no shorter form: it breaks off."""
+    """Ends nothing: a picture has no shorter form, so it breaks off."""
     error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
     return close_broken(observed, error, origin)
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`n` pictures of the default bound, and the partial ones beside them."""
+    """`n` pictures of the default bound, plus the partial ones."""
     n = whole_number(fields, "n", most=_MOST_IMAGES) or 1
     partial = whole_number(fields, "partial_images", most=_MOST_PARTIAL, least=0) or 0
     quality, size = (value if isinstance(value := fields.get(name), str) else "" for name in ("quality", "size"))

@@ -1,8 +1,8 @@
-"""Anthropic's Messages (API reference, Messages; streaming events), and the count of tokens beside them.
+"""Anthropic's Messages (API reference, Messages; streaming events), and its counting of tokens.
 
 `message_start` shows the input and a placeholder for the output, which is never charged. `message_delta` is cumulative:
-what it states replaces what was known, input too, and what it leaves out stays (the split of cache writes). There is no
-`[DONE]`: `message_stop` ends an answer, and `event: error` breaks it off.
+what it states replaces what was known, input included, and what it leaves out is kept (the split of cache writes).
+There is no `[DONE]`: `message_stop` ends an answer, and `event: error` breaks it off.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ ERROR_TYPES: Final[Mapping[int, str]] = MappingProxyType(
         529: "overloaded_error",
     }
 )
-"""HTTP status -> Anthropic's word; others of 4xx are `invalid_request_error`, others of 5xx `api_error`."""
+"""HTTP status -> Anthropic's error type. Other 4xx are `invalid_request_error`, other 5xx are `api_error`."""
 
 
-def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - as Dialect has it
-    """Anthropic's error body; `error` has the gateway's own fields beside its type and message."""
+def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - the signature of Dialect.error_body
+    """Returns Anthropic's error body. `error` has the gateway's own fields next to type and message."""
     fields = error.body(numeric_codes=numeric_codes)["error"]
-    default = "invalid_request_error" if error.status < 500 else "api_error"  # noqa: PLR2004 - HTTP's classes
+    default = "invalid_request_error" if error.status < 500 else "api_error"  # noqa: PLR2004 - an HTTP class
     return {
         "type": "error",
         "error": {**fields, "type": ERROR_TYPES.get(error.status, default)},
@@ -64,7 +64,7 @@ def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Jso
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
-    """One event of a stream."""
+    """Reads one event of a stream."""
     kind = text(body.get("type")) or name
     error = error_in(body, name)
     if error is not None:
@@ -92,7 +92,7 @@ def _read_start(facts: StreamFacts, body: Json) -> None:
 
 
 def _read_delta(facts: StreamFacts, body: Json) -> None:
-    """Merges a cumulative usage. One that counts no input at all says nothing about it: no request has none."""
+    """Merges a cumulative usage. One without any input says nothing about the input, because every request has some."""
     facts.has_content = True
     usage = member(body, "usage") or {}
     stated = {name: value for name, value in usage.items() if value is not None}
@@ -108,13 +108,13 @@ def _input(usage: Json) -> int:
 
 
 def delta_text(body: Json) -> object:
-    """The text that a `content_block_delta` adds: what is said, thought or handed to a tool."""
+    """Returns the text that a `content_block_delta` adds: text, thinking or a tool's input."""
     delta = member(body, "delta") or {}
     return next((delta[name] for name in _PIECES if isinstance(delta.get(name), str)), None)
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """A whole message."""
+    """Reads a whole message."""
     error = error_in(body)
     return AnswerFacts(
         member(body, "usage"),
@@ -125,7 +125,7 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def output_bytes(body: Json) -> int:
-    """How long what a message's blocks say, think and hand to tools is."""
+    """Returns the length of a message's text, thinking and tool inputs."""
     content = body.get("content")
     return sum(_size(block) for block in content if isinstance(block, dict)) if isinstance(content, list) else 0
 
@@ -136,13 +136,13 @@ def _size(block: Json) -> int:
 
 
 def read_count(body: Json) -> AnswerFacts:
-    """A count of tokens: the number is the answer, and no usage."""
+    """Reads a count of tokens. The number is the answer, not a usage."""
     error = error_in(body)
     return AnswerFacts(None, "failed" if error is not None else "completed", error=error)
 
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
-    """`event: error`, without which a cut stream passes for a whole message; nothing where the stream has ended."""
+    """Returns `event: error`, without which a cut stream looks complete, or nothing if the stream has ended."""
     if has_ended(observed):
         return b""
     fields = error.body()["error"]
@@ -151,7 +151,7 @@ def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> byt
 
 
 def close_capped(observed: Observed, origin: Origin) -> bytes:
-    """The message ends for its length."""
+    """Ends the message with the stop reason "max_tokens"."""
     del origin
     if has_ended(observed):
         return b""
@@ -162,12 +162,12 @@ def close_capped(observed: Observed, origin: Origin) -> bytes:
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`max_tokens`, which the API requires and which is the provider's to ask for."""
+    """`max_tokens`, which the API requires; the provider enforces that."""
     return Bounds(token_bound(fields, "max_tokens"))
 
 
 def no_bounds(_: Mapping[str, Any]) -> Bounds:
-    """A count of tokens puts out nothing."""
+    """Counting tokens produces no output."""
     return Bounds()
 
 

@@ -1,4 +1,4 @@
-"""Moderations (OpenAI API reference, Create moderation): no usage is reported, the request alone is priced."""
+"""Moderations (OpenAI API reference, Create moderation). No usage is reported, so only the request is priced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.protocol.dialects.openai_form import error_body, error_in, error_st
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """A verdict. That nothing is reported means that nothing is counted: the usage is empty, not unknown."""
+    """Reads a verdict. Nothing is reported because nothing is counted: the usage is empty, not unknown."""
     error = error_in(body)
     return AnswerFacts(
         member(body, "usage") or {},

@@ -1,4 +1,4 @@
-"""What OpenAI's dialects have in common: the error body, events, the errors that hide behind a status 200."""
+"""What OpenAI's dialects share: the error body, events, and errors in answers with status 200."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.protocol.dialects.dialect import Json, Observed, StreamFacts, count
 
 DONE: Final = b"data: [DONE]\n\n"
 ERROR_EVENT: Final = re.compile(rb'event: ?error|"error"\s*:\s*[^\sn]|"type"\s*:\s*"error"|"object"\s*:\s*"error"')
-"""What may be an error: parsing decides."""
+"""What may be an error. Parsing decides."""
 _LONGEST_FACT: Final = 256
 
 ERROR_STATUSES: Final[Mapping[str, int]] = MappingProxyType(
@@ -44,17 +44,17 @@ ERROR_STATUSES: Final[Mapping[str, int]] = MappingProxyType(
         "overloaded_error": 529,
     }
 )
-"""Words for errors, in `type` or `code`, and the HTTP status that each stands for."""
+"""Values of `type` or `code` in errors, and the HTTP status that each stands for."""
 
 
-def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - as Dialect has it
-    """The error body of OpenAI's API."""
+def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - the signature of Dialect.error_body
+    """Returns the error body of OpenAI's API."""
     del request_id
     return dict(error.body(numeric_codes=numeric_codes))
 
 
 def error_in(body: Json, name: str = "") -> Json | None:
-    """The error that a JSON value is or has; None: it is none. `name`: of the event in which it came."""
+    """Returns the error that a JSON value is or contains, or None. `name` is that of its event."""
     error = body.get("error")
     if isinstance(error, dict) and error:
         return error
@@ -63,16 +63,16 @@ def error_in(body: Json, name: str = "") -> Json | None:
     if name == "error" or body.get("object") == "error" or body.get("type") == "error":
         return body
     if "choices" not in body and text(body.get("message")) is not None and body.get("code"):
-        return body  # DashScope's: {"code": "InvalidParameter", "message": ..., "request_id": ...}
+        return body  # DashScope's form: {"code": "InvalidParameter", "message": ..., "request_id": ...}
     return None
 
 
 def error_status(error: Json) -> int | None:
-    """The HTTP status that an error stands for: its number, else what its words say; None: it does not say."""
+    """Returns the HTTP status that an error stands for, by its number or its words, or None."""
     for name in ("status", "status_code", "http_status", "code"):
         value = error.get(name)
         number = int(value) if isinstance(value, str) and value.isdecimal() else count(value)
-        if number is not None and 400 <= number < 600:  # noqa: PLR2004 - HTTP's errors
+        if number is not None and 400 <= number < 600:  # noqa: PLR2004 - the range of HTTP errors
             return number
     metadata = error.get("metadata")
     words = [error.get("type"), error.get("code"), metadata.get("error_type") if isinstance(metadata, dict) else None]
@@ -83,7 +83,7 @@ def error_status(error: Json) -> int | None:
 
 
 def note_facts(facts: StreamFacts, body: Json) -> None:
-    """Keeps what names an answer and picks its rates: its short scalars."""
+    """Keeps the short scalars that name an answer and select its rates."""
     for name, value in body.items():
         if isinstance(value, str | int | float) and value and len(str(value)) <= _LONGEST_FACT:
             facts.answer[name] = value
@@ -92,13 +92,13 @@ def note_facts(facts: StreamFacts, body: Json) -> None:
 
 
 def frame(body: Mapping[str, Any], name: str = "") -> bytes:
-    """One event. ASCII JSON by the standard library: it writes lone surrogates and large integers, too."""
+    """Returns one event in ASCII JSON by the standard library, which also writes lone surrogates."""
     data = json.dumps(body, separators=(",", ":"))
     return (f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n").encode("ascii")
 
 
 def at_boundary(observed: Observed) -> bytes:
-    """What must stand before an event of the gateway's own: a blank line where half an event has gone out."""
+    """Returns what must precede an event of the gateway: a blank line if an incomplete event was sent."""
     return b"" if observed.aligned else b"\n\n"
 
 

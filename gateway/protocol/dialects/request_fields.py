@@ -11,12 +11,12 @@ MAX_TOKENS: Final = 1_000_000_000
 
 
 def token_bound(fields: Mapping[str, Any], name: str) -> int | None:
-    """A bound on output; None where the field is absent or null. Raises GatewayError `invalid_field`."""
+    """Returns a bound on output, or None if the field is absent or null. Raises GatewayError `invalid_field`."""
     return whole_number(fields, name, most=MAX_TOKENS)
 
 
 def whole_number(fields: Mapping[str, Any], name: str, *, most: int, least: int = 1) -> int | None:
-    """A whole number within bounds; None where it is absent or null. Raises GatewayError `invalid_field`."""
+    """Returns an integer within bounds, or None if it is absent or null. Raises GatewayError `invalid_field`."""
     value = fields.get(name)
     if value is None:
         return None
@@ -26,10 +26,10 @@ def whole_number(fields: Mapping[str, Any], name: str, *, most: int, least: int 
 
 
 def written_tokens(value: object) -> tuple[int, int | None]:
-    """How many inputs a text field holds, and how many tokens they are where they are given as token ids.
+    """Returns how many inputs a text field has, and their tokens if they are given as token ids.
 
-    A string is one input, a list of strings one each, a list of token ids one, a list of such lists one each. Tokens
-    are None where there is text: then the body's bytes tell.
+    A string is one input, a list of strings has one per string, a list of token ids is one, and a list of such lists
+    has one per list. Tokens are None for text: then the body's bytes tell.
     """
     if not isinstance(value, list) or not value:
         return 1, None

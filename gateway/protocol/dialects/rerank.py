@@ -1,7 +1,7 @@
-"""Rerank, as Cohere has it (API reference, v2/rerank), and Jina, Voyage and OpenRouter after it.
+"""Rerank in Cohere's form (API reference, v2/rerank), which Jina, Voyage and OpenRouter follow.
 
-Cohere counts search units: one query over up to 100 pieces of documents, a long document being several pieces. Others
-count tokens. Both are charged for empty results, too.
+Cohere counts search units: one query over up to 100 pieces of documents, where a long document has several pieces.
+Others count tokens. Both also charge for empty results.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from gateway.protocol.dialects.openai_form import error_body, error_in, error_st
 
 _PIECES_PER_UNIT: Final = 100
 _PIECE_BYTES: Final = 1_000
-"""A piece of a document has up to 510 tokens; what is held assumes scripts of two bytes a token."""
+"""A piece of a document has up to 510 tokens. The hold assumes scripts with two bytes per token."""
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """An order of documents."""
+    """Reads an order of documents."""
     usage = dict(member(body, "usage") or {})
     billed = member(body, "meta", "billed_units")
     if billed is not None:
@@ -29,7 +29,7 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """Search units, as many as its documents may be."""
+    """The search units that its documents may need."""
     documents = fields.get("documents")
     pieces = sum(-(-_size(one) // _PIECE_BYTES) or 1 for one in documents) if isinstance(documents, list) else 1
     units = Decimal(max(1, -(-pieces // _PIECES_PER_UNIT)))

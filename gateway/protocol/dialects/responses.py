@@ -1,12 +1,12 @@
-"""OpenResponses, the dialect of /v1/responses and of what is below it.
+"""OpenResponses, the dialect of /v1/responses and below.
 
 How the gateway ends a stream that its upstream did not end:
 
-    nothing                      where the response has ended already (a terminal event or [DONE] has passed)
-    (blank line)                 where an event larger than the bound was cut: ours must not join it
-    (response.created)           where no event has shown the response: the SDKs' helpers need it first
-    error                        the spec's ErrorStreamingEvent, which raises in the official SDK; never a second one
-    response.failed              what the opening event showed, with status, error and number of our own
+    nothing                      if the response has ended already (a terminal event or [DONE] has passed)
+    (blank line)                 if an event larger than the bound was cut, so that the next event does not join it
+    (response.created)           if no event has shown the response, because the SDKs' stream helpers need it first
+    error                        the specification's ErrorStreamingEvent, which the official SDK raises; at most one
+    response.failed              what the opening event showed, with the gateway's status, error and sequence number
     data: [DONE]
 
 A stream that is cut at its cap ends with response.incomplete instead, and without an error.
@@ -47,9 +47,9 @@ _IN_PROGRESS: Final = ("queued", "in_progress")
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
-    """One event in which a marker stands."""
+    """Reads one event that contains a marker."""
     kind = body.get("type")
-    kind = kind if isinstance(kind, str) else name  # clients go by the JSON's type
+    kind = kind if isinstance(kind, str) else name  # clients use the JSON's type
     if kind == "error":
         facts.fail(body)
     elif kind in TERMINALS:
@@ -63,12 +63,12 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def delta_text(body: Json) -> object:
-    """The text that a delta adds."""
+    """Returns the text that a delta adds."""
     return body.get("delta")
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """A response. One that failed has an error too, and is a response all the same: its object says so."""
+    """Reads a response. A failed one has an error too, but its object says "response"."""
     status, response_id, error = body.get("status"), body.get("id"), body.get("error")
     in_progress = status in _IN_PROGRESS
     usage = body.get("usage")
@@ -87,7 +87,7 @@ def bounds(fields: Mapping[str, Any]) -> Bounds:
 
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
-    """The bytes that end a broken stream; b"" where it has ended already."""
+    """Returns the bytes that end a broken stream, or b"" if it has ended already."""
     payload = {"type": error.kind.type, "code": error.code, "message": error.message, "param": error.param}
     response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
     events = [("error", {"error": payload})] if observed.facts.error is None else []
@@ -97,7 +97,7 @@ def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> byt
 
 
 def close_capped(observed: Observed, origin: Origin) -> bytes:
-    """The bytes that end a stream at its cap; b"" where it has ended already."""
+    """Returns the bytes that end a stream at its cap, or b"" if it has ended already."""
     response = {"status": "incomplete", "error": None, "incomplete_details": {"reason": "max_output_tokens"}}
     return _frames(observed, origin, [("response.incomplete", {"response": _snapshot(observed, origin) | response})])
 
