@@ -1,1 +1,1 @@
-"""Tests mirror gateway/; fundamentals/ reads as documentation, house/ holds the rules of the code itself."""
+"""Tests mirror gateway/. fundamentals/ can be read as documentation; house/ checks the rules of the code."""

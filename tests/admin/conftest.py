@@ -19,5 +19,5 @@ def admin(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def new_name() -> Callable[[], str]:
-    """Names that no other team has."""
+    """Returns names that no other team has."""
     return lambda: f"team {uuid.uuid4().hex[:12]}"

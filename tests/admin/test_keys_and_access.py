@@ -1,4 +1,4 @@
-"""Keys by the admin API; and who may use it at all."""
+"""Keys through the admin API, and who may use it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Teams by the admin API: made once, shown as enforced, changed in force with the next request."""
+"""Teams through the admin API: created once, shown as enforced, changed from the next request on."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Gateways with price rows of a test's own, before providers that answer what it wants."""
+"""Gateways with a test's own price rows, in front of providers that answer as the test demands."""
 
 import contextlib
 from collections.abc import Callable, Iterator

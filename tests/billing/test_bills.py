@@ -1,4 +1,4 @@
-"""What a request is charged, from the provider's answer to the journal, the admin API and the check of the books."""
+"""What a request is charged: from the provider's answer to the journal, the admin API and the verification."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Somebody at a browser: signs in, fills in forms, reads pages."""
+"""A user with a browser: signs in, fills in forms, reads pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WATCH: Final = "addEventListener('securitypolicyviolation', e => console.error(
 
 
 class BrowserSession:
-    """State that changes: what went wrong in the browser so far."""
+    """Mutable: the errors in the browser so far."""
 
     def __init__(self, context: BrowserContext, gateway: RunningGateway) -> None:
         self.gateway = gateway
@@ -34,7 +34,7 @@ class BrowserSession:
     @contextlib.contextmanager
     def open(cls, browser: Browser, gateway: RunningGateway, **options: Any) -> Iterator[BrowserSession]:
         """A session whose pages must report no error in the browser."""
-        # Colours that are on their way from one to another are no contrast to measure.
+        # Colours that are still in transition have no measurable contrast.
         context = browser.new_context(base_url=gateway.url, reduced_motion="reduce", **options)
         context.set_default_timeout(10_000)
         browser_session = cls(context, gateway)
@@ -45,18 +45,18 @@ class BrowserSession:
             context.close()
 
     def sign_in(self, key: str = ADMIN_KEY) -> None:
-        """From the sign-in page to the overview."""
+        """Signs in, from the sign-in page to the overview."""
         self.page.goto("/dashboard/login")
         self.page.get_by_label("Admin key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.get_by_role("heading", name="Overview", level=1).wait_for()
 
     def go(self, name: str) -> None:
-        """To a page of the main menu."""
+        """Opens a page of the main menu."""
         self.page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
 
     def make_team(self, name: str, credits_usd: str = "5", **limits: str) -> None:
-        """Makes a team, and is on its page then. Limits by their labels."""
+        """Creates a team and ends on its page. Limits are given by their labels."""
         self.go("Teams")
         self.page.get_by_label("Name").fill(name)
         self.page.get_by_label("First credits, USD").fill(credits_usd)
@@ -68,7 +68,7 @@ class BrowserSession:
         self.page.get_by_role("heading", name=name, level=1).wait_for()
 
     def make_key(self, label: str, **limits: str) -> str:
-        """Makes a key on a team's page; its text."""
+        """Creates a key on a team's page. Returns its text."""
         self.page.get_by_label("Label: who or what uses it").fill(label)
         if limits:
             self.page.get_by_text("Limits, models, expiry").click()
@@ -78,7 +78,7 @@ class BrowserSession:
         return self.secret()
 
     def rotate(self, label: str, overlap_hours: str = "24") -> str:
-        """Rotates a key on a team's page; its new text."""
+        """Rotates a key on a team's page. Returns its new text."""
         card = self.key(label)
         card.get_by_text(f"Rotate {label}").first.click()
         card.get_by_label("Hours for which the secrets of now still work").fill(overlap_hours)
@@ -94,33 +94,33 @@ class BrowserSession:
         self.page.get_by_role("status").get_by_text("The key is revoked").wait_for()
 
     def key(self, label: str) -> Locator:
-        """A key's card on a team's page."""
+        """Returns a key's card on a team's page."""
         heading = self.page.get_by_role("heading", name=label, level=3)
         return self.page.locator("li.key").filter(has=heading)
 
     def secret(self) -> str:
-        """The key's text that the page shows this once."""
+        """Returns the text of a new key, which the page shows once."""
         field = self.page.get_by_label("Key", exact=True)
         field.wait_for()
         return field.input_value()
 
     def ask(self, key: str, model: str = "gpt-5", text: str = "hello") -> str:
-        """One request with the official SDK; the answer's text."""
+        """Sends one request with the official SDK. Returns the answer's text."""
         with self.gateway.sdk(key) as client:
             return client.responses.create(model=model, input=text).output_text
 
     def faults_of_accessibility(self) -> list[str]:
-        """What axe-core finds on this page."""
+        """Returns what axe-core finds on this page."""
         self.page.evaluate(AXE)
         found = self.page.evaluate("axe.run()")
         return [f"{fault['id']}: {node['html']}" for fault in found["violations"] for node in fault["nodes"]]
 
     def overflow_px(self) -> int:
-        """By how much the page is wider than its window."""
+        """Returns by how much the page is wider than its window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
     def reload_until(self, found: Locator) -> None:
-        """Asks for the page again until it shows something: refusals are written a moment after their answer."""
+        """Reloads the page until it shows something: refusals are written a moment after their answer."""
 
         def shown() -> bool:
             self.page.goto(self.page.url)
@@ -129,12 +129,12 @@ class BrowserSession:
         wait_until_sync(shown, what=str(found))
 
     def picture(self, name: str, scheme: Literal["light", "dark"] = "light") -> None:
-        """Leaves a picture of the whole page for people."""
+        """Saves a picture of the whole page for people."""
         self.page.emulate_media(color_scheme=scheme)
         PICTURES.mkdir(exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}-{scheme}.png", full_page=True)
 
     def _note(self, kind: str, text: str) -> None:
-        # A browser also logs each answer of 4xx that it was shown as a page; those are what some tests ask for.
+        # A browser also logs each 4xx answer that it shows as a page, which some tests request.
         if kind == "error" and "the server responded with a status of 4" not in text:
             self.troubles.append(text)

@@ -1,7 +1,7 @@
-"""A real browser (Debian's Chromium) on a real gateway; skipped, with the reason, where there is none.
+"""A real browser (Debian's Chromium) on a real gateway. Without one, the tests are skipped with the reason.
 
 Every page is watched: an error on its console, a failed request or a violation of its policy fails the test. Pictures
-of the pages are left in tests/browser/screenshots, for people to look at.
+of the pages are saved in tests/browser/screenshots for people.
 """
 
 import os
@@ -49,6 +49,6 @@ def browser_session(browser: Browser, gateway: RunningGateway) -> Iterator[Brows
 
 @pytest.fixture
 def lead_desk(browser: Browser, gateway: RunningGateway) -> Iterator[BrowserSession]:
-    """A second person, with a browser session of their own."""
+    """A second user, with a browser session of their own."""
     with BrowserSession.open(browser, gateway) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Every page by every measure: accessibility, a phone's width, both colour schemes, the keyboard, no scripts."""
+"""Every page by every measure: accessibility, a phone's width, both colour schemes, keyboard, without scripts."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ MODELS = ("gpt-5", "gpt-5-mini", "claude-sonnet", "llama-4-scout")
 
 @pytest.fixture(scope="module")
 def team(gateway: RunningGateway) -> str:
-    """The id of a team with a past; there are others."""
+    """The id of a team with past requests, next to other teams."""
     with admin_client(gateway) as root:
         ids = []
         for name, credits_usd, limits in TEAMS:
@@ -63,7 +63,7 @@ PATHS = {
 
 @pytest.fixture(scope="module")
 def places(gateway: RunningGateway, team: str) -> dict[str, str]:
-    """What the paths name: a team, a request of its own that was charged, and one that was refused."""
+    """What the paths name: a team, a charged request of it, and a refused one."""
 
     def newest(outcome: str) -> str:
         with admin_client(gateway) as root:

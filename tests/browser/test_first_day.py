@@ -1,4 +1,4 @@
-"""From signing in to a bill: one team, one key, its requests live, its spend on the chart, its end."""
+"""From signing in to a bill: one team, one key, its live requests, its spend on the chart, its revocation."""
 
 import openai
 import pytest

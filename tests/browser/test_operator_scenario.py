@@ -1,6 +1,6 @@
-"""A platform engineer's week through the dashboard alone; the very same by API and by CLI is in tests/operators.
+"""The operator scenario with the dashboard alone. tests/operators runs the same scenario with the API and the CLI.
 
-Everything is read off pages, and done by forms on them.
+Everything is read from pages and done with forms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.operator_scenario import CreatedKey, run_operator_scenario
 
 
 class ByDashboard:
-    """Somebody at a browser who is signed in."""
+    """An operator who is signed in with a browser."""
 
     def __init__(self, browser_session: BrowserSession) -> None:
         self._browser_session = browser_session
@@ -91,7 +91,7 @@ class ByDashboard:
         return str(label).strip()
 
     def _why(self, path: str) -> str:
-        """A refused request's page, as the API's words: "key rpm rate_limit_exceeded"."""
+        """Returns the reason on a refused request's page in the API's words: "key rpm rate_limit_exceeded"."""
         self._page.goto(path)
         said = self._page.locator(".alert").inner_text()
         found = re.search(r"\((.+), of the (\w+)\)", said)

@@ -1,4 +1,4 @@
-"""The pages of whoever runs the gateway: admin keys, the configuration and its mistakes, one request, the journal."""
+"""The pages for whoever runs the gateway: admin keys, the configuration and its mistakes, one request, the journal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.servers import valkey_server
 
 
 class File:
-    """Stands for the configuration file. State that changes: what it holds."""
+    """Stands for the configuration file. Mutable: its content."""
 
     def __init__(self) -> None:
         self.sections: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""`gateway demo`, as a newcomer meets it: every printed line is tried exactly as it stands."""
+"""`gateway demo` as a newcomer uses it: every printed command is run exactly as it stands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(home: Path) -> Iterator[str]:
-    """What a running demo printed."""
+    """Yields what a running demo printed."""
     with started("demo", "--port", "0", cwd=home) as program:
         yield program.wait_for(LAST_LINE)
         assert program.stop() == 0
@@ -49,7 +49,7 @@ def pasted(command: str, cwd: Path) -> str:
 
 
 def fact(printed: str, name: str) -> str:
-    """A value from the list at the top."""
+    """Returns a value from the list at the top."""
     return next(line.split()[-1] for line in printed.splitlines() if line.startswith(name))
 
 
@@ -149,7 +149,7 @@ def test_a_machine_without_a_valkey_binary_is_told_so_in_one_line(tmp_path: Path
 
 
 def state_of(program: Program, home: Path) -> tuple[str, str]:
-    """(the demo's key, its teams as they are shown)."""
+    """Returns (the demo's key, its teams as they are shown)."""
     printed = program.wait_for(LAST_LINE)
     url = fact(printed, "Base URL").removesuffix("/v1")
     teams = run("teams", "list", "--json", cwd=home, env={"GATEWAY_URL": url})

@@ -47,7 +47,7 @@ output = "1"
 
 
 def url_of(program: Program) -> str:
-    """Where it serves, once it does."""
+    """Waits until it serves, and returns its URL."""
     printed = program.wait_for("Gateway: http://")
     url = re.findall(r"Gateway: (http://\S+)/v1", printed)[-1]
 

@@ -1,4 +1,4 @@
-"""`gateway serve --workers 2`: workers that are slow, that die, that hang, that cannot start."""
+"""`gateway serve --workers 2`: workers that are slow, die, hang or cannot start."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.support.program import environment, run
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
-pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
+pytestmark = pytest.mark.timeout(150)  # processes start slowly on a shared machine
 
 AWAY = "http://127.0.0.1:9/v1"
-# What Python runs at its start: in a worker alone.
+# Python runs this at its start, in a worker only.
 IN_A_WORKER = "import os, sys, time\nif 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n    {}\n"
 
 
@@ -79,7 +79,7 @@ def test_a_worker_that_hangs_does_not_hold_up_the_end(two: Configured) -> None:
 
 
 def test_where_no_worker_can_start_the_gateway_ends_and_says_so(two: Configured) -> None:
-    # Its configuration is good for the command line, and not for the workers.
+    # Its configuration is valid for the command line, but not for the workers.
     (two.directory / "sitecustomize.py").write_text(IN_A_WORKER.format("os.environ.pop('TEST_UPSTREAM_KEY', None)"))
     path = f"{two.directory}:{environment()['PYTHONPATH']}"
     done = run(
@@ -104,7 +104,7 @@ if __name__ == "__main__":
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(two: Configured) -> None:
-    # The real program, which is impatient while the test says so: the next worker may take its time to start.
+    # The real program, impatient while the test demands it: the next worker may take its time to start.
     (two.directory / "impatient_gateway.py").write_text(IMPATIENT)
     err = two.directory / "err"
     with err.open("w") as log:

@@ -1,4 +1,4 @@
-"""Every legal way to frame an answer arrives whole, as the bytes that were sent."""
+"""Every legal framing of an answer arrives complete, as the bytes that were sent."""
 
 import asyncio
 

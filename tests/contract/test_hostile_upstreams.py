@@ -1,4 +1,4 @@
-"""What is not HTTP, or can be read in two ways, is a fault and never an answer, and bounds hold."""
+"""What is not HTTP, or is ambiguous, is a fault and never an answer, and bounds hold."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""`Answer.pump`: the same bytes, ends and faults as by reading, without a task that is woken for each read."""
+"""`Answer.pump`: the same bytes, ends and faults as reading, without waking a task for each read."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Taker:
-    """Keeps what it is given; says no to the piece that `enough` stands in."""
+    """Keeps what it receives, and refuses the piece that contains `enough`."""
 
     def __init__(self, enough: bytes = b"\0") -> None:
         self.data = b""

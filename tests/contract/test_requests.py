@@ -1,4 +1,4 @@
-"""What goes out on the wire: one unambiguous request, or nothing."""
+"""What is sent to an upstream: one unambiguous request, or nothing."""
 
 import pytest
 

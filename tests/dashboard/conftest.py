@@ -1,4 +1,4 @@
-"""A gateway that a module's tests share, and people who are signed in to its dashboard."""
+"""A gateway that a module's tests share, and clients that are signed in to its dashboard."""
 
 from collections.abc import Iterator
 from pathlib import Path

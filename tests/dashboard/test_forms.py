@@ -78,7 +78,7 @@ def test_these_are_all_the_forms(application: FastAPI) -> None:
 
 
 def place(root: httpx.Client, form: str) -> str:
-    """A form's path, on a team and a key of its own."""
+    """Returns a form's path, for a team and a key of its own."""
     team = new_team(root)["id"]
     key = done(root.post(f"/teams/{team}/keys", json={"name": "k"}))["id"]
     admin = done(root.post("/admin-keys", json={"name": "by form", "scope": "read"}))["id"]

@@ -1,4 +1,4 @@
-"""Pages: their headers, their numbers, their answers to what is not there."""
+"""Pages: their headers, their numbers, and answers for paths that do not exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Signing in: what it takes, what the cookie is, when it ends, how often one may try."""
+"""Signing in: what it requires, the cookie, when a session ends, how many attempts are permitted."""
 
 import time
 from datetime import UTC, datetime, timedelta

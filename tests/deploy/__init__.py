@@ -1,1 +1,1 @@
-"""The deployment: files against their schemas, fronts for real, and the compose stack's life (`make compose-test`)."""
+"""The deployment: files against their schemas, real proxies in front, and the compose stack (`make compose-test`)."""

@@ -1,8 +1,8 @@
-"""The compose stack's life, in order, on a real Docker Engine: `make compose-test`.
+"""The life of the compose stack, in order, on a real Docker Engine: `make compose-test`.
 
-Not collected with the other tests (no test_ in its name): it takes minutes. Each test goes on where the last one ended;
-`books_agree` after each says that nothing was lost: every answer that a client got whole is in the journal once, with
-its price, and the gateway's own verification of the ledger agrees.
+It is not collected with the other tests (no test_ in its name), because it takes minutes. Each test continues where the
+last one ended. `books_agree` after each checks that nothing was lost: every answer that a client received completely is
+in the journal once, with its price, and the gateway's own verification of the ledger agrees.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEAM: Final = "load"
 
 
 def readme_lines() -> list[str]:
-    """The first lines that a newcomer types: the first two shell blocks of the section on compose."""
+    """Returns the lines that a newcomer types: the first two shell blocks of the section on compose."""
     section = README.read_text(encoding="utf-8").split("## Compose\n", 1)[1]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[:2]
     return [line for block in blocks for line in block.splitlines()]
@@ -60,7 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def key(stack: Stack) -> str:
-    """The key that the README's lines make."""
+    """Returns the key that the README's lines create."""
     shown = ""
     for line in readme_lines():
         if "exec" in line:  # "says healthy after some seconds"
@@ -80,7 +80,7 @@ def load_key(stack: Stack, key: str) -> str:
 
 
 def books_agree(stack: Stack, answers: Sequence[Answered], *, gateway_died: bool = False) -> None:
-    """Each answer is settled once, at its price (or expired, if its gateway died); the books verify."""
+    """Checks that each answer is settled once at its price (or expired with its gateway); verifies the ledger."""
 
     def resolved() -> bool:
         time.sleep(0.5)  # each look reads the whole journal
@@ -117,7 +117,7 @@ def test_a_long_stream_comes_as_it_is_made(stack: Stack, load_key: str) -> None:
         arrivals = [(time.monotonic(), event.type) for event in events]
     assert arrivals[-1][1] == "response.completed"
     assert len(arrivals) > 150
-    # 150 tokens, 20 ms apart: had it been held back anywhere, it would come at once.
+    # 150 tokens, 20 ms apart: if anything held the stream back, they would arrive at once.
     assert arrivals[-1][0] - arrivals[0][0] > 1.5
 
 
@@ -157,7 +157,7 @@ def test_the_store_is_reached_by_the_gateways_alone(stack: Stack, load_key: str)
         stack.docker("inspect", "--format", "{{json .NetworkSettings.Ports}}", stack.container("valkey"))
     )
     assert not any(ports.values())
-    # By name from the network that the provider's side is on, and without its password from the gateway's.
+    # By name from the network of the provider's side, and without its password from the gateway's network.
     connect = "import socket; socket.create_connection(('valkey', 6379), 3)"
     assert stack.attempt(stack.container("simulator"), "/opt/gateway/bin/python", "-c", connect).returncode != 0
     ask = "import redis; redis.Redis('valkey', protocol=2).ping()"
@@ -198,7 +198,7 @@ def test_a_store_cut_off_the_network_heals_by_itself(stack: Stack, load_key: str
     network, store = f"{stack.project}_store", stack.container("valkey")
     with sdk(stack.url, load_key) as client, Load(stack.url, load_key) as load:
         streamed: list[Answered] = []
-        # Begins with the store, ends without it: its settlement waits on disk.
+        # It starts with the store and ends without it, so its settlement waits on disk.
         running = threading.Thread(target=lambda: streamed.append(stream_once(client, "sim/slow-50+tokens-100")))
         running.start()
         load.wait_for(5)
@@ -230,7 +230,7 @@ def test_a_backup_restored_has_the_balances_and_keys_of_its_moment(stack: Stack,
         stack.wait_healthy("valkey", "gateway")
         assert stack.admin(f"/teams/{TEAM}")["balance"] == balance
         answer = ask_once(client)
-    # What was restored is written down again like everything else.
+    # What was restored is journalled like everything else.
     stack.compose("restart", "valkey")
     stack.wait_healthy("valkey", "gateway")
     books_agree(stack, [answer])
@@ -238,7 +238,7 @@ def test_a_backup_restored_has_the_balances_and_keys_of_its_moment(stack: Stack,
 
 @pytest.fixture(scope="module")
 def front(stack: Stack, load_key: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Three gateways behind Caddy: its address, and the certificate to trust."""
+    """Three gateways behind Caddy: their address, and the certificate to trust."""
     assert load_key
     stack.environ |= {
         "COMPOSE_PROFILES": "simulator,tls,scale",

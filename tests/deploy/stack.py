@@ -1,14 +1,14 @@
-"""The compose stack on a real Docker Engine, under a project name of its own; and load on it.
+"""The compose stack on a real Docker Engine, under its own project name, and load on it.
 
     with compose_stack(directory) as stack:
-        stack.type(line)                     a line of the README, as a person at a terminal types it
+        stack.type(line)                     types a line of the README, as a person at a terminal does
         stack.compose("up", "-d")            docker compose, or docker-compose 1.29 where the plugin is missing
         stack.wait_healthy("gateway")
         stack.docker("kill", stack.container("gateway"))
-        with Load(url, key) as load: ...     answers that came whole, and failures, by the official SDK
+        with Load(url, key) as load: ...     complete answers and failures, by the official SDK
 
-Images that no registry gives are made by deploy/local-images/build.sh, unless BASE_IMAGE, STORE_IMAGE, PROXY_IMAGE and
-PROMETHEUS_IMAGE name others. When the `with` block ends, nothing of the project is left but the images.
+Images that no registry provides are built by deploy/local-images/build.sh, unless BASE_IMAGE, STORE_IMAGE, PROXY_IMAGE
+and PROMETHEUS_IMAGE name others. When the `with` block ends, only the images of the project are left.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _compose_command() -> list[str] | None:
 
 
 class Stack:
-    """One compose project. State that changes: `environ`, which a person would change in .env."""
+    """One compose project. Mutable: `environ`, which a person would change in .env."""
 
     def __init__(self, directory: Path) -> None:
         self.project = f"gwtest{uuid.uuid4().hex[:8]}"
@@ -88,14 +88,14 @@ class Stack:
         }
 
     def type(self, line: str) -> str:
-        """Runs a line in a shell on a terminal; gives what the terminal shows. Fails the test if the line fails."""
+        """Runs a line in a shell on a terminal, and returns the terminal's output. Fails the test if the line fails."""
         terminal, child_side = pty.openpty()
         shown = bytearray()
         with subprocess.Popen(
             ["bash", "-c", line], cwd=ROOT, env=self.environ, stdin=child_side, stdout=child_side, stderr=child_side
         ) as process:
             os.close(child_side)
-            with contextlib.suppress(OSError):  # EIO: the last one that had the terminal open is gone
+            with contextlib.suppress(OSError):  # EIO: the last process that had the terminal open has ended
                 while data := os.read(terminal, 4096):
                     shown += data
             os.close(terminal)
@@ -135,7 +135,7 @@ class Stack:
         return self._run(*words).split()
 
     def left_behind(self) -> dict[str, list[str]]:
-        """What there is of this project."""
+        """Returns what is left of this project."""
         return {kind: found for kind in KINDS if (found := self._listed(kind))}
 
     def state(self, service: str) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class Stack:
 
 
 def _images() -> dict[str, str]:
-    """The images that the stack stands on: as the environment has them, else made here."""
+    """Returns the images of the stack: those in the environment, or built here."""
     names = ("BASE_IMAGE", "STORE_IMAGE", "PROXY_IMAGE", "PROMETHEUS_IMAGE")
     if all(os.environ.get(name) for name in names):
         return {name: os.environ[name] for name in names}
@@ -195,7 +195,7 @@ def _images() -> dict[str, str]:
 
 
 def _docker_with_compose(directory: Path) -> Path:
-    """A directory for PATH in which `docker compose` works with docker-compose 1.29 too."""
+    """Returns a directory for PATH in which `docker compose` also works with docker-compose 1.29."""
     command = _compose_command()
     assert command is not None
     programs = directory / "bin"
@@ -212,7 +212,7 @@ def _docker_with_compose(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def compose_stack(directory: Path) -> Iterator[Stack]:
-    """A project that nothing runs in yet; it is taken down at the end."""
+    """Yields a project in which nothing runs yet. It is taken down at the end."""
     stack = Stack(directory)
     try:
         yield stack
@@ -224,7 +224,7 @@ def compose_stack(directory: Path) -> Iterator[Stack]:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer that came whole, and what it costs."""
+    """A complete answer and its cost."""
 
     request_id: str
     cost_nano_usd: int
@@ -232,7 +232,7 @@ class Answered:
 
 @dataclass
 class Load:
-    """Clients that ask without a pause until the `with` block ends. State that changes: `answers`, `failures`."""
+    """Clients that send requests without pause until the `with` block ends. Mutable: `answers`, `failures`."""
 
     url: str
     key: str
@@ -261,7 +261,7 @@ class Load:
             assert not thread.is_alive(), "a client hangs"
 
     def wait_for(self, more: int, *, timeout_s: float = 60) -> None:
-        """Returns when so many more answers have come whole."""
+        """Waits for a number of further complete answers."""
         target = len(self.answers) + more
         wait_until_sync(lambda: len(self.answers) >= target, timeout_s=timeout_s, what=f"{more} more answers")
 
@@ -276,19 +276,19 @@ class Load:
 
 
 def told(error: Exception) -> str:
-    """What a client was told, with the answer's headers: whether a gateway gave it, or a front."""
+    """Returns what a client was told, with the answer's headers: whether a gateway or a proxy answered."""
     if isinstance(error, openai.APIStatusError):
         return f"{error.status_code} {error.code} {error.response.text[:200]} {dict(error.response.headers)}"
     return f"{type(error).__name__}: {error}"
 
 
 def trust(ca_file: Path) -> ssl.SSLContext:
-    """A client that trusts one authority."""
+    """Returns a TLS context that trusts one authority."""
     return ssl.create_default_context(cafile=str(ca_file))
 
 
 def sdk(url: str, key: str, *, ca_file: Path | None = None) -> openai.OpenAI:
-    """The official SDK; it does not retry: one failed request is one too many."""
+    """Returns the official SDK. It does not retry, because one failed request is one too many."""
     http = openai.DefaultHttpxClient(verify=trust(ca_file) if ca_file else True, timeout=60, trust_env=False)
     return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, http_client=http)
 
@@ -300,7 +300,7 @@ def ask_once(client: openai.OpenAI, model: str = "sim/tokens-20") -> Answered:
 
 
 def stream_once(client: openai.OpenAI, model: str = "sim/tokens-20") -> Answered:
-    """A stream, to its end; AssertionError if it has none."""
+    """Reads a stream to its end. Raises AssertionError if it has none."""
     with client.responses.create(model=model, input="hello", stream=True) as events:
         request_id = events.response.headers["x-request-id"]
         last: Any = None
@@ -313,6 +313,6 @@ def stream_once(client: openai.OpenAI, model: str = "sim/tokens-20") -> Answered
 
 
 def answered(response: Any, request_id: str) -> Answered:
-    """The cost by the prices that the stack has."""
+    """Returns the cost by the stack's prices."""
     usage = response.usage
     return Answered(request_id, usage.input_tokens * INPUT_NANO_USD + usage.output_tokens * OUTPUT_NANO_USD)

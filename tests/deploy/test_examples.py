@@ -1,4 +1,4 @@
-"""Each file that an operator takes as an example is run, or held to a schema, by a test that is named here."""
+"""Each file that operators use as an example is run, or validated against a schema, by a test that is named here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.deploy.stack import ROOT
 from tests.support.servers import binaries, valkey_server
 
-# file -> the tests that show it: file::test, below tests/. The scenario runs where a Docker Engine answers.
+# file -> the test that covers it: file::test, below tests/. The compose scenario runs where a Docker Engine answers.
 _SCENARIO: Final = "deploy/compose_scenario.py"
 _MANIFEST: Final = "deploy/test_manifests.py::test_every_manifest_keeps_kubernetes_schema"
 _KUSTOMIZE: Final = "deploy/test_manifests.py::test_kustomize_builds_the_example_and_the_monitoring_with_it"
@@ -117,7 +117,7 @@ def test_a_script_is_one_that_its_shell_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_valkey_takes_the_configuration(name: str, tmp_path: Path) -> None:
-    """The file itself, run: but for the places and the address that a container has."""
+    """Runs the file itself, except for the paths and the address that a container has."""
     auth = tmp_path / "store_auth.conf"
     auth.write_text("")
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ def test_valkey_takes_the_configuration(name: str, tmp_path: Path) -> None:
 
 
 def _wrapped(config: Path, directory: Path) -> Path:
-    """A program that is the server with this file: options of the harness come behind it, and win."""
+    """Returns a program that is the server with this file. Options of the test harness follow and take precedence."""
     program = directory / "server"
     program.write_text(f'#!/bin/sh\nexec "{binaries()["valkey"]}" "{config}" "$@"\n')
     program.chmod(0o755)
@@ -153,7 +153,7 @@ def test_every_file_and_heading_that_a_guide_names_exists(guide: str) -> None:
 
 
 def _anchors(document: Path) -> set[str]:
-    """The anchors of its headings, as GitHub makes them, and those that it sets itself."""
+    """Returns the anchors of the headings, as GitHub creates them, and explicit anchors."""
     text = document.read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""Compose file, image and unit, as far as they can be looked at without an engine; the scenario runs them."""
+"""Compose file, image and unit, as far as they can be checked without an engine; compose_scenario.py runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: against Kubernetes' own schemas, and against what they promise about each other."""
+"""The Kubernetes manifests: against Kubernetes' schemas, and against each other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def kustomization(directory: Path) -> dict[str, Any]:
 
 
 def resources() -> Iterator[dict[str, Any]]:
-    """What base and overlay apply, as they stand in the files."""
+    """Yields the resources of base and overlay, as they stand in the files."""
     for directory in (BASE, OVERLAY):
         for name in kustomization(directory)["resources"]:
             if (directory / name).is_file():
@@ -47,7 +47,7 @@ def one(kind: str, name: str) -> dict[str, Any]:
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    """Pod templates by the component that they are."""
+    """Returns the pod templates by component."""
     templates = [each["spec"]["template"] for each in resources() if each["kind"] in ("Deployment", "StatefulSet")]
     return {each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"] for each in templates}
 
@@ -95,7 +95,7 @@ def test_kustomize_builds_the_example_and_the_monitoring_with_it(tmp_path: Path)
 
 
 def test_the_monitoring_scrapes_a_port_that_the_service_has() -> None:
-    """Its schema is the operator's, not Kubernetes': its fields are those of the monitoring.coreos.com/v1 reference."""
+    """The schema is the operator's, not Kubernetes'. The fields are those of the monitoring.coreos.com/v1 reference."""
     (monitor,) = documents(MONITORING / "servicemonitor.yaml")
     assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
     assert set(monitor) == {"apiVersion", "kind", "metadata", "spec"}

@@ -1,4 +1,4 @@
-"""Alerts and dashboard name metrics that exist, labels that they have, and places that are there."""
+"""Alerts and dashboards refer to metrics and labels that exist, and to places in the runbook that exist."""
 
 from __future__ import annotations
 

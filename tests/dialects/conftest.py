@@ -1,4 +1,4 @@
-"""One store for all of these tests; each has a gateway, an upstream and a team of its own."""
+"""One store for all of these tests. Each has its own gateway, upstream and team."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager

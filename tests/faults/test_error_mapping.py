@@ -1,10 +1,10 @@
-"""What a client sees of an upstream's refusals and of answers that are none.
+"""What a client sees of an upstream's refusals, and of answers that are not responses.
 
-| the upstream answers                                    | the client sees                                     |
-|---------------------------------------------------------|-----------------------------------------------------|
-| 400, 403, 404, 408, 413, 422, 429: JSON, or nothing     | the same, marked as the upstream's                  |
-| 401, 402                                                | 502 upstream_rejected_gateway: not the caller's     |
-| HTML, half a JSON, another content type, 200 with error | 502 upstream_invalid_response; the log has the rest |
+ the upstream answers                                    | the client sees                                      |
+---------------------------------------------------------|------------------------------------------------------|
+ 400, 403, 404, 408, 413, 422, 429: JSON, or nothing     | the same, marked as the upstream's                   |
+ 401, 402                                                | 502 upstream_rejected_gateway: not the caller's      |
+ HTML, half a JSON, another content type, 200 with error | 502 upstream_invalid_response; details in the log    |
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Before the first byte another candidate may be asked; never twice for what may have been done already.
+"""Before the first byte another candidate may be asked, but never twice for work that may have been done already.
 
-The upstreams are "simulator" and "second", in this order; each test scripts both.
+The upstreams are "simulator" and "second", in this order. Each test scripts both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def two_upstreams(
 
 
 async def ask(scenario: Scenario, **options: Any) -> RawClient:
-    """Asks as an admin who wants to know; gives the answer when it has been logged."""
+    """Sends a request as an admin who asks for details. Returns the answer after it was logged."""
     before = len(scenario.log_lines())
     client = await scenario.ask(headers=ADMIN, **options)
     await client.read_all()
@@ -146,7 +146,7 @@ async def test_a_refused_key_rests_and_another_is_used(stages: Stages, monkeypat
 
 @pytest.mark.parametrize("refusal", [LIMITED, UNAUTHORIZED, UNPAID], ids=["429", "401", "402"])
 async def test_where_all_keys_rest_the_provider_is_asked_all_the_same(stages: Stages, refusal: Step) -> None:
-    """A limit is often one model's, and an account may have been paid since: what it says now goes to the client."""
+    """A limit often concerns one model, and an account may have been paid since: the new answer is passed on."""
     async with stages([request(), refusal, request(), refusal]) as scenario:
         first, second, third = [await ask(scenario) for _ in range(3)]
         assert first.status in (429, 502)

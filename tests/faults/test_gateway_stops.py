@@ -1,6 +1,6 @@
 """The gateway itself ends a request: its total time is over, or the process is told to stop.
 
-SIGTERM   no new requests; running ones have `drain_timeout_s` to end by themselves, then a stream gets its last words
+SIGTERM   no new requests; running ones have `drain_timeout_s` to end, then a stream gets its closing events
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.support.scenario import MODEL, RawClient, Scenario, completed, create
 from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 
-STOPPED = (0, -signal.SIGTERM)  # uvicorn ends by the signal that it was sent, when all is done
+STOPPED = (0, -signal.SIGTERM)  # uvicorn ends by the signal that it received, after everything is done
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -58,7 +58,7 @@ async def test_a_request_that_takes_too_long_before_any_answer_is_a_408(stages: 
 
 
 class Process:
-    """A gateway in a process of its own, on the scenario's store and upstream."""
+    """A gateway in its own process, on the scenario's store and upstream."""
 
     def __init__(self, popen: "subprocess.Popen[str]", log: Path, url: str) -> None:
         self._popen = popen
@@ -113,7 +113,7 @@ output = "10"
 
 
 async def ask(scenario: Scenario, url: str) -> RawClient:
-    """A streamed request to the process instead of to the scenario's own gateway."""
+    """Sends a streamed request to the process instead of the scenario's own gateway."""
     here, scenario.gateway.url = scenario.gateway.url, url
     try:
         return await scenario.ask(stream=True)

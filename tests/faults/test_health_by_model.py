@@ -1,4 +1,4 @@
-"""One model that fails costs no other model anything: health is judged for each model of each upstream."""
+"""A model that fails does not affect other models: health is judged per model of each upstream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BREAKER = {"breaker_failures": 3, "breaker_open_s": 600}
 async def two(
     stages: Stages, *, only_first: bool = False, **upstream: Any
 ) -> AsyncIterator[tuple[Scenario, ModelUpstream]]:
-    """A gateway in front of an upstream with sick models, "simulator", and one that is well, "second"."""
+    """A gateway in front of an upstream with failing models, "simulator", and a working one, "second"."""
     first, second = ModelUpstream(whole()), ModelUpstream(whole())
     async with serve(first.script()) as one, serve(second.script()) as other:
         keys = {"api_keys": ["env:TEST_UPSTREAM_KEY"]}

@@ -1,4 +1,7 @@
-"""Long bodies of a known length are read into their place, past the parser. From outside nothing of that is seen."""
+"""Long bodies of known length are read straight into their buffer, past the parser.
+
+From outside, nothing of that is seen.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def head(scenario: Scenario, body: bytes, *lines: str) -> bytes:
 
 
 def sent(scenario: Scenario) -> list[bytes]:
-    """The bodies that the upstream has got."""
+    """Returns the bodies that the upstream has received."""
     return [one.partition(b"\r\n\r\n")[2] for one in scenario.upstream.requests]
 
 
@@ -147,7 +150,7 @@ async def test_it_and_no_short_one_is_read_past_the_parser(scenario: Scenario, m
 
 
 class Whole:
-    """Who a body is read for."""
+    """The owner of a body that is being read."""
 
     def __init__(self) -> None:
         self.bodies = 0

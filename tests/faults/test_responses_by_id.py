@@ -1,4 +1,4 @@
-"""The SDK's other calls under /v1/responses, on a simulator: to who made the response, charged once."""
+"""The SDK's other calls under /v1/responses, on a simulator: they go to the response's origin and are charged once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INPUT, OUTPUT = 1_000, 10_000  # nano-USD per token
 
 @pytest.fixture(scope="module")
 def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """Two upstreams; models "sim/..." go to the second."""
+    """A gateway with two upstreams. Models "sim/..." go to the second one."""
     directory: Path = tmp_path_factory.mktemp("gateway")
     with simulator() as first, simulator() as second:
         sections: dict[str, Any] = {
@@ -49,7 +49,7 @@ def client(gateway: RunningGateway, key: NewKey) -> Iterator[openai.OpenAI]:
 
 
 def spent(gateway: RunningGateway, key: NewKey) -> int:
-    """What was charged, once nothing is held any more; by books that agree."""
+    """Returns what was charged, once nothing is held any more, after verifying the ledger."""
     wait_until_sync(lambda: gateway.services.ledger.open_holds == 0 and gateway.balance(key).held == 0)
     assert gateway.run(verify(gateway.services.store, key.team.id)).differences == ()
     return gateway.balance(key).spent

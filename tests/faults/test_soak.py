@@ -1,6 +1,6 @@
-"""A soak: clients and upstreams that end in every way, at once and again and again, leave nothing behind.
+"""A soak test: clients and upstreams that end in every way, concurrently and repeatedly, leave nothing behind.
 
-Short with the other tests; `make chaos` runs it for as long as GATEWAY_SOAK_S says, ten minutes by default.
+It is short within the suite. `make chaos` runs it for GATEWAY_SOAK_S, ten minutes by default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 SHORT_S: Final = 6.0
 LONG_S: Final = 600.0
 CLIENTS: Final = 24
-GROWTH_BYTES: Final = 24 * 1024 * 1024  # over the state after the first third: caches fill, nothing else may
+GROWTH_BYTES: Final = 24 * 1024 * 1024  # over the state after the first third: only caches may still fill
 MODELS: Final = (
     "plain",
     "sim/tokens-50",
@@ -76,7 +76,7 @@ async def test_mixed_endings_leave_nothing_behind(store: Server, tmp_path: Path,
 
 
 async def soak(gateway: RunningGateway, key: NewKey, duration_s: float) -> None:
-    """Clients of each kind until the time is over."""
+    """Runs clients of each kind until the time is over."""
     until = time.monotonic() + duration_s
     draw = random.Random(7)  # noqa: S311 - which ending comes next is no secret
     answers = [0]
@@ -88,7 +88,7 @@ async def soak(gateway: RunningGateway, key: NewKey, duration_s: float) -> None:
 
 async def _client(http: httpx.AsyncClient, key: NewKey, draw: random.Random, until: float, answers: list[int]) -> None:
     while time.monotonic() < until:
-        # Not stored: the simulator is in this process, and what it remembers would count as the gateway's.
+        # Not stored, because the simulator runs in this process and its memory would count as the gateway's.
         body = {"model": draw.choice(MODELS), "input": "hello", "stream": draw.random() < 0.7, "store": False}
         headers = {"authorization": f"Bearer {key.text}"}
         patience_s = draw.choice((0.02, 0.1, 5.0, 5.0))
@@ -104,7 +104,7 @@ async def _client(http: httpx.AsyncClient, key: NewKey, draw: random.Random, unt
 
 
 async def nothing_is_left(gateway: RunningGateway, key: NewKey) -> None:
-    """No hold, slot, task, connection or counter of a request that is over."""
+    """Checks that no hold, slot, task, connection or counter of an ended request is left."""
     services = gateway.services
     transports = [upstream.transport for upstream in services.handler.snapshot.upstreams.values()]
     await wait_until(lambda: services.ledger.open_holds == 0 and not services.handler.running, what="no request runs")
@@ -126,7 +126,7 @@ async def nothing_is_left(gateway: RunningGateway, key: NewKey) -> None:
 
 
 def resident_bytes() -> int:
-    """This process: the gateway, the simulator and the clients."""
+    """The memory of this process: the gateway, the simulator and the clients."""
     gc.collect()
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

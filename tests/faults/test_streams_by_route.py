@@ -1,4 +1,7 @@
-"""What a route or a key may add to a stream: comments in its silence, an end at its cap. Both are off by default."""
+"""What a route or a key may add to a stream: comments during silence, and an end at its cap.
+
+Both are off by default.
+"""
 
 import asyncio
 
@@ -47,8 +50,8 @@ async def test_no_comment_goes_into_an_event_that_is_not_whole(stages: Stages) -
     ]
     async with stages(script, route={"keepalive_s": 0.1}, upstream={"max_event_bytes": 1024}) as scenario:
         client = await scenario.ask(stream=True)
-        await client.read_until(event[:3000])  # over the bound: it flows on, unfinished
-        await asyncio.sleep(0.4)  # of silence, in which nothing must come: there is nothing to wait for
+        await client.read_until(event[:3000])  # it exceeds the bound, so it is passed on incomplete
+        await asyncio.sleep(0.4)  # silence in which nothing may arrive, so there is nothing to wait for
         heard.set()
         await client.read_all()
         assert client.body == created() + event + completed()
@@ -78,7 +81,7 @@ async def test_a_stream_that_would_exceed_its_hold_is_ended_as_incomplete(stages
 
 
 async def test_of_a_flood_no_more_than_the_hold_is_passed_on(stages: Stages) -> None:
-    """One read brings two hundred events; the one that passes the cap is the last."""
+    """One read brings two hundred events. The event that exceeds the cap is the last."""
     deltas = [delta("ten ", number) for number in range(1, 200)]
     flood = send(EVENT_STREAM + chunk(b"".join([created(), *deltas])))
     async with stages([request(), flood, hang()], route={"cut_at_cap": True}) as scenario:

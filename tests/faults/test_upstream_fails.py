@@ -1,16 +1,16 @@
-"""The upstream fails: the client is told in the form that it can read, and pays for what it got.
+"""The upstream fails: the client is told in a form that it can read, and pays for what it received.
 
-| the upstream                    | the client sees                                  | charged            |
-|---------------------------------|--------------------------------------------------|--------------------|
-| refuses the connection          | 502 upstream_unreachable                         | nothing            |
-| stalls before headers           | 408 upstream_timeout                             | nothing            |
-| resets before headers           | 502 upstream_unreachable                         | nothing            |
-| dies or stalls in a stream      | error, response.failed, [DONE]                   | what was relayed   |
-| ends without a terminal event   | error, response.failed, [DONE]                   | what was relayed   |
-| sends an error event, goes on   | all of it, unchanged                             | its usage          |
-| sends an error event, then ends | the error, response.failed, [DONE]: one error    | what was relayed   |
-| sends bytes after [DONE]        | all of it, unchanged                             | its usage          |
-| breaks a plain answer           | 502 upstream_invalid_response                    | the input          |
+ the upstream                    | the client sees                                  | charged            |
+---------------------------------|--------------------------------------------------|--------------------|
+ refuses the connection          | 502 upstream_unreachable                         | nothing            |
+ stalls before headers           | 408 upstream_timeout                             | nothing            |
+ resets before headers           | 502 upstream_unreachable                         | nothing            |
+ dies or stalls in a stream      | error, response.failed, [DONE]                   | what was relayed   |
+ ends without a terminal event   | error, response.failed, [DONE]                   | what was relayed   |
+ sends an error event, continues | all of it, unchanged                             | its usage          |
+ sends an error event, then ends | the error, response.failed, [DONE]: one error    | what was relayed   |
+ sends bytes after [DONE]        | all of it, unchanged                             | its usage          |
+ breaks a plain answer           | 502 upstream_invalid_response                    | the input          |
 """
 
 import json
@@ -40,7 +40,7 @@ from tests.support.scripted_upstream import Step, close, hang, request, reset, s
 from tests.support.waiting import wait_until
 
 Event = dict[str, Any]
-STALL_S = 0.5  # long enough for the good answers of a busy machine
+STALL_S = 0.5  # long enough for the regular answers of a busy machine
 
 
 def events_of(body: bytes) -> list[Event | str]:
@@ -50,7 +50,7 @@ def events_of(body: bytes) -> list[Event | str]:
 
 
 def assert_last_words(body: bytes, code: str, *, first: int) -> None:
-    """The spec's error event, response.failed and [DONE], numbered on from what the upstream sent."""
+    """Checks the specification's error event, response.failed and [DONE], numbered on from the upstream's events."""
     error, failed, done = events_of(body)[-3:]
     assert isinstance(error, dict)
     assert isinstance(failed, dict)

@@ -12,7 +12,7 @@ from tests.support.sent import Sent
 
 @pytest.fixture(scope="session")
 def key(gateway: RunningGateway) -> NewKey:
-    """A key with credits and without limits, for whatever is not about either."""
+    """A key with credits and without limits, for tests that concern neither."""
     return gateway.new_key()
 
 

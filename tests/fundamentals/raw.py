@@ -1,7 +1,7 @@
-"""HTTP/1.1 without a library on either side: what a test writes is what is on the wire.
+"""HTTP/1.1 without a library on either side: what a test writes is what is sent.
 
-RawProvider    a provider that answers with the bytes that it is given, in the pieces that it is given
-Wire           a client connection: send bytes, read answers with their framing removed
+RawProvider      a provider that answers with given bytes in given pieces
+RawConnection    a client connection: sends bytes, and reads answers without their framing
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def chunked(pieces: list[bytes]) -> list[bytes]:
 class RawProvider:
     """Answers every request with `pieces`, one write each, head included. Mutable: a test sets what comes next.
 
-    `gate`: no answer before it is set. `close`: the connection ends after an answer.
+    `gate`: nothing is answered before it is set. `close`: the connection ends after an answer.
     """
 
     pieces: list[bytes] = field(default_factory=list)
@@ -158,7 +158,7 @@ class RawConnection:
 
     @property
     def closed(self) -> bool:
-        """Waits for the server to end the connection; False if it sends anything instead."""
+        """Waits for the server to end the connection. Returns False if it sends anything instead."""
         return self._stream.read(1) == b""
 
 

@@ -1,8 +1,8 @@
-"""Promise one: what the provider sends is what the client gets, whatever it is and however it is cut up.
+"""Promise one: the client receives what the provider sends, whatever it is and however it is cut.
 
-The provider here is a socket that sends given bytes in given pieces; the client reads its socket; between them is the
-gateway. A stream without its end (no terminal event, no [DONE]) is passed on to its last whole event, and ended
-by the gateway.
+The provider is a socket that sends given bytes in given pieces, and the client reads its socket; the gateway is between
+them. A stream without its end (no terminal event, no [DONE]) is passed on up to its last whole event and ended by the
+gateway.
 """
 
 import hashlib
@@ -105,7 +105,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def send(provider: RawProvider, head: bytes, pieces: list[bytes], framing: str) -> None:
-    """Has the provider answer with a body, framed in one of HTTP's three ways."""
+    """Makes the provider answer with a body, in one of HTTP's three framings."""
     match framing:
         case "chunked":
             provider.answer(head + b"Transfer-Encoding: chunked\r\n\r\n", chunked(pieces))
@@ -239,7 +239,7 @@ def test_what_is_no_answer_is_a_502_of_the_gateways_own(
 
 @pytest.mark.parametrize("head", [SSE, PLAIN])
 def test_a_compressed_answer_that_nobody_asked_for_is_a_502(provider: RawProvider, ask: Ask, head: bytes) -> None:
-    """Its bytes without their Content-Encoding would be noise, and its usage cannot be seen."""
+    """Its bytes without the Content-Encoding would be meaningless, and its usage could not be read."""
     send(provider, head + b"Content-Encoding: gzip\r\n", [b"\x1f\x8b\x08"], "length")
     answer = ask.stream()
     assert answer.status == 502

@@ -1,4 +1,4 @@
-"""HTTP as clients really speak it, on a bare socket: other methods, other paths, upgrades, early refusals."""
+"""HTTP as clients really use it, on a bare socket: other methods, other paths, upgrades, early refusals."""
 
 import json
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: A
 
 
 def test_an_http2_upgrade_is_answered_over_http1(wire: RawConnection, authorization: str) -> None:
-    """Java's HttpClient asks for one unless it is set to HTTP/1.1, and `curl --http2` does."""
+    """Java's HttpClient asks for one unless it is set to HTTP/1.1, and so does `curl --http2`."""
     for upgrade in (H2C, (), H2C):
         answer = wire.request(BODY, authorization, *upgrade)
         assert (answer.status, json.loads(answer.body)["object"]) == (200, "response")
@@ -124,7 +124,10 @@ def test_a_connection_serves_on_after_every_kind_of_answer(wire: RawConnection, 
 def test_a_refusal_before_the_body_was_read_can_be_read_by_a_client_that_still_sends(
     wire: RawConnection, authorization: str
 ) -> None:
-    """The refusal needs the head alone; the rest of the body is read and forgotten, so that the connection lives on."""
+    """The refusal needs only the head.
+
+    The rest of the body is read and dropped, so that the connection can be used again.
+    """
     size = 4_000_000
     wire.send(head("POST", "/v1/responses", UNKNOWN_KEY, f"Content-Length: {size}"))
     answer = wire.read()

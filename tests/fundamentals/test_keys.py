@@ -1,4 +1,4 @@
-"""Keys: who gets in, what a stranger learns, and what the store knows of a key."""
+"""Keys: who is admitted, what a stranger learns, and what the store knows of a key."""
 
 import time
 from collections.abc import Iterator
@@ -97,7 +97,7 @@ def own_store() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def own_gateway(own_store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """One whose store may be stopped."""
+    """A gateway whose store may be stopped."""
     data: Path = tmp_path_factory.mktemp("keys")
     with running_gateway(own_store.url, upstream, data, store={"timeout_s": 0.2, "connect_timeout_s": 0.2}) as running:
         yield running

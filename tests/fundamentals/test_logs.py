@@ -1,4 +1,4 @@
-"""The log: one JSON line for each request, with everything that an operator asks and nothing that is private."""
+"""The log: one JSON line per request, with everything that an operator needs and nothing that is private."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def logging_gateway(
 
 
 def requests(log: io.StringIO, count: int) -> list[dict[str, Any]]:
-    """The lines of requests, once there are so many. Every line must be JSON."""
+    """Returns the log lines of requests, once there are that many. Every line must be JSON."""
 
     def lines() -> list[dict[str, Any]]:
         read = [json.loads(line) for line in log.getvalue().splitlines()]

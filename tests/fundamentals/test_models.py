@@ -1,4 +1,4 @@
-"""What a key may use, and what is left of it: GET /v1/models, /v1/models/{id} and /v1/key. Free, and never blocked."""
+"""What a key may use and what remains of it: GET /v1/models, /v1/models/{id} and /v1/key. Free, and never blocked."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.servers import Server
 
 @pytest.fixture(scope="module")
 def routed(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """Routes of every kind; one of the providers is not there."""
+    """A gateway with routes of every kind, one of whose providers does not exist."""
     keys = {"api_keys": ["env:TEST_UPSTREAM_KEY"]}
     with running_gateway(
         store.url,
@@ -110,7 +110,7 @@ def test_a_key_knows_its_limits_and_what_is_left(gateway: RunningGateway) -> Non
 
 @pytest.fixture
 def provider_is_gone(store: Server, tmp_path: Path) -> Iterator[RunningGateway]:
-    """Every model goes to a provider that is not there; one has a name of its own."""
+    """A gateway all of whose models go to a provider that does not exist; one model has a name of its own."""
     nobody = f"http://127.0.0.1:{free_port()}/v1"
     routes = [{"model": "*", "upstreams": ["simulator"]}, {"model": "own/exact", "upstreams": ["simulator"]}]
     with running_gateway(store.url, nobody, tmp_path, routes=routes) as running:

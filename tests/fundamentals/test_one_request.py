@@ -1,4 +1,4 @@
-"""One request, one answer, through the official SDK: whatever the specification allows reaches the provider."""
+"""One request, one answer, through the official SDK: whatever the specification permits reaches the provider."""
 
 import json
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Every status of the error table, as a program meets it: one format, a typed exception, and what would help."""
+"""Every status of the error table, as a program sees it: one format, a typed exception, and what would help."""
 
 import json
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def body(model: str = "o4-mini", **fields: Any) -> bytes:
 
 
 def provoke(gateway: RunningGateway, code: str) -> httpx.Response:
-    """A request that is refused for the reason of this code."""
+    """Sends a request that is refused with this code."""
     keys: dict[str, dict[str, Any]] = {
         "insufficient_quota": {"credits_usd": "0.000001"},
         "model_not_allowed": {"models": ("openai/*",)},

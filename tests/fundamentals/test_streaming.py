@@ -1,4 +1,4 @@
-"""A streamed answer: as it is made, event by event, and with a proper end whatever becomes of the provider."""
+"""A streamed answer: as it is produced, event by event, and with a proper end whatever happens to the provider."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def body(model: str, **fields: Any) -> dict[str, Any]:
 
 
 def events(data: bytes) -> list[Any]:
-    """The JSON of each event, "[DONE]" as it is."""
+    """Returns the JSON of each event, and "[DONE]" as text."""
     lines = [line[6:] for line in data.decode().splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
@@ -96,7 +96,7 @@ def test_a_stream_has_the_same_digest_on_both_sides(http: httpx.Client, sent: Se
 
 
 def test_events_arrive_while_the_provider_is_silent(http: httpx.Client) -> None:
-    """The provider sends three events and then nothing: a gateway that waits for more would never show them."""
+    """The provider sends three events and then nothing. A gateway that waited for more would never show them."""
     with http.stream("POST", "/v1/responses", json=body("sim/stall-3")) as answer:
         data = b""
         for piece in answer.iter_raw():

@@ -1,4 +1,4 @@
-"""Real processes at the edge of each limit, killed in mid-stream, drained; on a store that hangs and dies."""
+"""Real processes at each exact limit, killed in mid-stream, drained, on a store that hangs and dies."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def parts(server: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
 
 @dataclass
 class Customer:
-    """A team with a key, and its books."""
+    """A team with a key, and its records."""
 
     parts: LedgerParts
     team: Team
@@ -68,7 +68,7 @@ class Customer:
         return not (await self.books()).holds
 
     async def agrees(self, timeout_s: float = 10) -> Books:
-        """Waits until nothing is held; then the books must agree with the journal to the nano-dollar."""
+        """Waits until nothing is held. Then the balances must agree with the journal to the nano-dollar."""
         await wait_until_found(self.nothing_held, timeout_s=timeout_s, what="nothing is held")
         assert (await verify(self.parts.store, self.team.id)).differences == ()
         books = await self.books()
@@ -85,7 +85,7 @@ async def customer(parts: LedgerParts, credit: int = 10**12, **limits: int) -> C
 
 
 async def all_at_once(who: Customer, gateways: tuple[GatewayProcess, ...], clients: int, body: Any) -> list[int]:
-    """The statuses of `clients` parallel requests to each gateway."""
+    """Returns the statuses of `clients` parallel requests to each gateway."""
     headers = {"authorization": f"Bearer {who.secret}"}
     async with httpx.AsyncClient(headers=headers, timeout=20) as first, httpx.AsyncClient(headers=headers) as second:
         asked = []
@@ -122,7 +122,7 @@ async def test_parallel_clients_of_several_gateways_never_pass_a_limit_by_one(
 ) -> None:
     amount, tokens = hold
     most = 5
-    almost = {  # one unit short of one request more
+    almost = {  # one unit less than one more request needs
         "concurrency": most,
         "rpm": most,
         "tpm": (most + 1) * tokens - 1 - tokens // 2,  # a bucket drains while the requests come in
@@ -208,8 +208,8 @@ async def test_a_gateway_that_was_suspended_for_longer_than_a_holds_life_keeps_w
 
             await wait_until_found(held)
             os.kill(gateway.program.process.pid, signal.SIGSTOP)
-            await asyncio.sleep(1.2)  # the pause itself: longer than the hold's life
-            second = asyncio.create_task(ask_once(client, body))  # it lies there when the gateway wakes
+            await asyncio.sleep(1.2)  # the pause itself, longer than a hold's lifetime
+            second = asyncio.create_task(ask_once(client, body))  # it waits in the socket when the gateway wakes
             os.kill(gateway.program.process.pid, signal.SIGCONT)
             assert (await second).status == 429
             assert (await stream).whole
@@ -227,7 +227,7 @@ async def _admitted(parts: LedgerParts, key: ApiKey) -> bool:
 
 
 async def _misfortunes(server: Server, gateway: GatewayProcess, seen: list[Seen]) -> None:
-    """Kills a worker, hangs the store for longer than its timeout, kills it and starts it again; the load goes on."""
+    """Kills a worker, suspends the store for longer than its timeout, kills it and restarts it, under load."""
 
     async def served() -> None:
         before = len(seen)
@@ -256,7 +256,7 @@ async def _survives(upstream: str, directory: Path, rounds: int) -> None:
                 clients = asyncio.create_task(work)
                 for _ in range(rounds):
                     await _misfortunes(server, gateway, seen)
-                server.pause()  # and the end comes in an outage: what is spooled then is for the next gateway
+                server.pause()  # the end comes during an outage: what is spooled then is for the next gateway
                 await asyncio.sleep(0.5)
                 done.set()
                 await clients

@@ -1,4 +1,4 @@
-"""Tokens a minute: reserved by estimate, corrected at settlement, and never given back twice."""
+"""Tokens per minute: reserved by estimate, corrected at settlement, and never returned twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.counters import set_counters
 from tests.support.ledgers import LedgerParts, ask, open_ledger, settled
 from tests.support.servers import Server
 
-LIMIT = 600  # ten a second, so that a test's own time counts for little
+LIMIT = 600  # ten per second, so that a test's own duration matters little
 MINUTE_MS = 60_000
 
 
@@ -31,13 +31,13 @@ async def parts(store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
 
 
 async def level(parts: LedgerParts, key: ApiKey) -> float:
-    """Tokens in the team's bucket."""
+    """Returns the tokens in the team's bucket."""
     view = await parts.accounts.view(await parts.accounts.team(key.team_id))
     return view.team["used_tk"] / MINUTE_MS
 
 
 async def admitted_ago(parts: LedgerParts, key: ApiKey, tokens: int, ago_ms: int) -> Hold:
-    """A hold as if its request had been admitted earlier."""
+    """Returns a hold as if its request had been admitted earlier."""
     hold = (await parts.ledger.admit(ask(key, tokens=tokens))).hold
     text = f"10 {tokens} {hold.admitted_ms - ago_ms} {key.key_id} 2"
     await parts.store.run("HSET", TeamKeys(key.team_id).held, hold.id, text)
@@ -84,8 +84,8 @@ async def test_a_limit_set_while_a_request_runs_counts_what_it_used_and_takes_no
 
 TOKENS, PAUSE_MS = st.integers(0, 400), st.integers(0, 90_000)
 REQUESTS = st.lists(st.tuples(TOKENS, TOKENS, PAUSE_MS, TOKENS, PAUSE_MS), min_size=1, max_size=5)
-# Two buckets (level, time): one reserves and is corrected at the end, one knew from the start what would be used.
-# In the middle of each request somebody else uses tokens.
+# Two buckets (level, time): one reserves and is corrected at the end, the other knew from the start what would be used.
+# In the middle of each request another request uses tokens.
 RACE: Final = """
 local limit, now, real, known = tonumber(ARGV[1]), 0, { 0, 0 }, { 0, 0 }
 local function add(reserved, used)

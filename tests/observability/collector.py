@@ -1,7 +1,7 @@
-"""An OTLP collector on a real socket, as far as traces go.
+"""An OTLP collector for traces on a real socket.
 
 with collector() as received:      received.endpoint is for OTEL_EXPORTER_OTLP_ENDPOINT
-    received.trace()               its spans by name, when the server span has come: it ends last
+    received.trace()               its spans by name, once the server span has arrived, which ends last
 """
 
 import contextlib
@@ -22,7 +22,7 @@ SERVER = SentSpan.SPAN_KIND_SERVER
 
 @dataclass(frozen=True)
 class Span:
-    """One span as it came."""
+    """One received span."""
 
     name: str
     kind: int
@@ -38,7 +38,10 @@ class Span:
 
 @dataclass
 class Received:
-    """What came so far; `headers` of the last export. `refused`: exports that `refuses`, or another path, refused."""
+    """What was received so far, with the last export's `headers`.
+
+    `refused`: exports refused by `refuses` or by their path.
+    """
 
     endpoint: str = ""
     refuses: bool = False
@@ -48,7 +51,7 @@ class Received:
     headers: dict[str, str] = field(default_factory=dict)
 
     def trace(self, *, count: int = 1) -> list[Span]:
-        """The spans of the last request, the earliest first; once `count` requests have come whole."""
+        """Returns the spans of the last request, earliest first, once `count` requests have arrived completely."""
 
         def servers() -> list[Span]:
             return [span for span in self.spans if span.kind == SERVER]

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def scrape(url: str, **headers: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample of a gateway, by name and labels."""
+    """Returns every sample of a gateway, by name and labels."""
     answer = httpx.get(f"{url}/metrics", headers=headers, timeout=10)
     assert answer.status_code == 200, answer.text
     return {
@@ -16,6 +16,6 @@ def scrape(url: str, **headers: str) -> dict[tuple[str, frozenset[tuple[str, str
 
 
 def value(url: str, name: str, **labels: str) -> float:
-    """The sum of the samples of one name that have these labels, whatever others they have."""
+    """Returns the sum of a metric's samples that have these labels, whatever other labels they have."""
     wanted = frozenset(labels.items())
     return sum(found for (known, has), found in scrape(url).items() if known == name and wanted <= has)

@@ -28,7 +28,7 @@ ADMIN = {"GATEWAY_ADMIN_KEY": "an-admin-key-of-the-tests"}
 
 
 def readiness(one: Configured) -> tuple[int, dict[str, Any]]:
-    """The status of /readyz and its answer; 0 while nothing listens."""
+    """Returns the status of /readyz and its body; status 0 while nothing listens."""
     with contextlib.suppress(httpx.TransportError):
         answer = httpx.get(f"http://127.0.0.1:{one.port}/readyz", trust_env=False)
         return answer.status_code, answer.json()

@@ -1,4 +1,4 @@
-"""What is counted is what happened."""
+"""The counters match what happened."""
 
 import json
 import socket

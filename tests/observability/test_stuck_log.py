@@ -1,4 +1,4 @@
-"""A log that nobody reads: the gateway goes on, counts what it could not say, and says so when the log flows again."""
+"""A log that nobody reads: the gateway continues, counts lost lines, and reports them when the log is read again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 
 WRONG_KEY = {"authorization": "Bearer sk-gw-nobody"}
-MANY = 500  # request lines: far more than a pipe of 64 KiB takes
+MANY = 500  # lines of requests: far more than a pipe of 64 KiB holds
 
 
 @pytest.fixture(scope="module")

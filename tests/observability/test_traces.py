@@ -1,4 +1,4 @@
-"""Traces, as a real collector gets them over a real socket; and that they cost nothing where they are off."""
+"""Traces, as a real collector receives them over a real socket, and that they cost nothing while they are off."""
 
 import importlib
 import io
@@ -289,7 +289,7 @@ def test_several_workers_send_theirs_under_the_name_that_the_environment_gives(
     served = configured(store.url, upstream, tmp_path / "workers", workers=2, more="[telemetry]\ntraces = true")
     with served.serving() as process, gateway.http(gateway.new_key()) as http:
         http.post(f"{process.url}/v1/responses", json=BODY)
-    # Its end has sent what was left.
+    # At its end it has sent what was left.
     resource = received.trace()[0].resource
     assert resource["service.name"] == "ours"
     assert resource["deployment.environment.name"] == "test"
@@ -310,7 +310,7 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end(
     assert "Connection refused" in away["reason"]
 
 
-# --- Off, or not to be had --------------------------------------------------------------------------------------------
+# --- Traces are off, or the SDK is missing ----------------------------------------------------------------------------
 
 
 def test_off_a_caller_s_trace_goes_on_to_the_upstream_as_it_came(gateway: RunningGateway, upstream: str) -> None:

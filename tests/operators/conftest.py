@@ -1,4 +1,4 @@
-"""A store that a module's tests share, an upstream, and a gateway in front of it; each test makes teams of its own."""
+"""A store that a module's tests share, an upstream, and a gateway in front of it. Each test creates its own teams."""
 
 from collections.abc import Iterator
 from pathlib import Path

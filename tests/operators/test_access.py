@@ -1,4 +1,4 @@
-"""Who may do what: every route of the application has a row in the table, and the table is what is enforced."""
+"""Authorisation: every route of the application has a row in the table, and the table is what is enforced."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ def test_every_path_below_admin_is_guarded(application: FastAPI) -> None:
 
 @dataclass
 class Cast:
-    """Two teams, each with a key, and who asks: an admin key of each scope."""
+    """Two teams with a key each, and an admin key of each scope."""
 
     own: dict[str, Any]
     other: dict[str, Any]
@@ -65,7 +65,7 @@ def cast(gateway: RunningGateway) -> Cast:
 
 
 def ask(client: httpx.Client, action: str, team: str, key: str, admin_key: str = "0123456789") -> httpx.Response:
-    """Any action on a team and a key; what it takes is left out, since access is decided before a body is read."""
+    """Performs any action on a team and a key, without a body, because access is decided before a body is read."""
     method, path = action.split(" ", 1)
     names = {"team": team, "key": key, "request_id": "req_1", "admin_key": admin_key, "upstream": "none"}
     with client.stream(method, path.format(**names)) as answer:

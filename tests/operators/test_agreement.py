@@ -1,4 +1,4 @@
-"""Numbers are the ledger's: after mixed traffic every place that shows them shows the same."""
+"""Numbers are the ledger's: after mixed traffic every place shows the same ones."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,7 @@ MODELS = ("a/whole", "sim/no-usage", "sim/cut-5", "sim/error-500")
 
 
 def traffic(gateway: RunningGateway, key: str) -> None:
-    """Answered, streamed, without usage, cut, left by its client, refused by the provider, refused by a limit."""
+    """Sends requests that are answered, streamed, without usage, cut, abandoned, refused by provider or limit."""
     with gateway.sdk(key) as client:
         for model in MODELS:
             for stream in (False, True):

@@ -1,4 +1,4 @@
-"""The audit log: each change once, with who, what, before and after; never a secret; nothing for what was refused."""
+"""The audit log: each change once, with who, what, before and after; never a secret; nothing for refused actions."""
 
 from tests.support.admins import admin_client, done, new_admin, new_team
 from tests.support.gateway import RunningGateway

@@ -1,4 +1,4 @@
-"""What operators are shown is bounded: the audit log, refusals, what a worker notes, who watches, admin keys."""
+"""What operators see is bounded: the audit log, refusals, a worker's notes, watchers, admin keys."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

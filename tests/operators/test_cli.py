@@ -1,4 +1,4 @@
-"""The command line: keys that change, limits, usage with bars, requests, upstreams, audit, config, top, try."""
+"""The command line: changing keys, limits, usage with bars, requests, upstreams, audit, config, top, try."""
 
 import json
 import re

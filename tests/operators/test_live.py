@@ -1,4 +1,4 @@
-"""Live events: one for each finished request of all gateways of a store, a lead's own alone, from a cursor on."""
+"""Live events: one per finished request of all gateways of a store, a lead's own only, resumed from a cursor."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.servers import Server
 
 
 class Watch:
-    """What a watcher of /events reads."""
+    """A reader of /events."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._lines = answer.iter_lines()

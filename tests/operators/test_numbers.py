@@ -1,4 +1,4 @@
-"""Usage and recent requests: the ledger's own figures, and why somebody was refused."""
+"""Usage and recent requests: the ledger's own figures, and the reasons of refusals."""
 
 from decimal import Decimal
 from typing import Any

@@ -1,4 +1,4 @@
-"""The admin API's OpenAPI document, and requests made from it at random: never a 500, always the gateway's format."""
+"""The admin API's OpenAPI document, and random requests generated from it: never a 500, always the gateway's format."""
 
 from pathlib import Path
 from typing import Any

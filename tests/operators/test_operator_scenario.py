@@ -1,4 +1,4 @@
-"""A platform engineer's week, with the API alone and with the command line alone."""
+"""The operator scenario, with the API alone and with the command line alone."""
 
 from decimal import Decimal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Usage of many teams in bounded room: what stays apart and what goes to the others is always the total."""
+"""Usage of many teams in bounded memory: listed groups and others always add up to the total."""
 
 from decimal import Decimal
 from typing import Any

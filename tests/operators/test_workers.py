@@ -1,4 +1,4 @@
-"""Several worker processes: a revocation holds on each with the very next request; a reload reaches all of them."""
+"""Several worker processes: a revocation applies on each from the very next request, and a reload reaches all."""
 
 import contextlib
 import re
@@ -44,7 +44,7 @@ output = "1"
 
 @dataclass
 class Served:
-    """`gateway serve` with two workers, and the file it was started from."""
+    """`gateway serve` with two workers, and the file from which it was started."""
 
     program: Program
     path: Path
@@ -56,7 +56,7 @@ class Served:
         self.path.write_text(CONFIG.format(**{**self.values, **changes}), encoding="utf-8")
 
     def reports(self) -> bool:
-        """Whether both workers are heard of; nobody answers while they start."""
+        """Whether both workers have reported. Nothing answers while they start."""
         try:
             return len(self.workers()) == 2
         except httpx.TransportError:
@@ -183,7 +183,7 @@ def test_a_stream_that_runs_during_a_reload_ends_on_the_old_configuration(
         with contextlib.closing(stream):
             events = iter(stream)
             assert next(events).type == "response.created"
-            # The same place by another name: other settings, so the upstream is built anew and the old one is closed.
+            # The same upstream under another name has other settings, so it is rebuilt and the old one is closed.
             served.write(model="*", upstream=upstream.replace("127.0.0.1", "localhost"))
             served.everywhere("generation", done(served.root.post("/config/reload"))["generation"])
             kinds = [event.type for event in events]

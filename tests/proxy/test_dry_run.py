@@ -1,4 +1,4 @@
-"""`x-gateway-dry-run: true`: the decision and its reasons, and no trace of having asked."""
+"""`x-gateway-dry-run: true`: the decision and its reasons, without any trace of the question."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""What each limit answers, for key and team: exactly at its edge, in a form that a program can act on.
+"""What each limit answers, for key and team: exactly at the limit, in a form that a program can act on.
 
-A limit refuses the first request over it and none before. `Retry-After` and `retry-after-ms` stand where waiting helps,
-and who waits exactly that long gets through; `x-should-retry: false` stands where it does not.
+A limit refuses the first request beyond it and none before. `Retry-After` and `retry-after-ms` are present where
+waiting helps, and waiting exactly that long succeeds. `x-should-retry: false` is present where it does not help.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def settled(gateway: RunningGateway, key: NewKey) -> None:
 
 
 def refused(answer: httpx.Response, status: int, code: str, limit: str, scope: str) -> dict[str, Any]:
-    """The error's body, with what every refusal by a limit says checked."""
+    """Returns the error's body, after checking what every refusal by a limit says."""
     assert answer.status_code == status, answer.text
     error: dict[str, Any] = answer.json()["error"]
     assert (error["code"], error["limit"], error["scope"], error["limit_source"]) == (code, limit, scope, "gateway")
@@ -58,7 +58,7 @@ def refused(answer: httpx.Response, status: int, code: str, limit: str, scope: s
 
 
 def waiting_helps(answer: httpx.Response) -> int:
-    """How many ms, as the headers say, which agree with the body."""
+    """Returns the ms to wait according to the headers, which must agree with the body."""
     wait_ms = int(answer.headers["retry-after-ms"])
     assert wait_ms > 0
     assert int(answer.headers["retry-after"]) == -(-wait_ms // 1000) == answer.json()["error"]["retry_after"]
@@ -78,7 +78,7 @@ def waiting_does_not_help(answer: httpx.Response) -> None:
 @SCOPES
 @pytest.mark.parametrize(
     ("limit", "bucket", "most", "cost", "longest_ms"),
-    [("rpm", "rq", 60, 1, 1000), ("tpm", "tk", 6_000, 110, 1200)],  # one a second; one a 10 ms
+    [("rpm", "rq", 60, 1, 1000), ("tpm", "tk", 6_000, 110, 1200)],  # one per second; one per 10 ms
 )
 def test_a_full_rate_refuses_and_exactly_the_wait_that_it_names_lets_the_next_through(
     gateway: RunningGateway, store: Server, scope: str, limit: str, bucket: str, most: int, cost: int, longest_ms: int
@@ -95,7 +95,7 @@ def test_a_full_rate_refuses_and_exactly_the_wait_that_it_names_lets_the_next_th
     unit = "requests" if limit == "rpm" else "tokens"
     assert over.headers[f"x-ratelimit-limit-{unit}"] == str(most)
     assert int(over.headers[f"x-ratelimit-remaining-{unit}"]) < cost
-    time.sleep(wait_ms / 1000)  # exactly so long: nothing else can tell that what was named is true
+    time.sleep(wait_ms / 1000)  # exactly that long: only this can show that the stated time is true
     assert ask(gateway, key).status_code == 200
 
 
@@ -123,7 +123,7 @@ def test_tokens_per_minute_hold_the_estimate_and_keep_what_was_used(gateway: Run
     assert error["limit_value"] == 240
     waiting_helps(over)
     assert over.headers["x-ratelimit-limit-tokens"] == "240"
-    # Requests and tokens have independent state: the refused one took no request.
+    # Requests and tokens are counted separately: the refused one used no request.
     assert over.headers["x-ratelimit-remaining-requests"] == "9"
     assert ask(gateway, key, max_output_tokens=10).headers["x-ratelimit-remaining-requests"] == "8"
 
@@ -222,7 +222,7 @@ def test_a_budget_is_whole_again_when_its_period_is_over(
         assert ask(gateway, key).status_code == status
 
 
-# what may be asked for
+# permitted requests
 
 
 @SCOPES
@@ -288,7 +288,7 @@ def test_credits_that_do_not_cover_the_worst_case_are_told_with_what_would(gatew
 def test_the_same_request_with_what_is_said_to_be_affordable_passes_all_credits_and_budgets(
     gateway: RunningGateway, team: dict[str, int], key: dict[str, int], said: dict[str, int]
 ) -> None:
-    """Also one that said nothing before, whose body grows by saying it."""
+    """Also for a request that stated no output before, and whose body grows by stating it."""
     caller = gateway.new_key(credits_usd="0.0005", limits=team, key_limits=key)
     body = {"model": "sim/tokens-10", "input": "Hello", **said}
     with gateway.http(caller) as client:

@@ -1,4 +1,4 @@
-"""Whose address it is, and how often it may be wrong."""
+"""The client's address, and how many wrong keys it may send."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ def scope(peer: str | None, *forwarded: str) -> dict[str, Any]:
     ("peer", "forwarded", "address"),
     [
         ("198.51.100.7", [], "198.51.100.7"),
-        ("198.51.100.7", ["203.0.113.9"], "198.51.100.7"),  # a stranger says what it likes
+        ("198.51.100.7", ["203.0.113.9"], "198.51.100.7"),  # a stranger may claim anything
         ("192.0.2.1", [], "192.0.2.1"),
         ("192.0.2.1", ["203.0.113.9"], "203.0.113.9"),
-        ("192.0.2.1", ["203.0.113.77, 203.0.113.9"], "203.0.113.9"),  # what the client itself had sent
-        ("192.0.2.1", ["203.0.113.77", "203.0.113.9, 192.0.2.8"], "203.0.113.9"),  # two proxies of ours
+        ("192.0.2.1", ["203.0.113.77, 203.0.113.9"], "203.0.113.9"),  # sent by the client itself
+        ("192.0.2.1", ["203.0.113.77", "203.0.113.9, 192.0.2.8"], "203.0.113.9"),  # two trusted proxies
         ("192.0.2.1", ["192.0.2.5"], "192.0.2.5"),
         ("192.0.2.1", ["not an address"], "192.0.2.1"),
         ("2001:db8::1", ["2001:db8:ffff::1"], "2001:db8:ffff::1"),

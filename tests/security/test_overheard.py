@@ -1,4 +1,4 @@
-"""The search for secrets that every test's log goes through finds one."""
+"""The search for secrets in every test's log finds one."""
 
 import io
 
@@ -8,7 +8,8 @@ from gateway.identity.api_keys import new_secret
 from tests.support.gateway import ADMIN_KEY, UPSTREAM_KEY, StartGateway
 from tests.support.overheard import Overheard, leaks, secrets_of
 
-KEY, _ = new_secret("teamteamte", "keykeykeyk", bytes(range(64)))  # the same in every process: names of tests
+# the same in every process, because it is part of test names
+KEY, _ = new_secret("teamteamte", "keykeykeyk", bytes(range(64)))
 
 
 @pytest.mark.parametrize("secret", [KEY, KEY.rpartition("-")[2], "a-password"])
@@ -49,4 +50,4 @@ def test_requests_of_every_test_are_logged_and_searched(start: StartGateway) -> 
 
 
 async def _turn() -> None:
-    """A turn of the gateway's loop: lines of a turn are written together."""
+    """One turn of the gateway's loop: the lines of one turn are written together."""

@@ -1,7 +1,7 @@
-"""Two gateways behind nginx, replaced one after the other while clients ask: nobody notices.
+"""Two gateways behind nginx, replaced one after the other while clients send requests: no request fails.
 
-max_fails=0: nginx tries the other one for each request by itself. Else it goes on avoiding a gateway that is back, and
-answers 502 when the second one leaves within that time.
+With max_fails=0, nginx tries the other gateway for each request. Otherwise it would avoid a gateway that is back, and
+answer 502 when the second one leaves within that time.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ def nginx(directory: Path, first: int, second: int) -> Iterator[str]:
 
 
 async def ask(sdk: openai.AsyncOpenAI, stop: asyncio.Event) -> int:
-    """Streams and whole answers, in turn, until told to stop; how many. A failed one raises."""
+    """Sends streams and plain requests in turn until told to stop. Returns their number. A failed one raises."""
     count = 0
     while not stop.is_set():
         count += 1
@@ -87,14 +87,14 @@ async def ask(sdk: openai.AsyncOpenAI, stop: asyncio.Event) -> int:
 
 
 async def begin(gateway: Configured) -> contextlib.ExitStack:
-    """Starts it; the stack's end is SIGTERM, and the wait for its exit."""
+    """Starts it. Closing the stack sends SIGTERM and waits for its exit."""
     running = contextlib.ExitStack()
     await asyncio.to_thread(running.enter_context, gateway.serving())
     return running
 
 
 def close(running: list[contextlib.ExitStack]) -> None:
-    """Those that run when it is called, whichever they are by then."""
+    """Closes those that run at the time of the call."""
     for each in running:
         each.close()
 

@@ -1,4 +1,4 @@
-"""What changes state is logged when it changes, not with each request; and no secret is in any of it."""
+"""Changes of state are logged when they happen, not with each request, and contain no secret."""
 
 import io
 import json

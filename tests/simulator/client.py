@@ -1,4 +1,4 @@
-"""What the tests ask of a simulator, in a few words; raw HTTP by httpx."""
+"""Short forms of what tests send to a simulator; raw HTTP by httpx."""
 
 import json
 import re

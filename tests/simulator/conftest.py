@@ -18,7 +18,7 @@ from tests.simulator.client import Simulator
 def running(app: ASGIApp) -> Iterator[str]:
     """Serve an application in a thread; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    # log_level: a cut answer is reported by uvicorn as an error, and here it is the intention
+    # log_level: uvicorn reports a cut answer as an error, and here it is intended
     config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,4 +1,4 @@
-"""What the simulator says: made from the request, always the same, and what the request asked for."""
+"""What the simulator says: derived from the request, always the same, and what the request asked for."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""JSON that satisfies the schema it was asked for, judged by jsonschema with its format checker."""
+"""JSON that satisfies the requested schema, checked by jsonschema with its format checker."""
 
 import json
 from collections.abc import Mapping

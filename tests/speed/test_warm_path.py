@@ -1,6 +1,6 @@
-"""What a request on the warm path may cost, counted: not in microseconds, which depend on the machine's mood.
+"""What a request on the warm path may cost, in counts: times would depend on the machine.
 
-Each test warms the gateway up, then lets a number of requests through and divides.
+Each test warms the gateway up, then sends a number of requests and divides.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ REQUESTS = 20
 WHOLE = {"model": "sim/echo", "input": "hello"}
 STREAM = {**WHOLE, "stream": True}
 MOST_CALLS_WHOLE, MOST_CALLS_STREAM = 270, 280
-"""Of the gateway's own functions, for one request; a fifth less where its body comes in the same read as its head."""
+"""Calls of the gateway's own functions per request. A fifth fewer if its body arrives in the same read as its head."""
 LIMITS = {"rpm": 10**6, "tpm": 10**9, "concurrency": 1000, "budget_usd_day": 10**13}
 
 
@@ -53,7 +53,7 @@ def key(gateway: RunningGateway) -> NewKey:
 
 @pytest.fixture
 def ask(store: Server, gateway: RunningGateway, key: NewKey) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Sends a request over a connection that is open already."""
+    """Sends a request over an open connection."""
     with gateway.http(key) as client:
 
         def send(body: dict[str, Any]) -> None:
@@ -84,9 +84,9 @@ def test_the_store_is_asked_twice_for_a_request(store: Server, ask: Ask, body: d
 
 
 def _calls(store: Server) -> Counter[str]:
-    """How often each command ran, by the store's own count; those that scripts run count like any other.
+    """Returns how often each command ran, by the store's own count, including those that scripts run.
 
-    A script that the store does not know yet is no run of it.
+    A script that the store does not know yet does not count as run.
     """
     counted = store.run("INFO", "commandstats")
     return Counter(
@@ -95,21 +95,21 @@ def _calls(store: Server) -> Counter[str]:
 
 
 def _settled_calls(store: Server) -> Counter[str]:
-    """The same, when the last request has been settled: its client has its answer before that."""
+    """Returns the same after the last request was settled. Its client has its answer before that."""
     wait_until_sync(lambda: _of_requests(_calls(store)) >= 2 * REQUESTS, what="all is settled")
     return _calls(store)
 
 
 def _of_requests(calls: Counter[str]) -> int:
-    """Scripts that were run, but for those by which a worker tells what it saw, a few times a second at most.
+    """Returns the number of scripts run, without those by which a worker reports, a few times per second at most.
 
-    They alone ask for a key's life, twice each.
+    Only those scripts read a key's TTL, twice each.
     """
     return calls["evalsha"] - calls["pttl"] // 2
 
 
 OF_WORKERS = frozenset({"hincrby", "hexists", "hlen", "pttl"})
-"""What those scripts do: as often as the machine is slow."""
+"""The commands of those scripts, which run more often on a slow machine."""
 # fmt: off
 IN_SCRIPTS = frozenset({
     "time", "hmget", "hget", "hset", "hdel", "hincrby",
@@ -123,16 +123,16 @@ def test_a_script_reads_and_writes_the_state_once(store: Server, ask: Ask) -> No
     for _ in range(REQUESTS):
         ask(WHOLE)
     calls = _settled_calls(store)
-    # Rounded down: what the background asks meanwhile is no request's.
+    # Rounded down, because background calls in between belong to no request.
     commands = sum(count // REQUESTS for name, count in calls.items() if name in IN_SCRIPTS)
     assert commands <= MOST_COMMANDS, calls
 
 
 MOST_COMMANDS = 25
-"""Of admission and settlement together, the response's memory included; each is a part of a microsecond.
+"""Commands of admission and settlement together, including remembering the response.
 
-One is none of theirs: an entry for what the request took, which its worker writes later, beside others. Four roll
-usage up by hour and day: with each row packed into a field, they take what one row of five did.
+One more is written later by the worker, together with others: the entry of the request's timings. Four roll usage up by
+hour and day. Each row is packed into one field.
 """
 
 
@@ -193,7 +193,7 @@ def test_a_body_that_is_here_already_sets_no_timer(
         for warm in (True, False):
             if not warm:
                 monkeypatch.setattr(asyncio, "timeout", noted)
-            connection.sendall(head.encode() + b"\r\n\r\n" + body)  # in one write, as most programs do
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)  # in one write, like most programs
             answer = b""
             while b'"usage"' not in answer:
                 answer += connection.recv(65_536)
@@ -205,7 +205,7 @@ def test_calls_of_one_turn_of_the_loop_go_to_the_store_in_one_write(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[int] = []
-    flush = store_connection.StoreConnection._flush  # noqa: SLF001 - what leaves in one write shows nowhere else
+    flush = store_connection.StoreConnection._flush  # noqa: SLF001 - nothing else shows what is written at once
 
     def counting(self: store_connection.StoreConnection) -> None:
         if unwritten := len(self._unwritten):
@@ -218,7 +218,7 @@ def test_calls_of_one_turn_of_the_loop_go_to_the_store_in_one_write(
         await asyncio.gather(*(gateway.services.store.run("PING") for _ in range(REQUESTS)))
 
     gateway.run(together())
-    assert max(writes) >= REQUESTS  # a worker's own calls may go with them, or before
+    assert max(writes) >= REQUESTS  # a worker's own calls may be part of the write, or precede it
 
 
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
@@ -246,7 +246,7 @@ def test_a_whole_answer_is_one_write(gateway: RunningGateway, key: NewKey, monke
     writes: list[bytes] = []
 
     class Counted:
-        """A connection's transport that notes what is written."""
+        """A connection's transport that records what is written."""
 
         def __init__(self, transport: Any) -> None:
             self.transport = transport

@@ -1,6 +1,6 @@
 """The ledger on a cluster that loses a node, and through a Sentinel's failover; and why a request touches one slot.
 
-What the ledger does on them when nothing fails is test_ledger.py's, which runs on both.
+test_ledger.py, which runs on both, covers what the ledger does on them without failures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def test_every_key_that_a_request_touches_lies_in_one_slot(cluster: Cluste
         assert len(touched) == 7 + 10
         assert len({cluster.nodes[0].run("CLUSTER", "KEYSLOT", name) for name in touched}) == 1
         await parts.ledger.settle(settlement)
-        # And no command of it was sent anywhere else: every key of the team is on the slot's node.
+        # No command of it was sent anywhere else: every key of the team is on the slot's node.
         slot = key_slot(touched[0].encode())
         owner = cluster.primary_of(slot, seen_by=cluster.nodes[0])
         for node in cluster.nodes:

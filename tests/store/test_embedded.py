@@ -1,4 +1,4 @@
-"""The embedded store: one directory, one gateway, and data that survives every way to end."""
+"""The embedded store: one gateway per directory, and data that survives every way to end."""
 
 import os
 import signal
@@ -97,7 +97,7 @@ GATEWAY = """
 
 
 def gateway(data_dir: Path) -> tuple[subprocess.Popen[str], int]:
-    """Another gateway process with its embedded store; with the store's process id."""
+    """Starts another gateway process with its embedded store. Returns it with the store's process id."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(GATEWAY), str(data_dir)], stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Where the store is: a Sentinel's failover, a cluster's slots."""
+"""The store's nodes: a Sentinel's failover, a cluster's slots."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -136,7 +136,7 @@ async def store(cluster: Cluster) -> AsyncIterator[Store]:
 
 
 def key_of(cluster: Cluster, node: Server) -> str:
-    """A key whose slot `node` serves."""
+    """Returns a key whose slot `node` serves."""
     keys = (f"{{team-{number}}}:key" for number in range(10_000))
     return next(key for key in keys if cluster.primary_of(key_slot(key.encode()), seen_by=node) is node)
 

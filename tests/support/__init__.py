@@ -1,1 +1,1 @@
-"""What tests share: real servers, and waiting for what they do."""
+"""What tests share: real servers, and waiting for conditions."""

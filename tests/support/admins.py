@@ -1,4 +1,4 @@
-"""Admin keys of each scope for tests, and clients that use them."""
+"""Admin keys of each scope, and clients that use them."""
 
 import contextlib
 import uuid
@@ -32,14 +32,14 @@ def new_admin(root: httpx.Client, scope: str, team: str | None = None, **fields:
 
 
 def done(answer: httpx.Response) -> dict[str, Any]:
-    """The body of an answer that must be good."""
+    """Returns the body of an answer that must be successful."""
     assert answer.is_success, f"{answer.status_code} {answer.text}"
     body: dict[str, Any] = answer.json()
     return body
 
 
 def code_of(answer: httpx.Response) -> str:
-    """The code of an answer that must be an error in the gateway's format."""
+    """Returns the code of an answer that must be an error in the gateway's format."""
     assert answer.is_error, answer.text
     error = answer.json()["error"]
     assert set(error) >= {"message", "type", "param", "code"}

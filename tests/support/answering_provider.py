@@ -1,4 +1,4 @@
-"""A provider that answers what a test's function makes of each request, and keeps the requests.
+"""A provider that answers each request with the result of a test's function, and keeps the requests.
 
 with AnsweringProvider.serving(lambda request: Answer({...})) as provider:
     provider.url, provider.bodies

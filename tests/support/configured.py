@@ -1,4 +1,4 @@
-"""A gateway of real processes whose configuration has more than `tests.support.processes` gives it."""
+"""A gateway of real processes with a larger configuration than `tests.support.processes` writes."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from tests.support.program import Program, environment, started
 
 @dataclass(frozen=True)
 class Configured:
-    """A gateway's directory and port: what stays when it is started anew."""
+    """A gateway's directory and port, which stay when it is restarted."""
 
     directory: Path
     port: int
@@ -25,7 +25,10 @@ class Configured:
 
     @contextlib.contextmanager
     def serving(self, *, path: Path | None = None, env: Mapping[str, str] | None = None) -> Iterator[GatewayProcess]:
-        """Started, every worker ready; `path`: where Python looks for modules first; `env`: more variables."""
+        """Starts it and waits until every worker is ready.
+
+        `path` precedes Python's module path; `env` adds variables.
+        """
         with self.program(path, env) as program:
             program.wait_for(READY, count=self.workers)
             yield GatewayProcess(f"http://127.0.0.1:{self.port}", program)
@@ -33,7 +36,7 @@ class Configured:
     def program(
         self, path: Path | None = None, env: Mapping[str, str] | None = None
     ) -> contextlib.AbstractContextManager[Program]:
-        """Started; it may not be ready yet."""
+        """Starts it without waiting until it is ready."""
         variables = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY, **(env or {})}
         if path is not None:
             variables["PYTHONPATH"] = f"{path}:{environment()['PYTHONPATH']}"
@@ -43,7 +46,7 @@ class Configured:
 def configured(
     store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, server: str = "", more: str = ""
 ) -> Configured:
-    """Writes a configuration; `server` goes to that section, `more` behind all of them."""
+    """Writes a configuration. `server` is added to that section, `more` after all sections."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     text = CONFIG.format(port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=15.0)

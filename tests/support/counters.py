@@ -1,4 +1,4 @@
-"""Sets the ledger's counters, as if more had happened, or longer ago: by the scripts' own functions and layout."""
+"""Sets the ledger's counters as if more had happened, or longer ago, with the scripts' own functions and layout."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Somebody with a browser, without the browser: cookies are kept, forms are sent with the token of their page."""
+"""A browser without the browser: it keeps cookies, and sends forms with the token of their page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _TOKEN = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 
 
 class DashboardClient:
-    """State that changes: the client's cookies."""
+    """Mutable: the client's cookies."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
 
     def get(self, path: str = "") -> httpx.Response:
-        """A page, without following where it sends one."""
+        """Returns a page without following redirects."""
         return self.client.get(f"/dashboard{path}")
 
     def token(self, page: str = "") -> str:
-        """The CSRF token of a page."""
+        """Returns the CSRF token of a page."""
         found = _TOKEN.search(self.get(page).text)
         assert found is not None, f"no form at {page!r}"
         return found[1]
@@ -41,14 +41,14 @@ class DashboardClient:
 
 @contextlib.contextmanager
 def signed_out(gateway: RunningGateway) -> Iterator[DashboardClient]:
-    """Somebody who is not signed in."""
+    """Yields a client that is not signed in."""
     with httpx.Client(base_url=gateway.url, timeout=20) as client:
         yield DashboardClient(client)
 
 
 @contextlib.contextmanager
 def signed_in(gateway: RunningGateway, key: str = ADMIN_KEY) -> Iterator[DashboardClient]:
-    """Somebody who is."""
+    """Yields a client that is signed in."""
     with signed_out(gateway) as dashboard:
         answer = dashboard.try_to_sign_in(key)
         assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard"), answer.text

@@ -1,13 +1,13 @@
-"""A real gateway on a real socket, and a real simulator for it to talk to.
+"""A real gateway on a real socket, and a real simulator as its upstream.
 
     with simulator() as upstream:                       its base URL, ".../v1"
         with running_gateway(store_url, upstream) as gateway:
             key = gateway.new_key(credits_usd="1", limits={"rpm": 60})
             gateway.url, gateway.sdk(key), gateway.run(coroutine)
 
-Each server is uvicorn in a thread with a loop of its own, so that synchronous clients can be used. Sections of the
-settings are given as keywords: `server={"total_timeout_s": 1}`; `upstream={...}` adds to the one upstream,
-`route={...}` to its one route; None takes an entry out.
+Each server is uvicorn in a thread with its own event loop, so that synchronous clients can be used. Sections of the
+settings are given as keywords: `server={"total_timeout_s": 1}`. `upstream={...}` adds to the one upstream,
+`route={...}` to its one route; None removes an entry.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ServerThread:
 
     @property
     def connections(self) -> int:
-        """Connections of clients that the server holds."""
+        """The number of client connections that the server has."""
         return len(self._server.server_state.connections)
 
     def stop(self) -> None:
@@ -71,7 +71,7 @@ class ServerThread:
 
 @contextlib.contextmanager
 def simulator() -> Iterator[str]:
-    """A simulator; gives its base URL."""
+    """Runs a simulator. Yields its base URL."""
     config = uvicorn.Config(
         build_simulator(), port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, ws="none"
     )
@@ -84,7 +84,7 @@ def simulator() -> Iterator[str]:
 
 @dataclass
 class NewKey:
-    """A key made for a test, with its team."""
+    """A key created for a test, with its team."""
 
     text: str
     id: str
@@ -93,7 +93,7 @@ class NewKey:
 
 @dataclass
 class RunningGateway:
-    """A gateway that serves; `services` are its insides, to be used on its loop alone: `run`; `log` is searched."""
+    """A gateway that serves. `services` may only be used on its loop: `run`. Its log is scanned for secrets."""
 
     url: str
     services: Services
@@ -116,7 +116,7 @@ class RunningGateway:
         metered: bool = True,
         cut_at_cap: bool | None = None,
     ) -> NewKey:
-        """A team of its own with credits and limits, and a key of it."""
+        """Creates a team with credits and limits, and a key of it."""
 
         async def make() -> NewKey:
             accounts = self.services.accounts
@@ -132,7 +132,7 @@ class RunningGateway:
         return self.run(make())
 
     def balance(self, key: NewKey) -> Balance:
-        """A team's balance as it stands now."""
+        """Returns a team's present balance."""
 
         async def look() -> Balance:
             return (await self.services.accounts.view(key.team)).balance
@@ -191,9 +191,9 @@ def running_gateway(
     load: Callable[[], Settings] | None = None,
     **sections: Any,
 ) -> Iterator[RunningGateway]:
-    """A gateway in a thread, ready to serve; `load` gives the settings that a reload reads.
+    """Runs a gateway in a thread. `load` returns the settings that a reload reads.
 
-    Its log goes to `log_to`, else what went wrong goes to standard error. It must not hold a secret.
+    Its log is written to `log_to`; without it, errors are written to standard error. It must not contain a secret.
     """
     log = Overheard(log_to or sys.stderr, (UPSTREAM_KEY, ADMIN_KEY), quiet=log_to is None)
     settings = gateway_settings(store_url, upstream_url, data_dir, **sections)

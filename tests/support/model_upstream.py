@@ -1,4 +1,4 @@
-"""A scripted upstream that answers each request by the model that it names: sick for some, well for the others."""
+"""A scripted upstream that answers by model: it fails for some models, and works for the others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.support.scripted_upstream import Peer, Step, answer, request
 
 @dataclass
 class ModelUpstream:
-    """`answers`: model -> step; every other model gets `otherwise` (mutable). `asked`: requests by model."""
+    """`answers` maps models to steps; all others get `otherwise` (mutable). `asked` counts requests by model."""
 
     otherwise: Step
     answers: dict[str, Step] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
 
     def script(self) -> tuple[Step, ...]:
-        """What a connection does: it answers requests until it is closed."""
+        """The script of a connection: it answers requests until it is closed."""
         return (self._answer_all,)
 
     async def _answer_all(self, peer: Peer) -> None:

@@ -1,7 +1,7 @@
-"""A platform engineer's week, told once; an Operator is the tool that it is done with.
+"""A platform engineer's week as a scenario. An Operator is the tool that is used.
 
-Three teams with keys; one key rotated under load with not one failed request; who spent what; why somebody was refused;
-credits topped up; an upstream taken out, and put back.
+Three teams get keys. One key is rotated under load without a failed request. Spend is read, a refusal is explained,
+credits are granted, an upstream is disabled and enabled again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CreatedKey:
 
 
 class Operator(Protocol):
-    """What the week needs of a tool. Teams are named; `spend`: USD by name."""
+    """What the scenario needs of a tool. Teams are given by name; `spend` returns USD by name."""
 
     def new_team(self, name: str, credits_usd: str) -> None: ...
     def new_key(self, team: str, name: str) -> CreatedKey: ...
@@ -44,7 +44,7 @@ class Operator(Protocol):
 
 
 class Load:
-    """Clients that send without pause; each takes the text that is current. State that changes: all of it."""
+    """Clients that send requests without pause, each with the present key. Mutable."""
 
     def __init__(self, gateway: RunningGateway, text: str) -> None:
         self.text = text
@@ -64,7 +64,7 @@ class Load:
                     return
 
     def more(self, count: int) -> None:
-        """Waits for so many requests more."""
+        """Waits for a number of further requests."""
         until = self.done + count
         wait_until_sync(lambda: self.done >= until or bool(self.failures), timeout_s=30, what="requests go on")
 
@@ -87,7 +87,7 @@ def loading(gateway: RunningGateway, text: str, clients: int = 3) -> Iterator[Lo
 
 
 def run_operator_scenario(operator: Operator, gateway: RunningGateway) -> None:
-    """The whole week. Fails at the first thing that is not as an engineer expects it."""
+    """Runs the whole scenario. Fails at the first result that an engineer would not expect."""
     mark = uuid.uuid4().hex[:8]
     search, chat, batch = (f"{name}-{mark}" for name in ("search", "chat", "batch"))
     for team in (search, chat):

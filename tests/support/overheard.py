@@ -1,7 +1,7 @@
-"""Everything that gateways log in tests is searched for secrets: whichever test makes one log a key, that test fails.
+"""Scans everything that gateways log in tests for secrets. A test that makes a gateway log a key fails.
 
-    Overheard(stream, quiet=True)    a stream for a gateway's log; `leaks`: the lines that hold a secret
-    leaks(text, secrets)             the same for a text, such as what a process wrote
+    Overheard(stream, quiet=True)    a stream for a gateway's log; `leaks`: the lines that contain a secret
+    leaks(text, secrets)             the same for a text, such as the output of a process
 
 A secret is what a test used as one, and whatever has the form of an API key.
 """
@@ -13,16 +13,16 @@ from typing import Final, TextIO
 
 API_KEY: Final = re.compile(r"sk-gw-[0-9A-Za-z]{10}-[0-9A-Za-z]{10}-[0-9A-Za-z]{43}")
 SECRET_NAME: Final = re.compile(r"KEY|TOKEN|PASSWORD|SECRET")
-_SHORTEST: Final = 8  # "key" is a word, too
+_SHORTEST: Final = 8  # "key" is also a word
 
 
 def leaks(text: str, secrets: Collection[str]) -> list[str]:
-    """The lines of a log that hold a secret."""
+    """Returns the lines of a log that contain a secret."""
     return [line for line in text.splitlines() if API_KEY.search(line) or any(secret in line for secret in secrets)]
 
 
 def secrets_of(environ: Mapping[str, str]) -> set[str]:
-    """The secrets of an environment, by the names of its variables; references are none."""
+    """Returns the secrets in an environment, by the names of its variables. References are not secrets."""
     return {
         value
         for name, value in environ.items()
@@ -31,7 +31,7 @@ def secrets_of(environ: Mapping[str, str]) -> set[str]:
 
 
 class Overheard(io.TextIOBase):
-    """Passes on what is written to it. `quiet`: lines of requests and of what went well are not passed on."""
+    """Passes on what is written to it. `quiet` drops lines of requests and of successes."""
 
     def __init__(self, stream: TextIO, secrets: Collection[str], *, quiet: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Overheard(io.TextIOBase):
         self.leaks: list[str] = []
 
     def add(self, api_key: str) -> None:
-        """A key was made: not even its secret part may be logged."""
+        """Registers a new key. Its secret part alone must not be logged either."""
         self._secrets |= {api_key, api_key.rpartition("-")[2]}
 
     def write(self, text: str) -> int:

@@ -1,7 +1,7 @@
 """The gateway's own program, as a user starts it: a process, its output, its end.
 
 run("check", "--config", path)                  a command that ends: .code, .out, .err
-with started("demo", "--port", "0", cwd=...):   one that serves: .wait_for(text), .stop(), .kill()
+with started("demo", "--port", "0", cwd=...):   a command that serves: .wait_for(text), .stop(), .kill()
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAM = (sys.executable, "-m", "gateway")
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what would configure a gateway, but for `changes`."""
+    """Returns this process's environment without what configures a gateway, plus `changes`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -42,7 +42,7 @@ class Ended:
 
 
 def run(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
-    """A command until its end."""
+    """Runs a command to its end."""
     done = subprocess.run(
         [*PROGRAM, *words], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=50, check=False
     )
@@ -67,7 +67,7 @@ class Program:
         return self._err.read_text(encoding="utf-8")
 
     def wait_for(self, text: str, *, count: int = 1) -> str:
-        """The output, as soon as it has the text."""
+        """Waits for the text and returns the output."""
         wait_until_sync(
             lambda: (self.out + self.err).count(text) >= count or self.process.poll() is not None,
             timeout_s=40,
@@ -77,7 +77,7 @@ class Program:
         return self.out
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Asks it to end; its exit code."""
+        """Asks it to end and returns its exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout=40)
 
@@ -89,7 +89,7 @@ class Program:
 
 @contextlib.contextmanager
 def started(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """A program that serves until the block ends; its log must not hold a secret."""
+    """Runs a program that serves until the block ends. Its log must not contain a secret."""
     program = Program(words, cwd, env)
     try:
         yield program
@@ -100,7 +100,7 @@ def started(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ite
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -108,7 +108,7 @@ def is_alive(pid: int) -> bool:
 
 
 def processes_in(directory: Path) -> list[int]:
-    """The processes whose command line names the directory: the store of a gateway that keeps its data there."""
+    """Returns the processes whose command line names the directory: the store of a gateway with its data there."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

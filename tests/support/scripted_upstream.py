@@ -31,7 +31,7 @@ class Upstream:
     url: str = ""
     requests: list[bytes] = field(default_factory=list)
     accepted: int = 0
-    gone: int = 0  # connections that the client has closed, or that the script has
+    gone: int = 0  # connections closed by the client or by the script
 
     stop: Callable[[], None] = lambda: None  # accept no more connections
 

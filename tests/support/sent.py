@@ -1,4 +1,4 @@
-"""What the simulator received: it remembers each request as it came, and the digest of what it sent back."""
+"""What the simulator received: it records each request, and the digest of what it sent back."""
 
 import base64
 import hashlib
@@ -29,13 +29,13 @@ class Seen:
 
 
 class Sent:
-    """Asks the simulator. The gateway's `x-request-id` names the request on both sides."""
+    """Queries the simulator. The gateway's `x-request-id` identifies a request on both sides."""
 
     def __init__(self, upstream_url: str) -> None:
         self._url = upstream_url.removesuffix("/v1") + "/_sim/requests?limit=200"
 
     def of(self, request_id: str) -> Seen:
-        """The finished request of this id; fails if the provider never saw it."""
+        """Returns the finished request of this id. Fails if the provider never received it."""
         found: list[dict[str, Any]] = []
 
         def finished() -> bool:
@@ -53,7 +53,7 @@ class Sent:
         )
 
     def count(self, marker: bytes) -> int:
-        """How many requests had this in their body."""
+        """Returns how many requests contained this in their body."""
         return sum(marker in base64.b64decode(one["body_base64"]) for one in self._all())
 
     def _all(self) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""The command line as somebody uses it who has set the two variables; in this process: a start takes half a second."""
+"""The command line of a user who has set the two variables.
+
+It runs in this process, because a start takes half a second.
+"""
 
 import json
 import sys

@@ -1,7 +1,7 @@
-"""The OpenResponses specification (2026-04-24) as a judge of answers.
+"""The OpenResponses specification (2026-04-24), for validating answers.
 
-`validate("ResponseResource", answer)` raises `jsonschema.ValidationError`. The document is OpenAPI: `discriminator` and
-`example` say nothing to a validator, and its unions stay exclusive because each member's `type` is an enum of one.
+`validate("ResponseResource", answer)` raises `jsonschema.ValidationError`. The document is OpenAPI: a validator ignores
+`discriminator` and `example`, and unions stay exclusive because each member's `type` is an enum of one.
 """
 
 import json
@@ -26,13 +26,13 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def validate(name: str, instance: object) -> None:
-    """Hold `instance` against the schema component `name`."""
+    """Validates `instance` against the schema component `name`."""
     _validator(name).validate(instance)
 
 
 @cache
 def event_schemas() -> dict[str, str]:
-    """Event type -> name of its schema, for every event that a stream of the specification may hold."""
+    """Returns the name of the schema of every event type that a stream may contain."""
     answer = specification()["paths"]["/responses"]["post"]["responses"]["200"]
     names = [entry["$ref"].rpartition("/")[2] for entry in answer["content"]["text/event-stream"]["schema"]["oneOf"]]
     schemas = specification()["components"]["schemas"]
@@ -40,5 +40,5 @@ def event_schemas() -> dict[str, str]:
 
 
 def validate_event(event: dict[str, Any]) -> None:
-    """Hold one streamed event against the schema of its type; a type of nobody's is a KeyError."""
+    """Validates one streamed event against the schema of its type. An unknown type raises KeyError."""
     validate(event_schemas()[event["type"]], event)

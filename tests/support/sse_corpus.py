@@ -1,8 +1,8 @@
-"""Event streams for the tap's tests: a slow, obvious parser to compare with; strategies that make and cut streams.
+"""Event streams for the observer's tests: a slow, obvious parser, and strategies that make and cut streams.
 
-read(stream)      every event of a whole stream, line by line, as the WHATWG's text says
-is_boundary(...)  do these bytes end behind a blank line?
-streams()         bytes of a stream: any events, comments, line ends
+read(stream)      every event of a whole stream, line by line, as the WHATWG specification says
+is_boundary(...)  whether these bytes end after a blank line
+streams()         bytes of a stream with any events, comments, line ends
 cuts(stream)      the same bytes in any chunks
 """
 
@@ -27,7 +27,7 @@ USAGE = {
 
 @dataclass
 class Reading:
-    """What a client that reads a whole stream knows at its end."""
+    """What a client knows at the end of a whole stream."""
 
     terminal: str | None = None
     usage: object = None

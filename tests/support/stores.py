@@ -1,4 +1,4 @@
-"""A store for tests: quick to notice an outage, quick to come back, and closed when its block ends."""
+"""A store for tests: it notices an outage quickly, recovers quickly, and is closed at the end of its block."""
 
 import contextlib
 from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ from tests.support.servers import Server
 
 
 class UnenforcingStore:
-    """A proxy before a real store that lets no admission through: it answers each one with yes."""
+    """A proxy in front of a real store that executes no admission: it answers each one with "admitted"."""
 
     ADMITTED = b"*16\r\n:1\r\n:1\r\n$0\r\n\r\n$0\r\n\r\n" + b":0\r\n" * 6 + b":-1\r\n" * 6
 

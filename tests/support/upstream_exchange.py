@@ -1,4 +1,4 @@
-"""Short ways to say what most contract tests do: send a request, read to the end, expect a fault."""
+"""Short forms of what most contract tests do: send a request, read to the end, expect a fault."""
 
 import contextlib
 from collections.abc import Iterator

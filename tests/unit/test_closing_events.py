@@ -1,4 +1,4 @@
-"""How the gateway ends a stream that its upstream left open: valid events, in order, never after an ending."""
+"""How the gateway ends a stream that its upstream left open: valid events, in order, never after a terminal event."""
 
 import json
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def after(*chunks: str | bytes, bound: int = 1 << 20) -> SseObserver:
 
 
 def events(frames: bytes) -> list[dict[str, Any]]:
-    """The events of an ending, each held against the specification; the ending's `[DONE]` is checked and left out."""
+    """Returns the closing events, each validated against the specification. Checks and removes the final `[DONE]`."""
     *blocks, done = frames.decode().removesuffix("\n\n").split("\n\n")
     assert done == "data: [DONE]"
     found = []
@@ -137,7 +137,7 @@ def test_a_stream_cut_at_its_cap_ends_with_response_incomplete() -> None:
     assert incomplete["response"]["error"] is None
 
 
-# What the official SDK makes of it
+# What the official SDK makes of them
 
 
 @contextmanager

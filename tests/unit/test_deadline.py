@@ -1,4 +1,4 @@
-"""A deadline that moves: it rings once, never early, and costs one timer however often it is set."""
+"""A deadline that moves: it fires once, never early, and needs one timer however often it is set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Breakers by upstream and model, and keys that rest: without a clock, without a socket."""
+"""Breakers per upstream and model, and resting keys, without a clock or a socket."""
 
 from __future__ import annotations
 

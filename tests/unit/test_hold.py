@@ -1,4 +1,4 @@
-"""What a hold covers: nothing that a provider reports within its own bounds costs more, whatever the price row."""
+"""A hold covers whatever a provider reports within its own bounds, for any price row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buckets of durations: what goes in, and what can be read off them."""
+"""Buckets of durations, and the quantiles read from them."""
 
 from collections import Counter
 

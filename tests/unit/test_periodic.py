@@ -1,4 +1,4 @@
-"""Background work: whatever a round does, the next one comes, and what stays dead is known by its name."""
+"""Background work: whatever a round does, the next one follows, and dead work is known by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY_S: Final = 0.001
 
 
 class AwayError(Exception):
-    """What the work needs is away."""
+    """A dependency of the work is unavailable."""
 
 
 @contextlib.asynccontextmanager

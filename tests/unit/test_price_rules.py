@@ -1,4 +1,4 @@
-"""Each rule by which a usage becomes a cost, with numbers of its own; and what no rate was stated for is named."""
+"""Each rule by which a usage becomes a cost, with its own numbers. Quantities without a stated rate are named."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TIERS = {"tiers": {"flex": {"factor": "0.5"}, "priority": {"factor": "2"}}}
         (PLAIN | TIERS, used(1000, 100), {"service_tier": "priority"}, 4_000_000),
         (PLAIN, used(10_120, 1_499, 128, 2_809, 14_428), {}, 53_084_800),
         (PLAIN, used(100, 100, 5_000, 0, 5_200), {}, 1_600_000),
-        # relatives
+        # kinds that replace each other
         (PLAIN, WRITTEN, {}, 10_080_000),  # no rate for writes: they cost what input costs
         (PLAIN | STEP, used(272_000, 100), {}, 273_000_000),
         (PLAIN | TIERS, used(1000, 100), {"service_tier": "default"}, 2_000_000),
@@ -73,7 +73,7 @@ def test_rates_and_rules(price: dict[str, Any], usage: dict[str, Any], answer: d
 @pytest.mark.parametrize(
     ("price", "answer", "expected", "unpriced"),
     [
-        # flex and batch cost the base where the row lacks them; any other tier the dearest that it could be
+        # flex and batch cost the base rates if the row lacks them; any other tier costs the most that it could
         (PLAIN, {"service_tier": "flex"}, 2_000_000, "tier:flex"),
         (PLAIN | TIERS, {"service_tier": "batch"}, 2_000_000, "tier:batch"),
         (PLAIN | TIERS, {"service_tier": "scale"}, 4_000_000, "tier:scale"),

@@ -1,4 +1,4 @@
-"""Where a model goes: pure, by tables."""
+"""Where a model goes, by tables. Pure."""
 
 import random
 from collections import Counter
@@ -31,7 +31,7 @@ def test_the_most_specific_route_wins() -> None:
         (RouteRule("*", ("u",), rename="new"), "new"),
         (RouteRule("*", ("u",), strip_prefix="a/"), "b"),
         (RouteRule("*", ("u",), strip_prefix="x/"), "a/b"),
-        (RouteRule("*", ("u",), strip_prefix="a/b"), "a/b"),  # an empty name is no name
+        (RouteRule("*", ("u",), strip_prefix="a/b"), "a/b"),  # an empty name is not permitted
     ],
 )
 def test_what_the_upstream_is_told(rule: RouteRule, wire: str) -> None:

@@ -1,4 +1,7 @@
-"""Configuration: file, environment, secrets, and what is said when it is wrong. And the example, held to the code."""
+"""The configuration: file, environment, secrets, and the messages for mistakes.
+
+The example file is compared with the code.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def load(tmp_path: Path, text: str) -> Settings:
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
-    """What is said about a configuration, without the file's name in front."""
+    """Returns the messages for a configuration, without the leading file name."""
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     return [problem.removeprefix(f"{tmp_path / 'gateway.toml'}: ") for problem in caught.value.problems]
@@ -231,7 +234,7 @@ class Shown:
 
 
 def example() -> dict[tuple[str, str], Shown]:
-    """(section, setting) -> what stands there; a section is a field of Settings."""
+    """Returns what the example says: (section, setting) -> Shown. A section is a field of Settings."""
     found: dict[tuple[str, str], Shown] = {}
     section, comment = "", ""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
@@ -247,7 +250,7 @@ def example() -> dict[tuple[str, str], Shown]:
 
 
 def fields() -> Iterator[tuple[str, str, FieldInfo]]:
-    """Every setting that there is, with its section."""
+    """Yields every setting with its section."""
     tables: dict[str, type[BaseModel]] = {
         "upstreams": UpstreamSettings,
         "routes": RouteSettings,
@@ -262,7 +265,7 @@ def fields() -> Iterator[tuple[str, str, FieldInfo]]:
 
 
 def bounds(info: FieldInfo) -> Iterator[str]:
-    """How the example writes a setting's bounds."""
+    """Yields a setting's bounds as the example writes them."""
     by_kind = {type(bound): bound for bound in info.metadata}
     for argument in typing.get_args(info.annotation):
         for nested in getattr(argument, "__metadata__", ()):

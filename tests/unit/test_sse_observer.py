@@ -1,4 +1,4 @@
-"""The tap: bytes pass unchanged in whole events, and what it learns does not depend on how they were cut."""
+"""The stream observer: bytes pass unchanged in whole events, and its results do not depend on how they were cut."""
 
 import json
 from collections.abc import Iterable
@@ -300,7 +300,7 @@ def test_a_large_event_in_small_chunks_is_scanned_once(monkeypatch: pytest.Monke
 
 def test_a_stream_of_like_deltas_is_inspected_only_until_their_head_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     inspected = 0
-    count_lines = sse_observer._blank_lines  # noqa: SLF001 - called once by each look that goes beyond the head
+    count_lines = sse_observer._blank_lines  # noqa: SLF001 - called once by each examination beyond the head
 
     def counting(ready: bytes) -> int:
         nonlocal inspected

@@ -1,4 +1,4 @@
-"""`store.url`: what its text says."""
+"""The forms of `store.url`."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Usage: what sound reports say is kept exactly; what unsound ones say is no usage, and never an exception."""
+"""Usage: sound reports are kept exactly. Unsound ones count as no usage, and never raise."""
 
 import json
 from decimal import Decimal

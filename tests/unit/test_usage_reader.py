@@ -1,4 +1,4 @@
-"""Usage as providers report it, in every dialect, becomes disjoint quantities; what cannot be true is named."""
+"""Usage as providers report it, in every dialect, becomes disjoint quantities. Inconsistencies are named."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_common_case_needs_six_numbers_only() -> None:
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        # reasoning beside the output: the total says so
+        # reasoning outside the output: the total says so
         (
             {
                 "input_tokens": 10_120,
@@ -97,7 +97,7 @@ def test_the_common_case_needs_six_numbers_only() -> None:
             },
             {"input": 9_992, "cached_input": 128, "output": 1_499, "reasoning": 2_809},
         ),
-        # reasoning smaller than the output, outside by the total
+        # reasoning smaller than the output, outside according to the total
         (
             {
                 "input_tokens": 50,
@@ -107,7 +107,7 @@ def test_the_common_case_needs_six_numbers_only() -> None:
             },
             {"input": 50, "output": 300, "reasoning": 40},
         ),
-        # the cache beside the input
+        # the cache outside the input
         (
             {
                 "input_tokens": 100,
@@ -117,7 +117,7 @@ def test_the_common_case_needs_six_numbers_only() -> None:
             },
             {"input": 100, "cached_input": 5_000, "output": 100},
         ),
-        # larger than its whole, though the total leaves it out
+        # larger than its whole, although the total does not contain it
         (
             {
                 "input_tokens": 7,
@@ -127,7 +127,7 @@ def test_the_common_case_needs_six_numbers_only() -> None:
             },
             {"input": 7, "output": 5, "reasoning": 6},
         ),
-        # both beside
+        # both outside
         (
             {
                 "input_tokens": 100,

@@ -1,4 +1,4 @@
-"""Where an upstream is, and how it is reached when some of its addresses do not answer."""
+"""The address of an upstream, and how it is reached if some of its addresses do not answer."""
 
 import asyncio
 import socket
