@@ -110,7 +110,7 @@ class RequestReporter:
             seen[where] = seen.get(where, Counter()) + found
         if not seen:
             return None
-        unwritten = await self._seen.write(seen)
+        unwritten = await self._outcomes.write(seen)
         kept = dict(list(unwritten.kept.items())[-MAX_UNWRITTEN:])
         lost = unwritten.lost + sum(found.total() for where, found in unwritten.kept.items() if where not in kept)
         self._unwritten = kept

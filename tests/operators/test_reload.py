@@ -85,7 +85,7 @@ def test_a_worker_whose_reload_fails_at_its_start_obeys_the_other_orders_at_once
     with valkey_server() as own:
         with running_gateway(own.url, upstream, tmp_path / "one") as gateway:
             state = gateway.services.cluster_state
-            gateway.run(state.take_out("simulator", "admin", 1))
+            gateway.run(state.disable_upstream("simulator", "admin", 1))
             gateway.run(state.next_generation())
         with running_gateway(own.url, upstream, tmp_path / "two", load=broken) as gateway:
             assert not gateway.services.handler.snapshot.upstreams["simulator"].enabled
