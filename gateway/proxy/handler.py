@@ -311,7 +311,7 @@ class RequestHandler:
             settlement, known_response = correction(known_response, settlement)
             memory = self._responses.memory(hold.team_id, known_response)
             _ = self._ledger.settle(void(hold, result.outcome))
-        elif settlement.kind == "settle" and (response_id := relay.response_id) is not None:
+        elif settlement.kind == "settle" and admitted.request.store and (response_id := relay.response_id) is not None:
             memory = self._responses.memory(
                 hold.team_id, known_response_of(settlement, response_id, relay.upstream_key)
             )

@@ -199,3 +199,15 @@ def test_an_id_that_could_mean_another_path_is_no_response(gateway: RunningGatew
         answer = http.get(path)
     assert answer.status_code == 404
     assert json.loads(answer.content)["error"]["type"] == "not_found"
+
+
+def test_a_response_that_nobody_may_ask_for_takes_no_room_in_the_store(
+    gateway: RunningGateway, key: NewKey, client: openai.OpenAI, store: Server
+) -> None:
+    kept = client.responses.create(model=MODEL, input="hello")
+    client.responses.create(model=MODEL, input="hello", store=False)
+    for event in client.responses.create(model=MODEL, input="hello", store=False, stream=True):
+        del event
+    spent(gateway, key)
+    assert len(store.run("KEYS", f"gw:{{{key.team.id}}}:response:*")) == 1
+    assert client.responses.retrieve(kept.id).id == kept.id
