@@ -8,6 +8,7 @@ owners              names the worker that made a hold
 replication         keeps settlements until the store's replicas have them
 spool               keeps on disk what the store could not accept
 journal             every movement of a team's credits
+missing             finds teams and keys that are named and gone
 verification        recomputes the balances from the journal
 hold_expiry         renews, restores and voids holds
 known_responses     remembers which upstream made a response

@@ -15,6 +15,7 @@
     entries:granted         granted                           sum of grants and adjustments  (if nothing was trimmed)
     entries:spent           spent                             sum of settlements             (if nothing was trimmed)
     total_usd:<key>         settled + held by that key        its counter                    (if nothing was trimmed)
+    key:<id>                a key that list, counters or journal name   its hash, which is gone
     total_tokens[:<key>]    settled + held tokens             the counter for budgets        (if nothing was trimmed)
 
 One script reads the balances at one moment. Then the journal is read up to that moment, while traffic continues.
@@ -132,7 +133,17 @@ async def verify(store: Store, team_id: str) -> Verification:
     differences = [*books.wrong, *totals.differences, *_compare(books, totals)]
     if complete:
         differences += _compare_whole(books, totals)
+    differences += await _missing_keys(store, team_id, _keys(books.state) | set(totals.spent))
     return Verification(team_id, totals.entries, complete, tuple(differences))
+
+
+async def _missing_keys(store: Store, team_id: str, named: set[str]) -> list[Difference]:
+    """Keys that the counters, the journal or the team's list name, and that are gone."""
+    names = TeamKeys(team_id)
+    listed = (await gather([store.run("ZRANGE", names.keys, "0", "-1")]))[0]
+    key_ids = sorted({raw.decode() for raw in listed} | {key_id for key_id in named if key_id})
+    there = await gather([store.run("EXISTS", names.key(key_id)) for key_id in key_ids])
+    return [Difference(f"key:{key_id}", 1, 0) for key_id, exists in zip(key_ids, there, strict=True) if not exists]
 
 
 def _compare(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:

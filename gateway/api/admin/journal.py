@@ -12,6 +12,7 @@ from gateway.api.admin.query_parameters import After, Limit, Since, Until, momen
 from gateway.api.admin.serialization import entry_json, page_json, verification_json
 from gateway.api.dependencies import services_of
 from gateway.ledger.journal import Journal, check_cursor
+from gateway.ledger.missing import find_missing
 from gateway.ledger.verification import verify
 
 router = APIRouter(route_class=GuardedRoute)
@@ -52,11 +53,13 @@ async def verify_ledger(
 ) -> dict[str, Any]:
     """Recomputes balances from the journal, for one team or page by page for all.
 
-    `ok` is true if all of this page agree.
+    `ok` is true if all of this page agree. The first page of all teams names those that are gone, too.
     """
     services = services_of(request)
     accounts = services.accounts
     page = await accounts.teams(limit, after) if team is None else Page((await accounts.team(team),), None)
-    found = [(owner, await verify(services.store, owner.id)) for owner in page.data]
-    data = [verification_json(owner, verification) for owner, verification in found]
+    found = [(owner.name, await verify(services.store, owner.id)) for owner in page.data]
+    if team is None and after is None:
+        found += await find_missing(services.store)
+    data = [verification_json(name, verification) for name, verification in found]
     return {**page_json(data, page), "ok": all(verification.ok for _, verification in found)}

@@ -121,12 +121,12 @@ def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) 
     return shape | (_of_entry(found.entry) | {"entry": entry_json(found.entry)} if found.entry else {})
 
 
-def verification_json(team: Team, verification: Verification) -> dict[str, Any]:
+def verification_json(team_name: str, verification: Verification) -> dict[str, Any]:
     """Whether a team's ledger is consistent. Each difference has a name, and is in nano-USD or a count."""
     return {
         "object": "verification",
-        "team_id": team.id,
-        "team_name": team.name,
+        "team_id": verification.team_id,
+        "team_name": team_name,
         "ok": verification.ok,
         "entries": verification.entries,
         "complete": verification.complete,

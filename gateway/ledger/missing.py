@@ -1,0 +1,89 @@
+"""Teams and keys that something still names, and that are gone: evicted, or deleted by hand.
+
+    what names a team                            what must be there      difference, expected 1, found 0
+    gw:teams, gw:team-names, gw:key-teams        the team's hash         team
+    the team's hash, gw:team-names               its place in gw:teams   listed
+    gw:key-teams                                 the key's hash          key:<id>, where the team's own list lacks it, too
+
+Keys that the team's own list, its counters or its journal name are `verification`'s.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from gateway.ledger.verification import Difference, Verification
+from gateway.store.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys
+from gateway.store.replies import gather
+from gateway.store.store import Store
+
+_BATCH_SIZE: Final = 500
+
+
+class Missing(NamedTuple):
+    """A team of which something is gone. `name` is "" where nothing tells it."""
+
+    name: str
+    verification: Verification
+
+
+async def find_missing(store: Store) -> list[Missing]:
+    """Looks through all teams. Raises GatewayError `store_unavailable`."""
+    names = {team_id: name for name, team_id in (await _hash(store, TEAM_NAMES)).items()}
+    keys: defaultdict[str, list[str]] = defaultdict(list)
+    for key_id, team_id in (await _hash(store, KEY_TEAMS)).items():
+        keys[team_id].append(key_id)
+    listed = {raw.decode() for raw in (await gather([store.run("ZRANGE", TEAMS, "0", "-1")]))[0]}
+    named = sorted(listed | set(names) | set(keys))
+    there = await _exist(store, [TeamKeys(team_id).team for team_id in named])
+    found = []
+    for team_id, exists in zip(named, there, strict=True):
+        differences = []
+        if not exists:
+            differences.append(Difference("team", 1, 0))
+        elif team_id not in listed:
+            differences.append(Difference("listed", 1, 0))
+        differences += [Difference(f"key:{key_id}", 1, 0) for key_id in await _lost(store, team_id, keys[team_id])]
+        if differences:
+            found.append(
+                Missing(
+                    names.get(team_id, ""), Verification(team_id, 0, complete=False, differences=tuple(differences))
+                )
+            )
+    return found
+
+
+async def _lost(store: Store, team_id: str, key_ids: Sequence[str]) -> list[str]:
+    """Of a team's keys, those that neither have a hash nor stand in its list."""
+    if not key_ids:
+        return []
+    names = TeamKeys(team_id)
+    there = await _exist(store, [names.key(key_id) for key_id in key_ids])
+    gone = [key_id for key_id, exists in zip(key_ids, there, strict=True) if not exists]
+    places = await gather([store.run("ZSCORE", names.keys, key_id) for key_id in gone])
+    return [key_id for key_id, place in zip(gone, places, strict=True) if place is None]
+
+
+async def _exist(store: Store, names: Sequence[str]) -> list[bool]:
+    found: list[bool] = []
+    for at in range(0, len(names), _BATCH_SIZE):
+        found += [reply == 1 for reply in await gather([store.run("EXISTS", n) for n in names[at : at + _BATCH_SIZE]])]
+    return found
+
+
+async def _hash(store: Store, name: str) -> dict[str, str]:
+    """All of a large hash, a page at a time."""
+    found: dict[str, str] = {}
+    cursor: Any = b"0"
+    while True:
+        cursor, flat = (await gather([store.run("HSCAN", name, cursor, "COUNT", str(_BATCH_SIZE))]))[0]
+        found |= _pairs(flat)
+        if int(cursor) == 0:
+            return found
+
+
+def _pairs(flat: Iterable[bytes]) -> dict[str, str]:
+    words = [raw.decode() for raw in flat]
+    return dict(zip(words[::2], words[1::2], strict=True))
