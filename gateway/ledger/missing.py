@@ -3,7 +3,7 @@
     what names a team                            what must be there      difference, expected 1, found 0
     gw:teams, gw:team-names, gw:key-teams        the team's hash         team
     the team's hash, gw:team-names               its place in gw:teams   listed
-    gw:key-teams                                 the key's hash          key:<id>, where the team's own list lacks it, too
+    gw:key-teams                                 the key's hash          key:<id>, if the team's list lacks it, too
 
 Keys that the team's own list, its counters or its journal name are `verification`'s.
 """
