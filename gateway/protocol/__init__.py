@@ -4,7 +4,8 @@ operations           the table of operations under /v1
 dialects             what one kind of call looks like: requests, answers, streams, errors
 request_body         the fields of a request that the gateway reads
 request_facts        the fields of a request that bear on its price
-multipart            forms with files
+multipart            where the parts of a form with files stand
+form_body            the fields of a form that the gateway reads
 audio_length         how long an audio file plays
 attachments          inline files in a body
 token_estimates      an upper bound of a request's input tokens

@@ -31,7 +31,8 @@ _MP3_RATES: Final = MappingProxyType(
 )
 _MP3_SAMPLES: Final = MappingProxyType({3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)})
 _MP3_SYNC: Final = re.compile(rb"\xff[\xe2-\xff]")
-_MOST_FRAMES: Final = 200_000
+_PLACES: Final = 16
+_FRAMES_AT_A_PLACE: Final = 64
 _WEBM_DURATION: Final = b"\x44\x89"
 _WEBM_SCALE: Final = b"\x2a\xd7\xb1"
 _HEAD_BYTES: Final = 64 * 1024
@@ -128,27 +129,28 @@ def _webm(data: Body) -> float | None:
 
 
 def _mp3(data: Body) -> float | None:
-    """Adds up consecutive frames. What is left counts at the rate of the frames before it."""
+    """Divides the bytes by those of a second. Frames at several places tell, since the rate may vary."""
     at = 0
     if bytes(data[:3]) == b"ID3":
-        size = data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9]
-        at = 10 + size
+        at = 10 + (data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9])
     start = _MP3_SYNC.search(data, at, min(len(data), at + _HEAD_BYTES))
     if start is None:
         return None
-    at = begin = start.start()
-    seconds, frames = 0.0, 0
-    while at + 4 <= len(data) and frames < _MOST_FRAMES:
-        frame = _mp3_frame(data, at)
-        if frame is None:
-            break
-        length, lasts = frame
-        at += length
-        seconds += lasts
-        frames += 1
-    if frames < 2:  # noqa: PLR2004 - a single sync word may be a coincidence
-        return None
-    return seconds * (len(data) - begin) / (at - begin) if frames == _MOST_FRAMES else seconds
+    begin = start.start()
+    size, seconds, frames = 0, 0.0, 0
+    for place in range(_PLACES):
+        sync = _MP3_SYNC.search(data, begin + (len(data) - begin) * place // _PLACES)
+        at = len(data) if sync is None else sync.start()
+        for _ in range(_FRAMES_AT_A_PLACE):
+            frame = _mp3_frame(data, at) if at + 4 <= len(data) else None
+            if frame is None:
+                break
+            at += frame[0]
+            size += frame[0]
+            seconds += frame[1]
+            frames += 1
+    # One sync word may be chance.
+    return seconds * (len(data) - begin) / size if frames > 1 else None
 
 
 def _mp3_frame(data: Body, at: int) -> tuple[int, float] | None:

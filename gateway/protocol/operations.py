@@ -13,6 +13,12 @@
 | completions            | POST /v1/completions               | the model's route     | its usage, else an estimate   |
 | embeddings             | POST /v1/embeddings                | the model's route     | its usage, else an estimate   |
 | messages               | POST /v1/messages                  | the model's route     | its usage, else an estimate   |
+| images.generations     | POST /v1/images/generations        | the model's route     | its usage, else its pictures  |
+| images.edits           | POST /v1/images/edits              | the model's route     | its usage, else its pictures  |
+| images.variations      | POST /v1/images/variations         | the model's route     | its usage, else its pictures  |
+| audio.speech           | POST /v1/audio/speech              | the model's route     | its characters or tokens      |
+| audio.transcriptions   | POST /v1/audio/transcriptions      | the model's route     | its usage, else its seconds   |
+| audio.translations     | POST /v1/audio/translations        | the model's route     | its usage, else its seconds   |
 | moderations            | POST /v1/moderations               | the model's route     | by the request                |
 | rerank                 | POST /v1/rerank                    | the model's route     | its usage, else an estimate   |
 
@@ -28,9 +34,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
+from gateway.protocol.dialects.audio import SPEECH, TRANSCRIPTION
 from gateway.protocol.dialects.chat import CHAT, COMPLETIONS
 from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.dialects.embeddings import EMBEDDINGS
+from gateway.protocol.dialects.images import IMAGES
 from gateway.protocol.dialects.messages import MESSAGES
 from gateway.protocol.dialects.moderations import MODERATIONS
 from gateway.protocol.dialects.rerank import RERANK
@@ -110,6 +118,12 @@ OPERATIONS: Final = (
     _call("completions", COMPLETIONS, kind="text_completion"),
     _call("embeddings", EMBEDDINGS, kind="embeddings"),
     _call("messages", MESSAGES, kind="chat"),
+    _call("images.generations", IMAGES),
+    _call("images.edits", IMAGES),
+    _call("images.variations", IMAGES),
+    _call("audio.speech", SPEECH),
+    _call("audio.transcriptions", TRANSCRIPTION),
+    _call("audio.translations", TRANSCRIPTION),
     _call("moderations", MODERATIONS),
     _call("rerank", RERANK),
 )

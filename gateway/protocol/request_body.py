@@ -22,6 +22,7 @@ import orjson
 from gateway.errors import GatewayError
 from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
+from gateway.protocol.multipart import Form, with_text
 from gateway.protocol.request_facts import read_facts
 from gateway.protocol.token_estimates import _estimate
 from gateway.protocol.usage_reader import NO_FACTS, RequestFacts
@@ -50,7 +51,7 @@ class RequestBody(NamedTuple):
 
     `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
     `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `names_model`: `model` is its
-    own, and not the one that the API documents for a body without.
+    own, and not the one that the API documents for a body without. `form`: its parts, where it is a form with files.
     """
 
     body: Body
@@ -64,6 +65,7 @@ class RequestBody(NamedTuple):
     bounds: Bounds = Bounds()
     usage_unasked: bool = False
     names_model: bool = True
+    form: Form | None = None
 
 
 def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = False) -> RequestBody:
@@ -72,7 +74,7 @@ def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = Fals
     fields, text = _parse_large(body, attachments) if len(body) > _LARGE_BYTES else (_parse_object(body), body)
     _refuse_other_spellings(text, fields, form)
     get = fields.get
-    model = _model(get("model"), form)
+    model = model_of(get("model"), form)
     value = get("input") if needs_input else ""
     if value is None:
         raise GatewayError("missing_field", "The field 'input' is required.", param="input")
@@ -91,14 +93,14 @@ def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = Fals
         None if previous is None else _text(previous, "previous_response_id"),
         _estimate(body, attachments, text, form.image) if input_tokens is None else input_tokens,
         store,
-        _with_bounds(read_facts(fields), bounds),
+        with_bounds(read_facts(fields), bounds),
         bounds,
         stream and form.asks_usage and not _asks_usage(get("stream_options")),
         get("model") is not None,
     )
 
 
-def _with_bounds(facts: RequestFacts, bounds: Bounds) -> RequestFacts:
+def with_bounds(facts: RequestFacts, bounds: Bounds) -> RequestFacts:
     """Adds what an answer may be priced by and may not say."""
     images, units = bounds.images, bounds.units
     if images is not None:
@@ -108,7 +110,8 @@ def _with_bounds(facts: RequestFacts, bounds: Bounds) -> RequestFacts:
     return facts
 
 
-def _model(model: object, form: RequestForm) -> str:
+def model_of(model: object, form: RequestForm) -> str:
+    """The model of a body's field. Raises GatewayError."""
     if model is None:
         model = form.default_model or None
     if model is None:
@@ -127,6 +130,8 @@ def _asks_usage(options: object) -> bool:
 
 def with_model(request: RequestBody, model: str) -> bytes:
     """The body with `model` in place of the caller's; all other bytes as they came."""
+    if request.form is not None:
+        return with_text(request.form, "model", model)
     return _with_member(request.body, b"model", orjson.dumps(model))
 
 

@@ -7,6 +7,7 @@ refusals    which of several refusals the client is told
 relay       step 6: passes the answer on to the client
 upstream_answer  which headers of an upstream's answer go on, what its body is
 answer_usage  what an answer used, reported or in part estimated
+media       passes on answers that are neither JSON nor events
 preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it

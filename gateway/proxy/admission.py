@@ -25,7 +25,9 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.dialects.dialect import NO_IMAGES
+from gateway.protocol.dialects.dialect import NO_IMAGES, Dialect
+from gateway.protocol.form_body import read_form_request
+from gateway.protocol.multipart import is_form
 from gateway.protocol.operations import Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
@@ -170,7 +172,7 @@ async def admit(
 async def _read(
     limits: RequestLimits, responses: KnownResponses, target: Target, client: Client, record: RequestRecord, key: ApiKey
 ) -> RequestBody:
-    _refuse_media(client)
+    is_a_form = _read_media(client, target.operation.dialect)
     length = client.body_length(limits.max_body_bytes)
     if length is None or length > UNCHECKED_BODY_BYTES:
         await responses.check(key)
@@ -178,6 +180,8 @@ async def _read(
     record.bytes_in = len(body)
     record.received = time.perf_counter()
     operation = target.operation
+    if is_a_form:
+        return read_form_request(body, client.fields[b"content-type"], operation.dialect.request)
     return read_request_body(body, operation.dialect.request, needs_input=operation.needs_input)
 
 
@@ -255,12 +259,18 @@ def _refuse_upgrade(client: Client) -> None:
         raise GatewayError("upgrade_unsupported", "This gateway speaks HTTP/1.1: send the request without 'Upgrade'.")
 
 
-def _refuse_media(client: Client) -> None:
+def _read_media(client: Client, dialect: Dialect) -> bool:
+    """Whether the body is a form with files; JSON if not. Raises GatewayError `unsupported_media_type`."""
     kind = client.fields.get(b"content-type")
-    if kind is not None and kind.partition(b";")[0].strip().lower() != b"application/json":
-        raise GatewayError("unsupported_media_type", "Send the request as JSON: 'Content-Type: application/json'.")
+    is_a_form = kind is not None and dialect.multipart and is_form(kind)
+    if kind is not None and not is_a_form and kind.partition(b";")[0].strip().lower() != b"application/json":
+        or_form = ", or as a form: 'Content-Type: multipart/form-data'" if dialect.multipart else ""
+        raise GatewayError(
+            "unsupported_media_type", f"Send the request as JSON: 'Content-Type: application/json'{or_form}."
+        )
     encoding, coding = client.fields.get(b"content-encoding"), client.fields.get(b"transfer-encoding")
     if coding is not None and coding.strip().lower() != b"chunked":
         raise GatewayError("unsupported_media_type", "Send the body without a Transfer-Encoding other than chunked.")
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise GatewayError("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
+    return is_a_form

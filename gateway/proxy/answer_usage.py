@@ -16,9 +16,13 @@ def reported_usage(admitted: Admitted, reported: Json | None, answer: Json) -> U
     """The usage of an answer; None where nothing sound was reported. `answer`: what of it bears on its price."""
     if reported is None:
         return None
-    facts, conditions = admitted.request.facts, admitted.route.price.conditions
-    facts = facts._replace(conditions=conditions) if conditions else facts
-    return read_usage(admitted.target.operation.dialect.name, reported, answer, facts)
+    facts, price = admitted.request.facts, admitted.route.price
+    facts = facts._replace(conditions=price.conditions) if price.conditions else facts
+    usage = read_usage(admitted.target.operation.dialect.name, reported, answer, facts)
+    counts_pictures = usage is not None and usage.quantities is not None and usage.quantities.images
+    if counts_pictures and not reported and not price.per_image:
+        return None  # priced by tokens, of which nothing is reported
+    return usage
 
 
 def lacks_output(usage: Usage) -> bool:

@@ -97,7 +97,7 @@ class Search:
         self._rank: Rank | None = None
         self._snapshot = snapshot
         self._admitted = admitted
-        self._headers = _upstream_headers(client, admitted.target.operation.dialect.headers, record)
+        self._headers = _upstream_headers(client, admitted, record)
         self._record = record
         self._down: set[str] = set()  # upstreams for which another key would change nothing
         self._asked: set[UpstreamKey] = set()
@@ -275,9 +275,10 @@ def _soonest_ms(snapshot: ConfigSnapshot, route: Route, now_s: float) -> int:
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 
 
-def _upstream_headers(client: Client, of_dialect: frozenset[bytes], record: RequestRecord) -> Headers:
+def _upstream_headers(client: Client, admitted: Admitted, record: RequestRecord) -> Headers:
+    is_a_form, of_dialect = admitted.request.form is not None, admitted.target.operation.dialect.headers
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", client.fields[b"content-type"] if is_a_form else b"application/json"),
         (b"accept-encoding", b"identity"),
         (b"x-request-id", record.request_id.encode()),
     ]

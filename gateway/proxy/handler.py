@@ -290,7 +290,10 @@ class RequestHandler:
         if client.status is None:
             await self.refuse(admitted.target.operation, client, record, error)
         else:
-            words = await relay.shown(relay.closing_events(error))
+            closing = relay.closing_events(error)
+            if closing is None:
+                return  # the server closes the connection of an answer that has no end
+            words = await relay.shown(closing)
             record.code = error.code if words else None
             await client.end(words)
 

@@ -40,20 +40,26 @@ from gateway.proxy.answer_usage import lacks_output, partial_usage, reported_usa
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.kept_answer import KeptAnswer
+from gateway.proxy.media import pass_media
 from gateway.proxy.preamble import Preamble
 from gateway.proxy.refusals import account_status
-from gateway.proxy.upstream_answer import client_headers, content_type, is_refusal, read_body, refuse_encoded
+from gateway.proxy.upstream_answer import (
+    client_headers,
+    content_type,
+    is_refusal,
+    read_body,
+    refuse_encoded,
+    status_of_error,
+)
 from gateway.types import Headers
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
 _USAGE_OPTION: Final = (b"stream_options", b"include_usage")
 """Words by which a refusal names what the gateway has added to ask for a stream's usage."""
-
 _OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
     {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
 )
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
-_BAD_GATEWAY: Final = 502
 _BYTES_PER_TOKEN: Final = 4
 
 
@@ -102,6 +108,8 @@ class Relay:
         kind = content_type(opened.answer.headers)
         if kind == b"text/event-stream" and self._admitted.request.stream and self._dialect.stream is not None:
             await self._pass_stream(opened, self._dialect.stream)
+        elif kind.startswith(self._dialect.media):
+            await self._pass_media(opened)
         else:
             await self._pass_whole(opened, kind)
 
@@ -244,6 +252,12 @@ class Relay:
         rest = observer.finish(clean=False)
         await self._client.end(await self.shown(rest + observer.form.close_capped(observer, self._origin())))
 
+    async def _pass_media(self, opened: Opened) -> None:
+        self._confirm(opened)
+        self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+        await pass_media(opened, self._client, self._head(opened, []))
+        self.outcome = Outcome.COMPLETED
+
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no answer must not look like one."""
         body = opened.read or await read_body(opened, answered=self._answered)
@@ -261,7 +275,7 @@ class Relay:
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
         status, length = opened.answer.status, [(b"content-length", b"%d" % len(body))]
         if facts.error is not None:
-            status = self._refused_status(opened, facts.error, body)
+            status = status_of_error(opened, self._dialect, facts.error, body)
             self.outcome = Outcome.UPSTREAM_REFUSED
         else:
             self._take_answer(facts, fields, len(body))
@@ -280,16 +294,6 @@ class Relay:
         self._answer_bytes = length
         self._record.response_id = facts.response_id
         self.outcome = _OUTCOMES[facts.ended]
-
-    def _refused_status(self, opened: Opened, error: Json, body: bytes) -> int:
-        """The status of an error under a 2xx, for the client. Raises NotAnAnswer where others may be asked."""
-        status = self._dialect.error_status(error)
-        if not opened.is_last:
-            raise NotAnAnswer(opened, status or _BAD_GATEWAY, body)
-        if status is None or status in ACCOUNT_REFUSED:
-            self._record.detail = "2xx with application/json: not a response"
-            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
-        return status
 
     async def _pass_refusal(self, opened: Opened) -> None:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
@@ -330,11 +334,11 @@ class Relay:
             self._unconfirmed.upstream.health.released(self._admitted.route.upstream_model)
             self._unconfirmed = None
 
-    def closing_events(self, error: GatewayError) -> bytes:
-        """What ends a stream that the upstream did not end."""
+    def closing_events(self, error: GatewayError) -> bytes | None:
+        """What ends a stream that the upstream did not end; None: nothing can, its connection breaks off."""
         observer = self._observer
         if observer is None:
-            return b""
+            return None
         rest = observer.finish(clean=False)
         return rest + observer.form.close_broken(observer, error, self._origin())
 

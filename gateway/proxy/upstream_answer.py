@@ -6,12 +6,15 @@ from typing import Final
 
 from gateway.billing.lifecycle import Outcome
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.dialects.dialect import Dialect, Json
 from gateway.protocol.lenient_json import is_json
 from gateway.proxy.admission import Admitted, Opened
-from gateway.proxy.failover import InvalidAnswer, fault_error
+from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, fault_error
 from gateway.types import Headers
 from gateway.upstream.transport import UpstreamFault
+from gateway.upstream.upstream import ACCOUNT_REFUSED
 
+_BAD_GATEWAY: Final = 502
 PASSED_ON: Final = frozenset(
     {
         b"content-type",
@@ -88,3 +91,16 @@ def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, ex
     if admitted.admission.unchecked:
         headers.append((b"x-gateway-unchecked", b"store_unavailable"))
     return headers + record.debug_headers()
+
+
+def status_of_error(opened: Opened, dialect: Dialect, error: Json, body: bytes) -> int:
+    """The status with which an error under a 2xx goes to the client.
+
+    Raises NotAnAnswer where others may be asked, InvalidAnswer where the error does not say what it is.
+    """
+    status = dialect.error_status(error)
+    if not opened.is_last:
+        raise NotAnAnswer(opened, status or _BAD_GATEWAY, body)
+    if status is None or status in ACCOUNT_REFUSED:
+        raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
+    return status

@@ -16,12 +16,13 @@ import pytest
 from gateway.protocol.operations import find
 from gateway.protocol.sse_framing import split_events
 from tests.dialects.conftest import Stages
+from tests.support.forms import form, wav
 from tests.support.scripted_upstream import Step, answer, request, send
 from tests.support.waiting import wait_until
 
 ANSWERS = Path(__file__).parent.parent / "data" / "dialects"
 INDEX: dict[str, dict[str, Any]] = json.loads((ANSWERS / "index.json").read_text())
-SERVED = [name for name, entry in INDEX.items() if find("POST", entry["path"]) and "multipart" not in entry["request"]]
+SERVED = [name for name, entry in INDEX.items() if find("POST", entry["path"])]
 RATES = {
     "input": "1.00",
     "cached_input": "0.10",
@@ -69,12 +70,25 @@ def served(name: str) -> Step:
     return send(b"HTTP/1.1 200 OK\r\n" + kind + b"transfer-encoding: chunked\r\n\r\n", *framed, b"0\r\n\r\n")
 
 
+def asked(name: str) -> dict[str, Any]:
+    """The request of an entry, for `Scenario.ask`."""
+    entry = INDEX[name]
+    fields = entry["request"].get("multipart")
+    if fields is None:
+        return {"body": json.dumps(entry["request"]).encode(), "path": entry["path"]}
+    body, kind = form(
+        [(name, value.encode()) for name, value in fields.items() if name != "file"],
+        [("file", "speech.wav", wav(2))],
+    )
+    return {"body": body, "path": entry["path"], "content_type": kind}
+
+
 @pytest.mark.parametrize("name", [name for name in SERVED if "client_sees" in INDEX[name]])
 async def test_an_answer_reaches_the_client_and_the_books_as_it_is(name: str, stages: Stages) -> None:
     entry = INDEX[name]
     body = (ANSWERS / entry["file"]).read_bytes()
     async with stages([request(), served(name)], prices={"*": RATES}) as scenario:
-        client = await scenario.ask(json.dumps(entry["request"]).encode(), path=entry["path"])
+        client = await scenario.ask(**asked(name))
         await client.read_all()
         assert client.status == 200
         sees = entry["client_sees"]
@@ -105,7 +119,7 @@ async def test_an_answer_reaches_the_client_and_the_books_as_it_is(name: str, st
 async def test_an_overloaded_provider_is_a_refusal_before_its_first_event(stages: Stages) -> None:
     name = "messages-overloaded-first"
     async with stages([request(), served(name)]) as scenario:
-        client = await scenario.ask(json.dumps(INDEX[name]["request"]).encode(), path="/v1/messages")
+        client = await scenario.ask(**asked(name))
         await client.read_all()
         assert client.body == (ANSWERS / INDEX[name]["file"]).read_bytes()
         line = await scenario.ended(outcome="upstream_refused")

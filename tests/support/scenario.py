@@ -207,14 +207,15 @@ class Scenario:
         *,
         headers: str = "",
         path: str = "/v1/responses",
-        authorization: str | None = None,
+        authorization: str = "",
+        content_type: str = "application/json",
         **fields: Any,
     ) -> RawClient:
         """Sends one request on a connection of its own."""
         self.last_body = body_of(**fields) if body is None else body
         client = await self.connect()
         head = (
-            f"POST {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: {content_type}\r\n"
             f"{authorization or self.authorization}{headers}content-length: {len(self.last_body)}\r\n\r\n"
         )
         await client.send(head.encode() + self.last_body)

@@ -210,6 +210,7 @@ class RequestForm:
     fields; raises GatewayError `invalid_field`. `streams`: whether they ask for a stream.
     `has_output`: it puts tokens out, so that where it does not say how many, a default is held.
     `image`: the type of a part that is an image. `asks_usage`: its streams report usage where they are asked to.
+    `hears`: the length of an uploaded file of sound bears on its price.
     `default_model`: what the API documents for a body without a model; "": it must name one.
     `name`: made of `fields`; finds each of them, quoted.
     """
@@ -220,6 +221,7 @@ class RequestForm:
     has_output: bool = True
     image: bytes = b""
     asks_usage: bool = False
+    hears: bool = False
     default_model: str = ""
     name: re.Pattern[bytes] = field(init=False)
 

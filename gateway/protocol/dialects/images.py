@@ -59,16 +59,18 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
         facts.usage = member(body, "usage") or facts.usage
         note_facts(facts, body)
         facts.finished.add(len(facts.finished))
+        facts.answer["data"] = [None] * len(facts.finished)
+        facts.usage = facts.usage or {}
         facts.may_end = True
         if len(facts.finished) >= facts.expected:
             facts.end("completed", kind)
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Reads pictures."""
+    """Pictures. Where tokens are not reported, their number is: the usage is empty, not unknown."""
     error = error_in(body)
     return AnswerFacts(
-        member(body, "usage"), "failed" if error is not None else "completed", text(body.get("id")), error=error
+        member(body, "usage") or {}, "failed" if error is not None else "completed", text(body.get("id")), error=error
     )
 
 

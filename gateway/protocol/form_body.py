@@ -1,0 +1,66 @@
+"""Step 2 for a form with files: the same few fields as of a JSON body, whatever order its parts have.
+
+    read_form_request(body, content_type, form) -> RequestBody    or GatewayError
+
+A form has texts alone: numbers and flags are read from theirs. Files count by what they are: an image as an image,
+sound by its seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.protocol.audio_length import seconds_of
+from gateway.protocol.dialects.dialect import RequestForm
+from gateway.protocol.multipart import boundary_of, read_form
+from gateway.protocol.request_body import RequestBody, model_of, with_bounds
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS
+from gateway.protocol.usage_reader import NO_FACTS
+from gateway.types import Body
+
+_FLAGS: Final[Mapping[str, bool]] = MappingProxyType({"true": True, "false": False, "True": True, "False": False})
+_NUMBERS: Final = frozenset({"n", "partial_images"})
+_MOST_DIGITS: Final = 9
+_SOUND: Final = "file"
+_IMAGES: Final = ("image", "mask")
+
+
+def read_form_request(body: Body, content_type: bytes, form: RequestForm) -> RequestBody:
+    """Reads a form. Raises GatewayError for what cannot be read in one way, and for what it lacks."""
+    parts = read_form(body, boundary_of(content_type), form.fields)
+    fields: dict[str, Any] = {name: _value(name, text) for name, text in parts.texts.items()}
+    sound = next((part for part in parts.files if part.name == _SOUND), None)
+    if sound is not None and form.hears:
+        with memoryview(body) as view:
+            fields["file_seconds"] = seconds_of(bytes(view[sound.start : sound.end]))
+    bounds, stream = form.bounds(fields), form.streams(fields)
+    images = sum(part.name.startswith(_IMAGES) for part in parts.files)
+    texts = -(-parts.text_bytes // BYTES_PER_TOKEN)
+    most = bounds.output_tokens
+    return RequestBody(
+        body,
+        model_of(fields.get("model"), form),
+        stream,
+        None if most is None else most * bounds.runs + bounds.more_output_tokens,
+        None,
+        texts + images * IMAGE_TOKENS + (bounds.input_tokens or 0),
+        facts=with_bounds(NO_FACTS, bounds),
+        bounds=bounds,
+        names_model="model" in fields,
+        form=parts,
+    )
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _NUMBERS:
+        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+            raise GatewayError("invalid_field", f"{name!r} must be a whole number.", param=name)
+        return int(text)
+    if name == "stream":
+        if text not in _FLAGS:
+            raise GatewayError("invalid_field", "'stream' must be true or false.", param="stream")
+        return _FLAGS[text]
+    return text
