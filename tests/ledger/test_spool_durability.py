@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from gateway.ledger.spool import Spool
-from gateway.store.errors import StoreError
 from tests.support.ledgers import DAY_S
 
 ROOM = 100_000
@@ -55,7 +54,7 @@ async def test_a_refused_line_that_cannot_be_put_aside_stays_in_the_spool(tmp_pa
     file.with_suffix(".refused").mkdir()  # in the way
 
     async def refuse(_script: str, _keys: list[str], _args: list[str]) -> None:
-        raise StoreError("ERR no")
+        raise LookupError("no version knows this script")
 
     before = file.read_bytes()
     await spool.replay(refuse)
