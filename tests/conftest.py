@@ -35,6 +35,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a request may cost is counted first, while no other test's servers are in the process."""
+    items.sort(key=lambda item: "speed" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def store() -> Iterator[Server]:
     with valkey_server() as server:
