@@ -1,6 +1,7 @@
-"""/v1/conversations: lists of items that the gateway keeps for a team. They cost nothing and count against no limit.
+"""/v1/conversations: lists of items that the gateway stores for a team.
 
-Without a route whose state the gateway keeps, these paths do not exist here.
+These calls cost nothing and count against no limit. If the gateway keeps no state for any route, these paths do not
+exist.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_METADATA_PAIRS: Final = 16
 
 
 def conversations_of(request: Request) -> Conversations:
-    """The store of conversations. Raises GatewayError `unknown_url` where the gateway keeps none."""
+    """Returns the store of conversations. Raises GatewayError `unknown_url` if the gateway stores none."""
     handler = services_of(request).handler
     if handler.turns is None or not handler.snapshot.keeps_state:
         raise GatewayError("unknown_url", 'This gateway keeps no conversations: no route has state = "gateway".')
@@ -35,7 +36,7 @@ Kept = Annotated[Conversations, Depends(conversations_of)]
 
 @router.post("")
 async def create(request: Request, caller: Known, kept: Kept) -> dict[str, Any]:
-    """A new conversation, with the items that it begins with."""
+    """Creates a conversation with its first items."""
     fields = await _body(request)
     items = as_items(fields.get("items"))
     return (await kept.create(caller.team.id, _metadata(fields), items)).resource()
@@ -43,27 +44,30 @@ async def create(request: Request, caller: Known, kept: Kept) -> dict[str, Any]:
 
 @router.get("/{conversation_id}")
 async def retrieve(conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
-    """One conversation, without its items."""
+    """Returns one conversation, without its items."""
     return (await kept.read(caller.team.id, conversation_id)).resource()
 
 
 @router.post("/{conversation_id}")
 async def update(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
-    """Its metadata, and nothing else."""
+    """Replaces the metadata of a conversation and changes nothing else."""
     fields = await _body(request)
     return (await kept.update(caller.team.id, conversation_id, _metadata(fields))).resource()
 
 
 @router.delete("/{conversation_id}")
 async def delete(conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
-    """It is gone, with its items; the responses that were made in it stay."""
+    """Deletes a conversation and its items. The responses that were made in it stay."""
     await kept.delete(caller.team.id, conversation_id)
     return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
 
 @router.post("/{conversation_id}/items")
 async def add_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
-    """Appends items, together; more than the documented 20 are taken, since agents send a whole turn in one call."""
+    """Appends all given items in one step.
+
+    OpenAI documents a limit of 20 items per call. The gateway takes more, because agents send a whole turn in one call.
+    """
     fields = await _body(request)
     items = as_items(fields.get("items"))
     await kept.read(caller.team.id, conversation_id)
@@ -79,14 +83,14 @@ async def add_items(request: Request, conversation_id: str, caller: Known, kept:
 
 @router.get("/{conversation_id}/items")
 async def list_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
-    """A page of its items, the newest first unless `order=asc`."""
+    """Returns a page of the items, the newest first unless `order=asc`."""
     found = await kept.read(caller.team.id, conversation_id)
     return page(found.items, request.scope["query_string"])
 
 
 @router.get("/{conversation_id}/items/{item_id}")
 async def retrieve_item(conversation_id: str, item_id: str, caller: Known, kept: Kept) -> Item:
-    """One item."""
+    """Returns one item."""
     found = await kept.read(caller.team.id, conversation_id)
     for item in found.items:
         if item["id"] == item_id:
@@ -96,7 +100,7 @@ async def retrieve_item(conversation_id: str, item_id: str, caller: Known, kept:
 
 @router.delete("/{conversation_id}/items/{item_id}")
 async def delete_item(conversation_id: str, item_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
-    """Takes an item out; the answer is the conversation, as OpenAI's clients read it."""
+    """Removes an item and returns the conversation, which OpenAI's clients expect."""
     found = await kept.read(caller.team.id, conversation_id)
     if not await kept.remove(caller.team.id, conversation_id, item_id):
         raise _no_item(item_id)

@@ -67,5 +67,5 @@ class Outcome(StrEnum):
     SHUT_DOWN = "shut_down"  # the gateway had to stop
     CAPPED = "capped"  # the stream was cut at the hold, because the route or the key demands it
     INTERNAL_ERROR = "internal_error"
-    SERVED = "served"  # by the gateway, from what it keeps
+    SERVED = "served"  # answered by the gateway from its own stored responses
     DRY_RUN = "dry_run"  # decided, but not run

@@ -101,7 +101,7 @@ class LedgerSettings(Section):
 
 
 class StateSettings(Section):
-    """[state]: the responses and conversations that the gateway keeps, for routes with `state = "gateway"`."""
+    """[state]: how the gateway stores responses and conversations, for routes with `state = "gateway"`."""
 
     ttl_s: Retention = 30 * 86_400
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)

@@ -1,7 +1,7 @@
-"""Changes members of a JSON object and leaves every other byte as it was. Pure; linear, and without recursion.
+"""Changes members of a JSON object and leaves every other byte as it was. Pure; linear time, no recursion.
 
-members(text, start)            the members of the object that starts at `start`: names and where the values stand
-replace(text, start, changes)   the text with these members' values changed, and those added that it lacks
+members(text, start)            the members of the object that starts at `start`: names and positions of the values
+replace(text, start, changes)   the text with new values for these members; members that are missing are added
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OPENING: Final = frozenset({b"{", b"["})
 
 
 class Member(NamedTuple):
-    """`start`, `end`: where the value stands in the text."""
+    """One member. `start` and `end` are the position of its value in the text."""
 
     name: str
     start: int
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
 
 def members(text: bytes, start: int = 0) -> Iterator[Member]:
-    """The members of a valid JSON object. Raises ValueError where the text is none."""
+    """Yields the members of a valid JSON object. Raises ValueError if the text is not an object."""
     at = _after_space(text, start)
     if text[at : at + 1] != b"{":
         raise ValueError("no JSON object starts here")
@@ -45,13 +45,13 @@ def members(text: bytes, start: int = 0) -> Iterator[Member]:
 
 
 def replace(text: bytes, start: int, changes: Mapping[str, bytes | None]) -> bytes:
-    """The text, with `changes` (JSON values) made in the object that starts at `start`. Raises ValueError."""
+    """Returns the text with `changes` (JSON values) made in the object that starts at `start`. Raises ValueError."""
     opening = _after_space(text, start) + 1
     found = list(members(text, start))
     kept: list[bytes] = []
     before = opening
     for member in found:
-        name = text[before : member.start]  # with the comma and the space in front of it
+        name = text[before : member.start]  # includes the comma and the spaces before the name
         value = changes.get(member.name, text[member.start : member.end])
         if value is not None:
             kept.append(name + value if kept else name.lstrip(b", \t\r\n") + value)

@@ -24,7 +24,10 @@ def parse_json(data: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """A value as JSON; what orjson refuses (lone surrogates, integers beyond 64 bits) is written in ASCII."""
+    """Serializes a value.
+
+    What orjson refuses (lone surrogates, integers beyond 64 bits) is written in ASCII instead.
+    """
     try:
         return orjson.dumps(value)
     except TypeError:

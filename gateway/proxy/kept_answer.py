@@ -1,4 +1,4 @@
-"""What a relay needs of whoever keeps the response that it passes on."""
+"""The interface through which a relay passes an answer that is being stored."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class KeptAnswer(Protocol):
-    """An answer on its way into the store: gives what the client is to be shown of it."""
+    """An answer that is being stored. Its methods return what the client is shown."""
 
     async def whole(self, body: bytes) -> bytes:
-        """A whole answer."""
+        """Returns a complete answer as the client is shown it."""
 
     async def end(self, closing: bytes) -> bytes:
-        """The end of a stream, and the gateway's own closing events, if there are any."""
+        """Returns the end of a stream, with the gateway's own closing events if there are any."""
 
     async def broken(self, closing: bytes) -> bytes:
-        """The gateway's own closing events."""
+        """Returns the gateway's own closing events, after a stream that broke off."""

@@ -1,6 +1,6 @@
-"""Step 6 where the gateway keeps the response: what the client is shown goes through its turn, and so into the store.
+"""Step 6 when the gateway keeps the response: each answer passes through its turn, which stores it.
 
-An answer is passed on event by event, since its first event may wait for an id and its last one for the store.
+An answer is passed on event by event, because its first event may wait for an id and its last one for the store.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from gateway.state.turns import Turn
 
 
 class TurnAnswer:
-    """A turn's answer as its client gets it; the record learns the id that is shown."""
+    """A turn's answer as its client is shown it. It also writes the id that is shown into the request's record."""
 
     def __init__(self, turn: Turn, record: RequestRecord) -> None:
         self._turn = turn
         self._record = record
 
     async def whole(self, body: bytes) -> bytes:
-        """A whole answer."""
+        """Returns a complete answer as the client is shown it."""
         return self._noted(await self._turn.whole(body))
 
     async def end(self, closing: bytes) -> bytes:
-        """The end of a stream: what the turn holds of it, and the gateway's own closing events, if there are any."""
+        """Returns the events that the turn still holds, then the gateway's own closing events if there are any."""
         return self._noted(await self._turn.finish(closing, clean=not closing))
 
     async def broken(self, closing: bytes) -> bytes:
-        """The gateway's own closing events."""
+        """Returns the gateway's own closing events, after a stream that broke off."""
         return self._noted(await self._turn.finish(closing, clean=False))
 
     def _noted(self, shown: bytes) -> bytes:

@@ -1,4 +1,7 @@
-"""Answers to calls about responses that the gateway keeps itself: no upstream is asked, nothing is held or charged."""
+"""Answers calls about responses that the gateway stores itself.
+
+No upstream is asked, and nothing is held or charged.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from gateway.state.turns import Turns
 
 
 async def serve_stored(turns: Turns, target: Target, client: Client, record: RequestRecord) -> LocalAnswer | None:
-    """The answer, or None where the response is not kept here. Raises GatewayError."""
+    """Returns the answer, or None if the gateway does not store the response. Raises GatewayError."""
     key = parse_authorization(client.text(b"authorization"))
     record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
     operation, response_id = target.operation.name.rpartition(".")[2], target.response_id or ""

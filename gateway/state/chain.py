@@ -1,10 +1,11 @@
-"""Earlier turns and a new input become the input that goes upstream. Pure.
+"""Resolves earlier turns and a new input into the input that goes upstream. Pure.
 
     resolve(links, new)      earlier input, earlier output, ..., new input: in this order, each once
-    check_calls(items)       every tool output answers one earlier call of its kind; no call that waits stays open
+    check_calls(items)       each tool output answers one earlier call of its kind, and no call stays open
 
-A link is one stored turn: its own input and its own output, never what it was resolved from, which would double every
-turn. A compaction item stands for all that came before it, so what is older than the latest one is left out.
+A link is one stored turn with its own input and its own output. It does not contain the input that it was resolved
+from, because that would double the size with every turn. A compaction item replaces everything before it, so whatever
+is older than the latest compaction item is left out.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Link(NamedTuple):
 
 
 def resolve(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:
-    """The whole input, from the oldest link to the new items. `links` are in order of time.
+    """Returns the whole input, from the oldest link to the new items. `links` are ordered from old to new.
 
-    Agents send a call once more beside its output, and items that they were given; what stands in the chain already is
-    not taken twice.
+    Agents often repeat a call next to its output, and items that they have received. An item that is already in the
+    chain is not added again.
     """
     earlier: list[Item] = []
     for link in links:
@@ -63,9 +64,9 @@ def _same_call(before: Item | None, item: Item) -> bool:
 
 
 def check_calls(items: Iterable[Item]) -> None:
-    """Raises GatewayError `invalid_item` (400, param `input`) that names the call_id which does not fit.
+    """Raises GatewayError `invalid_item` (400, param `input`), which names the call_id that does not match.
 
-    A call waits for the client where it has a `call_id`; calls of hosted tools have none, and do not count.
+    Only a call with a `call_id` waits for the client. Calls of hosted tools have none and are not checked.
     """
     open_calls: dict[str, str] = {}
     answered: set[str] = set()
@@ -89,8 +90,8 @@ def _answer(open_calls: dict[str, str], answered: set[str], kind: str, call_id: 
     asked = open_calls.pop(call_id, None)
     if asked is None:
         raise _refused(f"No earlier call has the call_id {call_id!r}.")
-    answers = kind.removesuffix(_OUTPUT)  # `function_call_output` answers a `function_call`
-    if asked not in (answers, answers + _CALL):  # `tool_search_output` answers a `tool_search_call`
+    answers = kind.removesuffix(_OUTPUT)  # a `function_call_output` answers a `function_call`
+    if asked not in (answers, answers + _CALL):  # a `tool_search_output` answers a `tool_search_call`
         raise _refused(f"The call {call_id!r} is a {asked}, which a {kind} does not answer.")
     answered.add(call_id)
 

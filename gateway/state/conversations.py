@@ -1,7 +1,8 @@
-"""Conversations: lists of items to which each completed turn appends its input and its output, together.
+"""Conversations: lists of items. Each completed turn appends its input and its output in one step.
 
-Each is one hash in its team's slot; every change is one script, which gives the positions, so that no two turns mix or
-take the same place. Raises GatewayError: `conversation_not_found` (404), `conversation_locked`, `store_unavailable`.
+A conversation is one hash in its team's slot. Every change is one script, which assigns the positions, so two turns
+never mix and never take the same position. Raises GatewayError: `conversation_not_found` (404), `conversation_locked`,
+`store_unavailable`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from gateway.store.store import Store
 
 CHANGE: Final = Script.load("conversation_v1")
 LOCK_WAIT_S: Final = 5.0
-"""How long a second turn of a conversation waits for the first; OpenAI's clients in JavaScript do not try again."""
+"""How long a second turn of a conversation waits for the first. OpenAI's JavaScript client does not retry."""
 _LOOK_EVERY_S: Final = 0.05
 _ID: Final = re.compile(r"conv_[A-Za-z0-9_\-]{1,64}")
 
 
 class Conversation(NamedTuple):
-    """A conversation. `items`: oldest first, each with its id. `created_at`: Unix time in seconds."""
+    """A conversation. `items` are ordered from old to new, each with its id. `created_at` is Unix time in seconds."""
 
     id: str
     created_at: int
@@ -40,7 +41,7 @@ class Conversation(NamedTuple):
     items: Sequence[Item]
 
     def resource(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """Returns the conversation as the API shows it."""
         return {
             "id": self.id,
             "object": "conversation",
@@ -59,7 +60,7 @@ class Conversations:
         self._ttl_ms = str(policy.ttl_s * 1000)
 
     async def create(self, team_id: str, metadata: dict[str, Any], items: Sequence[Item]) -> Conversation:
-        """A new conversation with these items."""
+        """Creates a conversation with these items."""
         identifier = f"conv_{secrets.token_hex(24)}"
         created_at = int(time.time())
         await self._change(team_id, identifier, "create", _meta(created_at, metadata))
@@ -68,7 +69,7 @@ class Conversations:
         return Conversation(identifier, created_at, metadata, ())
 
     async def read(self, team_id: str, conversation_id: str) -> Conversation:
-        """The conversation with all its items."""
+        """Returns the conversation with all its items."""
         if _ID.fullmatch(conversation_id) is None:
             raise not_found(conversation_id)
         name = TeamKeys(team_id).conversation(conversation_id)
@@ -82,21 +83,21 @@ class Conversations:
         return Conversation(conversation_id, meta["created_at"], meta["metadata"], items)
 
     async def update(self, team_id: str, conversation_id: str, metadata: dict[str, Any]) -> Conversation:
-        """Its metadata, and nothing else, is replaced."""
+        """Replaces the metadata and nothing else."""
         before = await self.read(team_id, conversation_id)
         await self._change(team_id, conversation_id, "update", _meta(before.created_at, metadata))
         return before._replace(metadata=metadata)
 
     async def delete(self, team_id: str, conversation_id: str) -> None:
-        """It is gone, with its items."""
+        """Deletes the conversation and its items."""
         name = TeamKeys(team_id).conversation(conversation_id)
         if not (await gather([self._store.run("DEL", name)]))[0]:
             raise not_found(conversation_id)
 
     async def append(self, team_id: str, conversation_id: str, items: Sequence[Item], lock: str = "") -> list[Item]:
-        """Adds items at the end, in one step, and gives them with their ids. `lock`: the turn's, which it ends.
+        """Appends items in one step and returns them with their ids. If `lock` is given, this turn's lock is released.
 
-        Raises `invalid_item` where the conversation would grow beyond `state.max_response_bytes`.
+        Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`.
         """
         added = shown(items)
         packed = [self._pack(team_id, item) for item in added]
@@ -108,11 +109,14 @@ class Conversations:
         return added
 
     async def remove(self, team_id: str, conversation_id: str, item_id: str) -> bool:
-        """Whether there was such an item."""
+        """Removes an item. Returns whether it existed."""
         return await self._call(team_id, conversation_id, "remove", item_id) == 1
 
     async def lock(self, team_id: str, conversation_id: str, name: str, life_s: float) -> None:
-        """One turn at a time: waits up to LOCK_WAIT_S for the turn before. Raises `conversation_locked`."""
+        """Locks a conversation for one turn.
+
+        Waits up to LOCK_WAIT_S for the turn before. Raises `conversation_locked`.
+        """
         if _ID.fullmatch(conversation_id) is None:
             raise not_found(conversation_id)
         deadline_s = asyncio.get_running_loop().time() + LOCK_WAIT_S
@@ -131,7 +135,7 @@ class Conversations:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def unlock(self, team_id: str, conversation_id: str, name: str) -> None:
-        """The turn is over; nothing happens where it has no lock."""
+        """Releases the lock of a turn. Does nothing if the turn does not hold the lock."""
         await self._call(team_id, conversation_id, "unlock", name)
 
     async def _change(self, team_id: str, conversation_id: str, what: str, *args: str | bytes) -> int:
@@ -166,7 +170,7 @@ def _meta(created_at: int, metadata: dict[str, Any]) -> bytes:
 
 
 def not_found(conversation_id: str) -> GatewayError:
-    """The same for unknown, expired, deleted, and another team's."""
+    """The error for a conversation that is unknown, expired, deleted or another team's."""
     return GatewayError(
         "conversation_not_found", f"There is no conversation {conversation_id!r} here.", param="conversation"
     )

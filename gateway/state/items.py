@@ -1,12 +1,12 @@
-"""Items of a response's input and output: how they are kept, shown and sent upstream. Pure.
+"""Items of a response's input and output: how they are stored, shown and sent upstream. Pure.
 
     as_items(input)               a request's `input` as a list of items: a string is one user message
     shown(items, prefix)          the items as lists show them: each with a type and an id of its own
-    upstream_items(items, ids)    the items as a provider that keeps nothing takes them
+    upstream_items(items, ids)    the items in the form that a provider without state accepts
 
-A provider that stores nothing refuses what refers to its store or stands only in answers: `id`, `status`, keys that are
-null, the `logprobs` of a text, and reasoning without `encrypted_content`. Items of unknown kinds pass but for those.
-Item types: OpenResponses specification of 2026-04-24, schema `ItemParam`.
+A provider without state refuses references to its store and fields that occur only in answers: `id`, `status`, keys
+whose value is null, the `logprobs` of a text, and reasoning without `encrypted_content`. These are removed. Items of
+unknown kinds otherwise pass unchanged. Item types: OpenResponses specification of 2026-04-24, schema `ItemParam`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TRIGGER: Final = "compaction_trigger"
 
 
 def as_items(given: object) -> list[Item]:
-    """A request's `input` as items. Anything that is no object inside the list is left to the provider's judgement."""
+    """Returns a request's `input` as items. List elements that are not objects are left for the provider to judge."""
     if given is None:
         return []
     if isinstance(given, str):
@@ -49,7 +49,10 @@ def as_items(given: object) -> list[Item]:
 
 
 def kind_of(item: Mapping[str, Any]) -> str:
-    """An item's type; one without a type that has a role is a message, one with an id alone is a reference."""
+    """Returns an item's type.
+
+    Without a type, an item with a role is a message, and an item with only an id is a reference.
+    """
     kind = item.get("type")
     if isinstance(kind, str) and kind:
         return kind
@@ -59,7 +62,7 @@ def kind_of(item: Mapping[str, Any]) -> str:
 
 
 def is_reference(item: Mapping[str, Any]) -> bool:
-    """Whether an item only names a stored one: `item_reference`, no type, or a call named by its id alone."""
+    """Whether an item only names a stored one: `item_reference`, an id without a type, or a call with only an id."""
     kind = kind_of(item)
     if kind == "item_reference":
         return True
@@ -67,7 +70,7 @@ def is_reference(item: Mapping[str, Any]) -> bool:
 
 
 def with_ids(items: Iterable[Item]) -> list[Item]:
-    """The items with an id each: those that have a usable one keep it, as long as it is unique among them."""
+    """Returns the items with one id each. An item keeps its own id if it is usable and unique among the items."""
     taken: set[str] = set()
     found = []
     for item in items:
@@ -80,12 +83,12 @@ def with_ids(items: Iterable[Item]) -> list[Item]:
 
 
 def new_item_id(kind: str) -> str:
-    """A fresh id for an item of this kind."""
+    """Returns a new item id for this kind of item."""
     return f"{_ID_PREFIXES.get(kind, 'item')}_{secrets.token_hex(16)}"
 
 
 def shown(items: Sequence[Item]) -> list[Item]:
-    """Items as a list shows them: typed clients cannot read a message without a type, or with a bare string."""
+    """Returns items as a list shows them. Typed clients cannot read a message without a type or with a bare string."""
     return [_shown(item) for item in with_ids(items)]
 
 
@@ -104,7 +107,10 @@ def _shown(item: Item) -> Item:
 
 
 def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False) -> list[Item]:
-    """Stored items as they go upstream. `reasoning_ids`: reasoning with a blob keeps its id, which Azure asks for."""
+    """Returns stored items in the form that goes upstream.
+
+    `reasoning_ids`: reasoning with encrypted content keeps its id, which Azure requires.
+    """
     found = []
     for item in items:
         kind = kind_of(item)

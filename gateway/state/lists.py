@@ -1,8 +1,9 @@
-"""Lists of items as the API pages them. Pure.
+"""Pages of items, as the API returns them. Pure.
 
     page(items, query)     {"object": "list", "data", "first_id", "last_id", "has_more"}
 
-`limit` is 1 to 100 and 20 by default, `order` is desc by default, `after` is the id of the item before the page.
+`limit` is 1 to 100 (default 20). `order` is `asc` or `desc` (default). `after` is the id of the last item before the
+page.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ MAX_LIMIT: Final = 100
 
 
 def page(items: Sequence[Item], query: bytes) -> dict[str, Any]:
-    """A page of items, each with an id, oldest first as they are given. Raises GatewayError `invalid_item` (400)."""
+    """Returns a page of items.
+
+    `items` are ordered from old to new, each with an id. Raises GatewayError `invalid_item` (400).
+    """
     asked = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
     limit, order, after = asked.get("limit", str(DEFAULT_LIMIT)), asked.get("order", "desc"), asked.get("after")
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MAX_LIMIT:

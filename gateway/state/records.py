@@ -1,10 +1,10 @@
-"""A stored response as bytes: JSON, compressed, sealed where the operator has set a key. Pure.
+"""A stored response as bytes: JSON, compressed, and encrypted if the operator has set a key. Pure.
 
-    pack(record, sealer)      -> bytes: a version byte, then zlib's stream, or the sealed one
-    unpack(bytes, sealer)     -> StoredResponse; ValueError where they cannot be opened
+    pack(record, sealer)      -> bytes: a version byte, then the zlib stream, encrypted or not
+    unpack(bytes, sealer)     -> StoredResponse; ValueError if the bytes cannot be opened
 
-What is kept: the turn's own input and output, the response as it was shown, team, key and model. Keys and headers of
-either side are never kept.
+A record contains the turn's own input and output, the response as it was shown, the team, the key's id and the model.
+It never contains secrets or headers of either side.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from gateway.state.items import Item
 PLAIN: Final = b"\x01"
 SEALED: Final = b"\x02"
 _LEVEL: Final = 3
-_MOST_BYTES: Final = 256 * 1024 * 1024  # a compressed record that opens into more is none of ours
+_MOST_BYTES: Final = 256 * 1024 * 1024  # a record that expands beyond this was not written by the gateway
 
 
 class Sealer(Protocol):
-    """Encrypts what is kept at rest."""
+    """Encrypts stored responses."""
 
     def seal(self, data: bytes, team_id: str) -> bytes:
-        """Bytes that only `open` can read, for this team alone."""
+        """Encrypts data. Only `open` with the same team id can decrypt it."""
 
     def open(self, data: bytes, team_id: str) -> bytes:
-        """The bytes again. Raises ValueError."""
+        """Decrypts data. Raises ValueError."""
 
 
 class StoredResponse(NamedTuple):
-    """One turn. `response`: as it was shown, with its output; `input`: its own items; `parent`: what it continues."""
+    """One stored turn.
+
+    `response` is the response as it was shown, with its output. `input` are the turn's own items. `parent` is the
+    response that it continues.
+    """
 
     response: dict[str, Any]
     input: Sequence[Item]
@@ -53,18 +57,21 @@ class StoredResponse(NamedTuple):
 
     @property
     def status(self) -> str:
-        """completed, incomplete, failed, cancelled, queued or in_progress."""
+        """One of completed, incomplete, failed, cancelled, queued and in_progress."""
         return str(self.response.get("status"))
 
 
 def pack(record: StoredResponse, team_id: str, sealer: Sealer | None = None) -> bytes:
-    """The record as it is stored."""
+    """Returns the record as bytes for the store."""
     data = zlib.compress(dumps(list(record)), _LEVEL)
     return PLAIN + data if sealer is None else SEALED + sealer.seal(data, team_id)
 
 
 def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredResponse:
-    """The record. Raises ValueError where it was sealed with a key that is not there any more, or is damaged."""
+    """Returns the record.
+
+    Raises ValueError if it is damaged or was encrypted with a key that is no longer configured.
+    """
     version, body = data[:1], data[1:]
     if version == SEALED:
         if sealer is None:

@@ -1,8 +1,8 @@
-"""A stored response as the event stream that would have made it, for GET with `stream=true`. Pure.
+"""Replays a stored response as an event stream, for GET with `stream=true`. Pure.
 
     events(response)     -> the SSE events, numbered from 0: response.created ... the terminal event
 
-Event types and their order: OpenResponses specification of 2026-04-24, "Streaming". A text comes in one delta.
+Event types and their order follow the OpenResponses specification of 2026-04-24, "Streaming". A text is one delta.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOT_YET: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 def events(response: Mapping[str, Any]) -> list[bytes]:
-    """The events of a response that has ended; of one that still runs, those that show so."""
+    """Returns the events of a response that has ended. If it still runs, returns the opening events."""
     return [
         b"event: %b\ndata: %b\n\n" % (kind.encode(), dumps({"type": kind, "sequence_number": number, **body}))
         for number, (kind, body) in enumerate(_events(response))

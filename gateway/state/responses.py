@@ -1,13 +1,14 @@
-"""Stored responses of all teams, in the store: each a link that names its parent, read and written by id.
+"""The stored responses of all teams. Each is a link that names its parent and is read and written by its id.
 
-    chain(key, id)      a response and all that it continues, oldest first; every one's life is renewed
+    chain(key, id)      a response and all that it continues, oldest first; renews the lifetime of each
     get(key, id)        one response
-    put(...)            stores one, or reserves its id while it runs
-    delete(...)         takes one out
-    item(...)           an output item by its id: the team's latest
+    put(...)            stores a response, or reserves its id while it runs
+    delete(...)         deletes a response
+    item(...)           the team's latest output item with this id
 
-All keys of a team lie in its slot. Contents are read in pipelined calls, a few MiB at a time, never inside a script.
-Bounds: `StatePolicy`. Raises GatewayError: `invalid_api_key`, `store_unavailable`, and what each method names.
+All keys of a team are in one slot. Contents are read in pipelined calls, a few MiB at a time, and never inside a
+script. `StatePolicy` has the bounds. Raises GatewayError: `invalid_api_key`, `store_unavailable`, and what each method
+names.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ PUT: Final = Script.load("response_put_v1")
 WALK: Final = Script.load("response_walk_v1")
 DELETE: Final = Script.load("response_delete_v1")
 _AT_ONCE: Final = 8
-"""Contents that are asked for together, from the newest turn back: a chain may end early, at a compaction."""
+"""How many contents are read at once, from the newest turn back. A chain may end early at a compaction."""
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 _CONTINUABLE: Final = frozenset({"completed", "incomplete"})
 
 
 @dataclass(frozen=True, slots=True)
 class StatePolicy:
-    """What is kept, and how much. `max_resolved_bytes`: of a whole chain, as JSON."""
+    """What is stored and how much of it. `max_resolved_bytes` bounds a whole chain, as JSON."""
 
     ttl_s: int
     max_response_bytes: int
@@ -48,15 +49,15 @@ class StatePolicy:
 
 
 class Put(IntEnum):
-    """What became of a response that was to be stored."""
+    """The result of storing a response."""
 
     STORED = 1
-    REFUSED = 0  # its id is taken, or it was deleted while it ran
+    REFUSED = 0  # the id is already taken, or the response was deleted while it ran
     PARENT_GONE = -1
 
 
 class ResponseStore:
-    """The stored responses; `sealer` encrypts them at rest, where the operator has set a key."""
+    """The stored responses. If the operator has set a key, `sealer` encrypts them."""
 
     def __init__(self, store: Store, policy: StatePolicy, sealer: Sealer | None = None) -> None:
         self.policy = policy
@@ -65,10 +66,10 @@ class ResponseStore:
         self._ttl_ms = str(policy.ttl_s * 1000)
 
     async def chain(self, key: ApiKey, response_id: str) -> list[StoredResponse]:
-        """The response and what it continues, oldest first, from the latest compaction on.
+        """Returns the response and what it continues, oldest first, from the latest compaction on.
 
-        Raises `previous_response_not_found` where one of them is missing, which it names; `invalid_item` where the
-        response cannot be continued, or the chain is beyond the bounds.
+        Raises `previous_response_not_found`, which names the response that is missing. Raises `invalid_item` if the
+        response cannot be continued or the chain exceeds the bounds.
         """
         ids = await self._walk(key, response_id)
         if ids is None:
@@ -92,11 +93,11 @@ class ResponseStore:
         return found[::-1]
 
     async def check(self, key: ApiKey) -> None:
-        """Raises `invalid_api_key` where the key is not alive."""
+        """Raises `invalid_api_key` if the key is not valid any more."""
         await self._walk(key, "")
 
     async def get(self, key: ApiKey, response_id: str) -> StoredResponse | None:
-        """One response of the key's team; None where there is none. Renews the life of what it continues."""
+        """Returns a response of the key's team, or None. Renews the lifetime of what it continues."""
         try:
             await self._walk(key, response_id)
         except GatewayError as error:
@@ -105,7 +106,7 @@ class ResponseStore:
         return self._open(key.team_id, (await self._contents(key.team_id, [response_id]))[0])
 
     async def ancestors(self, key: ApiKey, record: StoredResponse) -> list[StoredResponse]:
-        """What a response continues, oldest first; what was deleted is left out."""
+        """Returns what a response continues, oldest first, without the deleted responses."""
         found: list[StoredResponse] = []
         parent = record.parent
         while parent and len(found) < self.policy.max_depth:
@@ -117,7 +118,7 @@ class ResponseStore:
         return found[::-1]
 
     async def put(self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool) -> Put:
-        """Stores a response; `reserved`: its id was taken by an earlier call. Raises `response_too_large`."""
+        """Stores a response. `reserved`: an earlier call has reserved its id. Raises `response_too_large`."""
         packed = pack(record, team_id, self._sealer)
         if len(packed) > self.policy.max_response_bytes:
             raise ValueError(f"a response of {len(packed)} bytes is larger than what is kept")
@@ -139,13 +140,13 @@ class ResponseStore:
         return Put((await gather([self._store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
 
     async def delete(self, team_id: str, response_id: str) -> bool:
-        """Whether there was one to delete."""
+        """Deletes a response. Returns whether it existed."""
         call = self._store.call(DELETE, TeamKeys(team_id).stored_responses, [response_id])
         deleted: int = (await gather([call]))[0]
         return deleted == 1
 
     async def item(self, team_id: str, item_id: str) -> Item | None:
-        """The output item with this id: of the latest response that has one."""
+        """Returns the output item with this id, from the latest response that has one."""
         contents, _, _, items = TeamKeys(team_id).stored_responses
         response_id = (await gather([self._store.run("HGET", items, item_id)]))[0]
         if response_id is None:
@@ -183,7 +184,7 @@ class ResponseStore:
 
 
 def previous_not_found(response_id: str) -> GatewayError:
-    """The refusal of a turn whose past is not there: the same for unknown, expired, deleted, and another team's."""
+    """The error for a previous response that is unknown, expired, deleted or of another team."""
     return GatewayError(
         "previous_response_not_found",
         f"The previous response {response_id!r} is not stored here.",

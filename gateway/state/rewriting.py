@@ -1,14 +1,14 @@
-"""The fields of an answer that the gateway changes where it keeps the state itself. Nothing else is changed. Pure.
+"""The fields of an answer that the gateway changes when it keeps the state itself. Nothing else is changed. Pure.
 
-| field                  | why                                                                                       |
+| field                  | reason for the change                                                                     |
 |------------------------|-------------------------------------------------------------------------------------------|
-| `id`                   | only where the provider's cannot be used: no `resp_`, over 64 characters, or taken        |
-| `previous_response_id` | the provider was not told of it, and says null                                            |
-| `store`                | the provider was told false; clients chain only on true                                   |
-| `conversation`         | the provider was not told of it                                                           |
-| `background`           | the provider was not told of it                                                           |
+| `id`                   | changed only if the provider's is unusable: no `resp_`, over 64 characters, or taken      |
+| `previous_response_id` | the provider was not sent it and answers null                                             |
+| `store`                | the provider was sent false, but clients continue a response only if it says true         |
+| `conversation`         | the provider was not sent it                                                              |
+| `background`           | the provider was not sent it                                                              |
 
-They stand at the top of a response, and in every event under `response`.
+These are fields of the response object, which is the JSON answer itself or an event's `response`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "resp
 
 
 def is_usable_id(identifier: object) -> bool:
-    """Whether a provider's response id can be shown as it is."""
+    """Whether the client can be shown a provider's response id unchanged."""
     return isinstance(identifier, str) and _ID.fullmatch(identifier) is not None
 
 
 def rewrite_response(text: bytes, changes: dict[str, Any]) -> bytes:
-    """A JSON response with these fields changed. Raises ValueError where the text is no JSON object."""
+    """Returns a JSON response with these fields changed. Raises ValueError if the text is not a JSON object."""
     return replace(text, 0, {name: dumps(value) for name, value in changes.items()})
 
 
 @dataclass(slots=True)
 class Event:
-    """One SSE event. `data`: its JSON, None where it has none; `raw`: its bytes, with the blank line."""
+    """One SSE event. `data` is its JSON, or None if it has none. `raw` is its bytes, including the blank line."""
 
     raw: bytes
     data: bytes | None
@@ -47,7 +47,7 @@ class Event:
 
 
 def read_event(raw: bytes) -> Event:
-    """Parses an event only where a response or an output item can stand in it."""
+    """Parses an event, but only if it can contain a response or an output item."""
     if _HAS_RESPONSE not in raw and b"output_item.done" not in raw:
         return Event(raw, None, None)
     data = b"\n".join(line[5:].removeprefix(b" ") for line in _lines(raw) if line.startswith(b"data:"))
@@ -55,7 +55,10 @@ def read_event(raw: bytes) -> Event:
 
 
 def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
-    """The event with these fields of its response changed; one without a response as it was."""
+    """Returns the event with these fields of its response changed.
+
+    An event without a response is returned unchanged.
+    """
     data, fields = event.data, event.fields
     if data is None or fields is None or not isinstance(fields.get("response"), dict):
         return event.raw
@@ -74,21 +77,22 @@ def _lines(raw: bytes) -> list[bytes]:
 
 @dataclass(slots=True)
 class OutputItems:
-    """The output of a streamed response: the terminal event's, its gaps filled from the items' own events.
+    """Collects the output of a streamed response: the terminal event's output, completed from the items' own events.
 
-    Some providers leave `output` empty in the terminal event; others put a reasoning item's blob only there.
+    Some providers leave `output` empty in the terminal event. Others put a reasoning item's encrypted content only
+    there.
     """
 
     _done: dict[int, Item] = field(default_factory=dict)
 
     def note(self, fields: dict[str, Any]) -> None:
-        """An event has passed."""
+        """Records an event that has passed."""
         index, item = fields.get("output_index"), fields.get("item")
         if fields.get("type") == "response.output_item.done" and isinstance(index, int) and isinstance(item, dict):
             self._done[index] = item
 
     def merged(self, terminal: list[Any]) -> list[Item]:
-        """The items, from the terminal event's `output`."""
+        """Returns the items, given the terminal event's `output`."""
         length = max([len(terminal), *(index + 1 for index in self._done)])
         found = []
         for index in range(length):

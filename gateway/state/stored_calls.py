@@ -1,8 +1,8 @@
-"""Calls about responses that the gateway keeps itself, answered without the provider: GET, DELETE, input_items, cancel.
+"""Answers calls about stored responses without the provider: GET, DELETE, input_items, cancel.
 
-    answer = await stored.serve(operation, key, response_id, query)    None: it is not kept here
+    answer = await stored.serve(operation, key, response_id, query)    None: the response is not stored here
 
-They cost nothing, and count against no limit: programs poll.
+These calls cost nothing and count against no limit, because programs poll.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SSE = b"text/event-stream"
 
 
 class LocalAnswer(NamedTuple):
-    """An answer of the gateway's own, whole."""
+    """A complete answer that the gateway gives itself."""
 
     content_type: bytes
     body: bytes
 
     def head(self, request_id: str) -> Headers:
-        """The answer's headers."""
+        """Returns the answer's headers."""
         return [
             (b"content-type", self.content_type),
             (b"content-length", b"%d" % len(self.body)),
@@ -40,13 +40,13 @@ class LocalAnswer(NamedTuple):
 
 
 class StoredCalls:
-    """Serves what is kept. Raises GatewayError."""
+    """Serves stored responses. Raises GatewayError."""
 
     def __init__(self, responses: ResponseStore) -> None:
         self._responses = responses
 
     async def serve(self, operation: str, key: ApiKey, response_id: str, query: bytes) -> LocalAnswer | None:
-        """The answer to one of the operations that name a response; None where the response is not kept here."""
+        """Answers one of the operations that name a response. Returns None if the response is not stored here."""
         record = await self._responses.get(key, response_id)
         if record is None:
             return None
@@ -62,7 +62,7 @@ class StoredCalls:
         return None
 
     async def _input(self, key: ApiKey, record: StoredResponse) -> list[Item]:
-        """The input that a response was made from: what it continued, less what was deleted since, and its own."""
+        """Returns the input that a response was made from: its own and that of the turns it continues."""
         items: list[Item] = []
         for link in await self._responses.ancestors(key, record):
             items += [*link.input, *link.output]

@@ -1,13 +1,13 @@
 """One turn on a route whose state the gateway keeps: what goes upstream, what the client is shown, what is stored.
 
-    turn = await turns.begin(key, body, rule)       before admission: the past is resolved into the body
+    turn = await turns.begin(key, body, rule)       before admission: resolves earlier turns into the body
     turn.body                                       what goes upstream: the whole input, store false, no ids
-    await turn.whole(body)                          a JSON answer as the client gets it; it is stored before it goes out
+    await turn.whole(body)                          a JSON answer as the client is shown it; it is stored first
     await turn.stream(data)                         the same for a stream, in whole events; the last waits for the store
     await turn.finish(closing)                      the rest of a stream, and the gateway's own closing events
     await turn.close()                              at the end, however the turn ended
 
-A response that cannot be stored goes out with `store: false`: its client is not told that it could continue.
+A response that cannot be stored is shown with `store: false`, so its client does not try to continue it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from gateway.state.stored_calls import StoredCalls
 from gateway.types import Body
 
 STORE_WAIT_S: Final = 2.0
-"""How long the end of an answer waits until its turn is stored."""
+"""How long the end of an answer waits for its turn to be stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a turn continues: `links`, oldest first; the response or the conversation that was named."""
+    """What a turn continues: `links`, oldest first, and the response or conversation that the request named."""
 
     links: Sequence[Link]
     parent: str | None = None
@@ -57,7 +57,7 @@ class Past:
 
 
 class Turns:
-    """Begins turns. State that changes: `unstored`, how many responses could not be stored."""
+    """Begins turns. Mutable: `unstored` counts the responses that could not be stored."""
 
     def __init__(self, responses: ResponseStore, conversations: Conversations, turn_life_s: float) -> None:
         self.responses = responses
@@ -67,7 +67,7 @@ class Turns:
         self._turn_life_s = turn_life_s
 
     async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
-        """Resolves the past into the body. Raises GatewayError; a conversation is locked from here until `close`."""
+        """Resolves the turn's past into the body. Raises GatewayError. Locks a conversation until `close`."""
         fields = parse_object(bytes(body)) or {}
         if fields.get("background") is True:
             message = "Responses that this gateway keeps are not run in the background: ask without 'background'."
@@ -82,7 +82,7 @@ class Turns:
             upstream = self._upstream_body(body, fields, past, items, rule)
             if past.conversation is not None:
                 await self.conversations.lock(key.team_id, past.conversation, name, self._turn_life_s)
-                # What another turn appended while this one waited belongs to the past as well.
+                # An item that another turn appended while this one waited is also part of the past.
                 past = await self._past(key, fields)
                 items = resolve(past.links, new)
                 check_calls(items)
@@ -116,7 +116,7 @@ class Turns:
         return Past((Link(conversation, found.items, ()),), conversation=conversation)
 
     async def _dereferenced(self, key: ApiKey, past: Past, item: Item) -> Item:
-        """The item that a reference names: the latest of the chain with this id, else the team's latest."""
+        """Returns the item that a reference names: the latest one of the chain, or else the team's latest."""
         identifier = item.get("id")
         for link in reversed(past.links):
             for found in reversed([*link.input, *link.output]):
@@ -155,7 +155,7 @@ class Turns:
 
 @dataclass(slots=True)
 class Turn:
-    """One turn. State that changes: its response's id, once it is known; whether it is stored; the output so far."""
+    """One turn. Mutable: the response's id once it is known, whether it is stored, and the output so far."""
 
     _turns: Turns
     _key: ApiKey
@@ -167,28 +167,28 @@ class Turn:
     response_id: str | None = None
     _reserved: bool = False
     _ended: bool = False
-    _held: bytes = b""  # the unfinished event
+    _held: bytes = b""  # the event that is not complete yet
     _output: OutputItems = field(default_factory=OutputItems)
 
     async def whole(self, body: bytes) -> bytes:
-        """A JSON answer as the client gets it. An answer that is no response passes as it is."""
+        """Returns a JSON answer as the client is shown it. An answer that is not a response passes unchanged."""
         response = parse_object(body)
         if response is None or response.get("object") != "response":
             return body
         self.response_id = self._id_for(response)
         kept = self.keep and await self._store({**response, **self._changes(response, kept=True)}, reserved=False)
         self._ended = True
-        return rewrite_response(body, self._changes(response, kept=kept))  # the id may be another one by now
+        return rewrite_response(body, self._changes(response, kept=kept))  # the id may have been replaced
 
     async def stream(self, data: bytes) -> bytes:
-        """What the provider sent -> whole events as the client gets them."""
+        """Takes bytes from the provider and returns whole events as the client is shown them."""
         window = self._held + data
         end = max(0, last_boundary(window))
         self._held = window[end:]
         return await self._events(window[:end])
 
     async def finish(self, closing: bytes = b"", *, clean: bool = True) -> bytes:
-        """The rest of the stream, where it ended cleanly, and the gateway's own events behind it."""
+        """Returns the rest of a stream that ended cleanly, followed by the gateway's own events."""
         rest, self._held = self._held if clean else b"", b""
         return await self._events(rest) + await self._events(closing)
 
@@ -196,7 +196,7 @@ class Turn:
         return b"".join([await self._event(read_event(raw)) for raw in split_events(data)])
 
     async def close(self) -> None:
-        """A turn that ended without a response leaves nothing behind, and no conversation locked."""
+        """Releases what a turn without a response still holds: the reserved id and the conversation's lock."""
         if self._reserved and not self._ended and self.response_id is not None:
             await self._turns.responses.delete(self._key.team_id, self.response_id)
         if self._past.conversation is not None:
@@ -218,7 +218,7 @@ class Turn:
         return rewrite_event(event, self._changes(response, kept=kept))
 
     async def _begin_response(self, response: dict[str, Any]) -> None:
-        """The first sight of the response: its id is reserved before a client sees it."""
+        """Reserves the response's id when the response first appears, before the client sees it."""
         self.response_id = self._id_for(response)
         if not self.keep:
             return
@@ -227,7 +227,7 @@ class Turn:
         self.keep = self._reserved
 
     async def _end_response(self, response: dict[str, Any]) -> bool:
-        """The end of the response; whether it is kept."""
+        """Handles the end of the response. Returns whether it is stored."""
         self._ended = True
         if not self.keep:
             return False
@@ -236,11 +236,14 @@ class Turn:
         ended = {**response, **self._changes(response, kept=True), "output": merged}
         kept = await self._store(ended, reserved=self._reserved)
         if not kept:
-            self._ended = False  # `close` takes the reservation back
+            self._ended = False  # `close` releases the reserved id
         return kept
 
     async def _store(self, response: dict[str, Any], *, reserved: bool, running: bool = False) -> bool:
-        """Whether the response was stored, within STORE_WAIT_S. A taken id is replaced by one of the gateway's own."""
+        """Stores the response.
+
+        Returns whether that succeeded within STORE_WAIT_S. An id that is taken is replaced by a new one.
+        """
         try:
             async with asyncio.timeout(STORE_WAIT_S):
                 done = await self._put(response, reserved=reserved, running=running)
@@ -265,7 +268,7 @@ class Turn:
         return await self._turns.responses.put(self._key.team_id, record, running=running, reserved=reserved)
 
     async def _append(self, response: dict[str, Any]) -> None:
-        """A completed turn's input and output go to its conversation together."""
+        """Appends a completed turn's input and output to its conversation in one step."""
         conversation = self._past.conversation
         if conversation is not None and response.get("status") in ("completed", "incomplete"):
             items = [*self._input, *shown(response.get("output") or [])]
@@ -276,7 +279,7 @@ class Turn:
         return str(identifier) if is_usable_id(identifier) else new_response_id()
 
     def _changes(self, response: dict[str, Any], *, kept: bool) -> dict[str, Any]:
-        """The table of `rewriting`: what differs from what the provider said."""
+        """Returns the changes of the table in `rewriting`: where the shown response differs from the provider's."""
         wanted: dict[str, Any] = {
             "id": self.response_id,
             "previous_response_id": self._past.parent,
@@ -288,7 +291,7 @@ class Turn:
 
 
 def new_response_id() -> str:
-    """A response id of the gateway's own."""
+    """Returns a new response id."""
     return f"resp_{secrets.token_hex(24)}"
 
 

@@ -183,11 +183,11 @@ class TeamKeys(NamedTuple):
 
     @property
     def stored_responses(self) -> list[str]:
-        """The responses that the gateway keeps itself: contents, entries, use, items."""
+        """The keys of the responses that the gateway stores itself: contents, entries, use, items."""
         return [self._name(name) for name in ("responses", "response-entries", "response-use", "response-items")]
 
     def conversation(self, conversation_id: str) -> str:
-        """A conversation's items and metadata."""
+        """The key of a conversation's items and metadata."""
         return self._name(f"conversation:{conversation_id}")
 
 

@@ -1,13 +1,14 @@
--- conversation_v1: one change of a conversation, whole or not at all.
+-- conversation_v1: one change of a conversation, applied completely or not at all.
 --
 -- KEYS 1 conversation: meta, next (position), bytes, lock, and i:<position> -> a packed item with its id: "<id> <item>"
--- ARGV 1 what  2 life in ms  3...
---   create   3 meta                                  1, or 0 where the id is taken
---   append   3 most bytes  4 lock's name or ""  5... packed items     the first position; 0 it is gone; -1 too large
---   update   3 meta                                  1, or 0 where it is gone
---   remove   3 item's id                             1, or 0 where there is none
---   lock     3 name  4 life of the lock in ms        1 locked; 0 it is gone; -1 another turn has it
---   unlock   3 name                                  1
+-- ARGV 1 the change  2 lifetime in ms  3...
+--   create   3 meta                                  returns 1, or 0 if the id is taken
+--   append   3 maximum bytes  4 the lock's name or ""  5... packed items
+--                                                   returns the first position; 0 if it does not exist; -1 if too large
+--   update   3 meta                                  returns 1, or 0 if it does not exist
+--   remove   3 the item's id                         returns 1, or 0 if there is no such item
+--   lock     3 name  4 lifetime of the lock in ms    returns 1 if locked; 0 if it does not exist; -1 if another turn has it
+--   unlock   3 name                                  returns 1
 local what, ttl_ms = ARGV[1], ARGV[2]
 local exists = redis.call('HEXISTS', KEYS[1], 'meta') == 1
 local function now_ms()

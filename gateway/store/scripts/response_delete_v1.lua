@@ -1,8 +1,9 @@
--- response_delete_v1: takes a response out. While other turns continue it, a mark stays: their chain is refused by name.
+-- response_delete_v1: deletes a response. While other turns continue it, an entry stays, so that they are refused by
+-- name.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items
 -- ARGV 1 id
--- Returns 1 deleted; 0 there is none
+-- Returns 1 if deleted; 0 if there is none
 --@include response_entries
 local entry = read(ARGV[1])
 if not entry or entry.kind == 'd' then return 0 end

@@ -1,13 +1,14 @@
 -- Entries of stored responses, shared by the response_*_v1 scripts. KEYS 1 contents  2 entries  3 use  4 items.
 --
 -- contents  hash  id -> the packed response
--- entries   hash  id -> "parent|children|bytes|kind|items"; kind: r running, s stored, d deleted while children live;
---                  items: the ids of its output items, with commas; "*" -> bytes in all
+-- entries   hash  id -> "parent|children|bytes|kind|items". kind: r running, s stored, d deleted but still has children.
+--                  items: the ids of its output items, separated by commas. The field "*" has the total bytes.
 -- items     hash  item id -> the id of the latest response that has it
--- use       zset  id -> 1000 x the time of the last use in ms, and one more for each step from the turn that was used
+-- use       zset  id -> 1000 x the time of the last use in ms, plus 1 for each step up from the turn that was used
 --
--- A use renews all ancestors with a higher score than the turn, so that the entry with the lowest score is always the
--- last turn of a chain: to remove entries from the lowest score up never leaves a turn without its ancestors.
+-- A use renews all ancestors, with a higher score than the turn itself. The entry with the lowest score is therefore
+-- always the last turn of a chain, and removing entries from the lowest score up never leaves a turn without its
+-- ancestors.
 local function read(id)
   local text = redis.call('HGET', KEYS[2], id)
   if not text then return nil end
@@ -20,14 +21,14 @@ local function write(id, entry)
   redis.call('HSET', KEYS[2], id, text .. entry.items)
 end
 
--- The items of a response are not found any more; those that a later response has stay.
+-- Removes the items of a response from the index. Items that a later response also has stay.
 local function forget_items(id, entry)
   for item in string.gmatch(entry.items, '[^,]+') do
     if redis.call('HGET', KEYS[4], item) == id then redis.call('HDEL', KEYS[4], item) end
   end
 end
 
--- Takes an entry out; an ancestor that was only kept for it (deleted, without other children) goes as well.
+-- Removes an entry. A deleted ancestor that has no other children is removed with it.
 local function remove(id)
   local entry = read(id)
   while entry do
@@ -46,15 +47,15 @@ local function remove(id)
   end
 end
 
--- Takes out what is older than `ttl_ms`, at most `most` entries a call, and whole chains by last use while there are more
--- than `max_bytes`; never `kept`.
+-- Removes entries that are older than `ttl_ms`, at most `most` per call. While there are more than `max_bytes`, removes
+-- whole chains in order of their last use. Never removes `kept`.
 local function trim(now, ttl_ms, max_bytes, kept, most)
   local before = string.format('(%d', (now - ttl_ms) * 1000)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', before, 'LIMIT', 0, most)) do remove(id) end
   while most > 0 and tonumber(redis.call('HGET', KEYS[2], '*') or '0') > max_bytes do
     local id = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
     if not id or id == kept then break end
-    -- The whole chain: the turn with the lowest score, then each ancestor that no other turn continues.
+    -- Removes a whole chain: the turn with the lowest score, then each ancestor that no other turn continues.
     while id and id ~= '' and id ~= kept do
       local entry = read(id)
       if not entry or entry.children > 0 then break end
@@ -66,7 +67,7 @@ local function trim(now, ttl_ms, max_bytes, kept, most)
   end
 end
 
--- Renews a turn and its ancestors; returns their ids from the turn to the root, or nil and the id that is missing.
+-- Renews a turn and its ancestors. Returns their ids from the turn to the root, or nil and the id that is missing.
 local function walk(id, now, ttl_ms, max_depth)
   local ids = {}
   while id ~= '' do

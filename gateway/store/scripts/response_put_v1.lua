@@ -1,9 +1,10 @@
 -- response_put_v1: stores a response, or reserves its id while it runs.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items
--- ARGV 1 id  2 parent's id or ""  3 packed response  4 "r" it runs | "s" it has ended  5 "new" | "known": its id was reserved
---      6 life in ms  7 most bytes of the team  8 ids of its output items, with commas
--- Returns 1 stored; 0 its id is taken (new), or it was deleted meanwhile (known); -1 its parent is gone
+-- ARGV 1 id  2 the parent's id or ""  3 packed response  4 "r" running | "s" ended
+--      5 "new" | "known" (its id was reserved before)  6 lifetime in ms  7 maximum bytes of the team
+--      8 the ids of its output items, separated by commas
+-- Returns 1 if stored; 0 if its id is taken (new) or it was deleted meanwhile (known); -1 if its parent does not exist
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 --@include response_entries

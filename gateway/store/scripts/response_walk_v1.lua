@@ -1,9 +1,9 @@
--- response_walk_v1: the ids of a chain, and its life renewed; asks first whether the key is alive, as look_v1 does.
+-- response_walk_v1: returns the ids of a chain and renews their lifetime, after checking the key as look_v1 does.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items  5 team  6 key
--- ARGV 1 SHA-256 of the secret  2 id  3 life in ms  4 most turns of a chain
--- Returns {"key"} unknown, disabled or expired; {"gone", id} where this id is missing or deleted; {"deep"};
---         {"ids", id, ...} from the turn to the root
+-- ARGV 1 SHA-256 of the secret  2 id  3 lifetime in ms  4 maximum number of turns
+-- Returns {"key"} if the key is unknown, disabled or expired; {"gone", id} if this id is missing or deleted;
+--         {"deep"} if the chain has too many turns; {"ids", id, ...} from the turn to the root
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function over(expires_ms) return (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms) end
