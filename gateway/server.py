@@ -197,7 +197,7 @@ class Supervisor(Multiprocess):
         worker.kill()
         worker.join()
         del self._heard_s[worker.pid]
-        # Whoever is started after it gives back what it held: its lease would tell of its death seconds later.
+        # The next worker voids what this one held. Its lease would report its death only seconds later.
         os.environ[LOST_VARIABLE] = " ".join(
             [*os.environ.get(LOST_VARIABLE, "").split()[-_MOST_LOST:], str(worker.pid)]
         )

@@ -156,7 +156,7 @@ def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
 
 
 def read_view(reply: list[Any]) -> View:
-    """Reads the reply of view_v2."""
+    """Parses the reply of view_v2."""
     now_ms, money, team, key = reply
     return View(now_ms, Balance(**_pairs(money)), _pairs(team), _pairs(key))
 

@@ -92,7 +92,7 @@ def check(path: Path) -> None:
 
 
 def _dangers(settings: Settings) -> list[str]:
-    """What is dangerous about the store; what is not there yet cannot be asked."""
+    """Returns the dangers of the store's configuration. If the store cannot be reached, returns nothing."""
 
     async def ask() -> list[str]:
         try:

@@ -1,8 +1,8 @@
-"""A timer for a deadline that moves far more often than it passes.
+"""A timer for a deadline that is moved far more often than it expires.
 
 deadline.set(delay_s)     moving the deadline back creates no timer: the running timer fires and is set again
 deadline.set_at(when_s)   the same, as the loop's time
-deadline.unset()          nothing is due; costs nothing, since the timer stays until it fires
+deadline.unset()          removes the deadline; costs nothing, because the timer stays until it fires
 deadline.close()          the callback is not called any more
 """
 
@@ -39,12 +39,12 @@ class Deadline:
             self._timer = self._loop.call_at(deadline_s, self._on_timer)
 
     def unset(self) -> None:
-        """Nothing is due until the next `set`."""
+        """Removes the deadline until the next `set`."""
         self._deadline_s = math.inf
 
     @property
     def is_set(self) -> bool:
-        """Whether a deadline is due some time."""
+        """Whether a deadline is set."""
         return self._deadline_s != math.inf
 
     def close(self) -> None:
@@ -68,4 +68,4 @@ class Deadline:
 
 
 def _nothing() -> None:
-    """The callback of a deadline that was closed."""
+    """The callback of a closed deadline."""

@@ -50,7 +50,7 @@ class UpstreamSettings(Section):
     def effective_proxy(self) -> str | None:
         """Returns the forward proxy to use: the configured one, or else the environment's. "" means none.
 
-        Who selects `native` by name means the direct way: the environment's proxy is not used then.
+        An upstream with `transport = "native"` is connected to directly, so the environment's proxy is not used for it.
         """
         if self.proxy is not None:
             return self.proxy or None

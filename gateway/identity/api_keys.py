@@ -25,7 +25,7 @@ ALPHABET: Final = string.digits + string.ascii_letters
 ID_LENGTH: Final = 10
 SECRET_LENGTH: Final = 43  # 62**43 > 2**256
 _BARE: Final = frozenset({b"api-key", b"x-api-key"})
-"""Headers that carry a key as it is."""
+"""Headers that carry a key without a scheme such as `Bearer`."""
 _FORMAT: Final = re.compile(
     rf"sk-gw-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9a-f]{{8}})"
 )
@@ -91,7 +91,8 @@ def key_of_request(headers: Mapping[bytes, bytes]) -> ApiKey:
     """Step 1: returns the key that a request carries, in any of the headers in which SDKs send one.
 
     `Authorization: Bearer` is OpenAI's, `api-key` Azure's, `x-api-key` Anthropic's. A program may send the same key in
-    two of them. Two that differ are refused: which one counts would be a guess. Raises GatewayError `invalid_api_key`.
+    two of them. Two different keys are refused, because it is not clear which one counts. Raises GatewayError
+    `invalid_api_key`.
     """
     authorization = headers.get(b"authorization")
     found = {value for name in _BARE if (value := headers.get(name))} if not _BARE.isdisjoint(headers) else None

@@ -1,4 +1,4 @@
-"""What admission asks for and what it says, as values; the reply of `admit_v2` is read here. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v2`. Pure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class AdmissionRefused(GatewayError):
 
 
 class AdmissionLate(Exception):
-    """The request reached the store after the time by which it had to; nothing was reserved. `now_ms`: the store's."""
+    """The request reached the store after its deadline, so nothing was reserved. `now_ms` is the store's time."""
 
     def __init__(self, now_ms: int) -> None:
         super().__init__("the admission came too late")
@@ -74,7 +74,7 @@ class AdmissionLate(Exception):
 
 
 def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
-    """The reservation that a request asks for."""
+    """Returns the hold that a request asks for."""
     request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = request
     _model, amount, input_tokens, output_tokens, _worst, _unsaid = demand
     tokens = (input_tokens, output_tokens)
@@ -82,7 +82,7 @@ def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: st
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """The reply of `admit_v2`. Raises AdmissionRefused or AdmissionLate."""
+    """Parses the reply of `admit_v2`. Raises AdmissionRefused or AdmissionLate."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)

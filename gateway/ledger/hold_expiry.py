@@ -1,13 +1,13 @@
-"""Renews the holds of running requests, and voids those of gateways that died.
+"""Renews the holds of running requests, and voids the holds of gateways that died.
 
-    renew(store, holds, life)             the holds of this worker's running requests live on
-    restore(store, holds, life)           they are there again, where the store lost them or gave them back
-    reclaim(store, owner)                 what a dead worker held is given back; its lease told of its death
-    expire_holds(store, round_s, life_s)  the same for what no lease told of: holds that nobody has renewed
+    renew(store, holds, life)             extends the holds of this worker's running requests
+    restore(store, holds, life)           reserves them again if the store lost or voided them
+    reclaim(store, owner)                 voids the holds of a dead worker, which its lease has reported
+    expire_holds(store, round_s, life_s)  voids all other holds that nobody has renewed
 
-Renewing and expiring are done every third of `ledger.hold_ttl_s`: a hold survives two rounds that fail. The store may
-stand still for longer than that: a hold that is over gets a round's grace at first sight (`expire_v2`), and admission
-voids none. A node of a cluster that is down holds up its own teams alone.
+Both renewal and expiry run every third of `ledger.hold_ttl_s`, so a hold survives two rounds that fail. The store may
+stop for longer than that. An expired hold therefore gets a grace period of one round when it is first seen
+(`expire_v2`), and admission voids no holds. If a node of a cluster is down, only its own teams wait.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ async def renew(store: Store, holds: Iterable[Hold], life_ms: str) -> None:
 
 
 async def restore(store: Store, holds: Iterable[Hold], life_ms: str) -> int:
-    """Reserves again what running requests have reserved, where it is gone; how many it was of.
+    """Reserves the missing holds of running requests again, and returns how many were missing.
 
-    Raises StoreUnavailable or StoreError when every hold has been tried. What was admitted without the store was never
-    reserved.
+    Requests that were admitted without the store never had a hold. Raises StoreUnavailable or StoreError after every
+    hold has been tried.
     """
     known = [hold for hold in holds if not hold.unchecked_secret]
     restored = 0
@@ -59,7 +59,9 @@ async def restore(store: Store, holds: Iterable[Hold], life_ms: str) -> int:
 
 
 async def expire_holds(store: Store, round_s: float, life_s: float) -> int:
-    """Voids what is over, of every team; how many. One worker does it in each round of `round_s` seconds.
+    """Voids the expired holds of every team, and returns how many.
+
+    One worker does this in each round of `round_s` seconds.
 
     Raises StoreUnavailable or StoreError.
     """
@@ -77,9 +79,9 @@ async def expire_holds(store: Store, round_s: float, life_s: float) -> int:
 
 
 async def reclaim(store: Store, owner: str) -> int:
-    """Voids what a dead worker held, of every team: holds whose ids begin with `owner`. How many it was.
+    """Voids what a dead worker held, for every team, and returns how many holds. Their ids begin with `owner`.
 
-    Raises StoreUnavailable or StoreError when every team has been tried.
+    Raises StoreUnavailable or StoreError after every team has been tried.
     """
     reclaimed = 0
     async for teams in _teams(store):

@@ -1,21 +1,22 @@
-"""The ledger: admit and settle, each one script call; typed on this side of the store.
+"""The ledger: admits and settles requests. Each is one script call, and this module is the typed interface to it.
 
     admit(request)      -> Admission          or GatewayError
     settle(settlement)  -> a future           never fails: what the store cannot take goes to the spool
-    preview(request)    -> Preview            the same decision, nothing reserved
-    works               everything beside requests: see `upkeep`
+    preview(request)    -> Preview            the same decision without a reservation
+    works               the background work, see `upkeep`
 
-Where a request was cancelled or the reply to its admission was lost, the hold it may have is voided.
+If a request was cancelled, or the reply to its admission was lost, the hold that it may have is voided.
 
-`store.on_failure = "open"` admits every well-formed key while the store is away, since nobody can check it then: for
-networks where that is better than nothing. Settlement checks it: only a secret that the team's key has is charged.
-Where the spool has no room left, it refuses too: what could not be charged later is not begun.
+With `store.on_failure = "open"` every well-formed key is admitted while the store is unavailable, because the key
+cannot be checked then. This suits networks where serving is more important than charging. Settlement checks the key
+later and charges only a secret that the team's key has. If the spool is full, the request is refused even then, because
+it could not be charged later.
 
-An admission says by when it must run: one that waited in the socket of a store that hung refuses itself. What an error
-reply means for either is in `store/errors.py`; a settlement is never dropped, whatever the store says.
+An admission carries a deadline. If it waited too long in the socket of a store that hung, the script refuses it.
+`store/errors.py` says what an error reply means for an admission and for a settlement. A settlement is never dropped,
+whatever the store replies.
 
-State that changes: `_open`, the holds of requests that run in this worker; `_settling`; `_unsettled`; `resolutions`;
-`_told_s`.
+Mutable: `_open`, the holds of requests that run in this worker; `_settling`; `_unsettled`; `resolutions`; `_told_s`.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ ADMIT: Final = Script.load("admit_v2")
 SETTLE: Final = Script.load("settle_v3")
 VIEW: Final = Script.load("view_v2")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
-"""Pauses between attempts of an admission that met a passing fault (`REPLY_FAULTS`), until the last one."""
+"""Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
 _POSTED_AT_ONCE: Final = 500
 _LAST_WAIT_MS: Final = "700"
-"""How long the end waits for a replica; shorter than the store's own timeout."""
+"""How long shutdown waits for a replica. It is shorter than the store's own timeout."""
 _TOLD_EVERY_S: Final = 60.0
 
 
@@ -128,7 +129,7 @@ class Ledger:
 
     @property
     def works(self) -> tuple[Periodic, ...]:
-        """What is done beside requests, for as long as the worker lives."""
+        """The background work, which runs as long as the worker."""
         return self.upkeep.works
 
     @property
@@ -147,7 +148,7 @@ class Ledger:
         return self._policy.on_failure == "open" and self._spool.has_room
 
     def new_request_id(self) -> str:
-        """A name for a request and its hold: it says which worker's it is."""
+        """Returns a new id for a request and its hold. The id names this worker."""
         return f"{self.owner}{os.urandom(12).hex()}"
 
     async def admit(self, request: AdmissionRequest) -> Admission:
@@ -156,12 +157,12 @@ class Ledger:
             reply = self._store.call(ADMIT, *self._admit_call(request, dry_run=False))
             try:
                 admission = read_admission(await reply, request)
-            except AdmissionLate as late:  # the clocks have moved apart: what the store's shows is known now
+            except AdmissionLate as late:  # the clocks have drifted apart, and the reply shows the store's
                 self._store.note_clock(TeamKeys(request.key.team_id).team, late.now_ms)
                 continue
             except StoreUnavailable as error:
                 if repeats(error.reason) and pause_s is not None:
-                    await asyncio.sleep(pause_s)  # cancelled here, nothing is reserved
+                    await asyncio.sleep(pause_s)  # if cancelled here, nothing is reserved
                     continue
                 admission = self._without_store(request, error)
             except StoreError as error:
@@ -170,7 +171,7 @@ class Ledger:
             except AdmissionRefused as refused:
                 if refused.code != "concurrency_exceeded" or not self._has_unsettled(request.key.team_id):
                     raise
-                # The store did not take the end of the team's own requests: their slots come back first.
+                # The store has not received the end of the team's own requests, so their slots are released first.
                 self.upkeep.replay_soon()
                 await asyncio.sleep(pause_s or 0)
                 continue
@@ -271,7 +272,10 @@ class Ledger:
                 del self._unsettled[team_id]
 
     async def _post_again(self, calls: list[Call]) -> int:
-        """Posts what another server had acknowledged; how much of it this one did not have. What fails is spooled."""
+        """Posts settlements again that another server had acknowledged. Returns how many this server did not have.
+
+        Settlements that fail are spooled.
+        """
         missing = 0
         for at in range(0, len(calls), _POSTED_AT_ONCE):
             some = calls[at : at + _POSTED_AT_ONCE]
@@ -297,13 +301,13 @@ class Ledger:
             self._tell(error.reason, error.detail)
 
     def _has_unsettled(self, team_id: str) -> bool:
-        """Whether the end of a request of the team waits in the spool."""
+        """Whether the settlement of one of the team's requests waits in the spool."""
         if not self.upkeep.spool_waits and not self._spool.pending:
-            self._unsettled.clear()  # whatever was left, another worker has brought it
+            self._unsettled.clear()  # another worker has replayed what was left
         return team_id in self._unsettled
 
     def _without_store(self, request: AdmissionRequest, error: StoreUnavailable) -> Admission:
-        """What becomes of a request that the store cannot be asked about."""
+        """Decides about a request while the store cannot be asked."""
         if is_forbidden(error.reason):
             self._tell(error.reason, error.detail)
         if not self.admits_unchecked:
@@ -314,7 +318,7 @@ class Ledger:
         return Admission(hold, NO_RATES, 0, unchecked=True)
 
     def _tell(self, word: str, detail: str) -> None:
-        """One line a minute for each kind of refusal, however many calls meet it."""
+        """Logs one line per minute for each kind of refusal, however many calls meet it."""
         now_s = self._loop.time()
         if now_s - self._told_s.get(word, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
             self._told_s[word] = now_s

@@ -1,4 +1,4 @@
-"""What the ledger's parts are told by the settings."""
+"""The parts of the settings that the ledger needs, as values."""
 
 from __future__ import annotations
 

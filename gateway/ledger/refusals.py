@@ -1,24 +1,25 @@
-"""What `admit_v2` refuses, in words that a person and a program can act on. Pure.
+"""Turns a refusal by `admit_v2` into an error that people and programs can act on. Pure.
 
-script's word          error                  waiting helps?
-invalid_api_key        401 invalid_api_key    no
-model_not_allowed      403 model_not_allowed  no
-max_output_tokens      400 invalid_field      no
-rpm, tpm               429 rate_limit_exceeded, true to the millisecond; a request over the whole limit: no
-concurrency            429 concurrency_exceeded, a second is a guess: nobody knows when a slot is free; 0: no
-budget_*               402 insufficient_quota until the period ends; `total`: no
-credits                402 insufficient_quota no
-request_in_progress    409 request_in_progress, a second is a guess
-already_answered       409 already_answered      no
+    script's code          error                  does waiting help?
+    invalid_api_key        401 invalid_api_key    no
+    model_not_allowed      403 model_not_allowed  no
+    max_output_tokens      400 invalid_field      no
+    rpm, tpm               429 rate_limit_exceeded, exact to the millisecond; not if the request exceeds the whole limit
+    concurrency            429 concurrency_exceeded; one second is a guess; not if the limit is 0
+    budget_*               402 insufficient_quota until the period ends; `total`: no
+    credits                402 insufficient_quota no
+    request_in_progress    409 request_in_progress; one second is a guess
+    already_answered       409 already_answered   no
 
-Of several limits in the way, the one that stays there longest refuses, so that who waits as told gets through.
+If several limits refuse a request, the one that takes longest to clear is reported, so a client that waits as told
+succeeds.
 
-A client's `Idempotency-Key` on a request makes it run, and be charged, once for each API key:
+A request with an `Idempotency-Key` runs and is charged once per API key. A repetition gets:
 
     while the first runs      409 request_in_progress with `Retry-After` and the first's `request_id`
-    after it was charged      409 already_answered with its `request_id`; the answer itself is not kept
-    after it was not charged  (refused, or no provider answered) the repeat runs
-    after it expired          (its gateway died) the repeat runs
+    after it was charged      409 already_answered with its `request_id`; the answer itself is not stored
+    after it was not charged  (refused, or no provider answered) the repetition runs
+    after it expired          (its gateway died) the repetition runs
     remembered for            `ledger.idempotency_ttl_s` from its admission, and again from its end
 """
 

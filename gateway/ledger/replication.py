@@ -1,18 +1,18 @@
-"""Settlements that the store has taken and may still lose: kept until its replicas have them too.
+"""Keeps settlements that the store has acknowledged but may still lose, until its replicas have them too.
 
-    keep(keys, args)     a settlement was acknowledged; one append
-    look()               a few times a second: what replicas have acknowledged is let go
-    lost_ground()        whether another server answers now than the one that acknowledged what is kept
-    take()               all that is kept, to be posted again: settlement is idempotent
+    keep(keys, args)     adds an acknowledged settlement; costs one append
+    look()               runs a few times per second and drops what the replicas have acknowledged
+    lost_ground()        whether another server answers now than the one that acknowledged the kept settlements
+    take()               removes and returns all, so they can be posted again: settlement is idempotent
 
-Replication is asynchronous: what the primary had acknowledged and not passed on dies with it. `ROLE` says how far the
-primary is, and how far each replica has said that it is (once a second). All that was acknowledged before the question
-lies before the primary's offset in its answer.
+Replication is asynchronous: what the primary has acknowledged but not yet replicated is lost with it. The reply of
+`ROLE` contains the primary's offset and the offset that each replica has reported (once per second). Everything that
+was acknowledged before the command was sent lies before the primary's offset in its reply.
 
-Where a node has no replica, what was acknowledged is kept for a moment alone, since a server that is started again may
-have lost the last second of its own file. A replica that has just gone may be the next primary: it is waited for.
+If a node has no replica, acknowledged settlements are kept for only a moment, because a restarted server may have lost
+the last second of its own file. A replica that has just disconnected may be the next primary, so it is waited for.
 
-State that changes: what is kept, by when it was asked about; where replicas were seen last; `dropped`.
+Mutable: the kept settlements in batches, where replicas were last seen, and `dropped`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gateway.store.store import Store
 from gateway.store.url import Address
 
 Call = tuple[list[str], list[str]]
-"""Keys and arguments of a settlement."""
+"""The keys and arguments of a settlement."""
 _WITHOUT_REPLICA_S: Final = 3.0
 _REPLICA_GONE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What was acknowledged before each node was as far as `offsets` says."""
+    """Settlements that were acknowledged before each node reached the offset in `offsets`."""
 
     calls: list[Call]
     offsets: Mapping[Address, int]
@@ -42,7 +42,7 @@ class _Batch:
 
 
 class Unreplicated:
-    """One worker's. `limit`: the most settlements that are kept; beyond it the oldest go, and `dropped` counts them."""
+    """The settlements that one worker keeps. Beyond `limit` the oldest are dropped, and `dropped` counts them."""
 
     def __init__(self, store: Store, limit: int) -> None:
         self.dropped = 0
@@ -58,35 +58,35 @@ class Unreplicated:
 
     @property
     def is_replicated(self) -> bool:
-        """Whether a replica was seen."""
+        """Whether a replica has been seen."""
         return bool(self._replicas_seen_s)
 
     def keep(self, keys: list[str], args: list[str]) -> None:
-        """Takes a settlement that the store has acknowledged."""
+        """Adds a settlement that the store has acknowledged."""
         if len(self._fresh) < self._limit:
             self._fresh.append((keys, args))
         else:
             self.dropped += 1
 
     def lost_ground(self) -> bool:
-        """Whether a connection was made since this was asked last."""
+        """Whether a connection has been made since the last call."""
         before, self._epoch = self._epoch, self._store.epoch
         return before != self._epoch
 
     def take(self) -> list[Call]:
-        """All that is kept; nothing is kept any more."""
+        """Removes and returns all settlements."""
         calls = [call for batch in self._batches for call in batch.calls] + self._fresh
         self._batches.clear()
         self._fresh = []
         return calls
 
     async def look(self) -> None:
-        """Lets go of what replicas have. Raises StoreUnavailable or StoreError."""
+        """Drops what the replicas have. Raises StoreUnavailable or StoreError."""
         if not self._fresh and not self._batches:
             return
         calls, self._fresh = self._fresh, []
         now_s = time.monotonic()
-        self._batches.append(_Batch(calls, {}, now_s))  # before the first await: it is kept, whatever happens
+        self._batches.append(_Batch(calls, {}, now_s))  # before the first await, so that the batch cannot be lost
         roles = {node: _read_role(reply) for node, reply in (await self._store.ask_nodes("ROLE")).items()}
         if self._batches and self._batches[-1].calls is calls:
             offsets = {node: offset for node, (offset, _) in roles.items()}
@@ -100,10 +100,10 @@ class Unreplicated:
             self.dropped += len(self._batches.popleft().calls)
 
     def _is_safe(self, batch: _Batch, roles: Mapping[Address, tuple[int, list[int]]], now_s: float) -> bool:
-        if not batch.offsets:  # nobody could be asked since
+        if not batch.offsets:  # no node has answered since
             return False
         for node, offset in batch.offsets.items():
-            if node not in roles:  # it is away, and what comes in its place may have less
+            if node not in roles:  # the node is unavailable, and its successor may have less
                 return False
             _, replicas = roles[node]
             if replicas:
@@ -117,9 +117,9 @@ class Unreplicated:
 
 
 def _read_role(reply: Any) -> tuple[int, list[int]]:
-    """A primary's offset and those of its replicas; of any other answer nothing is known.
+    """Returns a primary's offset and those of its replicas, given the reply to ROLE.
 
-    The reply to ROLE: ["master", offset, [[host, port, offset], ...]].
+    The reply of a primary is ["master", offset, [[host, port, offset], ...]]. Any other reply yields nothing.
     """
     match reply:
         case [b"master", int(offset), list(replicas)]:

@@ -98,7 +98,7 @@ class Spool:
         self.replayed = 0
         self.refused = 0
         self.lost = 0
-        self._waits_for = ""  # what the store said about lines that it did not take
+        self._waits_for = ""  # the reason for which the store did not accept lines
 
     @property
     def pending(self) -> bool:
@@ -124,8 +124,8 @@ class Spool:
     async def replay(self, call: Replay) -> bool:
         """Sends the lines on disk to the store: those of this worker and those of workers that have ended.
 
-        Returns False if lines are left that the store could not take. `call` raises StoreUnavailable or StoreError for
-        those, and LookupError or ValueError for a line that no store will ever take.
+        Returns False if lines are left that the store could not accept. For those, `call` raises StoreUnavailable or
+        StoreError. It raises LookupError or ValueError for a line that no store will ever accept.
         """
         await self.close()
         whole = True
@@ -216,9 +216,10 @@ class Spool:
         return sorted(self._directory.glob(f"*{SUFFIX}"))
 
     async def _replay_file(self, path: Path, call: Replay) -> bool:
-        """Replays a file. Lines that the store did not take stay in it; returns False if there are any.
+        """Replays a file. Lines that the store did not accept stay in it. Returns False if there are any.
 
-        Raises StoreUnavailable if the store went away; the next replay then starts at the beginning of the file.
+        Raises StoreUnavailable if the store became unavailable. The next replay then starts at the beginning of the
+        file.
         """
         refused: list[bytes] = []
         kept: list[bytes] = []
@@ -247,7 +248,7 @@ class Spool:
         return not kept
 
     def _note_wait(self, problem: Exception) -> None:
-        """One log line for what the store says, however often and of however many lines it says it."""
+        """Logs the store's reason once, however many lines it concerns."""
         if self._waits_for != str(problem):
             self._waits_for = str(problem)
             self._log.warning("spool_waits", error=self._waits_for)

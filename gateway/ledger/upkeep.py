@@ -1,16 +1,17 @@
-"""What a worker's ledger does beside requests, in rounds; each round starts at once when the store comes back.
+"""The background work of a worker's ledger. When the store becomes available again, every kind runs at once.
 
-    renew    every third of a hold's life       the holds of running requests live on; the store's clock is read
-    expire   the same                           what nobody has renewed is voided, by one worker for all
-    replay   four times a second, if need be    what the store did not take is sent again
-    lease    every third of `ledger.lease_s`    this worker lives; what dead ones held is given back
-    confirm  four times a second                settlements that every replica has are let go
+    renew    every third of a hold's life       extends the holds of running requests; reads the store's clock
+    expire   the same                           one worker for all voids what nobody has renewed
+    replay   four times per second, if needed   sends what the store did not accept
+    lease    every third of `ledger.lease_s`    renews this worker's lease; voids what dead workers held
+    confirm  four times per second              drops the settlements that every replica has
 
-Where another server answers now than before, it may lack what was acknowledged last: settlements are posted again, and
-running requests get their holds again; so they do where this worker was silent for so long that it was taken for dead.
+If another server answers now than before, it may lack what was acknowledged last. Settlements are then posted again,
+and running requests get their holds again. The same happens if this worker was silent for so long that the others
+considered it dead.
 
-State that changes: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`,
-`posted_again` and `restored`.
+Mutable: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`, `posted_again` and
+`restored`.
 """
 
 from __future__ import annotations
@@ -38,15 +39,18 @@ _LEASES_LIFE_MS: Final = str(86_400_000)
 _CONFIRM_EVERY_S: Final = 0.25
 _RETRY_S: Final = 0.25
 _REPLAY_S: Final = 900.0
-"""How long one round of `replay-spool` may take: a full spool is replayed in one."""
+"""The maximum duration of one round of `replay-spool`, which replays a full spool."""
 _TOLD_EVERY_S: Final = 60.0
 
 Post = Callable[[list[Call]], Awaitable[int]]
-"""Posts settlements once more; how many the store had not."""
+"""Posts settlements again. Returns how many the store did not have."""
 
 
 class Upkeep:
-    """One worker's. `owner`: how the ids of its holds begin, and its name among the leases."""
+    """The background work of one worker's ledger.
+
+    `owner` is its name among the leases and the prefix of its holds' ids.
+    """
 
     def __init__(
         self,
@@ -88,21 +92,21 @@ class Upkeep:
         )
 
     def wake(self) -> None:
-        """The store is back: every round begins now."""
+        """Starts every kind of work now, because the store is available again."""
         self.spool_waits = True
         for work in self.works:
             work.wake()
 
     def note_spooled(self) -> None:
-        """A settlement went to the spool. Where the store serves all the same, it is sent again soon."""
+        """Notes that a settlement went to the spool. If the store is available all the same, it is sent again soon."""
         self.spool_waits = self._spooled_since = True
 
     def replay_soon(self) -> None:
-        """What waits in this worker's spool is sent now."""
+        """Sends the lines in this worker's spool now."""
         self.works[2].wake()
 
     async def end(self) -> None:
-        """At shutdown, when all is settled: this worker is not missed. Raises StoreUnavailable or StoreError."""
+        """Ends the lease at shutdown, after everything was settled. Raises StoreUnavailable or StoreError."""
         await self._lease("0")
 
     def _periodic(
@@ -111,7 +115,7 @@ class Upkeep:
         async def tried() -> None:
             try:
                 await work()
-            except StoreError as error:  # what an operator of the store must set right; said once in a while
+            except StoreError as error:  # logged once in a while, because an operator of the store must act
                 now_s = time.monotonic()
                 if now_s - self._told_s >= _TOLD_EVERY_S:
                     self._told_s = now_s
@@ -130,7 +134,8 @@ class Upkeep:
 
     async def _replay_spool(self) -> None:
         now_s = time.monotonic()
-        due = self.spool_waits or now_s - self._spool_looked_s >= self._round_s  # others' files are looked for, too
+        # also looks for the files of other workers
+        due = self.spool_waits or now_s - self._spool_looked_s >= self._round_s
         if due and self._store.available:
             self._spool_looked_s, self._spooled_since = now_s, False
             whole = await self._spool.replay(self._replay)
@@ -146,7 +151,7 @@ class Upkeep:
             owner = self.lost[0]
             reclaimed = await hold_expiry.reclaim(self._store, owner)
             self.expired += reclaimed
-            del self.lost[0]  # if that fails, the next round does it
+            del self.lost[0]  # if the call fails, the next round tries again
             self._log.warning("worker_lost", worker=owner, holds=reclaimed)
 
     async def _lease(self, life_ms: str) -> list[Any]:

@@ -110,7 +110,7 @@ def _put(stream: TextIO, data: bytes) -> int:
     rest = memoryview(data)
     while rest:
         descriptor = _descriptor(stream)
-        if descriptor is None:  # closed: another file may have its number by now
+        if descriptor is None:  # closed, so another file may have its number now
             return bytes(rest).count(b"\n")
         try:
             rest = rest[os.write(descriptor, rest) :]

@@ -55,13 +55,13 @@ class Recent(Generic[Value]):
 
 
 class Digest(Protocol):
-    """A hash that grows, as hashlib makes them."""
+    """A hash that is computed incrementally, like those of hashlib."""
 
     def update(self, data: bytes, /) -> None:
         """Adds bytes."""
 
     def hexdigest(self) -> str:
-        """The hash of all bytes so far."""
+        """Returns the hash of all bytes so far."""
 
 
 @dataclass(slots=True)

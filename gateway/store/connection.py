@@ -40,7 +40,7 @@ Word = str | bytes | int
 pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 _ASKING: Final = pack((b"ASKING",))
-# How much longer replies are awaited after a missed deadline: enough for one more turn of the loop, see `_on_deadline`.
+# How much longer replies are awaited after a missed deadline: one more turn of the loop, see `_on_deadline`.
 _TIMER_GRACE_S: Final = 0.002
 
 
@@ -102,7 +102,7 @@ class StoreConnection(asyncio.Protocol):
         self._unwritten: list[Call] = []
         self._deadline = Deadline(loop, self._on_deadline)
         self._graced: Call | None = None  # the oldest call, if it was given grace
-        self._clock_ahead_ms = 0.0  # of the event loop's clock; measured before the connection serves
+        self._clock_ahead_ms = 0.0  # difference to the event loop's clock, measured before the connection serves
         # sha -> None while its SCRIPT LOAD is in flight, or why that failed
         self._loads: dict[str, Exception | None] = {}
 
@@ -139,11 +139,14 @@ class StoreConnection(asyncio.Protocol):
 
     @property
     def run_by_ms(self) -> int:
-        """By when what leaves now must run, or nobody waits for it any more: by the server's clock, in ms."""
+        """The deadline for a call that is sent now, after which nobody waits for it. In ms of the server's clock."""
         return int(self._loop.time() * 1000 + self._clock_ahead_ms + self._settings.timeout_s * 1000)
 
     def note_clock(self, server_ms: int) -> None:
-        """The server's clock showed this, a moment ago: so what is known of it never runs ahead of it."""
+        """Notes the server's time, which is now a moment old.
+
+        The estimate therefore never runs ahead of the server's clock.
+        """
         self._clock_ahead_ms = server_ms - self._loop.time() * 1000
 
     async def measure_clock(self) -> None:

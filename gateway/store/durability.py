@@ -1,13 +1,13 @@
-"""What kind of store this is: whether it may lose what the ledger must keep. Reading is pure; `inspect` asks.
+"""Checks whether the store may lose what the ledger must keep. Parsing is pure; `inspect` asks the store.
 
     danger          what was found
-    evicts          its maxmemory-policy is allkeys-*: short of memory it drops teams, balances, journals
-    evicts_expiring volatile-*: short of memory it forgets what was settled, and a repetition would be charged again
+    evicts          its maxmemory-policy is allkeys-*: when memory is full it evicts teams, balances and journals
+    evicts_expiring volatile-*: when memory is full it evicts settlement results, and a repetition is charged twice
     not_persistent  neither an append-only file nor snapshots: a restart of the server loses everything
-    no_replica      nobody has a copy: a machine that is lost takes everything with it
+    no_replica      there is no copy: losing the machine loses everything
     old_version     older than Redis 7
 
-`FATAL` are those that the gateway does not start with unless `store.accept_data_loss` is set.
+The gateway does not start with a danger in `FATAL`, unless `store.accept_data_loss` is set.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OLDEST: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a node says of itself. `persists` is None where it does not say."""
+    """What a node reports about itself. `persists` is None if it does not report it."""
 
     version: str
     policy: str
@@ -45,7 +45,7 @@ class Inspection:
 
     @property
     def dangers(self) -> tuple[str, ...]:
-        """The names of what is dangerous."""
+        """The names of the dangers."""
         found = []
         if self.policy.startswith("allkeys-"):
             found.append("evicts")
@@ -61,12 +61,12 @@ class Inspection:
         return tuple(found)
 
     def explain(self, danger: str) -> str:
-        """A danger in a sentence."""
+        """Returns a sentence that explains a danger."""
         return DANGERS[danger].format(policy=self.policy, version=self.version)
 
 
 def read_inspection(info: bytes, save: str | None) -> Inspection:
-    """What INFO says. `save`: the value of the configuration directive, None where the server keeps it to itself."""
+    """Parses the reply of INFO. `save` is the value of the configuration directive, or None if the server hides it."""
     lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
     fields = {name: value for name, separator, value in lines if separator}
     persists: bool | None = None
@@ -84,7 +84,7 @@ def read_inspection(info: bytes, save: str | None) -> Inspection:
 
 
 async def inspect(store: Store) -> dict[Address, Inspection]:
-    """Asks every node that serves keys. Raises StoreUnavailable; a node that forbids the question is left out."""
+    """Asks every node that serves keys. Raises StoreUnavailable. A node that forbids the commands is left out."""
     found: dict[Address, Inspection] = {}
     try:
         infos = await store.ask_nodes("INFO")
@@ -94,7 +94,7 @@ async def inspect(store: Store) -> dict[Address, Inspection]:
         return found
     try:
         saves = await store.ask_nodes("CONFIG", "GET", "save")
-    except (StoreError, StoreUnavailable):  # managed servers keep CONFIG to themselves
+    except (StoreError, StoreUnavailable):  # managed servers often forbid CONFIG
         saves = {}
     for node, info in infos.items():
         reply = saves.get(node)
@@ -103,7 +103,7 @@ async def inspect(store: Store) -> dict[Address, Inspection]:
 
 
 def explained(found: Mapping[Address, Inspection], only: frozenset[str] | None = None) -> list[str]:
-    """The dangers in sentences, each once, with the first node that has it."""
+    """Returns one sentence per danger, with the first node that has it."""
     seen: dict[str, str] = {}
     for node, inspection in found.items():
         for danger in inspection.dangers:

@@ -1,10 +1,10 @@
-"""The meaning of a failing store's replies, as data.
+"""The meaning of a store's error replies, as data.
 
     the store cannot serve now   -> StoreUnavailable(reason)   an outage: refuse, or spool and retry
     the store refused the call   -> StoreError                 a mistake in a script, a command or the configuration
 
-`REPLY_FAULTS` maps the word that opens an error reply to what it means for the node that sent it, for an admission
-and for a settlement. Words that are not there (ERR, WRONGTYPE) are a StoreError: an admission is refused with 503.
+`REPLY_FAULTS` maps the first word of an error reply to its meaning for the node that sent it, for an admission and for
+a settlement. Words that are not in it (ERR, WRONGTYPE) are a StoreError: an admission is refused with 503.
 """
 
 import re
@@ -47,11 +47,11 @@ class FaultScope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReplyFault:
-    """What an error reply means. Nothing was applied, whatever it says.
+    """The meaning of an error reply. With any of them, nothing was applied.
 
-    `repeats`: an admission is sent again, a few times within the store's timeout; else it is refused with 503, and
-    told when to come back. A settlement is spooled and sent again soon, whatever the word: none is ever dropped.
-    `forbidden`: only an operator can change it. At the start it ends the gateway, later it is said once in the log.
+    `repeats`: an admission is sent again, a few times within the store's timeout. Otherwise it is refused with 503 and
+    told when to come back. A settlement is always spooled and sent again soon. None is ever dropped. `forbidden`: only
+    an operator can change it. At the start it ends the gateway; later it is logged once.
     """
 
     scope: FaultScope
@@ -65,13 +65,14 @@ REPLY_FAULTS: Final = MappingProxyType(
         "LOADING": ReplyFault(FaultScope.NODE),
         "MASTERDOWN": ReplyFault(FaultScope.NODE),
         "OOM": ReplyFault(FaultScope.NODE),
-        "MISCONF": ReplyFault(FaultScope.NODE),  # cannot write to its disk
+        "MISCONF": ReplyFault(FaultScope.NODE),  # it cannot write to its disk
         "NOREPLICAS": ReplyFault(FaultScope.NODE),
         "CLUSTERDOWN": ReplyFault(FaultScope.NODE),
         "BUSY": ReplyFault(FaultScope.NODE),  # a script runs for too long
-        "NOAUTH": ReplyFault(FaultScope.NODE, forbidden=True),  # the next connection gives the password again
-        "NOPERM": ReplyFault(FaultScope.CALL, forbidden=True),  # this user may not do this
-        "TRYAGAIN": ReplyFault(FaultScope.CALL, repeats=True),  # a slot is moving, and has moved some of these keys
+        "NOAUTH": ReplyFault(FaultScope.NODE, forbidden=True),  # the next connection sends the password again
+        "NOPERM": ReplyFault(FaultScope.CALL, forbidden=True),  # this user may not run the command
+        # a slot is being moved, and some of these keys have moved
+        "TRYAGAIN": ReplyFault(FaultScope.CALL, repeats=True),
         "NOSCRIPT": ReplyFault(FaultScope.CALL, repeats=True),  # flushed again right after it was loaded
         "MOVED": ReplyFault(FaultScope.CALL, repeats=True),  # still, after one redirect
         "ASK": ReplyFault(FaultScope.CALL, repeats=True),
@@ -98,7 +99,7 @@ def reply_fault(message: str) -> str | None:
 
 
 def is_fault_of_node(reason: str) -> bool:
-    """Whether what `StoreUnavailable.reason` says takes the whole node out of service, as an error reply."""
+    """Whether `StoreUnavailable.reason`, the first word of an error reply, takes the whole node out of service."""
     fault = REPLY_FAULTS.get(reason)
     return fault is not None and fault.scope is FaultScope.NODE
 
@@ -110,13 +111,13 @@ def is_forbidden(reason: str) -> bool:
 
 
 def repeats(reason: str) -> bool:
-    """Whether an admission that met it is sent again soon."""
+    """Whether an admission that met this error is sent again soon."""
     fault = REPLY_FAULTS.get(reason)
     return fault is not None and fault.repeats
 
 
 def is_fault_of_call(reason: str) -> bool:
-    """Whether it says something about one call alone: the next one may pass."""
+    """Whether the error concerns one call alone, so that the next one may succeed."""
     fault = REPLY_FAULTS.get(reason)
     return fault is not None and fault.scope is FaultScope.CALL
 

@@ -59,11 +59,10 @@ class StoreSettings:
 class Store:
     """The ledger's store; `await Store.open(settings)`.
 
-    `works`: the background work that this store runs itself; with Sentinels, the look for the primary.
-    `redis`: a redis-py client for what is not on the warm path (lists, exports); it raises redis-py's exceptions.
-    `on_change`: called with `available` each time that it changes.
-    `epoch`: counts the connections that were made: where it has changed, another server may answer, or the same with
-    less than it had said it had.
+    `works`: background work of the store itself. With Sentinels, it watches for a new primary. `redis`: a redis-py
+    client for lists and exports, outside the hot path. It raises redis-py's exceptions. `on_change`: called with
+    `available` each time it changes. `epoch`: counts the connections that were made. If it has changed, another server
+    may answer now, or the same server with less data than it had acknowledged.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
@@ -165,13 +164,13 @@ class Store:
         return self._dispatch(key, packed, None)
 
     def run_by_ms(self, key: str) -> str:
-        """By when a call that leaves now must run, by the clock of the key's node; "" while there is none."""
+        """Returns the deadline of a call sent now, by the clock of the key's node, or "" if not connected."""
         node = self._layout.node_of(key)
         connection = self._connections.get(node) if node is not None else None
         return "" if connection is None else str(connection.run_by_ms)
 
     def note_clock(self, key: str, server_ms: int) -> None:
-        """What the clock of the key's node showed a moment ago."""
+        """Notes the time of the clock of the key's node, a moment ago."""
         node = self._layout.node_of(key)
         if node is not None and (connection := self._connections.get(node)) is not None:
             connection.note_clock(server_ms)
@@ -181,7 +180,7 @@ class Store:
         await asyncio.gather(*(connection.measure_clock() for connection in list(self._connections.values())))
 
     async def ask_nodes(self, *command: Word) -> dict[Address, Any]:
-        """One command, asked of every node. Raises StoreUnavailable or StoreError."""
+        """Sends one command to every node and returns the replies. Raises StoreUnavailable or StoreError."""
         nodes = list(self._connections)
         replies = await asyncio.gather(*(self._connections[node].run(*command) for node in nodes))
         return dict(zip(nodes, replies, strict=True))

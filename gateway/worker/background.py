@@ -2,18 +2,18 @@
 
 | name                   | does                                                                | where                 |
 |------------------------|---------------------------------------------------------------------|-----------------------|
-| `renew-holds`          | running requests keep their holds                                   | `ledger`              |
-| `expire-holds`         | holds that nobody renews are voided                                 | `ledger`              |
-| `replay-spool`         | what the store did not take is sent again                           | `ledger`              |
-| `renew-lease`          | this worker lives; what dead ones held is given back                | `ledger`              |
-| `confirm-replicas`     | settlements that every replica has are let go                       | `ledger`              |
-| `watch-primary`        | asks the Sentinels who the primary is; the store runs it itself     | `store`               |
-| `end-overdue-requests` | ends requests whose total time is over                              | `proxy.handler`       |
+| `renew-holds`          | extends the holds of running requests                               | `ledger`              |
+| `expire-holds`         | voids holds that nobody renews                                      | `ledger`              |
+| `replay-spool`         | sends what the store did not accept                                 | `ledger`              |
+| `renew-lease`          | renews this worker's lease; voids what dead workers held            | `ledger`              |
+| `confirm-replicas`     | drops the settlements that every replica has                        | `ledger`              |
+| `watch-primary`        | asks the Sentinels for the primary; the store runs it itself        | `store`               |
+| `end-overdue-requests` | ends requests that have exceeded their total time                   | `proxy.handler`       |
 | `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |
-| `report-requests`      | writes what operators look at                                       | `reporting`           |
-| `publish-metrics`      | tells the other workers this one's counts                           | `worker`              |
-| `inspect-store`        | sees whether the store may lose data                                | `worker`              |
-| `check-enforcement`    | sees the store refuse what is beyond a limit; ends when it has      | here                  |
+| `report-requests`      | writes the reports that operators read                              | `reporting`           |
+| `publish-metrics`      | publishes this worker's metrics to the other workers                | `worker`              |
+| `inspect-store`        | checks whether the store may lose data                              | `worker`              |
+| `check-enforcement`    | checks that the store refuses what exceeds a limit; then ends       | here                  |
 """
 
 from __future__ import annotations

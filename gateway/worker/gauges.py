@@ -83,7 +83,7 @@ def gauges(
 
 
 def dangers(inspection: StoreInspection) -> Snapshot:
-    """What is dangerous about the store, as this worker sees it."""
+    """Returns the dangers of the store, as this worker sees them."""
     found = inspection.dangers
     return {"gateway_store_dangers": {(name,): int(name in found) for name in DANGERS}}
 

@@ -1,6 +1,6 @@
-"""Looks at what kind of store serves: at each new connection to it, and once a minute, since it can be configured anew.
+"""Checks what kind of store serves: at each new connection and once per minute, because it can be reconfigured.
 
-What is dangerous is logged when it changes, named by /readyz, and counted in `gateway_store_dangers`.
+Dangers are logged when they change, named by /readyz, and counted in `gateway_store_dangers`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gateway.store.url import Address
 _EVERY_S: Final = 1.0
 _AGAIN_S: Final = 60.0
 _QUIET: Final = frozenset({"no_replica"})
-"""Not worth a log line: many gateways live with it, and `gateway check` says so."""
+"""Dangers that are not logged. Many gateways run with them, and `gateway check` reports them."""
 
 
 class StoreInspection:
-    """One worker's. State that changes: what was found, for which connections, and when."""
+    """The inspection of one worker. Mutable: the dangers, the connections that they were found on, and when."""
 
     def __init__(self, store: Store) -> None:
         self.work: Final = Periodic("inspect-store", _EVERY_S, self._look, outages=(StoreUnavailable,))
@@ -39,7 +39,7 @@ class StoreInspection:
 
     @property
     def dangers(self) -> list[str]:
-        """The names of what is dangerous, in order."""
+        """The names of the dangers, in order."""
         return sorted({danger for inspection in self.found.values() for danger in inspection.dangers})
 
     async def _look(self) -> None:

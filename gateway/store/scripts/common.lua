@@ -20,7 +20,7 @@ local OPEN, TOTAL_USD, TOTAL_TOKENS, RQ, TK, PERIOD, USD, TOKENS = 1, 2, 3, 5, 7
 local HOUR, DAY, MONTH = 1, 2, 3
 -- the counters from RQ on, as a MessagePack array of 13
 local PACKED, ARRAY, EMPTY = 13, '\157', '\157\0\0\0\0\0\0\0\0\0\0\0\0\0'
-local LARGE = 4503599627370496 -- 2^52: twice as much, and doubles are not exact any more
+local LARGE = 4503599627370496 -- 2^52: twice as much, and doubles are no longer exact
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local floor, max, min = math.floor, math.max, math.min
 
@@ -64,7 +64,7 @@ local function load_state(state, key_id, ...)
     (fields[11] or 0) + 0
 end
 
--- A total that a double does not hold exactly any more: its change is added where it is stored, in 64 bits.
+-- A total that a double cannot hold exactly. Its change is added in the store, with 64 bits.
 local function save_large_total(state, field, scope)
   if scope.added then redis.call('HINCRBY', state, field, scope.added)
   else redis.call('HSET', state, field, scope[TOTAL_USD]) end
@@ -94,11 +94,11 @@ local function drain(scope, level, limit, now)
   local passed = now - scope[level + 1]
   if not limit then scope[level] = 0
   elseif passed > 0 then scope[level] = max(0, scope[level] - passed * limit) end
-  if passed ~= 0 then scope[level + 1] = now end -- a clock that was set back drains from there
+  if passed ~= 0 then scope[level + 1] = now end -- after a clock was set back, draining starts from there
 end
 
--- Brings a scope's counters up to now: resets periods that have ended, and drains buckets if the limits are given.
--- A clock that was set back ends no period: the periods that were reached go on until it has caught up (`behind`).
+-- Brings a scope's counters up to now: resets periods that have ended, and drains buckets if the limits are given. A
+-- clock that was set back ends no period. The periods that were reached continue until it has caught up (`behind`).
 local function advance(scope, limits, now)
   if limits then
     drain(scope, RQ, limits[RPM], now)

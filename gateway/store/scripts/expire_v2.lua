@@ -1,13 +1,15 @@
--- expire_v2: voids holds that nobody has renewed: their gateway is gone, and no lease told of it.
+-- expire_v2: voids holds that nobody has renewed: their gateway has died, and no lease reported it.
 --
 -- KEYS 1 state  2 holds  3 held  4 journal
--- ARGV 1 most  2 grace, ms  3 life of a hold, ms
+-- ARGV 1 maximum number of holds  2 grace period, ms  3 lifetime of a hold, ms
 -- Returns {voided, looked at}
 --
--- A hold that is over is not voided at first sight: the store may have stood still, and nobody could renew. It gets a grace,
--- noted by a half in its expiry, and is voided where it is over again. One that is over for longer than a life was not
--- looked at all that time, because the store stood still again: it gets another grace.
--- A life that ends later than any can, since the clock was set back, is cut.
+-- An expired hold is not voided when it is first seen, because the store may have stopped, so that nobody could renew it.
+-- It gets a grace period, marked by a fraction of one half in its expiry time, and is voided when that has passed too.
+-- A hold that expired longer ago than its own lifetime was not examined in that time, because the store stopped again. It
+-- gets another grace period.
+-- If the clock was set back, a lifetime may end later than possible. It is then shortened.
+--
 --@include common
 --@include void
 local state, holds, held, journal = unpack(KEYS)

@@ -1,11 +1,12 @@
--- lease_v1: a worker says that it lives, and hears who does not any more.
+-- lease_v1: a worker renews its lease and learns which workers have died.
 --
 -- KEYS 1 leases
--- ARGV 1 worker id  2 lease, ms; 0: it ends, all that it held is settled  3 life of the leases themselves, ms
--- Returns {1 its lease ran on | 0 it is new or had lapsed, ids of workers whose leases have lapsed: each is told once}
+-- ARGV 1 worker id  2 lease, ms; 0: ends the lease, because all that it held is settled  3 lifetime of all leases, ms
+-- Returns {1 if its lease was alive | 0 if it is new or had lapsed, ids of workers whose leases have lapsed}
+-- Each lapsed lease is returned to one worker only.
 --
--- The member "" says when this last ran. Where that is longer ago than workers leave between two calls, nobody could: the
--- store stood still, or all were away. Time in which nobody could say that he lives counts for none.
+-- The member "" has the time of the last call. If that is longer ago than the time between two calls of a worker, the
+-- store stopped or all workers were disconnected. The time in which nobody could renew does not count for any lease.
 local leases, worker, lease = KEYS[1], ARGV[1], ARGV[2] + 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,4 +1,4 @@
--- For the scripts that decide or show: the limits of team and key, and what they leave.
+-- For the scripts that decide about or show limits: the limits of team and key, and what is left of them.
 
 -- places in a scope's limits, behind RPM and TPM; eight budgets, BUDGETS + i
 local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4
@@ -21,10 +21,10 @@ local function period_end_ms(period, index)
   return first_day(index + 1) * DAY_MS
 end
 
-local burst = 1 -- the share of a minute's limit that may come at once; the scripts set it
+local burst = 1 -- the share of a minute's limit that may be used at once; the scripts set it
 
--- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never. What is larger than a burst
--- fits into an empty bucket.
+-- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never. An amount that is larger
+-- than a burst fits into an empty bucket.
 local function bucket_wait(level, limit, units)
   if limit == 0 or units > limit then return -1 end
   return max(0, ceil((level + units * MINUTE_MS - max(limit * burst, units) * MINUTE_MS) / limit))

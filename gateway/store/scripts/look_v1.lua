@@ -1,8 +1,9 @@
--- look_v1: is this key valid, and which upstream made that response? Reads only. For requests that need to know first.
+-- look_v1: checks whether a key is valid and which upstream made a response, for requests that must know before admission.
 --
+-- It only reads.
 -- KEYS 1 team  2 key  [3 response]
 -- ARGV 1 SHA-256 of the secret
--- Returns {1 valid | 0 unknown, disabled or expired, by admit_v2's rule; what is remembered of the response, or ""}
+-- Returns {1 valid | 0 unknown, disabled or expired (admit_v2's rule), the entry of the response or ""}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function over(expires_ms) return (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms) end

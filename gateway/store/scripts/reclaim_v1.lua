@@ -1,8 +1,9 @@
--- reclaim_v1: gives back what a worker held that is known to be dead.
+-- reclaim_v1: voids the holds of a worker that has died.
 --
 -- KEYS 1 state  2 holds  3 held  4 journal
--- ARGV 1 how the ids of its holds begin
+-- ARGV 1 prefix of the ids of its holds
 -- Returns how many were voided.
+--
 --@include common
 --@include void
 local state, holds, held, journal = unpack(KEYS)

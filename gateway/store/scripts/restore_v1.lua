@@ -1,10 +1,12 @@
--- restore_v1: a running request has its hold again, which a failover lost, or which was taken for a dead worker's.
+-- restore_v1: reserves the hold of a running request again, after a failover lost it or it was voided as a dead worker's.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 resolution
--- ARGV 1 hold id  2 key id  3 hold, nano-USD  4 hold, tokens  5 admitted_ms  6 life of the hold, ms
---      7 by when this must run, by the server's clock in ms, or "" for whenever
--- Returns 1 restored | 2 it is there | 3 it has ended | 4 no such team, or too late
--- No limit is asked: the request runs. What it took of the rates is gone with the hold.
+-- ARGV 1 hold id  2 key id  3 hold, nano-USD  4 hold, tokens  5 admitted_ms  6 lifetime of the hold, ms
+--      7 the latest time at which this may run, by the server's clock in ms; "" for any time
+-- Returns 1 restored | 2 it exists | 3 it has ended | 4 no such team, or too late
+--
+-- Limits are not checked, because the request already runs. The rates are not charged again.
+--
 --@include common
 local team_hash, _, state, holds, held_hash, _, resolution = unpack(KEYS)
 local hold_id, key_id, amount, tokens, admitted_ms = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0

@@ -32,7 +32,7 @@ local function shown(hash, scope)
   return out
 end
 
--- As they are stored: these two may be larger than a double holds.
+-- These two may exceed what a double can hold, so they are returned as they are stored.
 local sums = redis.call('HMGET', KEYS[2], 'granted', 'spent')
 return {
   now, { 'granted', sums[1] or 0, 'available', available, 'held', held, 'spent', sums[2] or 0 },

@@ -1,6 +1,6 @@
--- For the scripts that give back what a dead gateway held.
+-- For the scripts that void holds.
 
--- Voids one hold, and journals it as expired.
+-- Voids one hold and journals it as expired.
 local function void_hold(state, holds, held, journal, now, id)
   local text = redis.call('HGET', held, id)
   redis.call('ZREM', holds, id)
