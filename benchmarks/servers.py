@@ -130,7 +130,7 @@ class Bench:
             "BENCH_PORT": str(port),
             "BENCH_UPSTREAM": f"http://127.0.0.1:{upstream}/v1",
             "BENCH_UPSTREAM_KEY": "upstream-key",
-            "BENCH_ADMIN_KEY": "admin-key",
+            "BENCH_ADMIN_KEY": "admin-key-of-32-characters-at-least",
         }
         log = self.directory / f"{name}.log"
         process = self._stack.enter_context(running(command, cores=cores, log=log, env=env))

@@ -24,7 +24,7 @@ def start_up(bench: Bench, effort: Effort) -> Row:
         upstream = bench.targets["direct"].port
         config.write_text(GATEWAY.format(port=port, workers=1, store="embedded", dir=directory, upstream=upstream))
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
-        env = {"BENCH_UPSTREAM_KEY": "upstream-key", "BENCH_ADMIN_KEY": "admin-key"}
+        env = {"BENCH_UPSTREAM_KEY": "upstream-key", "BENCH_ADMIN_KEY": "admin-key-of-32-characters-at-least"}
         started = time.perf_counter()
         with running(command, cores=bench.cores.server, log=directory / "log", env=env):
             wait_for(lambda port=port: is_ready(port), "the gateway")  # type: ignore[misc]  # a loop's value, kept

@@ -11,9 +11,12 @@ gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, cr
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import structlog
 
 from gateway.accounts.idempotency import IdempotencyKey, claim
 from gateway.errors import GatewayError
@@ -51,11 +54,22 @@ ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
 
 
 class Admins:
-    """The admin keys in one store. Raises GatewayError, with `store_unavailable` if the store is unavailable."""
+    """The admin keys in one store. Raises GatewayError, with `store_unavailable` if the store is unavailable.
+
+    Mutable: `sign_ins`, how often a right and a wrong key was presented to this worker.
+    """
 
     def __init__(self, store: Store, *, idempotency_ttl_s: int) -> None:
+        self.sign_ins: Counter[str] = Counter()
+        self._log = structlog.get_logger("gateway.admin")
         self._store = store
         self._idempotency_ttl_ms = idempotency_ttl_s * 1000
+
+    def note_sign_in(self, address: str, *, right: bool) -> None:
+        """Counts a key that was presented; a wrong one is logged, without the key."""
+        self.sign_ins["right" if right else "wrong"] += 1
+        if not right:
+            self._log.warning("admin_sign_in_failed", address=address)
 
     async def create(
         self,

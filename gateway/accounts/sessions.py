@@ -1,7 +1,7 @@
 """Dashboard sessions: who is signed in, for how long, and how many attempts an address may make.
 
     gw:session:<sha256 of the token>   "<admin id> <start, ms> <proof>"   TTL: the idle timeout; renewed by use
-    gw:sign-in:<sha256 of the host>    number of attempts                 TTL: the window
+    gw:sign-in:<sha256 of the host>    number of wrong keys               TTL: the window
 
 The token exists only in the browser's cookie. `proof` is HMAC(token, root key) and ties a session of the root key to
 that key: changing the root key ends its sessions. A deleted or expired admin key ends its sessions with the next
@@ -70,8 +70,8 @@ class Sessions:
         """Ends a session."""
         await gather([self._store.run("DEL", keyspace.session(token))])
 
-    async def count_attempt(self, host: str) -> None:
-        """Counts an attempt to sign in from a host.
+    async def count_failure(self, host: str) -> None:
+        """Counts an attempt to sign in with a wrong key. A right key is not asked for: nobody can lock it out.
 
         Raises GatewayError `rate_limit_exceeded` if there were too many.
         """
@@ -91,14 +91,6 @@ class Sessions:
                 f"Too many attempts to sign in from this address. Try again in {-(-wait_ms // 1000)} s.",
                 wait_ms=wait_ms,
             )
-
-    async def forgive(self, host: str) -> None:
-        """Takes back the successful attempt.
-
-        Failed ones stay counted: a team's admin key must not buy attempts at the root key.
-        """
-        name = keyspace.sign_in(host)
-        await gather([self._store.run("DECR", name), self._store.run("PEXPIRE", name, str(WINDOW_S * 1000), "NX")])
 
 
 def _proof(token: str, admin_id: str, root_key: bytes) -> str:

@@ -8,6 +8,8 @@ POLICY:      outcome -> what is charged
 |                                                     | where the route says so                  | upstream_cost  |
 | client left, cut, stalled, timed out, shut down,    | usage if it was learnt, else an estimate | usage,         |
 | or 2xx without usage                                | from what was relayed, within the hold   | estimate       |
+| a cost that the request could not have (a usage of  | the most that is believed                | suspicious     |
+| absurd size)                                        |                                          |                |
 | 2xx that is no response at all (HTML, an error)     | usage if it was learnt, else nothing     | usage, -       |
 """
 
@@ -19,7 +21,7 @@ from typing import Final, Literal, NamedTuple
 
 from gateway.billing.bill import charge
 from gateway.billing.lifecycle import Outcome
-from gateway.billing.money import MoneyError, round_up_usd
+from gateway.billing.money import NANO, MoneyError, round_up_usd
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
 from gateway.protocol.quantities import Usage
@@ -56,7 +58,7 @@ POLICY: Final = MappingProxyType(
 )
 
 NO_PRICES: Final = PriceTable({})
-SettledBy = Literal["usage", "upstream_cost", "estimate", "-"]
+SettledBy = Literal["usage", "upstream_cost", "estimate", "suspicious", "-"]
 
 
 class Hold(NamedTuple):
@@ -148,7 +150,45 @@ def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
     return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, terms.model, terms.upstream)
 
 
+MOST_TIMES_THE_HOLD: Final = 100
+MOST_BEYOND_NANO_USD: Final = 10 * NANO
+MOST_TOKENS: Final = 10_000_000
+
+
+def believable_nano_usd(hold: Hold) -> int:
+    """The most that one request is charged, whatever its upstream says: far beyond what it could cost.
+
+    The hold is the worst case of what was asked for. An upstream may bill more than that (a hosted tool, an output
+    that nothing bounds), but not a hundred times as much, and not over 10 USD more where the hold is small.
+    """
+    return max(hold.amount_nano_usd * MOST_TIMES_THE_HOLD, hold.amount_nano_usd + MOST_BEYOND_NANO_USD)
+
+
 def _by_usage(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
+    settlement = _as_told(usage, hold, terms, outcome)
+    most_nano_usd = believable_nano_usd(hold)
+    if settlement.cost_nano_usd <= most_nano_usd:
+        return settlement
+    return settlement._replace(
+        cost_nano_usd=most_nano_usd, settled_by="suspicious", usage=_bounded(usage, hold), bill="", unpriced=()
+    )
+
+
+def _bounded(usage: Usage, hold: Hold) -> Usage:
+    most_input, most_output = (
+        max(MOST_TIMES_THE_HOLD * tokens, MOST_TOKENS) for tokens in (hold.input_tokens, hold.output_tokens)
+    )
+    input_tokens, output_tokens = min(usage.input_tokens, most_input), min(usage.output_tokens, most_output)
+    return usage._replace(
+        input_tokens=input_tokens,
+        cached_input_tokens=min(usage.cached_input_tokens, input_tokens),
+        output_tokens=output_tokens,
+        reasoning_tokens=min(usage.reasoning_tokens, output_tokens),
+        total_tokens=input_tokens + output_tokens,
+    )
+
+
+def _as_told(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
     price, model, upstream, ended_ms, prices, trust_upstream_cost = terms
     if trust_upstream_cost and usage.cost_usd is not None and (cost := _upstream_cost(usage.cost_usd)) is not None:
         return Settlement(hold, "settle", cost, usage, "upstream_cost", outcome, model, upstream)

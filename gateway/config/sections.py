@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
+    field_validator,
 )
 
 from gateway.config.types import (
@@ -67,12 +69,24 @@ class StoreSettings(Section):
     accept_data_loss: bool = False
 
 
+MIN_ROOT_KEY_CHARACTERS: Final = 32
+
+
 class AdminSettings(Section):
     """The admin API, which is off without a key."""
 
     key: OptionalSecret = None
     host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
     port: int | None = Field(default=None, ge=1, le=65_535)
+
+    @field_validator("key")
+    @classmethod
+    def _is_long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        # It is never delayed, so that nobody can lock an operator out: its length alone makes guessing hopeless.
+        if key is not None and len(key.get_secret_value()) < MIN_ROOT_KEY_CHARACTERS:
+            raise ValueError(f"the root admin key must have at least {MIN_ROOT_KEY_CHARACTERS} characters")
+        return key
+
     audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
     session_ttl_s: int = Field(default=1800, ge=60, le=12 * 3600)
     sign_in_attempts: int = Field(default=10, ge=1, le=10_000)

@@ -48,14 +48,13 @@ async def sign_in(request: Request) -> Response:
     check_csrf(request, request.cookies.get(BEFORE, ""))
     sessions = services_of(request).sessions
     host: str = request.app.state.host_of(request.scope)
-    await sessions.count_attempt(host)
     try:
         admin = await AdminClient(request, None).whoami(form.get("key", "").strip())
     except AdminApiError as refused:
         if refused.status not in (401, 403):
             raise
+        await sessions.count_failure(host)
         return _page(request, wanted, refused)
-    await sessions.forgive(host)
     token = await sessions.open(admin["id"], root_key_of(request))
     answer = redirect_to(wanted)
     _set(request, answer, COOKIE, token)

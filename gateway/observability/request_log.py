@@ -11,11 +11,11 @@ import sys
 import time
 from typing import Any, Final, Protocol, TextIO, cast
 
-import orjson
 import structlog
 
 from gateway.observability.log_writer import LONGEST_DRAIN_S, LogWriter
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.lenient_json import dumps
 
 
 class LogOptions(Protocol):
@@ -68,10 +68,9 @@ class RequestLog:
         stamp = self._stamp
         if self._human:
             words = " ".join(f"{name}={value}" for name, value in record.line().items() if name not in _HIDDEN)
-            line = f"{stamp}Z {record.method} {record.path} {record.status} {words}\n"
+            line = f"{_visible(f'{stamp}Z {record.method} {record.path} {record.status} {words}')}\n"
         else:
-            fields = record.line(stamp + "Z")
-            line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE).decode()
+            line = dumps(record.line(stamp + "Z")).decode() + "\n"
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._flush)
         self._lines.append(line)
@@ -84,6 +83,13 @@ class RequestLog:
         lines, self._lines = self._lines, []
         self._stream.write("".join(lines))
         self._stream.flush()
+
+
+def _visible(text: str) -> str:
+    """Without what would begin another line, or command a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 _HIDDEN: Final = frozenset(

@@ -75,7 +75,6 @@ class RequestRecord:
     response_id: str | None = None
     tried: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
-    shows_tried: bool = False
     detail: str | None = None
     outcome: Outcome = Outcome.REFUSED
     settlement: Settlement | None = None
@@ -92,10 +91,6 @@ class RequestRecord:
     ended: float | None = None
     rates: Rates = NO_RATES
     trace: Trace | None = None
-
-    def debug_headers(self) -> list[tuple[bytes, bytes]]:
-        """Returns the debug headers that an admin may request."""
-        return [(b"x-gateway-tried", ", ".join(self.tried).encode())] if self.shows_tried else []
 
     def line(self, stamp: str = "") -> dict[str, Any]:
         """Returns the fields of the log line, without those that do not apply."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -50,3 +50,14 @@ def parse_object(data: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+MAX_ID_CHARACTERS: Final = 512
+
+
+def id_text(value: object) -> str | None:
+    """An id from outside, where it is one: printable text of a bounded length.
+
+    A lone surrogate could be stored and logged nowhere; a line break or an escape would forge lines of a log.
+    """
+    return value if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS and value.isprintable() else None

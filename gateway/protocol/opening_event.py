@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import Opening
-from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.sse_framing import block_at, fields
 
 _MOST_BYTES: Final = 65_536  # it repeats the request's instructions
@@ -52,4 +52,4 @@ class OpeningEvent:
 def _id_in(body: dict[str, Any] | None) -> str | None:
     response = body.get("response") if body else None
     found = response.get("id") if isinstance(response, dict) else None
-    return found if isinstance(found, str) else None
+    return id_text(found)

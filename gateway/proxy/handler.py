@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -119,7 +118,6 @@ class RequestHandler:
             self._ledger.new_request_id(), scope["method"], scope["path"], target.operation.route, address
         )
         client = Client(scope, receive, send)
-        record.shows_tried = self._is_admin(client.fields.get(b"x-gateway-admin-key"))
         if self.begin_trace is not None:
             record.trace = self.begin_trace(record, target.operation, client.headers)
         in_force = self._in_force
@@ -212,10 +210,6 @@ class RequestHandler:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += preview.admission.rates.headers()
         await client.answer(200, [*headers, (b"x-request-id", record.request_id.encode())], body)
-
-    def _is_admin(self, key: bytes | None) -> bool:
-        admin_key = self.snapshot.admin_key
-        return key is not None and admin_key is not None and secrets.compare_digest(key, admin_key)
 
     def _refuse_when_drained(self) -> None:
         if self._drained:
@@ -342,7 +336,7 @@ class RequestHandler:
         record.code, record.refusal = error.code, ErrorSummary(error.message, error.explain)
         told = operation.dialect.error_body(error, record.request_id, self._numeric_codes)
         status, headers, body = error.render(told)
-        headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode()), *record.debug_headers()]
+        headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode())]
         await client.answer(status, headers, body)
 
 

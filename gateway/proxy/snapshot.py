@@ -27,7 +27,6 @@ class ConfigSnapshot:
     router: Router
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
-    admin_key: bytes | None = None
 
     @property
     def keeps_state(self) -> bool:

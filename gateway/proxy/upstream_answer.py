@@ -90,7 +90,7 @@ def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, ex
     headers += admitted.admission.rates.headers()
     if admitted.admission.unchecked:
         headers.append((b"x-gateway-unchecked", b"store_unavailable"))
-    return headers + record.debug_headers()
+    return headers
 
 
 def status_of_error(opened: Opened, dialect: Dialect, error: Json, body: bytes) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from gateway.accounts.admin_keys import Admins
 from gateway.concurrency.periodic import Periodic
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
@@ -23,7 +24,12 @@ from gateway.worker.store_inspection import StoreInspection
 
 
 def counters(
-    ledger: Ledger, spool: Spool, reporter: RequestReporter, log: RequestLog, works: tuple[Periodic, ...]
+    ledger: Ledger,
+    spool: Spool,
+    reporter: RequestReporter,
+    log: RequestLog,
+    admins: Admins,
+    works: tuple[Periodic, ...],
 ) -> Snapshot:
     """Returns what the parts and the background work have counted since this worker started."""
     return {
@@ -42,6 +48,7 @@ def counters(
         "gateway_feed_dropped_total": {(): reporter.dropped},
         "gateway_counts_lost_total": {(): reporter.lost},
         "gateway_log_lines_dropped_total": {(): log.dropped},
+        "gateway_admin_sign_ins_total": {(result,): count for result, count in admins.sign_ins.items()},
         "gateway_background_rounds_total": {
             (work.name, result): count for work in works for result, count in work.rounds.items()
         },

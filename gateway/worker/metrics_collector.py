@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from gateway.accounts.admin_keys import Admins
 from gateway.concurrency.periodic import Periodic
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
@@ -27,6 +28,7 @@ class Parts(Protocol):
     reporter: RequestReporter
     request_log: RequestLog
     store_inspection: StoreInspection
+    admins: Admins
     works: tuple[Periodic, ...]
     ready: bool
 
@@ -73,7 +75,7 @@ class MetricsCollector:
 
     def _worker_counts(self) -> Snapshot:
         parts = self._parts
-        own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.works)
+        own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.admins, parts.works)
         return self._counters.snapshot() | own
 
     def _gauges(self) -> Snapshot:

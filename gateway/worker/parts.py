@@ -48,10 +48,7 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
         default_max_output_tokens=settings.limits.default_max_output_tokens,
         failover_s=settings.server.failover_s,
     )
-    admin_key = settings.admin.key
-    return ConfigSnapshot(
-        settings.router(), upstreams, limits, admin_key.get_secret_value().encode() if admin_key else None
-    )
+    return ConfigSnapshot(settings.router(), upstreams, limits)
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 
 from tests.browser.browser_session import BrowserSession
 from tests.support.admins import admin_client, done, new_team
-from tests.support.gateway import RunningGateway
+from tests.support.gateway import ADMIN_KEY, RunningGateway
 from tests.support.waiting import wait_until_sync
 
 PHONE = {"width": 390, "height": 844}
@@ -121,7 +121,7 @@ def test_the_keyboard_is_enough(browser_session: BrowserSession, team: str) -> N
     browser_session.page.goto("/dashboard/login")
     # A browser gives the field its focus after the page has loaded; what is typed before goes nowhere.
     browser_session.page.wait_for_function("document.activeElement.matches('input[autofocus]')")
-    keyboard.type("admin-key-of-the-tests")
+    keyboard.type(ADMIN_KEY)
     keyboard.press("Enter")
     browser_session.page.get_by_role("heading", name="Overview", level=1).wait_for()
     keyboard.press("Tab")

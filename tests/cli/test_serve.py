@@ -17,7 +17,7 @@ from tests.support.program import Program, processes_in, run, started
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 
-ENV = {"GATEWAY_ADMIN_KEY": "admin-key", "PROVIDER_KEY": "key"}
+ENV = {"GATEWAY_ADMIN_KEY": "admin-key-of-32-characters-at-least", "PROVIDER_KEY": "key"}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until, wait_until_sync
 
 GOOD = {"store": True, "enforcement": True, "upstream": True, "accepting": True, "background": True}
 BODY = {"model": "o4-mini", "input": "x"}
-ADMIN = {"GATEWAY_ADMIN_KEY": "an-admin-key-of-the-tests"}
+ADMIN = {"GATEWAY_ADMIN_KEY": "an-admin-key-of-the-tests-with-32-characters"}
 
 
 def readiness(one: Configured) -> tuple[int, dict[str, Any]]:

@@ -14,7 +14,7 @@ from tests.support.program import processes_in, run, started
 from tests.support.servers import valkey_server
 
 SECRETS = {
-    "GATEWAY_ADMIN_KEY": "a-secret-admin-key",
+    "GATEWAY_ADMIN_KEY": "a-secret-admin-key-of-32-characters-at-least",
     "PROVIDER_KEY": "a-secret-provider-key",
     "METRICS_TOKEN": "a-secret-metrics-token",
     "STORE_PASSWORD": "a-secret-store-password",

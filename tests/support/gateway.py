@@ -40,7 +40,7 @@ from tests.support.waiting import wait_until_sync
 T = TypeVar("T")
 StartGateway = Callable[..., contextlib.AbstractContextManager["RunningGateway"]]
 
-ADMIN_KEY = "admin-key-of-the-tests"
+ADMIN_KEY = "admin-key-of-the-tests-with-32-characters"
 UPSTREAM_KEY = "upstream-key-of-the-tests"
 
 

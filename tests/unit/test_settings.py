@@ -318,3 +318,17 @@ def test_the_example_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GATEWAY_ADMIN_KEY", raising=False)
     settings = load_settings(EXAMPLE)
     assert settings.router().resolve("openai/gpt-5.2").price.plain.per_million("output") == 10_000_000_000
+
+
+@pytest.mark.parametrize(("characters", "accepted"), [(31, False), (32, True)])
+def test_a_root_admin_key_of_fewer_than_32_characters_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int, *, accepted: bool
+) -> None:
+    monkeypatch.setenv("ROOT_KEY", "k" * characters)
+    text = f'[admin]\nkey = "env:ROOT_KEY"\n{GOOD}'
+    if accepted:
+        assert load(tmp_path, text).admin.key is not None
+    else:
+        [problem] = problems(tmp_path, text)
+        assert "at least 32 characters" in problem
+        assert "kkk" not in problem

@@ -8,7 +8,16 @@ from gateway.billing import cost as costs
 from gateway.billing.hold import Work, worst_case
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome, State
 from gateway.billing.price_row import Price
-from gateway.billing.settlement import POLICY, Charge, ExchangeResult, Hold, Terms, decide
+from gateway.billing.settlement import (
+    MOST_TOKENS,
+    POLICY,
+    Charge,
+    ExchangeResult,
+    Hold,
+    Terms,
+    believable_nano_usd,
+    decide,
+)
 from gateway.protocol.quantities import Usage
 from tests.support.prices import price_row
 
@@ -109,3 +118,27 @@ def test_every_state_is_reached_and_every_hold_has_an_end() -> None:
     assert not {state for state, _ in TRANSITIONS} & final
     for state in (State.ADMITTED, State.OPENED, State.RELAYING):
         assert TRANSITIONS[state, Event.VOID] is State.VOIDED
+
+
+@given(st.integers(0, 2**53), st.integers(0, 2**53), st.sampled_from([None, "0.5", "9000000", "1"]))
+def test_no_usage_whatever_charges_more_than_a_bound_far_beyond_the_hold(
+    input_tokens: int, output_tokens: int, cost_usd: str | None
+) -> None:
+    usage = Usage(input_tokens, 0, output_tokens, 0, input_tokens + output_tokens, cost_usd)
+    most_nano_usd = believable_nano_usd(HOLD)
+    for trust in (False, True):
+        result = ExchangeResult(Outcome.COMPLETED, answered=True, usage=usage)
+        found = decide(result, HOLD, Terms(PRICE, "m", "u", 0, trust_upstream_cost=trust))
+        assert found.cost_nano_usd <= most_nano_usd
+        if found.settled_by == "suspicious":
+            assert found.cost_nano_usd == most_nano_usd
+            assert found.usage.input_tokens + found.usage.output_tokens <= 2 * MOST_TOKENS
+
+
+def test_an_absurd_usage_is_settled_as_suspicious_and_one_of_twenty_times_the_hold_is_not() -> None:
+    absurd = Usage(2**53, 0, 2**53, 0, 2**54, None)
+    found = decide(ExchangeResult(Outcome.COMPLETED, answered=True, usage=absurd), HOLD, Terms(PRICE, "m", "u", 0))
+    assert (found.settled_by, found.cost_nano_usd) == ("suspicious", believable_nano_usd(HOLD))
+    large = Usage(100, 0, 50 * 24, 0, 1300, None)
+    told = decide(ExchangeResult(Outcome.COMPLETED, answered=True, usage=large), HOLD, Terms(PRICE, "m", "u", 0))
+    assert (told.settled_by, told.cost_nano_usd) == ("usage", cost_of_usage_nano_usd(PRICE, large))

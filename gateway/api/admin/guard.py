@@ -77,16 +77,20 @@ async def require_admin(request: Request) -> Admin:
     signed_in = request.scope.get(SIGNED_IN)  # set by the dashboard, for an admin whose session it has verified
     if isinstance(signed_in, Admin):
         return signed_in
+    admins, address = services_of(request).admins, request.app.state.host_of(request.scope)
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     presented = presented.strip()
     if scheme.lower() == "bearer":
         # Digests are compared, because compare_digest accepts only ASCII text and its duration reveals lengths.
         if hmac.compare_digest(_digest(presented.encode()), _digest(expected)):
+            admins.note_sign_in(address, right=True)
             return ROOT
         created = parse_admin_key(presented)
-        admin = await services_of(request).admins.recognise(created) if created is not None else None
+        admin = await admins.recognise(created) if created is not None else None
         if admin is not None:
+            admins.note_sign_in(address, right=True)
             return admin
+    admins.note_sign_in(address, right=False)
     raise GatewayError("invalid_admin_key", "The admin key is not valid. Send 'Authorization: Bearer <admin key>'.")
 
 

@@ -148,6 +148,12 @@ _ALL: Final = (
     Metric("gateway_counts_lost_total", "counter", (), "Counts for reports that the store did not take. No money."),
     Metric("gateway_log_lines_dropped_total", "counter", (), "Lines of the log that nobody was there to read."),
     Metric(
+        "gateway_admin_sign_ins_total",
+        "counter",
+        ("result",),
+        "Admin keys that were presented to the admin API or the dashboard: right, or wrong (each is logged).",
+    ),
+    Metric(
         "gateway_background_rounds_total",
         "counter",
         ("work", "result"),

@@ -29,6 +29,7 @@ from gateway.protocol.dialects.dialect import (
 )
 from gateway.protocol.dialects.images import close_broken
 from gateway.protocol.dialects.openai_form import ERROR_EVENT, error_body, error_in, error_status, note_facts
+from gateway.protocol.lenient_json import id_text
 
 TERMINALS: Final = frozenset({"transcript.text.done", "speech.audio.done"})
 _HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"(?:transcript\.text|speech\.audio)\.delta"')
@@ -70,7 +71,7 @@ def read_answer(body: Json) -> AnswerFacts:
     return AnswerFacts(
         usage,
         "failed" if error is not None else "completed",
-        text(body.get("id")),
+        id_text(body.get("id")),
         error=error,
     )
 

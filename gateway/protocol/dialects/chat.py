@@ -38,6 +38,7 @@ from gateway.protocol.dialects.openai_form import (
     note_facts,
 )
 from gateway.protocol.dialects.request_fields import token_bound, whole_number, written_tokens
+from gateway.protocol.lenient_json import id_text
 
 _SAYS_MORE: Final = re.compile(
     rb'"(?:usage|error)"\s*:\s*[^\sn]|"finish_reason"\s*:\s*"|"index"\s*:\s*[1-9]|"object"\s*:\s*"error"'
@@ -136,7 +137,7 @@ def read_answer(body: Json) -> AnswerFacts:
     return AnswerFacts(
         usage_in(body),
         "failed" if failed else "completed",
-        text(body.get("id")),
+        id_text(body.get("id")),
         error=error if not choices else None,
     )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, count, member, text
+from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, count, member
 from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
 from gateway.protocol.dialects.request_fields import written_tokens
+from gateway.protocol.lenient_json import id_text
 
 _COUNTS: Final = ("prompt_tokens", "input_tokens", "total_tokens")
 
@@ -22,7 +23,7 @@ def read_answer(body: Json) -> AnswerFacts:
     return AnswerFacts(
         usage if usage is not None and any(count(usage.get(name)) for name in _COUNTS) else None,
         "failed" if error is not None else "completed",
-        text(body.get("id")),
+        id_text(body.get("id")),
         error=error,
     )
 

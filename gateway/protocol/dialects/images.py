@@ -37,6 +37,7 @@ from gateway.protocol.dialects.openai_form import (
     note_facts,
 )
 from gateway.protocol.dialects.request_fields import whole_number
+from gateway.protocol.lenient_json import id_text
 
 PARTIAL_IMAGE_TOKENS: Final = 100
 TERMINALS: Final = frozenset({"image_generation.completed", "image_edit.completed"})
@@ -70,7 +71,10 @@ def read_answer(body: Json) -> AnswerFacts:
     """Pictures. Where tokens are not reported, their number is: the usage is empty, not unknown."""
     error = error_in(body)
     return AnswerFacts(
-        member(body, "usage") or {}, "failed" if error is not None else "completed", text(body.get("id")), error=error
+        member(body, "usage") or {},
+        "failed" if error is not None else "completed",
+        id_text(body.get("id")),
+        error=error,
     )
 
 

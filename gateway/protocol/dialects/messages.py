@@ -29,6 +29,7 @@ from gateway.protocol.dialects.dialect import (
 )
 from gateway.protocol.dialects.openai_form import at_boundary, error_in, error_status, frame, has_ended, note_facts
 from gateway.protocol.dialects.request_fields import token_bound
+from gateway.protocol.lenient_json import id_text
 
 _ERROR: Final = re.compile(rb'event: ?error|"type"\s*:\s*"error"|"error"\s*:\s*[^\sn]')
 _DELTA_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"content_block_delta"')
@@ -119,7 +120,7 @@ def read_answer(body: Json) -> AnswerFacts:
     return AnswerFacts(
         member(body, "usage"),
         "failed" if error is not None else "completed",
-        text(body.get("id")),
+        id_text(body.get("id")),
         error=error,
     )
 

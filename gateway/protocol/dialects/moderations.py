@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member, text
+from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member
 from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
+from gateway.protocol.lenient_json import id_text
 
 
 def read_answer(body: Json) -> AnswerFacts:
@@ -15,7 +16,7 @@ def read_answer(body: Json) -> AnswerFacts:
     return AnswerFacts(
         member(body, "usage") or {},
         "failed" if error is not None else "completed",
-        text(body.get("id")),
+        id_text(body.get("id")),
         error=error,
     )
 

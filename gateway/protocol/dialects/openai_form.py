@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.errors import GatewayError
 from gateway.protocol.dialects.dialect import Json, Observed, StreamFacts, count, text
+from gateway.protocol.lenient_json import id_text
 
 DONE: Final = b"data: [DONE]\n\n"
 ERROR_EVENT: Final = re.compile(rb'event: ?error|"error"\s*:\s*[^\sn]|"type"\s*:\s*"error"|"object"\s*:\s*"error"')
@@ -88,7 +89,7 @@ def note_facts(facts: StreamFacts, body: Json) -> None:
         if isinstance(value, str | int | float) and value and len(str(value)) <= _LONGEST_FACT:
             facts.answer[name] = value
     if facts.response_id is None:
-        facts.response_id = text(body.get("id"))
+        facts.response_id = id_text(body.get("id"))
 
 
 def frame(body: Mapping[str, Any], name: str = "") -> bytes:

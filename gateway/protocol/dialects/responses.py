@@ -36,7 +36,7 @@ from gateway.protocol.dialects.dialect import (
 )
 from gateway.protocol.dialects.openai_form import DONE, error_body, error_status
 from gateway.protocol.dialects.request_fields import token_bound
-from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.lenient_json import id_text, parse_object
 
 TERMINALS: Final[Mapping[str, Ended]] = MappingProxyType(
     {"response.completed": "completed", "response.incomplete": "incomplete", "response.failed": "failed"}
@@ -58,7 +58,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
             usage, response_id = response.get("usage"), response.get("id")
             facts.usage = facts.usage or (usage if isinstance(usage, dict) else None)
             facts.answer = facts.answer or response
-            facts.response_id = facts.response_id or (response_id if isinstance(response_id, str) else None)
+            facts.response_id = facts.response_id or id_text(response_id)
         facts.end(TERMINALS[kind], kind)
 
 
@@ -75,7 +75,7 @@ def read_answer(body: Json) -> AnswerFacts:
     return AnswerFacts(
         usage if isinstance(usage, dict) and not in_progress else None,
         _STATUSES.get(str(status), "completed"),
-        response_id if isinstance(response_id, str) else None,
+        id_text(response_id),
         in_progress=in_progress,
         error=(error if isinstance(error, dict) else body) if error and body.get("object") != "response" else None,
     )
