@@ -207,11 +207,4 @@ def _upstream_cost(text: str) -> int | None:
 
 def _estimate(result: ExchangeResult, hold: Hold) -> Usage:
     output = min(result.output_tokens_estimate, hold.output_tokens)
-    return Usage(
-        input_tokens=hold.input_tokens,
-        cached_input_tokens=0,
-        output_tokens=output,
-        reasoning_tokens=0,
-        total_tokens=hold.input_tokens + output,
-        cost_usd=None,
-    )
+    return Usage(hold.input_tokens, 0, output, 0, hold.input_tokens + output, None)

@@ -35,6 +35,8 @@ class RouteSettings(Section):
     state: Literal["upstream", "gateway", "none"] = "upstream"
     upstream_store: Literal["false", "omit"] = "false"
     replay_ids: Literal["none", "reasoning"] = "none"
+    reserve_input_tokens: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    max_tool_calls: int | None = Field(default=None, ge=0, le=10_000)
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

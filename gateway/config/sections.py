@@ -96,6 +96,9 @@ class LimitsSettings(Section):
     """What is assumed for a request that does not state it."""
 
     default_max_output_tokens: int = Field(default=4096, ge=1, le=10_000_000)
+    reserve_input_tokens: int = Field(default=100_000, ge=0, le=1_000_000_000)
+    max_tool_calls: int = Field(default=10, ge=0, le=10_000)
+    reserve_tool_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
 
 
 class LedgerSettings(Section):

@@ -35,6 +35,7 @@ from gateway.billing.money import format_usd
 from gateway.errors import GatewayError, JsonScalar
 from gateway.identity.api_keys import invalid_api_key
 from gateway.protocol.timestamps import iso_time
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 
 
 class Demand(NamedTuple):
@@ -159,7 +160,7 @@ def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
     """The largest `max_output_tokens` with which the same request passes every credit and budget; 0: none."""
     input_tokens = demand.input_tokens + demand.unsaid_tokens
-    by_usd = affordable_output_tokens(demand.worst, refusal.usd_left, demand.unsaid_tokens)
+    by_usd = affordable_output_tokens(demand.worst, refusal.usd_left, demand.unsaid_tokens * BYTES_PER_TOKEN)
     by_tokens = max(0, refusal.tokens_left - input_tokens)
     return by_tokens if by_usd is None else min(by_usd, by_tokens)
 

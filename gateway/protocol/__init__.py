@@ -8,7 +8,8 @@ multipart            where the parts of a form with files stand
 form_body            the fields of a form that the gateway reads
 audio_length         how long an audio file plays
 attachments          inline files in a body
-token_estimates      an upper bound of a request's input tokens
+request_work         what a request lets a provider read and do beyond its body
+token_estimates      how many tokens a body holds, probably and at most
 usage_reader         reads the usage of any answer
 usage_fields         the table of where each dialect keeps its usage
 quantities           the used quantities that prices have rates for

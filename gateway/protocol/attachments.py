@@ -1,59 +1,150 @@
-"""Attachments in a request's body: data URLs in base64 (RFC 2397). They make up most of a large body.
+"""Attachments in a request's body: data URLs in base64 (RFC 2397), and base64 in members that carry files.
 
-    find_attachments(body)         their positions
+    find_attachments(body)         their positions and kinds
     cut_attachments(body, found)   the body without the content of long attachments, which parses quickly
 
-Only an attachment's size matters to the gateway. The removed content lies inside a JSON string and is ASCII without
-quotes, escapes or control characters. What remains is therefore valid JSON exactly if the whole body is, with the same
-names and the same structure. An attachment that contains other bytes is not cut.
+They make up most of a large body, and only their size matters to the gateway. The removed content lies inside a JSON
+string and is ASCII without quotes, escapes or control characters. What remains is therefore valid JSON exactly if the
+whole body is, with the same names and the same structure. An attachment that contains other bytes is not cut.
+
+An attachment is no text to a model only if a model gets it as a file: it stands in a member that carries files, and it
+is base64 of what such files begin with. Anything else counts as text, whatever it calls itself.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import json
+import re
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
 
 import orjson
 
 from gateway.types import Body
 
+Kind = Literal["image", "audio", "file", "text"]
+
 MARK: Final = b";base64,"
+SHORTEST_BYTES: Final = 1024
+"""Shorter content counts as text: millions of short ones in one body would cost memory and gain nothing."""
 SHORTEST_CUT_BYTES: Final = 4096
 _LONGEST_MEDIA_TYPE: Final = 128
 _AT_ONCE_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
+
+_IMAGE_MEMBERS: Final = frozenset({"image_url", "url", "image", "mask", "input_image", "data", "b64_json", "result"})
+_AUDIO_MEMBERS: Final = frozenset({"data", "url", "audio", "audio_url", "input_audio"})
+_FILE_MEMBERS: Final = frozenset({"file_data", "data", "url", "file_url"})
+_RAW_MEMBERS: Final = (b'"data"', b'"file_data"', b'"b64_json"', b'"result"')
+"""Members whose value is base64 without `data:` before it."""
+
+_MEMBER: Final = re.compile(rb'"((?:[^"\\]|\\.){1,64})"[ \t\r\n]*:[ \t\r\n]*\Z')
+_VALUE: Final = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*"')
+
+# How base64 of these formats begins.
+_IMAGES: Final = re.compile(
+    rb"iVBORw0KGgo"  # PNG
+    rb"|/9j/"  # JPEG
+    rb"|R0lGOD"  # GIF
+    rb"|UklGR.{6}XRUJQ"  # WebP: RIFF, a size, WEBP
+    rb"|Qk0|SUkqA|TU0AK"  # BMP, TIFF
+    rb"|.{6}Z0eX"  # HEIC and AVIF: a size, ftyp
+)
+_AUDIO: Final = re.compile(
+    rb"UklGR.{6}XQVZF"  # WAV: RIFF, a size, WAVE
+    rb"|SUQz|//[E-Pk-v]|/\+[M-P]"  # MP3 with and without a tag, AAC
+    rb"|T2dnUw|ZkxhQw|GkXfo|.{6}Z0eX"  # Ogg, FLAC, WebM, MP4
+)
+_FILES: Final = re.compile(rb"JVBERi|UEsDB|0M8R4K")  # PDF; ZIP and what is made of it; older office formats
 
 
 class Attachment(NamedTuple):
     """The position of an attachment.
 
-    `start` is the quote before `data:`, `mark` is `;base64,`, `end` is the closing quote.
+    `start` is the quote before it, `mark` is where `;base64,` or the content begins, `end` is the closing quote.
     """
 
     start: int
     mark: int
     end: int
+    kind: Kind = "text"
 
 
 def find_attachments(body: Body) -> list[Attachment]:
-    """Returns every data URL, but not a text that merely mentions one. It never fails, whatever the bytes."""
-    found = []
+    """Returns every long attachment, in any order, but not a text that merely mentions one. It never fails."""
+    found = list(_data_urls(body))
+    for member in _RAW_MEMBERS:
+        found += _raw(body, member)
+    return found
+
+
+def _data_urls(body: Body) -> Iterator[Attachment]:
     at = body.find(MARK)
     while at >= 0:
-        end = at + len(MARK)
+        end = begin = at + len(MARK)
         start = body.rfind(b'"', max(0, at - _LONGEST_MEDIA_TYPE), at)
         if body.startswith(b'"data:', start):
             end = body.find(b'"', at)
             end = len(body) if end < 0 else end
-            found.append(Attachment(start, at, end))
+            if end - begin >= SHORTEST_BYTES:
+                yield Attachment(start, at, end, _kind(body, start, begin, end))
         at = body.find(MARK, end)
-    return found
+
+
+def _raw(body: Body, member: bytes) -> Iterator[Attachment]:
+    at = body.find(member)
+    while at >= 0:
+        end = at + len(member)
+        value = _VALUE.match(body, end)
+        if value is not None:
+            begin = value.end()
+            end = body.find(b'"', begin)
+            end = len(body) if end < 0 else end
+            if end - begin >= SHORTEST_BYTES and not body.startswith(b"data:", begin):
+                yield Attachment(begin - 1, begin, end, _kind(body, begin - 1, begin, end))
+        at = body.find(member, end)
+
+
+def _kind(body: Body, start: int, begin: int, end: int) -> Kind:
+    """What a model gets to see of it. `start` is its quote, `begin` the first byte of its content."""
+    head = bytes(body[begin : begin + 32])
+    name = _member_before(body, start)
+    kind: Kind = "text"
+    if name in _IMAGE_MEMBERS and _IMAGES.match(head):
+        kind = "image"
+    elif name in _AUDIO_MEMBERS and _AUDIO.match(head):
+        kind = "audio"
+    elif name in _FILE_MEMBERS and _FILES.match(head):
+        kind = "file"
+    return kind if kind == "text" or _is_base64(body, begin, end) else "text"
+
+
+def _member_before(body: Body, start: int) -> str:
+    """The name of the member whose value begins at `start`, with its escapes read; "" for an item of an array."""
+    found = _MEMBER.search(bytes(body[max(0, start - 96) : start]))
+    if found is None:
+        return ""
+    name = found[1]
+    if b"\\" not in name:
+        return name.decode("utf-8", "replace")
+    try:
+        return str(json.loads(b'"' + name + b'"'))
+    except ValueError:
+        return ""
+
+
+def _is_base64(body: Body, start: int, end: int) -> bool:
+    with memoryview(body) as view:
+        pieces = (bytes(view[at : min(at + _AT_ONCE_BYTES, end)]) for at in range(start, end, _AT_ONCE_BYTES))
+        return not any(piece.translate(None, _BASE64) for piece in pieces)
 
 
 def cut_attachments(body: Body, attachments: list[Attachment]) -> Body:
-    """Returns the body without what follows `;base64,` in long attachments."""
+    """Returns the body without the content of long attachments."""
     pieces, at = [], 0
-    for one in attachments:
-        begin = one.mark + len(MARK)
-        if one.end - begin >= SHORTEST_CUT_BYTES and _is_plain(body, begin, one.end):
+    for one in sorted(attachments):
+        begin = one.mark + len(MARK) if body.startswith(MARK, one.mark) else one.mark
+        if begin >= at and one.end - begin >= SHORTEST_CUT_BYTES and _is_plain(body, begin, one.end):
             pieces.append(body[at:begin])
             at = one.end
     return b"".join([*pieces, body[at:]]) if pieces else body

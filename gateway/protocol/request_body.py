@@ -24,7 +24,8 @@ from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.multipart import Form, with_text
 from gateway.protocol.request_facts import read_facts
-from gateway.protocol.token_estimates import _estimate
+from gateway.protocol.request_work import NO_WORK, BodyWork, read_work
+from gateway.protocol.token_estimates import InputTokens, count_input_tokens
 from gateway.protocol.usage_reader import NO_FACTS, RequestFacts
 from gateway.types import Body
 
@@ -52,6 +53,7 @@ class RequestBody(NamedTuple):
     `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
     `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `names_model`: `model` is its
     own, and not the one that the API documents for a body without. `form`: its parts, where it is a form with files.
+    `input_tokens_bound`: no tokenizer makes more of it. `work`: what it lets its provider do that it does not show.
     """
 
     body: Body
@@ -66,6 +68,8 @@ class RequestBody(NamedTuple):
     usage_unasked: bool = False
     names_model: bool = True
     form: Form | None = None
+    input_tokens_bound: int = 0
+    work: BodyWork = NO_WORK
 
 
 def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = False) -> RequestBody:
@@ -84,19 +88,25 @@ def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = Fals
     previous, store = None, True
     if "previous_response_id" in form.fields:
         previous, store = get("previous_response_id"), get("store") is not False
-    most, input_tokens = bounds.output_tokens, bounds.input_tokens
+    most, counted = bounds.output_tokens, bounds.input_tokens
+    if counted is None:
+        tokens = count_input_tokens(body, attachments, text, form.image, fields)
+    else:
+        tokens = InputTokens(counted, counted)
     return RequestBody(
         body,
         model,
         stream,
         None if most is None else most * bounds.runs + bounds.more_output_tokens,
         None if previous is None else _text(previous, "previous_response_id"),
-        _estimate(body, attachments, text, form.image) if input_tokens is None else input_tokens,
+        tokens.estimate,
         store,
         with_bounds(read_facts(fields), bounds),
         bounds,
         stream and form.asks_usage and not _asks_usage(get("stream_options")),
         get("model") is not None,
+        input_tokens_bound=tokens.bound,
+        work=read_work(fields, text),
     )
 
 

@@ -1,40 +1,95 @@
-"""How many tokens a request's body may hold, from its bytes alone. Pure."""
+"""How many tokens a request's body may hold, from its bytes alone. Pure.
+
+    estimate   what it probably holds: for limits, and for what is charged where no usage is known
+    bound      what it holds at most, by any tokenizer: for the hold
+
+Tokenizers of large models fall back to single bytes: no text has more tokens than bytes. Most text has far fewer, but
+scripts of four bytes a character, and text made to be dear, come close. Of a small body the texts alone are counted, of
+a large one every byte.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from gateway.protocol.attachments import Attachment, find_attachments
 from gateway.types import Body
 
 BYTES_PER_TOKEN: Final = 4
-
-
 IMAGE_TOKENS: Final = 1_500
 """What one image counts in an estimate: about a high-detail image of 1024 x 1024 at the large providers."""
-
-
+MOST_IMAGE_TOKENS: Final = 6_000
+"""What one image counts in a bound: more than the large providers make of any size, in their highest detail."""
 ATTACHMENT_BYTES_PER_TOKEN: Final = 16
-"""Documents sent as base64: most of their bytes are fonts, images and compression."""
+"""Documents and audio sent as base64: most of their bytes are fonts, images, sound and compression."""
+_SMALL_BYTES: Final = 4096
+_TOKENS_AN_ITEM: Final = 4  # by which models are told where a message begins, and who says it
+_NOT_READ: Final = frozenset({"model", "metadata", "tools", "user", "service_tier", "previous_response_id"})
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00([4-7][0-9a-fA-F])")
+
+
+class InputTokens(NamedTuple):
+    """How many tokens a body holds: probably, and at most."""
+
+    estimate: int
+    bound: int
 
 
 def estimate_input_tokens(body: Body) -> int:
     """Tokens that a body may hold, from its bytes: attachments in base64 count by their kind, the rest as text."""
-    return _estimate(body, find_attachments(body), body, b'"input_image"')
+    return count_input_tokens(body, find_attachments(body), body, b'"input_image"').estimate
 
 
-def _estimate(body: Body, attachments: list[Attachment], text: Body, image: bytes) -> int:
-    """`text`: the body, or the body without its attachments. `image`: the type of a part that is an image."""
-    text_bytes, attached = len(body), 0
-    for start, mark, end in attachments:
-        text_bytes -= end - mark
-        if not body.startswith(b'"data:image/', start):
-            attached += (end - mark) // ATTACHMENT_BYTES_PER_TOKEN
-    return -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * _count_images(text, image)
+def count_input_tokens(
+    body: Body, attachments: list[Attachment], text: Body, image: bytes, fields: Mapping[str, Any] | None = None
+) -> InputTokens:
+    """`text`: the body, or the body without its attachments. `image`: the type of a part that is an image, quoted.
+
+    `fields`: the body decoded.
+    """
+    text_bytes, images, attached, most_attached = len(body), 0, 0, 0
+    for _, mark, end, kind in attachments:
+        size = end - mark
+        if kind == "text":
+            continue
+        text_bytes -= size
+        if kind == "image":
+            images += 1
+        else:
+            attached += size // ATTACHMENT_BYTES_PER_TOKEN
+            most_attached += size if kind == "file" else size // ATTACHMENT_BYTES_PER_TOKEN
+    images = max(images, _count_images(text, image))
+    estimate = -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * images
+    texts = text_bytes if fields is None or len(body) > _SMALL_BYTES else _text_bytes(fields)
+    return InputTokens(estimate, max(estimate, texts + most_attached + MOST_IMAGE_TOKENS * images))
+
+
+def _text_bytes(fields: Mapping[str, Any]) -> int:
+    """Bytes of all that a model may read of a small body: its texts, and the names in what its tools take."""
+    total = 0
+    waiting = [value for name, value in fields.items() if name not in _NOT_READ]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            total += len(node) if node.isascii() else len(node.encode("utf-8", "replace"))
+        elif isinstance(node, list):
+            waiting += node
+            total += _TOKENS_AN_ITEM
+        elif isinstance(node, dict):
+            waiting += node.values()
+            total += _TOKENS_AN_ITEM
+    tools = fields.get("tools")
+    return total + len(orjson.dumps(tools)) if isinstance(tools, list) and tools else total
 
 
 def _count_images(body: Body, image: bytes) -> int:
-    """Members "type" that are `image`, quoted. A quote inside a text is escaped, so no text can look like one."""
+    """Members "type" that are `image`. A quote inside a text is escaped, so no text can look like one."""
+    if image and _ESCAPED_LETTER.search(body) is not None:
+        body = _ESCAPED_LETTER.sub(lambda found: bytes((int(found[1], 16),)), body)  # as a parser reads the name
     images = 0
     at = body.find(image) if image else -1
     while at >= 0:

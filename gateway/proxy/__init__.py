@@ -2,6 +2,7 @@
 
 handler     authenticates, runs the steps, and is the one exit where a request is settled and recorded
 admission   steps 1 to 4: authenticate, read, route, admit
+reservation the most that a request can cost, from what it says and hides
 failover    step 5: asks the route's upstreams until one answers
 refusals    which of several refusals the client is told
 relay       step 6: passes the answer on to the client

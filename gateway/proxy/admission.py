@@ -15,7 +15,6 @@ import time
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from gateway.billing.hold import Work, worst_case
 from gateway.billing.lifecycle import State
 from gateway.errors import GatewayError
 from gateway.http.client import Client
@@ -25,11 +24,12 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.dialects.dialect import NO_IMAGES, Dialect
+from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.form_body import read_form_request
 from gateway.protocol.multipart import is_form
 from gateway.protocol.operations import Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
+from gateway.proxy.reservation import NOTHING, reserve
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
@@ -118,7 +118,12 @@ async def prepare(
     if known_response is not None:
         route = _pinned(snapshot, route, known_response, target)
     return Routed(
-        key, target, request, route, known_response, _ask(snapshot, record, client, key, request, route, target)
+        key,
+        target,
+        request,
+        route,
+        known_response,
+        _ask(snapshot, record, client, key, request, route, target, known_response),
     )
 
 
@@ -136,7 +141,7 @@ async def _begin_turn(
     turn = await turns.begin(key, request.body, route.rule)
     try:
         resolved = read_request_body(turn.body, target.operation.dialect.request)
-        ask = _ask(snapshot, record, client, key, resolved, route, target)
+        ask = _ask(snapshot, record, client, key, resolved, route, target, None)
     except BaseException:
         await turn.close()
         raise
@@ -220,28 +225,15 @@ def _ask(
     request: RequestBody,
     route: Route,
     target: Target,
+    known_response: KnownResponse | None,
 ) -> AdmissionRequest:
-    input_tokens, output_tokens = request.input_tokens_estimate, request.max_output_tokens or 0
-    operation, bounds = target.operation, request.bounds
-    if operation.charge != "usage or estimate":
-        input_tokens, output_tokens = 0, 0  # counted and limited as a request; nothing to reserve
-    elif request.max_output_tokens is None and operation.dialect.request.has_output:
-        default = route.rule.default_max_output_tokens or snapshot.limits.default_max_output_tokens
-        output_tokens = default * bounds.runs + bounds.more_output_tokens
-    now_ms = time.time_ns() // 1_000_000
-    images = bounds.images or NO_IMAGES
-    work = Work(
-        input_tokens,
-        output_tokens,
-        tier=request.facts.service_tier,
-        images=images.number,
-        quality=images.quality,
-        size=images.size,
-        units=bounds.units,
-    )
-    worst = worst_case(route.price, work, now_ms, now_ms + snapshot.limits.longest_ms, snapshot.router.prices)
-    says_nothing = request.max_output_tokens is None and operation.dialect.request.has_output
-    unsaid = MAX_OUTPUT_TOKENS_FIELD if says_nothing else 0
+    reserved = NOTHING  # counted and limited as a request; nothing to reserve
+    form = target.operation.dialect.request
+    if target.operation.charge == "usage or estimate":
+        now_ms = time.time_ns() // 1_000_000
+        reserved = reserve(request, form, route, snapshot.router, snapshot.limits, known_response, now_ms)
+    input_tokens, output_tokens, worst = reserved
+    unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None and form.has_output else 0
     demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid)
     idempotency_key = client.text(b"idempotency-key")
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:

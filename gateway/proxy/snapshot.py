@@ -11,13 +11,19 @@ from gateway.upstream.upstream import Upstream
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What the line accepts from clients. `longest_ms`: after which any request has ended."""
+    """What the line accepts from clients, and what it reserves for what their requests do not say.
+
+    `longest_ms`: after which any request has ended, unless it goes on in the background.
+    """
 
     max_body_bytes: int
     body_timeout_s: float
     default_max_output_tokens: int
     failover_s: float
-    longest_ms: int = 3_600_000
+    longest_ms: int
+    reserve_input_tokens: int
+    max_tool_calls: int
+    reserve_tool_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

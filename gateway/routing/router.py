@@ -38,6 +38,8 @@ class RouteRule:
     state: Literal["upstream", "gateway", "none"] = "upstream"
     upstream_store: Literal["false", "omit"] = "false"
     replay_ids: Literal["none", "reasoning"] = "none"
+    reserve_input_tokens: int | None = None
+    max_tool_calls: int | None = None
 
 
 class Route(NamedTuple):

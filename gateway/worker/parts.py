@@ -47,6 +47,10 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
         body_timeout_s=settings.server.body_timeout_s,
         default_max_output_tokens=settings.limits.default_max_output_tokens,
         failover_s=settings.server.failover_s,
+        longest_ms=int(settings.server.total_timeout_s * 1000),
+        reserve_input_tokens=settings.limits.reserve_input_tokens,
+        max_tool_calls=settings.limits.max_tool_calls,
+        reserve_tool_tokens=settings.limits.reserve_tool_tokens,
     )
     return ConfigSnapshot(settings.router(), upstreams, limits)
 

