@@ -16,6 +16,7 @@ from gateway.config.types import (
     Pattern,
     Seconds,
 )
+from gateway.routing.affinity import Affinity
 from gateway.routing.router import RouteRule
 
 
@@ -37,6 +38,7 @@ class RouteSettings(Section):
     replay_ids: Literal["none", "reasoning"] = "none"
     reserve_input_tokens: int | None = Field(default=None, ge=0, le=1_000_000_000)
     max_tool_calls: int | None = Field(default=None, ge=0, le=10_000)
+    affinity: Affinity = "session"
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

@@ -129,6 +129,39 @@ def _store_url(text: str) -> str:
     return text
 
 
+_KEPT_HERE: Final = frozenset(
+    {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-gateway-admin-key", "cookie", "host"}
+    | {"connection", "content-length", "transfer-encoding", "expect", "upgrade"}
+)
+"""Headers that never go from a client to an upstream: keys, and what belongs to one connection."""
+
+
+def _forwarded_header(text: str) -> str:
+    if text in _KEPT_HERE or any(name.startswith(text[:-1]) for name in _KEPT_HERE if text.endswith("*")):
+        raise ValueError("this header, or one that it stands for, never goes to an upstream")
+    return text
+
+
+def _static_header(text: str) -> str:
+    if text in _KEPT_HERE - {"cookie"}:
+        raise ValueError("this header is the gateway's own: see auth, and base_url")
+    return text
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if text.startswith(("env:", "file:")):
+        return SecretStr(read_secret(text))
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("a header's value is printable ASCII")
+    return value
+
+
+_HEADER_NAME: Final = r"[a-z0-9!#$%&'+.^_`|~-]{1,128}"
+ForwardedHeader = Annotated[str, Field(pattern=rf"^{_HEADER_NAME}\*?$"), AfterValidator(_forwarded_header)]
+StaticHeader = Annotated[str, Field(pattern=rf"^{_HEADER_NAME}$"), AfterValidator(_static_header)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+QueryName = Annotated[str, Field(min_length=1, max_length=128)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
 Pattern = Annotated[str, AfterValidator(_pattern)]

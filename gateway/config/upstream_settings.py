@@ -13,10 +13,15 @@ from gateway.config.sections import (
     Section,
 )
 from gateway.config.types import (
+    ForwardedHeader,
+    HeaderValue,
+    QueryName,
     Seconds,
     Secret,
+    StaticHeader,
     environment_proxy,
 )
+from gateway.upstream.health import Auth
 
 
 class UpstreamSettings(Section):
@@ -24,6 +29,10 @@ class UpstreamSettings(Section):
 
     base_url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
     api_keys: tuple[Secret, ...] = Field(min_length=1)
+    auth: Auth = "bearer"
+    forward_headers: tuple[ForwardedHeader, ...] = ()
+    headers: dict[StaticHeader, HeaderValue] = Field(default_factory=dict)
+    query: dict[QueryName, HeaderValue] = Field(default_factory=dict)
     transport: Literal["auto", "native", "httpx"] = "auto"
     proxy: str | None = None
     http2: bool = False

@@ -74,7 +74,7 @@ class KnownResponses:
         remembered = orjson.dumps(known_response[1:]).decode()  # what is behind the id; `find` reads it back
         return Memory(TeamKeys(team_id).response(known_response.response_id), remembered, self._ttl_ms)
 
-    async def find(self, key: ApiKey, response_id: str) -> KnownResponse:
+    async def find(self, key: ApiKey, response_id: str, param: str = "previous_response_id") -> KnownResponse:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
         text = await self._query(key, [TeamKeys(key.team_id).response(response_id)])
         if not text:
@@ -82,7 +82,7 @@ class KnownResponses:
                 "response_not_found",
                 f"The response {response_id!r} is not known: it belongs to another team, was not created through this "
                 "gateway, or is too old.",
-                param="previous_response_id",
+                param=param,
             )
         return KnownResponse(response_id, *orjson.loads(text))
 

@@ -73,6 +73,7 @@ class RequestRecord:
     upstream_status: int | None = None
     upstream_request_id: str | None = None
     response_id: str | None = None
+    chosen_by: str | None = None  # the rule that ordered the candidates, where it is not the configuration's order
     tried: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     detail: str | None = None
@@ -113,6 +114,7 @@ class RequestRecord:
             "upstream_status": self.upstream_status,
             "upstream_request_id": self.upstream_request_id,
             "response_id": self.response_id,
+            "chosen_by": self.chosen_by,
             "detail": self.detail,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
@@ -165,7 +167,8 @@ def _oddities(settlement: Settlement) -> dict[str, Any]:
 
 # fmt: off
 _OPTIONAL: Final = (
-    "code", "team_id", "key_id", "model", "upstream", "upstream_status", "upstream_request_id", "response_id", "detail",
+    "code", "team_id", "key_id", "model", "upstream", "upstream_status", "upstream_request_id", "response_id",
+    "chosen_by", "detail",
 )
 
 

@@ -27,4 +27,7 @@ rate_limit_headers   what remains of the rate limits, as headers
 json_splice          changes members of a JSON object, and no other byte
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601
+forwarded_headers    which headers pass between clients and upstreams
+provider_errors      an upstream's error in the standard form
+provider_preferences the `provider` object of a request
 """

@@ -23,6 +23,7 @@ from gateway.errors import GatewayError
 from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.multipart import Form, with_text
+from gateway.protocol.provider_preferences import Preferences, read_preferences
 from gateway.protocol.request_facts import read_facts
 from gateway.protocol.request_work import NO_WORK, BodyWork, read_work
 from gateway.protocol.token_estimates import InputTokens, count_input_tokens
@@ -43,6 +44,8 @@ _NEXT_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*
 _OPENING: Final = frozenset({b"{", b"["})
 _CLOSING: Final = frozenset({b"}", b"]"})
 _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_INSTEAD_OF_INPUT: Final = frozenset({"prompt", "conversation", "previous_response_id"})
+"""With one of these a response needs no input of its own: what it takes is the provider's to judge."""
 _WHOLE_STRING: Final = re.compile(_STRING)
 _SCALAR: Final = re.compile(rb"[^ \t\r\n,}\]]*")
 
@@ -54,6 +57,8 @@ class RequestBody(NamedTuple):
     `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `names_model`: `model` is its
     own, and not the one that the API documents for a body without. `form`: its parts, where it is a form with files.
     `input_tokens_bound`: no tokenizer makes more of it. `work`: what it lets its provider do that it does not show.
+    `background`: the response goes on without its caller. `session`: what the body says belongs together.
+    `preferences`: its `provider` object.
     """
 
     body: Body
@@ -67,6 +72,9 @@ class RequestBody(NamedTuple):
     bounds: Bounds = Bounds()
     usage_unasked: bool = False
     names_model: bool = True
+    background: bool = False
+    session: str | None = None
+    preferences: Preferences | None = None
     form: Form | None = None
     input_tokens_bound: int = 0
     work: BodyWork = NO_WORK
@@ -78,15 +86,17 @@ def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = Fals
     fields, text = _parse_large(body, attachments) if len(body) > _LARGE_BYTES else (_parse_object(body), body)
     _refuse_other_spellings(text, fields, form)
     get = fields.get
-    model = model_of(get("model"), form)
+    model = "" if get("model") is None and get("previous_response_id") else model_of(get("model"), form)
     value = get("input") if needs_input else ""
+    if value is None and not _INSTEAD_OF_INPUT.isdisjoint(fields):
+        value = ""
     if value is None:
         raise GatewayError("missing_field", "The field 'input' is required.", param="input")
     if not isinstance(value, (str, list)):  # a union takes three times as long
         raise GatewayError("invalid_field", "'input' must be a string or an array of items.", param="input")
     bounds, stream = form.bounds(fields), form.streams(fields)
-    previous, store = None, True
-    if "previous_response_id" in form.fields:
+    previous, store, session = None, True, get("prompt_cache_key") or get("safety_identifier")
+    if previous_named := "previous_response_id" in form.fields:
         previous, store = get("previous_response_id"), get("store") is not False
     most, counted = bounds.output_tokens, bounds.input_tokens
     if counted is None:
@@ -105,6 +115,9 @@ def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = Fals
         bounds,
         stream and form.asks_usage and not _asks_usage(get("stream_options")),
         get("model") is not None,
+        previous_named and get("background") is True,
+        session if isinstance(session, str) else None,
+        None if "provider" not in fields else read_preferences(get("provider")),
         input_tokens_bound=tokens.bound,
         work=read_work(fields, text),
     )

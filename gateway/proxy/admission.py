@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from math import ceil
 from typing import Final, NamedTuple
 
 from gateway.billing.lifecycle import State
@@ -24,13 +25,17 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.dialects.dialect import Dialect
+from gateway.protocol.dialects.dialect import Dialect, is_flag_set
 from gateway.protocol.form_body import read_form_request
+from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.multipart import is_form
 from gateway.protocol.operations import Target
+from gateway.protocol.provider_preferences import Preferences
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.proxy.reservation import NOTHING, reserve
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.routing.affinity import Affinity
+from gateway.routing.preferences import preferred
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
 from gateway.state.turns import Turn, Turns
@@ -102,13 +107,18 @@ async def prepare(
         target = replace(target, path=target.path + b"?" + query)
     known_response: KnownResponse | None = None
     if target.response_id is not None:
-        known_response = found = await responses.find(key, target.response_id)
+        known_response = found = await responses.find(key, target.response_id, "response_id")
         request = _about(found, query)
     else:
         request = await _read(snapshot.limits, responses, target, client, record, key)
+        if query or not request.model:
+            request, known_response = await _completed(request, query, responses, key)
     record.model, record.stream = request.model, request.stream
     route = snapshot.router.resolve(request.model)
     record.model = route.model
+    if route.rule.weights or snapshot.has_several_keys or request.preferences is not None:
+        route = _chosen(snapshot, route, client, request, key)
+    record.chosen_by = route.chosen_by or None
     if turns is not None and route.rule.state == "gateway" and target.operation.makes_response:
         return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
     if route.rule.state == "none" and request.previous_response_id:
@@ -117,6 +127,9 @@ async def prepare(
         known_response = await responses.find(key, request.previous_response_id)
     if known_response is not None:
         route = _pinned(snapshot, route, known_response, target)
+        if request.preferences is not None:
+            route = _wanted(snapshot, route, request.preferences)
+        record.chosen_by = "response"
     return Routed(
         key,
         target,
@@ -195,11 +208,57 @@ def _about(known_response: KnownResponse, query: bytes) -> RequestBody:
     return RequestBody(
         body=b"",
         model=known_response.model,
-        stream=b"stream=true" in query.split(b"&"),
+        stream=_streams(query),
         max_output_tokens=None,
         previous_response_id=None,
         input_tokens_estimate=0,
     )
+
+
+async def _completed(
+    request: RequestBody, query: bytes, responses: KnownResponses, key: ApiKey
+) -> tuple[RequestBody, KnownResponse | None]:
+    """With what the body leaves to its query, or to the response that it goes on from."""
+    known_response = None
+    if not request.model and request.previous_response_id:
+        known_response = await responses.find(key, request.previous_response_id)
+        request = request._replace(model=known_response.model)
+    if query and not request.stream and _streams(query):
+        request = request._replace(stream=True)
+    return request, known_response
+
+
+def _chosen(snapshot: ConfigSnapshot, route: Route, client: Client, request: RequestBody, key: ApiKey) -> Route:
+    """The route with its candidates in the order of the request's session, and of its caller's wishes."""
+    if route.rule.weights or snapshot.has_several_keys:
+        route = snapshot.router.in_session(route, _session(route.rule.affinity, client, request, key))
+    return route if request.preferences is None else _wanted(snapshot, route, request.preferences)
+
+
+def _streams(query: bytes) -> bool:
+    return any(
+        name == b"stream" and is_flag_set(value.decode("latin-1"))
+        for name, _, value in (part.partition(b"=") for part in query.split(b"&"))
+    )
+
+
+def _session(affinity: Affinity, client: Client, request: RequestBody, key: ApiKey) -> str:
+    """What the request belongs to, in its team; "" where nothing says so, or its route does not care."""
+    if affinity == "none":
+        return ""
+    fields = client.fields
+    named = next((fields[name].decode("latin-1") for name in SESSION_HEADERS if fields.get(name)), request.session)
+    if not named and affinity == "api_key":
+        named = key.key_id
+    return f"{key.team_id}/{named}" if named else ""
+
+
+def _wanted(snapshot: ConfigSnapshot, route: Route, wishes: Preferences) -> Route:
+    """The route to the upstreams that the caller's `provider` object asks for."""
+    rates = route.price.at(time.time_ns() // 1_000_000).plain
+    prices = ceil(rates.per_million("input")), ceil(rates.per_million("output"))
+    left = preferred(route.candidates, wishes, snapshot.upstreams, *prices)
+    return route._replace(candidates=left, chosen_by="provider")
 
 
 def _pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:
@@ -214,7 +273,7 @@ def _pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownRespons
             f"{known_response.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
             param="previous_response_id",
         )
-    return route._replace(candidates=(known_response.upstream,))
+    return route._replace(candidates=(known_response.upstream,), chosen_by="response")
 
 
 def _ask(

@@ -27,6 +27,7 @@ from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.forwarded_headers import to_upstream
 from gateway.protocol.request_body import with_model, with_usage_asked
 from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
@@ -38,13 +39,6 @@ from gateway.upstream.buffered_answer import read_whole
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
-
-FORWARDED: Final = frozenset(
-    {b"accept", b"user-agent", b"openai-beta", b"x-client-request-id", b"traceparent", b"tracestate"}
-)
-"""The request headers that are forwarded to the upstream. All others (keys, cookies, addresses) are dropped."""
-# with tracing, the gateway's own span is the parent
-_FORWARDED_IN_A_TRACE: Final = FORWARDED - {b"traceparent", b"tracestate"}
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SUCCESS: Final = range(200, 300)
@@ -87,7 +81,8 @@ class Search:
     """
 
     __slots__ = (
-        "_admitted", "_asked", "_down", "_failure", "_headers", "_rank", "_record", "_refused", "_snapshot", "_until_s",
+        "_admitted", "_asked", "_client_headers", "_down", "_failure", "_headers", "_rank", "_record", "_refused",
+        "_snapshot", "_until_s",
     )  # fmt: skip
 
     def __init__(self, snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> None:
@@ -98,6 +93,7 @@ class Search:
         self._snapshot = snapshot
         self._admitted = admitted
         self._headers = _upstream_headers(client, admitted, record)
+        self._client_headers = client.headers
         self._record = record
         self._down: set[str] = set()  # upstreams for which another key would change nothing
         self._asked: set[UpstreamKey] = set()
@@ -171,6 +167,8 @@ class Search:
         record.tried.append(f"{name}#{key.number}")
         record.upstream = name
         headers, target, model = self._headers, admitted.target, admitted.route.upstream_model
+        if upstream.additions is not None:
+            headers = upstream.additions.forwarded(headers, self._client_headers)
         if record.trace is not None:
             headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
         asks_usage = admitted.request.usage_unasked and not upstream.refuses_usage(model)
@@ -253,7 +251,8 @@ def _candidates(
     model = admitted.route.upstream_model
     for name in admitted.route.candidates:
         upstream = snapshot.upstreams[name]
-        for key in upstream.keys.keys if resting else upstream.keys.candidates(model, now_s):
+        keys = upstream.keys.keys if resting else upstream.keys.candidates(model, now_s, admitted.route.session)
+        for key in keys:
             found.append((upstream, key))  # noqa: PERF401 - there is usually one candidate, and a comprehension costs a call
     if resting:
         found.sort(key=lambda candidate: candidate[1].resting_until_s(model))
@@ -282,8 +281,4 @@ def _upstream_headers(client: Client, admitted: Admitted, record: RequestRecord)
         (b"accept-encoding", b"identity"),
         (b"x-request-id", record.request_id.encode()),
     ]
-    forwarded = FORWARDED if record.trace is None else _FORWARDED_IN_A_TRACE
-    for header in client.headers:
-        if header[0] in forwarded or header[0] in of_dialect:
-            headers.append(header)  # noqa: PERF401 - a comprehension is a call more
-    return headers
+    return headers + to_upstream(client.headers, of_dialect, traced=record.trace is not None)

@@ -2,15 +2,13 @@
 
 2xx, event stream    whole events, past the observer; its usage, or the gateway's own ending where it breaks off
 2xx, JSON            read whole, then passed on: what is no answer must not look like one
-401, 402, a 429 of   502: the gateway's own account, never the caller's
-  insufficient_quota
-other 4xx, 5xx       passed on unchanged where it is JSON (a 4xx: or nothing); 502 for a page of what stands before it
+401, 402, no quota   502: the gateway's own account, never the caller's
+other 4xx, 5xx       unchanged where SDKs can read it (a 4xx: or nothing), else its status in our form; 5xx page: 502
 404 to another call  passed on whatever it is: what an upstream does not offer, it answers as it likes
 3xx                  502
 
-An error under a 200 before any output, and a refusal of what the gateway added, are handed back (`NotAnAnswer`), since
-another upstream may do better. Where none does, the client gets what came. A stream whose answer has ended is waited
-for `end_wait_s` more, whatever its upstream still says.
+An error under a 200 before any output, and a refusal of what the gateway added, are handed back (`NotAnAnswer`):
+another upstream may do better. A stream whose answer has ended is waited for `end_wait_s` more.
 """
 
 from __future__ import annotations
@@ -31,7 +29,6 @@ from gateway.protocol.dialects.dialect import AnswerFacts, Ended, Json, Origin, 
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import is_response_id
 from gateway.protocol.quantities import Usage
-from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.usage_dropping import UsageDroppingObserver
@@ -42,17 +39,16 @@ from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.media import pass_media
 from gateway.proxy.preamble import Preamble
-from gateway.proxy.refusals import account_status
 from gateway.proxy.upstream_answer import (
     client_headers,
     content_type,
-    is_refusal,
+    peeked,
     read_body,
     refuse_encoded,
+    refuse_unreadable,
     status_of_error,
 )
 from gateway.types import Headers
-from gateway.upstream.upstream import ACCOUNT_REFUSED
 
 _USAGE_OPTION: Final = (b"stream_options", b"include_usage")
 """Words by which a refusal names what the gateway has added to ask for a stream's usage."""
@@ -106,8 +102,13 @@ class Relay:
             self._record.state = TRANSITIONS[self._record.state, Event.OPEN]
         refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
-        if kind == b"text/event-stream" and self._admitted.request.stream and self._dialect.stream is not None:
-            await self._pass_stream(opened, self._dialect.stream)
+        form = self._dialect.stream if self._admitted.request.stream else None
+        is_events = kind == b"text/event-stream"
+        if form is not None and not is_events:
+            opened, is_events = await peeked(opened, kind)
+        self._opened = opened
+        if form is not None and is_events:
+            await self._pass_stream(opened, form)
         elif kind.startswith(self._dialect.media):
             await self._pass_media(opened)
         else:
@@ -232,7 +233,8 @@ class Relay:
             raise RuntimeError("no stream has begun")
         rest, facts, closing = observer.finish(half=False), observer.facts, b""
         self._record.response_id = observer.response_id
-        ended: Ended | None = facts.ended or ("completed" if facts.may_end else None)
+        may_end = facts.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
+        ended: Ended | None = facts.ended or ("completed" if may_end else None)
         if self._refused:
             self.outcome = Outcome.UPSTREAM_REFUSED
         elif ended is not None:
@@ -302,14 +304,7 @@ class Relay:
         body = await read_body(opened, answered=self._answered)
         if opened.asks_usage and status < 500 and any(map(body.__contains__, _USAGE_OPTION)):  # noqa: PLR2004 - 4xx
             raise NotAnAnswer(opened, status, body, refuses_addition=True)
-        if account_status(status, body) in ACCOUNT_REFUSED:
-            raise GatewayError(
-                "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
-            )
-        if not is_refusal(status, body, may_be_missing=self._admitted.target.operation.may_be_missing):
-            wait_s = retry_after_s(opened.answer.headers, time.time())
-            wait_ms = None if wait_s is None else int(wait_s * 1000)
-            raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.", wait_ms=wait_ms)
+        refuse_unreadable(opened, body, may_be_missing=self._admitted.target.operation.may_be_missing)
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]
         await self._client.answer(status, self._head(opened, extra), body)
 
@@ -343,7 +338,9 @@ class Relay:
         return rest + observer.form.close_broken(observer, error, self._origin())
 
     def _origin(self) -> Origin:
-        return Origin(self._record.request_id, self._admitted.request.model, int(time.time()))
+        request = self._admitted.request
+        works_on = self._admitted.target.operation.by_id or request.background or self._works_on()
+        return Origin(self._record.request_id, request.model, int(time.time()), works_on)
 
     def result(self) -> ExchangeResult:
         """What the policy decides on."""

@@ -33,6 +33,7 @@ class ConfigSnapshot:
     router: Router
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
+    has_several_keys: bool = False
 
     @property
     def keeps_state(self) -> bool:

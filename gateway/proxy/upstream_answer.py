@@ -1,32 +1,60 @@
-"""An upstream's answer: which headers are passed on to the client, the type of its body, reading it completely."""
+"""An upstream's answer as it comes: what its body is, the body read whole, a refusal that clients cannot read."""
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal
 
 from gateway.billing.lifecycle import Outcome
+from gateway.errors import GatewayError, Kind
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import Dialect, Json
+from gateway.protocol.forwarded_headers import to_client
 from gateway.protocol.lenient_json import is_json
+from gateway.protocol.provider_errors import is_standard, read_provider_error
+from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, fault_error
+from gateway.proxy.refusals import account_status
 from gateway.types import Headers
+from gateway.upstream.buffered_answer import PeekedAnswer
 from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
 _BAD_GATEWAY: Final = 502
-PASSED_ON: Final = frozenset(
-    {
-        b"content-type",
-        b"retry-after",
-        b"retry-after-ms",
-        b"x-should-retry",
-        b"openai-processing-ms",
-        b"openai-version",
-        b"openai-model",
-    }
+_NO_CODING: Final = frozenset({b"", b"identity", b"none", b"utf-8", b"utf8"})
+"""What servers write into Content-Encoding for a body that is as it is."""
+_EVENT_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class ProviderRefusal(InvalidAnswer):
+    """A provider's refusal whose body a client could not read: its status, in the form that clients do read."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        told = read_provider_error(body, content_type(headers))
+        super().__init__(Outcome.UPSTREAM_REFUSED, told.message or f"The provider answered {status}.")
+        wait_s = retry_after_s(headers, time.time())
+        # What a server wrote for people is not worth a repetition, unless its status or its headers ask for one.
+        retry: Literal["client", "never"] = "client" if status in _WORTH_A_RETRY or status >= _SERVER_ERROR else "never"
+        self.kind = Kind(status, told.type or _TYPES.get(status, "invalid_request"), retry)
+        self.code, self.param = told.code or "upstream_refused", told.param
+        self.wait_ms = None if wait_s is None or retry == "never" else int(wait_s * 1000)
+        self.explain = MappingProxyType({"limit_source": "upstream"})
+
+    @property
+    def permanent(self) -> bool:
+        """Whether waiting certainly does not help."""
+        return self.kind.retry == "never"
+
+
+_SERVER_ERROR: Final = 500
+_WORTH_A_RETRY: Final = frozenset({408, 409, 425, 429})
+_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {403: "permission_denied", 404: "not_found", 429: "too_many_requests", 500: "server_error", 503: "server_error"}
 )
-"""The headers of an upstream's answer that are passed on to the client."""
 
 
 def content_type(headers: Headers) -> bytes:
@@ -43,8 +71,41 @@ def refuse_encoded(headers: Headers) -> None:
     The request asked for identity; the header is not passed on, and usage cannot be read.
     """
     for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() != b"identity":
+        if name == b"content-encoding" and value.strip().lower() not in _NO_CODING:
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
+
+
+def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> None:
+    """Lets a refusal pass that clients can read.
+
+    Raises GatewayError for one of the gateway's own account, or a broken server's; ProviderRefusal for any other.
+    """
+    status, headers = opened.answer.status, opened.answer.headers
+    if account_status(status, body) in ACCOUNT_REFUSED:
+        raise GatewayError(
+            "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
+        )
+    is_client_error = 400 <= status < _SERVER_ERROR  # noqa: PLR2004 - HTTP's 4xx
+    if may_be_missing and status == 404:  # noqa: PLR2004 - what an upstream does not offer, it answers as it likes
+        return
+    if not body and is_client_error:  # a broken server's silence explains nothing, a refusal's status may
+        return
+    if is_standard(body) and is_json(body) and status >= 400:  # noqa: PLR2004 - a redirect is no answer
+        return
+    if is_client_error or (status >= _SERVER_ERROR and is_json(body)):
+        raise ProviderRefusal(status, headers, body)
+    wait_s = retry_after_s(headers, time.time())
+    wait_ms = None if wait_s is None else int(wait_s * 1000)
+    raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.", wait_ms=wait_ms)
+
+
+async def peeked(opened: Opened, kind: bytes) -> tuple[Opened, bool]:
+    """The same answer, and whether it is server-sent events: by its media type, or where that is odd by its bytes."""
+    if kind in (b"text/event-stream", b"application/json"):
+        return opened, kind == b"text/event-stream"
+    first = await opened.answer.read()
+    head = first[:64].removeprefix(_BOM).lstrip(b"\r\n")
+    return opened._replace(answer=PeekedAnswer(opened.answer, first)), head.startswith(_EVENT_FIELDS)
 
 
 async def read_body(opened: Opened, *, answered: bool) -> bytes:
@@ -69,18 +130,9 @@ async def read_body(opened: Opened, *, answered: bool) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def is_refusal(status: int, body: bytes, *, may_be_missing: bool) -> bool:
-    """Whether an answer that is no 2xx explains itself to a client. `may_be_missing`: a 404 does, in whatever form."""
-    if status < 400:  # noqa: PLR2004 - a redirect is no answer
-        return False
-    if not body:  # a broken server's silence explains nothing, a refusal's status may
-        return status < 500  # noqa: PLR2004 - the same
-    return (status == 404 and may_be_missing) or is_json(body)  # noqa: PLR2004 - the same
-
-
 def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, extra: Headers) -> Headers:
     """The headers of the client's answer; the record is told how the upstream names the request."""
-    headers = [(name, value) for name, value in opened.answer.headers if name in PASSED_ON]
+    headers = to_client(opened.answer.headers)
     for name, value in opened.answer.headers:
         if name == b"x-request-id":
             headers.append((b"x-upstream-request-id", value))

@@ -2,4 +2,6 @@
 
 model_patterns   "provider/*" and other patterns
 router           routes, aliases and prices in force
+affinity             sends what belongs together to the same place
+preferences          the caller's wishes for upstreams
 """

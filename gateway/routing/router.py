@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
 from gateway.errors import GatewayError
+from gateway.routing.affinity import Affinity, ordered
 from gateway.routing.model_patterns import specificity
 
 
@@ -40,10 +41,15 @@ class RouteRule:
     replay_ids: Literal["none", "reasoning"] = "none"
     reserve_input_tokens: int | None = None
     max_tool_calls: int | None = None
+    affinity: Affinity = "session"
 
 
 class Route(NamedTuple):
-    """The result of step 3. `model` is the id after aliases, which permissions, prices and the ledger use."""
+    """The result of step 3. `model` is the id after aliases, which permissions, prices and the ledger use.
+
+    `session`: what the request belongs to, "" for nothing: it goes where the others of it went. `chosen_by`: the rule
+    that ordered the candidates, where it is not the configuration's order.
+    """
 
     model: str
     upstream_model: str
@@ -51,6 +57,8 @@ class Route(NamedTuple):
     rule: RouteRule
     price: Price
     patterns: tuple[str, ...]
+    session: str = ""
+    chosen_by: str = ""
 
 
 _MOST_KNOWN: Final = 1024
@@ -95,6 +103,16 @@ class Router:
             for name, weight in zip(rule.upstreams, rule.weights or (1,) * len(rule.upstreams), strict=True)
             if weight
         )
+
+    def in_session(self, route: Route, session: str) -> Route:
+        """The route of a request that belongs to a session: its weights draw by the session, and not anew each time."""
+        rule = route.rule
+        if not session:
+            return route._replace(chosen_by="weights") if rule.weights else route
+        if not rule.weights:
+            return route._replace(session=session)
+        places = zip(rule.upstreams, rule.weights, strict=True)
+        return route._replace(candidates=ordered(session, places, str), session=session, chosen_by="affinity")
 
     def _order(self, rule: RouteRule) -> tuple[str, ...]:
         if not rule.weights:

@@ -53,6 +53,41 @@ class BufferedAnswer:
         self._unread = b""
 
 
+class PeekedAnswer:
+    """An answer some of whose bytes have been read: they come first, once more."""
+
+    def __init__(self, answer: Answer, first: bytes) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self._answer = answer
+        self._first = first
+
+    @property
+    def ended(self) -> bool:
+        """See `Answer.ended`."""
+        return self._answer.ended
+
+    def read_nowait(self) -> bytes:
+        """See `Answer.read_nowait`."""
+        first, self._first = self._first, b""
+        return first + self._answer.read_nowait()
+
+    async def read(self) -> bytes:
+        """See `Answer.read`."""
+        return self.read_nowait() if self._first else await self._answer.read()
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """See `Answer.pump`."""
+        if self._first and not take(self.read_nowait()):
+            return True
+        return await self._answer.pump(take)
+
+    def abort(self) -> None:
+        """See `Answer.abort`."""
+        self._first = b""
+        self._answer.abort()
+
+
 async def read_whole(answer: Answer, max_bytes: int, timeout_s: float) -> BufferedAnswer:
     """Reads an answer to its end or to one of the bounds. Its connection is then free or closed."""
     pieces: list[bytes] = []

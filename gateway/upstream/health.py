@@ -22,12 +22,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 _FINGERPRINT_DIGITS: Final = 16
 _LOOK_AGAIN_S: Final = 1.0
+
+
+Auth = Literal["bearer", "api-key", "x-api-key"]
+AUTH_HEADERS: Final[Mapping[Auth, tuple[bytes, bytes]]] = MappingProxyType(
+    {"bearer": (b"authorization", b"Bearer "), "api-key": (b"api-key", b""), "x-api-key": (b"x-api-key", b"")}
+)
+"""The header that carries a key, and what stands before the key in it."""
 
 
 class Condition(StrEnum):
@@ -224,30 +232,37 @@ class UpstreamKey:
     """
 
     def __init__(
-        self, number: int, secret: str, reload: Callable[[], str] | None = None, *, max_models: int = 1024
+        self,
+        number: int,
+        secret: str,
+        reload: Callable[[], str] | None = None,
+        *,
+        max_models: int = 1024,
+        auth: Auth = "bearer",
     ) -> None:
         self.number = number
         self.rests_until_s = 0.0
         self._models: OrderedDict[str, float] = OrderedDict()  # until when it rests for a model; bounded
         self._max_models = max_models
         self._reload = reload
+        self._auth = AUTH_HEADERS[auth]
         self._look_again_s = 0.0
         self._take(secret)
 
     def _take(self, secret: str) -> None:
-        self.authorization = b"Bearer " + secret.encode()
+        self.header = self._auth[0], self._auth[1] + secret.encode()
         self.fingerprint = hashlib.sha256(secret.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def renew(self) -> bool:
         """Reads the secret again. Returns whether it has changed; a new secret does not rest."""
         if self._reload is None:
             return False
-        before = self.authorization
+        before = self.header
         try:
             self._take(self._reload())
         except ValueError:
             return False  # the file is incomplete or gone; the known secret stays
-        if self.authorization == before:
+        if self.header == before:
             return False
         self.rests_until_s = 0.0
         self._models.clear()
@@ -296,15 +311,22 @@ class UpstreamKey:
 class KeyRing:
     """The keys of one upstream, used in turn."""
 
-    def __init__(self, keys: tuple[UpstreamKey, ...]) -> None:
+    def __init__(
+        self,
+        keys: tuple[UpstreamKey, ...],
+        order: Callable[[str, Sequence[UpstreamKey]], Sequence[UpstreamKey]] | None = None,
+    ) -> None:
         self.keys = keys
+        self.order = order
         self._next = 0
 
-    def candidates(self, model: str, now_s: float) -> Sequence[UpstreamKey]:
+    def candidates(self, model: str, now_s: float, session: str = "") -> Sequence[UpstreamKey]:
         """Returns the keys that do not rest for the model, starting with the next in turn."""
         keys = self.keys
         if len(keys) == 1:
             return keys if keys[0].usable(model, now_s) else ()
+        if session and self.order is not None:
+            return [key for key in self.order(session, keys) if key.usable(model, now_s)]
         start, self._next = self._next, (self._next + 1) % len(keys)
         in_turn = keys[start:] + keys[:start]
         return [key for key in in_turn if key.usable(model, now_s)]

@@ -54,6 +54,35 @@ class UpstreamPolicy:
     end_wait_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What requests to one upstream have beside the others. Header names in lower case.
+
+    `forward`: client headers that go on too; a name that ends in "*" stands for all that begin so. `headers`: sent in
+    place of what the client sent by the same name. `query`: `name=value&...`, added to every target.
+    """
+
+    forward: tuple[bytes, ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    query: bytes = b""
+
+    def forwarded(self, headers: Headers, of_client: Headers) -> Headers:
+        """The headers with those of the client that go to this upstream alone."""
+        known = {name for name, _ in headers}
+        return headers + [header for header in of_client if header[0] not in known and self._wants(header[0])]
+
+    def apply(self, headers: Headers, target: bytes) -> tuple[Headers, bytes]:
+        """Headers and target as they are sent."""
+        own = {name for name, _ in self.headers}
+        headers = [*(header for header in headers if header[0] not in own), *self.headers]
+        if not self.query:
+            return headers, target
+        return headers, target + (b"&" if b"?" in target else b"?") + self.query
+
+    def _wants(self, name: bytes) -> bool:
+        return any(name == one or (one.endswith(b"*") and name.startswith(one[:-1])) for one in self.forward)
+
+
 class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
@@ -68,6 +97,7 @@ class Upstream:
         keys: KeyRing,
         health: Health,
         policy: UpstreamPolicy,
+        additions: Additions | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -75,6 +105,7 @@ class Upstream:
         self.keys = keys
         self.health = health
         self.policy = policy
+        self.additions = additions
         self.enabled = True
         self._refuses_usage: set[str] = set()
         self._log = structlog.get_logger("gateway.upstream")
@@ -83,7 +114,10 @@ class Upstream:
         self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: Body
     ) -> Awaitable[Answer]:
         """Sends one request with one of this upstream's keys. Raises UpstreamFault."""
-        return self.transport.send(method, target, [*headers, (b"authorization", key.authorization)], body)
+        headers = [*headers, key.header]
+        if self.additions is not None:
+            headers, target = self.additions.apply(headers, target)
+        return self.transport.send(method, target, headers, body)
 
     def refuses_usage(self, model: str) -> bool:
         """Whether this model has refused `stream_options` here. It is not asked again before the gateway restarts."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
 from gateway.ledger.policy import LedgerPolicy
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.routing.affinity import ordered
 from gateway.state.conversations import Conversations
 from gateway.state.responses import ResponseStore, StatePolicy
 from gateway.state.turns import Turns
@@ -21,7 +23,7 @@ from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Health, KeyRing, UpstreamKey
 from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
-from gateway.upstream.upstream import Upstream, UpstreamPolicy
+from gateway.upstream.upstream import Additions, Upstream, UpstreamPolicy
 
 if TYPE_CHECKING:
     from gateway.observability.tracing import Tracing
@@ -52,7 +54,8 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
         max_tool_calls=settings.limits.max_tool_calls,
         reserve_tool_tokens=settings.limits.reserve_tool_tokens,
     )
-    return ConfigSnapshot(settings.router(), upstreams, limits)
+    several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
+    return ConfigSnapshot(settings.router(), upstreams, limits, has_several_keys=several)
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
@@ -80,7 +83,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
         name,
         (origin.host, origin.port),
         build_transport(config, settings.transport),
-        KeyRing(tuple(_upstream_key(settings, number) for number in range(len(settings.api_keys)))),
+        KeyRing(tuple(_upstream_key(settings, number) for number in range(len(settings.api_keys))), _key_order),
         Health(settings.breaker_failures, settings.breaker_open_s, settings.health_max_models),
         UpstreamPolicy(
             max_answer_bytes=settings.max_answer_bytes,
@@ -90,13 +93,30 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
             key_rest_s=settings.key_rest_s,
             end_wait_s=settings.end_wait_s,
         ),
+        _additions(settings),
     )
+
+
+def _additions(settings: UpstreamSettings) -> Additions | None:
+    if not (settings.forward_headers or settings.headers or settings.query):
+        return None
+    return Additions(
+        tuple(name.encode() for name in settings.forward_headers),
+        tuple((name.encode(), value.get_secret_value().encode()) for name, value in settings.headers.items()),
+        urlencode({name: value.get_secret_value() for name, value in settings.query.items()}).encode(),
+    )
+
+
+def _key_order(session: str, keys: Sequence[UpstreamKey]) -> Sequence[UpstreamKey]:
+    return ordered(session, ((key, 1) for key in keys), lambda key: key.fingerprint)
 
 
 def _upstream_key(settings: UpstreamSettings, number: int) -> UpstreamKey:
     secret = settings.api_keys[number]
     reload = secret.read_again if isinstance(secret, FileSecret) else None
-    return UpstreamKey(number, secret.get_secret_value(), reload, max_models=settings.health_max_models)
+    return UpstreamKey(
+        number, secret.get_secret_value(), reload, max_models=settings.health_max_models, auth=settings.auth
+    )
 
 
 def store_settings(settings: Settings) -> StoreOptions:

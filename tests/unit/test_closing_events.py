@@ -69,6 +69,9 @@ def test_a_cut_stream_ends_with_error_then_response_failed_then_done() -> None:
     assert error == {
         "type": "error",
         "sequence_number": 5,
+        "code": "upstream_unreachable",
+        "message": "The upstream ended the stream early.",
+        "param": "",
         "error": {
             "type": "model_error",
             "code": "upstream_unreachable",
@@ -184,3 +187,24 @@ def test_the_sdk_reads_a_stream_cut_at_its_cap_to_its_end() -> None:
     with provider(stream) as client:
         kinds = [event.type for event in client.responses.create(model="m", input="hi", stream=True)]
     assert kinds == ["response.created", "response.output_text.delta", "response.incomplete"]
+
+
+@pytest.mark.parametrize("chunks", [(), (CREATED,), (CREATED, DELTA)], ids=["nothing", "opened", "output"])
+def test_of_a_response_that_goes_on_elsewhere_nothing_is_made_up(chunks: tuple[bytes | str, ...]) -> None:
+    """It can be read by its id, or resumed behind the last number that the provider gave."""
+    ending = failure_frames(after(*chunks), CUT, ORIGIN._replace(works_on=True)).decode()
+    block, done = ending.removesuffix("\n\n").split("\n\n")
+    event = json.loads(block.partition("data: ")[2])
+    assert done == "data: [DONE]"
+    assert (event["type"], event["code"], event["param"]) == ("error", "upstream_unreachable", "")
+    assert not {"sequence_number", "response"} & set(event)
+    assert "resp_" not in ending
+
+
+def test_a_cancelled_response_has_ended() -> None:
+    cancelled = frame(
+        {"type": "response.cancelled", "sequence_number": 1, "response": {**SHOWN, "status": "cancelled"}}
+    )
+    observer = after(CREATED, cancelled)
+    assert observer.facts.terminal == "response.cancelled"
+    assert failure_frames(observer, CUT, ORIGIN) == b""

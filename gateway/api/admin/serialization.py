@@ -215,7 +215,7 @@ def _request(request_id: str, team_id: str) -> dict[str, Any]:
         **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
         **dict.fromkeys(("status", "code", "message", "limit", "scope")),
         **dict.fromkeys(("admitted_at", "hold_usd", "hold_tokens", "entry")),
-        **dict.fromkeys(("stream", "tried", "bytes_in", "bytes_out", "timings")),
+        **dict.fromkeys(("stream", "tried", "chosen_by", "bytes_in", "bytes_out", "timings")),
     }
 
 

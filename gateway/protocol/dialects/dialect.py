@@ -24,6 +24,8 @@ Ended = Literal["completed", "incomplete", "failed"]
 
 NO_UNITS: Final[Mapping[str, Decimal]] = MappingProxyType({})
 NO_HEADERS: Final[frozenset[bytes]] = frozenset()
+_TRUE: Final = frozenset({"true", "1"})
+_FALSE: Final = frozenset({"false", "0"})
 _NEVER: Final = re.compile(rb"(?!)")
 
 
@@ -77,11 +79,15 @@ class StreamFacts:
 
 
 class Origin(NamedTuple):
-    """What the gateway knows of an answer where its upstream has shown nothing. `created_at`: Unix time in seconds."""
+    """What the gateway knows of an answer where its upstream has shown nothing. `created_at`: Unix time in seconds.
+
+    `works_on`: the answer goes on at its upstream whatever becomes of this stream: nothing of it is made up.
+    """
 
     request_id: str
     model: str
     created_at: int
+    works_on: bool = False
 
 
 class Observed(Protocol):
@@ -193,13 +199,20 @@ class Bounds(NamedTuple):
 
 
 def asks_stream(fields: Mapping[str, Any]) -> bool:
-    """Whether a body asks for a stream by `stream`. Raises GatewayError `invalid_field`."""
+    """Whether a body asks for a stream, as loosely as servers take `stream`. Raises GatewayError `invalid_field`."""
     value = fields.get("stream")
-    if value is None:
-        return False
-    if not isinstance(value, bool):
+    if value is True:
+        return True
+    if value is None or is_flag_set(value):
+        return value is not None
+    if str(value).strip().lower() not in _FALSE:
         raise GatewayError("invalid_field", "'stream' must be true or false.", param="stream")
-    return value
+    return False
+
+
+def is_flag_set(value: object) -> bool:
+    """Whether a value says "true" as loosely as servers take it: true, "True", 1, "1"."""
+    return str(value).strip().lower() in _TRUE if isinstance(value, (bool, int, str)) else False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ How the gateway ends a stream that its upstream did not end:
     nothing                      if the response has ended already (a terminal event or [DONE] has passed)
     (blank line)                 if an event larger than the bound was cut, so that the next event does not join it
     (response.created)           if no event has shown the response, because the SDKs' stream helpers need it first
-    error                        the specification's ErrorStreamingEvent, which the official SDK raises; at most one
+    error                        the specification's ErrorStreamingEvent, which the official SDK raises; at most one;
+                                 message, code and param stand at its top level too, for clients that look there
     response.failed              what the opening event showed, with the gateway's status, error and sequence number
     data: [DONE]
+
+By id, resumed or in the background, the response goes on at its upstream: then there is an error event alone.
 
 A stream that is cut at its cap ends with response.incomplete instead, and without an error.
 """
@@ -34,15 +37,22 @@ from gateway.protocol.dialects.dialect import (
     StreamFacts,
     StreamForm,
 )
-from gateway.protocol.dialects.openai_form import DONE, error_body, error_status
+from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
 
 TERMINALS: Final[Mapping[str, Ended]] = MappingProxyType(
-    {"response.completed": "completed", "response.incomplete": "incomplete", "response.failed": "failed"}
+    {
+        "response.completed": "completed",
+        "response.incomplete": "incomplete",
+        "response.failed": "failed",
+        "response.cancelled": "incomplete",
+    }
 )
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
-_STATUSES: Final[Mapping[str, Ended]] = MappingProxyType({"incomplete": "incomplete", "failed": "failed"})
+_STATUSES: Final[Mapping[str, Ended]] = MappingProxyType(
+    {"incomplete": "incomplete", "failed": "failed", "cancelled": "incomplete"}
+)
 _IN_PROGRESS: Final = ("queued", "in_progress")
 
 
@@ -88,12 +98,22 @@ def bounds(fields: Mapping[str, Any]) -> Bounds:
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
     """Returns the bytes that end a broken stream, or b"" if it has ended already."""
-    payload = {"type": error.kind.type, "code": error.code, "message": error.message, "param": error.param}
+    told = {"code": error.code, "message": error.message, "param": error.param}
+    event = {**told, "error": {"type": error.kind.type, **told}}
+    if origin.works_on:
+        return _closing_error(observed, event)
     response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
-    events = [("error", {"error": payload})] if observed.facts.error is None else []
+    events = [("error", event)] if observed.facts.error is None else []
     return _frames(
         observed, origin, [*events, ("response.failed", {"response": _snapshot(observed, origin) | response})]
     )
+
+
+def _closing_error(observed: Observed, event: dict[str, Any]) -> bytes:
+    """Of a response that goes on elsewhere: no ending, id or number of it is made up, so that it can be resumed."""
+    if observed.facts.ended is not None or observed.facts.error is not None:
+        return b""
+    return b"".join([b"" if observed.aligned else b"\n\n", frame({"type": "error", **event}, "error"), DONE])
 
 
 def close_capped(observed: Observed, origin: Origin) -> bytes:
@@ -174,7 +194,7 @@ RESPONSES: Final = Dialect(
         delta=b'.delta"',  # the end of a delta's type; inside a JSON string the quote would be escaped
         delta_head=re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"[a-z0-9_.]+\.delta"'),
         delta_text=delta_text,
-        markers=(b"response.completed", b"response.incomplete", b"response.failed", b"[DONE]"),
+        markers=(b"response.completed", b"response.incomplete", b"response.failed", b"response.cancelled", b"[DONE]"),
         error=re.compile(rb'event: ?error|"type"\s*:\s*"error"'),
         terminals=frozenset(TERMINALS),
         opening=Opening(

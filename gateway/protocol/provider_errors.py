@@ -1,0 +1,93 @@
+"""A provider's error in words that every client reads: `{"error": {"message", "type", "param", "code"}}`. Pure.
+
+Typed SDKs cannot read what they do not expect: a numeric `code`, an error that is a text, FastAPI's `detail`, a page.
+Then they lose the status as well. What is in the standard form already is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from gateway.protocol.lenient_json import parse_json
+
+_LONGEST_READ: Final = 64 * 1024
+_LONGEST_MESSAGE: Final = 1000
+_OPTIONAL: Final = ("type", "param", "code")
+
+
+class ProviderError(NamedTuple):
+    """What a provider said, as far as it said it."""
+
+    message: str = ""
+    type: str = ""
+    param: str = ""
+    code: str = ""
+
+
+def is_standard(body: bytes) -> bool:
+    """Whether typed SDKs can read it. A longer body than an error has is not looked at, and counts as such."""
+    if len(body) > _LONGEST_READ:
+        return True
+    value = _parsed(body)
+    if isinstance(value, (list, str)):  # Google's list, a bare text: clients that know such a provider read it
+        return True
+    error = value.get("error") if isinstance(value, dict) else None
+    return (
+        isinstance(error, dict)
+        and isinstance(error.get("message"), str)
+        and all(error.get(name) is None or isinstance(error[name], str) for name in _OPTIONAL)
+    )
+
+
+def read_provider_error(body: bytes, media_type: bytes) -> ProviderError:
+    """What an error in any other form says."""
+    value = _parsed(body) if len(body) <= _LONGEST_READ else None
+    if value is None:
+        is_page = media_type == b"text/html" or body.lstrip()[:1] == b"<"
+        return ProviderError("" if is_page else _short(body[: 4 * _LONGEST_MESSAGE].decode("utf-8", "replace")))
+    if isinstance(value, dict):
+        error = value.get("error")
+        told = error if isinstance(error, dict) else value
+        message = next(_messages(told, error if isinstance(error, str) else None), "")
+        return ProviderError(_short(message), *(_text(told.get(name)) for name in _OPTIONAL))
+    return ProviderError(_short(value if isinstance(value, str) else ""))
+
+
+def _messages(told: dict[str, Any], text: str | None) -> Iterator[str]:
+    if text:
+        yield text
+    for name in ("message", "detail", "msg", "error_description", "title", "reason"):
+        value = told.get(name)
+        if isinstance(value, str) and value:
+            yield value
+        elif isinstance(value, list):
+            yield "; ".join(_of_detail(one) for one in value)
+        elif isinstance(value, dict):
+            yield from _messages(value, None)
+
+
+def _of_detail(one: object) -> str:
+    """One of FastAPI's: {"loc": ["body", "model"], "msg": "Field required"}."""
+    if not isinstance(one, dict):
+        return str(one)
+    place = one.get("loc")
+    where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
+    return f"{where}{one.get('msg') or one.get('message') or ''}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return ""
+    return str(value)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_MESSAGE]
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return parse_json(body)
+    except ValueError:
+        return None

@@ -1,0 +1,59 @@
+"""A caller's wishes for the upstreams of its request (`provider`), against the candidates of its route. Pure.
+
+    ignore           goes
+    only             the others go, where it names an upstream of this gateway
+    order            come first, in this order, where it names an upstream of this gateway
+    allow_fallbacks  false: only the upstreams of `order` stay, or the first one where it names none
+    max_price        all go, where the model's price is higher
+
+Names that are none of this gateway's upstreams are the provider's to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from gateway.billing.money import format_usd
+from gateway.errors import GatewayError
+from gateway.protocol.provider_preferences import Preferences
+
+
+def preferred(
+    candidates: tuple[str, ...],
+    wishes: Preferences,
+    upstreams: Collection[str],
+    input_nano_usd: int,
+    output_nano_usd: int,
+) -> tuple[str, ...]:
+    """The candidates that meet the wishes, the most wanted first.
+
+    Raises GatewayError `no_available_provider` where none does; it names the requirement, and whom it excluded.
+    """
+    for name, most, price in (
+        ("prompt", wishes.prompt_nano_usd, input_nano_usd),
+        ("completion", wishes.completion_nano_usd, output_nano_usd),
+    ):
+        if most is not None and price > most:
+            limit = f"max_price.{name} of {format_usd(most)} USD (it costs {format_usd(price)})"
+            raise _none_left(limit, candidates)
+    only = [name for name in wishes.only if name in upstreams]
+    left = tuple(name for name in candidates if name not in wishes.ignore and (not only or name in only))
+    if not left:
+        asked = [field for field, named in (("ignore", wishes.ignore), ("only", only)) if named]
+        raise _none_left(" and ".join(asked), candidates)
+    order = tuple(name for name in dict.fromkeys(wishes.order) if name in upstreams)
+    first = tuple(name for name in order if name in left)
+    if wishes.allow_fallbacks:
+        return first + tuple(name for name in left if name not in first)
+    if order and not first:
+        raise _none_left("order, with allow_fallbacks false", left)
+    return first or left[:1]
+
+
+def _none_left(requirement: str, excluded: tuple[str, ...]) -> GatewayError:
+    return GatewayError(
+        "no_available_provider",
+        f"No provider meets the requirement provider.{requirement}: it excludes {', '.join(excluded)}.",
+        param="provider",
+        explain={"requirement": requirement, "excluded": ", ".join(excluded)},
+    )
