@@ -86,6 +86,7 @@ port = 0
 drain_timeout_s = {drain_timeout_s}
 [store]
 url = "{scenario.store.url}"
+accept_data_loss = true
 data_dir = "{directory}"
 [upstreams.simulator]
 base_url = "{scenario.upstream.url}/v1"

@@ -27,6 +27,7 @@ port = 0
 workers = 2
 [store]
 url = "{store}"
+accept_data_loss = true
 data_dir = "{data}"
 [admin]
 key = "env:GATEWAY_ADMIN_KEY"

@@ -26,6 +26,7 @@ workers = {workers}
 metrics_token = "env:METRICS_TOKEN"
 [store]
 url = "{url}"
+accept_data_loss = true
 data_dir = "data"
 {password}
 [admin]
