@@ -82,6 +82,7 @@ CATALOGUE: Final = MappingProxyType(
         "rate_limit_exceeded": Kind(429, "too_many_requests", "wait"),
         "concurrency_exceeded": Kind(429, "too_many_requests", "wait"),
         "too_many_failures": Kind(429, "too_many_requests", "wait"),
+        "too_many_connections": Kind(503, "server_error", "wait"),
         "headers_too_large": Kind(431, "invalid_request", "never"),
         "internal_error": Kind(500, "server_error", "client"),
         "upstream_unreachable": Kind(502, "model_error", "client"),

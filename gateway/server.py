@@ -34,10 +34,13 @@ from uvicorn.supervisors.multiprocess import Process
 
 from gateway.api.middleware import NOSNIFF
 from gateway.app import Gateway, build_app
+from gateway.concurrency.tcp import keep_alive
 from gateway.config.errors import SettingsError
 from gateway.config.sections import LogSettings
 from gateway.config.settings import Settings, load_settings
-from gateway.http.connection import ConnectionFactory
+from gateway.http.client_address import ClientAddresses
+from gateway.http.connection_budget import ConnectionLimits
+from gateway.http.connection_factory import ConnectionFactory
 from gateway.ledger.owners import LOST_VARIABLE, RUN_VARIABLE
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import directory_for_workers
@@ -66,10 +69,7 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
         host=settings.server.host,
         port=settings.server.port,
         workers=settings.server.workers,
-        http=ConnectionFactory(  # type: ignore[arg-type]  # uvicorn calls it as it calls a protocol's class
-            max_head_bytes=settings.server.max_head_bytes,
-            head_timeout_s=settings.server.head_timeout_s,
-        ),
+        http=_connections(settings),  # type: ignore[arg-type]  # uvicorn calls it as it calls a protocol's class
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
@@ -86,6 +86,20 @@ def server_config(settings: Settings, app: Gateway | str) -> uvicorn.Config:
     )
 
 
+def _connections(settings: Settings) -> ConnectionFactory:
+    server = settings.server
+    limits = ConnectionLimits(
+        max_head_bytes=server.max_head_bytes,
+        max_head_fields=server.max_head_fields,
+        head_timeout_s=server.head_timeout_s,
+        write_timeout_s=server.client_write_timeout_s,
+        max_connections=server.max_connections,
+        max_connections_per_address=server.max_connections_per_address,
+        max_unverified_bytes=server.max_unverified_bytes,
+    )
+    return ConnectionFactory(limits, ClientAddresses(server.trusted_proxies))
+
+
 def bind(settings: Settings) -> socket.socket:
     """Opens the listening socket. Raises OSError if the address is not available."""
     return bound(settings.server.host, settings.server.port)
@@ -98,6 +112,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(listener)  # connections inherit it
         listener.bind((host, port))
         listener.listen(_BACKLOG)
         listener.set_inheritable(True)

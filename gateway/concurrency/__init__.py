@@ -3,4 +3,5 @@
 cancellation   ends a task for a named reason
 deadline       a timer that can be moved cheaply
 periodic       background work, repeated under supervision
+tcp            options of TCP sockets
 """

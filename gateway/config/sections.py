@@ -38,9 +38,16 @@ class ServerSettings(Section):
     port: int = Field(default=8080, ge=0, le=65_535)
     workers: int = Field(default=1, ge=1, le=64)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024, le=1024**3)
+    max_json_values: int = Field(default=200_000, ge=1000, le=100_000_000)
     body_timeout_s: Seconds = 30.0
     max_head_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    max_head_fields: int = Field(default=100, ge=10, le=10_000)
     head_timeout_s: Seconds = 30.0
+    client_write_timeout_s: Seconds = 60.0
+    max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
+    max_connections_per_address: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_unverified_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024, le=1024**4)
     keep_alive_s: int = Field(default=75, ge=1, le=3600)
     total_timeout_s: Seconds = 3600.0
     failover_s: Seconds = 30.0
@@ -99,6 +106,7 @@ class LimitsSettings(Section):
     reserve_input_tokens: int = Field(default=100_000, ge=0, le=1_000_000_000)
     max_tool_calls: int = Field(default=10, ge=0, le=10_000)
     reserve_tool_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
+    dry_runs_per_minute: int = Field(default=60, ge=1, le=1_000_000)
 
 
 class LedgerSettings(Section):

@@ -24,7 +24,8 @@ from gateway.accounts.admin_keys import Admin
 from gateway.dashboard.admin_client import AdminApiError, AdminClient
 from gateway.dashboard.render import html
 from gateway.errors import GatewayError
-from gateway.http.client import Client, ClientDisconnected
+from gateway.http.asgi_client import AsgiClient
+from gateway.http.client import ClientDisconnected
 from gateway.types import Message
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def redirect_to(path: str) -> Response:
 
 
 async def _read_form(request: Request) -> Mapping[str, str]:
-    client = Client(request.scope, request.receive, _send_nothing)
+    client = AsgiClient(request.scope, request.receive, _send_nothing)
     body = await client.read_body(MAX_FORM, services_of(request).settings.server.body_timeout_s)
     try:
         return MappingProxyType(dict(parse_qsl(body.decode(), max_num_fields=MAX_FIELDS)))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from gateway.types import Body
+
 _AT_ONCE_BYTES: Final = 8 * 1024 * 1024  # memory that a length alone is given
 _SCRAP_BYTES: Final = 64 * 1024
 
@@ -40,7 +42,7 @@ class DirectBodyReader(asyncio.BufferedProtocol):
     memory; `_left`; `_scrap`, over which goes what nobody wants any more.
     """
 
-    def __init__(self, owner: Owner, begun: bytes, length: int) -> None:
+    def __init__(self, owner: Owner, begun: Body, length: int) -> None:
         self.body = bytearray(min(length, max(_AT_ONCE_BYTES, len(begun))))
         self.body[: len(begun)] = begun
         self._owner = owner

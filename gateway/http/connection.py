@@ -2,19 +2,19 @@
 
 | a client                                            | gets                                                |
 |-----------------------------------------------------|-----------------------------------------------------|
-| sends a head of more than `max_head_bytes`          | 431 headers_too_large, and the end of the connection|
+| is one too many, on the worker or of its address    | 503 too_many_connections, and the end               |
+| sends a head of too many bytes or fields            | 431 headers_too_large, and the end                  |
 | takes longer than `head_timeout_s` for a head       | 408 request_timeout (after silence: the end alone)  |
 | goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
 | sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
 | asks for an upgrade to anything but WebSocket       | its answer over HTTP/1.1 (RFC 9110, 7.8)            |
-| sends its next request before it has the answer     | its answers, in order                               |
-| ends its side behind its request                    | its answer, if it is still there: see below         |
-| takes nothing of an answer's rest for `keep_alive_s`| the end                                             |
+| sends its next request before it has the answer     | its answers, in order: the next is not looked at    |
+|                                                     | before the answer to the last is on its way         |
+| ends its side behind its request                    | its answer, if it is still there: half_closed.py    |
+| takes nothing of an answer for `write_timeout_s`    | the end                                             |
+| holds most where all hold more than they may        | the end: connection_budget.py                       |
 
-A client that ends its side (`shutdown(SHUT_WR)`, `nc -N`) and one that has left send the same FIN. Only what is sent to
-them tells them apart: who has left answers with a reset. So an interim answer goes out, which every HTTP/1.1 client has
-to skip (RFC 9110, 15.2; Python's http.client skips no other than 100). Inside an answer nothing can ask, and a client
-that ends its side counts as gone.
+Inside an answer nothing can ask whether a client that ends its side is still there: it counts as gone.
 
 Uvicorn's own protocol copies each piece of a body three times, and its objects and timers a request cost as much as the
 rest of a client's side (benchmarks/README.md). Its server stays: sockets, signals, shutdown, the Date header.
@@ -23,95 +23,38 @@ rest of a client's side (benchmarks/README.md). Its server stays: sockets, signa
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections import deque
-from collections.abc import Awaitable, Callable
-from enum import IntEnum
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from gateway.concurrency.deadline import Deadline
 from gateway.errors import GatewayError
 from gateway.http.body_reader import DirectBodyReader
-from gateway.http.head import STATUS_LINES, lines, target
+from gateway.http.client_address import normalised
+from gateway.http.connection_context import ConnectionContext
+from gateway.http.half_closed import HalfClosedProbe
 from gateway.http.parser import RequestParser
-from gateway.http.request_cycle import CONTINUE, EXTENSION, RequestCycle
-from gateway.types import Headers, Receive, Scope, Send
+from gateway.http.patience import Patience, Wait
+from gateway.http.request_cycle import EXTENSION, RequestCycle
+from gateway.types import Body
 
 LINGER_S: Final = 5.0
-_PATIENCE_S: Final = 0.02  # an answer that comes so soon needs no question
-_LOOKS_S: Final = (0.005, 0.05, 0.5, 2.0)  # apart: a reset takes one round trip, and one more behind a relay of bytes
-
-
-class Wait(IntEnum):
-    """What a connection's timer is for."""
-
-    NOTHING = 0
-    HEAD = 1  # to be whole
-    NEXT = 2  # request, or the taking of an answer's rest
-    LINGER = 3
-
-
-class Application(Protocol):
-    """What a connection needs of the application that it serves."""
-
-    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serves one request."""
-
-    def refuse_head(self, error: GatewayError) -> tuple[int, Headers, bytes]:
-        """Status, headers and body of the answer to what was refused before it was a request."""
-
-
-class ConnectionFactory:
-    """What a worker's connections have in common. Uvicorn calls it as it calls a protocol's class.
-
-    State that changes: the server's headers, as they were last written out; the application, once it is loaded.
-    """
-
-    def __init__(self, *, max_head_bytes: int, head_timeout_s: float) -> None:
-        self.max_head_bytes = max_head_bytes
-        self.head_timeout_s = head_timeout_s
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._lines = b""
-        self._application: Application | None = None
-
-    def __call__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> ClientConnection:
-        """A connection that has been accepted."""
-        if self._application is None:
-            self._application = cast("Application", config.loaded_app)
-        return ClientConnection(
-            self, self._application, config, server_state, app_state, _loop or asyncio.get_running_loop()
-        )
-
-    def lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Uvicorn's own headers, which it replaces once a second, as they go out."""
-        if headers is not self._headers:
-            self._headers, self._lines = headers, lines(headers)
-        return self._lines
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection. Its life: heads and bodies in, a task a request, answers out, one after the other.
+    """One connection. Its life: a head and a body in, a task that answers, and the next.
 
-    State that changes: `_last`, the request whose head came last, `_running`, the one that was started last, and
-    `_waiting`, those between; what has come of a head; what is waited for; `write_paused`, the client is
-    slower than its answer; `on_leave`, whom the running request wants told.
+    State that changes: `_cycle`, the request whose head came last; `_unparsed`, what came behind it; what is waited
+    for; `write_paused`, the client is slower than its answer; `_discards`, nothing of what comes counts any more;
+    `_held`, the bytes that the budget knows of; `on_leave`, whom the running request wants told.
     """
 
     def __init__(
         self,
-        shared: ConnectionFactory,
-        application: Application,
+        context: ConnectionContext,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -121,44 +64,54 @@ class ClientConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.write_paused = False
         self.on_leave: Callable[[], Any] | None = None
-        self._shared = shared
-        self._application = application
+        self._context = context
+        self._budget = context.budget
+        self._limits = context.limits
         self._keep_alive_s = config.timeout_keep_alive
         self._server = server_state
         self._app_state = app_state
-        self._requests = RequestParser(self, shared.max_head_bytes)
+        self._requests = RequestParser(self, context.limits.max_head_bytes, context.limits.max_head_fields)
         self._here: tuple[str, int | None] | None = None
         self._peer: tuple[str, int] | None = None
-        self._last: RequestCycle | None = None
-        self._running: RequestCycle | None = None
-        self._waiting: deque[RequestCycle] = deque()
+        self._address: str | None = None
+        self._cycle: RequestCycle | None = None
+        self._unparsed = b""
         self._drained: asyncio.Future[None] | None = None
         self._reading_paused = False
-        self._waits_for = Wait.NOTHING
-        self._deadline = Deadline(loop, self._over)
-        self._unsent = 0  # of an answer, when the timer looked last
-        self._looking: asyncio.TimerHandle | None = None  # at a client that may have left
+        self._discards = False
+        self._held = 0
+        self._patience: Patience
+        self._probe: HalfClosedProbe | None = None
 
     # for the requests
 
     def server_headers(self) -> bytes:
-        """See `cycle.Connection`."""
-        return self._shared.lines(self._server.default_headers)
+        """See `request_cycle.Connection`."""
+        return self._context.lines(self._server.default_headers)
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """See `request_cycle.Connection`."""
+        return self._budget.is_scarce
 
     def pause_reading(self) -> None:
-        """See `cycle.Connection`."""
+        """See `request_cycle.Connection`."""
         if not self._reading_paused and not self.transport.is_closing():
             self._reading_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """See `cycle.Connection`. Behind requests that wait nothing is read."""
-        if self._reading_paused and not self._waiting and not self.transport.is_closing():
+        """See `request_cycle.Connection`. Behind as much as a head may hold nothing is read."""
+        if (
+            self._reading_paused
+            and len(self._unparsed) <= self._limits.max_head_bytes
+            and not self.transport.is_closing()
+        ):
             self._reading_paused = False
             self.transport.resume_reading()
 
-    def read_directly(self, begun: bytes, length: int) -> DirectBodyReader:
-        """See `cycle.Connection`."""
+    def read_directly(self, begun: Body, length: int) -> DirectBodyReader:
+        """See `request_cycle.Connection`."""
         reader = DirectBodyReader(self, begun, length)
         self._switch(reader)
         return reader
@@ -170,34 +123,49 @@ class ClientConnection(asyncio.Protocol):
         self.on_end()
 
     async def drain(self) -> None:
-        """See `cycle.Connection`."""
+        """See `request_cycle.Connection`."""
         if self.write_paused:
             if self._drained is None or self._drained.done():
                 self._drained = self.loop.create_future()
             await asyncio.shield(self._drained)
 
     def answered(self, cycle: RequestCycle) -> None:
-        """See `cycle.Connection`. Before its body was whole: the client may go on sending, but not for ever."""
+        """See `request_cycle.Connection`. Before its body was whole: the client may go on sending, but not for ever."""
         if cycle.disconnected:
             return
         if not cycle.keep_alive:
-            self.transport.close()
-        if self._waiting and not self.transport.is_closing():
-            self._start(self._waiting.popleft())
-        elif cycle.complete:
-            self._wait(Wait.NEXT, self._keep_alive_s)
-        else:
-            self._wait(Wait.LINGER, LINGER_S)
+            self._end(lingers=not cycle.complete)
+            return
+        self._wait_for_client()
+        if self._unparsed and not self.transport.is_closing():
+            self._parse(self._unparsed)
+        elif self._held or self.transport.get_write_buffer_size():
+            self._count()
         self.resume_reading()
+
+    # for the budget
+
+    def unverified_bytes(self) -> int:
+        """See `connection_budget.Holder`."""
+        cycle = self._cycle
+        held = self._requests.head_bytes + len(self._unparsed)
+        if cycle is None or cycle.verified:
+            return held
+        return held + cycle.body_bytes + self.transport.get_write_buffer_size()
+
+    def drop(self) -> None:
+        """See `connection_budget.Holder`."""
+        self._held = 0
+        self.transport.abort()
 
     # for uvicorn's server
 
     def shutdown(self) -> None:
         """The server ends: an idle connection at once, another with its answer."""
-        if self._last is None or self._last.response_complete:
+        if self._cycle is None or self._cycle.response_complete:
             self.transport.close()
         else:
-            self._last.keep_alive = False
+            self._cycle.keep_alive = False
 
     # asyncio.Protocol
 
@@ -205,106 +173,142 @@ class ClientConnection(asyncio.Protocol):
         """The clock for the first head starts."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
         self._server.connections.add(cast("Any", self))  # uvicorn's type names its own protocols
-        self._here, self._peer = get_local_addr(self.transport), get_remote_addr(self.transport)
-        self._wait(Wait.HEAD, self._shared.head_timeout_s)
+        self._patience = Patience(self.loop, self.transport, self._limits.write_timeout_s, self._head_is_late)
+        self._here, peer = get_local_addr(self.transport), get_remote_addr(self.transport)
+        self._peer = (normalised(peer[0]), peer[1]) if peer else None
+        self._address = self._budget.counted_address(self._peer[0] if self._peer else "")
+        refusal = self._budget.admit(self._address)
+        if refusal is None:
+            self._patience.wait(Wait.HEAD, self._limits.head_timeout_s)
+        else:
+            self._discards = True
+            self._write_refusal(refusal)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells whoever waits for the client. No timer outlives its connection."""
         del exc
         self._server.connections.discard(cast("Any", self))
-        self._waits_for = Wait.NOTHING
-        self._deadline.close()
-        if self._looking is not None:
-            self._looking.cancel()
-        for cycle in (self._running, self._last):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.wake()
-        self._running = self._last = None
-        self._waiting.clear()
+        self._patience.close()
+        if self._probe is not None:
+            self._probe.close()
+        self._budget.leave(self._address, self)
+        self._discards = True
+        self._unparsed = b""
+        self._client_has_left()
+        self._cycle = None
         self.resume_writing()
         self._requests.close()
-        on_leave, self.on_leave = self.on_leave, None
-        if on_leave is not None:
-            on_leave()
 
     def pause_writing(self) -> None:
         """The client is slower than its answer."""
         self.write_paused = True
+        self._patience.wait(Wait.PROGRESS, self._limits.write_timeout_s)
+        self._count()
 
     def resume_writing(self) -> None:
         """It has caught up, or left."""
         self.write_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        if self._patience.waits_for is not Wait.PROGRESS:
+            return
+        self._patience.waits_for = Wait.NOTHING
+        self._count()
+        if self._cycle is not None and self._cycle.response_complete:
+            self._wait_for_client()
+            if self._unparsed:
+                self._parse(self._unparsed)
+                self.resume_reading()
 
     def eof_received(self) -> bool:
         """The client has ended its side, or has left. True: the connection stays for its answer."""
-        cycle = self._last
+        cycle = self._cycle
         if (
             cycle is None
             or cycle.started
             or cycle.response_complete
-            or self._requests.in_head
-            or self._waiting
+            or self._requests.head_bytes
+            or self._unparsed
             or not cycle.complete
+            or self._discards
+            or cycle.scope["http_version"] != "1.1"
         ):
             return False
-        if cycle.scope["http_version"] != "1.1":
-            return False
         cycle.keep_alive = False
-        self._looking = self.loop.call_later(_PATIENCE_S, self._ask_if_there, cycle, 0)
+        self._probe = HalfClosedProbe(self.loop, self.transport, cycle)
         return True
 
     def data_received(self, data: bytes) -> None:
         """The parser's; the clock runs while a head is not whole."""
-        requests = self._requests
-        if self._waits_for is Wait.NEXT:
-            self._waits_for = Wait.NOTHING
-        try:
-            requests.feed(data)
-        except GatewayError as error:
-            if self._running is not None and self._running.started and not self._running.response_complete:
-                self.transport.close()  # inside an answer nothing can be said
-            elif not self.transport.is_closing():
-                self._refuse(error)
+        if self._discards:
             return
-        if requests.in_head and self._waits_for is Wait.NOTHING:
-            self._wait(Wait.HEAD, self._shared.head_timeout_s)
+        self._parse(self._unparsed + data if self._unparsed else data)
 
     # for the parser
 
     def on_head(self) -> None:
-        """A request starts, when those before it have their answers."""
+        """A request starts."""
         requests = self._requests
-        self._waits_for = Wait.NOTHING
-        before = self._last
-        self._last = cycle = RequestCycle(self, self._scope(requests), keep_alive=requests.keep_alive)
-        cycle.scope["extensions"] = {EXTENSION: cycle}
-        if before is None or before.response_complete:
-            self._start(cycle)
-        else:
-            self._waiting.append(cycle)
-            self.pause_reading()
+        self._patience.waits_for = Wait.NOTHING
+        scope = requests.scope(self._here, self._peer, self._app_state)
+        self._cycle = cycle = RequestCycle(self, scope, requests.fields, keep_alive=requests.keep_alive)
+        scope["extensions"] = {EXTENSION: cycle}
+        if self._address is None:  # of a trusted proxy's requests each counts for whom it is forwarded
+            cycle.address = self._budget.forwarded_address(scope)
+            cycle.refusal = self._budget.begin(cycle.address)
+        cycle.task = self.loop.create_task(self._serve(cycle))
+        self._server.tasks.add(cycle.task)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body. Nothing is kept of one whose request was refused, or has its answer."""
-        cycle = self._last
+        cycle = self._cycle
         if cycle is not None and not cycle.response_complete and not self.transport.is_closing():
             cycle.add(body)
 
     def on_end(self) -> None:
         """A body is whole: nothing to linger for."""
-        cycle = self._last
+        cycle = self._cycle
         if cycle is None or self.transport.is_closing():
             return
         cycle.complete = True
         if cycle.response_complete:
-            self._wait(Wait.NEXT, self._keep_alive_s)
+            self._wait_for_client()
         else:
             cycle.wake()
 
     # inside
+
+    def _parse(self, data: bytes) -> None:
+        """One request after another: none begins while another runs, or while the client does not read."""
+        requests = self._requests
+        if self._patience.waits_for is Wait.NEXT:
+            self._patience.waits_for = Wait.NOTHING
+        try:
+            while data:
+                cycle = self._cycle
+                if cycle is not None and cycle.complete and (self.write_paused or not cycle.response_complete):
+                    break
+                data = requests.feed(data)
+        except GatewayError as error:
+            self._unparsed = b""
+            self._refuse(error)
+            return
+        self._unparsed = data
+        cycle = self._cycle
+        if len(data) > self._limits.max_head_bytes:
+            self.pause_reading()
+        if self._patience.waits_for is Wait.NOTHING and (cycle is None or cycle.response_complete):
+            self._patience.wait(Wait.HEAD, self._limits.head_timeout_s)
+        if data or self._held or requests.head_bytes or (cycle is not None and not cycle.complete):
+            self._count()
+
+    def _count(self) -> None:
+        """Tells the budget what is held."""
+        held = self.unverified_bytes()
+        if held != self._held:
+            self._held = held
+            self._budget.hold(self, held)
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
         """Hands the socket's bytes to somebody else. A transport looks at that when it begins to read."""
@@ -314,37 +318,21 @@ class ClientConnection(asyncio.Protocol):
             self.transport.resume_reading()
             self._reading_paused = False
 
-    def _scope(self, requests: RequestParser) -> Scope:
-        path, raw_path, query = target(requests.url)
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": requests.version,
-            "server": self._here,
-            "client": self._peer,
-            "scheme": "http",
-            "method": requests.method.decode("ascii"),
-            "root_path": "",
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": requests.headers,
-            "state": self._app_state.copy(),
-        }
-
-    def _start(self, cycle: RequestCycle) -> None:
-        self._running = cycle
-        cycle.task = self.loop.create_task(self._serve(cycle))
-        self._server.tasks.add(cycle.task)
-
     async def _serve(self, cycle: RequestCycle) -> None:
         try:
-            await self._application.dispatch(cycle.scope, cycle.receive, cycle.send)
+            if cycle.refusal is not None:
+                status, headers, body = self._context.application.refuse_head(cycle.refusal)
+                cycle.start(status, headers)
+                cycle.end(body)
+                return
+            await self._context.application.dispatch(cycle.scope, cycle.receive, cycle.send)
         except BaseException as error:  # noqa: BLE001 - the server ends a task that hangs by a cancellation, too
             structlog.get_logger("gateway.inbound").error("request_crashed", exc_info=error)
         finally:
             task, cycle.task = cycle.task, None
             self._server.tasks.discard(cast("asyncio.Task[None]", task))
+            if cycle.address is not None:
+                self._budget.end(cycle.address)
             if not cycle.response_complete and not cycle.disconnected:
                 self._end_badly(cycle)
 
@@ -355,41 +343,58 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._refuse(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
 
-    def _ask_if_there(self, cycle: RequestCycle, asked: int) -> None:
-        """Asks and looks, a few times: nobody reads the socket after its end, so nothing tells of a reset."""
-        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.transport.abort()
-        elif asked < len(_LOOKS_S) and not cycle.started:
-            self.transport.write(CONTINUE)
-            self._looking = self.loop.call_later(_LOOKS_S[asked], self._ask_if_there, cycle, asked + 1)
-
     def _refuse(self, error: GatewayError) -> None:
-        """A request that no route has seen: counted all the same, with the headers that every answer has."""
-        status, headers, body = self._application.refuse_head(error)
-        head = (STATUS_LINES[status], self.server_headers(), lines(headers), b"connection: close\r\n\r\n", body)
-        self.transport.write(b"".join(head))
-        self.transport.close()
+        """A request that no route has seen, or can go on reading: counted all the same. Nothing behind it is read."""
+        cycle = self._cycle
+        if self.transport.is_closing():
+            return
+        if cycle is not None and cycle.started and not cycle.response_complete:
+            self.transport.close()  # inside an answer nothing can be said
+            return
+        self._client_has_left()
+        self._write_refusal(error)
+        self._end(lingers=True)
 
-    def _wait(self, what: Wait, delay_s: float) -> None:
-        self._waits_for = what
-        self._unsent = 0
-        self._deadline.set(delay_s)
+    def _write_refusal(self, error: GatewayError) -> None:
+        self.transport.write(self._context.refusal(error, self._server.default_headers))
 
-    def _over(self) -> None:
-        """The time of what was waited for is over."""
-        if self._waits_for is Wait.HEAD and self._requests.head_bytes:
-            text = f"The headers did not arrive within {self._shared.head_timeout_s:g} s."
-            self._refuse(GatewayError("request_timeout", text))
-        elif self._waits_for is not Wait.NOTHING:
-            self._end_or_go_on()
+    def _end(self, *, lingers: bool) -> None:
+        """The end, when all is sent.
 
-    def _end_or_go_on(self) -> None:
-        """The end, unless the client has taken some of its answer's rest since the last look."""
-        before, unsent = self._unsent, self.transport.get_write_buffer_size()
-        if not unsent:
+        A reset would destroy the answer to a client that still sends: what comes is read and forgotten for a while
+        (RFC 9112, 9.6).
+        """
+        if not lingers:
             self.transport.close()
-        elif unsent == before:
-            self.transport.abort()
+            return
+        self._discards = True
+        self._unparsed = b""
+        self.resume_reading()
+        self.transport.write_eof()
+        self._patience.wait(Wait.LINGER, LINGER_S)
+
+    def _client_has_left(self) -> None:
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.wake()
+        on_leave, self.on_leave = self.on_leave, None
+        if on_leave is not None:
+            on_leave()
+
+    def _wait_for_client(self) -> None:
+        """There is an answer: for the client to take it, for the rest of its body, or for its next request."""
+        cycle = self._cycle
+        if self.write_paused:
+            return  # PROGRESS is waited for already
+        if cycle is not None and not cycle.complete:
+            self._patience.wait(Wait.LINGER, LINGER_S)
         else:
-            self._wait(self._waits_for, self._keep_alive_s)
-            self._unsent = unsent
+            self._patience.wait(Wait.NEXT, self._keep_alive_s)
+
+    def _head_is_late(self) -> None:
+        if self._requests.head_bytes:
+            text = f"The headers did not arrive within {self._limits.head_timeout_s:g} s."
+            self._refuse(GatewayError("request_timeout", text))
+        else:
+            self._patience.end_or_go_on()

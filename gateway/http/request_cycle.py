@@ -1,12 +1,11 @@
 """One request of a client and its answer, straight over the connection (connection.py) or as ASGI messages.
 
-    the request line     take_body, read_body, watch / start, write, hold, flush, end: no message, no coroutine a write
-    any other route      receive, send: ASGI, as every server has it
+    the handler        take_body, read_body, watch / start, write, buffer, flush, end: no message, no coroutine a write
+    any other route    receive, send: ASGI, as every server has it
 
-The line finds a request's Wire in scope["extensions"][EXTENSION]; served by something else it finds none, and
-`Downstream` sends messages.
+The handler's client finds a request's cycle in scope["extensions"][EXTENSION]: connection_client.py.
 
-A write is a system call: the head waits for the body's first bytes, and `hold` lets bytes wait for those behind them.
+A write is a system call: the head waits for the body's first bytes, and `buffer` lets bytes wait for those behind them.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import asyncio
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final, Protocol
 
+from gateway.errors import GatewayError
 from gateway.http.head import STATUS_LINES
 from gateway.types import Body, Headers, Scope
 
@@ -32,7 +32,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(Protocol):
-    """What a Wire needs of its connection."""
+    """What a cycle needs of its connection."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -48,7 +48,7 @@ class Connection(Protocol):
     def pause_reading(self) -> None:
         """No more of it is, for now."""
 
-    def read_directly(self, begun: bytes, length: int) -> BodyReader:
+    def read_directly(self, begun: Body, length: int) -> BodyReader:
         """Reads the rest of the body into its place."""
 
     async def drain(self) -> None:
@@ -56,6 +56,10 @@ class Connection(Protocol):
 
     def answered(self, cycle: RequestCycle) -> None:
         """The answer has been written."""
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """Much is held for requests that no key vouches for."""
 
 
 class BodyReader(Protocol):
@@ -70,62 +74,87 @@ class BodyReader(Protocol):
 class RequestCycle:
     """One request's way to its client. A client that has left takes whatever is written.
 
-    State that changes. Of the body: `_pieces` that nobody has read and their `_size`; `complete`; `_waiter`, who waits
-    for `_news`. Of the answer: `started`; `response_complete`; `_left` of what Content-Length has promised, or CHUNKED
-    and the like; `_held`, the bytes that wait for the next ones. Besides: `disconnected`, the client has left;
-    `keep_alive`; `task`, which serves the request.
+    State that changes. Of the body: `_body`, what nobody has read of it; `complete`; `_waiter`, who waits for `_news`.
+    Of the answer: `started`; `response_complete`; `_left` of what Content-Length has promised, or CHUNKED and the like;
+    `_held`, the bytes that wait for the next ones. Besides: `disconnected`, the client has left; `keep_alive`; `task`,
+    which serves the request; `verified`, a key vouches for it; `address`, which it counts against where a proxy has
+    forwarded it; `refusal`, the answer where that address has too many.
     """
 
     # fmt: off
     __slots__ = (
+        "_body",
         "_connection",
         "_extra",
         "_held",
         "_left",
         "_news",
-        "_pieces",
-        "_size",
+        "_on_leave",
         "_waiter",
+        "address",
         "complete",
         "disconnected",
         "expects_continue",
         "fields",
         "keep_alive",
+        "refusal",
         "response_complete",
         "scope",
         "started",
         "task",
+        "verified",
     )
     # fmt: on
 
-    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool) -> None:
+    def __init__(self, connection: Connection, scope: Scope, fields: dict[bytes, bytes], *, keep_alive: bool) -> None:
         self.scope = scope
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])  # the last one where a field occurs twice
+        self.fields = fields  # the last one where a field occurs twice
         self.keep_alive = keep_alive
-        self.expects_continue = self.fields.get(b"expect", b"").lower() == b"100-continue"
+        # An HTTP/1.0 client knows no interim answers (RFC 9110, 10.1.1).
+        self.expects_continue = (
+            b"expect" in fields and fields[b"expect"].lower() == b"100-continue" and scope["http_version"] != "1.0"
+        )
         self.complete = False
         self.started = False
         self.response_complete = False
         self.disconnected = False
+        self.verified = False
+        self.address: str | None = None
+        self.refusal: GatewayError | None = None
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
         self._extra: Headers | None = None
         self._left = CHUNKED
         self._held = b""
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._body: Body = b""
+        self._on_leave: Callable[[], Any] | None = None
         self._news = False
         self._waiter: asyncio.Future[None] | None = None
 
     # the request's body
 
     def add(self, piece: bytes) -> None:
-        """A piece of the body has come."""
-        self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > HIGH_WATER_BYTES and self._waiter is None:
+        """A piece of the body has come. Many small ones are joined: each by itself would take ten times its bytes."""
+        body = self._body
+        if not body:
+            self._body = piece
+        elif isinstance(body, bytearray):
+            body += piece
+        else:
+            self._body = bytearray(body) + piece
+        if len(self._body) > HIGH_WATER_BYTES and self._waiter is None:
             self._connection.pause_reading()
         self.wake()
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """See `Connection`."""
+        return self._connection.memory_is_scarce
+
+    @property
+    def body_bytes(self) -> int:
+        """What is here of the body, and nobody has taken."""
+        return len(self._body)
 
     def wake(self) -> None:
         """Something has happened that a reader waits for: a piece, the body's end, the client's, the answer's."""
@@ -134,7 +163,7 @@ class RequestCycle:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def take_body(self) -> bytes | None:
+    def take_body(self) -> Body | None:
         """The body if all of it is here, once; None: `read_body` it."""
         if not self.complete or self.disconnected:
             return None
@@ -149,7 +178,7 @@ class RequestCycle:
         self._allow_body()
         if length is not None and length >= _DIRECT_BYTES and not (self.complete or self.disconnected):
             return await self._read_directly(length)
-        while not (self.complete or self.disconnected or self._size > most_bytes):
+        while not (self.complete or self.disconnected or len(self._body) > most_bytes):
             self._connection.resume_reading()
             await self._something()
         self._connection.resume_reading()
@@ -164,11 +193,8 @@ class RequestCycle:
             reader.stop()
         return reader.body if self.complete else None
 
-    def _take(self) -> bytes:
-        pieces = self._pieces
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._size = 0
+    def _take(self) -> Body:
+        body, self._body = self._body, b""
         self._news = False
         return body
 
@@ -189,11 +215,13 @@ class RequestCycle:
         if self.disconnected:
             on_leave()
         else:
-            self._connection.on_leave = on_leave
+            self._connection.on_leave = self._on_leave = on_leave
 
     def close(self) -> None:
-        """Ends `watch`. Idempotent."""
-        self._connection.on_leave = None
+        """Ends `watch`. Idempotent; the connection may have gone on to its next request."""
+        if self._on_leave is not None and self._connection.on_leave is self._on_leave:
+            self._connection.on_leave = None
+        self._on_leave = None
 
     # the answer
 
@@ -217,20 +245,20 @@ class RequestCycle:
         """
         if self._extra is not None:
             headers = [*self._extra, *headers]
-        if (b"connection", b"close") in headers:
-            headers = [field for field in headers if field != (b"connection", b"close")]
-            self.keep_alive = False
+        closing = b"connection: close\r\n"
         parts: list[bytes] = []
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._left = int(value)
+            elif name == b"connection":  # the one that an application writes ends it
+                self.keep_alive, closing = False, b""
         lines = b"".join(parts)
         if len(lines.translate(None, _CONTROLS)) != len(lines) - 2 * len(headers):
             raise RuntimeError("a control character in an answer's head")
         framing = b"\r\n" if self._left >= 0 else self._frame(status)
         if not self.keep_alive:
-            framing = b"connection: close\r\n" + framing
+            framing = closing + framing
         self.started = True
         self.expects_continue = False
         self._held = b"".join((STATUS_LINES[status], self._connection.server_headers(), lines, framing))
@@ -311,7 +339,7 @@ class RequestCycle:
             await self._something()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": self._take(), "more_body": not self.complete}
+        return {"type": "http.request", "body": bytes(self._take()), "more_body": not self.complete}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """One message of an answer. Raises RuntimeError for one that cannot come now."""

@@ -28,6 +28,8 @@ MARK: Final = b";base64,"
 SHORTEST_BYTES: Final = 1024
 """Shorter content counts as text: millions of short ones in one body would cost memory and gain nothing."""
 SHORTEST_CUT_BYTES: Final = 4096
+_MOST_MARKS: Final = 10_000
+"""Marks that are looked at: what comes behind counts as text, whatever it is."""
 _LONGEST_MEDIA_TYPE: Final = 128
 _AT_ONCE_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
@@ -80,7 +82,9 @@ def find_attachments(body: Body) -> list[Attachment]:
 
 def _data_urls(body: Body) -> Iterator[Attachment]:
     at = body.find(MARK)
-    while at >= 0:
+    for _ in range(_MOST_MARKS):
+        if at < 0:
+            break
         end = begin = at + len(MARK)
         start = body.rfind(b'"', max(0, at - _LONGEST_MEDIA_TYPE), at)
         if body.startswith(b'"data:', start):

@@ -21,6 +21,7 @@ import orjson
 
 from gateway.errors import GatewayError
 from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
+from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds, check_bounds
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.multipart import Form, with_text
 from gateway.protocol.provider_preferences import Preferences, read_preferences
@@ -80,10 +81,15 @@ class RequestBody(NamedTuple):
     work: BodyWork = NO_WORK
 
 
-def read_request_body(body: Body, form: RequestForm, *, needs_input: bool = False) -> RequestBody:
+def read_request_body(
+    body: Body, form: RequestForm, *, needs_input: bool = False, body_bounds: BodyBounds = DEFAULT_BOUNDS
+) -> RequestBody:
     """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
     attachments = find_attachments(body)
-    fields, text = _parse_large(body, attachments) if len(body) > _LARGE_BYTES else (_parse_object(body), body)
+    if len(body) > _LARGE_BYTES:
+        fields, text = _parse_large(body, attachments, body_bounds)
+    else:
+        fields, text = _parse_object(body, body), body
     _refuse_other_spellings(text, fields, form)
     get = fields.get
     model = "" if get("model") is None and get("previous_response_id") else model_of(get("model"), form)
@@ -193,31 +199,37 @@ def _value_end(body: Body, start: int) -> int:
     return at
 
 
-def _parse_large(body: Body, attachments: list[Attachment]) -> tuple[dict[str, Any], Body]:
+def _parse_large(body: Body, attachments: list[Attachment], bounds: BodyBounds) -> tuple[dict[str, Any], Body]:
     """The fields of a large body, and the body without its attachments: to parse those took most of its time."""
     text = cut_attachments(body, attachments)
-    if text is not body:
-        try:
-            fields = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return _parse_object(body), body  # its error has the place in the whole
-        if isinstance(fields, dict) and not any(_may_be_cut(value) for value in fields.values()):
-            return fields, text
-    return _parse_object(body), body
+    check_bounds(text, bounds)
+    fields = _parse_object(text, body)
+    if text is body or not any(_may_be_cut(value) for value in fields.values()):
+        return fields, text
+    return _parse_object(body, body), body
 
 
 def _may_be_cut(value: object) -> bool:
     return isinstance(value, str) and value.endswith(MARK.decode())
 
 
-def _parse_object(body: Body) -> dict[str, Any]:
+def _parse_object(text: Body, body: Body) -> dict[str, Any]:
+    """`body`: what the text was cut out of; an error has its place there."""
     try:
-        fields = orjson.loads(body)
+        fields = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        fields = _parse_lenient(body, f"The body is not valid JSON: {error}.")
+        fields = _parse_lenient(text, f"The body is not valid JSON: {error if text is body else _error_of(body)}.")
     if not isinstance(fields, dict):
         raise GatewayError("invalid_json", "The body must be a JSON object.")
     return fields
+
+
+def _error_of(body: Body) -> str:
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        return str(error)
+    return "it cannot be read"
 
 
 def _parse_lenient(body: Body, problem: str) -> Any:

@@ -12,6 +12,7 @@ media       passes on answers that are neither JSON nor events
 preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it
+dry_run_limit  how many dry runs a key may make
 snapshot    the configuration that a request runs on
 kept_answer what a relay needs of whoever keeps the response
 kept_relay  the same for an answer that the gateway keeps

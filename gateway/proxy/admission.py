@@ -180,6 +180,7 @@ async def admit(
             await routed.turn.close()
         raise
     record.admitted = time.perf_counter()
+    client.key_is_known()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked
     return Admitted(
@@ -192,15 +193,18 @@ async def _read(
 ) -> RequestBody:
     is_a_form = _read_media(client, target.operation.dialect)
     length = client.body_length(limits.max_body_bytes)
-    if length is None or length > UNCHECKED_BODY_BYTES:
+    if length is None or length > UNCHECKED_BODY_BYTES or client.memory_is_scarce:
         await responses.check(key)
+        client.key_is_known()
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
     record.received = time.perf_counter()
     operation = target.operation
     if is_a_form:
         return read_form_request(body, client.fields[b"content-type"], operation.dialect.request)
-    return read_request_body(body, operation.dialect.request, needs_input=operation.needs_input)
+    return read_request_body(
+        body, operation.dialect.request, needs_input=operation.needs_input, body_bounds=limits.body_bounds
+    )
 
 
 def _about(known_response: KnownResponse, query: bytes) -> RequestBody:

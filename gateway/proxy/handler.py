@@ -27,6 +27,8 @@ from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client import Client, ClientDisconnected
+from gateway.http.connection_client import client_of
+from gateway.identity.api_keys import parse_authorization
 from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
 from gateway.ledger.ledger import Ledger
 from gateway.observability.metrics.counters import Counters
@@ -37,6 +39,7 @@ from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
 from gateway.proxy.dry_run import answer as dry_run_answer
 from gateway.proxy.dry_run import is_dry_run
+from gateway.proxy.dry_run_limit import DryRunLimit
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.relay import Relay
@@ -107,6 +110,7 @@ class RequestHandler:
         self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
         self._counters = counters
         self._throttle = throttle
+        self._dry_runs = DryRunLimit()
         self._total_timeout_s = total_timeout_s
         self._numeric_codes = numeric_codes
         self._diagnostics = structlog.get_logger("gateway.relay")
@@ -117,7 +121,7 @@ class RequestHandler:
         record = RequestRecord(
             self._ledger.new_request_id(), scope["method"], scope["path"], target.operation.route, address
         )
-        client = Client(scope, receive, send)
+        client = client_of(scope, receive, send)
         if self.begin_trace is not None:
             record.trace = self.begin_trace(record, target.operation, client.headers)
         in_force = self._in_force
@@ -199,6 +203,8 @@ class RequestHandler:
 
     async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
+        key = parse_authorization(client.text(b"authorization"))
+        self._dry_runs.take(key, snapshot.limits.dry_runs_per_minute)
         routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
         try:
             preview = await self._ledger.preview(routed.admission_request)

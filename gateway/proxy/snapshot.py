@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
 from gateway.routing.router import Router
 from gateway.upstream.upstream import Upstream
 
@@ -24,6 +25,8 @@ class RequestLimits:
     reserve_input_tokens: int
     max_tool_calls: int
     reserve_tool_tokens: int
+    body_bounds: BodyBounds = DEFAULT_BOUNDS
+    dry_runs_per_minute: int = 60
 
 
 @dataclass(frozen=True, slots=True)

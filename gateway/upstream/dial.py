@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
+from gateway.concurrency.tcp import keep_alive
+
 ATTEMPT_DELAY_S = 0.25  # RFC 8305, section 8
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 async def dial(host: str, port: int) -> socket.socket:
-    """Return a connected, non-blocking socket with TCP_NODELAY.
+    """Return a connected, non-blocking socket with TCP_NODELAY and SO_KEEPALIVE.
 
     Raises:
         OSError: no address could be reached (the first attempt's error), or the name is unknown.
@@ -78,6 +80,7 @@ async def _attempt(info: AddressInfo) -> socket.socket:
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(sock)
         await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:  # cancellation included: nobody else knows the socket
         sock.close()

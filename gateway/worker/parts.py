@@ -12,6 +12,7 @@ from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
 from gateway.ledger.policy import LedgerPolicy
+from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import ordered
 from gateway.state.conversations import Conversations
@@ -53,6 +54,8 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
         reserve_input_tokens=settings.limits.reserve_input_tokens,
         max_tool_calls=settings.limits.max_tool_calls,
         reserve_tool_tokens=settings.limits.reserve_tool_tokens,
+        dry_runs_per_minute=settings.limits.dry_runs_per_minute,
+        body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
     return ConfigSnapshot(settings.router(), upstreams, limits, has_several_keys=several)

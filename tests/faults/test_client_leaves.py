@@ -108,7 +108,7 @@ async def test_a_client_that_ends_its_side_behind_its_request_gets_its_answer(
 async def test_a_client_that_takes_nothing_does_not_keep_its_connection(stages: Stages) -> None:
     """Its time is over, and the last words wait in a buffer behind bytes that it does not read."""
     flood = stream(created(), *[delta("x" * 60_000, number) for number in range(1, 400)])
-    server = {"port": 0, "total_timeout_s": 0.5, "keep_alive_s": 1}
+    server = {"port": 0, "total_timeout_s": 0.5, "client_write_timeout_s": 1}
     async with stages([request(), flood, hang()], server=server) as scenario:
         client = await scenario.ask(stream=True)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport that reads, too
@@ -116,3 +116,28 @@ async def test_a_client_that_takes_nothing_does_not_keep_its_connection(stages: 
         assert scenario.log_lines()[0]["outcome"] == "timed_out"
         await scenario.upstream_left()
         await wait_until(lambda: scenario.gateway.server.connections == 0, what="the connection is gone")
+
+
+async def test_a_client_that_stops_reading_gives_its_slot_back(stages: Stages) -> None:
+    flood = stream(created(), *[delta("x" * 60_000, number) for number in range(1, 400)])
+    server = {"port": 0, "client_write_timeout_s": 0.5}
+    async with stages([request(), flood, hang()], server=server, upstream={"on_client_leave": "abort"}) as scenario:
+        client = await scenario.ask(stream=True)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport that reads, too
+        await scenario.upstream_left()
+        await wait_until(lambda: bool(scenario.log_lines()), what="the request has ended")
+        assert scenario.log_lines()[0]["outcome"] == "client_left"
+        await scenario.next_is_admitted()
+
+
+async def test_a_client_that_reads_slowly_gets_its_whole_answer(stages: Stages) -> None:
+    flood = [delta("x" * 60_000, number) for number in range(1, 200)]
+    answer = (request(), stream(created(), *flood, completed()), end_of_body())
+    async with stages(answer, server={"port": 0, "client_write_timeout_s": 0.5}) as scenario:
+        client = await scenario.ask(stream=True)
+        received = b""
+        while data := await client.reader.read(2_000_000):
+            received += data
+            await asyncio.sleep(0.02)  # slower than the answer comes
+        assert received.endswith(completed() + b"\r\n0\r\n\r\n")
+        assert received.count(b"event: response.output_text.delta") == len(flood)

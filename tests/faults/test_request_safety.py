@@ -7,14 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.identity.api_keys import new_id, new_secret
 from tests.faults.conftest import Stages
-from tests.support.scenario import MODEL, RawClient, Scenario, body_of, created, stream, whole
-from tests.support.scripted_upstream import close, hang, request, reset, send, wait_for
+from tests.support.scenario import (
+    MODEL,
+    RawClient,
+    Scenario,
+    body_of,
+    chunk,
+    completed,
+    created,
+    end_of_body,
+    more,
+    stream,
+    whole,
+)
+from tests.support.scripted_upstream import close, request, reset, send, wait_for
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until
 
@@ -134,6 +147,12 @@ async def test_a_large_head_that_comes_whole_is_refused_too(scenario: Scenario) 
         (f"content-length: {len(BODY)}", "x-a: b\rx-c: d"),
         (f"content-length: {len(BODY)}", "x-a: b\x00c"),
         (f"content-length: {len(BODY)}", " folded: line"),
+        (f"content-length: {len(BODY)}", "host: other"),
+        (f"content-length: {len(BODY)}", "authorization: Bearer other"),
+        (f"content-length: {len(BODY)}", "idempotency-key: a", "Idempotency-Key: b"),
+        ("transfer-encoding: identity", "transfer-encoding: chunked"),
+        ("transfer-encoding: chunked", "transfer-encoding: chunked"),
+        ("transfer-encoding: gzip",),
     ],
     ids=str,
 )
@@ -143,6 +162,41 @@ async def test_what_two_servers_could_read_in_two_ways_is_refused(scenario: Scen
     await client.read_all()
     assert json.loads(client.body)["error"]["code"] == "invalid_http"
     assert scenario.upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET /healthz\r\n\r\n",
+        b"GET /healthz\r\nhost: gateway\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\nhost: gateway\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nhost: gateway\r\n\r\n",
+        b"GET /healthz HTTP/1.2\r\nhost: gateway\r\n\r\n",
+        b"GET /healthz RTSP/1.0\r\nhost: gateway\r\n\r\n",
+        b"OPTIONS /healthz RTSP/1.0\r\nhost: gateway\r\n\r\n",
+        b"SOURCE /healthz ICE/1.0\r\nhost: gateway\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nx: y\r\n\r\n",
+        b"GET /healthz HTTP/1.1\nhost: gateway\n\n",
+        b"POST /healthz HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+async def test_what_is_neither_http_1_1_nor_http_1_0_is_refused(scenario: Scenario, first: bytes, cut: bool) -> None:
+    client = await scenario.connect()
+    for piece in [first[at : at + 1] for at in range(len(first))] if cut else [first]:
+        client.writer.write(piece)
+        await asyncio.sleep(0.001 if cut else 0)  # apart on the wire
+    await client.read_all()
+    assert client.status == 400
+    assert json.loads(client.body)["error"]["code"] == "invalid_http"
+
+
+async def test_an_http_1_0_request_needs_no_host(scenario: Scenario) -> None:
+    client = await exchange(scenario, b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert client.status == 200
 
 
 async def test_a_body_behind_another_transfer_coding_is_refused(scenario: Scenario) -> None:
@@ -157,21 +211,38 @@ async def test_what_is_no_http_is_told_so(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize(
-    "behind",
+    ("behind", "statuses"),
     [
-        b"no request\r\n\r\n",
-        b"GET / HTTP/1.1\r\nx: " + b"a" * 5000,
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nno request\r\n\r\n",
+        (b"no request\r\n\r\n", [200, 400]),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 5000, [200, 431]),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 500_000, [200, 431]),
+        (b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nno request\r\n\r\n", [200, 200, 400]),
+        (b"GET /healthz HTTP/1.1\r\nhost: x", [200, 408]),
     ],
-    ids=["none", "large", "behind one that waits"],
+    ids=["none", "large", "very large", "behind one that waits", "half a head"],
 )
-async def test_what_is_refused_does_not_get_into_a_running_answer(stages: Stages, behind: bytes) -> None:
-    async with stages([request(), stream(created()), hang()], server=SERVER) as scenario:
+async def test_what_is_refused_behind_a_running_request_is_refused_after_its_answer(
+    stages: Stages, behind: bytes, statuses: list[int]
+) -> None:
+    goes_on = asyncio.Event()
+    answer = (request(), stream(created()), wait_for(goes_on), more(completed()), end_of_body())
+    async with stages(answer, server=SERVER) as scenario:
         client = await exchange(scenario, head(scenario, f"content-length: {len(STREAM)}") + STREAM)
         await client.read_until(created())
-        await client.send(behind)
-        assert (await client.read_all()).count(b"HTTP/1.1") == 1
-        await scenario.upstream_left()
+        client.writer.write(behind)
+        await asyncio.sleep(2 * SERVER["head_timeout_s"])  # an answer that runs is no late head
+        goes_on.set()
+        received = await client.read_all()
+        assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)] == statuses
+        assert chunk(completed()) + b"0\r\n\r\nHTTP/1.1 " in received
+
+
+async def test_more_than_one_heads_bound_of_requests_in_one_write_is_answered(scenario: Scenario) -> None:
+    client = await scenario.connect()
+    client.writer.write(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n" * 3000 + b"GET /healthz HTTP/1.1\r\nho")
+    while client.received.count(b"HTTP/1.1 200") < 3000:
+        client.received += await client.reader.read(65536)
+        assert b"HTTP/1.1 4" not in client.received
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
@@ -257,7 +328,7 @@ async def test_an_upgrade_that_is_not_taken_up_loses_no_byte_wherever_it_is_cut(
 
 async def test_upgrades_without_end_are_answered_one_after_another(scenario: Scenario) -> None:
     client = await scenario.connect()
-    await client.send(b"GET /healthz HTTP/1.1\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n" * 2000)
+    await client.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n" * 2000)
     while client.received.count(b"HTTP/1.1 200") < 2000:
         await client.read_until(b"\r\n\r\n")
         client.received += await client.reader.read(65536)

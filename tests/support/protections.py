@@ -19,6 +19,8 @@ class Protection(NamedTuple):
     test: str
 
 
+_CONNECTION: Final = "gateway/http/connection.py"
+_TEST_BOUNDS: Final = "tests/security/test_connection_bounds.py"
 _CYCLE: Final = "gateway/http/request_cycle.py"
 _SPOOL: Final = "gateway/ledger/spool.py"
 _SETTLE: Final = "gateway/store/scripts/settle_v3.lua"
@@ -39,16 +41,65 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "reading pauses while nobody takes a body",
         _CYCLE,
-        "if self._size > HIGH_WATER_BYTES and self._waiter is None:",
+        "if len(self._body) > HIGH_WATER_BYTES and self._waiter is None:",
         "if False:",
         f"{_TEST_CYCLE}::test_a_body_that_nobody_takes_pauses_reading",
     ),
     Protection(
         "reading pauses behind a request that waits for its turn",
-        "gateway/http/connection.py",
-        "            self._waiting.append(cycle)\n            self.pause_reading()\n",
-        "            self._waiting.append(cycle)\n",
+        _CONNECTION,
+        "        if len(data) > self._limits.max_head_bytes:\n            self.pause_reading()\n",
+        "",
         "tests/faults/test_pipelining.py",
+    ),
+    Protection(
+        "no request begins while answers wait to be read",
+        _CONNECTION,
+        "(self.write_paused or not cycle.response_complete)",
+        "not cycle.response_complete",
+        f"{_TEST_BOUNDS}::test_no_request_begins_while_answers_wait_to_be_read",
+    ),
+    Protection(
+        "a client that takes nothing of its answer is disconnected",
+        "gateway/http/patience.py",
+        "elif before and unsent >= before:",
+        "elif False:",
+        f"{_TEST_BOUNDS}::test_a_client_that_never_reads_is_disconnected",
+    ),
+    Protection(
+        "a head has a bounded number of fields",
+        "gateway/http/parser.py",
+        "if self._lines > self._max_head_fields + 2:",
+        "if False:",
+        f"{_TEST_BOUNDS}::test_a_head_of_many_fields_is_refused",
+    ),
+    Protection(
+        "what is held for nobody in particular is bounded",
+        "gateway/http/connection_budget.py",
+        "if self.unverified_bytes > self.limits.max_unverified_bytes:",
+        "if False:",
+        f"{_TEST_BOUNDS}::test_what_is_held_for_nobody_in_particular_is_bounded",
+    ),
+    Protection(
+        "the framing of chunks is bounded",
+        "gateway/http/chunked_framing.py",
+        "if self._framing_bytes > allowed or ",
+        "if ",
+        f"{_TEST_BOUNDS}::test_a_body_in_tiny_chunks_is_refused_early",
+    ),
+    Protection(
+        "a request that can be read in two ways is refused",
+        "gateway/http/parser.py",
+        'if chunked or len(fields) != len(self.headers) or b"host" not in fields:',
+        "if False:",
+        "tests/faults/test_request_safety.py::test_what_two_servers_could_read_in_two_ways_is_refused",
+    ),
+    Protection(
+        "values are bounded before a body is parsed",
+        "gateway/protocol/request_body.py",
+        "    check_bounds(text, bounds)\n",
+        "",
+        "tests/unit/test_body_bounds.py::test_a_body_that_would_take_long_is_refused_before_it_is_parsed",
     ),
     Protection(
         "a known key's wrong secret opens nothing",

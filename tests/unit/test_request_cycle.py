@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.request_cycle import HIGH_WATER_BYTES, BodyReader, RequestCycle
+from gateway.types import Body
 
 
 class NotedConnection:
@@ -19,6 +20,7 @@ class NotedConnection:
     write_paused = False
     on_leave: Callable[[], Any] | None = None
     transport: asyncio.Transport
+    memory_is_scarce = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -37,7 +39,7 @@ class NotedConnection:
     def pause_reading(self) -> None:
         self._reads = False
 
-    def read_directly(self, begun: bytes, length: int) -> BodyReader:
+    def read_directly(self, begun: Body, length: int) -> BodyReader:
         raise NotImplementedError
 
     async def drain(self) -> None:
@@ -48,7 +50,7 @@ class NotedConnection:
 
 
 def new_cycle(connection: NotedConnection) -> RequestCycle:
-    return RequestCycle(connection, {"headers": []}, keep_alive=True)
+    return RequestCycle(connection, {"headers": []}, {}, keep_alive=True)
 
 
 async def test_a_body_that_nobody_takes_pauses_reading() -> None:

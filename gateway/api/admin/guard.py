@@ -26,7 +26,8 @@ from gateway.api.admin.access import authorise
 from gateway.api.admin.auditing import audited
 from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
-from gateway.http.client import Client, ClientDisconnected
+from gateway.http.asgi_client import AsgiClient
+from gateway.http.client import ClientDisconnected
 from gateway.identity.admin_keys import parse_admin_key
 from gateway.types import Message
 
@@ -134,7 +135,7 @@ def _admin_key(request: Request) -> bytes:
 
 
 async def _read_body(request: Request) -> bytes:
-    client = Client(request.scope, request.receive, _send_nothing)
+    client = AsgiClient(request.scope, request.receive, _send_nothing)
     if request.method in _LOOKING:
         return b""
     return bytes(await client.read_body(MAX_BODY, services_of(request).settings.server.body_timeout_s))

@@ -1,0 +1,23 @@
+"""TCP options of sockets."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+_IDLE_S: Final = 60
+_APART_S: Final = 15
+_PROBES: Final = 4
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Asks the peer of a silent connection whether it is there: after a minute, then four times, 15 s apart.
+
+    A firewall or NAT that has forgotten a connection drops its packets: without this, both sides wait for ever. On a
+    listening socket, the connections that it accepts inherit it.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", _IDLE_S), ("TCP_KEEPINTVL", _APART_S), ("TCP_KEEPCNT", _PROBES)):
+        option = getattr(socket, name, None)  # not every system has them all
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,125 @@
+"""A client on any ASGI server: its body and its answer are messages, and a task waits for its disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from gateway.http.client import ClientDisconnected, RequestHead, Watch, bounded, too_large, too_slow
+from gateway.types import Body, Headers, Message, Receive, Scope, Send
+
+
+class AsgiClient(RequestHead):
+    """See `client.Client`. State that changes besides: `_unsent`, the bytes that go with the next message."""
+
+    __slots__ = ("_receive", "_send", "_unsent")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, dict(scope["headers"]))
+        self._receive = receive
+        self._send = send
+        self._unsent = b""
+
+    async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
+        """See `Client`."""
+        del length  # a message says for itself whether more comes
+        try:
+            async with asyncio.timeout(timeout_s):
+                return bounded(await self._read_messages(max_bytes), max_bytes)
+        except TimeoutError:
+            raise too_slow(timeout_s) from None
+
+    async def _read_messages(self, max_bytes: int) -> Body:
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            piece: bytes = message.get("body", b"")
+            if not message.get("more_body", False):
+                return piece if not body else body + piece
+            body += piece
+            if len(body) > max_bytes:
+                raise too_large(max_bytes)
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """See `Client`. What the server holds is the server's to bound."""
+        return False
+
+    def key_is_known(self) -> None:
+        """See `Client`."""
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """See `Client`."""
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def start_now(self, status: int, headers: Headers) -> bool:
+        """See `Client`. Each message is awaited."""
+        del status, headers
+        return False
+
+    async def write(self, data: bytes) -> None:
+        """See `Client`."""
+        self.write_now(data)
+        await self.drained()
+
+    def write_now(self, data: bytes) -> bool:
+        """See `Client`."""
+        self._note(data)
+        self._unsent += data
+        return False
+
+    def buffer(self, data: bytes) -> None:
+        """See `Client`."""
+        if data:
+            self._note(data)
+            self._unsent += data
+
+    def flush(self) -> None:
+        """See `Client`. A head has been sent with its start, and bytes go out when they are awaited."""
+
+    async def drained(self) -> None:
+        """See `Client`."""
+        if self._unsent:
+            data, self._unsent = self._unsent, b""
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """See `Client`."""
+        self._note(data)
+        data, self._unsent = self._unsent + data, b""
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Client`."""
+        await self.start(status, headers)
+        await self.end(body)
+
+    def watch(self, on_leave: Callable[[], object]) -> Watch:
+        """See `Client`."""
+        return DisconnectWatch(self._receive, on_leave)
+
+    def _note(self, data: bytes) -> None:
+        if not self.bytes_out:
+            self.first_byte = time.perf_counter()
+        self.bytes_out += len(data)
+
+
+class DisconnectWatch:
+    """A task that waits for `http.disconnect` and calls back; `close` ends it."""
+
+    def __init__(self, receive: Receive, on_leave: Callable[[], object]) -> None:
+        self._task = asyncio.create_task(self._wait(receive, on_leave))
+
+    async def _wait(self, receive: Receive, on_leave: Callable[[], object]) -> None:
+        message: Message = {"type": ""}
+        while message["type"] != "http.disconnect":
+            message = await receive()
+        on_leave()
+
+    def close(self) -> None:
+        """Stops watching. Idempotent."""
+        self._task.cancel()

@@ -1,0 +1,292 @@
+"""What a worker holds for clients that no key vouches for is bounded: connections, heads, bodies, unread answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.http.chunked_framing import ChunkedFraming, InvalidChunks
+from gateway.http.client_address import ClientAddresses
+from gateway.http.connection_budget import ConnectionBudget, ConnectionLimits
+from gateway.identity.api_keys import new_id, new_secret
+from tests.support.gateway import RunningGateway, StartGateway
+from tests.support.waiting import wait_until_sync
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n"
+REFUSED = b"POST /v1/responses HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n"
+KILOBYTE = 1024
+ANSWERS = ("gateway_requests_total{", "gateway_errors_total{")
+
+
+@contextlib.contextmanager
+def connected(gateway: RunningGateway, number: int = 1) -> Iterator[list[socket.socket]]:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection((host, int(port)), timeout=10)) for _ in range(number)]
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether the gateway has neither ended nor answered it."""
+    client.setblocking(False)
+    try:
+        client.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.settimeout(10)
+    return False
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while data := client.recv(65_536):
+            received += data
+    return received
+
+
+def send_until_stuck(client: socket.socket, data: bytes, most_bytes: int) -> int:
+    """Sends without reading until nothing is taken for half a second; gives how much was."""
+    client.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while sent < most_bytes:
+            sent += client.send(data)
+    return sent
+
+
+@pytest.mark.parametrize("request_", [HEALTH, REFUSED], ids=["another route", "a refusal"])
+def test_no_request_begins_while_answers_wait_to_be_read(start: StartGateway, request_: bytes) -> None:
+    with start(server={"port": 0, "client_write_timeout_s": 30}) as gateway, connected(gateway) as (client,):
+        send_until_stuck(client, request_ * 500, 60_000_000)
+        wait_until_sync(lambda: rests(gateway), timeout_s=20, what="nothing is answered any more")
+
+
+def rests(gateway: RunningGateway) -> bool:
+    """Whether for a second nothing was answered but the test's own questions."""
+    before = answered(gateway)
+    time.sleep(1)  # in which nothing may come: there is nothing to wait for
+    return answered(gateway) - before < 5
+
+
+def answered(gateway: RunningGateway) -> int:
+    """How many answers were given, by the gateway's own count."""
+    with gateway.http() as http:
+        lines = http.get("/metrics").text.splitlines()
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(ANSWERS))
+
+
+@pytest.mark.parametrize("request_", [HEALTH, REFUSED], ids=["another route", "a refusal"])
+def test_a_client_that_never_reads_is_disconnected(start: StartGateway, request_: bytes) -> None:
+    with start(server={"port": 0, "client_write_timeout_s": 0.5}) as gateway, connected(gateway) as (client,):
+        client.settimeout(20)
+        with pytest.raises(ConnectionError):
+            send_for_ever(client, request_ * 500)
+
+
+def send_for_ever(client: socket.socket, data: bytes) -> None:
+    while True:
+        client.sendall(data)
+
+
+def test_a_head_of_many_fields_is_refused(start: StartGateway) -> None:
+    with start(server={"port": 0, "max_head_fields": 20}) as gateway:
+        for fields, status in ((18, b"200"), (21, b"431"), (5000, b"431")):
+            with connected(gateway) as (client,):
+                client.sendall(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n" + b"a:b\r\n" * fields)
+                client.sendall(b"\r\n")
+                assert read_all(client).split(b" ")[1] == status
+
+
+def test_connections_beyond_the_workers_bound_are_refused(start: StartGateway) -> None:
+    with start(server={"port": 0, "max_connections": 4}) as gateway:
+        with connected(gateway, 4) as clients:
+            wait_until_sync(lambda: gateway.server.connections == 4, what="they are accepted")
+            with connected(gateway) as (fifth,):
+                answer = read_all(fifth)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
+            clients[0].sendall(HEALTH)
+            assert clients[0].recv(100).startswith(b"HTTP/1.1 200 ")
+        wait_until_sync(lambda: gateway.server.connections == 0, what="they have left")
+        with gateway.http() as http:
+            assert http.get("/healthz").status_code == 200
+
+
+def test_connections_of_one_address_are_bounded_but_for_a_trusted_proxys(start: StartGateway) -> None:
+    with (
+        start(server={"port": 0, "max_connections_per_address": 2}) as gateway,
+        connected(gateway, 3) as (_, _, third),
+    ):
+        assert read_all(third).startswith(b"HTTP/1.1 503 ")
+    with (
+        start(server={"port": 0, "max_connections_per_address": 2, "trusted_proxies": ["127.0.0.0/8"]}) as gateway,
+        connected(gateway, 5) as clients,
+    ):
+        for client in clients:
+            client.sendall(HEALTH)
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_proxys_requests_count_against_the_address_that_they_are_forwarded_for(start: StartGateway) -> None:
+    server = {"port": 0, "max_connections_per_address": 2, "trusted_proxies": ["127.0.0.0/8"]}
+    with start(server=server) as gateway, connected(gateway, 4) as clients:
+        secret = gateway.new_key().text
+        body = b'{"model":"o4-mini","input":"x"}'
+        for client, address in zip(clients, ("203.0.113.1", "203.0.113.1", "203.0.113.2", "203.0.113.1"), strict=True):
+            # Its body is not whole: it runs.
+            client.sendall(
+                f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
+                f"x-forwarded-for: {address}\r\ncontent-length: {len(body)}\r\n\r\n{{".encode()
+            )
+            time.sleep(0.1)  # so that they are begun in this order
+        assert clients[3].recv(100).startswith(b"HTTP/1.1 503 ")
+        for client in clients[:3]:
+            client.sendall(body[1:])
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        clients[3].sendall(HEALTH.replace(b"\r\n\r\n", b"\r\nx-forwarded-for: 203.0.113.1\r\n\r\n"))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 60_000,
+        REFUSED[:-2] + b"x-forwarded-for: a\r\nauthorization: Bearer %b\r\n\r\n",
+    ],
+    ids=["heads", "bodies"],
+)
+def test_what_is_held_for_nobody_in_particular_is_bounded(start: StartGateway, piece: bytes) -> None:
+    """The largest go first; a client that sends slowly, but little, is served."""
+    if b"%b" in piece:  # a key of the right form, which nobody has: its body is read before it is looked up
+        piece = (piece % unknown_key()).replace(b"content-length: 0", b"content-length: 60001") + b"{" * 60_000
+    with (
+        start(server={"port": 0, "max_unverified_bytes": 1024 * KILOBYTE}) as gateway,
+        connected(gateway) as (slow,),
+        connected(gateway, 60) as clients,
+    ):
+        slow.sendall(HEALTH[:-2])
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(piece)
+        wait_until_sync(lambda: sum(map(is_open, clients)) <= 1024 // 58, what="no more than the bound is held")
+        assert any(map(is_open, clients)), "below it nobody is ended"
+        slow.sendall(b"\r\n")
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def unknown_key() -> bytes:
+    return new_secret(new_id(), new_id())[0].encode()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 16])
+def test_a_body_in_tiny_chunks_is_refused_early(start: StartGateway, chunk: int) -> None:
+    with start() as gateway, connected(gateway) as (client,):
+        secret = gateway.new_key().text
+        client.sendall(
+            f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
+            "transfer-encoding: chunked\r\n\r\n".encode()
+        )
+        with contextlib.suppress(ConnectionError):
+            client.sendall((b"%x\r\n%b\r\n" % (chunk, b"a" * chunk)) * 200_000)
+        answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"invalid_http" in answer
+
+
+LIMITS = ConnectionLimits(
+    max_head_bytes=1000,
+    max_head_fields=10,
+    head_timeout_s=1,
+    write_timeout_s=1,
+    max_connections=1000,
+    max_connections_per_address=1000,
+    max_unverified_bytes=1000,
+)
+
+
+class Holds:
+    """A connection that holds bytes."""
+
+    def __init__(self, budget: ConnectionBudget) -> None:
+        self.budget = budget
+        self.size = 0
+        self.dropped = False
+
+    def set(self, size: int) -> None:
+        self.size = size
+        self.budget.hold(self, size)
+
+    def unverified_bytes(self) -> int:
+        return self.size
+
+    def drop(self) -> None:
+        self.dropped, self.size = True, 0
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 700)), max_size=60))
+def test_the_budget_never_holds_more_than_its_bound_and_counts_right(moves: list[tuple[int, int]]) -> None:
+    budget = ConnectionBudget(LIMITS, ClientAddresses([]))
+    holders = [Holds(budget) for _ in range(10)]
+    for number, size in moves:
+        if not holders[number].dropped:
+            holders[number].set(size)
+        assert budget.unverified_bytes == sum(one.size for one in holders)
+        assert budget.unverified_bytes <= LIMITS.max_unverified_bytes
+
+
+CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
+
+
+@settings(max_examples=200)
+@given(CHUNKS, st.binary(max_size=20), st.data(), st.booleans())
+def test_the_end_of_a_chunked_body_is_found_however_it_is_cut(
+    chunks: list[bytes], behind: bytes, data: st.DataObject, trailer: bool
+) -> None:
+    body = b"".join(b"%X;a=b\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    body += b"0\r\n" + (b"a: b\r\n" if trailer else b"") + b"\r\n"
+    sent, at, framing = body + behind, 0, ChunkedFraming(10_000)
+    while True:
+        size = data.draw(st.integers(1, len(sent)))
+        end = framing.end(sent[at : at + size])
+        if end is not None:
+            assert at + end == len(body)
+            return
+        at += size
+        assert at < len(body)
+
+
+def test_framing_is_allowed_an_eighth_of_the_content() -> None:
+    framing = ChunkedFraming(1000)
+    assert framing.end((b"40\r\n" + b"a" * 64 + b"\r\n") * 100_000) is None
+    framing = ChunkedFraming(1000)
+    with pytest.raises(InvalidChunks):
+        framing.end((b"10\r\n" + b"a" * 16 + b"\r\n") * 100_000)
+
+
+def test_dry_runs_count_against_a_rate_of_their_own(start: StartGateway) -> None:
+    headers = {"x-gateway-dry-run": "true"}
+    with start(limits={"dry_runs_per_minute": 2}) as gateway:
+        key = gateway.new_key(limits={"rpm": 1})
+        with gateway.http(key) as http:
+            answers = [http.post("/v1/responses", json={"model": "m", "input": "x"}, headers=headers) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 200, 429]
+            assert int(answers[-1].headers["retry-after"]) > 0
+            assert http.post("/v1/responses", json={"model": "o4-mini", "input": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize("piece", [b"[],", b'"data:;base64,",', b"1,"])
+def test_a_heavy_body_keeps_nobody_waiting(start: StartGateway, piece: bytes) -> None:
+    body = b'{"model":"m","input":[%b0]}' % (piece * (30_000_000 // len(piece)))
+    with start() as gateway, gateway.http(gateway.new_key()) as http:
+        answer = http.post("/v1/responses", content=body, headers={"x-gateway-dry-run": "true"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
