@@ -153,7 +153,9 @@ async def _begin_turn(
     """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
     turn = await turns.begin(key, request.body, route.rule)
     try:
-        resolved = read_request_body(turn.body, target.operation.dialect.request)
+        resolved = read_request_body(
+            turn.body, target.operation.dialect.request, body_bounds=snapshot.limits.body_bounds
+        )
         ask = _ask(snapshot, record, client, key, resolved, route, target, None)
     except BaseException:
         await turn.close()
