@@ -22,11 +22,7 @@ LOCKS: Final = ("requirements.lock", "requirements-otel.lock", "requirements-dev
 LONG_FUNCTIONS: Final[MappingProxyType[str, str]] = MappingProxyType({})
 
 # file: private attribute -> why there is no other way
-PRIVATE_ATTRIBUTES: Final[MappingProxyType[str, str]] = MappingProxyType(
-    {
-        "gateway/http/disconnect.py: future._asyncio_future_blocking": "steps a server's receive() without a task",
-    }
-)
+PRIVATE_ATTRIBUTES: Final[MappingProxyType[str, str]] = MappingProxyType({})
 SAVED_INPUTS: Final = ROOT / "tests" / "data" / "saved_inputs"
 
 Check = Callable[[str], list[str]]

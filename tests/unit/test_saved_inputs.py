@@ -119,11 +119,15 @@ class Seen:
 
 def parse(data: bytes, sizes: list[int]) -> tuple[int, int, bytes, str]:
     seen = Seen()
-    parser = RequestParser(seen, 4096)
+    parser = RequestParser(seen, 4096, 100)
     code = ""
     try:
         for piece in pieces(data, sizes):
-            parser.feed(piece)
+            left = piece
+            while left:
+                rest = parser.feed(left)
+                assert len(rest) < len(left)
+                left = rest
     except GatewayError as refused:
         code = refused.code
     parser.close()
