@@ -50,6 +50,7 @@ class ConnectionBudget:
     def __init__(self, limits: ConnectionLimits, addresses: ClientAddresses) -> None:
         self.limits = limits
         self.unverified_bytes = 0
+        self.is_scarce = False  # half of the bound is taken: a body is read for a key that is known alone
         self._addresses = addresses
         self._connections = 0
         self._by_address: dict[str, int] = {}
@@ -93,11 +94,6 @@ class ConnectionBudget:
         else:
             del self._by_address[address]
 
-    @property
-    def is_scarce(self) -> bool:
-        """Half of the bound is taken: a body is read for a key that is known alone."""
-        return self.unverified_bytes > self.limits.max_unverified_bytes // 2
-
     def hold(self, holder: Holder, size: int) -> None:
         """A connection holds so many bytes. Where all of them hold too many, the largest are ended."""
         self.unverified_bytes += size - self._held.pop(holder, 0)
@@ -105,6 +101,7 @@ class ConnectionBudget:
             self._held[holder] = size
         if self.unverified_bytes > self.limits.max_unverified_bytes:
             self._make_room()
+        self.is_scarce = self.unverified_bytes > self.limits.max_unverified_bytes // 2
 
     def _make_room(self) -> None:
         held = {holder: holder.unverified_bytes() for holder in self._held}  # some may have sent theirs since

@@ -115,7 +115,10 @@ class RequestParser:
 
     def feed(self, data: bytes) -> bytes:
         """Takes what belongs to the head or the body that is coming; gives what is behind it. Raises GatewayError."""
-        return self._feed_head(data) if self._in_head else self._feed_body(data)
+        try:
+            return self._feed_head(data) if self._in_head else self._feed_body(data)
+        except HttpParserError:
+            raise _no_http() from None
 
     def skip_body(self) -> None:
         """The rest of a body went past the parser: the next head gets a new one."""
@@ -173,13 +176,16 @@ class RequestParser:
         self._head_whole = False
         if end < 0:
             self._tail = seen[-_TAIL_BYTES:]
-            self._parse(piece)
         else:
             self._tail = b""
             self.head_bytes = self._lines = 0
-            self._parse(piece)
-            if self._upgrade_ignored:
-                self._parse_without_upgrade()
+        with_upgrade = False
+        try:
+            self._parser.feed_data(piece)
+        except HttpParserUpgrade:
+            with_upgrade = self._upgrade_ignored
+        if with_upgrade:
+            self._parse_without_upgrade()
         if self._head_whole != (end >= 0):
             raise _no_http()
         return data[cut:] if cut < len(data) else b""
@@ -210,18 +216,10 @@ class RequestParser:
                 raise GatewayError("invalid_http", _FRAMING) from None
             ends = end is not None
             cut = len(data) if end is None else end
-        self._parse(data if cut == len(data) else data[:cut])
+        self._parser.feed_data(data if cut == len(data) else data[:cut])
         if self._in_head != ends:
             raise _no_http()
         return data[cut:] if cut < len(data) else b""
-
-    def _parse(self, piece: bytes) -> None:
-        try:
-            self._parser.feed_data(piece)
-        except HttpParserUpgrade:
-            pass
-        except HttpParserError:
-            raise _no_http() from None
 
     def _parse_without_upgrade(self) -> None:
         """Java's HttpClient and `curl --http2` ask for HTTP/2; the parser stops behind such a head: its body is lost.
@@ -232,7 +230,7 @@ class RequestParser:
         head = without_upgrade(self.method, self.url, self.version, self.headers)
         self._parser = HttpRequestParser(self)
         self.url, self.headers, self._in_head = b"", [], True
-        self._parse(head)
+        self._parser.feed_data(head)
 
     def _refuse_two_readings(self, fields: dict[bytes, bytes]) -> None:
         """See the table above. Raises GatewayError, which the parser passes on as an error of its own."""

@@ -84,7 +84,6 @@ class RequestCycle:
     # fmt: off
     __slots__ = (
         "_body",
-        "_connection",
         "_extra",
         "_held",
         "_left",
@@ -93,6 +92,7 @@ class RequestCycle:
         "_waiter",
         "address",
         "complete",
+        "connection",
         "disconnected",
         "expects_continue",
         "fields",
@@ -122,7 +122,7 @@ class RequestCycle:
         self.address: str | None = None
         self.refusal: GatewayError | None = None
         self.task: asyncio.Task[None] | None = None
-        self._connection = connection
+        self.connection = connection
         self._extra: Headers | None = None
         self._left = CHUNKED
         self._held = b""
@@ -143,13 +143,8 @@ class RequestCycle:
         else:
             self._body = bytearray(body) + piece
         if len(self._body) > HIGH_WATER_BYTES and self._waiter is None:
-            self._connection.pause_reading()
+            self.connection.pause_reading()
         self.wake()
-
-    @property
-    def memory_is_scarce(self) -> bool:
-        """See `Connection`."""
-        return self._connection.memory_is_scarce
 
     @property
     def body_bytes(self) -> int:
@@ -167,7 +162,7 @@ class RequestCycle:
         """The body if all of it is here, once; None: `read_body` it."""
         if not self.complete or self.disconnected:
             return None
-        self._connection.resume_reading()  # a client that leaves must be seen
+        self.connection.resume_reading()  # a client that leaves must be seen
         return self._take()
 
     async def read_body(self, length: int | None, most_bytes: int) -> Body | None:
@@ -179,13 +174,13 @@ class RequestCycle:
         if length is not None and length >= _DIRECT_BYTES and not (self.complete or self.disconnected):
             return await self._read_directly(length)
         while not (self.complete or self.disconnected or len(self._body) > most_bytes):
-            self._connection.resume_reading()
+            self.connection.resume_reading()
             await self._something()
-        self._connection.resume_reading()
+        self.connection.resume_reading()
         return self._take() if self.complete or not self.disconnected else None
 
     async def _read_directly(self, length: int) -> Body | None:
-        reader = self._connection.read_directly(self._take(), length)
+        reader = self.connection.read_directly(self._take(), length)
         try:
             while not (self.complete or self.disconnected):
                 await self._something()
@@ -201,10 +196,10 @@ class RequestCycle:
     def _allow_body(self) -> None:
         if self.expects_continue and not self.disconnected:
             self.expects_continue = False
-            self._connection.transport.write(CONTINUE)
+            self.connection.transport.write(CONTINUE)
 
     async def _something(self) -> None:
-        self._waiter = waiter = self._connection.loop.create_future()
+        self._waiter = waiter = self.connection.loop.create_future()
         try:
             await waiter
         finally:
@@ -215,12 +210,12 @@ class RequestCycle:
         if self.disconnected:
             on_leave()
         else:
-            self._connection.on_leave = self._on_leave = on_leave
+            self.connection.on_leave = self._on_leave = on_leave
 
     def close(self) -> None:
         """Ends `watch`. Idempotent; the connection may have gone on to its next request."""
-        if self._on_leave is not None and self._connection.on_leave is self._on_leave:
-            self._connection.on_leave = None
+        if self._on_leave is not None and self.connection.on_leave is self._on_leave:
+            self.connection.on_leave = None
         self._on_leave = None
 
     # the answer
@@ -232,11 +227,11 @@ class RequestCycle:
     @property
     def busy(self) -> bool:
         """The client is slower than what is written for it."""
-        return self._connection.write_paused and not self.disconnected
+        return self.connection.write_paused and not self.disconnected
 
     async def drain(self) -> None:
         """Waits until the client has caught up, or has left."""
-        await self._connection.drain()
+        await self.connection.drain()
 
     def start(self, status: int, headers: Headers) -> None:
         """The answer's head, to go with what is written next, or by `flush`; names are in lower case.
@@ -261,7 +256,7 @@ class RequestCycle:
             framing = closing + framing
         self.started = True
         self.expects_continue = False
-        self._held = b"".join((STATUS_LINES[status], self._connection.server_headers(), lines, framing))
+        self._held = b"".join((STATUS_LINES[status], self.connection.server_headers(), lines, framing))
         if self.scope["method"] == "HEAD":
             self._left = SILENT
 
@@ -283,10 +278,10 @@ class RequestCycle:
                 self._held = b""
                 if self.disconnected:
                     return True
-                self._connection.transport.write(data)
+                self.connection.transport.write(data)
         elif data:
             self._send(self._counted(data))
-        return not self._connection.write_paused or self.disconnected
+        return not self.connection.write_paused or self.disconnected
 
     def buffer(self, data: bytes) -> None:
         """Writes body bytes with those that follow: `end` is near."""
@@ -309,13 +304,13 @@ class RequestCycle:
         self._send(data)
         self.response_complete = True
         self.wake()
-        self._connection.answered(self)
+        self.connection.answered(self)
 
     def _send(self, data: bytes) -> None:
         held, self._held = self._held, b""
         if self.disconnected:
             return
-        transport = self._connection.transport
+        transport = self.connection.transport
         if held and len(data) > _JOIN_LIMIT_BYTES:
             transport.writelines((held, data))
         elif held or data:
@@ -335,7 +330,7 @@ class RequestCycle:
         """The next piece of the body; `http.disconnect` when the client has gone, or the answer is whole."""
         self._allow_body()
         while not (self._news or self.disconnected or self.response_complete):
-            self._connection.resume_reading()
+            self.connection.resume_reading()
             await self._something()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
