@@ -65,7 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = False
         self.on_leave: Callable[[], Any] | None = None
         self._context = context
-        self._budget = context.budget
+        self.budget = context.budget
         self._limits = context.limits
         self._keep_alive_s = config.timeout_keep_alive
         self._server = server_state
@@ -88,11 +88,6 @@ class ClientConnection(asyncio.Protocol):
     def server_headers(self) -> bytes:
         """See `request_cycle.Connection`."""
         return self._context.lines(self._server.default_headers)
-
-    @property
-    def memory_is_scarce(self) -> bool:
-        """See `request_cycle.Connection`."""
-        return self._budget.is_scarce
 
     def pause_reading(self) -> None:
         """See `request_cycle.Connection`."""
@@ -176,8 +171,8 @@ class ClientConnection(asyncio.Protocol):
         self._patience = Patience(self.loop, self.transport, self._limits.write_timeout_s, self._head_is_late)
         self._here, peer = get_local_addr(self.transport), get_remote_addr(self.transport)
         self._peer = (normalised(peer[0]), peer[1]) if peer else None
-        self._address = self._budget.counted_address(self._peer[0] if self._peer else "")
-        refusal = self._budget.admit(self._address)
+        self._address = self.budget.counted_address(self._peer[0] if self._peer else "")
+        refusal = self.budget.admit(self._address)
         if refusal is None:
             self._patience.wait(Wait.HEAD, self._limits.head_timeout_s)
         else:
@@ -192,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
         self._patience.close()
         if self._probe is not None:
             self._probe.close()
-        self._budget.leave(self._address, self)
+        self.budget.leave(self._address, self)
         self._discards = True
         self._unparsed = b""
         self._client_has_left()
@@ -255,8 +250,8 @@ class ClientConnection(asyncio.Protocol):
         self._cycle = cycle = RequestCycle(self, scope, requests.fields, keep_alive=requests.keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
         if self._address is None:  # of a trusted proxy's requests each counts for whom it is forwarded
-            cycle.address = self._budget.forwarded_address(scope)
-            cycle.refusal = self._budget.begin(cycle.address)
+            cycle.address = self.budget.forwarded_address(scope)
+            cycle.refusal = self.budget.begin(cycle.address)
         cycle.task = self.loop.create_task(self._serve(cycle))
         self._server.tasks.add(cycle.task)
 
@@ -308,7 +303,7 @@ class ClientConnection(asyncio.Protocol):
         held = self.unverified_bytes()
         if held != self._held:
             self._held = held
-            self._budget.hold(self, held)
+            self.budget.hold(self, held)
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
         """Hands the socket's bytes to somebody else. A transport looks at that when it begins to read."""
@@ -332,7 +327,7 @@ class ClientConnection(asyncio.Protocol):
             task, cycle.task = cycle.task, None
             self._server.tasks.discard(cast("asyncio.Task[None]", task))
             if cycle.address is not None:
-                self._budget.end(cycle.address)
+                self.budget.end(cycle.address)
             if not cycle.response_complete and not cycle.disconnected:
                 self._end_badly(cycle)
 

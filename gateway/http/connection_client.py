@@ -45,7 +45,7 @@ class ConnectionClient(RequestHead):
     @property
     def memory_is_scarce(self) -> bool:
         """See `Client`."""
-        return self._cycle.connection.memory_is_scarce
+        return self._cycle.connection.budget.is_scarce
 
     def key_is_known(self) -> None:
         """See `Client`."""

@@ -172,7 +172,17 @@ class RequestParser:
         end = seen.find(_END)
         cut = end + len(_END) - len(tail) if end >= 0 else len(data)
         piece = data if cut == len(data) else data[:cut]
-        self._count_head(piece, seen)
+        before = self._lines
+        self.head_bytes += len(piece)
+        self._lines += piece.count(b"\n")
+        if self.head_bytes > self._max_head_bytes:
+            raise GatewayError("headers_too_large", _TOO_LARGE.format(self._max_head_bytes))
+        if self._lines > self._max_head_fields + 2:  # the request line, and the empty one
+            raise GatewayError("headers_too_large", _TOO_MANY.format(self._max_head_fields))
+        if self._lines and not before:
+            at = seen.find(b"\n") - _TAIL_BYTES
+            if at < 0 or not seen.startswith(_VERSIONS, at):
+                raise _no_http()
         self._head_whole = False
         if end < 0:
             self._tail = seen[-_TAIL_BYTES:]
@@ -189,20 +199,6 @@ class RequestParser:
         if self._head_whole != (end >= 0):
             raise _no_http()
         return data[cut:] if cut < len(data) else b""
-
-    def _count_head(self, piece: bytes, seen: bytes) -> None:
-        """Bounds a head before it is parsed. `seen`: the piece, and the end of what came before it."""
-        before = self._lines
-        self.head_bytes += len(piece)
-        self._lines += piece.count(b"\n")
-        if self.head_bytes > self._max_head_bytes:
-            raise GatewayError("headers_too_large", _TOO_LARGE.format(self._max_head_bytes))
-        if self._lines > self._max_head_fields + 2:  # the request line, and the empty one
-            raise GatewayError("headers_too_large", _TOO_MANY.format(self._max_head_fields))
-        if self._lines and not before:
-            at = seen.find(b"\n") - _TAIL_BYTES
-            if at < 0 or not seen.startswith(_VERSIONS, at):
-                raise _no_http()
 
     def _feed_body(self, data: bytes) -> bytes:
         if self._chunks is None:

@@ -31,6 +31,12 @@ _JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer are copied behind what waits; more
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+class Budget(Protocol):
+    """What the connections of a worker may hold together."""
+
+    is_scarce: bool
+
+
 class Connection(Protocol):
     """What a cycle needs of its connection."""
 
@@ -38,6 +44,10 @@ class Connection(Protocol):
     transport: asyncio.Transport
     write_paused: bool
     on_leave: Callable[[], Any] | None
+
+    @property
+    def budget(self) -> Budget:
+        """What all connections may hold."""
 
     def server_headers(self) -> bytes:
         """The lines that every answer has."""
@@ -56,10 +66,6 @@ class Connection(Protocol):
 
     def answered(self, cycle: RequestCycle) -> None:
         """The answer has been written."""
-
-    @property
-    def memory_is_scarce(self) -> bool:
-        """Much is held for requests that no key vouches for."""
 
 
 class BodyReader(Protocol):

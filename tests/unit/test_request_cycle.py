@@ -14,17 +14,23 @@ from gateway.http.request_cycle import HIGH_WATER_BYTES, BodyReader, RequestCycl
 from gateway.types import Body
 
 
+class NoBudget:
+    """Of which nothing is taken."""
+
+    is_scarce = False
+
+
 class NotedConnection:
     """Notes whether it reads."""
 
     write_paused = False
     on_leave: Callable[[], Any] | None = None
     transport: asyncio.Transport
-    memory_is_scarce = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.transport = asyncio.Transport()
+        self.budget = NoBudget()
         self._reads = True
 
     def is_reading(self) -> bool:
