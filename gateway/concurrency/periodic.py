@@ -61,9 +61,13 @@ class Periodic:
 
     async def run(self) -> None:
         """Repeats the work until this task is cancelled or the work is finished."""
+        task = asyncio.current_task()
         while not self._finished:
             self._wake.clear()
             await self._round()
+            # Libraries may turn a cancellation into an error of their own, when it meets one of their timeouts.
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             if not self._finished:
                 await self._sleep(self._pause_s())
 

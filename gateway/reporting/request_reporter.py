@@ -63,7 +63,8 @@ class RequestReporter:
     def note(self, record: RequestRecord) -> None:
         """Notes a finished request."""
         if record.settlement is not None:
-            self._append(self._counted, record)
+            if not record.unchecked:  # nobody has checked the key: a stranger would write into the store
+                self._append(self._counted, record)
         elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
             self._append(self._counted, record)
             self._append(self._refused, record)

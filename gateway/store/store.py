@@ -268,7 +268,8 @@ class Store:
             self._recovery = self._loop.create_task(self._recover(), name="store-recovery")
 
     async def _recover(self) -> None:
-        while self._stale:
+        # `close` cancels, but a library may turn that into an error of its own, when it meets one of its timeouts.
+        while self._stale and not self._closed:
             if self._attempts:
                 longest_s = min(self._settings.breaker_open_s, _FIRST_PAUSE_S * 2 ** min(self._attempts, 20))
                 await asyncio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret

@@ -195,7 +195,7 @@ def test_a_pod_has_time_to_drain() -> None:
 )
 def test_the_configurations_are_valid(path: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("a-secret\n")
+    secret.write_text("a-secret-of-32-characters-at-least\n")
     here = tmp_path / "gateway.toml"
     here.write_text(re.sub(r'"file:[^"]*"', f'"file:{secret}"', path.read_text(encoding="utf-8")))
     settings = load_settings(here)

@@ -72,7 +72,7 @@ def provoke(gateway: RunningGateway, code: str) -> httpx.Response:
     }
     key = "sk-gw-nobody" if code == "invalid_api_key" else gateway.new_key(**keys.get(code, {})).text
     headers = {"content-type": "text/plain"} if code == "unsupported_media_type" else JSON
-    path = "/v1/completions" if code == "unknown_url" else "/v1/responses"
+    path = "/v1/nothing" if code == "unknown_url" else "/v1/responses"
     with gateway.http(key) as http:
         if code in ("rate_limit_exceeded", "no_available_provider"):  # the second one is refused
             http.post(path, content=contents.get(code, body()), headers=headers)

@@ -185,3 +185,21 @@ async def test_cancelled_it_ends_and_the_round_with_it() -> None:
         await asyncio.sleep(0)
     assert ended == ["round"]
     assert not periodic.rounds
+
+
+async def test_a_cancellation_that_its_work_turns_into_an_error_ends_it_all_the_same() -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OSError("a library's own word for it") from None
+
+    task = asyncio.create_task(Periodic("converts", 0.001, work).run())
+    await begun.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert task.cancelled()
