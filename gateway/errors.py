@@ -99,12 +99,23 @@ CLOSING: Final = frozenset({"request_timeout", "upgrade_unsupported", "websocket
 """Codes that end the connection, because a part of the request was not read (RFC 9110, section 15.5.9)."""
 
 
+UPGRADE_REQUIRED: Final = 426
+_OF_STATUS: Final[Mapping[int, tuple[Header, ...]]] = MappingProxyType(
+    {
+        401: ((b"www-authenticate", b'Bearer realm="gateway"'),),  # RFC 9110, section 15.5.2
+        UPGRADE_REQUIRED: ((b"upgrade", b"HTTP/1.1"),),  # RFC 9110, section 15.5.22
+    }
+)
+"""Headers that the standard wants with a status."""
+
+
 class GatewayError(Exception):
     """A refusal or failure that the client reads.
 
     `wait_ms` is the time until a repeat can succeed, or None if waiting does not help or the time is unknown. `explain`
     holds further fields of the body (`limit`, `scope`, `limit_source`, `resets_at`, ...). Raises KeyError at
-    construction for a code that the catalogue does not have.
+    construction for a code that the catalogue does not have. `headers` go out with it. `repeat_helps` is False if a
+    client must not repeat the request although it may with this code.
     """
 
     def __init__(
@@ -115,6 +126,8 @@ class GatewayError(Exception):
         param: str = "",
         wait_ms: int | None = None,
         explain: Mapping[str, JsonScalar] = NOTHING,
+        headers: tuple[Header, ...] = (),
+        repeat_helps: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind = CATALOGUE[code]
@@ -123,6 +136,8 @@ class GatewayError(Exception):
         self.param = param
         self.wait_ms = wait_ms
         self.explain = explain
+        self.more_headers = headers
+        self.repeat_helps = repeat_helps
 
     @property
     def status(self) -> int:
@@ -147,11 +162,13 @@ class GatewayError(Exception):
 
     def headers(self) -> list[Header]:
         """Returns the headers that apply: `Retry-After` (rounded up to seconds), `retry-after-ms`, `x-should-retry`."""
-        headers = [(b"connection", b"close")] if self.code in CLOSING else []
+        headers = [*_OF_STATUS.get(self.status, ()), *self.more_headers]
+        if self.code in CLOSING:
+            headers.append((b"connection", b"close, upgrade" if self.status == UPGRADE_REQUIRED else b"close"))
         if self.wait_ms is not None:
             headers.append((b"retry-after", b"%d" % _seconds(self.wait_ms)))
             headers.append((b"retry-after-ms", b"%d" % self.wait_ms))
-        elif self.kind.retry == "never" or self.permanent:
+        elif self.kind.retry == "never" or self.permanent or not self.repeat_helps:
             headers.append((b"x-should-retry", b"false"))
         return headers
 

@@ -8,6 +8,7 @@ health           GET /healthz, /readyz
 metrics          GET /metrics
 admin            /admin/v1
 middleware       what surrounds every route: ports, CORS, headers, counts
+nearby_paths     the path that a caller of another one meant
 error_handlers   every error in one format, including 404 and 405
 dependencies     the services, and the caller of a route that is not on the hot path
 """

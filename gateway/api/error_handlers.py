@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from gateway.api.middleware import ERROR_CODE
+from gateway.api.nearby_paths import nothing_at
 from gateway.errors import GatewayError
 from gateway.types import Scope
 
@@ -66,7 +67,7 @@ def _invalid_field(error: RequestValidationError) -> GatewayError:
 def _from_http(request: Request, error: HTTPException) -> GatewayError:
     method, path = request.method, request.url.path
     if error.status_code == 404:  # noqa: PLR2004 - an HTTP status
-        return GatewayError("unknown_url", f"There is nothing at {method} {path}.")
+        return GatewayError("unknown_url", nothing_at(method, path))
     if error.status_code == 405:  # noqa: PLR2004 - an HTTP status
         return GatewayError("method_not_allowed", f"{path} does not support {method}.")
     return GatewayError("invalid_field", str(error.detail))

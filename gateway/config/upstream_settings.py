@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, field_validator
 
 from gateway.config.sections import (
     Section,
@@ -22,6 +20,8 @@ from gateway.config.types import (
     environment_proxy,
 )
 from gateway.upstream.health import Auth
+
+_ENDPOINTS: Final = ("/responses", "/chat/completions", "/messages", "/embeddings", "/completions")
 
 
 class UpstreamSettings(Section):
@@ -55,6 +55,15 @@ class UpstreamSettings(Section):
     breaker_open_s: Seconds = 5.0
     key_rest_s: Seconds = 60.0
     health_max_models: int = Field(default=1024, ge=1, le=1_000_000)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_base(cls, value: str) -> str:
+        path = value.rstrip("/")
+        for ending in _ENDPOINTS:
+            if path.endswith(ending):
+                raise ValueError(f"ends before {ending}, which the gateway adds: {path.removesuffix(ending)}")
+        return value
 
     def effective_proxy(self) -> str | None:
         """Returns the forward proxy to use: the configured one, or else the environment's. "" means none.

@@ -29,6 +29,8 @@ _BARE: Final = frozenset({b"api-key", b"x-api-key"})
 _FORMAT: Final = re.compile(
     rf"sk-gw-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{ID_LENGTH}}})-([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9a-f]{{8}})"
 )
+_HOW: Final = "Send 'Authorization: Bearer sk-gw-...'."
+_OTHER_SCHEMES: Final = frozenset({"basic", "digest", "token", "apikey", "negotiate"})
 _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
 
 
@@ -108,11 +110,15 @@ def key_of_request(headers: Mapping[bytes, bytes]) -> ApiKey:
 
 def parse_authorization(authorization: str | None) -> ApiKey:
     """Returns the key in an `Authorization` header. Raises GatewayError `invalid_api_key`."""
-    if authorization is None:
-        raise invalid_api_key()
+    if authorization is None or not authorization.strip():
+        raise GatewayError("invalid_api_key", f"No API key was sent. {_HOW}")
     scheme, _, text = authorization.partition(" ")
     if scheme != "Bearer" and scheme.lower() != "bearer":
-        raise invalid_api_key()
+        # What is no usual scheme may be the key itself, which no answer repeats.
+        named = f" by the scheme {scheme!r}" if scheme.lower() in _OTHER_SCHEMES else " without 'Bearer'"
+        raise GatewayError("invalid_api_key", f"The API key was sent{named}. {_HOW}")
+    if not text.strip():
+        raise GatewayError("invalid_api_key", f"No API key was sent. {_HOW}")
     return parse_api_key(text.strip())
 
 

@@ -80,8 +80,8 @@ class KnownResponses:
         if not text:
             raise GatewayError(
                 "response_not_found",
-                f"The response {response_id!r} is not known: it belongs to another team, was not created through this "
-                "gateway, or is too old.",
+                f"The response {response_id!r} is not known: it was not stored, belongs to another team, was not "
+                "created through this gateway, or is too old.",
                 param=param,
             )
         return KnownResponse(response_id, *orjson.loads(text))

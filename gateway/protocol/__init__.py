@@ -10,8 +10,8 @@ audio_length         how long an audio file plays
 attachments          inline files in a body
 request_work         what a request lets a provider read and do beyond its body
 token_estimates      how many tokens a body holds, probably and at most
+content_codings      bodies that arrive compressed
 body_bounds          how much of a body may have to be understood
-token_estimates      an upper bound of a request's input tokens
 usage_reader         reads the usage of any answer
 usage_fields         the table of where each dialect keeps its usage
 quantities           the used quantities that prices have rates for

@@ -25,6 +25,7 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.content_codings import check_coding, decode, is_coded
 from gateway.protocol.dialects.dialect import Dialect, is_flag_set
 from gateway.protocol.form_body import read_form_request
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
@@ -195,11 +196,15 @@ async def _read(
 ) -> RequestBody:
     is_a_form = _read_media(client, target.operation.dialect)
     length = client.body_length(limits.max_body_bytes)
-    if length is None or length > UNCHECKED_BODY_BYTES or client.memory_is_scarce:
+    coded = client.fields.get(b"content-encoding") is not None  # small as it is, it may take long
+    if length is None or length > UNCHECKED_BODY_BYTES or coded or client.memory_is_scarce:
         await responses.check(key)
         client.key_is_known()
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
+    coding = client.text(b"content-encoding")
+    if coding is not None and is_coded(coding):
+        body = decode(body, coding, limits.max_body_bytes)
     record.received = time.perf_counter()
     operation = target.operation
     if is_a_form:
@@ -328,6 +333,6 @@ def _read_media(client: Client, dialect: Dialect) -> bool:
     encoding, coding = client.fields.get(b"content-encoding"), client.fields.get(b"transfer-encoding")
     if coding is not None and coding.strip().lower() != b"chunked":
         raise GatewayError("unsupported_media_type", "Send the body without a Transfer-Encoding other than chunked.")
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        raise GatewayError("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
+    if encoding is not None:
+        check_coding(encoding.decode("latin-1"))
     return is_a_form

@@ -233,15 +233,21 @@ class Search:
             raise self._failure from None
 
 
-def fault_error(fault: UpstreamFault) -> GatewayError:
-    """Returns the error that a client receives for a transport's failure. The detail is only for the log."""
+def fault_error(fault: UpstreamFault, *, begun: bool = False) -> GatewayError:
+    """Returns the error that a client receives for a transport's failure. The detail is only for the log.
+
+    `begun` means that an answer had begun: it is charged, and a client that repeated it by itself would pay again.
+    """
+    repeat_helps = not begun
     if fault.kind in _TIMEOUTS:
-        return GatewayError("upstream_timeout", "The provider did not answer in time.")
+        return GatewayError("upstream_timeout", "The provider did not answer in time.", repeat_helps=repeat_helps)
     if fault.kind in (FaultKind.PROTOCOL, FaultKind.TOO_LARGE, FaultKind.CUT):
-        return GatewayError("upstream_invalid_response", "The provider's answer was not valid.")
+        return GatewayError(
+            "upstream_invalid_response", "The provider's answer was not valid.", repeat_helps=repeat_helps
+        )
     if fault.kind is FaultKind.POOL_FULL:
         return GatewayError("no_available_provider", "All connections to the provider are in use.", wait_ms=1000)
-    return GatewayError("upstream_unreachable", "The provider could not be reached.")
+    return GatewayError("upstream_unreachable", "The provider could not be reached.", repeat_helps=repeat_helps)
 
 
 def _candidates(

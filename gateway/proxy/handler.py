@@ -28,7 +28,7 @@ from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client import Client, ClientDisconnected
 from gateway.http.connection_client import client_of
-from gateway.identity.api_keys import parse_authorization
+from gateway.identity.api_keys import key_of_request
 from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
 from gateway.ledger.ledger import Ledger
 from gateway.observability.metrics.counters import Counters
@@ -203,7 +203,7 @@ class RequestHandler:
 
     async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
-        key = parse_authorization(client.text(b"authorization"))
+        key = key_of_request(client.fields)
         self._dry_runs.take(key, snapshot.limits.dry_runs_per_minute)
         routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
         try:
@@ -263,7 +263,7 @@ class RequestHandler:
         except UpstreamFault as fault:
             record.detail = str(fault)
             relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
-            await self._end_broken(relay, admitted, client, record, fault_error(fault))
+            await self._end_broken(relay, admitted, client, record, fault_error(fault, begun=True))
         finally:
             watch.close()
             relay.abort()
@@ -359,5 +359,5 @@ def _outcome_of(error: GatewayError) -> Outcome:
 
 def _ended_error(reason: Reason) -> GatewayError:
     if reason is Reason.TIMED_OUT:
-        return GatewayError("upstream_timeout", "The request took longer than this gateway allows.")
+        return GatewayError("upstream_timeout", "The request took longer than this gateway allows.", repeat_helps=False)
     return GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)

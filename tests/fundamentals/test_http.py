@@ -37,6 +37,7 @@ def test_a_websocket_upgrade_is_answered_426(wire: RawConnection, authorization:
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA")
     answer = wire.request(b"", authorization, *upgrade, method="GET")
     assert (answer.status, code(answer)) == (426, "websocket_unsupported")
+    assert (answer.headers["upgrade"], answer.headers["connection"]) == ("HTTP/1.1", "close, upgrade")
     assert wire.closed
 
 
@@ -173,6 +174,30 @@ def test_an_http_1_0_client_gets_a_stream_that_its_connection_ends(wire: RawConn
 def test_an_http_1_0_client_is_served_and_its_connection_closed(wire: RawConnection, authorization: str) -> None:
     assert wire.request(BODY, authorization, version="1.0").status == 200
     assert wire.closed
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ((), "No API key was sent."),
+        (("Authorization: Bearer ",), "No API key was sent."),
+        (("X-Api-Key: sk-gw-a",), "'x-api-key'"),
+        (("api-key: sk-gw-a",), "'api-key'"),
+        (("Authorization: Basic eDp5",), "the scheme 'Basic'"),
+        (("Authorization: Bearer sk-gw-a",), "The API key is not valid."),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_with_the_key(wire: RawConnection, lines: tuple[str, ...], words: str) -> None:
+    for method, path in (("POST", "/v1/responses"), ("GET", "/v1/models")):
+        answer = wire.request(BODY, *lines, method=method, path=path)
+        assert (answer.status, code(answer)) == (401, "invalid_api_key")
+        assert words in json.loads(answer.body)["error"]["message"]
+        assert answer.headers["www-authenticate"] == 'Bearer realm="gateway"'
+
+
+def test_a_404_names_the_path_that_was_meant(wire: RawConnection, authorization: str) -> None:
+    answer = wire.request(BODY, authorization, path="/v1/v1/responses/")
+    assert json.loads(answer.body)["error"]["message"].endswith("Did you mean /v1/responses?")
 
 
 @pytest.mark.parametrize("lines", [("Authorization:",), ("Authorization: Bearer",), ("Authorization: Basic eDp5",), ()])

@@ -31,6 +31,14 @@ def scope(peer: str | None, *forwarded: str) -> dict[str, Any]:
         ("192.0.2.1", ["192.0.2.5"], "192.0.2.5"),
         ("192.0.2.1", ["not an address"], "192.0.2.1"),
         ("2001:db8::1", ["2001:db8:ffff::1"], "2001:db8:ffff::1"),
+        ("::ffff:198.51.100.7", [], "198.51.100.7"),  # over an IPv6 socket
+        ("::ffff:192.0.2.1", ["203.0.113.9"], "203.0.113.9"),
+        ("192.0.2.1", ["203.0.113.9:51234"], "203.0.113.9"),
+        ("192.0.2.1", ["[2001:db8:ffff::1]:443"], "2001:db8:ffff::1"),
+        ("192.0.2.1", ["[2001:db8:ffff::1]"], "2001:db8:ffff::1"),
+        ("192.0.2.1", ["::ffff:203.0.113.9"], "203.0.113.9"),
+        ("192.0.2.1", ["203.0.113.77", "::ffff:192.0.2.8"], "203.0.113.77"),
+        ("192.0.2.1", ["203.0.113.9:port"], "192.0.2.1"),
         (None, [], ""),
     ],
 )
@@ -65,6 +73,18 @@ def test_failures_beyond_the_bound_are_told_when_to_come_back() -> None:
     assert throttled(throttle, "198.51.100.8").code == "invalid_api_key", "another address"
     clock.now_s = 60.0
     assert throttled(throttle, "198.51.100.7").code == "invalid_api_key", "another minute"
+
+
+def test_ipv4_clients_of_an_ipv6_socket_are_counted_one_by_one() -> None:
+    throttle = AuthThrottle(ClientAddresses([]), 1)
+    assert [throttled(throttle, f"::ffff:198.51.100.{number}").status for number in (1, 2, 1)] == [401, 401, 429]
+    assert throttled(throttle, "198.51.100.2").status == 429, "the same address over another socket"
+
+
+def test_a_trusted_network_may_be_written_mapped() -> None:
+    addresses = ClientAddresses(["::ffff:192.0.2.0/120"])
+    assert addresses.of(scope("192.0.2.1", "203.0.113.9")) == "203.0.113.9"
+    assert addresses.of(scope("192.0.3.1", "203.0.113.9")) == "192.0.3.1"
 
 
 def test_other_errors_are_no_failures() -> None:

@@ -16,6 +16,7 @@ from gateway.http.chunked_framing import ChunkedFraming, InvalidChunks
 from gateway.http.client_address import ClientAddresses
 from gateway.http.connection_budget import ConnectionBudget, ConnectionLimits
 from gateway.identity.api_keys import new_id, new_secret
+from gateway.server import bound
 from tests.support.gateway import RunningGateway, StartGateway
 from tests.support.waiting import wait_until_sync
 
@@ -271,6 +272,15 @@ def test_framing_is_allowed_an_eighth_of_the_content() -> None:
     framing = ChunkedFraming(1000)
     with pytest.raises(InvalidChunks):
         framing.end((b"10\r\n" + b"a" * 16 + b"\r\n") * 100_000)
+
+
+def test_connections_that_a_listener_accepts_are_asked_whether_they_live() -> None:
+    with bound("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
 
 
 def test_dry_runs_count_against_a_rate_of_their_own(start: StartGateway) -> None:

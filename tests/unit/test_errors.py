@@ -50,7 +50,7 @@ def test_where_a_repeat_cannot_help_the_sdk_is_told_not_to(code: str) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_a_connection_that_lost_bytes_of_a_request_is_ended(code: str) -> None:
-    assert (dict(GatewayError(code, "").headers()).get(b"connection") == b"close") == (code in CLOSING)
+    assert dict(GatewayError(code, "").headers()).get(b"connection", b"").startswith(b"close") == (code in CLOSING)
 
 
 def test_what_explains_a_refusal_stands_beside_the_four_fields() -> None:

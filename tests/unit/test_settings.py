@@ -15,7 +15,7 @@ from typing import Any
 
 import annotated_types
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -332,3 +332,11 @@ def test_a_root_admin_key_of_fewer_than_32_characters_is_refused(
         [problem] = problems(tmp_path, text)
         assert "at least 32 characters" in problem
         assert "kkk" not in problem
+
+
+@pytest.mark.parametrize("ending", ["/responses", "/chat/completions", "/responses/"])
+def test_a_base_url_that_ends_in_an_endpoint_is_named(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_BASE_URL_KEY", "secret")
+    with pytest.raises(ValidationError) as refused:
+        UpstreamSettings(base_url=f"https://provider.example/v1{ending}", api_keys=("env:TEST_BASE_URL_KEY",))
+    assert "https://provider.example/v1" in str(refused.value)
