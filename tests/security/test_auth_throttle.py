@@ -84,7 +84,7 @@ def test_ipv4_clients_of_an_ipv6_socket_are_counted_one_by_one() -> None:
 def test_a_trusted_network_may_be_written_mapped() -> None:
     addresses = ClientAddresses(["::ffff:192.0.2.0/120"])
     assert addresses.of(scope("192.0.2.1", "203.0.113.9")) == "203.0.113.9"
-    assert addresses.of(scope("192.0.3.1", "203.0.113.9")) == "192.0.3.1"
+    assert addresses.of(scope("198.51.100.9", "203.0.113.9")) == "198.51.100.9"
 
 
 def test_other_errors_are_no_failures() -> None:

@@ -161,7 +161,7 @@ def test_an_id_that_is_taken_is_replaced_and_the_first_response_stays(
 
 
 def test_a_long_chain_is_held_and_charged_as_input(provider: PostOnlyProvider, gateway: RunningGateway) -> None:
-    poor = gateway.new_key(credits_usd="0.05")
+    poor = gateway.new_key()
     provider.next(answer("a", "resp_poor"))
     with gateway.http(poor) as client:
         large = {"model": MODEL, "input": "word " * 20_000, "max_output_tokens": 1}
