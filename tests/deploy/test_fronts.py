@@ -46,7 +46,6 @@ port = {self.port}
 shutdown_delay_s = {DELAY_S}
 [store]
 url = "{store_url}"
-accept_data_loss = true
 data_dir = "{directory}"
 accept_data_loss = true
 [log]

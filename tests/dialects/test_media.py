@@ -12,6 +12,7 @@ from tests.dialects.conftest import Stages
 from tests.support.forms import CONTENT_TYPE, closed, file_part, text_part, wav
 from tests.support.scenario import JSON, MODEL, RawClient, Scenario, chunk, end_of_body, more, stream
 from tests.support.scripted_upstream import Step, answer, request, reset, send, wait_for
+from tests.support.waiting import wait_until
 
 PICTURES = {"*": {"input": "0", "output": "0", "per_image": {"hd/1024x1792": "0.12", "standard/1024x1024": "0.04"}}}
 SOUND = {"*": {"input": "0", "output": "0", "per_unit": {"second": "0.0001", "million_characters": "15"}}}
@@ -135,6 +136,7 @@ async def test_sound_that_breaks_off_does_not_look_whole(stages: Stages) -> None
         client = await ask(scenario, "/v1/audio/speech", input="hello")
         assert not client.received.endswith(b"0\r\n\r\n")
         (entry,) = await scenario.settled()
+        await wait_until(lambda: bool(scenario.log_lines()), what="the request is logged")
         assert (scenario.log_lines()[0]["outcome"], entry["by"]) == ("upstream_cut", "estimate")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -45,10 +44,17 @@ async def ask(stage: Scenario, model: str) -> httpx.Response:
 
 
 async def tried(stage: Scenario, model: str) -> str:
-    before = len(stage.log_lines())
-    await ask(stage, model)
-    await wait_until(lambda: len(stage.log_lines()) > before)
-    return ", ".join(stage.log_lines()[-1]["tried"])
+    return ", ".join((await line_of(stage, await ask(stage, model)))["tried"])
+
+
+async def line_of(stage: Scenario, answer: httpx.Response) -> dict[str, Any]:
+    """The log line of one request: it may be written after the answer, and those of others may come before it."""
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in stage.log_lines() if line["request_id"] == answer.headers["x-request-id"]]
+
+    await wait_until(lambda: bool(found()), what="the request is logged")
+    return found()[0]
 
 
 @pytest.mark.parametrize("fault", [refusal(500), refusal(503), close()], ids=["500", "503", "closes"])
@@ -200,7 +206,7 @@ async def test_a_limit_is_told_whoever_else_cannot_be_reached_in_either_order(
                 answer = await ask(stage, "any")
                 assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
                 assert answer.headers["x-gateway-limit-source"] == "upstream"
-                assert json.loads(stage.log.getvalue().splitlines()[-1])["upstream"] == "limited"
+                assert (await line_of(stage, answer))["upstream"] == "limited"
 
 
 @pytest.mark.parametrize(

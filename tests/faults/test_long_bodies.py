@@ -67,7 +67,7 @@ async def test_it_arrives_as_it_was_sent_however_it_is_cut(scenario: Scenario, c
 
 
 async def test_one_that_is_longer_than_what_memory_is_taken_for_at_once_arrives(scenario: Scenario) -> None:
-    body = body_of(input="0123456789abcdef" * 1_100_000)
+    body = body_of(input="0123456789abcdef" * 500_000)
     client = await scenario.connect()
     await client.send(head(scenario, body) + body)
     await answered(client)
