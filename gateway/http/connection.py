@@ -42,6 +42,8 @@ from gateway.http.request_cycle import EXTENSION, RequestCycle
 from gateway.types import Body
 
 LINGER_S: Final = 5.0
+_UNCOUNTED_BYTES: Final = 4096
+"""A connection that holds so little is part of what every connection takes."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -49,7 +51,7 @@ class ClientConnection(asyncio.Protocol):
 
     State that changes: `_cycle`, the request whose head came last; `_unparsed`, what came behind it; what is waited
     for; `write_paused`, the client is slower than its answer; `_discards`, nothing of what comes counts any more;
-    `_held`, the bytes that the budget knows of; `on_leave`, whom the running request wants told.
+    `held`, the unverified bytes that the budget knows of; `on_leave`, whom the running request wants told.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ClientConnection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._discards = False
-        self._held = 0
+        self.held = 0
         self._patience: Patience
         self._probe: HalfClosedProbe | None = None
 
@@ -128,15 +130,15 @@ class ClientConnection(asyncio.Protocol):
         """See `request_cycle.Connection`. Before its body was whole: the client may go on sending, but not for ever."""
         if cycle.disconnected:
             return
-        if not cycle.keep_alive:
+        if cycle.keep_alive:
+            self._wait_for_client()
+            if self._unparsed and not self.transport.is_closing():
+                self._parse(self._unparsed)
+            self.resume_reading()
+        else:
             self._end(lingers=not cycle.complete)
-            return
-        self._wait_for_client()
-        if self._unparsed and not self.transport.is_closing():
-            self._parse(self._unparsed)
-        elif self._held or self.transport.get_write_buffer_size():
-            self._count()
-        self.resume_reading()
+        if self.held or self.transport.get_write_buffer_size():
+            self.count_held()
 
     # for the budget
 
@@ -148,9 +150,16 @@ class ClientConnection(asyncio.Protocol):
             return held
         return held + cycle.body_bytes + self.transport.get_write_buffer_size()
 
+    def count_held(self) -> None:
+        """Tells the budget what is held."""
+        held = self.unverified_bytes()
+        if held != self.held:
+            self.held = held
+            self.budget.hold(self, held)
+
     def drop(self) -> None:
         """See `connection_budget.Holder`."""
-        self._held = 0
+        self.held = 0
         self.transport.abort()
 
     # for uvicorn's server
@@ -199,7 +208,7 @@ class ClientConnection(asyncio.Protocol):
         """The client is slower than its answer."""
         self.write_paused = True
         self._patience.wait(Wait.PROGRESS, self._limits.write_timeout_s)
-        self._count()
+        self.count_held()
 
     def resume_writing(self) -> None:
         """It has caught up, or left."""
@@ -209,7 +218,7 @@ class ClientConnection(asyncio.Protocol):
         if self._patience.waits_for is not Wait.PROGRESS:
             return
         self._patience.waits_for = Wait.NOTHING
-        self._count()
+        self.count_held()
         if self._cycle is not None and self._cycle.response_complete:
             self._wait_for_client()
             if self._unparsed:
@@ -295,15 +304,9 @@ class ClientConnection(asyncio.Protocol):
             self.pause_reading()
         if self._patience.waits_for is Wait.NOTHING and (cycle is None or cycle.response_complete):
             self._patience.wait(Wait.HEAD, self._limits.head_timeout_s)
-        if data or self._held or requests.head_bytes or (cycle is not None and not cycle.complete):
-            self._count()
-
-    def _count(self) -> None:
-        """Tells the budget what is held."""
-        held = self.unverified_bytes()
-        if held != self._held:
-            self._held = held
-            self.budget.hold(self, held)
+        most = max(len(data), requests.head_bytes, 0 if cycle is None else cycle.body_bytes)
+        if self.held or most > _UNCOUNTED_BYTES:
+            self.count_held()
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
         """Hands the socket's bytes to somebody else. A transport looks at that when it begins to read."""
@@ -372,6 +375,7 @@ class ClientConnection(asyncio.Protocol):
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
+            cycle.drop_body()
             cycle.wake()
         on_leave, self.on_leave = self.on_leave, None
         if on_leave is not None:

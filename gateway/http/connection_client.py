@@ -49,7 +49,10 @@ class ConnectionClient(RequestHead):
 
     def key_is_known(self) -> None:
         """See `Client`."""
-        self._cycle.verified = True
+        cycle = self._cycle
+        cycle.verified = True
+        if cycle.connection.held:
+            cycle.connection.count_held()
 
     async def start(self, status: int, headers: Headers) -> None:
         """See `Client`."""

@@ -44,6 +44,7 @@ class Connection(Protocol):
     transport: asyncio.Transport
     write_paused: bool
     on_leave: Callable[[], Any] | None
+    held: int
 
     @property
     def budget(self) -> Budget:
@@ -67,6 +68,9 @@ class Connection(Protocol):
     def answered(self, cycle: RequestCycle) -> None:
         """The answer has been written."""
 
+    def count_held(self) -> None:
+        """What is held for nobody in particular has changed: the budget is told."""
+
 
 class BodyReader(Protocol):
     """A body on its way into its place."""
@@ -80,7 +84,8 @@ class BodyReader(Protocol):
 class RequestCycle:
     """One request's way to its client. A client that has left takes whatever is written.
 
-    State that changes. Of the body: `_body`, what nobody has read of it; `complete`; `_waiter`, who waits for `_news`.
+    State that changes. Of the body: `_body`, what nobody has read of it; `body_bytes`, what has come of it, but for
+    what was taken when a key vouched for it; `complete`; `_waiter`, who waits for `_news`.
     Of the answer: `started`; `response_complete`; `_left` of what Content-Length has promised, or CHUNKED and the like;
     `_held`, the bytes that wait for the next ones. Besides: `disconnected`, the client has left; `keep_alive`; `task`,
     which serves the request; `verified`, a key vouches for it; `address`, which it counts against where a proxy has
@@ -97,6 +102,7 @@ class RequestCycle:
         "_on_leave",
         "_waiter",
         "address",
+        "body_bytes",
         "complete",
         "connection",
         "disconnected",
@@ -133,6 +139,7 @@ class RequestCycle:
         self._left = CHUNKED
         self._held = b""
         self._body: Body = b""
+        self.body_bytes = 0
         self._on_leave: Callable[[], Any] | None = None
         self._news = False
         self._waiter: asyncio.Future[None] | None = None
@@ -142,6 +149,7 @@ class RequestCycle:
     def add(self, piece: bytes) -> None:
         """A piece of the body has come. Many small ones are joined: each by itself would take ten times its bytes."""
         body = self._body
+        self.body_bytes += len(piece)
         if not body:
             self._body = piece
         elif isinstance(body, bytearray):
@@ -152,10 +160,9 @@ class RequestCycle:
             self.connection.pause_reading()
         self.wake()
 
-    @property
-    def body_bytes(self) -> int:
-        """What is here of the body, and nobody has taken."""
-        return len(self._body)
+    def drop_body(self) -> None:
+        """Nobody wants the body any more: its request has its answer, or its client has left."""
+        self._body, self.body_bytes = b"", 0
 
     def wake(self) -> None:
         """Something has happened that a reader waits for: a piece, the body's end, the client's, the answer's."""
@@ -196,6 +203,8 @@ class RequestCycle:
 
     def _take(self) -> Body:
         body, self._body = self._body, b""
+        if self.verified:
+            self.body_bytes = 0
         self._news = False
         return body
 
@@ -309,6 +318,7 @@ class RequestCycle:
                 raise RuntimeError("an answer shorter than its Content-Length")
         self._send(data)
         self.response_complete = True
+        self._body, self.body_bytes = b"", 0
         self.wake()
         self.connection.answered(self)
 

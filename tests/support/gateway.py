@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 import threading
 import uuid
@@ -31,6 +32,7 @@ from gateway.accounts.accounts import Balance, Changes, Team
 from gateway.app import Gateway, Services, build_app
 from gateway.billing.money import parse_usd
 from gateway.config.settings import Settings
+from gateway.http.connection import ClientConnection
 from gateway.observability.request_log import configure_logging
 from gateway.server import server_config
 from gateway.simulator import build_simulator
@@ -62,6 +64,17 @@ class ServerThread:
     def connections(self) -> int:
         """The number of client connections that the server has."""
         return len(self._server.server_state.connections)
+
+    def shrink_send_buffers(self) -> None:
+        """Connections that are accepted from now on take little of an answer that their client does not read."""
+        for listening in self._server.servers[0].sockets:
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+
+    async def unverified_bytes(self) -> int:
+        """The bytes that its connections hold and no key vouches for. On its loop."""
+        connections = self._server.server_state.connections
+        return sum(cast("ClientConnection", one).unverified_bytes() for one in connections)
 
     def stop(self) -> None:
         self._server.should_exit = True

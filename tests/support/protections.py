@@ -81,6 +81,13 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_BOUNDS}::test_what_is_held_for_nobody_in_particular_is_bounded",
     ),
     Protection(
+        "a body is forgotten with its request's answer",
+        _CYCLE,
+        '        self.response_complete = True\n        self._body, self.body_bytes = b"", 0\n',
+        "        self.response_complete = True\n",
+        f"{_TEST_BOUNDS}::test_what_is_held_for_nobody_in_particular_is_bounded",
+    ),
+    Protection(
         "the framing of chunks is bounded",
         "gateway/http/chunked_framing.py",
         "if self._framing_bytes > allowed or ",

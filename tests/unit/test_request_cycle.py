@@ -26,6 +26,7 @@ class NotedConnection:
     write_paused = False
     on_leave: Callable[[], Any] | None = None
     transport: asyncio.Transport
+    held = 0
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -52,6 +53,9 @@ class NotedConnection:
         raise NotImplementedError
 
     def answered(self, cycle: RequestCycle) -> None:
+        raise NotImplementedError
+
+    def count_held(self) -> None:
         raise NotImplementedError
 
 
