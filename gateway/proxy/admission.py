@@ -39,7 +39,8 @@ from gateway.routing.affinity import Affinity
 from gateway.routing.preferences import preferred
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
-from gateway.state.turns import Turn, Turns
+from gateway.state.turn import Turn
+from gateway.state.turns import Turns
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer
 from gateway.upstream.upstream import Upstream

@@ -12,7 +12,7 @@ from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.relay import Relay
-from gateway.state.turns import Turn
+from gateway.state.turn import Turn
 
 
 class TurnAnswer:

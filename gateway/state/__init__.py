@@ -1,10 +1,14 @@
 """Stored responses and conversations: the stateful part of the API, for providers that only answer POST.
 
-items           one item in its three forms: as sent by a client, as shown to a client, as sent upstream chain
-resolves earlier turns and a new input into the input that goes upstream rewriting       the fields of an answer that
-the gateway changes records         a stored response as bytes: packed, compressed, encrypted if the operator has set a
-key responses       stored responses in the store: chains, forks, deletions, bounds conversations   lists of items to
-which turns append turns           one turn, from resolving its past to storing its response stored_calls    calls about
-stored responses, answered without the provider replay          a stored response as an event stream lists
-pages of items, as the API returns them
+items           one item in its three forms: as sent by a client, as shown to a client, as sent upstream
+chain           resolves earlier turns and a new input into the input that goes upstream
+rewriting       the fields of an answer that the gateway changes
+records         a stored response as bytes: packed, compressed, encrypted if the operator has set a key
+responses       stored responses in the store: chains, forks, deletions, bounds
+conversations   lists of items to which turns append
+turns           begins turns: resolves their past
+turn            one turn, from its beginning to storing its response
+stored_calls    calls about stored responses, answered without the provider
+replay          a stored response as an event stream
+lists           pages of items, as the API returns them
 """

@@ -9,6 +9,7 @@
 --   remove   3 the item's id                         returns 1, or 0 if there is no such item
 --   lock     3 name  4 lifetime of the lock in ms    returns 1 if locked; 0 if it does not exist; -1 if another turn has it
 --   unlock   3 name                                  returns 1
+--@include conversation_append
 local what, ttl_ms = ARGV[1], ARGV[2]
 local exists = redis.call('HEXISTS', KEYS[1], 'meta') == 1
 local function now_ms()
@@ -24,21 +25,7 @@ elseif not exists then
 elseif what == 'update' then
   redis.call('HSET', KEYS[1], 'meta', ARGV[3])
 elseif what == 'append' then
-  local size = 0
-  for at = 5, #ARGV do size = size + #ARGV[at] end
-  if tonumber(redis.call('HGET', KEYS[1], 'bytes')) + size > tonumber(ARGV[3]) then return -1 end
-  local first = tonumber(redis.call('HGET', KEYS[1], 'next'))
-  for at = 5, #ARGV do
-    local position = first + at - 5
-    redis.call('HSET', KEYS[1], 'i:' .. string.format('%d', position), ARGV[at])
-  end
-  redis.call('HSET', KEYS[1], 'next', string.format('%d', first + #ARGV - 4))
-  redis.call('HINCRBY', KEYS[1], 'bytes', size)
-  if ARGV[4] ~= '' and string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^[^ ]*') == ARGV[4] then
-    redis.call('HDEL', KEYS[1], 'lock')
-  end
-  redis.call('PEXPIRE', KEYS[1], ttl_ms)
-  return first
+  return append(KEYS[1], ttl_ms, tonumber(ARGV[3]), ARGV[4], 5, #ARGV)
 elseif what == 'remove' then
   local found = 0
   local fields = redis.call('HGETALL', KEYS[1])

@@ -11,7 +11,7 @@ if entry.children == 0 then
   remove(ARGV[1])
   return 1
 end
-redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[1], ARGV[1] .. '|events')
 if entry.bytes > 0 then redis.call('HINCRBY', KEYS[2], '*', -entry.bytes) end
 forget_items(ARGV[1], entry)
 entry.bytes, entry.kind, entry.items = 0, 'd', ''

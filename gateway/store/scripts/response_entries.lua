@@ -1,6 +1,6 @@
 -- Entries of stored responses, shared by the response_*_v1 scripts. KEYS 1 contents  2 entries  3 use  4 items.
 --
--- contents  hash  id -> the packed response
+-- contents  hash  id -> the packed response; "<id>|events" -> the packed events of one that ran in the background
 -- entries   hash  id -> "parent|children|bytes|kind|items". kind: r running, s stored, d deleted but still has children.
 --                  items: the ids of its output items, separated by commas. The field "*" has the total bytes.
 -- items     hash  item id -> the id of the latest response that has it
@@ -32,7 +32,7 @@ end
 local function remove(id)
   local entry = read(id)
   while entry do
-    redis.call('HDEL', KEYS[1], id)
+    redis.call('HDEL', KEYS[1], id, id .. '|events')
     redis.call('HDEL', KEYS[2], id)
     redis.call('ZREM', KEYS[3], id)
     forget_items(id, entry)
