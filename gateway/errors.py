@@ -178,13 +178,13 @@ class GatewayError(Exception):
         return self.kind.status in (402, 429) and self.wait_ms is None
 
     def render(
-        self, told: Mapping[str, object] | None = None, *, numeric_codes: bool = False
+        self, other_body: Mapping[str, object] | None = None, *, numeric_codes: bool = False
     ) -> tuple[int, list[Header], bytes]:
         """Returns status, headers (with content-type and content-length) and the JSON body.
 
-        `told` is the body in another form than that of `body`.
+        `other_body` replaces what `body` returns, for an API whose errors have another form.
         """
-        body = orjson.dumps(self.body(numeric_codes=numeric_codes) if told is None else told)
+        body = orjson.dumps(self.body(numeric_codes=numeric_codes) if other_body is None else other_body)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

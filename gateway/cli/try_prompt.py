@@ -18,6 +18,7 @@ from gateway.cli import output
 from gateway.cli.client import DEFAULT_URL, AdminClient, is_loopback
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.profiles import default_profile, named_profile, secret
+from gateway.protocol.response_events import TERMINAL_EVENTS, TERMINAL_STATUSES
 
 _TIMEOUT: Final = httpx.Timeout(30.0, read=600.0)
 
@@ -108,9 +109,9 @@ def _stream(http: httpx.Client, body: dict[str, Any], *, silent: bool) -> _Answe
                 if not silent:
                     sys.stdout.write(event["delta"])
                     sys.stdout.flush()
-            elif kind in ("response.completed", "response.incomplete", "response.failed"):
+            elif kind in TERMINAL_STATUSES:
                 usage = event["response"].get("usage") or {}
-                if kind == "response.failed":
+                if kind == TERMINAL_EVENTS["failed"]:
                     error = event["response"].get("error") or {}
                     sys.stderr.write(f"\ngateway: the answer failed: {error.get('message')}\n")
         return _Answer(answer.headers.get("x-request-id", ""), "".join(text), usage)

@@ -23,18 +23,18 @@ class HalfClosedProbe:
         self._loop = loop
         self._transport = transport
         self._cycle = cycle
-        self._asked = 0
-        self._timer = loop.call_later(_PATIENCE_S, self._ask)
+        self._probeed = 0
+        self._timer = loop.call_later(_PATIENCE_S, self._probe)
 
     def close(self) -> None:
         """Asks no more. Idempotent."""
         self._timer.cancel()
 
-    def _ask(self) -> None:
+    def _probe(self) -> None:
         """Nobody reads the socket after its end, so nothing tells of a reset but the socket's error."""
         if self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._transport.abort()
-        elif self._asked < len(_LOOKS_S) and not self._cycle.started:
+        elif self._probeed < len(_LOOKS_S) and not self._cycle.started:
             self._transport.write(CONTINUE)
-            self._timer = self._loop.call_later(_LOOKS_S[self._asked], self._ask)
-            self._asked += 1
+            self._timer = self._loop.call_later(_LOOKS_S[self._probeed], self._probe)
+            self._probeed += 1

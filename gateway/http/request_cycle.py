@@ -16,13 +16,13 @@ from typing import Any, Final, Protocol
 
 from gateway.errors import GatewayError
 from gateway.http.head import STATUS_LINES
+from gateway.protocol.header_fields import is_clean
 from gateway.types import Body, Headers, Scope
 
 EXTENSION: Final = "gateway.request_cycle"
 HIGH_WATER_BYTES: Final = 64 * 1024
 """As much of a body is taken from the network before somebody asks for it."""
 _DIRECT_BYTES: Final = 256 * 1024  # a body of a known length from here on is read into its place
-_CONTROLS: Final = bytes((*range(9), *range(10, 32), 127))  # RFC 9110, 5.5: of the controls only the tab is legal
 _WITHOUT_BODY: Final = frozenset({204, 304})
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
@@ -264,7 +264,7 @@ class RequestCycle:
             elif name == b"connection":  # the one that an application writes ends it
                 self.keep_alive, closing = False, b""
         lines = b"".join(parts)
-        if len(lines.translate(None, _CONTROLS)) != len(lines) - 2 * len(headers):
+        if not is_clean(lines, len(headers)):
             raise RuntimeError("a control character in an answer's head")
         framing = b"\r\n" if self._left >= 0 else self._frame(status)
         if not self.keep_alive:

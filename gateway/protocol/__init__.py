@@ -23,12 +23,14 @@ sse_framing          splits a stream of server-sent events
 sse_observer         reads usage and progress from a stream that passes
 usage_dropping       the same, without the usage that a caller did not ask for
 opening_event        the event that shows an answer before its output
+response_events      the events that end a stream of the Responses API
 text_sample          how much text a stream carries, for estimates
 retry_after          when an upstream asks to be called again
 rate_limit_headers   what remains of the rate limits, as headers
 json_splice          changes members of a JSON object, and no other byte
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601
+header_fields        the size of header fields, and control characters in them
 forwarded_headers    which headers pass between clients and upstreams
 provider_errors      an upstream's error in the standard form
 provider_preferences the `provider` object of a request

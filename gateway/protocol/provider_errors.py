@@ -48,17 +48,17 @@ def read_provider_error(body: bytes, media_type: bytes) -> ProviderError:
         return ProviderError("" if is_page else _short(body[: 4 * _LONGEST_MESSAGE].decode("utf-8", "replace")))
     if isinstance(value, dict):
         error = value.get("error")
-        told = error if isinstance(error, dict) else value
-        message = next(_messages(told, error if isinstance(error, str) else None), "")
-        return ProviderError(_short(message), *(_text(told.get(name)) for name in _OPTIONAL))
+        error_object = error if isinstance(error, dict) else value
+        message = next(_messages(error_object, error if isinstance(error, str) else None), "")
+        return ProviderError(_short(message), *(_text(error_object.get(name)) for name in _OPTIONAL))
     return ProviderError(_short(value if isinstance(value, str) else ""))
 
 
-def _messages(told: dict[str, Any], text: str | None) -> Iterator[str]:
+def _messages(error_object: dict[str, Any], text: str | None) -> Iterator[str]:
     if text:
         yield text
     for name in ("message", "detail", "msg", "error_description", "title", "reason"):
-        value = told.get(name)
+        value = error_object.get(name)
         if isinstance(value, str) and value:
             yield value
         elif isinstance(value, list):

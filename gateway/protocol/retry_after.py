@@ -13,11 +13,11 @@ _SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 
 def retry_after_s(headers: Headers, now_unix_s: float) -> float | None:
     """Returns the time in seconds, or None if the answer states none. `now_unix_s` is the reference for dates."""
-    told = dict(headers)
+    fields = dict(headers)
     for name, unit_s in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
-        if name not in told:
+        if name not in fields:
             continue
-        text = told[name].decode("latin-1").strip()
+        text = fields[name].decode("latin-1").strip()
         if _SECONDS.fullmatch(text):
             return float(text) * unit_s
         try:

@@ -32,6 +32,7 @@ from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.opening_event import OpeningEvent
 from gateway.protocol.sse_framing import BLANK_LINE, block_at, blocks, fields, last_boundary, lf_lines
 from gateway.protocol.text_sample import TextSample
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 from gateway.protocol.usage_reader import find_usage
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -41,7 +42,6 @@ _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 _RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number
 _TRAIL_BYTES: Final = 16_384  # kept of a terminal event beyond the bound, because its usage is near its end
 _SAMPLE_EVERY: Final = 64
-_BYTES_PER_TOKEN: Final = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -187,9 +187,9 @@ class SseObserver:
         """
         self.look()
         if not self._deltas:
-            return -(-self._item_bytes // _BYTES_PER_TOKEN)
+            return -(-self._item_bytes // BYTES_PER_TOKEN)
         text_bytes = self._text.bytes_of(self._deltas)
-        return max(self._deltas * self.form.delta_tokens, -(-text_bytes // _BYTES_PER_TOKEN))
+        return max(self._deltas * self.form.delta_tokens, -(-text_bytes // BYTES_PER_TOKEN))
 
     def _realign(self, data: bytes) -> bytes:
         window = self._tail + data

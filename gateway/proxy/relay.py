@@ -31,6 +31,7 @@ from gateway.protocol.operations import is_response_id
 from gateway.protocol.quantities import Usage
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 from gateway.protocol.usage_dropping import UsageDroppingObserver
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.answer_usage import lacks_output, partial_usage, reported_usage
@@ -56,7 +57,6 @@ _OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
     {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
 )
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
-_BYTES_PER_TOKEN: Final = 4
 
 
 class Relay:
@@ -365,7 +365,7 @@ class Relay:
     def _output_tokens(self) -> int:
         """What a whole answer may have put out, from its bytes."""
         measure = self._dialect.output_bytes
-        return (self._answer_bytes if measure is None else measure(self._answer)) // _BYTES_PER_TOKEN
+        return (self._answer_bytes if measure is None else measure(self._answer)) // BYTES_PER_TOKEN
 
     def _works_on(self) -> bool:
         """Whether the upstream goes on with the response after this, unseen: then its whole hold is the estimate."""

@@ -68,14 +68,14 @@ class OutcomeCounts:
     counts: Mapping[str, int]
 
 
-Seen = Mapping[Where, Counter[str]]
+CountsByPlace = Mapping[Where, Counter[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
     """What a write left. `kept`: to be written with the next; `lost`: counts that are gone; `fault`: the last cause."""
 
-    kept: Seen
+    kept: CountsByPlace
     lost: int = 0
     fault: StoreUnavailable | StoreError | None = None
 
@@ -87,7 +87,7 @@ class OutcomeRollups:
         self._store = store
         self._retention_ms = str(retention_s * 1000)
 
-    async def write(self, seen: Seen) -> Unwritten:
+    async def write(self, seen: CountsByPlace) -> Unwritten:
         """Adds counts by "<what>|<model>". One team's failure costs no other team anything. Never raises."""
         calls = [(where, counts) for where, all_counts in seen.items() for counts in _parts(all_counts)]
         kept: defaultdict[Where, Counter[str]] = defaultdict(Counter)

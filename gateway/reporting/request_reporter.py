@@ -23,7 +23,7 @@ from gateway.errors import GatewayError
 from gateway.observability.request_record import RequestRecord
 from gateway.reporting.latency_buckets import bucket_ms
 from gateway.reporting.live_requests import LiveRequests
-from gateway.reporting.outcome_rollups import OutcomeRollups, Seen, Where
+from gateway.reporting.outcome_rollups import CountsByPlace, OutcomeRollups, Where
 from gateway.reporting.refused_requests import RefusedRequest, RefusedRequests
 from gateway.reporting.request_timings import RequestTimings
 from gateway.store.errors import StoreError, StoreUnavailable
@@ -55,7 +55,7 @@ class RequestReporter:
         self._outcomes = outcomes
         self._timings = timings
         self._live_requests = live_requests
-        self._unwritten: Seen = {}
+        self._unwritten: CountsByPlace = {}
         self._counted: deque[RequestRecord] = deque(maxlen=MAX_COUNTED)
         self._refused: deque[RequestRecord] = deque(maxlen=MAX_REFUSED)
         self._finished: deque[RequestRecord] = deque(maxlen=MAX_EVENTS)

@@ -108,17 +108,17 @@ async def transcriptions(exchange: HttpExchange, body: bytes) -> None:
     }
     if "whisper" in model:
         usage = {"type": "duration", "seconds": seconds}
-    told = {"usage": usage} if behaviour.usage else {}
+    usage_field = {"usage": usage} if behaviour.usage else {}
     if fields.get("stream") is True:
         events = [{"type": "transcript.text.delta", "delta": token} for token in tokens_of(text)]
-        done = {"type": "transcript.text.done", "text": text, **told}
+        done = {"type": "transcript.text.done", "text": text, **usage_field}
         await send_frames(exchange, behaviour, _frames([*events, done], named=False), b"")
         return
     form = str(fields.get("response_format") or "json")
     if form in _TEXT_TYPES:
         await send_text(exchange, behaviour, _subtitles(form, text, seconds), words, b"text/plain; charset=utf-8")
         return
-    answer: JsonObject = {"text": text, **told}
+    answer: JsonObject = {"text": text, **usage_field}
     if form == "verbose_json":
         segment = {"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": text, "tokens": [], "temperature": 0.0}
         segment |= {"avg_logprob": -0.1, "compression_ratio": 1.0, "no_speech_prob": 0.0}
@@ -161,7 +161,7 @@ async def _images(exchange: HttpExchange, fields: JsonObject, event: str, *, ima
         return
     count, partial = choices_of(fields), fields.get("partial_images") or 0
     usage = _image_usage(prompt, images_in, count * _IMAGE_TOKENS + partial * _PARTIAL_TOKENS)
-    told = {"usage": usage} if behaviour.usage and not model.startswith("dall-e") else {}
+    usage_field = {"usage": usage} if behaviour.usage and not model.startswith("dall-e") else {}
     look = {"size": _chosen(fields, "size", "1024x1024"), "quality": _chosen(fields, "quality", "medium")}
     look |= {"background": "opaque", "output_format": "png"}
     picture = base64.b64encode(_png(prompt)).decode()
@@ -169,13 +169,15 @@ async def _images(exchange: HttpExchange, fields: JsonObject, event: str, *, ima
     if fields.get("stream") is True:
         at = {"b64_json": picture, "created_at": created, **look}
         events = [{"type": f"{event}.partial_image", "partial_image_index": n, **at} for n in range(partial)]
-        for usage in told.values():
+        for usage in usage_field.values():
             usage.pop("output_tokens_details")
-        await send_frames(exchange, behaviour, _frames([*events, {"type": f"{event}.completed", **at, **told}]), b"")
+        await send_frames(
+            exchange, behaviour, _frames([*events, {"type": f"{event}.completed", **at, **usage_field}]), b""
+        )
         return
     as_url = model.startswith("dall-e") and fields.get("response_format") != "b64_json"
     shown = {"url": f"https://images.example/{created}.png"} if as_url else {"b64_json": picture}
-    answer = {"created": created, "data": [shown] * count, **look, **told}
+    answer = {"created": created, "data": [shown] * count, **look, **usage_field}
     await send_text(exchange, behaviour, orjson.dumps(answer), count)
 
 

@@ -52,8 +52,8 @@ class ProviderError(Exception):
     def message_body(self, request_id: str) -> bytes:
         """Returns the error in the form of Anthropic's messages."""
         default = "invalid_request_error" if self.status < 500 else "api_error"  # noqa: PLR2004 - an HTTP class
-        told = {"type": _MESSAGE_TYPES.get(self.status, default), "message": self.message}
-        return orjson.dumps({"type": "error", "error": told, "request_id": request_id})
+        error = {"type": _MESSAGE_TYPES.get(self.status, default), "message": self.message}
+        return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,13 +85,13 @@ class _Filler:
             "null": lambda _schema, _trail, _salt: None,
         }
 
-    def value(self, schema: object, trail: tuple[str, ...], salt: int) -> object:
+    def value(self, schema: object, path: tuple[str, ...], salt: int) -> object:
         """Returns a value.
 
-        `trail` has one mark per level, references by their pointer. `salt` makes equal items different.
+        `path` has one mark per level, references by their pointer. `salt` makes equal items different.
         """
         self._made += 1
-        if self._made > _MAX_VALUES or len(trail) > _MAX_DEPTH:
+        if self._made > _MAX_VALUES or len(path) > _MAX_DEPTH:
             msg = "the schema is too large or too deep"
             raise Unsatisfiable(msg)
         if schema is True:
@@ -99,25 +99,25 @@ class _Filler:
         if not isinstance(schema, dict):
             msg = "nothing satisfies the schema false" if schema is False else "a schema must be an object"
             raise Unsatisfiable(msg)
-        flat, trail = self._flattened(schema, trail)
-        return self._first_accepted(flat, self._alternatives(flat, trail, salt))
+        flat, path = self._flattened(schema, path)
+        return self._first_accepted(flat, self._alternatives(flat, path, salt))
 
-    def _flattened(self, schema: JsonObject, trail: tuple[str, ...]) -> tuple[JsonObject, tuple[str, ...]]:
+    def _flattened(self, schema: JsonObject, path: tuple[str, ...]) -> tuple[JsonObject, tuple[str, ...]]:
         """Returns the schema with `$ref` and `allOf` merged in."""
         while "$ref" in schema or "allOf" in schema:
             rest = {key: part for key, part in schema.items() if key not in ("$ref", "allOf")}
             parts = list(schema.get("allOf", ()))
             if "$ref" in schema:
                 ref = str(schema["$ref"])
-                if trail.count(ref) >= _SAME_REFERENCE:
+                if path.count(ref) >= _SAME_REFERENCE:
                     msg = f"{ref} comes back to itself"
                     raise Unsatisfiable(msg)
-                trail = (*trail, ref)
+                path = (*path, ref)
                 parts.append(resolve(schema, self._root))
             for part in parts:
                 rest = _merged(rest, part)
             schema = rest
-        return schema, trail
+        return schema, path
 
     def _chosen(self, schema: JsonObject, values: Iterable[object]) -> object:
         """Returns the first of some finished values that the schema accepts."""
@@ -139,7 +139,7 @@ class _Filler:
                 reason = str(error)
         raise Unsatisfiable(reason)
 
-    def _alternatives(self, schema: JsonObject, trail: tuple[str, ...], salt: int) -> Iterator[Callable[[], object]]:
+    def _alternatives(self, schema: JsonObject, path: tuple[str, ...], salt: int) -> Iterator[Callable[[], object]]:
         given = [schema["const"]] if "const" in schema else schema.get("enum")
         if given is not None:
             yield lambda: self._chosen(schema, _turned(given, salt))
@@ -147,7 +147,7 @@ class _Filler:
         branches = _branches(schema, salt)
         if branches:
             for branch in branches:
-                yield partial(self._branch, schema, branch, (*trail, "|"), salt)
+                yield partial(self._branch, schema, branch, (*path, "|"), salt)
             return
         wanted = schema.get("type") or _implied_type(schema)
         for kind in wanted if isinstance(wanted, list) else [wanted]:
@@ -155,15 +155,15 @@ class _Filler:
             if maker is not None:
                 # Other salts give other values, which helps where `not` forbids the first one.
                 tries = range(4) if "not" in schema else range(1)
-                yield from (partial(maker, schema, trail, salt + more) for more in tries)
+                yield from (partial(maker, schema, path, salt + more) for more in tries)
 
-    def _branch(self, schema: JsonObject, branch: list[object], trail: tuple[str, ...], salt: int) -> object:
+    def _branch(self, schema: JsonObject, branch: list[object], path: tuple[str, ...], salt: int) -> object:
         rest = {key: part for key, part in schema.items() if key not in _branching(schema)}
         for part in branch:
             rest = _merged(rest, part)
-        return self.value(rest, trail, salt)
+        return self.value(rest, path, salt)
 
-    def _object(self, schema: JsonObject, trail: tuple[str, ...], salt: int) -> object:
+    def _object(self, schema: JsonObject, path: tuple[str, ...], salt: int) -> object:
         required = list(schema.get("required", ()))
         for name, needed in schema.get("dependentRequired", {}).items():
             required += [other for other in needed if name in required and other not in required]
@@ -174,17 +174,17 @@ class _Filler:
                 break
             try:
                 part: object = {"allOf": property_schemas(schema, name)}
-                made[name] = self.value(part, (*trail, "."), salt)
+                made[name] = self.value(part, (*path, "."), salt)
             except Unsatisfiable:
                 if name in required:
                     raise
         for number in range(min(schema.get("minProperties", 0) - len(made), _MAX_ITEMS)):
             name = f"extra_{number + 1}"
-            made[name] = self.value({"allOf": property_schemas(schema, name)}, (*trail, "."), salt)
+            made[name] = self.value({"allOf": property_schemas(schema, name)}, (*path, "."), salt)
         declared = {name: made[name] for name in schema.get("properties", {}) if name in made}
         return declared | made
 
-    def _array(self, schema: JsonObject, trail: tuple[str, ...], salt: int) -> object:
+    def _array(self, schema: JsonObject, path: tuple[str, ...], salt: int) -> object:
         first = list(schema.get("prefixItems", ()))
         least = schema.get("minItems", 0)
         most = min(schema.get("maxItems", _MAX_ITEMS), _MAX_ITEMS)
@@ -196,16 +196,16 @@ class _Filler:
             if len(first) <= index < len(first) + contained:
                 part = {"allOf": [part, schema["contains"]]}
             try:
-                made.append(self._item(part, (*trail, "[]"), salt + index, made if schema.get("uniqueItems") else []))
+                made.append(self._item(part, (*path, "[]"), salt + index, made if schema.get("uniqueItems") else []))
             except Unsatisfiable:
                 if index < max(least, contained):
                     raise
                 break
         return made
 
-    def _item(self, schema: object, trail: tuple[str, ...], salt: int, taken: list[object]) -> object:
+    def _item(self, schema: object, path: tuple[str, ...], salt: int, taken: list[object]) -> object:
         for more in range(len(taken) + 8):
-            made = self.value(schema, trail, salt + more)
+            made = self.value(schema, path, salt + more)
             if not any(same(made, other) for other in taken):
                 return made
         msg = "not enough different items"

@@ -12,15 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.protocol.lenient_json import dumps
+from gateway.protocol.response_events import TERMINAL_EVENTS
 
-_TERMINAL: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "completed": "response.completed",
-        "incomplete": "response.incomplete",
-        "failed": "response.failed",
-        "cancelled": "response.cancelled",
-    }
-)
 _NOT_YET: Final[Mapping[str, Any]] = MappingProxyType(
     {"status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
 )
@@ -38,7 +31,7 @@ def _events(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
     begun = {**response, **{name: value for name, value in _NOT_YET.items() if name in response}}
     yield "response.created", {"response": begun}
     yield "response.in_progress", {"response": begun}
-    terminal = _TERMINAL.get(str(response.get("status")))
+    terminal = TERMINAL_EVENTS.get(str(response.get("status")))
     if terminal is None:
         return
     for index, item in enumerate(response.get("output") or []):

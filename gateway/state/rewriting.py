@@ -24,7 +24,6 @@ from gateway.state.items import Item
 MAX_ID_LENGTH: Final = 64
 _ID: Final = re.compile(r"resp_[A-Za-z0-9_\-]{1,59}")
 _HAS_RESPONSE: Final = b'"response"'
-TERMINALS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 
 
 def is_usable_id(identifier: object) -> bool:

@@ -16,6 +16,7 @@ import structlog
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.protocol.sse_framing import last_boundary, split_events
 from gateway.state.chain import Link
 from gateway.state.conversations import Conversations
@@ -23,7 +24,6 @@ from gateway.state.items import Item, shown, with_ids
 from gateway.state.records import StoredResponse
 from gateway.state.responses import Put, ResponseStore
 from gateway.state.rewriting import (
-    TERMINALS,
     Event,
     OutputItems,
     is_usable_id,
@@ -113,7 +113,7 @@ class Turn:
         if self.response_id is None:
             await self._begin_response(response)
         kept = self.keep
-        if fields.get("type") in TERMINALS and not self._ended:
+        if fields.get("type") in TERMINAL_STATUSES and not self._ended:
             kept = await self._end_response(response)
         return rewrite_event(event, self._changes(response, kept=kept))
 

@@ -19,6 +19,7 @@ from typing import Final, Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.concurrency.deadline import Deadline
+from gateway.protocol.header_fields import size_bytes
 from gateway.types import Body
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
@@ -295,11 +296,7 @@ class Http1Connection(asyncio.Protocol):
         Fail the answer if it is too large.
         """
         limit = self.config.max_head_bytes
-        if (
-            self._phase == _HEAD
-            or self._overhead_bytes + read_bytes <= limit
-            or sum(len(name) + len(value) + 4 for name, value in answer.headers) <= limit
-        ):
+        if self._phase == _HEAD or self._overhead_bytes + read_bytes <= limit or size_bytes(answer.headers) <= limit:
             return True
         answer.status = 0  # it does not count as opened
         self.fail(FaultKind.TOO_LARGE, "the head is larger than max_head_bytes")

@@ -24,6 +24,7 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 
 from gateway.concurrency.deadline import Deadline
+from gateway.protocol.header_fields import size_bytes
 from gateway.types import Body
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.goaway import Goaway, GoawayFilter
@@ -309,7 +310,7 @@ class Http2Connection(asyncio.Protocol):
         stream.finish()
 
     def _head(self, stream: Http2Stream, headers: list[tuple[bytes, bytes]]) -> None:
-        if sum(len(name) + len(value) + 4 for name, value in headers) > self._config.max_head_bytes:
+        if size_bytes(headers) > self._config.max_head_bytes:
             stream.fail(FaultKind.TOO_LARGE, "the head is larger than max_head_bytes")
         elif problem := stream.head(headers):
             stream.fail(FaultKind.PROTOCOL, problem)

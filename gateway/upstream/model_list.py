@@ -73,11 +73,11 @@ class ModelList:
         asking = self._asking.get(name)
         if asking is None:
             # One request serves all callers that wait. It continues if the first of them leaves.
-            asking = self._asking[name] = asyncio.create_task(self._ask(name))
+            asking = self._asking[name] = asyncio.create_task(self._fetch(name))
             asking.add_done_callback(lambda _: self._asking.pop(name, None))
         return (await asyncio.shield(asking)).listing
 
-    async def _ask(self, name: str) -> _Entry:
+    async def _fetch(self, name: str) -> _Entry:
         clock = asyncio.get_running_loop().time
         before = self._known.get(name)
         try:

@@ -11,6 +11,7 @@ end a line. The check is one pass in C over the joined bytes, instead of one che
 
 import re
 
+from gateway.protocol.header_fields import is_clean
 from gateway.upstream.forward_proxy import ForwardProxy
 from gateway.upstream.origin import Origin
 
@@ -31,8 +32,6 @@ _DROPPED = frozenset(
     }
 )
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9110, 5.5: tab is the only control character that a field may contain
-_CONTROLS = bytes((*range(9), *range(10, 32), 127))
 # RFC 9110, 8.6: these send `content-length: 0`, the others leave it out
 _WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 _NEVER = frozenset({b"HEAD", b"CONNECT"})  # their answers are framed differently
@@ -77,7 +76,7 @@ class RequestHeads:
         else:
             parts.append(b"\r\n")
         head = b"".join(parts)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * lines:
+        if not is_clean(head, lines):
             raise ValueError("a control character (CR, LF, NUL, ...) in a target, header name or header value")
         return head
 

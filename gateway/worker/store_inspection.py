@@ -34,7 +34,7 @@ class StoreInspection:
         self._store = store
         self._epoch = -1
         self._looked_s = 0.0
-        self._told: list[str] = []
+        self._named_dangers: list[str] = []
         self._log = structlog.get_logger("gateway.store")
 
     @property
@@ -48,10 +48,10 @@ class StoreInspection:
             return
         self.found = await durability.inspect(self._store)
         self._epoch, self._looked_s = epoch, now_s
-        told = durability.explained(self.found, frozenset(durability.DANGERS) - _QUIET)
-        if told != self._told:
-            self._told = told
-            for danger in told:
+        named_dangers = durability.explained(self.found, frozenset(durability.DANGERS) - _QUIET)
+        if named_dangers != self._named_dangers:
+            self._named_dangers = named_dangers
+            for danger in named_dangers:
                 self._log.error("store_may_lose_data", reason=danger)
-            if not told:
+            if not named_dangers:
                 self._log.info("store_keeps_data")

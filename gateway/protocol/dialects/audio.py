@@ -30,10 +30,10 @@ from gateway.protocol.dialects.dialect import (
 from gateway.protocol.dialects.images import close_broken
 from gateway.protocol.dialects.openai_form import ERROR_EVENT, error_body, error_in, error_status, note_facts
 from gateway.protocol.lenient_json import id_text
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 
 TERMINALS: Final = frozenset({"transcript.text.done", "speech.audio.done"})
 _HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"(?:transcript\.text|speech\.audio)\.delta"')
-_BYTES_PER_TOKEN: Final = 4
 _CHARACTERS_PER_SECOND: Final = 15
 _SPOKEN_TOKENS_PER_SECOND: Final = 21
 """The rate of speech at ordinary speed: 1,250 tokens per minute at OpenAI, 900 characters of English per minute."""
@@ -113,7 +113,7 @@ def speech_bounds(fields: Mapping[str, Any]) -> Bounds:
     spoken = int(characters * _SPOKEN_TOKENS_PER_SECOND / _CHARACTERS_PER_SECOND / pace) + 1
     usage = {
         "characters": characters,
-        "input_tokens": -(-characters // _BYTES_PER_TOKEN),
+        "input_tokens": -(-characters // BYTES_PER_TOKEN),
         "output_tokens": spoken,
     }
     return Bounds(_HELD_TIMES * spoken, units={"character": Decimal(characters)}, usage=usage)

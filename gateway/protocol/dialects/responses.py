@@ -40,19 +40,13 @@ from gateway.protocol.dialects.dialect import (
 from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
+from gateway.protocol.response_events import TERMINAL_STATUSES
 
-TERMINALS: Final[Mapping[str, Ended]] = MappingProxyType(
-    {
-        "response.completed": "completed",
-        "response.incomplete": "incomplete",
-        "response.failed": "failed",
-        "response.cancelled": "incomplete",
-    }
-)
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
-_STATUSES: Final[Mapping[str, Ended]] = MappingProxyType(
+_ENDED: Final[Mapping[str, Ended]] = MappingProxyType(
     {"incomplete": "incomplete", "failed": "failed", "cancelled": "incomplete"}
 )
+"""How a response ended, by its status. Every other final status is an answer that is complete."""
 _IN_PROGRESS: Final = ("queued", "in_progress")
 
 
@@ -62,14 +56,14 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     kind = kind if isinstance(kind, str) else name  # clients use the JSON's type
     if kind == "error":
         facts.fail(body)
-    elif kind in TERMINALS:
+    elif status := TERMINAL_STATUSES.get(kind):
         response = body.get("response")
         if isinstance(response, dict):
             usage, response_id = response.get("usage"), response.get("id")
             facts.usage = facts.usage or (usage if isinstance(usage, dict) else None)
             facts.answer = facts.answer or response
             facts.response_id = facts.response_id or id_text(response_id)
-        facts.end(TERMINALS[kind], kind)
+        facts.end(_ENDED.get(status, "completed"), kind)
 
 
 def delta_text(body: Json) -> object:
@@ -84,7 +78,7 @@ def read_answer(body: Json) -> AnswerFacts:
     usage = body.get("usage")
     return AnswerFacts(
         usage if isinstance(usage, dict) and not in_progress else None,
-        _STATUSES.get(str(status), "completed"),
+        _ENDED.get(str(status), "completed"),
         id_text(response_id),
         in_progress=in_progress,
         error=(error if isinstance(error, dict) else body) if error and body.get("object") != "response" else None,
@@ -98,8 +92,8 @@ def bounds(fields: Mapping[str, Any]) -> Bounds:
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
     """Returns the bytes that end a broken stream, or b"" if it has ended already."""
-    told = {"code": error.code, "message": error.message, "param": error.param}
-    event = {**told, "error": {"type": error.kind.type, **told}}
+    fields = {"code": error.code, "message": error.message, "param": error.param}
+    event = {**fields, "error": {"type": error.kind.type, **fields}}
     if origin.works_on:
         return _closing_error(observed, event)
     response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
@@ -194,9 +188,9 @@ RESPONSES: Final = Dialect(
         delta=b'.delta"',  # the end of a delta's type; inside a JSON string the quote would be escaped
         delta_head=re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"[a-z0-9_.]+\.delta"'),
         delta_text=delta_text,
-        markers=(b"response.completed", b"response.incomplete", b"response.failed", b"response.cancelled", b"[DONE]"),
+        markers=(*(event.encode() for event in TERMINAL_STATUSES), b"[DONE]"),
         error=re.compile(rb'event: ?error|"type"\s*:\s*"error"'),
-        terminals=frozenset(TERMINALS),
+        terminals=frozenset(TERMINAL_STATUSES),
         opening=Opening(
             OPENINGS,
             re.compile(rb"response\.(?:created|queued|in_progress)"),

@@ -1,0 +1,18 @@
+"""The events that end a stream of the Responses API, by the status that the response then has. Pure.
+
+TERMINAL_EVENTS     status -> event type. Source: the OpenResponses specification of 2026-04-24, "Streaming"
+TERMINAL_STATUSES   event type -> status
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+TERMINAL_EVENTS: Final[Mapping[str, str]] = MappingProxyType(
+    {status: f"response.{status}" for status in ("completed", "incomplete", "failed", "cancelled")}
+)
+TERMINAL_STATUSES: Final[Mapping[str, str]] = MappingProxyType(
+    {event: status for status, event in TERMINAL_EVENTS.items()}
+)
