@@ -17,59 +17,75 @@ Exit codes: 0 success; 1 refused or impossible, with one line on standard error 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import typer
 
-from gateway.cli import (
-    admin_keys,
-    commands,
-    config,
-    key_changes,
-    limits,
-    recent_requests,
-    team_changes,
-    top,
-    try_prompt,
-    upstreams,
-)
+from gateway.cli import commands
 from gateway.cli.errors import CliError
-from gateway.cli.keys import app as keys
-from gateway.cli.ledger import app as ledger
-from gateway.cli.team_credits import app as credits_
-from gateway.cli.teams import app as teams
-from gateway.cli.usage import usage
 
-app = typer.Typer(
-    name="gateway",
-    help="A self-hosted OpenResponses gateway: local keys, limits and credits in front of an LLM provider.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+class _Part(NamedTuple):
+    """One command or group of commands: a name in a module of this package."""
+
+    module: str
+    name: str = "app"
+
+
+_PARTS: Final = MappingProxyType(
+    {
+        "teams": _Part("team_changes"),
+        "keys": _Part("key_changes"),
+        "credits": _Part("team_credits"),
+        "ledger": _Part("ledger"),
+        "limits": _Part("limits"),
+        "requests": _Part("recent_requests"),
+        "upstreams": _Part("upstreams"),
+        "config": _Part("config"),
+        "admins": _Part("admin_keys"),
+        "usage": _Part("usage", "usage"),
+        "audit": _Part("admin_keys", "audit"),
+        "whoami": _Part("admin_keys", "whoami"),
+        "top": _Part("top", "top"),
+        "try": _Part("try_prompt", "try_"),
+    }
 )
-commands.register(app)
-app.add_typer(teams, name="teams")
-app.add_typer(keys, name="keys")
-app.add_typer(credits_, name="credits")
-app.add_typer(ledger, name="ledger")
-for name, group in (
-    ("limits", limits.app),
-    ("requests", recent_requests.app),
-    ("upstreams", upstreams.app),
-    ("config", config.app),
-    ("admins", admin_keys.app),
-):
-    app.add_typer(group, name=name)
-for command in (usage, admin_keys.audit, admin_keys.whoami, top.top):
-    app.command()(command)
-app.command("try")(try_prompt.try_)
-key_changes.register(keys)
-team_changes.register(teams)
+"""What follows `gateway`, beside the commands in commands.py."""
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Returns the command line for these arguments.
+
+    Only the part that they name is imported, because the import of all parts takes longer than most commands. Help and
+    mistakes need all parts.
+    """
+    app = typer.Typer(
+        name="gateway",
+        help="A self-hosted OpenResponses gateway: local keys, limits and credits in front of an LLM provider.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    commands.register(app)
+    if arguments and arguments[0] in commands.NAMES:
+        return app
+    for name in arguments[:1] if arguments and arguments[0] in _PARTS else _PARTS:
+        part = _PARTS[name]
+        found = getattr(import_module(f"gateway.cli.{part.module}"), part.name)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def main() -> None:
     """Runs the command line and exits."""
     try:
-        app()
+        build(sys.argv[1:])()
     except CliError as error:
         for line in error.lines:
             sys.stderr.write(f"gateway: {line}\n")

@@ -25,6 +25,9 @@ _GC_AT_START: Final = (
 )
 
 
+NAMES: Final = frozenset({"serve", "demo", "simulate", "check", "--version"})
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.callback()(_options)

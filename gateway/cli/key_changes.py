@@ -13,19 +13,14 @@ import typer
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.errors import USAGE, CliError
-from gateway.cli.keys import KeyArgument, find_key
+from gateway.cli.keys import KeyArgument, app, find_key
 from gateway.cli.limits import LimitArguments, limits_of
 
 _DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
 _SECONDS: Final = (("s", 1), ("m", 60), ("h", 3600), ("d", 86_400))
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to `gateway keys`."""
-    for command in (rotate, revoke, disable, enable, label, expire, allow, limits):
-        app.command()(command)
-
-
+@app.command()
 def rotate(
     key: KeyArgument,
     *,
@@ -56,6 +51,7 @@ def rotate(
     typer.echo("\nKeep it now: it is not shown again.")
 
 
+@app.command()
 def revoke(key: KeyArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
     """Revoke a key permanently. Its next request is refused."""
     with AdminClient.from_environment() as client:
@@ -64,16 +60,19 @@ def revoke(key: KeyArgument, *, yes: options.Yes = False, as_json: options.AsJso
         _shown(client.patch(_path(found), {"status": "revoked"}), as_json=as_json)
 
 
+@app.command()
 def disable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
     """Refuse a key's requests until it is enabled."""
     _change(key, {"status": "disabled"}, as_json=as_json)
 
 
+@app.command()
 def enable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
     """Enable a disabled key."""
     _change(key, {"status": "active"}, as_json=as_json)
 
 
+@app.command()
 def label(
     key: KeyArgument, name: Annotated[str, typer.Argument(help="The new label.")], *, as_json: options.AsJson = False
 ) -> None:
@@ -81,6 +80,7 @@ def label(
     _change(key, {"name": name}, as_json=as_json)
 
 
+@app.command()
 def expire(
     key: KeyArgument,
     at: Annotated[str, typer.Argument(help='ISO 8601, such as 2027-01-31T00:00:00Z; or "never".')],
@@ -91,6 +91,7 @@ def expire(
     _change(key, {"expires_at": None if at == "never" else at}, as_json=as_json)
 
 
+@app.command()
 def allow(
     key: KeyArgument,
     models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
@@ -101,6 +102,7 @@ def allow(
     _change(key, {"models": options.listed(models)}, as_json=as_json)
 
 
+@app.command()
 def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
     """Set a key's limits, such as rpm=60 budget_usd_day=5; NAME=none removes one."""
     _change(key, {"limits": limits_of(changes)}, as_json=as_json)

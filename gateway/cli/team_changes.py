@@ -11,14 +11,10 @@ import typer
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
+from gateway.cli.teams import app
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to `gateway teams`."""
-    for command in (rename, disable, enable, expire, allow):
-        app.command()(command)
-
-
+@app.command()
 def rename(
     team: options.TeamArgument,
     name: Annotated[str, typer.Argument(help="The new name.")],
@@ -29,17 +25,20 @@ def rename(
     _change(team, {"name": name}, as_json=as_json)
 
 
+@app.command()
 def disable(team: options.TeamArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
     """Refuse every request of a team until it is enabled."""
     options.confirm(f"Refuse every request of {team!r}?", yes=yes)
     _change(team, {"status": "disabled"}, as_json=as_json)
 
 
+@app.command()
 def enable(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
     """Enable a disabled team."""
     _change(team, {"status": "active"}, as_json=as_json)
 
 
+@app.command()
 def expire(
     team: options.TeamArgument,
     at: Annotated[str, typer.Argument(help='ISO 8601, such as 2027-01-31T00:00:00Z; or "never".')],
@@ -50,6 +49,7 @@ def expire(
     _change(team, {"expires_at": None if at == "never" else at}, as_json=as_json)
 
 
+@app.command()
 def allow(
     team: options.TeamArgument,
     models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
