@@ -1,4 +1,4 @@
-"""What a command imports. Times would depend on the machine; packages that a command does not need are what costs it."""
+"""What a command imports. Times depend on the machine; packages that a command does not need are what costs time."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.program import environment
 
-_SERVER = ("fastapi", "starlette", "uvicorn", "redis", "pydantic", "pydantic_settings", "structlog", "gateway.server")
+_SERVER = ("fastapi", "starlette", "uvicorn", "redis", "pydantic_settings", "structlog", "gateway.server")
 _CLIENT = ("httpx", "gateway.cli.client")
 
 
