@@ -1,6 +1,7 @@
 """Teams, API keys, admin keys, sessions and credits in the store.
 
 accounts        teams, keys and movements of credits
+team_names      names of teams, and their repair
 admin_keys      admin keys
 entities        teams, keys and balances as values
 rotation        new secrets for existing keys

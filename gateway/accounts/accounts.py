@@ -5,6 +5,11 @@
     move_credits                                 grants or adjusts credits, once per idempotency key
     view, views                                  the enforced limits with their current usage
 
+Each change of a team or a key is one script. What lies in other slots of a cluster (the index of names, the list of
+teams, key -> team) is an index of that. It is written beside the script, checked against the team when it is read, and
+repaired where a change died in between (team_names.py). A key that is being created is marked in `gw:key-teams` until
+its team has it.
+
 A creation with an idempotency key first stores a claim: `gw:made:<sha256>` -> id, digest of the request, salt. A
 repeated request finds the claim and returns the same object. It completes the object first where the earlier request
 died before it had finished.
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 from gateway.accounts.entities import (
@@ -31,10 +37,11 @@ from gateway.accounts.entities import (
     read_view,
 )
 from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
+from gateway.accounts.team_names import LEASE_S, TeamNames
 from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import is_id, new_id, new_secret
-from gateway.store.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys, creation
+from gateway.store.keyspace import CREATING, KEY_TEAMS, TEAMS, TeamKeys, creation
 from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
@@ -54,10 +61,26 @@ __all__ = [
     "View",
 ]
 
-CONFIG: Final = Script.load("config_v1")
+CONFIG: Final = Script.load("config_v2")
+CREATE_TEAM: Final = Script.load("team_create_v1")
+CREATE_KEY: Final = Script.load("key_create_v1")
 CREDIT: Final = Script.load("credit_v1")
 VIEW: Final = Script.load("view_v2")
 _BATCH_SIZE: Final = 500
+_RENAMES: Final = 50
+"""How often a change begins anew because the team was renamed while it waited for its turn."""
+
+
+class _Status(IntEnum):
+    """The first number in the replies of the scripts that change a team or a key."""
+
+    DONE = 1
+    EXISTS = 0
+    GONE = -1
+    OTHER_VERSION = -2
+    FINAL = -3
+    OTHER_NAME = -4
+    LATE = -5
 
 
 class Accounts:
@@ -66,31 +89,64 @@ class Accounts:
     Raises GatewayError, with `store_unavailable` if the store is unavailable.
     """
 
-    def __init__(self, store: Store, *, idempotency_ttl_s: int, journal_retention_s: int, burst: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        idempotency_ttl_s: int,
+        journal_retention_s: int,
+        burst: float,
+        name_lease_s: float = LEASE_S,
+    ) -> None:
         self._store = store
+        self._names = TeamNames(store, lease_s=name_lease_s)
         self._idempotency_ttl_ms = idempotency_ttl_s * 1000
         self._burst = str(round(burst * 1000))
         self._journal_retention_ms = journal_retention_s * 1000
 
     # teams
 
-    async def create_team(self, changes: Changes, idempotency_key: IdempotencyKey | None = None) -> Team:
-        """Creates a team. Raises `already_exists` if the name is taken, and `idempotency_mismatch`."""
-        team_id = new_id()
+    async def create_team(
+        self, changes: Changes, idempotency_key: IdempotencyKey | None = None, *, credits_nano_usd: int = 0
+    ) -> Team:
+        """Creates a team with its first credits.
+
+        Raises `already_exists` if the name is taken, and `idempotency_mismatch`.
+        """
+        team_id, name = new_id(), changes.name or ""
         if idempotency_key is not None:
             team_id, _ = await claim(
                 self._store, creation(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
             )
-        owner = await self._take_name(changes.name or "", team_id)
-        # A name that is taken by a team without a hash belongs to a creation that died. This creation completes it.
-        if owner != team_id:
-            if await self._find_team(owner) is not None:
-                raise _name_taken(changes.name or "")
-            team_id = owner
-        fields = {"status": "active", "metered": "1", **changes.fields()}
-        await self._configure([TeamKeys(team_id).team], "create", "", "", fields)
-        team = await self.team(team_id)
-        await self._run("ZADD", TEAMS, str(team.created_ms), team_id)
+            team = await self._find_team(team_id)
+            if team is not None and team.name != name:  # it was renamed since
+                return team
+        first_credits = f"creation of {team_id}"
+        async with self._names.reserved(team_id, name) as reservation:
+            keys = TeamKeys(team_id)
+            fields = {"status": "active", "metered": "1", **changes.fields()}
+            call = self._store.call(
+                CREATE_TEAM,
+                [keys.team, keys.state, keys.journal, keys.grant(first_credits)],
+                [
+                    reservation.run_by_ms,
+                    str(credits_nano_usd),
+                    uuid.uuid4().hex,
+                    "first credits",
+                    *self._movement_lives(),
+                    *_flat(fields),
+                ],
+            )
+            status = _Status((await gather([call]))[0])
+            if status is _Status.LATE:
+                raise _late(name)
+            team = await self._team_by_id(team_id)
+            await self._run("ZADD", TEAMS, "NX", str(team.created_ms), team_id)
+            await reservation.commit(name)
+        if status is _Status.EXISTS and credits_nano_usd:  # an older version granted them in a step of its own
+            await self.move_credits(
+                team, "grant", credits_nano_usd, note="first credits", idempotency_key=first_credits
+            )
         return team
 
     async def team_ids(self, limit: int, after: str | None = None) -> tuple[list[str], str | None]:
@@ -98,6 +154,8 @@ class Accounts:
 
         Raises `invalid_field` for an unknown cursor.
         """
+        if after is None:
+            await self._names.repair()
         return await self._page(TEAMS, limit, after)
 
     async def count(self) -> int:
@@ -122,17 +180,15 @@ class Accounts:
         """Returns one page of teams in order of creation. Raises `invalid_field` for an unknown cursor."""
         ids, cursor = await self.team_ids(limit, after)
         hashes = await self._hashes([TeamKeys(team_id).team for team_id in ids])
-        found = (read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored)
+        found = [read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored]
+        await self._names.heal([(team.id, team.name) for team in found])
         return Page(tuple(found), cursor)
 
     async def team(self, name_or_id: str) -> Team:
         """Returns a team by id or name. Raises `team_not_found`."""
-        if is_id(name_or_id):
-            team = await self._find_team(name_or_id)
-            if team is not None:
-                return team
-        owner = await self._run("HGET", TEAM_NAMES, name_or_id)
-        team = await self._find_team(owner.decode()) if owner is not None else None
+        team = await self._find_team(name_or_id) if is_id(name_or_id) else None
+        if team is None and (owner := await self._names.owner(name_or_id)) is not None:
+            team = await self._find_team(owner)
         if team is None:
             raise GatewayError("team_not_found", f"There is no team {name_or_id!r}.")
         return team
@@ -140,20 +196,28 @@ class Accounts:
     async def update_team(self, team: Team, changes: Changes, *, version: int | None = None) -> Team:
         """Changes a team.
 
-        The change applies from the team's next request on. Raises `version_mismatch`, `already_exists`.
+        The change applies from the team's next request on. Raises `version_mismatch`, `already_exists`, `not_allowed`
+        for a team that was deleted.
         """
-        renamed = changes.name is not None and changes.name != team.name
-        if renamed and await self._take_name(changes.name or "", team.id) != team.id:
-            raise _name_taken(changes.name or "")
-        try:
-            await self._configure([TeamKeys(team.id).team], "update", _version_text(version), "", changes.fields())
-        except GatewayError:
-            if renamed:
-                await self._run("HDEL", TEAM_NAMES, changes.name or "")
-            raise
-        if renamed:
-            await self._run("HDEL", TEAM_NAMES, team.name)
-        return await self.team(team.id)
+        name = changes.name
+        for _ in range(_RENAMES):
+            if name is None or name == team.name:
+                status = await self._configure(TeamKeys(team.id).team, changes, version, name or "")
+            else:
+                status = await self._rename(team, name, changes, version)
+            if status is _Status.DONE:
+                return await self._team_by_id(team.id)
+            team = await self._team_by_id(team.id)
+        raise _late(name or "")
+
+    async def _rename(self, team: Team, name: str, changes: Changes, version: int | None) -> _Status:
+        async with self._names.reserved(team.id, name, team.name) as reservation:
+            status = await self._configure(TeamKeys(team.id).team, changes, version, team.name, reservation.run_by_ms)
+            if status is _Status.DONE:
+                await reservation.commit(name, team.name)
+            else:
+                await reservation.release()
+            return status
 
     # keys
 
@@ -174,8 +238,17 @@ class Accounts:
             seed = idempotency_key.seed(salt)
         text, secret_hash = new_secret(team.id, key_id, seed)
         fields = {"status": "active", **changes.fields(), SECRET_FIELD + secret_hash: "0"}
-        await self._run("HSETNX", KEY_TEAMS, key_id, team.id)
-        await self._configure([keys.key(key_id), keys.keys], "create", "", key_id, fields)
+        # The team's place in the list is written again, because a key of a team that no list has would never expire.
+        await gather(
+            [
+                self._store.run("HSETNX", KEY_TEAMS, key_id, team.id + CREATING),
+                self._store.run("ZADD", TEAMS, "NX", str(team.created_ms), team.id),
+            ]
+        )
+        call = self._store.call(CREATE_KEY, [keys.key(key_id), keys.keys, keys.team], [key_id, "", *_flat(fields)])
+        if (await gather([call]))[0] == _Status.GONE:
+            raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
+        await self._run("HSET", KEY_TEAMS, key_id, team.id)
         key = await self.key(team, key_id)
         return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
 
@@ -197,7 +270,7 @@ class Accounts:
     async def find_key(self, key_id: str) -> tuple[Team, Key]:
         """Returns a key and its team, by the key's id alone. Raises `key_not_found`."""
         owner = await self._run("HGET", KEY_TEAMS, key_id)
-        team = await self._find_team(owner.decode()) if owner is not None else None
+        team = await self._find_team(owner.decode().removesuffix(CREATING)) if owner is not None else None
         if team is None:
             raise GatewayError("key_not_found", f"There is no key {key_id!r}.")
         return team, await self.key(team, key_id)
@@ -207,7 +280,7 @@ class Accounts:
 
         Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again.
         """
-        await self._configure([TeamKeys(team.id).key(key.id)], "update", _version_text(version), "", changes.fields())
+        await self._configure(TeamKeys(team.id).key(key.id), changes, version)
         return await self.key(team, key.id)
 
     # credits and enforced limits
@@ -222,11 +295,10 @@ class Accounts:
         """
         keys = TeamKeys(team.id)
         movement = uuid.uuid4().hex
-        lives = [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
         call = self._store.call(
             CREDIT,
             [keys.team, keys.state, keys.journal, keys.grant(idempotency_key or movement)],
-            [kind, str(amount_nano_usd), movement, note, str(MAX_NANO_USD), *lives],
+            [kind, str(amount_nano_usd), movement, note, str(MAX_NANO_USD), *self._movement_lives()],
         )
         reply = (await gather([call]))[0]
         if reply[0] == 0:
@@ -255,16 +327,15 @@ class Accounts:
 
     # the store
 
-    async def _take_name(self, name: str, team_id: str) -> str:
-        """Reserves a team name if it is free. Returns the id of the team that owns the name afterwards."""
-        if await self._run("HSETNX", TEAM_NAMES, name, team_id):
-            return team_id
-        owner: bytes = await self._run("HGET", TEAM_NAMES, name)
-        return owner.decode()
-
     async def _find_team(self, team_id: str) -> Team | None:
         stored = (await self._hashes([TeamKeys(team_id).team]))[0]
         return read_team(team_id, stored) if stored else None
+
+    async def _team_by_id(self, team_id: str) -> Team:
+        team = await self._find_team(team_id)
+        if team is None:
+            raise GatewayError("team_not_found", f"There is no team {team_id!r}.")
+        return team
 
     async def _page(self, name: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
         start = 0
@@ -276,13 +347,22 @@ class Accounts:
         ids = [raw.decode() for raw in await self._run("ZRANGE", name, str(start), str(start + limit))]
         return ids[:limit], ids[limit - 1] if len(ids) > limit else None
 
-    async def _configure(self, keys: list[str], mode: str, version: str, member: str, fields: dict[str, str]) -> None:
-        flat = [word for pair in fields.items() for word in pair]
-        status, now = (await gather([self._store.call(CONFIG, keys, [mode, version, member, *flat])]))[0]
-        if status == -2:  # noqa: PLR2004 - a status code of the script
+    async def _configure(
+        self, name: str, changes: Changes, version: int | None, called: str = "", run_by_ms: str = ""
+    ) -> _Status:
+        """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE."""
+        seen = "" if version is None else str(version)
+        call = self._store.call(CONFIG, [name], [seen, called, run_by_ms, *_flat(changes.fields())])
+        number, now = (await gather([call]))[0]
+        status = _Status(number)
+        if status is _Status.OTHER_VERSION:
             raise GatewayError("version_mismatch", f"It was changed in the meantime: its version is now {now}.")
-        if status == -3:  # noqa: PLR2004 - a status code of the script
-            raise GatewayError("not_allowed", "This key is permanently revoked. Create a new one.", param="status")
+        if status is _Status.FINAL:
+            raise GatewayError("not_allowed", "It was deleted or revoked, for good. Create a new one.", param="status")
+        return _Status.DONE if status is _Status.GONE else status  # who reads it next says what is missing
+
+    def _movement_lives(self) -> list[str]:
+        return [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
 
     async def _hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
         """Reads several hashes in one round trip. A hash that does not exist is returned empty."""
@@ -296,9 +376,11 @@ class Accounts:
         return (await gather([self._store.run(*command)]))[0]
 
 
-def _version_text(version: int | None) -> str:
-    return "" if version is None else str(version)
+def _flat(fields: dict[str, str]) -> list[str]:
+    return [word for pair in fields.items() for word in pair]
 
 
-def _name_taken(name: str) -> GatewayError:
-    return GatewayError("already_exists", f"There is a team {name!r} already.", param="name")
+def _late(name: str) -> GatewayError:
+    return GatewayError(
+        "request_in_progress", f"The team {name!r} is being changed by others. Nothing was changed.", wait_ms=1000
+    )

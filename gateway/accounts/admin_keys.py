@@ -6,6 +6,9 @@ read     reading everything
 team     managing one team: its keys within its quotas, and its usage
 
 gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms
+
+A key is listed before it is stored, and removed before it leaves the list. A place in the list without a key therefore
+belongs to a change that died. It is dropped when the list is read and no creation can need it any more.
 """
 
 from __future__ import annotations
@@ -24,11 +27,17 @@ from gateway.identity.admin_keys import AdminKey, new_admin_secret
 from gateway.identity.api_keys import is_id, new_id
 from gateway.store import keyspace
 from gateway.store.replies import gather
+from gateway.store.script import Script
 from gateway.store.store import Store
 
+CREATE: Final = Script.load("admin_create_v1")
+USE: Final = Script.load("admin_use_v1")
 MAX_ADMIN_KEYS: Final = 1000
 SCOPES: Final = ("all", "read", "team")
 _USED_EVERY_MS: Final = 60_000
+_CREATED_WITHIN_S: Final = 10.0
+_ABANDONED_MS: Final = 60_000
+"""When a place in the list without a key is dropped. Its creation must have run within _CREATED_WITHIN_S."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,8 @@ class Admins:
         text, secret_hash = new_admin_secret(admin_id, seed)
         stored = await self._fields(admin_id)
         if not stored:
-            if await self._run("ZCARD", keyspace.ADMINS) >= MAX_ADMIN_KEYS:
+            listed = await self._run("ZCARD", keyspace.ADMINS)
+            if listed >= MAX_ADMIN_KEYS and len(await self.admins()) >= MAX_ADMIN_KEYS:
                 raise GatewayError("not_allowed", f"There are {MAX_ADMIN_KEYS} admin keys. Delete one first.")
             created_ms = await self._now_ms()
             fields = {
@@ -105,17 +115,32 @@ class Admins:
                 "created_ms": str(created_ms),
                 "created_by": created_by,
             }
+            name_of_key = keyspace.admin(admin_id)
+            run_by_ms = self._store.run_by_ms(name_of_key, _CREATED_WITHIN_S)
             await self._run("ZADD", keyspace.ADMINS, str(created_ms), admin_id)
-            await self._run("HSET", keyspace.admin(admin_id), *(word for pair in fields.items() for word in pair))
+            words = [word for pair in fields.items() for word in pair]
+            await gather([self._store.call(CREATE, [name_of_key], [run_by_ms, *words])])
             stored = await self._fields(admin_id)
+        if not stored:  # it ran too late, or was deleted at once
+            raise GatewayError("store_unavailable", "The admin key was not created. Try again.", wait_ms=1000)
         return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
 
     async def admins(self) -> list[Admin]:
         """Returns all admin keys, oldest first."""
-        ids = [raw.decode() for raw in await self._run("ZRANGE", keyspace.ADMINS, "0", "-1")]
+        listed = await self._run("ZRANGE", keyspace.ADMINS, "0", "-1", "WITHSCORES")
+        ids = [raw.decode() for raw in listed[::2]]
         replies = await gather([self._store.run("HGETALL", keyspace.admin(admin_id)) for admin_id in ids])
-        found = zip(ids, map(_pairs, replies), strict=True)
-        return [_admin(admin_id, stored) for admin_id, stored in found if stored]
+        found, abandoned = [], []
+        for admin_id, created_ms, stored in zip(ids, listed[1::2], map(_pairs, replies), strict=True):
+            if stored:
+                found.append(_admin(admin_id, stored))
+            else:
+                abandoned.append((admin_id, float(created_ms)))
+        if abandoned:
+            now_ms = await self._now_ms()
+            old = [admin_id for admin_id, created_ms in abandoned if now_ms - created_ms > _ABANDONED_MS]
+            await gather([self._store.run("ZREM", keyspace.ADMINS, admin_id) for admin_id in old])
+        return found
 
     async def admin(self, admin_id: str) -> Admin:
         """Returns one admin key. Raises `admin_key_not_found`."""
@@ -131,15 +156,13 @@ class Admins:
 
     async def recognise(self, presented: AdminKey) -> Admin | None:
         """Returns the active admin key that was presented, or None. Records the time of its use."""
-        stored = await self._fields(presented.id)
+        args = [presented.secret_hash, str(_USED_EVERY_MS)]
+        now_ms, *flat = (await gather([self._store.call(USE, [keyspace.admin(presented.id)], args)]))[0]
+        stored = _pairs(flat)
         if not hmac.compare_digest(stored.get("secret", ""), presented.secret_hash):
             return None
-        admin, now_ms = _admin(presented.id, stored), await self._now_ms()
-        if admin.expires_ms and now_ms >= admin.expires_ms:
-            return None
-        if now_ms - admin.used_ms >= _USED_EVERY_MS:
-            await self._run("HSET", keyspace.admin(admin.id), "used_ms", str(now_ms))
-        return admin
+        admin = _admin(presented.id, stored)
+        return None if admin.expires_ms and now_ms >= admin.expires_ms else admin
 
     async def _fields(self, admin_id: str) -> dict[str, str]:
         return _pairs(await self._run("HGETALL", keyspace.admin(admin_id)))

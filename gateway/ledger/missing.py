@@ -5,7 +5,8 @@
     the team's hash, gw:team-names               its place in gw:teams   listed
     gw:key-teams                                 the key's hash          key:<id>, if the team's list lacks it, too
 
-Keys that the team's own list, its counters or its journal name are `verification`'s.
+Keys that the team's own list, its counters or its journal name are `verification`'s. What an interrupted change of an
+admin left behind is repaired first, because nothing is missing there.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from gateway.accounts.team_names import TeamNames
 from gateway.ledger.verification import Difference, Verification
-from gateway.store.keyspace import KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys
+from gateway.store.keyspace import CREATING, KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys
 from gateway.store.replies import gather
+from gateway.store.script import Script
 from gateway.store.store import Store
 
+FORGET: Final = Script.load("forget_v1")
 _BATCH_SIZE: Final = 500
 
 
@@ -31,10 +35,14 @@ class Missing(NamedTuple):
 
 async def find_missing(store: Store) -> list[Missing]:
     """Looks through all teams. Raises GatewayError `store_unavailable`."""
+    await TeamNames(store).repair()
     names = {team_id: name for name, team_id in (await _hash(store, TEAM_NAMES)).items()}
     keys: defaultdict[str, list[str]] = defaultdict(list)
     for key_id, team_id in (await _hash(store, KEY_TEAMS)).items():
-        keys[team_id].append(key_id)
+        if team_id.endswith(CREATING):
+            await _forget_unless_created(store, team_id.removesuffix(CREATING), key_id)
+        else:
+            keys[team_id].append(key_id)
     listed = {raw.decode() for raw in (await gather([store.run("ZRANGE", TEAMS, "0", "-1")]))[0]}
     named = sorted(listed | set(names) | set(keys))
     there = await _exist(store, [TeamKeys(team_id).team for team_id in named])
@@ -53,6 +61,14 @@ async def find_missing(store: Store) -> list[Missing]:
                 )
             )
     return found
+
+
+async def _forget_unless_created(store: Store, team_id: str, key_id: str) -> None:
+    """Repairs the index after a creation of a key. A creation that still runs writes its entry anew at its end."""
+    if await _exist(store, [TeamKeys(team_id).key(key_id)]) == [True]:
+        await gather([store.run("HSET", KEY_TEAMS, key_id, team_id)])
+    else:
+        await gather([store.call(FORGET, [KEY_TEAMS], [key_id, team_id + CREATING])])
 
 
 async def _lost(store: Store, team_id: str, key_ids: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ An entry is written when the action is complete. Its id is the stream's: "<serve
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,8 @@ REDACTED: Final = "sk-..."
 _SECRET: Final = re.compile(r"sk-gwa?-[0-9A-Za-z-]+")
 _ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 _LONGEST: Final = 16_384
+_REPEAT_AFTER_S: Final = (0.05, 0.2, 0.5, None)
+"""Pauses between the attempts to append an entry while the store is unavailable. None is the last attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,20 @@ class AuditLog:
             "request_id": action.request_id,
         }
         words = [word for pair in fields.items() for word in pair]
-        streams = [AUDIT, TeamKeys(action.team_id).audit] if action.team_id else [AUDIT]
-        await gather([self._store.run("XADD", name, "MAXLEN", "~", self._max_entries, "*", *words) for name in streams])
+        for name in (AUDIT, TeamKeys(action.team_id).audit) if action.team_id else (AUDIT,):
+            await self._append(name, words)
+
+    async def _append(self, name: str, words: list[str]) -> None:
+        """Appends to one stream. If the reply is lost, the entry may be there twice: `read` shows it once."""
+        for pause_s in _REPEAT_AFTER_S:
+            try:
+                await gather([self._store.run("XADD", name, "MAXLEN", "~", self._max_entries, "*", *words)])
+            except GatewayError:
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(pause_s)
+            else:
+                return
 
     async def read(self, team_id: str | None, limit: int, after: str | None) -> Page[Action]:
         """Returns entries of one team or of all, newest first. Raises `invalid_field` for an invalid cursor."""
@@ -83,7 +98,8 @@ class AuditLog:
         end = "+" if after is None else f"({after}"
         found = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(limit + 1))]))[0]
         actions = [_action(entry_id, fields) for entry_id, fields in found]
-        return Page(tuple(actions[:limit]), actions[limit - 1].id if len(actions) > limit else None)
+        once = {(action.request_id, action.action): action for action in actions[:limit]}
+        return Page(tuple(once.values()), actions[limit - 1].id if len(actions) > limit else None)
 
 
 def _text(value: Any) -> str:

@@ -137,10 +137,13 @@ class StoreConnection(asyncio.Protocol):
             return
         self._resend(call, asking=asking)
 
-    @property
-    def run_by_ms(self) -> int:
-        """The deadline for a call that is sent now, after which nobody waits for it. In ms of the server's clock."""
-        return int(self._loop.time() * 1000 + self._clock_ahead_ms + self._settings.timeout_s * 1000)
+    def run_by_ms(self, within_s: float | None = None) -> int:
+        """Returns the deadline for a call that is sent now, in ms of the server's clock.
+
+        By default, nobody waits for the call after it.
+        """
+        within_s = self._settings.timeout_s if within_s is None else within_s
+        return int(self._loop.time() * 1000 + self._clock_ahead_ms + within_s * 1000)
 
     def note_clock(self, server_ms: int) -> None:
         """Notes the server's time, which is now a moment old.

@@ -5,6 +5,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     key                       type    lifetime and content
     gw:teams                  zset    permanent: the list of teams, by creation
     gw:team-names             hash    permanent: name -> team id, so that names are unique
+    gw:{gw:team-names}:changes  hash  emptied by the end of each change, or by its repair: names that change hands
     gw:key-teams              hash    permanent: key id -> team id, so that a key is found by its id alone
     gw:admins                 zset    permanent: the list of admin keys, by creation
     gw:admin:<id>             hash    permanent: an admin key's scope and hashed secret
@@ -60,7 +61,11 @@ Step = Literal["hour", "day"]
 
 TEAMS: Final = "gw:teams"
 TEAM_NAMES: Final = "gw:team-names"
+NAME_CHANGES: Final = "gw:{gw:team-names}:changes"
+"""Its hash tag is the whole name of TEAM_NAMES, so that both are in one slot of a cluster."""
 KEY_TEAMS: Final = "gw:key-teams"
+CREATING: Final = "?"
+"""Behind a team's id in KEY_TEAMS, until the team has the key."""
 ADMINS: Final = "gw:admins"
 AUDIT: Final = "gw:audit"
 UPSTREAMS_OFF: Final = "gw:upstreams-off"
@@ -76,7 +81,7 @@ TIMINGS_MS: Final = 86_400_000
 
 WITHOUT_TTL: Final = re.compile(
     r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation"
-    r"|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|audit))"
+    r"|\{gw:team-names\}:changes|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|audit))"
 )  # the table above gives each one's reason; a test fails on any other key without a TTL
 
 

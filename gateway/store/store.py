@@ -163,11 +163,14 @@ class Store:
             key = word.decode() if isinstance(word, bytes) else str(word)
         return self._dispatch(key, packed, None)
 
-    def run_by_ms(self, key: str) -> str:
-        """Returns the deadline of a call sent now, by the clock of the key's node, or "" if not connected."""
+    def run_by_ms(self, key: str, within_s: float | None = None) -> str:
+        """Returns the deadline of a call sent now, by the clock of the key's node, or "" if not connected.
+
+        It is the store's timeout away, or `within_s`.
+        """
         node = self._layout.node_of(key)
         connection = self._connections.get(node) if node is not None else None
-        return "" if connection is None else str(connection.run_by_ms)
+        return "" if connection is None else str(connection.run_by_ms(within_s))
 
     def note_clock(self, key: str, server_ms: int) -> None:
         """Notes the time of the clock of the key's node, a moment ago."""

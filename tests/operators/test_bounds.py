@@ -1,5 +1,6 @@
 """What operators see is bounded: the audit log, refusals, a worker's notes, watchers, admin keys."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from gateway.reporting.outcome_rollups import OutcomeRollups
 from gateway.reporting.refused_requests import RefusedRequest, RefusedRequests
 from gateway.reporting.request_reporter import MAX_EVENTS, MAX_REFUSED, RequestReporter
 from gateway.reporting.request_timings import RequestTimings
+from gateway.store import keyspace
 from gateway.store.keyspace import ADMINS, AUDIT, TeamKeys
 from tests.support.admins import admin_client, code_of
 from tests.support.gateway import RunningGateway
@@ -95,13 +97,19 @@ def test_one_watcher_too_many_is_refused_with_the_time_to_come_back(gateway: Run
     assert answer.headers["retry-after"] == "5"
 
 
-async def test_one_admin_key_too_many_is_refused(parts: LedgerParts) -> None:
-    ids = [word for number in range(MAX_ADMIN_KEYS) for word in (str(number), f"none{number:06}")]
-    await parts.store.run("ZADD", ADMINS, *ids)
+async def test_one_admin_key_too_many_is_refused_and_one_that_was_never_finished_is_not_counted(
+    parts: LedgerParts,
+) -> None:
+    ids = [f"none{number:06}" for number in range(MAX_ADMIN_KEYS)]
+    admins, run = Admins(parts.store, idempotency_ttl_s=DAY_S), parts.store.run
+    await run("ZADD", ADMINS, *(word for admin_id in ids for word in ("1", admin_id)))
+    await asyncio.gather(*(run("HSET", keyspace.admin(admin_id), "name", "a") for admin_id in ids))
     try:
         with pytest.raises(GatewayError, match="Delete one first"):
-            await Admins(parts.store, idempotency_ttl_s=DAY_S).create(
-                "a", "read", team_id="", expires_ms=0, created_by="root"
-            )
+            await admins.create("a", "read", team_id="", expires_ms=0, created_by="root")
+        await run("DEL", keyspace.admin(ids[0]))
+        created, _ = await admins.create("a", "read", team_id="", expires_ms=0, created_by="root")
+        assert {admin.id for admin in await admins.admins()} == {created.id, *ids[1:]}
+        await admins.delete(created)
     finally:
-        await parts.store.run("DEL", ADMINS)
+        await asyncio.gather(*(run("DEL", keyspace.admin(admin_id)) for admin_id in ids), run("DEL", ADMINS))

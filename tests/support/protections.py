@@ -28,6 +28,8 @@ _HEALTH: Final = "gateway/upstream/health.py"
 _FRAMING: Final = "gateway/protocol/sse_framing.py"
 _TEST_SPOOL: Final = "tests/ledger/test_spool_durability.py"
 _TEST_SETTLE: Final = "tests/ledger/test_what_settling_keeps.py"
+_NAMES: Final = "gateway/store/scripts/names_v1.lua"
+_TEST_NAMES: Final = "tests/admin/test_names.py"
 _TEST_CYCLE: Final = "tests/unit/test_request_cycle.py"
 
 PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -163,6 +165,34 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         'window.rfind(b"\\n\\r", 0, len(window) - 1) + 2',
         'window.rfind(b"\\n\\r") + 2',
         "tests/unit/test_sse_observer.py",
+    ),
+    Protection(
+        "a name is reserved by one change alone",
+        _NAMES,
+        "if token ~= ARGV[2] then return",
+        "if false then return",
+        _TEST_NAMES,
+    ),
+    Protection(
+        "a change that died is repaired before its name is given away",
+        "gateway/accounts/team_names.py",
+        '            await gather([self._store.run("ZADD", TEAMS, "NX", stored[2].decode(), team_id)])\n',
+        "            pass\n",
+        "tests/operators/test_whole_changes.py",
+    ),
+    Protection(
+        "a change does not run when its reservation may have lapsed",
+        "gateway/store/scripts/fields.lua",
+        "return latest ~= '' and now > latest + 0",
+        "return false",
+        f"{_TEST_NAMES}::test_a_change_that_took_longer_than_its_reservation_changes_nothing",
+    ),
+    Protection(
+        "who reads an index of names asks the team",
+        "gateway/accounts/team_names.py",
+        'return stored[0] == name.encode() and stored[1] != b"archived"',
+        "return stored[0] is not None",
+        _TEST_NAMES,
     ),
     Protection(
         "an answer closes the breaker",

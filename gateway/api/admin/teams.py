@@ -22,12 +22,7 @@ async def create_team(request: Request, response: Response, body: NewTeam) -> di
     """Creates a team and grants its first credits."""
     accounts = services_of(request).accounts
     idempotency_key = idempotency_key_of(request, "team", body.model_dump(mode="json", exclude_unset=True))
-    team = await accounts.create_team(body.changes(), idempotency_key)
-    if body.credits_usd:
-        # The grant's idempotency key is derived from the team, so that a repeated creation grants nothing more.
-        await accounts.move_credits(
-            team, "grant", body.credits_usd, note="first credits", idempotency_key=f"creation of {team.id}"
-        )
+    team = await accounts.create_team(body.changes(), idempotency_key, credits_nano_usd=body.credits_usd)
     return await _shown(accounts, team, response)
 
 

@@ -8,6 +8,7 @@
 -- Returns {1 applied | 2 replayed | 0 no such team | -1 conflict | -2 over the largest balance, available, held, id}
 --
 --@include common
+--@include credit
 local team, state, journal, idem = unpack(KEYS)
 local amount, largest = tonumber(ARGV[2]), tonumber(ARGV[5])
 if redis.call('EXISTS', team) == 0 then return { 0, 0, 0, '' } end
@@ -22,11 +23,5 @@ end
 if math.abs(available + held + amount) > largest then
   return { -2, available, held, '' }
 end
-local now = server_ms()
-available = redis.call('HINCRBY', state, 'available', ARGV[2])
-redis.call('HINCRBY', state, 'granted', ARGV[2])
-redis.call('XADD', journal, 'MINID', '~', now - ARGV[7], '*',
-  'type', ARGV[1], 'id', ARGV[3], 'amount', ARGV[2],
-  'balance', available + held, 'note', ARGV[4])
-redis.call('SET', idem, ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], 'PX', ARGV[6])
+available = post_credit(state, journal, idem, ARGV[1], ARGV[2], ARGV[3], ARGV[4], server_ms(), ARGV[6], ARGV[7])
 return { 1, available, held, ARGV[3] }

@@ -1,0 +1,11 @@
+-- admin_create_v1: stores an admin key.
+--
+-- KEYS 1 admin key
+-- ARGV 1 the latest time at which this may run, by the server's clock in ms; "" for any time  2... field, value
+-- Returns 1 created | 0 it exists | -5 too late
+--@include common
+--@include fields
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if is_late(ARGV[1], server_ms()) then return -5 end
+put_fields(KEYS[1], 2)
+return 1
