@@ -82,6 +82,7 @@ class Price:
     `per_image` maps "quality/size", "size" or "default" to fees. `per_unit` maps a second, a character, a page or a
     search unit to exact nano-USD. `versions` are (milliseconds, row) pairs, ascending: from then on another row is in
     force. `version` is that day, or "" for the row itself, and `fingerprint` distinguishes rows with different numbers.
+    `own_output_tokens` is the most that the model puts out in one answer, as far as its row says.
     `plain` has the rates without any table. Up to `plain_up_to` prompt tokens they change only by a fact of the answer;
     -1 means that they may depend on the time, or that a request has a fee. `plain_bill` is how the journal records such
     a cost. `conditions` are the names of `when` tables beyond the usual ones. `thresholds` are those of all steps,
@@ -98,9 +99,11 @@ class Price:
     per_unit: Mapping[str, Fraction] = field(default_factory=dict)
     minimum_seconds: int = 0
     context_tokens: int | None = None
+    max_output_tokens: int | None = None
     versions: tuple[tuple[int, Price], ...] = ()
     version: str = ""
     fingerprint: str = ""
+    own_output_tokens: int | None = field(init=False, repr=False, compare=False)
     plain: InForce = field(init=False, repr=False, compare=False)
     plain_up_to: int = field(init=False, repr=False, compare=False)
     plain_bill: str = field(init=False, repr=False, compare=False)
@@ -115,6 +118,7 @@ class Price:
         names = {name for row in (self, *(row for _, row in self.versions)) for name in row.when}
         object.__setattr__(self, "conditions", tuple(sorted(names.difference(CONDITIONS))))
         object.__setattr__(self, "thresholds", tuple(sorted({tokens for one in steps for tokens, _ in one})))
+        object.__setattr__(self, "own_output_tokens", self.max_output_tokens or self.context_tokens)
         object.__setattr__(self, "plain", in_force(self.base, ()))
         rates = (str(self.plain.per_million(kind)) for kind in ("input", "cached_input", "output", "reasoning"))
         object.__setattr__(self, "plain_bill", " ".join((self.name, *rates)))

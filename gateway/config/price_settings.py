@@ -169,6 +169,7 @@ class RowSettings(LayerSettings):
     """One version of a price. A kind without its own rate has the rate of another kind: billing/rates.py, `KINDS`."""
 
     context_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
     minimum_seconds: int = Field(default=0, ge=0, le=86_400)
     above: dict[Step, LayerSettings] = {}
     hours: tuple[HoursSettings, ...] = ()
@@ -243,6 +244,7 @@ class RowSettings(LayerSettings):
             },
             minimum_seconds=self.minimum_seconds,
             context_tokens=self.context_tokens,
+            max_output_tokens=self.max_output_tokens,
             versions=versions,
             version=version,
             fingerprint=self._fingerprint(),

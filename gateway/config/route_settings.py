@@ -33,6 +33,7 @@ class RouteSettings(Section):
     keepalive_s: Seconds | None = None
     cut_at_cap: bool = False
     default_max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    send_max_output_tokens: bool | Literal["auto"] | None = None
     state: Literal["upstream", "gateway", "none"] = "upstream"
     upstream_store: Literal["false", "omit"] = "false"
     replay_ids: Literal["none", "reasoning"] = "none"

@@ -105,6 +105,7 @@ class LimitsSettings(Section):
     default_max_output_tokens: int = Field(default=4096, ge=1, le=10_000_000)
     reserve_input_tokens: int = Field(default=100_000, ge=0, le=1_000_000_000)
     max_tool_calls: int = Field(default=10, ge=0, le=10_000)
+    send_max_output_tokens: bool | Literal["auto"] = "auto"
     reserve_tool_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
     dry_runs_per_minute: int = Field(default=60, ge=1, le=1_000_000)
 

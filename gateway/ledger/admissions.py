@@ -16,7 +16,10 @@ _LATE: Final = b"late"
 
 
 class AdmissionRequest(NamedTuple):
-    """What step 4 asks for. `patterns`: the model's, the most specific first."""
+    """What step 4 asks for. `patterns`: the model's, the most specific first.
+
+    `sends_output_bound`: the provider is told how much output is held; None: if a limit lowers it.
+    """
 
     request_id: str
     key: ApiKey
@@ -24,6 +27,7 @@ class AdmissionRequest(NamedTuple):
     demand: Demand
     max_output_tokens: int | None
     idempotency_key: str | None = None
+    sends_output_bound: bool | None = False
 
 
 class Admission(NamedTuple):
@@ -75,7 +79,7 @@ class AdmissionLate(Exception):
 
 def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
     """Returns the hold that a request asks for."""
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key = request
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends = request
     _model, amount, input_tokens, output_tokens, _worst, _unsaid = demand
     tokens = (input_tokens, output_tokens)
     return Hold(request_id, key.team_id, key.key_id, amount, *tokens, admitted_ms, idempotency_key, unchecked_secret)

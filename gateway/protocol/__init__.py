@@ -4,6 +4,7 @@ operations           the table of operations under /v1
 dialects             what one kind of call looks like: requests, answers, streams, errors
 request_body         the fields of a request that the gateway reads
 request_facts        the fields of a request that bear on its price
+body_changes         what the gateway changes in a body
 multipart            where the parts of a form with files stand
 form_body            the fields of a form that the gateway reads
 audio_length         how long an audio file plays

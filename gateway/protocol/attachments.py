@@ -74,9 +74,12 @@ class Attachment(NamedTuple):
 
 def find_attachments(body: Body) -> list[Attachment]:
     """Returns every long attachment, in any order, but not a text that merely mentions one. It never fails."""
-    found = list(_data_urls(body))
+    if len(body) < SHORTEST_BYTES:
+        return []
+    found = list(_data_urls(body)) if MARK in body else []
     for member in _RAW_MEMBERS:
-        found += _raw(body, member)
+        if member in body:
+            found += _raw(body, member)
     return found
 
 

@@ -58,7 +58,8 @@ class Operation:
 
     `needs_input`: its body must have one. `may_be_missing`: not every upstream offers it, and one that does not may
     answer 404 in whatever form. `makes_response`: what it makes can be named later. `kind`: what it is to OpenTelemetry
-    (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for.
+    (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for. `bounds_output`: its body may
+    say how much is to be put out, where its dialect has a field for that.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Operation:
     may_be_missing: bool = False
     makes_response: bool = False
     kind: str = ""
+    bounds_output: bool = True
 
     @property
     def span(self) -> str:
@@ -98,7 +100,9 @@ CREATE: Final = Operation(
 
 def _below(name: str, method: str, tail: str, charge: Charge) -> Operation:
     """A row below /v1/responses."""
-    return Operation(f"responses.{name}", method, PREFIX + tail, charge, RESPONSES, may_be_missing=True)
+    return Operation(
+        f"responses.{name}", method, PREFIX + tail, charge, RESPONSES, may_be_missing=True, bounds_output=False
+    )
 
 
 def _call(name: str, dialect: Dialect, kind: str = "") -> Operation:

@@ -1,8 +1,6 @@
 """Step 2: the few fields of a request that the gateway reads. Everything else stays bytes.
 
     read_request_body(body, form) -> RequestBody    or GatewayError: invalid_json, missing_field, invalid_field, ...
-    with_model(request, model) -> bytes             the body with its model renamed and no other byte changed
-    with_usage_asked(request, body) -> bytes        the body with `stream_options.include_usage`, nothing else changed
 
 What the fields are is the dialect's (`RequestForm`). A field that the gateway reads and the upstream reads too must
 mean the same to both. Parsers differ on a field that occurs twice (first or last wins) and on other spellings (Go's
@@ -14,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -22,8 +19,9 @@ import orjson
 from gateway.errors import GatewayError
 from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds, check_bounds
+from gateway.protocol.body_changes import members
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
-from gateway.protocol.multipart import Form, with_text
+from gateway.protocol.multipart import Form
 from gateway.protocol.provider_preferences import Preferences, read_preferences
 from gateway.protocol.request_facts import read_facts
 from gateway.protocol.request_work import NO_WORK, BodyWork, read_work
@@ -39,16 +37,8 @@ _LARGE_BYTES: Final = 64 * 1024  # a larger body is read without its attachments
 
 # An escape that stands for "_" or a letter: the only way to spell a field without its plain bytes.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[4-7][0-9a-fA-F])")
-_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_NEXT_STRING_OR_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(' + _STRING + rb"|[\[\]{}])")
-_NEXT_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])')
-_OPENING: Final = frozenset({b"{", b"["})
-_CLOSING: Final = frozenset({b"}", b"]"})
-_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _INSTEAD_OF_INPUT: Final = frozenset({"prompt", "conversation", "previous_response_id"})
 """With one of these a response needs no input of its own: what it takes is the provider's to judge."""
-_WHOLE_STRING: Final = re.compile(_STRING)
-_SCALAR: Final = re.compile(rb"[^ \t\r\n,}\]]*")
 
 
 class RequestBody(NamedTuple):
@@ -157,48 +147,6 @@ def _asks_usage(options: object) -> bool:
     return options is not None and not (isinstance(options, dict) and options.get("include_usage") is not True)
 
 
-def with_model(request: RequestBody, model: str) -> bytes:
-    """The body with `model` in place of the caller's; all other bytes as they came."""
-    if request.form is not None:
-        return with_text(request.form, "model", model)
-    return _with_member(request.body, b"model", orjson.dumps(model))
-
-
-def with_usage_asked(body: Body) -> bytes:
-    """The body of a stream with `stream_options.include_usage`; all other bytes and options as they came."""
-    start = next((value_at for name, value_at in _members(body) if name == "stream_options"), None)
-    if start is None or not body.startswith(b"{", start):
-        return _with_member(body, b"stream_options", b'{"include_usage":true}')
-    end = _value_end(body, start)
-    options = _with_member(body[start:end], b"include_usage", b"true")
-    return b"".join((body[:start], options, body[end:]))
-
-
-def _with_member(body: Body, name: bytes, value: bytes) -> bytes:
-    """An object with another value for a member; a member that it does not have is put in front."""
-    start = next((value_at for found, value_at in _members(body) if found.encode("utf-8", "replace") == name), None)
-    if start is not None:
-        return b"".join((body[:start], value, body[_value_end(body, start) :]))
-    begin = body.index(b"{") + 1
-    comma = b"" if body[begin:].lstrip(b" \t\r\n").startswith(b"}") else b","
-    return b"".join((body[:begin], b'"', name, b'":', value, comma, body[begin:]))
-
-
-def _value_end(body: Body, start: int) -> int:
-    """Where the value that starts there ends; of valid JSON."""
-    if (text := _WHOLE_STRING.match(body, start)) is not None:
-        return text.end()
-    if body[start : start + 1] not in _OPENING:
-        return _SCALAR.match(body, start).end()  # type: ignore[union-attr]  # matches the empty text, too
-    depth, at = 0, start
-    while (token := _NEXT_BRACKET.match(body, at)) is not None:
-        at = token.end()
-        depth += 1 if token[1] in _OPENING else -1
-        if not depth:
-            break
-    return at
-
-
 def _parse_large(body: Body, attachments: list[Attachment], bounds: BodyBounds) -> tuple[dict[str, Any], Body]:
     """The fields of a large body, and the body without its attachments: to parse those took most of its time."""
     text = cut_attachments(body, attachments)
@@ -256,26 +204,11 @@ def _refuse_other_spellings(body: Body, fields: dict[str, Any], form: RequestFor
         return
     # Rare: a name occurs deeper too, or is escaped.
     seen: set[str] = set()
-    for name, _ in _members(body):
+    for name, _ in members(body):
         if name in seen:
             raise GatewayError("duplicate_field", f"The field {name!r} occurs twice.", param=name)
         if name in read:
             seen.add(name)
-
-
-def _members(body: Body) -> Iterator[tuple[str, int]]:
-    """The top level of a valid JSON object: each name, and where its value starts. Linear, and no recursion."""
-    depth, at = 0, 0
-    while (token := (_NEXT_STRING_OR_BRACKET if depth == 1 else _NEXT_BRACKET).match(body, at)) is not None:
-        at = token.end()
-        text = token[1]
-        if text in _OPENING:
-            depth += 1
-        elif text in _CLOSING:
-            depth -= 1
-        elif (colon := _COLON.match(body, at)) is not None:
-            at = colon.end()
-            yield json.loads(text) if b"\\" in text else text[1:-1].decode(), at
 
 
 def _text(value: object, name: str) -> str:

@@ -4,6 +4,8 @@ handler     authenticates, runs the steps, and is the one exit where a request i
 admission   steps 1 to 4: authenticate, read, route, admit
 reservation the most that a request can cost, from what it says and hides
 failover    step 5: asks the route's upstreams until one answers
+upstream_body  what an upstream is sent of the caller's body, and what is added to it
+output_bound   how much output is held where the body does not say, and whether the provider is told
 refusals    which of several refusals the client is told
 relay       step 6: passes the answer on to the client
 upstream_answer  which headers of an upstream's answer go on, what its body is

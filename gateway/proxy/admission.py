@@ -25,6 +25,7 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.body_changes import Addition
 from gateway.protocol.content_codings import check_coding, decode, is_coded
 from gateway.protocol.dialects.dialect import Dialect, is_flag_set
 from gateway.protocol.form_body import read_form_request
@@ -66,13 +67,14 @@ class Routed(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """After step 4. `snapshot`: the one it runs on to its end."""
+    """After step 4. `snapshot`: the one it runs on to its end. `asked`: what it asked the ledger for."""
 
     snapshot: ConfigSnapshot
     target: Target
     request: RequestBody
     route: Route
     known_response: KnownResponse | None
+    asked: AdmissionRequest
     admission: Admission
     turn: Turn | None = None
 
@@ -80,14 +82,15 @@ class Admitted(NamedTuple):
 class Opened(NamedTuple):
     """After step 5: an upstream's answer, its head read. A 2xx, or a refusal of the upstream's own for the client.
 
-    `asks_usage`: the gateway has added to the request that usage be reported. `read`: what has been read of its body
-    already. `is_last`: nobody else is to be asked, whatever it turns out to be.
+    `added`: what the gateway has added to the request's body, `output_bound` as a bound that its caller did not state.
+    `read`: what has been read of the answer's body already. `is_last`: nobody else is to be asked, whatever it is.
     """
 
     upstream: Upstream
     key: UpstreamKey
     answer: Answer
-    asks_usage: bool = False
+    added: tuple[Addition, ...] = ()
+    output_bound: int | None = None
     read: bytes = b""
     is_last: bool = False
 
@@ -187,9 +190,8 @@ async def admit(
     client.key_is_known()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked
-    return Admitted(
-        snapshot, routed.target, routed.request, routed.route, routed.known_response, admission, routed.turn
-    )
+    _, target, request, route, known_response, asked, turn = routed
+    return Admitted(snapshot, target, request, route, known_response, asked, admission, turn)
 
 
 async def _read(
@@ -302,8 +304,8 @@ def _ask(
     form = target.operation.dialect.request
     if target.operation.charge == "usage or estimate":
         now_ms = time.time_ns() // 1_000_000
-        reserved = reserve(request, form, route, snapshot.router, snapshot.limits, known_response, now_ms)
-    input_tokens, output_tokens, worst = reserved
+        reserved = reserve(request, target.operation, route, snapshot.router, snapshot.limits, known_response, now_ms)
+    input_tokens, output_tokens, worst, sends_bound = reserved
     unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None and form.has_output else 0
     demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid)
     idempotency_key = client.text(b"idempotency-key")
@@ -313,7 +315,9 @@ def _ask(
             f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters.",
             param="Idempotency-Key",
         )
-    return AdmissionRequest(record.request_id, key, route.patterns, demand, request.max_output_tokens, idempotency_key)
+    return AdmissionRequest(
+        record.request_id, key, route.patterns, demand, request.max_output_tokens, idempotency_key, sends_bound
+    )
 
 
 def _refuse_upgrade(client: Client) -> None:

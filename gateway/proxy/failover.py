@@ -27,14 +27,15 @@ from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.body_changes import Addition
 from gateway.protocol.forwarded_headers import to_upstream
-from gateway.protocol.request_body import with_model, with_usage_asked
 from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.refusals import Rank, account_status, rank
 from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.proxy.upstream_body import UpstreamBody
 from gateway.routing.router import Route
-from gateway.types import Body, Headers
+from gateway.types import Headers
 from gateway.upstream.buffered_answer import read_whole
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
@@ -61,16 +62,16 @@ class InvalidAnswer(GatewayError):
 class NotAnAnswer(Exception):
     """An upstream's answer turned out to be none, and nothing has been sent to the client: another may be asked.
 
-    `status`: what it stands for. `read`: what has been read of its body. `refuses_addition`: it refuses a field that
-    the gateway added to the request, and may be asked once more without it.
+    `status`: what it stands for. `read`: what has been read of its body. `refused`: what the gateway added to the
+    request, and what it refuses: it may be asked once more without it.
     """
 
-    def __init__(self, opened: Opened, status: int, read: bytes, *, refuses_addition: bool = False) -> None:
+    def __init__(self, opened: Opened, status: int, read: bytes, refused: Addition | None = None) -> None:
         super().__init__(status)
         self.opened = opened
         self.status = status
         self.read = read
-        self.refuses_addition = refuses_addition
+        self.refused = refused
 
 
 class Search:
@@ -81,8 +82,8 @@ class Search:
     """
 
     __slots__ = (
-        "_admitted", "_asked", "_client_headers", "_down", "_failure", "_headers", "_rank", "_record", "_refused",
-        "_snapshot", "_until_s",
+        "_admitted", "_asked", "_body", "_client_headers", "_down", "_failure", "_headers", "_rank", "_record",
+        "_refused", "_snapshot", "_until_s",
     )  # fmt: skip
 
     def __init__(self, snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> None:
@@ -97,6 +98,7 @@ class Search:
         self._record = record
         self._down: set[str] = set()  # upstreams for which another key would change nothing
         self._asked: set[UpstreamKey] = set()
+        self._body = UpstreamBody(admitted)
 
     async def open(self) -> Opened:
         """An upstream's answer, its head read. Raises GatewayError when there is none."""
@@ -122,8 +124,8 @@ class Search:
         """A better answer than one that was none; where there is none, the most helpful of the refusals."""
         opened, record, model = refused.opened, self._record, self._admitted.route.upstream_model
         upstream, key = opened.upstream, opened.key
-        if refused.refuses_addition:
-            upstream.note_refused_usage(model)
+        if refused.refused is not None:
+            self._body.leave_out(upstream, refused.refused)
             opened.answer.abort()
             self._refused = None
             return self._told() if await self._ask(upstream, key) else await self.open()
@@ -171,10 +173,9 @@ class Search:
             headers = upstream.additions.forwarded(headers, self._client_headers)
         if record.trace is not None:
             headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
-        asks_usage = admitted.request.usage_unasked and not upstream.refuses_usage(model)
         began, began_s = time.perf_counter(), time.monotonic()
         try:
-            body = self._body(asks_usage=asks_usage)
+            body, added = self._body.made_for(upstream)
             answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body)
         except UpstreamFault as fault:
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
@@ -191,20 +192,14 @@ class Search:
         if status < _SERVER_ERROR and status not in _NEXT_KEY and not not_offered:
             if status not in _SUCCESS:  # of a 2xx `confirm` tells, when it has turned out to be an answer
                 upstream.note_answer(key, model, status, None, time.monotonic())
-            self._refused = Opened(upstream, key, answer, asks_usage)
+            elif self._body.refused:
+                self._body.note_taken(upstream)
+            self._refused = Opened(upstream, key, answer, added, self._body.output_bound)
             return True
         if not_offered:
             self._down.add(name)
         await self._refuse(upstream, key, answer)
         return False
-
-    def _body(self, *, asks_usage: bool) -> Body:
-        """What the upstream is sent: the caller's body, with the model that it knows."""
-        route, request = self._admitted.route, self._admitted.request
-        body = request.body
-        if body and (route.upstream_model != request.model or not request.names_model):
-            body = with_model(request, route.upstream_model)
-        return with_usage_asked(body) if asks_usage else body
 
     async def _refuse(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
         """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""

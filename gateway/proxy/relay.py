@@ -51,8 +51,6 @@ from gateway.proxy.upstream_answer import (
 )
 from gateway.types import Headers
 
-_USAGE_OPTION: Final = (b"stream_options", b"include_usage")
-"""Words by which a refusal names what the gateway has added to ask for a stream's usage."""
 _OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
     {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
 )
@@ -302,8 +300,9 @@ class Relay:
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
         body = await read_body(opened, answered=self._answered)
-        if opened.asks_usage and status < 500 and any(map(body.__contains__, _USAGE_OPTION)):  # noqa: PLR2004 - 4xx
-            raise NotAnAnswer(opened, status, body, refuses_addition=True)
+        refused = next((one for one in opened.added if one.is_named_in(body)), None) if status < 500 else None  # noqa: PLR2004 - 4xx
+        if refused is not None:
+            raise NotAnAnswer(opened, status, body, refused)
         refuse_unreadable(opened, body, may_be_missing=self._admitted.target.operation.may_be_missing)
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]
         await self._client.answer(status, self._head(opened, extra), body)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
 from gateway.routing.router import Router
 from gateway.upstream.upstream import Upstream
+
+SendOutputBound = Literal["auto", True, False]
+"""Whether a bound on the output is sent that the caller did not state (output_bound.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class RequestLimits:
     reserve_tool_tokens: int
     body_bounds: BodyBounds = DEFAULT_BOUNDS
     dry_runs_per_minute: int = 60
+    send_max_output_tokens: SendOutputBound = "auto"
 
 
 @dataclass(frozen=True, slots=True)

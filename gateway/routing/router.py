@@ -36,6 +36,7 @@ class RouteRule:
     keepalive_s: float | None = None
     cut_at_cap: bool = False
     default_max_output_tokens: int | None = None
+    send_max_output_tokens: Literal["auto", True, False] | None = None
     state: Literal["upstream", "gateway", "none"] = "upstream"
     upstream_store: Literal["false", "omit"] = "false"
     replay_ids: Literal["none", "reasoning"] = "none"

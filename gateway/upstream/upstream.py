@@ -39,7 +39,7 @@ ACCOUNT_REFUSED: Final = (401, 402)
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
 _UNTOLD_REST_S: Final = 5.0
 _MOST_REFUSING: Final = 1000
-"""The most models of one upstream that are remembered to refuse a field."""
+"""The most pairs of a model and a field that one upstream is remembered to refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Additions:
 class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
-    Mutable: `enabled`, which an operator decides, and the models that refuse a request for a stream's usage.
+    Mutable: `enabled`, which an operator decides, and which additions to a body each model refuses.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Upstream:
         self.policy = policy
         self.additions = additions
         self.enabled = True
-        self._refuses_usage: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
         self._log = structlog.get_logger("gateway.upstream")
 
     def attempt(
@@ -119,15 +119,15 @@ class Upstream:
             headers, target = self.additions.apply(headers, target)
         return self.transport.send(method, target, headers, body)
 
-    def refuses_usage(self, model: str) -> bool:
-        """Whether this model has refused `stream_options` here. It is not asked again before the gateway restarts."""
-        return model in self._refuses_usage
+    def refuses(self, model: str, field: str) -> bool:
+        """Whether this model has refused a field here, which is not added again before the gateway restarts."""
+        return (model, field) in self._refused
 
-    def note_refused_usage(self, model: str) -> None:
-        """Remembers that this model refuses `stream_options` here."""
-        if len(self._refuses_usage) < _MOST_REFUSING:
-            self._refuses_usage.add(model)
-        self._log.info("upstream_refuses_stream_options", upstream=self.name, model=model)
+    def note_refused(self, model: str, field: str) -> None:
+        """Remembers that this model refuses a field here."""
+        if len(self._refused) < _MOST_REFUSING:
+            self._refused.add((model, field))
+        self._log.info("upstream_refuses_field", upstream=self.name, model=model, field=field)
 
     def note_answer(self, key: UpstreamKey, model: str, status: int, retry_after_s: float | None, now_s: float) -> None:
         """Notes the answer to a request for `model`, which is the upstream's own name for it."""

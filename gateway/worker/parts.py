@@ -55,6 +55,7 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
         max_tool_calls=settings.limits.max_tool_calls,
         reserve_tool_tokens=settings.limits.reserve_tool_tokens,
         dry_runs_per_minute=settings.limits.dry_runs_per_minute,
+        send_max_output_tokens=settings.limits.send_max_output_tokens,
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())

@@ -45,7 +45,8 @@ def store() -> Iterator[Server]:
 def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     data_dir: Path = tmp_path_factory.mktemp("data")
     rare = {"hold_ttl_s": 3000, "lease_s": 3000}  # upkeep asks the store too, three times in each of them
-    with simulator() as upstream, running_gateway(store.url, upstream, data_dir, ledger=rare) as running:
+    prices = {"*": {"input": "1", "output": "10"}}  # no maximum: a bound on the output is added to the body
+    with simulator() as upstream, running_gateway(store.url, upstream, data_dir, ledger=rare, prices=prices) as running:
         yield running
 
 

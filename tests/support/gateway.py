@@ -186,7 +186,8 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
         "log": {"format": "json", "level": "info"},
         "upstreams": {"simulator": upstream},
         "routes": [route],
-        "prices": {"*": {"input": "1", "cached_input": "0.1", "output": "10"}},
+        # The model's maximum is what is held for a request without a bound, and so none is added to its body.
+        "prices": {"*": {"input": "1", "cached_input": "0.1", "output": "10", "max_output_tokens": 4096}},
     }
     for name, section in sections.items():
         merged = {**values[name], **section} if isinstance(values.get(name), dict) else section

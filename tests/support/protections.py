@@ -230,6 +230,20 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/unit/test_settlement.py::test_an_estimate_never_exceeds_its_hold_at_a_dearer_price_either",
     ),
     Protection(
+        "the bound that is held is sent",
+        "gateway/proxy/upstream_body.py",
+        "bound_of_a_run(admitted.request, held_tokens) if sends else None",
+        "None",
+        "tests/billing/test_output_bounds.py::test_an_answer_of_a_hundred_thousand_tokens_is_not_had_for_a_hold_of_4096",
+    ),
+    Protection(
+        "a refusal of an addition counts only where the rest is taken",
+        "gateway/proxy/upstream_body.py",
+        "        self.refused.setdefault(upstream.name, set()).add(addition.name)\n",
+        "        upstream.note_refused(self._admitted.route.upstream_model, addition.name)\n",
+        "tests/billing/test_output_bounds.py::test_no_caller_makes_the_gateway_forget_the_bound",
+    ),
+    Protection(
         "the end waits for settlements on their way",
         "gateway/ledger/ledger.py",
         "        while self._settling:\n            await asyncio.wait(self._settling)\n",

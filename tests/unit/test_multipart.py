@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
+from gateway.protocol.body_changes import with_model
 from gateway.protocol.dialects.audio import TRANSCRIPTION
 from gateway.protocol.dialects.images import IMAGES
 from gateway.protocol.form_body import read_form_request
 from gateway.protocol.multipart import MOST_PARTS, MOST_TEXT_BYTES, boundary_of, is_form, read_form, with_text
-from gateway.protocol.request_body import with_model
 from tests.support.forms import BOUNDARY, CONTENT_TYPE, closed, file_part, text_part, wav
 
 NAMES = frozenset({"model", "n", "stream"})
@@ -135,13 +135,13 @@ def test_the_fields_that_the_gateway_reads() -> None:
     assert (request.bounds.runs, request.bounds.more_output_tokens) == (2, 300)
     assert (request.facts.size, request.facts.quality) == ("", "high")
     assert request.input_tokens_estimate >= 3 * 1_500 + 10
-    assert re.search(rb"\r\n\r\nother\r\n", with_model(request, "other"))
+    assert re.search(rb"\r\n\r\nother\r\n", with_model(request.body, "other", request.form))
 
 
 def test_a_form_without_a_model_gets_the_one_that_the_api_documents() -> None:
     request = read_form_request(closed(text_part("prompt", b"x")), CONTENT_TYPE.encode(), IMAGES.request)
     assert (request.model, request.names_model) == ("dall-e-2", False)
-    assert with_model(request, request.model).startswith(text_part("model", b"dall-e-2"))
+    assert with_model(request.body, request.model, request.form).startswith(text_part("model", b"dall-e-2"))
     with pytest.raises(GatewayError) as caught:
         read_form_request(closed(text_part("language", b"en")), CONTENT_TYPE.encode(), TRANSCRIPTION.request)
     assert (caught.value.code, caught.value.param) == ("missing_field", "model")

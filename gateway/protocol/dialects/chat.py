@@ -196,6 +196,8 @@ def text_bounds(fields: Mapping[str, Any]) -> Bounds:
 
 
 _MOST_CHOICES: Final = 1024
+_DOCUMENTED_OUTPUT: Final = 16
+"""What Create completion documents for `max_tokens` where a body does not state it."""
 
 CHAT: Final = Dialect(
     "chat",
@@ -203,6 +205,7 @@ CHAT: Final = Dialect(
         fields=frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}),
         bounds=chat_bounds,
         image=b'"image_url"',
+        output_fields=("max_completion_tokens", "max_tokens"),
         asks_usage=True,
     ),
     read_answer,
@@ -227,6 +230,8 @@ COMPLETIONS: Final = Dialect(
     RequestForm(
         fields=frozenset({"model", "prompt", "stream", "stream_options", "max_tokens", "n", "best_of"}),
         bounds=text_bounds,
+        output_fields=("max_tokens",),
+        documented_output=_DOCUMENTED_OUTPUT,
         asks_usage=True,
     ),
     read_answer,

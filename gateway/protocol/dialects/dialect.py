@@ -221,7 +221,9 @@ class RequestForm:
 
     `fields`: names that gateway and upstream must read alike: each once at most, and spelt so. `bounds`: of the decoded
     fields; raises GatewayError `invalid_field`. `streams`: whether they ask for a stream.
-    `has_output`: it puts tokens out, so that where it does not say how many, a default is held.
+    `has_output`: it puts tokens out, so that where it does not say how many, a default is held. `output_fields`: where
+    it may say how many of one run, the name that most providers know first. `documented_output`: what the API documents
+    for a body that does not say; None: what the model can.
     `image`: the type of a part that is an image. `asks_usage`: its streams report usage where they are asked to.
     `hears`: the length of an uploaded file of sound bears on its price.
     `default_model`: what the API documents for a body without a model; "": it must name one.
@@ -233,6 +235,8 @@ class RequestForm:
     streams: Callable[[Mapping[str, Any]], bool] = asks_stream
     has_output: bool = True
     image: bytes = b""
+    output_fields: tuple[str, ...] = ()
+    documented_output: int | None = None
     asks_usage: bool = False
     hears: bool = False
     default_model: str = ""

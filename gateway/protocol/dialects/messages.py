@@ -177,7 +177,9 @@ _IMAGE: Final = b'"image"'
 
 MESSAGES: Final = Dialect(
     "messages",
-    RequestForm(frozenset({"model", "messages", "stream", "max_tokens"}), bounds, image=_IMAGE),
+    RequestForm(
+        frozenset({"model", "messages", "stream", "max_tokens"}), bounds, image=_IMAGE, output_fields=("max_tokens",)
+    ),
     read_answer,
     error_body,
     StreamForm(

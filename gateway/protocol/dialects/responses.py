@@ -178,6 +178,7 @@ RESPONSES: Final = Dialect(
         fields=frozenset({"model", "input", "stream", "max_output_tokens", "previous_response_id", "store"}),
         bounds=bounds,
         image=b'"input_image"',
+        output_fields=("max_output_tokens",),
     ),
     read_answer,
     error_body,

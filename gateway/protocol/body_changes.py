@@ -1,0 +1,138 @@
+"""What the gateway changes in a request's body. Every other byte goes to the provider as it came. Pure.
+
+| field                          | is changed where                            | because                               |
+|--------------------------------|---------------------------------------------|---------------------------------------|
+| `model`                        | its route, an alias or its spelling says so | the provider has a name of its own    |
+| `max_output_tokens`,           | the caller set no bound, and the model may  | what is held is the most that may be  |
+| `max_completion_tokens`,       | put out more than is held for it            | charged, so the provider must know it |
+| `max_tokens`                   |                                             |                                       |
+| `stream_options.include_usage` | a stream of completions or chat completions | a stream is settled by its usage      |
+|                                | is asked for without it                     |                                       |
+| `usage.include`                | the upstream has `ask_for_cost`, and the    | a route may charge its cost           |
+|                                | body says nothing of it                     |                                       |
+| `input`, `store`,              | the route has `state = "gateway"`           | the gateway keeps what came before    |
+| `conversation`,                | (gateway/state/turns.py)                    |                                       |
+| `previous_response_id`         |                                             |                                       |
+
+    with_model(body, model)                         another model
+    with_output_bound(body, field, tokens)          a bound on the output
+    with_usage_asked(body), with_cost_asked(body)   what a provider reports only if it is asked
+
+An addition that a provider refuses by name is left out, and the request is repeated: `Addition`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import orjson
+
+from gateway.protocol.multipart import Form, with_text
+from gateway.types import Body
+
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NEXT_STRING_OR_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(' + _STRING + rb"|[\[\]{}])")
+_NEXT_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])')
+_OPENING: Final = frozenset({b"{", b"["})
+_CLOSING: Final = frozenset({b"}", b"]"})
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+_WHOLE_STRING: Final = re.compile(_STRING)
+_SCALAR: Final = re.compile(rb"[^ \t\r\n,}\]]*")
+_END: Final = re.compile(rb"[ \t\r\n]*+\}")
+
+
+class Addition(NamedTuple):
+    """Something that the gateway adds to a body. `words`: by one of them a refusal names it."""
+
+    name: str
+    words: tuple[bytes, ...]
+
+    def is_named_in(self, refusal: bytes) -> bool:
+        """Whether a refusal's body names it."""
+        return any(map(refusal.__contains__, self.words))
+
+
+USAGE_ASKED: Final = Addition("stream_options", (b"stream_options", b"include_usage"))
+NOTHING_ADDED: Final[tuple[Addition, ...]] = ()
+COST_ASKED: Final = Addition("usage", (b"usage",))
+
+
+def output_bound_in(field: str) -> Addition:
+    """A bound on the output in a field of this name."""
+    return Addition(field, (field.encode(),))
+
+
+def with_model(body: Body, model: str, form: Form | None = None) -> bytes:
+    """The body with `model` in place of the caller's. `form`: its parts, where it is a form with files."""
+    if form is not None:
+        return with_text(form, "model", model)
+    return _with_member(body, b"model", orjson.dumps(model))
+
+
+def with_output_bound(body: Body, field: str, tokens: int) -> bytes:
+    """The body with a bound on its output, in a field that says nothing in it: absent or null."""
+    name = field.encode()
+    if name in body or b"\\u00" in body:
+        return _with_member(body, name, b"%d" % tokens)
+    begin = body.index(b"{") + 1  # a body has a model, so another member follows
+    return b"".join((body[:begin], b'"%b":%d,' % (name, tokens), body[begin:]))
+
+
+def with_cost_asked(body: Body) -> bytes:
+    """The body, which has no member `usage`, with one that asks an upstream for its own cost."""
+    return _with_member(body, b"usage", b'{"include":true}')
+
+
+def with_usage_asked(body: Body) -> bytes:
+    """The body of a stream with `stream_options.include_usage`; all other options as they came."""
+    start = next((value_at for name, value_at in members(body) if name == "stream_options"), None)
+    if start is None or not body.startswith(b"{", start):
+        return _with_member(body, b"stream_options", b'{"include_usage":true}')
+    end = _value_end(body, start)
+    options = _with_member(body[start:end], b"include_usage", b"true")
+    return b"".join((body[:start], options, body[end:]))
+
+
+def members(body: Body) -> Iterator[tuple[str, int]]:
+    """The top level of a valid JSON object: each name, and where its value starts. Linear, and no recursion."""
+    depth, at = 0, 0
+    while (token := (_NEXT_STRING_OR_BRACKET if depth == 1 else _NEXT_BRACKET).match(body, at)) is not None:
+        at = token.end()
+        text = token[1]
+        if text in _OPENING:
+            depth += 1
+        elif text in _CLOSING:
+            depth -= 1
+        elif (colon := _COLON.match(body, at)) is not None:
+            at = colon.end()
+            yield json.loads(text) if b"\\" in text else text[1:-1].decode(), at
+
+
+def _with_member(body: Body, name: bytes, value: bytes) -> bytes:
+    """An object with another value for a member; a member that it does not have is put in front."""
+    start = None
+    if name in body or b"\\u00" in body:  # a name may be written with escapes
+        start = next((value_at for found, value_at in members(body) if found.encode("utf-8", "replace") == name), None)
+    if start is not None:
+        return b"".join((body[:start], value, body[_value_end(body, start) :]))
+    begin = body.index(b"{") + 1
+    comma = b"" if _END.match(body, begin) else b","
+    return b"".join((body[:begin], b'"', name, b'":', value, comma, body[begin:]))
+
+
+def _value_end(body: Body, start: int) -> int:
+    """Where the value that starts there ends; of valid JSON."""
+    if (text := _WHOLE_STRING.match(body, start)) is not None:
+        return text.end()
+    if body[start : start + 1] not in _OPENING:
+        return _SCALAR.match(body, start).end()  # type: ignore[union-attr]  # matches the empty text, too
+    depth, at = 0, start
+    while (token := _NEXT_BRACKET.match(body, at)) is not None:
+        at = token.end()
+        depth += 1 if token[1] in _OPENING else -1
+        if not depth:
+            break
+    return at
