@@ -38,6 +38,7 @@ from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import SharedMetrics
 from gateway.observability.request_log import RequestLog, open_request_log
 from gateway.protocol import operations
+from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.audit_log import AuditLog
 from gateway.reporting.live_requests import LiveRequests
@@ -176,7 +177,10 @@ class Gateway:
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
-            handler.turns = build_turns(settings, store)
+            handler.turns = turns = build_turns(settings, store)
+            handler.background = BackgroundRunner(
+                turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
+            )
             if settings.telemetry.traces:
                 tracing = build_tracing()
                 handler.begin_trace = tracing.begin
@@ -195,6 +199,7 @@ class Gateway:
             services.works = (*store.works, *works)
             for work in works:
                 stack.push_async_callback(_cancel, asyncio.create_task(work.run(), name=work.name))
+            stack.push_async_callback(handler.background.finish, settings.server.drain_timeout_s, handler.end_all)
             self._on_started()
             with drain_on_signal(services), reload_on_signal(services):
                 yield

@@ -81,6 +81,7 @@ CATALOGUE: Final = MappingProxyType(
         "websocket_unsupported": Kind(426, "invalid_request", "never"),
         "rate_limit_exceeded": Kind(429, "too_many_requests", "wait"),
         "concurrency_exceeded": Kind(429, "too_many_requests", "wait"),
+        "background_queue_full": Kind(429, "too_many_requests", "wait"),
         "too_many_failures": Kind(429, "too_many_requests", "wait"),
         "too_many_connections": Kind(503, "server_error", "wait"),
         "headers_too_large": Kind(431, "invalid_request", "never"),

@@ -64,6 +64,7 @@ class Outcome(StrEnum):
     UPSTREAM_STALLED = "upstream_stalled"
     TIMED_OUT = "timed_out"  # the total timeout
     CLIENT_LEFT = "client_left"
+    CANCELLED = "cancelled"  # a client cancelled the background response
     SHUT_DOWN = "shut_down"  # the gateway had to stop
     CAPPED = "capped"  # the stream was cut at the hold, because the route or the key demands it
     INTERNAL_ERROR = "internal_error"

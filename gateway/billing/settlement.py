@@ -6,8 +6,8 @@ POLICY:      outcome -> what is charged
 | refused, or failed before an upstream answered 2xx  | nothing; the hold is voided              | -              |
 | answered with usage                                 | price x usage, or the upstream's cost    | usage,         |
 |                                                     | where the route says so                  | upstream_cost  |
-| client left, cut, stalled, timed out, shut down,    | usage if it was learnt, else an estimate | usage,         |
-| or 2xx without usage                                | from what was relayed, within the hold   | estimate       |
+| client left, cancelled, cut, stalled, timed out,    | usage if it was learnt, else an estimate | usage,         |
+| shut down, or 2xx without usage                     | from what was relayed, within the hold   | estimate       |
 | a cost that the request could not have (a usage of  | the most that is believed                | suspicious     |
 | absurd size)                                        |                                          |                |
 | 2xx that is no response at all (HTML, an error)     | usage if it was learnt, else nothing     | usage, -       |
@@ -51,6 +51,7 @@ POLICY: Final = MappingProxyType(
         Outcome.UPSTREAM_STALLED: Charge.USAGE_OR_ESTIMATE,
         Outcome.TIMED_OUT: Charge.USAGE_OR_ESTIMATE,
         Outcome.CLIENT_LEFT: Charge.USAGE_OR_ESTIMATE,
+        Outcome.CANCELLED: Charge.USAGE_OR_ESTIMATE,
         Outcome.SHUT_DOWN: Charge.USAGE_OR_ESTIMATE,
         Outcome.CAPPED: Charge.USAGE_OR_ESTIMATE,
         Outcome.INTERNAL_ERROR: Charge.USAGE_OR_ESTIMATE,

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     CLIENT_LEFT = "client_left"
     TIMED_OUT = "timed_out"
     SHUT_DOWN = "shut_down"
+    CANCELLED = "cancelled"  # a background response, by a client
     ENDED = "ended"  # its answer has ended, but the upstream's connection has not
 
 

@@ -134,6 +134,10 @@ class StateSettings(Section):
     max_team_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=1024**4)
     max_depth: int = Field(default=1_000, ge=1, le=100_000)
     max_resolved_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    background_concurrency: int = Field(default=10, ge=1, le=10_000)
+    background_queue: int = Field(default=100, ge=0, le=10_000)
+    background_lease_s: float = Field(default=5.0, ge=1, le=3600, allow_inf_nan=False)
+    background_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024, le=1024**4)
 
 
 class RoutingSettings(Section):

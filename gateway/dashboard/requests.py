@@ -30,6 +30,7 @@ OUTCOMES: Final = (
     "upstream_stalled",
     "timed_out",
     "client_left",
+    "cancelled",
     "invalid_answer",
     "expired",
 )

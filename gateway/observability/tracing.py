@@ -50,7 +50,15 @@ _LONGEST_REASON: Final = 500
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 _GOOD: Final = frozenset(
-    {Outcome.COMPLETED, Outcome.INCOMPLETE, Outcome.CAPPED, Outcome.REFUSED, Outcome.DRY_RUN, Outcome.CLIENT_LEFT}
+    {
+        Outcome.COMPLETED,
+        Outcome.INCOMPLETE,
+        Outcome.CAPPED,
+        Outcome.REFUSED,
+        Outcome.DRY_RUN,
+        Outcome.CLIENT_LEFT,
+        Outcome.CANCELLED,
+    }
 )
 """Outcomes that are not failures of the gateway or the upstream. All others are, whatever status had been sent."""
 

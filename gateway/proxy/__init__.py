@@ -17,6 +17,8 @@ dry_run     answers what would be decided, without doing it
 dry_run_limit  how many dry runs a key may make
 snapshot    the configuration that a request runs on
 kept_answer what a relay needs of whoever keeps the response
+background_runner   runs the background responses of this worker
+background_client   the client that a background response has while it runs
 kept_relay  the same for an answer that the gateway keeps
 stored_answers   answers calls about responses that the gateway keeps itself
 """

@@ -181,6 +181,8 @@ async def admit(
     routed = await prepare(snapshot, responses, target, client, record, turns)
     record.routed = time.perf_counter()
     try:
+        if routed.turn is not None:
+            await routed.turn.announce()
         admission = await ledger.admit(routed.admission_request)
     except BaseException:
         if routed.turn is not None:

@@ -37,14 +37,17 @@ from gateway.observability.request_record import ErrorSummary, RequestRecord, Tr
 from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
+from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.dry_run import answer as dry_run_answer
 from gateway.proxy.dry_run import is_dry_run
 from gateway.proxy.dry_run_limit import DryRunLimit
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.relay import Relay
-from gateway.proxy.snapshot import ConfigSnapshot
-from gateway.proxy.stored_answers import serve_stored
+from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
+from gateway.proxy.stored_answers import pass_on, serve_stored
+from gateway.state.background_turn import BackgroundTurn
+from gateway.state.stored_calls import LocalAnswer, LocalStream
 from gateway.state.turns import Turns
 from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.transport import FaultKind, UpstreamFault
@@ -54,6 +57,7 @@ _ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
         Reason.CLIENT_LEFT: Outcome.CLIENT_LEFT,
         Reason.TIMED_OUT: Outcome.TIMED_OUT,
         Reason.SHUT_DOWN: Outcome.SHUT_DOWN,
+        Reason.CANCELLED: Outcome.CANCELLED,
     }
 )
 _OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
@@ -67,21 +71,14 @@ SWEEP_S: Final = 1.0
 """How often `RequestHandler.end_overdue` is due."""
 
 
-class ActiveSnapshot:
-    """A plan, and how many requests run on it. State that changes: `requests`."""
-
-    def __init__(self, snapshot: ConfigSnapshot) -> None:
-        self.snapshot = snapshot
-        self.requests = 0
-
-
 class RequestHandler:
     """Serves requests; one object a worker.
 
     `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
-    `turns`: the responses that the gateway keeps itself.
+    `turns`: the responses that the gateway keeps itself; `background` runs those that run in the background.
     State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
-    request that talks to an upstream, by which it can be ended), `streams` (how many of them stream), `stopping`.
+    request that talks to an upstream, by which it can be ended), `following` (the same for clients that follow a
+    background response), `streams` (how many of them stream), `stopping`.
     """
 
     def __init__(
@@ -98,6 +95,8 @@ class RequestHandler:
     ) -> None:
         self.on_end: Callable[[RequestRecord], None] | None = None
         self.turns: Turns | None = None
+        self.background: BackgroundRunner | None = None
+        self.following: set[CancelScope] = set()
         self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
         self._in_force = ActiveSnapshot(snapshot)
         self.running: dict[CancelScope, Relay] = {}
@@ -126,22 +125,35 @@ class RequestHandler:
             record.trace = self.begin_trace(record, target.operation, client.headers)
         in_force = self._in_force
         in_force.requests += 1
+        goes_on = False  # in the background, after its client was answered
         try:
             admitted = await self._admit(in_force.snapshot, target, client, record)
             if admitted is not None:
-                await self._exchange(admitted, client, record)
+                if isinstance(admitted.turn, BackgroundTurn) and self.background is not None:
+                    goes_on = True
+                    answer = self.background.accept(
+                        admitted, admitted.turn, client, record, lambda: self._end(in_force, client, record)
+                    )
+                    await self._pass_on(answer, client, record)
+                else:
+                    await self.exchange(admitted, client, record)
         finally:
-            in_force.requests -= 1
-            record.status = client.status or 0
-            record.bytes_out = client.bytes_out
-            record.first_byte = client.first_byte
-            record.ended = time.perf_counter()
-            self._counters.note(record)
-            self._log.write(record)
-            if self.on_end is not None:
-                self.on_end(record)
-            if record.trace is not None:
-                record.trace.end(record)
+            if not goes_on:
+                self._end(in_force, client, record)
+
+    def _end(self, in_force: ActiveSnapshot, client: Client, record: RequestRecord) -> None:
+        """Step 9, for every request once."""
+        in_force.requests -= 1
+        record.status = client.status or 0
+        record.bytes_out = client.bytes_out
+        record.first_byte = client.first_byte
+        record.ended = time.perf_counter()
+        self._counters.note(record)
+        self._log.write(record)
+        if self.on_end is not None:
+            self.on_end(record)
+        if record.trace is not None:
+            record.trace.end(record)
 
     @property
     def snapshot(self) -> ConfigSnapshot:
@@ -161,6 +173,19 @@ class RequestHandler:
                 cancel_scope.cancel(Reason.TIMED_OUT)
             elif relay.tick(now_s):
                 cancel_scope.cancel(Reason.ENDED)
+        for cancel_scope in list(self.following):
+            if cancel_scope.deadline_s <= now_s:
+                cancel_scope.cancel(Reason.TIMED_OUT)
+
+    async def run_background(self) -> None:
+        """Runs a round of the background responses. Raises GatewayError `store_unavailable`."""
+        if self.background is not None and (self.snapshot.keeps_state or self.background.running):
+            await self.background.round()
+
+    async def renew_conversations(self) -> None:
+        """Renews the locks of running turns. Raises GatewayError `store_unavailable`."""
+        if self.turns is not None:
+            await self.turns.conversations.renew_locks()
 
     def drain(self, timeout_s: float) -> None:
         """What still runs after `timeout_s` is ended properly: a stream with its last words.
@@ -169,26 +194,30 @@ class RequestHandler:
         would have to give a refusal to its client.
         """
         self.stopping = True
-        self._loop.call_later(timeout_s, self._end_all)
+        self._loop.call_later(timeout_s, self.end_all)
 
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
+        """Ends everything that still runs. No more requests are admitted."""
         self._drained = True
-        for cancel_scope in list(self.running):
+        for cancel_scope in [*self.running, *self.following]:
             cancel_scope.cancel(Reason.SHUT_DOWN)
+        if self.background is not None:
+            self.background.stop()
 
     async def _admit(
         self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord
     ) -> Admitted | None:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
-            self._refuse_when_drained()
+            if self._drained:
+                self._refuse_drained()
             if is_dry_run(client):
                 await self._preview(snapshot, target, client, record)
                 return None
             if target.response_id is not None and self.turns is not None and snapshot.keeps_state:
                 answer = await serve_stored(self.turns, target, client, record)
                 if answer is not None:
-                    await client.answer(200, answer.head(record.request_id), answer.body)
+                    await self._pass_on(answer, client, record)
                     return None
             return await admission.admit(snapshot, self._ledger, self._responses, target, client, record, self.turns)
         except GatewayError as error:
@@ -200,6 +229,10 @@ class RequestHandler:
             await self.refuse(target.operation, client, record, internal_error())
         record.state = TRANSITIONS[record.state, Event.REFUSE]
         return None
+
+    @staticmethod
+    def _refuse_drained() -> None:
+        raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
 
     async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
@@ -217,11 +250,7 @@ class RequestHandler:
         headers += preview.admission.rates.headers()
         await client.answer(200, [*headers, (b"x-request-id", record.request_id.encode())], body)
 
-    def _refuse_when_drained(self) -> None:
-        if self._drained:
-            raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
-
-    async def _exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+    async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         """Steps 5 to 9 for an admitted request. The one exit."""
         turn = admitted.turn
         relay = Relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
@@ -243,6 +272,10 @@ class RequestHandler:
             if turn is not None:
                 await asyncio.shield(turn.close())
 
+    async def _pass_on(self, answer: LocalAnswer | LocalStream, client: Client, record: RequestRecord) -> None:
+        deadline_s = self._loop.time() + self._total_timeout_s
+        await pass_on(answer, client, record.request_id, self.following, deadline_s)
+
     async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
         self.running[cancel_scope] = relay
@@ -258,7 +291,7 @@ class RequestHandler:
                 return
             relay.outcome = _ENDED_BY[ended.reason]
             relay.abort()
-            if ended.reason is not Reason.CLIENT_LEFT:
+            if ended.reason not in (Reason.CLIENT_LEFT, Reason.CANCELLED):
                 await self._end_broken(relay, admitted, client, record, _ended_error(ended.reason))
         except UpstreamFault as fault:
             record.detail = str(fault)

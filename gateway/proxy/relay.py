@@ -60,7 +60,7 @@ _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the 
 class Relay:
     """Step 6 for one request: an upstream's answer on its way to the client.
 
-    State that changes: all of it. `outcome` starts as what a bug would leave.
+    State that changes: all of it, and `record`. `outcome` starts as what a bug would leave.
     """
 
     def __init__(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
@@ -68,7 +68,7 @@ class Relay:
         self._admitted = admitted
         self._dialect = admitted.target.operation.dialect
         self._client = client
-        self._record = record
+        self.record = record
         self._opened: Opened | None = None
         self._observer: SseObserver | None = None
         self._preamble: Preamble | None = None
@@ -97,7 +97,7 @@ class Relay:
         self._unconfirmed = opened
         if not self._answered:
             self._answered = True
-            self._record.state = TRANSITIONS[self._record.state, Event.OPEN]
+            self.record.state = TRANSITIONS[self.record.state, Event.OPEN]
         refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
         form = self._dialect.stream if self._admitted.request.stream else None
@@ -186,7 +186,7 @@ class Relay:
         if opened is None:
             raise RuntimeError("a stream begins when an upstream has answered")
         self._confirm(opened)
-        self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+        self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         return self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
 
     def _confirm(self, opened: Opened) -> None:
@@ -230,7 +230,7 @@ class Relay:
         if observer is None:
             raise RuntimeError("no stream has begun")
         rest, facts, closing = observer.finish(half=False), observer.facts, b""
-        self._record.response_id = observer.response_id
+        self.record.response_id = observer.response_id
         may_end = facts.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
         ended: Ended | None = facts.ended or ("completed" if may_end else None)
         if self._refused:
@@ -239,9 +239,9 @@ class Relay:
             self.outcome = _OUTCOMES[ended]
         else:
             self.outcome = Outcome.UPSTREAM_CUT if facts.error is None else Outcome.FAILED
-            self._record.detail = "the stream ended without a terminal event"
+            self.record.detail = "the stream ended without a terminal event"
             cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
-            self._record.code = cut.code
+            self.record.code = cut.code
             closing = observer.form.close_broken(observer, cut, self._origin())
         await self._client.end(rest + closing if self._kept is None else await self._kept.end(closing))
 
@@ -254,7 +254,7 @@ class Relay:
 
     async def _pass_media(self, opened: Opened) -> None:
         self._confirm(opened)
-        self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+        self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         await pass_media(opened, self._client, self._head(opened, []))
         self.outcome = Outcome.COMPLETED
 
@@ -271,7 +271,7 @@ class Relay:
             raise InvalidAnswer(self.outcome, "The provider's answer was cut short.")
         facts = self._dialect.read_answer(fields) if fields is not None and kind == b"application/json" else None
         if fields is None or facts is None:
-            self._record.detail = f"2xx with {kind.decode('latin-1') or 'no content type'}: not a response"
+            self.record.detail = f"2xx with {kind.decode('latin-1') or 'no content type'}: not a response"
             raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
         status, length = opened.answer.status, [(b"content-length", b"%d" % len(body))]
         if facts.error is not None:
@@ -280,7 +280,7 @@ class Relay:
         else:
             self._take_answer(facts, fields, len(body))
             self._confirm(opened)
-            self._record.state = TRANSITIONS[self._record.state, Event.RELAY]
+            self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
             length = []
         if facts.error is None and self._kept is not None:
@@ -292,7 +292,7 @@ class Relay:
         self._in_progress = facts.in_progress
         self._reported, self._answer = facts.usage, fields
         self._answer_bytes = length
-        self._record.response_id = facts.response_id
+        self.record.response_id = facts.response_id
         self.outcome = _OUTCOMES[facts.ended]
 
     async def _pass_refusal(self, opened: Opened) -> None:
@@ -308,7 +308,7 @@ class Relay:
         await self._client.answer(status, self._head(opened, extra), body)
 
     def _head(self, opened: Opened, extra: Headers) -> Headers:
-        return client_headers(opened, self._admitted, self._record, extra)
+        return client_headers(opened, self._admitted, self.record, extra)
 
     def client_left(self, cancel_scope: CancelScope) -> None:
         """Ends the request, or lets it go on for its usage where the operator chose so, for `drain_timeout_s`."""
@@ -339,7 +339,7 @@ class Relay:
     def _origin(self) -> Origin:
         request = self._admitted.request
         works_on = self._admitted.target.operation.by_id or request.background or self._works_on()
-        return Origin(self._record.request_id, request.model, int(time.time()), works_on)
+        return Origin(self.record.request_id, request.model, int(time.time()), works_on)
 
     def result(self) -> ExchangeResult:
         """What the policy decides on."""
@@ -387,7 +387,7 @@ class Relay:
         kept = admitted.request.store and admitted.route.rule.state != "none"
         if not admitted.target.operation.makes_response or not kept or not self._answered:
             return None
-        found = self._record.response_id if observer is None else observer.response_id
+        found = self.record.response_id if observer is None else observer.response_id
         return found if found is not None and is_response_id(found) else None
 
     @property

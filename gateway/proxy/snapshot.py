@@ -47,3 +47,11 @@ class ConfigSnapshot:
     def keeps_state(self) -> bool:
         """Whether the gateway keeps the responses of any route."""
         return any(rule.state == "gateway" for rule in self.router.rules.values())
+
+
+class ActiveSnapshot:
+    """A plan, and how many requests run on it. State that changes: `requests`."""
+
+    def __init__(self, snapshot: ConfigSnapshot) -> None:
+        self.snapshot = snapshot
+        self.requests = 0

@@ -6,15 +6,18 @@ No upstream is asked, and nothing is held or charged.
 from __future__ import annotations
 
 from gateway.billing.lifecycle import Outcome
+from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
 from gateway.http.client import Client
 from gateway.identity.api_keys import key_of_request
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.operations import Target
-from gateway.state.stored_calls import LocalAnswer
+from gateway.state.stored_calls import LocalAnswer, LocalStream
 from gateway.state.turns import Turns
 
 
-async def serve_stored(turns: Turns, target: Target, client: Client, record: RequestRecord) -> LocalAnswer | None:
+async def serve_stored(
+    turns: Turns, target: Target, client: Client, record: RequestRecord
+) -> LocalAnswer | LocalStream | None:
     """Returns the answer, or None if the gateway does not store the response. Raises GatewayError."""
     key = key_of_request(client.fields)
     record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
@@ -23,3 +26,30 @@ async def serve_stored(turns: Turns, target: Target, client: Client, record: Req
     if answer is not None:
         record.outcome, record.response_id = Outcome.SERVED, response_id
     return answer
+
+
+async def pass_on(
+    answer: LocalAnswer | LocalStream, client: Client, request_id: str, scopes: set[CancelScope], deadline_s: float
+) -> None:
+    """Sends the answer. A stream lasts until its events end, its client leaves, or its scope in `scopes` is cancelled.
+
+    `deadline_s`: the event loop's time at which a stream is over. A client can resume it.
+    """
+    if isinstance(answer, LocalAnswer):
+        await client.answer(200, answer.head(request_id), answer.body)
+        return
+    scope = CancelScope(deadline_s)
+    scopes.add(scope)
+    await client.start(200, answer.head(request_id))
+    client.flush()
+    watch = client.watch(lambda: scope.cancel(Reason.CLIENT_LEFT))
+    try:
+        with scope:
+            async for data in answer.events:
+                await client.write(data)
+    except ScopeCancelled:
+        pass  # the response goes on, and whoever wants more of it asks again
+    finally:
+        watch.close()
+        scopes.discard(scope)
+    await client.end()

@@ -6,6 +6,11 @@ rewriting       the fields of an answer that the gateway changes
 records         a stored response as bytes: packed, compressed, encrypted if the operator has set a key
 responses       stored responses in the store: chains, forks, deletions, bounds
 conversations   lists of items to which turns append
+background      responses that run in the background, in the store: queued, leased, ended once
+background_turn one turn that runs in the background
+event_log       the events of a background response, numbered
+following       follows the events of a background response
+snapshot        a response before the provider has one, and one that failed
 turns           begins turns: resolves their past
 turn            one turn, from its beginning to storing its response
 stored_calls    calls about stored responses, answered without the provider

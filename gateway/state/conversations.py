@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.protocol.lenient_json import dumps, parse_json
-from gateway.state.items import Item, shown
+from gateway.state.items import Item, shown, with_ids
 from gateway.state.records import PLAIN, SEALED, Sealer
 from gateway.state.responses import StatePolicy
 from gateway.store.keyspace import TeamKeys
@@ -28,6 +28,8 @@ from gateway.store.store import Store
 CHANGE: Final = Script.load("conversation_v1")
 LOCK_WAIT_S: Final = 5.0
 """How long a second turn of a conversation waits for the first. OpenAI's JavaScript client does not retry."""
+LOCK_LIFE_S: Final = 15.0
+"""How long a lock outlives the worker that has it. `renew_locks` is due every third of that."""
 _LOOK_EVERY_S: Final = 0.05
 _ID: Final = re.compile(r"conv_[A-Za-z0-9_\-]{1,64}")
 
@@ -51,13 +53,14 @@ class Conversation(NamedTuple):
 
 
 class Conversations:
-    """The conversations of all teams."""
+    """The conversations of all teams. Mutable: the locks that turns of this worker have, by their names."""
 
     def __init__(self, store: Store, policy: StatePolicy, sealer: Sealer | None = None) -> None:
         self._store = store
         self._policy = policy
         self._sealer = sealer
         self._ttl_ms = str(policy.ttl_s * 1000)
+        self._locks: dict[str, tuple[str, str]] = {}
 
     async def create(self, team_id: str, metadata: dict[str, Any], items: Sequence[Item]) -> Conversation:
         """Creates a conversation with these items."""
@@ -100,13 +103,17 @@ class Conversations:
         Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`.
         """
         added = shown(items)
-        packed = [self._pack(team_id, item) for item in added]
+        packed = self.packed(team_id, added)
         most = str(self._policy.max_response_bytes)
         if await self._change(team_id, conversation_id, "append", most, lock, *packed) < 0:
             raise GatewayError(
                 "invalid_item", f"The conversation holds {most} bytes at most; start another.", param="conversation"
             )
         return added
+
+    def packed(self, team_id: str, items: Sequence[Item]) -> list[bytes]:
+        """Returns items as a conversation stores them. Each gets an id if it has none."""
+        return [self._pack(team_id, item) for item in with_ids(items)]
 
     async def remove(self, team_id: str, conversation_id: str, item_id: str) -> bool:
         """Removes an item. Returns whether it existed."""
@@ -123,6 +130,7 @@ class Conversations:
         while True:
             answer = await self._call(team_id, conversation_id, "lock", name, str(int(life_s * 1000)))
             if answer == 1:
+                self._locks[name] = team_id, conversation_id
                 return
             if answer == 0:
                 raise not_found(conversation_id)
@@ -136,7 +144,15 @@ class Conversations:
 
     async def unlock(self, team_id: str, conversation_id: str, name: str) -> None:
         """Releases the lock of a turn. Does nothing if the turn does not hold the lock."""
+        self._locks.pop(name, None)
         await self._call(team_id, conversation_id, "unlock", name)
+
+    async def renew_locks(self) -> None:
+        """Renews the locks of running turns. Raises GatewayError `store_unavailable`."""
+        life_ms = str(int(LOCK_LIFE_S * 1000))
+        for name, (team_id, conversation_id) in list(self._locks.items()):
+            if name in self._locks:  # the turn may have ended while others were renewed
+                await self._call(team_id, conversation_id, "lock", name, life_ms)
 
     async def _change(self, team_id: str, conversation_id: str, what: str, *args: str | bytes) -> int:
         answer = await self._call(team_id, conversation_id, what, *args)

@@ -1,7 +1,8 @@
 """A stored response as bytes: JSON, compressed, and encrypted if the operator has set a key. Pure.
 
-    pack(record, sealer)      -> bytes: a version byte, then the zlib stream, encrypted or not
-    unpack(bytes, sealer)     -> StoredResponse; ValueError if the bytes cannot be opened
+    pack(record, team_id, sealer)      -> bytes: a version byte, then the zlib stream, encrypted or not
+    unpack(bytes, team_id, sealer)     -> StoredResponse; ValueError if the bytes cannot be opened
+    pack_bytes, unpack_bytes           the same for any bytes
 
 A record contains the turn's own input and output, the response as it was shown, the team, the key's id and the model.
 It never contains secrets or headers of either side.
@@ -18,6 +19,8 @@ from gateway.state.items import Item
 
 PLAIN: Final = b"\x01"
 SEALED: Final = b"\x02"
+RUNNING: Final = frozenset({"queued", "in_progress"})
+"""The statuses of a response that has not ended."""
 _LEVEL: Final = 3
 _MOST_BYTES: Final = 256 * 1024 * 1024  # a record that expands beyond this was not written by the gateway
 
@@ -63,8 +66,7 @@ class StoredResponse(NamedTuple):
 
 def pack(record: StoredResponse, team_id: str, sealer: Sealer | None = None) -> bytes:
     """Returns the record as bytes for the store."""
-    data = zlib.compress(dumps(list(record)), _LEVEL)
-    return PLAIN + data if sealer is None else SEALED + sealer.seal(data, team_id)
+    return pack_bytes(dumps(list(record)), team_id, sealer)
 
 
 def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredResponse:
@@ -72,16 +74,25 @@ def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredRes
 
     Raises ValueError if it is damaged or was encrypted with a key that is no longer configured.
     """
+    return StoredResponse(*parse_json(unpack_bytes(data, team_id, sealer)))
+
+
+def pack_bytes(data: bytes, team_id: str, sealer: Sealer | None = None) -> bytes:
+    """Returns the bytes for the store."""
+    packed = zlib.compress(data, _LEVEL)
+    return PLAIN + packed if sealer is None else SEALED + sealer.seal(packed, team_id)
+
+
+def unpack_bytes(data: bytes, team_id: str, sealer: Sealer | None = None) -> bytes:
+    """Returns the bytes as they were before they were packed. Raises ValueError as `unpack` does."""
     version, body = data[:1], data[1:]
     if version == SEALED:
         if sealer is None:
             raise ValueError("sealed, and there is no key")
         body = sealer.open(body, team_id)
     elif version != PLAIN:
-        raise ValueError("not a stored response")
-    opener = zlib.decompressobj()
+        raise ValueError("not packed by the gateway")
     try:
-        text = opener.decompress(body, _MOST_BYTES)
+        return zlib.decompressobj().decompress(body, _MOST_BYTES)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    return StoredResponse(*parse_json(text))

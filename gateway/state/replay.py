@@ -23,21 +23,32 @@ def events(response: Mapping[str, Any]) -> list[bytes]:
     """Returns the events of a response that has ended. If it still runs, returns the opening events."""
     return [
         b"event: %b\ndata: %b\n\n" % (kind.encode(), dumps({"type": kind, "sequence_number": number, **body}))
-        for number, (kind, body) in enumerate(_events(response))
+        for number, (kind, body) in enumerate([*_opening(response), *ending_events(response)])
     ]
 
 
-def _events(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _opening(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     begun = {**response, **{name: value for name, value in _NOT_YET.items() if name in response}}
     yield "response.created", {"response": begun}
     yield "response.in_progress", {"response": begun}
-    terminal = TERMINAL_EVENTS.get(str(response.get("status")))
-    if terminal is None:
+
+
+def ending_events(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the type and the body of each event behind the opening ones. There are none if the response still runs."""
+    if str(response.get("status")) not in TERMINAL_EVENTS:
         return
     for index, item in enumerate(response.get("output") or []):
         if isinstance(item, dict):
             yield from _item_events(index, item)
-    yield terminal, {"response": dict(response)}
+    yield terminal_event(response)
+
+
+def terminal_event(response: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the type and the body of the event that ends the stream of this response."""
+    status = str(response.get("status"))
+    # The specification has no event of its own for a cancelled response, and typed clients know none.
+    kind = TERMINAL_EVENTS["incomplete" if status == "cancelled" else status]
+    return kind, {"response": dict(response)}
 
 
 def _item_events(index: int, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

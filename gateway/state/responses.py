@@ -22,7 +22,8 @@ from typing import Final
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
 from gateway.state.items import COMPACTION, Item, kind_of
-from gateway.state.records import Sealer, StoredResponse, pack, unpack
+from gateway.state.records import RUNNING, Sealer, StoredResponse, pack, unpack
+from gateway.state.snapshot import failed_response
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
@@ -103,7 +104,24 @@ class ResponseStore:
         except GatewayError as error:
             if error.code not in ("previous_response_not_found", "invalid_item"):
                 raise
-        return self._open(key.team_id, (await self._contents(key.team_id, [response_id]))[0])
+        return await self.read(key.team_id, response_id)
+
+    async def read(self, team_id: str, response_id: str) -> StoredResponse | None:
+        """Returns a response of the team, also one that is only kept for a while, with its present status."""
+        contents, *_, jobs, _, temporary = TeamKeys(team_id).background_response(response_id)
+        # The job is read first: a response that has no job any more has its last state when it is read.
+        calls = [
+            self._store.run("HGET", jobs, response_id),
+            self._store.run("HGET", contents, response_id),
+            self._store.run("GET", temporary),
+        ]
+        job, stored, kept_for_a_while = await gather(calls)
+        record = self._open(team_id, stored if stored is not None else kept_for_a_while)
+        if record is None or record.status not in RUNNING or record.response.get("background") is not True:
+            return record
+        if job is None:
+            return record._replace(response=failed_response(record.response, "server_error", "The response was lost."))
+        return record._replace(response={**record.response, "status": job.split(b" ")[1].decode()})
 
     async def ancestors(self, key: ApiKey, record: StoredResponse) -> list[StoredResponse]:
         """Returns what a response continues, oldest first, without the deleted responses."""
@@ -118,26 +136,31 @@ class ResponseStore:
         return found[::-1]
 
     async def put(self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool) -> Put:
-        """Stores a response. `reserved`: an earlier call has reserved its id. Raises `response_too_large`."""
-        packed = pack(record, team_id, self._sealer)
-        if len(packed) > self.policy.max_response_bytes:
-            raise ValueError(f"a response of {len(packed)} bytes is larger than what is kept")
-        items = ",".join(
-            identifier
-            for item in record.output
-            if isinstance(identifier := item.get("id"), str) and _ITEM_ID.fullmatch(identifier)
-        )
+        """Stores a response. `reserved`: an earlier call has reserved its id. Raises ValueError if it is too large."""
         args: list[str | bytes | int] = [
             record.response_id,
             record.parent or "",
-            packed,
+            self.packed(team_id, record),
             "r" if running else "s",
             "known" if reserved else "new",
             self._ttl_ms,
             str(self.policy.max_team_bytes),
-            items,
+            self.item_ids(record),
         ]
         return Put((await gather([self._store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
+
+    def packed(self, team_id: str, record: StoredResponse) -> bytes:
+        """Returns a record as it is stored. Raises ValueError if it is larger than what is kept."""
+        packed = pack(record, team_id, self._sealer)
+        if len(packed) > self.policy.max_response_bytes:
+            raise ValueError(f"a response of {len(packed)} bytes is larger than what is kept")
+        return packed
+
+    @staticmethod
+    def item_ids(record: StoredResponse) -> str:
+        """Returns the ids of a response's output items, by which references find them."""
+        ids = (item.get("id") for item in record.output)
+        return ",".join(one for one in ids if isinstance(one, str) and _ITEM_ID.fullmatch(one))
 
     async def delete(self, team_id: str, response_id: str) -> bool:
         """Deletes a response. Returns whether it existed."""

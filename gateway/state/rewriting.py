@@ -45,9 +45,9 @@ class Event:
     fields: dict[str, Any] | None
 
 
-def read_event(raw: bytes) -> Event:
-    """Parses an event, but only if it can contain a response or an output item."""
-    if _HAS_RESPONSE not in raw and b"output_item.done" not in raw:
+def read_event(raw: bytes, *, whole: bool = False) -> Event:
+    """Parses an event, but only if it can contain a response or an output item, or if `whole` is set."""
+    if not whole and _HAS_RESPONSE not in raw and b"output_item.done" not in raw:
         return Event(raw, None, None)
     data = b"\n".join(line[5:].removeprefix(b" ") for line in _lines(raw) if line.startswith(b"data:"))
     return Event(raw, data, parse_object(data) if data else None)
@@ -62,11 +62,15 @@ def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
     if data is None or fields is None or not isinstance(fields.get("response"), dict):
         return event.raw
     start = next(member.start for member in members(data) if member.name == "response")
-    changed = replace(data, start, {name: dumps(value) for name, value in changes.items()})
-    lines = _lines(event.raw)
+    return with_data(event.raw, replace(data, start, {name: dumps(value) for name, value in changes.items()}))
+
+
+def with_data(raw: bytes, data: bytes) -> bytes:
+    """Returns an event with other data. What else it has stays, in lines that end in LF."""
+    lines = _lines(raw)
     first = next(at for at, line in enumerate(lines) if line.startswith(b"data:"))
     kept = [line for line in lines if not line.startswith(b"data:")]
-    kept[first:first] = [b"data: " + line for line in changed.split(b"\n")]
+    kept[first:first] = [b"data: " + line for line in data.split(b"\n")]
     return b"\n".join(kept)
 
 

@@ -7,21 +7,29 @@ These calls cost nothing and count against no limit, because programs poll.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.lenient_json import dumps
+from gateway.state.background import Background
+from gateway.state.following import DONE, follow
 from gateway.state.items import Item, shown
 from gateway.state.lists import page
-from gateway.state.records import StoredResponse
+from gateway.state.records import RUNNING, StoredResponse
 from gateway.state.replay import events
 from gateway.state.responses import ResponseStore
+from gateway.state.snapshot import cancelled_response
 from gateway.types import Headers
 
 _JSON = b"application/json"
 _SSE = b"text/event-stream"
+_POLL_AFTER: Final = ((b"openai-poll-after-ms", b"1000"),)
+"""After how long to ask again. The SDKs' polling helpers honour it."""
+_NUMBER: Final = re.compile(r"-?[0-9]{1,15}")
 
 
 class LocalAnswer(NamedTuple):
@@ -29,6 +37,7 @@ class LocalAnswer(NamedTuple):
 
     content_type: bytes
     body: bytes
+    more: tuple[tuple[bytes, bytes], ...] = ()
 
     def head(self, request_id: str) -> Headers:
         """Returns the answer's headers."""
@@ -36,30 +45,75 @@ class LocalAnswer(NamedTuple):
             (b"content-type", self.content_type),
             (b"content-length", b"%d" % len(self.body)),
             (b"x-request-id", request_id.encode()),
+            *self.more,
+        ]
+
+
+class LocalStream(NamedTuple):
+    """An event stream that the gateway makes itself."""
+
+    events: AsyncIterator[bytes]
+
+    @staticmethod
+    def head(request_id: str) -> Headers:
+        """Returns the answer's headers."""
+        return [
+            (b"content-type", _SSE),
+            (b"x-request-id", request_id.encode()),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
         ]
 
 
 class StoredCalls:
     """Serves stored responses. Raises GatewayError."""
 
-    def __init__(self, responses: ResponseStore) -> None:
+    def __init__(self, responses: ResponseStore, background: Background) -> None:
         self._responses = responses
+        self._background = background
 
-    async def serve(self, operation: str, key: ApiKey, response_id: str, query: bytes) -> LocalAnswer | None:
+    async def serve(
+        self, operation: str, key: ApiKey, response_id: str, query: bytes
+    ) -> LocalAnswer | LocalStream | None:
         """Answers one of the operations that name a response. Returns None if the response is not stored here."""
         record = await self._responses.get(key, response_id)
         if record is None:
             return None
         if operation == "retrieve":
-            return _retrieve(record, query)
+            return self._retrieve(key, record, query)
         if operation == "delete":
+            await self._background.delete(key.team_id, response_id)
             await self._responses.delete(key.team_id, response_id)
             return _json({"id": response_id, "object": "response", "deleted": True})
         if operation == "cancel":
-            return _cancel(record)
+            return await self._cancel(key, record)
         if operation == "input_items":
             return _json(page(await self._input(key, record), query))
         return None
+
+    def _retrieve(self, key: ApiKey, record: StoredResponse, query: bytes) -> LocalAnswer | LocalStream:
+        asked = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
+        if asked.get("stream") not in ("true", "True", "1"):
+            return shown_response(record.response)
+        after = asked.get("starting_after", "-1")
+        if _NUMBER.fullmatch(after) is None:
+            raise GatewayError("invalid_item", "'starting_after' must be a sequence number.", param="starting_after")
+        number = max(-1, int(after))
+        if record.response.get("background") is True:
+            return LocalStream(follow(self._background, key.team_id, record.response_id, number))
+        return LocalAnswer(_SSE, b"".join([*events(record.response)[number + 1 :], DONE]))
+
+    async def _cancel(self, key: ApiKey, record: StoredResponse) -> LocalAnswer:
+        if record.response.get("background") is not True:
+            message = f"The response {record.response_id!r} does not run in the background: it cannot be cancelled."
+            raise GatewayError("invalid_item", message, param="response_id")
+        if record.status not in RUNNING:
+            return _json(record.response)
+        cancelled = cancelled_response(record.response)
+        if await self._background.cancel(key.team_id, record, cancelled):
+            return _json(cancelled)
+        ended = await self._responses.read(key.team_id, record.response_id)  # it ended a moment before
+        return _json(cancelled if ended is None else ended.response)
 
     async def _input(self, key: ApiKey, record: StoredResponse) -> list[Item]:
         """Returns the input that a response was made from: its own and that of the turns it continues."""
@@ -69,22 +123,9 @@ class StoredCalls:
         return shown([*items, *record.input])
 
 
-def _retrieve(record: StoredResponse, query: bytes) -> LocalAnswer:
-    asked = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
-    if asked.get("stream") not in ("true", "True", "1"):
-        return _json(record.response)
-    after = asked.get("starting_after", "-1")
-    if not after.lstrip("-").isdigit():
-        raise GatewayError("invalid_item", "'starting_after' must be a sequence number.", param="starting_after")
-    made = events(record.response)
-    return LocalAnswer(_SSE, b"".join(made[int(after) + 1 :]))
-
-
-def _cancel(record: StoredResponse) -> LocalAnswer:
-    if record.response.get("background") is not True:
-        message = f"The response {record.response_id!r} does not run in the background: it cannot be cancelled."
-        raise GatewayError("invalid_item", message, param="response_id")
-    return _json(record.response)
+def shown_response(response: dict[str, Any]) -> LocalAnswer:
+    """Returns a response as JSON. One that still runs says when to ask again."""
+    return _json(response)._replace(more=_POLL_AFTER if response.get("status") in RUNNING else ())
 
 
 def _json(value: dict[str, Any]) -> LocalAnswer:

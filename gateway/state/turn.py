@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -70,6 +70,9 @@ class Turn:
     _held: bytes = b""  # the event that is not complete yet
     _output: OutputItems = field(default_factory=OutputItems)
 
+    async def announce(self) -> None:
+        """Does what must be done before admission: nothing, for a turn whose client waits for it."""
+
     async def whole(self, body: bytes) -> bytes:
         """Returns a JSON answer as the client is shown it. An answer that is not a response passes unchanged."""
         response = parse_object(body)
@@ -99,6 +102,9 @@ class Turn:
         """Releases what a turn without a response still holds: the reserved id and the conversation's lock."""
         if self._reserved and not self._ended and self.response_id is not None:
             await self._keeper.responses.delete(self._key.team_id, self.response_id)
+        await self._unlock()
+
+    async def _unlock(self) -> None:
         if self._past.conversation is not None:
             await self._keeper.conversations.unlock(self._key.team_id, self._past.conversation, self.lock)
 
@@ -161,11 +167,15 @@ class Turn:
         return done is Put.STORED
 
     async def _put(self, response: dict[str, Any], *, reserved: bool, running: bool) -> Put:
+        record = self._stored(response)
+        return await self._keeper.responses.put(self._key.team_id, record, running=running, reserved=reserved)
+
+    def _stored(self, response: dict[str, Any]) -> StoredResponse:
+        """Returns what is stored of the turn. Gives each output item an id of its own."""
         output = response.get("output")
         if isinstance(output, list):
             response["output"] = with_ids([item for item in output if isinstance(item, dict)])
-        record = StoredResponse(response, self._input, self._past.parent, self._key.key_id)
-        return await self._keeper.responses.put(self._key.team_id, record, running=running, reserved=reserved)
+        return StoredResponse(response, self._input, self._past.parent, self._key.key_id)
 
     async def _append(self, response: dict[str, Any]) -> None:
         """Appends a completed turn's input and output to its conversation in one step."""
@@ -178,7 +188,7 @@ class Turn:
         identifier = response.get("id")
         return str(identifier) if is_usable_id(identifier) else new_response_id()
 
-    def _changes(self, response: dict[str, Any], *, kept: bool) -> dict[str, Any]:
+    def _changes(self, response: Mapping[str, Any], *, kept: bool) -> dict[str, Any]:
         """Returns the changes of the table in `rewriting`: where the shown response differs from the provider's."""
         wanted: dict[str, Any] = {
             "id": self.response_id,

@@ -2,6 +2,7 @@
 
     turn = await turns.begin(key, body, rule)       before admission: resolves earlier turns into the body
     turn.body                                       what goes upstream: the whole input, store false, no ids
+    await turn.announce()                           before admission: one that runs in the background is queued
     await turn.whole(body)                          a JSON answer as the client is shown it; it is stored first
     await turn.stream(data)                         the same for a stream, in whole events; the last waits for the store
     await turn.finish(closing)                      the rest of a stream, and the gateway's own closing events
@@ -21,8 +22,10 @@ from gateway.identity.api_keys import ApiKey
 from gateway.protocol.json_splice import replace
 from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.routing.router import RouteRule
+from gateway.state.background import Background
+from gateway.state.background_turn import BackgroundTurn, queued_turn_fields
 from gateway.state.chain import Link, check_calls, resolve
-from gateway.state.conversations import Conversations
+from gateway.state.conversations import LOCK_LIFE_S, Conversations
 from gateway.state.items import Item, as_items, is_reference, upstream_items, with_ids
 from gateway.state.responses import ResponseStore
 from gateway.state.stored_calls import StoredCalls
@@ -33,19 +36,16 @@ from gateway.types import Body
 class Turns:
     """Begins turns. Mutable: `unstored` counts the responses that could not be stored."""
 
-    def __init__(self, responses: ResponseStore, conversations: Conversations, turn_life_s: float) -> None:
+    def __init__(self, responses: ResponseStore, conversations: Conversations, background: Background) -> None:
         self.responses = responses
         self.conversations = conversations
+        self.background = background
         self.unstored = 0
-        self.stored = StoredCalls(responses)
-        self._turn_life_s = turn_life_s
+        self.stored = StoredCalls(responses, background)
 
     async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """Resolves the turn's past into the body. Raises GatewayError. Locks a conversation until `close`."""
         fields = parse_object(bytes(body)) or {}
-        if fields.get("background") is True:
-            message = "Responses that this gateway keeps are not run in the background: ask without 'background'."
-            raise GatewayError("invalid_item", message, param="background")
         past = await self._past(key, fields)
         new = as_items(fields.get("input"))
         name = secrets.token_hex(8)
@@ -55,7 +55,7 @@ class Turns:
             check_calls(items)
             upstream = self._upstream_body(body, fields, past, items, rule)
             if past.conversation is not None:
-                await self.conversations.lock(key.team_id, past.conversation, name, self._turn_life_s)
+                await self.conversations.lock(key.team_id, past.conversation, name, LOCK_LIFE_S)
                 # An item that another turn appended while this one waited is also part of the past.
                 past = await self._past(key, fields)
                 items = resolve(past.links, new)
@@ -65,7 +65,13 @@ class Turns:
             if past.conversation is not None:
                 await self.conversations.unlock(key.team_id, past.conversation, name)
             raise
-        return Turn(self, key, past, with_ids(new), upstream, keep=fields.get("store") is not False, lock=name)
+        keep, own = fields.get("store") is not False, with_ids(new)
+        if fields.get("background") is True:
+            snapshot = queued_turn_fields(fields)
+            return BackgroundTurn(
+                self, key, past, own, upstream, keep, name, background=self.background, snapshot=snapshot
+            )
+        return Turn(self, key, past, own, upstream, keep, name)
 
     async def _past(self, key: ApiKey, fields: dict[str, Any]) -> Past:
         previous, conversation = fields.get("previous_response_id"), _conversation_id(fields.get("conversation"))
@@ -109,6 +115,7 @@ class Turns:
         changes: dict[str, bytes | None] = {
             "previous_response_id": None,
             "conversation": None,
+            "background": None,
             "store": b"false" if rule.upstream_store == "false" else None,
         }
         if not unchanged:

@@ -44,6 +44,10 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:response-use       zset    the same: when each was used last
     gw:{T}:response-items     hash    the same: output items by id, for references
     gw:{T}:conversation:<id>  hash    TTL `state.ttl_s`: a conversation's items and metadata
+    gw:{T}:background         hash    TTL of a waiting and running time: background responses that have not ended
+    gw:{T}:events:<id>        stream  the same: their events; without "store", for ten minutes more
+    gw:{T}:temporary:<id>     string  the same: a background response that is not stored
+    gw:{background}:teams     zset    TTL of a day: teams with background responses, by the end of their leases
     gw:{canary....}:...       any     TTL of a minute: the start-up check that the scripts enforce limits
     gw:{reaper}:leases        zset    TTL of a day: workers by when they are taken for dead
     gw:{reaper}:lock          string  TTL of a third of `ledger.hold_ttl_s`: one worker expires holds per round
@@ -75,6 +79,7 @@ LIVE_WANTED: Final = "gw:live-wanted"
 WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
 LEASES: Final = "gw:{reaper}:leases"
+BACKGROUND_TEAMS: Final = "gw:{background}:teams"
 STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
 """The length of the steps by which figures are rolled up."""
 TIMINGS_MS: Final = 86_400_000
@@ -190,6 +195,16 @@ class TeamKeys(NamedTuple):
     def stored_responses(self) -> list[str]:
         """The keys of the responses that the gateway stores itself: contents, entries, use, items."""
         return [self._name(name) for name in ("responses", "response-entries", "response-use", "response-items")]
+
+    @property
+    def background(self) -> str:
+        """The team's background responses that have not ended."""
+        return self._name("background")
+
+    def background_response(self, response_id: str) -> list[str]:
+        """The keys of one background response: those of stored ones, jobs, events, temporary."""
+        own = [self._name(f"{name}:{response_id}") for name in ("events", "temporary")]
+        return [*self.stored_responses, self.background, *own]
 
     def conversation(self, conversation_id: str) -> str:
         """The key of a conversation's items and metadata."""

@@ -11,6 +11,8 @@
 | `end-overdue-requests` | ends requests that have exceeded their total time                   | `proxy.handler`       |
 | `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |
 | `report-requests`      | writes the reports that operators read                              | `reporting`           |
+| `run-background`       | renews, starts and ends background responses                        | `proxy.handler`       |
+| `renew-conversations`  | renews the locks that running turns have on conversations           | `proxy.handler`       |
 | `publish-metrics`      | publishes this worker's metrics to the other workers                | `worker`              |
 | `inspect-store`        | checks whether the store may lose data                              | `worker`              |
 | `check-enforcement`    | checks that the store refuses what exceeds a limit; then ends       | here                  |
@@ -28,9 +30,11 @@ from gateway.errors import GatewayError
 from gateway.ledger.enforcement_check import check_enforcement
 from gateway.ledger.ledger import Ledger
 from gateway.observability.metrics import multiprocess
+from gateway.proxy.background_runner import ROUND_S
 from gateway.proxy.handler import SWEEP_S, RequestHandler
 from gateway.reporting import request_reporter
 from gateway.reporting.request_reporter import RequestReporter
+from gateway.state.conversations import LOCK_LIFE_S
 from gateway.store.errors import StoreUnavailable
 from gateway.store.store import Store
 from gateway.worker import control_loop
@@ -66,6 +70,8 @@ def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
         Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),
         Periodic("report-requests", request_reporter.EVERY_S, parts.reporter.report, outages=OUTAGES),
+        Periodic("run-background", ROUND_S, parts.handler.run_background, outages=OUTAGES),
+        Periodic("renew-conversations", LOCK_LIFE_S / 3, parts.handler.renew_conversations, outages=OUTAGES),
         parts.store_inspection.work,
         Periodic("publish-metrics", multiprocess.EVERY_S, parts.metrics_collector.publish),
         check,

@@ -26,8 +26,8 @@ import structlog
 from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings
 from gateway.errors import GatewayError
-from gateway.proxy.handler import ActiveSnapshot, RequestHandler
-from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.proxy.handler import RequestHandler
+from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
 from gateway.store.errors import StoreError
 from gateway.upstream.health import Condition
 from gateway.upstream.model_list import ModelList

@@ -15,6 +15,7 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import ordered
+from gateway.state.background import Background, BackgroundPolicy
 from gateway.state.conversations import Conversations
 from gateway.state.responses import ResponseStore, StatePolicy
 from gateway.state.turns import Turns
@@ -29,6 +30,8 @@ from gateway.upstream.upstream import Additions, Upstream, UpstreamPolicy
 if TYPE_CHECKING:
     from gateway.observability.tracing import Tracing
 
+_BACKGROUND_SLACK_S: Final = 600.0
+"""How long a background response may take beyond its waiting and its running: its end is stored in that time."""
 NO_UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType({})
 
 
@@ -160,5 +163,17 @@ def _path(path: Path | None) -> str | None:
 
 def build_turns(settings: Settings, store: Store) -> Turns:
     """What keeps responses and conversations, for routes whose state the gateway keeps."""
-    policy = StatePolicy(**settings.state.model_dump())
-    return Turns(ResponseStore(store, policy), Conversations(store, policy), settings.server.total_timeout_s)
+    state, longest_s = settings.state, settings.server.total_timeout_s
+    policy = StatePolicy(
+        state.ttl_s, state.max_response_bytes, state.max_team_bytes, state.max_depth, state.max_resolved_bytes
+    )
+    in_background = BackgroundPolicy(
+        concurrency=state.background_concurrency,
+        queue=state.background_queue,
+        lease_s=state.background_lease_s,
+        longest_s=2 * longest_s + _BACKGROUND_SLACK_S,
+        max_bytes=state.background_max_bytes,
+    )
+    responses = ResponseStore(store, policy)
+    background = Background(store, responses, in_background)
+    return Turns(responses, Conversations(store, policy), background)

@@ -10,17 +10,10 @@ from typing import Any
 import openai
 import pytest
 
+from tests.state.answers import MODEL, answer
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.post_only_provider import Answer, PostOnlyProvider
 from tests.support.servers import Server
-
-USAGE = {
-    "input_tokens": 7,
-    "input_tokens_details": {"cached_tokens": 0},
-    "output_tokens": 3,
-    "output_tokens_details": {"reasoning_tokens": 0},
-    "total_tokens": 10,
-}
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +40,6 @@ def key(gateway: RunningGateway) -> NewKey:
 def sdk(gateway: RunningGateway, key: NewKey) -> Iterator[openai.OpenAI]:
     with gateway.sdk(key) as client:
         yield client
-
-
-def answer(text: str, identifier: str, **fields: Any) -> Answer:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    item = {"type": "message", "id": "msg_0", "role": "assistant", "status": "completed", "content": [part]}
-    response = {
-        "id": identifier,
-        "object": "response",
-        "created_at": 1_795_000_000,
-        "status": "completed",
-        "model": "openai/gpt-5.2",
-        "output": [item],
-        "previous_response_id": None,
-        "store": False,
-        "usage": USAGE,
-    }
-    return Answer({**response, **fields})
-
-
-MODEL = "openai/gpt-5.2"
 
 
 def test_the_sdk_continues_reads_lists_and_deletes(provider: PostOnlyProvider, sdk: openai.OpenAI) -> None:
@@ -215,16 +188,6 @@ def test_a_dead_key_reads_nothing_that_is_kept(
         assert client.get("/v1/responses/resp_dead").status_code == 401
         continued = {"model": MODEL, "input": "x", "previous_response_id": "resp_dead"}
         assert client.post("/v1/responses", json=continued).status_code == 401
-
-
-def test_a_background_response_is_refused_by_name_and_never_reaches_the_provider(
-    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey
-) -> None:
-    calls, before = len(provider.received), gateway.balance(key)
-    with gateway.http(key) as client:
-        got = client.post("/v1/responses", json={"model": MODEL, "input": "x", "background": True})
-    assert (got.status_code, got.json()["error"]["param"]) == (400, "background")
-    assert (len(provider.received), gateway.balance(key)) == (calls, before)
 
 
 def test_a_route_that_keeps_nothing_continues_nothing(

@@ -3,12 +3,15 @@
 with PostOnlyProvider.serving() as provider:
     provider.next(answer)              the next call gets this response, as JSON or as events, by what it asks
     provider.received                  the bodies of all calls, oldest first
+    provider.left                      those whose caller closed the connection before an answer was released
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +25,8 @@ from tests.support.waiting import wait_until_sync
 @dataclass(frozen=True)
 class Answer:
     """What a call gets. `stream`: {"item_events", "terminal"}: exactly these, where events are asked for;
-    `ends`: with `[DONE]` behind them.
+    `ends`: with `[DONE]` behind them. `released`: until it is set, an answer does not come, and a stream goes no
+    further than its first `shown` events.
     """
 
     response: dict[str, Any]
@@ -30,6 +34,8 @@ class Answer:
     delay_s: float = 0
     stream: dict[str, Any] | None = None
     ends: bool = True
+    released: threading.Event | None = None
+    shown: int = 0
 
 
 @dataclass
@@ -38,6 +44,7 @@ class PostOnlyProvider:
 
     url: str = ""
     received: list[dict[str, Any]] = field(default_factory=list)
+    left: list[dict[str, Any]] = field(default_factory=list)
     _answers: list[Answer] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,13 +70,28 @@ class PostOnlyProvider:
                     answer = provider._answers.pop(0) if provider._answers else Answer({"error": "unexpected"}, 500)
                 time.sleep(answer.delay_s)  # the provider's work, as the test asks for it
                 streamed = body.get("stream") and answer.status == 200
-                data = _events(answer) if streamed else json.dumps(answer.response).encode()
+                data = b"".join(_events(answer)) if streamed else json.dumps(answer.response).encode()
+                first = b"".join(_events(answer)[: answer.shown]) if streamed else b""
+                if not first and not self.is_released(answer, body):
+                    return
                 self.send_response(answer.status)
                 self.send_header("content-type", "text/event-stream" if streamed else "application/json")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    self.wfile.write(data)
+                    self.wfile.write(first)
+                    if self.is_released(answer, body):
+                        self.wfile.write(data[len(first) :])
+
+            def is_released(self, answer: Answer, body: dict[str, Any]) -> bool:
+                """Waits for the test, or for the end of the connection."""
+                while answer.released is not None and not answer.released.wait(0.01):
+                    readable, _, _ = select.select([self.connection], [], [], 0)
+                    if readable and not self.connection.recv(1, socket.MSG_PEEK):
+                        provider.left.append(body)
+                        self.close_connection = True
+                        return False
+                return True
 
             def log_message(self, *args: object) -> None:
                 """Nothing: the tests say what failed."""
@@ -87,7 +109,7 @@ class PostOnlyProvider:
             thread.join(10)
 
 
-def _events(answer: Answer) -> bytes:
+def _events(answer: Answer) -> list[bytes]:
     response = answer.response
     begun = {**response, "status": "in_progress", "output": [], "usage": None}
     events: list[dict[str, Any]] = [
@@ -102,10 +124,10 @@ def _events(answer: Answer) -> bytes:
             events += _item_events(index, item)
         events.append({"type": f"response.{response['status']}", "response": response})
     frames = [
-        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n".encode()
         for number, event in enumerate(events)
     ]
-    return "".join([*frames, "data: [DONE]\n\n" if answer.ends else ""]).encode()
+    return [*frames, b"data: [DONE]\n\n"] if answer.ends else frames
 
 
 def _item_events(index: int, item: dict[str, Any]) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ breaker_failures = 1000000
 [[routes]]
 model = "*"
 upstreams = ["simulator"]
+{route}
 [prices."*"]
 input = "1"
 cached_input = "0.1"
@@ -84,9 +85,16 @@ def _is_worker(pid: int) -> bool:
 
 @contextlib.contextmanager
 def gateway_process(
-    store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, hold_ttl_s: float = 15.0, **settings: str
+    store_url: str,
+    upstream_url: str,
+    directory: Path,
+    *,
+    workers: int = 1,
+    hold_ttl_s: float = 15.0,
+    route: str = "",
+    **settings: str,
 ) -> Iterator[GatewayProcess]:
-    """`gateway serve`, every worker ready; `settings` as in `ledger__lease_s="1"`.
+    """`gateway serve`, every worker ready; `settings` as in `ledger__lease_s="1"`, `route` as in `state = "gateway"`.
 
     Started again in the same directory, it finds what the last one left.
     """
@@ -95,7 +103,12 @@ def gateway_process(
     config = directory / "gateway.toml"
     config.write_text(
         CONFIG.format(
-            port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=hold_ttl_s
+            port=port,
+            workers=workers,
+            store_url=store_url,
+            upstream_url=upstream_url,
+            hold_ttl_s=hold_ttl_s,
+            route=route,
         ),
         encoding="utf-8",
     )

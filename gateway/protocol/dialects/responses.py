@@ -136,13 +136,24 @@ def _snapshot(observed: Observed, origin: Origin) -> dict[str, Any]:
     """Returns the response in progress: every field that the specification requires, then what the upstream showed."""
     opening = (parse_object(observed.created) if observed.created is not None else None) or {}
     shown = opening.get("response")
+    identifier = observed.response_id or f"resp_{origin.request_id.removeprefix('req_')}"
     return {
-        "id": observed.response_id or f"resp_{origin.request_id.removeprefix('req_')}",
+        **blank_response(identifier, origin.model, origin.created_at),
+        **(shown if isinstance(shown, dict) else {}),
+        "completed_at": None,
+    }
+
+
+def blank_response(response_id: str, model: str, created_at: int) -> dict[str, Any]:
+    """Returns a response in progress with every field that the specification requires. `created_at`: Unix time, s."""
+    return {
+        "id": response_id,
         "object": "response",
-        "created_at": origin.created_at,
+        "created_at": created_at,
+        "completed_at": None,
         "status": "in_progress",
         "incomplete_details": None,
-        "model": origin.model,
+        "model": model,
         "previous_response_id": None,
         "instructions": None,
         "output": [],
@@ -167,8 +178,6 @@ def _snapshot(observed: Observed, origin: Origin) -> dict[str, Any]:
         "metadata": {},
         "safety_identifier": None,
         "prompt_cache_key": None,
-        **(shown if isinstance(shown, dict) else {}),
-        "completed_at": None,
     }
 
 

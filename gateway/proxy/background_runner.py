@@ -1,0 +1,212 @@
+"""Runs the background responses of this worker: each on a task of its own, after its client has been answered.
+
+    runner.accept(...)     a response that was admitted and queued: gives its client's answer; it waits for its turn
+    runner.round()         due every ROUND_S: renews leases, starts those that may run, ends those that are gone
+    runner.finish(...)     at shutdown
+
+A response that waits holds its credits and its place. One whose worker has died is found by its lease, here or in
+another worker, and then fails: it may have begun at the provider, so nobody runs it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
+from gateway.billing.settlement import void
+from gateway.concurrency.cancellation import CancelScope, Reason
+from gateway.http.client import Client
+from gateway.ledger.ledger import Ledger
+from gateway.observability.request_record import RequestRecord
+from gateway.proxy.admission import Admitted
+from gateway.proxy.background_client import BackgroundClient
+from gateway.state.background import Background, Step
+from gateway.state.background_turn import BackgroundTurn, Problem
+from gateway.state.stored_calls import LocalAnswer, LocalStream, shown_response
+
+ROUND_S: Final = 0.25
+"""How often `round` is due. A cancelled response ends within two rounds."""
+_NOTES_PER_LEASE: Final = 3
+_STOPPED: Final = Problem("server_error", "The gateway was stopped before the response ran.")
+_TOO_LATE: Final = Problem("server_error", "The response waited for too long.")
+
+
+class Requests(Protocol):
+    """What a run of a response needs of the request handler."""
+
+    @property
+    def running(self) -> Mapping[CancelScope, HasRecord]:
+        """The requests that talk to an upstream, by what ends them."""
+
+    async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+        """Steps 5 to 9 for an admitted request."""
+
+
+class HasRecord(Protocol):
+    """A request that talks to an upstream."""
+
+    @property
+    def record(self) -> RequestRecord:
+        """Its record."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One response in the background. `ended` is called at its end, however it came about.
+
+    `waits_until_s`: the event loop's time at which it has waited for too long. `may_start`: resolved by the first round
+    with room for it; False if it does not run. Mutable: its task.
+    """
+
+    admitted: Admitted
+    turn: BackgroundTurn
+    client: BackgroundClient
+    record: RequestRecord
+    ended: Callable[[], None]
+    waits_until_s: float
+    may_start: asyncio.Future[bool]
+    task: asyncio.Task[None] | None = None
+
+    def answer(self, *, starts: bool) -> None:
+        """Starts the run, or ends its waiting."""
+        if not self.may_start.done():
+            self.may_start.set_result(starts)
+
+
+class BackgroundRunner:
+    """The background responses of one worker. Mutable: its runs, and the teams of other workers that it watches."""
+
+    def __init__(self, background: Background, ledger: Ledger, requests: Requests, longest_wait_s: float) -> None:
+        self._background = background
+        self._ledger = ledger
+        self._requests = requests
+        self._longest_wait_s = longest_wait_s
+        self._runs: dict[str, Run] = {}
+        self._watched: dict[str, tuple[str, int]] = {}  # team -> what `due_teams` gave, rounds that are left
+        self._loop = asyncio.get_running_loop()
+        self._noted_s = float("-inf")
+        self._due_s = float("-inf")
+        self._every_s = background.policy.lease_s / _NOTES_PER_LEASE
+        self._log = structlog.get_logger("gateway.background")
+
+    @property
+    def running(self) -> int:
+        """How many responses run or wait in this worker."""
+        return len(self._runs)
+
+    def accept(
+        self,
+        admitted: Admitted,
+        turn: BackgroundTurn,
+        client: Client,
+        record: RequestRecord,
+        ended: Callable[[], None],
+    ) -> LocalAnswer | LocalStream:
+        """Lets a queued response wait for its turn, and run. Returns its client's answer."""
+        turn.accepted = True
+        record.response_id = turn.response_id
+        run = Run(
+            admitted,
+            turn,
+            BackgroundClient(client, turn),
+            record,
+            ended,
+            self._loop.time() + self._longest_wait_s,
+            self._loop.create_future(),
+        )
+        self._runs[turn.job.response_id] = run
+        run.task = asyncio.create_task(self._run(run), name=f"background-{record.request_id}")
+        return turn.followed if record.stream else shown_response(turn.snapshot)
+
+    async def _run(self, run: Run) -> None:
+        try:
+            if await run.may_start:
+                await self._requests.exchange(run.admitted, run.client, run.record)
+            else:
+                await self._drop(run)
+        except Exception:  # noqa: BLE001 - nobody awaits this task: a bug is logged, and the response has its lease
+            self._log.exception("background_run_failed", request_id=run.record.request_id)
+        finally:
+            del self._runs[run.turn.job.response_id]
+            run.ended()
+
+    async def _drop(self, run: Run) -> None:
+        """Ends a response that does not run: it gives back what it held."""
+        record = run.record
+        record.outcome, record.state = Outcome.CANCELLED, TRANSITIONS[record.state, Event.VOID]
+        record.settlement = void(run.admitted.admission.hold, record.outcome)
+        record.spooled = await self._ledger.settle(record.settlement) is None
+        await run.turn.close()
+
+    def _cancel(self, run: Run) -> None:
+        """Ends a response that runs, because it was cancelled."""
+        run.answer(starts=False)
+        for cancel_scope, relay in self._requests.running.items():
+            if relay.record is run.record:
+                cancel_scope.cancel(Reason.CANCELLED)
+
+    async def round(self) -> None:
+        """Runs one round. Raises GatewayError `store_unavailable`."""
+        by_team: defaultdict[str, list[Run]] = defaultdict(list)
+        for run in self._runs.values():
+            by_team[run.turn.job.team_id].append(run)
+        await self._note(list(by_team))
+        for team_id in {*by_team, *self._watched}:
+            await self._round_of(team_id, by_team.get(team_id, []))
+        for runs in by_team.values():
+            for run in runs:
+                await run.turn.keep_events()
+
+    async def _round_of(self, team_id: str, runs: list[Run]) -> None:
+        steps, lapsed, left = await self._background.round(team_id, [run.turn.job for run in runs])
+        for run, step in zip(runs, steps, strict=True):
+            if step is Step.GONE:
+                self._cancel(run)
+            elif step is not Step.WAITS:
+                run.answer(starts=True)
+            elif self._loop.time() >= run.waits_until_s:
+                run.turn.problem = _TOO_LATE
+                run.answer(starts=False)
+        for response_id in lapsed:
+            await self._background.fail_lost(team_id, response_id)
+        if team_id in self._watched:
+            ends, rounds = self._watched.pop(team_id)
+            if not left:
+                await self._background.forget(team_id, ends)
+            elif rounds > 0:
+                self._watched[team_id] = ends, rounds - 1
+
+    async def _note(self, team_ids: list[str]) -> None:
+        """Notes the teams with responses here, and looks for those whose workers may have died."""
+        now_s = self._loop.time()
+        if team_ids and now_s - self._noted_s >= self._every_s:
+            await self._background.note(team_ids)
+            self._noted_s = now_s
+        if now_s - self._due_s >= self._every_s:
+            self._due_s = now_s
+            rounds = int(self._background.policy.lease_s * 2 / ROUND_S)
+            for team_id, ends in (await self._background.due_teams()).items():
+                self._watched[team_id] = ends, rounds
+
+    def stop(self) -> None:
+        """Ends what waits. What runs is ended with the other requests."""
+        for run in list(self._runs.values()):
+            if not run.may_start.done():
+                run.turn.problem = _STOPPED
+                run.answer(starts=False)
+
+    async def finish(self, timeout_s: float, stop: Callable[[], None]) -> None:
+        """Waits until everything has ended; `stop` is called after `timeout_s` to end what still runs."""
+        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        if not tasks:
+            return
+        _, left = await asyncio.wait(tasks, timeout=timeout_s)
+        if left:
+            stop()
+            await asyncio.wait(left)

@@ -1,0 +1,323 @@
+"""Responses that run in the background, in the store: queued, run under a lease, ended once.
+
+    put(job, record, log)        queues a response; REFUSED, PARENT_GONE or FULL if it cannot be
+    round(team, jobs)            renews the leases of a worker's own, starts those that may run, names the lapsed ones
+    keep_events(job, log)        keeps its events while it runs
+    end(job, who, ending)        ends it: by its worker under its lease, by a client, or by anybody after the lease
+    fail_lost(team, id)          ends one whose worker has died: it is not run again
+    events(team, id, after)      its events behind a number, and whether more will come
+
+Each step is one script in the team's slot. A job that has ended is gone from the list of jobs, so nothing can change
+it. Raises GatewayError `store_unavailable`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
+
+import structlog
+
+from gateway.errors import GatewayError, JsonScalar
+from gateway.protocol.sse_framing import split_events
+from gateway.state.event_log import EventLog, Piece, after
+from gateway.state.records import RUNNING, Sealer, StoredResponse, pack_bytes, unpack_bytes
+from gateway.state.replay import terminal_event
+from gateway.state.responses import ResponseStore
+from gateway.state.snapshot import failed_response
+from gateway.store.keyspace import BACKGROUND_TEAMS, TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+PUT: Final = Script.load("background_put_v1")
+ROUND: Final = Script.load("background_round_v1")
+EVENTS: Final = Script.load("background_events_v1")
+END: Final = Script.load("background_end_v1")
+DELETE: Final = Script.load("background_delete_v1")
+TEAMS: Final = Script.load("background_teams_v1")
+TEMPORARY_MS: Final = 600_000
+"""How long a response that is not stored can be read after it has ended. OpenAI keeps it about ten minutes."""
+QUEUE_FULL_WAIT_MS: Final = 5000
+"""A guess: nobody knows when a place in the queue becomes free."""
+_PIECES_AT_ONCE: Final = 256
+_LIST_LIFE_MS: Final = "86400000"
+_LOST: Final = ("server_error", "The worker that ran the response has stopped. The response is not run again.")
+
+Who = Literal["worker", "lost", "client", "unborn"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundPolicy:
+    """Bounds of background responses.
+
+    `concurrency` and `queue`: how many of one team run and wait. `lease_s`: how long a worker may be silent before its
+    responses fail. `longest_s`: how long one may wait and run. `max_bytes`: requests that wait in one worker.
+    """
+
+    concurrency: int
+    queue: int
+    lease_s: float
+    longest_s: float
+    max_bytes: int
+
+
+class Queued(IntEnum):
+    """The result of queueing a response."""
+
+    DONE = 1
+    TAKEN = 0
+    PARENT_GONE = -1
+    FULL = -2
+
+
+class Ended(IntEnum):
+    """The result of ending a response."""
+
+    DONE = 1
+    DELETED = 2  # it was deleted meanwhile, so it is not kept
+    NOT_APPENDED = 3  # its conversation is full
+    NOT_OURS = 0  # somebody else has ended it
+    LEASE = -1  # the worker's lease has lapsed; or, for others, it has not
+
+
+class Step(IntEnum):
+    """What a round says of a job."""
+
+    GONE = 0
+    WAITS = 1
+    STARTS = 2
+    RUNS = 3
+
+
+_STEPS: Final[Mapping[int, Step]] = MappingProxyType({int(step): step for step in Step})
+
+
+class Job(NamedTuple):
+    """One background response and the token of the worker that runs it. `kept`: it is stored as others are."""
+
+    team_id: str
+    response_id: str
+    token: str
+    kept: bool
+
+
+class Ending(NamedTuple):
+    """How a response ends: what is stored of it, its events, and the items for its conversation."""
+
+    record: StoredResponse
+    log: EventLog
+    conversation: str | None = None
+    lock: str = ""
+    appended: Sequence[bytes] = ()
+
+
+class Round(NamedTuple):
+    """The result of a round: a step for each job, the ids whose leases have lapsed, and how many jobs are left."""
+
+    steps: Sequence[Step]
+    lapsed: Sequence[str]
+    left: int
+
+
+class Found(NamedTuple):
+    """Events of a response. `last`: the number of the last of them. `is_over`: no more will come.
+
+    `are_gone`: the response has ended, and its events are not kept.
+    """
+
+    last: int
+    data: bytes
+    is_over: bool
+    are_gone: bool
+
+
+def new_job(team_id: str, response_id: str, *, kept: bool) -> Job:
+    """Returns a job with a token of its own."""
+    return Job(team_id, response_id, secrets.token_hex(8), kept)
+
+
+def _keys(job: Job) -> list[str]:
+    return TeamKeys(job.team_id).background_response(job.response_id)
+
+
+def queue_full(message: str, limit: int, scope: str) -> GatewayError:
+    """The refusal of a background response for which there is no place."""
+    explain: dict[str, JsonScalar] = {"limit": limit, "scope": scope}
+    return GatewayError("background_queue_full", message, wait_ms=QUEUE_FULL_WAIT_MS, explain=explain)
+
+
+class Background:
+    """The background responses of all teams. Mutable: the bytes of the requests that wait in this worker."""
+
+    def __init__(
+        self, store: Store, responses: ResponseStore, policy: BackgroundPolicy, sealer: Sealer | None = None
+    ) -> None:
+        self.policy = policy
+        self.responses = responses
+        self._store = store
+        self._sealer = sealer
+        self._lease_ms = str(int(policy.lease_s * 1000))
+        self._longest_ms = str(int(policy.longest_s * 1000))
+        self._waiting_bytes = 0
+        self._log = structlog.get_logger("gateway.state")
+
+    def take_room(self, size: int) -> None:
+        """Counts the bytes of a request that waits in this worker. Raises GatewayError `background_queue_full`."""
+        if self._waiting_bytes + size > self.policy.max_bytes:
+            raise queue_full(
+                "This worker holds as many background requests as it may.", self.policy.max_bytes, "worker"
+            )
+        self._waiting_bytes += size
+
+    def give_room(self, size: int) -> None:
+        """Counts the bytes of a request that has ended."""
+        self._waiting_bytes -= size
+
+    def new_log(self) -> EventLog:
+        """Returns a log for the events of one response."""
+        return EventLog(self.responses.policy.max_response_bytes)
+
+    async def put(self, job: Job, record: StoredResponse, log: EventLog) -> Queued:
+        """Queues a response. Raises ValueError if it is too large to be kept."""
+        await self.note([job.team_id])
+        policy, piece = self.responses.policy, log.unsent or Piece(0, b"")
+        args: list[str | bytes] = [
+            job.response_id,
+            (record.parent or "") if job.kept else "",
+            self.responses.packed(job.team_id, record),
+            job.token,
+            self._lease_ms,
+            str(self.policy.concurrency + self.policy.queue),
+            "kept" if job.kept else "temporary",
+            str(policy.ttl_s * 1000),
+            str(policy.max_team_bytes),
+            self._longest_ms,
+            str(piece.end),
+            self._packed(job.team_id, piece.data),
+        ]
+        done = Queued((await gather([self._store.call(PUT, _keys(job), args)]))[0])
+        if done is Queued.DONE:
+            log.sent(piece)
+        return done
+
+    async def round(self, team_id: str, jobs: Sequence[Job]) -> Round:
+        """Runs one round for a worker's own jobs of a team, which may be none."""
+        args = [self._lease_ms, str(self.policy.concurrency), self._longest_ms]
+        for job in jobs:
+            args += [job.response_id, job.token]
+        call = self._store.call(ROUND, [TeamKeys(team_id).background], args)
+        steps, lapsed, left = (await gather([call]))[0]
+        return Round([_STEPS[step] for step in steps], [raw.decode() for raw in lapsed], left)
+
+    async def keep_events(self, job: Job, log: EventLog) -> None:
+        """Keeps the new events of a running response. They stay in the log if the store does not take them."""
+        piece = log.unsent
+        if piece is None:
+            return
+        keys = TeamKeys(job.team_id)
+        names = [keys.background, keys.background_response(job.response_id)[5]]
+        packed = self._packed(job.team_id, piece.data)
+        args: list[str | bytes] = [job.response_id, job.token, str(piece.end), packed, self._longest_ms]
+        await gather([self._store.call(EVENTS, names, args)])
+        log.sent(piece)
+
+    async def end(self, job: Job, who: Who, ending: Ending) -> Ended:
+        """Ends a response. Raises ValueError if it is too large to be kept."""
+        policy = self.responses.policy
+        packed = self.responses.packed(job.team_id, ending.record)
+        events = self._packed(job.team_id, ending.log.whole) if ending.log.whole else b""
+        if len(packed) + len(events) > policy.max_response_bytes:
+            events = b""  # the response is then shown again without its own events
+        args: list[str | bytes] = [
+            job.response_id,
+            who,
+            job.token,
+            packed,
+            events,
+            "kept" if job.kept else "temporary",
+            str(policy.ttl_s * 1000),
+            str(policy.max_team_bytes),
+            self.responses.item_ids(ending.record),
+            str(TEMPORARY_MS),
+            str(ending.log.end),
+            str(policy.max_response_bytes),
+            ending.lock,
+            *ending.appended,
+        ]
+        keys = _keys(job)
+        if ending.conversation is not None:
+            keys.append(TeamKeys(job.team_id).conversation(ending.conversation))
+        return Ended((await gather([self._store.call(END, keys, args)]))[0])
+
+    async def delete(self, team_id: str, response_id: str) -> bool:
+        """Deletes what is only kept for a while, and cancels what runs. Returns whether there was any of it."""
+        call = self._store.call(DELETE, TeamKeys(team_id).background_response(response_id), [response_id])
+        return bool((await gather([call]))[0])
+
+    async def cancel(self, team_id: str, record: StoredResponse, response: dict[str, Any]) -> bool:
+        """Ends a response that waits or runs with this last state. Returns whether it did not end before."""
+        return await self._end_outside(team_id, "client", record._replace(response=response)) is not Ended.NOT_OURS
+
+    async def fail_lost(self, team_id: str, response_id: str) -> None:
+        """Ends a response whose worker has died as failed."""
+        record = await self.responses.read(team_id, response_id)
+        if record is None or record.status not in RUNNING:
+            return
+        failed = record._replace(response=failed_response(record.response, *_LOST))
+        if await self._end_outside(team_id, "lost", failed) is Ended.DONE:
+            self._log.warning("background_response_lost", team_id=team_id, response_id=response_id)
+
+    async def _end_outside(self, team_id: str, who: Who, record: StoredResponse) -> Ended:
+        job = Job(team_id, record.response_id, "-", record.response.get("store") is not False)
+        found = await self.events(team_id, record.response_id, -1)
+        log = self.new_log()
+        log.restore(found.data)
+        log.add(*terminal_event(record.response))
+        return await self.end(job, who, Ending(record, log))
+
+    async def events(self, team_id: str, response_id: str, number: int) -> Found:
+        """Returns the events of a response behind the one with this number, as far as it has got."""
+        contents, *_, jobs, events, _ = TeamKeys(team_id).background_response(response_id)
+        calls = [
+            self._store.run("HEXISTS", jobs, response_id),
+            self._store.run("XRANGE", events, f"{number + 2}-0", "+", "COUNT", str(_PIECES_AT_ONCE)),
+            self._store.run("HGET", contents, f"{response_id}|events"),
+            self._store.run("EXISTS", events),
+        ]
+        runs, entries, whole, follows = await gather(calls)
+        if whole is not None:
+            data = unpack_bytes(whole, team_id, self._sealer)
+            pieces = [Piece(len(split_events(data)), data)]
+        else:
+            pieces = [
+                Piece(int(name.partition(b"-")[0]), unpack_bytes(fields[1], team_id, self._sealer))
+                for name, fields in entries
+            ]
+        is_over = not runs and len(entries) < _PIECES_AT_ONCE
+        return Found(*after(pieces, number), is_over, is_over and whole is None and not follows)
+
+    async def note(self, team_ids: Sequence[str]) -> None:
+        """Notes that these teams have jobs, so that others notice if this worker dies."""
+        await self._teams("note", *team_ids)
+
+    async def due_teams(self) -> dict[str, str]:
+        """Returns the teams whose leases may have lapsed. The values are for `forget`."""
+        told = await self._teams("due")
+        return dict(zip((raw.decode() for raw in told[::2]), map(str, told[1::2]), strict=True))
+
+    async def forget(self, team_id: str, ends: str) -> None:
+        """Notes that a team has no jobs, unless it was noted again since it was due."""
+        await self._teams("forget", team_id, ends)
+
+    async def _teams(self, what: str, *names: str) -> list[Any]:
+        args = [what, self._lease_ms, _LIST_LIFE_MS, *names]
+        told: list[Any] = (await gather([self._store.call(TEAMS, [BACKGROUND_TEAMS], args)]))[0]
+        return told
+
+    def _packed(self, team_id: str, data: bytes) -> bytes:
+        return pack_bytes(data, team_id, self._sealer)

@@ -1,0 +1,229 @@
+"""One turn that runs in the background: its client is answered before it runs, and reads what it stores.
+
+    await turn.announce()          before admission: the response is queued, or GatewayError says why it cannot be
+    turn.snapshot                  the queued response, as its client is shown it
+    await turn.keep_events()       now and then while it runs: its events, for clients that follow them
+    turn.problem = ...             why it ends as failed, where it does
+    await turn.close()             at the end of its run
+
+What the relay passes through the turn goes to the store and to nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from gateway.errors import GatewayError
+from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.response_events import TERMINAL_STATUSES
+from gateway.protocol.sse_framing import split_events
+from gateway.state.background import Background, Ended, Ending, Job, Queued, new_job, queue_full
+from gateway.state.event_log import EventLog
+from gateway.state.following import follow
+from gateway.state.items import shown
+from gateway.state.records import RUNNING, StoredResponse
+from gateway.state.replay import ending_events, terminal_event
+from gateway.state.responses import previous_not_found
+from gateway.state.rewriting import Event, read_event
+from gateway.state.snapshot import failed_response, queued_response
+from gateway.state.stored_calls import LocalStream
+from gateway.state.turn import Turn, new_response_id
+
+_OURS: Final = frozenset({"response.created", "response.queued"})
+"""Events that the gateway has made itself before the provider makes them."""
+_RETRY_S: Final = 0.25
+_END_WITHIN_S: Final = 30.0
+"""How long the end of a response is tried to be stored while the store is away. Then its lease lapses."""
+_KEEP_EVERY_S: Final = 0.1
+
+
+class Problem(NamedTuple):
+    """Why a response has failed, as its client is told."""
+
+    code: str
+    message: str
+
+
+NO_ANSWER: Final = Problem("server_error", "The response was not finished.")
+
+
+@dataclass(slots=True)
+class BackgroundTurn(Turn):
+    """One turn in the background.
+
+    Mutable: `accepted` (its client was told that it is queued), `problem` (why it failed, if it does), its log, and
+    whether it has been queued and has ended.
+    """
+
+    background: Background = field(kw_only=True)
+    snapshot: dict[str, Any] = field(kw_only=True)
+    accepted: bool = False
+    problem: Problem = NO_ANSWER
+    _job: Job = field(init=False)
+    _log: EventLog = field(init=False)
+    _queued: bool = False
+    _has_room: bool = False
+    _kept_at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Gives the response its id."""
+        self.response_id = self.snapshot["id"]
+        self.snapshot |= self._changes(self.snapshot, kept=self.keep)
+        self._job = new_job(self._key.team_id, self.snapshot["id"], kept=self.keep)
+        self._log = self.background.new_log()
+        self._log.add("response.created", {"response": self.snapshot})
+        self._log.add("response.queued", {"response": self.snapshot})
+
+    @property
+    def job(self) -> Job:
+        """The job, for the rounds of its worker."""
+        return self._job
+
+    @property
+    def followed(self) -> LocalStream:
+        """All its events, as they come."""
+        return LocalStream(follow(self.background, self._job.team_id, self._job.response_id, -1))
+
+    async def announce(self) -> None:
+        """Queues the response. Raises GatewayError."""
+        self.background.take_room(len(self.body))
+        self._has_room = True
+        try:
+            done = await self.background.put(self._job, self._record(self.snapshot), self._log)
+        except ValueError:
+            raise GatewayError("invalid_item", "The input is larger than what is kept of a response.") from None
+        if done is Queued.FULL:
+            policy = self.background.policy
+            told = f"{policy.concurrency} background responses of a team may run, and {policy.queue} may wait."
+            raise queue_full(told, policy.concurrency + policy.queue, "team")
+        if done is not Queued.DONE:
+            raise previous_not_found(self._past.parent or self.snapshot["id"])
+        self._queued = True
+
+    async def whole(self, body: bytes) -> bytes:
+        """Takes a JSON answer. See `Turn.whole`."""
+        response = parse_object(body)
+        if response is None or response.get("object") != "response":
+            return body
+        record = self._record({**response, **self._changes(response, kept=self.keep)})
+        self._log.add("response.in_progress", {"response": {**self.snapshot, "status": "in_progress"}})
+        if self._fits(record):
+            for kind, event in ending_events(record.response):
+                self._log.add(kind, event)
+            await self._end_with(record)
+        return body
+
+    async def keep_events(self) -> None:
+        """Stores the events that are new. If the store does not take them now, the next call tries again."""
+        self._kept_at_s = time.monotonic()
+        if not self._ended:
+            await self.background.keep_events(self._job, self._log)
+
+    async def close(self) -> None:
+        """Ends what has not ended: a response that was accepted as failed, any other as if it had never been."""
+        if self._has_room:
+            self._has_room = False
+            self.background.give_room(len(self.body))
+        if self._queued and not self._ended:
+            if self.accepted:
+                response = failed_response(self.snapshot, *self.problem)
+                self._log.add(*terminal_event(response))
+                await self._try_to_end(Ending(self._record(response), self._log))
+            else:
+                self._ended = True
+                await self.background.end(self._job, "unborn", Ending(self._record(self.snapshot), self._log))
+        await self._unlock()
+
+    async def _events(self, data: bytes) -> bytes:
+        for raw in split_events(data):
+            await self._event(read_event(raw, whole=True))
+        if not self._ended and time.monotonic() - self._kept_at_s >= _KEEP_EVERY_S:
+            try:
+                await self.keep_events()
+            except GatewayError as error:
+                self._told(error)
+        return b""
+
+    async def _event(self, event: Event) -> bytes:
+        fields = event.fields
+        if fields is None or self._ended or fields.get("type") in _OURS:
+            return b""
+        self._output.note(fields)
+        response = fields.get("response")
+        changes = self._changes(response, kept=self.keep) if isinstance(response, dict) else {}
+        if not isinstance(response, dict) or fields.get("type") not in TERMINAL_STATUSES:
+            self._log.relay(event, changes)
+            return b""
+        output = response.get("output")
+        merged = self._output.merged(output if isinstance(output, list) else [])
+        record = self._record({**response, **changes, "output": merged})
+        if self._fits(record):
+            self._log.relay(event, changes)
+            await self._end_with(record)
+        return b""
+
+    def _fits(self, record: StoredResponse) -> bool:
+        """Whether the response can be kept and has ended. If not, `close` ends it as failed, for this reason."""
+        try:
+            self._keeper.responses.packed(self._key.team_id, record)
+        except ValueError as error:
+            self.problem = Problem("server_error", f"The answer cannot be kept: {error}.")
+            return False
+        if record.status in RUNNING:
+            self.problem = Problem("server_error", "The provider has not finished the response.")
+            return False
+        return True
+
+    async def _end_with(self, record: StoredResponse) -> None:
+        """Stores the end of the response, for as long as the worker has its lease."""
+        appended: list[bytes] = []
+        conversation = self._past.conversation
+        if conversation is not None and self.keep and record.status in ("completed", "incomplete"):
+            items = [*self._input, *shown(record.output)]
+            appended = self._keeper.conversations.packed(self._key.team_id, items)
+        await self._try_to_end(Ending(record, self._log, conversation, self.lock, appended))
+
+    async def _try_to_end(self, ending: Ending) -> None:
+        deadline_s = time.monotonic() + _END_WITHIN_S
+        while True:
+            try:
+                ended = await self.background.end(self._job, "worker", ending)
+            except GatewayError as error:
+                self._told(error)
+            else:
+                if ended is not Ended.LEASE:
+                    self._ended = True
+                    self._note(ended)
+                    return
+            if time.monotonic() >= deadline_s:
+                self._keeper.unstored += 1
+                self._told("the store was away for too long")
+                return
+            await asyncio.sleep(_RETRY_S)  # the next round renews the lease, if nobody has taken the worker for dead
+
+    def _note(self, ended: Ended) -> None:
+        if ended is Ended.NOT_APPENDED:
+            self._told(f"the conversation {self._past.conversation!r} is full or gone")
+
+    def _told(self, reason: object) -> None:
+        structlog.get_logger("gateway.state").warning(
+            "response_not_stored", response_id=self.response_id, reason=str(reason)
+        )
+
+    def _record(self, response: dict[str, Any]) -> StoredResponse:
+        return self._stored({**response})
+
+    def _changes(self, response: Mapping[str, Any], *, kept: bool) -> dict[str, Any]:
+        changes = super(BackgroundTurn, self)._changes(response, kept=kept)
+        return changes if response.get("background") is True else {**changes, "background": True}
+
+
+def queued_turn_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the response to a request that asks to run in the background, before it runs."""
+    return queued_response(fields, new_response_id(), int(time.time()))

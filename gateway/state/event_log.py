@@ -1,0 +1,96 @@
+"""The events of one background response: numbered from 0, without a gap, as clients resume them. Pure.
+
+log.add(kind, body)         an event that the gateway makes
+log.relay(event, changes)   the provider's, with the gateway's number and these fields of its response
+log.unsent, log.sent(...)   the events that the store has not taken yet
+log.whole                   all events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gateway.protocol.json_splice import members, replace
+from gateway.protocol.lenient_json import dumps
+from gateway.protocol.sse_framing import split_events
+from gateway.state.rewriting import Event, with_data
+
+
+class Piece(NamedTuple):
+    """Some events in a row. `end`: the number of the last one, plus one."""
+
+    end: int
+    data: bytes
+
+
+class EventLog:
+    """The events so far. Mutable.
+
+    `end`: the number of the next one. If they hold more than `most_bytes`, the log keeps nothing for `whole`.
+    """
+
+    def __init__(self, most_bytes: int, end: int = 0) -> None:
+        self.end = end
+        self._most_bytes = most_bytes
+        self._all: list[bytes] | None = []
+        self._bytes = 0
+        self._new: list[bytes] = []
+
+    def add(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Adds an event of the gateway's own."""
+        data = dumps({"type": kind, "sequence_number": self.end, **body})
+        self._append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
+
+    def restore(self, data: bytes) -> None:
+        """Adds events that another log has numbered, for a log that is empty."""
+        for event in split_events(data):
+            self._append(event)
+
+    def relay(self, event: Event, changes: Mapping[str, Any]) -> None:
+        """Adds an event of the provider's. One without a JSON object uses up no number and is left out."""
+        data, fields = event.data, event.fields
+        if data is None or fields is None:
+            return
+        try:
+            numbered = replace(data, 0, {"sequence_number": b"%d" % self.end})
+            if isinstance(fields.get("response"), dict):
+                start = next(member.start for member in members(numbered) if member.name == "response")
+                numbered = replace(numbered, start, {name: dumps(value) for name, value in changes.items()})
+        except ValueError:
+            return
+        self._append(with_data(event.raw, numbered).rstrip(b"\n") + b"\n\n")
+
+    @property
+    def unsent(self) -> Piece | None:
+        """The events that the store has not taken yet, or None if there are none."""
+        return Piece(self.end, b"".join(self._new)) if self._new else None
+
+    def sent(self, piece: Piece) -> None:
+        """Notes that the store has taken this piece."""
+        del self._new[: len(self._new) - (self.end - piece.end)]
+
+    @property
+    def whole(self) -> bytes:
+        """All events, or nothing if they hold more than `most_bytes`."""
+        return b"" if self._all is None else b"".join(self._all)
+
+    def _append(self, frame: bytes) -> None:
+        self.end += 1
+        self._bytes += len(frame)
+        if self._bytes > self._most_bytes:
+            self._all = None
+        if self._all is not None:
+            self._all.append(frame)
+        self._new.append(frame)
+
+
+def after(pieces: Sequence[Piece], number: int) -> tuple[int, bytes]:
+    """Returns the events behind the one with this number, and the number of the last of them."""
+    found: list[bytes] = []
+    for end, data in pieces:
+        events = split_events(data)
+        first = end - len(events)
+        found += events[max(0, number + 1 - first) :]
+        number = max(number, end - 1)
+    return number, b"".join(found)
