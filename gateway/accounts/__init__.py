@@ -1,9 +1,11 @@
 """Teams, API keys, admin keys, sessions and credits in the store.
 
 accounts        teams, keys and movements of credits
+authority       who may lift a restriction of a key
 team_names      names of teams, and their repair
 admin_keys      admin keys
 entities        teams, keys and balances as values
+records         their hashes and lists as they are stored
 rotation        new secrets for existing keys
 sessions        sessions of the dashboard
 idempotency     idempotency keys of creations

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
+from gateway.accounts.authority import held_fields
 from gateway.accounts.entities import (
     LIMITS,
     SECRET_FIELD,
@@ -37,6 +37,7 @@ from gateway.accounts.entities import (
     read_view,
 )
 from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
+from gateway.accounts.records import BATCH_SIZE, Records, Status, changed_meanwhile, flat
 from gateway.accounts.team_names import LEASE_S, TeamNames
 from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.errors import GatewayError
@@ -61,26 +62,13 @@ __all__ = [
     "View",
 ]
 
-CONFIG: Final = Script.load("config_v2")
 CREATE_TEAM: Final = Script.load("team_create_v1")
 CREATE_KEY: Final = Script.load("key_create_v1")
 CREDIT: Final = Script.load("credit_v1")
 VIEW: Final = Script.load("view_v2")
-_BATCH_SIZE: Final = 500
-_RENAMES: Final = 50
-"""How often a change begins anew because the team was renamed while it waited for its turn."""
-
-
-class _Status(IntEnum):
-    """The first number in the replies of the scripts that change a team or a key."""
-
-    DONE = 1
-    EXISTS = 0
-    GONE = -1
-    OTHER_VERSION = -2
-    FINAL = -3
-    OTHER_NAME = -4
-    LATE = -5
+_ATTEMPTS: Final = 50
+"""How often a change begins anew because another one came first."""
+_TEAM_DISABLED: Final = -2
 
 
 class Accounts:
@@ -99,6 +87,7 @@ class Accounts:
         name_lease_s: float = LEASE_S,
     ) -> None:
         self._store = store
+        self._records = Records(store)
         self._names = TeamNames(store, lease_s=name_lease_s)
         self._idempotency_ttl_ms = idempotency_ttl_s * 1000
         self._burst = str(round(burst * 1000))
@@ -118,7 +107,7 @@ class Accounts:
             team_id, _ = await claim(
                 self._store, creation(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
             )
-            team = await self._find_team(team_id)
+            team = await self._records.find_team(team_id)
             if team is not None and team.name != name:  # it was renamed since
                 return team
         first_credits = f"creation of {team_id}"
@@ -134,16 +123,16 @@ class Accounts:
                     uuid.uuid4().hex,
                     "first credits",
                     *self._movement_lives(),
-                    *_flat(fields),
+                    *flat(fields),
                 ],
             )
-            status = _Status((await gather([call]))[0])
-            if status is _Status.LATE:
+            status = Status((await gather([call]))[0])
+            if status is Status.LATE:
                 raise _late(name)
-            team = await self._team_by_id(team_id)
-            await self._run("ZADD", TEAMS, "NX", str(team.created_ms), team_id)
+            team = await self._records.team(team_id)
+            await self._records.run("ZADD", TEAMS, "NX", str(team.created_ms), team_id)
             await reservation.commit(name)
-        if status is _Status.EXISTS and credits_nano_usd:  # an older version granted them in a step of its own
+        if status is Status.EXISTS and credits_nano_usd:  # an older version granted them in a step of its own
             await self.move_credits(
                 team, "grant", credits_nano_usd, note="first credits", idempotency_key=first_credits
             )
@@ -156,11 +145,11 @@ class Accounts:
         """
         if after is None:
             await self._names.repair()
-        return await self._page(TEAMS, limit, after)
+        return await self._records.page(TEAMS, limit, after)
 
     async def count(self) -> int:
         """Returns the number of teams."""
-        return int(await self._run("ZCARD", TEAMS))
+        return int(await self._records.run("ZCARD", TEAMS))
 
     async def names(self, subjects: Sequence[tuple[str, str | None]]) -> list[str | None]:
         """Returns the names of (team id, key id) pairs.
@@ -168,8 +157,8 @@ class Accounts:
         A key id of None asks for the team's name; a deleted subject gives None.
         """
         found: list[str | None] = []
-        for at in range(0, len(subjects), _BATCH_SIZE):
-            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + _BATCH_SIZE]]
+        for at in range(0, len(subjects), BATCH_SIZE):
+            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + BATCH_SIZE]]
             calls = [
                 self._store.run("HGET", keys.key(key_id) if key_id else keys.team, "name") for keys, key_id in part
             ]
@@ -179,16 +168,16 @@ class Accounts:
     async def teams(self, limit: int = 1000, after: str | None = None) -> Page[Team]:
         """Returns one page of teams in order of creation. Raises `invalid_field` for an unknown cursor."""
         ids, cursor = await self.team_ids(limit, after)
-        hashes = await self._hashes([TeamKeys(team_id).team for team_id in ids])
+        hashes = await self._records.hashes([TeamKeys(team_id).team for team_id in ids])
         found = [read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored]
         await self._names.heal([(team.id, team.name) for team in found])
         return Page(tuple(found), cursor)
 
     async def team(self, name_or_id: str) -> Team:
         """Returns a team by id or name. Raises `team_not_found`."""
-        team = await self._find_team(name_or_id) if is_id(name_or_id) else None
+        team = await self._records.find_team(name_or_id) if is_id(name_or_id) else None
         if team is None and (owner := await self._names.owner(name_or_id)) is not None:
-            team = await self._find_team(owner)
+            team = await self._records.find_team(owner)
         if team is None:
             raise GatewayError("team_not_found", f"There is no team {name_or_id!r}.")
         return team
@@ -200,20 +189,28 @@ class Accounts:
         for a team that was deleted.
         """
         name = changes.name
-        for _ in range(_RENAMES):
+        for _ in range(_ATTEMPTS):
             if name is None or name == team.name:
-                status = await self._configure(TeamKeys(team.id).team, changes, version, name or "")
+                status = await self._records.configure(
+                    TeamKeys(team.id).team, changes.fields(), version, called=name or ""
+                )
             else:
                 status = await self._rename(team, name, changes, version)
-            if status is _Status.DONE:
-                return await self._team_by_id(team.id)
-            team = await self._team_by_id(team.id)
+            if status is Status.DONE:
+                return await self._records.team(team.id)
+            team = await self._records.team(team.id)
         raise _late(name or "")
 
-    async def _rename(self, team: Team, name: str, changes: Changes, version: int | None) -> _Status:
+    async def _rename(self, team: Team, name: str, changes: Changes, version: int | None) -> Status:
         async with self._names.reserved(team.id, name, team.name) as reservation:
-            status = await self._configure(TeamKeys(team.id).team, changes, version, team.name, reservation.run_by_ms)
-            if status is _Status.DONE:
+            status = await self._records.configure(
+                TeamKeys(team.id).team,
+                changes.fields(),
+                version,
+                called=team.name,
+                run_by_ms=reservation.run_by_ms,
+            )
+            if status is Status.DONE:
                 await reservation.commit(name, team.name)
             else:
                 await reservation.release()
@@ -222,12 +219,17 @@ class Accounts:
     # keys
 
     async def create_key(
-        self, team: Team, changes: Changes, idempotency_key: IdempotencyKey | None = None
+        self,
+        team: Team,
+        changes: Changes,
+        idempotency_key: IdempotencyKey | None = None,
+        *,
+        by_operator: bool = True,
     ) -> tuple[Key, str]:
         """Creates a key of a team and returns it with its text, which is not stored.
 
         A repeated request returns the same text. It returns "" if the secret was rotated away or the pepper has changed
-        since.
+        since. Raises `not_allowed` if a team's lead creates one while the team is disabled.
         """
         keys = TeamKeys(team.id)
         key_id, seed = new_id(), None
@@ -237,7 +239,8 @@ class Accounts:
             )
             seed = idempotency_key.seed(salt)
         text, secret_hash = new_secret(team.id, key_id, seed)
-        fields = {"status": "active", **changes.fields(), SECRET_FIELD + secret_hash: "0"}
+        held = held_fields(None, changes, by_operator=by_operator)
+        fields = {"status": "active", **changes.fields(), **held, SECRET_FIELD + secret_hash: "0"}
         # The team's place in the list is written again, because a key of a team that no list has would never expire.
         await gather(
             [
@@ -245,43 +248,64 @@ class Accounts:
                 self._store.run("ZADD", TEAMS, "NX", str(team.created_ms), team.id),
             ]
         )
-        call = self._store.call(CREATE_KEY, [keys.key(key_id), keys.keys, keys.team], [key_id, "", *_flat(fields)])
-        if (await gather([call]))[0] == _Status.GONE:
+        args = [key_id, "" if by_operator else "1", *flat(fields)]
+        status = (await gather([self._store.call(CREATE_KEY, [keys.key(key_id), keys.keys, keys.team], args)]))[0]
+        if status == Status.GONE:
             raise GatewayError("team_not_found", f"There is no team {team.name!r}.")
-        await self._run("HSET", KEY_TEAMS, key_id, team.id)
+        if status == _TEAM_DISABLED:
+            raise GatewayError("not_allowed", "The team is disabled: only an operator creates keys for it.")
+        await self._records.run("HSET", KEY_TEAMS, key_id, team.id)
         key = await self.key(team, key_id)
         return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
 
     async def keys(self, team: Team, limit: int = 1000, after: str | None = None) -> Page[Key]:
         """Returns one page of a team's keys in order of creation. Raises `invalid_field` for an unknown cursor."""
         names = TeamKeys(team.id)
-        ids, cursor = await self._page(names.keys, limit, after)
-        hashes = await self._hashes([names.key(key_id) for key_id in ids])
+        ids, cursor = await self._records.page(names.keys, limit, after)
+        hashes = await self._records.hashes([names.key(key_id) for key_id in ids])
         found = (read_key(team.id, key_id, stored) for key_id, stored in zip(ids, hashes, strict=True) if stored)
         return Page(tuple(found), cursor)
 
     async def key(self, team: Team, key_id: str) -> Key:
         """Returns one key of a team. Raises `key_not_found`."""
-        stored = (await self._hashes([TeamKeys(team.id).key(key_id)]))[0] if is_id(key_id) else {}
+        stored = (await self._records.hashes([TeamKeys(team.id).key(key_id)]))[0] if is_id(key_id) else {}
         if not stored:
             raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key_id!r}.")
         return read_key(team.id, key_id, stored)
 
     async def find_key(self, key_id: str) -> tuple[Team, Key]:
         """Returns a key and its team, by the key's id alone. Raises `key_not_found`."""
-        owner = await self._run("HGET", KEY_TEAMS, key_id)
-        team = await self._find_team(owner.decode().removesuffix(CREATING)) if owner is not None else None
+        owner = await self._records.run("HGET", KEY_TEAMS, key_id)
+        team = await self._records.find_team(owner.decode().removesuffix(CREATING)) if owner is not None else None
         if team is None:
             raise GatewayError("key_not_found", f"There is no key {key_id!r}.")
         return team, await self.key(team, key_id)
 
-    async def update_key(self, team: Team, key: Key, changes: Changes, *, version: int | None = None) -> Key:
+    async def update_key(
+        self, team: Team, key: Key, changes: Changes, *, version: int | None = None, by_operator: bool = True
+    ) -> Key:
         """Changes a key. The change applies from the key's next request on.
 
-        Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again.
+        Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again, or if a team's lead
+        would lift what an operator holds.
         """
-        await self._configure(TeamKeys(team.id).key(key.id), changes, version)
-        return await self.key(team, key.id)
+        name = TeamKeys(team.id).key(key.id)
+        for _ in range(_ATTEMPTS):
+            held = held_fields(key, changes, by_operator=by_operator)
+            if by_operator and key.origins_known:
+                await self._records.configure(name, {**changes.fields(), **held}, version)
+                return await self.key(team, key.id)
+            # What was decided from the key as it was read holds for that version alone.
+            if version not in (None, key.version):
+                raise changed_meanwhile(key.version)
+            try:
+                await self._records.configure(name, {**changes.fields(), **held}, key.version)
+                return await self.key(team, key.id)
+            except GatewayError as error:
+                if error.code != "version_mismatch" or version is not None:
+                    raise
+            key = await self.key(team, key.id)
+        raise _late(key.name)
 
     # credits and enforced limits
 
@@ -325,62 +349,11 @@ class Accounts:
             calls.append(self._store.call(VIEW, names, [key_id or "", self._burst]))
         return [read_view(reply) for reply in await gather(calls)]
 
-    # the store
-
-    async def _find_team(self, team_id: str) -> Team | None:
-        stored = (await self._hashes([TeamKeys(team_id).team]))[0]
-        return read_team(team_id, stored) if stored else None
-
-    async def _team_by_id(self, team_id: str) -> Team:
-        team = await self._find_team(team_id)
-        if team is None:
-            raise GatewayError("team_not_found", f"There is no team {team_id!r}.")
-        return team
-
-    async def _page(self, name: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
-        start = 0
-        if after is not None:
-            rank = await self._run("ZRANK", name, after)
-            if rank is None:
-                raise GatewayError("invalid_field", f"There is no cursor {after!r}.", param="after")
-            start = rank + 1
-        ids = [raw.decode() for raw in await self._run("ZRANGE", name, str(start), str(start + limit))]
-        return ids[:limit], ids[limit - 1] if len(ids) > limit else None
-
-    async def _configure(
-        self, name: str, changes: Changes, version: int | None, called: str = "", run_by_ms: str = ""
-    ) -> _Status:
-        """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE."""
-        seen = "" if version is None else str(version)
-        call = self._store.call(CONFIG, [name], [seen, called, run_by_ms, *_flat(changes.fields())])
-        number, now = (await gather([call]))[0]
-        status = _Status(number)
-        if status is _Status.OTHER_VERSION:
-            raise GatewayError("version_mismatch", f"It was changed in the meantime: its version is now {now}.")
-        if status is _Status.FINAL:
-            raise GatewayError("not_allowed", "It was deleted or revoked, for good. Create a new one.", param="status")
-        return _Status.DONE if status is _Status.GONE else status  # who reads it next says what is missing
-
     def _movement_lives(self) -> list[str]:
         return [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
-
-    async def _hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Reads several hashes in one round trip. A hash that does not exist is returned empty."""
-        out = []
-        for flat in await gather([self._store.run("HGETALL", name) for name in names]):
-            words = [word.decode() for word in flat]
-            out.append(dict(zip(words[::2], words[1::2], strict=True)))
-        return out
-
-    async def _run(self, *command: str) -> Any:
-        return (await gather([self._store.run(*command)]))[0]
-
-
-def _flat(fields: dict[str, str]) -> list[str]:
-    return [word for pair in fields.items() for word in pair]
 
 
 def _late(name: str) -> GatewayError:
     return GatewayError(
-        "request_in_progress", f"The team {name!r} is being changed by others. Nothing was changed.", wait_ms=1000
+        "request_in_progress", f"{name!r} is being changed by others. Nothing was changed.", wait_ms=1000
     )

@@ -8,6 +8,7 @@
     one of LIMITS         an integer; amounts of money are in nano-USD
     s:<sha256>            a secret -> the time at which it stops working, 0 for never (keys)
     u:<sha256>            a secret -> the time of its last use
+    o:<field>             the value that an operator set, which a team's lead may not lift (keys): authority.py
     version, created_ms, updated_ms
 
 `LIMITS` names every limit that a team or a key can have. scripts/common.lua reads the same fields.
@@ -35,6 +36,12 @@ LIMITS: Final = (
 )
 SECRET_FIELD: Final = "s:"  # noqa: S105 - the prefix of a field, not a password
 LAST_USED_FIELD: Final = "u:"
+HELD_FIELD: Final = "o:"
+ORIGINS_KNOWN: Final = "o:known"
+
+
+HOLDABLE: Final = ("status", "expires_ms", "models", "cut_at_cap", *LIMITS)
+"""The fields of a key that can restrict it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +79,25 @@ class SecretState:
 
 @dataclass(frozen=True, slots=True)
 class Key(Account):
-    """A key of a team. `name` is its label. With `cut_at_cap`, a stream ends before it would exceed its hold."""
+    """A key of a team. `name` is its label. With `cut_at_cap`, a stream ends before it would exceed its hold.
+
+    `held` maps fields that an operator set to their stored values. If `origins_known` is False, an older version wrote
+    the key, and everything that restricts it counts as held.
+    """
 
     team_id: str
     secrets: tuple[SecretState, ...]
     cut_at_cap: bool
+    held: Mapping[str, str]
+    origins_known: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Fields to change.
 
-    None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry.
+    None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry. `release`
+    names fields of a key that its team's lead may lift from now on.
     """
 
     name: str | None = None
@@ -93,6 +107,7 @@ class Changes:
     expires_ms: int | None = None
     metered: bool | None = None
     cut_at_cap: bool | None = None
+    release: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, str]:
         """Returns the changes as hash fields. An empty value removes a field."""
@@ -150,9 +165,27 @@ def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
         if name.startswith(SECRET_FIELD)
     ]
     secrets.sort(key=lambda secret: (secret.until_ms != 0, -secret.until_ms))
+    known = ORIGINS_KNOWN in stored
+    held = {
+        name.removeprefix(HELD_FIELD): value
+        for name, value in stored.items()
+        if (name.startswith(HELD_FIELD) and name != ORIGINS_KNOWN if known else restricts(name, value))
+    }
     return Key(
-        **_account(key_id, stored), team_id=team_id, secrets=tuple(secrets), cut_at_cap=stored.get("cut_at_cap") == "1"
+        **_account(key_id, stored),
+        team_id=team_id,
+        secrets=tuple(secrets),
+        cut_at_cap=stored.get("cut_at_cap") == "1",
+        held=held,
+        origins_known=known,
     )
+
+
+def restricts(name: str, value: str) -> bool:
+    """Whether a field of a key's hash restricts the key."""
+    if name == "status":
+        return value == "disabled"
+    return value != "" and name in HOLDABLE
 
 
 def read_view(reply: list[Any]) -> View:

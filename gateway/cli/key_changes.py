@@ -1,4 +1,4 @@
-"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|limits`: commands that change an existing key.
+"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|limits|release`: commands that change an existing key.
 
 KEY is team/key, by id or label, or the id of a key.
 """
@@ -106,6 +106,17 @@ def allow(
 def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
     """Set a key's limits, such as rpm=60 budget_usd_day=5; NAME=none removes one."""
     _change(key, {"limits": limits_of(changes)}, as_json=as_json)
+
+
+@app.command()
+def release(
+    key: KeyArgument,
+    fields: Annotated[list[str], typer.Argument(help="As `keys show` names them, such as status or limits.rpm.")],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Leave what operators set on a key to the admin keys of its team, which may lift it from now on."""
+    _change(key, {"release": fields}, as_json=as_json)
 
 
 def seconds(text: str) -> int:

@@ -123,6 +123,7 @@ def show_(
             "models": output.models_line(found["models"]),
             "expires": found["expires_at"] or "never",
             "created": found["created_at"],
+            "set by operators": ", ".join(found["set_by_operator"]) or "nothing: the team may lift every limit",
         }
     )
     typer.echo()

@@ -195,6 +195,20 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         _TEST_NAMES,
     ),
     Protection(
+        "a lead lifts nothing that an operator set",
+        "gateway/accounts/authority.py",
+        "if held and not _is_as_tight(name, value, held):",
+        "if False:",
+        "tests/operators/test_who_set_a_limit.py::test_a_lead_cannot_lift_what_an_operator_set",
+    ),
+    Protection(
+        "what a lead may change is decided for one version of the key",
+        "gateway/accounts/accounts.py",
+        "await self._records.configure(name, {**changes.fields(), **held}, key.version)",
+        "await self._records.configure(name, {**changes.fields(), **held}, None)",
+        "tests/operators/test_who_set_a_limit.py::test_a_lead_who_is_quicker_than_the_operator_lifts_nothing",
+    ),
+    Protection(
         "an answer closes the breaker",
         _HEALTH,
         "closed, self._failed = self._failed >= self._limit, 0",

@@ -91,6 +91,11 @@ def admin_of(request: Request) -> Admin:
     return cast("Admin", request.scope[_WHO])
 
 
+def is_operator(request: Request) -> bool:
+    """Whether the admin may lift what operators set. The lead of a team may not."""
+    return admin_of(request).scope != "team"
+
+
 async def team_asked(request: Request, named: str | None) -> Team | None:
     """Returns the team that a list is about.
 

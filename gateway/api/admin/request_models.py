@@ -6,7 +6,9 @@ stays as it is, and `null` removes a limit or an expiry.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -22,6 +24,8 @@ from pydantic import (
 )
 
 from gateway.accounts.accounts import LIMITS, Changes
+from gateway.accounts.authority import param_of
+from gateway.accounts.entities import HOLDABLE
 from gateway.accounts.rotation import MAX_OVERLAP_S
 from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
 from gateway.routing.model_patterns import is_pattern
@@ -76,6 +80,19 @@ Count = Annotated[int, Strict(), Field(ge=0, le=10**9)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
 Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
+
+
+HELD: Final[Mapping[str, str]] = MappingProxyType({param_of(name): name for name in HOLDABLE})
+
+
+def _holdable(name: str) -> str:
+    if name not in HELD:
+        raise ValueError(f"one of {', '.join(HELD)}")
+    return name
+
+
+Held = Annotated[str, AfterValidator(_holdable)]
+"""What an operator can hold, by its name in this API."""
 
 
 def example(value: dict[str, Any]) -> ConfigDict:
@@ -133,6 +150,7 @@ class _Account(Body):
             expires_ms=expires_ms,
             metered=getattr(self, "metered", None) if "metered" in given else None,
             cut_at_cap=getattr(self, "cut_at_cap", None) if "cut_at_cap" in given else None,
+            release=tuple(HELD[name] for name in getattr(self, "release", ())),
         )
 
 
@@ -175,6 +193,9 @@ class KeyPatch(_Account):
     name: Name = ""
     status: Literal["active", "disabled", "revoked"] = "active"
     cut_at_cap: Flag = CUT_AT_CAP
+    release: list[Held] = Field(
+        default=[], max_length=len(HELD), description="What operators set and the team's lead may lift from now on"
+    )
 
 
 class Movement(Body):

@@ -10,6 +10,7 @@ import orjson
 
 from gateway.accounts.accounts import Key, Page, Team, View
 from gateway.accounts.admin_keys import Admin
+from gateway.accounts.authority import param_of
 from gateway.accounts.serialization import balance_json, limits_json, time_json
 from gateway.billing.bill import bill_json
 from gateway.billing.money import format_usd
@@ -57,6 +58,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "version": key.version,
         "limits": limits_json(view.key, view.now_ms),
         "cut_at_cap": key.cut_at_cap,
+        "set_by_operator": sorted(map(param_of, key.held)),
         "secrets": [
             {
                 "sha256_prefix": secret.sha256[:12],

@@ -1,0 +1,108 @@
+"""The hashes of teams and keys, and their lists, as they are stored.
+
+    hashes, team, page     reading
+    configure              changes one hash, by one script
+
+`Status` is the first number in the replies of the scripts that change a team or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any, Final
+
+from gateway.accounts.entities import Team, read_team
+from gateway.errors import GatewayError
+from gateway.store.keyspace import TeamKeys
+from gateway.store.replies import gather
+from gateway.store.script import Script
+from gateway.store.store import Store
+
+CONFIG: Final = Script.load("config_v2")
+BATCH_SIZE: Final = 500
+
+
+class Status(IntEnum):
+    """How a script ended."""
+
+    DONE = 1
+    EXISTS = 0
+    GONE = -1
+    OTHER_VERSION = -2
+    FINAL = -3
+    OTHER_NAME = -4
+    LATE = -5
+
+
+class Records:
+    """What one store has of teams and keys. Raises GatewayError, with `store_unavailable` if the store is."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def run(self, *command: str) -> Any:
+        """Runs one command."""
+        return (await gather([self._store.run(*command)]))[0]
+
+    async def call(self, script: Script, keys: list[str], args: Sequence[str]) -> Any:
+        """Runs one script."""
+        return (await gather([self._store.call(script, keys, args)]))[0]
+
+    async def hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
+        """Reads several hashes, many in one round trip. A hash that does not exist is returned empty."""
+        out = []
+        for at in range(0, len(names), BATCH_SIZE):
+            for flat in await gather([self._store.run("HGETALL", name) for name in names[at : at + BATCH_SIZE]]):
+                words = [word.decode() for word in flat]
+                out.append(dict(zip(words[::2], words[1::2], strict=True)))
+        return out
+
+    async def find_team(self, team_id: str) -> Team | None:
+        """Returns a team by its id, or None."""
+        stored = (await self.hashes([TeamKeys(team_id).team]))[0]
+        return read_team(team_id, stored) if stored else None
+
+    async def team(self, team_id: str) -> Team:
+        """Returns a team by its id. Raises `team_not_found`."""
+        team = await self.find_team(team_id)
+        if team is None:
+            raise GatewayError("team_not_found", f"There is no team {team_id!r}.")
+        return team
+
+    async def page(self, name: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
+        """Returns ids of a list in order of creation, and the next cursor. Raises `invalid_field` for a wrong one."""
+        start = 0
+        if after is not None:
+            rank = await self.run("ZRANK", name, after)
+            if rank is None:
+                raise GatewayError("invalid_field", f"There is no cursor {after!r}.", param="after")
+            start = rank + 1
+        ids = [raw.decode() for raw in await self.run("ZRANGE", name, str(start), str(start + limit))]
+        return ids[:limit], ids[limit - 1] if len(ids) > limit else None
+
+    async def configure(
+        self, name: str, fields: Mapping[str, str], version: int | None, *, called: str = "", run_by_ms: str = ""
+    ) -> Status:
+        """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE.
+
+        Raises `version_mismatch`, and `not_allowed` for what was deleted or revoked.
+        """
+        seen = "" if version is None else str(version)
+        number, now = await self.call(CONFIG, [name], [seen, called, run_by_ms, *flat(fields)])
+        status = Status(number)
+        if status is Status.OTHER_VERSION:
+            raise changed_meanwhile(now)
+        if status is Status.FINAL:
+            raise GatewayError("not_allowed", "It was deleted or revoked, for good. Create a new one.", param="status")
+        return Status.DONE if status is Status.GONE else status  # who reads it next says what is missing
+
+
+def flat(fields: Mapping[str, str]) -> list[str]:
+    """Returns fields and values in turns, as commands and scripts take them."""
+    return [word for pair in fields.items() for word in pair]
+
+
+def changed_meanwhile(version: int) -> GatewayError:
+    """Returns the error for a change of a version that is not the present one."""
+    return GatewayError("version_mismatch", f"It was changed in the meantime: its version is now {version}.")
