@@ -1,6 +1,6 @@
 """A team's lead manages its keys within what operators set: API, store, and keys that older versions wrote."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -98,7 +98,7 @@ def test_a_lead_may_tighten_it_and_go_back(leads: Leads, change: dict[str, Any])
 def test_what_a_lead_set_a_lead_lifts(leads: Leads) -> None:
     key = leads.key(leads.lead, limits={"rpm": 5}, models=["sim/*"], expires_at=LATER)
     done(leads.lead.patch(key, json={"status": "disabled"}))
-    lifted = {"status": "active", "limits": {"rpm": None}, "models": [], "expires_at": None}
+    lifted: dict[str, Any] = {"status": "active", "limits": {"rpm": None}, "models": [], "expires_at": None}
     changed = done(leads.lead.patch(key, json=lifted))
     assert (changed["status"], changed["limits"], changed["models"], changed["expires_at"]) == ("active", {}, [], None)
     assert changed["set_by_operator"] == []
@@ -136,7 +136,7 @@ def test_a_lead_who_is_quicker_than_the_operator_lifts_nothing(leads: Leads) -> 
     for _ in range(10):
         key = leads.key(leads.lead, limits={"rpm": 5})
         with ThreadPoolExecutor(4) as pool:
-            lift = partial(leads.lead.patch, key, json={"limits": {"rpm": 100}})
+            lift: Callable[[], httpx.Response] = partial(leads.lead.patch, key, json={"limits": {"rpm": 100}})
             lifted = [pool.submit(lift) for _ in range(3)]
             done(leads.operator.patch(key, json={"limits": {"rpm": 5}}))
             assert {answer.result().status_code for answer in lifted} <= {200, 403}
