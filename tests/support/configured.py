@@ -49,7 +49,9 @@ def configured(
     """Writes a configuration. `server` is added to that section, `more` after all sections."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    text = CONFIG.format(port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=15.0)
+    text = CONFIG.format(
+        port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=15.0, route=""
+    )
     text = text.replace("[store]", f"{server}\n[store]", 1)
     (directory / "gateway.toml").write_text(f"{text}\n{more}\n", encoding="utf-8")
     return Configured(directory, port, workers)
