@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import orjson
 
@@ -110,13 +110,26 @@ _OF_STATUS: Final[Mapping[int, tuple[Header, ...]]] = MappingProxyType(
 """Headers that the standard wants with a status."""
 
 
+class Cause(NamedTuple):
+    """Why an error happened, for operators: the log, and what they look up. The client does not read it.
+
+    `reason` is a word from a fixed list, for metrics; `detail` is text.
+    """
+
+    reason: str
+    detail: str
+
+
+UNEXPLAINED: Final = Cause("", "")
+
+
 class GatewayError(Exception):
     """A refusal or failure that the client reads.
 
     `wait_ms` is the time until a repeat can succeed, or None if waiting does not help or the time is unknown. `explain`
     holds further fields of the body (`limit`, `scope`, `limit_source`, `resets_at`, ...). Raises KeyError at
     construction for a code that the catalogue does not have. `headers` go out with it. `repeat_helps` is False if a
-    client must not repeat the request although it may with this code.
+    client must not repeat the request although it may with this code. `cause` is for operators alone.
     """
 
     def __init__(
@@ -129,6 +142,7 @@ class GatewayError(Exception):
         explain: Mapping[str, JsonScalar] = NOTHING,
         headers: tuple[Header, ...] = (),
         repeat_helps: bool = True,
+        cause: Cause = UNEXPLAINED,
     ) -> None:
         super().__init__(message)
         self.kind = CATALOGUE[code]
@@ -139,6 +153,7 @@ class GatewayError(Exception):
         self.explain = explain
         self.more_headers = headers
         self.repeat_helps = repeat_helps
+        self.cause = cause
 
     @property
     def status(self) -> int:

@@ -78,7 +78,7 @@ async def caller_of(request: Request) -> Caller:
         key = await accounts.key(team, presented.key_id)
     except GatewayError as error:
         if error.code in ("team_not_found", "key_not_found"):
-            raise invalid_api_key() from None
+            raise invalid_api_key("unknown_team" if error.code == "team_not_found" else "unknown_key") from None
         raise
     view = await accounts.view(team, key.id)
     if not _alive(presented, team, key, view.now_ms):

@@ -90,7 +90,7 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
             (
                 key["name"],
                 key["id"],
-                key["status"],
+                output.status(key),
                 key["expires_at"] or "never",
                 _last_used(key) or "never",
                 output.limits_line(key["limits"]),
@@ -119,7 +119,7 @@ def show_(
         {
             "key": found["name"],
             "id": found["id"],
-            "status": found["status"],
+            "status": output.status(found),
             "models": output.models_line(found["models"]),
             "expires": found["expires_at"] or "never",
             "created": found["created_at"],

@@ -46,6 +46,11 @@ def fields(values: Mapping[str, object]) -> None:
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), _cell(value)), soft_wrap=True)
 
 
+def status(account: Mapping[str, Any]) -> str:
+    """Returns the status of a team or key for people. One that is active and has expired is "expired"."""
+    return "expired" if account["expired"] and account["status"] == "active" else str(account["status"])
+
+
 def bill(found: Mapping[str, Any]) -> None:
     """Prints how a cost came about, line by line, and what the price does not cover."""
     lines = found["lines"]

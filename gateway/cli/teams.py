@@ -101,7 +101,7 @@ def _row(team: Json) -> tuple[Any, ...]:
     return (
         team["name"],
         team["id"],
-        team["status"],
+        output.status(team),
         balance["available_usd"] if team["metered"] else "unmetered",
         balance["held_usd"],
         balance["spent_usd"],
@@ -115,7 +115,7 @@ def _show(team: Json) -> None:
         {
             "team": team["name"],
             "id": team["id"],
-            "status": team["status"],
+            "status": output.status(team),
             "metered": "yes" if team["metered"] else "no: requests are never refused because of the balance",
             **output.balance_fields(team["balance"]),
             "models": output.models_line(team["models"]),

@@ -17,9 +17,11 @@ import string
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from gateway.errors import GatewayError
+from gateway.errors import Cause, GatewayError
+from gateway.protocol.timestamps import iso_time
 
 ALPHABET: Final = string.digits + string.ascii_letters
 ID_LENGTH: Final = 10
@@ -43,9 +45,34 @@ class ApiKey:
     secret_hash: str
 
 
-def invalid_api_key() -> GatewayError:
-    """Returns the same error for malformed, unknown, disabled, revoked and expired keys: it reveals nothing."""
-    return GatewayError("invalid_api_key", "The API key is not valid. Send 'Authorization: Bearer sk-gw-...'.")
+INVALID_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "malformed": "no key of this gateway has this form",
+        "unknown_key": "there is no such key",
+        "unknown_team": "there is no such team",
+        "unknown_secret": "the key exists, and this is not one of its secrets",
+        "secret_ended": "the secret was rotated out",
+        "key_disabled": "key disabled",
+        "key_revoked": "key revoked",
+        "key_expired": "key expired",
+        "team_disabled": "team disabled",
+        "team_expired": "team expired",
+    }
+)
+"""Why a key is not valid, for operators: the word of the scripts (key_status.lua) and of metrics, and the text."""
+
+
+def invalid_api_key(reason: str = "malformed", since_ms: int = 0) -> GatewayError:
+    """Returns the error for a key that is not valid.
+
+    The client reads the same for every reason, so that it reveals nothing. The detail for operators says which it was.
+    """
+    since = f" {iso_time(since_ms)}" if since_ms else ""
+    return GatewayError(
+        "invalid_api_key",
+        "The API key is not valid. Send 'Authorization: Bearer sk-gw-...'.",
+        cause=Cause(reason, f"{INVALID_KEYS.get(reason, reason)}{since}"),
+    )
 
 
 def new_id() -> str:

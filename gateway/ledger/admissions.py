@@ -60,7 +60,14 @@ class AdmissionRefused(GatewayError):
     @classmethod
     def of(cls, error: GatewayError, rates: Rates) -> AdmissionRefused:
         """The same error, with the rates."""
-        refused = cls(error.code, error.message, param=error.param, wait_ms=error.wait_ms, explain=error.explain)
+        refused = cls(
+            error.code,
+            error.message,
+            param=error.param,
+            wait_ms=error.wait_ms,
+            explain=error.explain,
+            cause=error.cause,
+        )
         refused.rates = rates
         return refused
 

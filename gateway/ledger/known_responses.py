@@ -97,7 +97,7 @@ class KnownResponses:
     async def _query(self, key: ApiKey, response: list[str]) -> bytes:
         names = TeamKeys(key.team_id)
         try:
-            alive, text = await self._store.call(
+            alive, text, *since = await self._store.call(
                 LOOK, [names.team, names.key(key.key_id), *response], [key.secret_hash]
             )
         except StoreUnavailable as error:
@@ -105,7 +105,7 @@ class KnownResponses:
                 "store_unavailable", f"The gateway cannot reach its store at the moment ({error.reason}).", wait_ms=1000
             ) from None
         if alive != 1:
-            raise invalid_api_key()
+            raise invalid_api_key(text.decode(), *since)
         found: bytes = text
         return found
 

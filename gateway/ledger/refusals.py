@@ -74,7 +74,7 @@ def to_error(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     """The error for a refusal."""
     word = refusal.code.partition(":")[0]
     if word == "invalid_api_key":
-        return invalid_api_key()
+        return invalid_api_key(refusal.scope, refusal.limit)
     return _budget(refusal, demand) if word.startswith("budget_") else _BUILDERS[word](refusal, demand)
 
 

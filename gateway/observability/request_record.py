@@ -28,10 +28,14 @@ def new_request_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ErrorSummary:
-    """What one of the gateway's own errors told the client. The exception itself would keep its traceback alive."""
+    """What one of the gateway's own errors told the client. The exception itself would keep its traceback alive.
+
+    `reason` is the word of its cause, for metrics.
+    """
 
     message: str
     explain: Mapping[str, JsonScalar]
+    reason: str = ""
 
 
 Attempt = tuple[str, str, float]

@@ -24,7 +24,7 @@ import time
 from typing import Final
 
 from gateway.billing.lifecycle import Outcome
-from gateway.errors import GatewayError
+from gateway.errors import Cause, GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.body_changes import Addition
@@ -118,6 +118,18 @@ class Search:
             "no_available_provider",
             f"No provider for {admitted.route.model!r} is available just now.",
             wait_ms=_soonest_ms(snapshot, admitted.route, time.monotonic()),
+            cause=Cause("", self._why_nobody(time.monotonic())),
+        )
+
+    def _why_nobody(self, now_s: float) -> str:
+        """Says of each candidate why it gives no answer, for operators."""
+        results: dict[str, str] = {}
+        for name, result, _seconds in self._record.attempts:
+            results[name] = f"{results[name]}, {result}" if name in results else f"asked: {result}"
+        model, upstreams = self._admitted.route.upstream_model, self._snapshot.upstreams
+        return "; ".join(
+            f"{name}: {results.get(name) or upstreams[name].unavailable_because(model, now_s) or 'not asked in time'}"
+            for name in self._admitted.route.candidates
         )
 
     async def go_on(self, refused: NotAnAnswer) -> Opened:

@@ -372,7 +372,9 @@ class RequestHandler:
 
     async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
         """Answers with an error of the gateway's own, in the form that the callers of this operation read."""
-        record.code, record.refusal = error.code, ErrorSummary(error.message, error.explain)
+        record.code = error.code
+        record.refusal = ErrorSummary(error.message, error.explain, error.cause.reason)
+        record.detail = error.cause.detail or record.detail
         told = operation.dialect.error_body(error, record.request_id, self._numeric_codes)
         status, headers, body = error.render(told)
         headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode())]

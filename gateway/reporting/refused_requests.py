@@ -1,6 +1,6 @@
 """The last refusals of each team, with their reasons. They are written in batches, off the warm path.
 
-    gw:{T}:refused   stream: id, key, status, code, message, limit, scope, model; bounded in number and in time
+    gw:{T}:refused   stream: id, key, status, code, message, limit, scope, model, detail; bounded in number and in time
 
 A refused request has no hold and no journal entry. This stream answers "why was I refused?". A refusal is kept only if
 the presented secret belongs to the key. That includes revoked and expired keys, until a rotation removes the secret.
@@ -26,7 +26,8 @@ _PAGE: Final = 100
 class RefusedRequest:
     """One refusal.
 
-    `limit`, `scope` and `model` are "" where they do not apply. `id` and `at_ms` are those of the stream, once stored.
+    `limit`, `scope` and `model` are "" where they do not apply. `detail` is what only operators read: why a key was not
+    valid, why no upstream was available. `id` and `at_ms` are those of the stream, once stored.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class RefusedRequest:
     limit: str
     scope: str
     model: str
+    detail: str = ""
     id: str = ""
     at_ms: int = 0
 
@@ -64,6 +66,7 @@ class RefusedRequests:
                 "limit": refused.limit,
                 "scope": refused.scope,
                 "model": refused.model,
+                "detail": refused.detail,
             }
             words = [word for pair in fields.items() for word in pair]
             args = [secret_hash, self._max_entries, self._retention_ms, *words]
@@ -102,6 +105,7 @@ def read_refused(team_id: str, entry_id: bytes, flat: list[bytes]) -> RefusedReq
         limit=fields["limit"],
         scope=fields["scope"],
         model=fields["model"],
+        detail=fields.get("detail", ""),  # entries of earlier versions have none
         id=entry_id.decode(),
         at_ms=int(entry_id.partition(b"-")[0]),
     )

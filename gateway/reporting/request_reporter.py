@@ -227,6 +227,7 @@ def _refused(record: RequestRecord) -> RefusedRequest:
         limit=str(explain.get("limit") or ""),
         scope=str(explain.get("scope") or ""),
         model=record.model or "",
+        detail=record.detail or "",
     )
 
 

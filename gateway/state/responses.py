@@ -186,7 +186,7 @@ class ResponseStore:
         args = [key.secret_hash, response_id, self._ttl_ms, str(self.policy.max_depth)]
         word, *found = (await gather([self._store.call(WALK, keys, args)]))[0]
         if word == b"key":
-            raise invalid_api_key()
+            raise invalid_api_key(found[0].decode(), found[1])
         if word == b"gone":
             raise previous_not_found(found[0].decode())
         if word == b"deep":

@@ -108,6 +108,7 @@ class Upstream:
         self.additions = additions
         self.enabled = True
         self._refused: set[tuple[str, str]] = set()
+        self._last_fault = ""
         self._log = structlog.get_logger("gateway.upstream")
 
     def attempt(
@@ -132,6 +133,7 @@ class Upstream:
     def note_answer(self, key: UpstreamKey, model: str, status: int, retry_after_s: float | None, now_s: float) -> None:
         """Notes the answer to a request for `model`, which is the upstream's own name for it."""
         if status >= _SERVER_ERROR:
+            self._last_fault = f"status {status}"
             self._log_opened(self.health.broke(model, now_s, answered=True), model, f"status {status}")
             return
         change = self.health.answered(model, now_s)
@@ -152,6 +154,7 @@ class Upstream:
     def note_fault(self, kind: FaultKind, model: str, began_s: float, now_s: float) -> None:
         """Notes that a request for `model`, started at `began_s`, got no answer."""
         health = self.health
+        self._last_fault = kind.value
         if kind is FaultKind.POOL_FULL:
             health.released(model)
         elif kind in _UNREACHABLE:
@@ -160,6 +163,20 @@ class Upstream:
             self._log_opened(health.timed_out(model, began_s, now_s), model, kind.value)
         else:
             self._log_opened(health.broke(model, now_s, answered=False), model, kind.value)
+
+    def unavailable_because(self, model: str, now_s: float) -> str:
+        """Returns why requests for `model` are not sent here now, for operators; "" if they are."""
+        if not self.enabled:
+            return "taken out by an operator"
+        breakers = [(condition.model, condition.wait_s) for condition in self.health.models(now_s)]
+        wait_s = dict(breakers).get(model, 0.0)
+        whose = f"the breaker of {model}"
+        if (whole_s := self.health.whole.wait_s(now_s)) >= wait_s and self.health.whole.condition(now_s) != "closed":
+            whose, wait_s = "its breaker", whole_s
+        if wait_s or whose == "its breaker":
+            return f"{whose} is open, the next try is in {wait_s:.1f} s (last fault: {self._last_fault})"
+        rest_s = min(key.resting_until_s(model) for key in self.keys.keys) - now_s
+        return f"all of its keys rest, for {rest_s:.1f} s more" if rest_s > 0 else ""
 
     def _log_opened(self, change: Change, model: str, reason: str) -> None:
         if change.whole:

@@ -37,6 +37,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "metered": team.metered,
         "models": list(team.models),
         "expires_at": time_json(team.expires_ms),
+        "expired": _has_expired(team, view),
         "created_at": time_json(team.created_ms),
         "version": team.version,
         "balance": balance_json(view.balance),
@@ -54,6 +55,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "status": key.status,
         "models": list(key.models),
         "expires_at": time_json(key.expires_ms),
+        "expired": _has_expired(key, view),
         "created_at": time_json(key.created_ms),
         "version": key.version,
         "limits": limits_json(view.key, view.now_ms),
@@ -68,6 +70,11 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
             for secret in key.secrets
         ],
     }
+
+
+def _has_expired(account: Team | Key, view: View) -> bool:
+    """Whether it has expired by the store's clock, which decides."""
+    return bool(account.expires_ms) and view.now_ms >= account.expires_ms
 
 
 def credits_json(team: Team, view: View) -> dict[str, Any]:
@@ -189,7 +196,7 @@ def action_json(action: Action) -> dict[str, Any]:
 
 
 def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
-    """One of the last requests. If `outcome` is "refused", `code`, `message`, `limit` and `scope` say why."""
+    """One of the last requests. If `outcome` is "refused", `code`, `message`, `detail`, `limit` and `scope` say why."""
     if isinstance(item, RefusedRequest):
         return _request(item.request_id, team_id) | {
             "state": "refused",
@@ -200,6 +207,7 @@ def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
             "status": item.status,
             "code": item.code,
             "message": item.message,
+            "detail": item.detail or None,
             "limit": item.limit or None,
             "scope": item.scope or None,
         }
@@ -215,7 +223,7 @@ def _request(request_id: str, team_id: str) -> dict[str, Any]:
         "state": None,
         "team_id": team_id,
         **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
-        **dict.fromkeys(("status", "code", "message", "limit", "scope")),
+        **dict.fromkeys(("status", "code", "message", "detail", "limit", "scope")),
         **dict.fromkeys(("admitted_at", "hold_usd", "hold_tokens", "entry")),
         **dict.fromkeys(("stream", "tried", "chosen_by", "bytes_in", "bytes_out", "timings")),
     }

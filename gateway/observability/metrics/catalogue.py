@@ -88,6 +88,12 @@ _ALL: Final = (
         ("model",),
         "What the holds of those answers lacked, in USD.",
     ),
+    Metric(
+        "gateway_invalid_keys_total",
+        "counter",
+        ("reason",),
+        "Requests whose API key is not valid: key_expired, secret_ended, team_disabled, unknown_secret, malformed, ...",
+    ),
     Metric("gateway_unchecked_total", "counter", (), "Requests that were admitted while the store was away."),
     Metric("gateway_open_requests", "gauge", (), "Requests that talk to an upstream just now."),
     Metric("gateway_open_streams", "gauge", (), "Those of them that stream."),

@@ -68,6 +68,7 @@ class Counters:
         self._settled: dict[str, int] = {}
         self._spent: dict[tuple[str, str], list[int]] = {}
         self._attempts: dict[tuple[str, str], int] = {}
+        self._invalid_keys: dict[str, int] = {}
         self._unchecked = 0
         self._unpriced: dict[tuple[str, str], int] = {}
         self._contradictions: dict[str, int] = {}
@@ -82,6 +83,9 @@ class Counters:
     def note(self, record: RequestRecord) -> None:
         """Counts a finished model request."""
         self._count(record.route, record.status, record.outcome, record.code)
+        if record.code == "invalid_api_key" and record.refusal is not None:
+            reason = record.refusal.reason
+            self._invalid_keys[reason] = self._invalid_keys.get(reason, 0) + 1
         waited_s = 0.0
         for upstream, result, seconds in record.attempts:
             waited_s += seconds
@@ -167,6 +171,7 @@ class Counters:
             "gateway_usage_contradictions_total": {(name,): count for name, count in self._contradictions.items()},
             "gateway_overruns_total": {(name,): count for name, count in self._overruns.items()},
             "gateway_overrun_usd_total": {(name,): nano for name, nano in self._overrun_nano_usd.items()},
+            "gateway_invalid_keys_total": {(reason,): count for reason, count in self._invalid_keys.items()},
             "gateway_unchecked_total": {(): self._unchecked},
             "gateway_upstream_requests_total": dict(self._attempts.items()),
             "gateway_overhead_seconds": _values(self._overhead),

@@ -12,12 +12,14 @@
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
+-- For an invalid key, scope is the reason and limit the time in ms since when (key_status.lua).
 -- A call that waited in the socket of a store that hung is refused as "late": its sender has given up on it.
 -- No hold is voided here, because after such a pause a running request's hold looks expired: see expire_v2, reclaim_v1.
 -- If several limits stand in the way, the one that lasts longest is reported, so that a client that waits as told
 -- succeeds. A request that does not state its output holds no more output tokens than its key and its team permit.
 --@include common
 --@include limits
+--@include key_status
 
 local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local NO_LIMIT = 9007199254740991
@@ -31,7 +33,8 @@ local available, held = 0, 0
 local metered = false
 local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
 local key, team -- the counters of both, once they are loaded; their limits
-local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash)
+local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash,
+  'e:' .. secret_hash)
 local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered')
 
 -- Returns limit, left and reset_ms of the scope with the least left.
@@ -78,15 +81,9 @@ end
 
 if ARGV[13] ~= '' and now > ARGV[13] + 0 then return refuse('late', '', 0, 0, -1) end
 
--- Unknown, disabled and expired keys get the same answer.
-local function dead(config)
-  local expires_ms = config[EXPIRES_MS]
-  return config[STATUS] ~= 'active' or (tonumber(expires_ms or '0') or 0) ~= 0 and now >= tonumber(expires_ms)
-end
-local secret_until = tonumber(key_limits[FOURTH + 1] or false)
-if not secret_until or (secret_until ~= 0 and now >= secret_until) or dead(key_limits) or dead(team_limits) then
-  return refuse('invalid_api_key', 'key', 0, 0, -1)
-end
+local invalid, since_ms = why_invalid(
+  now, key_limits[FOURTH + 1], key_limits[FOURTH + 3], key_limits[STATUS], key_limits[EXPIRES_MS], team_limits[STATUS], team_limits[EXPIRES_MS])
+if invalid then return refuse('invalid_api_key', invalid, since_ms, 0, -1) end
 
 metered = team_limits[FOURTH] ~= '0'
 if key_limits[FOURTH] == '1' then cut = 1 end

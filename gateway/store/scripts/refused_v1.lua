@@ -2,8 +2,9 @@
 --
 -- KEYS 1 key  2 refused
 -- ARGV 1 SHA-256 of the secret  2 the most entries  3 lifetime of the list, ms  4... field, value
--- Returns 1, or 0 for a secret that the key does not have.
-if redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[1]) == 0 then return 0 end
+-- Returns 1, or 0 for a secret that the key does not have, and did not have among its last (rotate_v1).
+local secret = redis.call('HMGET', KEYS[1], 's:' .. ARGV[1], 'e:' .. ARGV[1])
+if not secret[1] and not secret[2] then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 4))
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1

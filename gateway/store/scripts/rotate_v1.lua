@@ -4,9 +4,11 @@
 -- ARGV 1 SHA-256 of the new secret  2 overlap, ms; 0: the others end now  3 the most secrets that may be valid at once
 -- Returns {1 done | 2 done before | 0 no such key | -3 revoked | -4 too many valid secrets, version, ms until the next ends}
 --
--- A secret keeps the end that an earlier rotation gave it. Secrets that have ended are removed. The claim is marked
+-- A secret keeps the end that an earlier rotation gave it. Secrets that have ended are removed; of the last ones, the field
+-- "e:<SHA-256>" says when they ended, so that operators can be told why a program that still uses one is refused. The claim is marked
 -- "done" in the same step, so that a repeat never restores a secret that was replaced since.
 --@include common
+local MOST_ENDED = 8
 local key, claim = KEYS[1], KEYS[2]
 local new, overlap, most = 's:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local version = tonumber(redis.call('HGET', key, 'version') or false)
@@ -18,11 +20,15 @@ if redis.call('HGET', key, 'status') == 'revoked' then return { -3, version, 0 }
 local now = server_ms()
 local fields = redis.call('HGETALL', key)
 local live, ended, next_end = {}, {}, nil
+local remembered = {}
 for i = 1, #fields, 2 do
-  local hash = string.match(fields[i], '^s:(%x+)$')
+  local hash, old = string.match(fields[i], '^s:(%x+)$'), string.match(fields[i], '^e:(%x+)$')
+  if old then remembered[#remembered + 1] = { hash = old, ended_ms = tonumber(fields[i + 1]) } end
   if hash then
     local ends = tonumber(fields[i + 1])
-    if overlap == 0 or (ends ~= 0 and ends <= now) then ended[#ended + 1] = hash
+    if overlap == 0 or (ends ~= 0 and ends <= now) then
+      ended[#ended + 1] = hash
+      remembered[#remembered + 1] = { hash = hash, ended_ms = ends ~= 0 and math.min(ends, now) or now }
     else
       live[#live + 1] = { hash = hash, ends = ends }
       if ends ~= 0 and (not next_end or ends < next_end) then next_end = ends end
@@ -32,6 +38,14 @@ end
 if #live + 1 > most then return { -4, version, next_end and next_end - now or 0 } end
 
 for _, hash in ipairs(ended) do redis.call('HDEL', key, 's:' .. hash, 'u:' .. hash) end
+table.sort(remembered, function(one, other)
+  if one.ended_ms ~= other.ended_ms then return one.ended_ms > other.ended_ms end
+  return one.hash < other.hash
+end)
+for place, secret in ipairs(remembered) do
+  if place > MOST_ENDED then redis.call('HDEL', key, 'e:' .. secret.hash)
+  else redis.call('HSET', key, 'e:' .. secret.hash, secret.ended_ms) end
+end
 for _, secret in ipairs(live) do
   if secret.ends == 0 then redis.call('HSET', key, 's:' .. secret.hash, now + overlap) end
 end

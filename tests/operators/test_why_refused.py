@@ -1,0 +1,194 @@
+"""Why a key is not valid, or no upstream is available: operators read the cause, and the client reads none."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from gateway.identity.api_keys import INVALID_KEYS, checksum
+from gateway.store.keyspace import TeamKeys
+from tests.support.admins import admin_client
+from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
+from tests.support.ports import free_port
+from tests.support.servers import Server
+from tests.support.waiting import wait_until_sync
+
+PAST = "2020-01-01T00:00:00Z"
+BODY = {"model": "sim/echo", "input": "hello"}
+LARGE = {"model": "sim/echo", "input": "x" * 300_000}
+"""Its key is looked up before its body is read, by another script."""
+CONTINUED = {"model": "sim/echo", "input": "hello", "previous_response_id": "resp_none"}
+MESSAGE = "The API key is not valid. Send 'Authorization: Bearer sk-gw-...'."
+
+
+class Watched(NamedTuple):
+    """A gateway and what it logs."""
+
+    gateway: RunningGateway
+    log: io.StringIO
+
+    def line(self, request_id: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            lines = [json.loads(text) for text in self.log.getvalue().splitlines() if request_id in text]
+            found[:] = [line for line in lines if line["event"] == "request"]
+            return bool(found)
+
+        wait_until_sync(is_there, what="the log line")
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def watched(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    log = io.StringIO()
+    routes = [{"model": "*", "upstreams": ["simulator"]}, {"model": "kept/*", "upstreams": ["simulator"]}]
+    routes[1]["state"] = "gateway"
+    with (
+        simulator() as upstream,
+        running_gateway(store.url, upstream, tmp_path_factory.mktemp("data"), log_to=log, routes=routes) as gateway,
+    ):
+        yield Watched(gateway, log)
+
+
+def expire_key(admin: httpx.Client, key: NewKey) -> None:
+    assert admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"expires_at": PAST}).status_code == 200
+
+
+def disable_key(admin: httpx.Client, key: NewKey) -> None:
+    assert admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"status": "disabled"}).status_code == 200
+
+
+def revoke_key(admin: httpx.Client, key: NewKey) -> None:
+    assert admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"status": "revoked"}).status_code == 200
+
+
+def disable_team(admin: httpx.Client, key: NewKey) -> None:
+    assert admin.patch(f"/teams/{key.team.id}", json={"status": "disabled"}).status_code == 200
+
+
+def expire_team(admin: httpx.Client, key: NewKey) -> None:
+    assert admin.patch(f"/teams/{key.team.id}", json={"expires_at": PAST}).status_code == 200
+
+
+def rotate_out(admin: httpx.Client, key: NewKey) -> None:
+    answer = admin.post(f"/teams/{key.team.id}/keys/{key.id}/rotate", json={"overlap_s": 0})
+    assert answer.is_success, answer.text
+
+
+CAUSES: list[tuple[Callable[[httpx.Client, NewKey], None], str, str]] = [
+    (expire_key, "key_expired", "key expired 2020-01-01T00:00:00.000Z"),
+    (disable_key, "key_disabled", "key disabled"),
+    (revoke_key, "key_revoked", "key revoked"),
+    (disable_team, "team_disabled", "team disabled"),
+    (expire_team, "team_expired", "team expired 2020-01-01T00:00:00.000Z"),
+    (rotate_out, "secret_ended", "the secret was rotated out 20"),
+]
+
+
+@pytest.mark.parametrize(
+    "body", [BODY, LARGE, CONTINUED, {**CONTINUED, "model": "kept/x"}, {**BODY, "model": "kept/x"}]
+)
+@pytest.mark.parametrize(("cause", "reason", "detail"), CAUSES, ids=[reason for _, reason, _ in CAUSES])
+def test_operators_read_why_a_key_is_not_valid_and_the_client_does_not(
+    watched: Watched,
+    cause: Callable[[httpx.Client, NewKey], None],
+    reason: str,
+    detail: str,
+    body: dict[str, Any],
+) -> None:
+    gateway, key = watched.gateway, watched.gateway.new_key()
+    before = counted(gateway, reason)
+    with admin_client(gateway) as admin, gateway.http(key) as client:
+        cause(admin, key)
+        answer = client.post("/v1/responses", json=body)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (401, MESSAGE)
+        assert detail[:-2] not in answer.text
+        request_id = answer.headers["x-request-id"]
+        assert watched.line(request_id)["detail"].startswith(detail)
+        wait_until_sync(
+            lambda: admin.get(f"/requests/{request_id}").is_success, what="operators can look the request up"
+        )
+        shown = admin.get(f"/requests/{request_id}").json()
+    assert (shown["code"], shown["message"]) == ("invalid_api_key", MESSAGE)
+    assert shown["detail"].startswith(detail)
+    wait_until_sync(lambda: counted(gateway, reason) == before + 1, what="the reason is counted")
+
+
+def test_a_key_that_does_not_exist_has_a_cause_in_the_log(watched: Watched) -> None:
+    one, other = watched.gateway.new_key(), watched.gateway.new_key()
+    for text, reason in (("sk-gw-x", "malformed"), (with_other_key(one, other), "unknown_key")):
+        with watched.gateway.http(text) as client:
+            answer = client.post("/v1/responses", json=BODY)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (401, MESSAGE)
+        assert watched.line(answer.headers["x-request-id"])["detail"] == INVALID_KEYS[reason]
+
+
+def test_lists_show_what_has_expired(watched: Watched) -> None:
+    key = watched.gateway.new_key()
+    with admin_client(watched.gateway) as admin:
+        assert not admin.get(f"/teams/{key.team.id}").json()["expired"]
+        expire_key(admin, key)
+        expire_team(admin, key)
+        assert admin.get(f"/teams/{key.team.id}").json()["expired"]
+        assert [one["expired"] for one in admin.get(f"/teams/{key.team.id}/keys").json()["data"]] == [True]
+
+
+def test_operators_read_of_each_upstream_why_none_was_available(store: Server, tmp_path_factory: Any) -> None:
+    log = io.StringIO()
+    away = f"http://127.0.0.1:{free_port()}/v1"
+    with simulator() as upstream:
+        others = {"away": {"base_url": away, "api_keys": ["env:TEST_UPSTREAM_KEY"], "breaker_failures": 1}}
+        others["out"] = {**others["away"], "base_url": upstream}
+        with running_gateway(
+            store.url,
+            upstream,
+            tmp_path_factory.mktemp("data"),
+            log_to=log,
+            upstreams=others,
+            upstream={"breaker_failures": 1, "breaker_open_s": 60},
+            route={"upstreams": ["simulator", "away", "out"]},
+        ) as gateway:
+            key = gateway.new_key()
+            watched = Watched(gateway, log)
+            with admin_client(gateway) as admin, gateway.http(key) as client:
+                assert admin.post("/upstreams/out/disable").is_success
+                out = gateway.services.handler.snapshot.upstreams["out"]
+                wait_until_sync(lambda: not out.enabled, what="it is taken out")
+                client.post("/v1/responses", json={"model": "sim/error-500", "input": "hi"})
+                answer = client.post("/v1/responses", json={"model": "sim/error-500", "input": "hi"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_available_provider")
+            assert "breaker" not in answer.text
+            detail = watched.line(answer.headers["x-request-id"])["detail"]
+    of_each = dict(part.split(": ", 1) for part in detail.split("; "))
+    assert of_each["simulator"].startswith("the breaker of sim/error-500 is open, the next try is in ")
+    assert of_each["simulator"].endswith("(last fault: status 500)")
+    assert of_each["out"] == "taken out by an operator"
+    assert "connect" in of_each["away"] or "its breaker is open" in of_each["away"]
+
+
+def counted(gateway: RunningGateway, reason: str) -> int:
+    with gateway.http() as client:
+        text = client.get("/metrics").text
+    found = re.search(rf'^gateway_invalid_keys_total{{reason="{reason}"}} (\d+)', text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def with_other_key(key: NewKey, other: NewKey) -> str:
+    """A well-formed key that names one team and a key of another."""
+    text = key.text[:-8].replace(key.id, other.id)
+    return text + checksum(text)
+
+
+def test_a_key_remembers_the_ends_of_few_secrets(watched: Watched, store: Server) -> None:
+    key = watched.gateway.new_key()
+    with admin_client(watched.gateway) as admin:
+        for _ in range(12):
+            rotate_out(admin, key)
+    fields = [field.decode() for field in store.run("HKEYS", TeamKeys(key.team.id).key(key.id))]
+    assert len([field for field in fields if field.startswith("e:")]) == 8
+    assert len([field for field in fields if field.startswith("s:")]) == 1
