@@ -112,9 +112,9 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a known key's wrong secret opens nothing",
-        "gateway/store/scripts/look_v1.lua",
-        "if not key[3] or over(key[3]) or ",
-        "if ",
+        "gateway/store/scripts/key_status.lua",
+        "if not secret_until then",
+        "if false then",
         "tests/ledger/test_known_keys.py",
     ),
     Protection(
