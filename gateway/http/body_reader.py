@@ -12,7 +12,8 @@ from typing import Final, Protocol
 
 from gateway.types import Body
 
-_AT_ONCE_BYTES: Final = 8 * 1024 * 1024  # memory that a length alone is given
+_STEP_BYTES: Final = 1024 * 1024  # by which its place grows: new memory takes the loop's time, too
+_READ_BYTES: Final = 128 * 1024  # libuv reads 32 times in a row from a socket that has more
 _SCRAP_BYTES: Final = 64 * 1024
 
 
@@ -43,7 +44,7 @@ class DirectBodyReader(asyncio.BufferedProtocol):
     """
 
     def __init__(self, owner: Owner, begun: Body, length: int) -> None:
-        self.body = bytearray(min(length, max(_AT_ONCE_BYTES, len(begun))))
+        self.body = bytearray(min(length, max(_STEP_BYTES, len(begun))))
         self.body[: len(begun)] = begun
         self._owner = owner
         self._view = memoryview(self.body)
@@ -64,9 +65,9 @@ class DirectBodyReader(asyncio.BufferedProtocol):
             return self._scrap[: self._left]
         if self._filled == len(self.body):
             self._view.release()
-            self.body += bytes(min(self._left, len(self.body)))
+            self.body += bytes(min(self._left, _STEP_BYTES))
             self._view = memoryview(self.body)
-        return self._view[self._filled :]
+        return self._view[self._filled : self._filled + _READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """They are there."""

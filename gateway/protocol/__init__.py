@@ -3,6 +3,7 @@
 operations           the table of operations under /v1
 dialects             what one kind of call looks like: requests, answers, streams, errors
 request_body         the fields of a request that the gateway reads
+decoded_body         a body decoded, in one go or in slices
 request_facts        the fields of a request that bear on its price
 body_changes         what the gateway changes in a body
 multipart            where the parts of a form with files stand
@@ -28,6 +29,8 @@ response_events      the events that end a stream of the Responses API
 text_sample          how much text a stream carries, for estimates
 retry_after          when an upstream asks to be called again
 rate_limit_headers   what remains of the rate limits, as headers
+json_slices          large JSON, parsed in short calls
+byte_search          searches long bytes in short calls
 json_splice          changes members of a JSON object, and no other byte
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601

@@ -1,7 +1,8 @@
 """Attachments in a request's body: data URLs in base64 (RFC 2397), and base64 in members that carry files.
 
     find_attachments(body)         their positions and kinds
-    cut_attachments(body, found)   the body without the content of long attachments, which parses quickly
+    cut_places(body, found)        what of long attachments is cut out, so that the rest parses quickly
+    without(body, places)          the rest
 
 They make up most of a large body, and only their size matters to the gateway. The removed content lies inside a JSON
 string and is ASCII without quotes, escapes or control characters. What remains is therefore valid JSON exactly if the
@@ -15,14 +16,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import orjson
 
+from gateway.protocol.byte_search import PIECE_BYTES, find, joined
 from gateway.types import Body
 
 Kind = Literal["image", "audio", "file", "text"]
+Find = Callable[..., int]
+"""As bytes.find, of the body."""
 
 MARK: Final = b";base64,"
 SHORTEST_BYTES: Final = 1024
@@ -76,40 +81,43 @@ def find_attachments(body: Body) -> list[Attachment]:
     """Returns every long attachment, in any order, but not a text that merely mentions one. It never fails."""
     if len(body) < SHORTEST_BYTES:
         return []
-    found = list(_data_urls(body)) if MARK in body else []
+    seek: Find = body.find if len(body) <= PIECE_BYTES else partial(find, body)
+    first = seek(MARK)
+    found = list(_data_urls(body, first, seek)) if first >= 0 else []
     for member in _RAW_MEMBERS:
-        if member in body:
-            found += _raw(body, member)
+        first = seek(member)
+        if first >= 0:
+            found += _raw(body, member, first, seek)
     return found
 
 
-def _data_urls(body: Body) -> Iterator[Attachment]:
-    at = body.find(MARK)
+def _data_urls(body: Body, first: int, seek: Find) -> Iterator[Attachment]:
+    at = first
     for _ in range(_MOST_MARKS):
         if at < 0:
             break
         end = begin = at + len(MARK)
         start = body.rfind(b'"', max(0, at - _LONGEST_MEDIA_TYPE), at)
         if body.startswith(b'"data:', start):
-            end = body.find(b'"', at)
+            end = seek(b'"', at)
             end = len(body) if end < 0 else end
             if end - begin >= SHORTEST_BYTES:
                 yield Attachment(start, at, end, _kind(body, start, begin, end))
-        at = body.find(MARK, end)
+        at = seek(MARK, end)
 
 
-def _raw(body: Body, member: bytes) -> Iterator[Attachment]:
-    at = body.find(member)
+def _raw(body: Body, member: bytes, first: int, seek: Find) -> Iterator[Attachment]:
+    at = first
     while at >= 0:
         end = at + len(member)
         value = _VALUE.match(body, end)
         if value is not None:
             begin = value.end()
-            end = body.find(b'"', begin)
+            end = seek(b'"', begin)
             end = len(body) if end < 0 else end
             if end - begin >= SHORTEST_BYTES and not body.startswith(b"data:", begin):
                 yield Attachment(begin - 1, begin, end, _kind(body, begin - 1, begin, end))
-        at = body.find(member, end)
+        at = seek(member, end)
 
 
 def _kind(body: Body, start: int, begin: int, end: int) -> Kind:
@@ -146,15 +154,26 @@ def _is_base64(body: Body, start: int, end: int) -> bool:
         return not any(piece.translate(None, _BASE64) for piece in pieces)
 
 
-def cut_attachments(body: Body, attachments: list[Attachment]) -> Body:
-    """Returns the body without the content of long attachments."""
-    pieces, at = [], 0
+def cut_places(body: Body, attachments: list[Attachment]) -> list[tuple[int, int]]:
+    """Returns where the contents of long attachments begin and end, in order."""
+    places: list[tuple[int, int]] = []
+    at = 0
     for one in sorted(attachments):
         begin = one.mark + len(MARK) if body.startswith(MARK, one.mark) else one.mark
         if begin >= at and one.end - begin >= SHORTEST_CUT_BYTES and _is_plain(body, begin, one.end):
-            pieces.append(body[at:begin])
+            places.append((begin, one.end))
             at = one.end
-    return b"".join([*pieces, body[at:]]) if pieces else body
+    return places
+
+
+def without(body: Body, places: list[tuple[int, int]]) -> Body:
+    """Returns the body without what lies in these places."""
+    if not places:
+        return body
+    starts = [0, *(end for _, end in places)]
+    ends = [*(start for start, _ in places), len(body)]
+    view = memoryview(body)
+    return joined(view[start:end] for start, end in zip(starts, ends, strict=True))
 
 
 def _is_plain(body: Body, start: int, end: int) -> bool:

@@ -18,6 +18,8 @@
     with_output_bound(body, field, tokens)          a bound on the output
     with_usage_asked(body), with_cost_asked(body)   what a provider reports only if it is asked
 
+    with_members(body, places, values)              any of them at once, of a large body whose `places` are known
+
 An addition that a provider refuses by name is left out, and the request is repeated: `Addition`.
 """
 
@@ -25,13 +27,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import orjson
 
+from gateway.protocol.byte_search import joined
 from gateway.protocol.multipart import Form, with_text
 from gateway.types import Body
+
+Places = Mapping[str, tuple[int, int]]
+"""By a member's name, where its value starts and ends."""
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _NEXT_STRING_OR_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(' + _STRING + rb"|[\[\]{}])")
@@ -42,6 +48,9 @@ _COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _WHOLE_STRING: Final = re.compile(_STRING)
 _SCALAR: Final = re.compile(rb"[^ \t\r\n,}\]]*")
 _END: Final = re.compile(rb"[ \t\r\n]*+\}")
+
+
+_ASKED: Final = b'{"include_usage":true}'
 
 
 class Addition(NamedTuple):
@@ -90,10 +99,37 @@ def with_usage_asked(body: Body) -> bytes:
     """The body of a stream with `stream_options.include_usage`; all other options as they came."""
     start = next((value_at for name, value_at in members(body) if name == "stream_options"), None)
     if start is None or not body.startswith(b"{", start):
-        return _with_member(body, b"stream_options", b'{"include_usage":true}')
+        return _with_member(body, b"stream_options", _ASKED)
     end = _value_end(body, start)
     options = _with_member(body[start:end], b"include_usage", b"true")
     return b"".join((body[:start], options, body[end:]))
+
+
+def with_members(body: Body, places: Places, values: Mapping[str, bytes], *, asks_usage: bool) -> Body:
+    """A large body with these members in place of its own, or in front: it is copied once, in short calls.
+
+    `asks_usage`: with `stream_options.include_usage`, too.
+    """
+    if asks_usage:
+        start, end = places.get("stream_options", (0, 0))
+        options = bytes(body[start:end])
+        is_object = options.startswith(b"{")
+        values = {
+            **values,
+            "stream_options": _with_member(options, b"include_usage", b"true") if is_object else _ASKED,
+        }
+    if not values:
+        return body
+    begin = body.index(b"{") + 1
+    added = b",".join([b'"%b":%b' % (name.encode(), value) for name, value in values.items() if name not in places])
+    edits = [(begin, begin, added if not added or _END.match(body, begin) else added + b",")]
+    edits += [(*places[name], value) for name, value in values.items() if name in places]
+    view, at = memoryview(body), 0
+    pieces: list[Body | memoryview] = []
+    for start, end, value in sorted(edits):
+        pieces += (view[at:start], value)
+        at = end
+    return joined([*pieces, view[at:]])
 
 
 def members(body: Body) -> Iterator[tuple[str, int]]:

@@ -3,23 +3,18 @@
     read_request_body(body, form) -> RequestBody    or GatewayError: invalid_json, missing_field, invalid_field, ...
 
 What the fields are is the dialect's (`RequestForm`). A field that the gateway reads and the upstream reads too must
-mean the same to both. Parsers differ on a field that occurs twice (first or last wins) and on other spellings (Go's
-encoding/json ignores case), so a body that has one of them twice at its top level, escaped or in other case, is
-refused.
+mean the same to both: see `decoded_body`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any, Final, NamedTuple
-
-import orjson
+from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
-from gateway.protocol.attachments import MARK, Attachment, cut_attachments, find_attachments
-from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds, check_bounds
-from gateway.protocol.body_changes import members
+from gateway.protocol.attachments import find_attachments
+from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
+from gateway.protocol.body_changes import Places
+from gateway.protocol.decoded_body import decode_body
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.multipart import Form
 from gateway.protocol.provider_preferences import Preferences, read_preferences
@@ -33,10 +28,6 @@ MAX_MODEL_LENGTH: Final = 256
 
 MAX_OUTPUT_TOKENS_FIELD: Final = 10
 """Tokens, by this module's estimate, of the member `"max_output_tokens": 1000000000`, and a line's indent."""
-_LARGE_BYTES: Final = 64 * 1024  # a larger body is read without its attachments
-
-# An escape that stands for "_" or a letter: the only way to spell a field without its plain bytes.
-_ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[4-7][0-9a-fA-F])")
 _INSTEAD_OF_INPUT: Final = frozenset({"prompt", "conversation", "previous_response_id"})
 """With one of these a response needs no input of its own: what it takes is the provider's to judge."""
 
@@ -49,7 +40,7 @@ class RequestBody(NamedTuple):
     own, and not the one that the API documents for a body without. `form`: its parts, where it is a form with files.
     `input_tokens_bound`: no tokenizer makes more of it. `work`: what it lets its provider do that it does not show.
     `background`: the response goes on without its caller. `session`: what the body says belongs together.
-    `preferences`: its `provider` object.
+    `preferences`: its `provider` object. `places`: where members of a large body stand.
     """
 
     body: Body
@@ -69,6 +60,7 @@ class RequestBody(NamedTuple):
     form: Form | None = None
     input_tokens_bound: int = 0
     work: BodyWork = NO_WORK
+    places: Places | None = None
 
 
 def read_request_body(
@@ -76,11 +68,7 @@ def read_request_body(
 ) -> RequestBody:
     """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
     attachments = find_attachments(body)
-    if len(body) > _LARGE_BYTES:
-        fields, text = _parse_large(body, attachments, body_bounds)
-    else:
-        fields, text = _parse_object(body, body), body
-    _refuse_other_spellings(text, fields, form)
+    fields, text, places = decode_body(body, attachments, body_bounds, form)
     get = fields.get
     model = "" if get("model") is None and get("previous_response_id") else model_of(get("model"), form)
     value = get("input") if needs_input else ""
@@ -116,6 +104,7 @@ def read_request_body(
         None if "provider" not in fields else read_preferences(get("provider")),
         input_tokens_bound=tokens.bound,
         work=read_work(fields, text),
+        places=places,
     )
 
 
@@ -145,70 +134,6 @@ def model_of(model: object, form: RequestForm) -> str:
 def _asks_usage(options: object) -> bool:
     """Whether a caller asks for a stream's usage. What is no object is the provider's to judge, and left alone."""
     return options is not None and not (isinstance(options, dict) and options.get("include_usage") is not True)
-
-
-def _parse_large(body: Body, attachments: list[Attachment], bounds: BodyBounds) -> tuple[dict[str, Any], Body]:
-    """The fields of a large body, and the body without its attachments: to parse those took most of its time."""
-    text = cut_attachments(body, attachments)
-    check_bounds(text, bounds)
-    fields = _parse_object(text, body)
-    if text is body or not any(_may_be_cut(value) for value in fields.values()):
-        return fields, text
-    return _parse_object(body, body), body
-
-
-def _may_be_cut(value: object) -> bool:
-    return isinstance(value, str) and value.endswith(MARK.decode())
-
-
-def _parse_object(text: Body, body: Body) -> dict[str, Any]:
-    """`body`: what the text was cut out of; an error has its place there."""
-    try:
-        fields = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        fields = _parse_lenient(text, f"The body is not valid JSON: {error if text is body else _error_of(body)}.")
-    if not isinstance(fields, dict):
-        raise GatewayError("invalid_json", "The body must be a JSON object.")
-    return fields
-
-
-def _error_of(body: Body) -> str:
-    try:
-        orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        return str(error)
-    return "it cannot be read"
-
-
-def _parse_lenient(body: Body, problem: str) -> Any:
-    """JSON by the grammar of RFC 8259: half an emoji (a lone surrogate) and 1e400 are in it; upstreams may take it."""
-    try:
-        return json.loads(body.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise GatewayError("invalid_json", problem) from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
-
-
-def _refuse_other_spellings(body: Body, fields: dict[str, Any], form: RequestForm) -> None:
-    read = form.fields
-    for name in fields:
-        if name not in read and name.casefold() in read:
-            raise GatewayError(
-                "duplicate_field", f"{name!r} could be read as {name.casefold()!r}: write it so.", param=name.casefold()
-            )
-    names = form.name.findall(body)
-    if len(names) == len(set(names)) and (b"\\" not in body or _ESCAPED_LETTER.search(body) is None):
-        return
-    # Rare: a name occurs deeper too, or is escaped.
-    seen: set[str] = set()
-    for name, _ in members(body):
-        if name in seen:
-            raise GatewayError("duplicate_field", f"The field {name!r} occurs twice.", param=name)
-        if name in read:
-            seen.add(name)
 
 
 def _text(value: object, name: str) -> str:

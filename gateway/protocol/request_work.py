@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from gateway.protocol.byte_search import PIECE_BYTES, contains
 from gateway.protocol.counts import count
 from gateway.protocol.hosted_calls import CLIENT_TOOLS, tool_name
 from gateway.types import Body
@@ -22,6 +23,7 @@ _MEDIA: Final = re.compile(
 )
 _UNSEEN: Final = re.compile(rb'"(?:file_id|file_url|item_reference|vector_store_ids|container|document|file_uri)"')
 _ESCAPED: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
+_LONGEST_NAME: Final = 32  # of those that are looked for, with quotes
 _UNSEEN_NAMES: Final = frozenset({"file_id", "file_url", "vector_store_ids", "container", "file_uri"})
 _FETCHED: Final = frozenset({"url", "file"})
 """Sources of documents that the provider reads itself."""
@@ -55,11 +57,12 @@ NO_WORK: Final = BodyWork()
 
 def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
     """What a decoded body lets its provider do."""
-    if _ESCAPED.search(text) is not None:
+    has = _has if len(text) > PIECE_BYTES else re.Pattern.search
+    if has(_ESCAPED, text):
         media, unseen = True, _names_unseen(fields)
     else:
-        media = _MEDIA.search(text) is not None
-        unseen = _UNSEEN.search(text) is not None and _names_unseen(fields)
+        media = bool(has(_MEDIA, text))
+        unseen = bool(has(_UNSEEN, text)) and _names_unseen(fields)
     if not (media or unseen) and _TELLING.isdisjoint(fields):
         return NO_WORK
     tools, remote = _tools(fields)
@@ -67,6 +70,10 @@ def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
     more = unseen or hidden or bool(tools) or remote
     calls = _calls(fields) if tools else None
     return BodyWork(more, media or more, tools, calls, fields.get("background") is True)
+
+
+def _has(pattern: re.Pattern[bytes], text: Body) -> bool:
+    return contains(pattern, text, _LONGEST_NAME)
 
 
 def _tools(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:

@@ -11,12 +11,15 @@ a large one every byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from gateway.protocol.attachments import Attachment, find_attachments
+from gateway.protocol.byte_search import PIECE_BYTES, contains, find
+from gateway.protocol.lenient_json import parse_object
 from gateway.types import Body
 
 BYTES_PER_TOKEN: Final = 4
@@ -29,7 +32,8 @@ ATTACHMENT_BYTES_PER_TOKEN: Final = 16
 _SMALL_BYTES: Final = 4096
 _TOKENS_AN_ITEM: Final = 4  # by which models are told where a message begins, and who says it
 _NOT_READ: Final = frozenset({"model", "metadata", "tools", "user", "service_tier", "previous_response_id"})
-_ESCAPED_LETTER: Final = re.compile(rb"\\u00([4-7][0-9a-fA-F])")
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7][0-9a-fA-F]")
+_ESCAPE_BYTES: Final = len(b"\\u0000")
 
 
 class InputTokens(NamedTuple):
@@ -62,7 +66,7 @@ def count_input_tokens(
         else:
             attached += size // ATTACHMENT_BYTES_PER_TOKEN
             most_attached += size if kind == "file" else size // ATTACHMENT_BYTES_PER_TOKEN
-    images = max(images, _count_images(text, image))
+    images = max(images, _count_images(text, image, fields))
     estimate = -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * images
     texts = text_bytes if fields is None or len(body) > _SMALL_BYTES else _text_bytes(fields)
     return InputTokens(estimate, max(estimate, texts + most_attached + MOST_IMAGE_TOKENS * images))
@@ -86,14 +90,32 @@ def _text_bytes(fields: Mapping[str, Any]) -> int:
     return total + len(orjson.dumps(tools)) if isinstance(tools, list) and tools else total
 
 
-def _count_images(body: Body, image: bytes) -> int:
+def _count_images(body: Body, image: bytes, fields: Mapping[str, Any] | None) -> int:
     """Members "type" that are `image`. A quote inside a text is escaped, so no text can look like one."""
-    if image and _ESCAPED_LETTER.search(body) is not None:
-        body = _ESCAPED_LETTER.sub(lambda found: bytes((int(found[1], 16),)), body)  # as a parser reads the name
+    if not image:
+        return 0
+    is_short = len(body) <= PIECE_BYTES
+    if _ESCAPED_LETTER.search(body) if is_short else contains(_ESCAPED_LETTER, body, _ESCAPE_BYTES):
+        return _count_images_in(fields if fields is not None else parse_object(bytes(body)), image)
     images = 0
-    at = body.find(image) if image else -1
+    seek: Callable[..., int] = body.find if is_short else partial(find, body)
+    at = seek(image)
     while at >= 0:
         before = body[max(0, at - 32) : at].rstrip()
         images += before.endswith(b":") and before[:-1].rstrip().endswith(b'"type"')
-        at = body.find(image, at + 1)
+        at = seek(image, at + 1)
+    return images
+
+
+def _count_images_in(fields: object, image: bytes) -> int:
+    """The same of a decoded body, where names may be spelt with escapes."""
+    kind, images = image.decode().strip('"'), 0
+    waiting = [fields]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            images += node.get("type") == kind
+            waiting += node.values()
     return images

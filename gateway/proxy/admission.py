@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Final, NamedTuple
 
 from gateway.billing.lifecycle import State
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.identity.api_keys import ApiKey, key_of_request
@@ -31,7 +33,7 @@ from gateway.protocol.dialects.dialect import Dialect, is_flag_set
 from gateway.protocol.form_body import read_form_request
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.multipart import is_form
-from gateway.protocol.operations import Target
+from gateway.protocol.operations import Operation, Target
 from gateway.protocol.provider_preferences import Preferences
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.proxy.reservation import NOTHING, reserve
@@ -42,6 +44,7 @@ from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
 from gateway.state.turn import Turn
 from gateway.state.turns import Turns
+from gateway.types import Body
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer
 from gateway.upstream.upstream import Upstream
@@ -115,7 +118,7 @@ async def prepare(
         known_response = found = await responses.find(key, target.response_id, "response_id")
         request = _about(found, query)
     else:
-        request = await _read(snapshot.limits, responses, target, client, record, key)
+        request = await _read(snapshot, responses, target, client, record, key)
         if query or not request.model:
             request, known_response = await _completed(request, query, responses, key)
     record.model, record.stream = request.model, request.stream
@@ -157,10 +160,10 @@ async def _begin_turn(
 ) -> Routed:
     """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
     turn = await turns.begin(key, request.body, route.rule)
+    form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
     try:
-        resolved = read_request_body(
-            turn.body, target.operation.dialect.request, body_bounds=snapshot.limits.body_bounds
-        )
+        resolve = partial(read_request_body, turn.body, form, body_bounds=bounds)
+        resolved = await snapshot.off_loop.run(resolve) if len(turn.body) > LONG_BYTES else resolve()
         ask = _ask(snapshot, record, client, key, resolved, route, target, None)
     except BaseException:
         await turn.close()
@@ -197,26 +200,41 @@ async def admit(
 
 
 async def _read(
-    limits: RequestLimits, responses: KnownResponses, target: Target, client: Client, record: RequestRecord, key: ApiKey
+    snapshot: ConfigSnapshot,
+    responses: KnownResponses,
+    target: Target,
+    client: Client,
+    record: RequestRecord,
+    key: ApiKey,
 ) -> RequestBody:
-    is_a_form = _read_media(client, target.operation.dialect)
+    limits, operation = snapshot.limits, target.operation
+    is_a_form = _read_media(client, operation.dialect)
     length = client.body_length(limits.max_body_bytes)
-    coded = client.fields.get(b"content-encoding") is not None  # small as it is, it may take long
-    if length is None or length > UNCHECKED_BODY_BYTES or coded or client.memory_is_scarce:
+    coding = client.fields.get(b"content-encoding")  # small as it is, such a body may take long
+    if length is None or length > UNCHECKED_BODY_BYTES or coding is not None or client.memory_is_scarce:
         await responses.check(key)
         client.key_is_known()
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
-    coding = client.text(b"content-encoding")
-    if coding is not None and is_coded(coding):
-        body = decode(body, coding, limits.max_body_bytes)
+    form_type = client.fields[b"content-type"] if is_a_form else None
+    if len(body) > LONG_BYTES or coding is not None:
+        request = await snapshot.off_loop.run(partial(_understood, body, coding, operation, limits, form_type))
+    else:
+        request = _understood(body, None, operation, limits, form_type)
     record.received = time.perf_counter()
-    operation = target.operation
-    if is_a_form:
-        return read_form_request(body, client.fields[b"content-type"], operation.dialect.request)
-    return read_request_body(
-        body, operation.dialect.request, needs_input=operation.needs_input, body_bounds=limits.body_bounds
-    )
+    return request
+
+
+def _understood(
+    body: Body, coding: bytes | None, operation: Operation, limits: RequestLimits, form_type: bytes | None
+) -> RequestBody:
+    """What a body asks for. `form_type`: the Content-Type of one that is a form with files. In any thread."""
+    if coding is not None and is_coded(name := coding.decode("latin-1")):
+        body = decode(body, name, limits.max_body_bytes)
+    form = operation.dialect.request
+    if form_type is not None:
+        return read_form_request(body, form_type, form)
+    return read_request_body(body, form, needs_input=operation.needs_input, body_bounds=limits.body_bounds)
 
 
 def _about(known_response: KnownResponse, query: bytes) -> RequestBody:

@@ -187,7 +187,7 @@ class Search:
             headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
         began, began_s = time.perf_counter(), time.monotonic()
         try:
-            body, added = self._body.made_for(upstream)
+            body, added = await self._body.made_for(upstream)
             answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body)
         except UpstreamFault as fault:
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))

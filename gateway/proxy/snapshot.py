@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.concurrency.off_loop import OffLoop
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
 from gateway.routing.router import Router
 from gateway.upstream.upstream import Upstream
@@ -41,6 +42,7 @@ class ConfigSnapshot:
     router: Router
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
+    off_loop: OffLoop
     has_several_keys: bool = False
 
     @property

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import orjson
+
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.protocol.body_changes import (
     USAGE_ASKED,
     Addition,
     output_bound_in,
+    with_members,
     with_model,
     with_output_bound,
     with_usage_asked,
@@ -33,23 +39,42 @@ class UpstreamBody:
             sends = held_tokens < admitted.asked.demand.output_tokens
         self.output_bound = bound_of_a_run(admitted.request, held_tokens) if sends else None
 
-    def made_for(self, upstream: Upstream) -> tuple[Body, tuple[Addition, ...]]:
+    async def made_for(self, upstream: Upstream) -> tuple[Body, tuple[Addition, ...]]:
         """The body for an upstream, and what was added to it that may be left out."""
         route, request = self._admitted.route, self._admitted.request
-        body = request.body
+        body, model, field = request.body, None, ""
         if body and (route.upstream_model != request.model or not request.names_model):
-            body = with_model(body, route.upstream_model, request.form)
+            model = route.upstream_model
         added: tuple[Addition, ...] = ()
         if self.output_bound is not None:
             *newer, oldest = self._admitted.target.operation.dialect.request.output_fields
             field = next((one for one in newer if not self._refuses(upstream, one)), oldest)
-            body = with_output_bound(body, field, self.output_bound)
             if field is not oldest:  # with no bound at all the answer could cost more than its hold
                 added = (output_bound_in(field),)
         if request.usage_unasked and not self._refuses(upstream, USAGE_ASKED.name):
-            body = with_usage_asked(body)
             added = (*added, USAGE_ASKED)
+        if len(body) > LONG_BYTES:
+            work = partial(self._large, model, field, asks_usage=USAGE_ASKED in added)
+            return await self._admitted.snapshot.off_loop.run(work), added
+        if model is not None:
+            body = with_model(body, model, request.form)
+        if field:
+            body = with_output_bound(body, field, self.output_bound or 0)
+        if USAGE_ASKED in added:
+            body = with_usage_asked(body)
         return body, added
+
+    def _large(self, model: str | None, field: str, *, asks_usage: bool) -> Body:
+        """The same of a large body, in any thread."""
+        request = self._admitted.request
+        if request.places is None:  # a form, which has neither of the others
+            return request.body if model is None else with_model(request.body, model, request.form)
+        values: dict[str, bytes] = {}
+        if model is not None:
+            values["model"] = orjson.dumps(model)
+        if field:
+            values[field] = b"%d" % (self.output_bound or 0)
+        return with_members(request.body, request.places, values, asks_usage=asks_usage)
 
     def leave_out(self, upstream: Upstream, addition: Addition) -> None:
         """The upstream refuses an addition by its name: the next body for it comes without."""

@@ -31,6 +31,7 @@ _BODY: Final = 3
 _COMPLETE: Final = 4
 
 _JOIN_LIMIT_BYTES: Final = 16 * 1024  # a smaller body is copied behind its head into one write
+_PIECE_BYTES: Final = 128 * 1024  # of a larger one go out at a time
 _MAX_INFORMATIONAL: Final = 16
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
@@ -61,7 +62,7 @@ class Http1Connection(asyncio.Protocol):
     # fmt: off
     __slots__ = (
         "_answer", "_deadline", "_informational", "_keep_alive", "_loop", "_overhead_bytes", "_owner", "_parser",
-        "_paused", "_phase", "_pieces", "_skipping", "_transport",
+        "_paused", "_phase", "_pieces", "_skipping", "_transport", "_unsent", "_write_paused",
         "answered", "closed", "config", "idle_since", "on_body", "refusal",
     )
     # fmt: on
@@ -82,6 +83,8 @@ class Http1Connection(asyncio.Protocol):
         self._informational = 0
         self._overhead_bytes = 0  # bytes since the last byte of the body: head, chunk extensions, trailers
         self._paused = False
+        self._unsent: memoryview | None = None  # of a long body
+        self._write_paused = False
         self._deadline = Deadline(loop, self._on_deadline)
         self._pieces: list[bytes] = []
         self.on_body: Callable[[bytes], None] = self._pieces.append
@@ -115,7 +118,8 @@ class Http1Connection(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.write(head)
-            transport.write(body)
+            self._unsent = memoryview(body)
+            self._write_on()
         return answer
 
     def wait(self, answer: NativeAnswer, timeout_s: float) -> asyncio.Future[None]:
@@ -149,6 +153,7 @@ class Http1Connection(asyncio.Protocol):
             self.closed = True
             self._deadline.close()
             self._owner.connection_closing(self)
+        self._unsent = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -159,6 +164,16 @@ class Http1Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if self.closed:  # it was given up while it was being opened
             self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """The upstream is slower than a long body."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._write_paused = False
+        if self._unsent is not None:
+            self._loop.call_soon(self._write_on)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and wake the reader once for everything that this read brought."""
@@ -319,7 +334,7 @@ class Http1Connection(asyncio.Protocol):
         answer.wake()
         transport = self._transport
         # The next request would be written into one that is still being written.
-        if not self._keep_alive or transport is None or transport.get_write_buffer_size():
+        if not self._keep_alive or transport is None or self._unsent is not None or transport.get_write_buffer_size():
             self.close()
         else:
             if self._paused:
@@ -336,6 +351,16 @@ class Http1Connection(asyncio.Protocol):
         if not self.closed:
             self.refusal = None if self.answered else UpstreamFault(FaultKind.PROTOCOL, "spoke unasked", sent=False)
             self.close()
+
+    def _write_on(self) -> None:
+        """One piece of a long body, and the next when the loop has served others: to encrypt it takes time."""
+        unsent, transport = self._unsent, self._transport
+        if unsent is None or transport is None:
+            return
+        self._unsent = unsent[_PIECE_BYTES:] if len(unsent) > _PIECE_BYTES else None
+        transport.write(unsent[:_PIECE_BYTES])
+        if self._unsent is not None and not self._write_paused:
+            self._loop.call_soon(self._write_on)
 
     def _resume(self) -> None:
         self._paused = False

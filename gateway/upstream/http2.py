@@ -33,6 +33,7 @@ from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 _MAX_WINDOW_BYTES: Final = 2**31 - 1  # RFC 9113, 6.9.1
 _FIRST_WINDOW_BYTES: Final = 65_535  # RFC 9113, 6.9.2: what a connection's window is before it is moved
 _MAX_STREAMS: Final = 100  # at once on one connection, where the upstream allows more
+_PIECE_BYTES: Final = 128 * 1024  # of a body go out at a time
 _MAX_INFORMATIONAL: Final = 16
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
@@ -61,6 +62,7 @@ class Http2Stream:
         self.answer = NativeAnswer(self, [])
         self.id = 0
         self.unsent = memoryview(body)
+        self.goes_on = False  # with the next piece of its body, in the loop's next turn
         self.informational = 0
         self._connection = connection
         self._released = released
@@ -326,12 +328,24 @@ class Http2Connection(asyncio.Protocol):
             self.close(FaultKind.CUT, detail)
 
     def _send_body(self, stream: Http2Stream) -> None:
-        while stream.unsent:
-            room = min(self._state.local_flow_control_window(stream.id), self._state.max_outbound_frame_size)
+        """As much of a body as the upstream takes, but a piece at a time: a large one is not to keep others waiting."""
+        left = _PIECE_BYTES
+        while stream.unsent and left:
+            room = min(self._state.local_flow_control_window(stream.id), self._state.max_outbound_frame_size, left)
             if room <= 0:
                 return  # a WINDOW_UPDATE goes on with it
             chunk, stream.unsent = stream.unsent[:room], stream.unsent[room:]
             self._state.send_data(stream.id, bytes(chunk), end_stream=not stream.unsent)
+            left -= len(chunk)
+        if stream.unsent and not stream.goes_on:
+            stream.goes_on = True
+            asyncio.get_running_loop().call_soon(self._send_more, stream)
+
+    def _send_more(self, stream: Http2Stream) -> None:
+        stream.goes_on = False
+        if stream.id in self._streams:
+            self._send_body(stream)
+            self._flush()
 
     def _flush(self) -> None:
         if self._transport is not None and not self.closed and (data := self._state.data_to_send()):

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
+from gateway.concurrency.off_loop import OffLoop
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
@@ -42,7 +43,9 @@ def build_tracing() -> Tracing:
     return Tracing()
 
 
-def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS) -> ConfigSnapshot:
+def build_snapshot(
+    off_loop: OffLoop, settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS
+) -> ConfigSnapshot:
     """Builds the routes, prices and upstreams that requests use. Upstreams in `keep` are used unchanged."""
     upstreams = {
         name: keep[name] if name in keep else build_upstream(name, upstream)
@@ -62,7 +65,7 @@ def build_snapshot(settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREA
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
-    return ConfigSnapshot(settings.router(), upstreams, limits, has_several_keys=several)
+    return ConfigSnapshot(settings.router(), upstreams, limits, off_loop, has_several_keys=several)
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -18,59 +17,12 @@ from gateway.http.connection_budget import ConnectionBudget, ConnectionLimits
 from gateway.identity.api_keys import new_id, new_secret
 from gateway.server import bound
 from tests.support.gateway import RunningGateway, StartGateway
+from tests.support.sockets import HEALTH, connected, is_open, read_all, send_until_stuck
 from tests.support.waiting import wait_until_sync
 
-HEALTH = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n"
 REFUSED = b"POST /v1/responses HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n"
 KILOBYTE = 1024
 ANSWERS = ("gateway_requests_total{", "gateway_errors_total{")
-
-
-@contextlib.contextmanager
-def connected(
-    gateway: RunningGateway, number: int = 1, receive_bytes: int | None = None
-) -> Iterator[list[socket.socket]]:
-    host, port = gateway.url.removeprefix("http://").split(":")
-    with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for client in clients:
-            client.settimeout(10)
-            if receive_bytes is not None:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-            client.connect((host, int(port)))
-        yield clients
-
-
-def is_open(client: socket.socket) -> bool:
-    """Whether the gateway has neither ended nor answered it."""
-    client.setblocking(False)
-    try:
-        client.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return True
-    except ConnectionError:
-        return False
-    finally:
-        client.settimeout(10)
-    return False
-
-
-def read_all(client: socket.socket) -> bytes:
-    received = b""
-    with contextlib.suppress(ConnectionError):
-        while data := client.recv(65_536):
-            received += data
-    return received
-
-
-def send_until_stuck(client: socket.socket, data: bytes, most_bytes: int) -> int:
-    """Sends without reading until nothing is taken for half a second; gives how much was."""
-    client.settimeout(0.5)
-    sent = 0
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        while sent < most_bytes:
-            sent += client.send(data)
-    return sent
 
 
 @pytest.mark.parametrize("request_", [HEALTH, REFUSED], ids=["another route", "a refusal"])

@@ -104,8 +104,15 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/faults/test_request_safety.py::test_what_two_servers_could_read_in_two_ways_is_refused",
     ),
     Protection(
+        "large bodies are looked at off the event loop",
+        "gateway/proxy/admission.py",
+        "if len(body) > LONG_BYTES or coding is not None:",
+        "if False:",
+        "tests/security/test_loop_stays_free.py",
+    ),
+    Protection(
         "values are bounded before a body is parsed",
-        "gateway/protocol/request_body.py",
+        "gateway/protocol/decoded_body.py",
         "    check_bounds(text, bounds)\n",
         "",
         "tests/unit/test_body_bounds.py::test_a_body_that_would_take_long_is_refused_before_it_is_parsed",

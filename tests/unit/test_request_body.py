@@ -4,13 +4,11 @@ import json
 import string
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.protocol import attachments, request_body
 from gateway.protocol.body_changes import with_model, with_usage_asked
 from gateway.protocol.dialects.chat import CHAT
 from gateway.protocol.dialects.request_fields import MAX_TOKENS
@@ -288,55 +286,6 @@ def test_a_document_counts_by_its_bytes_but_less_than_text() -> None:
 @given(st.lists(st.sampled_from([";base64,", "data:image/", '"', "AAAA", '"input_image"', "\\"])).map("".join))
 def test_the_estimate_is_never_negative_and_never_fails(text: str) -> None:
     assert estimate_input_tokens(text.encode()) >= 0
-
-
-# Large bodies: their attachments are not parsed
-
-ODD = st.sampled_from(
-    ["A" * 30, "QUJD", '\\"', "\\", "\\u00", "\n", "\x7f", "é", '"', '","model":"x', "\\u006dodel", ";base64,"]
-)
-
-
-@st.composite
-def bodies_with_attachments(draw: st.DrawFn) -> bytes:
-    """JSON, or nearly: data URLs whose content may be anything, in the input and where none belongs."""
-    url = st.builds(
-        "data:{};base64,{}".format, st.sampled_from(["image/png", "application/pdf"]), st.lists(ODD).map("".join)
-    )
-    parts = [f'{{"type":"input_image","image_url":"{draw(url)}"}}' for _ in range(draw(st.integers(1, 3)))]
-    model = draw(st.one_of(st.just("openai/gpt-5.2"), url))
-    return f'{{"input":[{",".join(parts)}],"model":"{model}","user":"{draw(url)}"}}'.encode()
-
-
-def outcome(data: bytes) -> RequestBody | tuple[str, str]:
-    try:
-        return read_request_body(data)
-    except GatewayError as error:
-        return error.code, error.message
-
-
-@given(bodies_with_attachments())
-def test_a_body_is_read_the_same_with_and_without_its_attachments(data: bytes) -> None:
-    whole = outcome(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(request_body, "_LARGE_BYTES", 0)
-        patch.setattr(attachments, "SHORTEST_CUT_BYTES", 4)
-        assert outcome(data) == whole
-
-
-def test_a_long_attachment_is_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[int] = []
-    real = orjson.loads
-
-    def noted(text: bytes) -> Any:
-        parsed.append(len(text))
-        return real(text)
-
-    monkeypatch.setattr(orjson, "loads", noted)
-    data = body(input=[{"type": "input_image", "image_url": "data:image/png;base64," + "QUJD" * 1_000_000}])
-    assert read_request_body(data).body is data
-    assert parsed
-    assert sum(parsed) < 1000
 
 
 # Asking for a stream's usage where its caller did not

@@ -1,0 +1,347 @@
+"""Parses large JSON in slices, so that no call of a parser takes long: it holds the interpreter's lock. Pure.
+
+    parse_in_slices(text, loads) -> Sliced     its value, and where members of its top level are; ValueError: no JSON
+
+A parser in C understands about 200 MB a second, and nobody else is served meanwhile. So brackets are followed here, and
+what lies between two commas of one array or object goes to `loads` in groups of about `SLICE_BYTES`. What is put
+together is what `loads` makes of the whole, and what it refuses is refused. Strings of more than a slice are checked
+piece by piece, and left out where only their being there matters; so are long arrays of numbers, if that is said.
+
+Runs in any thread. Takes about twice as long as a parser in one go, but for values that are all brackets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from gateway.protocol.json_splice import members
+from gateway.types import Body
+
+SLICE_BYTES: Final = 64 * 1024
+MAX_DEPTH: Final = 1024
+"""As deep as orjson goes."""
+_MOST_NUMBERS: Final = 256  # of one array that are kept where long values are left out
+_LEVELS: Final = 3  # of arrays and objects in one group in which such arrays are looked for
+
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_RUN: Final = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+', re.DOTALL)
+_TO_COMMA: Final = re.compile(rb'[^",\[\]{}]*+(?:' + _STRING + rb'[^",\[\]{}]*+)*+', re.DOTALL)
+_INSIDE: Final = re.compile(
+    rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
+)  # of a string, up to its quote, a slice's end, or what may not stand there
+_HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
+_ESCAPE_BYTES: Final = len(b"\\u0000")
+_SPACE: Final = re.compile(rb"[ \t\r\n]*+")
+_SPACES: Final = b" \t\r\n"
+_ESCAPED_LETTER: Final = rb"\\u00(?:5[fF]|[4-7][0-9a-fA-F])"  # stands for "_" or a letter
+_QUOTE, _COMMA, _COLON, _BACKSLASH = b'",:\\'
+_ARRAY, _OBJECT = b"[{"
+_CLOSING: Final = MappingProxyType({_ARRAY: b"]"[0], _OBJECT: b"}"[0]})
+_BRACKETS: Final = frozenset(b"[]{}")
+
+
+class TooManyValues(ValueError):
+    """More brackets than the bound: nothing more is looked at."""
+
+
+class Sliced(NamedTuple):
+    """`places`: where the values of the top level's members stand, each time that the member occurs: start and end."""
+
+    value: Any
+    places: dict[str, list[tuple[int, int]]]
+
+
+class _Frame:
+    """An array or object that is put together here. `begun`: where what has not been parsed begins.
+
+    `state`: what stands before that: its bracket, a comma, or a value, behind which a comma has to come.
+    """
+
+    __slots__ = ("begun", "is_object", "is_root", "key", "state", "value")
+
+    def __init__(self, *, is_object: bool, is_root: bool, begun: int) -> None:
+        self.is_object = is_object
+        self.is_root = is_root
+        self.value: Any = {} if is_object else []
+        self.begun = begun
+        self.state = _FIRST
+        self.key: str = ""  # of the member whose value is being put together
+
+
+_FIRST, _BEHIND_COMMA, _BEHIND_VALUE = range(3)
+
+
+def parse_in_slices(
+    text: Body,
+    loads: Callable[[bytes], Any],
+    *,
+    leaves_out: bool = False,
+    wanted: frozenset[str] = frozenset(),
+    most_brackets: int | None = None,
+    slice_bytes: int = SLICE_BYTES,
+) -> Sliced:
+    """Parses an array or object.
+
+    `leaves_out`: strings of more than a slice are cut to their beginning, and arrays of numbers to theirs. `wanted`:
+    the names of members whose places are asked for. Raises ValueError, and TooManyValues.
+    """
+    return _SlicedParser(text, loads, wanted, slice_bytes, most_brackets, leaves_out=leaves_out).parse()
+
+
+class _SlicedParser:
+    """One text. State that changes: `_open`, where the brackets are that are open; `_frames` of the outer ones of them.
+
+    An array or object gets a frame when it turns out to be long; those around it are long as well.
+    """
+
+    def __init__(
+        self,
+        text: Body,
+        loads: Callable[[bytes], Any],
+        wanted: frozenset[str],
+        slice_bytes: int,
+        most_brackets: int | None,
+        *,
+        leaves_out: bool,
+    ) -> None:
+        self._text = text
+        self._loads = loads
+        self._wanted = wanted
+        # A name in its quotes, or one that may be spelt with escapes.
+        names = b"|".join([re.escape(b'"%b"' % name.encode()) for name in sorted(wanted)])
+        self._hint = re.compile(names + b"|" + _ESCAPED_LETTER) if wanted else None
+        self._slice_bytes = slice_bytes
+        self._left = len(text) if most_brackets is None else most_brackets
+        self._leaves_out = leaves_out
+        self._open: list[int] = []
+        self._frames: list[_Frame] = []
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        self._root: Any = None
+        self._root_at = 0
+
+    def parse(self) -> Sliced:
+        text, size = self._text, len(self._text)
+        at = self._root_at = _skip_spaces(text, 0)
+        if text[at : at + 1] not in (b"[", b"{"):
+            raise ValueError("no array or object")
+        while True:
+            stop = _RUN.match(text, at, min(at + self._slice_bytes, size)).end()  # type: ignore[union-attr]  # matches the empty text, too
+            if stop < size and (byte := text[stop]) in _BRACKETS:
+                at = stop + 1
+                if byte in _CLOSING:
+                    self._opens(stop)
+                elif self._closes(stop, byte):
+                    break
+            elif stop > at:
+                at = stop
+            else:  # a string that goes on beyond this slice, or beyond the text
+                at = self._long_string(stop)
+            if at - self._begun() >= self._slice_bytes:
+                at = self._cut_at_comma(at)
+        if _skip_spaces(text, at) != size:
+            raise ValueError("something follows the value")
+        return Sliced(self._root, self._places)
+
+    def _begun(self) -> int:
+        """Where what has not been parsed of the innermost array or object begins."""
+        depth = len(self._open)
+        return self._frames[depth - 1].begun if len(self._frames) == depth else self._open[-1] + 1
+
+    def _opens(self, at: int) -> None:
+        if len(self._open) == MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        self._left -= 1
+        if self._left < 0:
+            raise TooManyValues("too many values")
+        self._open.append(at)
+
+    def _closes(self, at: int, byte: int) -> bool:
+        """Whether this was the last one."""
+        begin = self._open.pop()
+        if _CLOSING[self._text[begin]] != byte:
+            raise ValueError("a bracket closes another one")
+        if len(self._frames) > len(self._open):
+            frame = self._frames.pop()
+            self._flush(frame, at, None)
+            self._add(frame.value, begin, at + 1)
+        elif not self._open:
+            frame = _Frame(is_object=self._text[begin] == _OBJECT, is_root=True, begun=begin + 1)
+            self._flush(frame, at, None)
+            self._root = frame.value
+        return not self._open
+
+    def _add(self, value: Any, begin: int, end: int) -> None:
+        """A value that was put together here, to the array or object in which it stands."""
+        if not self._frames:
+            self._root = value
+            return
+        frame = self._frames[-1]
+        if not frame.is_object:
+            frame.value.append(value)
+        else:
+            frame.value[frame.key] = value
+            if frame.is_root and frame.key in self._wanted:
+                self._places.setdefault(frame.key, []).append((begin, end))
+        frame.begun, frame.state = end, _BEHIND_VALUE
+
+    def _put_together(self) -> _Frame:
+        """The innermost array or object, and all around it, get frames."""
+        for depth in range(len(self._frames), len(self._open)):
+            at = self._open[depth]
+            if depth:
+                self._flush(self._frames[-1], at, at)
+            self._frames.append(_Frame(is_object=self._text[at] == _OBJECT, is_root=not depth, begun=at + 1))
+        return self._frames[-1]
+
+    def _cut_at_comma(self, at: int) -> int:
+        """Parses what there is up to the next comma, if one comes before a bracket. Gives where to go on."""
+        text = self._text
+        comma = _TO_COMMA.match(text, at, min(at + self._slice_bytes, len(text))).end()  # type: ignore[union-attr]  # the same
+        if comma == len(text) or text[comma] != _COMMA:
+            return at
+        frame = self._put_together()
+        self._flush(frame, comma, None)
+        frame.begun, frame.state = comma + 1, _BEHIND_COMMA
+        return comma + 1
+
+    def _flush(self, frame: _Frame, end: int, child: int | None) -> None:
+        """Parses what has not been parsed, up to a comma, the closing bracket, or a child that is put together."""
+        text = self._text
+        offset = _skip_spaces(text, frame.begun)
+        group = bytes(text[offset : _before_spaces(text, offset, end)])
+        closes = child is None and text[end] != _COMMA
+        if frame.state == _BEHIND_VALUE:
+            if not group:
+                if child is not None:
+                    raise ValueError("two values without a comma")
+                return
+            if not group.startswith(b","):
+                raise ValueError("no comma behind a value")
+            offset, group = text.index(b",", offset) + 1, group[1:].lstrip(_SPACES)
+        if child is not None:
+            group = self._without_key(frame, group)
+            if not group:
+                return
+            if not group.endswith(b","):
+                raise ValueError("no comma between two values")
+            group = group[:-1]
+        if group.strip(_SPACES):
+            self._take(frame, group, _skip_spaces(text, offset))
+        elif not (closes and frame.state == _FIRST):
+            raise ValueError("a comma without a value")
+
+    def _without_key(self, frame: _Frame, group: bytes) -> bytes:
+        """What stands before the name of the member whose value comes next."""
+        if not frame.is_object:
+            return group
+        name_end = len(group.rstrip(b":").rstrip(_SPACES))
+        if not group.endswith(b":") or group[: len(group) - 1].endswith(b":") or group[name_end - 1 : name_end] != b'"':
+            raise ValueError("no name before a value")
+        start = name_end - 1
+        while True:
+            start = group.rfind(b'"', 0, start)
+            if start < 0:
+                raise ValueError("no name before a value")
+            escapes = start - len(group[:start].rstrip(b"\\")) if group[start - 1 : start] == b"\\" else 0
+            if not escapes % 2:
+                break
+        frame.key = str(self._loads(group[start:name_end]))
+        return group[:start].rstrip(_SPACES)
+
+    def _take(self, frame: _Frame, group: bytes, offset: int) -> None:
+        if frame.is_object:
+            found = self._parsed(b"{%b}" % group, offset)
+            if not isinstance(found, dict) or not found:
+                raise ValueError("no members between two commas")
+            if frame.is_root and self._hint is not None and self._hint.search(group):
+                for member in members(b"{%b}" % group):
+                    if member.name in self._wanted:
+                        place = (offset + member.start - 1, offset + member.end - 1)
+                        self._places.setdefault(member.name, []).append(place)
+            frame.value.update(found)
+            return
+        items = self._parsed(b"[%b]" % group, offset)
+        if not isinstance(items, list) or not items:
+            raise ValueError("no values between two commas")
+        if self._leaves_out:
+            items = _without_numbers(items, _LEVELS)
+        frame.value += items
+
+    def _parsed(self, group: bytes, offset: int) -> Any:
+        try:
+            return self._loads(group)
+        except ValueError as error:
+            what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise ValueError(f"{what}, behind byte {offset}") from None
+
+    def _long_string(self, start: int) -> int:
+        """Checks a string piece by piece, and adds it as a value, unless it is a name. Gives where it ends."""
+        text, size = self._text, len(self._text)
+        pieces: list[str] = []
+        at = start + 1
+        while True:
+            end = _INSIDE.match(text, at, min(at + self._slice_bytes, size)).end()  # type: ignore[union-attr]  # the same
+            whole = end < size and text[end] == _QUOTE
+            if not whole:
+                end = _character_end(text, at, end)
+            if end == at and not whole:
+                raise ValueError("a string that does not end, or has what it may not have")
+            piece = self._loads(b'"%b"' % bytes(text[at:end]))
+            if not self._leaves_out or not pieces:
+                pieces.append(piece)
+            at = end
+            if whole:
+                break
+        at += 1
+        behind = _skip_spaces(text, at)
+        if text[behind : behind + 1] == b":":
+            return at
+        if not self._open:
+            raise ValueError("no array or object")
+        frame = self._put_together()
+        self._flush(frame, start, start)
+        self._add("".join(pieces), start, at)
+        return at
+
+
+def _without_numbers(value: Any, levels: int) -> Any:
+    """The value with the beginnings alone of long arrays of numbers."""
+    if isinstance(value, list):
+        if len(value) > _MOST_NUMBERS and all(isinstance(item, (int, float)) for item in value):
+            return value[:_MOST_NUMBERS]
+        return [_without_numbers(item, levels - 1) for item in value] if levels else value
+    if isinstance(value, dict) and levels:
+        return {name: _without_numbers(item, levels - 1) for name, item in value.items()}
+    return value
+
+
+def _character_end(text: Body, start: int, end: int) -> int:
+    """The last place from `start` to `end` that lies inside no character of UTF-8, and between no two surrogates."""
+    while start < end < len(text) and text[end] & 0xC0 == 0x80:  # noqa: PLR2004 - the bits of a byte inside a character
+        end -= 1
+    tail = bytes(text[start:end])
+    if _HIGH_SURROGATE.match(tail, max(0, len(tail) - _ESCAPE_BYTES)) is None:
+        return end
+    escape = len(tail) - _ESCAPE_BYTES
+    escapes = escape + 1 - len(tail[: escape + 1].rstrip(b"\\"))
+    return start + escape if escapes % 2 else end
+
+
+def _skip_spaces(text: Body, at: int) -> int:
+    while (end := _SPACE.match(text, at, at + SLICE_BYTES).end()) > at:  # type: ignore[union-attr]  # the same
+        at = end
+    return at
+
+
+def _before_spaces(text: Body, start: int, end: int) -> int:
+    while start < end:
+        begin = max(start, end - SLICE_BYTES)
+        left = len(bytes(text[begin:end]).rstrip(_SPACES))
+        if left:
+            return begin + left
+        end = begin
+    return end

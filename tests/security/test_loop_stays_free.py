@@ -1,0 +1,49 @@
+"""While a large body is looked at, the others are served: what takes long does so off the loop, in short calls."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import pytest
+
+from tests.support.gateway import NewKey, RunningGateway, StartGateway
+from tests.support.sockets import HEALTH, connected, head_of
+
+VALUES = 400_000
+SERVER = {"port": 0, "max_json_values": 3 * VALUES, "max_text_bytes": 32 * 1024 * 1024}
+BODIES = {
+    "lists": b'{"model":"m","input":[%b0]}' % (b"[]," * VALUES),
+    "members": b'{"model":"m","input":"","metadata":{%b}}' % b",".join(b'"k%d":0' % at for at in range(VALUES)),
+    "members that carry files": b'{"model":"m","input":[{%b"a":1}]}' % (b'"data":"x",' * VALUES),
+    "escapes": b'{"model":"m","input":"%b"}' % (b"\\u0041" * 4_000_000),
+    "names in a text": b'{"model":"m","input":"%b"}' % (b'\\"model\\":' * 2_000_000),
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_others_are_served_while_a_large_body_is_looked_at(start: StartGateway, body: bytes) -> None:
+    with start(server=SERVER) as gateway:
+        count, status = answered_meanwhile(gateway, gateway.new_key(), body)
+    assert status == 200
+    assert count > 20, "of hundreds; on the loop it would be up to four"
+
+
+def answered_meanwhile(gateway: RunningGateway, key: NewKey, body: bytes) -> tuple[int, int]:
+    """How often somebody else was answered between a body's last byte and its answer, and that answer's status."""
+    head = head_of("POST", "/v1/responses", key.text, f"content-length: {len(body)}", "x-gateway-dry-run: true")
+    with connected(gateway, 2) as (heavy, other):
+        heavy.sendall(head + body[:-1])
+        for _ in range(100):  # in which the loop reads what the system still holds of it
+            ask(other)
+        heavy.sendall(body[-1:])
+        count = 0
+        while not select.select([heavy], [], [], 0)[0]:
+            ask(other)
+            count += 1
+        return count, int(heavy.recv(65_536).split(b" ")[1])
+
+
+def ask(client: socket.socket) -> None:
+    client.sendall(HEALTH)
+    assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
