@@ -5,8 +5,8 @@
     check            checks a configuration
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
-    teams, team_changes, team_credits, keys, key_changes, limits, usage, ledger, recent_requests, top, upstreams,
-    config, admin_keys
+    teams, team_changes, team_credits, keys, key_changes, key_search, limits, usage, ledger, recent_requests, top,
+    upstreams, config, admin_keys
                      commands that use the admin API
     options, output  shared flags; tables and JSON
     errors           how a command fails
@@ -29,16 +29,17 @@ from gateway.cli.errors import CliError
 
 
 class _Part(NamedTuple):
-    """One command or group of commands: a name in a module of this package."""
+    """One command or group of commands: a name in a module of this package. Modules in `also` add commands to it."""
 
     module: str
     name: str = "app"
+    also: tuple[str, ...] = ()
 
 
 _PARTS: Final = MappingProxyType(
     {
-        "teams": _Part("team_changes"),
-        "keys": _Part("key_changes"),
+        "teams": _Part("teams", also=("team_changes",)),
+        "keys": _Part("keys", also=("key_changes", "key_search")),
         "credits": _Part("team_credits"),
         "ledger": _Part("ledger"),
         "limits": _Part("limits"),
@@ -75,6 +76,8 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     for name in arguments[:1] if arguments and arguments[0] in _PARTS else _PARTS:
         part = _PARTS[name]
         found = getattr(import_module(f"gateway.cli.{part.module}"), part.name)
+        for module in part.also:
+            import_module(f"gateway.cli.{module}")
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:

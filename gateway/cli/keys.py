@@ -92,7 +92,7 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
                 key["id"],
                 output.status(key),
                 key["expires_at"] or "never",
-                _last_used(key) or "never",
+                last_used(key) or "never",
                 output.limits_line(key["limits"]),
                 output.models_line(key["models"]),
             )
@@ -162,5 +162,6 @@ def find_key(client: AdminClient, text: str) -> Json:
     return find(client, team, key) if separator else client.get(f"/keys/{segment(key)}")
 
 
-def _last_used(key: Json) -> str | None:
+def last_used(key: Json) -> str | None:
+    """Returns when any of a key's secrets was last used."""
     return max((secret["last_used_at"] for secret in key["secrets"] if secret["last_used_at"]), default=None)

@@ -1,7 +1,9 @@
 """The command line: changing keys, limits, usage with bars, requests, upstreams, audit, config, top, try."""
 
+import io
 import json
 import re
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -95,6 +97,27 @@ def test_a_key_is_disabled_enabled_labelled_limited_and_expires(
         send(gateway, key["key"])
     assert shell.json("keys", "expire", key["id"], "never")["expires_at"] is None
     send(gateway, key["key"])
+
+
+def test_whose_a_leaked_key_is(
+    shell: Shell, gateway: RunningGateway, team: str, key: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = key["key"]
+    send(gateway, text)
+    beginning = text[: text.rindex("-")]
+    found = shell("keys", "find", beginning)
+    assert (found.code, found.err) == (0, "")
+    assert all(part in found.out for part in (team, key["id"], key["name"], "not given in full", "keys revoke"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"export OPENAI_API_KEY={text} # from a public repository\n"))
+    whole = shell("keys", "find")
+    assert "this secret  works" in whole.out
+    assert text[-51:] not in whole.out + found.out, "no command repeats a secret"
+    shell("keys", "rotate", key["id"], "--now", "--yes")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert "does not work: it was rotated out" in shell("keys", "find").out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("nothing here"))
+    assert shell("keys", "find").code == 2
+    assert shell("keys", "find", "sk-gw-0123456789-0123456789").code == 1
 
 
 def test_a_key_that_is_not_there_and_a_limit_that_is_none_are_said_so(shell: Shell, team: str) -> None:
