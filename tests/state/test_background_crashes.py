@@ -15,11 +15,12 @@ import pytest
 
 from gateway.accounts.entities import Changes
 from gateway.ledger.verification import verify
+from tests.support.gateway import simulator
 from tests.support.ledgers import LedgerParts, open_ledger, read_books
 from tests.support.processes import GatewayProcess, gateway_process
 from tests.support.sent import Sent
 from tests.support.servers import Server, valkey_server
-from tests.support.waiting import wait_until_found
+from tests.support.waiting import wait_until, wait_until_found
 
 pytestmark = pytest.mark.timeout(150)  # processes start slowly where tests share a machine
 
@@ -31,6 +32,13 @@ SHORT = {"model": "sim/tokens-60+slow-10", "max_output_tokens": 100, "background
 def server() -> Iterator[Server]:
     with valkey_server(appendonly="yes", appendfsync="always") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    """One that no other test makes forget what it has received."""
+    with simulator() as url:
+        yield url
 
 
 @pytest.fixture
@@ -109,6 +117,8 @@ async def test_what_a_killed_worker_ran_fails_and_is_not_run_again(
     lost = [await customer.ask(customer.one, {**SLOW, **kind}, mark) for kind, mark in zip(kinds, marks, strict=False)]
     others = [await customer.ask(customer.two, SHORT, marks[3])] if busy else []
     await customer.reaches(lost, "in_progress")
+    sent = Sent(upstream)
+    await wait_until(lambda: all(sent.count(mark.encode()) for mark in marks[:3]), what="the provider has all of them")
     pair[0].program.kill()
     await customer.reaches(lost, "failed")
     await customer.reaches(others, "completed") if others else None
@@ -121,7 +131,7 @@ async def test_what_a_killed_worker_ran_fails_and_is_not_run_again(
         assert events.endswith("data: [DONE]\n\n")
         assert '"type":"response.failed"' in events
     await customer.check_books()
-    assert [Sent(upstream).count(mark.encode()) for mark in marks[:3]] == [1, 1, 1]
+    assert [sent.count(mark.encode()) for mark in marks[:3]] == [1, 1, 1]
 
 
 async def test_a_worker_that_slept_through_its_lease_changes_nothing_any_more(
