@@ -39,6 +39,7 @@ TRANSITIONS: Final = MappingProxyType(
         (State.RECEIVED, Event.REFUSE): State.REFUSED,
         (State.RECEIVED, Event.ADMIT): State.ADMITTED,
         (State.ADMITTED, Event.OPEN): State.OPENED,
+        (State.ADMITTED, Event.SETTLE): State.SETTLED,
         (State.ADMITTED, Event.VOID): State.VOIDED,
         (State.OPENED, Event.RELAY): State.RELAYING,
         (State.OPENED, Event.SETTLE): State.SETTLED,

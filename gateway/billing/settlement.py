@@ -4,6 +4,10 @@ POLICY:      outcome -> what is charged
 
 | outcome                                             | charge                                   | settled_by     |
 | refused, or failed before an upstream answered 2xx  | nothing; the hold is voided              | -              |
+| sent, and no head of an answer came: client left,   | an estimate of the input, within the     | estimate       |
+| timed out, shut down, reset                         | hold; nothing where the route says so    |                |
+| a response that failed before any output, without   | the same                                 | estimate       |
+| usage                                               |                                          |                |
 | answered with usage                                 | price x usage, or the upstream's cost    | usage,         |
 |                                                     | where the route says so                  | upstream_cost  |
 | client left, cancelled, cut, stalled, timed out,    | usage if it was learnt, else an estimate | usage,         |
@@ -11,6 +15,9 @@ POLICY:      outcome -> what is charged
 | a cost that the request could not have (a usage of  | the most that is believed                | suspicious     |
 | absurd size)                                        |                                          |                |
 | 2xx that is no response at all (HTML, an error)     | usage if it was learnt, else nothing     | usage, -       |
+
+An attempt that is not charged, and at which an upstream may have begun the work all the same, is journalled with the
+same estimate of the input (`attempt_of`): what providers may bill is then the sum of both.
 """
 
 from __future__ import annotations
@@ -19,9 +26,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+import orjson
+
+from gateway.billing.bill import Charge as Charged
 from gateway.billing.bill import charge
 from gateway.billing.lifecycle import Outcome
-from gateway.billing.money import NANO, MoneyError, round_up_usd
+from gateway.billing.money import NANO, MoneyError, format_usd, round_up_usd
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
 from gateway.protocol.quantities import Usage
@@ -58,6 +68,9 @@ POLICY: Final = MappingProxyType(
     }
 )
 
+FAILURES: Final = frozenset({Outcome.FAILED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED})
+"""Endings that are the provider's failure, after it had begun to answer."""
+
 NO_PRICES: Final = PriceTable({})
 SettledBy = Literal["usage", "upstream_cost", "estimate", "suspicious", "-"]
 
@@ -84,6 +97,7 @@ class ExchangeResult(NamedTuple):
     """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed.
 
     `partly`: a usage of which a part had to be estimated, or that the request tells and not the answer.
+    `begun`: the request was sent, and no head of an answer came.
     """
 
     outcome: Outcome
@@ -91,6 +105,7 @@ class ExchangeResult(NamedTuple):
     usage: Usage | None = None
     output_tokens_estimate: int = 0
     partly: Usage | None = None
+    begun: bool = False
 
 
 class Settlement(NamedTuple):
@@ -119,7 +134,11 @@ class Settlement(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a request is settled by. `ended_ms`: when its answer ended, since 1970; `prices`: the rows of all models."""
+    """What a request is settled by. `ended_ms`: when its answer ended, since 1970; `prices`: the rows of all models.
+
+    `charge_unanswered`: whether the input is charged where no head of an answer came; `charge_failed_input`: whether it
+    is where a response failed before any output, and no usage was reported.
+    """
 
     price: Price
     model: str
@@ -127,6 +146,8 @@ class Terms(NamedTuple):
     ended_ms: int
     prices: PriceTable = NO_PRICES
     trust_upstream_cost: bool = False
+    charge_unanswered: bool = True
+    charge_failed_input: bool = True
 
 
 NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
@@ -139,16 +160,38 @@ def void(hold: Hold, outcome: Outcome) -> Settlement:
 
 def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
     """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
-    outcome, answered, learnt, _estimated, partly = result
-    policy = POLICY[outcome] if answered else Charge.NOTHING
-    if learnt is not None and policy is not Charge.NOTHING:
-        return _by_usage(learnt, hold, terms, outcome)
+    policy = POLICY[result.outcome]
+    if not result.answered:
+        policy = Charge.USAGE_OR_ESTIMATE if result.begun and terms.charge_unanswered else Charge.NOTHING
+    elif result.outcome in FAILURES and not terms.charge_failed_input and not result.output_tokens_estimate:
+        policy = Charge.USAGE_OR_NOTHING
+    if result.usage is not None and policy is not Charge.NOTHING:
+        return _by_usage(result.usage, hold, terms, result.outcome)
     if policy is Charge.USAGE_OR_ESTIMATE:
-        usage = _estimate(result, hold) if partly is None else partly
-        charged = charge(terms.price, usage, terms.ended_ms, terms.prices, terms.model)
-        cost = min(charged.nano_usd, hold.amount_nano_usd)
-        return Settlement(hold, "settle", cost, usage, "estimate", outcome, terms.model, terms.upstream, charged.bill)
-    return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, terms.model, terms.upstream)
+        usage = _estimate(result, hold) if result.partly is None else result.partly
+        return _by_estimate(usage, hold, terms, result.outcome)
+    return Settlement(hold, "void", 0, NO_USAGE, "-", result.outcome, terms.model, terms.upstream)
+
+
+def attempt_of(upstream: str, reason: str, usage: Usage, hold: Hold, terms: Terms) -> str:
+    """A failed attempt that may have begun the work, as the journal keeps it: JSON.
+
+    `reason`: a status, a fault or how it was ended. `usage`: the input's estimate.
+    """
+    cost = min(_charge(usage, terms).nano_usd, hold.amount_nano_usd)
+    told = {
+        "upstream": upstream,
+        "reason": reason,
+        "settled_by": "attempt",
+        "input_tokens": usage.input_tokens,
+        "estimate_usd": format_usd(cost),
+    }
+    return orjson.dumps(told).decode()
+
+
+def input_estimate(hold: Hold) -> Usage:
+    """The input as it was estimated at admission, without any output."""
+    return Usage(hold.input_tokens, 0, 0, 0, hold.input_tokens, None)
 
 
 MOST_TIMES_THE_HOLD: Final = 100
@@ -190,8 +233,12 @@ def _bounded(usage: Usage, hold: Hold) -> Usage:
 
 
 def _as_told(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
-    price, model, upstream, ended_ms, prices, trust_upstream_cost = terms
-    if trust_upstream_cost and usage.cost_usd is not None and (cost := _upstream_cost(usage.cost_usd)) is not None:
+    price, model, upstream, ended_ms, prices = terms[:5]
+    if (
+        terms.trust_upstream_cost
+        and usage.cost_usd is not None
+        and (cost := _upstream_cost(usage.cost_usd)) is not None
+    ):
         return Settlement(hold, "settle", cost, usage, "upstream_cost", outcome, model, upstream)
     charged = charge(price, usage, ended_ms, prices, model)
     return Settlement(
@@ -206,6 +253,18 @@ def _upstream_cost(text: str) -> int | None:
         return None
 
 
+def _by_estimate(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
+    charged = _charge(usage, terms)
+    cost = min(charged.nano_usd, hold.amount_nano_usd)
+    return Settlement(hold, "settle", cost, usage, "estimate", outcome, terms.model, terms.upstream, charged.bill)
+
+
+def _charge(usage: Usage, terms: Terms) -> Charged:
+    return charge(terms.price, usage, terms.ended_ms, terms.prices, terms.model)
+
+
 def _estimate(result: ExchangeResult, hold: Hold) -> Usage:
+    if not result.answered:
+        return input_estimate(hold)
     output = min(result.output_tokens_estimate, hold.output_tokens)
     return Usage(hold.input_tokens, 0, output, 0, hold.input_tokens + output, None)

@@ -40,6 +40,8 @@ class RouteSettings(Section):
     reserve_input_tokens: int | None = Field(default=None, ge=0, le=1_000_000_000)
     max_tool_calls: int | None = Field(default=None, ge=0, le=10_000)
     affinity: Affinity = "session"
+    charge_unanswered: Literal["input", "nothing"] | None = None
+    charge_failed_input: bool | None = None
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

@@ -109,6 +109,8 @@ class LimitsSettings(Section):
     send_max_output_tokens: bool | Literal["auto"] = "auto"
     reserve_tool_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
     dry_runs_per_minute: int = Field(default=60, ge=1, le=1_000_000)
+    charge_unanswered: Literal["input", "nothing"] = "input"
+    charge_failed_input: bool = True
 
 
 class LedgerSettings(Section):

@@ -49,8 +49,8 @@ class UpstreamSettings(Section):
     replay_within_s: float = Field(default=0.1, ge=0, le=10, allow_inf_nan=False)
     max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     max_event_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
-    on_client_leave: Literal["abort", "drain"] = "abort"
-    drain_timeout_s: Seconds = 60.0
+    on_client_leave: Literal["abort", "drain"] = "drain"
+    drain_timeout_s: Seconds = 20.0
     breaker_failures: int = Field(default=5, ge=1, le=1_000_000)
     breaker_open_s: Seconds = 5.0
     key_rest_s: Seconds = 60.0

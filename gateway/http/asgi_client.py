@@ -11,15 +11,16 @@ from gateway.types import Body, Headers, Message, Receive, Scope, Send
 
 
 class AsgiClient(RequestHead):
-    """See `client.Client`. State that changes besides: `_unsent`, the bytes that go with the next message."""
+    """See `client.Client`. State that changes besides: `_unsent`, the bytes that go with the next message; `_gone`."""
 
-    __slots__ = ("_receive", "_send", "_unsent")
+    __slots__ = ("_gone", "_receive", "_send", "_unsent")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, dict(scope["headers"]))
         self._receive = receive
         self._send = send
         self._unsent = b""
+        self._gone = False
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
         """See `Client`."""
@@ -53,7 +54,8 @@ class AsgiClient(RequestHead):
 
     async def start(self, status: int, headers: Headers) -> None:
         """See `Client`."""
-        self.status = status
+        if not self._gone:
+            self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     def start_now(self, status: int, headers: Headers) -> bool:
@@ -100,9 +102,16 @@ class AsgiClient(RequestHead):
 
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`."""
-        return DisconnectWatch(self._receive, on_leave)
+
+        def left() -> None:
+            self._gone = True
+            on_leave()
+
+        return DisconnectWatch(self._receive, left)
 
     def _note(self, data: bytes) -> None:
+        if self._gone:
+            return
         if not self.bytes_out:
             self.first_byte = time.perf_counter()
         self.bytes_out += len(data)

@@ -11,6 +11,7 @@
     AsgiClient            on any other ASGI server: asgi_client.py
 
 State that changes: `status` (None until the head is sent), `bytes_out`, `first_byte` (when the body's was written).
+What is written after the client has left is written to nobody, and changes none of them.
 """
 
 from __future__ import annotations

@@ -56,12 +56,12 @@ class ConnectionClient(RequestHead):
 
     async def start(self, status: int, headers: Headers) -> None:
         """See `Client`."""
-        self.status = status
-        self._cycle.start(status, headers)
+        self.start_now(status, headers)
 
     def start_now(self, status: int, headers: Headers) -> bool:
         """See `Client`."""
-        self.status = status
+        if not self._cycle.disconnected:
+            self.status = status
         self._cycle.start(status, headers)
         return True
 
@@ -72,16 +72,19 @@ class ConnectionClient(RequestHead):
 
     def write_now(self, data: bytes) -> bool:
         """See `Client`."""
-        if not self.bytes_out:
-            self.first_byte = time.perf_counter()
-        self.bytes_out += len(data)
-        return self._cycle.write(data)
+        cycle = self._cycle
+        if not cycle.disconnected:
+            if not self.bytes_out:
+                self.first_byte = time.perf_counter()
+            self.bytes_out += len(data)
+        return cycle.write(data)
 
     def buffer(self, data: bytes) -> None:
         """See `Client`."""
-        if data and not self.bytes_out:
-            self.first_byte = time.perf_counter()
-        self.bytes_out += len(data)
+        if data and not self._cycle.disconnected:
+            if not self.bytes_out:
+                self.first_byte = time.perf_counter()
+            self.bytes_out += len(data)
         self._cycle.buffer(data)
 
     def flush(self) -> None:
@@ -94,16 +97,18 @@ class ConnectionClient(RequestHead):
 
     async def end(self, data: bytes = b"") -> None:
         """See `Client`."""
-        if not self.bytes_out:
-            self.first_byte = time.perf_counter()
-        self.bytes_out += len(data)
+        if not self._cycle.disconnected:
+            if not self.bytes_out:
+                self.first_byte = time.perf_counter()
+            self.bytes_out += len(data)
         self._cycle.end(data)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """See `Client`."""
-        self.status = status
-        self.first_byte = time.perf_counter()
-        self.bytes_out += len(body)
+        if not self._cycle.disconnected:
+            self.status = status
+            self.first_byte = time.perf_counter()
+            self.bytes_out += len(body)
         self._cycle.start(status, headers)
         self._cycle.end(body)
 

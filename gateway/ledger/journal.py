@@ -222,7 +222,7 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
         model=fields.get("model", ""),
         upstream=fields.get("upstream", ""),
         outcome=fields.get("outcome", ""),
-        settled_by=fields.get("by", ""),
+        settled_by=fields.get("by", "attempt" if fields["type"] == "attempt" else ""),
         note=fields.get("note", ""),
         usage=usage,
         bill=bill,

@@ -139,7 +139,10 @@ def _has_more(answer: Mapping[str, Any]) -> bool:
             kind = item.get("type") if isinstance(item, dict) else None
             if isinstance(kind, str) and kind.endswith("_call") and kind != "function_call":
                 return True
-    return any(isinstance(answer.get(name), str) for name in CONDITIONS)
+    for name in CONDITIONS:  # noqa: SIM110 - each step of a generator is a call
+        if isinstance(answer.get(name), str):
+            return True
+    return False
 
 
 def _quantify(

@@ -9,6 +9,8 @@ output_bound   how much output is held where the body does not say, and whether 
 refusals    which of several refusals the client is told
 relay       step 6: passes the answer on to the client
 upstream_answer  which headers of an upstream's answer go on, what its body is
+learnt      what a relay has learnt of its answer, and what the settlement is decided by
+settling    steps 7 and 8: decides what a request costs, posts it, remembers the response
 answer_usage  what an answer used, reported or in part estimated
 media       passes on answers that are neither JSON nor events
 preamble    what comes before the output of a stream, and waits for it

@@ -2,10 +2,12 @@
 
 reported_usage    the usage that the answer reports
 partial_usage     where it reports none or no output: what it and the request tell, its output estimated
+input_usage       where no answer came: what was sent, as far as the request tells
 """
 
 from __future__ import annotations
 
+from gateway.billing.settlement import input_estimate
 from gateway.protocol.dialects.dialect import Json
 from gateway.protocol.quantities import Usage
 from gateway.protocol.usage_reader import read_usage
@@ -37,3 +39,10 @@ def partial_usage(
     if usage is not None:
         return reported_usage(admitted, {**(reported or {}), "output_tokens": output_tokens}, answer)
     return reported_usage(admitted, admitted.request.bounds.usage, answer)
+
+
+def input_usage(admitted: Admitted) -> Usage:
+    """What was sent: the units that the request states, or else the estimate of its tokens."""
+    told = admitted.request.bounds.usage
+    usage = None if told is None else reported_usage(admitted, {**told, "output_tokens": 0}, {})
+    return input_estimate(admitted.admission.hold) if usage is None else usage

@@ -14,6 +14,7 @@
 |   added                                 |                                                               |
 | any other answer                        | it is the answer                                              |
 
+An attempt that failed after the request may have begun there is kept in `Search.begun`: its provider may charge for it.
 All of it ends within `failover_s`. If no candidate succeeds, the most helpful refusal is the answer (refusals.py), or
 503 if there is none to pass on.
 """
@@ -21,7 +22,7 @@ All of it ends within `failover_s`. If no candidate succeeds, the most helpful r
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.billing.lifecycle import Outcome
 from gateway.errors import Cause, GatewayError
@@ -48,6 +49,8 @@ _SERVER_ERROR: Final = 500
 # An upstream that could not be reached has not started any work, so another one may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
 _REFUSAL_S: Final = 1.0  # the least time that the body of a refusal has to arrive after its head
+_WAITED_IN_VAIN: Final = frozenset({504, 520, 524})
+"""Statuses of servers in front of a provider's own, which may go on with the work (RFC 9110, 15.6.5; Cloudflare)."""
 _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
 
 
@@ -74,19 +77,33 @@ class NotAnAnswer(Exception):
         self.refused = refused
 
 
+class Begun(NamedTuple):
+    """An attempt that gave no answer, and may have begun the work. `reason`: the status or the fault in its place."""
+
+    upstream: str
+    reason: str
+    has_head: bool = False
+
+
 class Search:
     """The search of one request through its candidates.
 
     Mutable: `_refused` (the most helpful refusal so far, or the answer), `_failure` (the last failure without an
-    answer), and the candidates that have been asked. It ends at `_until_s` (monotonic).
+    answer), and the candidates that have been asked. It ends at `_until_s` (monotonic). `sent`: the upstream that is
+    being asked may have the request (transport.Progress). `begun`: attempts that failed after that.
     """
 
     __slots__ = (
-        "_admitted", "_asked", "_body", "_client_headers", "_down", "_failure", "_headers", "_rank", "_record",
-        "_refused", "_snapshot", "_until_s",
+        "_admitted", "_answered", "_asked", "_asking", "_body", "_client_headers", "_down", "_failure", "_given_up",
+        "_headers", "_rank", "_record", "_refused", "_snapshot", "_until_s", "begun", "sent",
     )  # fmt: skip
 
     def __init__(self, snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+        self.sent = False
+        self.begun: list[Begun] = []
+        self._asking: Upstream | None = None
+        self._answered = False
+        self._given_up = False
         self._refused: Opened | None = None
         self._failure: GatewayError | None = None
         self._until_s = time.monotonic() + snapshot.limits.failover_s
@@ -106,13 +123,13 @@ class Search:
         for resting in (False, True):
             # What the provider says now is better than what it said to somebody else, some time ago.
             for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=resting):
-                if record.tried and time.monotonic() >= self._until_s:
+                if record.tried and (self._given_up or time.monotonic() >= self._until_s):
                     break
                 if self._is_worth_asking(upstream, key) and await self._ask(upstream, key):
                     return self._told()
             if self._refused is not None:
                 return self._told()
-        if self._failure is not None and len(record.tried) == 1:
+        if self._failure is not None and (self._given_up or len(record.tried) == 1):
             raise self._failure
         raise GatewayError(
             "no_available_provider",
@@ -139,7 +156,7 @@ class Search:
         if refused.refused is not None:
             self._body.leave_out(upstream, refused.refused)
             opened.answer.abort()
-            self._refused = None
+            self._refused, self._answered = None, False
             return self._told() if await self._ask(upstream, key) else await self.open()
         name, _, seconds = record.attempts[-1]
         record.attempts[-1] = name, str(refused.status), seconds
@@ -158,6 +175,29 @@ class Search:
             opened.answer.abort()
         return found
 
+    @property
+    def waits_for(self) -> Upstream | None:
+        """The upstream that may have the request, and has not answered it yet."""
+        return self._asking if self.sent else None
+
+    def give_up(self) -> None:
+        """Nobody waits for an answer any more: no other candidate is asked."""
+        self._given_up = True
+
+    def unanswered(self, *, ended_by: str) -> Begun | None:
+        """The attempt that may have begun the work and got no head, where the whole search ended without an answer.
+
+        `ended_by`: how the request ended, if an upstream was still being asked then. It is taken from `begun`.
+        """
+        if (asking := self.waits_for) is not None:
+            self.sent = False
+            return Begun(asking.name, ended_by)
+        if not self._answered:
+            for at in reversed(range(len(self.begun))):
+                if not self.begun[at].has_head:
+                    return self.begun.pop(at)
+        return None
+
     def _is_worth_asking(self, upstream: Upstream, key: UpstreamKey) -> bool:
         return (
             upstream.enabled
@@ -171,6 +211,7 @@ class Search:
         found = self._refused
         if found is None:
             raise LookupError("nobody has answered")
+        self._answered = True
         self._record.upstream, self._record.upstream_status = found.upstream.name, found.answer.status
         return found
 
@@ -186,10 +227,12 @@ class Search:
         if record.trace is not None:
             headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
         began, began_s = time.perf_counter(), time.monotonic()
+        self._asking = upstream
         try:
             body, added = await self._body.made_for(upstream)
-            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body)
+            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body, self)
         except UpstreamFault as fault:
+            self.sent = False
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
             self._failed(upstream, fault, began_s)
             return False
@@ -198,7 +241,7 @@ class Search:
             if isinstance(error, ValueError):
                 raise GatewayError("invalid_field", f"The request cannot be passed on: {error}.") from None
             raise
-        status = answer.status
+        self.sent, status = False, answer.status
         record.attempts.append((name, str(status), time.perf_counter() - began))
         not_offered = status == _NOT_FOUND and target.operation.may_be_missing and not target.operation.by_id
         if status < _SERVER_ERROR and status not in _NEXT_KEY and not not_offered:
@@ -215,6 +258,8 @@ class Search:
 
     async def _refuse(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
         """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""
+        if answer.status in _WAITED_IN_VAIN:
+            self.begun.append(Begun(upstream.name, str(answer.status), has_head=True))
         try:
             timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
             whole = await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s)
@@ -236,8 +281,10 @@ class Search:
         self._down.add(upstream.name)
         self._record.detail = str(fault)
         self._failure = fault_error(fault)
-        if fault.sent and fault.kind not in _UNSENT and not self._admitted.route.rule.repeat_started:
-            raise self._failure from None
+        if fault.sent and fault.kind not in _UNSENT:
+            self.begun.append(Begun(upstream.name, fault.kind.value))
+            if not self._admitted.route.rule.repeat_started:
+                raise self._failure from None
 
 
 def fault_error(fault: UpstreamFault, *, begun: bool = False) -> GatewayError:

@@ -2,8 +2,7 @@
 
     1-5          admission, failover        Authorization, body, route, hold, an upstream that answers
     6 relay      Opened -> bytes            Relay.run
-    7 decide     ExchangeResult -> Settlement   settlement.decide, pure
-    8 settle     -> the ledger              Ledger.settle: no cancellation takes it back
+    7, 8 settle  ExchangeResult -> Settlement -> the ledger   Settler.settle
     9 record     -> one log line            RequestLog.write; Counters.note
 
 From step 4 on a request holds credits and a slot. Whatever happens then (an error, a client that leaves, a deadline, a
@@ -22,14 +21,13 @@ from typing import Final
 import structlog
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
-from gateway.billing.settlement import ExchangeResult, Terms, decide, void
 from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client import Client, ClientDisconnected
 from gateway.http.connection_client import client_of
 from gateway.identity.api_keys import key_of_request
-from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
+from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.request_log import RequestLog
@@ -44,6 +42,7 @@ from gateway.proxy.dry_run_limit import DryRunLimit
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.relay import Relay
+from gateway.proxy.settling import Settler
 from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
 from gateway.proxy.stored_answers import pass_on, serve_stored
 from gateway.state.background_turn import BackgroundTurn
@@ -105,6 +104,7 @@ class RequestHandler:
         self.streams = 0
         self._ledger = ledger
         self._responses = responses
+        self._settler = Settler(ledger, responses)
         self._log = log
         self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
         self._counters = counters
@@ -254,9 +254,10 @@ class RequestHandler:
         """Steps 5 to 9 for an admitted request. The one exit."""
         turn = admitted.turn
         relay = Relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
+        search = Search(admitted.snapshot, admitted, client, record)
         record.rates = admitted.admission.rates
         try:
-            await self._run(relay, admitted, client, record)
+            await self._run(relay, search, admitted, client, record)
         except GatewayError as error:
             # Nothing has been sent: the answer is ours to give.
             relay.outcome = _outcome_of(error)
@@ -268,7 +269,9 @@ class RequestHandler:
                 await self._end_broken(relay, admitted, client, record, internal_error())
         finally:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
-            await self._settle(relay, admitted, record, answered=answered)
+            relay.abort()
+            record.relayed = time.perf_counter()
+            await self._settler.settle(relay, search, admitted, record, answered=answered)
             if turn is not None:
                 await asyncio.shield(turn.close())
 
@@ -276,14 +279,16 @@ class RequestHandler:
         deadline_s = self._loop.time() + self._total_timeout_s
         await pass_on(answer, client, record.request_id, self.following, deadline_s)
 
-    async def _run(self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+    async def _run(
+        self, relay: Relay, search: Search, admitted: Admitted, client: Client, record: RequestRecord
+    ) -> None:
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
         self.running[cancel_scope] = relay
         self.streams += record.stream
-        watch = client.watch(lambda: relay.client_left(cancel_scope))
+        watch = client.watch(lambda: relay.client_left(cancel_scope, search))
         try:
             with cancel_scope:
-                await self._pass_answer(relay, Search(admitted.snapshot, admitted, client, record), record)
+                await self._pass_answer(relay, search, record)
         except ScopeCancelled as ended:
             if ended.reason is Reason.ENDED:
                 relay.abort()
@@ -329,46 +334,6 @@ class RequestHandler:
             words = await relay.shown(closing)
             record.code = error.code if words else None
             await client.end(words)
-
-    async def _settle(self, relay: Relay, admitted: Admitted, record: RequestRecord, *, answered: bool) -> None:
-        relay.abort()
-        record.relayed = time.perf_counter()
-        hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
-        if not answered and hold.idempotency_key is not None:
-            hold = hold._replace(idempotency_key=None)  # not marked as answered, so that the client's repetition runs
-        try:
-            result = relay.result()
-            settlement = decide(result, hold, self._terms(admitted, record))
-        except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
-            self._diagnostics.exception("decision_failed", request_id=record.request_id)
-            result = ExchangeResult(Outcome.INTERNAL_ERROR)
-            settlement = void(hold, result.outcome)
-        if known_response is not None and admitted.target.operation.by_id and settlement.kind == "settle":
-            settlement, known_response = correction(known_response, settlement)
-            memory = self._responses.memory(hold.team_id, known_response)
-            _ = self._ledger.settle(void(hold, result.outcome))
-        elif settlement.kind == "settle" and admitted.request.store and (response_id := relay.response_id) is not None:
-            memory = self._responses.memory(
-                hold.team_id, known_response_of(settlement, response_id, relay.upstream_key)
-            )
-        settled = self._ledger.settle(settlement, memory)
-        record.outcome = result.outcome
-        record.settlement = settlement
-        record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
-        # A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
-        record.spooled = await settled is None
-
-    @staticmethod
-    def _terms(admitted: Admitted, record: RequestRecord) -> Terms:
-        route = admitted.route
-        return Terms(
-            route.price,
-            route.model,
-            record.upstream or "",
-            time.time_ns() // 1_000_000,
-            admitted.snapshot.router.prices,
-            route.rule.cost_source == "upstream",
-        )
 
     async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
         """Answers with an error of the gateway's own, in the form that the callers of this operation read."""

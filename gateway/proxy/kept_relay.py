@@ -49,7 +49,7 @@ class KeptRelay(Relay):
 
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices
-        observer = self._observer = SseObserver(form, opened.upstream.policy.max_event_bytes, choices)
+        observer = self._learnt.observer = SseObserver(form, opened.upstream.policy.max_event_bytes, choices)
         cap = self._cap()
         await client.start(answer.status, self._begin_stream())
         client.flush()

@@ -14,10 +14,8 @@ another upstream may do better. A stream whose answer has ended is waited for `e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import takewhile
-from types import MappingProxyType
-from typing import Final
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.settlement import ExchangeResult
@@ -25,19 +23,17 @@ from gateway.concurrency.cancellation import CancelScope, Reason
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.dialects.dialect import AnswerFacts, Ended, Json, Origin, StreamForm
+from gateway.protocol.dialects.dialect import Ended, Origin, StreamForm
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import is_response_id
-from gateway.protocol.quantities import Usage
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
-from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 from gateway.protocol.usage_dropping import UsageDroppingObserver
 from gateway.proxy.admission import Admitted, Opened
-from gateway.proxy.answer_usage import lacks_output, partial_usage, reported_usage
-from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
+from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.kept_answer import KeptAnswer
+from gateway.proxy.learnt import OUTCOMES, Learnt, exchange_result
 from gateway.proxy.media import pass_media
 from gateway.proxy.preamble import Preamble
 from gateway.proxy.upstream_answer import (
@@ -50,11 +46,6 @@ from gateway.proxy.upstream_answer import (
     status_of_error,
 )
 from gateway.types import Headers
-
-_OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
-    {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
-)
-_BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
 
 
 class Relay:
@@ -70,16 +61,11 @@ class Relay:
         self._client = client
         self.record = record
         self._opened: Opened | None = None
-        self._observer: SseObserver | None = None
         self._preamble: Preamble | None = None
         self._kept: KeptAnswer | None = None  # where the gateway keeps the response: what is shown goes through it
-        self._reported: Json | None = None
-        self._answer: Json = {}
-        self._answer_bytes = 0
-        self._answered = False
+        self._learnt = Learnt(self._dialect)
         self._unconfirmed: Opened | None = None  # a 2xx that may turn out to be no answer
         self._refused = False  # the answer is an error, and the client gets it as it is
-        self._in_progress = False  # a whole answer that says so: the upstream works on in the background
         self._left = False  # the client has left, and the relay reads on
         self._reading = False  # the upstream is waited for, and not the client
         self._ended_since_s: float | None = None  # since when the answer is known to have ended
@@ -89,14 +75,14 @@ class Relay:
 
         Raises while nothing has been sent: GatewayError, NotAnAnswer. In mid-stream: UpstreamFault.
         """
-        self._opened, self._observer, self._preamble = opened, None, None
+        self._opened, self._learnt.observer, self._preamble = opened, None, None
         status = opened.answer.status
         if not 200 <= status < 300:  # noqa: PLR2004 - the range is HTTP's
             await self._pass_refusal(opened)
             return
         self._unconfirmed = opened
-        if not self._answered:
-            self._answered = True
+        if not self._learnt.answered:
+            self._learnt.answered = True
             self.record.state = TRANSITIONS[self.record.state, Event.OPEN]
         refuse_encoded(opened.answer.headers)
         kind = content_type(opened.answer.headers)
@@ -115,7 +101,9 @@ class Relay:
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, request = self._client, opened.answer, self._admitted.request
         observes = UsageDroppingObserver if request.usage_unasked else SseObserver
-        observer = self._observer = observes(form, opened.upstream.policy.max_event_bytes, request.bounds.choices)
+        observer = self._learnt.observer = observes(
+            form, opened.upstream.policy.max_event_bytes, request.bounds.choices
+        )
         rule, cap = self._admitted.route.rule, self._cap()
         feed, write_now = observer.feed, client.write_now
 
@@ -211,7 +199,7 @@ class Relay:
 
         What is held before the output is let go here, too: so a stream needs no timer of its own.
         """
-        observer, opened = self._observer, self._opened
+        observer, opened = self._learnt.observer, self._opened
         if not self._reading or observer is None or opened is None:
             return False
         if self._preamble is not None:
@@ -226,7 +214,7 @@ class Relay:
 
     async def end_stream(self) -> None:
         """The upstream's stream is over, or nothing that matters can follow: so is the client's."""
-        observer = self._observer
+        observer = self._learnt.observer
         if observer is None:
             raise RuntimeError("no stream has begun")
         rest, facts, closing = observer.finish(half=False), observer.facts, b""
@@ -236,7 +224,7 @@ class Relay:
         if self._refused:
             self.outcome = Outcome.UPSTREAM_REFUSED
         elif ended is not None:
-            self.outcome = _OUTCOMES[ended]
+            self.outcome = OUTCOMES[ended]
         else:
             self.outcome = Outcome.UPSTREAM_CUT if facts.error is None else Outcome.FAILED
             self.record.detail = "the stream ended without a terminal event"
@@ -260,7 +248,7 @@ class Relay:
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no answer must not look like one."""
-        body = opened.read or await read_body(opened, answered=self._answered)
+        body = opened.read or await read_body(opened, answered=self._learnt.answered)
         fields = parse_object(body)
         operation = self._admitted.target.operation
         if not body and operation.by_id and operation.method != "GET":
@@ -278,7 +266,9 @@ class Relay:
             status = status_of_error(opened, self._dialect, facts.error, body)
             self.outcome = Outcome.UPSTREAM_REFUSED
         else:
-            self._take_answer(facts, fields, len(body))
+            self._learnt.facts, self._learnt.answer, self._learnt.length = facts, fields, len(body)
+            self.record.response_id = facts.response_id
+            self.outcome = OUTCOMES[facts.ended]
             self._confirm(opened)
             self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
@@ -288,18 +278,11 @@ class Relay:
             length = [(b"content-length", b"%d" % len(body))]
         await self._client.answer(status, self._head(opened, length), body)
 
-    def _take_answer(self, facts: AnswerFacts, fields: Json, length: int) -> None:
-        self._in_progress = facts.in_progress
-        self._reported, self._answer = facts.usage, fields
-        self._answer_bytes = length
-        self.record.response_id = facts.response_id
-        self.outcome = _OUTCOMES[facts.ended]
-
     async def _pass_refusal(self, opened: Opened) -> None:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
-        body = await read_body(opened, answered=self._answered)
+        body = await read_body(opened, answered=self._learnt.answered)
         refused = next((one for one in opened.added if one.is_named_in(body)), None) if status < 500 else None  # noqa: PLR2004 - 4xx
         if refused is not None:
             raise NotAnAnswer(opened, status, body, refused)
@@ -310,15 +293,19 @@ class Relay:
     def _head(self, opened: Opened, extra: Headers) -> Headers:
         return client_headers(opened, self._admitted, self.record, extra)
 
-    def client_left(self, cancel_scope: CancelScope) -> None:
-        """Ends the request, or lets it go on for its usage where the operator chose so, for `drain_timeout_s`."""
-        opened = self._opened
-        if opened is None or opened.upstream.policy.on_client_leave == "abort":
+    def client_left(self, cancel_scope: CancelScope, search: Search) -> None:
+        """Ends the request, or lets it go on for its usage where the operator chose so, for `drain_timeout_s`.
+
+        Before an answer, it goes on if an upstream may have the request already.
+        """
+        upstream = search.waits_for if self._opened is None else self._opened.upstream
+        if upstream is None or upstream.policy.on_client_leave == "abort":
             cancel_scope.cancel(Reason.CLIENT_LEFT)
         else:
             # The relay goes on, and its writes lead nowhere. To cancel its read would close the upstream's connection.
             self._left = True
-            cancel_scope.cancel_later(Reason.CLIENT_LEFT, opened.upstream.policy.drain_timeout_s)
+            search.give_up()
+            cancel_scope.cancel_later(Reason.CLIENT_LEFT, upstream.policy.drain_timeout_s)
 
     def abort(self) -> None:
         """Closes the upstream's connection if its answer has not been read to the end. Idempotent."""
@@ -330,7 +317,7 @@ class Relay:
 
     def closing_events(self, error: GatewayError) -> bytes | None:
         """What ends a stream that the upstream did not end; None: nothing can, its connection breaks off."""
-        observer = self._observer
+        observer = self._learnt.observer
         if observer is None:
             return None
         rest = observer.finish(clean=False)
@@ -338,54 +325,20 @@ class Relay:
 
     def _origin(self) -> Origin:
         request = self._admitted.request
-        works_on = self._admitted.target.operation.by_id or request.background or self._works_on()
+        works_on = self._admitted.target.operation.by_id or request.background or self._learnt.works_on
         return Origin(self.record.request_id, request.model, int(time.time()), works_on)
 
-    def result(self) -> ExchangeResult:
-        """What the policy decides on."""
-        if self._left:
-            self.outcome = Outcome.CLIENT_LEFT
-        observer, reported, answer = self._observer, self._reported, self._answer
-        if observer is not None:
-            reported, answer = observer.facts.usage, observer.facts.answer
-            if self.outcome in _BROKEN and observer.facts.ended is not None:
-                self.outcome = _OUTCOMES[observer.facts.ended]
-        usage = reported_usage(self._admitted, reported, answer)
-        output_tokens, partly = 0, None
-        if usage is None or lacks_output(usage):
-            output_tokens = self._output_tokens() if observer is None else observer.output_tokens_estimate()
-            partly = partial_usage(self._admitted, usage, reported, answer, output_tokens)
-            usage = None
-        if self._works_on():
-            output_tokens = self._admitted.admission.hold.output_tokens
-        charged = self._answered and self._is_charged(usage)
-        return ExchangeResult(self.outcome, charged, usage, output_tokens, partly)
-
-    def _output_tokens(self) -> int:
-        """What a whole answer may have put out, from its bytes."""
-        measure = self._dialect.output_bytes
-        return (self._answer_bytes if measure is None else measure(self._answer)) // BYTES_PER_TOKEN
-
-    def _works_on(self) -> bool:
-        """Whether the upstream goes on with the response after this, unseen: then its whole hold is the estimate."""
-        observer = self._observer
-        if observer is None or observer.facts.terminal is not None or observer.created is None:
-            return self._in_progress
-        response = (parse_object(observer.created) or {}).get("response")
-        return isinstance(response, dict) and response.get("background") is True
-
-    def _is_charged(self, usage: Usage | None) -> bool:
-        charge, known_response = self._admitted.target.operation.charge, self._admitted.known_response
-        if charge == "usage":
-            return usage is not None and known_response is not None and not known_response.settled
-        return charge != "nothing"
+    def result(self, *, begun: bool) -> ExchangeResult:
+        """What the policy decides on. `begun`: the request was sent, and no head of an answer came."""
+        outcome = Outcome.CLIENT_LEFT if self._left else self.outcome
+        return exchange_result(self._admitted, outcome, self._learnt, begun=begun)
 
     @property
     def response_id(self) -> str | None:
         """The id of the response that was made, where it can be named later."""
-        admitted, observer = self._admitted, self._observer
+        admitted, observer = self._admitted, self._learnt.observer
         kept = admitted.request.store and admitted.route.rule.state != "none"
-        if not admitted.target.operation.makes_response or not kept or not self._answered:
+        if not admitted.target.operation.makes_response or not kept or not self._learnt.answered:
             return None
         found = self.record.response_id if observer is None else observer.response_id
         return found if found is not None and is_response_id(found) else None

@@ -33,6 +33,8 @@ class RequestLimits:
     body_bounds: BodyBounds = DEFAULT_BOUNDS
     dry_runs_per_minute: int = 60
     send_max_output_tokens: SendOutputBound = "auto"
+    charge_unanswered: Literal["input", "nothing"] = "input"
+    charge_failed_input: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class RouteRule:
     reserve_input_tokens: int | None = None
     max_tool_calls: int | None = None
     affinity: Affinity = "session"
+    charge_unanswered: Literal["input", "nothing"] | None = None
+    charge_failed_input: bool | None = None
 
 
 class Route(NamedTuple):

@@ -19,7 +19,7 @@ from gateway.upstream.connector import Connector
 from gateway.upstream.http2 import Http2Connection
 from gateway.upstream.pool import NativeTransport
 from gateway.upstream.request_head import RequestHeads
-from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.transport import FaultKind, Progress, TransportConfig, UpstreamFault
 
 _ALPN: Final = ("h2", "http/1.1")
 
@@ -72,10 +72,17 @@ class Http2Transport:
         idle = sum(1 for one in self._connections if one.connected and not one.running)
         return idle + self._native.idle_connections
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> NativeAnswer:
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: Body,
+        progress: Progress | None = None,
+    ) -> NativeAnswer:
         """See `Transport.send`."""
         if not self._speaks_http2:
-            return await self._native.send(method, target, headers, body)
+            return await self._native.send(method, target, headers, body, progress)
         fields = self._fields(method, target, headers, len(body))
         await self._take_place()
         placed = True
@@ -91,9 +98,9 @@ class Http2Transport:
             connection = known or await self._new_connection()
             if connection is None:
                 release()
-                return await self._native.send(method, target, headers, body)
+                return await self._native.send(method, target, headers, body, progress)
             may_retry = connection is known or connection.running > 0
-            return await self._exchange(connection, fields, body, release, may_retry=may_retry)
+            return await self._exchange(connection, fields, body, release, progress, may_retry=may_retry)
         except BaseException:  # cancellation too: the place is for the next caller
             release()
             raise
@@ -149,6 +156,7 @@ class Http2Transport:
         fields: list[tuple[bytes, bytes]],
         body: Body,
         release: Callable[[], None],
+        progress: Progress | None,
         *,
         may_retry: bool,
     ) -> NativeAnswer:
@@ -158,6 +166,8 @@ class Http2Transport:
             stream, written_s = connection.begin(fields, body, hold.over), time.monotonic()
             answer = stream.answer
             if answer.fault is None:
+                if progress is not None:
+                    progress.sent = True
                 try:
                     await stream.wait(answer, self._config.first_byte_timeout_s)
                 except asyncio.CancelledError:

@@ -23,7 +23,7 @@ from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.connector import Connector
 from gateway.upstream.http1 import Http1Connection
 from gateway.upstream.request_head import RequestHeads
-from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.transport import FaultKind, Progress, TransportConfig, UpstreamFault
 
 
 class NativeTransport:
@@ -55,7 +55,14 @@ class NativeTransport:
         """Open connections that wait for a request."""
         return len(self._idle)
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> NativeAnswer:
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: Body,
+        progress: Progress | None = None,
+    ) -> NativeAnswer:
         """See `Transport.send`."""
         head = self._heads.build(method, target, headers, len(body))
         connection = self._idle.popitem()[0] if self._idle else await self._acquire()
@@ -63,6 +70,8 @@ class NativeTransport:
         while True:
             answer, written_s = connection.begin(head, body), time.monotonic()
             if answer.fault is None:
+                if progress is not None:
+                    progress.sent = True
                 try:
                     await connection.wait(answer, self._config.first_byte_timeout_s)
                 except asyncio.CancelledError:

@@ -160,6 +160,12 @@ class Answer(Protocol):
         """
 
 
+class Progress(Protocol):
+    """How far a request has come. `sent`: its bytes may have reached the upstream's program."""
+
+    sent: bool
+
+
 class Transport(Protocol):
     """Connections to one origin."""
 
@@ -171,7 +177,14 @@ class Transport(Protocol):
     def idle_connections(self) -> int:
         """Open connections that wait for a request."""
 
-    async def send(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: Body) -> Answer:
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: Body,
+        progress: Progress | None = None,
+    ) -> Answer:
         """Send one request and wait for the head of its answer.
 
         Args:
@@ -179,6 +192,7 @@ class Transport(Protocol):
             target: `/path[?query]`, appended to the base URL's path.
             headers: sent as given, except that host, lengths and hop-by-hop fields are dropped.
             body: the whole body; a large one is never copied.
+            progress: is told when bytes of the request leave, for a caller that may be cancelled.
 
         Raises:
             UpstreamFault: no answer.

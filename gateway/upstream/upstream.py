@@ -30,7 +30,7 @@ import structlog
 
 from gateway.types import Body, Headers
 from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
-from gateway.upstream.transport import Answer, FaultKind, Transport
+from gateway.upstream.transport import Answer, FaultKind, Progress, Transport
 
 _SERVER_ERROR: Final = 500
 RATE_LIMITED: Final = 429
@@ -112,13 +112,19 @@ class Upstream:
         self._log = structlog.get_logger("gateway.upstream")
 
     def attempt(
-        self, key: UpstreamKey, method: bytes, target: bytes, headers: Headers, body: Body
+        self,
+        key: UpstreamKey,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: Body,
+        progress: Progress | None = None,
     ) -> Awaitable[Answer]:
         """Sends one request with one of this upstream's keys. Raises UpstreamFault."""
         headers = [*headers, key.header]
         if self.additions is not None:
             headers, target = self.additions.apply(headers, target)
-        return self.transport.send(method, target, headers, body)
+        return self.transport.send(method, target, headers, body, progress)
 
     def refuses(self, model: str, field: str) -> bool:
         """Whether this model has refused a field here, which is not added again before the gateway restarts."""

@@ -62,6 +62,8 @@ def build_snapshot(
         reserve_tool_tokens=settings.limits.reserve_tool_tokens,
         dry_runs_per_minute=settings.limits.dry_runs_per_minute,
         send_max_output_tokens=settings.limits.send_max_output_tokens,
+        charge_unanswered=settings.limits.charge_unanswered,
+        charge_failed_input=settings.limits.charge_failed_input,
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())

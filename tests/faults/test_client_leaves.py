@@ -1,12 +1,14 @@
-"""The client goes away: the upstream is stopped at once, or read on for its usage where the operator chose so.
+"""The client goes away: the upstream is read on for its usage, or stopped at once where the operator chose so.
 
-| it leaves                   | abort (default)                        | drain                          |
-|-----------------------------|----------------------------------------|--------------------------------|
-| before the upstream answers | nothing is charged                     | the same: nothing to read on   |
-| in the middle of a stream   | what was relayed is charged            | what the upstream says it used |
-| while the upstream is silent| the same, noticed without a byte moved | bounded by `drain_timeout_s`   |
+| it leaves                   | drain (default)                        | abort                                  |
+|-----------------------------|----------------------------------------|----------------------------------------|
+| before the request was sent | nothing is charged                     | the same                               |
+| before the upstream answers | what the upstream says it used         | the input                              |
+| in the middle of a stream   | the same                               | what was relayed                       |
+| while the upstream is silent| bounded by `drain_timeout_s`           | the same, noticed without a byte moved |
 
-One that only ends its side behind its request stays, and gets its answer. One that stays and takes nothing goes.
+What is charged where no answer comes has a file of its own (test_unanswered.py). One that only ends its side behind its
+request stays, and gets its answer. One that stays and takes nothing goes.
 """
 
 import asyncio
@@ -18,18 +20,12 @@ from tests.support.scenario import completed, created, delta, end_of_body, more,
 from tests.support.scripted_upstream import hang, request, wait_for
 from tests.support.waiting import wait_until
 
-
-async def test_before_the_upstream_answers_nothing_is_charged(stages: Stages) -> None:
-    async with stages([request(), hang()]) as scenario:
-        client = await scenario.ask(stream=True)
-        await wait_until(lambda: bool(scenario.upstream.requests))
-        client.leave()
-        await scenario.upstream_left()
-        await scenario.ended(outcome="client_left", status=0)
+ABORT = {"on_client_leave": "abort"}
 
 
 async def test_in_mid_stream_what_was_relayed_is_charged(stages: Stages) -> None:
-    async with stages([request(), stream(created(), delta("one", 1), delta("two", 2)), hang()]) as scenario:
+    script = [request(), stream(created(), delta("one", 1), delta("two", 2)), hang()]
+    async with stages(script, upstream=ABORT) as scenario:
         client = await scenario.ask(stream=True)
         await client.read_until(b'"two"')
         client.leave()
@@ -38,7 +34,7 @@ async def test_in_mid_stream_what_was_relayed_is_charged(stages: Stages) -> None
 
 
 async def test_a_whole_answer_that_nobody_waits_for_any_more_is_not_waited_for(stages: Stages) -> None:
-    async with stages([request(), stream(), hang()]) as scenario:
+    async with stages([request(), stream(), hang()], upstream=ABORT) as scenario:
         client = await scenario.ask(stream=False)
         await wait_until(lambda: bool(scenario.upstream.requests))
         client.leave()
@@ -49,7 +45,7 @@ async def test_a_whole_answer_that_nobody_waits_for_any_more_is_not_waited_for(s
 async def test_while_the_upstream_is_silent_its_leaving_is_noticed(stages: Stages) -> None:
     silence = asyncio.Event()
     script = [request(), stream(created(), delta("one")), wait_for(silence)]
-    async with stages(script, upstream={"chunk_timeout_s": 60}) as scenario:
+    async with stages(script, upstream={"chunk_timeout_s": 60, **ABORT}) as scenario:
         client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
@@ -62,19 +58,18 @@ async def test_while_the_upstream_is_silent_its_leaving_is_noticed(stages: Stage
 async def test_drain_reads_on_and_charges_the_usage(stages: Stages) -> None:
     left = asyncio.Event()
     script = [request(), stream(created(), delta("one")), wait_for(left), more(completed()), end_of_body()]
-    async with stages(script, upstream={"on_client_leave": "drain"}) as scenario:
+    async with stages(script) as scenario:
         client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        line = scenario.gateway.services.handler
-        await wait_until(lambda: any(one.ends_later for one in line.running), what="the leaving is noticed")
+        await scenario.drains()
         left.set()
         await scenario.ended(outcome="client_left", settled_by="usage", usage=(100, 7))
 
 
 async def test_drain_gives_up_after_its_timeout(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
-    async with stages(script, upstream={"on_client_leave": "drain", "drain_timeout_s": 0.2}) as scenario:
+    async with stages(script, upstream={"drain_timeout_s": 0.2}) as scenario:
         client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
@@ -121,7 +116,7 @@ async def test_a_client_that_takes_nothing_does_not_keep_its_connection(stages: 
 async def test_a_client_that_stops_reading_gives_its_slot_back(stages: Stages) -> None:
     flood = stream(created(), *[delta("x" * 60_000, number) for number in range(1, 400)])
     server = {"port": 0, "client_write_timeout_s": 0.5}
-    async with stages([request(), flood, hang()], server=server, upstream={"on_client_leave": "abort"}) as scenario:
+    async with stages([request(), flood, hang()], server=server, upstream=ABORT) as scenario:
         client = await scenario.ask(stream=True)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport that reads, too
         await scenario.upstream_left()

@@ -245,7 +245,7 @@ async def test_a_limited_key_rests_as_long_as_its_provider_says(
 
 
 async def test_all_connections_in_use_is_503_and_no_failure_of_the_upstream(stages: Stages) -> None:
-    one = {"max_connections": 1, "connect_timeout_s": 0.1, "breaker_failures": 1}
+    one = {"max_connections": 1, "connect_timeout_s": 0.1, "breaker_failures": 1, "on_client_leave": "abort"}
     async with stages([request(), hang()], upstream=one, limits={}) as scenario:
         busy = await scenario.ask()
         await wait_until(lambda: len(scenario.upstream.requests) == 1)

@@ -54,7 +54,8 @@ async def test_a_request_that_takes_too_long_before_any_answer_is_a_408(stages: 
             await scenario.sdk().responses.create(model=MODEL, input="hello")
         assert (caught.value.status_code, caught.value.code) == (408, "upstream_timeout")
         await scenario.upstream_left()
-        await scenario.ended(outcome="timed_out")
+        (entry,) = await scenario.settled()
+        assert (entry["outcome"], entry["by"], entry["out"]) == ("timed_out", "estimate", "0")
 
 
 class Process:

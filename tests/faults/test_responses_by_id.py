@@ -26,7 +26,9 @@ def gateway(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     directory: Path = tmp_path_factory.mktemp("gateway")
     with simulator() as first, simulator() as second:
         sections: dict[str, Any] = {
-            "upstreams": {"second": {"base_url": second, "api_keys": ["env:TEST_UPSTREAM_KEY"]}},
+            "upstreams": {
+                "second": {"base_url": second, "api_keys": ["env:TEST_UPSTREAM_KEY"], "on_client_leave": "abort"}
+            },
             "routes": [
                 {"model": "*", "upstreams": ["simulator"]},
                 {"model": "sim/*", "upstreams": ["second"]},

@@ -59,7 +59,7 @@ async def test_no_comment_goes_into_an_event_that_is_not_whole(stages: Stages) -
 
 async def test_a_client_that_leaves_ends_the_comments_too(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
-    async with stages(script, route={"keepalive_s": 0.05}) as scenario:
+    async with stages(script, route={"keepalive_s": 0.05}, upstream={"on_client_leave": "abort"}) as scenario:
         client = await scenario.ask(stream=True)
         await client.read_until(COMMENT)
         client.leave()

@@ -3,8 +3,8 @@
  the upstream                    | the client sees                                  | charged            |
 ---------------------------------|--------------------------------------------------|--------------------|
  refuses the connection          | 502 upstream_unreachable                         | nothing            |
- stalls before headers           | 408 upstream_timeout                             | nothing            |
- resets before headers           | 502 upstream_unreachable                         | nothing            |
+ stalls before headers           | 408 upstream_timeout                             | the input          |
+ resets before headers           | 502 upstream_unreachable                         | the input          |
  dies or stalls in a stream      | error, response.failed, [DONE]                   | what was relayed   |
  ends without a terminal event   | error, response.failed, [DONE]                   | what was relayed   |
  sends an error event, continues | all of it, unchanged                             | its usage          |
@@ -93,7 +93,7 @@ async def test_an_upstream_that_fails_before_its_headers(
         assert client.status == status
         assert json.loads(client.body)["error"]["code"] == code
         await scenario.upstream_left()
-        await scenario.ended(outcome=outcome, code=code, status=status)
+        await scenario.ended(outcome=outcome, settled_by="estimate", code=code, status=status)
 
 
 async def test_the_sdk_raises_a_status_error_for_an_upstream_that_stalls(stages: Stages) -> None:

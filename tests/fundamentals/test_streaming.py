@@ -11,6 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
 from tests.fundamentals.test_one_request import HELLO, WEATHER
+from tests.support.gateway import StartGateway
 from tests.support.sent import Sent
 
 
@@ -106,10 +107,19 @@ def test_events_arrive_while_the_provider_is_silent(http: httpx.Client) -> None:
     assert data.endswith(b"\n\n")
 
 
-def test_a_client_that_leaves_ends_the_work_upstream(http: httpx.Client, sent: Sent) -> None:
-    with http.stream("POST", "/v1/responses", json=body("sim/stall-3")) as answer:
+def test_what_a_client_left_is_read_to_its_end(http: httpx.Client, sent: Sent) -> None:
+    with http.stream("POST", "/v1/responses", json=body("sim/slow-20")) as answer:
         next(answer.iter_raw())
-    assert sent.of(answer.headers["x-request-id"]).client_left
+    assert not sent.of(answer.headers["x-request-id"]).client_left
+
+
+def test_a_client_that_leaves_ends_the_work_upstream_where_the_operator_says_so(
+    start: StartGateway, sent: Sent
+) -> None:
+    with start(upstream={"on_client_leave": "abort"}) as gateway, gateway.http(gateway.new_key()) as http:
+        with http.stream("POST", "/v1/responses", json=body("sim/stall-3")) as answer:
+            next(answer.iter_raw())
+        assert sent.of(answer.headers["x-request-id"]).client_left
 
 
 @pytest.mark.parametrize("model", ["sim/cut-4", "sim/end-4"])

@@ -154,8 +154,9 @@ def test_an_upstream_that_is_away_is_a_fault_and_an_open_breaker(start: StartGat
         assert value(gateway.url, name, upstream="simulator", state="closed") == 0
 
 
-def test_open_streams_and_their_holds_are_seen(gateway: RunningGateway) -> None:
+def test_open_streams_and_their_holds_are_seen(start: StartGateway) -> None:
     with (
+        start(upstream={"on_client_leave": "abort"}) as gateway,
         gateway.http(gateway.new_key()) as http,
         http.stream("POST", "/v1/responses", json={**BODY, "model": "sim/stall-3", "stream": True}) as answer,
     ):
@@ -163,8 +164,9 @@ def test_open_streams_and_their_holds_are_seen(gateway: RunningGateway) -> None:
         next(body)
         for name in ("gateway_open_requests", "gateway_open_streams", "gateway_holds_open"):
             assert value(gateway.url, name) == 1
-    wait_until_sync(lambda: value(gateway.url, "gateway_open_streams") == 0, what="the stream has ended")
-    assert value(gateway.url, "gateway_holds_open") == 0
+        answer.close()
+        wait_until_sync(lambda: value(gateway.url, "gateway_open_streams") == 0, what="the stream has ended")
+        assert value(gateway.url, "gateway_holds_open") == 0
 
 
 def test_an_outage_of_the_store_is_seen(upstream: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from gateway.billing.money import parse_usd
 from gateway.store.keyspace import TeamKeys
 from tests.support.counters import set_counters
-from tests.support.gateway import NewKey, RunningGateway
+from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
@@ -153,8 +153,17 @@ def test_a_limit_of_zero_refuses_everything_for_ever(gateway: RunningGateway, sc
 
 @SCOPES
 async def test_concurrent_requests_are_refused_at_the_limit_and_admitted_when_one_has_ended(
-    gateway: RunningGateway, store: Server, scope: str
+    start: StartGateway, scope: str
 ) -> None:
+    started = start(upstream={"on_client_leave": "abort"})
+    gateway = await asyncio.to_thread(started.__enter__)
+    try:
+        await concurrent_requests_are_refused(gateway, scope)
+    finally:
+        await asyncio.to_thread(started.__exit__, None, None, None)
+
+
+async def concurrent_requests_are_refused(gateway: RunningGateway, scope: str) -> None:
     key = limited(gateway, scope, {"concurrency": 2})
     async with gateway.async_sdk(key) as sdk:
         streams = [

@@ -180,7 +180,7 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
     }
     route = {"model": "*", "upstreams": ["simulator"], **sections.pop("route", {})}
     values: dict[str, Any] = {
-        "server": {"port": 0},
+        "server": {"port": 0, "drain_timeout_s": 5},
         "store": {"url": store_url, "data_dir": str(data_dir)},
         "admin": {"key": "env:TEST_ADMIN_KEY"},
         "log": {"format": "json", "level": "info"},

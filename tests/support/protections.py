@@ -27,6 +27,7 @@ _SETTLE: Final = "gateway/store/scripts/settle_v3.lua"
 _HEALTH: Final = "gateway/upstream/health.py"
 _FRAMING: Final = "gateway/protocol/sse_framing.py"
 _TEST_SPOOL: Final = "tests/ledger/test_spool_durability.py"
+_TEST_UNANSWERED: Final = "tests/faults/test_unanswered.py"
 _TEST_SETTLE: Final = "tests/ledger/test_what_settling_keeps.py"
 _NAMES: Final = "gateway/store/scripts/names_v1.lua"
 _TEST_NAMES: Final = "tests/admin/test_names.py"
@@ -270,5 +271,26 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "        while self._settling:\n            await asyncio.wait(self._settling)\n",
         "",
         f"{_TEST_SETTLE}::test_the_end_waits_for_settlements_on_their_way",
+    ),
+    Protection(
+        "what was sent is charged though no answer came",
+        "gateway/upstream/pool.py",
+        "                    progress.sent = True\n",
+        "                    pass\n",
+        f"{_TEST_UNANSWERED}::test_a_client_that_leaves_before_the_answer_pays_its_input",
+    ),
+    Protection(
+        "nobody else is asked for a client that has left",
+        "gateway/proxy/relay.py",
+        "            search.give_up()\n",
+        "",
+        f"{_TEST_UNANSWERED}::test_nobody_else_is_asked_for_a_client_that_has_left",
+    ),
+    Protection(
+        "an attempt that may have begun is journalled",
+        "gateway/proxy/failover.py",
+        "            self.begun.append(Begun(upstream.name, fault.kind.value))\n",
+        "",
+        f"{_TEST_UNANSWERED}::test_an_attempt_that_may_have_begun_is_journalled_beside_the_answer",
     ),
 )

@@ -251,6 +251,17 @@ class Scenario:
         await wait_until(lambda: bool(self.log_lines()), what="the request is logged")
         return self.journal()
 
+    async def drains(self) -> None:
+        """The gateway has noticed that a client left, and reads on."""
+        handler = self.gateway.services.handler
+        await wait_until(lambda: any(one.ends_later for one in handler.running), what="the leaving is noticed")
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What the journal keeps of attempts that were not charged, oldest first."""
+        rows = self.store.run("XRANGE", TeamKeys(self.key.team.id).journal, "-", "+")
+        found = [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in rows]
+        return [json.loads(entry["attempt"]) for entry in found if entry["type"] == "attempt"]
+
     async def upstream_left(self, *, number: int = 1) -> None:
         """The upstream's first connections are closed, promptly."""
         await wait_until(lambda: self.upstream.gone >= number, timeout_s=PROMPT_NOTICE_S, what="the socket is closed")
@@ -293,11 +304,20 @@ class Scenario:
 
 @contextlib.asynccontextmanager
 async def open_scenario(
-    store: Server, data_dir: Path, /, *scripts: Sequence[Step], limits: dict[str, int] | None = None, **sections: Any
+    store: Server,
+    data_dir: Path,
+    /,
+    *scripts: Sequence[Step],
+    limits: dict[str, int] | None = None,
+    assumed: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Scenario]:
-    """One script for the first connection to the upstream, and so on; afterwards every request is answered."""
+    """One script for the first connection to the upstream, and so on; afterwards every request is answered.
+
+    `limits` are the key's; `assumed` is the section [limits] of the settings.
+    """
     log = io.StringIO()
-    sections = {"log": {"format": "json", "level": "info"}, **sections}
+    sections = {"log": {"format": "json", "level": "info"}, "limits": assumed or {}, **sections}
     async with serve(*[(*script, *GOOD) for script in scripts], GOOD) as upstream:
         running = running_gateway(store.url, f"{upstream.url}/v1", data_dir, log_to=log, **sections)
         gateway = await asyncio.to_thread(running.__enter__)

@@ -1,5 +1,6 @@
 """The settlement policy, row by row, and the states that lead to it."""
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,16 +8,20 @@ from hypothesis import strategies as st
 from gateway.billing import cost as costs
 from gateway.billing.hold import Work, worst_case
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome, State
+from gateway.billing.money import parse_usd
 from gateway.billing.price_row import Price
 from gateway.billing.settlement import (
+    FAILURES,
     MOST_TOKENS,
     POLICY,
     Charge,
     ExchangeResult,
     Hold,
     Terms,
+    attempt_of,
     believable_nano_usd,
     decide,
+    input_estimate,
 )
 from gateway.protocol.quantities import Usage
 from tests.support.prices import price_row
@@ -109,6 +114,44 @@ def test_an_upstreams_cost_that_the_ledger_cannot_hold_gives_way_to_the_price() 
         "usage",
         COST,
     )
+
+
+UNANSWERED = ExchangeResult(Outcome.CLIENT_LEFT, begun=True)
+TERMS = Terms(PRICE, "m", "u", 0)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_what_was_sent_and_not_answered_is_charged_its_input(outcome: Outcome) -> None:
+    found = decide(UNANSWERED._replace(outcome=outcome), HOLD, TERMS)
+    assert (found.kind, found.settled_by) == ("settle", "estimate")
+    assert found.cost_nano_usd == cost_of_usage_nano_usd(PRICE, Usage(100, 0, 0, 0, 100, None))
+    assert decide(UNANSWERED, HOLD, TERMS._replace(charge_unanswered=False)).kind == "void"
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**12), st.integers(1, 1000))
+def test_neither_an_unanswered_request_nor_an_attempt_exceeds_the_hold(tokens: int, held: int, times: int) -> None:
+    """However the price has changed, and whatever the request says of its own size."""
+    hold = HOLD._replace(amount_nano_usd=held, input_tokens=tokens)
+    terms = TERMS._replace(price=price_row(*(times * rate for rate in (1_000_000, 100_000, 10_000_000))))
+    assert 0 <= decide(UNANSWERED, hold, terms).cost_nano_usd <= held
+    attempt = orjson.loads(attempt_of("u", "reset", input_estimate(hold), hold, terms))
+    assert 0 <= parse_usd(attempt["estimate_usd"]) <= held
+
+
+@pytest.mark.parametrize("outcome", sorted(FAILURES))
+def test_a_failure_before_any_output_is_charged_its_input_unless_the_operator_says_no(outcome: Outcome) -> None:
+    before, after = (ExchangeResult(outcome, answered=True, output_tokens_estimate=tokens) for tokens in (0, 3))
+    free = TERMS._replace(charge_failed_input=False)
+    assert decide(before, HOLD, TERMS).kind == "settle"
+    assert decide(before, HOLD, free).kind == "void"
+    assert decide(after, HOLD, free) == decide(after, HOLD, TERMS)
+    assert decide(before._replace(usage=USAGE), HOLD, free).cost_nano_usd == COST
+
+
+@pytest.mark.parametrize("outcome", sorted(set(ESTIMATED) - FAILURES))
+def test_nobody_else_gets_the_input_for_nothing(outcome: Outcome) -> None:
+    ending = ExchangeResult(outcome, answered=True)
+    assert decide(ending, HOLD, TERMS._replace(charge_failed_input=False)) == decide(ending, HOLD, TERMS)
 
 
 def test_every_state_is_reached_and_every_hold_has_an_end() -> None:

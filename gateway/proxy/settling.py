@@ -1,0 +1,94 @@
+"""Steps 7 and 8 of a request: from what the relay learnt to what the ledger posts and what is remembered of a response.
+
+terms        route and configuration -> what a request is settled by
+Settler      decides, posts, remembers; once for each request
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
+from gateway.billing.settlement import ExchangeResult, Hold, Settlement, Terms, attempt_of, decide, void
+from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
+from gateway.ledger.ledger import Ledger
+from gateway.observability.request_record import RequestRecord
+from gateway.proxy.admission import Admitted
+from gateway.proxy.answer_usage import input_usage
+from gateway.proxy.failover import Search
+from gateway.proxy.relay import Relay
+
+
+class Settler:
+    """Settles requests; one object a worker."""
+
+    def __init__(self, ledger: Ledger, responses: KnownResponses) -> None:
+        self._ledger = ledger
+        self._responses = responses
+        self._diagnostics = structlog.get_logger("gateway.relay")
+
+    async def settle(
+        self, relay: Relay, search: Search, admitted: Admitted, record: RequestRecord, *, answered: bool
+    ) -> None:
+        """Posts what a request costs. `answered`: its client has an answer that is no error.
+
+        A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
+        """
+        hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
+        if not answered and hold.idempotency_key is not None:
+            hold = hold._replace(idempotency_key=None)  # not marked as answered, so that the client's repetition runs
+        try:
+            result, settlement = decided(relay, search, admitted, hold, record.upstream or "")
+        except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
+            self._diagnostics.exception("decision_failed", request_id=record.request_id)
+            result = ExchangeResult(Outcome.INTERNAL_ERROR)
+            settlement = void(hold, result.outcome)
+        if known_response is not None and admitted.target.operation.by_id and settlement.kind == "settle":
+            settlement, known_response = correction(known_response, settlement)
+            memory = self._responses.memory(hold.team_id, known_response)
+            _ = self._ledger.settle(void(hold, result.outcome))
+        elif settlement.kind == "settle" and admitted.request.store and (response_id := relay.response_id) is not None:
+            memory = self._responses.memory(
+                hold.team_id, known_response_of(settlement, response_id, relay.upstream_key)
+            )
+        settled = self._ledger.settle(settlement, memory)
+        record.outcome = result.outcome
+        record.settlement = settlement
+        record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
+        record.spooled = await settled is None
+
+
+def decided(
+    relay: Relay, search: Search, admitted: Admitted, hold: Hold, upstream: str
+) -> tuple[ExchangeResult, Settlement]:
+    """Step 7. `upstream`: the one that was asked last."""
+    unanswered = search.unanswered(ended_by=relay.outcome.value) if search.begun or search.sent else None
+    result = relay.result(begun=unanswered is not None)
+    terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream)
+    settlement = decide(result, hold, terms)
+    if unanswered is not None and not (result.begun and settlement.kind == "settle"):
+        search.begun.append(unanswered)
+    if search.begun and admitted.target.operation.charge == "usage or estimate":
+        usage = input_usage(admitted)
+        attempts = (attempt_of(one.upstream, one.reason, usage, hold, terms) for one in search.begun)
+        settlement = settlement._replace(attempts=tuple(attempts))
+    return result, settlement
+
+
+def terms_of(admitted: Admitted, upstream: str) -> Terms:
+    """What a request is settled by, if its answer ends now."""
+    route, limits = admitted.route, admitted.snapshot.limits
+    rule = route.rule
+    failed_input, unanswered = rule.charge_failed_input, rule.charge_unanswered
+    return Terms(
+        route.price,
+        route.model,
+        upstream,
+        time.time_ns() // 1_000_000,
+        admitted.snapshot.router.prices,
+        rule.cost_source == "upstream",
+        (limits.charge_unanswered if unanswered is None else unanswered) == "input",
+        limits.charge_failed_input if failed_input is None else failed_input,
+    )
