@@ -1,19 +1,21 @@
 """`python -m benchmarks.lag [--megabytes 33]`: for how long a hostile body keeps the event loop from all others.
 
-Each body goes to the gateway as a dry run and for real, while nobody else asks for anything. What is printed is the
-longest time for which the loop served nobody, by a probe on the loop itself (`probed.py`).
+Each body goes to the gateway as a dry run and for real, while nobody else asks for anything, and each answer comes as
+JSON and in an event. What is printed is the longest time for which the loop served nobody, by a probe on the loop
+itself (`probed.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import mmap
+import socket
 import struct
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from benchmarks.machine import Cores, Missing
@@ -22,7 +24,10 @@ from benchmarks.servers import Bench, Target
 
 _TEXT_BYTES: Final = 8_000_000  # just below server.max_text_bytes
 _VALUES: Final = 199_000  # just below server.max_json_values
-_REPEATS: Final = 3
+_EVENT_BYTES: Final = 15_000_000  # just below upstreams.max_event_bytes
+_REPEATS: Final = 5
+WHOLE: Final = b'{"model":"m","input":"x"}'
+STREAM: Final = b'{"model":"m","input":"x","stream":true}'
 
 
 def bodies(size: int) -> Iterator[tuple[str, bytes]]:
@@ -52,6 +57,60 @@ def bodies(size: int) -> Iterator[tuple[str, bytes]]:
     yield "nesting", b'{"model":"m","input":%b%b,"user":"%b"}' % (b"[" * 900, b"]" * 900, b"x" * 1_000_000)
     yield "members that carry files", b'{"model":"m","input":[{%b"a":1}]}' % (b'"data":"x",' * (_VALUES - 10))
     yield "spaces", b'{"model":"m","input":""%b}' % (b" " * _TEXT_BYTES)
+
+
+USAGE: Final = b'"usage":{"input_tokens":1,"output_tokens":2,"total_tokens":3}'
+
+
+def answers(size: int) -> Iterator[tuple[str, bytes]]:
+    """Responses of up to `size` bytes, each made to cost as much as it can."""
+
+    def response(output: bytes) -> bytes:
+        return b'{"id":"resp_1","object":"response","status":"completed","output":[%b],%b}' % (output, USAGE)
+
+    numbers = b"[%b0]" % (b"0.0123456789," * 1535)
+    yield "one image", response(b'{"type":"image_generation_call","result":"%b"}' % (b"A" * size))
+    yield "lists", response(b"[]," * (size // 3) + b"0")
+    yield "embeddings", response((numbers + b",") * (size // len(numbers)) + b"0")
+    yield "escapes", response(b'"%b"' % (b"\\u0041" * (size // 6)))
+    yield "quotes", response(b'"%b"' % (b'\\"' * (size // 2)))
+    yield "members", response(b"{%b}" % b",".join(b'"k%07d":0' % number for number in range(size // 13)))
+    yield "log probabilities", response(b'{"token":"a","logprob":-0.1,"bytes":[97]},' * (size // 42) + b"0")
+
+
+class Provider:
+    """Answers each request with what was set, as JSON or as a stream of one event. Mutable: `body`, `streams`."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.streams = False
+        self.port = 0
+
+    def start(self) -> None:
+        """Serves in a thread until the process ends."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as lines:
+            while lines.readline():
+                length = 0
+                while (line := lines.readline().lower()) not in (b"\r\n", b""):
+                    if line.startswith(b"content-length:"):
+                        length = int(line.partition(b":")[2])
+                lines.read(length)
+                kind, body = b"application/json", self.body
+                if self.streams:
+                    kind = b"text/event-stream"
+                    body = b'data: {"type":"response.completed","response":%b}\n\ndata: [DONE]\n\n' % body
+                head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (kind, len(body))
+                client.sendall(head + body)
 
 
 def ask(target: Target, body: bytes, *, dry: bool) -> int:
@@ -86,28 +145,35 @@ def measure(target: Target, gaps: mmap.mmap, body: bytes, *, dry: bool) -> tuple
 
 
 def main() -> int:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lag")
     parser.add_argument("--megabytes", type=int, default=33)
     size = parser.parse_args().megabytes * 1_000_000
+    provider = Provider()
+    provider.start()
     try:
         with Bench(Cores.of_this_machine()) as bench:
-            target, path = bench.start_probed_gateway()
+            target, path = bench.start_probed_gateway(provider.port)
             with path.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as gaps:
-                found = {}
+                provider.body = b'{"id":"resp_1","object":"response","status":"completed","output":[],%b}' % USAGE
                 for name, body in bodies(size):
-                    rows = [measure(target, gaps, body, dry=dry) for dry in (True, False)]
-                    found[name] = rows
-                    sys.stdout.write(f"| {name} | {len(body) / 1e6:.1f} MB")
-                    for status, took_ms, gap_ms in rows:
-                        sys.stdout.write(f" | {status} in {took_ms:,.0f} ms, {gap_ms:.1f} ms")
-                    sys.stdout.write(" |\n")
-                    sys.stdout.flush()
+                    show(name, body, [measure(target, gaps, body, dry=dry) for dry in (True, False)])
+                for (name, answer), (_, event) in zip(answers(size), answers(min(size, _EVENT_BYTES)), strict=True):
+                    provider.body, provider.streams = answer, False
+                    rows = [measure(target, gaps, WHOLE, dry=False)]
+                    provider.body, provider.streams = event, True
+                    show(f"answer: {name}", answer, [*rows, measure(target, gaps, STREAM, dry=False)])
     except Missing as missing:
         sys.stderr.write(f"{missing}\n")
         return 1
-    sys.stderr.write(json.dumps(found) + "\n")
     return 0
+
+
+def show(name: str, data: bytes, rows: Sequence[tuple[int, float, float]]) -> None:
+    """Prints one line of the table."""
+    cells = [f"{status} in {took_ms:,.0f} ms, {gap_ms:.1f} ms" for status, took_ms, gap_ms in rows]
+    sys.stdout.write(f"| {name} | {len(data) / 1e6:.1f} MB | {' | '.join(cells)} |\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -159,11 +159,15 @@ class Bench:
     def _start_ours(self) -> None:
         self.start_gateway("ours")
 
-    def start_probed_gateway(self) -> tuple[Target, Path]:
-        """Starts a gateway whose event loop is probed; gives the file with the longest gap, too: see `probed`."""
+    def start_probed_gateway(self, upstream: int) -> tuple[Target, Path]:
+        """Starts a gateway whose event loop is probed; gives the file with the longest gap, too: see `probed`.
+
+        `upstream`: the port of its provider.
+        """
         gaps = self.directory / "gaps"
         gaps.write_bytes(bytes(SIZE))
-        return self.start_gateway("probed", command=("benchmarks.probed", str(gaps)), settings=MANY_DRY_RUNS), gaps
+        command = ("benchmarks.probed", str(gaps))
+        return self.start_gateway("probed", command=command, settings=MANY_DRY_RUNS, upstream=upstream), gaps
 
     def start_gateway(
         self,
@@ -174,6 +178,7 @@ class Bench:
         keys: int = 1,
         command: tuple[str, ...] = ("benchmarks.ours",),
         settings: str = "",
+        upstream: int = 0,
     ) -> Target:
         """Starts a store with teams and keys, and a gateway that uses it: a module, and what comes behind the file."""
         directory = self.directory / name
@@ -181,7 +186,7 @@ class Bench:
         store = self.start_store(directory)
         key = fill(store, teams, keys)[-1]
         port, config = free_port(), directory / "gateway.toml"
-        upstream = self.targets["direct"].port
+        upstream = upstream or self.targets["direct"].port
         text = GATEWAY.format(port=port, workers=workers, store=store, dir=directory, upstream=upstream)
         config.write_text(text + settings)
         cores = self.cores.server if workers == 1 else tuple({*self.cores.server, *self.cores.load})[:workers]

@@ -27,6 +27,16 @@ class OffLoop:
         """The work's result. Where its caller is cancelled, work that has begun goes on, and its result is dropped."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
+    async def run_to_end(self, work: Callable[[], T]) -> T:
+        """The same for work on something that its caller uses afterwards: a cancellation waits until it has ended."""
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not future.cancel():  # it has begun
+                await asyncio.wait({future})
+            raise
+
     def close(self) -> None:
         """Takes no more work. What runs is waited for when the process ends."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from gateway.config.sections import (
     Section,
@@ -19,7 +19,6 @@ from gateway.config.types import (
     StaticHeader,
     environment_proxy,
 )
-from gateway.protocol.operations import checked_names
 from gateway.upstream.health import Auth
 
 _ENDPOINTS: Final = ("/responses", "/chat/completions", "/messages", "/embeddings", "/completions")
@@ -31,7 +30,6 @@ class UpstreamSettings(Section):
     base_url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
     api_keys: tuple[Secret, ...] = Field(min_length=1)
     auth: Auth = "bearer"
-    operations: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(checked_names)] | None = None
     forward_headers: tuple[ForwardedHeader, ...] = ()
     headers: dict[StaticHeader, HeaderValue] = Field(default_factory=dict)
     query: dict[QueryName, HeaderValue] = Field(default_factory=dict)
@@ -51,6 +49,7 @@ class UpstreamSettings(Section):
     replay_within_s: float = Field(default=0.1, ge=0, le=10, allow_inf_nan=False)
     max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     max_event_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
+    max_answer_values: int = Field(default=1_000_000, ge=1000, le=1_000_000_000)
     on_client_leave: Literal["abort", "drain"] = "drain"
     drain_timeout_s: Seconds = 20.0
     breaker_failures: int = Field(default=5, ge=1, le=1_000_000)

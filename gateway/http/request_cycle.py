@@ -27,6 +27,7 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
 SILENT: Final = -3  # RFC 9110, 9.3.2: HEAD is answered without a body
+_COPY_LIMIT_BYTES: Final = 1024 * 1024
 _JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer are copied behind what waits; more go beside it
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -288,7 +289,9 @@ class RequestCycle:
     def write(self, data: bytes) -> bool:
         """Writes body bytes. False: the client is slower than that, `drain` before more is written."""
         if self._left == CHUNKED:
-            if data:
+            if len(data) > _COPY_LIMIT_BYTES:
+                self._write_large(data)
+            elif data:
                 data = b"%b%x\r\n%b\r\n" % (self._held, len(data), data)
                 self._held = b""
                 if self.disconnected:
@@ -298,9 +301,17 @@ class RequestCycle:
             self._send(self._counted(data))
         return not self.connection.write_paused or self.disconnected
 
+    def _write_large(self, data: bytes) -> None:
+        """A chunk that is not copied behind its length."""
+        head, self._held = b"%b%x\r\n" % (self._held, len(data)), b""
+        if not self.disconnected:
+            self.connection.transport.writelines((head, data, b"\r\n"))
+
     def buffer(self, data: bytes) -> None:
         """Writes body bytes with those that follow: `end` is near."""
-        if data:
+        if len(data) > _COPY_LIMIT_BYTES:
+            self.write(data)
+        elif data:
             self._held += b"%x\r\n%b\r\n" % (len(data), data) if self._left == CHUNKED else self._counted(data)
 
     def flush(self) -> None:

@@ -1,8 +1,6 @@
 """Wire formats: request bodies, server-sent events, usage, headers. Pure.
 
 operations           the table of operations under /v1
-azure_paths          Azure's paths for the same operations
-error_forms          the form of errors that concern no operation
 dialects             what one kind of call looks like: requests, answers, streams, errors
 request_body         the fields of a request that the gateway reads
 decoded_body         a body decoded, in one go or in slices
@@ -26,6 +24,8 @@ reported_cost        the cost that an upstream reports
 sse_framing          splits a stream of server-sent events
 sse_observer         reads usage and progress from a stream that passes
 usage_dropping       the same, without the usage that a caller did not ask for
+delta_head           how the deltas of a stream begin
+oversized_event      an event that is too large to hold
 opening_event        the event that shows an answer before its output
 response_events      the events that end a stream of the Responses API
 text_sample          how much text a stream carries, for estimates
@@ -34,6 +34,7 @@ rate_limit_headers   what remains of the rate limits, as headers
 json_slices          large JSON, parsed in short calls
 byte_search          searches long bytes in short calls
 json_splice          changes members of a JSON object, and no other byte
+large_json           what a large answer or event tells
 lenient_json         JSON of upstreams, parsed as leniently as clients do
 timestamps           ISO 8601
 header_fields        the size of header fields, and control characters in them

@@ -5,7 +5,7 @@
 A parser in C understands about 200 MB a second, and nobody else is served meanwhile. So brackets are followed here, and
 what lies between two commas of one array or object goes to `loads` in groups of about `SLICE_BYTES`. What is put
 together is what `loads` makes of the whole, and what it refuses is refused. Strings of more than a slice are checked
-piece by piece, and left out where only their being there matters; so are long arrays of numbers, if that is said.
+piece by piece.
 
 Runs in any thread. Takes about twice as long as a parser in one go, but for values that are all brackets.
 """
@@ -24,6 +24,7 @@ from gateway.types import Body
 SLICE_BYTES: Final = 64 * 1024
 MAX_DEPTH: Final = 1024
 """As deep as orjson goes."""
+_MOST_ITEMS: Final = 10_000  # of one long array or object that are kept, about, where long values are left out
 _MOST_NUMBERS: Final = 256  # of one array that are kept where long values are left out
 _LEVELS: Final = 3  # of arrays and objects in one group in which such arrays are looked for
 
@@ -45,7 +46,11 @@ _BRACKETS: Final = frozenset(b"[]{}")
 
 
 class TooManyValues(ValueError):
-    """More brackets than the bound: nothing more is looked at."""
+    """More brackets than the bound: nothing more is looked at. `found`: what there is of an object until then."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        super().__init__("too many values")
+        self.found = found
 
 
 class Sliced(NamedTuple):
@@ -79,17 +84,20 @@ def parse_in_slices(
     text: Body,
     loads: Callable[[bytes], Any],
     *,
-    leaves_out: bool = False,
+    longest: int | None = None,
     wanted: frozenset[str] = frozenset(),
     most_brackets: int | None = None,
     slice_bytes: int = SLICE_BYTES,
+    place: tuple[int, int] | None = None,
 ) -> Sliced:
-    """Parses an array or object.
+    """Parses an array or object. `place`: where in the text it stands; None: everywhere.
 
-    `leaves_out`: strings of more than a slice are cut to their beginning, and arrays of numbers to theirs. `wanted`:
-    the names of members whose places are asked for. Raises ValueError, and TooManyValues.
+    `longest`: where long values do not matter, strings of more than a slice are cut to so many characters, and long
+    arrays and objects to their beginning: millions of values take long to be given back, too. `wanted`: the names of
+    members whose places are asked for. Raises ValueError, and TooManyValues.
     """
-    return _SlicedParser(text, loads, wanted, slice_bytes, most_brackets, leaves_out=leaves_out).parse()
+    start, end = (0, len(text)) if place is None else place
+    return _SlicedParser(text, end, loads, wanted, slice_bytes, most_brackets, longest=longest).parse(start)
 
 
 class _SlicedParser:
@@ -101,32 +109,33 @@ class _SlicedParser:
     def __init__(
         self,
         text: Body,
+        size: int,
         loads: Callable[[bytes], Any],
         wanted: frozenset[str],
         slice_bytes: int,
         most_brackets: int | None,
         *,
-        leaves_out: bool,
+        longest: int | None,
     ) -> None:
         self._text = text
+        self._size = size
         self._loads = loads
         self._wanted = wanted
         # A name in its quotes, or one that may be spelt with escapes.
         names = b"|".join([re.escape(b'"%b"' % name.encode()) for name in sorted(wanted)])
         self._hint = re.compile(names + b"|" + _ESCAPED_LETTER) if wanted else None
         self._slice_bytes = slice_bytes
-        self._left = len(text) if most_brackets is None else most_brackets
-        self._leaves_out = leaves_out
+        self._left = size if most_brackets is None else most_brackets
+        self._longest = longest
         self._open: list[int] = []
         self._frames: list[_Frame] = []
         self._places: dict[str, list[tuple[int, int]]] = {}
         self._root: Any = None
-        self._root_at = 0
 
-    def parse(self) -> Sliced:
-        text, size = self._text, len(self._text)
-        at = self._root_at = _skip_spaces(text, 0)
-        if text[at : at + 1] not in (b"[", b"{"):
+    def parse(self, start: int) -> Sliced:
+        text, size = self._text, self._size
+        at = _skip_spaces(text, start, size)
+        if at < size and text[at : at + 1] not in (b"[", b"{"):
             raise ValueError("no array or object")
         while True:
             stop = _RUN.match(text, at, min(at + self._slice_bytes, size)).end()  # type: ignore[union-attr]  # matches the empty text, too
@@ -142,7 +151,7 @@ class _SlicedParser:
                 at = self._long_string(stop)
             if at - self._begun() >= self._slice_bytes:
                 at = self._cut_at_comma(at)
-        if _skip_spaces(text, at) != size:
+        if _skip_spaces(text, at, size) != size:
             raise ValueError("something follows the value")
         return Sliced(self._root, self._places)
 
@@ -156,7 +165,8 @@ class _SlicedParser:
             raise ValueError("nested too deeply")
         self._left -= 1
         if self._left < 0:
-            raise TooManyValues("too many values")
+            root = self._frames[0].value if self._frames else {}
+            raise TooManyValues(root if isinstance(root, dict) else {})
         self._open.append(at)
 
     def _closes(self, at: int, byte: int) -> bool:
@@ -181,7 +191,8 @@ class _SlicedParser:
             return
         frame = self._frames[-1]
         if not frame.is_object:
-            frame.value.append(value)
+            if self._longest is None or len(frame.value) < _MOST_ITEMS:
+                frame.value.append(value)
         else:
             frame.value[frame.key] = value
             if frame.is_root and frame.key in self._wanted:
@@ -200,8 +211,8 @@ class _SlicedParser:
     def _cut_at_comma(self, at: int) -> int:
         """Parses what there is up to the next comma, if one comes before a bracket. Gives where to go on."""
         text = self._text
-        comma = _TO_COMMA.match(text, at, min(at + self._slice_bytes, len(text))).end()  # type: ignore[union-attr]  # the same
-        if comma == len(text) or text[comma] != _COMMA:
+        comma = _TO_COMMA.match(text, at, min(at + self._slice_bytes, self._size)).end()  # type: ignore[union-attr]  # the same
+        if comma == self._size or text[comma] != _COMMA:
             return at
         frame = self._put_together()
         self._flush(frame, comma, None)
@@ -211,7 +222,7 @@ class _SlicedParser:
     def _flush(self, frame: _Frame, end: int, child: int | None) -> None:
         """Parses what has not been parsed, up to a comma, the closing bracket, or a child that is put together."""
         text = self._text
-        offset = _skip_spaces(text, frame.begun)
+        offset = _skip_spaces(text, frame.begun, end)
         group = bytes(text[offset : _before_spaces(text, offset, end)])
         closes = child is None and text[end] != _COMMA
         if frame.state == _BEHIND_VALUE:
@@ -230,7 +241,7 @@ class _SlicedParser:
                 raise ValueError("no comma between two values")
             group = group[:-1]
         if group.strip(_SPACES):
-            self._take(frame, group, _skip_spaces(text, offset))
+            self._take(frame, group, _skip_spaces(text, offset, end))
         elif not (closes and frame.state == _FIRST):
             raise ValueError("a comma without a value")
 
@@ -262,14 +273,16 @@ class _SlicedParser:
                     if member.name in self._wanted:
                         place = (offset + member.start - 1, offset + member.end - 1)
                         self._places.setdefault(member.name, []).append(place)
-            frame.value.update(found)
+            if self._longest is None or len(frame.value) < _MOST_ITEMS:
+                frame.value.update(found)
             return
         items = self._parsed(b"[%b]" % group, offset)
         if not isinstance(items, list) or not items:
             raise ValueError("no values between two commas")
-        if self._leaves_out:
-            items = _without_numbers(items, _LEVELS)
-        frame.value += items
+        if self._longest is None:
+            frame.value += items
+        elif len(frame.value) < _MOST_ITEMS:
+            frame.value += _without_numbers(items, _LEVELS)
 
     def _parsed(self, group: bytes, offset: int) -> Any:
         try:
@@ -280,8 +293,9 @@ class _SlicedParser:
 
     def _long_string(self, start: int) -> int:
         """Checks a string piece by piece, and adds it as a value, unless it is a name. Gives where it ends."""
-        text, size = self._text, len(self._text)
+        text, size = self._text, self._size
         pieces: list[str] = []
+        length = 0
         at = start + 1
         while True:
             end = _INSIDE.match(text, at, min(at + self._slice_bytes, size)).end()  # type: ignore[union-attr]  # the same
@@ -291,20 +305,21 @@ class _SlicedParser:
             if end == at and not whole:
                 raise ValueError("a string that does not end, or has what it may not have")
             piece = self._loads(b'"%b"' % bytes(text[at:end]))
-            if not self._leaves_out or not pieces:
+            if self._longest is None or length < self._longest:
                 pieces.append(piece)
+            length += len(piece)
             at = end
             if whole:
                 break
         at += 1
-        behind = _skip_spaces(text, at)
+        behind = _skip_spaces(text, at, size)
         if text[behind : behind + 1] == b":":
             return at
         if not self._open:
             raise ValueError("no array or object")
         frame = self._put_together()
         self._flush(frame, start, start)
-        self._add("".join(pieces), start, at)
+        self._add("".join(pieces)[: self._longest], start, at)
         return at
 
 
@@ -331,8 +346,8 @@ def _character_end(text: Body, start: int, end: int) -> int:
     return start + escape if escapes % 2 else end
 
 
-def _skip_spaces(text: Body, at: int) -> int:
-    while (end := _SPACE.match(text, at, at + SLICE_BYTES).end()) > at:  # type: ignore[union-attr]  # the same
+def _skip_spaces(text: Body, at: int, size: int) -> int:
+    while (end := _SPACE.match(text, at, min(at + SLICE_BYTES, size)).end()) > at:  # type: ignore[union-attr]  # the same
         at = end
     return at
 

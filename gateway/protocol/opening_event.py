@@ -37,6 +37,12 @@ class OpeningEvent:
             elif self.seen:
                 self._response_id = _id_in(parse_object(data))
 
+    def note(self, name: str, body: dict[str, Any]) -> None:
+        """Notes an event that is too large to keep, decoded."""
+        if self._opening is not None and not self.seen and not self._opening.types.isdisjoint((name, body.get("type"))):
+            self.seen = True
+            self._response_id = _id_in(body)
+
     def note_type(self, kind: str) -> None:
         """Notes that an event of this type is too large to keep."""
         self.seen = self.seen or (self._opening is not None and kind in self._opening.types)

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from gateway.protocol.lenient_json import parse_json
 
-_LONGEST_READ: Final = 64 * 1024
+LONGEST_READ: Final = 64 * 1024
+"""More is no error's: it is not looked at."""
 _LONGEST_MESSAGE: Final = 1000
 _OPTIONAL: Final = ("type", "param", "code")
 
@@ -27,7 +28,7 @@ class ProviderError(NamedTuple):
 
 def is_standard(body: bytes) -> bool:
     """Whether typed SDKs can read it. A longer body than an error has is not looked at, and counts as such."""
-    if len(body) > _LONGEST_READ:
+    if len(body) > LONGEST_READ:
         return True
     value = _parsed(body)
     if isinstance(value, (list, str)):  # Google's list, a bare text: clients that know such a provider read it
@@ -42,7 +43,7 @@ def is_standard(body: bytes) -> bool:
 
 def read_provider_error(body: bytes, media_type: bytes) -> ProviderError:
     """What an error in any other form says."""
-    value = _parsed(body) if len(body) <= _LONGEST_READ else None
+    value = _parsed(body) if len(body) <= LONGEST_READ else None
     if value is None:
         is_page = media_type == b"text/html" or body.lstrip()[:1] == b"<"
         return ProviderError("" if is_page else _short(body[: 4 * _LONGEST_MESSAGE].decode("utf-8", "replace")))

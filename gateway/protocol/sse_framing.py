@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 from typing import Final
 
+_LONGEST_FIELD: Final = 8  # of those that are read, with the colon
 BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 
 
@@ -22,6 +23,17 @@ def last_boundary(window: bytes) -> int:
         if best > 1 and window[best - 1] == 13 and window[best : best + 1] == b"\n":  # noqa: PLR2004 - 13 is CR
             best += 1
     return best if best > 1 else -1
+
+
+def first_boundary(before: bytes, data: bytes) -> int:
+    """Returns the index in `data`, which follows `before`, after its first blank line; its length if there is none."""
+    end = BLANK_LINE.search(before + data)
+    return len(data) if end is None else max(0, end.end() - len(before))
+
+
+def blank_lines(data: bytes) -> int:
+    """Returns the number of blank lines, of the kind of line end that is used."""
+    return data.count(b"\n\n") or data.count(b"\n\r\n") or data.count(b"\r\r")
 
 
 def split_events(data: bytes) -> list[bytes]:
@@ -48,6 +60,23 @@ def fields(block: bytes) -> tuple[str, bytes]:
         elif field == b"event":
             name = value.removeprefix(b" ")
     return name.decode("utf-8", "replace"), data[0] if len(data) == 1 else b"\n".join(data)
+
+
+def places_of_data(block: bytes) -> tuple[str, list[tuple[int, int]]]:
+    """Returns the event name and where the data of a large block stands, line by line. Nothing of it is copied."""
+    name, places, at = b"", [], 0
+    while at < len(block):
+        end = block.find(b"\n", at)
+        end = len(block) if end < 0 else end
+        colon = block.find(b":", at, min(end, at + _LONGEST_FIELD))
+        field = block[at : min(end, at + _LONGEST_FIELD) if colon < 0 else colon]
+        start = end if colon < 0 else colon + 1 + block.startswith(b" ", colon + 1)
+        if field == b"data":
+            places.append((start, end))
+        elif field == b"event":
+            name = block[start:end]
+        at = end + 1
+    return name.decode("utf-8", "replace"), places
 
 
 def block_at(text: bytes, at: int) -> tuple[int, int]:

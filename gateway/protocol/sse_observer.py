@@ -16,7 +16,7 @@ The dialect defines a delta's head and the marker words (`StreamForm`). If all e
 with the learnt head are searched for further content, and all others are parsed. A marker inside a string
 ("response.completed" in a delta's text) only costs level 3: the JSON's type decides. Chunks that end inside an event
 are cut at the last blank line, and the rest is held. Beyond `max_event_bytes` it is passed on. No byte is changed;
-`usage_dropping` leaves one event out.
+`usage_dropping` leaves one event out. An event of more than 64 KiB is examined by itself, which takes long: `is_large`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
+from gateway.protocol.byte_search import find
+from gateway.protocol.delta_head import DeltaHead
 from gateway.protocol.dialects.dialect import StreamFacts, StreamForm
+from gateway.protocol.large_json import DEFAULT_MOST_VALUES, LARGE_BYTES, read_large_event
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.opening_event import OpeningEvent
-from gateway.protocol.sse_framing import BLANK_LINE, block_at, blocks, fields, last_boundary, lf_lines
+from gateway.protocol.oversized_event import OversizedEvent
+from gateway.protocol.sse_framing import blank_lines, block_at, blocks, fields, first_boundary, last_boundary, lf_lines
 from gateway.protocol.text_sample import TextSample
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
-from gateway.protocol.usage_reader import find_usage
 
 _BOM: Final = b"\xef\xbb\xbf"
-_FIRST_TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 
 _RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number
-_TRAIL_BYTES: Final = 16_384  # kept of a terminal event beyond the bound, because its usage is near its end
 _SAMPLE_EVERY: Final = 64
 
 
@@ -54,6 +56,10 @@ class SseObserver:
     form: StreamForm
     max_event_bytes: int
     expected: int = 1
+    most_values: int = DEFAULT_MOST_VALUES
+    long: list[tuple[bytes, int]] = field(
+        default_factory=list, init=False
+    )  # large events, not examined, and their ends
     aligned: bool = field(default=True, init=False)  # what was returned ends at a boundary, so that an event may follow
     bytes_fed: int = field(default=0, init=False)
 
@@ -66,13 +72,9 @@ class SseObserver:
     _held: bytearray = field(default_factory=bytearray, init=False)  # the incomplete event
     _at_boundary: bool = field(default=True, init=False)  # nothing is held, and nothing was passed on unaligned
     _tail: bytes = field(default=b"\n", init=False)  # the last two bytes seen; a boundary counts as a line end
-    _oversized: str = field(default="", init=False)  # the type of the event that is passed on unaligned
-    _trail: bytes = field(default=b"", init=False)  # the last bytes of it
+    _oversized: OversizedEvent = field(init=False)  # the event that is passed on unaligned
     _begun: bool = field(default=False, init=False)
-    _delta_head: bytes = field(default=b"\xff", init=False)  # how deltas start (0xff is not UTF-8)
-    _delta_next: bytes = field(default=b"\n\n\xff", init=False)  # a blank line and the next head
-    _delta_lines: int = field(default=0, init=False)
-    _crlf: bool = field(default=False, init=False)
+    _delta: DeltaHead = field(init=False)  # how deltas start
     _others: int = field(default=0, init=False)
     _recent: bytes = field(default=b"", init=False)  # the last whole events that carried a sequence number
     _item_bytes: int = field(default=0, init=False)  # bytes of whole items before any delta
@@ -83,9 +85,10 @@ class SseObserver:
         """Begins with what is known of the answer before its first event."""
         self._facts = StreamFacts(expected=self.expected)
         self._opening = OpeningEvent(self.form.opening)
+        self._oversized = OversizedEvent(self.form)
+        self._delta = DeltaHead(self.form)
         self._text = TextSample(self.form.delta_text)
-        says_more = self.form.says_more
-        self._more = None if says_more is None else says_more.search
+        self._more = self.form.says_more and self.form.says_more.search
 
     def feed(self, data: bytes) -> bytes:
         """Takes what the upstream sent. Returns what may be written now: whole events, unless one exceeds the bound."""
@@ -110,10 +113,12 @@ class SseObserver:
         rest = bytes(self._held)
         self._held.clear()
         seen = replace(self._facts), copy(self._opening)
-        if rest:
+        if len(rest) > LARGE_BYTES:
+            self._take_large(rest, len(rest))
+        elif rest:
             self._read(rest)
-        elif self._oversized and (usage := find_usage(self._trail)) is not None:
-            self._end_oversized(usage)
+        else:
+            self._oversized.end(self._facts, whole=False)
         whole = clean and (half or self.form.passes_half or self._facts.ended is not None)
         if not whole:
             usage, answer = self._facts.usage, self._facts.answer
@@ -124,6 +129,11 @@ class SseObserver:
         if rest:
             self.aligned = rest.endswith(b"\n\r")
         return rest
+
+    @property
+    def is_large(self) -> bool:
+        """Whether `look` and `finish` take long: there is a large event that was not examined."""
+        return bool(self.long) or len(self._held) > LARGE_BYTES
 
     @property
     def facts(self) -> StreamFacts:
@@ -151,9 +161,9 @@ class SseObserver:
 
     @property
     def has_content(self) -> bool:
-        """Whether a client would miss something in another stream. The first delta of `reads_all` may be a role's."""
+        """Whether a client would miss something if this stream were replaced by another."""
         self.look()
-        return self._facts.has_content or self._deltas > self.form.reads_all or not self.aligned
+        return self._facts.has_content or self._deltas > 1 or not self.aligned
 
     @property
     def has_ended(self) -> bool:
@@ -163,10 +173,7 @@ class SseObserver:
 
     @property
     def events(self) -> int:
-        """The number of blocks that a blank line ended: events, and separate comments.
-
-        Additional blank lines may count.
-        """
+        """The number of blocks that a blank line ended: events, separate comments; more blank lines may count."""
         return self.deltas + self._others
 
     @property
@@ -183,7 +190,7 @@ class SseObserver:
     def output_tokens_estimate(self) -> int:
         """Tokens in what was relayed, where usage stays unknown: at least what a delta is, and one for four bytes.
 
-        Text is measured on a sample of the deltas. A stream without deltas is measured by its whole items.
+        Text is measured on a sample of the deltas; without deltas, whole items are.
         """
         self.look()
         if not self._deltas:
@@ -202,22 +209,29 @@ class SseObserver:
         if not self.aligned:
             self._leave_oversized(ready)
         else:
-            if self._held:
+            begun = len(self._held)
+            if begun:
                 self._held += ready
                 ready = bytes(self._held)
                 self._held.clear()
-            self._observe(ready)
+            look = self._observe if begun <= LARGE_BYTES else partial(self._set_aside, begun)
+            look(ready)
         self._tail = (b"\n" + rest)[-2:]
         self._at_boundary = self.aligned = True
         return ready + self._hold(rest)
+
+    def _set_aside(self, begun: int, ready: bytes) -> None:
+        """`ready` begins with a large event, of which so many bytes were held. Whole events may follow."""
+        cut = begun + first_boundary(self._tail, ready[begun:])
+        self.long.append((ready, cut))
+        self._unseen += [ready[cut:]] if ready[cut:] else []
 
     def _hold(self, rest: bytes) -> bytes:
         if not rest:
             return rest
         self._at_boundary = False
         if not self.aligned:
-            if self._oversized in self.form.terminals:
-                self._trail = (self._trail + rest)[-_TRAIL_BYTES:]
+            self._oversized.go_on(rest)
             return rest
         self._held += rest
         return b"" if len(self._held) <= self.max_event_bytes else self._let_flow()
@@ -227,36 +241,25 @@ class SseObserver:
         head = bytes(self._held)
         self._held.clear()
         self.aligned = False
-        name, data = fields(self._plain(head[:_RECENT_BYTES]))
-        first_type = _FIRST_TYPE.match(data)
-        self._oversized = first_type[1].decode() if first_type else name
-        self._trail = head[-_TRAIL_BYTES:] if self._oversized in self.form.terminals else b""
+        self._oversized.begin(self._plain(head[:_RECENT_BYTES]), head)
         if not self._deltas:
-            self._opening.note_type(self._oversized)
+            self._opening.note_type(self._oversized.type)
         self._remember(head)
         return head
 
     def _leave_oversized(self, ready: bytes) -> None:
         """`ready` ends the oversized event. Whole events may follow in it."""
-        end = BLANK_LINE.search(self._tail + ready)
-        cut = max(0, end.end() - len(self._tail)) if end else len(ready)
-        self._end_oversized(find_usage(self._trail + ready[:cut]) if self._trail else None)
+        cut = first_boundary(self._tail, ready)
+        self._oversized.end(self._facts, ready[:cut])
         self._others += 1
         if ready[cut:]:
             self._observe(ready[cut:])
 
-    def _end_oversized(self, usage: dict[str, Any] | None) -> None:
-        """Reads what an event that is too large to hold tells by its type and its end."""
-        if self._oversized in self.form.terminals:
-            body = {"type": self._oversized, "usage": usage, "response": {"usage": usage}}
-            self.form.read_event(self._facts, self._oversized, body)
-        elif self._oversized == "error":
-            self._facts.fail({"type": "error"})
-        self._oversized, self._trail = "", b""
-
     def look(self) -> None:
         """Level 0, for reads that wait: those that start like a delta and are single events are counted together."""
-        unseen, head, lines = self._unseen, self._delta_head, self._delta_lines
+        unseen, delta, head, lines = self._unseen, self._delta, self._delta.head, self._delta.lines
+        while self.long:
+            self._take_large(*self.long.pop(0))
         if not unseen:
             return
         ready, reads = b"".join(unseen), 0
@@ -264,9 +267,8 @@ class SseObserver:
         if unseen[0].count(b"\n") == lines:
             reads = next((at for at, read in enumerate(unseen) if not read.startswith(head)), len(unseen))
             run = ready if reads == len(unseen) else b"".join(unseen[:reads])
-            # From its head to its end, each has at least `_delta_lines` line ends. If there are no more, it is one
-            # event.
-            if reads and self._has_lines(run, reads * lines) and (self._more is None or self._more(run) is None):
+            # From its head to its end, each has at least `lines` line ends. If there are no more, it is one event.
+            if reads and delta.has_lines(run, reads * lines) and (self._more is None or self._more(run) is None):
                 self._count(reads, unseen[reads - 1])
                 ready = ready[len(run) :]
         unseen.clear()
@@ -275,11 +277,25 @@ class SseObserver:
         if not self._deltas:  # the next read may bring the first one
             self._look_at = 0
 
-    def _has_lines(self, ready: bytes, lines: int) -> bool:
-        """Whether it has this many lines, which end like those of the learnt delta."""
-        if ready.count(b"\n") != lines:
-            return False
-        return ready.count(b"\r\n") == ready.count(b"\r") == lines if self._crlf else b"\r" not in ready
+    def _take_large(self, ready: bytes, end: int) -> None:
+        """Takes one large event by itself. It precedes what else was not examined."""
+        form, event = self.form, self._plain(ready[:end])
+        name, body = read_large_event(event, self.most_values)
+        if body is None:
+            self._others += 1
+            return
+        if not self._deltas:
+            self._opening.note(name, body)
+            if form.item and find(event, form.item) >= 0:
+                self._item_bytes += len(event)
+        form.read_event(self._facts, name, body)
+        if find(event, form.delta) >= 0:
+            self._deltas += 1
+            self._text.note(body)
+        else:
+            self._others += 1
+        if isinstance(number := body.get("sequence_number"), int):
+            self._recent = b'"sequence_number":%d' % number
 
     def _count(self, deltas: int, last: bytes) -> None:
         """Counts deltas. `last` ends with the last one."""
@@ -292,16 +308,17 @@ class SseObserver:
         """Level 1, for whole events: those before the first delta, a run of deltas, those after it."""
         if not self._deltas and not self.form.reads_all:
             ready = self._open(ready)
-        if not ready.startswith(self._delta_head):
+        delta = self._delta
+        if not ready.startswith(delta.head):
             self._inspect(ready)
             return
-        rest, blank = b"", self._delta_next.removesuffix(self._delta_head)
-        end = ready.find(blank, ready.rfind(self._delta_next) + 1) + len(blank)  # of the last one with this head
+        rest, blank = b"", delta.next.removesuffix(delta.head)
+        end = ready.find(blank, ready.rfind(delta.next) + 1) + len(blank)  # of the last one with this head
         if end >= len(blank):
             ready, rest = ready[:end], ready[end:]
-        deltas = ready.count(self._delta_next) + 1
-        # Between two heads there are at least `_delta_lines` line ends. If there are no more, there is nothing else.
-        if self._has_lines(ready, deltas * self._delta_lines) and (self._more is None or self._more(ready) is None):
+        deltas = ready.count(delta.next) + 1
+        # Between two heads there are at least `lines` line ends. If there are no more, there is nothing else.
+        if delta.has_lines(ready, deltas * delta.lines) and (self._more is None or self._more(ready) is None):
             self._count(deltas, ready if deltas == 1 else ready[-_RECENT_BYTES:])
         else:
             self._inspect(ready)
@@ -317,7 +334,7 @@ class SseObserver:
             self._inspect(ready[:start])
             ready = ready[start:]
         self._begun = True
-        self._learn(ready[: end - start] + b"\n\n")
+        self._delta.learn(ready[: end - start] + b"\n\n")
         return ready
 
     def _inspect(self, ready: bytes) -> None:
@@ -332,10 +349,10 @@ class SseObserver:
         ):
             self._read(ready)
         self._deltas += deltas
-        self._others += max(0, _blank_lines(ready) - deltas)
+        self._others += max(0, blank_lines(ready) - deltas)
         self._remember(ready)
         if deltas:
-            self._learn(ready)
+            self._delta.learn(ready)
             if self._deltas >= self._sample_at:
                 self._sample(ready)
 
@@ -364,19 +381,6 @@ class SseObserver:
         elif data and (body := parse_object(data)) is not None:
             self.form.read_event(facts, name, body)
 
-    def _learn(self, ready: bytes) -> None:
-        """Remembers how the last delta starts, because the next ones start the same way."""
-        last = ready.rfind(self.form.delta)
-        crlf = b"\r\n" in ready
-        blank = b"\r\n\r\n" if crlf else b"\n\n"
-        start = ready.rfind(blank, 0, last)
-        head = self.form.delta_head.match(ready, start + len(blank) if start >= 0 else 0)
-        if head is not None:
-            self._crlf = crlf
-            self._delta_head = head[0]
-            self._delta_next = blank + head[0]
-            self._delta_lines = head[0].count(b"\n") + 2
-
     def _sample(self, ready: bytes) -> None:
         """Measures the last delta of these events, as one of many."""
         text = self._plain(ready)
@@ -394,7 +398,3 @@ class SseObserver:
             self._begun = True
             ready = ready.removeprefix(_BOM)
         return lf_lines(ready)
-
-
-def _blank_lines(ready: bytes) -> int:
-    return ready.count(b"\n\n") or ready.count(b"\n\r\n") or ready.count(b"\r\r")

@@ -37,17 +37,21 @@ class TextSample:
         if len(self._unmeasured) == _MOST_UNMEASURED or len(block) > _LARGE_BYTES:
             self._measure()
 
+    def note(self, body: dict[str, Any]) -> None:
+        """Adds one event that has been decoded."""
+        text = self._text_of(body) if self._text_of is not None else None
+        if isinstance(text, str):
+            self._samples += 1
+            self._bytes += len(text.encode("utf-8", "replace"))
+
     def bytes_of(self, deltas: int) -> int:
         """Returns how many bytes of text so many deltas have according to the sample, rounded up."""
         self._measure()
         return -(-deltas * self._bytes // self._samples) if self._samples else 0
 
     def _measure(self) -> None:
-        text_of = self._text_of
         for block in self._unmeasured:
             body = parse_object(fields(block)[1])
-            text = text_of(body) if body is not None and text_of is not None else None
-            if isinstance(text, str):
-                self._samples += 1
-                self._bytes += len(text.encode("utf-8", "replace"))
+            if body is not None:
+                self.note(body)
         self._unmeasured.clear()

@@ -23,7 +23,11 @@ class UsageDroppingObserver(SseObserver):
 
     def feed(self, data: bytes) -> bytes:
         """See `SseObserver.feed`."""
-        return self._without_usage(super().feed(data))
+        ready = super().feed(data)
+        if self.long:  # a large event comes first, and reports more than usage
+            cut = self.long[0][1]
+            return ready[:cut] + self._without_usage(ready[cut:])
+        return self._without_usage(ready)
 
     def finish(self, *, clean: bool = True, half: bool = True) -> bytes:
         """See `SseObserver.finish`."""

@@ -12,12 +12,12 @@ upstream_answer  which headers of an upstream's answer go on, what its body is
 learnt      what a relay has learnt of its answer, and what the settlement is decided by
 settling    steps 7 and 8: decides what a request costs, posts it, remembers the response
 answer_usage  what an answer used, reported or in part estimated
+large_answers  has large answers and events understood off the event loop
 media       passes on answers that are neither JSON nor events
 preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it
-call_limit     how many dry runs and counts of tokens a key may make
-offers         which upstreams of a route offer an operation
+dry_run_limit  how many dry runs a key may make
 snapshot    the configuration that a request runs on
 kept_answer what a relay needs of whoever keeps the response
 background_runner   runs the background responses of this worker

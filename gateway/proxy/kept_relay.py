@@ -11,6 +11,7 @@ from gateway.protocol.dialects.dialect import StreamForm
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.keep_alive import keeping_alive
+from gateway.proxy.large_answers import examine
 from gateway.proxy.relay import Relay
 from gateway.state.turn import Turn
 
@@ -49,7 +50,8 @@ class KeptRelay(Relay):
 
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices
-        observer = self._learnt.observer = SseObserver(form, opened.upstream.policy.max_event_bytes, choices)
+        policy = opened.upstream.policy
+        observer = self._learnt.observer = SseObserver(form, policy.max_event_bytes, choices, policy.max_answer_values)
         cap = self._cap()
         await client.start(answer.status, self._begin_stream())
         client.flush()
@@ -57,6 +59,7 @@ class KeptRelay(Relay):
             data = answer.read_nowait() or await self._read(opened)
             while data:
                 observer.feed(data)
+                await examine(observer, self._off_loop)
                 if ready := await self._turn.stream(data):
                     await client.write(ready)
                 if cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap:

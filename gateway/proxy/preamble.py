@@ -11,32 +11,19 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.billing.lifecycle import Outcome
+from gateway.concurrency.off_loop import OffLoop
 from gateway.http.client import Client
-from gateway.protocol.dialects.dialect import Dialect, StreamForm
+from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
+from gateway.proxy.large_answers import examine
 from gateway.types import Headers
 
 LONGEST_S: Final = 1.0
 COMMENTS_S: Final = 10.0
 MOST_BYTES: Final = 65_536
 _BAD_GATEWAY: Final = 502
-
-
-def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first: bytes) -> bool:
-    """Whether the first bytes of a stream have an error and no output, for streams that hold nothing back.
-
-    Raises NotAnAnswer if another upstream may be asked.
-    """
-    observer = SseObserver(form, len(first), 1)
-    observer.feed(first)
-    error = observer.facts.error
-    if error is None or observer.has_content:
-        return False
-    if not opened.is_last:
-        raise NotAnAnswer(opened, dialect.error_status(error) or _BAD_GATEWAY, first)
-    return True
 
 
 class Preamble:
@@ -47,7 +34,13 @@ class Preamble:
     """
 
     def __init__(
-        self, opened: Opened, observer: SseObserver, dialect: Dialect, client: Client, begin: Callable[[], Headers]
+        self,
+        opened: Opened,
+        observer: SseObserver,
+        dialect: Dialect,
+        client: Client,
+        begin: Callable[[], Headers],
+        off_loop: OffLoop,
     ) -> None:
         self.is_refusal = False
         self._opened = opened
@@ -55,6 +48,7 @@ class Preamble:
         self._dialect = dialect
         self._client = client
         self._begin = begin
+        self._off_loop = off_loop
         self._ready = bytearray()
         self._since_s: float | None = None
 
@@ -69,6 +63,7 @@ class Preamble:
         read = [data]
         while True:
             self._ready += observer.feed(data)
+            await examine(observer, self._off_loop)
             facts = observer.facts
             if self._has_begun:
                 break

@@ -24,7 +24,6 @@ from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import Ended, Origin, StreamForm
-from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import is_response_id
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
@@ -33,9 +32,10 @@ from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.kept_answer import KeptAnswer
+from gateway.proxy.large_answers import decoded, examine, finish
 from gateway.proxy.learnt import OUTCOMES, Learnt, exchange_result
 from gateway.proxy.media import pass_media
-from gateway.proxy.preamble import Preamble, begins_with_error
+from gateway.proxy.preamble import Preamble
 from gateway.proxy.upstream_answer import (
     client_headers,
     content_type,
@@ -57,6 +57,7 @@ class Relay:
     def __init__(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         self.outcome = Outcome.INTERNAL_ERROR
         self._admitted = admitted
+        self._off_loop = admitted.snapshot.off_loop
         self._dialect = admitted.target.operation.dialect
         self._client = client
         self.record = record
@@ -101,9 +102,8 @@ class Relay:
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, request = self._client, opened.answer, self._admitted.request
         observes = UsageDroppingObserver if request.usage_unasked else SseObserver
-        observer = self._learnt.observer = observes(
-            form, opened.upstream.policy.max_event_bytes, request.bounds.choices
-        )
+        policy, choices = opened.upstream.policy, request.bounds.choices
+        observer = self._learnt.observer = observes(form, policy.max_event_bytes, choices, policy.max_answer_values)
         rule, cap = self._admitted.route.rule, self._cap()
         feed, write_now = observer.feed, client.write_now
 
@@ -115,7 +115,7 @@ class Relay:
             if answer.ended:  # the end is next: one write for both
                 client.buffer(ready)
                 return True
-            return not ready or write_now(ready)
+            return (not ready or write_now(ready)) and not observer.long
 
         def pass_on_to_cap(data: bytes) -> bool:
             # Event by event: one read may bring many times what the hold pays for. With its end, it brings its price.
@@ -125,13 +125,11 @@ class Relay:
             return all(keeps_up) and not over_cap()
 
         take = pass_on if cap is None else pass_on_to_cap
-        first = opened.read + answer.read_nowait()  # what came with the head goes with the head
         if form.holds_preamble:
-            paused = await self._pass_preamble(opened._replace(read=first), observer)
+            paused = await self._pass_preamble(opened, observer)
         else:
-            may_be_one = form.error.search(first) is not None
-            self._refused = may_be_one and begins_with_error(opened, self._dialect, form, first)
             await client.start(answer.status, self._begin_stream())
+            first = answer.read_nowait()  # what came with the head goes with the head
             paused = bool(first) and not take(first)
         if not answer.ended:
             client.flush()
@@ -139,6 +137,7 @@ class Relay:
             while paused or await self._pump(opened, take):
                 paused = False
                 await client.drained()
+                await examine(observer, self._off_loop)
                 if over_cap():
                     await self._cut_at_cap(observer)
                     return
@@ -155,7 +154,8 @@ class Relay:
 
     async def _pass_preamble(self, opened: Opened, observer: SseObserver) -> bool:
         """Begins the client's stream as soon as there is output; whether the client is slower than that."""
-        preamble = self._preamble = Preamble(opened, observer, self._dialect, self._client, self._begin_stream)
+        preamble = Preamble(opened, observer, self._dialect, self._client, self._begin_stream, self._off_loop)
+        self._preamble = preamble
         self._reading = True
         try:
             ready = await preamble.read()
@@ -176,11 +176,11 @@ class Relay:
         if opened is None:
             raise RuntimeError("a stream begins when an upstream has answered")
         self._confirm(opened)
-        self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         return self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
 
     def _confirm(self, opened: Opened) -> None:
-        """It is an answer."""
+        """It is an answer, and goes to the client."""
+        self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         if self._unconfirmed is not None:
             self._unconfirmed = None
             self._note_health(opened)
@@ -219,14 +219,13 @@ class Relay:
         observer = self._learnt.observer
         if observer is None:
             raise RuntimeError("no stream has begun")
-        rest, facts, closing = observer.finish(half=False), observer.facts, b""
+        rest = await finish(observer, self._off_loop) if observer.is_large else observer.finish(half=False)
+        facts, closing = observer.facts, b""
         self.record.response_id = observer.response_id
         may_end = facts.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
         ended: Ended | None = facts.ended or ("completed" if may_end else None)
         if self._refused:
             self.outcome = Outcome.UPSTREAM_REFUSED
-            refused = GatewayError("upstream_invalid_response", "The provider's stream began with an error.")
-            closing = observer.form.close_broken(observer, refused, self._origin())
         elif ended is not None:
             self.outcome = OUTCOMES[ended]
         else:
@@ -246,14 +245,13 @@ class Relay:
 
     async def _pass_media(self, opened: Opened) -> None:
         self._confirm(opened)
-        self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         await pass_media(opened, self._client, self._head(opened, []))
         self.outcome = Outcome.COMPLETED
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no answer must not look like one."""
-        body = opened.read or await read_body(opened, answered=self._learnt.answered)
-        fields = parse_object(body)
+        body = opened.read or await read_body(opened, self._off_loop, answered=self._learnt.answered)
+        fields = await decoded(body, opened.upstream.policy, self._off_loop)
         operation = self._admitted.target.operation
         if not body and operation.by_id and operation.method != "GET":
             fields, kind = {}, b"application/json"  # 204, to DELETE
@@ -274,7 +272,6 @@ class Relay:
             self.record.response_id = facts.response_id
             self.outcome = OUTCOMES[facts.ended]
             self._confirm(opened)
-            self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
             length = []
         if facts.error is None and self._kept is not None:
@@ -286,7 +283,7 @@ class Relay:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
-        body = await read_body(opened, answered=self._learnt.answered)
+        body = await read_body(opened, self._off_loop, answered=self._learnt.answered)
         refused = next((one for one in opened.added if one.is_named_in(body)), None) if status < 500 else None  # noqa: PLR2004 - 4xx
         if refused is not None:
             raise NotAnAnswer(opened, status, body, refused)

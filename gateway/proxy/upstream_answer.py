@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Literal
 
 from gateway.billing.lifecycle import Outcome
+from gateway.concurrency.off_loop import OffLoop
 from gateway.errors import GatewayError, Kind
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import Dialect, Json
 from gateway.protocol.forwarded_headers import to_client
 from gateway.protocol.lenient_json import is_json
-from gateway.protocol.provider_errors import is_standard, read_provider_error
+from gateway.protocol.provider_errors import LONGEST_READ, is_standard, read_provider_error
 from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, fault_error
@@ -23,6 +25,7 @@ from gateway.upstream.buffered_answer import PeekedAnswer
 from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
+_COPIED_BYTES: Final = 1024 * 1024
 _BAD_GATEWAY: Final = 502
 _NO_CODING: Final = frozenset({b"", b"identity", b"none", b"utf-8", b"utf8"})
 """What servers write into Content-Encoding for a body that is as it is."""
@@ -90,9 +93,9 @@ def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> N
         return
     if not body and is_client_error:  # a broken server's silence explains nothing, a refusal's status may
         return
-    if is_standard(body) and is_json(body) and status >= 400:  # noqa: PLR2004 - a redirect is no answer
+    if is_standard(body) and (len(body) > LONGEST_READ or is_json(body)) and status >= 400:  # noqa: PLR2004 - a redirect is no answer
         return
-    if is_client_error or (status >= _SERVER_ERROR and is_json(body)):
+    if is_client_error or (status >= _SERVER_ERROR and len(body) <= LONGEST_READ and is_json(body)):
         raise ProviderRefusal(status, headers, body)
     wait_s = retry_after_s(headers, time.time())
     wait_ms = None if wait_s is None else int(wait_s * 1000)
@@ -108,8 +111,8 @@ async def peeked(opened: Opened, kind: bytes) -> tuple[Opened, bool]:
     return opened._replace(answer=PeekedAnswer(opened.answer, first)), head.startswith(_EVENT_FIELDS)
 
 
-async def read_body(opened: Opened, *, answered: bool) -> bytes:
-    """Reads the whole body.
+async def read_body(opened: Opened, off_loop: OffLoop, *, answered: bool) -> bytes:
+    """Reads the whole body; a large one is put together off the loop.
 
     If it is too large raises InvalidAnswer; UpstreamFault for a 2xx, GatewayError for a refusal.
     """
@@ -127,7 +130,9 @@ async def read_body(opened: Opened, *, answered: bool) -> bytes:
         if answered:
             raise
         raise fault_error(fault) from None
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if len(pieces) == 1:
+        return pieces[0]
+    return await off_loop.run(partial(b"".join, pieces)) if size > _COPIED_BYTES else b"".join(pieces)
 
 
 def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, extra: Headers) -> Headers:

@@ -12,9 +12,7 @@ import struct
 from itertools import islice
 from typing import Any, Final
 
-import orjson
-
-from gateway.simulator.answer import send_misbehaviour, send_text
+from gateway.simulator.answer import send_misbehaviour
 from gateway.simulator.behaviours import BadModel, Behaviour, behaviour_of
 from gateway.simulator.http_exchange import HttpExchange
 from gateway.simulator.request import JsonObject, ProviderError, parse_object
@@ -51,7 +49,7 @@ async def embeddings(exchange: HttpExchange, body: bytes) -> None:
     answer: JsonObject = {"object": "list", "data": data, "model": model}
     if behaviour.usage:
         answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-    await send_text(exchange, behaviour, orjson.dumps(answer), 1)
+    await exchange.respond_json(answer)
 
 
 async def moderations(exchange: HttpExchange, body: bytes) -> None:
@@ -62,11 +60,10 @@ async def moderations(exchange: HttpExchange, body: bytes) -> None:
     if value is None:
         raise ProviderError("missing_field", "input is required", param="input")
     texts = value if isinstance(value, list) and all(isinstance(one, str) for one in value) else [str(value)]
-    behaviour = known_behaviour(model)
-    if await send_misbehaviour(exchange, behaviour, model):
+    if await send_misbehaviour(exchange, known_behaviour(model), model):
         return
     answer = {"id": f"modr-{_digest(repr(value)).hex()[:24]}", "model": model, "results": list(map(_verdict, texts))}
-    await send_text(exchange, behaviour, orjson.dumps(answer), 1)
+    await exchange.respond_json(answer)
 
 
 async def rerank(exchange: HttpExchange, body: bytes) -> None:
@@ -76,8 +73,7 @@ async def rerank(exchange: HttpExchange, body: bytes) -> None:
     query, documents = fields.get("query"), fields.get("documents")
     if not isinstance(query, str) or not isinstance(documents, list):
         raise ProviderError("missing_field", "query and documents are required", param="documents")
-    behaviour = known_behaviour(model)
-    if await send_misbehaviour(exchange, behaviour, model):
+    if await send_misbehaviour(exchange, known_behaviour(model), model):
         return
     wanted = {word.lower() for word in query.split()}
     scored = [
@@ -85,14 +81,16 @@ async def rerank(exchange: HttpExchange, body: bytes) -> None:
     ]
     most = fields.get("top_n")
     best = sorted(scored, reverse=True)[: most if isinstance(most, int) else None]
-    answer: JsonObject = {
-        "id": _digest(query).hex()[:24],
-        "results": [{"index": -at, "relevance_score": score} for score, at in best],
-        "meta": {"api_version": {"version": "2"}},
-    }
-    if behaviour.usage:
-        answer["meta"]["billed_units"] = {"search_units": max(1, math.ceil(len(documents) / _PIECES_PER_UNIT))}
-    await send_text(exchange, behaviour, orjson.dumps(answer), 1)
+    await exchange.respond_json(
+        {
+            "id": _digest(query).hex()[:24],
+            "results": [{"index": -at, "relevance_score": score} for score, at in best],
+            "meta": {
+                "api_version": {"version": "2"},
+                "billed_units": {"search_units": max(1, math.ceil(len(documents) / _PIECES_PER_UNIT))},
+            },
+        }
+    )
 
 
 def known_behaviour(model: str) -> Behaviour:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 
 import pytest
 
+from tests.support.answering_provider import Answer, AnsweringProvider
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.sockets import HEALTH, connected, head_of
+from tests.support.waiting import wait_until_sync
 
 VALUES = 400_000
 SERVER = {"port": 0, "max_json_values": 3 * VALUES, "max_text_bytes": 32 * 1024 * 1024}
@@ -42,6 +45,48 @@ def answered_meanwhile(gateway: RunningGateway, key: NewKey, body: bytes) -> tup
             ask(other)
             count += 1
         return count, int(heavy.recv(65_536).split(b" ")[1])
+
+
+USAGE = {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30}
+ANSWER = b'{"id":"resp_1","object":"response","status":"completed","output":[%b0],"usage":%b}' % (
+    b"[]," * 800_000,
+    json.dumps(USAGE).encode(),
+)
+
+
+def test_others_are_served_while_a_large_answer_is_looked_at(start: StartGateway) -> None:
+    with (
+        AnsweringProvider.serving(lambda _: Answer(ANSWER)) as provider,
+        start(upstream={"base_url": provider.url}) as gateway,
+        connected(gateway, 2) as (heavy, other),
+    ):
+        key = gateway.new_key()
+        body = b'{"model":"m","input":"x"}'
+        heavy.sendall(head_of("POST", "/v1/responses", key.text, f"content-length: {len(body)}") + body)
+        assert provider.sent.wait(20)
+        count = 0
+        while not select.select([heavy], [], [], 0)[0]:
+            ask(other)
+            count += 1
+        assert count > 20, "of hundreds; on the loop it would be up to four"
+        before, _, answer = heavy.recv(65_536).partition(b"\r\n\r\n")
+        while len(answer) < len(ANSWER):
+            answer += heavy.recv(1 << 20)
+        assert before.startswith(b"HTTP/1.1 200 ")
+        assert answer == ANSWER
+        wait_until_sync(lambda: gateway.balance(key).spent == (10 + 20 * 10) * 1000, what="its usage is charged")
+
+
+def test_a_large_event_passes_unchanged_and_its_usage_is_charged(start: StartGateway) -> None:
+    event = b'data: {"type":"response.completed","response":%b}\n\ndata: [DONE]\n\n' % ANSWER
+    with (
+        AnsweringProvider.serving(lambda _: Answer(events=[event])) as provider,
+        start(upstream={"base_url": provider.url}) as gateway,
+        gateway.http(key := gateway.new_key()) as http,
+    ):
+        answer = http.post("/v1/responses", json={"model": "m", "input": "x", "stream": True}, timeout=60)
+        assert answer.content == event
+        wait_until_sync(lambda: gateway.balance(key).spent == (10 + 20 * 10) * 1000, what="its usage is charged")
 
 
 def ask(client: socket.socket) -> None:

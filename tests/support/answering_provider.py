@@ -42,11 +42,15 @@ class Request:
 
 
 class AnsweringProvider:
-    """A threaded server; `respond` may be replaced between requests. State that changes: `requests`."""
+    """A threaded server; `respond` may be replaced between requests.
+
+    State that changes: `requests`; `sent`, an event that is set when an answer has been written.
+    """
 
     def __init__(self, respond: Callable[[Request], Answer]) -> None:
         self.respond = respond
         self.requests: list[Request] = []
+        self.sent = threading.Event()
         self.url = ""
 
     @property
@@ -76,6 +80,7 @@ class AnsweringProvider:
                     return
                 with contextlib.suppress(OSError):
                     self.write(answer)
+                provider.sent.set()
 
             def write(self, answer: Answer) -> None:
                 if answer.events is None:

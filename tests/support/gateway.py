@@ -126,8 +126,6 @@ class RunningGateway:
         key_limits: Mapping[str, int] | None = None,
         models: tuple[str, ...] = (),
         key_models: tuple[str, ...] = (),
-        operations: tuple[str, ...] = (),
-        key_operations: tuple[str, ...] = (),
         metered: bool = True,
         cut_at_cap: bool | None = None,
     ) -> NewKey:
@@ -136,17 +134,10 @@ class RunningGateway:
         async def make() -> NewKey:
             accounts = self.services.accounts
             name = f"team-{uuid.uuid4().hex[:12]}"
-            changes = Changes(name=name, limits=limits or {}, models=models, operations=operations, metered=metered)
-            team = await accounts.create_team(changes)
+            team = await accounts.create_team(Changes(name=name, limits=limits or {}, models=models, metered=metered))
             if parse_usd(credits_usd):
                 await accounts.move_credits(team, "grant", parse_usd(credits_usd))
-            changes = Changes(
-                name="test",
-                limits=key_limits or {},
-                models=key_models,
-                operations=key_operations,
-                cut_at_cap=cut_at_cap,
-            )
+            changes = Changes(name="test", limits=key_limits or {}, models=key_models, cut_at_cap=cut_at_cap)
             key, text = await accounts.create_key(team, changes)
             self.log.add(text)
             return NewKey(text, key.id, team)

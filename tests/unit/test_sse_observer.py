@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.protocol import sse_observer
 from gateway.protocol.dialects.dialect import StreamForm
 from gateway.protocol.dialects.responses import RESPONSES
-from gateway.protocol.sse_framing import last_boundary, split_events
+from gateway.protocol.sse_framing import blank_lines, last_boundary, split_events
 from gateway.protocol.sse_observer import SseObserver
 from tests.support.sse_corpus import USAGE, cuts, frame, is_boundary, read, streams
 
@@ -300,14 +300,14 @@ def test_a_large_event_in_small_chunks_is_scanned_once(monkeypatch: pytest.Monke
 
 def test_a_stream_of_like_deltas_is_inspected_only_until_their_head_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     inspected = 0
-    count_lines = sse_observer._blank_lines  # noqa: SLF001 - called once by each examination beyond the head
+    count_lines = blank_lines  # called once by each examination beyond the head
 
     def counting(ready: bytes) -> int:
         nonlocal inspected
         inspected += 1
         return count_lines(ready)
 
-    monkeypatch.setattr(sse_observer, "_blank_lines", counting)
+    monkeypatch.setattr(sse_observer, "blank_lines", counting)
     observer = fed(frame(CREATED), *[delta("a", number) * 3 for number in range(1, 100)], frame(COMPLETED))
     assert (observer.deltas, inspected) == (297, 2)
 

@@ -57,8 +57,11 @@ def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Jso
     """Returns Anthropic's error body. `error` has the gateway's own fields next to type and message."""
     fields = error.body(numeric_codes=numeric_codes)["error"]
     default = "invalid_request_error" if error.status < 500 else "api_error"  # noqa: PLR2004 - an HTTP class
-    body = {"type": "error", "error": {**fields, "type": ERROR_TYPES.get(error.status, default)}}
-    return {**body, "request_id": request_id} if request_id else body
+    return {
+        "type": "error",
+        "error": {**fields, "type": ERROR_TYPES.get(error.status, default)},
+        "request_id": request_id,
+    }
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
