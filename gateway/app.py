@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,8 @@ from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import SharedMetrics
 from gateway.observability.request_log import RequestLog, open_request_log
-from gateway.protocol import operations
+from gateway.protocol import azure_paths, operations
+from gateway.protocol.error_forms import error_body
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.audit_log import AuditLog
@@ -113,6 +114,7 @@ class Gateway:
         self._on_started = on_started
         self._counters = Counters(settings.server.metrics_max_series)
         self._middleware = RouteMiddleware(settings, self._counters)
+        self._azure_paths = settings.server.azure_paths
         self._addresses = ClientAddresses(settings.server.trusted_proxies)
         self._throttle = AuthThrottle(self._addresses, settings.server.auth_failures_per_minute)
         self.app = FastAPI(
@@ -139,18 +141,24 @@ class Gateway:
         """Passes requests of the hot path to the handler and all others to FastAPI."""
         if scope["type"] != "http":
             return self.app(scope, receive, send)
+        deployment = ""
+        if self._azure_paths and scope["path"].startswith(azure_paths.PREFIX):
+            scope, deployment = azure_paths.plain(scope)
         target, middleware, services = operations.find(scope["method"], scope["path"]), self._middleware, self.services
         if not middleware.is_bare:
             send = middleware.add_cors(scope, send)
             target = target if middleware.serves_request(scope) else None
         if target is not None and services is not None:
+            target = target if not deployment else replace(target, model=deployment)
             return services.handler(target, scope, receive, send)
         return middleware.serve(self.app, scope, receive, send)
 
-    def refuse_head(self, error: GatewayError) -> tuple[int, Headers, bytes]:
-        """Counts and renders the refusal of a head that never became a request. See `http.connection.Application`."""
+    def refuse_head(self, error: GatewayError, scope: Scope | None = None) -> tuple[int, Headers, bytes]:
+        """Counts and renders the refusal of what no route has seen. See `http.connection_context.Application`."""
         self._counters.note_answer("-", error.kind.status, error.code)
-        return error.render(numeric_codes=self.settings.errors.numeric_codes)
+        path, headers = ("", ()) if scope is None else (scope["path"], scope["headers"])
+        told = error_body(path, headers, error, "", numeric_codes=self.settings.errors.numeric_codes)
+        return error.render(told)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:

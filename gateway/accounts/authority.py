@@ -8,6 +8,7 @@ anybody may change who may change the key. An operator can release a field, whic
     status                     "disabled"                "disabled", "revoked"
     expires_ms                 set                       an earlier time
     models                     set                       fewer models
+    operations                 set                       fewer operations
     cut_at_cap                 "1"                       "1"
     each of LIMITS             set                       a lower number
 
@@ -17,15 +18,20 @@ operator's, because nobody can tell any more; its first change writes that down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from gateway.accounts.entities import HELD_FIELD, LIMITS, ORIGINS_KNOWN, Changes, Key, restricts
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
+from gateway.protocol.operations import names_of
 from gateway.routing.model_patterns import specificity
 
+_NAMES: Final[Mapping[str, Callable[[str], tuple[str, ...]]]] = MappingProxyType(
+    {"models": specificity, "operations": names_of}
+)
+"""Fields that are lists: what stands for one of their entries."""
 _STATUS_RANK: Final = ("active", "disabled", "revoked")
 _PARAMS: Final[Mapping[str, str]] = MappingProxyType({"expires_ms": "expires_at"})
 
@@ -59,9 +65,9 @@ def param_of(name: str) -> str:
 def _is_as_tight(name: str, value: str, held: str) -> bool:
     if name == "status":
         return _STATUS_RANK.index(value) >= _STATUS_RANK.index(held)
-    if name == "models":
-        wanted, permitted = value.split("\n"), set(held.split("\n"))
-        return value != "" and all(not permitted.isdisjoint(specificity(pattern)) for pattern in wanted)
+    if (names := _NAMES.get(name)) is not None:
+        permitted = set(held.split("\n"))
+        return value != "" and all(not permitted.isdisjoint(names(wanted)) for wanted in value.split("\n"))
     if name == "cut_at_cap":
         return value == held
     return value != "" and int(value) <= int(held)

@@ -3,6 +3,7 @@
     hash field            value
     name, status          text; the status is active, disabled, or (keys only, permanently) revoked
     models                patterns, one per line; an absent field permits all models
+    operations            names (operations.names_of), one per line; an absent field permits all operations
     expires_ms            milliseconds since 1970; an absent field means no expiry
     metered               "1" or "0" (teams)
     one of LIMITS         an integer; amounts of money are in nano-USD
@@ -40,7 +41,7 @@ HELD_FIELD: Final = "o:"
 ORIGINS_KNOWN: Final = "o:known"
 
 
-HOLDABLE: Final = ("status", "expires_ms", "models", "cut_at_cap", *LIMITS)
+HOLDABLE: Final = ("status", "expires_ms", "models", "operations", "cut_at_cap", *LIMITS)
 """The fields of a key that can restrict it."""
 
 
@@ -52,6 +53,7 @@ class Account:
     name: str
     status: str
     models: tuple[str, ...]
+    operations: tuple[str, ...]
     limits: Mapping[str, int]
     expires_ms: int
     created_ms: int
@@ -103,6 +105,7 @@ class Changes:
     name: str | None = None
     status: str | None = None
     models: tuple[str, ...] | None = None
+    operations: tuple[str, ...] | None = None
     limits: Mapping[str, int | None] = field(default_factory=dict)
     expires_ms: int | None = None
     metered: bool | None = None
@@ -118,6 +121,8 @@ class Changes:
             out["status"] = self.status
         if self.models is not None:
             out["models"] = "\n".join(self.models)
+        if self.operations is not None:
+            out["operations"] = "\n".join(self.operations)
         if self.expires_ms is not None:
             out["expires_ms"] = str(self.expires_ms) if self.expires_ms else ""
         if self.metered is not None:
@@ -200,6 +205,7 @@ def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
         "name": stored.get("name", ""),
         "status": stored["status"],
         "models": tuple(filter(None, stored.get("models", "").split("\n"))),
+        "operations": tuple(filter(None, stored.get("operations", "").split("\n"))),
         "limits": {name: int(stored[name]) for name in LIMITS if name in stored},
         "expires_ms": int(stored.get("expires_ms", "0")),
         "created_ms": int(stored["created_ms"]),

@@ -2,6 +2,8 @@
 
 responses        POST /v1/responses (declared here, served by proxy/handler.py)
 models           GET /v1/models, /v1/models/{id}
+anthropic_models the same in Anthropic's form
+hello            HEAD and GET /api/hello, which Claude Code asks
 conversations    /v1/conversations, where the gateway keeps state
 key              GET /v1/key
 health           GET /healthz, /readyz
@@ -9,6 +11,7 @@ metrics          GET /metrics
 admin            /admin/v1
 middleware       what surrounds every route: ports, CORS, headers, counts
 nearby_paths     the path that a caller of another one meant
+unserved         404 and 405: what is not served, and what to use instead
 error_handlers   every error in one format, including 404 and 405
 dependencies     the services, and the caller of a route that is not on the hot path
 """
@@ -17,11 +20,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from gateway.api import admin, conversations, error_handlers, health, key, metrics, models, responses
+from gateway.api import admin, conversations, error_handlers, health, hello, key, metrics, models, responses
 
 
 def install(app: FastAPI, throttle: error_handlers.Throttle, *, numeric_codes: bool) -> None:
     """Declares every route on the application."""
     error_handlers.install(app, throttle, numeric_codes=numeric_codes)
-    for module in (responses, conversations, models, key, health, metrics, admin):
+    for module in (responses, conversations, models, key, health, hello, metrics, admin):
         app.include_router(module.router)

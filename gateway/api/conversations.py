@@ -1,7 +1,7 @@
 """/v1/conversations: lists of items that the gateway stores for a team.
 
 These calls cost nothing and count against no limit. If the gateway keeps no state for any route, these paths do not
-exist.
+exist: 405.
 """
 
 from __future__ import annotations
@@ -12,22 +12,36 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Request
 
 from gateway.api.dependencies import Caller, caller_of, services_of
+from gateway.api.unserved import INSTEAD, not_served
 from gateway.errors import GatewayError
+from gateway.ledger.refusals import operation_not_allowed
 from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.operations import CONVERSATIONS, permits
 from gateway.state.conversations import Conversations
 from gateway.state.items import Item, as_items
 from gateway.state.lists import page
 
 router = APIRouter(prefix="/v1/conversations")
-Known = Annotated[Caller, Depends(caller_of)]
 MAX_METADATA_PAIRS: Final = 16
 
 
+async def permitted_caller(request: Request) -> Caller:
+    """Returns the caller. Raises GatewayError `invalid_api_key`, `operation_not_allowed`."""
+    caller = await caller_of(request)
+    for scope, account in (("key", caller.key), ("team", caller.team)):
+        if not permits(account.operations, CONVERSATIONS):
+            raise operation_not_allowed(scope, CONVERSATIONS)
+    return caller
+
+
+Known = Annotated[Caller, Depends(permitted_caller)]
+
+
 def conversations_of(request: Request) -> Conversations:
-    """Returns the store of conversations. Raises GatewayError `unknown_url` if the gateway stores none."""
+    """Returns the store of conversations. Raises GatewayError `method_not_allowed` if the gateway stores none."""
     handler = services_of(request).handler
     if handler.turns is None or not handler.snapshot.keeps_state:
-        raise GatewayError("unknown_url", 'This gateway keeps no conversations: no route has state = "gateway".')
+        raise not_served(request.method, request.url.path, INSTEAD["conversations"])
     return handler.turns.conversations
 
 

@@ -1,14 +1,14 @@
-"""Every error in one format: the gateway's own, FastAPI's, and unexpected ones.
+"""Every error in the form that its caller reads: the gateway's own, FastAPI's, and unexpected ones.
 
 GatewayError             as it says
 RequestValidationError   400 invalid_field, with the location of the field
-404, 405                 unknown_url, method_not_allowed
+404, 405                 unknown_url, method_not_allowed: see `unserved`
 anything else            500 internal_error; the log has the reason
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import cast
 
 import structlog
@@ -16,9 +16,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from gateway.api.middleware import ERROR_CODE
-from gateway.api.nearby_paths import nothing_at
+from gateway.api.middleware import ERROR_CODE, REQUEST_ID
+from gateway.api.unserved import refusal_of, wrong_method
 from gateway.errors import GatewayError
+from gateway.protocol.error_forms import error_body
 from gateway.types import Scope
 
 Throttle = Callable[[Scope, GatewayError], GatewayError]
@@ -28,11 +29,12 @@ Throttle = Callable[[Scope, GatewayError], GatewayError]
 def install(app: FastAPI, throttle: Throttle, *, numeric_codes: bool) -> None:
     """Registers the handlers."""
 
-    def answer(request: Request, error: GatewayError, more: Mapping[str, str] | None = None) -> Response:
+    def answer(request: Request, error: GatewayError) -> Response:
         request.scope[ERROR_CODE] = error.code
-        status, headers, body = error.render(numeric_codes=numeric_codes)
-        named = {name.decode(): value.decode() for name, value in headers}
-        return Response(body, status, {**named, **(more or {})})
+        path, sent = request.scope["path"], request.headers.raw
+        told = error_body(path, sent, error, request.scope.get(REQUEST_ID, ""), numeric_codes=numeric_codes)
+        status, headers, body = error.render(told)
+        return Response(body, status, {name.decode(): value.decode() for name, value in headers})
 
     async def gateway_error(request: Request, error: Exception) -> Response:
         return answer(request, throttle(request.scope, cast("GatewayError", error)))
@@ -42,7 +44,7 @@ def install(app: FastAPI, throttle: Throttle, *, numeric_codes: bool) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         found = cast("HTTPException", error)
-        return answer(request, _from_http(request, found), found.headers)  # a 405 lists the permitted methods
+        return answer(request, _from_http(request, found))
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         structlog.get_logger("gateway.api").error("request_failed", path=request.url.path, exc_info=error)
@@ -65,9 +67,10 @@ def _invalid_field(error: RequestValidationError) -> GatewayError:
 
 
 def _from_http(request: Request, error: HTTPException) -> GatewayError:
-    method, path = request.method, request.url.path
+    method, path = request.method, request.scope["path"]  # a URL drops control characters
     if error.status_code == 404:  # noqa: PLR2004 - an HTTP status
-        return GatewayError("unknown_url", nothing_at(method, path))
+        return refusal_of(method, path)
     if error.status_code == 405:  # noqa: PLR2004 - an HTTP status
-        return GatewayError("method_not_allowed", f"{path} does not support {method}.")
+        methods = tuple(sorted((error.headers or {}).get("Allow", "").replace(" ", "").split(",")))
+        return wrong_method(method, path, methods)
     return GatewayError("invalid_field", str(error.detail))

@@ -25,6 +25,7 @@ from gateway.errors import GatewayError
 from gateway.http.request_cycle import EXTENSION, RequestCycle
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.request_record import new_request_id
+from gateway.protocol.error_forms import error_body
 from gateway.types import Headers, Message, Receive, Scope, Send
 
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -105,7 +106,10 @@ class RouteMiddleware:
             await app(scope, receive, send)
             return
         scope[ERROR_CODE] = refusal.code
-        status, headers, body = refusal.render(numeric_codes=self._numeric_codes)
+        told = error_body(
+            scope["path"], scope["headers"], refusal, scope[REQUEST_ID], numeric_codes=self._numeric_codes
+        )
+        status, headers, body = refusal.render(told)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -1,8 +1,9 @@
 """GET /v1/models and /v1/models/{id}: the models that the caller's key may use.
 
-A model is listed if a route leads to it, it has a price, and both team and key permit it. Exact routes and aliases are
+A model is listed if a route leads to it, it has a price, both team and key permit it, and they permit an operation that
+an upstream of its route offers. Exact routes and aliases are
 listed by name. For "provider/*" and "*" the upstreams' own lists are used; each name carries the prefix that the route
-strips, because callers use it with the prefix.
+strips, because callers use it with the prefix. Callers that read Anthropic's API get its form (`anthropic_models`).
 
  the upstreams' lists            | /v1/models             | a model that they do not contain                        |
 ---------------------------------|------------------------|---------------------------------------------------------|
@@ -14,23 +15,38 @@ strips, because callers use it with the prefix.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
+from gateway.api.anthropic_models import model_info, models_page
 from gateway.api.dependencies import Caller, Services, caller_of, services_of
 from gateway.errors import GatewayError
+from gateway.protocol.error_forms import is_anthropic_client
+from gateway.protocol.operations import OPERATIONS, permits
 from gateway.routing.model_patterns import specificity
 from gateway.routing.router import Router
 from gateway.upstream.model_list import RETRY_S, Listing
+from gateway.upstream.upstream import Upstream
 
 router = APIRouter()
+_UNKNOWN: Final = MappingProxyType({"object": "model", "created": 0, "owned_by": "gateway"})
+"""What OpenAI's clients expect of a model, where its upstream says nothing of it."""
 
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """The models that this key may use."""
+    models = await _permitted(request)
+    if is_anthropic_client(request.scope["path"], request.headers.raw):
+        return models_page(models, request.query_params)
+    return {"object": "list", "data": models}
+
+
+async def _permitted(request: Request) -> list[dict[str, Any]]:
+    """Returns the models that the caller's key may use, by name."""
     caller, services = await caller_of(request), services_of(request)
     table = services.handler.snapshot.router
     listings = await _listings(services, table.rules)
@@ -38,7 +54,8 @@ async def list_models(request: Request) -> dict[str, Any]:
     if asked and not any(listings[name].learnt for name in asked):
         raise _not_learnt()
     offered = _offered(table, listings)
-    return {"object": "list", "data": [offered[name] for name in sorted(offered) if _allowed(table, caller, name)]}
+    upstreams = services.handler.snapshot.upstreams
+    return [offered[name] for name in sorted(offered) if _allowed(table, upstreams, caller, name)]
 
 
 @router.get("/v1/models/{model:path}")
@@ -47,11 +64,11 @@ async def show_model(request: Request, model: str) -> dict[str, Any]:
     caller, services = await caller_of(request), services_of(request)
     table = services.handler.snapshot.router
     pattern = _pattern_of(table, table.aliases.get(model, model))
-    if pattern is None or not _allowed(table, caller, model):
+    if pattern is None or not _allowed(table, services.handler.snapshot.upstreams, caller, model):
         raise GatewayError("model_not_found", f"The model {model!r} does not exist here, or this key may not use it.")
     listings = await _listings(services, [pattern])
     if (found := _offered(table, listings).get(model)) is not None:
-        return found
+        return model_info(found) if is_anthropic_client(request.scope["path"], request.headers.raw) else found
     if not all(listing.learnt for listing in listings.values()):
         raise _not_learnt()
     raise GatewayError(
@@ -74,9 +91,9 @@ def _offered(table: Router, listings: dict[str, Listing]) -> dict[str, dict[str,
             for model in listings[upstream].models if upstream in listings else ():
                 name = (rule.strip_prefix or "") + model["id"]
                 if _pattern_of(table, name) == pattern:
-                    offered.setdefault(name, {**model, "id": name})
+                    offered.setdefault(name, {**_UNKNOWN, "owned_by": upstream, **model, "id": name})
     for name in [*table.aliases, *(pattern for pattern in table.rules if not pattern.endswith("*"))]:
-        offered.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "gateway"})
+        offered.setdefault(name, {**_UNKNOWN, "id": name})
     return offered
 
 
@@ -92,9 +109,14 @@ def _pattern_of(table: Router, model: str) -> str | None:
     return next((pattern for pattern in specificity(model) if pattern in table.rules), None)
 
 
-def _allowed(table: Router, caller: Caller, name: str) -> bool:
+def _allowed(table: Router, upstreams: Mapping[str, Upstream], caller: Caller, name: str) -> bool:
+    """Whether a request for this model can succeed: some operation is permitted, and offered by the route."""
     patterns = specificity(table.aliases.get(name, name))
-    priced = table.prices.find(patterns) is not None
-    return priced and all(
-        not account.models or not set(patterns).isdisjoint(account.models) for account in (caller.team, caller.key)
-    )
+    rule = next((table.rules[pattern] for pattern in patterns if pattern in table.rules), None)
+    if rule is None or table.prices.find(patterns) is None:
+        return False
+    accounts = (caller.team, caller.key)
+    if any(account.models and set(patterns).isdisjoint(account.models) for account in accounts):
+        return False
+    usable = [one for one in OPERATIONS if all(permits(account.operations, one.name) for account in accounts)]
+    return any(upstreams[upstream].offers(one.names) for upstream in rule.upstreams for one in usable)

@@ -11,19 +11,18 @@ _ROOTS: Final = frozenset(
     {"audio", "chat", "completions", "conversations", "embeddings", "images", "key", "messages", "models"}
     | {"moderations", "rerank", "responses"}
 )
+"""The first part of the paths below /v1."""
+
+
+def tidied(path: str) -> tuple[str, str]:
+    """Returns a path without doubled slashes and a slash at its end, and the same without any /v1 at its front."""
+    tidy = _SLASHES.sub("/", path).rstrip("/")
+    return tidy, _VERSIONS.sub("", tidy)
 
 
 def nearby_path(path: str) -> str | None:
     """Returns the path without doubled slashes, a slash at its end, or a doubled or missing /v1; None: it is none."""
-    tidy = _SLASHES.sub("/", path).rstrip("/")
-    rest = _VERSIONS.sub("", tidy)
+    tidy, rest = tidied(path)
     first = rest.lstrip("/").partition("/")[0]
     meant = f"/v1{rest}" if first in _ROOTS else tidy
     return meant if meant and meant != path else None
-
-
-def nothing_at(method: str, path: str) -> str:
-    """Returns the message for a path at which there is nothing."""
-    meant = nearby_path(path)
-    hint = f" Did you mean {meant}?" if meant else ""
-    return f"There is nothing at {method} {path}.{hint}"

@@ -79,7 +79,8 @@ class Hold(NamedTuple):
     """A reservation in the ledger: worst case in nano-USD and tokens. `admitted_ms` is the store's time.
 
     `idempotency_key` is the client's own, if it sent one. `unchecked_secret` is set where the store could not be asked
-    whether the API key is valid: it is the SHA-256 of the key's secret, and settlement checks it.
+    whether the API key is valid: it is the SHA-256 of the key's secret, and settlement checks it. `reserved`: the
+    ledger knows of it; False for a free call, for which nothing is held.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Hold(NamedTuple):
     admitted_ms: int
     idempotency_key: str | None = None
     unchecked_secret: str = ""
+    reserved: bool = True
 
 
 class ExchangeResult(NamedTuple):

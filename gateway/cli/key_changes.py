@@ -1,4 +1,4 @@
-"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|limits|release`: commands that change an existing key.
+"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|operations|limits|release`: commands that change a key.
 
 KEY is team/key, by id or label, or the id of a key.
 """
@@ -100,6 +100,19 @@ def allow(
 ) -> None:
     """Set the models that a key may use."""
     _change(key, {"models": options.listed(models)}, as_json=as_json)
+
+
+@app.command()
+def operations(
+    key: KeyArgument,
+    names: Annotated[
+        str, typer.Argument(help='Such as "chat.completions,images.*", separated by commas; "*" for all.')
+    ],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Set the operations that a key may use."""
+    _change(key, {"operations": options.listed(names)}, as_json=as_json)
 
 
 @app.command()

@@ -38,6 +38,7 @@ def create(  # noqa: PLR0913 - the command's flags
     budget_tokens_month: options.BudgetTokens = None,
     budget_tokens_total: options.BudgetTokens = None,
     models: options.Models = None,
+    operations: options.Operations = None,
     expires_at: options.ExpiresAt = None,
     cut_at_cap: Annotated[
         bool, typer.Option("--cut-at-cap", help="End a stream where it would exceed its hold.")
@@ -63,6 +64,7 @@ def create(  # noqa: PLR0913 - the command's flags
     body = options.given(
         name=name,
         models=options.listed(models),
+        operations=options.listed(operations),
         expires_at=expires_at,
         limits=limits or None,
         cut_at_cap=cut_at_cap or None,
@@ -94,7 +96,7 @@ def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
                 key["expires_at"] or "never",
                 last_used(key) or "never",
                 output.limits_line(key["limits"]),
-                output.models_line(key["models"]),
+                output.permitted_line(key["models"]),
             )
             for key in keys
         ],
@@ -120,7 +122,8 @@ def show_(
             "key": found["name"],
             "id": found["id"],
             "status": output.status(found),
-            "models": output.models_line(found["models"]),
+            "models": output.permitted_line(found["models"]),
+            "operations": output.permitted_line(found["operations"]),
             "expires": found["expires_at"] or "never",
             "created": found["created_at"],
             "set by operators": ", ".join(found["set_by_operator"]) or "nothing: the team may lift every limit",

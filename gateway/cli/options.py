@@ -20,6 +20,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="The API's JSON, for script
 Models = Annotated[
     str | None, typer.Option(help='Allowed models, separated by commas: exact ids, "provider/*" or "*".')
 ]
+Operations = Annotated[
+    str | None, typer.Option(help="Allowed operations, separated by commas: chat.completions, images.*, or * for all.")
+]
 ExpiresAt = Annotated[str | None, typer.Option(help="When it stops working: ISO 8601, 2027-01-31T00:00:00Z.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 IdempotencyKey = Annotated[
@@ -41,9 +44,9 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def listed(models: str | None) -> list[str] | None:
+def listed(text: str | None) -> list[str] | None:
     """Splits a flag at its commas."""
-    return None if models is None else [model.strip() for model in models.split(",") if model.strip()]
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -82,9 +82,9 @@ def limits_line(limits: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(f"{name} {limit.get('limit', limit.get('limit_usd'))}" for name, limit in limits.items())
 
 
-def models_line(models: Sequence[str]) -> str:
-    """Returns the permitted models in one cell."""
-    return ", ".join(models) or "all"
+def permitted_line(names: Sequence[str]) -> str:
+    """Returns the permitted models, or operations, in one cell."""
+    return ", ".join(names) or "all"
 
 
 def balance_fields(balance: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`gateway teams rename|disable|enable|expire|allow`: commands that change an existing team.
+"""`gateway teams rename|disable|enable|expire|allow|operations`: commands that change an existing team.
 
 Limits: `gateway limits`.
 """
@@ -60,6 +60,19 @@ def allow(
     _change(team, {"models": options.listed(models)}, as_json=as_json)
 
 
+@app.command()
+def operations(
+    team: options.TeamArgument,
+    names: Annotated[
+        str, typer.Argument(help='Such as "chat.completions,images.*", separated by commas; "*" for all.')
+    ],
+    *,
+    as_json: options.AsJson = False,
+) -> None:
+    """Set the operations that a team may use."""
+    _change(team, {"operations": options.listed(names)}, as_json=as_json)
+
+
 def _change(team: str, changes: Json, *, as_json: bool) -> None:
     with AdminClient.from_environment() as client:
         changed = client.patch(team_path(team), changes)
@@ -71,7 +84,8 @@ def _change(team: str, changes: Json, *, as_json: bool) -> None:
             "team": changed["name"],
             "id": changed["id"],
             "status": changed["status"],
-            "models": output.models_line(changed["models"]),
+            "models": output.permitted_line(changed["models"]),
+            "operations": output.permitted_line(changed["operations"]),
             "expires": changed["expires_at"] or "never",
         }
     )

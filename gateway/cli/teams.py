@@ -34,6 +34,7 @@ def create(  # noqa: PLR0913 - the command's flags
     budget_tokens_month: options.BudgetTokens = None,
     budget_tokens_total: options.BudgetTokens = None,
     models: options.Models = None,
+    operations: options.Operations = None,
     expires_at: options.ExpiresAt = None,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
@@ -58,6 +59,7 @@ def create(  # noqa: PLR0913 - the command's flags
         credits_usd=credits_usd,
         metered=False if unmetered else None,
         models=options.listed(models),
+        operations=options.listed(operations),
         expires_at=expires_at,
         limits=limits or None,
     )
@@ -106,7 +108,7 @@ def _row(team: Json) -> tuple[Any, ...]:
         balance["held_usd"],
         balance["spent_usd"],
         output.limits_line(team["limits"]),
-        output.models_line(team["models"]),
+        output.permitted_line(team["models"]),
     )
 
 
@@ -118,7 +120,8 @@ def _show(team: Json) -> None:
             "status": output.status(team),
             "metered": "yes" if team["metered"] else "no: requests are never refused because of the balance",
             **output.balance_fields(team["balance"]),
-            "models": output.models_line(team["models"]),
+            "models": output.permitted_line(team["models"]),
+            "operations": output.permitted_line(team["operations"]),
             "expires": team["expires_at"] or "never",
             "created": team["created_at"],
         }

@@ -59,6 +59,7 @@ class ServerSettings(Section):
     trusted_proxies: tuple[Network, ...] = ()
     auth_failures_per_minute: int = Field(default=600, ge=0, le=1_000_000)
     cors_origins: tuple[Origin, ...] = ()
+    azure_paths: bool = False
 
 
 class StoreSettings(Section):
@@ -109,6 +110,7 @@ class LimitsSettings(Section):
     send_max_output_tokens: bool | Literal["auto"] = "auto"
     reserve_tool_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
     dry_runs_per_minute: int = Field(default=60, ge=1, le=1_000_000)
+    token_counts_per_minute: int = Field(default=600, ge=1, le=1_000_000)
     charge_unanswered: Literal["input", "nothing"] = "input"
     charge_failed_input: bool = True
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from gateway.config.sections import (
     Section,
@@ -19,6 +19,7 @@ from gateway.config.types import (
     StaticHeader,
     environment_proxy,
 )
+from gateway.protocol.operations import checked_names
 from gateway.upstream.health import Auth
 
 _ENDPOINTS: Final = ("/responses", "/chat/completions", "/messages", "/embeddings", "/completions")
@@ -30,6 +31,7 @@ class UpstreamSettings(Section):
     base_url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
     api_keys: tuple[Secret, ...] = Field(min_length=1)
     auth: Auth = "bearer"
+    operations: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(checked_names)] | None = None
     forward_headers: tuple[ForwardedHeader, ...] = ()
     headers: dict[StaticHeader, HeaderValue] = Field(default_factory=dict)
     query: dict[QueryName, HeaderValue] = Field(default_factory=dict)

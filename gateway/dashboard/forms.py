@@ -26,9 +26,9 @@ def given_limits(form: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in limits(form).items() if value is not None}
 
 
-def models(form: Mapping[str, str]) -> list[str]:
-    """Splits patterns at commas and spaces."""
-    return form.get("models", "").replace(",", " ").split()
+def permissions(form: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns the permitted models and operations, which commas or spaces separate; an empty list permits all."""
+    return {name: form.get(name, "").replace(",", " ").split() for name in ("models", "operations")}
 
 
 def number(text: str | None) -> int | str | None:

@@ -25,9 +25,9 @@ async def create_key(request: Request, team: str) -> Response:
     visit, form = visit_of(request), form_of(request)
     body = {
         "name": form.get("name", ""),
-        "models": forms.models(form),
         "limits": forms.given_limits(form),
         "expires_at": forms.expiry(form),
+        **forms.permissions(form),
     }
     try:
         created = await visit.api.change(
@@ -55,9 +55,9 @@ async def rotate_key(request: Request, team: str, key: str) -> Response:
 
 @router.post("/{key}/limits")
 async def change_limits(request: Request, team: str, key: str) -> Response:
-    """Changes the key's limits, models, label and expiry."""
+    """Changes the key's limits, models, operations, label and expiry."""
     form = form_of(request)
-    body = {"limits": forms.limits(form), "models": forms.models(form), "expires_at": forms.expiry(form)}
+    body = {"limits": forms.limits(form), "expires_at": forms.expiry(form), **forms.permissions(form)}
     body |= {"name": form["name"]} if "name" in form else {}
     return await changed(visit_of(request), team, _path(team, key), body, form, "key", f"limits-{key}")
 

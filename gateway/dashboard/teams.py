@@ -79,9 +79,9 @@ async def show_team(request: Request, team: str) -> Response:
 
 @router.post("/teams/{team}/limits")
 async def change_limits(request: Request, team: str) -> Response:
-    """Changes the team's limits and models."""
+    """Changes the team's limits, models and operations."""
     form = form_of(request)
-    body = {"limits": forms.limits(form), "models": forms.models(form)}
+    body = {"limits": forms.limits(form), **forms.permissions(form)}
     return await changed(visit_of(request), team, team_path(team), body, form, "limits")
 
 

@@ -319,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
     async def _serve(self, cycle: RequestCycle) -> None:
         try:
             if cycle.refusal is not None:
-                status, headers, body = self._context.application.refuse_head(cycle.refusal)
+                status, headers, body = self._context.application.refuse_head(cycle.refusal, cycle.scope)
                 cycle.start(status, headers)
                 cycle.end(body)
                 return
@@ -354,7 +354,7 @@ class ClientConnection(asyncio.Protocol):
         self._end(lingers=True)
 
     def _write_refusal(self, error: GatewayError) -> None:
-        self.transport.write(self._context.refusal(error, self._server.default_headers))
+        self.transport.write(self._context.refusal(error, self._server.default_headers, self._cycle))
 
     def _end(self, *, lingers: bool) -> None:
         """The end, when all is sent.

@@ -8,6 +8,7 @@ from typing import Protocol
 from gateway.errors import GatewayError
 from gateway.http.connection_budget import ConnectionBudget
 from gateway.http.head import STATUS_LINES, lines
+from gateway.http.request_cycle import RequestCycle
 from gateway.types import Headers, Receive, Scope, Send
 
 
@@ -17,8 +18,8 @@ class Application(Protocol):
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serves one request."""
 
-    def refuse_head(self, error: GatewayError) -> tuple[int, Headers, bytes]:
-        """Status, headers and body of the answer to what was refused before it was a request."""
+    def refuse_head(self, error: GatewayError, scope: Scope | None = None) -> tuple[int, Headers, bytes]:
+        """Status, headers and body of the answer to what no route has seen. `scope`: of the request, if it is known."""
 
 
 class ConnectionContext:
@@ -37,8 +38,14 @@ class ConnectionContext:
             self._headers, self._lines = headers, lines(headers)
         return self._lines
 
-    def refusal(self, error: GatewayError, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """A whole answer to what was refused before it was a request: counted, and the last of its connection."""
-        status, own, body = self.application.refuse_head(error)
+    def refusal(
+        self, error: GatewayError, headers: list[tuple[bytes, bytes]], cycle: RequestCycle | None = None
+    ) -> bytes:
+        """A whole answer to what no route has seen: counted, and the last of its connection.
+
+        `cycle`: the request whose head came last. If it has its answer, the refusal is of what came behind it.
+        """
+        scope = None if cycle is None or cycle.response_complete else cycle.scope
+        status, own, body = self.application.refuse_head(error, scope)
         fields = lines([field for field in own if field[0] != b"connection"])
         return b"".join((STATUS_LINES[status], self.lines(headers), fields, b"connection: close\r\n\r\n", body))

@@ -13,7 +13,7 @@ is parsed than whoever feeds wants to answer. What two servers could read in two
 | a request with                                                           | by                        |
 |--------------------------------------------------------------------------|---------------------------|
 | two lengths, or a length with chunked; a bare CR or LF; a folded line    | llhttp                    |
-| two Host, Authorization, Transfer-Encoding or Idempotency-Key fields     | this                      |
+| two Host, Transfer-Encoding or Idempotency-Key fields, or two of a key's | this                      |
 | no Host in HTTP/1.1 (RFC 9112, 3.2)                                      | this                      |
 | a version that is neither HTTP/1.0 nor HTTP/1.1, or a protocol like RTSP | this                      |
 | Transfer-Encoding in HTTP/1.0, or one that does not end in chunked       | this (RFC 9112, 6.1)      |
@@ -39,7 +39,7 @@ _FRAMING: Final = "The body's chunks are none, or so small that most of what was
 _END: Final = b"\r\n\r\n"
 _VERSIONS: Final = (b" HTTP/1.1\r", b" HTTP/1.0\r")
 _TAIL_BYTES: Final = len(_VERSIONS[0])  # of a head's piece, to see what lies across the next one's border
-_SINGLE: Final = (b"authorization", b"host", b"idempotency-key", b"transfer-encoding")
+_SINGLE: Final = (b"api-key", b"authorization", b"host", b"idempotency-key", b"transfer-encoding", b"x-api-key")
 
 
 class Owner(Protocol):

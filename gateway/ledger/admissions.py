@@ -1,4 +1,4 @@
-"""The values of an admission, and the parser of the reply of `admit_v2`. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v3`. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class AdmissionRequest(NamedTuple):
     """What step 4 asks for. `patterns`: the model's, the most specific first.
 
     `sends_output_bound`: the provider is told how much output is held; None: if a limit lowers it.
+    `operations`: names that stand for the operation in a list of permitted ones, one per line. `free`: only the key and
+    what it may use is checked; nothing is reserved, and no limit is asked.
     """
 
     request_id: str
@@ -28,6 +30,8 @@ class AdmissionRequest(NamedTuple):
     max_output_tokens: int | None
     idempotency_key: str | None = None
     sends_output_bound: bool | None = False
+    operations: str = ""
+    free: bool = False
 
 
 class Admission(NamedTuple):
@@ -86,14 +90,24 @@ class AdmissionLate(Exception):
 
 def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
     """Returns the hold that a request asks for."""
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends = request
-    _model, amount, input_tokens, output_tokens, _worst, _unsaid = demand
-    tokens = (input_tokens, output_tokens)
-    return Hold(request_id, key.team_id, key.key_id, amount, *tokens, admitted_ms, idempotency_key, unchecked_secret)
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free = request
+    _model, amount, input_tokens, output_tokens, _worst, _unsaid, _operation = demand
+    return Hold(
+        request_id,
+        key.team_id,
+        key.key_id,
+        amount,
+        input_tokens,
+        output_tokens,
+        admitted_ms,
+        idempotency_key,
+        unchecked_secret,
+        reserved=not free,
+    )
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """Parses the reply of `admit_v2`. Raises AdmissionRefused or AdmissionLate."""
+    """Parses the reply of `admit_v3`. Raises AdmissionRefused or AdmissionLate."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)

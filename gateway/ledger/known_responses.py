@@ -2,7 +2,7 @@
 
     memory(team_id, made)       what the settlement writes down, in the same call to the store: `Ledger.settle`
     find(key, response_id)      one call, only where a request names a response
-    check(key)                  the same call without a response: is this key alive?
+    check(key)                  the same call without a response: is this key alive, and may it use an operation?
 
 A response is charged once. One whose usage was not known when it was made (it runs in the background, its client left)
 was charged by an estimate; the first usage that is seen later corrects that, by the difference: `correction`.
@@ -19,13 +19,16 @@ from gateway.billing.bill import with_less
 from gateway.billing.settlement import Hold, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
+from gateway.ledger.refusals import operation_not_allowed
+from gateway.protocol.operations import Operation
 from gateway.protocol.quantities import Usage
 from gateway.store.errors import StoreUnavailable
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-LOOK: Final = Script.load("look_v1")
+_OF_THE_KEY: Final = -1
+LOOK: Final = Script.load("look_v2")
 
 
 class KnownResponse(NamedTuple):
@@ -86,24 +89,28 @@ class KnownResponses:
             )
         return KnownResponse(response_id, *orjson.loads(text))
 
-    async def check(self, key: ApiKey) -> None:
-        """Raises GatewayError: `invalid_api_key`, `store_unavailable`."""
+    async def check(self, key: ApiKey, operation: Operation | None = None) -> None:
+        """Raises GatewayError: `invalid_api_key`, `operation_not_allowed`, `store_unavailable`."""
         try:
-            await self._query(key, [])
+            await self._query(key, [], operation)
         except GatewayError as error:
             if error.code != "store_unavailable" or not self._admits_unchecked:
                 raise
 
-    async def _query(self, key: ApiKey, response: list[str]) -> bytes:
+    async def _query(self, key: ApiKey, response: list[str], operation: Operation | None = None) -> bytes:
         names = TeamKeys(key.team_id)
         try:
             alive, text, *since = await self._store.call(
-                LOOK, [names.team, names.key(key.key_id), *response], [key.secret_hash]
+                LOOK,
+                [names.team, names.key(key.key_id), *response],
+                [key.secret_hash, "" if operation is None else operation.grants],
             )
         except StoreUnavailable as error:
             raise GatewayError(
                 "store_unavailable", f"The gateway cannot reach its store at the moment ({error.reason}).", wait_ms=1000
             ) from None
+        if alive < 0 and operation is not None:
+            raise operation_not_allowed("key" if alive == _OF_THE_KEY else "team", operation.name)
         if alive != 1:
             raise invalid_api_key(text.decode(), *since)
         found: bytes = text

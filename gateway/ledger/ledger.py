@@ -60,7 +60,7 @@ from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-ADMIT: Final = Script.load("admit_v2")
+ADMIT: Final = Script.load("admit_v3")
 SETTLE: Final = Script.load("settle_v3")
 VIEW: Final = Script.load("view_v2")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
@@ -178,7 +178,8 @@ class Ledger:
             except asyncio.CancelledError:
                 self._abandon(request)
                 raise
-            self._open[request.request_id] = admission.hold
+            if not request.free:
+                self._open[request.request_id] = admission.hold
             return admission
         raise _unavailable(StoreUnavailable("late"))
 
@@ -200,8 +201,13 @@ class Ledger:
     def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
         """Step 8: posts a settlement, and a response to remember. Under way at once; no cancellation takes it back.
 
-        The future's result is the team's balance in nano-USD, or None if the settlement went to the spool.
+        The future's result is the team's balance in nano-USD, or None if the settlement went to the spool. Of a free
+        call nothing is posted, and the result is 0.
         """
+        if not settlement.hold.reserved:
+            nothing: asyncio.Future[int | None] = self._loop.create_future()
+            nothing.set_result(0)
+            return nothing
         self._open.pop(settlement.hold.id, None)
         keys, args = self._settle_call(settlement)
         if memory is not None:
@@ -345,6 +351,8 @@ class Ledger:
             str(demand.worst.output_nano_usd),
             self._store.run_by_ms(keys[0]),
             self._burst,
+            request.operations,
+            "1" if request.free else "0",
         ]
 
     def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:

@@ -1,8 +1,9 @@
-"""Turns a refusal by `admit_v2` into an error that people and programs can act on. Pure.
+"""Turns a refusal by `admit_v3` into an error that people and programs can act on. Pure.
 
     script's code          error                  does waiting help?
     invalid_api_key        401 invalid_api_key    no
     model_not_allowed      403 model_not_allowed  no
+    operation_not_allowed  403 operation_not_allowed, no
     max_output_tokens      400 invalid_field      no
     rpm, tpm               429 rate_limit_exceeded, exact to the millisecond; not if the request exceeds the whole limit
     concurrency            429 concurrency_exceeded; one second is a guess; not if the limit is 0
@@ -41,7 +42,8 @@ from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 class Demand(NamedTuple):
     """What a request wanted to reserve.
 
-    `unsaid_tokens`: what its body would grow by if it said how much output it wants; 0 where it says so.
+    `unsaid_tokens`: what its body would grow by if it said how much output it wants; 0 where it says so. `operation`:
+    the name of what it asks for.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Demand(NamedTuple):
     output_tokens: int
     worst: WorstCase
     unsaid_tokens: int = 0
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,19 @@ def _model(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
         param="model",
         explain=_explain(refusal, "models"),
     )
+
+
+def operation_not_allowed(scope: str, operation: str) -> GatewayError:
+    """Returns the refusal of an operation that a scope, the key or the team, may not use."""
+    return GatewayError(
+        "operation_not_allowed",
+        f"This {scope} may not use the operation {operation!r}.",
+        explain={"limit": "operations", "scope": scope, "limit_source": "gateway"},
+    )
+
+
+def _operation(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
+    return operation_not_allowed(refusal.scope, demand.operation)
 
 
 def _max_output_tokens(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
@@ -189,6 +205,7 @@ def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 _BUILDERS: Final[Mapping[str, Callable[[AdmissionRefusal, Demand], GatewayError]]] = MappingProxyType(
     {
         "model_not_allowed": _model,
+        "operation_not_allowed": _operation,
         "max_output_tokens": _max_output_tokens,
         "rpm": _rate,
         "tpm": _rate,

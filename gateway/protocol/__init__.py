@@ -1,6 +1,8 @@
 """Wire formats: request bodies, server-sent events, usage, headers. Pure.
 
 operations           the table of operations under /v1
+azure_paths          Azure's paths for the same operations
+error_forms          the form of errors that concern no operation
 dialects             what one kind of call looks like: requests, answers, streams, errors
 request_body         the fields of a request that the gateway reads
 decoded_body         a body decoded, in one go or in slices

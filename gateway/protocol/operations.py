@@ -13,6 +13,8 @@
 | completions            | POST /v1/completions               | the model's route     | its usage, else an estimate   |
 | embeddings             | POST /v1/embeddings                | the model's route     | its usage, else an estimate   |
 | messages               | POST /v1/messages                  | the model's route     | its usage, else an estimate   |
+| messages.count_tokens  | POST /v1/messages/count_tokens     | the model's route     | nothing, by no limit but its  |
+|                        |                                    |                       | own                           |
 | images.generations     | POST /v1/images/generations        | the model's route     | its usage, else its pictures  |
 | images.edits           | POST /v1/images/edits              | the model's route     | its usage, else its pictures  |
 | images.variations      | POST /v1/images/variations         | the model's route     | its usage, else its pictures  |
@@ -29,8 +31,8 @@ Each row names its dialect: how its bodies, its streams and its errors look (`di
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -39,7 +41,7 @@ from gateway.protocol.dialects.chat import CHAT, COMPLETIONS
 from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.dialects.embeddings import EMBEDDINGS
 from gateway.protocol.dialects.images import IMAGES
-from gateway.protocol.dialects.messages import MESSAGES
+from gateway.protocol.dialects.messages import COUNT_TOKENS, MESSAGES
 from gateway.protocol.dialects.moderations import MODERATIONS
 from gateway.protocol.dialects.rerank import RERANK
 from gateway.protocol.dialects.responses import RESPONSES
@@ -49,7 +51,20 @@ _VERSION: Final = "/v1"
 _ID: Final = re.compile(r"[A-Za-z0-9_\-.~:=+]{1,512}")
 _DOTS: Final = frozenset({".", ".."})
 
-Charge = Literal["usage or estimate", "usage", "nothing"]
+Charge = Literal["usage or estimate", "usage", "nothing", "free"]
+"""What a call costs. One that is "free" holds nothing and takes nothing of any limit: it has a bound of its own
+(`limits.token_counts_per_minute`). One that costs "nothing" still counts as a request.
+"""
+
+
+def names_of(operation: str) -> tuple[str, ...]:
+    """Returns the names that stand for an operation in a list: its own, and the groups that it belongs to.
+
+    "images.*" stands for all operations that begin so, "responses.*" for `responses` too, and "*" for every operation.
+    """
+    parts = operation.split(".")
+    groups = range(max(1, len(parts) - 1), 0, -1)
+    return (operation, *(f"{'.'.join(parts[:length])}.*" for length in groups), "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +72,10 @@ class Operation:
     """One row. `route`: its path, "{id}" for a response's id.
 
     `needs_input`: its body must have one. `may_be_missing`: not every upstream offers it, and one that does not may
-    answer 404 in whatever form. `makes_response`: what it makes can be named later. `kind`: what it is to OpenTelemetry
-    (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for. `bounds_output`: its body may
-    say how much is to be put out, where its dialect has a field for that.
+    answer 404, 405 or 501 in whatever form. `makes_response`: what it makes can be named later. `kind`: what it is to
+    OpenTelemetry (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for.
+    `bounds_output`: its body may say how much is to be put out, where its dialect has a field for that. `names`: those
+    that stand for it in a list (`names_of`). `grants`: the same, one per line.
     """
 
     name: str
@@ -72,6 +88,14 @@ class Operation:
     makes_response: bool = False
     kind: str = ""
     bounds_output: bool = True
+    names: frozenset[str] = field(init=False)
+    grants: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Joins the names once, because each request sends them to the store."""
+        names = names_of(self.name)
+        object.__setattr__(self, "names", frozenset(names))
+        object.__setattr__(self, "grants", "\n".join(names))
 
     @property
     def span(self) -> str:
@@ -86,11 +110,15 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An operation as it was asked for. `path` goes to the upstream, behind its base URL."""
+    """An operation as it was asked for. `path` goes to the upstream, behind its base URL.
+
+    `model`: what the path names, which goes before the body's; "": it names none.
+    """
 
     operation: Operation
     path: bytes
     response_id: str | None = None
+    model: str = ""
 
 
 CREATE: Final = Operation(
@@ -105,9 +133,12 @@ def _below(name: str, method: str, tail: str, charge: Charge) -> Operation:
     )
 
 
-def _call(name: str, dialect: Dialect, kind: str = "") -> Operation:
+def _call(
+    name: str, dialect: Dialect, kind: str = "", charge: Charge = "usage or estimate", *, may_be_missing: bool = False
+) -> Operation:
     """A row of its own: what is charged is what its answer reports."""
-    return Operation(name, "POST", f"{_VERSION}/{name.replace('.', '/')}", "usage or estimate", dialect, kind=kind)
+    path = f"{_VERSION}/{name.replace('.', '/')}"
+    return Operation(name, "POST", path, charge, dialect, may_be_missing=may_be_missing, kind=kind)
 
 
 OPERATIONS: Final = (
@@ -122,6 +153,7 @@ OPERATIONS: Final = (
     _call("completions", COMPLETIONS, kind="text_completion"),
     _call("embeddings", EMBEDDINGS, kind="embeddings"),
     _call("messages", MESSAGES, kind="chat"),
+    _call("messages.count_tokens", COUNT_TOKENS, charge="free", may_be_missing=True),
     _call("images.generations", IMAGES),
     _call("images.edits", IMAGES),
     _call("images.variations", IMAGES),
@@ -131,6 +163,13 @@ OPERATIONS: Final = (
     _call("moderations", MODERATIONS),
     _call("rerank", RERANK),
 )
+CONVERSATIONS: Final = "conversations"
+"""The name of the calls below /v1/conversations, which the gateway answers itself where it keeps state."""
+KNOWN_NAMES: Final = frozenset(
+    name for one in (CONVERSATIONS, *(row.name for row in OPERATIONS)) for name in names_of(one)
+)
+"""What may stand in a list of operations."""
+_METHODS: Final = tuple(sorted({operation.method for operation in OPERATIONS}))
 _BY_ID: Final = tuple(operation for operation in OPERATIONS if operation.by_id)
 _TARGETS: Final[Mapping[tuple[str, str], Target]] = MappingProxyType(
     {
@@ -144,6 +183,25 @@ _TARGETS: Final[Mapping[tuple[str, str], Target]] = MappingProxyType(
 def is_response_id(text: str) -> bool:
     """Whether a response's id can stand in a path as it is."""
     return _ID.fullmatch(text) is not None and text not in _DOTS
+
+
+def checked_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns a list of operations without repetitions. Raises ValueError, which says what may stand in one."""
+    listed = tuple(dict.fromkeys(names))
+    unknown = next((name for name in listed if name not in KNOWN_NAMES), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown!r} is no operation; there are {', '.join(sorted(KNOWN_NAMES))}")
+    return listed
+
+
+def permits(listed: Collection[str], operation: str) -> bool:
+    """Whether a list of operations permits one. An empty list permits all."""
+    return not listed or not set(names_of(operation)).isdisjoint(listed)
+
+
+def methods_at(path: str) -> tuple[str, ...]:
+    """Returns the methods that a path has; none if no operation is there."""
+    return tuple(method for method in _METHODS if find(method, path) is not None)
 
 
 def find(method: str, path: str) -> Target | None:

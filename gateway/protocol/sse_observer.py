@@ -161,9 +161,9 @@ class SseObserver:
 
     @property
     def has_content(self) -> bool:
-        """Whether a client would miss something if this stream were replaced by another."""
+        """Whether a client would miss something in another stream. The first delta of `reads_all` may be a role's."""
         self.look()
-        return self._facts.has_content or self._deltas > 1 or not self.aligned
+        return self._facts.has_content or self._deltas > self.form.reads_all or not self.aligned
 
     @property
     def has_ended(self) -> bool:

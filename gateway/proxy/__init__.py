@@ -17,7 +17,8 @@ media       passes on answers that are neither JSON nor events
 preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
 dry_run     answers what would be decided, without doing it
-dry_run_limit  how many dry runs a key may make
+call_limit     how many dry runs and counts of tokens a key may make
+offers         which upstreams of a route offer an operation
 snapshot    the configuration that a request runs on
 kept_answer what a relay needs of whoever keeps the response
 background_runner   runs the background responses of this worker

@@ -35,7 +35,8 @@ from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.multipart import is_form
 from gateway.protocol.operations import Operation, Target
 from gateway.protocol.provider_preferences import Preferences
-from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
+from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, model_of, read_request_body
+from gateway.proxy.offers import offering
 from gateway.proxy.reservation import NOTHING, reserve
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import Affinity
@@ -124,8 +125,9 @@ async def prepare(
     record.model, record.stream = request.model, request.stream
     route = snapshot.router.resolve(request.model)
     record.model = route.model
-    if route.rule.weights or snapshot.has_several_keys or request.preferences is not None:
-        route = _chosen(snapshot, route, client, request, key)
+    several = snapshot.has_several_keys or snapshot.offers_differ
+    if several or route.rule.weights or request.preferences is not None:
+        route = _chosen(snapshot, route, client, request, key, None if known_response else target.operation)
     record.chosen_by = route.chosen_by or None
     if turns is not None and route.rule.state == "gateway" and target.operation.makes_response:
         return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
@@ -218,23 +220,27 @@ async def _read(
     record.bytes_in = len(body)
     form_type = client.fields[b"content-type"] if is_a_form else None
     if len(body) > LONG_BYTES or coding is not None:
-        request = await snapshot.off_loop.run(partial(_understood, body, coding, operation, limits, form_type))
+        request = await snapshot.off_loop.run(partial(_understood, body, coding, target, limits, form_type))
     else:
-        request = _understood(body, None, operation, limits, form_type)
+        request = _understood(body, None, target, limits, form_type)
     record.received = time.perf_counter()
     return request
 
 
 def _understood(
-    body: Body, coding: bytes | None, operation: Operation, limits: RequestLimits, form_type: bytes | None
+    body: Body, coding: bytes | None, target: Target, limits: RequestLimits, form_type: bytes | None
 ) -> RequestBody:
     """What a body asks for. `form_type`: the Content-Type of one that is a form with files. In any thread."""
     if coding is not None and is_coded(name := coding.decode("latin-1")):
         body = decode(body, name, limits.max_body_bytes)
-    form = operation.dialect.request
+    operation, form = target.operation, target.operation.dialect.request
+    if target.model:
+        form = replace(form, default_model=target.model)
     if form_type is not None:
-        return read_form_request(body, form_type, form)
-    return read_request_body(body, form, needs_input=operation.needs_input, body_bounds=limits.body_bounds)
+        request = read_form_request(body, form_type, form)
+    else:
+        request = read_request_body(body, form, needs_input=operation.needs_input, body_bounds=limits.body_bounds)
+    return request._replace(model=model_of(target.model, form), names_model=False) if target.model else request
 
 
 def _about(known_response: KnownResponse, query: bytes) -> RequestBody:
@@ -262,10 +268,19 @@ async def _completed(
     return request, known_response
 
 
-def _chosen(snapshot: ConfigSnapshot, route: Route, client: Client, request: RequestBody, key: ApiKey) -> Route:
-    """The route with its candidates in the order of the request's session, and of its caller's wishes."""
+def _chosen(
+    snapshot: ConfigSnapshot,
+    route: Route,
+    client: Client,
+    request: RequestBody,
+    key: ApiKey,
+    operation: Operation | None,
+) -> Route:
+    """The route with the candidates that offer the operation, as the session orders them, and its caller's wishes."""
     if route.rule.weights or snapshot.has_several_keys:
         route = snapshot.router.in_session(route, _session(route.rule.affinity, client, request, key))
+    if operation is not None:
+        route = offering(snapshot, route, operation)
     return route if request.preferences is None else _wanted(snapshot, route, request.preferences)
 
 
@@ -307,7 +322,8 @@ def _pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownRespons
             f"{known_response.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
             param="previous_response_id",
         )
-    return route._replace(candidates=(known_response.upstream,), chosen_by="response")
+    pinned = route._replace(candidates=(known_response.upstream,), chosen_by="response")
+    return offering(snapshot, pinned, target.operation)
 
 
 def _ask(
@@ -327,16 +343,19 @@ def _ask(
         reserved = reserve(request, target.operation, route, snapshot.router, snapshot.limits, known_response, now_ms)
     input_tokens, output_tokens, worst, sends_bound = reserved
     unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None and form.has_output else 0
-    demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid)
-    idempotency_key = client.text(b"idempotency-key")
+    operation = target.operation
+    demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid, operation.name)
+    free = operation.charge == "free"
+    idempotency_key = None if free else client.text(b"idempotency-key")
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:
         raise GatewayError(
             "invalid_field",
             f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters.",
             param="Idempotency-Key",
         )
+    most = request.max_output_tokens
     return AdmissionRequest(
-        record.request_id, key, route.patterns, demand, request.max_output_tokens, idempotency_key, sends_bound
+        record.request_id, key, route.patterns, demand, most, idempotency_key, sends_bound, operation.grants, free
     )
 
 

@@ -8,7 +8,8 @@
 | fails after the request may have arrived| the error, unless the route says `repeat_started`             |
 | 401, 402, 429                           | the next key, then the next upstream                          |
 | 5xx                                     | the next upstream                                             |
-| 404 to what not all upstreams offer     | the next upstream                                             |
+| 404, 405, 501 to what not all upstreams | the next upstream; it says nothing about the model or the key |
+|   offer                                 |                                                               |
 | an error under a 200, before the output | as the status that it stands for                              |
 | 4xx that names a field which the gateway| the same once more, without it; remembered                    |
 |   added                                 |                                                               |
@@ -16,7 +17,7 @@
 
 An attempt that failed after the request may have begun there is kept in `Search.begun`: its provider may charge for it.
 All of it ends within `failover_s`. If no candidate succeeds, the most helpful refusal is the answer (refusals.py), or
-503 if there is none to pass on.
+503 if there is none to pass on. What nobody offers is a 404.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from gateway.protocol.body_changes import Addition
 from gateway.protocol.forwarded_headers import to_upstream
 from gateway.protocol.retry_after import retry_after_s
 from gateway.proxy.admission import Admitted, Opened
-from gateway.proxy.refusals import Rank, account_status, rank
+from gateway.proxy.offers import not_offered
+from gateway.proxy.refusals import NOT_OFFERED, Rank, account_status, rank
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.proxy.upstream_body import UpstreamBody
 from gateway.routing.router import Route
@@ -45,6 +47,7 @@ from gateway.upstream.upstream import Upstream
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SUCCESS: Final = range(200, 300)
 _NOT_FOUND: Final = 404
+_NOT_OFFERED: Final = frozenset({_NOT_FOUND, 405, 501})
 _SERVER_ERROR: Final = 500
 # An upstream that could not be reached has not started any work, so another one may be asked.
 _UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
@@ -89,13 +92,14 @@ class Search:
     """The search of one request through its candidates.
 
     Mutable: `_refused` (the most helpful refusal so far, or the answer), `_failure` (the last failure without an
-    answer), and the candidates that have been asked. It ends at `_until_s` (monotonic). `sent`: the upstream that is
-    being asked may have the request (transport.Progress). `begun`: attempts that failed after that.
+    answer), `_missing` (an upstream does not offer the operation), and the candidates that have been asked. It ends at
+    `_until_s` (monotonic). `sent`: the upstream that is being asked may have the request (transport.Progress).
+    `begun`: attempts that failed after that.
     """
 
     __slots__ = (
         "_admitted", "_answered", "_asked", "_asking", "_body", "_client_headers", "_down", "_failure", "_given_up",
-        "_headers", "_rank", "_record", "_refused", "_snapshot", "_until_s", "begun", "sent",
+        "_headers", "_missing", "_rank", "_record", "_refused", "_snapshot", "_until_s", "begun", "sent",
     )  # fmt: skip
 
     def __init__(self, snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> None:
@@ -106,6 +110,7 @@ class Search:
         self._given_up = False
         self._refused: Opened | None = None
         self._failure: GatewayError | None = None
+        self._missing = False
         self._until_s = time.monotonic() + snapshot.limits.failover_s
         self._rank: Rank | None = None
         self._snapshot = snapshot
@@ -131,6 +136,8 @@ class Search:
                 return self._told()
         if self._failure is not None and (self._given_up or len(record.tried) == 1):
             raise self._failure
+        if self._missing and self._failure is None:
+            raise not_offered(admitted.target.operation, admitted.route.model)
         raise GatewayError(
             "no_available_provider",
             f"No provider for {admitted.route.model!r} is available just now.",
@@ -243,18 +250,30 @@ class Search:
             raise
         self.sent, status = False, answer.status
         record.attempts.append((name, str(status), time.perf_counter() - began))
-        not_offered = status == _NOT_FOUND and target.operation.may_be_missing and not target.operation.by_id
-        if status < _SERVER_ERROR and status not in _NEXT_KEY and not not_offered:
+        if status in _NOT_OFFERED and target.operation.may_be_missing and not target.operation.by_id:
+            await self._note_missing(upstream, key, answer)
+            return False
+        if status < _SERVER_ERROR and status not in _NEXT_KEY:
             if status not in _SUCCESS:  # of a 2xx `confirm` tells, when it has turned out to be an answer
                 upstream.note_answer(key, model, status, None, time.monotonic())
             elif self._body.refused:
                 self._body.note_taken(upstream)
             self._refused = Opened(upstream, key, answer, added, self._body.output_bound)
             return True
-        if not_offered:
-            self._down.add(name)
         await self._refuse(upstream, key, answer)
         return False
+
+    async def _note_missing(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
+        """Goes on without an upstream that does not offer the operation; its 404 stays the answer if none is better."""
+        self._missing = True
+        self._down.add(upstream.name)
+        upstream.health.released(self._admitted.route.upstream_model)
+        if answer.status != _NOT_FOUND or self._refused is not None:
+            answer.abort()
+            return
+        timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
+        self._rank = NOT_OFFERED
+        self._refused = Opened(upstream, key, await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s))
 
     async def _refuse(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
         """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""

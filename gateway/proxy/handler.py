@@ -36,9 +36,9 @@ from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
 from gateway.proxy.background_runner import BackgroundRunner
+from gateway.proxy.call_limit import CallLimit
 from gateway.proxy.dry_run import answer as dry_run_answer
 from gateway.proxy.dry_run import is_dry_run
-from gateway.proxy.dry_run_limit import DryRunLimit
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.relay import Relay
@@ -62,6 +62,7 @@ _ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
 _OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
     {
         "upstream_timeout": Outcome.UPSTREAM_TIMEOUT,
+        "operation_not_offered": Outcome.UPSTREAM_REFUSED,
         "upstream_rejected_gateway": Outcome.UPSTREAM_REFUSED,
         "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
     }
@@ -109,7 +110,7 @@ class RequestHandler:
         self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
         self._counters = counters
         self._throttle = throttle
-        self._dry_runs = DryRunLimit()
+        self._dry_runs, self._token_counts = CallLimit("dry runs"), CallLimit("counts of tokens")
         self._total_timeout_s = total_timeout_s
         self._numeric_codes = numeric_codes
         self._diagnostics = structlog.get_logger("gateway.relay")
@@ -215,10 +216,12 @@ class RequestHandler:
                 await self._preview(snapshot, target, client, record)
                 return None
             if target.response_id is not None and self.turns is not None and snapshot.keeps_state:
-                answer = await serve_stored(self.turns, target, client, record)
+                answer = await serve_stored(self.turns, self._responses, target, client, record)
                 if answer is not None:
                     await self._pass_on(answer, client, record)
                     return None
+            if target.operation.charge == "free":
+                self._token_counts.take(key_of_request(client.fields), snapshot.limits.token_counts_per_minute)
             return await admission.admit(snapshot, self._ledger, self._responses, target, client, record, self.turns)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
@@ -236,8 +239,7 @@ class RequestHandler:
 
     async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
-        key = key_of_request(client.fields)
-        self._dry_runs.take(key, snapshot.limits.dry_runs_per_minute)
+        self._dry_runs.take(key_of_request(client.fields), snapshot.limits.dry_runs_per_minute)
         routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
         try:
             preview = await self._ledger.preview(routed.admission_request)

@@ -85,4 +85,4 @@ def _is_charged(admitted: Admitted, usage: Usage | None) -> bool:
     charge, known_response = admitted.target.operation.charge, admitted.known_response
     if charge == "usage":
         return usage is not None and known_response is not None and not known_response.settled
-    return charge != "nothing"
+    return charge == "usage or estimate"

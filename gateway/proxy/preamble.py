@@ -13,7 +13,7 @@ from typing import Final
 from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.off_loop import OffLoop
 from gateway.http.client import Client
-from gateway.protocol.dialects.dialect import Dialect
+from gateway.protocol.dialects.dialect import Dialect, StreamForm
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
@@ -24,6 +24,21 @@ LONGEST_S: Final = 1.0
 COMMENTS_S: Final = 10.0
 MOST_BYTES: Final = 65_536
 _BAD_GATEWAY: Final = 502
+
+
+def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first: bytes) -> bool:
+    """Whether the first bytes of a stream have an error and no output, for streams that hold nothing back.
+
+    Raises NotAnAnswer if another upstream may be asked.
+    """
+    observer = SseObserver(form, len(first), 1)
+    observer.feed(first)
+    error = observer.facts.error
+    if error is None or observer.has_content:
+        return False
+    if not opened.is_last:
+        raise NotAnAnswer(opened, dialect.error_status(error) or _BAD_GATEWAY, first)
+    return True
 
 
 class Preamble:

@@ -5,6 +5,7 @@ The most helpful one is chosen, whatever their order:
     1. 429: retry after the shortest time that any of them states
     2. 5xx: retry; one that states a time before one that does not, a readable one before an unreadable one
     3. 401, 402, and a 429 with `insufficient_quota`: the gateway's own account, which the caller cannot change
+    4. 404 of an upstream that does not offer the operation
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _LONGEST_READ: Final = 64 * 1024
 
 Rank = tuple[int, bool, float]
 """The largest rank wins."""
+NOT_OFFERED: Final[Rank] = (-1, False, 0.0)
 
 
 def account_status(status: int, body: bytes) -> int:

@@ -35,7 +35,7 @@ from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.large_answers import decoded, examine, finish
 from gateway.proxy.learnt import OUTCOMES, Learnt, exchange_result
 from gateway.proxy.media import pass_media
-from gateway.proxy.preamble import Preamble
+from gateway.proxy.preamble import Preamble, begins_with_error
 from gateway.proxy.upstream_answer import (
     client_headers,
     content_type,
@@ -125,11 +125,13 @@ class Relay:
             return all(keeps_up) and not over_cap()
 
         take = pass_on if cap is None else pass_on_to_cap
+        first = opened.read + answer.read_nowait()  # what came with the head goes with the head
         if form.holds_preamble:
-            paused = await self._pass_preamble(opened, observer)
+            paused = await self._pass_preamble(opened._replace(read=first), observer)
         else:
+            may_be_one = form.error.search(first) is not None
+            self._refused = may_be_one and begins_with_error(opened, self._dialect, form, first)
             await client.start(answer.status, self._begin_stream())
-            first = answer.read_nowait()  # what came with the head goes with the head
             paused = bool(first) and not take(first)
         if not answer.ended:
             client.flush()
@@ -226,6 +228,8 @@ class Relay:
         ended: Ended | None = facts.ended or ("completed" if may_end else None)
         if self._refused:
             self.outcome = Outcome.UPSTREAM_REFUSED
+            refused = GatewayError("upstream_invalid_response", "The provider's stream began with an error.")
+            closing = observer.form.close_broken(observer, refused, self._origin())
         elif ended is not None:
             self.outcome = OUTCOMES[ended]
         else:

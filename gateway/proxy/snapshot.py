@@ -33,19 +33,24 @@ class RequestLimits:
     body_bounds: BodyBounds = DEFAULT_BOUNDS
     dry_runs_per_minute: int = 60
     send_max_output_tokens: SendOutputBound = "auto"
+    token_counts_per_minute: int = 600
     charge_unanswered: Literal["input", "nothing"] = "input"
     charge_failed_input: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """The configuration that a request runs on, from its first step to its last; a reload makes another."""
+    """The configuration that a request runs on, from its first step to its last; a reload makes another.
+
+    `offers_differ`: some upstream does not offer every operation.
+    """
 
     router: Router
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
     off_loop: OffLoop
     has_several_keys: bool = False
+    offers_differ: bool = False
 
     @property
     def keeps_state(self) -> bool:

@@ -45,13 +45,16 @@ def _request_id() -> tuple[bytes, bytes]:
     return (b"x-request-id", b"req_%b" % secrets.token_hex(12).encode())
 
 
-async def send_error(
-    exchange: HttpExchange, error: ProviderError, headers: Headers | None = None, *, is_message: bool = False
-) -> None:
-    """Sends an error in the error format, or with `is_message` in that of Anthropic's messages."""
+async def send_error(exchange: HttpExchange, error: ProviderError, headers: Headers | None = None) -> None:
+    """Sends an error in the form of the API that was asked."""
     name, request_id = _request_id()
-    body = error.message_body(request_id.decode()) if is_message else error.body()
+    body = _error_body(exchange, error, request_id.decode())
     await exchange.respond(error.status, body, [*JSON_HEADERS, (name, request_id), *(headers or ())])
+
+
+def _error_body(exchange: HttpExchange, error: ProviderError, request_id: str) -> bytes:
+    is_message = exchange.scope["path"].startswith("/v1/messages")
+    return error.message_body(request_id) if is_message else error.body()
 
 
 async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model: str) -> bool:
@@ -68,7 +71,7 @@ async def send_misbehaviour(exchange: HttpExchange, behaviour: Behaviour, model:
         await exchange.respond(200, page, [(b"content-type", b"text/html; charset=utf-8")])
     elif behaviour.canned == "error":
         error = ProviderError("simulated_error", f"{model} answers 200 with an error", type_="server_error")
-        await exchange.respond(200, error.body())
+        await exchange.respond(200, _error_body(exchange, error, _request_id()[1].decode()))
     else:
         return False
     return True

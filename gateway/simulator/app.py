@@ -109,7 +109,7 @@ class _Endpoint:
                 _check_key(exchange)
             await self._handler(exchange, body)
         except ProviderError as error:
-            await send_error(exchange, error, is_message=scope["path"].startswith("/v1/messages"))
+            await send_error(exchange, error)
         except ClientDisconnected:
             pass  # nobody is there to answer
         finally:

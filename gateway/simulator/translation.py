@@ -50,6 +50,7 @@ def messages_request(fields: JsonObject) -> Request:
         "tools": tools,
         "tool_choice": _message_choice(fields.get("tool_choice")),
         "instructions": "\n".join(_texts(fields.get("system"))) or None,
+        "text": _message_format(fields),
     }
     return _request(fields, items, translated, fields.get("max_tokens"))
 
@@ -181,6 +182,13 @@ def _message_part(block: JsonObject) -> JsonObject:
     if block.get("type") == "document":
         return {"type": "input_file", "filename": block.get("title")}
     return {"type": "input_text", "text": block.get("text")}
+
+
+def _message_format(fields: JsonObject) -> JsonObject | None:
+    """Returns the form of a structured answer (Anthropic's API reference, Structured outputs)."""
+    config = fields.get("output_config")
+    wanted = config.get("format") if isinstance(config, dict) else fields.get("output_format")
+    return {"format": {"name": "output", **wanted}} if isinstance(wanted, dict) else None
 
 
 def _message_choice(choice: object) -> object:

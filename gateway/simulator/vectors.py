@@ -12,7 +12,9 @@ import struct
 from itertools import islice
 from typing import Any, Final
 
-from gateway.simulator.answer import send_misbehaviour
+import orjson
+
+from gateway.simulator.answer import send_misbehaviour, send_text
 from gateway.simulator.behaviours import BadModel, Behaviour, behaviour_of
 from gateway.simulator.http_exchange import HttpExchange
 from gateway.simulator.request import JsonObject, ProviderError, parse_object
@@ -49,7 +51,7 @@ async def embeddings(exchange: HttpExchange, body: bytes) -> None:
     answer: JsonObject = {"object": "list", "data": data, "model": model}
     if behaviour.usage:
         answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-    await exchange.respond_json(answer)
+    await send_text(exchange, behaviour, orjson.dumps(answer), 1)
 
 
 async def moderations(exchange: HttpExchange, body: bytes) -> None:
@@ -60,10 +62,11 @@ async def moderations(exchange: HttpExchange, body: bytes) -> None:
     if value is None:
         raise ProviderError("missing_field", "input is required", param="input")
     texts = value if isinstance(value, list) and all(isinstance(one, str) for one in value) else [str(value)]
-    if await send_misbehaviour(exchange, known_behaviour(model), model):
+    behaviour = known_behaviour(model)
+    if await send_misbehaviour(exchange, behaviour, model):
         return
     answer = {"id": f"modr-{_digest(repr(value)).hex()[:24]}", "model": model, "results": list(map(_verdict, texts))}
-    await exchange.respond_json(answer)
+    await send_text(exchange, behaviour, orjson.dumps(answer), 1)
 
 
 async def rerank(exchange: HttpExchange, body: bytes) -> None:
@@ -73,7 +76,8 @@ async def rerank(exchange: HttpExchange, body: bytes) -> None:
     query, documents = fields.get("query"), fields.get("documents")
     if not isinstance(query, str) or not isinstance(documents, list):
         raise ProviderError("missing_field", "query and documents are required", param="documents")
-    if await send_misbehaviour(exchange, known_behaviour(model), model):
+    behaviour = known_behaviour(model)
+    if await send_misbehaviour(exchange, behaviour, model):
         return
     wanted = {word.lower() for word in query.split()}
     scored = [
@@ -81,16 +85,14 @@ async def rerank(exchange: HttpExchange, body: bytes) -> None:
     ]
     most = fields.get("top_n")
     best = sorted(scored, reverse=True)[: most if isinstance(most, int) else None]
-    await exchange.respond_json(
-        {
-            "id": _digest(query).hex()[:24],
-            "results": [{"index": -at, "relevance_score": score} for score, at in best],
-            "meta": {
-                "api_version": {"version": "2"},
-                "billed_units": {"search_units": max(1, math.ceil(len(documents) / _PIECES_PER_UNIT))},
-            },
-        }
-    )
+    answer: JsonObject = {
+        "id": _digest(query).hex()[:24],
+        "results": [{"index": -at, "relevance_score": score} for score, at in best],
+        "meta": {"api_version": {"version": "2"}},
+    }
+    if behaviour.usage:
+        answer["meta"]["billed_units"] = {"search_units": max(1, math.ceil(len(documents) / _PIECES_PER_UNIT))}
+    await send_text(exchange, behaviour, orjson.dumps(answer), 1)
 
 
 def known_behaviour(model: str) -> Behaviour:

@@ -25,6 +25,9 @@ RETRY_S: Final = 15.0
 TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _OK: Final = 200
+_PATH: Final = b"/models"
+_WHOLE_PATH: Final = b"/models?limit=1000"
+"""Anthropic's list has 20 models a page, and at most so many. Others may refuse a limit."""
 _NOT_OFFERED: Final = frozenset({404, 405, 501})
 _OF_THE_KEY: Final = frozenset({401, 402, 403, 429})  # another key may be permitted to read the list
 _NO_MODEL: Final = ""  # the name under which a key rests where a request concerns no model
@@ -90,20 +93,23 @@ class ModelList:
         return entry
 
 
-async def _fetch(upstream: Upstream, now_s: float) -> tuple[Model, ...]:
-    """Fetches the list with one key after the other, resting keys last.
+async def _fetch(upstream: Upstream, now_s: float, path: bytes = _PATH) -> tuple[Model, ...]:
+    """Fetches the list with one key after the other, resting keys last; one that comes in pages is asked for whole.
 
     Raises UpstreamFault, or ValueError for an answer that is not a list of models.
     """
     headers = [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
     status = 0
     for key in sorted(upstream.keys.keys, key=lambda one: max(one.resting_until_s(_NO_MODEL), now_s)):
-        answer = await upstream.attempt(key, b"GET", b"/models", headers, b"")
+        answer = await upstream.attempt(key, b"GET", path, headers, b"")
         whole = await read_whole(answer, _MAX_BYTES, TIMEOUT_S)
         status = whole.status
         if status in _NOT_OFFERED:
             return ()
-        listed = (parse_object(whole.body) or {}).get("data") if status == _OK and whole.fault is None else None
+        fields = (parse_object(whole.body) or {}) if status == _OK and whole.fault is None else {}
+        if fields.get("has_more") is True and path == _PATH:
+            return await _fetch(upstream, now_s, _WHOLE_PATH)
+        listed = fields.get("data")
         if isinstance(listed, list):
             return tuple(model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str))
         if status not in _OF_THE_KEY:

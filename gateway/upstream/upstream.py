@@ -44,7 +44,7 @@ _MOST_REFUSING: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
-    """What the operator configured for one upstream."""
+    """What the operator configured for one upstream. `operations`: names of those that it offers; empty: all."""
 
     max_answer_bytes: int
     max_event_bytes: int
@@ -53,6 +53,7 @@ class UpstreamPolicy:
     drain_timeout_s: float
     key_rest_s: float
     end_wait_s: float
+    operations: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,11 @@ class Upstream:
         if self.additions is not None:
             headers, target = self.additions.apply(headers, target)
         return self.transport.send(method, target, headers, body, progress)
+
+    def offers(self, operation: frozenset[str]) -> bool:
+        """Whether an operation is offered here, by the names that stand for it."""
+        offered = self.policy.operations
+        return not offered or not offered.isdisjoint(operation)
 
     def refuses(self, model: str, field: str) -> bool:
         """Whether this model has refused a field here, which is not added again before the gateway restarts."""

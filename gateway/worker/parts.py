@@ -62,12 +62,16 @@ def build_snapshot(
         reserve_tool_tokens=settings.limits.reserve_tool_tokens,
         dry_runs_per_minute=settings.limits.dry_runs_per_minute,
         send_max_output_tokens=settings.limits.send_max_output_tokens,
+        token_counts_per_minute=settings.limits.token_counts_per_minute,
         charge_unanswered=settings.limits.charge_unanswered,
         charge_failed_input=settings.limits.charge_failed_input,
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
-    return ConfigSnapshot(settings.router(), upstreams, limits, off_loop, has_several_keys=several)
+    partial = any(upstream.policy.operations for upstream in upstreams.values())
+    return ConfigSnapshot(
+        settings.router(), upstreams, limits, off_loop, has_several_keys=several, offers_differ=partial
+    )
 
 
 def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
@@ -105,6 +109,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
             drain_timeout_s=settings.drain_timeout_s,
             key_rest_s=settings.key_rest_s,
             end_wait_s=settings.end_wait_s,
+            operations=frozenset(settings.operations or ()),
         ),
         _additions(settings),
     )

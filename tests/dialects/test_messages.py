@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,8 +10,8 @@ import anthropic
 import pytest
 
 from tests.dialects.conftest import Stages
-from tests.support.scenario import JSON, MODEL, RawClient, Scenario, end_of_body, stream
-from tests.support.scripted_upstream import Step, answer, hang, request, reset
+from tests.support.scenario import JSON, MODEL, RawClient, Scenario, end_of_body, more, stream
+from tests.support.scripted_upstream import Step, answer, hang, request, reset, wait_for
 
 PATH = "/v1/messages"
 STARTED = {"input_tokens": 40, "cache_read_input_tokens": 0, "output_tokens": 3}
@@ -175,3 +176,16 @@ async def read_all(client: anthropic.AsyncAnthropic) -> None:
     messages: Any = [{"role": "user", "content": "hello"}]
     async for _ in await client.messages.create(model=MODEL, max_tokens=50, messages=messages, stream=True):
         pass
+
+
+async def test_the_first_piece_does_not_wait_for_the_second(stages: Stages) -> None:
+    go_on = asyncio.Event()
+    begun = [start(), BLOCK, text("Hel")]
+    script = [request(), stream(*begun), wait_for(go_on), more(text("lo"), *STOPPED), end_of_body()]
+    async with stages(script) as scenario:
+        client = await scenario.ask(body_of(), path=PATH)
+        await client.read_until(text("Hel"))
+        assert scenario.upstream.gone == 0
+        go_on.set()
+        await client.read_all()
+        assert client.body == b"".join([*begun, text("lo"), *STOPPED])

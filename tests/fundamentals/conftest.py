@@ -6,8 +6,10 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.support.gateway import NewKey, RunningGateway
+from tests.fundamentals.raw import RawProvider
+from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.sent import Sent
+from tests.support.servers import Server
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,24 @@ def http(gateway: RunningGateway, key: NewKey) -> Iterator[httpx.Client]:
 def sent(upstream: str) -> Sent:
     """What the provider received, by the gateway's request id."""
     return Sent(upstream)
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[RawProvider]:
+    with RawProvider.serving() as raw:
+        yield raw
+
+
+@pytest.fixture(scope="module")
+def raw_gateway(
+    provider: RawProvider, store: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    with running_gateway(
+        store.url, provider.url, tmp_path_factory.mktemp("raw"), upstream={"breaker_failures": 1_000_000}
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def raw_key(raw_gateway: RunningGateway) -> NewKey:
+    return raw_gateway.new_key()

@@ -92,11 +92,12 @@ def _read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """An answer as read from the socket. `headers`: lower-case names."""
+    """An answer as read. `headers`: lower-case names. `chunks`: its body, as HTTP's chunks brought it."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    chunks: tuple[bytes, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -137,7 +138,8 @@ class RawConnection:
             name, _, value = line.decode("latin-1").partition(":")
             assert name.lower() not in headers, "each header is sent once"
             headers[name.lower()] = value.strip()
-        return RawAnswer(status, headers, b"" if head_only else self._body(headers))
+        chunks = () if head_only else self._body(headers)
+        return RawAnswer(status, headers, b"".join(chunks), chunks)
 
     def interim(self) -> int:
         """Reads one interim answer; gives its status."""
@@ -145,16 +147,16 @@ class RawConnection:
         assert self._stream.readline() == b"\r\n"
         return status
 
-    def _body(self, headers: dict[str, str]) -> bytes:
+    def _body(self, headers: dict[str, str]) -> tuple[bytes, ...]:
         if headers.get("transfer-encoding") != "chunked":
             length = headers.get("content-length")
-            return self._stream.read(int(length)) if length is not None else self._stream.read()
-        body = b""
+            return (self._stream.read(int(length)) if length is not None else self._stream.read(),)
+        chunks = []
         while size := int(self._stream.readline(), 16):
-            body += self._stream.read(size)
+            chunks.append(self._stream.read(size))
             assert self._stream.readline() == b"\r\n"
         assert self._stream.readline() == b"\r\n"
-        return body
+        return tuple(chunks)
 
     @property
     def closed(self) -> bool:

@@ -8,21 +8,16 @@ gateway.
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.protocol.sse_framing import last_boundary
-from tests.fundamentals.raw import RawAnswer, RawConnection, RawProvider, bearer, chunked
-from tests.support.gateway import NewKey, RunningGateway, running_gateway
-from tests.support.servers import Server
+from tests.fundamentals.any_bytes import ANYTHING, EXAMPLES, FRAMINGS, PLACES, PLAIN, SSE, cut, send
+from tests.fundamentals.raw import RawAnswer, RawConnection, RawProvider, bearer
+from tests.support.gateway import NewKey, RunningGateway
 
-EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
 COMPLETED = (
     b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"resp_1","usage":null}}\n\n'
 )
@@ -31,48 +26,6 @@ OWN_ENDING = re.compile(
     rb"(event: response\.created\ndata: .+\n\n)?(event: error\ndata: .+\n\n)?"
     rb"event: response\.failed\ndata: .+\n\ndata: \[DONE\]\n\n"
 )
-FRAGMENTS = st.sampled_from(
-    [
-        b"\n",
-        b"\r",
-        b"\r\n",
-        b"\n\n",
-        b"data: ",
-        b"event: ",
-        b":",
-        b"id: 1\n",
-        b"\x00",
-        b"\xef\xbb\xbf",
-        b"\xff",
-        b"[DONE]",
-        b'{"type":"response.output_text.delta","delta":"x"}',
-        b'{"type":"error"}',
-        b"response.completed",
-        b"\xe2\x98\x83",
-    ]
-)
-ANYTHING = st.lists(FRAGMENTS | st.binary(max_size=40), max_size=30).map(b"".join)
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[RawProvider]:
-    with RawProvider.serving() as raw:
-        yield raw
-
-
-@pytest.fixture(scope="module")
-def raw_gateway(
-    provider: RawProvider, store: Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    with running_gateway(
-        store.url, provider.url, tmp_path_factory.mktemp("raw"), upstream={"breaker_failures": 1_000_000}
-    ) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def raw_key(raw_gateway: RunningGateway) -> NewKey:
-    return raw_gateway.new_key()
 
 
 @pytest.fixture
@@ -98,29 +51,8 @@ class Ask:
             return wire.request(body, *self._headers)
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """The same bytes in pieces."""
-    inside = sorted({place % len(data) for place in places}) if data else []
-    return [data[a:b] for a, b in pairwise([0, *inside, len(data)])]
-
-
-def send(provider: RawProvider, head: bytes, pieces: list[bytes], framing: str) -> None:
-    """Makes the provider answer with a body, in one of HTTP's three framings."""
-    match framing:
-        case "chunked":
-            provider.answer(head + b"Transfer-Encoding: chunked\r\n\r\n", chunked(pieces))
-        case "length":
-            provider.answer(head + b"Content-Length: %d\r\n\r\n" % sum(map(len, pieces)), pieces)
-        case _:
-            provider.answer(head + b"Connection: close\r\n\r\n", pieces, close=True)
-
-
-framings = st.sampled_from(["chunked", "length", "close"])
-places = st.lists(st.integers(0, 10_000), max_size=12)
-
-
 @EXAMPLES
-@given(before=ANYTHING, after=ANYTHING, end=st.sampled_from([COMPLETED, DONE]), places=places, framing=framings)
+@given(before=ANYTHING, after=ANYTHING, end=st.sampled_from([COMPLETED, DONE]), places=PLACES, framing=FRAMINGS)
 @example(before=b"", after=b"", end=COMPLETED, places=[1], framing="chunked")
 @example(before=b"\r", after=b"data: half", end=DONE, places=[1, 2], framing="close")
 def test_a_stream_that_ends_is_the_same_bytes(
@@ -134,7 +66,7 @@ def test_a_stream_that_ends_is_the_same_bytes(
 
 
 @EXAMPLES
-@given(data=ANYTHING.filter(lambda data: b"[DONE]" not in data and b"response.completed" not in data), places=places)
+@given(data=ANYTHING.filter(lambda data: b"[DONE]" not in data and b"response.completed" not in data), places=PLACES)
 @example(data=b"", places=[])
 @example(data=b'data: {"type":"response.created"}\r\n\r\ndata: half', places=[3])
 def test_a_stream_without_its_end_is_passed_on_to_its_last_event_and_ended(
@@ -151,8 +83,8 @@ def test_a_stream_without_its_end_is_passed_on_to_its_last_event_and_ended(
 @given(
     fields=st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=30), max_size=4),
     space=st.sampled_from([b"", b" ", b"\r\n\t"]),
-    places=places,
-    framing=framings,
+    places=PLACES,
+    framing=FRAMINGS,
 )
 def test_a_whole_answer_is_the_same_bytes(
     provider: RawProvider, ask: Ask, fields: dict[str, object], space: bytes, places: list[int], framing: str

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.upstream import model_list
 from gateway.upstream.transport import FaultKind, UpstreamFault
+from tests.support.answering_provider import Answer, AnsweringProvider, Request
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.ports import free_port
 from tests.support.servers import Server
@@ -159,3 +160,27 @@ def test_a_model_that_its_provider_does_not_list_is_not_said_not_to_exist(gatewa
         answer = http.get("/v1/models/nobody/knows")
     assert answer.status_code == 404
     assert "not listed" in answer.json()["error"]["message"]
+
+
+def test_a_providers_list_that_comes_in_pages_is_asked_for_whole(store: Server, tmp_path: Path) -> None:
+    """Anthropic's list has 20 models a page."""
+    names = [f"claude-{number}" for number in range(30)]
+
+    def page(request: Request) -> Answer:
+        limit = 1000 if request.path.endswith("?limit=1000") else 20
+        models = [{"type": "model", "id": name, "created_at": "2026-01-01T00:00:00Z"} for name in names[:limit]]
+        return Answer({"data": models, "has_more": limit < len(names), "last_id": models[-1]["id"]})
+
+    with AnsweringProvider.serving(page) as provider, running_gateway(store.url, provider.url, tmp_path) as gateway:
+        key = gateway.new_key()
+        assert listed(gateway, key) == set(names)
+        with gateway.sdk(key) as client:
+            assert {(model.object, model.owned_by) for model in client.models.list()} == {("model", "simulator")}
+
+
+@pytest.mark.parametrize("path", ["/v1/conversations/conv_1", "/v1/conversations/conv_1/items"])
+def test_where_no_route_keeps_state_conversations_are_not_served(gateway: RunningGateway, path: str) -> None:
+    with gateway.http(gateway.new_key()) as http:
+        answer = http.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "previous_response_id" in answer.json()["error"]["message"]

@@ -89,6 +89,7 @@ def test_a_key_is_disabled_enabled_labelled_limited_and_expires(
     assert shell.json("keys", "enable", f"{team}/laptop")["status"] == "active"
     assert shell.json("keys", "label", key["id"], "desktop")["name"] == "desktop"
     assert shell.json("keys", "allow", key["id"], "a/*")["models"] == ["a/*"]
+    assert shell.json("keys", "operations", key["id"], "responses,images.*")["operations"] == ["responses", "images.*"]
     assert shell.json("keys", "limits", key["id"], "rpm=7", "budget_usd_day=1.50")["limits"]["rpm"]["limit"] == 7
     assert "rpm" not in shell.json("keys", "limits", f"{team}/desktop", "rpm=none")["limits"]
     assert "expires_at" in shell("keys", "expire", key["id"], "soon").err
@@ -136,6 +137,11 @@ def test_a_teams_limits_and_settings(shell: Shell, team: str) -> None:
     assert "rpm" in shell("limits", "set", team, "rpm=5", "budget-usd-month=100").out
     assert set(shell.json("limits", "show", team)) == {"rpm", "budget_usd_month"}
     assert shell.json("teams", "allow", team, "a/*,b/c")["models"] == ["a/*", "b/c"]
+    assert shell.json("teams", "operations", team, "responses.*")["operations"] == ["responses.*"]
+    assert "responses.*" in shell("teams", "show", team).out
+    refused = shell("teams", "operations", team, "chat")
+    assert refused.code != 0
+    assert "chat.completions" in refused.err
     assert shell.json("teams", "disable", team, "--yes")["status"] == "disabled"
     assert shell.json("teams", "enable", team)["status"] == "active"
     assert shell.json("teams", "rename", team, f"{team}-new")["name"] == f"{team}-new"

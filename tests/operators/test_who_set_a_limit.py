@@ -19,6 +19,7 @@ HELD = {
     "status": "disabled",
     "expires_at": LATER,
     "models": ["sim/*"],
+    "operations": ["responses", "images.*"],
     "limits": {"rpm": 10, "budget_usd_day": "5"},
     "cut_at_cap": True,
 }
@@ -28,6 +29,8 @@ LIFTING: dict[str, dict[str, Any]] = {
     "no expiry": {"expires_at": None},
     "more models": {"models": ["sim/*", "other/*"]},
     "all models": {"models": []},
+    "more operations": {"operations": ["responses", "responses.delete"]},
+    "all operations": {"operations": []},
     "a higher limit": {"limits": {"rpm": 11}},
     "no limit": {"limits": {"rpm": None}},
     "a higher budget": {"limits": {"budget_usd_day": "5.01"}},
@@ -37,6 +40,7 @@ LIFTING: dict[str, dict[str, Any]] = {
 TIGHTENING: dict[str, dict[str, Any]] = {
     "an earlier expiry": {"expires_at": SOONER},
     "fewer models": {"models": ["sim/echo"]},
+    "fewer operations": {"operations": ["images.edits"]},
     "a lower limit": {"limits": {"rpm": 9}},
     "a limit of its own": {"limits": {"tpm": 5}},
     "the same": {"limits": {"rpm": 10}, "cut_at_cap": True, "models": ["sim/*"]},
@@ -91,6 +95,7 @@ def test_a_lead_may_tighten_it_and_go_back(leads: Leads, change: dict[str, Any])
         "limits.budget_usd_day",
         "limits.rpm",
         "models",
+        "operations",
         "status",
     ]
 

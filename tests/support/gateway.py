@@ -126,6 +126,8 @@ class RunningGateway:
         key_limits: Mapping[str, int] | None = None,
         models: tuple[str, ...] = (),
         key_models: tuple[str, ...] = (),
+        operations: tuple[str, ...] = (),
+        key_operations: tuple[str, ...] = (),
         metered: bool = True,
         cut_at_cap: bool | None = None,
     ) -> NewKey:
@@ -134,10 +136,17 @@ class RunningGateway:
         async def make() -> NewKey:
             accounts = self.services.accounts
             name = f"team-{uuid.uuid4().hex[:12]}"
-            team = await accounts.create_team(Changes(name=name, limits=limits or {}, models=models, metered=metered))
+            changes = Changes(name=name, limits=limits or {}, models=models, operations=operations, metered=metered)
+            team = await accounts.create_team(changes)
             if parse_usd(credits_usd):
                 await accounts.move_credits(team, "grant", parse_usd(credits_usd))
-            changes = Changes(name="test", limits=key_limits or {}, models=key_models, cut_at_cap=cut_at_cap)
+            changes = Changes(
+                name="test",
+                limits=key_limits or {},
+                models=key_models,
+                operations=key_operations,
+                cut_at_cap=cut_at_cap,
+            )
             key, text = await accounts.create_key(team, changes)
             self.log.add(text)
             return NewKey(text, key.id, team)

@@ -300,4 +300,32 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "",
         f"{_TEST_UNANSWERED}::test_an_attempt_that_may_have_begun_is_journalled_beside_the_answer",
     ),
+    Protection(
+        "what an upstream does not offer is no news of its model's health",
+        "gateway/proxy/failover.py",
+        "if status in _NOT_OFFERED and target.operation.may_be_missing and not target.operation.by_id:",
+        "if False:",
+        "tests/dialects/test_count_tokens.py",
+    ),
+    Protection(
+        "counts of tokens have a bound of their own",
+        "gateway/proxy/handler.py",
+        'if target.operation.charge == "free":',
+        "if False:",
+        "tests/dialects/test_count_tokens.py::test_it_has_a_bound_of_its_own_which_waiting_as_told_satisfies",
+    ),
+    Protection(
+        "an upstream is asked only for what it offers",
+        "gateway/upstream/upstream.py",
+        "return not offered or not offered.isdisjoint(operation)",
+        "return True",
+        "tests/proxy/test_operations.py",
+    ),
+    Protection(
+        "a key uses only the operations that it may",
+        "gateway/store/scripts/permitted.lua",
+        "if not list or list == '' or names == '' then return true end",
+        "if true then return true end",
+        "tests/proxy/test_operations.py",
+    ),
 )

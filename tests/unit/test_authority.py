@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from gateway.accounts.authority import held_fields
 from gateway.accounts.entities import HOLDABLE, LIMITS, Changes, Key, read_key
 from gateway.errors import GatewayError
+from gateway.protocol.operations import names_of
 from gateway.routing.model_patterns import specificity
 
 MODELS = ("a/x", "a/y", "b/x", "c")
 PATTERNS = (*MODELS, "a/*", "b/*", "*")
+OPERATIONS = ("responses", "responses.delete", "images.edits", "messages")
+LISTED = (*OPERATIONS, "responses.*", "images.*", "*")
 RANK = ("active", "disabled", "revoked")
 
 limits = st.dictionaries(st.sampled_from(LIMITS), st.none() | st.integers(0, 5), max_size=3)
@@ -20,6 +23,7 @@ changes = st.builds(
     Changes,
     status=st.none() | st.sampled_from(RANK),
     models=st.none() | st.lists(st.sampled_from(PATTERNS), max_size=3, unique=True).map(tuple),
+    operations=st.none() | st.lists(st.sampled_from(LISTED), max_size=3, unique=True).map(tuple),
     limits=limits,
     expires_ms=st.none() | st.integers(0, 5),
     cut_at_cap=st.none() | st.booleans(),
@@ -43,6 +47,11 @@ def permits(stored: Mapping[str, str], model: str) -> bool:
     return not allowed or not set(specificity(model)).isdisjoint(allowed.split("\n"))
 
 
+def permits_operation(stored: Mapping[str, str], operation: str) -> bool:
+    allowed = stored.get("operations", "")
+    return not allowed or not set(names_of(operation)).isdisjoint(allowed.split("\n"))
+
+
 def as_tight(stored: Mapping[str, str], bound: Mapping[str, str]) -> bool:
     """Whether a key may do nothing that the bound does not permit."""
     for name in ("expires_ms", *LIMITS):
@@ -52,7 +61,9 @@ def as_tight(stored: Mapping[str, str], bound: Mapping[str, str]) -> bool:
         return False
     if bound.get("status") == "disabled" and stored["status"] == "active":
         return False
-    return all(permits(bound, model) for model in MODELS if permits(stored, model))
+    if not all(permits(bound, model) for model in MODELS if permits(stored, model)):
+        return False
+    return all(permits_operation(bound, one) for one in OPERATIONS if permits_operation(stored, one))
 
 
 @given(steps)

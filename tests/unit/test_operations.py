@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.operations import OPERATIONS, PREFIX, find, is_response_id
+from gateway.protocol.operations import (
+    KNOWN_NAMES,
+    OPERATIONS,
+    PREFIX,
+    Operation,
+    checked_names,
+    find,
+    is_response_id,
+    names_of,
+    permits,
+)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
@@ -59,3 +69,34 @@ def test_a_response_id_fits_into_one_path_segment(text: str) -> None:
         assert text.isascii()
         assert not set(text) & set("/?#% \r\n")
         assert text not in (".", "..")
+
+
+@pytest.mark.parametrize(
+    ("operation", "names"),
+    [
+        ("responses", ("responses", "responses.*", "*")),
+        ("responses.retrieve", ("responses.retrieve", "responses.*", "*")),
+        ("chat.completions", ("chat.completions", "chat.*", "*")),
+        ("messages.count_tokens", ("messages.count_tokens", "messages.*", "*")),
+    ],
+)
+def test_the_names_that_stand_for_an_operation(operation: str, names: tuple[str, ...]) -> None:
+    assert names_of(operation) == names
+
+
+def test_a_list_of_operations_has_known_names_once_each() -> None:
+    assert checked_names(["images.*", "responses", "images.*"]) == ("images.*", "responses")
+    for unknown in ("chat", "images", "responses.", "", "Responses", "messages.count_tokens.*"):
+        with pytest.raises(ValueError, match=r"chat\.completions"):
+            checked_names([unknown])
+    assert checked_names(sorted(KNOWN_NAMES)) == tuple(sorted(KNOWN_NAMES))
+
+
+@given(st.lists(st.sampled_from(sorted(KNOWN_NAMES)), max_size=4), st.sampled_from(OPERATIONS))
+def test_a_list_permits_what_one_of_its_names_stands_for(listed: list[str], operation: Operation) -> None:
+    by_hand = not listed or any(
+        name in ("*", operation.name)
+        or (name.endswith(".*") and (f"{operation.name}.").startswith(name.removesuffix("*")))
+        for name in listed
+    )
+    assert permits(listed, operation.name) == by_hand

@@ -28,6 +28,7 @@ from gateway.accounts.authority import param_of
 from gateway.accounts.entities import HOLDABLE
 from gateway.accounts.rotation import MAX_OVERLAP_S
 from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
+from gateway.protocol.operations import checked_names
 from gateway.routing.model_patterns import is_pattern
 
 MAX_NAME: Final = 64
@@ -45,6 +46,10 @@ def _pattern(text: str) -> str:
     if not is_pattern(text):
         raise ValueError('a model is an exact id, "provider/*" or "*"')
     return text
+
+
+def _operations(names: list[str]) -> list[str]:
+    return list(checked_names(names))
 
 
 def _usd(value: object) -> int:
@@ -72,6 +77,7 @@ _MONEY_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["1.25"], "
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
 Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
 Models = Annotated[list[Pattern], Field(max_length=MAX_MODELS)]
+Operations = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64), AfterValidator(_operations)]
 Usd = Annotated[int, BeforeValidator(_usd), _MONEY_SCHEMA]
 PositiveUsd = Annotated[int, BeforeValidator(_usd), AfterValidator(_not_negative), _MONEY_SCHEMA]
 Flag = Annotated[bool, Strict()]
@@ -133,6 +139,7 @@ CUT_AT_CAP: Final = Field(default=False, description="End a stream where it woul
 
 class _Account(Body):
     models: Models = Field(default=[], description="Exact ids, provider/* or *; empty: all")
+    operations: Operations = Field(default=[], description="Operations such as chat.completions, images.*; empty: all")
     expires_at: Moment | None = None
     limits: Limits = NO_LIMITS
 
@@ -146,6 +153,7 @@ class _Account(Body):
             name=getattr(self, "name", None) if "name" in given else None,
             status=getattr(self, "status", None) if "status" in given else None,
             models=tuple(dict.fromkeys(self.models)) if "models" in given else None,
+            operations=tuple(self.operations) if "operations" in given else None,
             limits=self.limits.changes(),
             expires_ms=expires_ms,
             metered=getattr(self, "metered", None) if "metered" in given else None,

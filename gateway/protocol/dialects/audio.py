@@ -144,7 +144,6 @@ _STREAM: Final = StreamForm(
     markers=(b"transcript.text.done", b"speech.audio.done", b"[DONE]"),
     error=ERROR_EVENT,
     terminals=TERMINALS,
-    holds_preamble=False,
 )
 SPEECH: Final = Dialect(
     "speech",

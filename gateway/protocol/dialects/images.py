@@ -120,7 +120,6 @@ IMAGES: Final = Dialect(
         markers=(b".completed", b"[DONE]"),
         error=ERROR_EVENT,
         terminals=TERMINALS,
-        holds_preamble=False,
     ),
     multipart=True,
     error_status=error_status,

@@ -57,11 +57,8 @@ def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Jso
     """Returns Anthropic's error body. `error` has the gateway's own fields next to type and message."""
     fields = error.body(numeric_codes=numeric_codes)["error"]
     default = "invalid_request_error" if error.status < 500 else "api_error"  # noqa: PLR2004 - an HTTP class
-    return {
-        "type": "error",
-        "error": {**fields, "type": ERROR_TYPES.get(error.status, default)},
-        "request_id": request_id,
-    }
+    body = {"type": "error", "error": {**fields, "type": ERROR_TYPES.get(error.status, default)}}
+    return {**body, "request_id": request_id} if request_id else body
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:

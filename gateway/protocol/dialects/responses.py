@@ -36,6 +36,7 @@ from gateway.protocol.dialects.dialect import (
     RequestForm,
     StreamFacts,
     StreamForm,
+    member,
 )
 from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
 from gateway.protocol.dialects.request_fields import token_bound
@@ -54,8 +55,9 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     """Reads one event that contains a marker."""
     kind = body.get("type")
     kind = kind if isinstance(kind, str) else name  # clients use the JSON's type
-    if kind == "error":
-        facts.fail(body)
+    error = member(body, "error")
+    if kind == "error" or (error and not kind):  # without a type it is what servers of chat completions send
+        facts.fail(error or body)
     elif status := TERMINAL_STATUSES.get(kind):
         response = body.get("response")
         if isinstance(response, dict):
@@ -199,7 +201,7 @@ RESPONSES: Final = Dialect(
         delta_head=re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"[a-z0-9_.]+\.delta"'),
         delta_text=delta_text,
         markers=(*(event.encode() for event in TERMINAL_STATUSES), b"[DONE]"),
-        error=re.compile(rb'event: ?error|"type"\s*:\s*"error"'),
+        error=re.compile(rb'event: ?error|"type"\s*:\s*"error"|data: ?\{"error"\s*:\s*\{'),
         terminals=frozenset(TERMINAL_STATUSES),
         opening=Opening(
             OPENINGS,

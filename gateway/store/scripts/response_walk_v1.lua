@@ -1,4 +1,4 @@
--- response_walk_v1: returns the ids of a chain and renews their lifetime, after checking the key as look_v1 does.
+-- response_walk_v1: returns the ids of a chain and renews their lifetime, after checking the key as look_v2 does.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items  5 team  6 key
 -- ARGV 1 SHA-256 of the secret  2 id  3 lifetime in ms  4 maximum number of turns

@@ -1,4 +1,4 @@
-"""How many dry runs a key may make: they ask the store as admissions do, and no limit of its own counts them."""
+"""How many calls of a kind a key may make that cost nothing: dry runs, counts of tokens. No other limit counts them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ MOST_KEYS: Final = 10_000
 _MINUTE_S: Final = 60.0
 
 
-class DryRunLimit:
-    """One worker's. A bucket for each key, which drains evenly over a minute.
+class CallLimit:
+    """One worker's, of one kind of call. A bucket for each key, which drains evenly over a minute.
 
     It is the secret's, not the key id's: who guesses at a key takes nothing from its owner.
     State that changes: when each key's bucket will be empty.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, calls: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`calls`: what they are called in a refusal."""
+        self._calls = calls
         self._clock = clock
         self._empty_s: OrderedDict[str, float] = OrderedDict()
 
@@ -38,7 +40,7 @@ class DryRunLimit:
         if refused:
             raise GatewayError(
                 "rate_limit_exceeded",
-                f"A key may make {per_minute} dry runs per minute.",
+                f"A key may make {per_minute} {self._calls} per minute.",
                 wait_ms=max(1, round(wait_s * 1000)),
                 explain={"limit": per_minute, "scope": "key", "limit_source": "gateway"},
             )

@@ -1,4 +1,4 @@
--- admit_v2: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
+-- admit_v3: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 the client's idempotency key]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
@@ -7,6 +7,8 @@
 --      11 output tokens in the hold  12 price of a million of them, nano-USD
 --      13 the latest time at which this may run, by the server's clock in ms; "" for any time
 --      14 share of a minute's limit that may come at once, in thousandths
+--      15 names that stand for the operation, one per line: its own, and those that include it
+--      16 "1": it is free: only who asks for it and what that may use is checked, no limit, and nothing is reserved
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm}
@@ -20,6 +22,7 @@
 --@include common
 --@include limits
 --@include key_status
+--@include permitted
 
 local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local NO_LIMIT = 9007199254740991
@@ -34,8 +37,8 @@ local metered = false
 local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
 local key, team -- the counters of both, once they are loaded; their limits
 local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash,
-  'e:' .. secret_hash)
-local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered')
+  'e:' .. secret_hash, 'operations')
+local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations')
 
 -- Returns limit, left and reset_ms of the scope with the least left.
 local function least_of_bucket(limit, level)
@@ -100,15 +103,6 @@ if mark then
   end
 end
 
--- An empty list permits every model.
-local function allowed(models)
-  if not models or models == '' then return true end
-  for pattern in string.gmatch(ARGV[4], '[^\n]+') do
-    if string.find('\n' .. models .. '\n', '\n' .. pattern .. '\n', 1, true) then return true end
-  end
-  return false
-end
-
 local worst
 local function consider(code, scope, limit, used, wait_ms)
   if not worst or worst.wait_ms >= 0 and (wait_ms < 0 or wait_ms > worst.wait_ms) then
@@ -116,8 +110,11 @@ local function consider(code, scope, limit, used, wait_ms)
   end
 end
 
-if not allowed(key_limits[MODELS]) then consider('model_not_allowed', 'key', 0, 0, -1) end
-if not allowed(team_limits[MODELS]) then consider('model_not_allowed', 'team', 0, 0, -1) end
+local models, operations = ARGV[4], ARGV[15]
+if not permitted(key_limits[MODELS], models) then consider('model_not_allowed', 'key', 0, 0, -1) end
+if not permitted(team_limits[MODELS], models) then consider('model_not_allowed', 'team', 0, 0, -1) end
+if not permitted(key_limits[FOURTH + 4], operations) then consider('operation_not_allowed', 'key', 0, 0, -1) end
+if not permitted(team_limits[FOURTH + 1], operations) then consider('operation_not_allowed', 'team', 0, 0, -1) end
 
 local output = ARGV[11] + 0
 local function cap_output(scope, cap)
@@ -159,9 +156,12 @@ local function check(name, scope, limits)
     end
   end
 end
-check('key', key, key_limits)
-check('team', team, team_limits)
-if metered and available < amount then consider('credits', 'team', available, held, -1) end
+local free = ARGV[16] == '1'
+if not free then
+  check('key', key, key_limits)
+  check('team', team, team_limits)
+  if metered and available < amount then consider('credits', 'team', available, held, -1) end
+end
 if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end
 if ARGV[9] == '1' then return answer(1, '', '', 0, 0, 0) end
 
@@ -171,13 +171,15 @@ local function reserve(scope, limits)
   if limits[TPM] then scope[TK] = scope[TK] + tokens * MINUTE_MS end
   add_used(scope, now, amount, tokens)
 end
-reserve(key, key_limits)
-reserve(team, team_limits)
-local buckets = (key_limits[TPM] and 1 or 0) + (team_limits[TPM] and 2 or 0)
-available = available - amount
-save_state(state, key_id, available, held + amount, team, key)
-redis.call('ZADD', holds, now + ARGV[8], hold_id)
-redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, now, key_id, buckets))
+if not free then
+  reserve(key, key_limits)
+  reserve(team, team_limits)
+  local buckets = (key_limits[TPM] and 1 or 0) + (team_limits[TPM] and 2 or 0)
+  available = available - amount
+  save_state(state, key_id, available, held + amount, team, key)
+  redis.call('ZADD', holds, now + ARGV[8], hold_id)
+  redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, now, key_id, buckets))
+end
 -- Records to the second when each secret was last used. After a rotation this shows who still uses the old one.
 if now - (tonumber(key_limits[FOURTH + 2] or '0') or 0) >= 1000 then redis.call('HSET', key_hash, 'u:' .. secret_hash, now) end
 if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
