@@ -13,23 +13,27 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from gateway.errors import GatewayError
 from gateway.protocol.dialects.dialect import (
     AnswerFacts,
     Bounds,
     Dialect,
     Json,
-    Observed,
-    Origin,
     RequestForm,
     StreamFacts,
     StreamForm,
     member,
     text,
 )
-from gateway.protocol.dialects.images import close_broken
-from gateway.protocol.dialects.openai_form import ERROR_EVENT, error_body, error_in, error_status, note_facts
-from gateway.protocol.lenient_json import id_text
+from gateway.protocol.dialects.openai_form import (
+    ERROR_EVENT,
+    answer_of,
+    close_broken,
+    close_capped,
+    error_body,
+    error_status,
+    note_facts,
+    note_failure,
+)
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 
 TERMINALS: Final = frozenset({"transcript.text.done", "speech.audio.done"})
@@ -45,10 +49,7 @@ _SLOWEST: Final = 0.25
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     """Reads one event of a stream."""
     kind = text(body.get("type")) or name
-    error = error_in(body, name)
-    if error is not None:
-        facts.fail(error)
-        facts.end("failed", "error")
+    if note_failure(facts, body, name):
         return
     facts.begun = facts.has_content = True
     if kind in TERMINALS:
@@ -67,13 +68,7 @@ def read_answer(body: Json) -> AnswerFacts:
     usage = member(body, "usage")
     if usage is None and (seconds := _seconds(body.get("duration"))) is not None:
         usage = {"type": "duration", "seconds": seconds}
-    error = error_in(body)
-    return AnswerFacts(
-        usage,
-        "failed" if error is not None else "completed",
-        id_text(body.get("id")),
-        error=error,
-    )
+    return answer_of(body, usage)
 
 
 def output_bytes(body: Json) -> int:
@@ -96,12 +91,6 @@ def _seconds(value: object) -> float | None:
     except InvalidOperation:
         return None
     return float(seconds) if seconds.is_finite() and 0 < seconds < 10**9 else None
-
-
-def close_capped(observed: Observed, origin: Origin) -> bytes:
-    """Ends nothing: sound and its transcript have no shorter form, so they break off."""
-    error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
-    return close_broken(observed, error, origin)
 
 
 def speech_bounds(fields: Mapping[str, Any]) -> Bounds:

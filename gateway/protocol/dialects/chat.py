@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.errors import GatewayError
@@ -199,6 +200,18 @@ _MOST_CHOICES: Final = 1024
 _DOCUMENTED_OUTPUT: Final = 16
 """What Create completion documents for `max_tokens` where a body does not state it."""
 
+_CHAT_STREAM: Final = StreamForm(
+    read_event=read_event,
+    close_broken=close_broken,
+    close_capped=close_chat_capped,
+    delta=b'"delta"',
+    delta_head=_CHAT_HEAD,
+    delta_text=delta_text,
+    error=ERROR_EVENT,
+    says_more=_SAYS_MORE,
+    reads_all=True,
+    drops_usage=drops_usage,
+)
 CHAT: Final = Dialect(
     "chat",
     RequestForm(
@@ -210,18 +223,7 @@ CHAT: Final = Dialect(
     ),
     read_answer,
     error_body,
-    StreamForm(
-        read_event=read_event,
-        close_broken=close_broken,
-        close_capped=close_chat_capped,
-        delta=b'"delta"',
-        delta_head=_CHAT_HEAD,
-        delta_text=delta_text,
-        error=ERROR_EVENT,
-        says_more=_SAYS_MORE,
-        reads_all=True,
-        drops_usage=drops_usage,
-    ),
+    _CHAT_STREAM,
     error_status=error_status,
     output_bytes=output_bytes,
 )
@@ -236,18 +238,7 @@ COMPLETIONS: Final = Dialect(
     ),
     read_answer,
     error_body,
-    StreamForm(
-        read_event=read_event,
-        close_broken=close_broken,
-        close_capped=close_text_capped,
-        delta=b'"text"',
-        delta_head=_TEXT_HEAD,
-        delta_text=delta_text,
-        error=ERROR_EVENT,
-        says_more=_SAYS_MORE,
-        reads_all=True,
-        drops_usage=drops_usage,
-    ),
+    replace(_CHAT_STREAM, close_capped=close_text_capped, delta=b'"text"', delta_head=_TEXT_HEAD),
     error_status=error_status,
     output_bytes=output_bytes,
 )

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, count, member
-from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
+from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
 from gateway.protocol.dialects.request_fields import written_tokens
-from gateway.protocol.lenient_json import id_text
 
 _COUNTS: Final = ("prompt_tokens", "input_tokens", "total_tokens")
 
@@ -19,13 +18,8 @@ _COUNTS: Final = ("prompt_tokens", "input_tokens", "total_tokens")
 def read_answer(body: Json) -> AnswerFacts:
     """Reads vectors. A usage of zeros counts as none, because some servers do not count."""
     usage = member(body, "usage")
-    error = error_in(body)
-    return AnswerFacts(
-        usage if usage is not None and any(count(usage.get(name)) for name in _COUNTS) else None,
-        "failed" if error is not None else "completed",
-        id_text(body.get("id")),
-        error=error,
-    )
+    counted = usage is not None and any(count(usage.get(name)) for name in _COUNTS)
+    return answer_of(body, usage if counted else None)
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:

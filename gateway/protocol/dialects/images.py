@@ -11,15 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.errors import GatewayError
 from gateway.protocol.dialects.dialect import (
     AnswerFacts,
     Bounds,
     Dialect,
     ImagesAsked,
     Json,
-    Observed,
-    Origin,
     RequestForm,
     StreamFacts,
     StreamForm,
@@ -28,16 +25,15 @@ from gateway.protocol.dialects.dialect import (
 )
 from gateway.protocol.dialects.openai_form import (
     ERROR_EVENT,
-    at_boundary,
+    answer_of,
+    close_broken,
+    close_capped,
     error_body,
-    error_in,
     error_status,
-    frame,
-    has_ended,
     note_facts,
+    note_failure,
 )
 from gateway.protocol.dialects.request_fields import whole_number
-from gateway.protocol.lenient_json import id_text
 
 PARTIAL_IMAGE_TOKENS: Final = 100
 TERMINALS: Final = frozenset({"image_generation.completed", "image_edit.completed"})
@@ -50,10 +46,7 @@ _CHOSEN_BY_PROVIDER: Final = ("", "auto")
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     """Reads one event of a stream."""
     kind = text(body.get("type")) or name
-    error = error_in(body, name)
-    if error is not None:
-        facts.fail(error)
-        facts.end("failed", "error")
+    if note_failure(facts, body, name):
         return
     facts.begun = facts.has_content = True
     if kind in TERMINALS:
@@ -69,27 +62,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 def read_answer(body: Json) -> AnswerFacts:
     """Pictures. Where tokens are not reported, their number is: the usage is empty, not unknown."""
-    error = error_in(body)
-    return AnswerFacts(
-        member(body, "usage") or {},
-        "failed" if error is not None else "completed",
-        id_text(body.get("id")),
-        error=error,
-    )
-
-
-def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
-    """Returns an `error` event, which clients raise."""
-    if has_ended(observed):
-        return b""
-    body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - codes as words
-    return at_boundary(observed) + frame(body, "error")
-
-
-def close_capped(observed: Observed, origin: Origin) -> bytes:
-    """Ends nothing: a picture has no shorter form, so it breaks off."""
-    error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
-    return close_broken(observed, error, origin)
+    return answer_of(body, member(body, "usage") or {})
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:

@@ -27,9 +27,16 @@ from gateway.protocol.dialects.dialect import (
     member,
     text,
 )
-from gateway.protocol.dialects.openai_form import at_boundary, error_in, error_status, frame, has_ended, note_facts
+from gateway.protocol.dialects.openai_form import (
+    answer_of,
+    at_boundary,
+    error_status,
+    frame,
+    has_ended,
+    note_facts,
+    note_failure,
+)
 from gateway.protocol.dialects.request_fields import token_bound
-from gateway.protocol.lenient_json import id_text
 
 _ERROR: Final = re.compile(rb'event: ?error|"type"\s*:\s*"error"|"error"\s*:\s*[^\sn]')
 _DELTA_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"content_block_delta"')
@@ -64,10 +71,7 @@ def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Jso
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     """Reads one event of a stream."""
     kind = text(body.get("type")) or name
-    error = error_in(body, name)
-    if error is not None:
-        facts.fail(error)
-        facts.end("failed", "error")
+    if note_failure(facts, body, name):
         return
     facts.begun = facts.begun or kind != "ping"
     if kind == "message_start":
@@ -113,13 +117,7 @@ def delta_text(body: Json) -> object:
 
 def read_answer(body: Json) -> AnswerFacts:
     """Reads a whole message."""
-    error = error_in(body)
-    return AnswerFacts(
-        member(body, "usage"),
-        "failed" if error is not None else "completed",
-        id_text(body.get("id")),
-        error=error,
-    )
+    return answer_of(body, member(body, "usage"))
 
 
 def output_bytes(body: Json) -> int:
@@ -135,8 +133,7 @@ def _size(block: Json) -> int:
 
 def read_count(body: Json) -> AnswerFacts:
     """Reads a count of tokens. The number is the answer, not a usage."""
-    error = error_in(body)
-    return AnswerFacts(None, "failed" if error is not None else "completed", error=error)
+    return answer_of(body, None)
 
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:

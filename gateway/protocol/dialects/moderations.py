@@ -6,19 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member
-from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
-from gateway.protocol.lenient_json import id_text
+from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
 
 
 def read_answer(body: Json) -> AnswerFacts:
     """Reads a verdict. Nothing is reported because nothing is counted: the usage is empty, not unknown."""
-    error = error_in(body)
-    return AnswerFacts(
-        member(body, "usage") or {},
-        "failed" if error is not None else "completed",
-        id_text(body.get("id")),
-        error=error,
-    )
+    return answer_of(body, member(body, "usage") or {})
 
 
 def bounds(_: Mapping[str, Any]) -> Bounds:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.errors import GatewayError
-from gateway.protocol.dialects.dialect import Json, Observed, StreamFacts, count, text
+from gateway.protocol.dialects.dialect import AnswerFacts, Json, Observed, Origin, StreamFacts, count, text
 from gateway.protocol.lenient_json import id_text
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -68,6 +68,22 @@ def error_in(body: Json, name: str = "") -> Json | None:
     return None
 
 
+def answer_of(body: Json, usage: Json | None) -> AnswerFacts:
+    """Returns what a JSON answer tells that has this usage, and is either whole or an error."""
+    error = error_in(body)
+    return AnswerFacts(usage, "completed" if error is None else "failed", id_text(body.get("id")), error=error)
+
+
+def note_failure(facts: StreamFacts, body: Json, name: str) -> bool:
+    """Notes the error that an event is or contains, with which its stream ends. Returns whether it is one."""
+    error = error_in(body, name)
+    if error is None:
+        return False
+    facts.fail(error)
+    facts.end("failed", "error")
+    return True
+
+
 def error_status(error: Json) -> int | None:
     """Returns the HTTP status that an error stands for, by its number or its words, or None."""
     for name in ("status", "status_code", "http_status", "code"):
@@ -109,6 +125,15 @@ def has_ended(observed: Observed) -> bool:
     return facts.ended is not None or facts.done or facts.error is not None
 
 
-def is_length(value: object) -> bool:
-    """Whether a value can bound output."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+    """Returns an `error` event, which clients raise."""
+    if has_ended(observed):
+        return b""
+    body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - codes as words
+    return at_boundary(observed) + frame(body, "error")
+
+
+def close_capped(observed: Observed, origin: Origin) -> bytes:
+    """Ends nothing: pictures, sound and its transcript have no shorter form, so they break off."""
+    error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
+    return close_broken(observed, error, origin)

@@ -11,8 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member
-from gateway.protocol.dialects.openai_form import error_body, error_in, error_status
-from gateway.protocol.lenient_json import id_text
+from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
 
 _PIECES_PER_UNIT: Final = 100
 _PIECE_BYTES: Final = 1_000
@@ -25,10 +24,7 @@ def read_answer(body: Json) -> AnswerFacts:
     billed = member(body, "meta", "billed_units")
     if billed is not None:
         usage["billed_units"] = billed
-    error = error_in(body)
-    return AnswerFacts(
-        usage or None, "failed" if error is not None else "completed", id_text(body.get("id")), error=error
-    )
+    return answer_of(body, usage or None)
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
