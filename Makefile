@@ -8,6 +8,8 @@
 # make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1);
 #              LOCK=requirements-otel.lock takes those of an image with traces
 # make compose-test  the compose stack's life on a Docker Engine: kills, outages, rolling replacement; some minutes
+# make clients other people's programs, installed from the package index, against a gateway; many minutes the first time;
+#              ARGS="-k langchain" takes some, CLIENTS_DIR=... keeps their environments elsewhere
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
@@ -23,7 +25,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test test-fast mutants cover chaos compose-test wheels lint format bench audit lock FORCE
+.PHONY: setup run test test-fast mutants cover chaos clients compose-test wheels lint format bench audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -54,6 +56,10 @@ cover: $(DEV)
 
 chaos: $(DEV)
 	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+# Kept out of `make test`: named, not collected.
+clients: $(DEV)
+	$(BIN)/python -m pytest tests/clients/clients_scenario.py $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
