@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from gateway.accounts.authority import held_fields
 from gateway.accounts.entities import (
@@ -32,20 +33,21 @@ from gateway.accounts.entities import (
     SecretState,
     Team,
     View,
+    faulty_view,
     read_key,
     read_team,
     read_view,
 )
 from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
-from gateway.accounts.records import BATCH_SIZE, Records, Status, changed_meanwhile, flat
+from gateway.accounts.records import Records, Status, changed_meanwhile, flat
 from gateway.accounts.team_names import LEASE_S, TeamNames
 from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import is_id, new_id, new_secret
 from gateway.store.keyspace import CREATING, KEY_TEAMS, TEAMS, TeamKeys, creation
-from gateway.store.replies import gather
+from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
-from gateway.store.store import Store
+from gateway.store.store import Store, StoreError
 from gateway.types import Page
 
 __all__ = [
@@ -156,21 +158,18 @@ class Accounts:
 
         A key id of None asks for the team's name; a deleted subject gives None.
         """
-        found: list[str | None] = []
-        for at in range(0, len(subjects), BATCH_SIZE):
-            part = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects[at : at + BATCH_SIZE]]
-            calls = [
-                self._store.run("HGET", keys.key(key_id) if key_id else keys.team, "name") for keys, key_id in part
-            ]
-            found += [None if name is None else name.decode() for name in await gather(calls)]
-        return found
+        parts = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects]
+        hashes = [keys.key(key_id) if key_id else keys.team for keys, key_id in parts]
+        calls = [partial(self._store.run, "HGET", name, "name") for name in hashes]
+        replies = await gather_pages(self._store, calls, faults=True)
+        return [reply.decode(errors="replace") if isinstance(reply, bytes) else None for reply in replies]
 
     async def teams(self, limit: int = 1000, after: str | None = None) -> Page[Team]:
         """Returns one page of teams in order of creation. Raises `invalid_field` for an unknown cursor."""
         ids, cursor = await self.team_ids(limit, after)
         hashes = await self._records.hashes([TeamKeys(team_id).team for team_id in ids])
         found = [read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored]
-        await self._names.heal([(team.id, team.name) for team in found])
+        await self._names.heal([(team.id, team.name) for team in found if team.name and not team.fault])
         return Page(tuple(found), cursor)
 
     async def team(self, name_or_id: str) -> Team:
@@ -336,21 +335,31 @@ class Accounts:
         return (await self.view(team)).balance
 
     async def view(self, team: Team, key_id: str | None = None) -> View:
-        """Returns the limits, their usage and the balance, computed by the same Lua functions that enforce them."""
-        return (await self.views([(team.id, key_id)]))[0]
+        """Returns the limits, their usage and the balance, computed by the same Lua functions that enforce them.
+
+        Raises `internal_error` if the counters cannot be read.
+        """
+        [view] = await self.views([(team.id, key_id)])
+        if view.fault:
+            raise GatewayError("internal_error", f"The team {team.name!r}: {view.fault}")
+        return view
 
     async def views(self, subjects: Sequence[tuple[str, str | None]]) -> list[View]:
-        """Returns the views of many (team id, key id or None) pairs in one round trip."""
+        """Returns the views of many (team id, key id or None) pairs. A view may have a fault."""
         calls = []
         for team_id, key_id in subjects:
             keys = TeamKeys(team_id)
             names = [keys.team, keys.state]
             names += [keys.key(key_id)] if key_id else []
-            calls.append(self._store.call(VIEW, names, [key_id or "", self._burst]))
-        return [read_view(reply) for reply in await gather(calls)]
+            calls.append(partial(self._store.call, VIEW, names, [key_id or "", self._burst]))
+        return await gather_pages(self._store, calls, _read_view, faults=True)
 
     def _movement_lives(self) -> list[str]:
         return [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
+
+
+def _read_view(reply: list[Any] | StoreError) -> View:
+    return faulty_view(reply) if isinstance(reply, StoreError) else read_view(reply)
 
 
 def _late(name: str) -> GatewayError:

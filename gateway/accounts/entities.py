@@ -35,6 +35,7 @@ LIMITS: Final = (
     "budget_tokens_month",
     "budget_tokens_total",
 )
+UNREADABLE: Final = "unreadable"
 SECRET_FIELD: Final = "s:"  # noqa: S105 - the prefix of a field, not a password
 LAST_USED_FIELD: Final = "u:"
 HELD_FIELD: Final = "o:"
@@ -47,7 +48,10 @@ HOLDABLE: Final = ("status", "expires_ms", "models", "operations", "cut_at_cap",
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The fields that teams and keys share. `limits` maps names from `LIMITS` to values; money is in nano-USD."""
+    """The fields that teams and keys share. `limits` maps names from `LIMITS` to values; money is in nano-USD.
+
+    If its hash cannot be read, `fault` says why, `status` is UNREADABLE, and the other fields are empty.
+    """
 
     id: str
     name: str
@@ -58,6 +62,7 @@ class Account:
     expires_ms: int
     created_ms: int
     version: int
+    fault: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +153,15 @@ class Balance:
 class View:
     """The enforced limits at `now_ms`.
 
-    `team` and `key` map names to numbers: limits, `used_*` counters, `<period>_ends_ms` and `<rate>_left`.
+    `team` and `key` map names to numbers: limits, `used_*` counters, `<period>_ends_ms` and `<rate>_left`. If the
+    counters cannot be read, `fault` says why, and nothing else is known.
     """
 
     now_ms: int
     balance: Balance
     team: Mapping[str, int]
     key: Mapping[str, int]
+    fault: str = ""
 
 
 def read_team(team_id: str, stored: Mapping[str, str]) -> Team:
@@ -165,7 +172,7 @@ def read_team(team_id: str, stored: Mapping[str, str]) -> Team:
 def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
     """Reads a key from its hash. The secret that is valid longest comes first."""
     secrets = [
-        SecretState(name[2:], int(until), int(stored.get(LAST_USED_FIELD + name[2:], "0")))
+        SecretState(name[2:], _number(until), _number(stored.get(LAST_USED_FIELD + name[2:], "0")))
         for name, until in stored.items()
         if name.startswith(SECRET_FIELD)
     ]
@@ -199,7 +206,28 @@ def read_view(reply: list[Any]) -> View:
     return View(now_ms, Balance(**_pairs(money)), _pairs(team), _pairs(key))
 
 
+def faulty_view(problem: object) -> View:
+    """Returns the view of a subject whose counters cannot be read."""
+    return View(0, Balance(0, 0, 0, 0), {}, {}, fault=f"its counters cannot be read: {problem}")
+
+
 def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return _read_account(identifier, stored)
+    except (KeyError, ValueError) as error:
+        problem = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+        return {
+            **dict.fromkeys(("expires_ms", "created_ms", "version"), 0),
+            "id": identifier,
+            "name": stored.get("name", ""),
+            "status": UNREADABLE,
+            "models": (),
+            "limits": {},
+            "fault": f"its settings cannot be read: {problem}",
+        }
+
+
+def _read_account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": identifier,
         "name": stored.get("name", ""),
@@ -211,6 +239,11 @@ def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
         "created_ms": int(stored["created_ms"]),
         "version": int(stored["version"]),
     }
+
+
+def _number(text: str) -> int:
+    """Returns a time of a secret. One that cannot be read is in the past: the scripts take no such secret."""
+    return int(text) if text.isdecimal() else 1
 
 
 def _pairs(flat: list[Any]) -> dict[str, int]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import Any, Final
 
 from gateway.accounts.entities import Team, read_team
 from gateway.errors import GatewayError
 from gateway.store.keyspace import TeamKeys
-from gateway.store.replies import gather
+from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
-from gateway.store.store import Store
+from gateway.store.store import Store, StoreError
 
 CONFIG: Final = Script.load("config_v2")
-BATCH_SIZE: Final = 500
 
 
 class Status(IntEnum):
@@ -50,13 +50,9 @@ class Records:
         return (await gather([self._store.call(script, keys, args)]))[0]
 
     async def hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Reads several hashes, many in one round trip. A hash that does not exist is returned empty."""
-        out = []
-        for at in range(0, len(names), BATCH_SIZE):
-            for flat in await gather([self._store.run("HGETALL", name) for name in names[at : at + BATCH_SIZE]]):
-                words = [word.decode() for word in flat]
-                out.append(dict(zip(words[::2], words[1::2], strict=True)))
-        return out
+        """Reads several hashes. One that does not exist is empty; one that is no hash has only a field "name"."""
+        calls = [partial(self._store.run, "HGETALL", name) for name in names]
+        return await gather_pages(self._store, calls, _read_hash, faults=True)
 
     async def find_team(self, team_id: str) -> Team | None:
         """Returns a team by its id, or None."""
@@ -96,6 +92,13 @@ class Records:
         if status is Status.FINAL:
             raise GatewayError("not_allowed", "It was deleted or revoked, for good. Create a new one.", param="status")
         return Status.DONE if status is Status.GONE else status  # who reads it next says what is missing
+
+
+def _read_hash(reply: list[bytes] | StoreError) -> dict[str, str]:
+    if isinstance(reply, StoreError):
+        return {"name": ""}
+    words = [word.decode(errors="replace") for word in reply]
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def flat(fields: Mapping[str, str]) -> list[str]:

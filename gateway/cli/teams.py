@@ -99,6 +99,8 @@ def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
 
 
 def _row(team: Json) -> tuple[Any, ...]:
+    if team["fault"]:
+        return (team["name"], team["id"], team["status"], f"faulty: {team['fault']}", "", "", "", "")
     balance = team["balance"]
     return (
         team["name"],
@@ -119,7 +121,7 @@ def _show(team: Json) -> None:
             "id": team["id"],
             "status": output.status(team),
             "metered": "yes" if team["metered"] else "no: requests are never refused because of the balance",
-            **output.balance_fields(team["balance"]),
+            **({"fault": team["fault"]} if team["fault"] else output.balance_fields(team["balance"])),
             "models": output.permitted_line(team["models"]),
             "operations": output.permitted_line(team["operations"]),
             "expires": team["expires_at"] or "never",

@@ -97,6 +97,8 @@ class AdminSettings(Section):
         return key
 
     audit_max_entries: int = Field(default=100_000, ge=100, le=10_000_000)
+    max_parallel: int = Field(default=4, ge=1, le=1000)
+    max_waiting: int = Field(default=32, ge=0, le=100_000)
     session_ttl_s: int = Field(default=1800, ge=60, le=12 * 3600)
     sign_in_attempts: int = Field(default=10, ge=1, le=10_000)
 

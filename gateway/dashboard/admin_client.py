@@ -6,6 +6,7 @@ a whole request on, for the live stream.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ _BASE: Final = "http://inside/admin/v1"
 _SENT_BEFORE: Final = (
     "This form was sent before with other content, and that change was made. To make this change as well, send it now."
 )
+_AT_ONCE: Final = 4
+"""How many calls one page makes at a time. The API bounds them for each admin key."""
 _OURS: Final = "gateway."  # what the application stores in a scope: the request's id
 _CONNECTION: Final = ("type", "asgi", "http_version", "scheme", "client", "server", "state")
 _PASSED_ON: Final = frozenset({b"host", b"accept", b"last-event-id"})
@@ -42,6 +45,7 @@ class AdminClient:
     def __init__(self, request: Request, admin: Admin | None) -> None:
         self._request = request
         self._admin = admin
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
         """Reads an object. Raises AdminApiError."""
@@ -79,7 +83,7 @@ class AdminClient:
         headers: Mapping[str, bytes] | None = None,
     ) -> dict[str, Any]:
         transport = httpx.ASGITransport(self._signed_in)
-        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+        async with self._turns, httpx.AsyncClient(transport=transport, trust_env=False) as client:
             answer = await client.request(
                 method,
                 _BASE + path,

@@ -193,6 +193,8 @@ async def _spent(visit: Visit, team: str) -> dict[str, Any]:
 def _with_forecast(team: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any]:
     """Adds a team's bars, its spend per day, and when its balance ends at that rate."""
     balance = team["balance"]
+    if team["fault"]:
+        return {**team, "bars": limit_bars(team["limits"]), "set": values(team["limits"])}
     found = forecast(
         available=parse_usd(balance["available_usd"]),
         spent=parse_usd(spent["total"]["cost_usd"]),

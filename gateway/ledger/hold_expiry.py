@@ -20,7 +20,7 @@ from typing import Any, Final
 from gateway.billing.settlement import Hold
 from gateway.store.keyspace import REAPER_LOCK, TEAMS, TeamKeys
 from gateway.store.script import Script
-from gateway.store.store import Store
+from gateway.store.store import Store, StoreError
 
 RENEW: Final = Script.load("renew_v1")
 RESTORE: Final = Script.load("restore_v1")
@@ -61,20 +61,22 @@ async def restore(store: Store, holds: Iterable[Hold], life_ms: str) -> int:
 async def expire_holds(store: Store, round_s: float, life_s: float) -> int:
     """Voids the expired holds of every team, and returns how many.
 
-    One worker does this in each round of `round_s` seconds.
-
-    Raises StoreUnavailable or StoreError.
+    One worker does this in each round of `round_s` seconds. Raises StoreUnavailable, or StoreError after every team has
+    been tried.
     """
     if await store.run("SET", REAPER_LOCK, "1", "NX", "PX", str(int(round_s * 900))) is None:
         return 0
     args = [str(_BATCH_SIZE), str(int(round_s * 1000)), str(int(life_s * 1000))]
     expired = 0
+    faults: list[StoreError] = []
     async for teams in _teams(store):
         rest = teams
         while rest:
-            replies = await _all([store.call(EXPIRE, _held_keys(keys), args) for keys in rest])
-            expired += sum(voided for voided, _ in replies)
-            rest = [keys for keys, (_, seen) in zip(rest, replies, strict=True) if seen == _BATCH_SIZE]
+            replies = await _all([store.call(EXPIRE, _held_keys(keys), args) for keys in rest], faults)
+            counts = [(0, 0) if reply is None else reply for reply in replies]
+            expired += sum(voided for voided, _ in counts)
+            rest = [keys for keys, (_, seen) in zip(rest, counts, strict=True) if seen == _BATCH_SIZE]
+    _raise_first(faults)
     return expired
 
 
@@ -84,8 +86,11 @@ async def reclaim(store: Store, owner: str) -> int:
     Raises StoreUnavailable or StoreError after every team has been tried.
     """
     reclaimed = 0
+    faults: list[StoreError] = []
     async for teams in _teams(store):
-        reclaimed += sum(await _all([store.call(RECLAIM, _held_keys(keys), [owner]) for keys in teams]))
+        calls = [store.call(RECLAIM, _held_keys(keys), [owner]) for keys in teams]
+        reclaimed += sum(reply for reply in await _all(calls, faults) if reply is not None)
+    _raise_first(faults)
     return reclaimed
 
 
@@ -117,10 +122,22 @@ def _held_keys(keys: TeamKeys) -> list[str]:
     return [keys.state, keys.holds, keys.held, keys.journal]
 
 
-async def _all(calls: list[asyncio.Future[Any]]) -> list[Any]:
-    """Waits for all replies. Then raises the first fault, or returns the replies."""
+async def _all(calls: list[asyncio.Future[Any]], refused: list[StoreError] | None = None) -> list[Any]:
+    """Waits for all replies. Then raises the first fault, or returns the replies.
+
+    With `refused`, a StoreError is added to that list instead, and its reply is None: one team whose data is damaged
+    does not stop the work for the others.
+    """
     replies = await asyncio.gather(*calls, return_exceptions=True)
-    for reply in replies:
-        if isinstance(reply, BaseException):
+    for at, reply in enumerate(replies):
+        if isinstance(reply, StoreError) and refused is not None:
+            refused.append(reply)
+            replies[at] = None
+        elif isinstance(reply, BaseException):
             raise reply
     return replies
+
+
+def _raise_first(faults: list[StoreError]) -> None:
+    if faults:
+        raise faults[0]

@@ -20,19 +20,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from gateway.billing.bill import Bill, read_bill
 from gateway.errors import GatewayError
 from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import TeamKeys
-from gateway.store.replies import gather
+from gateway.store.replies import gather, gather_pages
 from gateway.store.store import Store
 from gateway.types import Page
 
-PAGE: Final = 1000
+PAGE: Final = 100
+"""Entries that are read at once. They keep the store and the event loop busy for a millisecond or two."""
 UNREADABLE: Final = "unreadable"
-_ROUNDS: Final = 20  # pages that are looked through for a type that is rare
+_ROUNDS: Final = 200  # pages that are looked through for a type that is rare
 _NO_END: Final = 2**63 - 1
 
 
@@ -114,11 +116,12 @@ class Journal:
             start = f"({after}"
         if end == "(0-0" or to_ms <= 0:  # the store knows no interval that ends before its beginning
             return Page((), None)
-        count = limit + 1 if type_ is None else PAGE
         found: list[Entry] = []
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if type_ is not None else limit // PAGE + 1):
+            count = PAGE if type_ is not None else min(PAGE, limit + 1 - len(found))
             bounds = ("XREVRANGE", team_id, end, start) if newest else ("XRANGE", team_id, start, end)
-            page = await self._range(*bounds, count)
+            async with self._store.lane:
+                page = await self._range(*bounds, count)
             found += [entry for entry in page if type_ in (None, entry.type)]
             if len(found) > limit or len(page) < count:
                 break
@@ -131,7 +134,7 @@ class Journal:
         """All entries of a period, in pages."""
         after: str | None = None
         while True:
-            page = await self.entries(team_id, limit=PAGE, after=after, from_ms=from_ms, to_ms=to_ms)
+            page = await self.entries(team_id, limit=PAGE - 1, after=after, from_ms=from_ms, to_ms=to_ms)
             if page.data:
                 yield page.data
             if page.next is None:
@@ -141,9 +144,9 @@ class Journal:
     async def find(self, team_ids: Sequence[str], request_id: str) -> Found | None:
         """A request among teams: running, or how it ended. An expired hold is not seen: `find_expired`."""
         names = [TeamKeys(team_id) for team_id in team_ids]
-        calls = [self._store.run("GET", name.resolution(request_id)) for name in names]
-        calls += [self._store.run("HGET", name.held, request_id) for name in names]
-        replies = await gather(calls)
+        calls = [partial(self._store.run, "GET", name.resolution(request_id)) for name in names]
+        calls += [partial(self._store.run, "HGET", name.held, request_id) for name in names]
+        replies = await gather_pages(self._store, calls)
         for team_id, done, held in zip(team_ids, replies, replies[len(names) :], strict=False):
             if done is not None:
                 return await self._ended(team_id, done.decode())

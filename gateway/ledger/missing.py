@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from gateway.accounts.team_names import TeamNames
 from gateway.ledger.verification import Difference, Verification
 from gateway.store.keyspace import CREATING, KEY_TEAMS, TEAM_NAMES, TEAMS, TeamKeys
-from gateway.store.replies import gather
+from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store
 
@@ -83,10 +84,7 @@ async def _lost(store: Store, team_id: str, key_ids: Sequence[str]) -> list[str]
 
 
 async def _exist(store: Store, names: Sequence[str]) -> list[bool]:
-    found: list[bool] = []
-    for at in range(0, len(names), _BATCH_SIZE):
-        found += [reply == 1 for reply in await gather([store.run("EXISTS", n) for n in names[at : at + _BATCH_SIZE]])]
-    return found
+    return [reply == 1 for reply in await gather_pages(store, [partial(store.run, "EXISTS", name) for name in names])]
 
 
 async def _hash(store: Store, name: str) -> dict[str, str]:

@@ -149,10 +149,14 @@ class Upkeep:
         self.lost += [raw.decode() for raw in lapsed]
         while self.lost:
             owner = self.lost[0]
-            reclaimed = await hold_expiry.reclaim(self._store, owner)
+            problem, reclaimed = "", 0
+            try:
+                reclaimed = await hold_expiry.reclaim(self._store, owner)
+            except StoreError as error:  # a team's data is damaged; the other teams' holds were given back
+                problem = str(error)
             self.expired += reclaimed
-            del self.lost[0]  # if the call fails, the next round tries again
-            self._log.warning("worker_lost", worker=owner, holds=reclaimed)
+            del self.lost[0]  # during an outage the next round tries again
+            self._log.warning("worker_lost", worker=owner, holds=reclaimed, problem=problem)
 
     async def _lease(self, life_ms: str) -> list[Any]:
         reply: list[Any] = await self._store.call(LEASE, [LEASES], [self._owner, life_ms, _LEASES_LIFE_MS])

@@ -30,6 +30,7 @@ REDACTED: Final = "sk-..."
 _SECRET: Final = re.compile(r"sk-gwa?-[0-9A-Za-z-]+")
 _ID: Final = re.compile(r"\d{1,15}-\d{1,15}")
 _LONGEST: Final = 16_384
+_PAGE: Final = 100
 _REPEAT_AFTER_S: Final = (0.05, 0.2, 0.5, None)
 """Pauses between the attempts to append an entry while the store is unavailable. None is the last attempt."""
 
@@ -96,7 +97,15 @@ class AuditLog:
             return Page((), None)  # there is nothing older, and the store has no range that ends before its start
         name = AUDIT if team_id is None else TeamKeys(team_id).audit
         end = "+" if after is None else f"({after}"
-        found = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(limit + 1))]))[0]
+        found: list[Any] = []
+        while len(found) <= limit:
+            count = min(_PAGE, limit + 1 - len(found))
+            async with self._store.lane:
+                page = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(count))]))[0]
+            found += page
+            if len(page) < count:
+                break
+            end = f"({page[-1][0].decode()}"
         actions = [_action(entry_id, fields) for entry_id, fields in found]
         once = {(action.request_id, action.action): action for action in actions[:limit]}
         return Page(tuple(once.values()), actions[limit - 1].id if len(actions) > limit else None)

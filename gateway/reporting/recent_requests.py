@@ -8,14 +8,15 @@ bounded number of streams is read at once, and at most one page of their entries
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from gateway.errors import GatewayError
 from gateway.ledger.journal import Entry, read_entry
 from gateway.reporting.refused_requests import RefusedRequest, read_refused
 from gateway.store.keyspace import TeamKeys
-from gateway.store.replies import gather
-from gateway.store.store import Store
+from gateway.store.replies import gather_pages
+from gateway.store.store import Store, StoreError
 from gateway.types import Page
 
 _REQUESTS: Final = frozenset({"settle", "void", "expire"})
@@ -89,9 +90,11 @@ class _Search:
     async def _read(self, team_ids: Sequence[str], end: str, start: str, limit: int | None) -> list[list[Recent]]:
         count = () if limit is None else ("COUNT", str(limit))
         names = [TeamKeys(team_id) for team_id in team_ids]
-        journals = [self._store.run("XREVRANGE", name.journal, end, start, *count) for name in names if self._journal]
-        refused = [self._store.run("XREVRANGE", name.refused, end, start, *count) for name in names if self._refused]
-        replies = await gather([*journals, *refused])
+        read = partial(partial, self._store.run, "XREVRANGE")
+        journals = [read(name.journal, end, start, *count) for name in names if self._journal]
+        refused = [read(name.refused, end, start, *count) for name in names if self._refused]
+        streams = await gather_pages(self._store, [*journals, *refused], faults=True)
+        replies = [() if isinstance(stream, StoreError) else stream for stream in streams]
         found: list[list[Recent]] = [
             [(team_id, read_entry(entry_id, fields)) for entry_id, fields in reply]
             for team_id, reply in zip(team_ids, replies[: len(journals)], strict=False)

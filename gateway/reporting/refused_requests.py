@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from gateway.store.keyspace import TeamKeys
-from gateway.store.replies import gather
+from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store
 
@@ -81,7 +82,8 @@ async def find_refused(store: Store, team_ids: Sequence[str], request_id: str) -
     while waiting:
         part, waiting = waiting[:_BATCH_SIZE], waiting[_BATCH_SIZE:]
         names = [(TeamKeys(team_id).refused, end) for team_id, end in part]
-        pages = await gather([store.run("XREVRANGE", name, end, "-", "COUNT", str(_PAGE)) for name, end in names])
+        calls = [partial(store.run, "XREVRANGE", name, end, "-", "COUNT", str(_PAGE)) for name, end in names]
+        pages = await gather_pages(store, calls)
         for (team_id, _), page in zip(part, pages, strict=True):
             for entry_id, fields in page:
                 if fields[1] == wanted:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from gateway.reporting.outcome_rollups import OutcomeCounts, read_outcomes
 from gateway.store.keyspace import STEP_MS, Step, TeamKeys
-from gateway.store.replies import gather
+from gateway.store.replies import gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store
 
@@ -73,9 +74,9 @@ async def _read(
         names = TeamKeys(team_id)
         keys = [names.usage(step, start_ms) for start_ms in starts]
         keys += [names.outcomes(step, start_ms) for start_ms in starts] if with_outcomes else []
-        calls.append(store.call(ROLLUPS, keys, []))
+        calls.append(partial(store.call, ROLLUPS, keys, []))
     rows: list[UsageRow | OutcomeCounts] = []
-    for (team_id, starts), found in zip(wanted, await gather(calls), strict=True):
+    for (team_id, starts), found in zip(wanted, await gather_pages(store, calls), strict=True):
         for number, flat in zip(found[::2], found[1::2], strict=True):
             at = number - 1
             if at < len(starts):

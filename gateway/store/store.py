@@ -59,6 +59,7 @@ class StoreSettings:
 class Store:
     """The ledger's store; `await Store.open(settings)`.
 
+    `lane`: large reads take turns in it, for a page of calls or a slice of work each; it serves who came first.
     `works`: background work of the store itself. With Sentinels, it watches for a new primary. `redis`: a redis-py
     client for lists and exports, outside the hot path. It raises redis-py's exceptions. `on_change`: called with
     `available` each time it changes. `epoch`: counts the connections that were made. If it has changed, another server
@@ -68,6 +69,7 @@ class Store:
     def __init__(self, settings: StoreSettings) -> None:
         self.on_change: Callable[[bool], None] | None = None
         self.epoch = 0
+        self.lane = asyncio.Lock()
         self._settings = settings
         self._url = url = _parsed(settings.url)
         self._connection_settings = ConnectionSettings(

@@ -11,8 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.ledger.hold_expiry import expire_holds, reclaim
 from gateway.ledger.owners import owner_of
-from gateway.store.keyspace import LEASES
+from gateway.store.errors import StoreError
+from gateway.store.keyspace import LEASES, REAPER_LOCK, TeamKeys
 from tests.support.gateway import simulator
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
 from tests.support.processes import GatewayProcess, ask_once, gateway_process
@@ -178,3 +180,28 @@ async def test_a_pause_of_the_store_ends_no_lease(server: Server, tmp_path: Path
             await wait_until_found(lambda: _is_leased(one))
         assert (await one.books(key)).entries("expire") == []
         await one.ledger.settle(settled(hold, cost=1))
+
+
+async def test_a_team_whose_data_is_damaged_stops_the_work_for_no_other_team(
+    server: Server, tmp_path: Path, parts: LedgerParts
+) -> None:
+    keys = [await parts.new_key(credit=100) for _ in range(2)]
+    one, _ = await asyncio.gather(*(parts.ledger.admit(ask(key)) for key in keys))
+    dead = one.hold.id[:4]
+    damaged, whole = (TeamKeys(key.team_id) for key in keys)
+    server.run("HSET", damaged.state, "window", b"\x9d\xdb")
+    with pytest.raises(StoreError):
+        await reclaim(parts.store, dead)
+    assert (server.run("HLEN", damaged.held), server.run("HLEN", whole.held)) == (1, 0)
+    async with kept_up(parts.ledger):
+        parts.ledger.upkeep.lost += [dead, "another"]
+        await wait_until(lambda: not parts.ledger.upkeep.lost, what="no damage keeps the next dead worker waiting")
+    async with open_ledger(server.url, tmp_path / "short", hold_ttl_s=1.0) as short:
+        await short.ledger.admit(ask(keys[1]))
+        for holds in (damaged.holds, whole.holds):
+            [member] = server.run("ZRANGE", holds, "0", "-1")
+            server.run("ZADD", holds, str(server.run("TIME")[0] * 1000 - 0.5), member)
+        server.run("DEL", REAPER_LOCK)
+        with pytest.raises(StoreError):
+            await expire_holds(short.store, 0.1, 1.0)
+    assert (server.run("HLEN", damaged.held), server.run("HLEN", whole.held)) == (1, 0)

@@ -224,6 +224,27 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/operators/test_who_set_a_limit.py::test_a_lead_who_is_quicker_than_the_operator_lifts_nothing",
     ),
     Protection(
+        "an admin key has a bounded number of calls at once",
+        "gateway/api/admin/turns.py",
+        "elif len(caller.waiting) >= self._max_waiting:",
+        "elif False:",
+        "tests/operators/test_admin_load.py::test_beyond_the_bound_an_admin_key_is_told_when_to_come_back",
+    ),
+    Protection(
+        "large answers are rendered in slices",
+        "gateway/api/admin/answers.py",
+        "        await asyncio.sleep(0)  # a lock that nobody else wants lets nobody else run\n",
+        "",
+        "tests/operators/test_admin_load.py::test_a_large_answer_is_rendered_in_slices_between_which_others_run",
+    ),
+    Protection(
+        "a hold of a damaged team is kept until it can be voided whole",
+        "gateway/store/scripts/void.lua",
+        "  local text = redis.call('HGET', held, id)\n",
+        "  local text = redis.call('HGET', held, id)\n  redis.call('HDEL', held, id)\n",
+        "tests/ledger/test_leases.py::test_a_team_whose_data_is_damaged_stops_the_work_for_no_other_team",
+    ),
+    Protection(
         "an answer closes the breaker",
         _HEALTH,
         "closed, self._failed = self._failed >= self._limit, 0",

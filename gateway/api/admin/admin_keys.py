@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway.api.admin.access import admin_of, team_asked
+from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
 from gateway.api.admin.query_parameters import After, Limit
 from gateway.api.admin.request_models import NewAdminKey
-from gateway.api.admin.serialization import action_json, admin_json, page_json
+from gateway.api.admin.serialization import action_json, admin_json
 from gateway.api.dependencies import services_of
 
 router = APIRouter(route_class=GuardedRoute)
@@ -60,11 +61,9 @@ async def delete_admin_key(request: Request, admin_key: str) -> dict[str, Any]:
     return {**admin_json(admin), "deleted": True}
 
 
-@router.get("/audit")
-async def list_actions(
-    request: Request, limit: Limit = 100, after: After = None, team: str | None = None
-) -> dict[str, Any]:
+@router.get("/audit", response_model=dict[str, Any])
+async def list_actions(request: Request, limit: Limit = 100, after: After = None, team: str | None = None) -> Response:
     """What admins changed, newest first; for one team or for everything."""
     owner = await team_asked(request, team)
     page = await services_of(request).audit_log.read(owner.id if owner else None, limit, after)
-    return page_json(map(action_json, page.data), page)
+    return await page_answer(services_of(request).store, map(action_json, page.data), page)

@@ -67,13 +67,15 @@ async def _before(services: Services, rule: Rule, request: Request) -> Any:
 
 async def _team(services: Services, names: Mapping[str, str]) -> Any:
     team = await services.accounts.team(names["team"])
-    return team_json(team, await services.accounts.view(team))
+    [view] = await services.accounts.views([(team.id, None)])
+    return team_json(team, view)
 
 
 async def _key(services: Services, names: Mapping[str, str]) -> Any:
     team = await services.accounts.team(names["team"])
     key = await services.accounts.key(team, names["key"])
-    return key_json(key, await services.accounts.view(team, key.id))
+    [view] = await services.accounts.views([(team.id, key.id)])
+    return key_json(key, view)
 
 
 async def _balance(services: Services, names: Mapping[str, str]) -> Any:

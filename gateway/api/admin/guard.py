@@ -4,6 +4,7 @@ admin.key not set         403 admin_disabled       on every route
 no key, or another key    401 invalid_admin_key    valid: the root key of the configuration, or a stored admin key
 outside of the scope      403 not_allowed          access.RULES
 body over MAX_BODY        413 body_too_large
+too many at once          429 concurrency_exceeded   turns.py
 
 The audit entry of a change is written before its answer is sent.
 """
@@ -45,8 +46,13 @@ class GuardedRoute(APIRoute):
         path = self.path
 
         async def guarded(request: Request) -> Response:
+            admin = await require_admin(request)
+            async with services_of(request).admin_turns.turn(admin.id):
+                return await answer(request, admin)
+
+        async def answer(request: Request, admin: Admin) -> Response:
             action = f"{request.method} {path}"
-            rule = await authorise(action, request, await require_admin(request))
+            rule = await authorise(action, request, admin)
             try:
                 body = await _read_body(request)
             except ClientDisconnected:

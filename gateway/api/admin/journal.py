@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from gateway.accounts.accounts import Page
+from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import After, Limit, Since, Until, moment_ms
-from gateway.api.admin.serialization import entry_json, page_json, verification_json
+from gateway.api.admin.serialization import entry_json, verification_json
 from gateway.api.dependencies import services_of
 from gateway.ledger.journal import Journal, check_cursor
 from gateway.ledger.missing import find_missing
@@ -20,7 +21,7 @@ _NO_END: Final = 10**15
 Type = Literal["grant", "adjust", "settle", "void", "expire", "attempt"]
 
 
-@router.get("/teams/{team}/journal")
+@router.get("/teams/{team}/journal", response_model=dict[str, Any])
 async def list_entries(
     request: Request,
     team: str,
@@ -30,7 +31,7 @@ async def list_entries(
     until: Until = None,
     type_: Annotated[Type | None, Query(alias="type", description="Entries of one type; pages may be short")] = None,
     order: Annotated[Literal["oldest", "newest"], Query(description="Which come first")] = "oldest",
-) -> dict[str, Any]:
+) -> Response:
     """The journal's entries of a period."""
     services = services_of(request)
     check_cursor(after)
@@ -44,13 +45,11 @@ async def list_entries(
         type_=type_,
         newest=order == "newest",
     )
-    return page_json(map(entry_json, page.data), page)
+    return await page_answer(services.store, map(entry_json, page.data), page)
 
 
-@router.get("/ledger/verify")
-async def verify_ledger(
-    request: Request, team: str | None = None, limit: Limit = 100, after: After = None
-) -> dict[str, Any]:
+@router.get("/ledger/verify", response_model=dict[str, Any])
+async def verify_ledger(request: Request, team: str | None = None, limit: Limit = 100, after: After = None) -> Response:
     """Recomputes balances from the journal, for one team or page by page for all.
 
     `ok` is true if all of this page agree. The first page of all teams names those that are gone, too.
@@ -61,5 +60,5 @@ async def verify_ledger(
     found = [(owner.name, await verify(services.store, owner.id)) for owner in page.data]
     if team is None and after is None:
         found += await find_missing(services.store)
-    data = [verification_json(name, verification) for name, verification in found]
-    return {**page_json(data, page), "ok": all(verification.ok for _, verification in found)}
+    rows = (verification_json(name, verification) for name, verification in found)
+    return await page_answer(services.store, rows, page, ok=all(verification.ok for _, verification in found))

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.accounts.accounts import Accounts, Key, Team
 from gateway.api.admin.access import is_operator, refuse_beyond_quota
+from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
 from gateway.api.admin.query_parameters import After, Limit
 from gateway.api.admin.request_models import KeyPatch, NewKey
-from gateway.api.admin.serialization import key_json, page_json
+from gateway.api.admin.serialization import key_json
 from gateway.api.dependencies import services_of
 
 router = APIRouter(prefix="/teams/{team}/keys", route_class=GuardedRoute)
@@ -29,13 +30,13 @@ async def create_key(request: Request, response: Response, team: str, body: NewK
     return {**await _shown(accounts, owner, key, response), "key": text or None}
 
 
-@router.get("")
-async def list_keys(request: Request, team: str, limit: Limit = 100, after: After = None) -> dict[str, Any]:
+@router.get("", response_model=dict[str, Any])
+async def list_keys(request: Request, team: str, limit: Limit = 100, after: After = None) -> Response:
     """A team's keys, oldest first."""
     accounts = services_of(request).accounts
     page = await accounts.keys(await accounts.team(team), limit, after)
     views = await accounts.views([(key.team_id, key.id) for key in page.data])
-    return page_json(map(key_json, page.data, views), page)
+    return await page_answer(services_of(request).store, map(key_json, page.data, views), page)
 
 
 @router.get("/{key}")
@@ -61,4 +62,5 @@ async def change_key(request: Request, response: Response, team: str, key: str, 
 
 async def _shown(accounts: Accounts, team: Team, key: Key, response: Response) -> dict[str, Any]:
     response.headers["etag"] = f'"{key.version}"'
-    return key_json(key, await accounts.view(team, key.id))
+    [view] = await accounts.views([(team.id, key.id)])
+    return key_json(key, view)

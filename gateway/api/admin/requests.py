@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api.admin.access import team_asked
+from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import After, Limit, every_team_id
-from gateway.api.admin.serialization import page_json, recent_json, request_json
+from gateway.api.admin.serialization import recent_json, request_json
 from gateway.api.dependencies import Services, services_of
 from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
@@ -28,14 +29,14 @@ _BATCH_SIZE: Final = 500
 OUTCOMES: Final = (*(outcome.value for outcome in Outcome if outcome is not Outcome.DRY_RUN), "expired")
 
 
-@router.get("")
+@router.get("", response_model=dict[str, Any])
 async def list_requests(
     request: Request,
     limit: Limit = 100,
     after: After = None,
     team: str | None = None,
     outcome: Annotated[str | None, Query(max_length=64, description='As in the journal, or "refused"')] = None,
-) -> dict[str, Any]:
+) -> Response:
     """The last requests, newest first: settled, voided, expired, refused.
 
     A page may be slightly longer than `limit`.
@@ -46,7 +47,8 @@ async def list_requests(
     owner = await team_asked(request, team)
     ids = [owner.id] if owner is not None else [known async for known in every_team_id(services.accounts)]
     page = await recent(services.store, ids, limit=limit, after=after, outcome=outcome)
-    return page_json((recent_json(team_id, item) for team_id, item in page.data), page)
+    rows = (recent_json(team_id, item) for team_id, item in page.data)
+    return await page_answer(services.store, rows, page)
 
 
 @router.get("/{request_id}")

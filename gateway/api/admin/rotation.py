@@ -29,7 +29,7 @@ async def rotate_key(request: Request, response: Response, team: str, key: str, 
     rotated, text = await services.rotation.rotate(owner, found, body.overlap_s, idempotency_key)
     response.headers["cache-control"] = "no-store"
     response.headers["etag"] = f'"{rotated.version}"'
-    view = await services.accounts.view(owner, rotated.id)
+    [view] = await services.accounts.views([(owner.id, rotated.id)])
     return {**key_json(rotated, view), "key": text or None}
 
 
@@ -40,4 +40,5 @@ async def find_key(request: Request, response: Response, key: str) -> dict[str, 
     owner, found = await accounts.find_key(key)
     refuse_other_team(request, owner.id)
     response.headers["etag"] = f'"{found.version}"'
-    return {**key_json(found, await accounts.view(owner, found.id)), "team_name": owner.name}
+    [view] = await accounts.views([(owner.id, found.id)])
+    return {**key_json(found, view), "team_name": owner.name}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
 
-from gateway.accounts.accounts import Key, Page, Team, View
+from gateway.accounts.accounts import Key, Team, View
 from gateway.accounts.admin_keys import Admin
 from gateway.accounts.authority import param_of
 from gateway.accounts.serialization import balance_json, limits_json, time_json
@@ -22,13 +22,11 @@ from gateway.reporting.refused_requests import RefusedRequest
 _STATES: Final = MappingProxyType({"settle": "settled", "void": "voided", "expire": "expired"})
 
 
-def page_json(data: Iterable[dict[str, Any]], page: Page[Any]) -> dict[str, Any]:
-    """A page of a list."""
-    return {"object": "list", "data": list(data), "next": page.next}
-
-
 def team_json(team: Team, view: View) -> dict[str, Any]:
-    """A team, its balance, and what remains of its limits."""
+    """A team, its balance, and what remains of its limits.
+
+    If its settings or its counters cannot be read, `fault` says why, and `balance` is null.
+    """
     return {
         "object": "team",
         "id": team.id,
@@ -41,8 +39,9 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "expired": _has_expired(team, view),
         "created_at": time_json(team.created_ms),
         "version": team.version,
-        "balance": balance_json(view.balance),
+        "balance": None if view.fault else balance_json(view.balance),
         "limits": limits_json(view.team, view.now_ms),
+        "fault": team.fault or view.fault or None,
     }
 
 
@@ -61,6 +60,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "created_at": time_json(key.created_ms),
         "version": key.version,
         "limits": limits_json(view.key, view.now_ms),
+        "fault": key.fault or view.fault or None,
         "cut_at_cap": key.cut_at_cap,
         "set_by_operator": sorted(map(param_of, key.held)),
         "secrets": [

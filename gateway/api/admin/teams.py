@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.accounts.accounts import Accounts, Page, Team
 from gateway.api.admin.access import team_asked
+from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
 from gateway.api.admin.query_parameters import After, Limit
 from gateway.api.admin.request_models import NewTeam, TeamPatch
-from gateway.api.admin.serialization import page_json, team_json
+from gateway.api.admin.serialization import team_json
 from gateway.api.dependencies import services_of
 
 router = APIRouter(prefix="/teams", route_class=GuardedRoute)
@@ -26,14 +27,14 @@ async def create_team(request: Request, response: Response, body: NewTeam) -> di
     return await _shown(accounts, team, response)
 
 
-@router.get("")
-async def list_teams(request: Request, limit: Limit = 100, after: After = None) -> dict[str, Any]:
+@router.get("", response_model=dict[str, Any])
+async def list_teams(request: Request, limit: Limit = 100, after: After = None) -> Response:
     """Teams, oldest first. A team-scoped admin sees only its own."""
     accounts = services_of(request).accounts
     own = await team_asked(request, None)
     page = Page((own,), None) if own is not None else await accounts.teams(limit, after)
     views = await accounts.views([(team.id, None) for team in page.data])
-    return page_json(map(team_json, page.data, views), page)
+    return await page_answer(services_of(request).store, map(team_json, page.data, views), page)
 
 
 @router.get("/{team}")
@@ -53,4 +54,5 @@ async def change_team(request: Request, response: Response, team: str, body: Tea
 
 async def _shown(accounts: Accounts, team: Team, response: Response) -> dict[str, Any]:
     response.headers["etag"] = f'"{team.version}"'
-    return team_json(team, await accounts.view(team))
+    [view] = await accounts.views([(team.id, None)])
+    return team_json(team, view)

@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from gateway.accounts.accounts import Accounts, Team
 from gateway.accounts.serialization import time_json
 from gateway.api.admin.access import team_asked
+from gateway.api.admin.answers import large_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import Since, Until, every_team_id, moment_ms
 from gateway.api.admin.usage_totals import MAX_ROWS, By, Group, GroupUsage, UsageTotals
@@ -40,7 +41,7 @@ MAX_READS: Final = 450_000
 _DEFAULT_STEPS: Final[Mapping[str, int]] = MappingProxyType({"hour": 24, "day": 30})
 
 
-@router.get("/usage")
+@router.get("/usage", response_model=dict[str, Any])
 async def show_usage(
     request: Request,
     team: str | None = None,
@@ -49,7 +50,7 @@ async def show_usage(
     until: Until = None,
     step: Annotated[Step, Query(description="The width of a step of time")] = "hour",
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="How many groups are listed separately")] = MAX_ROWS,
-) -> dict[str, Any]:
+) -> Response:
     """`total` of the period, its `groups`, the most expensive first, and `data`: one row per step and group."""
     services = services_of(request)
     owner = await team_asked(request, team)
@@ -64,7 +65,7 @@ async def show_usage(
     totals.end()
     order = totals.order()
     names = dict(zip(order, await _names(services, order, by), strict=True))
-    return {
+    body = {
         "object": "usage",
         "team_id": owner.id if owner else None,
         "by": by,
@@ -72,15 +73,16 @@ async def show_usage(
         "from": time_json(from_ms),
         "to": time_json(to_ms),
         "total": totals.total.to_json(with_outcomes=with_outcomes),
-        "groups": [
+        "groups": (
             {**names[group], **totals.groups[group].total.to_json(with_outcomes=with_outcomes)} for group in order
-        ],
+        ),
         "others": _others_json(totals.others, totals.merged, with_outcomes=with_outcomes) if totals.merged else None,
-        "data": [
+        "data": (
             {"start": time_json(start_ms), **names[group], **found.to_json(with_outcomes=with_outcomes)}
             for start_ms, group, found in totals.rows()
-        ],
+        ),
     }
+    return await large_answer(services.store, body, "groups", "data")
 
 
 def _others_json(others: GroupUsage, merged: int, *, with_outcomes: bool) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 -- For the scripts that void holds.
 
--- Voids one hold and journals it as expired.
+-- Voids one hold and journals it as expired. If the team's data is damaged, this fails before anything is written.
 local function void_hold(state, holds, held, journal, now, id)
   local text = redis.call('HGET', held, id)
+  local hold = text and parse_hold(text)
+  local balance = hold and resolve(state, hold, now, nil, nil, 0, 0, 1)
   redis.call('ZREM', holds, id)
   redis.call('HDEL', held, id)
-  if text then
-    local hold = parse_hold(text)
-    local balance = resolve(state, hold, now, nil, nil, 0, 0, 1)
+  if hold then
     redis.call('XADD', journal, '*', 'type', 'expire', 'id', id, 'key', hold.key_id, 'amount', 0,
       'balance', balance, 'hold', hold.amount)
   end
