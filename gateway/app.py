@@ -24,8 +24,8 @@ from gateway.accounts.accounts import Accounts
 from gateway.accounts.admin_keys import Admins
 from gateway.accounts.rotation import Rotation
 from gateway.accounts.sessions import Sessions
-from gateway.api.admin.turns import AdminTurns
 from gateway.api.middleware import RouteMiddleware
+from gateway.concurrency.caller_turns import CallerTurns
 from gateway.concurrency.off_loop import OffLoop
 from gateway.concurrency.periodic import Periodic
 from gateway.config.settings import Settings
@@ -81,7 +81,7 @@ class Services:
     accounts: Accounts
     rotation: Rotation
     admins: Admins
-    admin_turns: AdminTurns
+    admin_turns: CallerTurns
     sessions: Sessions
     audit_log: AuditLog
     handler: RequestHandler
@@ -263,7 +263,7 @@ def _services(
         accounts=accounts,
         rotation=Rotation(store, accounts, idempotency_ttl_s=idempotency_ttl_s),
         admins=admins,
-        admin_turns=AdminTurns(settings.admin.max_parallel, settings.admin.max_waiting),
+        admin_turns=CallerTurns(settings.admin.max_parallel, settings.admin.max_waiting),
         sessions=Sessions(
             store, admins, ttl_s=settings.admin.session_ttl_s, max_attempts=settings.admin.sign_in_attempts
         ),

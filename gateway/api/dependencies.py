@@ -14,7 +14,7 @@ from gateway.identity.api_keys import ApiKey, invalid_api_key, key_of_request
 if TYPE_CHECKING:
     from gateway.accounts.admin_keys import Admins
     from gateway.accounts.rotation import Rotation
-    from gateway.api.admin.turns import AdminTurns
+    from gateway.concurrency.caller_turns import CallerTurns
     from gateway.concurrency.periodic import Periodic
     from gateway.config.settings import Settings
     from gateway.ledger.ledger import Ledger
@@ -39,7 +39,7 @@ class Services(Protocol):
     accounts: Accounts
     rotation: Rotation
     admins: Admins
-    admin_turns: AdminTurns
+    admin_turns: CallerTurns
     audit_log: AuditLog
     handler: RequestHandler
     model_list: ModelList

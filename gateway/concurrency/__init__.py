@@ -1,5 +1,6 @@
-"""Helpers for asyncio that know nothing of the gateway.
+"""Helpers for asyncio that know nothing of the gateway but its errors.
 
+caller_turns   bounds what is done for one caller at a time
 cancellation   ends a task for a named reason
 deadline       a timer that can be moved cheaply
 off_loop       threads for work that takes long

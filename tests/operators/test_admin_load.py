@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from gateway.api.admin.answers import SLICE_S, large_answer
-from gateway.api.admin.turns import AdminTurns
+from gateway.concurrency.caller_turns import CallerTurns
 from gateway.errors import GatewayError
 from gateway.store.keyspace import TeamKeys
 from tests.support.admins import admin_client, code_of, done, new_admin, new_team
@@ -26,7 +26,7 @@ PENDING = 80
 
 
 async def test_of_one_caller_a_few_run_some_wait_in_order_and_the_others_come_back_later() -> None:
-    turns, ran, ends = AdminTurns(2, 3), list[int](), [asyncio.Event() for _ in range(6)]
+    turns, ran, ends = CallerTurns(2, 3), list[int](), [asyncio.Event() for _ in range(6)]
 
     async def call(number: int) -> None:
         async with turns.turn("one"):
@@ -54,7 +54,7 @@ async def test_of_one_caller_a_few_run_some_wait_in_order_and_the_others_come_ba
 
 
 async def test_a_call_that_is_cancelled_when_its_turn_comes_gives_it_on() -> None:
-    turns, ran = AdminTurns(1, 2), list[str]()
+    turns, ran = CallerTurns(1, 2), list[str]()
 
     async def call(name: str) -> None:
         async with turns.turn("one"):

@@ -225,7 +225,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "an admin key has a bounded number of calls at once",
-        "gateway/api/admin/turns.py",
+        "gateway/concurrency/caller_turns.py",
         "elif len(caller.waiting) >= self._max_waiting:",
         "elif False:",
         "tests/operators/test_admin_load.py::test_beyond_the_bound_an_admin_key_is_told_when_to_come_back",

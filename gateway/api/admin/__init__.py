@@ -13,7 +13,6 @@
     config.py            GET /config                        POST /config/reload             GET /openapi.json
     access.py            the table of what each scope may do
     auditing.py          writes the audit log's entries
-    turns.py             bounds what runs at once for one caller
     answers.py           renders large answers in slices
     guard.py             authentication, bounded bodies, idempotency keys, versions
     request_models.py    the bodies that are accepted

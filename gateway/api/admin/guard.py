@@ -4,7 +4,7 @@ admin.key not set         403 admin_disabled       on every route
 no key, or another key    401 invalid_admin_key    valid: the root key of the configuration, or a stored admin key
 outside of the scope      403 not_allowed          access.RULES
 body over MAX_BODY        413 body_too_large
-too many at once          429 concurrency_exceeded   turns.py
+too many at once          429 concurrency_exceeded   admin.max_parallel, admin.max_waiting
 
 The audit entry of a change is written before its answer is sent.
 """

@@ -1,10 +1,8 @@
-"""Bounds the work that the admin API does for one caller at a time, so that requests of clients keep their pace.
+"""Bounds what is done for one caller at a time, so that others keep their pace. The admin API uses it.
 
-    running         at most `admin.max_parallel` calls of one admin key, per worker
-    waiting         up to `admin.max_waiting` more, first come, first served
-    beyond          429 `concurrency_exceeded`, with the time to come back
-
-A large read takes turns with all others, for a page of the store's replies or a slice of work each (`Store.lane`).
+running         at most `max_parallel` calls of one caller
+waiting         up to `max_waiting` more, first come, first served
+beyond          429 `concurrency_exceeded`, with the time to come back
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ _COME_BACK_MS: Final = 1000
 
 @dataclass(slots=True)
 class _Caller:
-    """The calls of one admin key. Mutable."""
+    """The calls of one caller. Mutable."""
 
     running: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
-class AdminTurns:
+class CallerTurns:
     """The calls that run and wait in one worker. Mutable."""
 
     def __init__(self, max_parallel: int, max_waiting: int) -> None:
@@ -38,15 +36,15 @@ class AdminTurns:
         self._callers: dict[str, _Caller] = {}
 
     @contextlib.asynccontextmanager
-    async def turn(self, admin_id: str) -> AsyncIterator[None]:
+    async def turn(self, caller_id: str) -> AsyncIterator[None]:
         """Waits until it is this call's turn. Raises GatewayError `concurrency_exceeded` if too many wait already."""
-        caller = self._callers.setdefault(admin_id, _Caller())
+        caller = self._callers.setdefault(caller_id, _Caller())
         if caller.running < self._max_parallel:
             caller.running += 1
         elif len(caller.waiting) >= self._max_waiting:
             raise GatewayError(
                 "concurrency_exceeded",
-                f"{self._max_parallel} calls with this admin key run and {self._max_waiting} wait in this worker.",
+                f"{self._max_parallel} calls with this key run, and {self._max_waiting} wait for their turn.",
                 wait_ms=_COME_BACK_MS,
             )
         else:
@@ -54,7 +52,7 @@ class AdminTurns:
         try:
             yield
         finally:
-            self._pass_on(admin_id, caller)
+            self._pass_on(caller_id, caller)
 
     async def _wait(self, caller: _Caller) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -68,7 +66,7 @@ class AdminTurns:
                 caller.waiting.remove(turn)
             raise
 
-    def _pass_on(self, admin_id: str, caller: _Caller) -> None:
+    def _pass_on(self, caller_id: str, caller: _Caller) -> None:
         """Gives a turn to whoever waits for the longest time."""
         while caller.waiting:
             turn = caller.waiting.popleft()
@@ -77,4 +75,4 @@ class AdminTurns:
                 return
         caller.running -= 1
         if not caller.running:
-            self._callers.pop(admin_id, None)
+            self._callers.pop(caller_id, None)
