@@ -113,6 +113,23 @@ class Accounts:
             if team is not None and team.name != name:  # it was renamed since
                 return team
         first_credits = f"creation of {team_id}"
+        for _ in range(_ATTEMPTS):
+            status = await self._create_team(team_id, name, changes, credits_nano_usd, first_credits)
+            if status is not Status.LATE:
+                break
+        else:
+            raise _late(name)
+        team = await self._records.team(team_id)
+        if status is Status.EXISTS and credits_nano_usd:  # an older version granted them in a step of its own
+            await self.move_credits(
+                team, "grant", credits_nano_usd, note="first credits", idempotency_key=first_credits
+            )
+        return team
+
+    async def _create_team(
+        self, team_id: str, name: str, changes: Changes, credits_nano_usd: int, first_credits: str
+    ) -> Status:
+        """Returns DONE, EXISTS, or LATE: it took longer than the name was reserved, and nothing was done."""
         async with self._names.reserved(team_id, name) as reservation:
             keys = TeamKeys(team_id)
             fields = {"status": "active", "metered": "1", **changes.fields()}
@@ -130,15 +147,12 @@ class Accounts:
             )
             status = Status((await gather([call]))[0])
             if status is Status.LATE:
-                raise _late(name)
+                await reservation.release()
+                return status
             team = await self._records.team(team_id)
             await self._records.run("ZADD", TEAMS, "NX", str(team.created_ms), team_id)
             await reservation.commit(name)
-        if status is Status.EXISTS and credits_nano_usd:  # an older version granted them in a step of its own
-            await self.move_credits(
-                team, "grant", credits_nano_usd, note="first credits", idempotency_key=first_credits
-            )
-        return team
+            return status
 
     async def team_ids(self, limit: int, after: str | None = None) -> tuple[list[str], str | None]:
         """Returns ids of teams in order of creation, and the next cursor.

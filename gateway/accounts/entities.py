@@ -222,6 +222,7 @@ def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
             "name": stored.get("name", ""),
             "status": UNREADABLE,
             "models": (),
+            "operations": (),
             "limits": {},
             "fault": f"its settings cannot be read: {problem}",
         }

@@ -20,7 +20,7 @@ from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 
-LEASE_S = 0.2
+LEASE_S = 0.5
 HASTY = {"breaker_open_s": 0.05}
 UNAVAILABLE = 503
 MOST_COMMANDS = 40
