@@ -74,7 +74,7 @@ def output_bound_in(field: str) -> Addition:
     return Addition(field, (field.encode(),))
 
 
-def with_model(body: Body, model: str, form: Form | None = None) -> bytes:
+def with_model(body: Body, model: str, form: Form | None = None) -> Body:
     """The body with `model` in place of the caller's. `form`: its parts, where it is a form with files."""
     if form is not None:
         return with_text(form, "model", model)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
+from gateway.protocol.byte_search import find, joined
 from gateway.types import Body
 
 MOST_PARTS: Final = 256
@@ -100,14 +101,15 @@ def read_form(body: Body, boundary: bytes, names: Iterable[str]) -> Form:
     return Form(body, boundary, tuple(parts), texts)
 
 
-def with_text(form: Form, name: str, text: str) -> bytes:
+def with_text(form: Form, name: str, text: str) -> Body:
     """Returns the body with another text in the part `name`, or with such a part added in front."""
     body, value = form.body, text.encode()
     for part in form.parts:
         if part.name == name:
-            return b"".join((body[: part.start], value, body[part.end :]))
+            view = memoryview(body)
+            return joined((view[: part.start], value, view[part.end :]))
     added = b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (form.boundary, name.encode(), value)
-    return b"".join((added, body))
+    return joined((added, body))
 
 
 def _read_part(body: Body, start: int, delimiter: bytes) -> Part:
@@ -123,7 +125,7 @@ def _read_part(body: Body, start: int, delimiter: bytes) -> Part:
     if headers.get(b"content-transfer-encoding", b"").lower() not in _PLAIN_ENCODINGS:
         raise _refusal("A part must not be encoded.")
     begin = end_of_head + 4
-    end = body.find(delimiter, begin)
+    end = find(body, delimiter, begin)
     if end < 0:
         raise _refusal("The form is cut short: its last boundary is missing.")
     filename = parameters.get(b"filename", parameters.get(b"filename*"))
