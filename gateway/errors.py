@@ -55,6 +55,7 @@ CATALOGUE: Final = MappingProxyType(
         "model_not_allowed": Kind(403, "permission_denied", "never"),
         "operation_not_allowed": Kind(403, "permission_denied", "never"),
         "admin_disabled": Kind(403, "permission_denied", "never"),
+        "field_not_allowed": Kind(403, "permission_denied", "never"),
         "not_allowed": Kind(403, "permission_denied", "never"),
         "origin_not_allowed": Kind(403, "permission_denied", "never"),
         "model_not_found": Kind(404, "not_found", "never"),

@@ -25,8 +25,8 @@ from gateway.api.anthropic_models import model_info, models_page
 from gateway.api.dependencies import Caller, Services, caller_of, services_of
 from gateway.errors import GatewayError
 from gateway.protocol.error_forms import is_anthropic_client
+from gateway.protocol.model_spelling import folded
 from gateway.protocol.operations import OPERATIONS, permits
-from gateway.routing.model_patterns import specificity
 from gateway.routing.router import Router
 from gateway.upstream.model_list import RETRY_S, Listing
 from gateway.upstream.upstream import Upstream
@@ -63,11 +63,13 @@ async def show_model(request: Request, model: str) -> dict[str, Any]:
     """One model that this key may use."""
     caller, services = await caller_of(request), services_of(request)
     table = services.handler.snapshot.router
-    pattern = _pattern_of(table, table.aliases.get(model, model))
+    pattern = _pattern_of(table, model)
     if pattern is None or not _allowed(table, services.handler.snapshot.upstreams, caller, model):
         raise GatewayError("model_not_found", f"The model {model!r} does not exist here, or this key may not use it.")
     listings = await _listings(services, [pattern])
-    if (found := _offered(table, listings).get(model)) is not None:
+    wanted = (folded(model), folded(table.names.read(model).model))
+    named = {folded(name): found for name, found in _offered(table, listings).items()}
+    if (found := next((named[name] for name in wanted if name in named), None)) is not None:
         return model_info(found) if is_anthropic_client(request.scope["path"], request.headers.raw) else found
     if not all(listing.learnt for listing in listings.values()):
         raise _not_learnt()
@@ -106,17 +108,18 @@ def _not_learnt() -> GatewayError:
 
 
 def _pattern_of(table: Router, model: str) -> str | None:
-    return next((pattern for pattern in specificity(model) if pattern in table.rules), None)
+    rule = table.rule_of(table.names.read(model))
+    return None if rule is None else rule.pattern
 
 
 def _allowed(table: Router, upstreams: Mapping[str, Upstream], caller: Caller, name: str) -> bool:
     """Whether a request for this model can succeed: some operation is permitted, and offered by the route."""
-    patterns = specificity(table.aliases.get(name, name))
-    rule = next((table.rules[pattern] for pattern in patterns if pattern in table.rules), None)
+    meant = table.names.read(name)
+    patterns, rule = meant.patterns, table.rule_of(meant)
     if rule is None or table.prices.find(patterns) is None:
         return False
     accounts = (caller.team, caller.key)
-    if any(account.models and set(patterns).isdisjoint(account.models) for account in accounts):
+    if any(account.models and set(patterns).isdisjoint(map(folded, account.models)) for account in accounts):
         return False
     usable = [one for one in OPERATIONS if all(permits(account.operations, one.name) for account in accounts)]
     return any(upstreams[upstream].offers(one.names) for upstream in rule.upstreams for one in usable)

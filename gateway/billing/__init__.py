@@ -5,6 +5,7 @@ rates         kinds of token rates, and the rates in force
 price_row     a model's price as data
 price_table   all price rows of a configuration
 hold          the most that a request can cost
+dearest_rows  the rows among which the dearest one is
 bill          a cost as text in the journal, with all its lines
 cost          what a usage costs, itemised
 lifecycle     the states and outcomes of a request

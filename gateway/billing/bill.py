@@ -57,20 +57,28 @@ class Charge(NamedTuple):
     unpriced: tuple[str, ...] = ()
 
 
-def charge(price: Price, usage: Usage, ended_ms: int, table: PriceTable, model: str) -> Charge:
-    """What a usage is charged by a row, if its answer ended at a time (milliseconds since 1970)."""
-    plain = plain_cost_nano_usd(price, usage)
+def charge(
+    price: Price, usage: Usage, ended_ms: int, table: PriceTable, model: str, answered: str = "", unlisted: str = ""
+) -> Charge:
+    """What a usage is charged by a row, if its answer ended at a time (milliseconds since 1970).
+
+    `answered`: the model whose row it is, where another one was asked for; `unlisted`: one that has no row.
+    """
+    plain = None if answered or unlisted else plain_cost_nano_usd(price, usage)
     if plain is not None:
         return Charge(plain, price.plain_bill)
-    cost = itemise(price, usage, ended_ms, table, model)
-    return Charge(cost.nano_usd, write_bill(cost, usage), cost.unpriced)
+    cost = itemise(price, usage, ended_ms, table, answered or model)
+    if unlisted:
+        cost = cost._replace(unpriced=(*cost.unpriced, unlisted))
+    return Charge(cost.nano_usd, write_bill(cost, usage, answered), cost.unpriced)
 
 
-def write_bill(cost: Cost, usage: Usage) -> str:
-    """Returns the text of an itemised cost."""
+def write_bill(cost: Cost, usage: Usage, answered: str = "") -> str:
+    """Returns the text of an itemised cost. `answered`: the model that answered instead of the one asked for."""
     quantities = usage.quantities
     contradictions, facts = ((), EMPTY) if quantities is None else (quantities.contradictions, quantities.facts)
-    return _write(Bill(cost.version, cost.lines, cost.unpriced, contradictions, tuple(facts.items())))
+    said = {**facts, "model": answered} if answered else facts
+    return _write(Bill(cost.version, cost.lines, cost.unpriced, contradictions, tuple(said.items())))
 
 
 def with_less(text: str, usage: Usage, less_nano_usd: int) -> str:

@@ -26,7 +26,7 @@ from gateway.protocol.quantities import Images, Quantities, Segment, Usage, quan
 
 _NO_ROWS: Final = PriceTable({})
 TOKENS_UNIT: Final = "1M tokens"
-_OTHER_NAMES: Final = MappingProxyType({"web_search": "web_search_preview"})
+OTHER_NAMES: Final = MappingProxyType({"web_search": "web_search_preview"})
 """A tool's name in a row, where providers price two versions of the tool and items do not distinguish them."""
 
 
@@ -158,12 +158,12 @@ class _Bill:
         if found is None:
             return self._row.rates_for(Conditions())
         if found.model:
-            other = self._table.prices.get(found.model) or self._table.named(found.model)
+            other = self._table.named(found.model)
             return (other or self._row).at(self._ended_ms).rates_for(Conditions())
         return in_force(found.layer, ())
 
     def _add_calls(self, tool: str, calls: int, fees: Mapping[str, int], has_tokens: bool) -> None:  # noqa: FBT001 - one of two cases, which its only caller knows
-        fee = fees.get(tool, fees.get(_OTHER_NAMES.get(tool, ""), None))
+        fee = fees.get(tool, fees.get(OTHER_NAMES.get(tool, ""), None))
         if fee is None:
             if tool in CLIENT_TOOLS or (has_tokens and tool in self._row.tools):
                 return

@@ -1,6 +1,7 @@
 """The most that a request can cost. A hold must cover it, whatever the provider does within its own bounds.
 
     worst_case(...)                  every token at the most expensive rate that can apply, every permitted tool call
+    dearest_of(...)                  of several cases, any of which may come true
     affordable_output_tokens(...)    how many output tokens a balance still pays for
 
 All of these "can apply": every kind of token, every tier that the request may get, every `when` table, the hours and
@@ -9,17 +10,18 @@ versions in force until the deadline, and every step that a prompt of this size,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from itertools import product
 from math import ceil, lcm
 from typing import Final, NamedTuple
 
+from gateway.billing.cost import OTHER_NAMES
 from gateway.billing.money import MAX_NANO_USD
 from gateway.billing.price_row import CHEAP_TIERS, DAY_MS, Conditions, Price
 from gateway.billing.price_table import PriceTable
-from gateway.billing.rates import INPUT_KINDS, MILLION, OUTPUT_KINDS, InForce, in_force
+from gateway.billing.rates import INPUT_KINDS, KINDS, MILLION, OUTPUT_KINDS, InForce, in_force
 from gateway.protocol.hosted_calls import CLIENT_TOOLS
 from gateway.protocol.quantities import EMPTY
 from gateway.protocol.usage_reader import BASE_TIERS
@@ -94,15 +96,28 @@ def worst_case(price: Price, work: Work, start_ms: int, until_ms: int, table: Pr
     """Returns the most that the work can cost if it ends between two times (milliseconds since 1970)."""
     if not price.versions:
         return _of_version(price, work, start_ms, until_ms, table)
-    versions = [_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms)]
-    if len(versions) == 1:
-        return versions[0]
-    divisor = lcm(*(one.divisor for one in versions))
-    input_rate = max(one.input_rate * divisor // one.divisor for one in versions)
-    output_rate = max(one.output_rate * divisor // one.divisor for one in versions)
-    fixed = max(one.fixed_nano_usd for one in versions)
-    amount = min(MAX_NANO_USD, fixed - (-work.output_tokens * output_rate // divisor))
+    return dearest_of(
+        [_of_version(row, work, start_ms, until_ms, table) for row in price.between(start_ms, until_ms)],
+        work.output_tokens,
+    )
+
+
+def dearest_of(cases: Sequence[WorstCase], output_tokens: int) -> WorstCase:
+    """Returns the worst case of work of which any of several cases may come true."""
+    if len(cases) == 1:
+        return cases[0]
+    divisor = lcm(*(one.divisor for one in cases))
+    input_rate = max(one.input_rate * divisor // one.divisor for one in cases)
+    output_rate = max(one.output_rate * divisor // one.divisor for one in cases)
+    fixed = max(one.fixed_nano_usd for one in cases)
+    amount = min(MAX_NANO_USD, fixed - (-output_tokens * output_rate // divisor))
     return WorstCase(amount, fixed, input_rate, output_rate, divisor)
+
+
+def with_more(worst: WorstCase, nano_usd: int) -> WorstCase:
+    """Returns the worst case of work beside which something else is paid."""
+    amount, fixed = worst.amount_nano_usd + nano_usd, worst.fixed_nano_usd + nano_usd
+    return worst._replace(amount_nano_usd=min(MAX_NANO_USD, amount), fixed_nano_usd=min(MAX_NANO_USD, fixed))
 
 
 def affordable_output_tokens(worst: WorstCase, available_nano_usd: int, more_input_tokens: int = 0) -> int | None:
@@ -132,7 +147,7 @@ def _of_version(row: Price, work: Work, start_ms: int, until_ms: int, table: Pri
 
 def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceTable) -> int:
     """Returns the most that a call of a hosted tool can cost: its highest fee, its tokens at the highest rate."""
-    fee = rates.per_call.get(tool, 0)
+    fee = max(rates.per_call.get(name, 0) for name in (tool, OTHER_NAMES.get(tool, tool)))
     own = row.tools.get(tool)
     if tool not in rates.always and tool not in CLIENT_TOOLS:
         fee = max(fee, table.fees.get(tool, 0))
@@ -140,7 +155,7 @@ def _call(row: Price, rates: Dearest, tool: str, tool_tokens: int, table: PriceT
     if found is None or not tool_tokens:
         return fee
     if found.model:
-        other = table.prices.get(found.model) or table.named(found.model) or row
+        other = table.named(found.model) or row
         versions = (other, *(later for _, later in other.versions))
         dearest = max(_dearest_of(one.rates_for(Conditions())) for one in versions)
     else:
@@ -231,14 +246,14 @@ def _possible(row: Price, input_tokens: int, hours: Iterable[int], tiers: Iterab
     for values in facts:
         number *= len(values)
     if number > _MOST_COMBINATIONS:
-        yield from (_bound(row), row.rates_for(Conditions()))
+        yield from (highest_rates(row), row.rates_for(Conditions()))
         return
     for (tier, step), hour, when in product(combinations, (-1, *hours), product(*facts)):
         applying = tuple(fact for fact in when if fact is not None)
         yield row.rates_for(Conditions(step, hour, applying, tier))
 
 
-def _bound(row: Price) -> InForce:
+def highest_rates(row: Price) -> InForce:
     """Returns a bound for all combinations of a row's tables: the highest rates, times every factor above 1."""
     layers = tuple(row.layers())
     rates: dict[str, int] = {}
@@ -252,5 +267,9 @@ def _bound(row: Price) -> InForce:
         factor *= max(Fraction(1), layer.factor) if layer is not row.base else 1
     per_request = max(layer.per_request or 0 for layer in layers)
     dearest = max(rates.values(), default=0)
-    stated = dict.fromkeys((*INPUT_KINDS, *OUTPUT_KINDS), dearest)
+    stated: dict[str, int] = {}
+    for kind, parent in KINDS.items():
+        # A kind that the row itself does not state has the rate of its parent where no table states it.
+        instead = 0 if kind in row.base.rates else dearest if parent is None else stated[parent]
+        stated[kind] = max(rates.get(kind, 0), instead)
     return in_force(row.base._replace(rates=stated, factor=factor, per_request=per_request, per_call=fees), ())

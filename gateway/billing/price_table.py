@@ -12,22 +12,26 @@ from fractions import Fraction
 
 from gateway.billing.price_row import Price, Tool
 from gateway.billing.rates import Layer
+from gateway.protocol.model_spelling import folded, undated
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
     """Prices by model pattern. The most specific pattern wins.
 
+    `folded` has the rows by their pattern as patterns are compared.
     `fees`, `units` and `tools` hold the highest price that any row states, by name. They apply to a call, a unit or a
     tool's tokens if the row in use does not state a price.
     """
 
     prices: Mapping[str, Price]
+    folded: Mapping[str, Price] = field(init=False, repr=False, compare=False)
     fees: Mapping[str, int] = field(init=False, repr=False, compare=False)
     units: Mapping[str, Fraction] = field(init=False, repr=False, compare=False)
     tools: Mapping[str, Tool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folded", {folded(pattern): price for pattern, price in self.prices.items()})
         fees: dict[str, int] = {}
         units: dict[str, Fraction] = {}
         tools: dict[str, Tool] = {}
@@ -45,9 +49,9 @@ class PriceTable:
         object.__setattr__(self, "tools", tools)
 
     def find(self, patterns: tuple[str, ...]) -> Price | None:
-        """Returns the price of the first pattern that has one. The patterns of a model come most specific first."""
+        """Returns the price of the first pattern that has one. A model's patterns are folded, most specific first."""
         for pattern in patterns:
-            price = self.prices.get(pattern)
+            price = self.folded.get(pattern)
             if price is not None:
                 return price
         return None
@@ -55,13 +59,20 @@ class PriceTable:
     def named(self, model: str, beside: str = "") -> Price | None:
         """Returns the row of a model by the name that an answer uses.
 
-        The provider may be missing if `beside` or one row fits.
+        The provider may be missing if `beside` or one row fits, and the date of a version may be there.
         """
-        names = (model, f"{beside.rpartition('/')[0]}/{model}" if "/" in beside else model)
-        for name in names:
-            if (price := self.prices.get(name)) is not None:
+        name = folded(model)
+        for one in (name, undated(name)):
+            if (price := self._exactly(one, folded(beside))) is not None:
                 return price
-        same = [price for name, price in self.prices.items() if name.rpartition("/")[2] == model]
+        return None
+
+    def _exactly(self, name: str, beside: str) -> Price | None:
+        names = (name, f"{beside.rpartition('/')[0]}/{name}" if "/" in beside else name)
+        for one in names:
+            if (price := self.folded.get(one)) is not None:
+                return price
+        same = [price for pattern, price in self.folded.items() if pattern.rpartition("/")[2] == name]
         return same[0] if len(same) == 1 else None
 
 

@@ -140,6 +140,7 @@ class Terms(NamedTuple):
 
     `charge_unanswered`: whether the input is charged where no head of an answer came; `charge_failed_input`: whether it
     is where a response failed before any output, and no usage was reported.
+    `answered`: the model whose price it is, where another one was asked for. `unlisted`: one that has no price.
     """
 
     price: Price
@@ -150,6 +151,8 @@ class Terms(NamedTuple):
     trust_upstream_cost: bool = False
     charge_unanswered: bool = True
     charge_failed_input: bool = True
+    answered: str = ""
+    unlisted: str = ""
 
 
 NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
@@ -235,14 +238,15 @@ def _bounded(usage: Usage, hold: Hold) -> Usage:
 
 
 def _as_told(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
-    price, model, upstream, ended_ms, prices = terms[:5]
+    model, upstream = terms.model, terms.upstream
     if (
         terms.trust_upstream_cost
         and usage.cost_usd is not None
         and (cost := _upstream_cost(usage.cost_usd)) is not None
     ):
         return Settlement(hold, "settle", cost, usage, "upstream_cost", outcome, model, upstream)
-    charged = charge(price, usage, ended_ms, prices, model)
+    price, ended_ms, prices = terms.price, terms.ended_ms, terms.prices
+    charged = charge(price, usage, ended_ms, prices, model, terms.answered, terms.unlisted)
     return Settlement(
         hold, "settle", charged.nano_usd, usage, "usage", outcome, model, upstream, charged.bill, charged.unpriced
     )
@@ -262,7 +266,7 @@ def _by_estimate(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Se
 
 
 def _charge(usage: Usage, terms: Terms) -> Charged:
-    return charge(terms.price, usage, terms.ended_ms, terms.prices, terms.model)
+    return charge(terms.price, usage, terms.ended_ms, terms.prices, terms.model, terms.answered, terms.unlisted)
 
 
 def _estimate(result: ExchangeResult, hold: Hold) -> Usage:

@@ -16,6 +16,7 @@ from gateway.cli.errors import CliError
 from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings, load_settings
 from gateway.observability.request_log import configure_logging
+from gateway.protocol.model_spelling import folded
 from gateway.routing.model_patterns import specificity
 from gateway.store import durability
 from gateway.store.store import Store, StoreError, StoreUnavailable
@@ -125,8 +126,9 @@ def _summary(settings: Settings) -> list[str]:
         f"upstream   {name}: {upstream.base_url}, {_count(len(upstream.api_keys), 'key')}"
         for name, upstream in settings.upstreams.items()
     ]
+    prices = {folded(pattern) for pattern in settings.prices}
     for route in settings.routes:
-        priced = any(pattern in settings.prices for pattern in specificity(route.model))
+        priced = not prices.isdisjoint(specificity(folded(route.model)))
         note = "" if priced or route.model.endswith("*") else "; it has no price: refused"
         lines.append(f"route      {route.model} -> {', '.join(route.upstreams)}{note}")
     lines.append(f"prices     {', '.join(settings.prices) or 'none: every model is refused'}")

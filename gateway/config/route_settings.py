@@ -17,6 +17,7 @@ from gateway.config.types import (
     Seconds,
 )
 from gateway.routing.affinity import Affinity
+from gateway.routing.field_policies import FieldPolicies, ForeignIds, PolicedField, Policy
 from gateway.routing.router import RouteRule
 
 
@@ -42,6 +43,9 @@ class RouteSettings(Section):
     affinity: Affinity = "session"
     charge_unanswered: Literal["input", "nothing"] | None = None
     charge_failed_input: bool | None = None
+    fields: dict[PolicedField, Policy] = Field(default_factory=dict)
+    foreign_ids: ForeignIds = "auto"
+    price_by: Literal["asked", "answered"] = "asked"
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
@@ -53,5 +57,5 @@ class RouteSettings(Section):
 
     def rule(self) -> RouteRule:
         """Returns the entry as the router's value."""
-        fields = self.model_dump(exclude={"model"})
-        return RouteRule(pattern=self.model, **fields)
+        values = self.model_dump(exclude={"model", "fields"})
+        return RouteRule(pattern=self.model, fields=FieldPolicies(**self.fields), **values)

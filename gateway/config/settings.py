@@ -50,6 +50,7 @@ from gateway.config.types import (
     UpstreamName,
 )
 from gateway.config.upstream_settings import UpstreamSettings
+from gateway.protocol.model_spelling import folded
 from gateway.routing.model_patterns import specificity
 from gateway.routing.router import Router
 
@@ -158,13 +159,28 @@ def _unknown_names(values: Mapping[Any, Any]) -> Iterator[Problem]:
         for name in names if isinstance(names, list | tuple) else ():
             if name not in upstreams:
                 yield Problem(("routes", index, "upstreams"), f"there is no upstream {name!r}")
-        pattern = str(route.get("model"))
+        pattern = folded(str(route.get("model")))
         if pattern in patterns:
-            yield Problem(("routes", index, "model"), f"{pattern!r} has a route already")
+            yield Problem(("routes", index, "model"), f"{route.get('model')!r} has a route already")
         patterns.add(pattern)
     for alias, model in _fields(values.get("aliases")).items():
-        if isinstance(model, str) and patterns.isdisjoint(specificity(model)):
+        if isinstance(model, str) and patterns.isdisjoint(_patterns(folded(model))):
             yield Problem(("aliases", alias), f"there is no route for {model!r}")
+    for section in ("aliases", "prices"):
+        yield from _same_names(section, _fields(values.get(section)))
+
+
+def _patterns(model: str) -> tuple[str, ...]:
+    return (*specificity(model), *specificity(model.partition(":")[0]))
+
+
+def _same_names(section: str, names: Mapping[Any, Any]) -> Iterator[Problem]:
+    """Yields names that differ in their spelling only: callers' names are compared without it."""
+    seen: dict[str, str] = {}
+    for name in map(str, names):
+        other = seen.setdefault(folded(name), name)
+        if other != name:
+            yield Problem((section, name), f"{other!r} is the same name in another spelling")
 
 
 def _not_json(environ: Mapping[str, str]) -> list[str]:

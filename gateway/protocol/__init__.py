@@ -12,6 +12,7 @@ multipart            where the parts of a form with files stand
 form_body            the fields of a form that the gateway reads
 audio_length         how long an audio file plays
 attachments          inline files in a body
+stored_references    what a request names that only its provider can read
 request_work         what a request lets a provider read and do beyond its body
 token_estimates      how many tokens a body holds, probably and at most
 content_codings      bodies that arrive compressed
@@ -42,5 +43,6 @@ timestamps           ISO 8601
 header_fields        the size of header fields, and control characters in them
 forwarded_headers    which headers pass between clients and upstreams
 provider_errors      an upstream's error in the standard form
+model_spelling       how names of models are compared
 provider_preferences the `provider` object of a request
 """

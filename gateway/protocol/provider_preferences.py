@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
+MEMBERS: Final = frozenset({"order", "only", "ignore", "allow_fallbacks", "max_price"})
+"""The members that are read here."""
 _MOST_NAMES: Final = 100
 _NANO: Final = 10**9
 _HIGHEST: Final = Decimal(10**9)

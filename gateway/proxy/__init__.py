@@ -2,6 +2,7 @@
 
 handler     authenticates, runs the steps, and is the one exit where a request is settled and recorded
 admission   steps 1 to 4: authenticate, read, route, admit
+field_checks  whether a route lets pass what changes a price or names what others may have stored
 reservation the most that a request can cost, from what it says and hides
 failover    step 5: asks the route's upstreams until one answers
 upstream_body  what an upstream is sent of the caller's body, and what is added to it
@@ -11,6 +12,7 @@ relay       step 6: passes the answer on to the client
 upstream_answer  which headers of an upstream's answer go on, what its body is
 learnt      what a relay has learnt of its answer, and what the settlement is decided by
 settling    steps 7 and 8: decides what a request costs, posts it, remembers the response
+answered_price  by which model's price an answer is charged
 answer_usage  what an answer used, reported or in part estimated
 large_answers  has large answers and events understood off the event loop
 media       passes on answers that are neither JSON nor events

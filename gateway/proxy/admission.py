@@ -36,6 +36,8 @@ from gateway.protocol.multipart import is_form
 from gateway.protocol.operations import Operation, Target
 from gateway.protocol.provider_preferences import Preferences
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, model_of, read_request_body
+from gateway.protocol.request_work import NO_WORK
+from gateway.proxy.field_checks import checked
 from gateway.proxy.offers import offering
 from gateway.proxy.reservation import NOTHING, reserve
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
@@ -140,14 +142,8 @@ async def prepare(
         if request.preferences is not None:
             route = _wanted(snapshot, route, request.preferences)
         record.chosen_by = "response"
-    return Routed(
-        key,
-        target,
-        request,
-        route,
-        known_response,
-        _ask(snapshot, record, client, key, request, route, target, known_response),
-    )
+    route, ask = _ask(snapshot, record, client, key, request, route, target, known_response)
+    return Routed(key, target, request, route, known_response, ask)
 
 
 async def _begin_turn(
@@ -166,7 +162,7 @@ async def _begin_turn(
     try:
         resolve = partial(read_request_body, turn.body, form, body_bounds=bounds)
         resolved = await snapshot.off_loop.run(resolve) if len(turn.body) > LONG_BYTES else resolve()
-        ask = _ask(snapshot, record, client, key, resolved, route, target, None)
+        route, ask = _ask(snapshot, record, client, key, resolved, route, target, None)
     except BaseException:
         await turn.close()
         raise
@@ -335,11 +331,13 @@ def _ask(
     route: Route,
     target: Target,
     known_response: KnownResponse | None,
-) -> AdmissionRequest:
+) -> tuple[Route, AdmissionRequest]:
     reserved = NOTHING  # counted and limited as a request; nothing to reserve
     form = target.operation.dialect.request
+    now_ms = time.time_ns() // 1_000_000
+    if request.work is not NO_WORK or request.facts.service_tier or route.variants:
+        route = checked(request, route, snapshot, now_ms)
     if target.operation.charge == "usage or estimate":
-        now_ms = time.time_ns() // 1_000_000
         reserved = reserve(request, target.operation, route, snapshot.router, snapshot.limits, known_response, now_ms)
     input_tokens, output_tokens, worst, sends_bound = reserved
     unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None and form.has_output else 0
@@ -354,7 +352,7 @@ def _ask(
             param="Idempotency-Key",
         )
     most = request.max_output_tokens
-    return AdmissionRequest(
+    return route, AdmissionRequest(
         record.request_id, key, route.patterns, demand, most, idempotency_key, sends_bound, operation.grants, free
     )
 

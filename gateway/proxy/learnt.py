@@ -50,6 +50,11 @@ class Learnt:
         return isinstance(response, dict) and response.get("background") is True
 
     @property
+    def model(self) -> object:
+        """The model that the answer names, as its upstream wrote it; None: it has named none."""
+        return (self.answer if self.observer is None else self.observer.facts.answer).get("model")
+
+    @property
     def output_tokens(self) -> int:
         """What has been put out, estimated from what came."""
         if self.observer is not None:

@@ -339,6 +339,11 @@ class Relay:
         return exchange_result(self._admitted, outcome, self._learnt, begun=begun)
 
     @property
+    def answered_model(self) -> object:
+        """The model that the answer names, as its upstream wrote it; None: it has named none."""
+        return self._learnt.model
+
+    @property
     def response_id(self) -> str | None:
         """The id of the response that was made, where it can be named later."""
         admitted, observer = self._admitted, self._learnt.observer

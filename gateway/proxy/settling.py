@@ -17,6 +17,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
 from gateway.proxy.answer_usage import input_usage
+from gateway.proxy.answered_price import priced_by
 from gateway.proxy.failover import Search
 from gateway.proxy.relay import Relay
 
@@ -66,7 +67,8 @@ def decided(
     """Step 7. `upstream`: the one that was asked last."""
     unanswered = search.unanswered(ended_by=relay.outcome.value) if search.begun or search.sent else None
     result = relay.result(begun=unanswered is not None)
-    terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream)
+    answered = relay.answered_model if admitted.route.is_priced_by_answer else None
+    terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream, answered)
     settlement = decide(result, hold, terms)
     if unanswered is not None and not (result.begun and settlement.kind == "settle"):
         search.begun.append(unanswered)
@@ -77,13 +79,14 @@ def decided(
     return result, settlement
 
 
-def terms_of(admitted: Admitted, upstream: str) -> Terms:
-    """What a request is settled by, if its answer ends now."""
+def terms_of(admitted: Admitted, upstream: str, answered: object) -> Terms:
+    """What a request is settled by, if its answer ends now. `answered`: the model whose price counts."""
     route, limits = admitted.route, admitted.snapshot.limits
     rule = route.rule
     failed_input, unanswered = rule.charge_failed_input, rule.charge_unanswered
+    by_answer = None if answered is None else priced_by(route, admitted.snapshot.router, answered)
     return Terms(
-        route.price,
+        route.price if by_answer is None else by_answer.price,
         route.model,
         upstream,
         time.time_ns() // 1_000_000,
@@ -91,4 +94,5 @@ def terms_of(admitted: Admitted, upstream: str) -> Terms:
         rule.cost_source == "upstream",
         (limits.charge_unanswered if unanswered is None else unanswered) == "input",
         limits.charge_failed_input if failed_input is None else failed_input,
+        *(("", "") if by_answer is None else by_answer[1:]),
     )

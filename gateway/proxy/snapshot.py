@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.concurrency.off_loop import OffLoop
@@ -38,11 +38,19 @@ class RequestLimits:
     charge_failed_input: bool = True
 
 
+@dataclass(slots=True)
+class Tenancy:
+    """Mutable: `several_teams` share the upstreams' accounts, as far as the control loop has seen; at first they do."""
+
+    several_teams: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
     """The configuration that a request runs on, from its first step to its last; a reload makes another.
 
     `offers_differ`: some upstream does not offer every operation.
+    `tenancy`: who else uses the upstreams' accounts.
     """
 
     router: Router
@@ -51,6 +59,7 @@ class ConfigSnapshot:
     off_loop: OffLoop
     has_several_keys: bool = False
     offers_differ: bool = False
+    tenancy: Tenancy = field(default_factory=Tenancy)
 
     @property
     def keeps_state(self) -> bool:

@@ -34,20 +34,21 @@ class UpstreamBody:
     def __init__(self, admitted: Admitted) -> None:
         self._admitted = admitted
         self.refused: dict[str, set[str]] = {}
-        sends, held_tokens = admitted.asked.sends_output_bound, admitted.admission.hold.output_tokens
-        if sends is None:
-            sends = held_tokens < admitted.asked.demand.output_tokens
-        self.output_bound = bound_of_a_run(admitted.request, held_tokens) if sends else None
+        self.output_bound: int | None = None
 
     async def made_for(self, upstream: Upstream) -> tuple[Body, tuple[Addition, ...]]:
         """The body for an upstream, and what was added to it that may be left out."""
-        route, request = self._admitted.route, self._admitted.request
+        admitted = self._admitted
+        route, request = admitted.route, admitted.request
+        sends, held_tokens = admitted.asked.sends_output_bound, admitted.admission.hold.output_tokens
+        if sends or (sends is None and held_tokens < admitted.asked.demand.output_tokens):
+            self.output_bound = bound_of_a_run(request, held_tokens)
         body, model, field = request.body, None, ""
         if body and (route.upstream_model != request.model or not request.names_model):
             model = route.upstream_model
         added: tuple[Addition, ...] = ()
         if self.output_bound is not None:
-            *newer, oldest = self._admitted.target.operation.dialect.request.output_fields
+            *newer, oldest = admitted.target.operation.dialect.request.output_fields
             field = next((one for one in newer if not self._refuses(upstream, one)), oldest)
             if field is not oldest:  # with no bound at all the answer could cost more than its hold
                 added = (output_bound_in(field),)

@@ -1,6 +1,6 @@
 """Step 3: where a model goes. "provider/model" -> Route.
 
-    alias            an operator's name for a model id; it is resolved first
+    alias            an operator's name for a model id; it is resolved first, and in any spelling (model_names.py)
     route pattern    an exact id, "provider/*" or "*"; the most specific one wins
     candidates       the route's upstreams, in order or drawn by weight; pinned ones come first
     upstream model   the model that the upstream is told: unchanged, unless the route renames it or strips a prefix
@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from gateway.billing.dearest_rows import dearest_rows
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
 from gateway.errors import GatewayError
+from gateway.protocol.model_spelling import folded
 from gateway.routing.affinity import Affinity, ordered
-from gateway.routing.model_patterns import specificity
+from gateway.routing.field_policies import DEFAULT_POLICIES, FieldPolicies, ForeignIds
+from gateway.routing.model_names import ModelName, ModelNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,17 @@ class RouteRule:
     affinity: Affinity = "session"
     charge_unanswered: Literal["input", "nothing"] | None = None
     charge_failed_input: bool | None = None
+    fields: FieldPolicies = DEFAULT_POLICIES
+    foreign_ids: ForeignIds = "auto"
+    price_by: Literal["asked", "answered"] = "asked"
 
 
 class Route(NamedTuple):
-    """The result of step 3. `model` is the id after aliases, which permissions, prices and the ledger use.
+    """The result of step 3. `model` is the id after aliases, which prices and the ledger use.
+
+    `patterns`: those that match it, folded, for permissions. `variants`: suffixes such as "online", which its price may
+    not know. `instead`: models that may answer instead, with their prices. `is_priced_by_answer`: the
+    one that answered is charged.
 
     `session`: what the request belongs to, "" for nothing: it goes where the others of it went. `chosen_by`: the rule
     that ordered the candidates, where it is not the configuration's order.
@@ -62,6 +72,9 @@ class Route(NamedTuple):
     patterns: tuple[str, ...]
     session: str = ""
     chosen_by: str = ""
+    variants: tuple[str, ...] = ()
+    instead: tuple[tuple[str, Price], ...] = ()
+    is_priced_by_answer: bool = False
 
 
 _MOST_KNOWN: Final = 1024
@@ -71,29 +84,52 @@ _MOST_KNOWN: Final = 1024
 class Router:
     """The routes, aliases and prices in force. A reload creates a new router.
 
-    Mutable: `_known`, a bounded cache of the routes of requested models. Routes that are drawn are not cached.
+    Mutable: `_known`, a bounded cache of the routes of requested models, and `_dearest`, computed once. Routes that are
+    drawn are not cached.
     """
 
     rules: Mapping[str, RouteRule]
     aliases: Mapping[str, str]
     prices: PriceTable
     draw: random.Random = field(default_factory=random.SystemRandom)
+    names: ModelNames = field(init=False, repr=False, compare=False)
+    _rules: Mapping[str, RouteRule] = field(init=False, repr=False, compare=False)
+    _dearest: list[tuple[str, Price]] = field(default_factory=list, init=False, repr=False, compare=False)
     _known: dict[str, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", ModelNames((*self.rules, *self.prices.prices), self.aliases))
+        object.__setattr__(self, "_rules", {folded(pattern): rule for pattern, rule in self.rules.items()})
+
+    def rule_of(self, name: ModelName) -> RouteRule | None:
+        """Returns the most specific route of a model, or None."""
+        return next((self._rules[pattern] for pattern in name.patterns if pattern in self._rules), None)
 
     def resolve(self, model: str) -> Route:
         """Returns the route of a model as the caller named it. Raises GatewayError `model_not_found`."""
         if (known := self._known.get(model)) is not None:
             return known
-        target = self.aliases.get(model, model)
-        patterns = specificity(target)
-        rule = next((self.rules[pattern] for pattern in patterns if pattern in self.rules), None)
-        price = self.prices.find(patterns)
+        name = self.names.read(model)
+        rule, price = self.rule_of(name), self.prices.find(name.patterns)
         if rule is None or price is None:
             missing = "route" if rule is None else "price"
             raise GatewayError(
                 "model_not_found", f"The model {model!r} does not exist here: it has no {missing}.", param="model"
             )
-        route = Route(target, _upstream_model(rule, target), self._order(rule), rule, price, patterns)
+        instead = self._any_model() if rule.price_by == "answered" else ()
+        variants = () if rule.rename is not None else name.variants
+        upstream_model = _upstream_model(rule, name.model)
+        route = Route(
+            name.model,
+            upstream_model,
+            self._order(rule),
+            rule,
+            price,
+            name.patterns,
+            variants=variants,
+            instead=instead,
+            is_priced_by_answer=rule.price_by == "answered",
+        )
         if not rule.weights and len(self._known) < _MOST_KNOWN:
             self._known[model] = route
         return route
@@ -117,6 +153,12 @@ class Router:
         places = zip(rule.upstreams, rule.weights, strict=True)
         return route._replace(candidates=ordered(session, places, str), session=session, chosen_by="affinity")
 
+    def _any_model(self) -> tuple[tuple[str, Price], ...]:
+        """The models that a router's answer may come from, as far as the dearest of them matters."""
+        if not self._dearest:
+            self._dearest.extend(dearest_rows(self.prices))
+        return tuple(self._dearest)
+
     def _order(self, rule: RouteRule) -> tuple[str, ...]:
         if not rule.weights:
             return rule.upstreams
@@ -132,6 +174,7 @@ class Router:
 def _upstream_model(rule: RouteRule, model: str) -> str:
     if rule.rename is not None:
         return rule.rename
-    if rule.strip_prefix is not None and model.startswith(rule.strip_prefix):
-        return model[len(rule.strip_prefix) :] or model
+    prefix = rule.strip_prefix
+    if prefix is not None and folded(model[: len(prefix)]) == folded(prefix):
+        return model[len(prefix) :] or model
     return model

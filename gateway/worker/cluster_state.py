@@ -23,10 +23,11 @@ _WORKERS_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """The orders in force for all workers. `off` maps names of upstreams to {"by", "at_ms"}."""
+    """The orders in force for all workers. `off` maps names of upstreams to {"by", "at_ms"}; `teams` counts teams."""
 
     off: Mapping[str, Mapping[str, Any]]
     generation: int
+    teams: int
 
 
 class ClusterState:
@@ -37,11 +38,15 @@ class ClusterState:
 
     async def orders(self) -> Orders:
         """Returns the orders in force."""
-        off, generation = await gather(
-            [self._store.run("HGETALL", keyspace.UPSTREAMS_OFF), self._store.run("GET", keyspace.GENERATION)]
+        off, generation, teams = await gather(
+            [
+                self._store.run("HGETALL", keyspace.UPSTREAMS_OFF),
+                self._store.run("GET", keyspace.GENERATION),
+                self._store.run("ZCARD", keyspace.TEAMS),
+            ]
         )
         names = {name.decode(): orjson.loads(text) for name, text in zip(off[::2], off[1::2], strict=True)}
-        return Orders(names, int(generation or 0))
+        return Orders(names, int(generation or 0), teams)
 
     async def disable_upstream(self, upstream: str, by: str, at_ms: int) -> None:
         """Disables an upstream. Within two seconds no worker sends requests to it."""

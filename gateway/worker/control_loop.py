@@ -153,7 +153,9 @@ class ControlLoop:
         await self._report()
 
     def _apply(self, orders: Orders) -> None:
-        for name, upstream in self._parts.handler.snapshot.upstreams.items():
+        snapshot = self._parts.handler.snapshot
+        snapshot.tenancy.several_teams = orders.teams > 1
+        for name, upstream in snapshot.upstreams.items():
             upstream.enabled = name not in orders.off
 
     async def _reload(self) -> Reloaded:
@@ -179,6 +181,7 @@ class ControlLoop:
         retired = [upstream for name, upstream in before.items() if snapshot.upstreams.get(name) is not upstream]
         for name, upstream in snapshot.upstreams.items():
             upstream.enabled = before[name].enabled if name in before else True
+        snapshot.tenancy.several_teams = parts.handler.snapshot.tenancy.several_teams
         self._retiring.append((parts.handler.replace_snapshot(snapshot), retired))
         parts.settings, parts.model_list = settings, ModelList(snapshot.upstreams, parts.model_list)
         different = [name for name in Settings.model_fields if getattr(wanted, name) != getattr(old, name)]

@@ -187,7 +187,7 @@ def gateway_settings(store_url: str, upstream_url: str, data_dir: Path, **sectio
         "api_keys": ["env:TEST_UPSTREAM_KEY"],
         **sections.pop("upstream", {}),
     }
-    route = {"model": "*", "upstreams": ["simulator"], **sections.pop("route", {})}
+    route = {"model": "*", "upstreams": ["simulator"], "foreign_ids": "pass", **sections.pop("route", {})}
     values: dict[str, Any] = {
         "server": {"port": 0, "drain_timeout_s": 5},
         "store": {"url": store_url, "data_dir": str(data_dir)},

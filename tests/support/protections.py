@@ -282,9 +282,30 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the bound that is held is sent",
         "gateway/proxy/upstream_body.py",
-        "bound_of_a_run(admitted.request, held_tokens) if sends else None",
-        "None",
+        "            self.output_bound = bound_of_a_run(request, held_tokens)\n",
+        "            pass\n",
         "tests/billing/test_output_bounds.py::test_an_answer_of_a_hundred_thousand_tokens_is_not_had_for_a_hold_of_4096",
+    ),
+    Protection(
+        "ids of what others may have stored are refused",
+        "gateway/proxy/field_checks.py",
+        "if work.foreign.member and _refuses_foreign_ids(rule.foreign_ids, snapshot):",
+        "if False:",
+        "tests/billing/test_fields.py::test_by_default_a_team_that_is_alone_may_name_what_is_stored",
+    ),
+    Protection(
+        "models that may answer instead are permitted, too",
+        "gateway/proxy/field_checks.py",
+        "if all(pattern in other.patterns for other in others))",
+        ")",
+        "tests/billing/test_fields.py::test_models_that_may_answer_instead_are_held_charged_and_permitted",
+    ),
+    Protection(
+        "the dearest model that may answer is held",
+        "gateway/proxy/reservation.py",
+        "_of_several(asked) if route.instead else _of_row(asked, route.price)",
+        "_of_row(asked, route.price)",
+        "tests/billing/test_answered_price.py::test_what_is_held_is_the_dearest_that_may_answer",
     ),
     Protection(
         "a refusal of an addition counts only where the rest is taken",

@@ -2,6 +2,7 @@
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 the client's idempotency key]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
+--      (all in lower case, and compared so)
 --      5 hold, nano-USD  6 hold, tokens  7 requested max_output_tokens, or -1  8 lifetime of the hold, ms
 --      9 "1": decide only, reserve nothing  10 lifetime of the idempotency key, ms
 --      11 output tokens in the hold  12 price of a million of them, nano-USD
@@ -111,8 +112,8 @@ local function consider(code, scope, limit, used, wait_ms)
 end
 
 local models, operations = ARGV[4], ARGV[15]
-if not permitted(key_limits[MODELS], models) then consider('model_not_allowed', 'key', 0, 0, -1) end
-if not permitted(team_limits[MODELS], models) then consider('model_not_allowed', 'team', 0, 0, -1) end
+if not permitted(string.lower(key_limits[MODELS] or ''), models) then consider('model_not_allowed', 'key', 0, 0, -1) end
+if not permitted(string.lower(team_limits[MODELS] or ''), models) then consider('model_not_allowed', 'team', 0, 0, -1) end
 if not permitted(key_limits[FOURTH + 4], operations) then consider('operation_not_allowed', 'key', 0, 0, -1) end
 if not permitted(team_limits[FOURTH + 1], operations) then consider('operation_not_allowed', 'team', 0, 0, -1) end
 

@@ -1,0 +1,40 @@
+"""What a route lets its callers say that changes a price. Pure.
+
+    allowed   passes; what the price does not know is charged by the rules of docs/prices.md, counted and named
+    priced    passes where the price states what it costs
+    refused   does not pass
+
+| name            | is about                                                                            | default |
+|-----------------|-------------------------------------------------------------------------------------|---------|
+| `service_tier`  | tiers but the base ones; `flex` and `batch` cost no more than the base              | priced  |
+| `speed`         | Anthropic's fast mode: `when.speed`                                                 | priced  |
+| `inference_geo` | a region: `when.inference_geo`                                                      | priced  |
+| `models`        | models that may answer instead (`models`, `fallbacks`), and those of advisors       | priced  |
+| `tools`         | hosted tools: `per_call`, `tools`                                                   | allowed |
+| `provider`      | a router's choice of providers; priced: only upstreams of this gateway are named    | allowed |
+| `variants`      | suffixes such as `:online`, where the price has the model without it                | allowed |
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+Policy = Literal["allowed", "priced", "refused"]
+PolicedField = Literal["service_tier", "speed", "inference_geo", "models", "tools", "provider", "variants"]
+ForeignIds = Literal["auto", "refuse", "pass"]
+"""Ids of what is stored at the provider, whoever made it. "auto": refused where the gateway has several teams."""
+
+
+class FieldPolicies(NamedTuple):
+    """The policy of each field."""
+
+    service_tier: Policy = "priced"
+    speed: Policy = "priced"
+    inference_geo: Policy = "priced"
+    models: Policy = "priced"
+    tools: Policy = "allowed"
+    provider: Policy = "allowed"
+    variants: Policy = "allowed"
+
+
+DEFAULT_POLICIES: Final = FieldPolicies()
