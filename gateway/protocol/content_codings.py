@@ -45,15 +45,17 @@ def decode(body: Body, coding: str, max_bytes: int) -> bytes:
     if bits > 0 and coding.strip().lower() == "deflate" and not _has_zlib_head(body):
         bits = _RAW_DEFLATE_BITS
     pieces: list[bytes] = []
-    size, rest = 0, bytes(body)
-    while rest:  # gzip may have several members, one behind another
+    size, at, rest = 0, 0, b""
+    while rest or at < len(body):  # gzip may have several members, one behind another
         decoder = zlib.decompressobj(bits)
         try:
             while not decoder.eof:
+                if not rest:  # a piece at a time: what is left of the whole would be copied at each step
+                    rest, at = bytes(body[at : at + _STEP_BYTES]), at + _STEP_BYTES
                 piece = decoder.decompress(rest, _STEP_BYTES)
-                rest = decoder.unconsumed_tail
-                if not piece and not rest and not decoder.eof:
+                if not (piece or rest or decoder.eof):
                     raise _invalid(coding)
+                rest = decoder.unconsumed_tail
                 pieces.append(piece)
                 size += len(piece)
                 if size > max_bytes or size > _FREE_BYTES + _MAX_RATIO * len(body):
@@ -61,7 +63,7 @@ def decode(body: Body, coding: str, max_bytes: int) -> bytes:
         except zlib.error:
             raise _invalid(coding) from None
         rest = decoder.unused_data
-        if rest and bits != _WINDOW_BITS("gzip"):
+        if (rest or at < len(body)) and bits != _WINDOW_BITS("gzip"):
             raise _invalid(coding)
     return b"".join(pieces)
 

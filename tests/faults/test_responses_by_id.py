@@ -101,15 +101,16 @@ def test_a_response_that_is_not_the_teams_is_a_404(gateway: RunningGateway, clie
         if name != "unknown":
             maker = signed_out if name == "another team's" else client
             made = maker.responses.create(model=MODEL, input="Hello", store=name == "another team's").id
-    for call in (
-        lambda: client.responses.retrieve(made),
-        lambda: client.responses.delete(made),
-        lambda: client.responses.cancel(made),
-        lambda: client.responses.input_items.list(made),
-        lambda: client.responses.create(model=MODEL, input="Go on", previous_response_id=made),
+    for param, call in (
+        ("response_id", lambda: client.responses.retrieve(made)),
+        ("response_id", lambda: client.responses.delete(made)),
+        ("response_id", lambda: client.responses.cancel(made)),
+        ("response_id", lambda: client.responses.input_items.list(made)),
+        ("previous_response_id", lambda: client.responses.create(model=MODEL, input="x", previous_response_id=made)),
     ):
         with pytest.raises(openai.NotFoundError) as caught:
             call()
+        assert caught.value.param == param, "what was given"
         assert caught.value.code == "response_not_found"
 
 

@@ -1,6 +1,7 @@
 """Compressed request bodies: decoded to what they were, within bounds."""
 
 import gzip
+import random
 import zlib
 
 import pytest
@@ -26,6 +27,20 @@ def test_a_body_decodes_to_what_it_was(data: bytes, times: int) -> None:
     assert decode(zlib.compress(data), "deflate", MAX_BYTES) == data
     assert decode(gzip.compress(data) + gzip.compress(b"more"), "gzip", MAX_BYTES) == data + b"more"
     assert decode(raw_deflate(data + b"{"), "deflate", MAX_BYTES) == data + b"{"
+
+
+@pytest.mark.parametrize("size", [262_143, 786_432, 786_433, 3_000_000])
+@pytest.mark.parametrize("noise", [True, False])
+def test_a_long_body_decodes_to_what_it_was(size: int, noise: bool) -> None:
+    """In more pieces than one, of what came and of what it becomes."""
+    data = random.Random(size).randbytes(size) if noise else bytes(min(size, 1_000_000))  # noqa: S311 - no secret
+    assert decode(gzip.compress(data), "gzip", MAX_BYTES) == data
+    assert decode(zlib.compress(data), "deflate", MAX_BYTES) == data
+    if noise:
+        assert decode(gzip.compress(data) * 2, "gzip", MAX_BYTES) == data * 2
+        for cut in (1, 8, size // 2):
+            with pytest.raises(GatewayError):
+                decode(gzip.compress(data)[:-cut], "gzip", MAX_BYTES)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate"]))
