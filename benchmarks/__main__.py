@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from benchmarks import rows
+from benchmarks import rows, sockets
 from benchmarks.load import Troubled, request_body
 from benchmarks.machine import Cores, Missing, conditions
 from benchmarks.rows import FULL, QUICK, Effort, Row
@@ -52,6 +52,8 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
         "latency": partial(rows.added_latency, stream=False),
         "first-event": partial(rows.added_latency, stream=True),
         "open": rows.open_streams,
+        "sockets": sockets.idle_sockets,
+        "turns": sockets.turns,
         "workers": rows.workers,
         "memory": rows.memory,
         "keys": rows.crowded_store,

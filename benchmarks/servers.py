@@ -65,6 +65,8 @@ url = "{store}"
 data_dir = "{dir}/data"
 [admin]
 key = "env:BENCH_ADMIN_KEY"
+[websocket]
+max_per_key = 100000
 [log]
 format = "json"
 level = "info"

@@ -32,6 +32,7 @@ from gateway.config.settings import Settings
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses
+from gateway.http.connection_client import client_of
 from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.owners import lost_owners, own_name
@@ -53,11 +54,20 @@ from gateway.reporting.request_timings import RequestTimings
 from gateway.store.store import Store
 from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.model_list import ModelList
+from gateway.websocket.sockets import Sockets
+from gateway.websocket.upgrade import Upgrades, is_websocket, refuse_elsewhere
 from gateway.worker.background import EnforcementCheck, background_works
 from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
-from gateway.worker.parts import build_snapshot, build_tracing, build_turns, ledger_policy, store_settings
+from gateway.worker.parts import (
+    build_snapshot,
+    build_tracing,
+    build_turns,
+    ledger_policy,
+    socket_policy,
+    store_settings,
+)
 from gateway.worker.signals import drain_on_signal, reload_on_signal
 from gateway.worker.store_inspection import StoreInspection
 
@@ -91,6 +101,8 @@ class Services:
     reporter: RequestReporter
     request_log: RequestLog
     store_inspection: StoreInspection
+    sockets: Sockets
+    upgrades: Upgrades
     works: tuple[Periodic, ...] = ()
     control_loop: ControlLoop = field(init=False)
     metrics_collector: MetricsCollector = field(init=False)
@@ -141,6 +153,8 @@ class Gateway:
 
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Passes requests of the hot path to the handler and all others to FastAPI."""
+        if scope["type"] == "websocket":
+            return refuse_elsewhere(receive, send)
         if scope["type"] != "http":
             return self.app(scope, receive, send)
         deployment = ""
@@ -152,7 +166,9 @@ class Gateway:
             target = target if middleware.serves_request(scope) else None
         if target is not None and services is not None:
             target = target if not deployment else replace(target, model=deployment)
-            return services.handler(target, scope, receive, send)
+            return services.handler(target, client_of(scope, receive, send))
+        if services is not None and is_websocket(scope) and middleware.serves_request(scope):
+            return services.upgrades(scope, receive, send)
         return middleware.serve(self.app, scope, receive, send)
 
     def refuse_head(self, error: GatewayError, scope: Scope | None = None) -> tuple[int, Headers, bytes]:
@@ -161,6 +177,17 @@ class Gateway:
         path, headers = ("", ()) if scope is None else (scope["path"], scope["headers"])
         told = error_body(path, headers, error, "", numeric_codes=self.settings.errors.numeric_codes)
         return error.render(told)
+
+    def _upgrades(self, handler: RequestHandler, responses: KnownResponses) -> Upgrades:
+        settings = self.settings
+        return Upgrades(
+            Sockets(socket_policy(settings), handler.snapshot.limits.body_bounds, handler),
+            responses,
+            self._counters,
+            self._throttle,
+            frozenset(settings.server.cors_origins),
+            numeric_codes=settings.errors.numeric_codes,
+        )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -177,14 +204,15 @@ class Gateway:
             ledger = Ledger(store, spool, ledger_policy(settings), owner=own_name(), lost=lost_owners())
             stack.push_async_callback(ledger.flush)
             snapshot = build_snapshot(self._off_loop, settings)
+            responses = KnownResponses(
+                store,
+                settings.routing.response_ttl_s,
+                admits_unchecked=settings.store.on_failure == "open",
+            )
             handler = RequestHandler(
                 snapshot,
                 ledger,
-                KnownResponses(
-                    store,
-                    settings.routing.response_ttl_s,
-                    admits_unchecked=settings.store.on_failure == "open",
-                ),
+                responses,
                 request_log,
                 self._counters,
                 self._throttle,
@@ -199,7 +227,8 @@ class Gateway:
                 tracing = build_tracing()
                 handler.begin_trace = tracing.begin
                 stack.push_async_callback(tracing.end)
-            services = _services(settings, store, ledger, handler, request_log, self._source)
+            upgrades = self._upgrades(handler, responses)
+            services = _services(settings, store, ledger, handler, request_log, self._source, upgrades)
             control_loop, reporter = services.control_loop, services.reporter
             stack.push_async_callback(control_loop.end)
             stack.push_async_callback(reporter.end)
@@ -242,6 +271,7 @@ def _services(
     handler: RequestHandler,
     request_log: RequestLog,
     source: Source | None,
+    upgrades: Upgrades,
 ) -> Services:
     idempotency_ttl_s = settings.ledger.idempotency_ttl_s
     accounts = Accounts(
@@ -280,6 +310,8 @@ def _services(
         ),
         request_log=request_log,
         store_inspection=StoreInspection(store),
+        sockets=upgrades.sockets,
+        upgrades=upgrades,
     )
     services.control_loop = ControlLoop(services, cluster_state, source)
     handler.on_end = services.reporter.note

@@ -46,6 +46,7 @@ class RouteSettings(Section):
     fields: dict[PolicedField, Policy] = Field(default_factory=dict)
     foreign_ids: ForeignIds = "auto"
     price_by: Literal["asked", "answered"] = "asked"
+    websocket: bool = True
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

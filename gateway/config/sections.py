@@ -147,6 +147,25 @@ class StateSettings(Section):
     background_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024, le=1024**4)
 
 
+class WebSocketSettings(Section):
+    """[websocket]: connections of WebSocket mode at GET /v1/responses, and what each may take."""
+
+    enabled: bool = True
+    max_per_key: int = Field(default=100, ge=1, le=100_000)
+    max_message_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    max_lanes: int = Field(default=16, ge=1, le=1000)
+    max_queued: int = Field(default=32, ge=0, le=1000)
+    max_queued_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**4)
+    max_memory_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**4)
+    max_worker_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=1024**4)
+    max_unsent_bytes: int = Field(default=32 * 1024 * 1024, ge=64 * 1024, le=1024**4)
+    write_timeout_s: Seconds = 60.0
+    ping_s: float = Field(default=20.0, ge=1, le=30, allow_inf_nan=False)
+    idle_s: Seconds = 1800.0
+    max_age_s: Seconds = 3600.0
+    compression: bool = True
+
+
 class RoutingSettings(Section):
     """What routing remembers. One response takes about 300 bytes in the store."""
 

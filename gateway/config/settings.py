@@ -2,7 +2,7 @@
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
-    sections: server store admin limits ledger routing errors log telemetry upstreams.<name> routes aliases
+    sections: server websocket store admin limits ledger routing errors log telemetry upstreams.<name> routes aliases
         prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
@@ -43,6 +43,7 @@ from gateway.config.sections import (
     StateSettings,
     StoreSettings,
     TelemetrySettings,
+    WebSocketSettings,
 )
 from gateway.config.types import (
     ModelName,
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
     state: StateSettings = Field(default_factory=StateSettings)
+    websocket: WebSocketSettings = WebSocketSettings()
     admin: AdminSettings = AdminSettings()
     limits: LimitsSettings = LimitsSettings()
     ledger: LedgerSettings = LedgerSettings()

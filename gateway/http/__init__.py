@@ -10,6 +10,9 @@ parser               bytes -> requests, with a bounded head
 chunked_framing      where a chunked body ends
 body_reader          reads long bodies straight into their buffer
 request_cycle        one request and its answer, on the connection or as ASGI messages
+detached             a connection whose HTTP is over
+websocket_handshake  the opening handshake of a WebSocket connection
+websocket_connection a client's WebSocket connection: frames, pings, bounds, closes
 client               what the handler uses to read a request and write its answer
 connection_client    the same on the gateway's own connection
 asgi_client          the same on any other ASGI server

@@ -8,16 +8,15 @@
 | goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
 | sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
 | asks for an upgrade to anything but WebSocket       | its answer over HTTP/1.1 (RFC 9110, 7.8)            |
-| sends its next request before it has the answer     | its answers, in order: the next is not looked at    |
-|                                                     | before the answer to the last is on its way         |
+| sends its next request before it has the answer     | its answers, in order, each looked at behind the    |
+|                                                     | last one                                            |
 | ends its side behind its request                    | its answer, if it is still there: half_closed.py    |
 | takes nothing of an answer for `write_timeout_s`    | the end                                             |
 | holds most where all hold more than they may        | the end: connection_budget.py                       |
 
 Inside an answer nothing can ask whether a client that ends its side is still there: it counts as gone.
 
-Uvicorn's own protocol copies each piece of a body three times, and its objects and timers a request cost as much as the
-rest of a client's side (benchmarks/README.md). Its server stays: sockets, signals, shutdown, the Date header.
+Uvicorn's server stays: sockets, signals, shutdown, the Date header (docs/decisions/connection-protocol.md).
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from gateway.errors import GatewayError
 from gateway.http.body_reader import DirectBodyReader
 from gateway.http.client_address import normalised
 from gateway.http.connection_context import ConnectionContext
+from gateway.http.detached import Detached
 from gateway.http.half_closed import HalfClosedProbe
 from gateway.http.parser import RequestParser
 from gateway.http.patience import Patience, Wait
@@ -99,11 +99,8 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """See `request_cycle.Connection`. Behind as much as a head may hold nothing is read."""
-        if (
-            self._reading_paused
-            and len(self._unparsed) <= self._limits.max_head_bytes
-            and not self.transport.is_closing()
-        ):
+        waits_behind = len(self._unparsed) > self._limits.max_head_bytes
+        if self._reading_paused and not waits_behind and not self.transport.is_closing():
             self._reading_paused = False
             self.transport.resume_reading()
 
@@ -140,6 +137,19 @@ class ClientConnection(asyncio.Protocol):
         if self.held or self.transport.get_write_buffer_size():
             self.count_held()
 
+    def detach(self, cycle: RequestCycle) -> Detached:
+        """See `request_cycle.Connection`. Whoever gets it takes this object's places: nothing is left of this one."""
+        rest, address = self._unparsed, cycle.address or self._address
+        self._unparsed, cycle.address, self._cycle = b"", None, None
+        self._patience.close()
+        self._requests.close()
+        if self._probe is not None:  # the client has ended its side: no other protocol can begin
+            self._probe.close()
+            self.transport.abort()
+        self._server.connections.discard(cast("Any", self))
+        self.budget.hold(self, 0)
+        return Detached(self.loop, self.transport, self._server, self.budget, address, rest)
+
     # for the budget
 
     def unverified_bytes(self) -> int:
@@ -152,8 +162,7 @@ class ClientConnection(asyncio.Protocol):
 
     def count_held(self) -> None:
         """Tells the budget what is held."""
-        held = self.unverified_bytes()
-        if held != self.held:
+        if (held := self.unverified_bytes()) != self.held:
             self.held = held
             self.budget.hold(self, held)
 
@@ -245,9 +254,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The parser's; the clock runs while a head is not whole."""
-        if self._discards:
-            return
-        self._parse(self._unparsed + data if self._unparsed else data)
+        if not self._discards:
+            self._parse(self._unparsed + data if self._unparsed else data)
 
     # for the parser
 
@@ -332,14 +340,8 @@ class ClientConnection(asyncio.Protocol):
             if cycle.address is not None:
                 self.budget.end(cycle.address)
             if not cycle.response_complete and not cycle.disconnected:
-                self._end_badly(cycle)
-
-    def _end_badly(self, cycle: RequestCycle) -> None:
-        """An application that gave no answer, or half of one."""
-        if cycle.started:
-            self.transport.close()
-        else:
-            self._refuse(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
+                # an application that gave no answer, or half of one
+                self._refuse(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
 
     def _refuse(self, error: GatewayError) -> None:
         """A request that no route has seen, or can go on reading: counted all the same. Nothing behind it is read."""
@@ -383,10 +385,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait_for_client(self) -> None:
         """There is an answer: for the client to take it, for the rest of its body, or for its next request."""
-        cycle = self._cycle
         if self.write_paused:
             return  # PROGRESS is waited for already
-        if cycle is not None and not cycle.complete:
+        if self._cycle is not None and not self._cycle.complete:
             self._patience.wait(Wait.LINGER, LINGER_S)
         else:
             self._patience.wait(Wait.NEXT, self._keep_alive_s)

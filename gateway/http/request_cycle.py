@@ -15,6 +15,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Final, Protocol
 
 from gateway.errors import GatewayError
+from gateway.http.detached import Detached
 from gateway.http.head import STATUS_LINES
 from gateway.protocol.header_fields import is_clean
 from gateway.types import Body, Headers, Scope
@@ -71,6 +72,9 @@ class Connection(Protocol):
 
     def count_held(self) -> None:
         """What is held for nobody in particular has changed: the budget is told."""
+
+    def detach(self, cycle: RequestCycle) -> Detached:
+        """Gives its socket away: no HTTP follows."""
 
 
 class BodyReader(Protocol):
@@ -233,6 +237,13 @@ class RequestCycle:
         if self._on_leave is not None and self.connection.on_leave is self._on_leave:
             self.connection.on_leave = None
         self._on_leave = None
+
+    # an upgrade
+
+    def detach(self) -> Detached:
+        """Gives the connection to another protocol, which answers from here on."""
+        self.started = self.response_complete = True
+        return self.connection.detach(self)
 
     # the answer
 

@@ -46,7 +46,7 @@ from gateway.routing.preferences import preferred
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
 from gateway.state.turn import Turn
-from gateway.state.turns import Turns
+from gateway.state.turns import TurnSource
 from gateway.types import Body
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer
@@ -107,7 +107,7 @@ async def prepare(
     target: Target,
     client: Client,
     record: RequestRecord,
-    turns: Turns | None = None,
+    turns: TurnSource | None = None,
 ) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
     key = key_of_request(client.fields)
@@ -147,7 +147,7 @@ async def prepare(
 
 
 async def _begin_turn(
-    turns: Turns,
+    turns: TurnSource,
     snapshot: ConfigSnapshot,
     target: Target,
     client: Client,
@@ -176,7 +176,7 @@ async def admit(
     target: Target,
     client: Client,
     record: RequestRecord,
-    turns: Turns | None = None,
+    turns: TurnSource | None = None,
 ) -> Admitted:
     """Steps 1 to 4. Raises GatewayError, or ClientDisconnected from the body's read."""
     routed = await prepare(snapshot, responses, target, client, record, turns)

@@ -1,4 +1,4 @@
-"""`x-gateway-dry-run: true`: what would become of this request? Pure.
+"""`x-gateway-dry-run: true`: what would become of this request?
 
 A request with this header goes through steps 1 to 4, reserves nothing, asks no upstream and counts against no limit.
 Would it be refused, it is answered by the very refusal: status, headers, body. Would it be admitted, 200 and `answer`::
@@ -16,11 +16,15 @@ from typing import Any
 import orjson
 
 from gateway.accounts.serialization import balance_json, limits_json
+from gateway.billing.lifecycle import Outcome
 from gateway.billing.money import format_rate, format_usd
 from gateway.billing.price_row import Price
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.ledger.admissions import Preview
+from gateway.ledger.ledger import Ledger
+from gateway.observability.request_record import RequestRecord
+from gateway.proxy.admission import Routed
 
 
 def is_dry_run(client: Client) -> bool:
@@ -34,6 +38,20 @@ def is_dry_run(client: Client) -> bool:
             "invalid_field", "x-gateway-dry-run is true or false; nothing was run.", param="x-gateway-dry-run"
         )
     return word == b"true"
+
+
+async def answer_dry_run(routed: Routed, ledger: Ledger, client: Client, record: RequestRecord) -> None:
+    """Step 4 without a trace, and the answer. Raises GatewayError for what would be refused."""
+    try:
+        preview = await ledger.preview(routed.admission_request)
+    finally:
+        if routed.turn is not None:
+            await routed.turn.close()
+    record.outcome = Outcome.DRY_RUN
+    body = answer(record.request_id, routed.route.model, routed.route.price, preview)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += preview.admission.rates.headers()
+    await client.answer(200, [*headers, (b"x-request-id", record.request_id.encode())], body)
 
 
 def answer(request_id: str, model: str, price: Price, preview: Preview) -> bytes:

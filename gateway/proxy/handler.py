@@ -25,7 +25,6 @@ from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client import Client, ClientDisconnected
-from gateway.http.connection_client import client_of
 from gateway.identity.api_keys import key_of_request
 from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger
@@ -37,18 +36,17 @@ from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
-from gateway.proxy.dry_run import answer as dry_run_answer
-from gateway.proxy.dry_run import is_dry_run
+from gateway.proxy.dry_run import answer_dry_run, is_dry_run
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.relay import Relay
 from gateway.proxy.settling import Settler
 from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
-from gateway.proxy.stored_answers import pass_on, serve_stored
+from gateway.proxy.stored_answers import AnswersHere, answer_here, pass_on, serve_stored
 from gateway.state.background_turn import BackgroundTurn
 from gateway.state.stored_calls import LocalAnswer, LocalStream
-from gateway.state.turns import Turns
-from gateway.types import Headers, Receive, Scope, Send
+from gateway.state.turns import Turns, TurnSource
+from gateway.types import Headers
 from gateway.upstream.transport import FaultKind, UpstreamFault
 
 _ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
@@ -115,20 +113,24 @@ class RequestHandler:
         self._numeric_codes = numeric_codes
         self._diagnostics = structlog.get_logger("gateway.relay")
 
-    async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, from its first byte to its log line."""
-        address = self._throttle.addresses.of(scope)
+    async def __call__(
+        self, target: Target, client: Client, turns: TurnSource | None = None, here: AnswersHere | None = None
+    ) -> None:
+        """One request, from its first byte to its log line.
+
+        `turns`: where the turns of routes with state begin, if not with `self.turns`. `here`: see `answer_here`.
+        """
+        scope, address = client.scope, self._throttle.addresses.of(client.scope)
         record = RequestRecord(
             self._ledger.new_request_id(), scope["method"], scope["path"], target.operation.route, address
         )
-        client = client_of(scope, receive, send)
         if self.begin_trace is not None:
             record.trace = self.begin_trace(record, target.operation, client.headers)
         in_force = self._in_force
         in_force.requests += 1
         goes_on = False  # in the background, after its client was answered
         try:
-            admitted = await self._admit(in_force.snapshot, target, client, record)
+            admitted = await self._admit(in_force.snapshot, target, client, record, turns or self.turns, here)
             if admitted is not None:
                 if isinstance(admitted.turn, BackgroundTurn) and self.background is not None:
                     goes_on = True
@@ -206,7 +208,13 @@ class RequestHandler:
             self.background.stop()
 
     async def _admit(
-        self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord
+        self,
+        snapshot: ConfigSnapshot,
+        target: Target,
+        client: Client,
+        record: RequestRecord,
+        turns: TurnSource | None,
+        here: AnswersHere | None,
     ) -> Admitted | None:
         """Steps 1 to 4; None where the request was refused, and the client has been told."""
         try:
@@ -222,7 +230,11 @@ class RequestHandler:
                     return None
             if target.operation.charge == "free":
                 self._token_counts.take(key_of_request(client.fields), snapshot.limits.token_counts_per_minute)
-            return await admission.admit(snapshot, self._ledger, self._responses, target, client, record, self.turns)
+            if here is not None:
+                routed = await admission.prepare(snapshot, self._responses, target, client, record, turns)
+                await answer_here(here, routed, self._responses, client, record)
+                return None
+            return await admission.admit(snapshot, self._ledger, self._responses, target, client, record, turns)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:
@@ -241,16 +253,7 @@ class RequestHandler:
         """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
         self._dry_runs.take(key_of_request(client.fields), snapshot.limits.dry_runs_per_minute)
         routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
-        try:
-            preview = await self._ledger.preview(routed.admission_request)
-        finally:
-            if routed.turn is not None:
-                await routed.turn.close()
-        record.outcome = Outcome.DRY_RUN
-        body = dry_run_answer(record.request_id, routed.route.model, routed.route.price, preview)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += preview.admission.rates.headers()
-        await client.answer(200, [*headers, (b"x-request-id", record.request_id.encode())], body)
+        await answer_dry_run(routed, self._ledger, client, record)
 
     async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         """Steps 5 to 9 for an admitted request. The one exit."""

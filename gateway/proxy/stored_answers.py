@@ -1,9 +1,11 @@
-"""Answers calls about responses that the gateway stores itself.
+"""Answers without a provider: calls about responses that the gateway stores itself, and what it answers here.
 
 No upstream is asked, and nothing is held or charged.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
@@ -12,6 +14,7 @@ from gateway.identity.api_keys import key_of_request
 from gateway.ledger.known_responses import KnownResponses
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.operations import Target
+from gateway.proxy.admission import Routed
 from gateway.state.stored_calls import LocalAnswer, LocalStream
 from gateway.state.turns import Turns
 
@@ -28,6 +31,24 @@ async def serve_stored(
     if answer is not None:
         record.outcome, record.response_id = Outcome.SERVED, response_id
     return answer
+
+
+AnswersHere = Callable[[Routed], bytes]
+"""Gives the answer, as events, to a request that has passed steps 1 to 3 and goes to no upstream."""
+
+
+async def answer_here(
+    here: AnswersHere, routed: Routed, responses: KnownResponses, client: Client, record: RequestRecord
+) -> None:
+    """Answers it, if its key is valid. Raises GatewayError."""
+    try:
+        await responses.check(routed.key)
+        body = here(routed)
+    finally:
+        if routed.turn is not None:
+            await routed.turn.close()
+    record.outcome = Outcome.SERVED
+    await client.answer(200, [(b"content-type", b"text/event-stream")], body)
 
 
 async def pass_on(

@@ -51,6 +51,7 @@ class RouteRule:
     fields: FieldPolicies = DEFAULT_POLICIES
     foreign_ids: ForeignIds = "auto"
     price_by: Literal["asked", "answered"] = "asked"
+    websocket: bool = True
 
 
 class Route(NamedTuple):

@@ -38,11 +38,15 @@ STORE_WAIT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a turn continues: `links`, oldest first, and the response or conversation that the request named."""
+    """What a turn continues: `links`, oldest first, and the response or conversation that the request named.
+
+    `stored` means that the links can be read from the store. If they cannot, a response that is stored holds them too.
+    """
 
     links: Sequence[Link]
     parent: str | None = None
     conversation: str | None = None
+    stored: bool = True
 
 
 class Keeper(Protocol):
@@ -55,7 +59,10 @@ class Keeper(Protocol):
 
 @dataclass(slots=True)
 class Turn:
-    """One turn. Mutable: the response's id once it is known, whether it is stored, and the output so far."""
+    """One turn. `window` is its whole input, with what it continues.
+
+    Mutable: the response's id once it is known, whether it is stored, and the output so far.
+    """
 
     _keeper: Keeper
     _key: ApiKey
@@ -64,6 +71,7 @@ class Turn:
     body: bytes
     keep: bool
     lock: str
+    window: Sequence[Item] = ()
     response_id: str | None = None
     _reserved: bool = False
     _ended: bool = False
@@ -175,7 +183,9 @@ class Turn:
         output = response.get("output")
         if isinstance(output, list):
             response["output"] = with_ids([item for item in output if isinstance(item, dict)])
-        return StoredResponse(response, self._input, self._past.parent, self._key.key_id)
+        past = self._past
+        own, parent = (self._input, past.parent) if past.stored else (with_ids(self.window), None)
+        return StoredResponse(response, own, parent, self._key.key_id)
 
     async def _append(self, response: dict[str, Any]) -> None:
         """Appends a completed turn's input and output to its conversation in one step."""

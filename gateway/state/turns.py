@@ -14,8 +14,8 @@ A response that cannot be stored is shown with `store: false`, so its client doe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
@@ -32,6 +32,16 @@ from gateway.state.stored_calls import StoredCalls
 from gateway.state.turn import Past, Turn
 from gateway.types import Body
 
+Recall = Callable[[str], Link | None]
+"""Returns what a connection remembers of a response that is not stored, by the response's id."""
+
+
+class TurnSource(Protocol):
+    """Where a turn begins."""
+
+    async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
+        """See `Turns.begin`."""
+
 
 class Turns:
     """Begins turns. Mutable: `unstored` counts the responses that could not be stored."""
@@ -43,10 +53,13 @@ class Turns:
         self.unstored = 0
         self.stored = StoredCalls(responses, background)
 
-    async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
-        """Resolves the turn's past into the body. Raises GatewayError. Locks a conversation until `close`."""
+    async def begin(self, key: ApiKey, body: Body, rule: RouteRule, recall: Recall | None = None) -> Turn:
+        """Resolves the turn's past into the body. Raises GatewayError. Locks a conversation until `close`.
+
+        `recall` is where a previous response is looked for before the store is asked.
+        """
         fields = parse_object(bytes(body)) or {}
-        past = await self._past(key, fields)
+        past = await self._past(key, fields, recall)
         new = as_items(fields.get("input"))
         name = secrets.token_hex(8)
         try:
@@ -57,7 +70,7 @@ class Turns:
             if past.conversation is not None:
                 await self.conversations.lock(key.team_id, past.conversation, name, LOCK_LIFE_S)
                 # An item that another turn appended while this one waited is also part of the past.
-                past = await self._past(key, fields)
+                past = await self._past(key, fields, recall)
                 items = resolve(past.links, new)
                 check_calls(items)
                 upstream = self._upstream_body(body, fields, past, items, rule)
@@ -71,9 +84,9 @@ class Turns:
             return BackgroundTurn(
                 self, key, past, own, upstream, keep, name, background=self.background, snapshot=snapshot
             )
-        return Turn(self, key, past, own, upstream, keep, name)
+        return Turn(self, key, past, own, upstream, keep, name, window=items)
 
-    async def _past(self, key: ApiKey, fields: dict[str, Any]) -> Past:
+    async def _past(self, key: ApiKey, fields: dict[str, Any], recall: Recall | None) -> Past:
         previous, conversation = fields.get("previous_response_id"), _conversation_id(fields.get("conversation"))
         if previous is not None and conversation is not None:
             raise GatewayError(
@@ -86,6 +99,10 @@ class Turns:
                 raise GatewayError(
                     "invalid_item", "'previous_response_id' must be a string.", param="previous_response_id"
                 )
+            recalled = None if recall is None else recall(previous)
+            if recalled is not None:
+                await self.responses.check(key)
+                return Past([recalled], parent=previous, stored=False)
             records = await self.responses.chain(key, previous)
             links = [Link(record.response_id, record.input, record.output) for record in records]
             return Past(links, parent=previous)

@@ -9,6 +9,7 @@
 | `confirm-replicas`     | drops the settlements that every replica has                        | `ledger`              |
 | `watch-primary`        | asks the Sentinels for the primary; the store runs it itself        | `store`               |
 | `end-overdue-requests` | ends requests that have exceeded their total time                   | `proxy.handler`       |
+| `tend-websockets`      | pings; ends sockets that are old, idle or not read                  | `websocket.sockets`   |
 | `control`              | obeys operators' orders, reports this worker                        | `worker.control_loop` |
 | `report-requests`      | writes the reports that operators read                              | `reporting`           |
 | `run-background`       | renews, starts and ends background responses                        | `proxy.handler`       |
@@ -37,6 +38,7 @@ from gateway.reporting.request_reporter import RequestReporter
 from gateway.state.conversations import LOCK_LIFE_S
 from gateway.store.errors import StoreUnavailable
 from gateway.store.store import Store
+from gateway.websocket.sockets import TEND_S, Sockets
 from gateway.worker import control_loop
 from gateway.worker.control_loop import ControlLoop
 from gateway.worker.metrics_collector import MetricsCollector
@@ -60,6 +62,7 @@ class Parts(Protocol):
     control_loop: ControlLoop
     metrics_collector: MetricsCollector
     store_inspection: StoreInspection
+    sockets: Sockets
     ready: bool
 
 
@@ -68,6 +71,7 @@ def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
     return (
         *parts.ledger.works,
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
+        Periodic("tend-websockets", TEND_S, parts.sockets.tend),
         Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),
         Periodic("report-requests", request_reporter.EVERY_S, parts.reporter.report, outages=OUTAGES),
         Periodic("run-background", ROUND_S, parts.handler.run_background, outages=OUTAGES),

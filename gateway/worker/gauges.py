@@ -2,6 +2,7 @@
 
 counters(...)             counts that the parts keep themselves; they outlive their worker
 gauges(...), requests()   the present state; it ends with its worker
+ended_sockets(...), open_sockets(...)   the same two for WebSocket mode
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gateway.store.durability import DANGERS
 from gateway.store.store import Store
 from gateway.upstream.health import Condition
 from gateway.upstream.upstream import Upstream
+from gateway.websocket.sockets import Sockets
 from gateway.worker.store_inspection import StoreInspection
 
 
@@ -98,3 +100,19 @@ def dangers(inspection: StoreInspection) -> Snapshot:
 def requests(running: int, streams: int) -> Snapshot:
     """Returns the number of running requests and open streams."""
     return {"gateway_open_requests": {(): running}, "gateway_open_streams": {(): streams}}
+
+
+def open_sockets(sockets: Sockets) -> Snapshot:
+    """Returns the number of sockets, and what they remember."""
+    return {
+        "gateway_websockets": {("open",): sockets.count, ("busy",): sockets.busy},
+        "gateway_websocket_memory_bytes": {(): sockets.memory_bytes},
+    }
+
+
+def ended_sockets(sockets: Sockets) -> Snapshot:
+    """Returns the counts of turns and of sockets that have ended."""
+    return {
+        "gateway_websocket_turns_total": {(result,): count for result, count in sockets.turns.items()},
+        "gateway_websockets_closed_total": {(str(code),): count for code, count in sockets.closed.items()},
+    }

@@ -15,6 +15,7 @@ from gateway.observability.request_log import RequestLog
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.request_reporter import RequestReporter
 from gateway.store.store import Store
+from gateway.websocket.sockets import Sockets
 from gateway.worker import gauges
 from gateway.worker.store_inspection import StoreInspection
 
@@ -30,6 +31,7 @@ class Parts(Protocol):
     store_inspection: StoreInspection
     admins: Admins
     works: tuple[Periodic, ...]
+    sockets: Sockets
     ready: bool
 
 
@@ -76,7 +78,7 @@ class MetricsCollector:
     def _worker_counts(self) -> Snapshot:
         parts = self._parts
         own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.admins, parts.works)
-        return self._counters.snapshot() | own
+        return self._counters.snapshot() | own | gauges.ended_sockets(parts.sockets)
 
     def _gauges(self) -> Snapshot:
         parts, handler = self._parts, self._parts.handler
@@ -86,4 +88,5 @@ class MetricsCollector:
         )
         requests = gauges.requests(len(handler.running), handler.streams)
         dangers = gauges.dangers(parts.store_inspection)
-        return state | requests | dangers | gauges.background(parts.works, now_s)
+        sockets = gauges.open_sockets(parts.sockets)
+        return state | requests | dangers | sockets | gauges.background(parts.works, now_s)

@@ -12,6 +12,8 @@ from gateway.concurrency.off_loop import OffLoop
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
+from gateway.http.websocket_connection import SocketBounds
+from gateway.http.websocket_handshake import WebSocketOptions
 from gateway.ledger.policy import LedgerPolicy
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
@@ -27,6 +29,8 @@ from gateway.upstream.health import Health, KeyRing, UpstreamKey
 from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Additions, Upstream, UpstreamPolicy
+from gateway.websocket.session import SessionBounds
+from gateway.websocket.sockets import SocketPolicy
 
 if TYPE_CHECKING:
     from gateway.observability.tracing import Tracing
@@ -170,6 +174,26 @@ def ledger_policy(settings: Settings) -> LedgerPolicy:
 
 def _path(path: Path | None) -> str | None:
     return str(path) if path is not None else None
+
+
+def socket_policy(settings: Settings) -> SocketPolicy:
+    """Returns what WebSocket connections may take, as the settings describe it."""
+    given = settings.websocket
+    return SocketPolicy(
+        enabled=given.enabled,
+        max_per_key=given.max_per_key,
+        max_memory_bytes=given.max_worker_memory_bytes,
+        message=WebSocketOptions(given.max_message_bytes, given.compression),
+        socket=SocketBounds(given.ping_s, given.write_timeout_s, given.max_unsent_bytes),
+        session=SessionBounds(
+            max_lanes=given.max_lanes,
+            max_queued=given.max_queued,
+            max_queued_bytes=given.max_queued_bytes,
+            max_memory_bytes=given.max_memory_bytes,
+            idle_s=given.idle_s,
+            max_age_s=given.max_age_s,
+        ),
+    )
 
 
 def build_turns(settings: Settings, store: Store) -> Turns:

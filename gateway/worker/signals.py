@@ -17,6 +17,7 @@ from typing import Protocol
 from gateway.config.settings import Settings
 from gateway.errors import GatewayError
 from gateway.proxy.handler import RequestHandler
+from gateway.websocket.sockets import Sockets
 from gateway.worker.control_loop import ControlLoop
 
 
@@ -26,6 +27,7 @@ class Parts(Protocol):
     settings: Settings
     loop: asyncio.AbstractEventLoop
     handler: RequestHandler
+    sockets: Sockets
     control_loop: ControlLoop
     leaving: bool
 
@@ -88,6 +90,7 @@ def drain_on_signal(services: Parts) -> Iterator[None]:
             stop(number)
 
     def stop(number: int) -> None:
+        services.sockets.drain()
         services.handler.drain(services.settings.server.drain_timeout_s)
         handler = before[signal.Signals(number)]
         if callable(handler):

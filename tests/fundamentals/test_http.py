@@ -33,14 +33,6 @@ def code(answer: RawAnswer) -> str:
     return found
 
 
-def test_a_websocket_upgrade_is_answered_426(wire: RawConnection, authorization: str) -> None:
-    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA")
-    answer = wire.request(b"", authorization, *upgrade, method="GET")
-    assert (answer.status, code(answer)) == (426, "websocket_unsupported")
-    assert (answer.headers["upgrade"], answer.headers["connection"]) == ("HTTP/1.1", "close, upgrade")
-    assert wire.closed
-
-
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
 
 

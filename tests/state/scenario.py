@@ -11,6 +11,7 @@ import httpx
 
 from tests.support.post_only_provider import Answer, PostOnlyProvider
 from tests.support.waiting import wait_until_sync
+from tests.support.websocket_client import Socket
 
 FREE = ("id", "status")
 MISSING = object()
@@ -103,10 +104,15 @@ class Scenario:
         self.keys = keys
         self.saved: dict[str, Any] = {}
         self.sent = 0
+        self.sockets: dict[str, Socket] = {}
 
     def run(self, steps: list[dict[str, Any]], *, stream: bool) -> None:
-        for step in steps:
-            self.step(step, stream=stream)
+        try:
+            for step in steps:
+                self.step(step, stream=stream)
+        finally:
+            for socket in self.sockets.values():
+                socket.close()
 
     def step(self, step: dict[str, Any], *, stream: bool) -> None:
         calls = len(self.provider.received)
@@ -134,6 +140,8 @@ class Scenario:
 
     def ask(self, step: dict[str, Any], *, stream: bool) -> tuple[int, Any]:
         request = filled(step["request"], self.saved)
+        if request["method"] == "WS":
+            return self.socket(step).turn(request["body"])
         client = self.clients[self.sent % len(self.clients)]
         self.sent += 1
         headers = {"authorization": f"Bearer {self.keys[step.get('as', 'team-a')]}"}
@@ -148,10 +156,21 @@ class Scenario:
             return got.status_code, {"$events": events, **(events[-1].get("response") or {})}
         return got.status_code, got.json()
 
+    def socket(self, step: dict[str, Any]) -> Socket:
+        """The step's socket, which stays open; a new one is at the next worker."""
+        name = step["socket"]
+        if name not in self.sockets:
+            worker = self.clients[len(self.sockets) % len(self.clients)].base_url
+            url = str(worker.copy_with(scheme="ws", path="/v1/responses"))
+            self.sockets[name] = Socket(url, self.keys[step.get("as", "team-a")])
+        return self.sockets[name]
+
     def check(self, step: dict[str, Any], got: tuple[int, Any]) -> None:
         status, document = got
         expected = filled(step["expect"], self.saved)
-        assert matches(status, expected["status"]), document
+        if "last_event" in expected:
+            assert document["type"] == expected["last_event"], document
+        assert matches(status, expected.get("status", status)), document
         for path, wanted in expected.get("fields", {}).items():
             value = self.event_field(document, path) if path.startswith("$events") else at(document, path)
             without_a_gap = list(range(len(document["$events"]))) if path == "$events.sequence" else wanted

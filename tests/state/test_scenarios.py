@@ -19,7 +19,7 @@ DATA = Path(__file__).parents[1] / "data" / "state"
 SCENARIOS = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in DATA.glob("*.json") if path.stem != "index"
 }
-SERVED = sorted(name for name in SCENARIOS if name not in ("compact-new-chain", "ws-store-false"))
+SERVED = sorted(name for name in SCENARIOS if name != "compact-new-chain")
 
 
 @pytest.fixture(scope="module")

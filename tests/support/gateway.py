@@ -153,6 +153,15 @@ class RunningGateway:
 
         return self.run(make())
 
+    def revoke(self, key: NewKey) -> None:
+        """Takes a key away for good."""
+
+        async def change() -> None:
+            accounts = self.services.accounts
+            await accounts.update_key(key.team, await accounts.key(key.team, key.id), Changes(status="revoked"))
+
+        self.run(change())
+
     def balance(self, key: NewKey) -> Balance:
         """Returns a team's present balance."""
 

@@ -25,8 +25,8 @@ from tests.support.waiting import wait_until_sync
 @dataclass(frozen=True)
 class Answer:
     """What a call gets. `stream`: {"item_events", "terminal"}: exactly these, where events are asked for;
-    `ends`: with `[DONE]` behind them. `released`: until it is set, an answer does not come, and a stream goes no
-    further than its first `shown` events.
+    `ends`: with `[DONE]` behind them. `streams`: False answers as JSON all the same. `released`: until it is set, an
+    answer does not come, and a stream goes no further than its first `shown` events.
     """
 
     response: dict[str, Any]
@@ -36,6 +36,7 @@ class Answer:
     ends: bool = True
     released: threading.Event | None = None
     shown: int = 0
+    streams: bool = True
 
 
 @dataclass
@@ -69,7 +70,7 @@ class PostOnlyProvider:
                     provider.received.append(body)
                     answer = provider._answers.pop(0) if provider._answers else Answer({"error": "unexpected"}, 500)
                 time.sleep(answer.delay_s)  # the provider's work, as the test asks for it
-                streamed = body.get("stream") and answer.status == 200
+                streamed = body.get("stream") and answer.status == 200 and answer.streams
                 data = b"".join(_events(answer)) if streamed else json.dumps(answer.response).encode()
                 first = b"".join(_events(answer)[: answer.shown]) if streamed else b""
                 if not first and not self.is_released(answer, body):

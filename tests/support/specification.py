@@ -39,6 +39,15 @@ def event_schemas() -> dict[str, str]:
     return {schemas[name]["properties"]["type"]["enum"][0]: name for name in names}
 
 
+def validate_message(message: dict[str, Any]) -> None:
+    """Validates one message of WebSocket mode: an event of a stream, or an error with its status."""
+    event = {name: value for name, value in message.items() if name != "stream_id"}
+    if event["type"] == "error":
+        validate("WebSocketErrorEvent", event)
+    else:
+        validate_event(event)
+
+
 def validate_event(event: dict[str, Any]) -> None:
     """Validates one streamed event against the schema of its type. An unknown type raises KeyError."""
     validate(event_schemas()[event["type"]], event)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.http.detached import Detached
 from gateway.http.request_cycle import HIGH_WATER_BYTES, BodyReader, RequestCycle
 from gateway.types import Body
 
@@ -56,6 +57,9 @@ class NotedConnection:
         raise NotImplementedError
 
     def count_held(self) -> None:
+        raise NotImplementedError
+
+    def detach(self, cycle: RequestCycle) -> Detached:
         raise NotImplementedError
 
 

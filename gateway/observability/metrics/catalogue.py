@@ -97,6 +97,20 @@ _ALL: Final = (
     Metric("gateway_unchecked_total", "counter", (), "Requests that were admitted while the store was away."),
     Metric("gateway_open_requests", "gauge", (), "Requests that talk to an upstream just now."),
     Metric("gateway_open_streams", "gauge", (), "Those of them that stream."),
+    Metric("gateway_websockets", "gauge", ("state",), "Sockets of WebSocket mode: open (all), busy (a turn runs)."),
+    Metric(
+        "gateway_websocket_turns_total",
+        "counter",
+        ("result",),
+        "Turns of sockets: answered, refused, warm_up, left (their client has). Each is a request besides.",
+    ),
+    Metric(
+        "gateway_websockets_closed_total",
+        "counter",
+        ("code",),
+        "Sockets that have ended, by the code of RFC 6455, 7.4; 1006: without a close.",
+    ),
+    Metric("gateway_websocket_memory_bytes", "gauge", (), "What sockets remember of responses that nobody stores."),
     Metric("gateway_holds_open", "gauge", (), "Reservations of running requests."),
     Metric(
         "gateway_holds_expired_total",

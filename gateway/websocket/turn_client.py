@@ -1,0 +1,190 @@
+"""One turn's client: the handler reads a message as a request's body, and its events leave as messages.
+
+It is another `http.client.Client`, so that a turn passes the whole path of a request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from gateway.errors import GatewayError
+from gateway.http.client import RequestHead, Watch, bounded, too_large
+from gateway.http.websocket_connection import WebSocketConnection
+from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.response_events import TERMINAL_STATUSES
+from gateway.protocol.sse_framing import last_boundary, split_events
+from gateway.state import replay
+from gateway.state.items import Item
+from gateway.state.rewriting import OutputItems, read_event
+from gateway.types import Body, Headers, Scope
+from gateway.websocket.messages import error_message, event_message
+
+_TELLING: Final = (b"output_item.done", *(kind.encode() for kind in TERMINAL_STATUSES))
+"""What stands in the events that are looked at."""
+_ERROR: Final = 400
+_UNAUTHORIZED: Final = 401
+_SERVER_ERROR: Final = 500
+OnAnswer = Callable[[dict[str, Any], Sequence[Item]], None]
+"""Is told of the response of a terminal event and its output items, before the client is."""
+
+
+class TurnClient(RequestHead):
+    """See `http.client.Client`. `body`: the request's, or why there is none.
+
+    State that changes: what `RequestHead` has; `ended`, the answer is whole; `failed`, the status of an error that it
+    was; `is_unauthorized`, the key is not valid any more; `_rest`, an event that is not complete; `_output`, the items
+    so far.
+    """
+
+    __slots__ = (
+        "_body", "_connection", "_lane", "_on_answer", "_output", "_rest", "_watches", "ended", "failed",
+        "is_unauthorized",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        scope: Scope,
+        fields: dict[bytes, bytes],
+        body: Body | GatewayError,
+        lane: str,
+        connection: WebSocketConnection,
+        watches: set[LeaveWatch],
+        on_answer: OnAnswer,
+    ) -> None:
+        super().__init__(scope, fields)
+        self.ended = False
+        self.failed = 0
+        self.is_unauthorized = False
+        self._body = body
+        self._lane = lane
+        self._connection = connection
+        self._watches = watches
+        self._on_answer = on_answer
+        self._output = OutputItems()
+        self._rest = b""
+
+    def body_length(self, max_bytes: int) -> int | None:
+        """See `Client`."""
+        length = 0 if isinstance(self._body, GatewayError) else len(self._body)
+        if length > max_bytes:
+            raise too_large(max_bytes)
+        return length
+
+    async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
+        """See `Client`. It has come with its message."""
+        del timeout_s, length
+        body, self._body = self._body, b""
+        if isinstance(body, GatewayError):
+            raise body
+        return bounded(body, max_bytes)
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """See `Client`. The key was looked up before the socket was opened."""
+        return False
+
+    def key_is_known(self) -> None:
+        """See `Client`."""
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """See `Client`. A message has no head."""
+        self.start_now(status, headers)
+
+    def start_now(self, status: int, headers: Headers) -> bool:
+        """See `Client`."""
+        del headers
+        self.status = status
+        return True
+
+    async def write(self, data: bytes) -> None:
+        """See `Client`."""
+        if not self.write_now(data):
+            await self._connection.drain()
+
+    def write_now(self, data: bytes) -> bool:
+        """See `Client`. Whole events leave, each as a message; the beginning of one waits."""
+        window = self._rest + data if self._rest else data
+        end = max(0, last_boundary(window))
+        self._rest = window[end:]
+        messages = []
+        for event in split_events(window[:end]):
+            if any(word in event for word in _TELLING):
+                self._note(event)
+            shown = event_message(event, self._lane)
+            if shown is not None:
+                messages.append(shown.message)
+                if shown.error is not None:
+                    status = shown.error.get("status")
+                    self.failed = status if isinstance(status, int) else _SERVER_ERROR
+        return self._send(messages)
+
+    def buffer(self, data: bytes) -> None:
+        """See `Client`. Messages of one turn of the event loop leave together anyway."""
+        self.write_now(data)
+
+    def flush(self) -> None:
+        """See `Client`."""
+
+    async def drained(self) -> None:
+        """See `Client`."""
+        await self._connection.drain()
+
+    async def end(self, data: bytes = b"") -> None:
+        """See `Client`. An event that was cut is none."""
+        self.write_now(data)
+        self.ended = True
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Client`. What is no stream becomes one: an error, or the events of a whole response."""
+        self.status = status
+        if status >= _ERROR:
+            self.failed = status
+            self.is_unauthorized = status == _UNAUTHORIZED  # a provider's 401 is never passed on as one
+            self._send([error_message(status, body, headers, self._lane)])
+        elif (response := parse_object(body)) is not None:
+            self.write_now(b"".join(replay.events(response)))
+        else:
+            self.write_now(body)
+        self.ended = True
+
+    def watch(self, on_leave: Callable[[], object]) -> Watch:
+        """See `Client`."""
+        return LeaveWatch(on_leave, self._connection, self._watches)
+
+    def _note(self, event: bytes) -> None:
+        fields = read_event(event).fields
+        if fields is None:
+            return
+        self._output.note(fields)
+        response = fields.get("response")
+        if fields.get("type") in TERMINAL_STATUSES and isinstance(response, dict):
+            output = response.get("output")
+            self._on_answer(response, self._output.merged(output if isinstance(output, list) else []))
+
+    def _send(self, messages: list[bytes]) -> bool:
+        if messages and not self.bytes_out:
+            self.first_byte = time.perf_counter()
+        self.bytes_out += sum(map(len, messages))
+        return self._connection.send(messages)
+
+
+class LeaveWatch:
+    """One turn's wish to be told that its client has left."""
+
+    __slots__ = ("_watches", "on_leave")
+
+    def __init__(
+        self, on_leave: Callable[[], object], connection: WebSocketConnection, watches: set[LeaveWatch]
+    ) -> None:
+        self.on_leave = on_leave
+        self._watches = watches
+        if connection.is_open:
+            watches.add(self)
+        else:
+            on_leave()
+
+    def close(self) -> None:
+        """Stops watching. Idempotent."""
+        self._watches.discard(self)

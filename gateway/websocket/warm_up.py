@@ -1,0 +1,61 @@
+"""The answer to a warm-up, `generate: false`: a response without output that costs nothing. Pure.
+
+It is not in the specification; Codex and others send it before their first turn, and then continue it with an empty
+input. It never reaches a provider that is asked by POST: that would answer it, and be paid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.protocol.dialects.responses import blank_response
+from gateway.state import replay
+
+_SHOWN: Final[Mapping[str, type | tuple[type, ...]]] = MappingProxyType(
+    {
+        "instructions": str,
+        "tools": list,
+        "tool_choice": (str, dict),
+        "truncation": str,
+        "parallel_tool_calls": bool,
+        "text": dict,
+        "reasoning": dict,
+        "metadata": dict,
+        "prompt_cache_key": str,
+        "safety_identifier": str,
+        "max_output_tokens": int,
+        "max_tool_calls": int,
+    }
+)
+"""Fields of a request that its response repeats, where they have their type."""
+_NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "input_tokens": 0,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 0,
+    }
+)
+
+
+def warm_up_response(response_id: str, model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The response that a warm-up gets. `fields`: of its message."""
+    now_s = int(time.time())
+    repeated = {name: fields[name] for name, kind in _SHOWN.items() if isinstance(fields.get(name), kind)}
+    return {
+        **blank_response(response_id, model, now_s),
+        **repeated,
+        "status": "completed",
+        "completed_at": now_s,
+        "previous_response_id": fields.get("previous_response_id"),
+        "usage": dict(_NO_USAGE),
+    }
+
+
+def events(response: Mapping[str, Any]) -> bytes:
+    """Its events, from `response.created` to `response.completed`."""
+    return b"".join(replay.events(response))
