@@ -9,12 +9,14 @@ without_upgrade(...)               the same request without that wish
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from gateway.types import Headers
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OF_AN_UPGRADE: Final = frozenset({b"upgrade", b"http2-settings", b"connection"})
 
 
@@ -24,7 +26,7 @@ def lines(headers: Headers) -> bytes:
 
 
 def target(url: bytes) -> tuple[str, bytes, bytes]:
-    """Raises ValueError for what is none."""
+    """Raises ValueError for what is none, and for control characters: rules of a front for a path may not see them."""
     raw, query = url, b""
     if url.startswith(b"/") and b"#" not in url:
         raw, _, query = url.partition(b"?")
@@ -32,7 +34,11 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
         parsed = urlsplit(url)
         raw, query = parsed.path, parsed.query
     path = raw.decode("ascii")
-    return unquote(path) if "%" in path else path, raw, query
+    if "%" in path:
+        path = unquote(path)
+        if _CONTROL.search(path) is not None:
+            raise ValueError("a control character in a path")
+    return path, raw, query
 
 
 def upgrade(headers: Headers) -> bytes | None:

@@ -194,6 +194,15 @@ async def test_what_is_neither_http_1_1_nor_http_1_0_is_refused(scenario: Scenar
     assert json.loads(client.body)["error"]["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize("control", ["%0A", "%0d", "%00", "%7F", "%1b", "%C2%85", "%09"])
+@pytest.mark.parametrize("path", ["/metrics", "/dashboard", "/admin/teams", "/healthz"])
+async def test_a_control_character_in_a_path_is_refused(scenario: Scenario, path: str, control: str) -> None:
+    """A front's rules for operators' paths may not see that such a path is one of them."""
+    client = await exchange(scenario, f"GET {path}{control} HTTP/1.1\r\nhost: gateway\r\n\r\n".encode())
+    assert client.status == 400
+    assert b"invalid_http" in await client.read_all()
+
+
 async def test_an_http_1_0_request_needs_no_host(scenario: Scenario) -> None:
     client = await exchange(scenario, b"GET /healthz HTTP/1.0\r\n\r\n")
     assert client.status == 200

@@ -98,6 +98,13 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_BOUNDS}::test_a_body_in_tiny_chunks_is_refused_early",
     ),
     Protection(
+        "a path has no control characters",
+        "gateway/http/head.py",
+        "if _CONTROL.search(path) is not None:",
+        "if False:",
+        "tests/faults/test_request_safety.py::test_a_control_character_in_a_path_is_refused",
+    ),
+    Protection(
         "a request that can be read in two ways is refused",
         "gateway/http/parser.py",
         'if chunked or len(fields) != len(self.headers) or b"host" not in fields:',
