@@ -44,6 +44,7 @@ from gateway.observability.request_log import RequestLog, open_request_log
 from gateway.protocol import azure_paths, operations
 from gateway.protocol.error_forms import error_body
 from gateway.proxy.background_runner import BackgroundRunner
+from gateway.proxy.compactor import Compactor
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.audit_log import AuditLog
 from gateway.reporting.live_requests import LiveRequests
@@ -220,6 +221,7 @@ class Gateway:
                 numeric_codes=settings.errors.numeric_codes,
             )
             handler.turns = turns = build_turns(settings, store)
+            handler.compacted = Compactor(ledger, handler).compacted
             handler.background = BackgroundRunner(
                 turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
             )

@@ -23,6 +23,8 @@ from gateway.state.lists import page
 
 router = APIRouter(prefix="/v1/conversations")
 MAX_METADATA_PAIRS: Final = 16
+MAX_NAME_CHARACTERS: Final = 64
+MAX_VALUE_CHARACTERS: Final = 512
 
 
 async def permitted_caller(request: Request) -> Caller:
@@ -51,6 +53,8 @@ Kept = Annotated[Conversations, Depends(conversations_of)]
 @router.post("")
 async def create(request: Request, caller: Known, kept: Kept) -> dict[str, Any]:
     """Creates a conversation with its first items."""
+    if caller.team.id in services_of(request).settings.state.off_for_teams:
+        raise GatewayError("not_allowed", "Nothing is kept of this team: it has no conversations.")
     fields = await _body(request)
     items = as_items(fields.get("items"))
     return (await kept.create(caller.team.id, _metadata(fields), items)).resource()
@@ -142,11 +146,19 @@ def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
     metadata = fields.get("metadata")
     if metadata is None:
         return {}
-    if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA_PAIRS:
+    fits = isinstance(metadata, dict) and len(metadata) <= MAX_METADATA_PAIRS
+    if not fits or not all(_is_pair(name, value) for name, value in metadata.items()):
         raise GatewayError(
-            "invalid_item", f"'metadata' must be an object of {MAX_METADATA_PAIRS} pairs at most.", param="metadata"
+            "invalid_item",
+            f"'metadata' must be an object of {MAX_METADATA_PAIRS} pairs at most: names of {MAX_NAME_CHARACTERS} "
+            f"characters, and texts of {MAX_VALUE_CHARACTERS}.",
+            param="metadata",
         )
-    return metadata
+    return dict(metadata)
+
+
+def _is_pair(name: str, value: object) -> bool:
+    return len(name) <= MAX_NAME_CHARACTERS and isinstance(value, str) and len(value) <= MAX_VALUE_CHARACTERS
 
 
 def _no_item(item_id: str) -> GatewayError:

@@ -5,8 +5,8 @@
     check            checks a configuration
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
-    teams, team_changes, team_credits, keys, key_changes, key_search, limits, usage, ledger, recent_requests, top,
-    upstreams, config, admin_keys
+    teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
+    recent_requests, top, upstreams, config, admin_keys
                      commands that use the admin API
     options, output  shared flags; tables and JSON
     errors           how a command fails
@@ -41,6 +41,7 @@ _PARTS: Final = MappingProxyType(
         "teams": _Part("teams", also=("team_changes",)),
         "keys": _Part("keys", also=("key_changes", "key_search")),
         "credits": _Part("team_credits"),
+        "state": _Part("kept_state"),
         "ledger": _Part("ledger"),
         "limits": _Part("limits"),
         "requests": _Part("recent_requests"),

@@ -87,11 +87,15 @@ def simulate(
         int, typer.Option(help="The port to listen on; 0 selects a free one.", min=0, max=_LARGEST_PORT)
     ] = 8081,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    *,
+    post_only: Annotated[
+        bool, typer.Option("--post-only", help="Keep nothing, and refuse whatever refers to something kept.")
+    ] = False,
 ) -> None:
     """Run a provider that needs no key and no network, for tests and trials."""
     from gateway.cli import serve  # noqa: PLC0415 - see the module's docstring
 
-    serve.simulate(host, port)
+    serve.simulate(host, port, post_only=post_only)
 
 
 def check(config: _Config = _CONFIG) -> None:

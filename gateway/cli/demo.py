@@ -165,7 +165,7 @@ def _secret_file(path: Path, secret: str) -> str:
 def _simulator(listener: socket.socket) -> Iterator[None]:
     """Runs the simulator in a thread with its own event loop."""
     loop = asyncio.new_event_loop()
-    task = loop.create_task(simulator.serve(listener))
+    task = loop.create_task(simulator.serve(listener, post_only=True))
 
     def work() -> None:
         asyncio.set_event_loop(loop)
@@ -190,7 +190,9 @@ def _configuration(port: int, data_dir: Path, simulated: socket.socket | None) -
         note = ""
     else:
         name, base_url, key = "simulator", f"{url_of(simulated)}/v1", f"file:{data_dir / 'simulator-key'}"
-        note = "# The built-in simulator, which runs with the demo. By itself: gateway simulate --port 8081\n"
+        note = (
+            "# The built-in simulator, which runs with the demo. By itself: gateway simulate --post-only --port 8081\n"
+        )
     quoted = {
         "data_dir": json.dumps(str(data_dir)),
         "admin_key": json.dumps(f"file:{data_dir / 'admin-key'}"),

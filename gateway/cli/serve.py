@@ -48,10 +48,10 @@ def serve(config: Path, *, host: str | None, port: int | None, workers: int | No
     raise typer.Exit(code)
 
 
-def simulate(host: str, port: int) -> None:
+def simulate(host: str, port: int, *, post_only: bool) -> None:
     """Runs the simulator until it is stopped."""
     with until_stopped():
-        simulator.run(host, port)
+        simulator.run(host, port, post_only=post_only)
 
 
 @contextlib.contextmanager

@@ -133,18 +133,34 @@ class LedgerSettings(Section):
     spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)
 
 
+MIN_ENCRYPTION_KEY_CHARACTERS: Final = 32
+MAX_ENCRYPTION_KEYS: Final = 16
+
+
 class StateSettings(Section):
     """[state]: how the gateway stores responses and conversations, for routes with `state = "gateway"`."""
 
     ttl_s: Retention = 30 * 86_400
+    encryption_keys: tuple[Secret, ...] = ()
+    off_for_teams: tuple[str, ...] = ()
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_team_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=1024**4)
     max_depth: int = Field(default=1_000, ge=1, le=100_000)
     max_resolved_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    compact_threshold_tokens: int = Field(default=100_000, ge=1, le=1_000_000_000)
     background_concurrency: int = Field(default=10, ge=1, le=10_000)
     background_queue: int = Field(default=100, ge=0, le=10_000)
     background_lease_s: float = Field(default=5.0, ge=1, le=3600, allow_inf_nan=False)
     background_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024, le=1024**4)
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if len(keys) > MAX_ENCRYPTION_KEYS:
+            raise ValueError(f"there may be {MAX_ENCRYPTION_KEYS} encryption keys at most")
+        if any(len(key.get_secret_value()) < MIN_ENCRYPTION_KEY_CHARACTERS for key in keys):
+            raise ValueError(f"an encryption key must have at least {MIN_ENCRYPTION_KEY_CHARACTERS} characters")
+        return keys
 
 
 class WebSocketSettings(Section):

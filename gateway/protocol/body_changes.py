@@ -65,6 +65,8 @@ class Addition(NamedTuple):
 
 
 USAGE_ASKED: Final = Addition("stream_options", (b"stream_options", b"include_usage"))
+BLOBS: Final = Addition("encrypted_content", (b"encrypted_content", b"ncrypted content"))
+"""Reasoning in encrypted form, where the gateway keeps the state and adds what came before."""
 NOTHING_ADDED: Final[tuple[Addition, ...]] = ()
 COST_ASKED: Final = Addition("usage", (b"usage",))
 

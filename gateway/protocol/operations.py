@@ -72,7 +72,9 @@ class Operation:
     """One row. `route`: its path, "{id}" for a response's id.
 
     `needs_input`: its body must have one. `may_be_missing`: not every upstream offers it, and one that does not may
-    answer 404, 405 or 501 in whatever form. `makes_response`: what it makes can be named later. `kind`: what it is to
+    answer 404, 405 or 501 in whatever form. `makes_response`: what it makes can be named later. `summarises`: it
+    compacts a conversation; where the gateway keeps the state, it does that by a call of CREATE. `counts_input`: it
+    asks how many tokens an input has; where the gateway keeps the state, it says so itself. `kind`: what it is to
     OpenTelemetry (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for.
     `bounds_output`: its body may say how much is to be put out, where its dialect has a field for that. `names`: those
     that stand for it in a list (`names_of`). `grants`: the same, one per line.
@@ -86,6 +88,8 @@ class Operation:
     needs_input: bool = False
     may_be_missing: bool = False
     makes_response: bool = False
+    summarises: bool = False
+    counts_input: bool = False
     kind: str = ""
     bounds_output: bool = True
     names: frozenset[str] = field(init=False)
@@ -96,6 +100,11 @@ class Operation:
         names = names_of(self.name)
         object.__setattr__(self, "names", frozenset(names))
         object.__setattr__(self, "grants", "\n".join(names))
+
+    @property
+    def begins_turn(self) -> bool:
+        """Whether it goes on from what the gateway keeps, where it keeps the state."""
+        return self.makes_response or self.summarises or self.counts_input
 
     @property
     def span(self) -> str:
@@ -126,10 +135,20 @@ CREATE: Final = Operation(
 )
 
 
-def _below(name: str, method: str, tail: str, charge: Charge) -> Operation:
+def _below(
+    name: str, method: str, tail: str, charge: Charge, *, summarises: bool = False, counts_input: bool = False
+) -> Operation:
     """A row below /v1/responses."""
     return Operation(
-        f"responses.{name}", method, PREFIX + tail, charge, RESPONSES, may_be_missing=True, bounds_output=False
+        f"responses.{name}",
+        method,
+        PREFIX + tail,
+        charge,
+        RESPONSES,
+        may_be_missing=True,
+        summarises=summarises,
+        counts_input=counts_input,
+        bounds_output=False,
     )
 
 
@@ -143,8 +162,8 @@ def _call(
 
 OPERATIONS: Final = (
     CREATE,
-    _below("compact", "POST", "/compact", "usage or estimate"),
-    _below("input_tokens", "POST", "/input_tokens", "nothing"),
+    _below("compact", "POST", "/compact", "usage or estimate", summarises=True),
+    _below("input_tokens", "POST", "/input_tokens", "nothing", counts_input=True),
     _below("retrieve", "GET", "/{id}", "usage"),
     _below("delete", "DELETE", "/{id}", "nothing"),
     _below("cancel", "POST", "/{id}/cancel", "usage"),
@@ -178,6 +197,7 @@ _TARGETS: Final[Mapping[tuple[str, str], Target]] = MappingProxyType(
         if not operation.by_id
     }
 )
+CREATE_TARGET: Final = _TARGETS[CREATE.method, CREATE.route]
 
 
 def is_response_id(text: str) -> bool:

@@ -4,6 +4,7 @@ handler     authenticates, runs the steps, and is the one exit where a request i
 admission   steps 1 to 4: authenticate, read, route, admit
 field_checks  whether a route lets pass what changes a price or names what others may have stored
 reservation the most that a request can cost, from what it says and hides
+pinning     where a request must go because of what it goes on from
 failover    step 5: asks the route's upstreams until one answers
 upstream_body  what an upstream is sent of the caller's body, and what is added to it
 output_bound   how much output is held where the body does not say, and whether the provider is told
@@ -25,6 +26,9 @@ snapshot    the configuration that a request runs on
 kept_answer what a relay needs of whoever keeps the response
 background_runner   runs the background responses of this worker
 background_client   the client that a background response has while it runs
+compactor   makes a summary of what goes before a request that wants it
+inner_client  the client of a call that the gateway makes for itself
+outcomes    how a request ends for each error, and what its client is told
 kept_relay  the same for an answer that the gateway keeps
 stored_answers   answers calls about responses that the gateway keeps itself
 """

@@ -12,9 +12,9 @@ asked only for a request that names a response (`KnownResponses.find`) or sends 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import Final, NamedTuple
 
 from gateway.billing.lifecycle import State
@@ -33,16 +33,15 @@ from gateway.protocol.dialects.dialect import Dialect, is_flag_set
 from gateway.protocol.form_body import read_form_request
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.multipart import is_form
-from gateway.protocol.operations import Operation, Target
-from gateway.protocol.provider_preferences import Preferences
+from gateway.protocol.operations import CREATE, CREATE_TARGET, Operation, Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, model_of, read_request_body
 from gateway.protocol.request_work import NO_WORK
 from gateway.proxy.field_checks import checked
 from gateway.proxy.offers import offering
+from gateway.proxy.pinning import pinned, to_maker, wanted
 from gateway.proxy.reservation import NOTHING, reserve
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import Affinity
-from gateway.routing.preferences import preferred
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
 from gateway.state.turn import Turn
@@ -131,16 +130,16 @@ async def prepare(
     if several or route.rule.weights or request.preferences is not None:
         route = _chosen(snapshot, route, client, request, key, None if known_response else target.operation)
     record.chosen_by = route.chosen_by or None
-    if turns is not None and route.rule.state == "gateway" and target.operation.makes_response:
+    if turns is not None and route.rule.state == "gateway" and target.operation.begins_turn:
         return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
     if route.rule.state == "none" and request.previous_response_id:
         raise previous_not_found(request.previous_response_id)
     if known_response is None and request.previous_response_id:
         known_response = await responses.find(key, request.previous_response_id)
     if known_response is not None:
-        route = _pinned(snapshot, route, known_response, target)
+        route = pinned(snapshot, route, known_response, target)
         if request.preferences is not None:
-            route = _wanted(snapshot, route, request.preferences)
+            route = wanted(snapshot, route, request.preferences)
         record.chosen_by = "response"
     route, ask = _ask(snapshot, record, client, key, request, route, target, known_response)
     return Routed(key, target, request, route, known_response, ask)
@@ -157,33 +156,64 @@ async def _begin_turn(
     route: Route,
 ) -> Routed:
     """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
-    turn = await turns.begin(key, request.body, route.rule)
-    form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
+    if target.operation.summarises:
+        turn, target = await turns.begin_compaction(key, request.body, route.rule), CREATE_TARGET
+    else:
+        turn = await turns.begin(key, request.body, route.rule)
     try:
-        resolve = partial(read_request_body, turn.body, form, body_bounds=bounds)
-        resolved = await snapshot.off_loop.run(resolve) if len(turn.body) > LONG_BYTES else resolve()
-        route, ask = _ask(snapshot, record, client, key, resolved, route, target, None)
+        route = to_maker(snapshot, route, turn)
+        record.chosen_by = route.chosen_by or None
+        routed = await _with_body(snapshot, key, target, route, turn.body, client, record)
+        return routed._replace(turn=turn)
     except BaseException:
         await turn.close()
         raise
-    return Routed(key, target, resolved, route, None, ask, turn)
+
+
+async def routed_again(
+    snapshot: ConfigSnapshot, routed: Routed, body: bytes, client: Client, record: RequestRecord
+) -> Routed:
+    """Returns a request with another body, for the same key on the same route. Raises GatewayError."""
+    again = await _with_body(snapshot, routed.key, routed.target, routed.route, body, client, record)
+    return again._replace(turn=routed.turn)
+
+
+async def _with_body(
+    snapshot: ConfigSnapshot,
+    key: ApiKey,
+    target: Target,
+    route: Route,
+    body: bytes,
+    client: Client,
+    record: RequestRecord,
+) -> Routed:
+    form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
+    read = partial(read_request_body, body, form, body_bounds=bounds)
+    request = await snapshot.off_loop.run(read) if len(body) > LONG_BYTES else read()
+    route, ask = _ask(snapshot, record, client, key, request, route, target, None)
+    return Routed(key, target, request, route, None, ask)
+
+
+Compacted = Callable[[ConfigSnapshot, Routed, Client, RequestRecord], Awaitable[Routed]]
+"""Returns a request as it goes on from a summary, if it wants one and one is due."""
 
 
 async def admit(
     snapshot: ConfigSnapshot,
     ledger: Ledger,
-    responses: KnownResponses,
-    target: Target,
+    routed: Routed,
     client: Client,
     record: RequestRecord,
-    turns: TurnSource | None = None,
+    compacted: Compacted | None = None,
 ) -> Admitted:
-    """Steps 1 to 4. Raises GatewayError, or ClientDisconnected from the body's read."""
-    routed = await prepare(snapshot, responses, target, client, record, turns)
+    """Step 4. Raises GatewayError."""
     record.routed = time.perf_counter()
     try:
         if routed.turn is not None:
-            await routed.turn.announce()
+            if compacted is not None and routed.turn.due is not None:
+                routed = await compacted(snapshot, routed, client, record)
+            if routed.turn is not None:
+                await routed.turn.announce()
         admission = await ledger.admit(routed.admission_request)
     except BaseException:
         if routed.turn is not None:
@@ -276,8 +306,9 @@ def _chosen(
     if route.rule.weights or snapshot.has_several_keys:
         route = snapshot.router.in_session(route, _session(route.rule.affinity, client, request, key))
     if operation is not None:
-        route = offering(snapshot, route, operation)
-    return route if request.preferences is None else _wanted(snapshot, route, request.preferences)
+        is_own = route.rule.state == "gateway" and operation.begins_turn
+        route = offering(snapshot, route, CREATE if is_own else operation)
+    return route if request.preferences is None else wanted(snapshot, route, request.preferences)
 
 
 def _streams(query: bytes) -> bool:
@@ -296,30 +327,6 @@ def _session(affinity: Affinity, client: Client, request: RequestBody, key: ApiK
     if not named and affinity == "api_key":
         named = key.key_id
     return f"{key.team_id}/{named}" if named else ""
-
-
-def _wanted(snapshot: ConfigSnapshot, route: Route, wishes: Preferences) -> Route:
-    """The route to the upstreams that the caller's `provider` object asks for."""
-    rates = route.price.at(time.time_ns() // 1_000_000).plain
-    prices = ceil(rates.per_million("input")), ceil(rates.per_million("output"))
-    left = preferred(route.candidates, wishes, snapshot.upstreams, *prices)
-    return route._replace(candidates=left, chosen_by="provider")
-
-
-def _pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:
-    """The route to the upstream that made the response: nobody else knows it."""
-    if known_response.upstream not in snapshot.upstreams:
-        raise GatewayError(
-            "response_not_found", f"The provider of {known_response.response_id!r} is not used here any more."
-        )
-    if not target.operation.by_id and known_response.upstream not in route.rule.upstreams:
-        raise GatewayError(
-            "invalid_field",
-            f"{known_response.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
-            param="previous_response_id",
-        )
-    pinned = route._replace(candidates=(known_response.upstream,), chosen_by="response")
-    return offering(snapshot, pinned, target.operation)
 
 
 def _ask(

@@ -6,84 +6,16 @@ error says why the response has failed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from typing import Final
 
-from gateway.http.client import Client, RequestHead, Watch
+from gateway.http.client import Client, Watch
 from gateway.protocol.lenient_json import parse_object
+from gateway.proxy.inner_client import InnerClient
 from gateway.state.background_turn import BackgroundTurn, Problem
-from gateway.types import Body, Headers
+from gateway.types import Headers
 
-_ERROR = 400
-
-
-class BackgroundClient(RequestHead):
-    """See `http.client.Client`. The request's head is that of the client that asked."""
-
-    __slots__ = ("_turn",)
-
-    def __init__(self, asked: Client, turn: BackgroundTurn) -> None:
-        super().__init__({**asked.scope, "headers": list(asked.headers)}, dict(asked.fields))
-        self._turn = turn
-
-    async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
-        """See `Client`. The body was read when the response was queued."""
-        del max_bytes, timeout_s, length
-        return b""
-
-    @property
-    def memory_is_scarce(self) -> bool:
-        """See `Client`."""
-        return False
-
-    def key_is_known(self) -> None:
-        """See `Client`."""
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """See `Client`."""
-        self.start_now(status, headers)
-
-    def start_now(self, status: int, headers: Headers) -> bool:
-        """See `Client`."""
-        del headers
-        self.status = status
-        self.first_byte = time.perf_counter()
-        return True
-
-    async def write(self, data: bytes) -> None:
-        """See `Client`."""
-        self.buffer(data)
-
-    def write_now(self, data: bytes) -> bool:
-        """See `Client`. Nobody is slow."""
-        self.buffer(data)
-        return True
-
-    def buffer(self, data: bytes) -> None:
-        """See `Client`."""
-        self.bytes_out += len(data)
-
-    def flush(self) -> None:
-        """See `Client`."""
-
-    async def drained(self) -> None:
-        """See `Client`."""
-
-    async def end(self, data: bytes = b"") -> None:
-        """See `Client`."""
-        self.buffer(data)
-
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """See `Client`."""
-        self.start_now(status, headers)
-        self.buffer(body)
-        if status >= _ERROR:
-            self._turn.problem = _problem(status, body)
-
-    def watch(self, on_leave: Callable[[], object]) -> Watch:
-        """See `Client`. A background response is ended by its runner: no client can leave."""
-        del on_leave
-        return _Unwatched()
+_ERROR: Final = 400
 
 
 class _Unwatched:
@@ -91,6 +23,30 @@ class _Unwatched:
 
     def close(self) -> None:
         """Stops watching."""
+
+
+class BackgroundClient(InnerClient):
+    """See `http.client.Client`. The request's head is that of the client that asked."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, asked: Client, turn: BackgroundTurn) -> None:
+        super().__init__(asked)
+        self._turn = turn
+
+    def keep(self, data: bytes) -> None:
+        """See `InnerClient`. The turn keeps what matters."""
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Client`."""
+        await super().answer(status, headers, body)
+        if status >= _ERROR:
+            self._turn.problem = _problem(status, body)
+
+    def watch(self, on_leave: Callable[[], object]) -> Watch:
+        """See `Client`. A background response is ended by its runner: no client can leave."""
+        del on_leave
+        return _Unwatched()
 
 
 def _problem(status: int, body: bytes) -> Problem:

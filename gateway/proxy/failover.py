@@ -335,6 +335,8 @@ def _candidates(
             found.append((upstream, key))  # noqa: PERF401 - there is usually one candidate, and a comprehension costs a call
     if resting:
         found.sort(key=lambda candidate: candidate[1].resting_until_s(model))
+    if admitted.route.key_fingerprint:  # admission has seen that there is such a key
+        return [(upstream, key) for upstream, key in found if key.fingerprint == admitted.route.key_fingerprint]
     if admitted.known_response is None:
         return found
     # A response belongs to the key that created it. If that key was rotated, the upstream's other keys are used.

@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -33,38 +32,23 @@ from gateway.observability.request_log import RequestLog
 from gateway.observability.request_record import ErrorSummary, RequestRecord, Trace
 from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
-from gateway.proxy.admission import Admitted
+from gateway.proxy.admission import Admitted, Compacted
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
 from gateway.proxy.dry_run import answer_dry_run, is_dry_run
-from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search, fault_error
+from gateway.proxy.failover import NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
+from gateway.proxy.outcomes import ENDED_BY, ended_error, internal_error, outcome_of
 from gateway.proxy.relay import Relay
 from gateway.proxy.settling import Settler
 from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
-from gateway.proxy.stored_answers import AnswersHere, answer_here, pass_on, serve_stored
+from gateway.proxy.stored_answers import AnswersHere, answered_here, pass_on, serve_stored
 from gateway.state.background_turn import BackgroundTurn
 from gateway.state.stored_calls import LocalAnswer, LocalStream
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Headers
 from gateway.upstream.transport import FaultKind, UpstreamFault
 
-_ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
-    {
-        Reason.CLIENT_LEFT: Outcome.CLIENT_LEFT,
-        Reason.TIMED_OUT: Outcome.TIMED_OUT,
-        Reason.SHUT_DOWN: Outcome.SHUT_DOWN,
-        Reason.CANCELLED: Outcome.CANCELLED,
-    }
-)
-_OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
-    {
-        "upstream_timeout": Outcome.UPSTREAM_TIMEOUT,
-        "operation_not_offered": Outcome.UPSTREAM_REFUSED,
-        "upstream_rejected_gateway": Outcome.UPSTREAM_REFUSED,
-        "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
-    }
-)
 SWEEP_S: Final = 1.0
 """How often `RequestHandler.end_overdue` is due."""
 
@@ -73,7 +57,8 @@ class RequestHandler:
     """Serves requests; one object a worker.
 
     `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
-    `turns`: the responses that the gateway keeps itself; `background` runs those that run in the background.
+    `turns`: the responses that the gateway keeps itself; `background` runs those that run in the background,
+    `compacted` makes summaries for those that want one.
     State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
     request that talks to an upstream, by which it can be ended), `following` (the same for clients that follow a
     background response), `streams` (how many of them stream), `stopping`.
@@ -94,6 +79,7 @@ class RequestHandler:
         self.on_end: Callable[[RequestRecord], None] | None = None
         self.turns: Turns | None = None
         self.background: BackgroundRunner | None = None
+        self.compacted: Compacted | None = None
         self.following: set[CancelScope] = set()
         self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
         self._in_force = ActiveSnapshot(snapshot)
@@ -142,11 +128,15 @@ class RequestHandler:
                     await self.exchange(admitted, client, record)
         finally:
             if not goes_on:
-                self._end(in_force, client, record)
+                in_force.requests -= 1
+                self.note(client, record)
 
     def _end(self, in_force: ActiveSnapshot, client: Client, record: RequestRecord) -> None:
-        """Step 9, for every request once."""
         in_force.requests -= 1
+        self.note(client, record)
+
+    def note(self, client: Client, record: RequestRecord) -> None:
+        """Step 9, for every request once."""
         record.status = client.status or 0
         record.bytes_out = client.bytes_out
         record.first_byte = client.first_byte
@@ -230,11 +220,11 @@ class RequestHandler:
                     return None
             if target.operation.charge == "free":
                 self._token_counts.take(key_of_request(client.fields), snapshot.limits.token_counts_per_minute)
-            if here is not None:
-                routed = await admission.prepare(snapshot, self._responses, target, client, record, turns)
-                await answer_here(here, routed, self._responses, client, record)
+            routed = await admission.prepare(snapshot, self._responses, target, client, record, turns)
+            is_here = here is not None or target.operation.counts_input
+            if is_here and await answered_here(here, routed, self._responses, client, record):
                 return None
-            return await admission.admit(snapshot, self._ledger, self._responses, target, client, record, turns)
+            return await admission.admit(snapshot, self._ledger, routed, client, record, self.compacted)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:
@@ -265,7 +255,7 @@ class RequestHandler:
             await self._run(relay, search, admitted, client, record)
         except GatewayError as error:
             # Nothing has been sent: the answer is ours to give.
-            relay.outcome = _outcome_of(error)
+            relay.outcome = outcome_of(error)
             await self.refuse(admitted.target.operation, client, record, error)
         except Exception:  # noqa: BLE001 - the one exit: a bug is answered, settled and logged
             relay.outcome = Outcome.INTERNAL_ERROR
@@ -299,10 +289,10 @@ class RequestHandler:
                 relay.abort()
                 await relay.end_stream()
                 return
-            relay.outcome = _ENDED_BY[ended.reason]
+            relay.outcome = ENDED_BY[ended.reason]
             relay.abort()
             if ended.reason not in (Reason.CLIENT_LEFT, Reason.CANCELLED):
-                await self._end_broken(relay, admitted, client, record, _ended_error(ended.reason))
+                await self._end_broken(relay, admitted, client, record, ended_error(ended.reason))
         except UpstreamFault as fault:
             record.detail = str(fault)
             relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
@@ -349,20 +339,3 @@ class RequestHandler:
         status, headers, body = error.render(told)
         headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode())]
         await client.answer(status, headers, body)
-
-
-def internal_error() -> GatewayError:
-    """The error for a bug: nothing of it is shown."""
-    return GatewayError("internal_error", "The gateway failed. The operator's log has the reason.")
-
-
-def _outcome_of(error: GatewayError) -> Outcome:
-    if isinstance(error, InvalidAnswer):
-        return error.outcome
-    return _OUTCOMES.get(error.code, Outcome.UPSTREAM_UNREACHABLE)
-
-
-def _ended_error(reason: Reason) -> GatewayError:
-    if reason is Reason.TIMED_OUT:
-        return GatewayError("upstream_timeout", "The request took longer than this gateway allows.", repeat_helps=False)
-    return GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)

@@ -5,11 +5,14 @@ An answer is passed on event by event, because its first event may wait for an i
 
 from __future__ import annotations
 
+from gateway.billing.lifecycle import Outcome
+from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import StreamForm
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Admitted, Opened
+from gateway.proxy.failover import InvalidAnswer
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.large_answers import examine
 from gateway.proxy.relay import Relay
@@ -25,7 +28,10 @@ class TurnAnswer:
 
     async def whole(self, body: bytes) -> bytes:
         """Returns a complete answer as the client is shown it."""
-        return self._noted(await self._turn.whole(body))
+        try:
+            return self._noted(await self._turn.whole(body))
+        except GatewayError as error:  # the answer is not what the turn needs; its work is done, and costs its usage
+            raise InvalidAnswer(Outcome.INVALID_ANSWER, error.message) from None
 
     async def end(self, closing: bytes) -> bytes:
         """Returns the events that the turn still holds, then the gateway's own closing events if there are any."""
@@ -47,6 +53,11 @@ class KeptRelay(Relay):
         super().__init__(admitted, client, record)
         self._turn = turn
         self._kept = TurnAnswer(turn, record)
+
+    async def run(self, opened: Opened) -> None:
+        """See `Relay.run`. What is stored says who made it."""
+        self._turn.maker = f"{opened.upstream.name} {opened.key.fingerprint}"
+        await super().run(opened)
 
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices

@@ -6,6 +6,7 @@ No upstream is asked, and nothing is held or charged.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.cancellation import CancelScope, Reason, ScopeCancelled
@@ -13,6 +14,7 @@ from gateway.http.client import Client
 from gateway.identity.api_keys import key_of_request
 from gateway.ledger.known_responses import KnownResponses
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.lenient_json import dumps
 from gateway.protocol.operations import Target
 from gateway.proxy.admission import Routed
 from gateway.state.stored_calls import LocalAnswer, LocalStream
@@ -33,22 +35,35 @@ async def serve_stored(
     return answer
 
 
+_SSE: Final = b"text/event-stream"
 AnswersHere = Callable[[Routed], bytes]
 """Gives the answer, as events, to a request that has passed steps 1 to 3 and goes to no upstream."""
 
 
-async def answer_here(
-    here: AnswersHere, routed: Routed, responses: KnownResponses, client: Client, record: RequestRecord
-) -> None:
-    """Answers it, if its key is valid. Raises GatewayError."""
+async def answered_here(
+    here: AnswersHere | None, routed: Routed, responses: KnownResponses, client: Client, record: RequestRecord
+) -> bool:
+    """Answers a request by `here`, or one for a count of tokens on a route whose state the gateway keeps.
+
+    Returns whether it was answered. Raises GatewayError if its key is not valid.
+    """
+    if here is None and routed.turn is None:
+        return False
     try:
         await responses.check(routed.key)
-        body = here(routed)
+        answer = _count(routed) if here is None else LocalAnswer(_SSE, here(routed))
     finally:
         if routed.turn is not None:
             await routed.turn.close()
     record.outcome = Outcome.SERVED
-    await client.answer(200, [(b"content-type", b"text/event-stream")], body)
+    await client.answer(200, answer.head(record.request_id), answer.body)
+    return True
+
+
+def _count(routed: Routed) -> LocalAnswer:
+    """How many tokens an input has, with what it continues: as many as would be held for it."""
+    count = {"object": "response.input_tokens", "input_tokens": routed.request.input_tokens_estimate}
+    return LocalAnswer(b"application/json", dumps(count))
 
 
 async def pass_on(

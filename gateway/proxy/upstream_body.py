@@ -8,6 +8,7 @@ import orjson
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.protocol.body_changes import (
+    BLOBS,
     USAGE_ASKED,
     Addition,
     output_bound_in,
@@ -16,6 +17,7 @@ from gateway.protocol.body_changes import (
     with_output_bound,
     with_usage_asked,
 )
+from gateway.protocol.request_body import read_request_body
 from gateway.proxy.admission import Admitted
 from gateway.proxy.output_bound import bound_of_a_run
 from gateway.types import Body
@@ -29,17 +31,18 @@ class UpstreamBody:
     refused.
     """
 
-    __slots__ = ("_admitted", "output_bound", "refused")
+    __slots__ = ("_admitted", "_request", "output_bound", "refused")
 
     def __init__(self, admitted: Admitted) -> None:
         self._admitted = admitted
+        self._request = admitted.request
         self.refused: dict[str, set[str]] = {}
         self.output_bound: int | None = None
 
     async def made_for(self, upstream: Upstream) -> tuple[Body, tuple[Addition, ...]]:
         """The body for an upstream, and what was added to it that may be left out."""
         admitted = self._admitted
-        route, request = admitted.route, admitted.request
+        route, request, turn = admitted.route, self._request, admitted.turn
         sends, held_tokens = admitted.asked.sends_output_bound, admitted.admission.hold.output_tokens
         if sends or (sends is None and held_tokens < admitted.asked.demand.output_tokens):
             self.output_bound = bound_of_a_run(request, held_tokens)
@@ -54,20 +57,23 @@ class UpstreamBody:
                 added = (output_bound_in(field),)
         if request.usage_unasked and not self._refuses(upstream, USAGE_ASKED.name):
             added = (*added, USAGE_ASKED)
+        if turn is not None and turn.without_blobs is not None:
+            added = (*added, BLOBS)
         if len(body) > LONG_BYTES:
             work = partial(self._large, model, field, asks_usage=USAGE_ASKED in added)
             return await self._admitted.snapshot.off_loop.run(work), added
         if model is not None:
             body = with_model(body, model, request.form)
+        return self._small(body, field, asks_usage=USAGE_ASKED in added) if field or added else body, added
+
+    def _small(self, body: Body, field: str, *, asks_usage: bool) -> Body:
         if field:
             body = with_output_bound(body, field, self.output_bound or 0)
-        if USAGE_ASKED in added:
-            body = with_usage_asked(body)
-        return body, added
+        return with_usage_asked(body) if asks_usage else body
 
     def _large(self, model: str | None, field: str, *, asks_usage: bool) -> Body:
         """The same of a large body, in any thread."""
-        request = self._admitted.request
+        request = self._request
         if request.places is None:  # a form, which has neither of the others
             return request.body if model is None else with_model(request.body, model, request.form)
         values: dict[str, bytes] = {}
@@ -79,6 +85,10 @@ class UpstreamBody:
 
     def leave_out(self, upstream: Upstream, addition: Addition) -> None:
         """The upstream refuses an addition by its name: the next body for it comes without."""
+        if addition is BLOBS and self._admitted.turn is not None:
+            body = self._admitted.turn.leave_blobs_out(f"{upstream.name} refuses it")
+            self._request = read_request_body(body, self._admitted.target.operation.dialect.request)
+            return
         self.refused.setdefault(upstream.name, set()).add(addition.name)
 
     def note_taken(self, upstream: Upstream) -> None:

@@ -62,7 +62,8 @@ class Route(NamedTuple):
     one that answered is charged.
 
     `session`: what the request belongs to, "" for nothing: it goes where the others of it went. `chosen_by`: the rule
-    that ordered the candidates, where it is not the configuration's order.
+    that ordered the candidates, where it is not the configuration's order. `key_fingerprint`: the only key that may be
+    used, or "" for any.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Route(NamedTuple):
     variants: tuple[str, ...] = ()
     instead: tuple[tuple[str, Price], ...] = ()
     is_priced_by_answer: bool = False
+    key_fingerprint: str = ""
 
 
 _MOST_KNOWN: Final = 1024

@@ -36,6 +36,7 @@ SSE events, without `[DONE]` and comments.
     app             the routes
     behaviours      model name -> Behaviour
     request         body bytes -> Request, or ProviderError
+    stateless       what a provider without state refuses
     plan            Request -> Plan: everything that will be answered
     text            prompt -> words and tokens
     schema_fill     JSON schema -> a value that satisfies it

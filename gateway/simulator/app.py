@@ -17,7 +17,7 @@
 | GET /_sim/requests?limit=n             | the last requests as received (record.py), without a key        |
 
 Everything under /v1 wants a bearer token, or a key in `x-api-key` or `api-key`, and takes any. All state lives in the
-application object.
+application object. With `post_only` nothing is kept, and the routes below /v1/responses are not there (stateless.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -41,6 +42,7 @@ from gateway.simulator.http_exchange import ClientDisconnected, HttpExchange
 from gateway.simulator.plan import Plan, make_plan, usage_of
 from gateway.simulator.record import MAX_REQUESTS, MAX_RESPONSES, Received, Recent, Stored
 from gateway.simulator.request import JsonObject, ProviderError, Request, input_items, parse_object, parse_request
+from gateway.simulator.stateless import check_stateless
 from gateway.simulator.text import read_prompt
 
 Handler = Callable[[HttpExchange, bytes], Awaitable[None]]
@@ -54,9 +56,12 @@ _PAGE: Final = 20
 _MAX_PAGE: Final = 100
 
 
-def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES) -> ASGIApp:
-    """A new simulator with nothing in its memory; needs no lifespan. A longer body than allowed is a 413."""
-    simulator = _Simulator(max_body_bytes)
+def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES, post_only: bool = False) -> ASGIApp:
+    """A new simulator with nothing in its memory; needs no lifespan. A longer body than allowed is a 413.
+
+    `post_only`: of the Responses API it offers POST /v1/responses alone, keeps nothing, and refuses what needs state.
+    """
+    simulator = _Simulator(max_body_bytes, post_only=post_only)
     table: tuple[tuple[str, str, Handler], ...] = (
         ("POST", "/v1/responses", simulator.create),
         ("POST", "/v1/responses/compact", simulator.compact),
@@ -81,6 +86,8 @@ def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES) -> ASGIApp:
         ("GET", "/v1/models", simulator.models),
         ("GET", "/v1/models/{id:path}", simulator.model),
     )
+    if post_only:
+        table = tuple(row for row in table if not row[1].startswith("/v1/responses/"))
     routes = [Route("/_sim/requests", _Endpoint(simulator, simulator.requests, is_public=True), methods=["GET"])]
     routes += [Route(path, _Endpoint(simulator, handler), methods=[method]) for method, path, handler in table]
     routes.append(Route("/{path:path}", _Endpoint(simulator, simulator.unknown)))
@@ -149,7 +156,8 @@ def _model_object(model: str) -> JsonObject:
 class _Simulator:
     """The handlers. Mutable: the last requests, the last responses."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, *, post_only: bool) -> None:
+        self._post_only = post_only
         self.max_body_bytes = max_body_bytes
         self._received: Recent[Received] = Recent(MAX_REQUESTS)
         self._responses: Recent[Stored] = Recent(MAX_RESPONSES)
@@ -161,6 +169,9 @@ class _Simulator:
 
     async def create(self, exchange: HttpExchange, body: bytes) -> None:
         request = parse_request(body)
+        if self._post_only:
+            check_stateless(request.fields, request.items)
+            request = replace(request, store=False)
         if await send_misbehaviour(exchange, request.behaviour, request.model):
             return
         plan = make_plan(request, self._earlier_tokens(request))

@@ -21,10 +21,14 @@ def _is_worth_saying(entry: logging.LogRecord) -> bool:
     return entry.getMessage() != _BROKEN_OFF
 
 
-async def serve(listener: socket.socket) -> None:
+async def serve(listener: socket.socket, *, post_only: bool = False) -> None:
     """Serve on a bound socket until the task is cancelled or the process gets SIGINT or SIGTERM."""
     config = uvicorn.Config(
-        build_simulator(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        build_simulator(post_only=post_only),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
     )
     # asyncio does this only for sockets that name their protocol. Otherwise head and body are 40 ms apart (delayed
     # ACK).
@@ -39,7 +43,7 @@ async def serve(listener: socket.socket) -> None:
         raise
 
 
-def run(host: str, port: int) -> None:
+def run(host: str, port: int, *, post_only: bool = False) -> None:
     """Serve until interrupted, and print where in one line. Exits with 1 if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -51,7 +55,7 @@ def run(host: str, port: int) -> None:
     sys.stdout.write(f"Simulator: OpenResponses at http://{name}:{listener.getsockname()[1]}/v1\n")
     sys.stdout.flush()
     try:
-        asyncio.run(serve(listener))
+        asyncio.run(serve(listener, post_only=post_only))
     except KeyboardInterrupt:
         pass
     finally:

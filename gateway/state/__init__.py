@@ -11,8 +11,13 @@ background_turn one turn that runs in the background
 event_log       the events of a background response, numbered
 following       follows the events of a background response
 snapshot        a response before the provider has one, and one that failed
+compaction      a model's own summary in the place of what it summarises
+compact_turn    a call of POST /v1/responses/compact
+shapes          what compaction changes in an answer's output
+sealing         encrypts what is kept, and what clients keep
 turns           begins turns: resolves their past
 turn            one turn, from its beginning to storing its response
+housekeeping    how much is kept of a team, and how it is deleted
 stored_calls    calls about stored responses, answered without the provider
 replay          a stored response as an event stream
 lists           pages of items, as the API returns them

@@ -37,7 +37,7 @@ from gateway.store.store import Store
 PUT: Final = Script.load("background_put_v1")
 ROUND: Final = Script.load("background_round_v1")
 EVENTS: Final = Script.load("background_events_v1")
-END: Final = Script.load("background_end_v1")
+END: Final = Script.load("background_end_v2")
 DELETE: Final = Script.load("background_delete_v1")
 TEAMS: Final = Script.load("background_teams_v1")
 TEMPORARY_MS: Final = 600_000
@@ -247,11 +247,13 @@ class Background:
             str(ending.log.end),
             str(policy.max_response_bytes),
             ending.lock,
+            ending.conversation or "",
             *ending.appended,
         ]
         keys = _keys(job)
         if ending.conversation is not None:
-            keys.append(TeamKeys(job.team_id).conversation(ending.conversation))
+            names = TeamKeys(job.team_id)
+            keys += [names.conversation(ending.conversation), *names.conversation_account]
         return Ended((await gather([self._store.call(END, keys, args)]))[0])
 
     async def delete(self, team_id: str, response_id: str) -> bool:

@@ -17,12 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import structlog
-
 from gateway.errors import GatewayError
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.response_events import TERMINAL_STATUSES
-from gateway.protocol.sse_framing import split_events
 from gateway.state.background import Background, Ended, Ending, Job, Queued, new_job, queue_full
 from gateway.state.event_log import EventLog
 from gateway.state.following import follow
@@ -30,10 +27,11 @@ from gateway.state.items import shown
 from gateway.state.records import RUNNING, StoredResponse
 from gateway.state.replay import ending_events, terminal_event
 from gateway.state.responses import previous_not_found
-from gateway.state.rewriting import Event, read_event
+from gateway.state.rewriting import Event
 from gateway.state.snapshot import failed_response, queued_response
 from gateway.state.stored_calls import LocalStream
 from gateway.state.turn import Turn, new_response_id
+from gateway.store.errors import StoreError
 
 _OURS: Final = frozenset({"response.created", "response.queued"})
 """Events that the gateway has made itself before the provider makes them."""
@@ -111,6 +109,7 @@ class BackgroundTurn(Turn):
         response = parse_object(body)
         if response is None or response.get("object") != "response":
             return body
+        body, response = self._shaped(body, response)
         record = self._record({**response, **self._changes(response, kept=self.keep)})
         self._log.add("response.in_progress", {"response": {**self.snapshot, "status": "in_progress"}})
         if self._fits(record):
@@ -130,6 +129,13 @@ class BackgroundTurn(Turn):
         if self._has_room:
             self._has_room = False
             self.background.give_room(len(self.body))
+        try:
+            await self._end_unended()
+            await self._unlock()
+        except (GatewayError, StoreError) as error:
+            self._told("turn_not_released", str(error))
+
+    async def _end_unended(self) -> None:
         if self._queued and not self._ended:
             if self.accepted:
                 response = failed_response(self.snapshot, *self.problem)
@@ -138,16 +144,15 @@ class BackgroundTurn(Turn):
             else:
                 self._ended = True
                 await self.background.end(self._job, "unborn", Ending(self._record(self.snapshot), self._log))
-        await self._unlock()
 
     async def _events(self, data: bytes) -> bytes:
-        for raw in split_events(data):
-            await self._event(read_event(raw, whole=True))
+        for event in self._shaped_events(data, whole=True):
+            await self._event(event)
         if not self._ended and time.monotonic() - self._kept_at_s >= _KEEP_EVERY_S:
             try:
                 await self.keep_events()
-            except GatewayError as error:
-                self._told(error)
+            except (GatewayError, StoreError) as error:
+                self._told("response_not_stored", str(error))
         return b""
 
     async def _event(self, event: Event) -> bytes:
@@ -194,8 +199,8 @@ class BackgroundTurn(Turn):
         while True:
             try:
                 ended = await self.background.end(self._job, "worker", ending)
-            except GatewayError as error:
-                self._told(error)
+            except (GatewayError, StoreError) as error:
+                self._told("response_not_stored", str(error))
             else:
                 if ended is not Ended.LEASE:
                     self._ended = True
@@ -203,18 +208,13 @@ class BackgroundTurn(Turn):
                     return
             if time.monotonic() >= deadline_s:
                 self._keeper.unstored += 1
-                self._told("the store was away for too long")
+                self._told("response_not_stored", "the store was away for too long")
                 return
             await asyncio.sleep(_RETRY_S)  # the next round renews the lease, if nobody has taken the worker for dead
 
     def _note(self, ended: Ended) -> None:
         if ended is Ended.NOT_APPENDED:
-            self._told(f"the conversation {self._past.conversation!r} is full or gone")
-
-    def _told(self, reason: object) -> None:
-        structlog.get_logger("gateway.state").warning(
-            "response_not_stored", response_id=self.response_id, reason=str(reason)
-        )
+            self._told("response_not_stored", f"the conversation {self._past.conversation!r} is full or gone")
 
     def _record(self, response: dict[str, Any]) -> StoredResponse:
         return self._stored({**response})

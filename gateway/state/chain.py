@@ -4,8 +4,8 @@
     check_calls(items)       each tool output answers one earlier call of its kind, and no call stays open
 
 A link is one stored turn with its own input and its own output. It does not contain the input that it was resolved
-from, because that would double the size with every turn. A compaction item replaces everything before it, so whatever
-is older than the latest compaction item is left out.
+from, because that would double the size with every turn. A compaction item in a turn's output replaces everything
+before it. One that a client has put into its input is left where it is: the client says what goes with it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,29 @@ def resolve(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:
     """
     earlier: list[Item] = []
     for link in links:
-        earlier += link.input
-        earlier += link.output
-    start = max((at for at, item in enumerate(earlier) if kind_of(item) == COMPACTION), default=0)
-    earlier = earlier[start:]
+        start = last_compaction(link.output)
+        if start is not None:
+            earlier = []
+        earlier += [*link.input, *link.output] if start is None else link.output[start:]
     return [*earlier, *_not_repeated(earlier, new)]
+
+
+def last_compaction(items: Sequence[Item]) -> int | None:
+    """Returns where the latest compaction item stands, or None if there is none."""
+    return max((at for at, item in enumerate(items) if kind_of(item) == COMPACTION), default=None)
+
+
+def since_compaction(items: Sequence[Item]) -> Sequence[Item]:
+    """Returns what the latest compaction item of a conversation leaves of it.
+
+    The messages of the user directly before the item stay: a compacted conversation is such messages and one item.
+    """
+    start = last_compaction(items)
+    if start is None:
+        return items
+    while start > 0 and kind_of(items[start - 1]) == "message" and items[start - 1].get("role") == "user":
+        start -= 1
+    return items[start:]
 
 
 def _not_repeated(earlier: Sequence[Item], new: Sequence[Item]) -> list[Item]:

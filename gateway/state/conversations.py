@@ -11,26 +11,33 @@ import asyncio
 import re
 import secrets
 import time
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
+
+import structlog
 
 from gateway.errors import GatewayError
 from gateway.protocol.lenient_json import dumps, parse_json
 from gateway.state.items import Item, shown, with_ids
-from gateway.state.records import PLAIN, SEALED, Sealer
+from gateway.state.records import Sealer, pack_bytes, unpack_bytes
 from gateway.state.responses import StatePolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-CHANGE: Final = Script.load("conversation_v1")
+CHANGE: Final = Script.load("conversation_v2")
 LOCK_WAIT_S: Final = 5.0
 """How long a second turn of a conversation waits for the first. OpenAI's JavaScript client does not retry."""
 LOCK_LIFE_S: Final = 15.0
 """How long a lock outlives the worker that has it. `renew_locks` is due every third of that."""
+_LATE: Final = -2
+_TEAM_FULL: Final = -3
+_MOST_DROPPED: Final = 20
+"""How many conversations of a team make room for one turn at most."""
 _LOOK_EVERY_S: Final = 0.05
+_JSON: Final = b"{"
+"""The beginning of metadata as versions before encryption wrote it."""
 _ID: Final = re.compile(r"conv_[A-Za-z0-9_\-]{1,64}")
 
 
@@ -66,7 +73,7 @@ class Conversations:
         """Creates a conversation with these items."""
         identifier = f"conv_{secrets.token_hex(24)}"
         created_at = int(time.time())
-        await self._change(team_id, identifier, "create", _meta(created_at, metadata))
+        await self._change(team_id, identifier, "create", self._meta(team_id, created_at, metadata))
         if items:
             await self.append(team_id, identifier, items)
         return Conversation(identifier, created_at, metadata, ())
@@ -80,7 +87,8 @@ class Conversations:
         fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
         if "meta" not in fields:
             raise not_found(conversation_id)
-        meta = parse_json(fields["meta"])
+        packed = fields["meta"]
+        meta = parse_json(packed if packed[:1] == _JSON else self._unpacked(team_id, packed, "meta"))
         places = sorted(int(field[2:]) for field in fields if field.startswith("i:"))
         items = [self._open(team_id, fields[f"i:{place}"]) for place in places]
         return Conversation(conversation_id, meta["created_at"], meta["metadata"], items)
@@ -88,14 +96,14 @@ class Conversations:
     async def update(self, team_id: str, conversation_id: str, metadata: dict[str, Any]) -> Conversation:
         """Replaces the metadata and nothing else."""
         before = await self.read(team_id, conversation_id)
-        await self._change(team_id, conversation_id, "update", _meta(before.created_at, metadata))
+        await self._change(team_id, conversation_id, "update", self._meta(team_id, before.created_at, metadata))
         return before._replace(metadata=metadata)
 
     async def delete(self, team_id: str, conversation_id: str) -> None:
         """Deletes the conversation and its items."""
-        name = TeamKeys(team_id).conversation(conversation_id)
-        if not (await gather([self._store.run("DEL", name)]))[0]:
+        if _ID.fullmatch(conversation_id) is None:
             raise not_found(conversation_id)
+        await self._change(team_id, conversation_id, "delete")
 
     async def append(self, team_id: str, conversation_id: str, items: Sequence[Item], lock: str = "") -> list[Item]:
         """Appends items in one step and returns them with their ids. If `lock` is given, this turn's lock is released.
@@ -104,12 +112,32 @@ class Conversations:
         """
         added = shown(items)
         packed = self.packed(team_id, added)
-        most = str(self._policy.max_response_bytes)
-        if await self._change(team_id, conversation_id, "append", most, lock, *packed) < 0:
+        most, of_all = str(self._policy.max_response_bytes), str(self._policy.max_team_bytes)
+        done = _TEAM_FULL
+        for _ in range(_MOST_DROPPED):
+            done = await self._change(team_id, conversation_id, "append", most, of_all, lock, *packed)
+            if done != _TEAM_FULL or not await self._drop_oldest(team_id, conversation_id):
+                break
+        if done < 0:
             raise GatewayError(
                 "invalid_item", f"The conversation holds {most} bytes at most; start another.", param="conversation"
             )
         return added
+
+    async def _drop_oldest(self, team_id: str, conversation_id: str) -> bool:
+        """Deletes the conversation that was unused for the longest time. Returns whether there is another than this."""
+        use, _ = TeamKeys(team_id).conversation_account
+        oldest = (await gather([self._store.run("ZRANGE", use, "0", "1")]))[0]
+        others = [raw.decode() for raw in oldest if raw.decode() != conversation_id]
+        if others:
+            await self._call(team_id, others[0], "delete")
+        return bool(others)
+
+    async def usage(self, team_id: str) -> tuple[int, int]:
+        """Returns how many conversations a team has, and how many bytes they hold."""
+        use, sizes = TeamKeys(team_id).conversation_account
+        count, size = await gather([self._store.run("ZCARD", use), self._store.run("HGET", sizes, "*")])
+        return int(count), int(size or 0)
 
     def packed(self, team_id: str, items: Sequence[Item]) -> list[bytes]:
         """Returns items as a conversation stores them. Each gets an id if it has none."""
@@ -161,28 +189,32 @@ class Conversations:
         return answer
 
     async def _call(self, team_id: str, conversation_id: str, what: str, *args: str | bytes) -> int:
-        keys = [TeamKeys(team_id).conversation(conversation_id)]
-        answer: int = (await gather([self._store.call(CHANGE, keys, [what, self._ttl_ms, *args])]))[0]
+        names = TeamKeys(team_id)
+        keys = [names.conversation(conversation_id), *names.conversation_account]
+        head = [what, self._ttl_ms, self._store.run_by_ms(keys[0]), conversation_id]
+        answer: int = (await gather([self._store.call(CHANGE, keys, [*head, *args])]))[0]
+        if answer == _LATE:
+            raise GatewayError("store_unavailable", "The gateway's store answers too late.", wait_ms=1000)
         return answer
 
+    def _meta(self, team_id: str, created_at: int, metadata: dict[str, Any]) -> bytes:
+        return pack_bytes(dumps({"created_at": created_at, "metadata": metadata}), team_id, self._sealer)
+
     def _pack(self, team_id: str, item: Item) -> bytes:
-        data = zlib.compress(dumps(item))
-        body = PLAIN + data if self._sealer is None else SEALED + self._sealer.seal(data, team_id)
-        return str(item["id"]).encode() + b" " + body
+        return str(item["id"]).encode() + b" " + pack_bytes(dumps(item), team_id, self._sealer)
 
     def _open(self, team_id: str, packed: bytes) -> Item:
-        body = packed.partition(b" ")[2]
-        data = body[1:]
-        if body[:1] == SEALED:
-            if self._sealer is None:
-                raise GatewayError("internal_error", "A sealed conversation cannot be opened: its key is not set.")
-            data = self._sealer.open(data, team_id)
-        item: Item = parse_json(zlib.decompress(data))
+        name, _, body = packed.partition(b" ")
+        item: Item = parse_json(self._unpacked(team_id, body, name.decode()))
         return item
 
-
-def _meta(created_at: int, metadata: dict[str, Any]) -> bytes:
-    return dumps({"created_at": created_at, "metadata": metadata})
+    def _unpacked(self, team_id: str, packed: bytes, name: str) -> bytes:
+        try:
+            return unpack_bytes(packed, team_id, self._sealer)
+        except ValueError as error:
+            log = structlog.get_logger("gateway.state")
+            log.warning("conversation_not_opened", team_id=team_id, part=name, reason=str(error))
+            raise GatewayError("internal_error", "The conversation cannot be opened.") from None
 
 
 def not_found(conversation_id: str) -> GatewayError:

@@ -106,15 +106,20 @@ def _shown(item: Item) -> Item:
     return {"type": "message", "status": "completed", **item, "content": content}
 
 
-def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False) -> list[Item]:
+def has_blob(item: Mapping[str, Any]) -> bool:
+    """Whether an item is reasoning in encrypted form, which only the key's organisation that made it can read."""
+    return kind_of(item) == "reasoning" and bool(item.get("encrypted_content"))
+
+
+def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs: bool = True) -> list[Item]:
     """Returns stored items in the form that goes upstream.
 
-    `reasoning_ids`: reasoning with encrypted content keeps its id, which Azure requires.
+    `reasoning_ids`: reasoning with encrypted content keeps its id, which Azure requires. `blobs`: it is sent at all.
     """
     found = []
     for item in items:
         kind = kind_of(item)
-        if kind == "reasoning" and not item.get("encrypted_content"):
+        if kind == "reasoning" and not (blobs and has_blob(item)):
             continue
         kept = {name: value for name, value in item.items() if name not in _NEVER_SENT and value is not None}
         if kind == "reasoning" and reasoning_ids and isinstance(item.get("id"), str):

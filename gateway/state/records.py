@@ -39,13 +39,16 @@ class StoredResponse(NamedTuple):
     """One stored turn.
 
     `response` is the response as it was shown, with its output. `input` are the turn's own items. `parent` is the
-    response that it continues.
+    response that it continues. `stored_s`: when it was stored, Unix time in seconds. `maker`: the upstream and the
+    fingerprint of its key that made it, as "upstream fingerprint", or "". Records of older versions lack both.
     """
 
     response: dict[str, Any]
     input: Sequence[Item]
     parent: str | None
     key_id: str
+    stored_s: int = 0
+    maker: str = ""
 
     @property
     def response_id(self) -> str:
@@ -74,7 +77,8 @@ def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredRes
 
     Raises ValueError if it is damaged or was encrypted with a key that is no longer configured.
     """
-    return StoredResponse(*parse_json(unpack_bytes(data, team_id, sealer)))
+    fields = parse_json(unpack_bytes(data, team_id, sealer))
+    return StoredResponse(*fields[: len(StoredResponse._fields)])  # a newer version may know more
 
 
 def pack_bytes(data: bytes, team_id: str, sealer: Sealer | None = None) -> bytes:

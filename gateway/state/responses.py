@@ -14,10 +14,13 @@ names.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
+
+import structlog
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
@@ -29,7 +32,7 @@ from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-PUT: Final = Script.load("response_put_v1")
+PUT: Final = Script.load("response_put_v2")
 WALK: Final = Script.load("response_walk_v1")
 DELETE: Final = Script.load("response_delete_v1")
 _AT_ONCE: Final = 8
@@ -40,13 +43,17 @@ _CONTINUABLE: Final = frozenset({"completed", "incomplete"})
 
 @dataclass(frozen=True, slots=True)
 class StatePolicy:
-    """What is stored and how much of it. `max_resolved_bytes` bounds a whole chain, as JSON."""
+    """What is stored and how much of it. `max_resolved_bytes` bounds a whole chain, as JSON.
+
+    `longest_s`: after which any response has ended, unless it runs in the background.
+    """
 
     ttl_s: int
     max_response_bytes: int
     max_team_bytes: int
     max_depth: int
     max_resolved_bytes: int
+    longest_s: float = 3600.0
 
 
 class Put(IntEnum):
@@ -55,6 +62,7 @@ class Put(IntEnum):
     STORED = 1
     REFUSED = 0  # the id is already taken, or the response was deleted while it ran
     PARENT_GONE = -1
+    LATE = -2  # the store ran it when its caller had given up
 
 
 class ResponseStore:
@@ -62,9 +70,10 @@ class ResponseStore:
 
     def __init__(self, store: Store, policy: StatePolicy, sealer: Sealer | None = None) -> None:
         self.policy = policy
-        self._store = store
+        self.store = store
         self._sealer = sealer
         self._ttl_ms = str(policy.ttl_s * 1000)
+        self._log = structlog.get_logger("gateway.state")
 
     async def chain(self, key: ApiKey, response_id: str) -> list[StoredResponse]:
         """Returns the response and what it continues, oldest first, from the latest compaction on.
@@ -111,16 +120,19 @@ class ResponseStore:
         contents, *_, jobs, _, temporary = TeamKeys(team_id).background_response(response_id)
         # The job is read first: a response that has no job any more has its last state when it is read.
         calls = [
-            self._store.run("HGET", jobs, response_id),
-            self._store.run("HGET", contents, response_id),
-            self._store.run("GET", temporary),
+            self.store.run("HGET", jobs, response_id),
+            self.store.run("HGET", contents, response_id),
+            self.store.run("GET", temporary),
         ]
         job, stored, kept_for_a_while = await gather(calls)
         record = self._open(team_id, stored if stored is not None else kept_for_a_while)
-        if record is None or record.status not in RUNNING or record.response.get("background") is not True:
+        if record is None or record.status not in RUNNING:
             return record
+        if record.response.get("background") is not True:
+            is_over = record.stored_s + self.policy.longest_s < time.time()
+            return record._replace(response=_lost(record)) if is_over else record
         if job is None:
-            return record._replace(response=failed_response(record.response, "server_error", "The response was lost."))
+            return record._replace(response=_lost(record))
         return record._replace(response={**record.response, "status": job.split(b" ")[1].decode()})
 
     async def ancestors(self, key: ApiKey, record: StoredResponse) -> list[StoredResponse]:
@@ -146,8 +158,9 @@ class ResponseStore:
             self._ttl_ms,
             str(self.policy.max_team_bytes),
             self.item_ids(record),
+            self.store.run_by_ms(TeamKeys(team_id).team),
         ]
-        return Put((await gather([self._store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
+        return Put((await gather([self.store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
 
     def packed(self, team_id: str, record: StoredResponse) -> bytes:
         """Returns a record as it is stored. Raises ValueError if it is larger than what is kept."""
@@ -164,17 +177,17 @@ class ResponseStore:
 
     async def delete(self, team_id: str, response_id: str) -> bool:
         """Deletes a response. Returns whether it existed."""
-        call = self._store.call(DELETE, TeamKeys(team_id).stored_responses, [response_id])
+        call = self.store.call(DELETE, TeamKeys(team_id).stored_responses, [response_id])
         deleted: int = (await gather([call]))[0]
         return deleted == 1
 
     async def item(self, team_id: str, item_id: str) -> Item | None:
         """Returns the output item with this id, from the latest response that has one."""
         contents, _, _, items = TeamKeys(team_id).stored_responses
-        response_id = (await gather([self._store.run("HGET", items, item_id)]))[0]
+        response_id = (await gather([self.store.run("HGET", items, item_id)]))[0]
         if response_id is None:
             return None
-        packed = (await gather([self._store.run("HGET", contents, response_id)]))[0]
+        packed = (await gather([self.store.run("HGET", contents, response_id)]))[0]
         record = self._open(team_id, packed)
         if record is None:
             return None
@@ -184,7 +197,7 @@ class ResponseStore:
         names = TeamKeys(key.team_id)
         keys = [*names.stored_responses, names.team, names.key(key.key_id)]
         args = [key.secret_hash, response_id, self._ttl_ms, str(self.policy.max_depth)]
-        word, *found = (await gather([self._store.call(WALK, keys, args)]))[0]
+        word, *found = (await gather([self.store.call(WALK, keys, args)]))[0]
         if word == b"key":
             raise invalid_api_key(found[0].decode(), found[1])
         if word == b"gone":
@@ -195,15 +208,21 @@ class ResponseStore:
 
     async def _contents(self, team_id: str, ids: Sequence[str]) -> list[bytes | None]:
         contents = TeamKeys(team_id).stored_responses[0]
-        return await gather([self._store.run("HGET", contents, identifier) for identifier in ids])
+        return await gather([self.store.run("HGET", contents, identifier) for identifier in ids])
 
     def _open(self, team_id: str, packed: bytes | None) -> StoredResponse | None:
         if packed is None:
             return None
         try:
             return unpack(packed, team_id, self._sealer)
-        except ValueError:
+        except ValueError as error:
+            self._log.warning("response_not_opened", team_id=team_id, reason=str(error))
             return None
+
+
+def _lost(record: StoredResponse) -> dict[str, Any]:
+    """Returns a response that can run no more, as one that failed: its worker died, or could not reach the store."""
+    return failed_response(record.response, "server_error", "The response was lost before its end was stored.")
 
 
 def previous_not_found(response_id: str) -> GatewayError:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -31,9 +32,12 @@ from gateway.state.rewriting import (
     rewrite_event,
     rewrite_response,
 )
+from gateway.state.shapes import Preceded, Shape
+from gateway.store.errors import StoreError
 
 STORE_WAIT_S: Final = 2.0
 """How long the end of an answer waits for its turn to be stored."""
+_RELEASE_WAIT_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,26 @@ class Past:
     """What a turn continues: `links`, oldest first, and the response or conversation that the request named.
 
     `stored` means that the links can be read from the store. If they cannot, a response that is stored holds them too.
+    `maker`: who made the latest reasoning in encrypted form, see `StoredResponse`.
     """
 
     links: Sequence[Link]
     parent: str | None = None
     conversation: str | None = None
     stored: bool = True
+    maker: str = ""
+
+
+class Due(NamedTuple):
+    """A compaction that is due if the turn's input has more than `threshold_tokens`.
+
+    `body` asks the model for a summary of it. `compacted` returns, for the text of the summary, the body that goes on
+    from it and the item that stands for it.
+    """
+
+    threshold_tokens: int
+    body: bytes
+    compacted: Callable[[str], tuple[bytes, Item]]
 
 
 class Keeper(Protocol):
@@ -59,7 +77,9 @@ class Keeper(Protocol):
 
 @dataclass(slots=True)
 class Turn:
-    """One turn. `window` is its whole input, with what it continues.
+    """One turn. `window` is its whole input, with what it continues. `shape` is how compaction changes its output.
+
+    `without_blobs` makes the body without reasoning in encrypted form; None if there is none in it.
 
     Mutable: the response's id once it is known, whether it is stored, and the output so far.
     """
@@ -72,11 +92,27 @@ class Turn:
     keep: bool
     lock: str
     window: Sequence[Item] = ()
+    shape: Shape | None = None
+    due: Due | None = None
+    maker: str = ""
+    without_blobs: Callable[[], bytes] | None = None
     response_id: str | None = None
     _reserved: bool = False
     _ended: bool = False
     _held: bytes = b""  # the event that is not complete yet
     _output: OutputItems = field(default_factory=OutputItems)
+
+    @property
+    def blobs_made_by(self) -> str:
+        """Who made the reasoning in encrypted form that the turn continues, or "" if that is not known."""
+        return self._past.maker if self.without_blobs is not None else ""
+
+    def leave_blobs_out(self, reason: str) -> bytes:
+        """Takes reasoning in encrypted form out of the body, because nobody can read it. Returns the body."""
+        if self.without_blobs is not None:
+            self.body, self.without_blobs = self.without_blobs(), None
+            self._told("reasoning_left_out", reason)
+        return self.body
 
     async def announce(self) -> None:
         """Does what must be done before admission: nothing, for a turn whose client waits for it."""
@@ -86,9 +122,10 @@ class Turn:
         response = parse_object(body)
         if response is None or response.get("object") != "response":
             return body
+        body, response = self._shaped(body, response)
         self.response_id = self._id_for(response)
         kept = self.keep and await self._store({**response, **self._changes(response, kept=True)}, reserved=False)
-        self._ended = True
+        self._ended = kept or not self._reserved
         return rewrite_response(body, self._changes(response, kept=kept))  # the id may have been replaced
 
     async def stream(self, data: bytes) -> bytes:
@@ -103,18 +140,44 @@ class Turn:
         rest, self._held = self._held if clean else b"", b""
         return await self._events(rest) + await self._events(closing)
 
+    def follow_summary(self, text: str) -> None:
+        """Goes on from a summary of the turn's whole input, instead of the input itself. Raises GatewayError."""
+        if self.due is not None:
+            self.body, item = self.due.compacted(text)
+            self.shape, self.due, self.without_blobs = Preceded(item), None, None
+
+    def _shaped(self, body: bytes, response: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        output = None if self.shape is None else self.shape.whole(response)
+        if output is None:
+            return body, response
+        return rewrite_response(body, {"output": output}), {**response, "output": output}
+
+    def _shaped_events(self, data: bytes, *, whole: bool = False) -> list[Event]:
+        events = [read_event(raw, whole=whole or self.shape is not None) for raw in split_events(data)]
+        return events if self.shape is None else [shown for event in events for shown in self.shape.events(event)]
+
     async def _events(self, data: bytes) -> bytes:
-        return b"".join([await self._event(read_event(raw)) for raw in split_events(data)])
+        return b"".join([await self._event(event) for event in self._shaped_events(data)])
 
     async def close(self) -> None:
-        """Releases what a turn without a response still holds: the reserved id and the conversation's lock."""
-        if self._reserved and not self._ended and self.response_id is not None:
-            await self._keeper.responses.delete(self._key.team_id, self.response_id)
-        await self._unlock()
+        """Releases what a turn without a response still holds: the reserved id and the conversation's lock.
+
+        While the store is away, nothing is released: the lock ends by itself, and the response reads as failed later.
+        """
+        try:
+            if self._reserved and not self._ended and self.response_id is not None:
+                await self._keeper.responses.delete(self._key.team_id, self.response_id)
+            await self._unlock()
+        except (GatewayError, StoreError) as error:
+            self._told("turn_not_released", str(error))
 
     async def _unlock(self) -> None:
         if self._past.conversation is not None:
             await self._keeper.conversations.unlock(self._key.team_id, self._past.conversation, self.lock)
+
+    def _told(self, event: str, reason: str) -> None:
+        """Says in the log why something of the turn was not kept."""
+        structlog.get_logger("gateway.state").warning(event, response_id=self.response_id, reason=reason)
 
     async def _event(self, event: Event) -> bytes:
         fields = event.fields
@@ -149,8 +212,7 @@ class Turn:
         merged = self._output.merged(output if isinstance(output, list) else [])
         ended = {**response, **self._changes(response, kept=True), "output": merged}
         kept = await self._store(ended, reserved=self._reserved)
-        if not kept:
-            self._ended = False  # `close` releases the reserved id
+        self._ended = kept or not self._reserved
         return kept
 
     async def _store(self, response: dict[str, Any], *, reserved: bool, running: bool = False) -> bool:
@@ -158,6 +220,7 @@ class Turn:
 
         Returns whether that succeeded within STORE_WAIT_S. An id that is taken is replaced by a new one.
         """
+        reason, done = "", Put.REFUSED
         try:
             async with asyncio.timeout(STORE_WAIT_S):
                 done = await self._put(response, reserved=reserved, running=running)
@@ -166,13 +229,24 @@ class Turn:
                     done = await self._put(response, reserved=False, running=running)
                 if done is Put.STORED and not running:
                     await self._append(response)
-        except (GatewayError, TimeoutError, ValueError) as error:
+            reason = "" if done is Put.STORED else done.name.lower()
+        except (GatewayError, StoreError, TimeoutError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+        if reason:
             self._keeper.unstored += 1
-            structlog.get_logger("gateway.state").warning(
-                "response_not_stored", response_id=self.response_id, reason=str(error) or type(error).__name__
-            )
-            return False
-        return done is Put.STORED
+            self._told("response_not_stored", reason)
+            await self._release(is_there=reserved or done is Put.STORED)
+        return not reason
+
+    async def _release(self, *, is_there: bool) -> None:
+        """Takes back the response's id, so that nobody finds a response there that was shown as not stored."""
+        if is_there and self.response_id is not None:
+            try:
+                async with asyncio.timeout(_RELEASE_WAIT_S):
+                    await self._keeper.responses.delete(self._key.team_id, self.response_id)
+                self._reserved = False
+            except (GatewayError, StoreError, TimeoutError):
+                self._reserved = True  # `close` tries again
 
     async def _put(self, response: dict[str, Any], *, reserved: bool, running: bool) -> Put:
         record = self._stored(response)
@@ -185,7 +259,7 @@ class Turn:
             response["output"] = with_ids([item for item in output if isinstance(item, dict)])
         past = self._past
         own, parent = (self._input, past.parent) if past.stored else (with_ids(self.window), None)
-        return StoredResponse(response, own, parent, self._key.key_id)
+        return StoredResponse(response, own, parent, self._key.key_id, int(time.time()), self.maker)
 
     async def _append(self, response: dict[str, Any]) -> None:
         """Appends a completed turn's input and output to its conversation in one step."""

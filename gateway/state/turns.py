@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
@@ -24,12 +25,24 @@ from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.routing.router import RouteRule
 from gateway.state.background import Background
 from gateway.state.background_turn import BackgroundTurn, queued_turn_fields
-from gateway.state.chain import Link, check_calls, resolve
+from gateway.state.chain import Link, check_calls, last_compaction, resolve, since_compaction
+from gateway.state.compact_turn import CompactTurn
+from gateway.state.compaction import (
+    compaction_item,
+    kept_behind,
+    opened,
+    summary_request,
+    threshold_tokens,
+    without_trigger,
+)
 from gateway.state.conversations import LOCK_LIFE_S, Conversations
-from gateway.state.items import Item, as_items, is_reference, upstream_items, with_ids
+from gateway.state.housekeeping import Housekeeping
+from gateway.state.items import Item, as_items, has_blob, is_reference, upstream_items, with_ids
 from gateway.state.responses import ResponseStore
+from gateway.state.sealing import CompactionKeys, SealingKeys, open_text, seal_text
+from gateway.state.shapes import Summarised
 from gateway.state.stored_calls import StoredCalls
-from gateway.state.turn import Past, Turn
+from gateway.state.turn import Due, Past, Turn
 from gateway.types import Body
 
 Recall = Callable[[str], Link | None]
@@ -42,14 +55,29 @@ class TurnSource(Protocol):
     async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """See `Turns.begin`."""
 
+    async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
+        """See `Turns.begin_compaction`."""
+
 
 class Turns:
     """Begins turns. Mutable: `unstored` counts the responses that could not be stored."""
 
-    def __init__(self, responses: ResponseStore, conversations: Conversations, background: Background) -> None:
+    def __init__(
+        self,
+        responses: ResponseStore,
+        conversations: Conversations,
+        background: Background,
+        compaction_keys: CompactionKeys,
+        threshold_tokens: int,
+        off_for_teams: Sequence[str] = (),
+    ) -> None:
         self.responses = responses
         self.conversations = conversations
         self.background = background
+        self.compaction_keys = compaction_keys
+        self.threshold_tokens = threshold_tokens
+        self.off_for_teams = frozenset(off_for_teams)
+        self.housekeeping = Housekeeping(responses.store, conversations, background)
         self.unstored = 0
         self.stored = StoredCalls(responses, background)
 
@@ -59,34 +87,90 @@ class Turns:
         `recall` is where a previous response is looked for before the store is asked.
         """
         fields = parse_object(bytes(body)) or {}
-        past = await self._past(key, fields, recall)
-        new = as_items(fields.get("input"))
-        name = secrets.token_hex(8)
+        new, compacts = without_trigger(as_items(fields.get("input")))
+        request = _Request(key, body, fields, rule, compacts, recall)
+        past, items, sent, lock = await self._resolved(request, new)
+        keep, own = fields.get("store") is not False and key.team_id not in self.off_for_teams, with_ids(new)
+        blobs = (lambda: sent.body_of(items, blobs=False)) if any(map(has_blob, items)) else None
+        shape = Summarised(sent.seal) if compacts else None
+        if fields.get("background") is True:
+            return BackgroundTurn(
+                self,
+                key,
+                past,
+                own,
+                sent.body,
+                keep,
+                lock,
+                shape=shape,
+                without_blobs=blobs,
+                background=self.background,
+                snapshot=queued_turn_fields(fields),
+            )
+        due = None if compacts else self._due(request, items, sent)
+        return Turn(
+            self,
+            key,
+            past,
+            own,
+            sent.body,
+            keep,
+            lock,
+            window=items,
+            shape=shape,
+            due=due,
+            without_blobs=blobs,
+        )
+
+    async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
+        """Begins a call of `POST /v1/responses/compact`. Raises GatewayError."""
+        fields = parse_object(bytes(body)) or {}
+        new, _ = without_trigger(as_items(fields.get("input")))
+        past, items, sent, lock = await self._resolved(_Request(key, body, fields, rule, compacts=True), new)
+        return CompactTurn(self, key, past, (), sent.body, keep=False, lock=lock, window=items, seal=sent.seal)
+
+    async def _resolved(self, request: _Request, new: list[Item]) -> _Resolved:
+        """Resolves the past, and the references in the new items. Locks a conversation."""
+        key, lock = request.key, secrets.token_hex(8)
+        past = await self._past(request)
         try:
-            new = [await self._dereferenced(key, past, item) if is_reference(item) else item for item in new]
-            items = resolve(past.links, new)
-            check_calls(items)
-            upstream = self._upstream_body(body, fields, past, items, rule)
+            new[:] = [await self._dereferenced(key, past, item) if is_reference(item) else item for item in new]
+            items, sent = await self._sent(request, past, new)
             if past.conversation is not None:
-                await self.conversations.lock(key.team_id, past.conversation, name, LOCK_LIFE_S)
+                await self.conversations.lock(key.team_id, past.conversation, lock, LOCK_LIFE_S)
                 # An item that another turn appended while this one waited is also part of the past.
-                past = await self._past(key, fields, recall)
-                items = resolve(past.links, new)
-                check_calls(items)
-                upstream = self._upstream_body(body, fields, past, items, rule)
+                past = await self._past(request)
+                items, sent = await self._sent(request, past, new)
         except BaseException:
             if past.conversation is not None:
-                await self.conversations.unlock(key.team_id, past.conversation, name)
+                await self.conversations.unlock(key.team_id, past.conversation, lock)
             raise
-        keep, own = fields.get("store") is not False, with_ids(new)
-        if fields.get("background") is True:
-            snapshot = queued_turn_fields(fields)
-            return BackgroundTurn(
-                self, key, past, own, upstream, keep, name, background=self.background, snapshot=snapshot
-            )
-        return Turn(self, key, past, own, upstream, keep, name, window=items)
+        return _Resolved(past, items, sent, lock)
 
-    async def _past(self, key: ApiKey, fields: dict[str, Any], recall: Recall | None) -> Past:
+    async def _sent(self, request: _Request, past: Past, new: Sequence[Item]) -> tuple[list[Item], _Sent]:
+        items = resolve(past.links, new)
+        check_calls(items)
+        seals = request.compacts or threshold_tokens(request.fields, self.threshold_tokens) is not None
+        ring = await self.compaction_keys.ring() if seals or last_compaction(items) is not None else None
+        sent = _Sent(request, ring)
+        unchanged = not past.links and isinstance(request.fields.get("input"), str)
+        sent.body = self._bounded(sent.body_of(items, unchanged=unchanged))
+        return items, sent
+
+    def _due(self, request: _Request, items: Sequence[Item], sent: _Sent) -> Due | None:
+        """Returns the compaction that the request wants beyond its threshold."""
+        threshold = threshold_tokens(request.fields, self.threshold_tokens)
+        if threshold is None:
+            return None
+
+        def compacted(text: str) -> tuple[bytes, Item]:
+            item = sent.seal(text)
+            return self._bounded(sent.body_of([item, *kept_behind(items)])), item
+
+        return Due(threshold, self._bounded(sent.body_of(items, summarises=True)), compacted)
+
+    async def _past(self, request: _Request) -> Past:
+        key, fields, recall = request.key, request.fields, request.recall
         previous, conversation = fields.get("previous_response_id"), _conversation_id(fields.get("conversation"))
         if previous is not None and conversation is not None:
             raise GatewayError(
@@ -105,12 +189,13 @@ class Turns:
                 return Past([recalled], parent=previous, stored=False)
             records = await self.responses.chain(key, previous)
             links = [Link(record.response_id, record.input, record.output) for record in records]
-            return Past(links, parent=previous)
+            makers = [record.maker for record in records if any(map(has_blob, record.output))]
+            return Past(links, parent=previous, maker=makers[-1] if makers else "")
         await self.responses.check(key)
         if conversation is None:
             return Past(())
         found = await self.conversations.read(key.team_id, conversation)
-        return Past((Link(conversation, found.items, ()),), conversation=conversation)
+        return Past((Link(conversation, since_compaction(found.items), ()),), conversation=conversation)
 
     async def _dereferenced(self, key: ApiKey, past: Past, item: Item) -> Item:
         """Returns the item that a reference names: the latest one of the chain, or else the team's latest."""
@@ -124,31 +209,81 @@ class Turns:
             raise GatewayError("item_not_found", f"The item {identifier!r} is not stored here.", param="input")
         return stored
 
-    def _upstream_body(
-        self, body: Body, fields: dict[str, Any], past: Past, items: Sequence[Item], rule: RouteRule
-    ) -> bytes:
-        sent = upstream_items(items, reasoning_ids=rule.replay_ids == "reasoning")
-        unchanged = not past.links and isinstance(fields.get("input"), str)
-        changes: dict[str, bytes | None] = {
-            "previous_response_id": None,
-            "conversation": None,
-            "background": None,
-            "store": b"false" if rule.upstream_store == "false" else None,
-        }
-        if not unchanged:
-            changes["input"] = dumps(sent)
-        try:
-            changed = replace(bytes(body), 0, changes)
-        except ValueError as error:
-            raise GatewayError("invalid_json", f"The body is not valid JSON: {error}.") from None
+    def _bounded(self, body: bytes) -> bytes:
         most = self.responses.policy.max_resolved_bytes
-        if len(changed) > most:
+        if len(body) > most:
             raise GatewayError(
                 "invalid_item",
                 f"The input and what it continues hold more than {most} bytes: compact it.",
                 param="input",
             )
-        return changed
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request, as far as it is the same with every past. `compacts`: it asks for a summary and for nothing else."""
+
+    key: ApiKey
+    body: Body
+    fields: dict[str, Any]
+    rule: RouteRule
+    compacts: bool
+    recall: Recall | None = None
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What goes upstream for a request: `body`. `ring` seals and opens compaction items, where there are any."""
+
+    request: _Request
+    ring: SealingKeys | None
+    body: bytes = b""
+
+    def seal(self, text: str) -> Item:
+        """Returns the item that stands for this summary."""
+        return compaction_item(seal_text(self._keys, text, self.request.key.team_id))
+
+    def body_of(
+        self, items: Sequence[Item], *, unchanged: bool = False, summarises: bool = False, blobs: bool = True
+    ) -> bytes:
+        """Returns the body with these items as its input. `unchanged`: the input stays as it was sent."""
+        request = self.request
+        rule, team_id = request.rule, request.key.team_id
+        seen = opened(items, lambda sealed: open_text(self._keys, sealed, team_id))
+        sent = upstream_items(seen, reasoning_ids=rule.replay_ids == "reasoning", blobs=blobs)
+        changes: dict[str, bytes | None] = {
+            "previous_response_id": None,
+            "conversation": None,
+            "background": None,
+            "context_management": None,
+            "store": b"false" if rule.upstream_store == "false" else None,
+        }
+        if request.compacts or summarises:
+            changes |= summary_request(request.fields, sent)
+        elif not unchanged:
+            changes["input"] = dumps(sent)
+        if summarises:
+            changes["stream"] = None
+        try:
+            return replace(bytes(request.body), 0, changes)
+        except ValueError as error:
+            raise GatewayError("invalid_json", f"The body is not valid JSON: {error}.") from None
+
+    @property
+    def _keys(self) -> SealingKeys:
+        if self.ring is None:
+            raise RuntimeError("keys are read before anything is sealed or opened")
+        return self.ring
+
+
+class _Resolved(NamedTuple):
+    """A turn's past, its whole input, what goes upstream, and the name of its lock on a conversation."""
+
+    past: Past
+    items: list[Item]
+    sent: _Sent
+    lock: str
 
 
 def _conversation_id(given: object) -> str | None:

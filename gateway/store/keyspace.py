@@ -11,6 +11,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:admin:<id>             hash    permanent: an admin key's scope and hashed secret
     gw:audit                  stream  trimmed by each entry to `admin.audit_max_entries`: every admin action
     gw:upstreams-off          hash    permanent: disabled upstreams -> who disabled them and when
+    gw:sealing-key            string  permanent: seals compaction items, which clients keep without end
     gw:generation             string  permanent: counts configuration reloads; workers follow it
     gw:live                   stream  TTL of a minute: finished requests, while somebody watches
     gw:live-wanted            string  TTL of seconds: somebody watches
@@ -44,6 +45,8 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:response-use       zset    the same: when each was used last
     gw:{T}:response-items     hash    the same: output items by id, for references
     gw:{T}:conversation:<id>  hash    TTL `state.ttl_s`: a conversation's items and metadata
+    gw:{T}:conversation-use   zset    the same: when each was changed last
+    gw:{T}:conversation-sizes hash    the same: how many bytes each holds
     gw:{T}:background         hash    TTL of a waiting and running time: background responses that have not ended
     gw:{T}:events:<id>        stream  the same: their events; without "store", for ten minutes more
     gw:{T}:temporary:<id>     string  the same: a background response that is not stored
@@ -74,6 +77,7 @@ ADMINS: Final = "gw:admins"
 AUDIT: Final = "gw:audit"
 UPSTREAMS_OFF: Final = "gw:upstreams-off"
 GENERATION: Final = "gw:generation"
+SEALING_KEY: Final = "gw:sealing-key"
 LIVE: Final = "gw:live"
 LIVE_WANTED: Final = "gw:live-wanted"
 WORKERS: Final = "gw:workers"
@@ -85,7 +89,7 @@ STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day":
 TIMINGS_MS: Final = 86_400_000
 
 WITHOUT_TTL: Final = re.compile(
-    r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation"
+    r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation|sealing-key"
     r"|\{gw:team-names\}:changes|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|audit))"
 )  # the table above gives each one's reason; a test fails on any other key without a TTL
 
@@ -209,6 +213,16 @@ class TeamKeys(NamedTuple):
     def conversation(self, conversation_id: str) -> str:
         """The key of a conversation's items and metadata."""
         return self._name(f"conversation:{conversation_id}")
+
+    @property
+    def conversation_account(self) -> list[str]:
+        """The keys of what is noted of all conversations: use, sizes."""
+        return [self._name("conversation-use"), self._name("conversation-sizes")]
+
+    @property
+    def kept_state_by_id(self) -> list[str]:
+        """Patterns of the keys of state whose names end in an id."""
+        return [self._name(f"{name}:*") for name in ("conversation", "events", "temporary")]
 
 
 def admin(admin_id: str) -> str:

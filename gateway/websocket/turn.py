@@ -160,7 +160,8 @@ class SocketTurn:
             window, base = self._window, recalled.base
         else:
             window, base = as_items(input_of(self._message)), self._message.previous_response_id
-        self._socket.memory.remember(self._message.lane, Remembered.of(response_id, [*window, *output], base))
+        items = resolve([Link(response_id, window, output)], [])
+        self._socket.memory.remember(self._message.lane, Remembered.of(response_id, items, base))
 
 
 class _RecallingTurns:
@@ -176,6 +177,10 @@ class _RecallingTurns:
         turn = await self._turns.begin(key, body, rule, self._recall)
         self.window = turn.window
         return turn
+
+    async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
+        """See `Turns.begin_compaction`. No message of a socket asks for it."""
+        return await self._turns.begin_compaction(key, body, rule)
 
     def _recall(self, response_id: str) -> Link | None:
         """What comes before a remembered response, where a provider stores that, cannot be read here."""

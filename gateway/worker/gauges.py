@@ -16,7 +16,9 @@ from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
 from gateway.observability.metrics.counters import Snapshot, Value
 from gateway.observability.request_log import RequestLog
+from gateway.proxy.background_runner import BackgroundRunner
 from gateway.reporting.request_reporter import RequestReporter
+from gateway.state.turns import Turns
 from gateway.store.durability import DANGERS
 from gateway.store.store import Store
 from gateway.upstream.health import Condition
@@ -116,3 +118,13 @@ def ended_sockets(sockets: Sockets) -> Snapshot:
         "gateway_websocket_turns_total": {(result,): count for result, count in sockets.turns.items()},
         "gateway_websockets_closed_total": {(str(code),): count for code, count in sockets.closed.items()},
     }
+
+
+def unstored(turns: Turns | None) -> Snapshot:
+    """Returns how many responses could not be stored."""
+    return {"gateway_responses_unstored_total": {(): 0 if turns is None else turns.unstored}}
+
+
+def background_responses(runner: BackgroundRunner | None) -> Snapshot:
+    """Returns how many background responses run and wait in this worker."""
+    return {"gateway_background_responses": {(): 0 if runner is None else runner.running}}

@@ -78,7 +78,9 @@ class MetricsCollector:
     def _worker_counts(self) -> Snapshot:
         parts = self._parts
         own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.admins, parts.works)
-        return self._counters.snapshot() | own | gauges.ended_sockets(parts.sockets)
+        return (
+            self._counters.snapshot() | own | gauges.ended_sockets(parts.sockets) | gauges.unstored(parts.handler.turns)
+        )
 
     def _gauges(self) -> Snapshot:
         parts, handler = self._parts, self._parts.handler
@@ -89,4 +91,5 @@ class MetricsCollector:
         requests = gauges.requests(len(handler.running), handler.streams)
         dangers = gauges.dangers(parts.store_inspection)
         sockets = gauges.open_sockets(parts.sockets)
-        return state | requests | dangers | sockets | gauges.background(parts.works, now_s)
+        kept = gauges.background_responses(handler.background)
+        return state | requests | dangers | sockets | kept | gauges.background(parts.works, now_s)

@@ -21,6 +21,7 @@ from gateway.routing.affinity import ordered
 from gateway.state.background import Background, BackgroundPolicy
 from gateway.state.conversations import Conversations
 from gateway.state.responses import ResponseStore, StatePolicy
+from gateway.state.sealing import STATE, CompactionKeys, SealingKeys
 from gateway.state.turns import Turns
 from gateway.store.store import Store
 from gateway.store.store import StoreSettings as StoreOptions
@@ -200,7 +201,12 @@ def build_turns(settings: Settings, store: Store) -> Turns:
     """What keeps responses and conversations, for routes whose state the gateway keeps."""
     state, longest_s = settings.state, settings.server.total_timeout_s
     policy = StatePolicy(
-        state.ttl_s, state.max_response_bytes, state.max_team_bytes, state.max_depth, state.max_resolved_bytes
+        state.ttl_s,
+        state.max_response_bytes,
+        state.max_team_bytes,
+        state.max_depth,
+        state.max_resolved_bytes,
+        longest_s + _BACKGROUND_SLACK_S,
     )
     in_background = BackgroundPolicy(
         concurrency=state.background_concurrency,
@@ -209,6 +215,14 @@ def build_turns(settings: Settings, store: Store) -> Turns:
         longest_s=2 * longest_s + _BACKGROUND_SLACK_S,
         max_bytes=state.background_max_bytes,
     )
-    responses = ResponseStore(store, policy)
-    background = Background(store, responses, in_background)
-    return Turns(responses, Conversations(store, policy), background)
+    secrets = [key.get_secret_value().encode() for key in state.encryption_keys]
+    sealer = SealingKeys(secrets, STATE) if secrets else None
+    responses = ResponseStore(store, policy, sealer)
+    return Turns(
+        responses,
+        Conversations(store, policy, sealer),
+        Background(store, responses, in_background, sealer),
+        CompactionKeys(store, secrets),
+        state.compact_threshold_tokens,
+        state.off_for_teams,
+    )

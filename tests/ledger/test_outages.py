@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from gateway.ledger.ledger import Resolution
 from gateway.ledger.verification import verify
 from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway
 from tests.support.ledgers import Books, ask, kept_up, open_ledger, read_books, settled, voided
+from tests.support.outages import OUTAGES, break_by
 from tests.support.servers import Server, valkey_server
 from tests.support.unenforcing_store import UnenforcingStore
 from tests.support.waiting import wait_until, wait_until_found, wait_until_sync
@@ -45,27 +46,6 @@ def agrees(gateway: RunningGateway, key: NewKey) -> bool:
     verified = gateway.run(verify(gateway.services.store, key.team.id))
     assert verified.differences == ()
     return not books.holds
-
-
-def break_by(server: Server, how: str) -> Callable[[], object]:
-    """Breaks the store; gives what mends it."""
-    match how:
-        case "dead":
-            server.kill()
-            return server.restart
-        case "hung":
-            server.pause()
-            return server.resume
-        case "read-only":
-            server.run("REPLICAOF", "127.0.0.1", "1")
-            return lambda: server.run("REPLICAOF", "NO", "ONE")
-        case "out of memory":
-            server.run("CONFIG", "SET", "maxmemory", "1")
-            return lambda: server.run("CONFIG", "SET", "maxmemory", "0")
-    raise AssertionError(how)
-
-
-OUTAGES = ["dead", "hung", "read-only", "out of memory"]
 
 
 @pytest.mark.parametrize("how", OUTAGES)

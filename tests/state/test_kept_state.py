@@ -200,7 +200,7 @@ def test_a_route_that_keeps_nothing_continues_nothing(
             assert client.get("/v1/responses/resp_nothing").status_code == 404
             again = {"model": MODEL, "input": "x", "previous_response_id": "resp_nothing"}
             assert client.post("/v1/responses", json=again).json()["error"]["code"] == "previous_response_not_found"
-            assert client.post("/v1/conversations", json={}).status_code == 404
+            assert client.post("/v1/conversations", json={}).status_code == 405
 
 
 def test_a_stream_that_breaks_is_kept_as_failed_under_the_id_that_was_shown(
@@ -219,3 +219,21 @@ def test_a_stream_that_breaks_is_kept_as_failed_under_the_id_that_was_shown(
         assert kept["status"] == "failed"
         again = {"model": MODEL, "input": "x", "previous_response_id": kept["id"]}
         assert client.post("/v1/responses", json=again).json()["error"]["param"] == "previous_response_id"
+
+
+def test_input_tokens_are_those_of_the_hold_with_all_that_is_continued(
+    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey, sdk: openai.OpenAI
+) -> None:
+    provider.next(answer("word " * 1000, "resp_counted"))
+    sdk.responses.create(model=MODEL, input="Say much.")
+    calls = len(provider.received)
+    body = {"model": MODEL, "input": "x", "previous_response_id": "resp_counted"}
+    with gateway.http(key) as client:
+        dry = client.post("/v1/responses", json=body, headers={"x-gateway-dry-run": "true"}).json()
+    counted = sdk.responses.input_tokens.count(model=MODEL, input="x", previous_response_id="resp_counted")
+    assert counted.to_dict() == {"object": "response.input_tokens", "input_tokens": dry["hold"]["input_tokens"]}
+    assert counted.input_tokens > 1000
+    assert sdk.responses.input_tokens.count(model=MODEL).input_tokens >= 0
+    with pytest.raises(openai.BadRequestError):
+        sdk.responses.input_tokens.count(model=MODEL, input="x", previous_response_id="resp_unknown")
+    assert len(provider.received) == calls

@@ -19,7 +19,6 @@ DATA = Path(__file__).parents[1] / "data" / "state"
 SCENARIOS = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in DATA.glob("*.json") if path.stem != "index"
 }
-SERVED = sorted(name for name in SCENARIOS if name != "compact-new-chain")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def gateways(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_a_scenario(name: str, stream: bool, gateways: list[RunningGateway], provider: PostOnlyProvider) -> None:
     keys = {team: gateways[0].new_key().text for team in ("team-a", "team-b")}
     with httpx.Client(base_url=gateways[0].url) as one, httpx.Client(base_url=gateways[1].url) as two:

@@ -83,10 +83,15 @@ class ServerThread:
 
 
 @contextlib.contextmanager
-def simulator() -> Iterator[str]:
+def simulator(*, post_only: bool = False) -> Iterator[str]:
     """Runs a simulator. Yields its base URL."""
     config = uvicorn.Config(
-        build_simulator(), port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, ws="none"
+        build_simulator(post_only=post_only),
+        port=0,
+        log_level="critical",
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        ws="none",
     )
     server = ServerThread(config)
     try:

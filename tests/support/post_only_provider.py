@@ -3,6 +3,7 @@
 with PostOnlyProvider.serving() as provider:
     provider.next(answer)              the next call gets this response, as JSON or as events, by what it asks
     provider.received                  the bodies of all calls, oldest first
+    provider.keys                      the keys that these calls came with
     provider.left                      those whose caller closed the connection before an answer was released
 """
 
@@ -46,6 +47,7 @@ class PostOnlyProvider:
     url: str = ""
     received: list[dict[str, Any]] = field(default_factory=list)
     left: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     _answers: list[Answer] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -68,6 +70,7 @@ class PostOnlyProvider:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 with provider._lock:
                     provider.received.append(body)
+                    provider.keys.append(self.headers["authorization"].removeprefix("Bearer "))
                     answer = provider._answers.pop(0) if provider._answers else Answer({"error": "unexpected"}, 500)
                 time.sleep(answer.delay_s)  # the provider's work, as the test asks for it
                 streamed = body.get("stream") and answer.status == 200 and answer.streams

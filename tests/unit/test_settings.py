@@ -334,6 +334,32 @@ def test_a_root_admin_key_of_fewer_than_32_characters_is_refused(
         assert "kkk" not in problem
 
 
+@pytest.mark.parametrize(("characters", "accepted"), [(31, False), (32, True)])
+def test_an_encryption_key_of_fewer_than_32_characters_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int, *, accepted: bool
+) -> None:
+    monkeypatch.setenv("STATE_KEY", "k" * characters)
+    text = f'[state]\nencryption_keys = ["env:STATE_KEY"]\n{GOOD}'
+    if accepted:
+        assert len(load(tmp_path, text).state.encryption_keys) == 1
+    else:
+        [problem] = problems(tmp_path, text)
+        assert "at least 32 characters" in problem
+        assert "kkk" not in problem
+
+
+@pytest.mark.parametrize(("number", "accepted"), [(16, True), (17, False)])
+def test_there_are_16_encryption_keys_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, accepted: bool
+) -> None:
+    monkeypatch.setenv("STATE_KEY", "k" * 32)
+    text = f"[state]\nencryption_keys = {['env:STATE_KEY'] * number}\n{GOOD}"
+    if accepted:
+        assert len(load(tmp_path, text).state.encryption_keys) == number
+    else:
+        assert "16 encryption keys at most" in problems(tmp_path, text)[0]
+
+
 @pytest.mark.parametrize("ending", ["/responses", "/chat/completions", "/responses/"])
 def test_a_base_url_that_ends_in_an_endpoint_is_named(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_BASE_URL_KEY", "secret")

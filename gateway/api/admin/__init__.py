@@ -3,6 +3,7 @@
     teams.py             POST GET /teams                    GET PATCH /teams/{team}             by id or name
     keys.py              POST GET /teams/{team}/keys        GET PATCH /teams/{team}/keys/{key}
     team_credits.py      POST GET /teams/{team}/credits
+    kept_state.py        GET DELETE /teams/{team}/state
     journal.py           GET /teams/{team}/journal          GET /ledger/verify
     requests.py          GET /requests                      GET /requests/{id}
     rotation.py          POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
@@ -33,6 +34,7 @@ from gateway.api.admin import (
     config,
     events,
     journal,
+    kept_state,
     keys,
     requests,
     rotation,
@@ -44,5 +46,8 @@ from gateway.api.admin import (
 from gateway.api.admin.guard import GuardedRoute
 
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
-for part in (teams, keys, rotation, team_credits, journal, requests, usage, admin_keys, upstreams, config, events):
+for part in (
+    *(teams, keys, rotation, team_credits, kept_state, journal),
+    *(requests, usage, admin_keys, upstreams, config, events),
+):
     router.include_router(part.router)

@@ -52,6 +52,8 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /teams/{team}/keys/{key}": Rule(EVERYBODY),
         "PATCH /teams/{team}/keys/{key}": Rule(LEAD, "key"),
         "POST /teams/{team}/keys/{key}/rotate": Rule(LEAD, "key"),
+        "GET /teams/{team}/state": Rule(EVERYBODY),
+        "DELETE /teams/{team}/state": Rule(LEAD),
         "GET /keys/{key}": Rule(EVERYBODY),
         "GET /ledger/verify": Rule(LOOK),
         "GET /usage": Rule(EVERYBODY),

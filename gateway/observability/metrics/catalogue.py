@@ -164,6 +164,13 @@ _ALL: Final = (
     ),
     Metric("gateway_upstream_keys_resting", "gauge", ("upstream",), "Keys that rest after a refusal, in all workers."),
     Metric("gateway_upstream_connections", "gauge", ("upstream", "state"), "Connections: open (all), idle (of those)."),
+    Metric(
+        "gateway_responses_unstored_total",
+        "counter",
+        (),
+        "Responses that should have been stored and could not be. Their clients were told `store: false`.",
+    ),
+    Metric("gateway_background_responses", "gauge", (), "Background responses that run or wait."),
     Metric("gateway_feed_dropped_total", "counter", (), "Finished requests that live lists had no room for."),
     Metric("gateway_counts_lost_total", "counter", (), "Counts for reports that the store did not take. No money."),
     Metric("gateway_log_lines_dropped_total", "counter", (), "Lines of the log that nobody was there to read."),

@@ -1,13 +1,14 @@
--- background_end_v1: ends a background response. What has ended never changes.
+-- background_end_v2: ends a background response. What has ended never changes.
 --
--- KEYS 1 contents  2 entries  3 use  4 items  5 jobs  6 events  7 temporary  [8 conversation]
+-- KEYS 1 contents  2 entries  3 use  4 items  5 jobs  6 events  7 temporary
+--      [8 conversation  9 use of the team's conversations  10 their sizes]
 -- ARGV 1 id  2 who ends it:
 --        "worker"  its worker, which needs its lease    "lost"  anybody, once the lease has lapsed
 --        "client"  a client that cancels it             "unborn"  its worker, which refuses it before it ran
 --      3 token  4 packed response  5 its packed events  6 "kept" | "temporary"  7 lifetime in ms
 --      8 maximum bytes of the team  9 the ids of its output items, separated by commas  10 lifetime if temporary, in ms
 --      11 the number of its last event, plus one  12 maximum bytes of the conversation  13 the lock's name or ""
---      14... packed items for the conversation
+--      14 the conversation's id or ""  15... packed items for the conversation
 -- Returns 1 if ended; 2 the same, but it was deleted before; 3 the same, but the conversation does not take its items;
 --         0 if somebody else has ended it; -1 if the lease has lapsed (worker) or has not (lost)
 local time = redis.call('TIME')
@@ -45,7 +46,8 @@ else
   redis.call('DEL', KEYS[6])
   answer = 2
 end
-if KEYS[8] and #ARGV > 13 and answer == 1 and redis.call('EXISTS', KEYS[8]) == 1 then
-  if append(KEYS[8], ttl_ms, tonumber(ARGV[12]), ARGV[13], 14, #ARGV) < 1 then answer = 3 end
+if KEYS[8] and #ARGV > 14 and answer == 1 and redis.call('EXISTS', KEYS[8]) == 1 then
+  if append(KEYS[8], KEYS[10], tonumber(ARGV[12]), tonumber(ARGV[8]), ARGV[13], 15, #ARGV) < 1 then return 3 end
+  note_conversation(KEYS[8], KEYS[9], KEYS[10], ARGV[14], now, ttl_ms)
 end
 return answer

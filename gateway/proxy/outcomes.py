@@ -1,0 +1,48 @@
+"""How a request ends for each error and for each reason from outside, and what its client is told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from gateway.billing.lifecycle import Outcome
+from gateway.concurrency.cancellation import Reason
+from gateway.errors import GatewayError
+from gateway.proxy.failover import InvalidAnswer
+
+ENDED_BY: Final[Mapping[Reason, Outcome]] = MappingProxyType(
+    {
+        Reason.CLIENT_LEFT: Outcome.CLIENT_LEFT,
+        Reason.TIMED_OUT: Outcome.TIMED_OUT,
+        Reason.SHUT_DOWN: Outcome.SHUT_DOWN,
+        Reason.CANCELLED: Outcome.CANCELLED,
+    }
+)
+_OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
+    {
+        "upstream_timeout": Outcome.UPSTREAM_TIMEOUT,
+        "operation_not_offered": Outcome.UPSTREAM_REFUSED,
+        "upstream_rejected_gateway": Outcome.UPSTREAM_REFUSED,
+        "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
+    }
+)
+
+
+def internal_error() -> GatewayError:
+    """The error for a bug: nothing of it is shown."""
+    return GatewayError("internal_error", "The gateway failed. The operator's log has the reason.")
+
+
+def outcome_of(error: GatewayError) -> Outcome:
+    """How a request ends for this error, raised before anything was sent to its client."""
+    if isinstance(error, InvalidAnswer):
+        return error.outcome
+    return _OUTCOMES.get(error.code, Outcome.UPSTREAM_UNREACHABLE)
+
+
+def ended_error(reason: Reason) -> GatewayError:
+    """What a client is told of an end that it has not caused."""
+    if reason is Reason.TIMED_OUT:
+        return GatewayError("upstream_timeout", "The request took longer than this gateway allows.", repeat_helps=False)
+    return GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)

@@ -1,0 +1,55 @@
+"""Where a request must go: to who made what it goes on from, or to whom its caller prefers. Pure."""
+
+from __future__ import annotations
+
+import time
+from math import ceil
+
+from gateway.errors import GatewayError
+from gateway.ledger.known_responses import KnownResponse
+from gateway.protocol.operations import Target
+from gateway.protocol.provider_preferences import Preferences
+from gateway.proxy.offers import offering
+from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.routing.preferences import preferred
+from gateway.routing.router import Route
+from gateway.state.turn import Turn
+
+
+def to_maker(snapshot: ConfigSnapshot, route: Route, turn: Turn) -> Route:
+    """The route to the key that made the reasoning which a turn continues: no other key's organisation can read it.
+
+    If that key is gone, the reasoning is left out.
+    """
+    name, _, fingerprint = turn.blobs_made_by.partition(" ")
+    if not fingerprint:
+        return route
+    upstream = snapshot.upstreams.get(name) if name in route.candidates else None
+    if upstream is not None and any(key.fingerprint == fingerprint for key in upstream.keys.keys):
+        return route._replace(candidates=(name,), key_fingerprint=fingerprint, chosen_by="reasoning")
+    turn.leave_blobs_out(f"its key of {name} is not in use any more")
+    return route
+
+
+def wanted(snapshot: ConfigSnapshot, route: Route, wishes: Preferences) -> Route:
+    """The route to the upstreams that the caller's `provider` object asks for."""
+    rates = route.price.at(time.time_ns() // 1_000_000).plain
+    prices = ceil(rates.per_million("input")), ceil(rates.per_million("output"))
+    left = preferred(route.candidates, wishes, snapshot.upstreams, *prices)
+    return route._replace(candidates=left, chosen_by="provider")
+
+
+def pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:
+    """The route to the upstream that made the response: nobody else knows it."""
+    if known_response.upstream not in snapshot.upstreams:
+        raise GatewayError(
+            "response_not_found", f"The provider of {known_response.response_id!r} is not used here any more."
+        )
+    if not target.operation.by_id and known_response.upstream not in route.rule.upstreams:
+        raise GatewayError(
+            "invalid_field",
+            f"{known_response.response_id!r} was made by a provider that the model {route.model!r} is not routed to.",
+            param="previous_response_id",
+        )
+    known = route._replace(candidates=(known_response.upstream,), chosen_by="response")
+    return offering(snapshot, known, target.operation)

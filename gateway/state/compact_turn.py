@@ -1,0 +1,50 @@
+"""A call of `POST /v1/responses/compact`: its answer is made of the model's summary, and is not stored.
+
+The answer is all messages of the user and one sealed item. It is an input, not an id: clients send it back as the
+beginning of a new chain (OpenResponses specification of 2026-04-24, schema `CompactResource`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.protocol.lenient_json import dumps, parse_object
+from gateway.state.compaction import summary_of, user_messages
+from gateway.state.items import Item, shown
+from gateway.state.turn import Turn, new_response_id
+
+_NO_USAGE: Final = MappingProxyType(
+    {
+        "input_tokens": 0,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 0,
+    }
+)
+
+
+@dataclass(slots=True)
+class CompactTurn(Turn):
+    """One such call. `seal` makes the item of the summary."""
+
+    seal: Callable[[str], Item] = field(kw_only=True)
+
+    async def whole(self, body: bytes) -> bytes:
+        """Returns the compacted conversation. Raises GatewayError `upstream_invalid_response` without a summary."""
+        response = parse_object(body) or {}
+        item = self.seal(summary_of(response))
+        self.response_id = new_response_id()
+        usage = response.get("usage")
+        compacted: dict[str, Any] = {
+            "id": self.response_id,
+            "object": "response.compaction",
+            "created_at": int(time.time()),
+            "output": [*shown(user_messages(self.window)), item],
+            "usage": usage if isinstance(usage, dict) else dict(_NO_USAGE),
+        }
+        return dumps(compacted)

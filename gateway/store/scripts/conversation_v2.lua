@@ -1,0 +1,56 @@
+-- conversation_v2: one change of a conversation, applied completely or not at all.
+--
+-- KEYS 1 conversation: meta, next (position), bytes, lock, and i:<position> -> a packed item with its id: "<id> <item>"
+--      2 use of the team's conversations  3 their sizes
+-- ARGV 1 the change  2 lifetime in ms  3 the latest time at which this may run, by the server's clock in ms, or ""  4 id
+--   create   5 meta                                  returns 1, or 0 if the id is taken
+--   append   5 maximum bytes  6 the same of all of the team  7 the lock's name or ""  8... packed items
+--            returns the first position; 0 if it does not exist; -1 if it, -3 if the team's would be too large
+--   update   5 meta                                  returns 1, or 0 if it does not exist
+--   remove   5 the item's id                         returns 1, or 0 if there is no such item
+--   lock     5 name  6 lifetime of the lock in ms    returns 1 if locked; 0 if it does not exist; -1 if another turn has it
+--   unlock   5 name                                  returns 1
+--   delete                                           returns 1, or 0 if it does not exist
+-- Returns -2 if it is too late: it waited in the socket of a store that hung, and its caller has given up on it.
+--@include conversation_append
+local what, ttl_ms, id = ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local exists = redis.call('HEXISTS', KEYS[1], 'meta') == 1
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[3] ~= '' and now > tonumber(ARGV[3]) then return -2 end
+
+local answer = 1
+if what == 'create' then
+  if exists then return 0 end
+  redis.call('HSET', KEYS[1], 'meta', ARGV[5], 'next', 1, 'bytes', 0)
+elseif not exists then
+  return 0
+elseif what == 'update' then
+  redis.call('HSET', KEYS[1], 'meta', ARGV[5])
+elseif what == 'append' then
+  answer = append(KEYS[1], KEYS[3], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], 8, #ARGV)
+  if answer < 1 then return answer end
+elseif what == 'remove' then
+  answer = 0
+  local fields = redis.call('HGETALL', KEYS[1])
+  for at = 1, #fields, 2 do
+    if string.sub(fields[at], 1, 2) == 'i:' and string.match(fields[at + 1], '^[^ ]*') == ARGV[5] then
+      redis.call('HDEL', KEYS[1], fields[at])
+      redis.call('HINCRBY', KEYS[1], 'bytes', -#fields[at + 1])
+      answer = 1
+    end
+  end
+  if answer == 0 then return 0 end
+elseif what == 'lock' then
+  local name, until_ms = string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^([^ ]*) (%d+)$')
+  if name and name ~= ARGV[5] and tonumber(until_ms) > now then return -1 end
+  redis.call('HSET', KEYS[1], 'lock', ARGV[5] .. ' ' .. string.format('%d', now + tonumber(ARGV[6])))
+elseif what == 'unlock' then
+  if string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^[^ ]*') == ARGV[5] then redis.call('HDEL', KEYS[1], 'lock') end
+elseif what == 'delete' then
+  redis.call('DEL', KEYS[1])
+  drop_conversation(KEYS[2], KEYS[3], id)
+  return 1
+end
+note_conversation(KEYS[1], KEYS[2], KEYS[3], id, now, ttl_ms)
+return answer
