@@ -87,6 +87,8 @@ REQUESTS = st.lists(st.tuples(TOKENS, TOKENS, PAUSE_MS, TOKENS, PAUSE_MS), min_s
 # Two buckets (level, time): one reserves and is corrected at the end, the other knew from the start what would be used.
 # In the middle of each request another request uses tokens.
 RACE: Final = """
+--@include common
+--@include resolving
 local limit, now, real, known = tonumber(ARGV[1]), 0, { 0, 0 }, { 0, 0 }
 local function add(reserved, used)
   real[1], known[1] = real[1] + reserved * MINUTE_MS, known[1] + used * MINUTE_MS
@@ -115,4 +117,4 @@ def test_a_corrected_bucket_is_never_emptier_than_one_that_had_known_from_the_st
     store: Server, requests: list[tuple[int, int, int, int, int]]
 ) -> None:
     words = [number for request in requests for number in request]
-    assert store.run("EVAL", Script.load("common").source + RACE, 0, LIMIT, *words) == []
+    assert store.run("EVAL", Script.written("race", RACE).source, 0, LIMIT, *words) == []

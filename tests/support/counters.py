@@ -7,6 +7,8 @@ from gateway.store.script import Script
 from tests.support.servers import Server
 
 _SET: Final = """
+--@include common
+--@include names
 local available, held, team, key = load_state(KEYS[1], ARGV[1])
 local scope = ARGV[2] == 'key' and key or team
 for at, name in pairs(COUNTERS) do
@@ -21,5 +23,4 @@ save_state(KEYS[1], ARGV[1], available, held, team, key)
 def set_counters(store: Server, team_id: str, key_id: str, scope: str, **counters: int) -> None:
     """Sets counters of a team (`scope` "team") or of its key ("key"), by the names in scripts/names.lua."""
     words = [str(word) for pair in counters.items() for word in pair]
-    source = Script.load("common").source + Script.load("names").source + _SET
-    store.run("EVAL", source, 1, TeamKeys(team_id).state, key_id, scope, *words)
+    store.run("EVAL", Script.written("set", _SET).source, 1, TeamKeys(team_id).state, key_id, scope, *words)

@@ -11,6 +11,7 @@
 -- If the clock was set back, a lifetime may end later than possible. It is then shortened.
 --
 --@include common
+--@include resolving
 --@include void
 local state, holds, held, journal = unpack(KEYS)
 local most, grace, life = ARGV[1], ARGV[2] + 0, ARGV[3] + 0

@@ -5,6 +5,7 @@
 -- Returns how many were voided.
 --
 --@include common
+--@include resolving
 --@include void
 local state, holds, held, journal = unpack(KEYS)
 local now, voided = server_ms(), 0

@@ -14,6 +14,7 @@
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 -- A cost above the hold is posted completely. What the hold did not cover is the field `over` of the journal entry.
 --@include common
+--@include resolving
 
 local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
 local response = ARGV[21] and KEYS[#KEYS]
