@@ -121,5 +121,6 @@ def _allowed(table: Router, upstreams: Mapping[str, Upstream], caller: Caller, n
     accounts = (caller.team, caller.key)
     if any(account.models and set(patterns).isdisjoint(map(folded, account.models)) for account in accounts):
         return False
-    usable = [one for one in OPERATIONS if all(permits(account.operations, one.name) for account in accounts)]
+    asked = [one for one in OPERATIONS if not one.by_id]
+    usable = [one for one in asked if all(permits(account.operations, one.name) for account in accounts)]
     return any(upstreams[upstream].offers(one.names) for upstream in rule.upstreams for one in usable)

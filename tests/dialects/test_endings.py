@@ -130,13 +130,13 @@ ERROR: Final = {"type": "server_error", "message": "Down.", "code": 503}
 
 @contextlib.asynccontextmanager
 async def two(
-    stages: Stages, first: Sequence[Step], second: Sequence[Step], **options: Any
+    stages: Stages, first: Sequence[Step], second: Sequence[Step], **of_route: Any
 ) -> AsyncIterator[tuple[Scenario, Upstream]]:
     """Two upstreams; the second is asked where the first gives no answer."""
     async with serve(second) as other:
         upstreams = {"second": {"base_url": f"{other.url}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}}
-        route = {"upstreams": ["simulator", "second"]}
-        async with stages(first, upstreams=upstreams, route=route, **options) as scenario:
+        route = {"upstreams": ["simulator", "second"], **of_route}
+        async with stages(first, upstreams=upstreams, route=route) as scenario:
             yield scenario, other
 
 
@@ -175,6 +175,17 @@ async def test_a_stream_that_begins_with_an_error_goes_to_another_upstream(
         assert await settled_once(scenario) == "usage"
         upstream = scenario.gateway.services.handler.snapshot.upstreams["simulator"]
         assert [found.model for found in upstream.health.models(time.monotonic())] == [MODEL]
+
+
+async def test_a_kept_response_that_begins_with_an_error_goes_to_another_upstream(stages: Stages) -> None:
+    failing = [request(), send(EVENT_STREAM + chunked(event("error", error=ERROR))), end_of_body()]
+    good = [request(), stream(*KINDS["responses"].good), end_of_body()]
+    async with two(stages, failing, good, state="gateway") as (scenario, other):
+        client = await ask(scenario, "responses", streams=True)
+        assert (client.status, len(other.requests)) == (200, 1)
+        assert b"response.completed" in client.body
+        assert b"Down." not in client.body
+        assert await settled_once(scenario) == "usage"
 
 
 def chunked(piece: bytes) -> bytes:
