@@ -392,13 +392,6 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/dialects/test_callers.py::test_two_keys_that_differ_are_refused",
     ),
     Protection(
-        "a header with a key stands once",
-        "gateway/http/parser.py",
-        '(b"api-key", b"authorization",',
-        '(b"authorization",',
-        "tests/dialects/test_callers.py::test_two_keys_that_differ_are_refused",
-    ),
-    Protection(
         "a model is listed only where some operation of it can succeed",
         "gateway/api/models.py",
         "return any(upstreams[upstream].offers(one.names) for upstream in rule.upstreams for one in usable)",
