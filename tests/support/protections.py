@@ -384,18 +384,4 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "if True:",
         "tests/dialects/test_endings.py::test_a_kept_response_that_begins_with_an_error_goes_to_another_upstream",
     ),
-    Protection(
-        "a request carries one key",
-        "gateway/identity/api_keys.py",
-        "    if len(keys) > 1:",
-        "    if False:",
-        "tests/dialects/test_callers.py::test_two_keys_that_differ_are_refused",
-    ),
-    Protection(
-        "a model is listed only where some operation of it can succeed",
-        "gateway/api/models.py",
-        "return any(upstreams[upstream].offers(one.names) for upstream in rule.upstreams for one in usable)",
-        "return True",
-        "tests/proxy/test_operations.py::test_a_model_is_listed_where_some_call_of_it_can_succeed",
-    ),
 )
