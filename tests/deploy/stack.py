@@ -67,7 +67,8 @@ class Stack:
         self.project = f"gwtest{uuid.uuid4().hex[:8]}"
         self.secrets = directory / "secrets"
         self.http_port, self.https_port, port = free_port(), free_port(), free_port()
-        self.prometheus_port = free_port()
+        self.prometheus_port, admin_port = free_port(), free_port()
+        self.admin_url = f"http://127.0.0.1:{admin_port}"
         self.url = f"http://127.0.0.1:{port}"
         self.environ = {
             **os.environ,
@@ -77,6 +78,7 @@ class Stack:
             "COMPOSE_PROFILES": "simulator",
             "GATEWAY_IMAGE": f"{self.project}:latest",
             "GATEWAY_PORT": str(port),
+            "ADMIN_PORT": str(admin_port),
             "GATEWAY_OPEN_FILES": str(min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
             "HTTP_PORT": str(self.http_port),
             "HTTPS_PORT": str(self.https_port),
@@ -157,7 +159,7 @@ class Stack:
     def admin(self, path: str) -> dict[str, Any]:
         """GET on the admin API."""
         key = (self.secrets / "admin_key").read_text().strip()
-        answer = httpx.get(f"{self.url}/admin/v1{path}", headers={"authorization": f"Bearer {key}"}, timeout=20)
+        answer = httpx.get(f"{self.admin_url}/admin/v1{path}", headers={"authorization": f"Bearer {key}"}, timeout=20)
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,28 @@ def test_every_service_is_hardened_bounded_and_restarted() -> None:
     assert {name: service["cap_add"] for name, service in services().items() if "cap_add" in service} == {
         "caddy": ["NET_BIND_SERVICE"]
     }
+
+
+def test_operators_have_a_port_of_their_own_which_is_published_on_loopback_alone() -> None:
+    admin = tomllib.loads((ROOT / "deploy" / "compose" / "gateway.toml").read_text(encoding="utf-8"))["admin"]
+    published = services()["gateway"]["ports"]
+    assert published == [
+        "${GATEWAY_BIND:-127.0.0.1}:${GATEWAY_PORT:-8080}:8080",
+        f"${{ADMIN_BIND:-127.0.0.1}}:${{ADMIN_PORT:-{admin['port']}}}:{admin['port']}",
+    ]
+    assert services()["gateway"]["environment"]["GATEWAY_URL"] == f"http://127.0.0.1:{admin['port']}"
+    assert f":{admin['port']}" not in services()["caddy"]["environment"]["GATEWAYS"]
+
+
+def test_every_image_is_a_variable_that_takes_one_with_a_digest() -> None:
+    """deploy/README.md says how to find the digests; .env has them then."""
+    section = (
+        (ROOT / "deploy" / "README.md").read_text(encoding="utf-8").split("### Pinned images\n")[1].split("\n#")[0]
+    )
+    images = [VARIABLE.fullmatch(service["image"]) for service in services().values()]
+    assert None not in images
+    assert [image[1] for image in images if image and image[1] not in section] == []
+    assert "BASE_IMAGE" in section
 
 
 def test_the_store_publishes_nothing_and_is_on_a_network_that_leads_nowhere() -> None:

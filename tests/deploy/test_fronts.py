@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx
+import openai
 import pytest
 import trustme
 
+from tests.deploy.operators import ADMIN_KEY, PATHS, spellings, told
 from tests.deploy.stack import ROOT, Answered, Load, sdk, stream_once, trust
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.ports import free_port
@@ -48,6 +50,8 @@ shutdown_delay_s = {DELAY_S}
 url = "{store_url}"
 data_dir = "{directory}"
 accept_data_loss = true
+[admin]
+key = "env:TEST_ADMIN_KEY"
 [log]
 level = "error"
 [upstreams.simulator]
@@ -63,7 +67,7 @@ output = "25"
         self.start()
 
     def start(self) -> None:
-        environment = {**os.environ, "TEST_UPSTREAM_KEY": "key"}
+        environment = {**os.environ, "TEST_UPSTREAM_KEY": "key", "TEST_ADMIN_KEY": ADMIN_KEY}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", "--config", self._config],
             cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
@@ -144,7 +148,9 @@ def front(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.T
 
 
 @contextlib.contextmanager
-def start_nginx(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
+def start_nginx(
+    program: str, directory: Path, pair: Pair, more_changes: Mapping[str, str] | None = None
+) -> Iterator[Front]:
     authority = trustme.CA()
     certificate = authority.issue_cert(NAME)
     authority.cert_pem.write_to_path(directory / "ca.pem")
@@ -159,11 +165,12 @@ def start_nginx(program: str, directory: Path, pair: Pair) -> Iterator[Front]:
         "gateway.example.com": NAME,
         "/etc/ssl/gateway/fullchain.pem": str(directory / "chain.pem"),
         "/etc/ssl/gateway/privkey.pem": str(directory / "key.pem"),
+        **(more_changes or {}),
     }
     text = NGINX.read_text(encoding="utf-8")
-    for told, here in changes.items():
-        assert told in text
-        text = text.replace(told, here)
+    for written, here in changes.items():
+        assert written in text
+        text = text.replace(written, here)
     (directory / "gateway.conf").write_text(text)
     places = "".join(
         f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -251,11 +258,61 @@ def test_clients_may_speak_http_2(front: Front) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "2"
 
 
-@pytest.mark.parametrize("path", ["/admin/v1/teams", "/dashboard", "/dashboard/", "/metrics"])
-def test_what_is_for_operators_is_not_passed_on(front: Front, path: str) -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_no_spelling_of_an_operators_path_passes(front: Front, path: str) -> None:
+    """These gateways have everything on one port and take the key that is sent: only the front stands in between."""
+    answers = {target: told(front.url, target, ca_file=front.ca_file) for target in spellings(path)}
+    assert {target: answer for target, answer in answers.items() if not answer.is_refused} == {}
     answer = httpx.get(front.url + path, verify=trust(front.ca_file), trust_env=False)
     assert answer.status_code == 404
-    assert "x-request-id" not in answer.headers
+    assert "x-request-id" not in answer.headers, "the gateway was asked"
+
+
+def test_the_gateways_themselves_would_have_answered(pair: Pair) -> None:
+    """What the test above relies on."""
+    url = f"http://127.0.0.1:{pair.gateways[0].port}"
+    assert b"gateway_build_info" in told(url, "/metrics").raw
+    assert b"<form" in told(url, "/dashboard/login").raw
+    assert told(url, "/dashboard").status == 303
+    assert told(url, "/admin/v1/teams").status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/healthz", "/readyz", "/api/hello"])
+def test_what_is_for_clients_passes(front: Front, pair: Pair, path: str) -> None:
+    assert told(front.url, path, ca_file=front.ca_file, key=pair.key.text).status == 200
+
+
+@contextlib.contextmanager
+def limited_nginx(pair: Pair, directory: Path, changes: Mapping[str, str]) -> Iterator[Front]:
+    """nginx with the shipped file and smaller numbers, so that a test reaches them."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    with start_nginx(program, directory, pair, changes) as front:
+        wait_until_sync(lambda: is_ready(front.url, front.ca_file), timeout_s=20, what="nginx answers")
+        yield front
+
+
+def test_nginx_bounds_what_runs_for_one_address(pair: Pair, tmp_path: Path) -> None:
+    changes = {"limit_conn gateway_connections 200": "limit_conn gateway_connections 2"}
+    with (
+        limited_nginx(pair, tmp_path, changes) as front,
+        sdk(front.url, pair.key.text, ca_file=front.ca_file) as client,
+        client.responses.create(model="sim/slow-50+tokens-1000", input="hello", stream=True) as one,
+        client.responses.create(model="sim/slow-50+tokens-1000", input="hello", stream=True) as two,
+    ):
+        assert [next(iter(events)).type for events in (one, two)] == ["response.created"] * 2
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.responses.create(model="sim/tokens-20", input="hello")
+    assert refused.value.code == "rate_limit_exceeded"
+    assert refused.value.response.headers["retry-after"] == "1"
+
+
+def test_nginx_bounds_how_often_one_address_asks(pair: Pair, tmp_path: Path) -> None:
+    with limited_nginx(pair, tmp_path, {"rate=100r/s": "rate=1r/m", "burst=200": "burst=5"}) as front:
+        statuses = [told(front.url, "/healthz", ca_file=front.ca_file).status for _ in range(8)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
 
 
 @pytest.mark.timeout(180)  # each gateway is served by until its delay is over, and then starts

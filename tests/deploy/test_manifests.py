@@ -91,7 +91,76 @@ def test_kustomize_builds_the_example_and_the_monitoring_with_it(tmp_path: Path)
     selected = of_gateway["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items()
     services = [each for each in made if each["kind"] == "Service"]
     found = [each["metadata"]["name"] for each in services if selected <= each["metadata"].get("labels", {}).items()]
-    assert found == ["gateway"]
+    assert found == ["gateway-admin"]
+    built_peers = {each["metadata"]["name"]: _peers(each) for each in made if each["kind"] == "NetworkPolicy"}
+    assert built_peers == {name: _peers(one("NetworkPolicy", name)) for name in ("gateway", "store")}
+
+
+def _peers(policy: dict[str, Any]) -> list[Any]:
+    """Who is named in a policy: what kustomize puts into a selector of these would shut out others' pods."""
+    rules = policy["spec"]
+    return [rule.get("from", rule.get("to")) for rule in (*rules["ingress"], *rules.get("egress", []))]
+
+
+def test_kustomize_pins_every_image_by_its_digest(tmp_path: Path) -> None:
+    """By the change of the overlay that README.md describes."""
+    told = kustomization(OVERLAY)["images"]
+    names = {container["image"].partition(":")[0] for pod in pods().values() for container in pod["containers"]}
+    assert {image["name"] for image in told} == names
+    assert "digest: sha256:" in (OVERLAY / "kustomization.yaml").read_text(encoding="utf-8")
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    digest = f"sha256:{'a' * 64}"
+    pinned = [{**{k: v for k, v in image.items() if k != "newTag"}, "digest": digest} for image in told]
+    for directory, name in ((BASE, "deployment.yaml"), (OVERLAY, "store.yaml")):
+        shutil.copy(directory / name, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": ["deployment.yaml", "store.yaml"], "images": pinned})
+    )
+    built = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    images = re.findall(r"image: (\S+)", built.stdout)
+    assert len(images) == len(names)
+    assert all(image.endswith(f"@{digest}") for image in images)
+
+
+def test_a_policy_names_who_may_come_to_each_port() -> None:
+    rules = {rule["ports"][0]["port"]: rule for rule in one("NetworkPolicy", "gateway")["spec"]["ingress"]}
+    assert set(rules) == {"http", "admin"}
+    assert [rule["ports"] for rule in rules.values()] == [[{"port": "http"}], [{"port": "admin"}]]
+    named = {port: _names(rule["from"]) for port, rule in rules.items()}
+    assert named == {"http": {"ingress-nginx", "clients"}, "admin": {"monitoring", "prometheus", "operator"}}
+    (store,) = one("NetworkPolicy", "store")["spec"]["ingress"]
+    assert _names(store["from"]) == {"gateway"}
+
+
+def _names(peers: list[dict[str, Any]]) -> set[str]:
+    """The values by which peers are chosen. An empty selector would mean everybody."""
+    found: set[str] = set()
+    for peer in peers:
+        assert peer, "everybody"
+        for selector in peer.values():
+            wanted = {*selector.get("matchLabels", {}).values()}
+            wanted |= {value for each in selector.get("matchExpressions", []) for value in each["values"]}
+            assert wanted, "everybody"
+            found |= wanted
+    return found
+
+
+def test_no_service_has_both_ports() -> None:
+    services = {each["metadata"]["name"]: each["spec"] for each in resources() if each["kind"] == "Service"}
+    ports = {name: [port["targetPort"] for port in spec["ports"]] for name, spec in services.items()}
+    assert ports == {"gateway": ["http"], "gateway-admin": ["admin"], "store": ["redis"]}
+    assert "type" not in services["gateway-admin"], "it is for the cluster alone"
+
+
+def test_the_pods_have_operators_paths_on_the_port_of_that_name() -> None:
+    (container,) = pods()["gateway"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["GATEWAY_ADMIN__PORT"] == str(ports["admin"])
+    assert environment["GATEWAY_URL"].endswith(f":{ports['admin']}")
+    assert ports["admin"] != ports["http"]
 
 
 def test_the_monitoring_scrapes_a_port_that_the_service_has() -> None:
@@ -99,15 +168,15 @@ def test_the_monitoring_scrapes_a_port_that_the_service_has() -> None:
     (monitor,) = documents(MONITORING / "servicemonitor.yaml")
     assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
     assert set(monitor) == {"apiVersion", "kind", "metadata", "spec"}
-    assert set(monitor["spec"]) == {"selector", "endpoints"}
+    assert set(monitor["spec"]) == {"jobLabel", "selector", "endpoints"}
     (endpoint,) = monitor["spec"]["endpoints"]
     assert set(endpoint) == {"port", "path", "interval"}
-    service = one("Service", "gateway")
+    service = one("Service", "gateway-admin")
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert endpoint["path"] == "/metrics"
     assert "GatewayDown" in (text := (ROOT / "deploy" / "prometheus" / "rules.yml").read_text(encoding="utf-8"))
-    assert f'job="{service["metadata"]["name"]}"' in text
+    assert f'job="{service["metadata"]["labels"][monitor["spec"]["jobLabel"]]}"' in text
 
 
 @pytest.mark.parametrize("directory", [BASE, OVERLAY, MONITORING], ids=["base", "overlay", "monitoring"])

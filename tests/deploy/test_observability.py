@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +74,8 @@ def test_prometheus_takes_the_configuration_and_asks_the_gateways(tmp_path: Path
     assert f'up{{job="{job["job_name"]}"}}' in RULES.read_text(encoding="utf-8")
     (names,) = (each["names"] for each in job["dns_sd_configs"])
     assert names == [name for name in compose() if re.fullmatch(r"gateway(-\d)?", name)]
+    settings = tomllib.loads((DEPLOY / "compose" / "gateway.toml").read_text(encoding="utf-8"))
+    assert [each["port"] for each in job["dns_sd_configs"]] == [settings["admin"]["port"]]
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")
     here = tmp_path / "prometheus.yml"

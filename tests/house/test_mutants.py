@@ -1,12 +1,17 @@
 """Every row of the table of protections can be switched off, and names a test that there is."""
 
+from typing import Final
+
 import pytest
 
+from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.program import ROOT
 from tests.support.protections import PROTECTIONS, Protection
 
+EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS)
 
-@pytest.mark.parametrize("row", PROTECTIONS, ids=lambda row: row.name)
+
+@pytest.mark.parametrize("row", EVERY, ids=lambda row: row.name)
 def test_a_protection_stands_once_where_its_row_says_and_has_its_test(row: Protection) -> None:
     source = (ROOT / row.file).read_text(encoding="utf-8")
     assert source.count(row.text) == 1
@@ -16,4 +21,4 @@ def test_a_protection_stands_once_where_its_row_says_and_has_its_test(row: Prote
 
 
 def test_no_two_rows_have_one_name() -> None:
-    assert len({row.name for row in PROTECTIONS}) == len(PROTECTIONS)
+    assert len({row.name for row in EVERY}) == len(EVERY)

@@ -18,9 +18,11 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 
 ROOT: Final = Path(__file__).parents[2]
+EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS)
 TESTS_FAILED: Final = 1  # pytest's exit code; others mean that it could not run them
 TIMEOUT_S: Final = 180
 
@@ -65,10 +67,10 @@ def main() -> int:
     """Returns 0 if no protection can be switched off without a test that fails."""
     parser = argparse.ArgumentParser(prog="make mutants")
     parser.add_argument("name", nargs="?", default="", help="only those with this in their name or file")
-    parser.add_argument("--sample", type=int, default=len(PROTECTIONS), help="how many, drawn at random")
+    parser.add_argument("--sample", type=int, default=len(EVERY), help="how many, drawn at random")
     parser.add_argument("--seed", default=dt.datetime.now(dt.UTC).date().isoformat())
     asked = parser.parse_args()
-    chosen = [one for one in PROTECTIONS if asked.name in one.name or asked.name in one.file]
+    chosen = [one for one in EVERY if asked.name in one.name or asked.name in one.file]
     if asked.sample < len(chosen):
         chosen = random.Random(asked.seed).sample(chosen, asked.sample)  # noqa: S311 - a sample of tests, no secret
     survivors = 0
@@ -81,7 +83,7 @@ def main() -> int:
             state = f"SURVIVES: {why}" if why else "a test misses it"
             sys.stdout.write(f"{time.monotonic() - began_s:5.1f} s  {protection.name}: {state}\n")
             sys.stdout.flush()
-    sys.stdout.write(f"{len(chosen)} of {len(PROTECTIONS)} protections, seed {asked.seed}: {survivors} survive\n")
+    sys.stdout.write(f"{len(chosen)} of {len(EVERY)} protections, seed {asked.seed}: {survivors} survive\n")
     return 1 if survivors else 0
 
 

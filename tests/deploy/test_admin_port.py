@@ -1,0 +1,87 @@
+"""The compose stack's configuration, served for real: operators' paths are on their own port and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from typing import Final
+
+import httpx
+import pytest
+
+from tests.deploy.operators import ADMIN_KEY, PATHS, spellings, told
+from tests.deploy.stack import ROOT
+from tests.support.ports import free_port
+from tests.support.servers import valkey_server
+from tests.support.waiting import wait_until_sync
+
+CONFIG: Final = ROOT / "deploy" / "compose" / "gateway.toml"
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address for clients and the one for operators, of a gateway with the shipped file.
+
+    As in a container, GATEWAY_URL is set; only secrets, ports and the store's address are others.
+    """
+    directory = tmp_path_factory.mktemp("admin-port")
+    text = CONFIG.read_text(encoding="utf-8")
+    for name, value in {"admin_key": ADMIN_KEY, "upstream_api_key": "key"}.items():
+        (directory / name).write_text(value)
+        text = text.replace(f"/run/secrets/{name}", str(directory / name))
+    text = text.replace('password = "file:/run/secrets/store_password"\n', "")
+    port, admin_port = free_port(), free_port()
+    told_port = tomllib.loads(text)["admin"]["port"]
+    text = text.replace(f"port = {told_port}", f"port = {admin_port}").replace('host = "0.0.0.0"', 'host = "127.0.0.1"')
+    with valkey_server() as store:
+        (directory / "gateway.toml").write_text(text.replace("redis://valkey:6379", store.url))
+        environment = {
+            **os.environ,
+            "GATEWAY_URL": f"http://127.0.0.1:{admin_port}",
+            "GATEWAY_STORE__DATA_DIR": str(directory),
+            "GATEWAY_STORE__ACCEPT_DATA_LOSS": "true",
+            "GATEWAY_SERVER__SHUTDOWN_DELAY_S": "0",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "gateway",
+            "serve",
+            "--config",
+            str(directory / "gateway.toml"),
+            "--port",
+            str(port),
+        ]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+            try:
+                url = f"http://127.0.0.1:{port}"
+                wait_until_sync(
+                    lambda: process.poll() is not None or _is_ready(url), timeout_s=30, what="the gateway is ready"
+                )
+                assert process.poll() is None, "it did not start"
+                yield url, f"http://127.0.0.1:{admin_port}"
+            finally:
+                process.kill()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_port_for_clients_has_no_operators_path_in_any_spelling(ports: tuple[str, str], path: str) -> None:
+    answers = {target: told(ports[0], target) for target in spellings(path)}
+    assert {target: answer for target, answer in answers.items() if not answer.is_refused} == {}
+
+
+def test_the_port_for_operators_has_them_all_and_nothing_for_clients(ports: tuple[str, str]) -> None:
+    assert b"gateway_build_info" in told(ports[1], "/metrics").raw
+    assert b"<form" in told(ports[1], "/dashboard/login").raw
+    assert told(ports[1], "/admin/v1/teams").status == 200
+    assert told(ports[1], "/v1/models").status == 404
