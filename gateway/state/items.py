@@ -11,6 +11,7 @@ unknown kinds otherwise pass unchanged. Item types: OpenResponses specification 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,27 +70,32 @@ def is_reference(item: Mapping[str, Any]) -> bool:
     return kind == "image_generation_call" and isinstance(item.get("id"), str) and item.get("result") is None
 
 
-def with_ids(items: Iterable[Item]) -> list[Item]:
-    """Returns the items with one id each. An item keeps its own id if it is usable and unique among the items."""
+def with_ids(items: Sequence[Item], places: Sequence[str] = ()) -> list[Item]:
+    """Returns the items with one id each. An item keeps its own id if it is usable and unique among the items.
+
+    `places` name each item's place for good: another id is then derived from it, so that a list has the same ids every
+    time. Without them it is random.
+    """
     taken: set[str] = set()
     found = []
-    for item in items:
+    for at, item in enumerate(items):
         identifier = item.get("id")
         if not isinstance(identifier, str) or _ITEM_ID.fullmatch(identifier) is None or identifier in taken:
-            identifier = new_item_id(kind_of(item))
+            identifier = new_item_id(kind_of(item), places[at] if places else "")
         taken.add(identifier)
         found.append({**item, "id": identifier})
     return found
 
 
-def new_item_id(kind: str) -> str:
-    """Returns a new item id for this kind of item."""
-    return f"{_ID_PREFIXES.get(kind, 'item')}_{secrets.token_hex(16)}"
+def new_item_id(kind: str, place: str = "") -> str:
+    """Returns a new item id for this kind of item: random, or the same every time for the same place."""
+    word = hashlib.sha256(place.encode()).hexdigest()[:32] if place else secrets.token_hex(16)
+    return f"{_ID_PREFIXES.get(kind, 'item')}_{word}"
 
 
-def shown(items: Sequence[Item]) -> list[Item]:
+def shown(items: Sequence[Item], places: Sequence[str] = ()) -> list[Item]:
     """Returns items as a list shows them. Typed clients cannot read a message without a type or with a bare string."""
-    return [_shown(item) for item in with_ids(items)]
+    return [_shown(item) for item in with_ids(items, places)]
 
 
 def _shown(item: Item) -> Item:

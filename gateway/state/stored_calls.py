@@ -117,10 +117,15 @@ class StoredCalls:
 
     async def _input(self, key: ApiKey, record: StoredResponse) -> list[Item]:
         """Returns the input that a response was made from: its own and that of the turns it continues."""
-        items: list[Item] = []
-        for link in await self._responses.ancestors(key, record):
-            items += [*link.input, *link.output]
-        return shown([*items, *record.input])
+        links = [
+            (link.response_id, [*link.input, *link.output]) for link in await self._responses.ancestors(key, record)
+        ]
+        placed = [
+            (f"{response_id}/{at}", item)
+            for response_id, items in [*links, (record.response_id, record.input)]
+            for at, item in enumerate(items)
+        ]
+        return shown([item for _, item in placed], [place for place, _ in placed])
 
 
 def shown_response(response: dict[str, Any]) -> LocalAnswer:

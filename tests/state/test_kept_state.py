@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -58,6 +58,22 @@ def test_the_sdk_continues_reads_lists_and_deletes(provider: PostOnlyProvider, s
     with pytest.raises(openai.BadRequestError, match="resp_sdk_1") as refused:
         sdk.responses.create(model=MODEL, input="Say three.", previous_response_id=second.id)
     assert refused.value.code == "previous_response_not_found"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_items_of_several_turns_with_the_same_id_are_listed_page_by_page(
+    provider: PostOnlyProvider, sdk: openai.OpenAI, order: Literal["asc", "desc"]
+) -> None:
+    previous: str | None = None
+    texts = ["one", "two", "three"]
+    for text in texts:
+        provider.next(answer(f"heard {text}", f"resp_same_{order}_{text}"))
+        item: Any = {"type": "message", "id": "msg_0", "role": "user", "content": text}
+        previous = sdk.responses.create(model=MODEL, input=[item], previous_response_id=previous or openai.omit).id
+    pages = [item.to_dict() for item in sdk.responses.input_items.list(str(previous), order=order, limit=1)]
+    said: list[Any] = [item["content"][0]["text"] for item in pages if item["role"] == "user"]  # type: ignore[index]
+    assert said == (texts if order == "asc" else texts[::-1])
+    assert len({item["id"] for item in pages}) == len(pages) == 5
 
 
 def test_the_sdk_replays_a_stored_response_as_a_stream(provider: PostOnlyProvider, sdk: openai.OpenAI) -> None:
