@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
-from gateway.state.items import COMPACTION, Item, kind_of
+from gateway.state.items import COMPACTION, LOCAL_SHELL_OUTPUT, Item, kind_of
 
 _OUTPUT: Final = "_output"
 _CALL: Final = "_call"
@@ -84,20 +84,29 @@ def _same_call(before: Item | None, item: Item) -> bool:
 def check_calls(items: Iterable[Item]) -> None:
     """Raises GatewayError `invalid_item` (400, param `input`), which names the call_id that does not match.
 
-    Only a call with a `call_id` waits for the client. Calls of hosted tools have none and are not checked.
+    Only a call with a `call_id` waits for the client. Calls of hosted tools have none and are not checked. An item of
+    another kind with a `call_id`, such as a `program`, may have an output and needs none.
     """
     open_calls: dict[str, str] = {}
+    others: dict[str, str] = {}
+    by_item_id: dict[str, str] = {}  # an output of the local shell names its call by either id
     answered: set[str] = set()
     for item in items:
-        kind, call_id = kind_of(item), item.get("call_id")
+        kind = kind_of(item)
+        call_id = item.get("call_id")
+        if kind == LOCAL_SHELL_OUTPUT and call_id is None:
+            call_id = by_item_id.get(str(item.get("id")), item.get("id"))
         if not isinstance(call_id, str) or not call_id:
             continue
         if kind.endswith(_OUTPUT):
-            _answer(open_calls, answered, kind, call_id)
+            _answer(open_calls if call_id in open_calls else others, answered, kind, call_id)
         elif kind.endswith(_CALL):
             if call_id in open_calls or call_id in answered:
                 raise _refused(f"The call {call_id!r} occurs twice.")
             open_calls[call_id] = kind
+            by_item_id[str(item.get("id"))] = call_id
+        else:
+            others[call_id] = kind
     for call_id in open_calls:
         raise _refused(f"The call {call_id!r} has no output: send one before the next turn.")
 

@@ -36,6 +36,8 @@ _TEXT_PARTS: Final = frozenset({"output_text", "input_text", "text"})
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,256}")
 COMPACTION: Final = "compaction"
 TRIGGER: Final = "compaction_trigger"
+LOCAL_SHELL_OUTPUT: Final = "local_shell_call_output"
+"""Its `id` is not its own: it names the call (OpenAI's API reference, `LocalShellCallOutput`)."""
 
 
 def as_items(given: object) -> list[Item]:
@@ -80,6 +82,9 @@ def with_ids(items: Sequence[Item], places: Sequence[str] = ()) -> list[Item]:
     found = []
     for at, item in enumerate(items):
         identifier = item.get("id")
+        if kind_of(item) == LOCAL_SHELL_OUTPUT and identifier:
+            found.append(item)
+            continue
         if not isinstance(identifier, str) or _ITEM_ID.fullmatch(identifier) is None or identifier in taken:
             identifier = new_item_id(kind_of(item), places[at] if places else "")
         taken.add(identifier)
@@ -130,6 +135,8 @@ def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs:
         kept = {name: value for name, value in item.items() if name not in _NEVER_SENT and value is not None}
         if kind == "reasoning" and reasoning_ids and isinstance(item.get("id"), str):
             kept["id"] = item["id"]
+        if kind == LOCAL_SHELL_OUTPUT:
+            kept |= {"id": item["id"]} if item.get("id") else {}
         if kind == "message":
             kept["type"] = "message"
             if isinstance(kept.get("content"), list):

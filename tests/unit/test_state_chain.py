@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.state.chain import Link, check_calls, resolve
-from gateway.state.items import Item, as_items, is_reference, shown, upstream_items
+from gateway.state.items import Item, as_items, is_reference, shown, upstream_items, with_ids
 
 
 def user(text: str) -> Item:
@@ -65,6 +65,11 @@ def test_what_agents_send_again_is_taken_once() -> None:
         [call("a", "custom_tool_call"), output("a", "custom_tool_call_output")],
         [call("a", "computer_call"), output("a", "computer_call_output")],
         [call("a", "tool_search_call"), output("a", "tool_search_output")],
+        [call("a", "local_shell_call", id="lsh_1"), {"type": "local_shell_call_output", "id": "lsh_1", "output": "x"}],
+        [call("a", "local_shell_call", id="lsh_1"), {"type": "local_shell_call_output", "id": "a", "output": "x"}],
+        [call("a", "local_shell_call", id="lsh_1"), output("a", "local_shell_call_output")],
+        [call("p", "program")],
+        [call("p", "program"), output("p", "program_output")],
         [{"type": "web_search_call", "id": "ws_1"}],
         [{"type": "mcp_call", "id": "mcp_1"}],
     ],
@@ -82,6 +87,9 @@ def test_calls_that_have_their_outputs_pass(items: list[Item]) -> None:
         [call("call_x"), call("call_x"), output("call_x")],
         [call("call_x"), output("call_x", "custom_tool_call_output")],
         [output("call_x"), call("call_x")],
+        [{"type": "local_shell_call_output", "id": "call_x", "output": "x"}],
+        [call("call_x", "program"), output("call_x")],
+        [call("call_x", "program"), output("call_x", "program_output"), output("call_x", "program_output")],
     ],
 )
 def test_a_call_that_does_not_fit_is_refused_by_its_name(items: list[Item]) -> None:
@@ -89,6 +97,14 @@ def test_a_call_that_does_not_fit_is_refused_by_its_name(items: list[Item]) -> N
         check_calls(items)
     assert (refused.value.status, refused.value.param) == (400, "input")
     assert "'call_x'" in refused.value.message
+
+
+def test_an_output_of_the_local_shell_keeps_the_id_that_names_its_call() -> None:
+    said: Item = {"type": "local_shell_call_output", "id": "lsh_1", "output": "x", "status": "completed"}
+    assert upstream_items(with_ids([call("a", "local_shell_call", id="lsh_1"), said])) == [
+        call("a", "local_shell_call"),
+        {"type": "local_shell_call_output", "id": "lsh_1", "output": "x"},
+    ]
 
 
 def test_items_go_upstream_without_what_only_answers_have() -> None:
