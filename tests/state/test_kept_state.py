@@ -70,8 +70,9 @@ def test_items_of_several_turns_with_the_same_id_are_listed_page_by_page(
         provider.next(answer(f"heard {text}", f"resp_same_{order}_{text}"))
         item: Any = {"type": "message", "id": "msg_0", "role": "user", "content": text}
         previous = sdk.responses.create(model=MODEL, input=[item], previous_response_id=previous or openai.omit).id
-    pages = [item.to_dict() for item in sdk.responses.input_items.list(str(previous), order=order, limit=1)]
-    said: list[Any] = [item["content"][0]["text"] for item in pages if item["role"] == "user"]  # type: ignore[index]
+    listed = sdk.responses.input_items.list(str(previous), order=order, limit=1)
+    pages: list[dict[str, Any]] = [item.to_dict() for item in listed]
+    said = [item["content"][0]["text"] for item in pages if item["role"] == "user"]
     assert said == (texts if order == "asc" else texts[::-1])
     assert len({item["id"] for item in pages}) == len(pages) == 5
 
