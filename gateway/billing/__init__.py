@@ -10,4 +10,6 @@ bill          a cost as text in the journal, with all its lines
 cost          what a usage costs, itemised
 lifecycle     the states and outcomes of a request
 settlement    from an outcome to a charge
+reconciliation   the journal held against what a provider bills
+provider_export  what a provider exports of what it bills, as rows
 """

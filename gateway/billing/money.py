@@ -42,11 +42,22 @@ def round_up_usd(text: str) -> int:
     Unlike `parse_usd` it accepts exponents, which JSON numbers may have. Raises MoneyError unless it is a finite amount
     >= 0.
     """
+    nano = round_up_signed_usd(text)
+    if nano < 0 or (nano == 0 and Decimal(text) < 0):
+        raise MoneyError(f"{text!r} is not an amount that the ledger can hold")
+    return nano
+
+
+def round_up_signed_usd(text: str) -> int:
+    """Parses a decimal string in USD that may be negative, as a provider's credit is. Rounded as by `round_up_usd`.
+
+    Raises MoneyError for what is no finite amount within the bounds of the ledger.
+    """
     try:
         nano = Decimal(text) * NANO
     except ArithmeticError:
         raise MoneyError(f"{text!r} is not an amount") from None
-    if not nano.is_finite() or nano < 0 or nano > MAX_NANO_USD:
+    if not nano.is_finite() or abs(nano) > MAX_NANO_USD:
         raise MoneyError(f"{text!r} is not an amount that the ledger can hold")
     return int(nano.to_integral_value(rounding="ROUND_CEILING"))
 

@@ -115,6 +115,7 @@ class Settlement(NamedTuple):
 
     `bill` says how the cost came about, as the journal keeps it (bill.py). `unpriced` names what the price has no rate
     for. `attempts` are earlier attempts at other upstreams that may have started the work, as the journal keeps them.
+    `response_id`: the provider's own, under which it may list what it bills.
     """
 
     hold: Hold
@@ -128,6 +129,7 @@ class Settlement(NamedTuple):
     bill: str = ""
     unpriced: tuple[str, ...] = ()
     attempts: tuple[str, ...] = ()
+    response_id: str = ""
 
     @property
     def over_nano_usd(self) -> int:

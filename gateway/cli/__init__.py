@@ -6,7 +6,7 @@
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
-    recent_requests, top, upstreams, config, admin_keys
+    reconcile, recent_requests, top, upstreams, config, admin_keys
                      commands that use the admin API
     options, output  shared flags; tables and JSON
     errors           how a command fails
@@ -43,6 +43,7 @@ _PARTS: Final = MappingProxyType(
         "credits": _Part("team_credits"),
         "state": _Part("kept_state"),
         "ledger": _Part("ledger"),
+        "reconcile": _Part("reconcile", "reconcile"),
         "limits": _Part("limits"),
         "requests": _Part("recent_requests"),
         "upstreams": _Part("upstreams"),

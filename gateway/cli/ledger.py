@@ -33,7 +33,7 @@ _ENTRIES_AT_ONCE: Final = "1000"
 _COLUMNS: Final = (
     "team_id", "team", "id", "at", "type", "request_id", "key_id", "amount_usd", "balance_usd", "hold_usd", "model",
     "upstream", "outcome", "settled_by", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
-    "note",
+    "note", "response_id",
 )  # fmt: skip
 _Team = Annotated[str | None, typer.Argument(help="A team's name or id; without one, all teams.")]
 

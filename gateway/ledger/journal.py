@@ -44,6 +44,7 @@ class Entry:
 
     `ref` is the id of the request, or of the movement for grants and adjustments. `usage` and `bill` belong to a
     settlement, and `over` is what its hold did not cover. `attempt` is a failed attempt that may have started the work.
+    `response_id` is the provider's id of the answer.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Entry:
     bill: Bill | None = None
     over: int = 0
     attempt: str = ""
+    response_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,4 +233,5 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
         bill=bill,
         over=int(fields.get("over", "0")),
         attempt=fields.get("attempt", ""),
+        response_id=fields.get("response", ""),
     )

@@ -56,6 +56,7 @@ class Relay:
 
     def __init__(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         self.outcome = Outcome.INTERNAL_ERROR
+        self.billed_as: str | None = None  # the provider's id of an answer; the client may be shown another one
         self._admitted = admitted
         self._off_loop = admitted.snapshot.off_loop
         self._dialect = admitted.target.operation.dialect
@@ -223,7 +224,7 @@ class Relay:
             raise RuntimeError("no stream has begun")
         rest = await finish(observer, self._off_loop) if observer.is_large else observer.finish(half=False)
         facts, closing = observer.facts, b""
-        self.record.response_id = observer.response_id
+        self.billed_as = self.record.response_id = observer.response_id
         may_end = facts.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
         ended: Ended | None = facts.ended or ("completed" if may_end else None)
         if self._refused:
@@ -273,7 +274,7 @@ class Relay:
             self.outcome = Outcome.UPSTREAM_REFUSED
         else:
             self._learnt.facts, self._learnt.answer, self._learnt.length = facts, fields, len(body)
-            self.record.response_id = facts.response_id
+            self.billed_as = self.record.response_id = facts.response_id
             self.outcome = OUTCOMES[facts.ended]
             self._confirm(opened)
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6
@@ -352,6 +353,12 @@ class Relay:
             return None
         found = self.record.response_id if observer is None else observer.response_id
         return found if found is not None and is_response_id(found) else None
+
+    @property
+    def opening_id(self) -> str | None:
+        """The id that the provider gave an answer that did not come to its end."""
+        observer = self._learnt.observer
+        return None if observer is None else observer.response_id
 
     @property
     def upstream_key(self) -> str:

@@ -76,6 +76,8 @@ def decided(
         usage = input_usage(admitted)
         attempts = (attempt_of(one.upstream, one.reason, usage, hold, terms) for one in search.begun)
         settlement = settlement._replace(attempts=tuple(attempts))
+    if settlement.kind == "settle" and (response_id := relay.billed_as or relay.opening_id):
+        settlement = settlement._replace(response_id=response_id)
     return result, settlement
 
 

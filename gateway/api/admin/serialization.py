@@ -106,6 +106,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "bill": None if entry.bill is None else bill_json(entry.bill),
         "over_usd": format_usd(entry.over),
         "attempt": orjson.loads(entry.attempt) if entry.attempt else None,
+        "response_id": entry.response_id or None,
     }
 
 

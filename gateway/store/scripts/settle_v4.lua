@@ -1,4 +1,4 @@
--- settle_v3: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
+-- settle_v4: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  9 usage of the day
 --      [the client's idempotency key]  [response]
@@ -8,7 +8,8 @@
 --      17 lifetime of the idempotency key, ms
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
 --      19 how the cost came about, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
---      [21 what to remember of the response, under the last key  22 for how long, ms]
+--      21 the provider's id of the response, or ""
+--      [22 what to remember of the response, under the last key  23 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
@@ -17,7 +18,7 @@
 --@include resolving
 
 local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
-local response = ARGV[21] and KEYS[#KEYS]
+local response = ARGV[22] and KEYS[#KEYS]
 local mark = #KEYS > (response and 10 or 9) and KEYS[10]
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
 local now = server_ms()
@@ -64,6 +65,7 @@ end
 
 local more = {}
 if ARGV[19] ~= '' then more[1], more[2] = 'bill', ARGV[19] end
+if ARGV[21] ~= '' then more[#more + 1], more[#more + 2] = 'response', ARGV[21] end
 if cost > hold.amount then more[#more + 1], more[#more + 2] = 'over', cost - hold.amount end
 local entry = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*',
   'type', kind, 'id', id, 'key', key_id, 'amount', 0 - cost, 'balance', balance, 'hold', hold.amount, 'model', ARGV[5],
@@ -86,7 +88,7 @@ if kind == 'settle' then
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
 end
-if response then redis.call('SET', response, ARGV[21], 'PX', ARGV[22]) end
+if response then redis.call('SET', response, ARGV[22], 'PX', ARGV[23]) end
 -- The client may have used the idempotency key again after this hold expired.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
   if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
