@@ -13,6 +13,8 @@
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
+# make wheel   the project as a wheel, in dist/
+# make sbom    what the wheel and the image consist of, in dist/ as CycloneDX JSON, without a network; BASE_IMAGE=...@sha256:...
 # make audit   known weaknesses in the locked packages (needs pip-audit, and PyPI's advisories)
 # make lock    remake the lock files from pyproject.toml (needs uv); ARGS=--upgrade takes newer versions
 #
@@ -25,7 +27,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test test-fast mutants cover chaos clients compose-test wheels lint format bench audit lock FORCE
+.PHONY: setup run test test-fast mutants cover chaos clients compose-test wheels lint format bench wheel sbom audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -91,6 +93,18 @@ wheels/.for-$(WHEELS_FOR)-$(LOCK): $(LOCK)
 	  $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_$(shell uname -m)) \
 	  -r $(LOCK) -d wheels
 	@touch $@
+
+# The locked backend makes it; with SOURCE_DATE_EPOCH, the same source gives the same bytes.
+wheel: $(DEV)
+	@mkdir -p dist
+	$(BIN)/python -c 'from flit_core.buildapi import build_wheel; print("dist/" + build_wheel("dist"))'
+
+# WHEELS_FOR and LOCK are those of the image, as above.
+BASE_IMAGE ?= python:$(WHEELS_FOR)-slim
+sbom: $(DEV)
+	@mkdir -p dist
+	$(BIN)/python deploy/release/sbom.py wheel $(LOCK) >dist/sbom-wheel.cdx.json
+	$(BIN)/python deploy/release/sbom.py image $(LOCK) --base-image "$(BASE_IMAGE)" --python $(WHEELS_FOR) >dist/sbom-image.cdx.json
 
 # --- Set-up -----------------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,8 @@ SHOWN_BY: Final = MappingProxyType(
             "deploy/test_observability.py::test_prometheus_takes_the_configuration_and_asks_the_gateways"
         ),
         "deploy/prometheus/rules.yml": "deploy/test_observability.py::test_prometheus_takes_the_rules",
+        "deploy/release/release.yml": "deploy/test_release.py::test_the_release_signs_and_attests_what_it_builds",
+        "deploy/release/sbom.py": "deploy/test_release.py::test_a_bill_of_materials_has_cyclonedx_structure",
         "deploy/restore.sh": f"{_SCENARIO}::test_a_backup_restored_has_the_balances_and_keys_of_its_moment",
         "deploy/secrets.sh": "deploy/test_files.py::test_secrets_are_made_once_and_stay",
         "deploy/systemd/gateway.service": "deploy/test_files.py::test_the_unit_is_one_that_systemd_takes",
