@@ -8,6 +8,7 @@
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
     reconcile, recent_requests, top, upstreams, config, admin_keys
                      commands that use the admin API
+    prices           how a cost comes about (price_explain); price_toml writes price rows
     options, output  shared flags; tables and JSON
     errors           how a command fails
 
@@ -52,6 +53,7 @@ _PARTS: Final = MappingProxyType(
         "usage": _Part("usage", "usage"),
         "audit": _Part("admin_keys", "audit"),
         "whoami": _Part("admin_keys", "whoami"),
+        "prices": _Part("prices"),
         "top": _Part("top", "top"),
         "try": _Part("try_prompt", "try_"),
     }

@@ -18,6 +18,7 @@ _CLIENT = ("httpx", "gateway.cli.client")
         (["check", "--help"], (*_CLIENT, *_SERVER)),
         (["teams", "--help"], (*_SERVER, "gateway.cli.keys", "gateway.cli.ledger")),
         (["keys", "--help"], (*_SERVER, "gateway.cli.teams", "gateway.cli.ledger")),
+        (["prices", "--help"], (*_SERVER, *_CLIENT, "genai_prices", "gateway.billing")),
         (["--help"], _SERVER),
     ],
     ids=" ".join,

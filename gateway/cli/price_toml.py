@@ -1,0 +1,51 @@
+"""Price rows as TOML, in the form of the configuration: [prices."model"] and the tables inside.
+
+written(model, row, comments)   -> the text of one row; `row` has the names and values of `PriceSettings`
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def written(model: str, row: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
+    """Returns a row as TOML. `comments` stand below its first line."""
+    head, *rest = _table(("prices", model), row)
+    return "\n".join([head, *(f"# {' '.join(comment.split())}" for comment in comments), *rest]) + "\n"
+
+
+def _table(path: tuple[str, ...], values: Mapping[str, Any], brackets: str = "[]") -> Iterator[str]:
+    yield f"{brackets[: len(brackets) // 2]}{'.'.join(map(_key, path))}{brackets[len(brackets) // 2 :]}"
+    for name, value in values.items():
+        if not _is_nested(value):
+            yield f"{_key(name)} = {_value(value)}"
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _nested((*path, name), value)
+        elif _is_nested(value):
+            for one in value:
+                yield from _table((*path, name), one, "[[]]")
+
+
+def _nested(path: tuple[str, ...], values: Mapping[str, Any]) -> Iterator[str]:
+    """A table that has only tables inside needs no line of its own."""
+    lines = list(_table(path, values))
+    yield from lines[1:] if values and all(isinstance(value, Mapping) for value in values.values()) else lines
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _value(name)
+
+
+def _value(value: object) -> str:
+    """Returns a text, a number or a list of them as TOML. A JSON string is a TOML string, but for DEL."""
+    return json.dumps(value).replace("\x7f", "\\u007f")

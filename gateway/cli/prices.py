@@ -1,0 +1,72 @@
+"""`gateway prices`: how a usage becomes a cost. All of it is offline.
+
+explain     reads a configuration and a usage, and prints each line of the cost
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.cli.errors import USAGE, CliError
+
+app = typer.Typer(help="Prices: how a cost comes about.", no_args_is_help=True)
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.", show_default=True)
+]
+CONFIG: Final = Path("gateway.toml")
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="A model as a request names it: an alias or a variant will do.")],
+    *,
+    config: Config = CONFIG,
+    dialect: Annotated[
+        str | None,
+        typer.Option(
+            help="How the usage is read: responses, chat, messages ... Without it, by the names of its fields."
+        ),
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="When the answer ended: ISO 8601, UTC without an offset. Without it, now.")
+    ] = None,
+    request: Annotated[
+        Path | None, typer.Option(help="A file with the request's body, for a tier that only the request names.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for scripts.")] = False,
+) -> None:
+    """Show line by line what a usage costs. Standard input has a usage object, or a whole answer, as JSON."""
+    from gateway.cli import output, price_explain  # noqa: PLC0415 - the settings take long to import
+
+    found = price_explain.explain(
+        price_explain.Question(
+            model,
+            price_explain.read_object(sys.stdin.read(), "standard input"),
+            dialect,
+            price_explain.moment_ms(at),
+            {} if request is None else price_explain.read_object(_text_of(request), str(request)),
+        ),
+        config,
+    )
+    if as_json:
+        output.as_json(found)
+        return
+    output.bill({**found, "facts": {**_notes(found), **found["facts"]}})
+
+
+def _notes(found: dict[str, Any]) -> dict[str, Any]:
+    """What stands below the lines, besides what `requests show` prints."""
+    shown = ("cost_usd", "model", "row", "in_force_from", "dialect", "at", "note")
+    return {name.removesuffix("_usd"): found[name] for name in shown if found[name]}
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"{path}: cannot be read: {error}", exit_code=USAGE) from None
