@@ -8,7 +8,8 @@
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
     reconcile, recent_requests, top, upstreams, config, admin_keys
                      commands that use the admin API
-    prices           how a cost comes about (price_explain); price_toml writes price rows
+    prices           how a cost comes about (price_explain); price_import: rows from the data of a package
+                     (price_catalogue), as TOML (price_toml), and where a file differs (price_comparison)
     options, output  shared flags; tables and JSON
     errors           how a command fails
 
@@ -53,7 +54,7 @@ _PARTS: Final = MappingProxyType(
         "usage": _Part("usage", "usage"),
         "audit": _Part("admin_keys", "audit"),
         "whoami": _Part("admin_keys", "whoami"),
-        "prices": _Part("prices"),
+        "prices": _Part("prices", also=("price_import",)),
         "top": _Part("top", "top"),
         "try": _Part("try_prompt", "try_"),
     }

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_WIDTH: Final = 117
 
 
 def written(model: str, row: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
     """Returns a row as TOML. `comments` stand below its first line."""
     head, *rest = _table(("prices", model), row)
-    return "\n".join([head, *(f"# {' '.join(comment.split())}" for comment in comments), *rest]) + "\n"
+    return f"\n{head}\n" + "".join(map(comment, comments)) + "".join(f"{line}\n" for line in rest)
+
+
+def comment(text: str) -> str:
+    """Returns a text as lines of comment. TOML forbids control characters there."""
+    words = "".join(one if one.isprintable() else " " for one in text)
+    return "".join(f"# {line}\n" for line in textwrap.wrap(words, _WIDTH, break_long_words=False))
 
 
 def _table(path: tuple[str, ...], values: Mapping[str, Any], brackets: str = "[]") -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""`gateway prices`: how a usage becomes a cost. All of it is offline.
+"""`gateway prices`: how a usage becomes a cost, and price rows from a public catalogue. All of it is offline.
 
-explain     reads a configuration and a usage, and prints each line of the cost
+explain           reads a configuration and a usage, and prints each line of the cost
+import, diff      are in price_import.py
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import typer
 
 from gateway.cli.errors import USAGE, CliError
 
-app = typer.Typer(help="Prices: how a cost comes about.", no_args_is_help=True)
+app = typer.Typer(help="Prices: how a cost comes about, and rows from a public catalogue.", no_args_is_help=True)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.", show_default=True)
