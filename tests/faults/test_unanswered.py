@@ -16,6 +16,9 @@ No estimate is more than the hold.
 """
 
 import asyncio
+import datetime as dt
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,6 +30,7 @@ from tests.faults.conftest import Stages
 from tests.faults.test_failover import two_upstreams
 from tests.support.gateway import ADMIN_KEY
 from tests.support.ports import free_port
+from tests.support.program import run
 from tests.support.scenario import (
     JSON,
     Scenario,
@@ -262,6 +266,30 @@ async def test_an_attempt_is_found_in_the_journal_of_the_admin_api(stages: Stage
         (entry,) = page.json()["data"]
         assert (entry["settled_by"], entry["amount_usd"], entry["attempt"]["reason"]) == ("attempt", "0", "504")
         assert entry["request_id"] == scenario.log_lines()[0]["request_id"]
+
+
+async def test_a_reconciliation_counts_what_was_not_charged_too(stages: Stages, tmp_path: Path) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    period = ("--from", str(today - dt.timedelta(days=1)), "--to", str(today + dt.timedelta(days=2)))
+    bill = tmp_path / "bill.csv"
+    bill.write_text("id,time,model,cost\n")
+    async with stages([request(), refusal(504)]) as scenario:
+        await (await scenario.ask()).read_all()
+        await scenario.settled()
+        expected = 0
+        async with httpx.AsyncClient(base_url=f"{scenario.gateway.url}/admin/v1", headers=ADMIN) as http:
+            for team in (await http.get("/teams", params={"limit": "1000"})).json()["data"]:
+                found = await http.get(f"/teams/{team['id']}/journal", params={"type": "attempt", "limit": "1000"})
+                expected += sum(one["attempt"]["upstream"] == "simulator" for one in found.json()["data"])
+        words = ("reconcile", "--upstream", "simulator", *period, "--json", "--tolerance", "0", str(bill))
+        env = {"GATEWAY_URL": scenario.gateway.url, "GATEWAY_ADMIN_KEY": ADMIN_KEY}
+        told = await asyncio.to_thread(run, *words, cwd=tmp_path, env=env)
+    assert (told.code, told.err) == (1, "")
+    report = json.loads(told.out)
+    assert report["journal"]["attempts"] == expected > 0
+    kinds = {(one["kind"], one["model"]) for one in report["findings"] if one["journal"]["attempts"]}
+    assert ("missing in the export", "test/model") in kinds
+    assert (report["unit"], report["difference_usd"][0]) == ("usd", "-")
 
 
 @pytest.mark.parametrize("idle", [True, False], ids=["a reused connection", "a new connection"])
