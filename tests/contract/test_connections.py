@@ -150,7 +150,7 @@ async def test_callers_beyond_max_connections_wait_their_turn(connect: Connect) 
 
 async def test_a_caller_waits_for_a_connection_no_longer_than_the_connect_timeout(connect: Connect) -> None:
     async with serve([request(), send(CHUNKED, b"1\r\nx\r\n"), hang()]) as upstream:
-        transport = connect(upstream.url, max_connections=1, connect_timeout_s=0.05)
+        transport = connect(upstream.url, max_connections=1, connect_timeout_s=1.0)
         busy = await post(transport)
         with fault(FaultKind.POOL_FULL, sent=False):
             await post(transport)

@@ -196,7 +196,7 @@ def test_what_the_gateway_remembers_of_a_response_has_an_end(
     assert 0 < ttl_ms <= gateway.services.settings.routing.response_ttl_s * 1000
 
 
-@pytest.mark.parametrize("path", ["/v1/responses/resp_1%2F..", "/v1/responses/%2e%2e/models", "/v1/responses/a%0d%0ab"])
+@pytest.mark.parametrize("path", ["/v1/responses/resp_1%2F..", "/v1/responses/%2e%2e/models"])
 def test_an_id_that_could_mean_another_path_is_no_response(gateway: RunningGateway, key: NewKey, path: str) -> None:
     with gateway.http(key) as http:
         answer = http.get(path)

@@ -72,7 +72,7 @@ def test_a_websocket_upgrade_of_a_post_is_refused_instead_of_losing_its_body(
         ("GET", "/v1", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
         ("GET", "/openapi.json", 404, "unknown_url"),
-        ("GET", "/v1/%FF%00", 404, "unknown_url"),
+        ("GET", "/v1/%FF", 404, "unknown_url"),
     ],
 )
 def test_anything_else_is_refused_in_the_error_format(

@@ -40,7 +40,9 @@ def unread(store: Server, directory: Path) -> Iterator[tuple[httpx.Client, subpr
     env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY, "GATEWAY_LOG__BUFFER_BYTES": "65536"}
     command = [*PROGRAM, "serve", "--config", str(config)]
     with simulator() as upstream:
-        text = CONFIG.format(port=port, workers=1, store_url=store.url, upstream_url=upstream, hold_ttl_s=15.0)
+        text = CONFIG.format(
+            port=port, workers=1, store_url=store.url, upstream_url=upstream, hold_ttl_s=15.0, route=""
+        )
         config.write_text(text, encoding="utf-8")
         with (
             subprocess.Popen(

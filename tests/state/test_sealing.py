@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.state.sealing import COMPACTION, STATE, CompactionKeys, SealingKeys, open_text, seal_text
@@ -22,12 +22,12 @@ def test_what_is_sealed_opens_for_its_team_alone(data: bytes, team: str) -> None
         ring.open(sealed, team.encode("utf-8", "replace").decode() + "x")
 
 
-@given(st.text(max_size=100), st.data())
-def test_a_sealed_text_that_was_changed_anywhere_does_not_open(text: str, data: st.DataObject) -> None:
+@given(st.text(max_size=100), st.integers(0), st.sampled_from("Aa0_é="))
+def test_a_sealed_text_that_was_changed_anywhere_does_not_open(text: str, place: int, letter: str) -> None:
     ring = SealingKeys([OLD], COMPACTION)
-    sealed = seal_text(ring, text, "team")
-    at = data.draw(st.integers(0, len(sealed) - 1))
-    letter = data.draw(st.sampled_from([c for c in "Aa0_é=" if c != sealed[at]]))
+    sealed = seal_text(ring, text, "team")  # different every time, so that nothing drawn may depend on it
+    at = place % len(sealed)
+    assume(letter != sealed[at])
     changed = sealed[:at] + letter + sealed[at + 1 :]
     try:
         assert open_text(ring, changed, "team") == text  # the last character may have bits that mean nothing

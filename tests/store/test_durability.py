@@ -75,7 +75,12 @@ def test_every_danger_has_its_sentence() -> None:
 
 def _configured(server: Server, directory: Path, *, accepts: bool) -> Path:
     text = CONFIG.format(
-        port=free_port(), workers=1, store_url=server.url, upstream_url="http://127.0.0.1:9/v1", hold_ttl_s=15.0
+        port=free_port(),
+        workers=1,
+        store_url=server.url,
+        upstream_url="http://127.0.0.1:9/v1",
+        hold_ttl_s=15.0,
+        route="",
     )
     if not accepts:
         text = text.replace("accept_data_loss = true\n", "")
