@@ -29,6 +29,7 @@ from tests.support.gateway import NewKey, RunningGateway, running_gateway, simul
 from tests.support.ports import free_port
 from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
+from tests.support.websocket_client import Socket
 
 NGINX: Final = ROOT / "deploy" / "nginx" / "gateway.conf"
 CADDY: Final = ROOT / "deploy" / "caddy" / "Caddyfile"
@@ -280,6 +281,13 @@ def test_the_gateways_themselves_would_have_answered(pair: Pair) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/healthz", "/readyz", "/api/hello"])
 def test_what_is_for_clients_passes(front: Front, pair: Pair, path: str) -> None:
     assert told(front.url, path, ca_file=front.ca_file, key=pair.key.text).status == 200
+
+
+def test_a_websocket_passes(front: Front, pair: Pair) -> None:
+    with Socket(front.url, pair.key.text, ssl=trust(front.ca_file)) as socket:
+        for _ in range(2):
+            socket.create(model="sim/tokens-20", input="hello")
+            assert socket.events()[-1]["type"] == "response.completed"
 
 
 @contextlib.contextmanager
