@@ -8,15 +8,13 @@
 | `max_tokens`                   |                                             |                                       |
 | `stream_options.include_usage` | a stream of completions or chat completions | a stream is settled by its usage      |
 |                                | is asked for without it                     |                                       |
-| `usage.include`                | the upstream has `ask_for_cost`, and the    | a route may charge its cost           |
-|                                | body says nothing of it                     |                                       |
 | `input`, `store`,              | the route has `state = "gateway"`           | the gateway keeps what came before    |
 | `conversation`,                | (gateway/state/turns.py)                    |                                       |
 | `previous_response_id`         |                                             |                                       |
 
     with_model(body, model)                         another model
     with_output_bound(body, field, tokens)          a bound on the output
-    with_usage_asked(body), with_cost_asked(body)   what a provider reports only if it is asked
+    with_usage_asked(body)                          what a provider reports only if it is asked
 
     with_members(body, places, values)              any of them at once, of a large body whose `places` are known
 
@@ -68,7 +66,6 @@ USAGE_ASKED: Final = Addition("stream_options", (b"stream_options", b"include_us
 BLOBS: Final = Addition("encrypted_content", (b"encrypted_content", b"ncrypted content"))
 """Reasoning in encrypted form, where the gateway keeps the state and adds what came before."""
 NOTHING_ADDED: Final[tuple[Addition, ...]] = ()
-COST_ASKED: Final = Addition("usage", (b"usage",))
 
 
 def output_bound_in(field: str) -> Addition:
@@ -90,11 +87,6 @@ def with_output_bound(body: Body, field: str, tokens: int) -> bytes:
         return _with_member(body, name, b"%d" % tokens)
     begin = body.index(b"{") + 1  # a body has a model, so another member follows
     return b"".join((body[:begin], b'"%b":%d,' % (name, tokens), body[begin:]))
-
-
-def with_cost_asked(body: Body) -> bytes:
-    """The body, which has no member `usage`, with one that asks an upstream for its own cost."""
-    return _with_member(body, b"usage", b'{"include":true}')
 
 
 def with_usage_asked(body: Body) -> bytes:
