@@ -24,6 +24,8 @@ from typing import Any, Final
 
 from gateway.accounts.authority import held_fields
 from gateway.accounts.entities import (
+    ARCHIVED,
+    ENDED,
     LIMITS,
     SECRET_FIELD,
     Account,
@@ -110,7 +112,7 @@ class Accounts:
                 self._store, creation(idempotency_key.key), team_id, idempotency_key, self._idempotency_ttl_ms
             )
             team = await self._records.find_team(team_id)
-            if team is not None and team.name != name:  # it was renamed since
+            if team is not None and (team.name != name or team.status in ENDED):  # it was renamed or deleted since
                 return team
         first_credits = f"creation of {team_id}"
         for _ in range(_ATTEMPTS):
@@ -178,13 +180,19 @@ class Accounts:
         replies = await gather_pages(self._store, calls, faults=True)
         return [reply.decode(errors="replace") if isinstance(reply, bytes) else None for reply in replies]
 
-    async def teams(self, limit: int = 1000, after: str | None = None) -> Page[Team]:
-        """Returns one page of teams in order of creation. Raises `invalid_field` for an unknown cursor."""
-        ids, cursor = await self.team_ids(limit, after)
-        hashes = await self._records.hashes([TeamKeys(team_id).team for team_id in ids])
-        found = [read_team(team_id, stored) for team_id, stored in zip(ids, hashes, strict=True) if stored]
-        await self._names.heal([(team.id, team.name) for team in found if team.name and not team.fault])
-        return Page(tuple(found), cursor)
+    async def teams(self, limit: int = 1000, after: str | None = None, *, ended: bool = False) -> Page[Team]:
+        """Returns one page of teams in order of creation, with `ended` also those that were deleted.
+
+        Raises `invalid_field` for an unknown cursor.
+        """
+        if after is None:
+            await self._names.repair()
+        page = await self._records.listed(
+            TEAMS, limit, after, hash_of=lambda team_id: TeamKeys(team_id).team, read=read_team, ended=ended
+        )
+        named = (team for team in page.data if team.name and not team.fault and team.status not in ENDED)
+        await self._names.heal([(team.id, team.name) for team in named])
+        return page
 
     async def team(self, name_or_id: str) -> Team:
         """Returns a team by id or name. Raises `team_not_found`."""
@@ -198,10 +206,10 @@ class Accounts:
     async def update_team(self, team: Team, changes: Changes, *, version: int | None = None) -> Team:
         """Changes a team.
 
-        The change applies from the team's next request on. Raises `version_mismatch`, `already_exists`, `not_allowed`
-        for a team that was deleted.
+        The change applies from the team's next request on. The status ARCHIVED deletes it: its keys are refused, and
+        its name is free. Raises `version_mismatch`, `already_exists`, `not_allowed` for a team that was deleted.
         """
-        name = changes.name
+        name = "" if changes.status == ARCHIVED else changes.name
         for _ in range(_ATTEMPTS):
             if name is None or name == team.name:
                 status = await self._records.configure(
@@ -271,13 +279,14 @@ class Accounts:
         key = await self.key(team, key_id)
         return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
 
-    async def keys(self, team: Team, limit: int = 1000, after: str | None = None) -> Page[Key]:
-        """Returns one page of a team's keys in order of creation. Raises `invalid_field` for an unknown cursor."""
+    async def keys(self, team: Team, limit: int = 1000, after: str | None = None, *, ended: bool = False) -> Page[Key]:
+        """Returns one page of a team's keys in order of creation, with `ended` also those revoked or deleted.
+
+        Raises `invalid_field` for an unknown cursor.
+        """
         names = TeamKeys(team.id)
-        ids, cursor = await self._records.page(names.keys, limit, after)
-        hashes = await self._records.hashes([names.key(key_id) for key_id in ids])
-        found = (read_key(team.id, key_id, stored) for key_id, stored in zip(ids, hashes, strict=True) if stored)
-        return Page(tuple(found), cursor)
+        read = partial(read_key, team.id)
+        return await self._records.listed(names.keys, limit, after, hash_of=names.key, read=read, ended=ended)
 
     async def key(self, team: Team, key_id: str) -> Key:
         """Returns one key of a team. Raises `key_not_found`."""

@@ -5,7 +5,7 @@ hash has `o:<field>` with the operator's value. A team's lead may tighten what i
 anybody may change who may change the key. An operator can release a field, which leaves its value to the lead.
 
     field                      restricts if              is tightened by
-    status                     "disabled"                "disabled", "revoked"
+    status                     "disabled"                "disabled", "revoked", "archived"
     expires_ms                 set                       an earlier time
     models                     set                       fewer models
     operations                 set                       fewer operations
@@ -32,7 +32,7 @@ _NAMES: Final[Mapping[str, Callable[[str], tuple[str, ...]]]] = MappingProxyType
     {"models": specificity, "operations": names_of}
 )
 """Fields that are lists: what stands for one of their entries."""
-_STATUS_RANK: Final = ("active", "disabled", "revoked")
+_STATUS_RANK: Final = ("active", "disabled", "revoked", "archived")
 _PARAMS: Final[Mapping[str, str]] = MappingProxyType({"expires_ms": "expires_at"})
 
 

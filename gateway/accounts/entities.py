@@ -1,7 +1,7 @@
 """Teams and keys as values, and the hash fields that store them. Pure.
 
     hash field            value
-    name, status          text; the status is active, disabled, or (keys only, permanently) revoked
+    name, status          text; the status is active, disabled, and for good archived (deleted) or, of keys, revoked
     models                patterns, one per line; an absent field permits all models
     operations            names (operations.names_of), one per line; an absent field permits all operations
     expires_ms            milliseconds since 1970; an absent field means no expiry
@@ -36,6 +36,9 @@ LIMITS: Final = (
     "budget_tokens_total",
 )
 UNREADABLE: Final = "unreadable"
+ARCHIVED: Final = "archived"
+ENDED: Final = frozenset({"revoked", ARCHIVED})
+"""The statuses that last for ever. Lists show them only where they are asked for."""
 SECRET_FIELD: Final = "s:"  # noqa: S105 - the prefix of a field, not a password
 LAST_USED_FIELD: Final = "u:"
 HELD_FIELD: Final = "o:"

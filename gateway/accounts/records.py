@@ -1,6 +1,6 @@
 """The hashes of teams and keys, and their lists, as they are stored.
 
-    hashes, team, page     reading
+    hashes, team, page     reading; `listed` leaves out what has ended
     configure              changes one hash, by one script
 
 `Status` is the first number in the replies of the scripts that change a team or a key.
@@ -8,19 +8,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from gateway.accounts.entities import Team, read_team
+from gateway.accounts.entities import ENDED, Account, Team, read_team
 from gateway.errors import GatewayError
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
+from gateway.types import Page
 
-CONFIG: Final = Script.load("config_v2")
+CONFIG: Final = Script.load("config_v3")
+_ROUNDS: Final = 20  # pages that are looked through for what has not ended
+_Account = TypeVar("_Account", bound=Account)
 
 
 class Status(IntEnum):
@@ -76,6 +79,30 @@ class Records:
             start = rank + 1
         ids = [raw.decode() for raw in await self.run("ZRANGE", name, str(start), str(start + limit))]
         return ids[:limit], ids[limit - 1] if len(ids) > limit else None
+
+    async def listed(
+        self,
+        name: str,
+        limit: int,
+        after: str | None,
+        *,
+        hash_of: Callable[[str], str],
+        read: Callable[[str, Mapping[str, str]], _Account],
+        ended: bool,
+    ) -> Page[_Account]:
+        """Returns a page of a list's accounts. Without `ended`, a page may be short and not be the last.
+
+        Raises `invalid_field` for an unknown cursor.
+        """
+        found: list[_Account] = []
+        for _ in range(_ROUNDS):
+            ids, after = await self.page(name, limit - len(found), after)
+            hashes = await self.hashes([hash_of(identifier) for identifier in ids])
+            accounts = (read(identifier, stored) for identifier, stored in zip(ids, hashes, strict=True) if stored)
+            found += [account for account in accounts if ended or account.status not in ENDED]
+            if after is None or len(found) == limit:
+                break
+        return Page(tuple(found), after)
 
     async def configure(
         self, name: str, fields: Mapping[str, str], version: int | None, *, called: str = "", run_by_ms: str = ""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.accounts.accounts import Accounts
-from gateway.accounts.entities import Key, Team
+from gateway.accounts.entities import ARCHIVED, Key, Team
 from gateway.accounts.idempotency import IdempotencyKey, claim
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import new_secret
@@ -46,7 +46,7 @@ class Rotation:
         """Returns the rotated key and its new text, which is not stored.
 
         The text is "" for a repeat that arrives after its secret was replaced, or after the pepper has changed. Raises
-        `key_not_found`, `not_allowed` (the key was revoked), `too_many_secrets`, `idempotency_mismatch`.
+        `key_not_found`, `not_allowed` (the key was revoked or deleted), `too_many_secrets`, `idempotency_mismatch`.
         """
         names = TeamKeys(team.id)
         keys, seed = [names.key(key.id)], None
@@ -54,13 +54,15 @@ class Rotation:
             keys.append(names.rotated(idempotency_key.key))
             _, salt = await claim(self._store, keys[1], key.id, idempotency_key, self._idempotency_ttl_ms)
             seed = idempotency_key.seed(salt)
+        if key.status == ARCHIVED:
+            raise _ended("deleted")
         text, secret_hash = new_secret(team.id, key.id, seed)
         call = self._store.call(ROTATE, keys, [secret_hash, str(overlap_s * 1000), str(MAX_SECRETS)])
         status, _version, wait_ms = (await gather([call]))[0]
         if status == _NO_KEY:
             raise GatewayError("key_not_found", f"The team {team.name!r} has no key {key.id!r}.")
         if status == _REVOKED:
-            raise GatewayError("not_allowed", "This key is permanently revoked. Create a new one.")
+            raise _ended("permanently revoked")
         if status == _TOO_MANY:
             raise GatewayError(
                 "too_many_secrets",
@@ -71,3 +73,7 @@ class Rotation:
             )
         rotated = await self._accounts.key(team, key.id)
         return rotated, text if any(secret.sha256 == secret_hash for secret in rotated.secrets) else ""
+
+
+def _ended(how: str) -> GatewayError:
+    return GatewayError("not_allowed", f"This key is {how}. Create a new one.")

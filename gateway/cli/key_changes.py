@@ -1,4 +1,4 @@
-"""`gateway keys rotate|revoke|disable|enable|label|expire|allow|operations|limits|release`: commands that change a key.
+"""`gateway keys rotate|revoke|delete|disable|enable|label|expire|allow|operations|limits|release`: they change a key.
 
 KEY is team/key, by id or label, or the id of a key.
 """
@@ -58,6 +58,15 @@ def revoke(key: KeyArgument, *, yes: options.Yes = False, as_json: options.AsJso
         found = find_key(client, key)
         options.confirm(f"Revoke {found['name']!r} ({found['id']}) for ever?", yes=yes)
         _shown(client.patch(_path(found), {"status": "revoked"}), as_json=as_json)
+
+
+@app.command()
+def delete(key: KeyArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
+    """Delete a key for good. Its next request is refused; the journal and the audit log keep what it did."""
+    with AdminClient.from_environment() as client:
+        found = find_key(client, key)
+        options.confirm(f"Delete {found['name']!r} ({found['id']}) for ever?", yes=yes)
+        _shown(client.delete(_path(found)), as_json=as_json)
 
 
 @app.command()

@@ -79,10 +79,10 @@ def create(  # noqa: PLR0913 - the command's flags
 
 
 @app.command("list")
-def list_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
-    """List a team's keys."""
+def list_(team: options.TeamArgument, *, every: options.All = False, as_json: options.AsJson = False) -> None:
+    """List a team's keys that can be used."""
     with AdminClient.from_environment() as client:
-        keys = list(client.every(f"{team_path(team)}/keys"))
+        keys = list(client.every(f"{team_path(team)}/keys", {"all": str(every).lower()}))
     if as_json:
         output.as_json(keys)
         return
@@ -143,15 +143,18 @@ def show_(
 
 
 def find(client: AdminClient, team: str, key: str) -> Json:
-    """Returns a key by its id, or by its label if only one key has it."""
+    """Returns a key by its id, or by its label if only one key has it. Ended keys count if no other has the label."""
     path = f"{team_path(team)}/keys"
     try:
         return client.get(f"{path}/{segment(key)}")
     except AdminApiError as refused:
         if refused.code != "key_not_found":
             raise
-        same = [found for found in client.every(path) if found["name"] == key]
-        if not same:
+        for every in ("false", "true"):
+            same = [found for found in client.every(path, {"all": every}) if found["name"] == key]
+            if same:
+                break
+        else:
             raise
     if len(same) > 1:
         ids = ", ".join(found["id"] for found in same)

@@ -117,7 +117,7 @@ def export(
     """Write the journal of a period."""
     period = {name: value for name, value in (("from", since), ("to", until)) if value is not None}
     with AdminClient.from_environment() as client, ExitStack() as stack:
-        teams = [client.get(team_path(team))] if team is not None else list(client.every("/teams"))
+        teams = [client.get(team_path(team))] if team is not None else list(client.every("/teams", {"all": "true"}))
         write = _writer(stack.enter_context(_File(output)), form)
         console = Console(stderr=True)
         bar = Progress(

@@ -25,6 +25,7 @@ Operations = Annotated[
 ]
 ExpiresAt = Annotated[str | None, typer.Option(help="When it stops working: ISO 8601, 2027-01-31T00:00:00Z.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+All = Annotated[bool, typer.Option("--all", "-a", help="Also what was deleted or revoked.")]
 IdempotencyKey = Annotated[
     str | None, typer.Option(help="A name for this action: repeating it under the same name changes nothing.")
 ]

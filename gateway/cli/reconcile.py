@@ -95,7 +95,7 @@ def reconcile(  # noqa: PLR0913 - each parameter is an option
 
 def _add_journal(books: Reconciliation, client: AdminClient, upstream: str, period: dict[str, str]) -> None:
     met = False
-    for team in list(client.every("/teams")):
+    for team in list(client.every("/teams", {"all": "true"})):
         models: tuple[str, str] = ("", "")  # an attempt stands behind the entry of its request, which names the model
         for entry in client.every(f"{team_path(team['id'])}/journal", period):
             if entry["type"] == "attempt":

@@ -1,4 +1,4 @@
-"""`gateway teams rename|disable|enable|expire|allow|operations`: commands that change an existing team.
+"""`gateway teams rename|delete|disable|enable|expire|allow|operations`: commands that change an existing team.
 
 Limits: `gateway limits`.
 """
@@ -23,6 +23,15 @@ def rename(
 ) -> None:
     """Rename a team."""
     _change(team, {"name": name}, as_json=as_json)
+
+
+@app.command()
+def delete(team: options.TeamArgument, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
+    """Delete a team for good. Its keys are refused and its name is free; journal and audit log stay, under its id."""
+    with AdminClient.from_environment() as client:
+        found = client.get(team_path(team))
+        options.confirm(f"Delete the team {found['name']!r} ({found['id']}) for ever?", yes=yes)
+        _shown(client.delete(team_path(found["id"])), as_json=as_json)
 
 
 @app.command()
@@ -75,7 +84,10 @@ def operations(
 
 def _change(team: str, changes: Json, *, as_json: bool) -> None:
     with AdminClient.from_environment() as client:
-        changed = client.patch(team_path(team), changes)
+        _shown(client.patch(team_path(team), changes), as_json=as_json)
+
+
+def _shown(changed: Json, *, as_json: bool) -> None:
     if as_json:
         output.as_json(changed)
         return

@@ -73,10 +73,10 @@ def create(  # noqa: PLR0913 - the command's flags
 
 
 @app.command("list")
-def list_(*, as_json: options.AsJson = False) -> None:
-    """List all teams."""
+def list_(*, every: options.All = False, as_json: options.AsJson = False) -> None:
+    """List the teams."""
     with AdminClient.from_environment() as client:
-        teams = list(client.every("/teams"))
+        teams = list(client.every("/teams", {"all": str(every).lower()}))
     if as_json:
         output.as_json(teams)
         return

@@ -63,7 +63,7 @@ def top(
 ) -> None:
     """Watch requests as they end, live."""
     with AdminClient.from_environment() as client:
-        names = {found["id"]: found["name"] for found in client.every("/teams")}
+        names = {found["id"]: found["name"] for found in client.every("/teams", {"all": "true"})}
         events = client.events(options.given(team=team))
         next(events)  # from here on, every request is shown
         if as_json or not sys.stdout.isatty():

@@ -13,9 +13,11 @@ ACTION_TEXTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "POST /teams": "created the team",
         "PATCH /teams/{team}": "changed the team",
+        "DELETE /teams/{team}": "deleted the team",
         "POST /teams/{team}/credits": "moved credits of",
         "POST /teams/{team}/keys": "created the key",
         "PATCH /teams/{team}/keys/{key}": "changed the key",
+        "DELETE /teams/{team}/keys/{key}": "deleted the key",
         "POST /teams/{team}/keys/{key}/rotate": "rotated the key",
         "POST /admin-keys": "created the admin key",
         "DELETE /admin-keys/{admin_key}": "revoked the admin key",

@@ -10,10 +10,11 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.accounts.entities import ARCHIVED, ENDED
 from gateway.dashboard import forms
 from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, form_of, visit_of
-from gateway.dashboard.teams import changed, team_page, team_path
+from gateway.dashboard.teams import changed, team_page, team_path, unconfirmed
 
 router = APIRouter(prefix="/teams/{team}/keys", route_class=PageRoute)
 _HOUR_S: Final = 3600
@@ -64,22 +65,19 @@ async def change_limits(request: Request, team: str, key: str) -> Response:
 
 @router.post("/{key}/status")
 async def change_status(request: Request, team: str, key: str) -> Response:
-    """Disables, enables or revokes the key. To revoke it, its name must be typed."""
+    """Disables, enables, revokes or deletes the key. To revoke or delete it, its name must be typed."""
     visit, form = visit_of(request), form_of(request)
-    status = form.get("status")
-    if status == "revoked":
+    status = form.get("status", "")
+    if status in ENDED:
         found = await visit.api.get(_path(team, key))
-        if form.get("confirm", "").strip() != found["name"]:
-            problem = f"To revoke this key, type its name: {found['name']}"
-            return await team_page(
-                visit,
-                team,
-                refused=AdminApiError(400, "invalid_field", problem, "confirm"),
-                form=form,
-                sent=f"revoke-{key}",
-            )
+        what = "revoke this key" if status == "revoked" else "delete this key"
+        if (problem := unconfirmed(form, found["name"], what)) is not None:
+            return await team_page(visit, team, refused=problem, form=form, sent=f"revoke-{key}")
+    path, sent = _path(team, key), f"status-{key}"
+    if status == ARCHIVED:
+        return await changed(visit, team, path, None, form, "key-deleted", sent, method="DELETE")
     done = "revoked" if status == "revoked" else "key"
-    return await changed(visit, team, _path(team, key), {"status": status}, form, done, f"status-{key}")
+    return await changed(visit, team, path, {"status": status}, form, done, sent)
 
 
 def _path(team: str, key: str, rest: str = "") -> str:

@@ -122,7 +122,7 @@ async def show_chart(request: Request, name: str) -> Response:
 
 async def team_names(visit: Visit, chosen: str | None) -> dict[str, str]:
     """Returns names by id of the teams to choose from: the first 1,000 and the chosen one. Raises AdminApiError."""
-    page = await visit.api.get("/teams", limit=1000)
+    page = await visit.api.get("/teams", limit=1000, all="true")
     named = {team["id"]: team["name"] for team in page["data"]}
     if chosen is not None and chosen not in named:
         found = await visit.api.get(f"/teams/{forms.segment(chosen)}")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.accounts.entities import ENDED
 from gateway.billing.money import format_usd, parse_usd
 from gateway.dashboard import forms
 from gateway.dashboard.admin_client import AdminApiError
@@ -31,6 +32,8 @@ NOTICES: Final[Mapping[str, str]] = MappingProxyType(
         "status": "Done. The change applies from the next request on.",
         "credits": "The credits were posted.",
         "key": "The key was changed. The change applies from its next request on.",
+        "deleted": "The team is deleted for good: its keys are refused, and its name is free. Its journal stays.",
+        "key-deleted": "The key is deleted for good. It is refused from now on.",
         "revoked": "The key is revoked permanently. It is refused from now on.",
     }
 )
@@ -54,7 +57,7 @@ async def list_teams(request: Request) -> Response:
     if find:
         with contextlib.suppress(AdminApiError):
             return redirect_to("/dashboard" + team_path((await visit.api.get(team_path(find)))["id"]))
-    return await _list(visit, find=find, after=query.get("after") or None)
+    return await _list(visit, find=find, after=query.get("after") or None, ended="all" in query)
 
 
 @router.post("/teams")
@@ -74,7 +77,8 @@ async def create_team(request: Request) -> Response:
 @router.get("/teams/{team}")
 async def show_team(request: Request, team: str) -> Response:
     """One team."""
-    return await team_page(visit_of(request), team, notice=NOTICES.get(request.query_params.get("done", ""), ""))
+    query = request.query_params
+    return await team_page(visit_of(request), team, notice=NOTICES.get(query.get("done", ""), ""), ended="all" in query)
 
 
 @router.post("/teams/{team}/limits")
@@ -90,6 +94,25 @@ async def change_status(request: Request, team: str) -> Response:
     """Disables or enables the team."""
     form = form_of(request)
     return await changed(visit_of(request), team, team_path(team), {"status": form.get("status")}, form, "status")
+
+
+@router.post("/teams/{team}/delete")
+async def delete_team(request: Request, team: str) -> Response:
+    """Deletes the team, if its name was typed."""
+    visit, form = visit_of(request), form_of(request)
+    found = await visit.api.get(team_path(team))
+    problem = unconfirmed(form, found["name"], "delete this team")
+    if problem is not None and visit.may_change_all:
+        return await team_page(visit, team, refused=problem, form=form, sent="delete")
+    path = team_path(found["id"])
+    return await changed(visit, found["id"], path, None, form, "deleted", "delete", method="DELETE")
+
+
+def unconfirmed(form: Mapping[str, str], name: str, what: str) -> AdminApiError | None:
+    """Returns the error for a form in which the name of what will end was not typed."""
+    if form.get("confirm", "").strip() == name:
+        return None
+    return AdminApiError(400, "invalid_field", f"To {what}, type its name: {name}", "confirm")
 
 
 @router.post("/teams/{team}/credits")
@@ -109,11 +132,19 @@ async def move_credits(request: Request, team: str) -> Response:
 
 
 async def changed(
-    visit: Visit, team: str, path: str, body: Mapping[str, Any], form: Mapping[str, str], done: str, sent: str = ""
+    visit: Visit,
+    team: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    form: Mapping[str, str],
+    done: str,
+    sent: str = "",
+    *,
+    method: str = "PATCH",
 ) -> Response:
-    """Sends a PATCH and returns to the team's page, which shows the error and the form again if it was refused."""
+    """Sends a change and returns to the team's page, which shows the error and the form again if it was refused."""
     try:
-        await visit.api.change("PATCH", path, body, version=form.get("version"))
+        await visit.api.change(method, path, body, version=form.get("version"))
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=sent or done)
     return redirect_to("/dashboard" + team_path(team) + f"?done={done}")
@@ -128,23 +159,29 @@ async def team_page(
     form: Mapping[str, str] = MappingProxyType({}),
     sent: str = "",
     created: Mapping[str, Any] | None = None,
+    ended: bool = False,
 ) -> Response:
-    """Renders a team's page. `made` is a new key whose text is shown once; `sent` is the refused form, as in `form`."""
+    """Renders a team's page. `made` is a new key whose text is shown once; `sent` is the refused form, as in `form`.
+
+    With `ended`, keys that were revoked or deleted are shown, too.
+    """
     found = await visit.api.get(team_path(team))
     keys, spent, refused_requests, actions = await asyncio.gather(
-        visit.api.get(team_path(team, "/keys"), limit=1000),
+        visit.api.get(team_path(team, "/keys"), limit=1000, all="true"),
         visit.api.get("/usage", team=found["id"], by="key", step="day"),
         visit.api.get("/requests", team=found["id"], outcome="refused", limit=10),
         visit.api.get("/audit", team=found["id"], limit=10),
     )
     recent = await _spent(visit, found["id"])
+    shown = [key for key in keys["data"] if ended or key["status"] not in ENDED]
     return html(
         "team.html",
         refused.status if refused is not None else 200,
         visit=visit,
         here="teams",
         team=_with_forecast(found, recent),
-        keys=[{**key, "bars": limit_bars(key["limits"]), "set": values(key["limits"])} for key in keys["data"]],
+        keys=[{**key, "bars": limit_bars(key["limits"]), "set": values(key["limits"])} for key in shown],
+        ended=len(keys["data"]) - len(shown),
         usage={group["key_id"]: group for group in spent["groups"]},
         total=spent["total"],
         refusals=refused_requests["data"],
@@ -166,8 +203,9 @@ async def _list(
     *,
     find: str = "",
     after: str | None = None,
+    ended: bool = False,
 ) -> Response:
-    page = await visit.api.get("/teams", limit=MAX_TEAMS if find else PAGE, after=after)
+    page = await visit.api.get("/teams", limit=MAX_TEAMS if find else PAGE, after=after, all="true" if ended else None)
     shown = [team for team in page["data"] if find.casefold() in team["name"].casefold()][:PAGE]
     spent = await asyncio.gather(*(_spent(visit, team["id"]) for team in shown))
     return html(
@@ -179,6 +217,7 @@ async def _list(
         next=None if find else page["next"],
         first=after is None,
         find=find,
+        ended=ended,
         refused=refused,
         form=form,
         idempotency_key=secrets.token_hex(16),

@@ -54,8 +54,10 @@ INVALID_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "secret_ended": "the secret was rotated out",
         "key_disabled": "key disabled",
         "key_revoked": "key revoked",
+        "key_archived": "key deleted",
         "key_expired": "key expired",
         "team_disabled": "team disabled",
+        "team_archived": "team deleted",
         "team_expired": "team expired",
     }
 )

@@ -49,6 +49,7 @@ FORMS = (
     "/admin-keys",
     "/admin-keys/{admin_key}/revoke",
     "/configuration/reload",
+    "/teams/{team}/delete",
 )
 PAGES = ("", "/teams", "/requests", "/upstreams", "/audit", "/admin-keys", "/configuration")
 KEY_FORMS = tuple(path for path in FORMS if "/keys" in path)
@@ -109,8 +110,11 @@ def test_a_scope_may_what_the_admin_api_lets_it(
     path = place(root, form)
     team = path.split("/")[2] if path.startswith("/teams/") else new_team(root)["id"]
     key = new_admin(root, scope, team if scope == "team" else None)
+    fields = {**FIELDS, "name": f"by {scope} of {team}"}
+    if form == "/teams/{team}/delete":
+        fields["confirm"] = done(root.get(f"/teams/{team}"))["name"]
     with signed_in(gateway, key) as someone:
-        answer = someone.send(path, **{**FIELDS, "name": f"by {scope} of {team}"})
+        answer = someone.send(path, **fields)
     allowed = scope == "all" or (scope == "team" and form in KEY_FORMS)
     if allowed and form.endswith("/reload"):
         assert "started without a file" in answer.text

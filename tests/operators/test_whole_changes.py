@@ -204,6 +204,34 @@ def moves_credits(bench: Bench) -> tuple[Call, Check]:
     return lambda: bench.admin.post(f"/teams/{team['id']}/credits", json=body, headers=headers), check
 
 
+def deletes_a_team(bench: Bench) -> tuple[Call, Check]:
+    team = new_team(bench.admin)
+    key = done(bench.admin.post(f"/teams/{team['id']}/keys", json={"name": "k"}))
+
+    def check(answer: httpx.Response) -> None:
+        assert done(answer)["status"] == "archived"
+        with bench.gateway.http(key["key"]) as client:
+            assert code_of(client.get("/v1/key")) == "invalid_api_key"
+        assert team["id"] not in [one["id"] for one in bench.all_teams()]
+        again = done(bench.send(lambda: bench.admin.post("/teams", json={"name": team["name"]})))
+        assert again["id"] != team["id"], "the name is free"
+
+    return lambda: bench.admin.delete(f"/teams/{team['id']}"), check
+
+
+def deletes_a_key(bench: Bench) -> tuple[Call, Check]:
+    team = new_team(bench.admin)
+    path = f"/teams/{team['id']}/keys"
+    key = done(bench.admin.post(path, json={"name": "k"}))
+
+    def check(answer: httpx.Response) -> None:
+        assert done(answer)["status"] == "archived"
+        assert bench.get(path)["data"] == []
+        assert [one["id"] for one in bench.get(f"{path}?all=true")["data"]] == [key["id"]]
+
+    return lambda: bench.admin.delete(f"{path}/{key['id']}"), check
+
+
 def creates_an_admin_key(bench: Bench) -> tuple[Call, Check]:
     body, headers = {"name": "a", "scope": "read"}, _once()
 
@@ -246,6 +274,8 @@ CHANGES: tuple[Change, ...] = (
     changes_a_key,
     rotates_a_key,
     moves_credits,
+    deletes_a_team,
+    deletes_a_key,
     creates_an_admin_key,
     deletes_an_admin_key,
     disables_an_upstream,

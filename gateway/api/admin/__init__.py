@@ -1,7 +1,7 @@
 """/admin/v1: the admin API, protected by `admin.key`.
 
-    teams.py             POST GET /teams                    GET PATCH /teams/{team}             by id or name
-    keys.py              POST GET /teams/{team}/keys        GET PATCH /teams/{team}/keys/{key}
+    teams.py             POST GET /teams                    GET PATCH DELETE /teams/{team}      by id or name
+    keys.py              POST GET /teams/{team}/keys        GET PATCH DELETE /teams/{team}/keys/{key}
     team_credits.py      POST GET /teams/{team}/credits
     kept_state.py        GET DELETE /teams/{team}/state
     journal.py           GET /teams/{team}/journal          GET /ledger/verify

@@ -56,7 +56,7 @@ async def verify_ledger(request: Request, team: str | None = None, limit: Limit 
     """
     services = services_of(request)
     accounts = services.accounts
-    page = await accounts.teams(limit, after) if team is None else Page((await accounts.team(team),), None)
+    page = await accounts.teams(limit, after, ended=True) if team is None else Page((await accounts.team(team),), None)
     found = [(owner.name, await verify(services.store, owner.id)) for owner in page.data]
     if team is None and after is None:
         found += await find_missing(services.store)

@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.accounts.accounts import Accounts, Key, Team
+from gateway.accounts.accounts import Accounts, Changes, Key, Team
+from gateway.accounts.entities import ARCHIVED
 from gateway.api.admin.access import is_operator, refuse_beyond_quota
 from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
-from gateway.api.admin.query_parameters import After, Limit
+from gateway.api.admin.query_parameters import After, All, Limit
 from gateway.api.admin.request_models import KeyPatch, NewKey
 from gateway.api.admin.serialization import key_json
 from gateway.api.dependencies import services_of
@@ -31,10 +32,12 @@ async def create_key(request: Request, response: Response, team: str, body: NewK
 
 
 @router.get("", response_model=dict[str, Any])
-async def list_keys(request: Request, team: str, limit: Limit = 100, after: After = None) -> Response:
-    """A team's keys, oldest first."""
+async def list_keys(
+    request: Request, team: str, limit: Limit = 100, after: After = None, *, ended: All = False
+) -> Response:
+    """A team's keys, oldest first; with `all`, revoked and deleted ones too."""
     accounts = services_of(request).accounts
-    page = await accounts.keys(await accounts.team(team), limit, after)
+    page = await accounts.keys(await accounts.team(team), limit, after, ended=ended)
     views = await accounts.views([(key.team_id, key.id) for key in page.data])
     return await page_answer(services_of(request).store, map(key_json, page.data, views), page)
 
@@ -58,6 +61,23 @@ async def change_key(request: Request, response: Response, team: str, key: str, 
         owner, before, body.changes(), version=version_of(request), by_operator=is_operator(request)
     )
     return await _shown(accounts, owner, changed, response)
+
+
+@router.delete("/{key}")
+async def delete_key(request: Request, response: Response, team: str, key: str) -> dict[str, Any]:
+    """Deletes a key for good: it is refused from its next request on. By its id it can still be read. Idempotent."""
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    found = await accounts.key(owner, key)
+    if found.status != ARCHIVED:
+        found = await accounts.update_key(
+            owner,
+            found,
+            Changes(status=ARCHIVED),
+            version=version_of(request),
+            by_operator=is_operator(request),
+        )
+    return await _shown(accounts, owner, found, response)
 
 
 async def _shown(accounts: Accounts, team: Team, key: Key, response: Response) -> dict[str, Any]:

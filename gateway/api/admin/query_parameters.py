@@ -15,6 +15,7 @@ _BATCH_SIZE: Final = 500
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many")]
 After = Annotated[str | None, Query(min_length=1, max_length=64, description="The last page's `next`")]
+All = Annotated[bool, Query(alias="all", description="Also what was deleted or revoked")]
 Since = Annotated[str | None, Query(alias="from", max_length=64, description="ISO 8601; UTC where no zone is given")]
 Until = Annotated[str | None, Query(alias="to", max_length=64, description="ISO 8601, not included")]
 

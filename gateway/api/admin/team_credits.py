@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from gateway.accounts.entities import ARCHIVED
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
 from gateway.api.admin.request_models import Movement
 from gateway.api.admin.serialization import credits_json
@@ -31,6 +32,8 @@ async def move_credits(request: Request, team: str, body: Movement) -> dict[str,
         raise GatewayError("invalid_field", f"amount_usd: {needed}", param="amount_usd")
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
+    if owner.status == ARCHIVED and body.amount_usd > 0:
+        raise GatewayError("not_allowed", "This team was deleted: nobody could use these credits.")
     idempotency_key = idempotency_key_of(request)
     await accounts.move_credits(
         owner,

@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.accounts.accounts import Accounts, Page, Team
+from gateway.accounts.accounts import Accounts, Changes, Page, Team
+from gateway.accounts.entities import ARCHIVED
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
-from gateway.api.admin.query_parameters import After, Limit
+from gateway.api.admin.query_parameters import After, All, Limit
 from gateway.api.admin.request_models import NewTeam, TeamPatch
 from gateway.api.admin.serialization import team_json
 from gateway.api.dependencies import services_of
@@ -28,11 +29,11 @@ async def create_team(request: Request, response: Response, body: NewTeam) -> di
 
 
 @router.get("", response_model=dict[str, Any])
-async def list_teams(request: Request, limit: Limit = 100, after: After = None) -> Response:
-    """Teams, oldest first. A team-scoped admin sees only its own."""
+async def list_teams(request: Request, limit: Limit = 100, after: After = None, *, ended: All = False) -> Response:
+    """Teams, oldest first; with `all`, deleted ones too. A team-scoped admin sees only its own."""
     accounts = services_of(request).accounts
     own = await team_asked(request, None)
-    page = Page((own,), None) if own is not None else await accounts.teams(limit, after)
+    page = Page((own,), None) if own is not None else await accounts.teams(limit, after, ended=ended)
     views = await accounts.views([(team.id, None) for team in page.data])
     return await page_answer(services_of(request).store, map(team_json, page.data, views), page)
 
@@ -50,6 +51,19 @@ async def change_team(request: Request, response: Response, team: str, body: Tea
     accounts = services_of(request).accounts
     changed = await accounts.update_team(await accounts.team(team), body.changes(), version=version_of(request))
     return await _shown(accounts, changed, response)
+
+
+@router.delete("/{team}")
+async def delete_team(request: Request, response: Response, team: str) -> dict[str, Any]:
+    """Deletes a team for good: its keys are refused from their next request on, and its name is free.
+
+    It is archived: by its id, the team, its journal and its audit log can still be read. Idempotent.
+    """
+    accounts = services_of(request).accounts
+    owner = await accounts.team(team)
+    if owner.status != ARCHIVED:
+        owner = await accounts.update_team(owner, Changes(status=ARCHIVED), version=version_of(request))
+    return await _shown(accounts, owner, response)
 
 
 async def _shown(accounts: Accounts, team: Team, response: Response) -> dict[str, Any]:
