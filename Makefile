@@ -3,6 +3,7 @@
 # make test    set-up, then the tests, four at a time; ARGS="tests/ledger -k name" takes some of them, one at a time
 # make test-fast  set-up, then the pure tests alone: seconds
 # make mutants switches off one protection at a time and names those that no test misses; ARGS=--sample=5 takes some
+# make fuzz    a million random changes of saved inputs, through everything that reads bytes of strangers; some minutes
 # make cover   the tests of the request's path, with branch coverage and its floors
 # make chaos   set-up, then the long variants: many more interleavings, kills and outages; some minutes
 # make wheels  the locked packages for an image into wheels/: the image is then built without a network (PIP_NO_INDEX=1);
@@ -27,7 +28,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test test-fast mutants cover chaos clients compose-test wheels lint format bench wheel sbom audit lock FORCE
+.PHONY: setup run test test-fast mutants fuzz cover chaos clients compose-test wheels lint format bench wheel sbom audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -46,6 +47,9 @@ test-fast: $(DEV)
 
 mutants: $(DEV)
 	$(BIN)/python -m tests.support.mutants $(ARGS)
+
+fuzz: $(DEV)
+	$(BIN)/python -m tests.support.fuzz $(ARGS)
 
 # The floors are what was covered when they were set; they go up, not down. Each is a package of the request's path.
 FLOORS = http=85 proxy=92 ledger=94 billing=87

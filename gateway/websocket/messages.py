@@ -170,10 +170,11 @@ def event_message(event: bytes, lane: str) -> Shown | None:
 
 
 def in_lane(data: bytes, lane: str) -> bytes:
-    """A message that says to which lane it belongs."""
-    if not lane:
+    """A message that says to which lane it belongs. One that is no whole object stays as it is."""
+    whole = data.rstrip()
+    if not lane or not whole.endswith(b"}"):
         return data
-    head = data.rstrip()[:-1].rstrip()
+    head = whole[:-1].rstrip()
     if b'"stream_id"' in data:  # an upstream's own: there is one name for a lane
         try:
             return replace(data, 0, {"stream_id": dumps(lane)})

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.errors import GatewayError
 from gateway.http.chunked_framing import ChunkedFraming, InvalidChunks
 from gateway.http.client_address import ClientAddresses
 from gateway.http.connection_budget import ConnectionBudget, ConnectionLimits
+from gateway.http.parser import RequestParser
 from gateway.identity.api_keys import new_id, new_secret
 from gateway.server import bound
+from tests.support.any_bytes import CountingOwner
 from tests.support.gateway import RunningGateway, StartGateway
 from tests.support.sockets import HEALTH, connected, is_open, read_all, send_until_stuck
 from tests.support.waiting import wait_until_sync
@@ -179,6 +182,13 @@ def test_a_body_in_tiny_chunks_is_refused_early(start: StartGateway, chunk: int)
         answer = read_all(client)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"invalid_http" in answer
+
+
+def test_what_tiny_chunks_take_to_read_does_not_grow_with_the_bound_of_heads() -> None:
+    parser = RequestParser(CountingOwner(), max_head_bytes=1 << 20, max_head_fields=10)
+    parser.feed(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    with pytest.raises(GatewayError, match="framing"):
+        parser.feed(b"1\r\na\r\n" * 5_000)
 
 
 LIMITS = ConnectionLimits(
