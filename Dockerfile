@@ -29,7 +29,7 @@ RUN python3 -m venv /build && python3 -m venv --without-pip /opt/gateway
 COPY ${LOCK} wheel[s] /src/wheels/
 RUN /build/bin/pip --python /opt/gateway/bin/python install --quiet \
       --only-binary :all: --require-hashes --find-links /src/wheels -r "/src/wheels/${LOCK}"
-COPY pyproject.toml /src/
+COPY pyproject.toml gateway.example.toml /src/
 COPY gateway /src/gateway
 RUN /build/bin/pip --python /opt/gateway/bin/python install --quiet --no-deps --no-build-isolation --no-index /src \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/gateway/lib \

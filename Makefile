@@ -1,4 +1,5 @@
-# make run     a gateway on http://127.0.0.1:8080 in one minute: sets up what is missing, starts the demo
+# make run     a gateway on http://127.0.0.1:8080 in one minute: sets up what is missing, starts the demo;
+#              ARGS="--port 9000" takes another port
 # make setup   .venv with everything; afterwards .venv/bin/gateway works
 # make test    set-up, then the tests, four at a time; ARGS="tests/ledger -k name" takes some of them, one at a time
 # make test-fast  set-up, then the pure tests alone: seconds
@@ -36,7 +37,7 @@ setup: $(DEV)
 
 # The development set-up includes the runtime: where it is there, it is the one to keep fresh.
 run: $(if $(wildcard $(DEV)),$(DEV),$(RUNTIME))
-	$(BIN)/gateway demo
+	$(BIN)/gateway demo $(ARGS)
 
 # Tests wait more than they compute: four share two cores well. A process that is done takes tests from one that is not.
 test: $(DEV)

@@ -3,6 +3,7 @@
 responses        POST /v1/responses (declared here, served by proxy/handler.py)
 models           GET /v1/models, /v1/models/{id}
 anthropic_models the same in Anthropic's form
+root             GET /: what this is
 hello            HEAD and GET /api/hello, which Claude Code asks
 conversations    /v1/conversations, where the gateway keeps state
 key              GET /v1/key
@@ -20,11 +21,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from gateway.api import admin, conversations, error_handlers, health, hello, key, metrics, models, responses
+from gateway.api import admin, conversations, error_handlers, health, hello, key, metrics, models, responses, root
 
 
 def install(app: FastAPI, throttle: error_handlers.Throttle, *, numeric_codes: bool) -> None:
     """Declares every route on the application."""
     error_handlers.install(app, throttle, numeric_codes=numeric_codes)
-    for module in (responses, conversations, models, key, health, hello, metrics, admin):
+    for module in (responses, conversations, models, key, health, root, hello, metrics, admin):
         app.include_router(module.router)

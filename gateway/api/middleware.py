@@ -43,7 +43,7 @@ _FOR_BROWSERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 _OPERATORS: Final = ("/admin", "/dashboard", "/metrics")
-_ON_BOTH: Final = ("/healthz", "/readyz")
+_ON_BOTH: Final = ("/", "/healthz", "/readyz")
 _METHODS: Final = b"GET, POST, DELETE"
 _EXPOSED: Final = (
     b"x-request-id, x-upstream-request-id, retry-after, retry-after-ms, x-should-retry, "
@@ -155,6 +155,11 @@ class RouteMiddleware:
         ]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+def has_operators(admin_port: int | None, scope: Scope) -> bool:
+    """Whether /admin, /dashboard and /metrics are served on the port where this request arrived."""
+    return admin_port is None or _port(scope) == admin_port
 
 
 def _pattern(scope: Scope) -> str:

@@ -1,7 +1,8 @@
 """The command line. It is thin: commands call the server's packages or the admin API.
 
-    commands         the flags of serve, demo, simulate and check
-    serve, demo      run the gateway; greeting is what the demo prints
+    commands         the flags of init, serve, demo, simulate and check
+    init             writes a configuration to begin with
+    serve, demo      run the gateway; greeting is what the demo prints, simulated runs a provider beside it
     check            checks a configuration
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)

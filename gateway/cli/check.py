@@ -15,6 +15,7 @@ import typer
 from gateway.cli.errors import CliError
 from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings, load_settings
+from gateway.config.upstream_settings import SIMULATOR
 from gateway.observability.request_log import configure_logging
 from gateway.protocol.model_spelling import folded
 from gateway.routing.model_patterns import specificity
@@ -38,6 +39,8 @@ def load(path: Path) -> Settings:
 async def _faults_of(settings: Settings) -> list[str]:
     problems = []
     for name, upstream in settings.upstreams.items():
+        if upstream.base_url == SIMULATOR:
+            continue
         try:
             built = build_upstream(name, upstream)
         except (ValueError, OSError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""The flags of serve, demo, simulate and check. Their implementations are imported only when they run.
+"""The flags of init, serve, demo, simulate and check. Their implementations are imported only when they run.
 
 The server's packages take a second and a half to import, and a client command should not wait for them.
 """
@@ -25,13 +25,13 @@ _GC_AT_START: Final = (
 )
 
 
-NAMES: Final = frozenset({"serve", "demo", "simulate", "check", "--version"})
+NAMES: Final = frozenset({"init", "serve", "demo", "simulate", "check", "--version"})
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
     app.callback()(_options)
-    for command in (serve, demo, simulate, check):
+    for command in (init, serve, demo, simulate, check):
         app.command()(command)
 
 
@@ -55,6 +55,27 @@ def _options(
         os.environ["GATEWAY_PROFILE"] = profile
 
 
+def init(
+    config: _Config = _CONFIG,
+    provider: Annotated[
+        str | None, typer.Option(help="siraya, openai, openrouter, simulator, or the URL of an API.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The provider's key as a reference: env:NAME or file:PATH.")] = None,
+    store: Annotated[str | None, typer.Option(help='"embedded", or the URL of a Redis or Valkey.')] = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: defaults for what is not given.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write in the place of a file that is there.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a file with every setting, no more.")] = False,
+) -> None:
+    """Write a configuration to begin with, and an admin key. It asks for provider, key and store."""
+    from gateway.cli import init  # noqa: PLC0415 - see the module's docstring
+
+    if example:
+        typer.echo(init.example(), nl=False)
+        return
+    init.run(config, init.Given(provider, key, store), ask=not yes, force=force)
+
+
 def serve(
     config: _Config = _CONFIG,
     host: Annotated[str | None, typer.Option(help="Instead of server.host.")] = None,
@@ -75,11 +96,14 @@ def demo(
     data_dir: Annotated[Path, typer.Option(help="Where all data is stored.", envvar="GATEWAY_STORE__DATA_DIR")] = Path(
         "data"
     ),
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 in a container.", envvar="GATEWAY_SERVER__HOST")
+    ] = "127.0.0.1",
 ) -> None:
     """Run a gateway with a store, a team and a key, ready to try. With SIRAYA_API_KEY set it uses Siraya."""
     from gateway.cli import demo as demonstration  # noqa: PLC0415 - see the module's docstring
 
-    demonstration.run(port, data_dir)
+    demonstration.run(host, port, data_dir)
 
 
 def simulate(

@@ -32,11 +32,13 @@ def text(demo: Demo, key: str) -> str:
         if demo.simulated
         else "Requests go to Siraya (SIRAYA_API_KEY is set)."
     )
+    admin_key = (demo.data_dir / "admin-key").absolute()
     return f"""
 The gateway serves. {provider}
 
 Base URL   {base_url}
 API key    {key}
+Dashboard  {demo.url}/dashboard   (sign in with the admin key, which lies in {admin_key})
 Data       {demo.data_dir.absolute()}   (store, keys; its gateway.toml is the configuration in use)
 
 # A request
@@ -49,6 +51,18 @@ Data       {demo.data_dir.absolute()}   (store, keys; its gateway.toml is the co
 from openai import OpenAI
 client = OpenAI(base_url="{base_url}", api_key="{key}")
 print(client.responses.create(model="{MODEL}", input="Hello, world!").output_text)
+
+# The OpenAI SDK for JavaScript (npm install openai; save as hello.mjs, then: node hello.mjs)
+import OpenAI from "openai";
+const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "{key}" }});
+const response = await client.responses.create({{ model: "{MODEL}", input: "Hello, world!" }});
+console.log(response.output_text);
+
+# Codex CLI (npm install -g @openai/codex)
+{_codex(base_url, key)}
+
+# opencode (npm install -g opencode-ai)
+{_opencode(base_url, key)}
 
 # Another team, a key for it, and what they spend
 {cli} teams create research --credits 25.00 --rpm 60
@@ -68,6 +82,26 @@ def _curl(base_url: str, key: str, *, stream: bool) -> str:
         '  -H "Content-Type: application/json" \\\n'
         f"  -d '{body}'"
     )
+
+
+def _codex(base_url: str, key: str) -> str:
+    provider = f'{{name = "Gateway", base_url = "{base_url}", env_key = "GATEWAY_KEY", wire_api = "responses"}}'
+    return (
+        f"GATEWAY_KEY={key} codex -m {MODEL} \\\n"
+        "  -c model_provider=gateway \\\n"
+        f"  -c 'model_providers.gateway={provider}'"
+    )
+
+
+def _opencode(base_url: str, key: str) -> str:
+    provider = {
+        "npm": "@ai-sdk/openai",
+        "name": "Gateway",
+        "options": {"baseURL": base_url, "apiKey": key},
+        "models": {MODEL: {}},
+    }
+    config = json.dumps({"provider": {"gateway": provider}})
+    return f"OPENCODE_CONFIG_CONTENT='{config}' \\\n  opencode -m gateway/{MODEL}"
 
 
 def _environment(demo: Demo) -> str:

@@ -3,9 +3,11 @@
     until_stopped     SIGINT and SIGTERM end it with exit code 0
       listening       the socket comes first, so that a port in use does not start a store
         stored        the embedded Valkey, which stops last, if the settings ask for it; otherwise a check of the spool
-          server.run  until the signal
+          simulated   the built-in simulator, if an upstream asks for it
+            server.run  until the signal
 
-Flags and the store's address are passed in the environment, from which worker processes read the same settings.
+Flags and the addresses of store and simulator are passed in the environment, from which worker processes read the same
+settings.
 """
 
 from __future__ import annotations
@@ -18,16 +20,21 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import typer
 
 from gateway import server, simulator
 from gateway.cli.check import load, store_refusal
 from gateway.cli.errors import CliError
+from gateway.cli.simulated import simulated
 from gateway.config.settings import Settings
 from gateway.ledger.spool import SPOOL
 from gateway.store.embedded import EmbeddedStore, EmbeddedStoreError
 from gateway.store.url import EMBEDDED
+
+_LOOPBACK: Final = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1"})  # noqa: S104 - nothing listens on these
 
 
 def serve(config: Path, *, host: str | None, port: int | None, workers: int | None) -> None:
@@ -42,6 +49,7 @@ def serve(config: Path, *, host: str | None, port: int | None, workers: int | No
         if settings.admin.port is not None:
             listeners.append(stack.enter_context(_listening(settings.admin.host, settings.admin.port, "admin.port")))
         settings = stack.enter_context(stored(settings))
+        settings = stack.enter_context(simulated(settings))
         count = settings.server.workers
         typer.echo(f"Gateway: {url_of(listeners[0])}/v1" + (f" ({count} workers)" if count > 1 else ""))
         code = server.run(settings, config, *listeners)
@@ -118,6 +126,7 @@ def _try_spool(data_dir: Path) -> None:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Returns the URL of a socket, with its real port."""
+    """Returns the URL of a socket, with its real port. One that listens everywhere is reached on this machine."""
     host, port = listener.getsockname()[:2]
+    host = _LOOPBACK.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

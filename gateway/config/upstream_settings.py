@@ -25,10 +25,14 @@ from gateway.upstream.health import Auth
 _ENDPOINTS: Final = ("/responses", "/chat/completions", "/messages", "/embeddings", "/completions")
 
 
+SIMULATOR: Final = "simulator"
+"""The base URL of the built-in simulator: `gateway serve` starts it, as it starts the embedded store."""
+
+
 class UpstreamSettings(Section):
     """One provider that speaks OpenResponses."""
 
-    base_url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")
+    base_url: str = Field(pattern=rf"^(https?://[^\s/?#]+(/[^\s?#]*)?|{SIMULATOR})$")
     api_keys: tuple[Secret, ...] = Field(min_length=1)
     auth: Auth = "bearer"
     operations: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(checked_names)] | None = None

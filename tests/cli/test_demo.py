@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,3 +202,62 @@ def test_with_a_provider_s_key_requests_go_to_the_provider(tmp_path: Path) -> No
             assert "Siraya" in program.wait_for(LAST_LINE)
             spend(program)
             assert program.stop() == 0
+
+
+def test_it_names_the_dashboard_and_where_its_key_lies(demo: str, home: Path) -> None:
+    url = fact(demo, "Base URL").removesuffix("/v1")
+    assert f"Dashboard  {url}/dashboard" in demo
+    assert str(home / "data" / "admin-key") in demo
+    assert httpx.get(f"{url}/dashboard", follow_redirects=True, trust_env=False).is_success
+
+
+def test_each_client_s_lines_name_the_base_url_and_the_key(demo: str) -> None:
+    url, key = fact(demo, "Base URL"), fact(demo, "API key")
+    for client in ("The OpenAI SDK for JavaScript", "Codex CLI", "opencode"):
+        lines = block(demo, client)
+        assert url in lines, client
+        assert key in lines, client
+
+
+def test_the_codex_lines_are_a_provider_in_toml_and_those_for_opencode_are_json(demo: str, home: Path) -> None:
+    """A program in their place shows what the shell makes of the lines."""
+    for name in ("codex", "opencode"):
+        program = home / name
+        program.write_text(
+            f"#!{sys.executable}\nimport json, os, sys\n"
+            "told = [os.environ.get(name) for name in ('GATEWAY_KEY', 'OPENCODE_CONFIG_CONTENT')]\n"
+            "print(json.dumps([sys.argv[1:], *told]))\n"
+        )
+        program.chmod(0o755)
+    path = f"PATH={home}:$PATH; "
+    words, key, _ = json.loads(pasted(path + block(demo, "Codex CLI"), home))
+    set_to = dict(word.split("=", 1) for word in words if "=" in word)
+    provider = tomllib.loads(f"p = {set_to['model_providers.gateway']}")["p"]
+    assert set_to["model_provider"] == "gateway"
+    assert (provider["base_url"], provider["wire_api"]) == (fact(demo, "Base URL"), "responses")
+    assert (provider["env_key"], key) == ("GATEWAY_KEY", fact(demo, "API key"))
+    _, _, told = json.loads(pasted(path + block(demo, "opencode"), home))
+    options = json.loads(told)["provider"]["gateway"]["options"]
+    assert options == {"baseURL": fact(demo, "Base URL"), "apiKey": fact(demo, "API key")}
+
+
+def test_a_copy_of_its_configuration_serves_from_anywhere_when_the_demo_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with started("demo", "--port", "0", cwd=tmp_path) as program:
+        key = fact(program.wait_for(LAST_LINE), "API key")
+        assert program.stop() == 0
+    own = tmp_path / "elsewhere" / "own.toml"
+    shutil.copy(tmp_path / "data" / "gateway.toml", own)
+    with started("serve", "--config", "own.toml", "--port", "0", "--workers", "2", cwd=own.parent) as program:
+        url = program.wait_for("Gateway: ").split()[1]
+
+        def answers() -> bool:
+            body = {"model": "o4-mini", "input": "Hi"}
+            headers = {"authorization": f"Bearer {key}"}
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.post(f"{url}/responses", headers=headers, json=body, trust_env=False).status_code == 200
+            return False
+
+        wait_until_sync(answers, timeout_s=40, what="the copy serves")
+        assert program.stop() == 0
+    wait_until_sync(lambda: not processes_in(tmp_path / "data"), what="no store is left behind")

@@ -85,3 +85,12 @@ def test_the_port_for_operators_has_them_all_and_nothing_for_clients(ports: tupl
     assert b"<form" in told(ports[1], "/dashboard/login").raw
     assert told(ports[1], "/admin/v1/teams").status == 200
     assert told(ports[1], "/v1/models").status == 404
+
+
+def test_the_root_of_the_operators_port_leads_to_the_dashboard_and_the_clients_one_nowhere(
+    ports: tuple[str, str],
+) -> None:
+    browser = {"accept": "text/html"}
+    answers = [httpx.get(url + "/", headers=browser, trust_env=False) for url in ports]
+    assert [answer.status_code for answer in answers] == [200, 303]
+    assert "dashboard" not in answers[0].text

@@ -85,7 +85,7 @@ def test_no_secret_has_a_place_in_the_environment_file_or_the_image() -> None:
     assert {"/secrets/", ".env"} <= set(ignored)
     allowed = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
     locks = ["!requirements-otel.lock", "!requirements.lock"]
-    assert sorted(allowed) == ["!gateway", "!pyproject.toml", *locks, "!wheels"]
+    assert sorted(allowed) == ["!gateway", "!gateway.example.toml", "!pyproject.toml", *locks, "!wheels"]
 
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
@@ -129,3 +129,37 @@ def test_secrets_without_a_provider_key_are_refused(tmp_path: Path) -> None:
     )
     assert refused.returncode == 1
     assert "SIRAYA_API_KEY is not set" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "key", ["your-key", "YOUR_API_KEY", "sk-...", "<key>", "changeme", "env:SIRAYA_API_KEY", "a b"]
+)
+def test_a_placeholder_is_no_provider_key(tmp_path: Path, key: str) -> None:
+    refused = secrets_made(tmp_path, key)
+    assert refused.returncode == 1
+    assert "nothing was stored" in refused.stderr
+    assert not (tmp_path / "secrets").exists()
+
+
+def test_a_placeholder_that_was_stored_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "upstream_api_key").write_text("your-key\n")
+    assert secrets_made(tmp_path, "sk-Real0123456789").returncode == 0
+    assert (tmp_path / "secrets" / "upstream_api_key").read_text() == "sk-Real0123456789\n"
+
+
+def test_what_is_kept_is_said(tmp_path: Path) -> None:
+    secrets_made(tmp_path, "sk-Real0123456789")
+    again = secrets_made(tmp_path, "sk-Another0123456789")
+    kept = {line.split()[1].rstrip(";").rpartition("/")[2] for line in again.stdout.splitlines() if "kept" in line}
+    assert kept == {"store_password", "admin_key", "grafana_password", "upstream_api_key"}
+    assert "SIRAYA_API_KEY is another key" in again.stdout
+    assert "sk-Another" not in again.stdout
+
+
+def secrets_made(tmp_path: Path, key: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "deploy" / "secrets.sh", tmp_path / "secrets"],
+        env={"PATH": "/usr/bin:/bin", "SIRAYA_API_KEY": key},
+        check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
