@@ -287,6 +287,7 @@ def _services(
     )
     cluster_state, live_requests = ClusterState(store), LiveRequests(store)
     admins = Admins(store, idempotency_ttl_s=idempotency_ttl_s)
+    audit_log = AuditLog(store, settings.admin.audit_max_entries)
     services = Services(
         settings=settings,
         loop=asyncio.get_running_loop(),
@@ -299,7 +300,7 @@ def _services(
         sessions=Sessions(
             store, admins, ttl_s=settings.admin.session_ttl_s, max_attempts=settings.admin.sign_in_attempts
         ),
-        audit_log=AuditLog(store, settings.admin.audit_max_entries),
+        audit_log=audit_log,
         handler=handler,
         model_list=ModelList(handler.snapshot.upstreams),
         cluster_state=cluster_state,
@@ -309,6 +310,7 @@ def _services(
             OutcomeRollups(store, retention_s=settings.ledger.usage_retention_s),
             RequestTimings(store),
             live_requests,
+            audit_log,
         ),
         request_log=request_log,
         store_inspection=StoreInspection(store),

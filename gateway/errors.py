@@ -54,6 +54,7 @@ CATALOGUE: Final = MappingProxyType(
         "invalid_api_key": Kind(401, "authentication_error", "never"),
         "invalid_admin_key": Kind(401, "authentication_error", "never"),
         "insufficient_quota": Kind(402, "insufficient_credits", "never"),
+        "team_paused": Kind(402, "insufficient_credits", "never"),
         "model_not_allowed": Kind(403, "permission_denied", "never"),
         "operation_not_allowed": Kind(403, "permission_denied", "never"),
         "admin_disabled": Kind(403, "permission_denied", "never"),

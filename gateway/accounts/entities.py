@@ -6,6 +6,7 @@
     operations            names (operations.names_of), one per line; an absent field permits all operations
     expires_ms            milliseconds since 1970; an absent field means no expiry
     metered               "1" or "0" (teams)
+    paused                "<ms> <request id>": since when, and by which request (teams); absent: not
     one of LIMITS         an integer; amounts of money are in nano-USD
     s:<sha256>            a secret -> the time at which it stops working, 0 for never (keys)
     u:<sha256>            a secret -> the time of its last use
@@ -69,10 +70,19 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Since when a team is stopped, and by the request that cost more than was held for it."""
+
+    at_ms: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Team(Account):
-    """A team. An unmetered one is charged but never refused for its balance."""
+    """A team. An unmetered one is charged but never refused for its balance. A paused one is refused what costs."""
 
     metered: bool
+    paused: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +117,7 @@ class Changes:
     """Fields to change.
 
     None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry. `release`
-    names fields of a key that its team's lead may lift from now on.
+    names fields of a key that its team's lead may lift from now on. `resume` lets a paused team go on.
     """
 
     name: str | None = None
@@ -119,6 +129,7 @@ class Changes:
     metered: bool | None = None
     cut_at_cap: bool | None = None
     release: tuple[str, ...] = ()
+    resume: bool = False
 
     def fields(self) -> dict[str, str]:
         """Returns the changes as hash fields. An empty value removes a field."""
@@ -137,6 +148,8 @@ class Changes:
             out["metered"] = "1" if self.metered else "0"
         if self.cut_at_cap is not None:
             out["cut_at_cap"] = "1" if self.cut_at_cap else ""
+        if self.resume:
+            out["paused"] = ""
         for name, value in self.limits.items():
             out[name] = "" if value is None else str(value)
         return out
@@ -169,7 +182,9 @@ class View:
 
 def read_team(team_id: str, stored: Mapping[str, str]) -> Team:
     """Reads a team from its hash."""
-    return Team(**_account(team_id, stored), metered=stored.get("metered") != "0")
+    since, _, request_id = stored.get("paused", "").partition(" ")
+    paused = Pause(int(since), request_id) if since.isdecimal() else None
+    return Team(**_account(team_id, stored), metered=stored.get("metered") != "0", paused=paused)
 
 
 def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.accounts.entities import LIMITS, Balance
+from gateway.accounts.entities import LIMITS, Balance, Pause
 from gateway.billing.money import format_usd
 from gateway.protocol.timestamps import iso_time
 
@@ -18,6 +18,11 @@ def time_json(ms: int) -> str | None:
 def balance_json(balance: Balance) -> dict[str, str]:
     """Returns a balance in USD. granted = available + held + spent."""
     return {f"{name}_usd": format_usd(getattr(balance, name)) for name in ("granted", "available", "held", "spent")}
+
+
+def pause_json(pause: Pause | None) -> dict[str, str] | None:
+    """Returns since when a team is paused, and the request that cost more than was held for it; None: it is not."""
+    return None if pause is None else {"at": iso_time(pause.at_ms), "request_id": pause.request_id}
 
 
 def limits_json(view: Mapping[str, int], now_ms: int) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.accounts.serialization import balance_json, limits_json, time_json
+from gateway.accounts.serialization import balance_json, limits_json, pause_json, time_json
 from gateway.api.dependencies import caller_of
 
 router = APIRouter()
@@ -32,6 +32,7 @@ async def show_key(request: Request) -> dict[str, Any]:
             "models": list(team.models),
             "operations": list(team.operations),
             "metered": team.metered,
+            "paused": pause_json(team.paused),
             "balance": balance_json(view.balance),
             "limits": limits_json(view.team, view.now_ms),
         },

@@ -115,7 +115,8 @@ class Settlement(NamedTuple):
 
     `bill` says how the cost came about, as the journal keeps it (bill.py). `unpriced` names what the price has no rate
     for. `attempts` are earlier attempts at other upstreams that may have started the work, as the journal keeps them.
-    `response_id`: the provider's own, under which it may list what it bills.
+    `response_id`: the provider's own, under which it may list what it bills. `pauses`: its team is stopped, because it
+    cost more than was held.
     """
 
     hold: Hold
@@ -130,6 +131,7 @@ class Settlement(NamedTuple):
     unpriced: tuple[str, ...] = ()
     attempts: tuple[str, ...] = ()
     response_id: str = ""
+    pauses: bool = False
 
     @property
     def over_nano_usd(self) -> int:
@@ -143,6 +145,7 @@ class Terms(NamedTuple):
     `charge_unanswered`: whether the input is charged where no head of an answer came; `charge_failed_input`: whether it
     is where a response failed before any output, and no usage was reported.
     `answered`: the model whose price it is, where another one was asked for. `unlisted`: one that has no price.
+    `pause_on_overrun`: a cost above the hold stops the team.
     """
 
     price: Price
@@ -155,6 +158,7 @@ class Terms(NamedTuple):
     charge_failed_input: bool = True
     answered: str = ""
     unlisted: str = ""
+    pause_on_overrun: bool = False
 
 
 NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
@@ -218,6 +222,8 @@ def believable_nano_usd(hold: Hold) -> int:
 def _by_usage(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
     settlement = _as_told(usage, hold, terms, outcome)
     most_nano_usd = believable_nano_usd(hold)
+    if terms.pause_on_overrun and settlement.over_nano_usd:
+        settlement = settlement._replace(pauses=True)
     if settlement.cost_nano_usd <= most_nano_usd:
         return settlement
     return settlement._replace(

@@ -47,8 +47,10 @@ def fields(values: Mapping[str, object]) -> None:
 
 
 def status(account: Mapping[str, Any]) -> str:
-    """Returns the status of a team or key for people. One that is active and has expired is "expired"."""
-    return "expired" if account["expired"] and account["status"] == "active" else str(account["status"])
+    """Returns the status of a team or key for people. One that is active may have expired, or be paused."""
+    if account["status"] != "active":
+        return str(account["status"])
+    return "expired" if account["expired"] else "paused" if account.get("paused") else "active"
 
 
 def bill(found: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`gateway teams rename|delete|disable|enable|expire|allow|operations`: commands that change an existing team.
+"""`gateway teams rename|delete|disable|enable|resume|expire|allow|operations`: commands that change an existing team.
 
 Limits: `gateway limits`.
 """
@@ -45,6 +45,12 @@ def disable(team: options.TeamArgument, *, yes: options.Yes = False, as_json: op
 def enable(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
     """Enable a disabled team."""
     _change(team, {"status": "active"}, as_json=as_json)
+
+
+@app.command()
+def resume(team: options.TeamArgument, *, as_json: options.AsJson = False) -> None:
+    """Let a team go on that was paused, because a request had cost more than was held for it."""
+    _change(team, {"paused": False}, as_json=as_json)
 
 
 @app.command()
@@ -95,7 +101,7 @@ def _shown(changed: Json, *, as_json: bool) -> None:
         {
             "team": changed["name"],
             "id": changed["id"],
-            "status": changed["status"],
+            "status": output.status(changed),
             "models": output.permitted_line(changed["models"]),
             "operations": output.permitted_line(changed["operations"]),
             "expires": changed["expires_at"] or "never",

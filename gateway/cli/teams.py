@@ -114,6 +114,12 @@ def _row(team: Json) -> tuple[Any, ...]:
     )
 
 
+def _paused(pause: Json) -> str:
+    return (
+        f"since {pause['at']}: {pause['request_id']} cost more than was held for it ({options.program()} teams resume)"
+    )
+
+
 def _show(team: Json) -> None:
     output.fields(
         {
@@ -121,6 +127,7 @@ def _show(team: Json) -> None:
             "id": team["id"],
             "status": output.status(team),
             "metered": "yes" if team["metered"] else "no: requests are never refused because of the balance",
+            **({"paused": _paused(team["paused"])} if team.get("paused") else {}),
             **({"fault": team["fault"]} if team["fault"] else output.balance_fields(team["balance"])),
             "models": output.permitted_line(team["models"]),
             "operations": output.permitted_line(team["operations"]),

@@ -43,6 +43,7 @@ class RouteSettings(Section):
     affinity: Affinity = "session"
     charge_unanswered: Literal["input", "nothing"] | None = None
     charge_failed_input: bool | None = None
+    on_overrun: Literal["allow", "pause"] | None = None
     fields: dict[PolicedField, Policy] = Field(default_factory=dict)
     foreign_ids: ForeignIds = "auto"
     price_by: Literal["asked", "answered"] = "asked"

@@ -115,6 +115,7 @@ class LimitsSettings(Section):
     token_counts_per_minute: int = Field(default=600, ge=1, le=1_000_000)
     charge_unanswered: Literal["input", "nothing"] = "input"
     charge_failed_input: bool = True
+    on_overrun: Literal["allow", "pause"] = "allow"
 
 
 class LedgerSettings(Section):

@@ -14,6 +14,7 @@ ACTION_TEXTS: Final[Mapping[str, str]] = MappingProxyType(
         "POST /teams": "created the team",
         "PATCH /teams/{team}": "changed the team",
         "DELETE /teams/{team}": "deleted the team",
+        "pause the team": "paused the team",
         "POST /teams/{team}/credits": "moved credits of",
         "POST /teams/{team}/keys": "created the key",
         "PATCH /teams/{team}/keys/{key}": "changed the key",

@@ -115,6 +115,12 @@ def unconfirmed(form: Mapping[str, str], name: str, what: str) -> AdminApiError 
     return AdminApiError(400, "invalid_field", f"To {what}, type its name: {name}", "confirm")
 
 
+@router.post("/teams/{team}/resume")
+async def resume(request: Request, team: str) -> Response:
+    """Lets a paused team go on."""
+    return await changed(visit_of(request), team, team_path(team), {"paused": False}, form_of(request), "status")
+
+
 @router.post("/teams/{team}/credits")
 async def move_credits(request: Request, team: str) -> Response:
     """Grants or adjusts credits."""

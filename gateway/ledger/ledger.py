@@ -61,7 +61,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 ADMIT: Final = Script.load("admit_v3")
-SETTLE: Final = Script.load("settle_v4")
+SETTLE: Final = Script.load("settle_v5")
 VIEW: Final = Script.load("view_v2")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
 """Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
@@ -72,7 +72,7 @@ _TOLD_EVERY_S: Final = 60.0
 
 
 class Resolution(IntEnum):
-    """How the ledger handled a settlement: the first number of `settle_v4`'s reply."""
+    """How the ledger handled a settlement: the first number of `settle_v5`'s reply."""
 
     CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
     APPLIED = 1
@@ -381,6 +381,7 @@ class Ledger:
             settlement.bill,
             "\n".join(settlement.attempts),
             settlement.response_id,
+            "1" if settlement.pauses else "",
         ]
 
 

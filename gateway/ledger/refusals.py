@@ -9,6 +9,7 @@
     concurrency            429 concurrency_exceeded; one second is a guess; not if the limit is 0
     budget_*               402 insufficient_quota until the period ends; `total`: no
     credits                402 insufficient_quota no
+    team_paused            402 team_paused        no: an operator or a grant lets it go on
     request_in_progress    409 request_in_progress; one second is a guess
     already_answered       409 already_answered   no
 
@@ -133,6 +134,17 @@ def _seen_before(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     )
 
 
+def _paused(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
+    request_id = refusal.code.partition(":")[2]
+    paused_at = iso_time(refusal.limit)
+    return GatewayError(
+        "team_paused",
+        f"This team is paused since {paused_at}: the request {request_id} cost more than was held for it. "
+        "An operator lets it go on, or a grant of credits.",
+        explain={**_explain(refusal, "on_overrun"), "request_id": request_id, "paused_at": paused_at},
+    )
+
+
 def _explain(refusal: AdmissionRefusal, limit: str, value: int | str | None = None) -> dict[str, JsonScalar]:
     fields: dict[str, JsonScalar] = {"limit": limit, "scope": refusal.scope, "limit_source": "gateway"}
     if value is not None:
@@ -211,6 +223,7 @@ _BUILDERS: Final[Mapping[str, Callable[[AdmissionRefusal, Demand], GatewayError]
         "tpm": _rate,
         "concurrency": _concurrency,
         "credits": _credits,
+        "team_paused": _paused,
         "request_in_progress": _seen_before,
         "already_answered": _seen_before,
     }

@@ -310,7 +310,8 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
     """Returns the script, keys and arguments with which this version makes a call that an older version spooled.
 
     settle_v1 rolled usage up by the hour only; settle_v2 knew neither bills nor attempts; settle_v3 did not
-    keep the ids of responses. Raises LookupError or ValueError for a call that no version wrote.
+    keep the ids of responses; settle_v4 paused no team. Raises LookupError or ValueError for a call that no version
+    wrote.
     """
     if script == "settle_v1":
         names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
@@ -319,4 +320,6 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
         script, args = "settle_v3", [*args[:18], "", "", *args[18:]]
     if script == "settle_v3":
         script, args = "settle_v4", [*args[:20], "", *args[20:]]
+    if script == "settle_v4":
+        script, args = "settle_v5", [*args[:21], "", *args[21:]]
     return script, keys, args

@@ -11,6 +11,7 @@ import time
 import structlog
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
+from gateway.billing.money import format_usd
 from gateway.billing.settlement import ExchangeResult, Hold, Settlement, Terms, attempt_of, decide, void
 from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
 from gateway.ledger.ledger import Ledger
@@ -58,6 +59,14 @@ class Settler:
         record.outcome = result.outcome
         record.settlement = settlement
         record.state = TRANSITIONS[record.state, Event.SETTLE if settlement.kind == "settle" else Event.VOID]
+        if settlement.pauses:
+            self._diagnostics.warning(
+                "team_paused",
+                request_id=record.request_id,
+                team_id=hold.team_id,
+                model=settlement.model,
+                over_hold_usd=format_usd(settlement.over_nano_usd),
+            )
         record.spooled = await settled is None
 
 
@@ -85,7 +94,7 @@ def terms_of(admitted: Admitted, upstream: str, answered: object) -> Terms:
     """What a request is settled by, if its answer ends now. `answered`: the model whose price counts."""
     route, limits = admitted.route, admitted.snapshot.limits
     rule = route.rule
-    failed_input, unanswered = rule.charge_failed_input, rule.charge_unanswered
+    failed_input, unanswered, overrun = rule.charge_failed_input, rule.charge_unanswered, rule.on_overrun
     by_answer = None if answered is None else priced_by(route, admitted.snapshot.router, answered)
     return Terms(
         route.price if by_answer is None else by_answer.price,
@@ -97,4 +106,5 @@ def terms_of(admitted: Admitted, upstream: str, answered: object) -> Terms:
         (limits.charge_unanswered if unanswered is None else unanswered) == "input",
         limits.charge_failed_input if failed_input is None else failed_input,
         *(("", "") if by_answer is None else by_answer[1:]),
+        (limits.on_overrun if overrun is None else overrun) == "pause",
     )

@@ -36,6 +36,7 @@ class RequestLimits:
     token_counts_per_minute: int = 600
     charge_unanswered: Literal["input", "nothing"] = "input"
     charge_failed_input: bool = True
+    on_overrun: Literal["allow", "pause"] = "allow"
 
 
 @dataclass(slots=True)

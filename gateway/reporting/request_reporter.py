@@ -21,6 +21,7 @@ from gateway.billing.lifecycle import Outcome
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.observability.request_record import RequestRecord
+from gateway.reporting.audit_log import Action, AuditLog
 from gateway.reporting.latency_buckets import bucket_ms
 from gateway.reporting.live_requests import LiveRequests
 from gateway.reporting.outcome_rollups import CountsByPlace, OutcomeRollups, Where
@@ -34,6 +35,9 @@ MAX_REFUSED: Final = 50
 MAX_EVENTS: Final = 500
 MAX_COUNTED: Final = 10_000
 MAX_TIMED: Final = 50
+MAX_PAUSES: Final = 100
+PAUSE: Final = "pause the team"
+"""The action of the audit log that is the gateway's own."""
 MAX_UNWRITTEN: Final = 1000
 """Teams, hours and keys whose counts wait for a store that is away."""
 
@@ -45,7 +49,12 @@ class RequestReporter:
     """
 
     def __init__(
-        self, refused: RefusedRequests, outcomes: OutcomeRollups, timings: RequestTimings, live_requests: LiveRequests
+        self,
+        refused: RefusedRequests,
+        outcomes: OutcomeRollups,
+        timings: RequestTimings,
+        live_requests: LiveRequests,
+        audit_log: AuditLog,
     ) -> None:
         self.dropped = 0
         self.lost = 0
@@ -55,6 +64,8 @@ class RequestReporter:
         self._outcomes = outcomes
         self._timings = timings
         self._live_requests = live_requests
+        self._audit_log = audit_log
+        self._pauses: deque[RequestRecord] = deque(maxlen=MAX_PAUSES)
         self._unwritten: CountsByPlace = {}
         self._counted: deque[RequestRecord] = deque(maxlen=MAX_COUNTED)
         self._refused: deque[RequestRecord] = deque(maxlen=MAX_REFUSED)
@@ -65,6 +76,8 @@ class RequestReporter:
         if record.settlement is not None:
             if not record.unchecked:  # nobody has checked the key: a stranger would write into the store
                 self._append(self._counted, record)
+            if record.settlement.pauses:
+                self._append(self._pauses, record)
         elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
             self._append(self._counted, record)
             self._append(self._refused, record)
@@ -100,6 +113,7 @@ class RequestReporter:
             if refused
             else None,
             await _fault_of(self._live_requests.publish([event(record) for record in finished])) if finished else None,
+            await _fault_of(self._audit_pauses()) if self._pauses else None,
         ]
         if (fault := next(filter(None, faults), None)) is not None:
             raise fault
@@ -124,6 +138,12 @@ class RequestReporter:
                 "store_unavailable", f"The gateway cannot reach its store ({fault.reason}).", wait_ms=1000
             )
         return fault
+
+    async def _audit_pauses(self) -> None:
+        """Writes who stopped which team, oldest first. What the store does not take waits for the next round."""
+        while self._pauses:
+            await self._audit_log.write(_pause(self._pauses[0]))
+            self._pauses.popleft()
 
     def _append(self, queue: deque[RequestRecord], record: RequestRecord) -> None:
         self.dropped += len(queue) == queue.maxlen
@@ -229,6 +249,19 @@ def _refused(record: RequestRecord) -> RefusedRequest:
         model=record.model or "",
         detail=record.detail or "",
     )
+
+
+def _pause(record: RequestRecord) -> Action:
+    settlement = record.settlement
+    cost, over = (0, 0) if settlement is None else (settlement.cost_nano_usd, settlement.over_nano_usd)
+    after = {
+        "paused": True,
+        "request_id": record.request_id,
+        "cost_usd": format_usd(cost),
+        "over_usd": format_usd(over),
+    }
+    team_id = record.team_id or ""
+    return Action("gateway", "gateway", PAUSE, f"team={team_id}", team_id, None, after, record.request_id)
 
 
 def _taken(queue: deque[RequestRecord]) -> list[RequestRecord]:

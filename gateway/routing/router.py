@@ -48,6 +48,7 @@ class RouteRule:
     affinity: Affinity = "session"
     charge_unanswered: Literal["input", "nothing"] | None = None
     charge_failed_input: bool | None = None
+    on_overrun: Literal["allow", "pause"] | None = None
     fields: FieldPolicies = DEFAULT_POLICIES
     foreign_ids: ForeignIds = "auto"
     price_by: Literal["asked", "answered"] = "asked"

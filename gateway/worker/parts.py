@@ -70,6 +70,7 @@ def build_snapshot(
         token_counts_per_minute=settings.limits.token_counts_per_minute,
         charge_unanswered=settings.limits.charge_unanswered,
         charge_failed_input=settings.limits.charge_failed_input,
+        on_overrun=settings.limits.on_overrun,
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())

@@ -39,6 +39,7 @@ FORMS = (
     "/teams",
     "/teams/{team}/limits",
     "/teams/{team}/status",
+    "/teams/{team}/resume",
     "/teams/{team}/credits",
     "/teams/{team}/keys",
     "/teams/{team}/keys/{key}/rotate",

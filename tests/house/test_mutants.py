@@ -5,10 +5,11 @@ from typing import Final
 import pytest
 
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
+from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.program import ROOT
 from tests.support.protections import PROTECTIONS, Protection
 
-EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS)
+EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS, *HOLD_PROTECTIONS)
 
 
 @pytest.mark.parametrize("row", EVERY, ids=lambda row: row.name)

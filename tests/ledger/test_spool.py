@@ -289,13 +289,13 @@ async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twi
         hold = (await parts.ledger.admit(ask(key))).hold
         settlement = settled(hold, cost=5)
         await parts.ledger.settle(settlement)
-        parts.spool.add("settle_v4", *parts.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
+        parts.spool.add("settle_v5", *parts.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
         await parts.ledger.flush()
         (await parts.books(key)).check()
         assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
 
 
-@pytest.mark.parametrize("script", ["settle_v1", "settle_v2", "settle_v3"])
+@pytest.mark.parametrize("script", ["settle_v1", "settle_v2", "settle_v3", "settle_v4"])
 @pytest.mark.parametrize("remembered", [False, True])
 async def test_a_line_of_a_version_before_this_one_is_posted(
     store: Server, tmp_path: Path, script: str, remembered: bool
@@ -305,7 +305,7 @@ async def test_a_line_of_a_version_before_this_one_is_posted(
         hold = (await parts.ledger.admit(ask(key))).hold
         names = TeamKeys(key.team_id)
         keys, args = parts.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for what is new
-        args = args[:20] if script == "settle_v3" else args[:18]
+        args = args[: {"settle_v4": 21, "settle_v3": 20}.get(script, 18)]
         if script == "settle_v1":  # it rolled usage up by the hour alone
             keys = [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"]
         if remembered:

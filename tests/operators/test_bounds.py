@@ -65,6 +65,7 @@ async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(parts:
         OutcomeRollups(parts.store, retention_s=60),
         RequestTimings(parts.store),
         LiveRequests(parts.store),
+        AuditLog(parts.store, max_entries=100),
     )
     key = await parts.new_key()
     feed.watched = True

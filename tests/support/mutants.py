@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
+from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 
 ROOT: Final = Path(__file__).parents[2]
-EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS)
+EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS, *HOLD_PROTECTIONS)
 TESTS_FAILED: Final = 1  # pytest's exit code; others mean that it could not run them
 TIMEOUT_S: Final = 180
 

@@ -159,6 +159,7 @@ class _Account(Body):
             metered=getattr(self, "metered", None) if "metered" in given else None,
             cut_at_cap=getattr(self, "cut_at_cap", None) if "cut_at_cap" in given else None,
             release=tuple(HELD[name] for name in getattr(self, "release", ())),
+            resume="paused" in given,
         )
 
 
@@ -182,6 +183,7 @@ class TeamPatch(_Account):
     name: Name = ""
     status: Literal["active", "disabled"] = "active"
     metered: Flag = True
+    paused: Annotated[Literal[False], Field(description="false lets a paused team go on")] = False
 
 
 class NewKey(_Account):

@@ -11,7 +11,7 @@ import orjson
 from gateway.accounts.accounts import Key, Team, View
 from gateway.accounts.admin_keys import Admin
 from gateway.accounts.authority import param_of
-from gateway.accounts.serialization import balance_json, limits_json, time_json
+from gateway.accounts.serialization import balance_json, limits_json, pause_json, time_json
 from gateway.billing.bill import bill_json
 from gateway.billing.money import format_usd
 from gateway.ledger.journal import Entry, Found
@@ -33,6 +33,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "name": team.name,
         "status": team.status,
         "metered": team.metered,
+        "paused": pause_json(team.paused),
         "models": list(team.models),
         "operations": list(team.operations),
         "expires_at": time_json(team.expires_ms),

@@ -88,6 +88,7 @@ _ALL: Final = (
         ("model",),
         "What the holds of those answers lacked, in USD.",
     ),
+    Metric("gateway_pauses_total", "counter", ("model",), "Those of them that paused their team (`on_overrun`)."),
     Metric(
         "gateway_invalid_keys_total",
         "counter",

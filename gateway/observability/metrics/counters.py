@@ -74,6 +74,7 @@ class Counters:
         self._contradictions: dict[str, int] = {}
         self._overruns: dict[str, int] = {}
         self._overrun_nano_usd: dict[str, int] = {}
+        self._pauses: dict[str, int] = {}
         self._overhead = Histograms("gateway_overhead_seconds")
         self._first_event = Histograms("gateway_first_event_seconds")
         self._total = Histograms("gateway_request_seconds")
@@ -140,6 +141,8 @@ class Counters:
         if over:
             self._add(self._overruns, model, 1)
             self._add(self._overrun_nano_usd, model, over)
+        if settlement.pauses:
+            self._add(self._pauses, model, 1)
 
     def _add(self, counts: dict[_K, int], key: _K, number: int) -> None:
         """Counts under a name that came from outside. Names beyond the bound are not kept."""
@@ -171,6 +174,7 @@ class Counters:
             "gateway_usage_contradictions_total": {(name,): count for name, count in self._contradictions.items()},
             "gateway_overruns_total": {(name,): count for name, count in self._overruns.items()},
             "gateway_overrun_usd_total": {(name,): nano for name, nano in self._overrun_nano_usd.items()},
+            "gateway_pauses_total": {(name,): count for name, count in self._pauses.items()},
             "gateway_invalid_keys_total": {(reason,): count for reason, count in self._invalid_keys.items()},
             "gateway_unchecked_total": {(): self._unchecked},
             "gateway_upstream_requests_total": dict(self._attempts.items()),

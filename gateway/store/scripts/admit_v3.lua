@@ -39,7 +39,7 @@ local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
 local key, team -- the counters of both, once they are loaded; their limits
 local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash,
   'e:' .. secret_hash, 'operations')
-local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations')
+local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused')
 
 -- Returns limit, left and reset_ms of the scope with the least left.
 local function least_of_bucket(limit, level)
@@ -159,6 +159,11 @@ local function check(name, scope, limits)
 end
 local free = ARGV[16] == '1'
 if not free then
+  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v5
+  if paused then
+    local since_ms, id = string.match(paused, '^(%d+) (.*)$')
+    consider('team_paused:' .. id, 'team', since_ms + 0, 0, -1)
+  end
   check('key', key, key_limits)
   check('team', team, team_limits)
   if metered and available < amount then consider('credits', 'team', available, held, -1) end

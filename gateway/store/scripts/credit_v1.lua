@@ -4,7 +4,8 @@
 -- ARGV 1 "grant" or "adjust"  2 amount, nano-USD  3 id of the movement  4 note  5 largest balance
 --      6 lifetime of the idempotency key, ms  7 lifetime of journal entries, ms
 --
--- The bound applies to the balance, not to the sum of all grants.
+-- The bound applies to the balance, not to the sum of all grants. A grant lets a team go on that a cost above its hold
+-- has paused.
 -- Returns {1 applied | 2 replayed | 0 no such team | -1 conflict | -2 over the largest balance, available, held, id}
 --
 --@include common
@@ -24,4 +25,5 @@ if math.abs(available + held + amount) > largest then
   return { -2, available, held, '' }
 end
 available = post_credit(state, journal, idem, ARGV[1], ARGV[2], ARGV[3], ARGV[4], server_ms(), ARGV[6], ARGV[7])
+if ARGV[1] == 'grant' then redis.call('HDEL', team, 'paused') end
 return { 1, available, held, ARGV[3] }

@@ -1,4 +1,4 @@
--- settle_v4: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
+-- settle_v5: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 done  8 usage of the hour  9 usage of the day
 --      [the client's idempotency key]  [response]
@@ -9,16 +9,18 @@
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
 --      19 how the cost came about, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
 --      21 the provider's id of the response, or ""
---      [22 what to remember of the response, under the last key  23 for how long, ms]
+--      22 "1": a cost above the hold pauses the team; otherwise ""
+--      [23 what to remember of the response, under the last key  24 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
--- A cost above the hold is posted completely. What the hold did not cover is the field `over` of the journal entry.
+-- A cost above the hold is posted completely. What the hold did not cover is the field `over` of the journal entry. The
+-- field `paused` of the team names the first request that paused it; admit_v3 refuses what costs something until it is gone.
 --@include common
 --@include resolving
 
 local team, key, state, holds, held, journal, done = unpack(KEYS, 1, 7)
-local response = ARGV[22] and KEYS[#KEYS]
+local response = ARGV[23] and KEYS[#KEYS]
 local mark = #KEYS > (response and 10 or 9) and KEYS[10]
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
 local now = server_ms()
@@ -88,7 +90,8 @@ if kind == 'settle' then
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
 end
-if response then redis.call('SET', response, ARGV[22], 'PX', ARGV[23]) end
+if ARGV[22] == '1' then redis.call('HSETNX', team, 'paused', string.format('%d %s', now, id)) end
+if response then redis.call('SET', response, ARGV[23], 'PX', ARGV[24]) end
 -- The client may have used the idempotency key again after this hold expired.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
   if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
