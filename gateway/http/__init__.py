@@ -16,6 +16,7 @@ websocket_connection a client's WebSocket connection: frames, pings, bounds, clo
 client               what the handler uses to read a request and write its answer
 connection_client    the same on the gateway's own connection
 asgi_client          the same on any other ASGI server
+inner_client         what clients share that have no HTTP connection of their own
 head                 HTTP/1.1 heads as bytes
 client_address       the client's address behind trusted proxies
 auth_throttle        limits wrong keys per address

@@ -11,7 +11,7 @@ from typing import Final
 
 from gateway.http.client import Client, Watch
 from gateway.protocol.lenient_json import parse_object
-from gateway.proxy.inner_client import InnerClient
+from gateway.proxy.collecting_client import CollectingClient
 from gateway.state.background_turn import BackgroundTurn, Problem
 from gateway.types import Headers
 
@@ -25,7 +25,7 @@ class _Unwatched:
         """Stops watching."""
 
 
-class BackgroundClient(InnerClient):
+class BackgroundClient(CollectingClient):
     """See `http.client.Client`. The request's head is that of the client that asked."""
 
     __slots__ = ("_turn",)
@@ -35,7 +35,7 @@ class BackgroundClient(InnerClient):
         self._turn = turn
 
     def keep(self, data: bytes) -> None:
-        """See `InnerClient`. The turn keeps what matters."""
+        """See `CollectingClient`. The turn keeps what matters."""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """See `Client`."""

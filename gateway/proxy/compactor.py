@@ -19,7 +19,7 @@ from gateway.observability.request_record import RequestRecord
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import CREATE_TARGET
 from gateway.proxy.admission import Admitted, Routed, routed_again
-from gateway.proxy.inner_client import InnerClient
+from gateway.proxy.collecting_client import CollectingClient
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.state.compaction import summary_of
 
@@ -50,7 +50,7 @@ class Compactor:
         due = None if turn is None else turn.due
         if turn is None or due is None or routed.request.input_tokens_estimate <= due.threshold_tokens:
             return routed
-        inner = InnerClient(client)
+        inner = CollectingClient(client)
         outcome = await self._ask(snapshot, routed._replace(turn=None), due.body, inner, record)
         if outcome is Outcome.SHUT_DOWN:
             raise GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)
@@ -62,7 +62,7 @@ class Compactor:
         return await routed_again(snapshot, routed, turn.body, client, record)
 
     async def _ask(
-        self, snapshot: ConfigSnapshot, routed: Routed, body: bytes, inner: InnerClient, record: RequestRecord
+        self, snapshot: ConfigSnapshot, routed: Routed, body: bytes, inner: CollectingClient, record: RequestRecord
     ) -> Outcome:
         own = RequestRecord(self._ledger.new_request_id(), record.method, record.path, record.route, record.client)
         own.team_id, own.key_id, own.secret_hash = record.team_id, record.key_id, record.secret_hash

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gateway.errors import GatewayError
-from gateway.http.client import RequestHead, Watch, bounded, too_large
+from gateway.http.client import Watch, bounded, too_large
+from gateway.http.inner_client import InnerClient
 from gateway.http.websocket_connection import WebSocketConnection
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.response_events import TERMINAL_STATUSES
@@ -30,7 +31,7 @@ OnAnswer = Callable[[dict[str, Any], Sequence[Item]], None]
 """Is told of the response of a terminal event and its output items, before the client is."""
 
 
-class TurnClient(RequestHead):
+class TurnClient(InnerClient):
     """See `http.client.Client`. `body`: the request's, or why there is none.
 
     State that changes: what `RequestHead` has; `ended`, the answer is whole; `failed`, the status of an error that it
@@ -80,29 +81,6 @@ class TurnClient(RequestHead):
             raise body
         return bounded(body, max_bytes)
 
-    @property
-    def memory_is_scarce(self) -> bool:
-        """See `Client`. The key was looked up before the socket was opened."""
-        return False
-
-    def key_is_known(self) -> None:
-        """See `Client`."""
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """See `Client`. A message has no head."""
-        self.start_now(status, headers)
-
-    def start_now(self, status: int, headers: Headers) -> bool:
-        """See `Client`."""
-        del headers
-        self.status = status
-        return True
-
-    async def write(self, data: bytes) -> None:
-        """See `Client`."""
-        if not self.write_now(data):
-            await self._connection.drain()
-
     def write_now(self, data: bytes) -> bool:
         """See `Client`. Whole events leave, each as a message; the beginning of one waits."""
         window = self._rest + data if self._rest else data
@@ -119,13 +97,6 @@ class TurnClient(RequestHead):
                     status = shown.error.get("status")
                     self.failed = status if isinstance(status, int) else _SERVER_ERROR
         return self._send(messages)
-
-    def buffer(self, data: bytes) -> None:
-        """See `Client`. Messages of one turn of the event loop leave together anyway."""
-        self.write_now(data)
-
-    def flush(self) -> None:
-        """See `Client`."""
 
     async def drained(self) -> None:
         """See `Client`."""

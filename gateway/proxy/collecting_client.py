@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gateway.http.client import Client, RequestHead, Watch
+from gateway.http.client import Client, Watch
+from gateway.http.inner_client import InnerClient
 from gateway.types import Body, Headers
 
 
-class InnerClient(RequestHead):
+class CollectingClient(InnerClient):
     """See `http.client.Client`. State that changes besides: `body`, what was answered."""
 
     __slots__ = ("_asked", "body")
@@ -27,57 +28,25 @@ class InnerClient(RequestHead):
         del max_bytes, timeout_s, length
         return b""
 
-    @property
-    def memory_is_scarce(self) -> bool:
-        """See `Client`."""
-        return False
-
-    def key_is_known(self) -> None:
-        """See `Client`."""
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """See `Client`."""
-        self.start_now(status, headers)
-
     def start_now(self, status: int, headers: Headers) -> bool:
         """See `Client`."""
-        del headers
-        self.status = status
         self.first_byte = time.perf_counter()
-        return True
-
-    async def write(self, data: bytes) -> None:
-        """See `Client`."""
-        self.buffer(data)
+        return super().start_now(status, headers)
 
     def write_now(self, data: bytes) -> bool:
-        """See `Client`. Nobody is slow."""
-        self.buffer(data)
-        return True
-
-    def buffer(self, data: bytes) -> None:
         """See `Client`."""
         self.bytes_out += len(data)
         self.keep(data)
+        return True
 
     def keep(self, data: bytes) -> None:
         """Keeps a part of the answer's body."""
         self.body += data
 
-    def flush(self) -> None:
-        """See `Client`."""
-
-    async def drained(self) -> None:
-        """See `Client`."""
-
-    async def end(self, data: bytes = b"") -> None:
-        """See `Client`."""
-        self.buffer(data)
-
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """See `Client`."""
         self.start_now(status, headers)
-        self.buffer(body)
+        self.write_now(body)
 
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`."""

@@ -1,0 +1,64 @@
+"""What clients share that have no HTTP connection of their own: a call of the gateway's own, a turn of a socket.
+
+They stand for `http.client.Client`, so that such a request passes the whole path of a request. Their body came with
+them, no head is sent, and nothing waits in a buffer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from gateway.http.client import RequestHead, Watch
+from gateway.types import Headers
+
+
+class InnerClient(RequestHead, ABC):
+    """See `http.client.Client`."""
+
+    __slots__ = ()
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """See `Client`. What they hold is counted as that of the connection behind them."""
+        return False
+
+    def key_is_known(self) -> None:
+        """See `Client`."""
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """See `Client`."""
+        self.start_now(status, headers)
+
+    def start_now(self, status: int, headers: Headers) -> bool:
+        """See `Client`. There is no head to send."""
+        del headers
+        self.status = status
+        return True
+
+    @abstractmethod
+    def write_now(self, data: bytes) -> bool:
+        """See `Client`."""
+
+    async def write(self, data: bytes) -> None:
+        """See `Client`."""
+        if not self.write_now(data):
+            await self.drained()
+
+    def buffer(self, data: bytes) -> None:
+        """See `Client`."""
+        self.write_now(data)
+
+    def flush(self) -> None:
+        """See `Client`."""
+
+    async def drained(self) -> None:
+        """See `Client`. Nobody is slow."""
+
+    async def end(self, data: bytes = b"") -> None:
+        """See `Client`."""
+        self.write_now(data)
+
+    @abstractmethod
+    def watch(self, on_leave: Callable[[], object]) -> Watch:
+        """See `Client`."""
