@@ -15,7 +15,8 @@ attachments          inline files in a body
 stored_references    what a request names that only its provider can read
 request_work         what a request lets a provider read and do beyond its body
 token_estimates      how many tokens a body holds, probably and at most
-content_codings      bodies that arrive compressed
+content_codings      request bodies that arrive compressed
+stream_decoder       decodes what is compressed, piece by piece
 body_bounds          how much of a body may have to be understood
 usage_reader         reads the usage of any answer
 usage_fields         the table of where each dialect keeps its usage

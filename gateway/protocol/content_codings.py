@@ -8,19 +8,17 @@ are no request but an attack.
 
 from __future__ import annotations
 
-import zlib
 from typing import Final
 
 from gateway.errors import GatewayError
+from gateway.protocol.stream_decoder import CODINGS, STEP_BYTES, NotValid, StreamDecoder, coding_of
 from gateway.types import Body
 
-CODINGS: Final = ("gzip", "deflate")
-_WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}.get
-_RAW_DEFLATE_BITS: Final = -15  # sent by those who read "deflate" as the bare format
-_STEP_BYTES: Final = 256 * 1024
 _FREE_BYTES: Final = 1024 * 1024
 _MAX_RATIO: Final = 100
-_NONE: Final = frozenset({"", "identity", "none", "utf-8"})
+_MOST_MEMBERS: Final = 10_000  # each costs time, however little it holds
+_NONE: Final = frozenset({"", "identity", "none", "utf-8", "utf8"})
+"""What is written into Content-Encoding for a body that is as it is."""
 
 
 def is_coded(coding: str) -> bool:
@@ -30,7 +28,7 @@ def is_coded(coding: str) -> bool:
 
 def check_coding(coding: str) -> None:
     """Raises GatewayError `unsupported_media_type`, which names what is taken, for another coding."""
-    if is_coded(coding) and _WINDOW_BITS(coding.strip().lower()) is None:
+    if is_coded(coding) and coding_of(coding) is None:
         raise GatewayError(
             "unsupported_media_type",
             f"Send the body as it is, or with one Content-Encoding of: {', '.join(CODINGS)}.",
@@ -41,36 +39,25 @@ def check_coding(coding: str) -> None:
 def decode(body: Body, coding: str, max_bytes: int) -> bytes:
     """The body as it was before it was compressed. Raises GatewayError."""
     check_coding(coding)
-    bits = _WINDOW_BITS(coding.strip().lower()) or 0
-    if bits > 0 and coding.strip().lower() == "deflate" and not _has_zlib_head(body):
-        bits = _RAW_DEFLATE_BITS
+    decoder = StreamDecoder(coding_of(coding) or "")
     pieces: list[bytes] = []
-    size, at, rest = 0, 0, b""
-    while rest or at < len(body):  # gzip may have several members, one behind another
-        decoder = zlib.decompressobj(bits)
-        try:
-            while not decoder.eof:
-                if not rest:  # a piece at a time: what is left of the whole would be copied at each step
-                    rest, at = bytes(body[at : at + _STEP_BYTES]), at + _STEP_BYTES
-                piece = decoder.decompress(rest, _STEP_BYTES)
-                if not (piece or rest or decoder.eof):
-                    raise _invalid(coding)
-                rest = decoder.unconsumed_tail
+    size, at = 0, 0
+    try:
+        while True:
+            while piece := decoder.take():
                 pieces.append(piece)
                 size += len(piece)
-                if size > max_bytes or size > _FREE_BYTES + _MAX_RATIO * len(body):
+                if size > max_bytes or size > _FREE_BYTES + _MAX_RATIO * len(body) or decoder.members > _MOST_MEMBERS:
                     raise _too_large(max_bytes)
-        except zlib.error:
-            raise _invalid(coding) from None
-        rest = decoder.unused_data
-        if (rest or at < len(body)) and bits != _WINDOW_BITS("gzip"):
-            raise _invalid(coding)
+            if at >= len(body):
+                break
+            decoder.give(bytes(body[at : at + STEP_BYTES]))  # a piece at a time: the whole would be copied at each step
+            at += STEP_BYTES
+    except NotValid:
+        raise _invalid(coding) from None
+    if not decoder.is_complete:
+        raise _invalid(coding)
     return b"".join(pieces)
-
-
-def _has_zlib_head(body: Body) -> bool:
-    """RFC 1950, section 2.2: the method, and a check of the first two bytes."""
-    return len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0  # noqa: PLR2004 - the RFC's numbers
 
 
 def _invalid(coding: str) -> GatewayError:

@@ -40,6 +40,7 @@ from gateway.proxy.upstream_body import UpstreamBody
 from gateway.routing.router import Route
 from gateway.types import Headers
 from gateway.upstream.buffered_answer import read_whole
+from gateway.upstream.decoded_answer import decoded
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
@@ -237,7 +238,8 @@ class Search:
         self._asking = upstream
         try:
             body, added = await self._body.made_for(upstream)
-            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body, self)
+            sent = upstream.attempt(key, target.operation.method.encode(), target.path, headers, body, self)
+            answer = decoded(await sent)
         except UpstreamFault as fault:
             self.sent = False
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))

@@ -38,10 +38,9 @@ from gateway.proxy.media import pass_media
 from gateway.proxy.preamble import Preamble, begins_with_error
 from gateway.proxy.upstream_answer import (
     client_headers,
-    content_type,
     peeked,
     read_body,
-    refuse_encoded,
+    readable_type,
     refuse_unreadable,
     status_of_error,
 )
@@ -86,8 +85,7 @@ class Relay:
         if not self._learnt.answered:
             self._learnt.answered = True
             self.record.state = TRANSITIONS[self.record.state, Event.OPEN]
-        refuse_encoded(opened.answer.headers)
-        kind = content_type(opened.answer.headers)
+        kind = readable_type(opened.answer.headers)
         form = self._dialect.stream if self._admitted.request.stream else None
         is_events = kind == b"text/event-stream"
         if form is not None and not is_events:

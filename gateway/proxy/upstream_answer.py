@@ -12,6 +12,7 @@ from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.off_loop import OffLoop
 from gateway.errors import GatewayError, Kind
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.content_codings import is_coded
 from gateway.protocol.dialects.dialect import Dialect, Json
 from gateway.protocol.forwarded_headers import to_client
 from gateway.protocol.lenient_json import is_json
@@ -27,8 +28,6 @@ from gateway.upstream.upstream import ACCOUNT_REFUSED
 
 _COPIED_BYTES: Final = 1024 * 1024
 _BAD_GATEWAY: Final = 502
-_NO_CODING: Final = frozenset({b"", b"identity", b"none", b"utf-8", b"utf8"})
-"""What servers write into Content-Encoding for a body that is as it is."""
 _EVENT_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -68,14 +67,19 @@ def content_type(headers: Headers) -> bytes:
     return b""
 
 
-def refuse_encoded(headers: Headers) -> None:
-    """Refuses an encoded answer.
+def readable_type(headers: Headers) -> bytes:
+    """The media type of an answer that can be read.
 
-    The request asked for identity; the header is not passed on, and usage cannot be read.
+    Raises InvalidAnswer for a coding that nobody knows here, and that was not asked for. Where one is known, its header
+    is gone (upstream/decoded_answer.py).
     """
+    kind = b""
     for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() not in _NO_CODING:
-            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed, which was not asked for.")
+        if name == b"content-type":
+            kind = kind or value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding" and is_coded(value.decode("latin-1")):
+            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed in an unknown way.")
+    return kind
 
 
 def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> None:

@@ -6,6 +6,7 @@ pool              the native implementation: keep-alive HTTP/1.1 connections to 
 http1             one native connection
 answer            an answer that arrives on it
 buffered_answer   an answer whose body has been read
+decoded_answer    an answer that came compressed
 request_head      request heads as bytes
 origin            base URLs and TLS trust
 dial              TCP connections by Happy Eyeballs

@@ -169,9 +169,9 @@ def test_what_is_no_answer_is_a_502_of_the_gateways_own(
 
 
 @pytest.mark.parametrize("head", [SSE, PLAIN])
-def test_a_compressed_answer_that_nobody_asked_for_is_a_502(provider: RawProvider, ask: Ask, head: bytes) -> None:
+def test_an_answer_in_an_unknown_coding_is_a_502(provider: RawProvider, ask: Ask, head: bytes) -> None:
     """Its bytes without the Content-Encoding would be meaningless, and its usage could not be read."""
-    send(provider, head + b"Content-Encoding: gzip\r\n", [b"\x1f\x8b\x08"], "length")
+    send(provider, head + b"Content-Encoding: compress\r\n", [b"\x1f\x8b\x08"], "length")
     answer = ask.stream()
     assert answer.status == 502
     assert json.loads(answer.body)["error"]["code"] == "upstream_invalid_response"

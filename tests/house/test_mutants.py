@@ -8,8 +8,9 @@ from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.program import ROOT
 from tests.support.protections import PROTECTIONS, Protection
+from tests.support.wire_protections import WIRE_PROTECTIONS
 
-EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS, *HOLD_PROTECTIONS)
+EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS, *HOLD_PROTECTIONS, *WIRE_PROTECTIONS)
 
 
 @pytest.mark.parametrize("row", EVERY, ids=lambda row: row.name)

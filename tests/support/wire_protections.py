@@ -1,0 +1,42 @@
+"""The protections of what comes over the wire, as in protections.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.protections import Protection
+
+_DECODER: Final = "gateway/protocol/stream_decoder.py"
+_TEST_CODINGS: Final = "tests/unit/test_content_codings.py"
+_TEST_COMPRESSED: Final = "tests/dialects/test_compressed_answers.py"
+
+WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "a window beyond 8 MiB is refused",
+        _DECODER,
+        "_ZSTD_WINDOW_LOG: Final = 23",
+        "_ZSTD_WINDOW_LOG: Final = 30",
+        f"{_TEST_CODINGS}::test_a_zstd_window_beyond_8_mib_is_refused",
+    ),
+    Protection(
+        "a body of very many members is refused",
+        "gateway/protocol/content_codings.py",
+        " or decoder.members > _MOST_MEMBERS",
+        "",
+        f"{_TEST_CODINGS}::test_a_body_of_very_many_members_is_refused",
+    ),
+    Protection(
+        "a body that grows too much is refused",
+        "gateway/protocol/content_codings.py",
+        " or size > _FREE_BYTES + _MAX_RATIO * len(body)",
+        "",
+        f"{_TEST_CODINGS}::test_what_grows_too_much_is_refused",
+    ),
+    Protection(
+        "a compressed answer that is cut is no answer",
+        "gateway/upstream/decoded_answer.py",
+        "            elif self._decoder.is_complete:",
+        "            else:\n                return b''\n            if self._decoder.is_complete:",
+        f"{_TEST_COMPRESSED}::test_a_compressed_answer_that_is_cut_is_no_answer",
+    ),
+)
