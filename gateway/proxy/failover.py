@@ -39,8 +39,8 @@ from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.proxy.upstream_body import UpstreamBody
 from gateway.routing.router import Route
 from gateway.types import Headers
-from gateway.upstream.buffered_answer import read_whole
-from gateway.upstream.decoded_answer import decoded
+from gateway.upstream.buffered_answer import BufferedAnswer, read_whole
+from gateway.upstream.decoded_answer import uncompressed
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
@@ -238,8 +238,7 @@ class Search:
         self._asking = upstream
         try:
             body, added = await self._body.made_for(upstream)
-            sent = upstream.attempt(key, target.operation.method.encode(), target.path, headers, body, self)
-            answer = decoded(await sent)
+            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body, self)
         except UpstreamFault as fault:
             self.sent = False
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
@@ -275,7 +274,7 @@ class Search:
             return
         timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
         self._rank = NOT_OFFERED
-        self._refused = Opened(upstream, key, await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s))
+        self._refused = Opened(upstream, key, await read_refusal(answer, upstream, timeout_s))
 
     async def _refuse(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
         """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""
@@ -283,7 +282,7 @@ class Search:
             self.begun.append(Begun(upstream.name, str(answer.status), has_head=True))
         try:
             timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
-            whole = await read_whole(answer, upstream.policy.max_answer_bytes, timeout_s)
+            whole = await read_refusal(answer, upstream, timeout_s)
         except BaseException:
             upstream.health.released(self._admitted.route.upstream_model)
             raise
@@ -306,6 +305,11 @@ class Search:
             self.begun.append(Begun(upstream.name, fault.kind.value))
             if not self._admitted.route.rule.repeat_started:
                 raise self._failure from None
+
+
+async def read_refusal(answer: Answer, upstream: Upstream, timeout_s: float) -> BufferedAnswer:
+    """Reads a refusal to its end or to one of its bounds."""
+    return await read_whole(uncompressed(answer), upstream.policy.max_answer_bytes, timeout_s)
 
 
 def fault_error(fault: UpstreamFault, *, begun: bool = False) -> GatewayError:

@@ -45,6 +45,7 @@ from gateway.proxy.upstream_answer import (
     status_of_error,
 )
 from gateway.types import Headers
+from gateway.upstream.decoded_answer import uncompressed
 
 
 class Relay:
@@ -79,13 +80,15 @@ class Relay:
         self._opened, self._learnt.observer, self._preamble = opened, None, None
         status = opened.answer.status
         if not 200 <= status < 300:  # noqa: PLR2004 - the range is HTTP's
-            await self._pass_refusal(opened)
+            await self._pass_refusal(opened._replace(answer=uncompressed(opened.answer)))
             return
         self._unconfirmed = opened
         if not self._learnt.answered:
             self._learnt.answered = True
             self.record.state = TRANSITIONS[self.record.state, Event.OPEN]
-        kind = readable_type(opened.answer.headers)
+        kind, is_compressed = readable_type(opened.answer.headers)
+        if is_compressed:
+            opened = opened._replace(answer=uncompressed(opened.answer))
         form = self._dialect.stream if self._admitted.request.stream else None
         is_events = kind == b"text/event-stream"
         if form is not None and not is_events:

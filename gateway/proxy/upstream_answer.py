@@ -18,6 +18,7 @@ from gateway.protocol.forwarded_headers import to_client
 from gateway.protocol.lenient_json import is_json
 from gateway.protocol.provider_errors import LONGEST_READ, is_standard, read_provider_error
 from gateway.protocol.retry_after import retry_after_s
+from gateway.protocol.stream_decoder import coding_of
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, fault_error
 from gateway.proxy.refusals import account_status
@@ -67,19 +68,20 @@ def content_type(headers: Headers) -> bytes:
     return b""
 
 
-def readable_type(headers: Headers) -> bytes:
-    """The media type of an answer that can be read.
+def readable_type(headers: Headers) -> tuple[bytes, bool]:
+    """The media type of an answer, and whether it is compressed, which was not asked for.
 
-    Raises InvalidAnswer for a coding that nobody knows here, and that was not asked for. Where one is known, its header
-    is gone (upstream/decoded_answer.py).
+    Raises InvalidAnswer for a coding that nobody knows here.
     """
-    kind = b""
+    kind, is_compressed = b"", False
     for name, value in headers:
         if name == b"content-type":
             kind = kind or value.partition(b";")[0].strip().lower()
-        elif name == b"content-encoding" and is_coded(value.decode("latin-1")):
-            raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed in an unknown way.")
-    return kind
+        elif name == b"content-encoding" and is_coded(coding := value.decode("latin-1")):
+            is_compressed = True
+            if coding_of(coding) is None:
+                raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer is compressed in an unknown way.")
+    return kind, is_compressed
 
 
 def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> None:

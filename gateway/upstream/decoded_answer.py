@@ -1,6 +1,6 @@
 """An answer that its upstream compressed although it was asked not to: decoded as it comes.
 
-decoded(answer) -> Answer     the same one where it is not compressed, or in a way that is not known
+uncompressed(answer) -> Answer     the same one where it is not compressed, or in a way that is not known
 
 Mutable: how much of it has been read and decoded.
 """
@@ -18,7 +18,7 @@ from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 _OF_THE_CODED_BODY: Final = frozenset({b"content-encoding", b"content-length"})
 
 
-def decoded(answer: Answer) -> Answer:
+def uncompressed(answer: Answer) -> Answer:
     """The answer as its reader wants it: decoded if its headers name a coding that is known."""
     for name, value in answer.headers:
         if name == b"content-encoding" and (coding := coding_of(value.decode("latin-1"))) is not None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gateway.protocol.lenient_json import parse_object
 from gateway.upstream.buffered_answer import read_whole
-from gateway.upstream.decoded_answer import decoded
+from gateway.upstream.decoded_answer import uncompressed
 from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import Upstream
 
@@ -103,7 +103,7 @@ async def _fetch(upstream: Upstream, now_s: float, path: bytes = _PATH) -> tuple
     status = 0
     for key in sorted(upstream.keys.keys, key=lambda one: max(one.resting_until_s(_NO_MODEL), now_s)):
         answer = await upstream.attempt(key, b"GET", path, headers, b"")
-        whole = await read_whole(decoded(answer), _MAX_BYTES, TIMEOUT_S)
+        whole = await read_whole(uncompressed(answer), _MAX_BYTES, TIMEOUT_S)
         status = whole.status
         if status in _NOT_OFFERED:
             return ()
