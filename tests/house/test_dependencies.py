@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -15,11 +16,23 @@ def names_of(requirements: list[str]) -> set[str]:
     return {re.sub(r"[-_.]+", "-", name[0]).lower() for name in found if name}
 
 
+def nodes_here(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module but for those that another version of Python alone would run."""
+    yield tree
+    test = ast.unparse(tree.test) if isinstance(tree, ast.If) else ""
+    for below in ast.iter_child_nodes(tree):
+        if isinstance(tree, ast.If) and test.startswith("sys.version_info >= "):
+            is_newer = sys.version_info >= ast.literal_eval(test.partition(">= ")[2])
+            if below in (tree.orelse if is_newer else tree.body):
+                continue
+        yield from nodes_here(below)
+
+
 def imported_packages() -> dict[str, str]:
     """The top-level packages that the gateway's modules import, each with a module that does."""
     found: dict[str, str] = {}
     for path in sorted((ROOT / "gateway").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_here(ast.parse(path.read_text(encoding="utf-8"))):
             modules: list[str] = []
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
