@@ -5,7 +5,8 @@
     check(key)                  the same call without a response: is this key alive, and may it use an operation?
 
 A response is charged once. One whose usage was not known when it was made (it runs in the background, its client left)
-was charged by an estimate; the first usage that is seen later corrects that, by the difference: `correction`.
+was charged by an estimate; the first usage that is seen later, or that it ended without one, corrects that, by the
+difference: `correction`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from gateway.billing.bill import with_less
-from gateway.billing.settlement import Hold, Settlement
+from gateway.billing.settlement import Hold, SettledBy, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
 from gateway.ledger.refusals import operation_not_allowed
@@ -128,10 +129,11 @@ def known_response_of(settlement: Settlement, response_id: str, upstream_key: st
 
 
 def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[Settlement, KnownResponse]:
-    """A later settlement by usage -> what is left to post, under an id that the response gives, and what to remember.
+    """A later settlement -> what is left to post, under an id that the response gives, and what to remember.
 
-    The id makes it idempotent: however many requests see the usage at once, the ledger posts it once. It belongs to the
-    key, and to the budget periods, of the request that made the response.
+    It is by the response's usage, or by how it ended where it has none (a void: for nothing); either way it is the
+    last. The id makes it idempotent: however many requests see the usage at once, the ledger posts it once. It belongs
+    to the key, and to the budget periods, of the request that made the response.
     """
     usage = settlement.usage
     digest = hashlib.sha256(known_response.response_id.encode()).hexdigest()[:32]
@@ -146,6 +148,7 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
     )
     cost = settlement.cost_nano_usd - known_response.cost_nano_usd
     bill = with_less(settlement.bill, usage, known_response.cost_nano_usd)
-    posted = settlement._replace(hold=hold, cost_nano_usd=cost, usage=left, bill=bill)
+    by: SettledBy = "estimate" if settlement.kind == "void" else settlement.settled_by
+    posted = settlement._replace(hold=hold, kind="settle", cost_nano_usd=cost, usage=left, settled_by=by, bill=bill)
     now = known_response_of(settlement._replace(hold=hold), known_response.response_id, known_response.upstream_key)
-    return posted, now
+    return posted, now._replace(settled=True)

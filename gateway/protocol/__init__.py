@@ -14,6 +14,7 @@ audio_length         how long an audio file plays
 attachments          inline files in a body
 stored_references    what a request names that only its provider can read
 request_work         what a request lets a provider read and do beyond its body
+output_size          how much an answer put out, where no usage says so
 token_estimates      how many tokens a body holds, probably and at most
 content_codings      request bodies that arrive compressed
 stream_decoder       decodes what is compressed, piece by piece

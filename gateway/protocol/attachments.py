@@ -1,6 +1,7 @@
 """Attachments in a request's body: data URLs in base64 (RFC 2397), and base64 in members that carry files.
 
     find_attachments(body)         their positions and kinds
+    kind_of_value(name, value)     the kind of one member's text, decoded
     cut_places(body, found)        what of long attachments is cut out, so that the rest parses quickly
     without(body, places)          the rest
 
@@ -122,16 +123,29 @@ def _raw(body: Body, member: bytes, first: int, seek: Find) -> Iterator[Attachme
 
 def _kind(body: Body, start: int, begin: int, end: int) -> Kind:
     """What a model gets to see of it. `start` is its quote, `begin` the first byte of its content."""
-    head = bytes(body[begin : begin + 32])
-    name = _member_before(body, start)
-    kind: Kind = "text"
-    if name in _IMAGE_MEMBERS and _IMAGES.match(head):
-        kind = "image"
-    elif name in _AUDIO_MEMBERS and _AUDIO.match(head):
-        kind = "audio"
-    elif name in _FILE_MEMBERS and _FILES.match(head):
-        kind = "file"
+    kind = _kind_by(_member_before(body, start), bytes(body[begin : begin + 32]))
     return kind if kind == "text" or _is_base64(body, begin, end) else "text"
+
+
+def kind_of_value(name: str, value: str) -> Kind | None:
+    """What the value of a member is, where it is long base64, with `data:` before it or without; None where it is not.
+
+    "text": base64 of something else than the files that stand in such a member.
+    """
+    begin = value.find(MARK.decode(), 0, _LONGEST_MEDIA_TYPE) + len(MARK) if value.startswith("data:") else 0
+    content = value[begin:].encode("ascii", "replace") if len(value) >= SHORTEST_BYTES else b""
+    if not content or not _is_base64(content, 0, len(content)):
+        return None
+    return _kind_by(name, content[:32])
+
+
+def _kind_by(name: str, head: bytes) -> Kind:
+    """The kind of a member's content by its first bytes."""
+    if name in _IMAGE_MEMBERS and _IMAGES.match(head):
+        return "image"
+    if name in _AUDIO_MEMBERS and _AUDIO.match(head):
+        return "audio"
+    return "file" if name in _FILE_MEMBERS and _FILES.match(head) else "text"
 
 
 def _member_before(body: Body, start: int) -> str:

@@ -124,7 +124,10 @@ async def prepare(
         if query or not request.model:
             request, known_response = await _completed(request, query, responses, key)
     record.model, record.stream = request.model, request.stream
-    route = snapshot.router.resolve(request.model)
+    charge = target.operation.charge
+    route = snapshot.router.resolve(
+        request.model, free=charge != "usage or estimate", pinned=target.response_id is not None
+    )
     record.model = route.model
     several = snapshot.has_several_keys or snapshot.offers_differ
     if several or route.rule.weights or request.preferences is not None:
@@ -342,7 +345,8 @@ def _ask(
     reserved = NOTHING  # counted and limited as a request; nothing to reserve
     form = target.operation.dialect.request
     now_ms = time.time_ns() // 1_000_000
-    if request.work is not NO_WORK or request.facts.service_tier or route.variants:
+    says_more = request.work is not NO_WORK or request.facts.service_tier or route.variants
+    if says_more and target.response_id is None:
         route = checked(request, route, snapshot, now_ms)
     if target.operation.charge == "usage or estimate":
         reserved = reserve(request, target.operation, route, snapshot.router, snapshot.limits, known_response, now_ms)

@@ -30,7 +30,7 @@ _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the 
 class Learnt:
     """What one answer has told so far: a stream by its observer, a whole one by its facts. Mutable.
 
-    `answered`: an upstream has answered 2xx. `length`: of a whole answer, in bytes.
+    `answered`: an upstream has answered 2xx.
     """
 
     dialect: Dialect
@@ -38,7 +38,6 @@ class Learnt:
     observer: SseObserver | None = None
     facts: AnswerFacts | None = None
     answer: Json = field(default_factory=dict)
-    length: int = 0
 
     @property
     def works_on(self) -> bool:
@@ -55,12 +54,19 @@ class Learnt:
         return (self.answer if self.observer is None else self.observer.facts.answer).get("model")
 
     @property
-    def output_tokens(self) -> int:
-        """What has been put out, estimated from what came."""
+    def has_ended(self) -> bool:
+        """Whether the response itself has ended, and is known as a whole."""
         if self.observer is not None:
-            return self.observer.output_tokens_estimate()
-        measure = self.dialect.output_bytes
-        return (self.length if measure is None else measure(self.answer)) // BYTES_PER_TOKEN
+            return self.observer.facts.terminal is not None and bool(self.observer.facts.answer)
+        return self.facts is not None and not self.facts.in_progress
+
+    @property
+    def output_tokens(self) -> int:
+        """What has been put out, estimated from what came: from the answer where it is known as a whole."""
+        observer = self.observer
+        answer = self.answer if observer is None else observer.facts.answer
+        tokens = -(-self.dialect.output_bytes(answer) // BYTES_PER_TOKEN)
+        return tokens if tokens or observer is None else observer.output_tokens_estimate()
 
 
 def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, begun: bool) -> ExchangeResult:
@@ -83,11 +89,12 @@ def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, beg
         usage = None
     if learnt.works_on:
         output_tokens = admitted.admission.hold.output_tokens  # whatever it comes to is within the hold
-    return ExchangeResult(outcome, _is_charged(admitted, usage), usage, output_tokens, partly)
+    return ExchangeResult(outcome, _is_charged(admitted, learnt, usage), usage, output_tokens, partly)
 
 
-def _is_charged(admitted: Admitted, usage: Usage | None) -> bool:
+def _is_charged(admitted: Admitted, learnt: Learnt, usage: Usage | None) -> bool:
     charge, known_response = admitted.target.operation.charge, admitted.known_response
     if charge == "usage":
-        return usage is not None and known_response is not None and not known_response.settled
+        is_open = known_response is not None and not known_response.settled
+        return is_open and admitted.route.is_priced and (usage is not None or learnt.has_ended)
     return charge == "usage or estimate"

@@ -274,7 +274,7 @@ class Relay:
             status = status_of_error(opened, self._dialect, facts.error, body)
             self.outcome = Outcome.UPSTREAM_REFUSED
         else:
-            self._learnt.facts, self._learnt.answer, self._learnt.length = facts, fields, len(body)
+            self._learnt.facts, self._learnt.answer = facts, fields
             self.billed_as = self.record.response_id = facts.response_id
             self.outcome = OUTCOMES[facts.ended]
             self._confirm(opened)

@@ -13,7 +13,7 @@ import structlog
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.money import format_usd
 from gateway.billing.settlement import ExchangeResult, Hold, Settlement, Terms, attempt_of, decide, void
-from gateway.ledger.known_responses import KnownResponses, correction, known_response_of
+from gateway.ledger.known_responses import KnownResponse, KnownResponses, correction, known_response_of
 from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
@@ -47,7 +47,7 @@ class Settler:
             self._diagnostics.exception("decision_failed", request_id=record.request_id)
             result = ExchangeResult(Outcome.INTERNAL_ERROR)
             settlement = void(hold, result.outcome)
-        if known_response is not None and admitted.target.operation.by_id and settlement.kind == "settle":
+        if known_response is not None and admitted.target.operation.by_id and result.answered:
             settlement, known_response = correction(known_response, settlement)
             memory = self._responses.memory(hold.team_id, known_response)
             _ = self._ledger.settle(void(hold, result.outcome))
@@ -77,6 +77,8 @@ def decided(
     unanswered = search.unanswered(ended_by=relay.outcome.value) if search.begun or search.sent else None
     result = relay.result(begun=unanswered is not None)
     answered = relay.answered_model if admitted.route.is_priced_by_answer else None
+    if admitted.known_response is not None and admitted.target.operation.charge == "usage":
+        hold = charged_before(admitted.known_response, hold)
     terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream, answered)
     settlement = decide(result, hold, terms)
     if unanswered is not None and not (result.begun and settlement.kind == "settle"):
@@ -88,6 +90,14 @@ def decided(
     if settlement.kind == "settle" and (response_id := relay.billed_as or relay.opening_id):
         settlement = settlement._replace(response_id=response_id)
     return result, settlement
+
+
+def charged_before(known_response: KnownResponse, hold: Hold) -> Hold:
+    """What bounds an estimate of a response that has ended without a usage: what it was charged while that was open."""
+    input_tokens, _, output_tokens = known_response[8:11]
+    return hold._replace(
+        amount_nano_usd=known_response.cost_nano_usd, input_tokens=input_tokens, output_tokens=output_tokens
+    )
 
 
 def terms_of(admitted: Admitted, upstream: str, answered: object) -> Terms:

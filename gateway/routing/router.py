@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 from gateway.billing.dearest_rows import dearest_rows
 from gateway.billing.price_row import Price
 from gateway.billing.price_table import PriceTable
+from gateway.billing.rates import Layer
 from gateway.errors import GatewayError
 from gateway.protocol.model_spelling import folded
 from gateway.routing.affinity import Affinity, ordered
@@ -80,7 +81,14 @@ class Route(NamedTuple):
     is_priced_by_answer: bool = False
     key_fingerprint: str = ""
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether its model has a price."""
+        return self.price is not UNPRICED
 
+
+UNPRICED: Final = Price(Layer({"input": 0, "output": 0}))
+"""In place of the price of a model that has none, for requests that cost nothing."""
 _MOST_KNOWN: Final = 1024
 
 
@@ -109,12 +117,21 @@ class Router:
         """Returns the most specific route of a model, or None."""
         return next((self._rules[pattern] for pattern in name.patterns if pattern in self._rules), None)
 
-    def resolve(self, model: str) -> Route:
-        """Returns the route of a model as the caller named it. Raises GatewayError `model_not_found`."""
+    def resolve(self, model: str, *, free: bool = False, pinned: bool = False) -> Route:
+        """Returns the route of a model as the caller named it. Raises GatewayError `model_not_found`.
+
+        `free`: the request costs nothing, so that it needs no price. `pinned`: its upstream is known, so that it needs
+        no route either: what was taken out of the configuration is still asked for its responses.
+        """
         if (known := self._known.get(model)) is not None:
             return known
         name = self.names.read(model)
         rule, price = self.rule_of(name), self.prices.find(name.patterns)
+        is_configured = rule is not None and price is not None
+        if rule is None and pinned:
+            rule = RouteRule(name.model, ())
+        if price is None and free:
+            price = UNPRICED
         if rule is None or price is None:
             missing = "route" if rule is None else "price"
             raise GatewayError(
@@ -134,7 +151,7 @@ class Router:
             instead=instead,
             is_priced_by_answer=rule.price_by == "answered",
         )
-        if not rule.weights and len(self._known) < _MOST_KNOWN:
+        if is_configured and not rule.weights and len(self._known) < _MOST_KNOWN:
             self._known[model] = route
         return route
 

@@ -259,7 +259,7 @@ class Dialect:
 
     `media`: types of answers, as prefixes, that are neither JSON nor events and pass as they come.
     `error_status`: the HTTP status that an error in an answer of status 200 stands for; None: it does not say.
-    `output_bytes`: how long what an answer puts out is, for an estimate; None: as long as the answer.
+    `output_bytes`: how long what an answer puts out is, as bytes of text, for an estimate.
     """
 
     name: str
@@ -271,7 +271,7 @@ class Dialect:
     multipart: bool = False
     media: tuple[bytes, ...] = ()
     error_status: Callable[[Json], int | None] = lambda _: None
-    output_bytes: Callable[[Json], int] | None = no_output
+    output_bytes: Callable[[Json], int] = no_output
 
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})

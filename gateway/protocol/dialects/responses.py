@@ -41,6 +41,7 @@ from gateway.protocol.dialects.dialect import (
 from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
+from gateway.protocol.output_size import text_bytes
 from gateway.protocol.response_events import TERMINAL_STATUSES
 
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -71,6 +72,11 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 def delta_text(body: Json) -> object:
     """Returns the text that a delta adds."""
     return body.get("delta")
+
+
+def output_bytes(body: Json) -> int:
+    """Returns the size of what a response has put out. What it repeats of its request is no output."""
+    return text_bytes(body.get("output"))
 
 
 def read_answer(body: Json) -> AnswerFacts:
@@ -213,5 +219,5 @@ RESPONSES: Final = Dialect(
         holds_preamble=False,
     ),
     error_status=error_status,
-    output_bytes=None,
+    output_bytes=output_bytes,
 )

@@ -19,7 +19,8 @@
 -- A call that waited in the socket of a store that hung is refused as "late": its sender has given up on it.
 -- No hold is voided here, because after such a pause a running request's hold looks expired: see expire_v2, reclaim_v1.
 -- If several limits stand in the way, the one that lasts longest is reported, so that a client that waits as told
--- succeeds. A request that does not state its output holds no more output tokens than its key and its team permit.
+-- succeeds. What costs nothing is not asked whether it can be paid: neither credits nor budgets stop a request that holds
+-- none of them. A request that does not state its output holds no more output tokens than its key and its team permit.
 --@include common
 --@include limits
 --@include key_status
@@ -138,7 +139,7 @@ local function check(name, scope, limits)
     if wait ~= 0 then consider('rpm', name, rpm, ceil(scope[RQ] / MINUTE_MS), wait) end
   end
   if tpm then
-    local wait = bucket_wait(scope[TK], tpm, tokens)
+    local wait = tokens > 0 and bucket_wait(scope[TK], tpm, tokens) or 0
     if wait ~= 0 then consider('tpm', name, tpm, ceil(scope[TK] / MINUTE_MS), wait) end
   end
   if slots and scope[OPEN] >= slots then
@@ -148,7 +149,7 @@ local function check(name, scope, limits)
     local limit = limits[BUDGETS + i]
     if limit then
       local used, more = scope[COUNTED[i]], i <= TOTAL and amount or tokens
-      if used + more > limit then
+      if more > 0 and used + more > limit then
         -- Waiting for the next period helps if the request fits into an empty period.
         local period, wait = (i - 1) % TOTAL + 1, -1
         if period ~= TOTAL and more <= limit then wait = period_end_ms(period, scope[PERIOD + period]) - now end
@@ -166,7 +167,7 @@ if not free then
   end
   check('key', key, key_limits)
   check('team', team, team_limits)
-  if metered and available < amount then consider('credits', 'team', available, held, -1) end
+  if metered and amount > 0 and available < amount then consider('credits', 'team', available, held, -1) end
 end
 if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end
 if ARGV[9] == '1' then return answer(1, '', '', 0, 0, 0) end

@@ -80,13 +80,15 @@ end
 redis.call('SET', done, string.format('%s %d %d %s %s', kind, cost, balance, entry, ARGV[8]), 'PX', ARGV[14])
 
 if kind == 'settle' then
+  -- What is posted later for a response, under an id of its own, belongs to the request that made it.
+  local counted = string.sub(id, 1, 6) == 'usage_' and 0 or 1
   -- One field per key and model, with its five sums packed: five fields cost more here and where they are read.
   local row = key_id .. '|' .. ARGV[5]
   for at = 8, 9 do
     local before = redis.call('HGET', KEYS[at], row)
     local requests, read, cached, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
     redis.call('HSET', KEYS[at], row, string.format('%d %d %d %d %d',
-      requests + 1, read + ARGV[9], cached + ARGV[10], made + ARGV[11], spent + cost))
+      requests + counted, read + ARGV[9], cached + ARGV[10], made + ARGV[11], spent + cost))
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
 end
