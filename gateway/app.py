@@ -44,6 +44,7 @@ from gateway.observability.request_log import RequestLog, open_request_log
 from gateway.protocol import azure_paths, operations
 from gateway.protocol.error_forms import error_body
 from gateway.proxy.background_runner import BackgroundRunner
+from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.compactor import Compactor
 from gateway.proxy.handler import RequestHandler
 from gateway.reporting.audit_log import AuditLog
@@ -123,7 +124,9 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._off_loop = OffLoop(settings.server.threads)
-        self._source = Source(load, partial(build_snapshot, self._off_loop)) if load is not None else None
+        self._body_memory = BodyMemory(settings.server.max_bodies_bytes)
+        build = partial(build_snapshot, self._off_loop, self._body_memory)
+        self._source = Source(load, build) if load is not None else None
         self.services: Services | None = None
         self._request_log = request_log
         self._on_started = on_started
@@ -204,7 +207,7 @@ class Gateway:
             )
             ledger = Ledger(store, spool, ledger_policy(settings), owner=own_name(), lost=lost_owners())
             stack.push_async_callback(ledger.flush)
-            snapshot = build_snapshot(self._off_loop, settings)
+            snapshot = build_snapshot(self._off_loop, self._body_memory, settings)
             responses = KnownResponses(
                 store,
                 settings.routing.response_ttl_s,

@@ -91,6 +91,7 @@ CATALOGUE: Final = MappingProxyType(
         "too_many_turns": Kind(429, "too_many_requests", "wait"),
         "too_many_sockets": Kind(429, "too_many_requests", "wait"),
         "too_many_failures": Kind(429, "too_many_requests", "wait"),
+        "too_many_bodies": Kind(503, "server_error", "wait"),
         "too_many_connections": Kind(503, "server_error", "wait"),
         "headers_too_large": Kind(431, "invalid_request", "never"),
         "internal_error": Kind(500, "server_error", "client"),

@@ -38,6 +38,7 @@ class ServerSettings(Section):
     port: int = Field(default=8080, ge=0, le=65_535)
     workers: int = Field(default=1, ge=1, le=64)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    max_bodies_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024, le=1024**4)
     max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024, le=1024**3)
     max_json_values: int = Field(default=200_000, ge=1000, le=100_000_000)
     threads: int = Field(default=1, ge=1, le=64)

@@ -86,6 +86,7 @@ class RequestRecord:
     spooled: bool = False
     unchecked: bool = False
     bytes_in: int = 0
+    body_held_bytes: int = 0  # of the worker's memory of bodies
     bytes_out: int = 0
     received: float | None = None  # the whole body has arrived
     routed: float | None = None  # the store is asked for admission

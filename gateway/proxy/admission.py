@@ -245,6 +245,10 @@ async def _read(
     if length is None or length > UNCHECKED_BODY_BYTES or coding is not None or client.memory_is_scarce:
         await responses.check(key)
         client.key_is_known()
+    most_bytes = limits.max_body_bytes if length is None or coding is not None else length
+    if most_bytes > LONG_BYTES:
+        snapshot.body_memory.take(most_bytes)
+        record.body_held_bytes = most_bytes
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
     form_type = client.fields[b"content-type"] if is_a_form else None
@@ -252,6 +256,9 @@ async def _read(
         request = await snapshot.off_loop.run(partial(_understood, body, coding, target, limits, form_type))
     else:
         request = _understood(body, None, target, limits, form_type)
+    if record.body_held_bytes:
+        snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
+        record.body_held_bytes = len(request.body)
     record.received = time.perf_counter()
     return request
 

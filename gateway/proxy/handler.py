@@ -128,11 +128,12 @@ class RequestHandler:
                     await self.exchange(admitted, client, record)
         finally:
             if not goes_on:
-                in_force.requests -= 1
-                self.note(client, record)
+                self._end(in_force, client, record)
 
     def _end(self, in_force: ActiveSnapshot, client: Client, record: RequestRecord) -> None:
         in_force.requests -= 1
+        if record.body_held_bytes:
+            in_force.snapshot.body_memory.give_back(record.body_held_bytes)
         self.note(client, record)
 
     def note(self, client: Client, record: RequestRecord) -> None:

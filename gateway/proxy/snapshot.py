@@ -8,6 +8,7 @@ from typing import Literal
 
 from gateway.concurrency.off_loop import OffLoop
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
+from gateway.proxy.body_memory import BodyMemory
 from gateway.routing.router import Router
 from gateway.upstream.upstream import Upstream
 
@@ -58,6 +59,7 @@ class ConfigSnapshot:
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
     off_loop: OffLoop
+    body_memory: BodyMemory
     has_several_keys: bool = False
     offers_differ: bool = False
     tenancy: Tenancy = field(default_factory=Tenancy)

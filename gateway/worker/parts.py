@@ -16,6 +16,7 @@ from gateway.http.websocket_connection import SocketBounds
 from gateway.http.websocket_handshake import WebSocketOptions
 from gateway.ledger.policy import LedgerPolicy
 from gateway.protocol.body_bounds import BodyBounds
+from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import ordered
 from gateway.state.background import Background, BackgroundPolicy
@@ -49,7 +50,7 @@ def build_tracing() -> Tracing:
 
 
 def build_snapshot(
-    off_loop: OffLoop, settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS
+    off_loop: OffLoop, body_memory: BodyMemory, settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS
 ) -> ConfigSnapshot:
     """Builds the routes, prices and upstreams that requests use. Upstreams in `keep` are used unchanged."""
     upstreams = {
@@ -76,7 +77,13 @@ def build_snapshot(
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
     partial = any(upstream.policy.operations for upstream in upstreams.values())
     return ConfigSnapshot(
-        settings.router(), upstreams, limits, off_loop, has_several_keys=several, offers_differ=partial
+        settings.router(),
+        upstreams,
+        limits,
+        off_loop,
+        body_memory,
+        has_several_keys=several,
+        offers_differ=partial,
     )
 
 
