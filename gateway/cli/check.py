@@ -8,7 +8,9 @@ check(path)        `gateway check`
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
@@ -23,6 +25,8 @@ from gateway.store import durability
 from gateway.store.store import Store, StoreError, StoreUnavailable
 from gateway.store.url import EMBEDDED, StoreUrl
 from gateway.worker.parts import build_tracing, build_upstream, store_settings
+
+_T = TypeVar("_T")
 
 
 def load(path: Path) -> Settings:
@@ -137,7 +141,33 @@ def _summary(settings: Settings) -> list[str]:
     lines.append(f"prices     {', '.join(settings.prices) or 'none: every model is refused'}")
     if settings.prices and "*" not in settings.prices:
         lines.append("           models without a price are refused")
-    return lines
+    return lines + _unknown_contexts(settings)
+
+
+def _unknown_contexts(settings: Settings) -> list[str]:
+    """Names each model of which nobody can tell how much a request may read that does not show it."""
+    if "reserve_input_tokens" in settings.limits.model_fields_set:  # somebody has thought about it, for every model
+        return []
+    routes = {folded(route.model): route for route in settings.routes}
+    prices = {folded(pattern): price for pattern, price in settings.prices.items()}
+    named = dict.fromkeys([*settings.prices, *routes, *settings.aliases.values()])
+    lines, reserve = {}, settings.limits.reserve_input_tokens
+    for name in named:
+        route, price = _found(name, routes), _found(name, prices)
+        if route is None or price is None or route.reserve_input_tokens is not None:
+            continue
+        versions = (price, *price.from_.values())
+        if any(row.context_tokens is None and any(row.rates().values()) for row in versions):
+            lines[folded(name)] = (
+                f"hold       {name}: no context_tokens in its price, no reserve_input_tokens in its route: for files, "
+                f"links, prompts, tools and whatever else a request does not show, {reserve} tokens are held"
+            )
+    return list(lines.values())
+
+
+def _found(name: str, table: Mapping[str, _T]) -> _T | None:
+    """Returns the most specific entry for a model or a pattern."""
+    return next((table[pattern] for pattern in specificity(folded(name)) if pattern in table), None)
 
 
 def _count(number: int, noun: str) -> str:
