@@ -82,6 +82,7 @@ class Price:
     `per_image` maps "quality/size", "size" or "default" to fees. `per_unit` maps a second, a character, a page or a
     search unit to exact nano-USD. `versions` are (milliseconds, row) pairs, ascending: from then on another row is in
     force. `version` is that day, or "" for the row itself, and `fingerprint` distinguishes rows with different numbers.
+    `max_image_tokens` is the most that one image of a prompt counts; None: not known.
     `own_output_tokens` is the most that the model puts out in one answer, as far as its row says.
     `plain` has the rates without any table. Up to `plain_up_to` prompt tokens they change only by a fact of the answer;
     -1 means that they may depend on the time, or that a request has a fee. `plain_bill` is how the journal records such
@@ -100,6 +101,7 @@ class Price:
     minimum_seconds: int = 0
     context_tokens: int | None = None
     max_output_tokens: int | None = None
+    max_image_tokens: int | None = None
     versions: tuple[tuple[int, Price], ...] = ()
     version: str = ""
     fingerprint: str = ""

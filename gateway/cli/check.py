@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import typer
 
+from gateway.billing.money import format_usd
+from gateway.billing.rates import MILLION
 from gateway.cli.errors import CliError
 from gateway.config.errors import SettingsError
 from gateway.config.settings import Settings, load_settings
@@ -141,7 +143,7 @@ def _summary(settings: Settings) -> list[str]:
     lines.append(f"prices     {', '.join(settings.prices) or 'none: every model is refused'}")
     if settings.prices and "*" not in settings.prices:
         lines.append("           models without a price are refused")
-    return lines + _unknown_contexts(settings)
+    return lines + _unknown_contexts(settings) + _unknown_outputs(settings)
 
 
 def _unknown_contexts(settings: Settings) -> list[str]:
@@ -163,6 +165,29 @@ def _unknown_contexts(settings: Settings) -> list[str]:
                 f"links, prompts, tools and whatever else a request does not show, {reserve} tokens are held"
             )
     return list(lines.values())
+
+
+def _unknown_outputs(settings: Settings) -> list[str]:
+    """Names the models whose longest answer is known by their context alone, which is far more than they put out."""
+    if settings.limits.send_max_output_tokens is True:
+        return []
+    routes = {folded(route.model): route for route in settings.routes}
+    dear = {}
+    for name, price in settings.prices.items():
+        route, tokens = _found(name, routes), price.context_tokens
+        if route is None or tokens is None or price.max_output_tokens is not None:
+            continue
+        if route.default_max_output_tokens is None and route.send_max_output_tokens is not True:
+            dear[name] = price.rates().get("output", 0) * tokens // MILLION
+    dear = {name: nano_usd for name, nano_usd in dear.items() if nano_usd}
+    if not dear:
+        return []
+    dearest = max(dear, key=dear.__getitem__)
+    line = (
+        f"hold       {', '.join(dear)}: no max_output_tokens in their prices: for a request that states no bound, a "
+        f"whole context of output is held ({dearest}: {format_usd(dear[dearest])} USD)"
+    )
+    return [line]
 
 
 def _found(name: str, table: Mapping[str, _T]) -> _T | None:

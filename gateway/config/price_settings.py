@@ -170,6 +170,7 @@ class RowSettings(LayerSettings):
 
     context_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
     max_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    max_image_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     minimum_seconds: int = Field(default=0, ge=0, le=86_400)
     above: dict[Step, LayerSettings] = {}
     hours: tuple[HoursSettings, ...] = ()
@@ -245,6 +246,7 @@ class RowSettings(LayerSettings):
             minimum_seconds=self.minimum_seconds,
             context_tokens=self.context_tokens,
             max_output_tokens=self.max_output_tokens,
+            max_image_tokens=self.max_image_tokens,
             versions=versions,
             version=version,
             fingerprint=self._fingerprint(),

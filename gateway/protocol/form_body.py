@@ -18,7 +18,7 @@ from gateway.protocol.dialects.dialect import RequestForm
 from gateway.protocol.multipart import boundary_of, read_form
 from gateway.protocol.request_body import RequestBody, model_of, with_bounds
 from gateway.protocol.request_work import FILES_ALONE, NO_WORK
-from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, MOST_IMAGE_TOKENS
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, MOST_EDITED_IMAGE_TOKENS
 from gateway.protocol.usage_reader import NO_FACTS
 from gateway.types import Body
 
@@ -52,7 +52,7 @@ def read_form_request(body: Body, content_type: bytes, form: RequestForm) -> Req
         bounds=bounds,
         names_model="model" in fields,
         form=parts,
-        input_tokens_bound=parts.text_bytes + images * MOST_IMAGE_TOKENS + (bounds.input_tokens or 0),
+        input_tokens_bound=parts.text_bytes + images * MOST_EDITED_IMAGE_TOKENS + (bounds.input_tokens or 0),
         work=FILES_ALONE if parts.files else NO_WORK,
     )
 

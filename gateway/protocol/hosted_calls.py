@@ -7,6 +7,7 @@
  `tool_calls_details.NAME` (a count, or an object)     | Perplexity                 |
  `x_tools.NAME.count`                                  | Qwen                       |
  `num_search_queries`                                  | Perplexity                 |
+ `num_sources_used`, as `live_search`                  | xAI                        |
  distinct `webSearchQueries` of the grounding metadata | Gemini                     |
 
 A reported count takes precedence over the items of the same tool: a page that a search opened is an item, but not a
@@ -34,6 +35,8 @@ _NAMES: Final = MappingProxyType(
     }
 )
 """Names that a provider uses, and the names of the items in OpenResponses."""
+LIVE_SEARCH: Final = "live_search"
+"""A source that a search of `search_parameters` reads: it is paid by the source."""
 _COUNTERS: Final = ("num_requests", "count", "invocation", "invocations", "num_calls", "calls")
 _SUFFIX: Final = "_call"
 _GROUNDING: Final = ("groundingMetadata", "grounding_metadata", "vertex_ai_grounding_metadata")
@@ -64,6 +67,7 @@ def _reported(usage: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, 
         for name, value in _entries(usage.get(table)):
             _put(found, name, value)
     _put(found, "web_search", usage.get("num_search_queries"))
+    _put(found, LIVE_SEARCH, usage.get("num_sources_used"))
     if queries := set(_search_queries(answer)):
         found.setdefault("web_search", len(queries))
     return found

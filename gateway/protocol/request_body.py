@@ -20,7 +20,7 @@ from gateway.protocol.multipart import Form
 from gateway.protocol.provider_preferences import Preferences, read_preferences
 from gateway.protocol.request_facts import read_facts
 from gateway.protocol.request_work import NO_WORK, BodyWork, read_work
-from gateway.protocol.token_estimates import InputTokens, count_input_tokens
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN, InputTokens, count_input_tokens
 from gateway.protocol.usage_reader import NO_FACTS, RequestFacts
 from gateway.types import Body
 
@@ -38,7 +38,8 @@ class RequestBody(NamedTuple):
     `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
     `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `names_model`: `model` is its
     own, and not the one that the API documents for a body without. `form`: its parts, where it is a form with files.
-    `input_tokens_bound`: no tokenizer makes more of it. `work`: what it lets its provider do that it does not show.
+    `input_tokens_bound`: no tokenizer makes more of it; `images` count in it as the largest.
+    `work`: what it lets its provider do that it does not show.
     `background`: the response goes on without its caller. `session`: what the body says belongs together.
     `preferences`: its `provider` object. `places`: where members of a large body stand.
     """
@@ -59,6 +60,7 @@ class RequestBody(NamedTuple):
     preferences: Preferences | None = None
     form: Form | None = None
     input_tokens_bound: int = 0
+    images: int = 0
     work: BodyWork = NO_WORK
     places: Places | None = None
 
@@ -84,7 +86,9 @@ def read_request_body(
         previous, store = get("previous_response_id"), get("store") is not False
     most, counted = bounds.output_tokens, bounds.input_tokens
     if counted is None:
-        tokens = count_input_tokens(body, attachments, text, form.image, fields)
+        tokens = count_input_tokens(body, attachments, text, form.image, fields, bounds.read_images)
+        if again := bounds.repeated_bytes:
+            tokens = InputTokens(tokens.estimate + again // BYTES_PER_TOKEN, tokens.bound + again, tokens.images)
     else:
         tokens = InputTokens(counted, counted)
     return RequestBody(
@@ -103,6 +107,7 @@ def read_request_body(
         session if isinstance(session, str) else None,
         None if "provider" not in fields else read_preferences(get("provider")),
         input_tokens_bound=tokens.bound,
+        images=tokens.images,
         work=read_work(fields, text),
         places=places,
     )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from gateway.protocol.byte_search import PIECE_BYTES, contains
 from gateway.protocol.counts import count
-from gateway.protocol.hosted_calls import CLIENT_TOOLS, tool_name
+from gateway.protocol.hosted_calls import CLIENT_TOOLS, LIVE_SEARCH, tool_name
 from gateway.protocol.quantities import EMPTY
 from gateway.protocol.stored_references import NAMES, NOTHING_NAMED, Named, names_in
 from gateway.types import Body
@@ -28,6 +29,34 @@ _LONGEST_NAME: Final = 32  # of those that are looked for, with quotes
 
 _VERSION: Final = re.compile(r"(?:_preview|_\d{4,}).*\Z")
 _CLIENT_TYPES: Final = CLIENT_TOOLS | {"custom", "namespace", "text_editor", "bash", "memory", "computer_use"}
+_SWITCHES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "web_search_options": ("web_search",),  # OpenAI
+        "search_parameters": (LIVE_SEARCH,),  # xAI
+        "enable_search": ("web_search",),  # Qwen
+        "connectors": ("web_search",),  # Cohere
+        "compound_custom": ("web_search", "code_interpreter"),  # Groq
+    }
+)
+"""Fields that let a provider use hosted tools, and these tools."""
+_BY_NAME: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "google_search": "web_search",
+        "googleSearch": "web_search",
+        "google_search_retrieval": "web_search",
+        "googleSearchRetrieval": "web_search",
+        "enterprise_web_search": "web_search",
+        "google_maps": "google_maps",
+        "googleMaps": "google_maps",
+        "url_context": "url_context",
+        "urlContext": "url_context",
+        "code_execution": "code_execution",
+        "codeExecution": "code_execution",
+    }
+)
+"""Tools without a type, which are told by the name of their only member (Gemini)."""
+_LIVE_SOURCES: Final = 20
+"""How many sources a search of `search_parameters` reads, where it does not say."""
 _REMOTE_TYPES: Final = frozenset({"mcp"})
 """Tools that are run elsewhere for no fee, but whose results the provider reads."""
 FACTS: Final = ("speed", "inference_geo")
@@ -35,7 +64,17 @@ FACTS: Final = ("speed", "inference_geo")
 INSTEAD: Final = ("models", "fallbacks", "fallback_models")
 """Fields that name models which may answer instead of the one that was asked for."""
 _TELLING: Final = frozenset(
-    {"tools", "conversation", "prompt", "background", "web_search_options", "plugins", "max_tool_calls", "container"}
+    {
+        "tools",
+        "conversation",
+        "prompt",
+        "background",
+        "plugins",
+        "max_tool_calls",
+        "container",
+        "mcp_servers",
+        *_SWITCHES,
+    }
     | {"provider", "context_management", "tool_resources", "cached_content", "thread", "assistant_id", *FACTS, *INSTEAD}
 )
 _LONGEST: Final = 256
@@ -45,17 +84,19 @@ _MOST_MODELS: Final = 32
 class BodyWork(NamedTuple):
     """`unseen`: the provider reads more than the body shows, by an amount that only it knows. `media`: more than text.
 
-    `tools`: hosted tools that it may call, by their name in prices; `calls`: how often in all, None: not said.
+    `tools`: hosted tools that it may call, by their name in prices; `calls`: how often in all, None: not said;
+    `sources`: of a search, each of which is paid like a call.
     `compacts`: the provider may read the prompt once more to shorten it. `foreign`: a member that names something that
     is stored at the provider, whoever made it, and the field in which it stands. `instead`: models that may answer
     instead; `advisors`: models that hosted tools ask. `facts`: fields that bear on the price. `provider`: the members
-    of its `provider` object.
+    of its `provider` object. `unseen_images`: images that are part of `unseen`.
     """
 
     unseen: bool = False
     media: bool = False
     tools: tuple[str, ...] = ()
     calls: int | None = None
+    sources: int = 0
     background: bool = False
     compacts: bool = False
     foreign: Named = NOTHING_NAMED
@@ -63,6 +104,7 @@ class BodyWork(NamedTuple):
     advisors: tuple[str, ...] = ()
     facts: Mapping[str, str] = EMPTY
     provider: tuple[str, ...] = ()
+    unseen_images: int = 0
 
 
 NO_WORK: Final = BodyWork()
@@ -76,9 +118,9 @@ def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
     escaped = bool(has(_ESCAPED, text))
     media = escaped or bool(has(_MEDIA, text))
     may_name = escaped or bool(has(NAMES, text))
-    unseen, foreign = False, NOTHING_NAMED
+    unseen, foreign, images = False, NOTHING_NAMED, 0
     if may_name or isinstance(fields.get("input"), list):
-        unseen, foreign = names_in(fields, may_name=may_name)
+        unseen, foreign, images = names_in(fields, may_name=may_name)
     if not (media or unseen) and _TELLING.isdisjoint(fields):
         return NO_WORK
     tools, remote = _tools(fields)
@@ -88,6 +130,7 @@ def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
         media or more,
         tools,
         _calls(fields) if tools else None,
+        _live_sources(fields.get("search_parameters")),
         fields.get("background") is True,
         _compacts(fields.get("context_management")),
         foreign,
@@ -95,6 +138,7 @@ def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
         tuple(_advisors(fields)),
         {name: value[:_LONGEST] for name in FACTS if isinstance(value := fields.get(name), str)},
         _members(fields.get("provider")),
+        images,
     )
 
 
@@ -105,22 +149,33 @@ def _has(pattern: re.Pattern[bytes], text: Body) -> bool:
 def _tools(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
     """The hosted tools that a body allows, and whether tools that are run elsewhere add to what the model reads."""
     found: dict[str, None] = {}
-    remote = False
+    remote = bool(fields.get("mcp_servers"))
     for kind in _tool_types(fields):
         name = tool_name(_VERSION.sub("", kind))
         if name in _REMOTE_TYPES:
             remote = True
         elif name not in _CLIENT_TYPES:
             found[name[:64]] = None
-    if fields.get("web_search_options") is not None:
-        found["web_search"] = None
+    for name, tools in _SWITCHES.items():
+        if _is_on(fields.get(name)):
+            found |= dict.fromkeys(tools)
     return tuple(found), remote
+
+
+def _is_on(switch: object) -> bool:
+    """Whether a switch lets tools be used: an object does, even an empty one, unless its mode is "off"."""
+    if isinstance(switch, dict):
+        return switch.get("mode") != "off"
+    return bool(switch)
 
 
 def _tool_types(fields: Mapping[str, Any]) -> Iterator[str]:
     for tool in _dicts(fields.get("tools")):
         kind = tool.get("type")
-        yield kind if isinstance(kind, str) else "function"  # Anthropic's own have a type, a caller's have none
+        if isinstance(kind, str):
+            yield kind
+        else:  # Anthropic's own have a type, a caller's have none
+            yield from (_BY_NAME[name] for name in _BY_NAME if name in tool)
     for plugin in _dicts(fields.get("plugins")):
         yield "web_search" if plugin.get("id") == "web" else str(plugin.get("id"))
 
@@ -131,7 +186,15 @@ def _calls(fields: Mapping[str, Any]) -> int | None:
         return asked
     uses = [count(tool.get("max_uses")) for tool in _dicts(fields.get("tools"))]
     known = [number for number in uses if number is not None]
-    return sum(known) if known and len(known) == len(_tools(fields)[0]) else None
+    others = [name for name in _tools(fields)[0] if name != LIVE_SEARCH]
+    return sum(known) if len(known) == len(others) else None
+
+
+def _live_sources(parameters: object) -> int:
+    if not isinstance(parameters, dict) or not _is_on(parameters):
+        return 0
+    asked = count(parameters.get("max_search_results"))
+    return _LIVE_SOURCES if asked is None else asked
 
 
 def _compacts(management: object) -> bool:

@@ -1,6 +1,6 @@
 """Where a request names something that only its provider can read: files, items, prompts, conversations, URLs. Pure.
 
-    names_in(fields, ...) -> (unseen, named)
+    names_in(fields, ...) -> (unseen, named, images)      images: how many of the unseen are images
 
 | what a body names                                      | unseen | stored at the provider, whoever made it |
 |--------------------------------------------------------|--------|-----------------------------------------|
@@ -10,7 +10,9 @@
 |   `assistant_id`, `cached_content`                     |        |                                         |
 | `container`, `container_id`, `skill_id` of a tool      | yes    | yes, where it is an id of its own       |
 | `audio` or `voice` with an id                          | yes    | yes                                     |
-| `file_url`, a document by its URL                      | yes    | no                                      |
+| `file_url`, a document, a video or sound by its URL    | yes    | no                                      |
+| a packed file (`file_data`, a document in base64), a   | yes    | no                                      |
+|   video: no byte bounds what it unfolds to             |        |                                         |
 
 What an earlier answer cites (`annotations`, `results`) is an echo that the provider does not read again. A schema of
 the caller's own tools may use any of these names.
@@ -24,7 +26,7 @@ from typing import Any, Final, NamedTuple
 
 # A quote inside a text is escaped, so no text can look like one of these.
 NAMES: Final = re.compile(
-    rb'"(?:file_ids?|file_ur[il]|item_reference|vector_store_ids?|container(?:_id)?|document|image|skill_id|audio|voice'
+    rb'"(?:file_ids?|file_ur[il]|file_data|document_url|video_url|audio_url|input_video|input_audio|video|item_reference|vector_store_ids?|container(?:_id)?|document|image|skill_id|audio|voice'
     rb'|conversation|prompt|thread|assistant_id|cached_?[cC]ontent)"'
 )
 _FOREIGN: Final = frozenset(
@@ -32,6 +34,8 @@ _FOREIGN: Final = frozenset(
     | {"assistant_id"}
 )
 _FOREIGN_IN_TOOLS: Final = _FOREIGN | {"container_id"}
+_FETCHED: Final = frozenset({"file_url", "file_data", "document_url", "video_url", "audio_url", "input_video"})
+_IMAGES: Final = ("input_image", "image")
 _WITH_ID: Final = ("audio", "voice")
 _REFERENCE: Final = frozenset({"id", "type", "status"})
 """Members of an item that has nothing but its name."""
@@ -53,15 +57,15 @@ class Named(NamedTuple):
 NOTHING_NAMED: Final = Named()
 
 
-def names_in(fields: Mapping[str, Any], *, may_name: bool) -> tuple[bool, Named]:
-    """Whether a body makes its provider read what it does not show, and what is stored of it.
+def names_in(fields: Mapping[str, Any], *, may_name: bool) -> tuple[bool, Named, int]:
+    """Whether a body makes its provider read what it does not show, what is stored of it, and how many images.
 
     `may_name`: one of `NAMES` stands in its bytes, or an escape by which one may be written.
     """
     items = fields.get("input")
     bare = isinstance(items, list) and any(_is_bare(item) for item in items)
     if not bare and not may_name:
-        return False, NOTHING_NAMED
+        return False, NOTHING_NAMED, 0
     search = _Search()
     for name in _WHOLE:
         value = fields.get(name)
@@ -76,15 +80,16 @@ def names_in(fields: Mapping[str, Any], *, may_name: bool) -> tuple[bool, Named]
             search.tools(value)
         elif name not in _NOT_INPUT:
             search.walk(value, name, _FOREIGN)
-    return search.unseen, search.named
+    return search.unseen, search.named, search.images
 
 
 class _Search:
-    """A walk over a body, with a bound for all of it. Mutable: `unseen`, `named`, the nodes that are left."""
+    """A walk over a body, with a bound for all of it. Mutable: `unseen`, `named`, `images`, the nodes left."""
 
     def __init__(self) -> None:
         self.unseen = False
         self.named = NOTHING_NAMED
+        self.images = 0
         self._left = _MOST_NODES
 
     def note(self, member: str, field: str) -> None:
@@ -134,17 +139,31 @@ class _Search:
                 self.note(name, field)
         if "skill_id" in node and node.get("type") != "anthropic":  # the provider's own skills are everybody's
             self.note("skill_id", field)
+        self._see(node, field)
+
+    def _see(self, node: Mapping[str, Any], field: str) -> None:
+        """Looks at what a part shows: files, images, video and sound."""
         source = node.get("source")
         kind = source.get("type") if isinstance(source, dict) else None
         if kind == "file":
             self.note("source", field)
-        if "file_url" in node or (kind == "url" and node.get("type") == "document"):
+        if node.get("type") in _IMAGES and (kind == "file" or node.get("file_id") is not None):
+            self.images += 1
+        if kind in ("url", "base64") and node.get("type") == "document":
+            self.unseen = True
+        if not _FETCHED.isdisjoint(node) or node.get("type") == "video" or _is_fetched(node.get("input_audio")):
             self.unseen = True
 
 
 def _is_bare(item: object) -> bool:
     """Whether an item of the input has nothing but the name of one that the provider has."""
     return isinstance(item, dict) and "id" in item and item.keys() <= _REFERENCE
+
+
+def _is_fetched(sound: object) -> bool:
+    """Whether sound is named by its URL, and not sent."""
+    places = (sound.get("data"), sound.get("url")) if isinstance(sound, dict) else (sound,)
+    return any(isinstance(place, str) and place.startswith("http") for place in places)
 
 
 def _has_id(value: object) -> bool:

@@ -25,8 +25,11 @@ from gateway.types import Body
 BYTES_PER_TOKEN: Final = 4
 IMAGE_TOKENS: Final = 1_500
 """What one image counts in an estimate: about a high-detail image of 1024 x 1024 at the large providers."""
-MOST_IMAGE_TOKENS: Final = 6_000
-"""What one image counts in a bound: more than the large providers make of any size, in their highest detail."""
+MOST_IMAGE_TOKENS: Final = 48_200
+"""What one image counts in a bound: what gpt-4o-mini makes of the largest in high detail, and no other model exceeds.
+A price row may say less: `max_image_tokens`."""
+MOST_EDITED_IMAGE_TOKENS: Final = 16_384
+"""The same where images are made of others: gpt-image reads 6,144 tokens and its tiles of each in high fidelity."""
 ATTACHMENT_BYTES_PER_TOKEN: Final = 16
 """Documents and audio sent as base64: most of their bytes are fonts, images, sound and compression."""
 _SMALL_BYTES: Final = 4096
@@ -37,10 +40,11 @@ _ESCAPE_BYTES: Final = len(b"\\u0000")
 
 
 class InputTokens(NamedTuple):
-    """How many tokens a body holds: probably, and at most."""
+    """How many tokens a body holds: probably, and at most. `images`: how many in `bound` count as the largest."""
 
     estimate: int
     bound: int
+    images: int = 0
 
 
 def estimate_input_tokens(body: Body) -> int:
@@ -49,11 +53,16 @@ def estimate_input_tokens(body: Body) -> int:
 
 
 def count_input_tokens(
-    body: Body, attachments: list[Attachment], text: Body, image: bytes, fields: Mapping[str, Any] | None = None
+    body: Body,
+    attachments: list[Attachment],
+    text: Body,
+    image: bytes,
+    fields: Mapping[str, Any] | None = None,
+    read_images: int = 0,
 ) -> InputTokens:
     """`text`: the body, or the body without its attachments. `image`: the type of a part that is an image, quoted.
 
-    `fields`: the body decoded.
+    `fields`: the body decoded. `read_images`: so many images are named in it, whatever the types of its parts.
     """
     text_bytes, images, attached, most_attached = len(body), 0, 0, 0
     for _, mark, end, kind in attachments:
@@ -66,10 +75,10 @@ def count_input_tokens(
         else:
             attached += size // ATTACHMENT_BYTES_PER_TOKEN
             most_attached += size if kind == "file" else size // ATTACHMENT_BYTES_PER_TOKEN
-    images = max(images, _count_images(text, image, fields))
+    images = max(images, read_images, _count_images(text, image, fields))
     estimate = -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * images
     texts = text_bytes if fields is None or len(body) > _SMALL_BYTES else _text_bytes(fields)
-    return InputTokens(estimate, max(estimate, texts + most_attached + MOST_IMAGE_TOKENS * images))
+    return InputTokens(estimate, max(estimate, texts + most_attached + MOST_IMAGE_TOKENS * images), images)
 
 
 def _text_bytes(fields: Mapping[str, Any]) -> int:

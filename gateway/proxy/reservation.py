@@ -8,6 +8,9 @@
 | an earlier response that it goes on from | the input and output tokens of that response                         |
 | files, URLs, prompts, conversations,     | `reserve_input_tokens` of the route, or `context_tokens` of the      |
 | items by name, hosted tools              | price, or `limits.reserve_input_tokens`                              |
+| images                                   | `max_image_tokens` of the price, or what no model exceeds            |
+| sound whose length nobody knows          | what so many bytes can play, and the reserve above at 20 tokens a    |
+|                                          | second                                                               |
 | calls of hosted tools                    | the dearest of them, `max_tool_calls` times                          |
 | models that hosted tools ask             | all that there is to read, `max_tool_calls` times                    |
 | models that may answer instead           | the dearest of them                                                  |
@@ -17,14 +20,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from gateway.billing.hold import FREE, Work, WorstCase, dearest_of, with_more, worst_case
 from gateway.billing.price_row import Price
 from gateway.ledger.known_responses import KnownResponse
+from gateway.protocol.audio_length import SLOWEST_BYTES_PER_SECOND
+from gateway.protocol.dialects.audio import HEARD_TOKENS_PER_SECOND
 from gateway.protocol.dialects.dialect import NO_IMAGES
 from gateway.protocol.operations import Operation
 from gateway.protocol.request_body import RequestBody
+from gateway.protocol.token_estimates import MOST_IMAGE_TOKENS
 from gateway.proxy.output_bound import OutputPlan, plan_output
 from gateway.proxy.snapshot import RequestLimits
 from gateway.routing.model_names import SEARCHES
@@ -32,6 +39,7 @@ from gateway.routing.router import Route, Router
 
 _BACKGROUND_MS: Final = 86_400_000
 """Background work goes on after its request; providers give it hours."""
+_SECOND: Final = "second"
 _TIMES_COMPACTED: Final = 2
 """A provider that summarises reads the whole prompt and writes once, and then answers."""
 
@@ -98,9 +106,12 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
     tools, calls = body_work.tools, 0
     if SEARCHES in route.variants:
         tools = (*tools, "web_search")
-    prompt = max(request.input_tokens_bound, request.input_tokens_estimate) + asked.stored
-    if body_work.unseen or asked.unsure or tools:
-        prompt += _unseen(row, route, limits)
+    prompt = _shown(request, row) + asked.stored
+    units, unheard = request.bounds.units, asked.operation.dialect.request.hears and not request.bounds.units
+    unseen = _unseen(row, route, limits) if body_work.unseen or asked.unsure or tools or unheard else 0
+    prompt += unseen
+    if (body_work.media or unheard) and _SECOND in asked.router.prices.units and _SECOND not in units:
+        units = {**units, _SECOND: _seconds(len(request.body), unseen)}
     if tools:
         calls = _calls(asked)
     elif row.context_tokens is not None:  # a model takes no longer prompt; with tools it reads several
@@ -118,9 +129,25 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
         images=number,
         quality=quality,
         size=size,
-        units=request.bounds.units,
+        units=units,
     )
     return _Held(output, worst_case(price, work, asked.now_ms, asked.until_ms, asked.router.prices), work.input_tokens)
+
+
+def _shown(request: RequestBody, row: Price) -> int:
+    """The most that the body's own texts, files and images come to, for the model of a row."""
+    bound = request.input_tokens_bound
+    if request.images:
+        bound -= request.work.unseen_images * MOST_IMAGE_TOKENS
+        shown = request.images - request.work.unseen_images
+        if row.max_image_tokens is not None:
+            bound -= shown * (MOST_IMAGE_TOKENS - row.max_image_tokens)
+    return max(bound, request.input_tokens_estimate)
+
+
+def _seconds(body_bytes: int, unseen_tokens: int) -> Decimal:
+    """The longest sound that a body can hold, and may name besides, where its price counts seconds."""
+    return Decimal(-(-body_bytes * 3 // (4 * SLOWEST_BYTES_PER_SECOND)) + -(-unseen_tokens // HEARD_TOKENS_PER_SECOND))
 
 
 def _of_several(asked: _Asked) -> _Held:
@@ -137,10 +164,10 @@ def _of_several(asked: _Asked) -> _Held:
 
 
 def _calls(asked: _Asked) -> int:
-    of_route, of_body = asked.route.rule.max_tool_calls, asked.request.work.calls
-    if of_body is not None:
-        return of_body
-    return asked.limits.max_tool_calls if of_route is None else of_route
+    work, calls = asked.request.work, asked.route.rule.max_tool_calls
+    if work.calls is not None:
+        calls = work.calls
+    return work.sources + (asked.limits.max_tool_calls if calls is None else calls)
 
 
 def _advice(asked: _Asked, tokens: int) -> int:

@@ -49,5 +49,27 @@ def test_models_of_unknown_context_are_named(
     path = tmp_path / "gateway.toml"
     path.write_text(HEAD + text)
     check(path)
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("hold ")]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "no context_tokens in" in line]
     assert [words[1].rstrip(":") for words in lines] == named
+
+
+DEAR = [
+    ("by its context alone", route("*") + price("a/b", KNOWN) + price("a/c"), "a/b: no max_output"),
+    ("several", route("*") + price("a/b", KNOWN) + price("a/c", KNOWN), "a/b, a/c: no max_output"),
+    ("an own maximum", route("*") + price("a/b", KNOWN + "max_output_tokens = 1000\n"), ""),
+    ("a route's default", route("*", "default_max_output_tokens = 1000") + price("a/b", KNOWN), ""),
+    ("a bound that is sent", "[limits]\nsend_max_output_tokens = true\n" + route("*") + price("a/b", KNOWN), ""),
+    ("free output", route("*") + price("a/b", KNOWN.replace("10", "0")), ""),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), [case[1:] for case in DEAR], ids=[case[0] for case in DEAR])
+def test_models_whose_longest_answer_is_a_guess_are_named_with_what_is_held(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_PROVIDER_KEY", "provider-key")
+    path = tmp_path / "gateway.toml"
+    path.write_text(HEAD + text)
+    check(path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no max_output_tokens" in line]
+    assert [said in line and "4 USD" in line for line in lines] == ([True] if said else [])

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.support.protections import Protection
 
+_TEST_RESERVATION: Final = "tests/unit/test_reservation.py"
 _TEST_OVERRUNS: Final = "tests/billing/test_overruns.py"
 
 HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -29,5 +30,33 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "amount > 0 and team_limits[FOURTH + 2]",
         "team_limits[FOURTH + 2]",
         f"{_TEST_OVERRUNS}::test_what_costs_nothing_passes",
+    ),
+    Protection(
+        "a wrong prediction is held as output",
+        "gateway/protocol/dialects/chat.py",
+        "more_output_tokens=n * _beside_the_bound(fields)",
+        "more_output_tokens=0",
+        f"{_TEST_RESERVATION}::test_a_wrong_prediction_is_held_as_output",
+    ),
+    Protection(
+        "sound of unknown length is held by the second",
+        "gateway/proxy/reservation.py",
+        "(body_work.media or unheard) and _SECOND in asked.router.prices.units",
+        "False",
+        f"{_TEST_RESERVATION}::test_sound_of_unknown_length_is_held_by_the_second",
+    ),
+    Protection(
+        "sources of a search are held as calls",
+        "gateway/proxy/reservation.py",
+        "work.sources + (",
+        "(",
+        f"{_TEST_RESERVATION}::test_searches_that_a_field_switches_on_are_held",
+    ),
+    Protection(
+        "a rerank reads its query with each document",
+        "gateway/protocol/dialects/rerank.py",
+        "repeated_bytes=again",
+        "repeated_bytes=0",
+        "tests/unit/test_whole_requests.py",
     ),
 )

@@ -113,14 +113,14 @@ def transcription_bounds(fields: Mapping[str, Any]) -> Bounds:
     seconds = fields.get("file_seconds")
     if not isinstance(seconds, Decimal):
         return Bounds()
-    heard, said = int(seconds * _HEARD_TOKENS_PER_SECOND) + 1, int(seconds * _SAID_TOKENS_PER_SECOND) + 1
+    heard, said = int(seconds * HEARD_TOKENS_PER_SECOND) + 1, int(seconds * _SAID_TOKENS_PER_SECOND) + 1
     usage = {"seconds": float(seconds), "input_tokens": heard, "output_tokens": said}
     return Bounds(input_tokens=heard, units={"second": seconds}, usage=usage)
 
 
 _SAID_TOKENS_PER_SECOND: Final = 4
 """Of its text, as people speak fast."""
-_HEARD_TOKENS_PER_SECOND: Final = 20
+HEARD_TOKENS_PER_SECOND: Final = 20
 """The rate of transcribed sound: about 1,000 tokens per minute at OpenAI, plus a margin."""
 
 _STREAM: Final = StreamForm(

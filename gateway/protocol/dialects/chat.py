@@ -38,7 +38,7 @@ from gateway.protocol.dialects.openai_form import (
     has_ended,
     note_facts,
 )
-from gateway.protocol.dialects.request_fields import token_bound, whole_number, written_tokens
+from gateway.protocol.dialects.request_fields import MAX_TOKENS, token_bound, whole_number, written_tokens
 from gateway.protocol.lenient_json import id_text
 
 _SAYS_MORE: Final = re.compile(
@@ -185,7 +185,22 @@ def chat_bounds(fields: Mapping[str, Any]) -> Bounds:
     bounds = [token_bound(fields, name) for name in ("max_completion_tokens", "max_tokens")]
     most = max((bound for bound in bounds if bound is not None), default=None)
     n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
-    return Bounds(most, runs=n, choices=n)
+    return Bounds(most, runs=n, choices=n, more_output_tokens=n * _beside_the_bound(fields))
+
+
+def _beside_the_bound(fields: Mapping[str, Any]) -> int:
+    """Tokens of one answer that its bound leaves out: what is predicted and wrong, and a budget of thinking (Qwen)."""
+    prediction, tokens = fields.get("prediction"), 0
+    waiting = [prediction.get("content")] if isinstance(prediction, dict) else []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            tokens += len(node.encode("utf-8", "replace"))  # no tokenizer makes more tokens than bytes
+        elif isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            waiting.append(node.get("text"))
+    return tokens + min(count(fields.get("thinking_budget")) or 0, MAX_TOKENS)
 
 
 def text_bounds(fields: Mapping[str, Any]) -> Bounds:
@@ -215,7 +230,10 @@ _CHAT_STREAM: Final = StreamForm(
 CHAT: Final = Dialect(
     "chat",
     RequestForm(
-        fields=frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}),
+        fields=frozenset(
+            {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
+            | {"prediction", "thinking_budget"}
+        ),
         bounds=chat_bounds,
         image=b'"image_url"',
         output_fields=("max_completion_tokens", "max_tokens"),

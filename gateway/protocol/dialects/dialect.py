@@ -184,7 +184,9 @@ class Bounds(NamedTuple):
 
     `choices`: how many of them come back. `more_output_tokens`: in any case, beside those of the runs.
     `input_tokens`: where the body's bytes do not tell; None: they do.
-    `units`: what may be priced by the piece: seconds, characters, search units. `images`: pictures.
+    `units`: what may be priced by the piece: seconds, characters, search units. `images`: pictures to make;
+    `read_images`: pictures to read, where no type of a part tells. `repeated_bytes`: of texts that are read more than
+    once, beyond the first time.
     `usage`: what was used as far as the request itself tells, for answers that report none.
     """
 
@@ -195,6 +197,8 @@ class Bounds(NamedTuple):
     input_tokens: int | None = None
     units: Mapping[str, Decimal] = NO_UNITS
     images: ImagesAsked | None = None
+    read_images: int = 0
+    repeated_bytes: int = 0
     usage: Json | None = None
 
 

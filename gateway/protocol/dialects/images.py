@@ -40,6 +40,8 @@ TERMINALS: Final = frozenset({"image_generation.completed", "image_edit.complete
 _MOST_IMAGES: Final = 100
 _MOST_PARTIAL: Final = 10
 _HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"image_(?:generation|edit)\.partial_image"')
+_READ: Final = ("image", "images", "mask")
+"""Fields of a JSON body that name pictures to begin with: one, or a list of them."""
 _CHOSEN_BY_PROVIDER: Final = ("", "auto")
 
 
@@ -71,7 +73,9 @@ def bounds(fields: Mapping[str, Any]) -> Bounds:
     partial = whole_number(fields, "partial_images", most=_MOST_PARTIAL, least=0) or 0
     quality, size = (value if isinstance(value := fields.get(name), str) else "" for name in ("quality", "size"))
     asked = ImagesAsked(n, *("" if one in _CHOSEN_BY_PROVIDER else one for one in (quality, size)))
-    return Bounds(runs=n, choices=n, more_output_tokens=partial * PARTIAL_IMAGE_TOKENS, images=asked)
+    named = [fields.get(name) for name in _READ]
+    read = sum(len(one) if isinstance(one, list) else one is not None for one in named)
+    return Bounds(None, n, n, partial * PARTIAL_IMAGE_TOKENS, images=asked, read_images=read)
 
 
 IMAGES: Final = Dialect(

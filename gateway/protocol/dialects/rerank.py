@@ -28,11 +28,12 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """The search units that its documents may need."""
+    """The search units that its documents may need. The query is read with each piece of a document."""
     documents = fields.get("documents")
     pieces = sum(-(-_size(one) // _PIECE_BYTES) or 1 for one in documents) if isinstance(documents, list) else 1
     units = Decimal(max(1, -(-pieces // _PIECES_PER_UNIT)))
-    return Bounds(units={"search_unit": units}, usage={"search_units": int(units)})
+    again = (max(1, pieces) - 1) * _size(fields.get("query"))
+    return Bounds(units={"search_unit": units}, usage={"search_units": int(units)}, repeated_bytes=again)
 
 
 def _size(document: object) -> int:
