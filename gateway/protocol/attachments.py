@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal, NamedTuple
 
@@ -34,20 +34,24 @@ MARK: Final = b";base64,"
 SHORTEST_BYTES: Final = 1024
 """Shorter content counts as text: millions of short ones in one body would cost memory and gain nothing."""
 SHORTEST_CUT_BYTES: Final = 4096
-_MOST_MARKS: Final = 10_000
-"""Marks that are looked at: what comes behind counts as text, whatever it is."""
+_BLOCK_BYTES: Final = SHORTEST_BYTES // 2
+_MOST_LOOKS: Final = 10_000
+"""Long words that are looked at: what comes behind counts as text, whatever it is."""
 _LONGEST_MEDIA_TYPE: Final = 128
+_MOST_BEFORE: Final = _BLOCK_BYTES + _LONGEST_MEDIA_TYPE + len(MARK)
 _AT_ONCE_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
+_IN_JSON: Final = _BASE64 + b"\\"
+"""Some writers of JSON escape each slash."""
 
-_IMAGE_MEMBERS: Final = frozenset({"image_url", "url", "image", "mask", "input_image", "data", "b64_json", "result"})
+_IMAGE_MEMBERS: Final = frozenset(
+    {"image_url", "url", "image", "mask", "input_image", "data", "b64_json", "result", "screenshot"}
+    | {"partial_image_b64", "image_data"}
+)
 _AUDIO_MEMBERS: Final = frozenset({"data", "url", "audio", "audio_url", "input_audio"})
-_FILE_MEMBERS: Final = frozenset({"file_data", "data", "url", "file_url"})
-_RAW_MEMBERS: Final = (b'"data"', b'"file_data"', b'"b64_json"', b'"result"')
-"""Members whose value is base64 without `data:` before it."""
+_FILE_MEMBERS: Final = frozenset({"file_data", "data", "url", "file_url", "blob"})
 
 _MEMBER: Final = re.compile(rb'"((?:[^"\\]|\\.){1,64})"[ \t\r\n]*:[ \t\r\n]*\Z')
-_VALUE: Final = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*"')
 
 # How base64 of these formats begins.
 _IMAGES: Final = re.compile(
@@ -79,51 +83,43 @@ class Attachment(NamedTuple):
 
 
 def find_attachments(body: Body) -> list[Attachment]:
-    """Returns every long attachment, in any order, but not a text that merely mentions one. It never fails."""
-    if len(body) < SHORTEST_BYTES:
-        return []
+    """Returns every long attachment, in order, but not a text that merely mentions one. It never fails.
+
+    Long base64 covers a block of `_BLOCK_BYTES` wherever the blocks begin; of most texts, the first space tells.
+    """
+    found: list[Attachment] = []
     seek: Find = body.find if len(body) <= PIECE_BYTES else partial(find, body)
-    first = seek(MARK)
-    found = list(_data_urls(body, first, seek)) if first >= 0 else []
-    for member in _RAW_MEMBERS:
-        first = seek(member)
-        if first >= 0:
-            found += _raw(body, member, first, seek)
+    at, last, looks = 0, len(body) - _BLOCK_BYTES, _MOST_LOOKS
+    while at <= last and looks:
+        if body.find(b" ", at, at + _BLOCK_BYTES) >= 0 or body[at : at + _BLOCK_BYTES].translate(None, _IN_JSON):
+            at += _BLOCK_BYTES
+            continue
+        looks -= 1
+        end = seek(b'"', at)
+        end = len(body) if end < 0 else end
+        start = body.rfind(b'"', max(0, at - _MOST_BEFORE), at)
+        if start >= 0 and (one := _attachment(body, start, end)) is not None:
+            found.append(one)
+        at = end
     return found
 
 
-def _data_urls(body: Body, first: int, seek: Find) -> Iterator[Attachment]:
-    at = first
-    for _ in range(_MOST_MARKS):
-        if at < 0:
-            break
-        end = begin = at + len(MARK)
-        start = body.rfind(b'"', max(0, at - _LONGEST_MEDIA_TYPE), at)
-        if body.startswith(b'"data:', start):
-            end = seek(b'"', at)
-            end = len(body) if end < 0 else end
-            if end - begin >= SHORTEST_BYTES:
-                yield Attachment(start, at, end, _kind(body, start, begin, end))
-        at = seek(MARK, end)
-
-
-def _raw(body: Body, member: bytes, first: int, seek: Find) -> Iterator[Attachment]:
-    at = first
-    while at >= 0:
-        end = at + len(member)
-        value = _VALUE.match(body, end)
-        if value is not None:
-            begin = value.end()
-            end = seek(b'"', begin)
-            end = len(body) if end < 0 else end
-            if end - begin >= SHORTEST_BYTES and not body.startswith(b"data:", begin):
-                yield Attachment(begin - 1, begin, end, _kind(body, begin - 1, begin, end))
-        at = seek(member, end)
+def _attachment(body: Body, start: int, end: int) -> Attachment | None:
+    """The string between two quotes, if it is an attachment."""
+    begin = mark = start + 1
+    if is_url := body.startswith(b"data:", begin):
+        mark = body.find(MARK, begin, begin + _LONGEST_MEDIA_TYPE)
+        begin = mark + len(MARK)
+    if mark < 0 or end - begin < SHORTEST_BYTES:
+        return None
+    kind = _kind(body, start, begin, end)
+    return Attachment(start, mark, end, kind) if is_url or kind != "text" else None
 
 
 def _kind(body: Body, start: int, begin: int, end: int) -> Kind:
     """What a model gets to see of it. `start` is its quote, `begin` the first byte of its content."""
-    kind = _kind_by(_member_before(body, start), bytes(body[begin : begin + 32]))
+    head = bytes(body[begin : begin + 64]).replace(b"\\/", b"/")
+    kind = _kind_by(_member_before(body, start), head)
     return kind if kind == "text" or _is_base64(body, begin, end) else "text"
 
 
@@ -132,11 +128,11 @@ def kind_of_value(name: str, value: str) -> Kind | None:
 
     "text": base64 of something else than the files that stand in such a member.
     """
-    begin = value.find(MARK.decode(), 0, _LONGEST_MEDIA_TYPE) + len(MARK) if value.startswith("data:") else 0
-    content = value[begin:].encode("ascii", "replace") if len(value) >= SHORTEST_BYTES else b""
-    if not content or not _is_base64(content, 0, len(content)):
+    if len(value) < SHORTEST_BYTES:
         return None
-    return _kind_by(name, content[:32])
+    mark = value.find(MARK.decode(), 0, _LONGEST_MEDIA_TYPE) if value.startswith("data:") else -1
+    content = value[mark + len(MARK) if mark >= 0 else 0 :].encode("ascii", "replace")
+    return _kind_by(name, content[:32]) if _is_base64(content, 0, len(content)) else None
 
 
 def _kind_by(name: str, head: bytes) -> Kind:
@@ -163,9 +159,14 @@ def _member_before(body: Body, start: int) -> str:
 
 
 def _is_base64(body: Body, start: int, end: int) -> bool:
+    escapes = 0
     with memoryview(body) as view:
-        pieces = (bytes(view[at : min(at + _AT_ONCE_BYTES, end)]) for at in range(start, end, _AT_ONCE_BYTES))
-        return not any(piece.translate(None, _BASE64) for piece in pieces)
+        for at in range(start, end, _AT_ONCE_BYTES):
+            others = bytes(view[at : min(at + _AT_ONCE_BYTES, end)]).translate(None, _BASE64)
+            if others.strip(b"\\"):
+                return False
+            escapes += len(others)
+    return escapes == 0 or escapes == body.count(b"\\/", start, end)
 
 
 def cut_places(body: Body, attachments: list[Attachment]) -> list[tuple[int, int]]:

@@ -32,6 +32,8 @@ _NOT_PUT_OUT: Final = frozenset(
 _ENCRYPTED: Final = frozenset({"encrypted_content", "redacted_thinking"})
 _AS_JSON: Final = frozenset({"input", "arguments", "action"})
 """Members that a model writes as JSON: as a text in one dialect, or in a stream, and decoded in another."""
+_FOUND: Final = frozenset({"sources"})
+"""What a search has found stands in its action."""
 _FILES: Final = frozenset({"data", "audio", "result", "b64_json", "partial_image_b64", "image_url", "url", "image"})
 """Members in which an answer has what a model makes beside text. Sound often comes without a head that says so."""
 _PICTURE: Final = object()
@@ -58,7 +60,7 @@ def text_bytes(node: object) -> int:
             waiting += [(name, one) for one in value]
         elif isinstance(value, dict):
             if name in _AS_JSON:
-                total += len(dumps(value))
+                total += len(dumps({key: one for key, one in value.items() if key not in _FOUND}))
             else:
                 waiting += _members(value)
     return total

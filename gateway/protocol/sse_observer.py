@@ -36,12 +36,11 @@ from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.opening_event import OpeningEvent
 from gateway.protocol.oversized_event import OversizedEvent
 from gateway.protocol.sse_framing import blank_lines, block_at, blocks, fields, first_boundary, last_boundary, lf_lines
-from gateway.protocol.text_sample import TextSample
+from gateway.protocol.text_sample import TextSample, bytes_of_items
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 
 _BOM: Final = b"\xef\xbb\xbf"
 _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
-
 _RECENT_BYTES: Final = 4_096  # kept of a large read, to find the last sequence number
 _SAMPLE_EVERY: Final = 64
 
@@ -57,12 +56,9 @@ class SseObserver:
     max_event_bytes: int
     expected: int = 1
     most_values: int = DEFAULT_MOST_VALUES
-    long: list[tuple[bytes, int]] = field(
-        default_factory=list, init=False
-    )  # large events, not examined, and their ends
+    long: list[tuple[bytes, int]] = field(default_factory=list, init=False)  # large events to examine, and their ends
     aligned: bool = field(default=True, init=False)  # what was returned ends at a boundary, so that an event may follow
     bytes_fed: int = field(default=0, init=False)
-
     _facts: StreamFacts = field(init=False)
     _more: Callable[[bytes], object] | None = field(init=False)  # finds further content in a delta
     _unseen: list[bytes] = field(default_factory=list, init=False)  # whole events that were not examined yet
@@ -87,7 +83,7 @@ class SseObserver:
         self._opening = OpeningEvent(self.form.opening)
         self._oversized = OversizedEvent(self.form)
         self._delta = DeltaHead(self.form)
-        self._text = TextSample(self.form.delta_text)
+        self._text = TextSample(self.form)
         self._more = self.form.says_more and self.form.says_more.search
 
     def feed(self, data: bytes) -> bytes:
@@ -188,15 +184,13 @@ class SseObserver:
         return int(numbers[-1]) if numbers else self.events - 1
 
     def output_tokens_estimate(self) -> int:
-        """Tokens in what was relayed, where usage stays unknown: at least what a delta is, and one for four bytes.
-
-        Text is measured on a sample of the deltas; without deltas, whole items are.
-        """
+        """Tokens in what was relayed: one for four bytes; where it was cut, each delta is `delta_tokens` at least."""
         self.look()
         if not self._deltas:
             return -(-self._item_bytes // BYTES_PER_TOKEN)
-        text_bytes = self._text.bytes_of(self._deltas)
-        return max(self._deltas * self.form.delta_tokens, -(-text_bytes // BYTES_PER_TOKEN))
+        tokens = -(-self._text.bytes_of(self._deltas) // BYTES_PER_TOKEN)
+        least = self._deltas * self.form.delta_tokens
+        return max(tokens, least) if self._facts.ended in (None, "failed") or not tokens else tokens
 
     def _realign(self, data: bytes) -> bytes:
         window = self._tail + data
@@ -269,6 +263,8 @@ class SseObserver:
             run = ready if reads == len(unseen) else b"".join(unseen[:reads])
             # From its head to its end, each has at least `lines` line ends. If there are no more, it is one event.
             if reads and delta.has_lines(run, reads * lines) and (self._more is None or self._more(run) is None):
+                if self._text.early is not None:
+                    self._text.keep(run)
                 self._count(reads, unseen[reads - 1])
                 ready = ready[len(run) :]
         unseen.clear()
@@ -287,10 +283,11 @@ class SseObserver:
         if not self._deltas:
             self._opening.note(name, body)
             if form.item and find(event, form.item) >= 0:
-                self._item_bytes += len(event)
+                self._item_bytes += form.item_bytes(body)
         form.read_event(self._facts, name, body)
         if find(event, form.delta) >= 0:
             self._deltas += 1
+            self._text.early = None
             self._text.note(body)
         else:
             self._others += 1
@@ -306,6 +303,8 @@ class SseObserver:
 
     def _observe(self, ready: bytes) -> None:
         """Level 1, for whole events: those before the first delta, a run of deltas, those after it."""
+        if self._text.early is not None:
+            self._text.keep(ready)
         if not self._deltas and not self.form.reads_all:
             ready = self._open(ready)
         delta = self._delta
@@ -367,9 +366,11 @@ class SseObserver:
             first_delta = text.find(form.delta)
             before = text if first_delta < 0 else text[:first_delta]
             self._opening.find(before)
-            self._item_bytes += sum(end - start for start, end in blocks(before, form.item))
-        spans = {span for marker in form.markers for span in blocks(text, marker)}
-        spans.update(span for span in blocks(text, b"error") if form.error.search(text, *span))
+            if form.item in before:
+                self._item_bytes += bytes_of_items(before, form)
+        spans = {span for marker in form.markers if marker in text for span in blocks(text, marker)}
+        if b"error" in text:
+            spans.update(span for span in blocks(text, b"error") if form.error.search(text, *span))
         for start, end in sorted(spans):
             self._take(*fields(text[start:end]))
 
@@ -383,9 +384,7 @@ class SseObserver:
 
     def _sample(self, ready: bytes) -> None:
         """Measures the last delta of these events, as one of many."""
-        text = self._plain(ready)
-        start, end = block_at(text, text.rfind(self.form.delta))
-        self._text.add(text[start:end])
+        self._text.add(self._plain(ready))
         self._sample_at = self._deltas + min(self._deltas, _SAMPLE_EVERY)
 
     def _remember(self, ready: bytes) -> None:

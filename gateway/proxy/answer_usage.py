@@ -1,17 +1,23 @@
 """What an answer used: as it was reported, and as much of it as is known where a part was not. Pure.
 
 reported_usage    the usage that the answer reports
+may_lack_output   whether that counts no output: servers send zeros until they know
 partial_usage     where it reports none or no output: what it and the request tell, its output estimated
 input_usage       where no answer came: what was sent, as far as the request tells
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.billing.settlement import input_estimate
 from gateway.protocol.dialects.dialect import Json
 from gateway.protocol.quantities import Usage
 from gateway.protocol.usage_reader import read_usage
 from gateway.proxy.admission import Admitted
+
+_OUTPUT_AND_TOTAL: Final = frozenset({"output_tokens", "completion_tokens", "total_tokens"})
+_NO_COST: Final = (None, "0")
 
 
 def reported_usage(admitted: Admitted, reported: Json | None, answer: Json) -> Usage | None:
@@ -32,12 +38,23 @@ def lacks_output(usage: Usage) -> bool:
     return usage.quantities is not None and usage.quantities.lacks_output
 
 
+def may_lack_output(admitted: Admitted, usage: Usage) -> bool:
+    """Whether a usage counts no output, and nothing else that an answer may be charged by instead."""
+    if usage.output_tokens:
+        return False
+    quantities = usage.quantities
+    counts_more = quantities is not None and (quantities.units or quantities.images or quantities.tool_tokens)
+    is_charged_as_told = admitted.route.rule.cost_source == "upstream" and usage.cost_usd not in _NO_COST
+    return not (counts_more or is_charged_as_told)
+
+
 def partial_usage(
     admitted: Admitted, usage: Usage | None, reported: Json | None, answer: Json, output_tokens: int
 ) -> Usage | None:
     """What is known where no whole usage was reported; None where neither answer nor request tell anything."""
-    if usage is not None:
-        return reported_usage(admitted, {**(reported or {}), "output_tokens": output_tokens}, answer)
+    if usage is not None and usage.input_tokens:
+        told = {name: value for name, value in (reported or {}).items() if name not in _OUTPUT_AND_TOTAL}
+        return reported_usage(admitted, {**told, "output_tokens": output_tokens}, answer)
     return reported_usage(admitted, admitted.request.bounds.usage, answer)
 
 

@@ -18,7 +18,7 @@ from gateway.protocol.quantities import Usage
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 from gateway.proxy.admission import Admitted
-from gateway.proxy.answer_usage import input_usage, lacks_output, partial_usage, reported_usage
+from gateway.proxy.answer_usage import input_usage, lacks_output, may_lack_output, partial_usage, reported_usage
 
 OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
     {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
@@ -83,10 +83,11 @@ def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, beg
         reported = learnt.facts.usage
     usage = reported_usage(admitted, reported, answer)
     output_tokens, partly = 0, None
-    if usage is None or lacks_output(usage):
+    if usage is None or may_lack_output(admitted, usage):
         output_tokens = learnt.output_tokens
-        partly = partial_usage(admitted, usage, reported, answer, output_tokens)
-        usage = None
+        if usage is None or output_tokens or lacks_output(usage):
+            partly = partial_usage(admitted, usage, reported, answer, output_tokens)
+            usage = None
     if learnt.works_on:
         output_tokens = admitted.admission.hold.output_tokens  # whatever it comes to is within the hold
     return ExchangeResult(outcome, _is_charged(admitted, learnt, usage), usage, output_tokens, partly)

@@ -48,6 +48,7 @@ HEAVY = {
     "names": b'"model",',
     "images": b'"input_image",',
     "marks": b'"data:;base64,",',
+    "long words": b'"%b",' % (b"QUJD" * 150),
     "marks in one string": b";base64,",
     "text": b"hello, this is text. ",
     "emoji": "\U0001f600".encode(),

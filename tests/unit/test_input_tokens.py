@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.protocol.attachments import find_attachments
+from gateway.protocol.attachments import SHORTEST_BYTES, find_attachments
 from gateway.protocol.request_work import read_work
 from gateway.protocol.token_estimates import (
     BYTES_PER_TOKEN,
@@ -56,11 +58,35 @@ def test_text_dressed_as_a_file_is_text(part: dict[str, Any]) -> None:
         ({"type": "image_generation_call", "result": PNG}, IMAGE_TOKENS),
         ({"type": "input_audio", "input_audio": {"data": "UklGRiQIAABXQVZF" + "A" * 100_000}}, 100_000 // 16 + 10),
         ({"type": "input_file", "file_data": "JVBERi0" + "A" * 100_000}, 100_000 // 16 + 10),
+        ({"type": "input_image", "image_url": PNG}, IMAGE_TOKENS),
+        ({"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": PNG}}, IMAGE_TOKENS),
+        ({"type": "function_call_output", "output": [{"type": "input_image", "image_url": PNG}]}, IMAGE_TOKENS),
+        ({"type": "resource", "resource": {"mimeType": "application/pdf", "blob": "JVBERi0" + "A" * 9_000}}, 600),
     ],
 )
 def test_files_count_by_their_kind_with_and_without_data(part: dict[str, Any], most: int) -> None:
     data = body(input=[{"role": "user", "content": [part]}])
     assert tokens_of(data).estimate <= most + 100
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+def test_slashes_may_be_escaped(prefix: str) -> None:
+    data = body(input=[{"type": "input_image", "image_url": prefix + "/9j/" + "A/b+" * 50_000}])
+    escaped = data.replace(b"/", b"\\/")
+    assert json.loads(escaped) == json.loads(data)
+    assert tokens_of(escaped).estimate <= IMAGE_TOKENS + 100
+    broken = escaped.replace(b"A\\/b", b"A\\nb", 1)
+    assert tokens_of(broken).estimate >= len(data) // BYTES_PER_TOKEN
+
+
+@given(st.text("ab ", max_size=1500), st.integers(0, 4_000), st.booleans())
+def test_a_file_is_found_wherever_it_begins(before: str, size: int, is_url: bool) -> None:
+    content = "iVBORw0KGgo" + "A" * size
+    image = f"data:image/png;base64,{content}" if is_url else content
+    data = json.dumps([before, {"image_url": image}, {"image_url": image, "text": before}]).encode()
+    found = find_attachments(data)
+    assert len(found) == (2 if len(content) >= SHORTEST_BYTES else 0)
+    assert all(data[one.start : one.end] == b'"' + image.encode() and one.kind == "image" for one in found)
 
 
 def test_escapes_in_a_name_change_nothing() -> None:

@@ -34,6 +34,7 @@ from gateway.protocol.dialects.openai_form import (
     note_facts,
     note_failure,
 )
+from gateway.protocol.output_size import text_bytes
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 
 TERMINALS: Final = frozenset({"transcript.text.done", "speech.audio.done"})
@@ -58,9 +59,9 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
         facts.end("completed", kind)
 
 
-def delta_text(body: Json) -> object:
-    """Returns the text that a delta adds. Sound has none."""
-    return body.get("delta")
+def delta_bytes(body: Json) -> int:
+    """Returns the size of the text that a delta adds. Sound has none."""
+    return text_bytes(body.get("delta"))
 
 
 def read_answer(body: Json) -> AnswerFacts:
@@ -129,7 +130,7 @@ _STREAM: Final = StreamForm(
     close_capped=close_capped,
     delta=b'.delta"',
     delta_head=_HEAD,
-    delta_text=delta_text,
+    delta_bytes=delta_bytes,
     markers=(b"transcript.text.done", b"speech.audio.done", b"[DONE]"),
     error=ERROR_EVENT,
     terminals=TERMINALS,

@@ -40,6 +40,7 @@ from gateway.protocol.dialects.openai_form import (
 )
 from gateway.protocol.dialects.request_fields import MAX_TOKENS, token_bound, whole_number, written_tokens
 from gateway.protocol.lenient_json import id_text
+from gateway.protocol.output_size import text_bytes
 
 _SAYS_MORE: Final = re.compile(
     rb'"(?:usage|error)"\s*:\s*[^\sn]|"finish_reason"\s*:\s*"|"index"\s*:\s*[1-9]|"object"\s*:\s*"error"'
@@ -116,12 +117,13 @@ def _piece(choice: Json) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def delta_text(body: Json) -> str | None:
-    """Returns the text that a chunk adds."""
+def output_bytes(body: Json) -> int:
+    """Returns the size of what a chunk adds, or an answer has: texts, reasoning, calls, sound and pictures."""
     choices = body.get("choices")
-    return (
-        "".join(_piece(choice) for choice in choices if isinstance(choice, dict)) if isinstance(choices, list) else None
-    )
+    if not isinstance(choices, list):
+        return 0
+    said = [choice.get(name) for choice in choices if isinstance(choice, dict) for name in ("delta", "message", "text")]
+    return sum(map(text_bytes, said))
 
 
 def drops_usage(body: Json) -> bool:
@@ -141,11 +143,6 @@ def read_answer(body: Json) -> AnswerFacts:
         id_text(body.get("id")),
         error=error if not choices else None,
     )
-
-
-def output_bytes(body: Json) -> int:
-    """Returns the length of the texts of an answer's choices."""
-    return len((delta_text(body) or "").encode("utf-8", "replace"))
 
 
 def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
@@ -221,7 +218,7 @@ _CHAT_STREAM: Final = StreamForm(
     close_capped=close_chat_capped,
     delta=b'"delta"',
     delta_head=_CHAT_HEAD,
-    delta_text=delta_text,
+    delta_bytes=output_bytes,
     error=ERROR_EVENT,
     says_more=_SAYS_MORE,
     reads_all=True,

@@ -128,6 +128,11 @@ class Opening:
     of_type: re.Pattern[bytes]
 
 
+def no_output(_: Json) -> int:
+    """What is put out is not counted."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class StreamForm:
     """How a stream's events are told apart without parsing most of them, and what the others tell.
@@ -136,11 +141,11 @@ class StreamForm:
     the start of one, up to what tells it from all other events or, where nothing does, up to its piece: then
     `says_more` finds what makes an event with such a head worth parsing. `reads_all`: what does not start as the last
     delta did is parsed, event by event; else only events in which one of `markers`, or `error`, stands. `item` stands
-    in events that carry a whole piece of output at once. `delta_tokens`: that a delta is at least; its text counts
-    where `delta_text` gives it. `drops_usage`: whether an event is a usage that a caller did not ask for. `terminals`:
-    types of events that end an answer. `passes_half`: the half event in which a stream breaks off goes to the client,
-    and is closed; else it is dropped. `holds_preamble`: what comes before the output waits for it, so that another
-    upstream may still be asked.
+    in events that carry a whole piece of output at once, whose size `item_bytes` gives. `delta_tokens`: that a delta is
+    at least; what it adds counts where `delta_bytes` gives it. `drops_usage`: whether an event is a usage that a caller
+    did not ask for. `terminals`: types of events that end an answer. `passes_half`: the half event in which a stream
+    breaks off goes to the client, and is closed; else it is dropped. `holds_preamble`: what comes before the output
+    waits for it, so that another upstream may still be asked.
     """
 
     read_event: Callable[[StreamFacts, str, Json], None]
@@ -148,7 +153,8 @@ class StreamForm:
     close_capped: Callable[[Observed, Origin], bytes]
     delta: bytes
     delta_head: re.Pattern[bytes]
-    delta_text: Callable[[Json], object] | None = None
+    delta_bytes: Callable[[Json], int] | None = None
+    item_bytes: Callable[[Json], int] = no_output
     markers: tuple[bytes, ...] = ()
     error: re.Pattern[bytes] = _NEVER
     says_more: re.Pattern[bytes] | None = None
@@ -252,18 +258,13 @@ class RequestForm:
         object.__setattr__(self, "name", re.compile(rb'"(?=(' + names + rb')")'))
 
 
-def no_output(_: Json) -> int:
-    """What is put out is not counted."""
-    return 0
-
-
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One dialect. `name`: by which `usage_fields` has its table. `multipart`: requests may be forms with files.
 
     `media`: types of answers, as prefixes, that are neither JSON nor events and pass as they come.
     `error_status`: the HTTP status that an error in an answer of status 200 stands for; None: it does not say.
-    `output_bytes`: how long what an answer puts out is, as bytes of text, for an estimate.
+    `output_bytes`: the size of what an answer puts out, as bytes of text, for an estimate (output_size.py).
     """
 
     name: str

@@ -37,11 +37,11 @@ from gateway.protocol.dialects.openai_form import (
     note_failure,
 )
 from gateway.protocol.dialects.request_fields import token_bound
+from gateway.protocol.output_size import text_bytes
 
 _ERROR: Final = re.compile(rb'event: ?error|"type"\s*:\s*"error"|"error"\s*:\s*[^\sn]')
 _DELTA_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"content_block_delta"')
 _INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-_PIECES: Final = ("text", "partial_json", "thinking")
 
 ERROR_TYPES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -109,10 +109,9 @@ def _input(usage: Json) -> int:
     return sum(count(usage.get(name)) or 0 for name in _INPUTS)
 
 
-def delta_text(body: Json) -> object:
-    """Returns the text that a `content_block_delta` adds: text, thinking or a tool's input."""
-    delta = member(body, "delta") or {}
-    return next((delta[name] for name in _PIECES if isinstance(delta.get(name), str)), None)
+def delta_bytes(body: Json) -> int:
+    """Returns the size of what a `content_block_delta` adds: text, thinking or a tool's input."""
+    return text_bytes(body.get("delta"))
 
 
 def read_answer(body: Json) -> AnswerFacts:
@@ -121,14 +120,14 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def output_bytes(body: Json) -> int:
-    """Returns the length of a message's text, thinking and tool inputs."""
+    """Returns the size of a message's texts, thinking and tool inputs: what would come as deltas in a stream."""
     content = body.get("content")
-    return sum(_size(block) for block in content if isinstance(block, dict)) if isinstance(content, list) else 0
-
-
-def _size(block: Json) -> int:
-    values = [block.get("text"), block.get("thinking"), block.get("input")]
-    return sum(len(str(value).encode("utf-8", "replace")) for value in values if value)
+    blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    return sum(
+        text_bytes({name: value for name, value in block.items() if name != "name"})
+        for block in blocks
+        if not str(block.get("type")).endswith("_tool_result")
+    )
 
 
 def read_count(body: Json) -> AnswerFacts:
@@ -182,7 +181,7 @@ MESSAGES: Final = Dialect(
         close_capped=close_capped,
         delta=b'"content_block_delta"',
         delta_head=_DELTA_HEAD,
-        delta_text=delta_text,
+        delta_bytes=delta_bytes,
         markers=(b"message_start", b"message_delta", b"message_stop", b"[DONE]"),
         error=_ERROR,
         terminals=frozenset({"message_stop"}),

@@ -41,7 +41,7 @@ from gateway.protocol.dialects.dialect import (
 from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
-from gateway.protocol.output_size import text_bytes
+from gateway.protocol.output_size import file_bytes, text_bytes
 from gateway.protocol.response_events import TERMINAL_STATUSES
 
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -69,9 +69,15 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
         facts.end(_ENDED.get(status, "completed"), kind)
 
 
-def delta_text(body: Json) -> object:
-    """Returns the text that a delta adds."""
-    return body.get("delta")
+def delta_bytes(body: Json) -> int:
+    """Returns the size of what a delta adds: text, or sound in base64."""
+    kind, size = str(body.get("type")), text_bytes(body.get("delta"))
+    return file_bytes(size) if "audio" in kind and "transcript" not in kind else size
+
+
+def item_bytes(body: Json) -> int:
+    """Returns the size of the item that an event shows as a whole."""
+    return text_bytes(body.get("item"))
 
 
 def output_bytes(body: Json) -> int:
@@ -205,7 +211,8 @@ RESPONSES: Final = Dialect(
         close_capped=close_capped,
         delta=b'.delta"',  # the end of a delta's type; inside a JSON string the quote would be escaped
         delta_head=re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"[a-z0-9_.]+\.delta"'),
-        delta_text=delta_text,
+        delta_bytes=delta_bytes,
+        item_bytes=item_bytes,
         markers=(*(event.encode() for event in TERMINAL_STATUSES), b"[DONE]"),
         error=re.compile(rb'event: ?error|"type"\s*:\s*"error"|data: ?\{"error"\s*:\s*\{'),
         terminals=frozenset(TERMINAL_STATUSES),
