@@ -70,6 +70,8 @@ def read_usage(
     units = _units(dialect, usage, answer, request)
     images = _images(answer, request) if dialect == "images" else ()
     input_tokens, output_tokens = counted(usage, fields.input), counted(usage, fields.output)
+    if not (input_tokens or fields.needs_output) and fields.needs_tokens:
+        return None  # what has nothing but input has used some
     lacks_output = fields.partial and output_tokens is None and input_tokens is not None
     if input_tokens is None or (output_tokens is None and fields.needs_output and not fields.partial):
         if fields.needs_tokens or (input_tokens is None and not (units or images or dialect == "moderations")):
@@ -270,7 +272,7 @@ def _units(
     for tree, table in ((usage, UNITS), (answer, UNITS_OF_ANSWERS)):
         for name, paths in table.items():
             values = (amount(find(tree, path)) for path in paths)
-            if name not in found and (value := next((one for one in values if one is not None), None)) is not None:
+            if name not in found and (value := next((one for one in values if one), None)) is not None:
                 found[name] = value
     if dialect == "speech" and "character" not in found and request.characters:
         found["character"] = Decimal(request.characters)

@@ -27,8 +27,9 @@ def reported_usage(admitted: Admitted, reported: Json | None, answer: Json) -> U
     facts, price = admitted.request.facts, admitted.route.price
     facts = facts._replace(conditions=price.conditions) if price.conditions else facts
     usage = read_usage(admitted.target.operation.dialect.name, reported, answer, facts)
-    counts_pictures = usage is not None and usage.quantities is not None and usage.quantities.images
-    if counts_pictures and not reported and not price.per_image:
+    if usage is None or usage.quantities is None or not usage.quantities.images:
+        return usage
+    if not (price.per_image or usage.input_tokens or usage.output_tokens):
         return None  # priced by tokens, of which nothing is reported
     return usage
 

@@ -67,7 +67,9 @@ def charged(
     provider.respond = lambda _: answer
     key = gateway.new_key()
     body: dict[str, Any] = {"model": "a/model", "input": "Hello", "store": False, **fields}
-    if path != "/v1/responses":
+    if "input" in fields or "prompt" in fields:
+        body = {"model": "a/model", **fields}
+    elif path != "/v1/responses":
         body = {"model": "a/model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1000, **fields}
     with gateway.http(key) as http:
         http.post(path, json=body)
@@ -197,3 +199,124 @@ def test_files_in_the_input_are_no_text(
     )
     read, _, _ = charged(gateway, provider, Answer(response(None)), input=[item])
     assert 1_000 < read < 30_000
+
+
+def chats(usage: dict[str, Any]) -> dict[str, Answer]:
+    return {"json": Answer(chat(usage=usage)), "stream": Answer(events=chat_stream(*PIECES, usage=usage))}
+
+
+def responses(usage: dict[str, Any]) -> dict[str, Answer]:
+    whole = response(usage, output=[message()])
+    return {"json": Answer(whole), "stream": Answer(events=streamed(whole, *PIECES))}
+
+
+def messages(usage: dict[str, Any]) -> dict[str, Answer]:
+    start = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "a/model"}
+    first = {name: value for name, value in usage.items() if name not in ("output_tokens", "iterations")}
+    texts = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}} for piece in PIECES
+    ]
+    events: list[Any] = [
+        {"type": "message_start", "message": {**start, "usage": {**first, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *texts,
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+        {"type": "message_stop"},
+    ]
+    whole = {**start, "content": [{"type": "text", "text": TEXT}], "stop_reason": "end_turn", "usage": usage}
+    return {"json": Answer(whole), "stream": Answer(events=events)}
+
+
+DIALECTS = {
+    "/v1/responses": (responses, ("input_tokens", "output_tokens")),
+    "/v1/chat/completions": (chats, ("prompt_tokens", "completion_tokens")),
+    "/v1/messages": (messages, ("input_tokens", "output_tokens")),
+}
+
+
+@pytest.mark.parametrize("form", ["json", "stream"])
+@pytest.mark.parametrize("path", DIALECTS)
+def test_a_usage_of_zeros_after_output_is_none(
+    gateway: RunningGateway, provider: AnsweringProvider, path: str, form: str
+) -> None:
+    answers, names = DIALECTS[path]
+    answer = answers(dict.fromkeys(names, 0))[form]
+    read, written, cost = charged(gateway, provider, answer, path=path, stream=form == "stream")
+    assert TOKENS <= written <= TOKENS + 4
+    assert read > 0
+    assert cost == read * INPUT + written * OUTPUT
+
+
+CHECKED: dict[str, tuple[tuple[int, int], dict[str, Any], int]] = {
+    "reasoning outside, as the total says": (
+        (10_120, 1_499),
+        {"input": {"cached_tokens": 128}, "output": {"reasoning_tokens": 2_809}, "total_tokens": 14_428},
+        9_992 * INPUT + 128 * INPUT // 10 + (1_499 + 2_809) * OUTPUT,
+    ),
+    "cached outside, as the total says": (
+        (100, 100),
+        {"input": {"cached_tokens": 5_000}, "total_tokens": 5_200},
+        100 * INPUT + 500 * INPUT + 100 * OUTPUT,
+    ),
+    "cached larger than its whole, whatever the total says": (
+        (100, 100),
+        {"input": {"cached_tokens": 5_000}, "total_tokens": 200},
+        100 * INPUT + 500 * INPUT + 100 * OUTPUT,
+    ),
+    "a total with more than its parts": ((100, 10), {"total_tokens": 150}, 100 * INPUT + 50 * OUTPUT),
+}
+
+
+@pytest.mark.parametrize("form", ["json", "stream"])
+@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+def test_a_usage_is_checked_against_itself(
+    gateway: RunningGateway, provider: AnsweringProvider, path: str, name: str, form: str
+) -> None:
+    counts, more, cost = CHECKED[name]
+    answers, names = DIALECTS[path]
+    usage: dict[str, Any] = dict(zip(names, counts, strict=True))
+    for side, of in zip(("input", "output"), names, strict=True):
+        usage[f"{of}_details"] = more.get(side, {})
+    usage["total_tokens"] = more["total_tokens"]
+    assert charged(gateway, provider, answers(usage)[form], path=path, stream=form == "stream")[2] == cost
+
+
+@pytest.mark.parametrize("form", ["json", "stream"])
+def test_what_lies_outside_of_the_whole_is_charged(
+    gateway: RunningGateway, provider: AnsweringProvider, form: str
+) -> None:
+    usage = {
+        "input_tokens": 100,
+        "cache_read_input_tokens": 5_000,
+        "output_tokens": 10,
+        "iterations": [
+            {"type": "compaction", "input_tokens": 700, "output_tokens": 50},
+            {"type": "message", "input_tokens": 100, "cache_read_input_tokens": 5_000, "output_tokens": 10},
+        ],
+    }
+    cost = charged(gateway, provider, messages(usage)[form], path="/v1/messages", stream=form == "stream")[2]
+    assert cost == (700 + 100 + 500) * INPUT + 60 * OUTPUT
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "answer"),
+    [
+        (
+            "/v1/embeddings",
+            {"input": "four" * 100},
+            {"object": "list", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 0, "total_tokens": 0}},
+        ),
+        (
+            "/v1/images/generations",
+            {"prompt": "four" * 100},
+            {"created": 1, "data": [{"b64_json": PICTURE}], "usage": {"input_tokens": 0, "output_tokens": 0}},
+        ),
+    ],
+    ids=["embeddings", "images"],
+)
+def test_what_has_no_text_is_not_free_either(
+    gateway: RunningGateway, provider: AnsweringProvider, path: str, fields: dict[str, Any], answer: dict[str, Any]
+) -> None:
+    assert charged(gateway, provider, Answer(answer), path=path, **fields)[2] >= 100 * INPUT
