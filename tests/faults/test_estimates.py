@@ -40,8 +40,8 @@ def gateway(
     store: Server, provider: AnsweringProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     directory: Path = tmp_path_factory.mktemp("gateway")
-    routes = [{"model": "*", "upstreams": ["simulator"]}]
-    routes += [{"model": "spared/*", "upstreams": ["simulator"], "charge_failed_input": False}]  # type: ignore[dict-item]
+    spared: dict[str, Any] = {"model": "spared/*", "upstreams": ["simulator"], "charge_failed_input": False}
+    routes = [{"model": "*", "upstreams": ["simulator"]}, spared]
     with running_gateway(store.url, provider.url, directory, routes=routes) as running:
         yield running
 
