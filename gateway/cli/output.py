@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+_ANY_WIDTH: Final = 10_000
 _PIPE_WIDTH: Final = 200  # without a terminal, nothing is cut
 
 
@@ -36,7 +38,25 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
         drawn.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*row)
-    _console().print(drawn)
+    console = _console()
+    wanted = console.measure(drawn, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    if "ID" in headings and wanted > console.width:
+        _blocks(console, headings, cells)
+    else:
+        console.print(drawn)
+
+
+def _blocks(console: Console, headings: Sequence[str], cells: Sequence[Sequence[Text]]) -> None:
+    """Prints rows that are wider than the terminal: each one's id in a line of its own, the rest wrapped below it."""
+    place = headings.index("ID")
+    for row in cells:
+        console.print(Text(row[place].plain, "bold"), soft_wrap=True)
+        rest = [
+            f"{heading.lower()} {cell.plain}"
+            for heading, cell in zip(headings, row, strict=True)
+            if heading != "ID" and cell.plain != "-"
+        ]
+        console.print(Padding(Text(", ".join(rest)), (0, 0, 0, 4)))
 
 
 def fields(values: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,31 +13,54 @@ from gateway.reporting.latency_buckets import duration
 
 app = typer.Typer(help="Requests: the last ones, why one was refused, how one was settled.", no_args_is_help=True)
 _Team = Annotated[str | None, typer.Option(help="One team; without it, all.")]
+_SHOWN_APART: Final = ("object", "team_id", "key_id", "entry", "timings", "tried", "usage")
 
 
 @app.command("list")
-def list_(
+def list_(  # noqa: PLR0913 - the command's flags
     *,
     team: _Team = None,
+    key: Annotated[str | None, typer.Option(help="A key's id, team/label, or with --team its label.")] = None,
+    model: Annotated[str | None, typer.Option(help='An exact id or "provider/*".')] = None,
+    status: Annotated[str | None, typer.Option(help="Such as 429, or 4xx for all of them.")] = None,
     outcome: Annotated[str | None, typer.Option(help="Such as completed, client_left or refused.")] = None,
+    identifier: Annotated[str | None, typer.Option("--id", help="The beginning of a request's id.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="ISO 8601, such as 2026-11-01.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not included.")] = None,
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
     """List the last requests, newest first."""
-    asked = options.given(team=team, outcome=outcome, limit=str(limit))
+    if key is not None and "/" in key:
+        team, _, key = key.rpartition("/")
+    asked = options.given(
+        team=team,
+        key=key,
+        model=model,
+        status=status,
+        outcome=outcome,
+        id=identifier,
+        to=until,
+        limit=str(limit),
+    )
+    asked |= {"from": since} if since else {}
     with AdminClient.from_environment() as client:
         found = list(itertools.islice(client.every("/requests", asked), limit))
     if as_json:
         output.as_json(found)
         return
     output.table(
-        ("AT", "ID", "KEY", "MODEL", "OUTCOME", "COST USD", "WHY"), [_row(item) for item in found], empty="No requests."
+        ("AT", "ID", "KEY", "MODEL", "STATUS", "OUTCOME", "IN", "OUT", "TOOK", "COST USD", "WHY"),
+        [_row(item) for item in found],
+        empty="No requests.",
     )
 
 
 @app.command("show")
 def show_(
-    request_id: Annotated[str, typer.Argument(help="The x-request-id of an answer.")],
+    request_id: Annotated[
+        str, typer.Argument(help="The x-request-id of an answer, a response's id, or the upstream's request id.")
+    ],
     *,
     team: _Team = None,
     as_json: options.AsJson = False,
@@ -48,18 +71,43 @@ def show_(
     if as_json:
         output.as_json(found)
         return
-    timings, tried = found["timings"] or {}, found["tried"] or []
-    left_out = ("object", "entry", "timings", "tried", "usage")
-    fields = {name: value for name, value in found.items() if name not in left_out and value is not None}
-    fields |= found["usage"] or {}
-    fields |= {"tried": ", ".join(f"{one['upstream']}: {one['result']}" for one in tried)} if tried else {}
-    fields |= {name.removesuffix("_ms"): duration(took) for name, took in timings.items()}
-    output.fields(fields)
+    fields = {name: value for name, value in found.items() if name not in _SHOWN_APART and value is not None}
+    for name in ("team", "key"):
+        identifier = found[f"{name}_id"]
+        fields[name] = f"{found[name]} ({identifier})" if found[name] else identifier
+    tried = [f"{one['upstream']}: {one['result']} after {duration(one['took_ms'])}" for one in found["tried"] or []]
+    fields |= {"tried": "; ".join(tried)} if tried else {}
+    output.fields({name.replace("_", " "): value for name, value in (fields | (found["usage"] or {})).items()})
+    if found["timings"]:
+        typer.echo()
+        output.table(("STEP", "ENDED AFTER", "TOOK"), _steps(found["timings"]), empty="")
     bill = (found["entry"] or {}).get("bill")
     if bill is not None:
+        typer.echo()
         output.bill(bill)
+
+
+def _steps(timings: dict[str, float]) -> list[tuple[str, str, str]]:
+    rows, before = [], 0.0
+    for name, at in timings.items():
+        rows.append((name.removesuffix("_ms").replace("_", " "), duration(at), duration(at - before)))
+        before = at
+    return rows
 
 
 def _row(item: Json) -> tuple[Any, ...]:
     why = " ".join(str(item[name]) for name in ("scope", "limit", "code") if item[name]) if item["code"] else ""
-    return item["at"], item["id"], item["key_id"], item["model"], item["outcome"], item["cost_usd"], why
+    usage, took = item["usage"] or {}, (item["timings"] or {}).get("total_ms")
+    return (
+        (item["at"] or "")[:19],
+        item["id"],
+        f"{item['team'] or item['team_id']}/{item['key'] or item['key_id'] or '-'}",
+        item["model"],
+        item["status"],
+        item["outcome"],
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        None if took is None else duration(took),
+        item["cost_usd"],
+        why,
+    )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.dashboard.guard import PageRoute, visit_of
+from gateway.dashboard import forms
+from gateway.dashboard.admin_client import AdminApiError
+from gateway.dashboard.guard import PageRoute, Visit, visit_of
 from gateway.dashboard.render import html
-from gateway.dashboard.requests import key_names
 from gateway.dashboard.teams import team_path
 
 router = APIRouter(route_class=PageRoute)
 PAGE: Final = 50
+_MOST_NAMES: Final = 2 * PAGE
 TYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "grant": "granted",
@@ -50,3 +52,17 @@ async def list_entries(request: Request, team: str) -> Response:
         first=after is None,
         keys=await key_names(visit, page["data"]),
     )
+
+
+async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the names of the keys in these rows. Keys that are gone are missing."""
+    ids = list({row["key_id"] for row in rows if row.get("key_id")})[:_MOST_NAMES]
+
+    async def name(key_id: str) -> str | None:
+        try:
+            return str((await visit.api.get(f"/keys/{forms.segment(key_id)}"))["name"])
+        except AdminApiError:
+            return None
+
+    names = await asyncio.gather(*map(name, ids))
+    return {key_id: found for key_id, found in zip(ids, names, strict=True) if found is not None}

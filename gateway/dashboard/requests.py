@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.dashboard import forms
 from gateway.dashboard.admin_client import AdminApiError, AdminClient
-from gateway.dashboard.guard import HEADERS, PageRoute, Visit, visit_of
+from gateway.dashboard.guard import HEADERS, PageRoute, redirect_to, visit_of
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
 router = APIRouter(route_class=PageRoute)
 PAGE: Final = 50
+FILTERS: Final = ("team", "key", "model", "status", "outcome", "id", "from", "to")
 OUTCOMES: Final = (
     "refused",
     "completed",
@@ -54,11 +56,16 @@ LIVE_S: Final = 60.0
 async def list_requests(request: Request) -> Response:
     """One page of requests, newest first."""
     visit, query = visit_of(request), request.query_params
-    team, outcome = query.get("team") or None, query.get("outcome") or None
-    page, teams = await asyncio.gather(
-        visit.api.get("/requests", team=team, outcome=outcome, limit=PAGE, after=query.get("after") or None),
-        team_names(visit, team),
-    )
+    asked = {name: query[name].strip() for name in FILTERS if query.get(name, "").strip()}
+    team = asked.get("team")
+    problem: AdminApiError | None = None
+    page: dict[str, Any] = {"data": [], "next": None}
+    teams = await team_names(visit, team)
+    api_query = {name: forms.moment(text) if name in ("from", "to") else text for name, text in asked.items()}
+    try:
+        page = await visit.api.get("/requests", limit=PAGE, after=query.get("after") or None, **api_query)
+    except AdminApiError as refused:
+        problem = refused
     return html(
         "requests.html",
         visit=visit,
@@ -66,12 +73,19 @@ async def list_requests(request: Request) -> Response:
         rows=page["data"],
         next=page["next"],
         first="after" not in query,
-        team=team,
-        outcome=outcome,
+        asked=asked,
+        query=urlencode(asked),
+        refused=problem,
         outcomes=OUTCOMES,
         teams=teams,
-        keys=await key_names(visit, page["data"]),
     )
+
+
+@router.get("/requests/find")
+async def find_request(request: Request) -> Response:
+    """Shows the request that is called so: by its own id, its response's or its upstream's."""
+    text = request.query_params.get("find", "").strip()
+    return redirect_to(f"/dashboard/requests/{forms.segment(text)}" if text else "/dashboard/requests")
 
 
 @router.get("/requests/{request_id}")
@@ -79,9 +93,7 @@ async def show_request(request: Request, request_id: str) -> Response:
     """One request: why it was refused, or how it was settled and how long it took."""
     visit, team = visit_of(request), request.query_params.get("team") or None
     found = await visit.api.get(f"/requests/{forms.segment(request_id)}", team=team)
-    owner = await visit.api.get(f"/teams/{forms.segment(found['team_id'])}")
-    keys = await key_names(visit, [found])
-    return html("request.html", visit=visit, here="requests", found=found, team=owner, keys=keys, spans=spans(found))
+    return html("request.html", visit=visit, here="requests", found=found, spans=spans(found))
 
 
 def spans(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -99,20 +111,6 @@ def spans(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 async def watch(request: Request) -> Response:
     """The API's live events, for the dashboard's page."""
     return _Live(visit_of(request).api)
-
-
-async def key_names(visit: Visit, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Returns the names of the keys in these rows. Deleted keys are missing."""
-    ids = list({row["key_id"] for row in rows if row.get("key_id")})[: 2 * PAGE]
-
-    async def name(key_id: str) -> str | None:
-        try:
-            return str((await visit.api.get(f"/keys/{forms.segment(key_id)}"))["name"])
-        except AdminApiError:
-            return None
-
-    names = await asyncio.gather(*map(name, ids))
-    return {key_id: found for key_id, found in zip(ids, names, strict=True) if found is not None}
 
 
 class _Live(Response):

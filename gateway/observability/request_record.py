@@ -71,7 +71,9 @@ class RequestRecord:
     team_id: str | None = None
     key_id: str | None = None
     secret_hash: str | None = None
+    asked_model: str | None = None  # as the client wrote it
     model: str | None = None
+    answered_model: object = None  # as the answer names it
     stream: bool = False
     upstream: str | None = None
     upstream_status: int | None = None

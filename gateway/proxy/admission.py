@@ -124,6 +124,7 @@ async def prepare(
         if query or not request.model:
             request, known_response = await _completed(request, query, responses, key)
     record.model, record.stream = request.model, request.stream
+    record.asked_model = request.model
     charge = target.operation.charge
     route = snapshot.router.resolve(
         request.model, free=charge != "usage or estimate", pinned=target.response_id is not None

@@ -226,6 +226,7 @@ class Relay:
         rest = await finish(observer, self._off_loop) if observer.is_large else observer.finish(half=False)
         facts, closing = observer.facts, b""
         self.billed_as = self.record.response_id = observer.response_id
+        self.record.answered_model = facts.answer.get("model")
         may_end = facts.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
         ended: Ended | None = facts.ended or ("completed" if may_end else None)
         if self._refused:
@@ -276,6 +277,7 @@ class Relay:
         else:
             self._learnt.facts, self._learnt.answer = facts, fields
             self.billed_as = self.record.response_id = facts.response_id
+            self.record.answered_model = fields.get("model")
             self.outcome = OUTCOMES[facts.ended]
             self._confirm(opened)
         if status == 204:  # noqa: PLR2004 - RFC 9110, 8.6

@@ -7,13 +7,16 @@ bounded number of streams is read at once, and at most one page of their entries
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from re import fullmatch
 from typing import Final
 
 from gateway.errors import GatewayError
 from gateway.ledger.journal import Entry, read_entry
 from gateway.reporting.refused_requests import RefusedRequest, read_refused
+from gateway.routing.model_patterns import specificity
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather_pages
 from gateway.store.store import Store, StoreError
@@ -24,22 +27,63 @@ _ROUNDS: Final = 20  # pages that are searched for a filter that matches rarely
 _FEWEST: Final = 10  # entries that are read per stream, however many teams there are
 _BATCH_SIZE: Final = 256  # teams whose streams are read at once
 _LONGEST_CURSOR: Final = 15  # digits of a time in ms
+_OK: Final = 200
+_ANSWERED: Final = frozenset({"completed", "incomplete"})
+_NO_END: Final = 2**53
 Recent = tuple[str, Entry | RefusedRequest]
 
 
-async def recent(
-    store: Store, team_ids: Sequence[str], *, limit: int, after: str | None, outcome: str | None
-) -> Page[Recent]:
-    """Returns (team id, entry or refusal) pairs, newest first.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What requests are wanted; None and "" want all.
 
-    `outcome` is one of the journal's outcomes or "refused". Raises `invalid_field` for an invalid cursor.
+    `outcome` is one of the journal's or "refused"; `model` is a pattern. `identifier` is the beginning of a request's
+    id, with or without "req_", or the provider's id of a response. `status` is "429" or "4xx"; `statuses` has those of
+    the last settled requests by id, and of an older one it is known only that it was answered.
     """
+
+    outcome: str | None = None
+    key_ids: frozenset[str] | None = None
+    model: str | None = None
+    identifier: str = ""
+    status: str = ""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    from_ms: int = 0
+    to_ms: int = _NO_END
+
+    def includes(self, item: Entry | RefusedRequest) -> bool:
+        """Whether an entry or a refusal is wanted, its time aside."""
+        if isinstance(item, RefusedRequest):
+            outcome, identifier, status, response_id = "refused", item.request_id, item.status, ""
+        elif item.type not in _REQUESTS:
+            return False
+        else:
+            outcome, identifier, response_id = item.outcome or "expired", item.ref, item.response_id
+            status = self.statuses.get(identifier, _OK if outcome in _ANSWERED else 0)
+        return (
+            self.outcome in (None, outcome)
+            and (self.key_ids is None or item.key_id in self.key_ids)
+            and (self.model is None or self.model in specificity(item.model))
+            and (
+                identifier.startswith((self.identifier, f"req_{self.identifier}"))
+                or (response_id != "" and response_id == self.identifier)
+            )
+            and (not self.status or fullmatch(self.status.replace("x", r"\d"), str(status)) is not None)
+        )
+
+
+async def recent(
+    store: Store, team_ids: Sequence[str], *, limit: int, after: str | None, wanted: Wanted
+) -> Page[Recent]:
+    """Returns (team id, entry or refusal) pairs, newest first. Raises `invalid_field` for an invalid cursor."""
     if after is not None and not (after.isascii() and after.isdigit() and len(after) <= _LONGEST_CURSOR):
         raise GatewayError("invalid_field", f"{after!r} is not a cursor of the requests.", param="after")
     end = int(after) if after is not None else None
+    if wanted.to_ms < _NO_END:
+        end = wanted.to_ms if end is None else min(end, wanted.to_ms)
     if end == 0:  # there is nothing older, and the store has no range that ends before its start
         return Page((), None)
-    search = _Search(store, outcome)
+    search = _Search(store, wanted)
     found: list[Recent] = []
     for _ in range(_ROUNDS):
         page, end = await search.read_page(team_ids, limit, end)
@@ -52,13 +96,14 @@ async def recent(
 
 
 class _Search:
-    """Reads the streams that can contain an outcome. Immutable."""
+    """Reads the streams that can contain what is wanted. Immutable."""
 
-    def __init__(self, store: Store, outcome: str | None) -> None:
+    def __init__(self, store: Store, wanted: Wanted) -> None:
         self._store = store
-        self._outcome = outcome
-        self._journal = outcome != "refused"
-        self._refused = outcome in (None, "refused")
+        self._wanted = wanted
+        self._start = str(wanted.from_ms)
+        self._journal = wanted.outcome != "refused"
+        self._refused = wanted.outcome in (None, "refused")
 
     async def read_page(
         self, team_ids: Sequence[str], limit: int, before_ms: int | None
@@ -70,10 +115,10 @@ class _Search:
         # older entries may be missing: a stream returned as many as requested, or the page is full
         cut_ms: int | None = None
         for at in range(0, len(team_ids), _BATCH_SIZE):
-            for items in await self._read(team_ids[at : at + _BATCH_SIZE], end, "-", share):
+            for items in await self._read(team_ids[at : at + _BATCH_SIZE], end, self._start, share):
                 if len(items) == share:
                     cut_ms = max(cut_ms or 0, items[-1][1].at_ms)
-                found += [item for item in items if self._matches(item[1])]
+                found += [item for item in items if self._wanted.includes(item[1])]
             found, enough_ms = _newest(found, limit)
             if enough_ms is not None:
                 cut_ms = max(cut_ms or 0, enough_ms)
@@ -84,7 +129,7 @@ class _Search:
         for at in range(0, len(team_ids), _BATCH_SIZE):
             part = team_ids[at : at + _BATCH_SIZE]
             for items in await self._read(part, f"{cut_ms}-18446744073709551615", f"{cut_ms}-0", None):
-                found += [item for item in items if self._matches(item[1])]
+                found += [item for item in items if self._wanted.includes(item[1])]
         return found, cut_ms
 
     async def _read(self, team_ids: Sequence[str], end: str, start: str, limit: int | None) -> list[list[Recent]]:
@@ -104,13 +149,6 @@ class _Search:
             for team_id, reply in zip(team_ids, replies[len(journals) :], strict=False)
         ]
         return found
-
-    def _matches(self, item: Entry | RefusedRequest) -> bool:
-        if isinstance(item, RefusedRequest):
-            return True
-        if item.type not in _REQUESTS:
-            return False
-        return self._outcome is None or self._outcome == (item.outcome or "expired")
 
 
 def _newest(found: list[Recent], limit: int) -> tuple[list[Recent], int | None]:

@@ -1,6 +1,7 @@
 """The last refusals of each team, with their reasons. They are written in batches, off the warm path.
 
-    gw:{T}:refused   stream: id, key, status, code, message, limit, scope, model, detail; bounded in number and in time
+    gw:{T}:refused   stream: id, key, status, code, message, limit, scope, model, detail, client,
+                     asked, timings; bounded in number and in time
 
 A refused request has no hold and no journal entry. This stream answers "why was I refused?". A refusal is kept only if
 the presented secret belongs to the key. That includes revoked and expired keys, until a rotation removes the secret.
@@ -8,10 +9,12 @@ the presented secret belongs to the key. That includes revoked and expired keys,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+
+import orjson
 
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather, gather_pages
@@ -41,6 +44,9 @@ class RefusedRequest:
     scope: str
     model: str
     detail: str = ""
+    client: str = ""
+    asked_model: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
     id: str = ""
     at_ms: int = 0
 
@@ -68,6 +74,9 @@ class RefusedRequests:
                 "scope": refused.scope,
                 "model": refused.model,
                 "detail": refused.detail,
+                "client": refused.client,
+                "asked": refused.asked_model,
+                "timings": orjson.dumps(dict(refused.timings)).decode(),
             }
             words = [word for pair in fields.items() for word in pair]
             args = [secret_hash, self._max_entries, self._retention_ms, *words]
@@ -107,7 +116,10 @@ def read_refused(team_id: str, entry_id: bytes, flat: list[bytes]) -> RefusedReq
         limit=fields["limit"],
         scope=fields["scope"],
         model=fields["model"],
-        detail=fields.get("detail", ""),  # entries of earlier versions have none
+        detail=fields.get("detail", ""),  # entries of earlier versions have none of these
+        client=fields.get("client", ""),
+        asked_model=fields.get("asked", ""),
+        timings=orjson.loads(fields.get("timings") or "{}"),
         id=entry_id.decode(),
         at_ms=int(entry_id.partition(b"-")[0]),
     )

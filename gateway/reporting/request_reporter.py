@@ -39,6 +39,7 @@ MAX_PAUSES: Final = 100
 PAUSE: Final = "pause the team"
 """The action of the audit log that is the gateway's own."""
 MAX_UNWRITTEN: Final = 1000
+_LONGEST_MODEL: Final = 256
 """Teams, hours and keys whose counts wait for a store that is away."""
 
 
@@ -217,9 +218,19 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
 
 
 def timing(record: RequestRecord) -> dict[str, Any]:
-    """Returns how long the parts of a request took in ms, the upstreams that were tried, and the bytes transferred."""
+    """Returns how long the parts of a request took in ms, and what only its record knows of it."""
+    settlement, answered = record.settlement, record.answered_model
     return {
         "status": record.status,
+        "code": record.code,
+        "message": record.refusal.message if record.refusal is not None else None,
+        "detail": record.detail,
+        "client": record.client or None,
+        "asked_model": record.asked_model,
+        "answered_model": answered[:_LONGEST_MODEL] if isinstance(answered, str) else None,
+        "response_id": record.response_id,
+        "upstream_response_id": (settlement.response_id or None) if settlement is not None else None,
+        "upstream_request_id": record.upstream_request_id,
         "stream": record.stream,
         "tried": [
             {"upstream": upstream, "result": result, "took_ms": round(seconds * 1000, 1)}
@@ -250,6 +261,9 @@ def _refused(record: RequestRecord) -> RefusedRequest:
         scope=str(explain.get("scope") or ""),
         model=record.model or "",
         detail=record.detail or "",
+        client=record.client,
+        asked_model=record.asked_model or "",
+        timings=record.timings(),
     )
 
 

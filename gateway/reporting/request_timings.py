@@ -1,4 +1,4 @@
-"""How long the parts of a request took, for the last settled requests of each team.
+"""How long the parts of a request took, and what else its record knew, for the last settled requests of each team.
 
     gw:{T}:timings   stream: request id -> JSON; bounded in number and in time, written in batches off the warm path
 
@@ -9,15 +9,18 @@ request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
 
 from gateway.store.keyspace import TIMINGS_MS, TeamKeys
-from gateway.store.replies import gather
+from gateway.store.replies import gather, gather_pages
 from gateway.store.store import Store
 
 MAX_TIMINGS: Final = 500
+NAMES: Final = ("response_id", "upstream_response_id", "upstream_request_id")
+"""What else a request is called: by its client, its provider, and the upstream that answered."""
 
 
 class RequestTimings:
@@ -37,6 +40,29 @@ class RequestTimings:
         ]
         calls += [self._store.run("PEXPIRE", name, str(TIMINGS_MS)) for name in streams.values()]
         await gather(calls)
+
+    async def of_teams(self, team_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns what is kept of the last requests of some teams, by request id."""
+        found: dict[str, dict[str, Any]] = {}
+        for entries in await self._read(team_ids):
+            found |= {name.decode(): orjson.loads(text) for name, text in entries}
+        return found
+
+    async def find_named(self, team_ids: Sequence[str], text: str) -> tuple[str, str] | None:
+        """Returns (team id, request id) of the request with this id of a response, or of its upstream, or None."""
+        wanted = text.encode()
+        for team_id, entries in zip(team_ids, await self._read(team_ids), strict=True):
+            for name, took in entries:
+                if wanted in took and text in map(orjson.loads(took).get, NAMES):
+                    return team_id, name.decode()
+        return None
+
+    async def _read(self, team_ids: Sequence[str]) -> list[list[tuple[bytes, bytes]]]:
+        names = [TeamKeys(team_id).timings for team_id in team_ids]
+        count = str(2 * MAX_TIMINGS)
+        calls = [partial(self._store.run, "XREVRANGE", name, "+", "-", "COUNT", count) for name in names]
+        pages = await gather_pages(self._store, calls)
+        return [[(name, text) for _, (name, text) in page] for page in pages]
 
     async def find(self, team_id: str, request_id: str) -> dict[str, Any] | None:
         """Returns the timings of a request, or None if they are unknown or no longer kept."""

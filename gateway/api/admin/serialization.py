@@ -131,6 +131,8 @@ def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) 
         "settled_by": found.settled_by,
         **(took or {}),
     }
+    if found.entry is not None and found.entry.response_id:
+        shape["upstream_response_id"] = found.entry.response_id
     return shape | (_of_entry(found.entry) | {"entry": entry_json(found.entry)} if found.entry else {})
 
 
@@ -199,14 +201,20 @@ def action_json(action: Action) -> dict[str, Any]:
     }
 
 
-def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
-    """One of the last requests. If `outcome` is "refused", `code`, `message`, `detail`, `limit` and `scope` say why."""
+def recent_json(team_id: str, item: Entry | RefusedRequest, took: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One of the last requests. If `outcome` is "refused", `code`, `message`, `detail`, `limit` and `scope` say why.
+
+    `took` is the result of `request_reporter.timing`, if it is still kept.
+    """
     if isinstance(item, RefusedRequest):
         return _request(item.request_id, team_id) | {
             "state": "refused",
             "at": time_json(item.at_ms),
             "key_id": item.key_id or None,
             "model": item.model or None,
+            "asked_model": item.asked_model or None,
+            "client": item.client or None,
+            "timings": dict(item.timings) or None,
             "outcome": "refused",
             "status": item.status,
             "code": item.code,
@@ -216,7 +224,7 @@ def recent_json(team_id: str, item: Entry | RefusedRequest) -> dict[str, Any]:
             "scope": item.scope or None,
         }
     cost = {"cost_usd": format_usd(-item.amount), "settled_by": item.settled_by or None}
-    return _request(item.ref, team_id) | {"state": _STATES[item.type]} | cost | _of_entry(item)
+    return _request(item.ref, team_id) | {"state": _STATES[item.type]} | cost | _of_entry(item) | dict(took or {})
 
 
 def _request(request_id: str, team_id: str) -> dict[str, Any]:
@@ -226,6 +234,8 @@ def _request(request_id: str, team_id: str) -> dict[str, Any]:
         "id": request_id,
         "state": None,
         "team_id": team_id,
+        **dict.fromkeys(("team", "key", "client", "asked_model", "answered_model")),
+        **dict.fromkeys(("response_id", "upstream_response_id", "upstream_request_id")),
         **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
         **dict.fromkeys(("status", "code", "message", "detail", "limit", "scope")),
         **dict.fromkeys(("admitted_at", "hold_usd", "hold_tokens", "entry")),
