@@ -76,9 +76,10 @@ def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, beg
         return ExchangeResult(outcome, partly=input_usage(admitted) if charged else None, begun=charged)
     observer, reported, answer = learnt.observer, None, learnt.answer
     if observer is not None:
-        reported, answer = observer.facts.usage, observer.facts.answer
-        if outcome in _BROKEN and observer.facts.ended is not None:
-            outcome = OUTCOMES[observer.facts.ended]
+        facts = observer.facts
+        reported, answer = facts.usage, facts.answer
+        if outcome in _BROKEN and facts.ended is not None:
+            outcome = OUTCOMES[facts.ended]
     elif learnt.facts is not None:
         reported = learnt.facts.usage
     usage = reported_usage(admitted, reported, answer)
