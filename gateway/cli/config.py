@@ -68,7 +68,7 @@ def check(
 
 @app.command()
 def reload(*, as_json: options.AsJson = False) -> None:
-    """Reload the configuration on every worker. A bad file changes nothing, and the answer says why."""
+    """Reload the configuration, and return when every worker has. A bad file changes nothing; the answer says why."""
     with AdminClient.from_environment() as client:
         done = client.post("/config/reload", {})
     if as_json:
@@ -81,3 +81,4 @@ def reload(*, as_json: options.AsJson = False) -> None:
             "generation": done["generation"],
         }
     )
+    output.obedience(done)

@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gateway.cli.errors import CliError
+
 _ANY_WIDTH: Final = 10_000
 _PIPE_WIDTH: Final = 200  # without a terminal, nothing is cut
 
@@ -71,6 +73,18 @@ def status(account: Mapping[str, Any]) -> str:
     if account["status"] != "active":
         return str(account["status"])
     return "expired" if account["expired"] else "paused" if account.get("paused") else "active"
+
+
+def obedience(answer: Mapping[str, Any]) -> None:
+    """Raises CliError if workers do not obey an order yet, and names them."""
+    late = answer.get("disobedient") or ()  # a gateway of an earlier version does not wait
+    if late:
+        lines = [
+            f"worker {one['pid']} on {one['host']}: "
+            + (one["problem"] or "last heard of {} s ago".format(one["silent_s"]))
+            for one in late
+        ]
+        raise CliError("ordered, but not every worker obeys yet:", *lines)
 
 
 def bill(found: Mapping[str, Any]) -> None:

@@ -26,14 +26,14 @@ def list_(*, as_json: options.AsJson = False) -> None:
 
 @app.command()
 def disable(name: _Name, *, yes: options.Yes = False, as_json: options.AsJson = False) -> None:
-    """Disable an upstream: no worker sends it new requests."""
+    """Disable an upstream. Returns when no worker sends it new requests, or says which still do."""
     options.confirm(f"Send {name!r} no new requests?", yes=yes)
     _turn(name, "disable", as_json=as_json)
 
 
 @app.command()
 def enable(name: _Name, *, as_json: options.AsJson = False) -> None:
-    """Enable an upstream again."""
+    """Enable an upstream again. Returns when every worker has."""
     _turn(name, "enable", as_json=as_json)
 
 
@@ -44,6 +44,7 @@ def _turn(name: str, verb: str, *, as_json: bool) -> None:
         output.as_json(found)
     else:
         _table([found])
+        output.obedience(found)
 
 
 def _table(upstreams: list[Json]) -> None:

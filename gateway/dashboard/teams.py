@@ -91,9 +91,9 @@ async def change_limits(request: Request, team: str) -> Response:
 
 @router.post("/teams/{team}/status")
 async def change_status(request: Request, team: str) -> Response:
-    """Disables or enables the team."""
-    form = form_of(request)
-    return await changed(visit_of(request), team, team_path(team), {"status": form.get("status")}, form, "status")
+    """Enables the team; or disables it: its page has asked."""
+    visit, form = visit_of(request), form_of(request)
+    return await changed(visit, team, team_path(team), {"status": form.get("status")}, form, "status")
 
 
 @router.post("/teams/{team}/delete")

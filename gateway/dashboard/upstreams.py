@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
 from gateway.dashboard import forms
 from gateway.dashboard.audit_entries import audit_entry
-from gateway.dashboard.guard import PageRoute, redirect_to, visit_of
+from gateway.dashboard.guard import PageRoute, Visit, redirect_to, visit_of
 from gateway.dashboard.overview import team_names
 from gateway.dashboard.render import html
 
@@ -20,23 +21,29 @@ PAGE: Final = 50
 @router.get("/upstreams")
 async def list_upstreams(request: Request) -> Response:
     """The page of all upstreams."""
-    visit = visit_of(request)
-    upstreams = await visit.api.get("/upstreams")
-    return html("upstreams.html", visit=visit, here="upstreams", upstreams=upstreams["data"])
+    return await _page(visit_of(request))
 
 
 @router.post("/upstreams/{upstream}/disable")
 async def disable(request: Request, upstream: str) -> Response:
-    """Disables an upstream."""
-    await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/disable")
-    return redirect_to("/dashboard/upstreams")
+    """Disables an upstream. Its page has asked."""
+    return await _turn(visit_of(request), upstream, "disable")
 
 
 @router.post("/upstreams/{upstream}/enable")
 async def enable(request: Request, upstream: str) -> Response:
     """Enables an upstream again."""
-    await visit_of(request).api.change("POST", f"/upstreams/{forms.segment(upstream)}/enable")
-    return redirect_to("/dashboard/upstreams")
+    return await _turn(visit_of(request), upstream, "enable")
+
+
+async def _turn(visit: Visit, upstream: str, verb: str) -> Response:
+    done = await visit.api.change("POST", f"/upstreams/{forms.segment(upstream)}/{verb}")
+    return redirect_to("/dashboard/upstreams") if done["obeyed"] else await _page(visit, done["disobedient"])
+
+
+async def _page(visit: Visit, disobedient: Sequence[Mapping[str, Any]] = ()) -> Response:
+    upstreams = await visit.api.get("/upstreams")
+    return html("upstreams.html", visit=visit, here="upstreams", upstreams=upstreams["data"], disobedient=disobedient)
 
 
 @router.get("/audit")

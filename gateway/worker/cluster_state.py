@@ -49,7 +49,7 @@ class ClusterState:
         return Orders(names, int(generation or 0), teams)
 
     async def disable_upstream(self, upstream: str, by: str, at_ms: int) -> None:
-        """Disables an upstream. Within two seconds no worker sends requests to it."""
+        """Disables an upstream. Each worker obeys in its next round."""
         note = orjson.dumps({"by": by, "at_ms": at_ms})
         await gather([self._store.run("HSETNX", keyspace.UPSTREAMS_OFF, upstream, note)])
 

@@ -35,6 +35,9 @@ from gateway.upstream.upstream import Upstream
 from gateway.worker.cluster_state import ClusterState, Orders
 
 EVERY_S: Final = 1.0
+PATIENCE_S: Final = 3.0
+"""How long an admin's order waits for the workers: three of their rounds."""
+_LOOKS_EVERY_S: Final = 0.05
 RELOADED: Final = ("upstreams", "routes", "aliases", "prices", "limits", "admin")
 _LONGEST_PROBLEM: Final = 4000
 _MODELS_SHOWN: Final = 20
@@ -97,6 +100,7 @@ class ControlLoop:
                 with contextlib.suppress(GatewayError):  # `problem` says why
                     await self.reload()  # for a reload that was ordered after this worker had read its file
             self._apply(orders)
+            await self._report()
 
     async def end(self) -> None:
         """At shutdown: removes this worker's report and closes the upstreams' connections."""
@@ -134,6 +138,23 @@ class ControlLoop:
             with contextlib.suppress(GatewayError, StoreError):  # the next round reports again
                 await self._report()
         return reloaded
+
+    async def disobedient(self, obeys: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Waits until the reports of all workers show that they obey, and returns those that do not within a while.
+
+        Each has `silent_s`, the time since its last report: a worker that has just died is silent. Raises GatewayError
+        `store_unavailable`.
+        """
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            late = [report for report in await self._cluster_state.workers() if not obeys(report)]
+            if not late or time.monotonic() > deadline_s:
+                now_ms = _now_ms()
+                return [
+                    {**report, "silent_s": round(max(0, now_ms - report.get("at_ms", now_ms)) / 1000, 1)}
+                    for report in late
+                ]
+            await asyncio.sleep(_LOOKS_EVERY_S)
 
     async def refresh(self) -> None:
         """Applies orders at once that were given a moment ago. Raises GatewayError `store_unavailable`."""
@@ -204,6 +225,7 @@ class ControlLoop:
             "worker": self.worker_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "at_ms": now_ms,
             "started_ms": self._started_ms,
             "loaded_ms": self.loaded_ms,
             "generation": self.generation,
@@ -223,6 +245,7 @@ def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:
     failing = (found for found in health.models(now_s) if found.condition is not Condition.CLOSED)
     limited = ((key, model, rests_s) for key in keys for model, rests_s in key.resting_models(now_s).items())
     return {
+        "enabled": upstream.enabled,
         "breaker": health.whole.condition(now_s).value,
         "probe_in_s": round(health.whole.wait_s(now_s), 1),
         "models_down": [

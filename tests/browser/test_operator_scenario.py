@@ -74,9 +74,13 @@ class ByDashboard:
 
     def turn_upstream(self, name: str, *, on: bool) -> None:
         self._browser_session.go("Upstreams")
-        before, after = (f"Put {name} back", f"Take {name} out") if on else (f"Take {name} out", f"Put {name} back")
-        self._page.get_by_role("button", name=before).click()
-        self._page.get_by_role("button", name=after).wait_for()
+        if on:
+            self._page.get_by_role("button", name=f"Put {name} back").click()
+            self._page.get_by_text(f"Take {name} out …").wait_for()
+        else:
+            self._page.get_by_text(f"Take {name} out …").click()
+            self._page.get_by_role("button", name=f"Yes, take {name} out").click()
+            self._page.get_by_role("button", name=f"Put {name} back").wait_for()
 
     def _open(self, team: str) -> None:
         self._browser_session.go("Teams")

@@ -139,6 +139,7 @@ def test_a_live_feed_of_another_team_is_refused(gateway: RunningGateway, root: h
 
 
 def test_an_upstream_goes_out_and_comes_back(root: httpx.Client, dashboard: DashboardClient) -> None:
+    assert "running requests go on" in dashboard.get("/upstreams").text, "it asks first"
     assert dashboard.send("/upstreams/simulator/disable").status_code == 303
     assert "out of service" in dashboard.get("/upstreams").text
     assert dashboard.send("/upstreams/simulator/enable").status_code == 303

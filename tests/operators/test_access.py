@@ -1,6 +1,7 @@
 """Authorisation: every route of the application has a row in the table, and the table is what is enforced."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from gateway.app import build_app
 from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.gateway import RunningGateway, gateway_settings
 from tests.support.routes import routes_below
+from tests.support.waiting import wait_until_sync
 
 PREFIX = "/admin/v1"
 
@@ -136,8 +138,10 @@ def test_a_deleted_or_expired_admin_key_ends_with_its_next_request(gateway: Runn
             assert client.get("/teams").is_success
             done(root.delete(f"/admin-keys/{made['id']}"))
             assert code_of(client.get("/teams")) == "invalid_admin_key"
-        expired = new_admin(root, "read", expires_at="2020-01-01T00:00:00Z")
-    with admin_client(gateway, expired) as client:
+        soon = datetime.now(UTC) + timedelta(seconds=2)
+        expiring = new_admin(root, "read", expires_at=soon.isoformat())
+    with admin_client(gateway, expiring) as client:
+        wait_until_sync(lambda: client.get("/teams").is_error, what="it has expired")
         assert code_of(client.get("/teams")) == "invalid_admin_key"
 
 

@@ -6,18 +6,18 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
 
+from gateway.accounts.accounts import Changes
 from gateway.identity.api_keys import INVALID_KEYS, checksum
 from gateway.store.keyspace import TeamKeys
-from tests.support.admins import admin_client
+from tests.support.admins import admin_client, done
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.ports import free_port
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
-PAST = "2020-01-01T00:00:00Z"
+PAST_MS = 1_577_836_800_000  # 2020
 BODY = {"model": "sim/echo", "input": "hello"}
 LARGE = {"model": "sim/echo", "input": "x" * 300_000}
 """Its key is looked up before its body is read, by another script."""
@@ -55,36 +55,57 @@ def watched(store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Watched(gateway, log)
 
 
-def expire_key(admin: httpx.Client, key: NewKey) -> None:
-    assert admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"expires_at": PAST}).status_code == 200
+def expire_key(gateway: RunningGateway, key: NewKey) -> None:
+    """The admin API sets no time that has passed; it passes."""
+    accounts = gateway.services.accounts
+    found = gateway.run(accounts.key(key.team, key.id))
+    gateway.run(accounts.update_key(key.team, found, Changes(expires_ms=PAST_MS)))
 
 
-def disable_key(admin: httpx.Client, key: NewKey) -> None:
-    assert admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"status": "disabled"}).status_code == 200
+def change_key(gateway: RunningGateway, key: NewKey, status: str) -> None:
+    with admin_client(gateway) as admin:
+        done(admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"status": status}))
 
 
-def revoke_key(admin: httpx.Client, key: NewKey) -> None:
-    assert admin.patch(f"/teams/{key.team.id}/keys/{key.id}", json={"status": "revoked"}).status_code == 200
+def disable_key(gateway: RunningGateway, key: NewKey) -> None:
+    change_key(gateway, key, "disabled")
 
 
-def disable_team(admin: httpx.Client, key: NewKey) -> None:
-    assert admin.patch(f"/teams/{key.team.id}", json={"status": "disabled"}).status_code == 200
+def revoke_key(gateway: RunningGateway, key: NewKey) -> None:
+    change_key(gateway, key, "revoked")
 
 
-def expire_team(admin: httpx.Client, key: NewKey) -> None:
-    assert admin.patch(f"/teams/{key.team.id}", json={"expires_at": PAST}).status_code == 200
+def delete_key(gateway: RunningGateway, key: NewKey) -> None:
+    with admin_client(gateway) as admin:
+        done(admin.delete(f"/teams/{key.team.id}/keys/{key.id}"))
 
 
-def rotate_out(admin: httpx.Client, key: NewKey) -> None:
-    answer = admin.post(f"/teams/{key.team.id}/keys/{key.id}/rotate", json={"overlap_s": 0})
-    assert answer.is_success, answer.text
+def disable_team(gateway: RunningGateway, key: NewKey) -> None:
+    with admin_client(gateway) as admin:
+        done(admin.patch(f"/teams/{key.team.id}", json={"status": "disabled"}))
 
 
-CAUSES: list[tuple[Callable[[httpx.Client, NewKey], None], str, str]] = [
+def delete_team(gateway: RunningGateway, key: NewKey) -> None:
+    with admin_client(gateway) as admin:
+        done(admin.delete(f"/teams/{key.team.id}"))
+
+
+def expire_team(gateway: RunningGateway, key: NewKey) -> None:
+    gateway.run(gateway.services.accounts.update_team(key.team, Changes(expires_ms=PAST_MS)))
+
+
+def rotate_out(gateway: RunningGateway, key: NewKey) -> None:
+    with admin_client(gateway) as admin:
+        done(admin.post(f"/teams/{key.team.id}/keys/{key.id}/rotate", json={"overlap_s": 0}))
+
+
+CAUSES: list[tuple[Callable[[RunningGateway, NewKey], None], str, str]] = [
     (expire_key, "key_expired", "key expired 2020-01-01T00:00:00.000Z"),
     (disable_key, "key_disabled", "key disabled"),
     (revoke_key, "key_revoked", "key revoked"),
+    (delete_key, "key_archived", "key deleted"),
     (disable_team, "team_disabled", "team disabled"),
+    (delete_team, "team_archived", "team deleted"),
     (expire_team, "team_expired", "team expired 2020-01-01T00:00:00.000Z"),
     (rotate_out, "secret_ended", "the secret was rotated out 20"),
 ]
@@ -96,7 +117,7 @@ CAUSES: list[tuple[Callable[[httpx.Client, NewKey], None], str, str]] = [
 @pytest.mark.parametrize(("cause", "reason", "detail"), CAUSES, ids=[reason for _, reason, _ in CAUSES])
 def test_operators_read_why_a_key_is_not_valid_and_the_client_does_not(
     watched: Watched,
-    cause: Callable[[httpx.Client, NewKey], None],
+    cause: Callable[[RunningGateway, NewKey], None],
     reason: str,
     detail: str,
     body: dict[str, Any],
@@ -104,7 +125,7 @@ def test_operators_read_why_a_key_is_not_valid_and_the_client_does_not(
     gateway, key = watched.gateway, watched.gateway.new_key()
     before = counted(gateway, reason)
     with admin_client(gateway) as admin, gateway.http(key) as client:
-        cause(admin, key)
+        cause(gateway, key)
         answer = client.post("/v1/responses", json=body)
         assert (answer.status_code, answer.json()["error"]["message"]) == (401, MESSAGE)
         assert detail[:-2] not in answer.text
@@ -132,8 +153,8 @@ def test_lists_show_what_has_expired(watched: Watched) -> None:
     key = watched.gateway.new_key()
     with admin_client(watched.gateway) as admin:
         assert not admin.get(f"/teams/{key.team.id}").json()["expired"]
-        expire_key(admin, key)
-        expire_team(admin, key)
+        expire_key(watched.gateway, key)
+        expire_team(watched.gateway, key)
         assert admin.get(f"/teams/{key.team.id}").json()["expired"]
         assert [one["expired"] for one in admin.get(f"/teams/{key.team.id}/keys").json()["data"]] == [True]
 
@@ -186,9 +207,8 @@ def with_other_key(key: NewKey, other: NewKey) -> str:
 
 def test_a_key_remembers_the_ends_of_few_secrets(watched: Watched, store: Server) -> None:
     key = watched.gateway.new_key()
-    with admin_client(watched.gateway) as admin:
-        for _ in range(12):
-            rotate_out(admin, key)
+    for _ in range(12):
+        rotate_out(watched.gateway, key)
     fields = [field.decode() for field in store.run("HKEYS", TeamKeys(key.team.id).key(key.id))]
     assert len([field for field in fields if field.startswith("e:")]) == 8
     assert len([field for field in fields if field.startswith("s:")]) == 1

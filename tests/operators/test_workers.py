@@ -1,6 +1,7 @@
 """Several worker processes: a revocation applies on each from the very next request, and a reload reaches all."""
 
 import contextlib
+import os
 import re
 import signal
 import uuid
@@ -129,6 +130,42 @@ def test_a_reload_by_api_reaches_every_worker(served: Served, key: dict[str, Any
     shown = done(served.root.get("/config"))
     assert (shown["prices"]["*"]["input"], shown["routes"][0]["model"]) == ("2", "*")
     assert "admin-key-of-32-characters-at-least" not in str(shown)
+
+
+def test_an_order_is_obeyed_by_every_worker_when_its_answer_comes(served: Served, key: dict[str, Any]) -> None:
+    served.write(model="*")
+    done(served.root.post("/config/reload"))
+    for _ in range(3):
+        taken = done(served.root.post("/upstreams/one/disable"))
+        assert (taken["obeyed"], taken["disobedient"]) == (True, [])
+        assert {served.send(key["key"]) for _ in range(8)} == {503}
+        assert done(served.root.post("/upstreams/one/enable"))["obeyed"]
+        assert {served.send(key["key"]) for _ in range(8)} == {200}
+    for model in ("d/*", "*"):
+        served.write(model=model)
+        assert done(served.root.post("/config/reload"))["obeyed"]
+        assert {served.send(key["key"]) for _ in range(8)} == ({404} if model == "d/*" else {200})
+
+
+def test_a_worker_that_does_not_obey_is_named(served: Served) -> None:
+    victim = served.workers()[0]["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        found: list[dict[str, Any]] = []
+
+        def is_told() -> bool:
+            """The other worker answers; a connection that the stopped one took gets no answer."""
+            with contextlib.suppress(httpx.TransportError):
+                where = f"{served.root.base_url}upstreams/one/disable"
+                found.append(done(httpx.post(where, headers=served.root.headers, timeout=6)))
+            return bool(found)
+
+        wait_until_sync(is_told, what="the other worker answers")
+        assert not found[0]["obeyed"]
+        assert [one["pid"] for one in found[0]["disobedient"]] == [victim]
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    wait_until_sync(lambda: done(served.root.post("/upstreams/one/enable"))["obeyed"], what="it obeys again")
 
 
 def test_a_bad_file_changes_nothing_and_says_why(served: Served, key: dict[str, Any]) -> None:

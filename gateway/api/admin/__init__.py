@@ -12,6 +12,7 @@
     events.py            GET /events                        live, as server-sent events
     upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable
     config.py            GET /config                        POST /config/reload             GET /openapi.json
+    feasibility.py       refuses settings that can never work
     access.py            the table of what each scope may do
     auditing.py          writes the audit log's entries
     answers.py           renders large answers in slices

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.api.admin.access import admin_of, team_asked
 from gateway.api.admin.answers import page_answer
+from gateway.api.admin.feasibility import refuse_past
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
 from gateway.api.admin.query_parameters import After, Limit
 from gateway.api.admin.request_models import NewAdminKey
@@ -40,6 +41,8 @@ async def create_admin_key(request: Request, response: Response, body: NewAdminK
     services = services_of(request)
     team_id = (await services.accounts.team(body.team)).id if body.team is not None else ""
     idempotency_key = idempotency_key_of(request, "admin key", body.model_dump(mode="json", exclude_unset=True))
+    if body.expires_at:
+        refuse_past(int(body.expires_at.timestamp() * 1000))
     admin, text = await services.admins.create(
         body.name,
         body.scope,

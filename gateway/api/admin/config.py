@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from gateway import __version__
 from gateway.accounts.serialization import time_json
 from gateway.api.admin.guard import GuardedRoute
+from gateway.api.admin.upstreams import obedience_json
 from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
 
@@ -57,14 +58,23 @@ async def show_config(request: Request) -> dict[str, Any]:
 
 @router.post("/config/reload")
 async def reload_config(request: Request) -> dict[str, Any]:
-    """Reloads the configuration on every worker. 400 `invalid_config` says what is wrong; then nothing changes."""
+    """Reloads the configuration, and returns when every worker has. 400 `invalid_config` says what is wrong.
+
+    Then nothing changes. `obeyed` is false if workers could not, or did not say so within three seconds; `disobedient`
+    names them.
+    """
     services = services_of(request)
     reloaded = await services.control_loop.reload_all()
+    wanted = services.control_loop.generation
+    late = await services.control_loop.disobedient(
+        lambda report: report["generation"] >= wanted and not report["problem"]
+    )
     return {
         "object": "reload",
-        "generation": services.control_loop.generation,
+        "generation": wanted,
         "changed": list(reloaded.changed),
         "needs_restart": list(reloaded.needs_restart),
+        **obedience_json(late),
     }
 
 

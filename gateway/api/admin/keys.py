@@ -10,6 +10,7 @@ from gateway.accounts.accounts import Accounts, Changes, Key, Team
 from gateway.accounts.entities import ARCHIVED
 from gateway.api.admin.access import is_operator, refuse_beyond_quota
 from gateway.api.admin.answers import page_answer
+from gateway.api.admin.feasibility import feasible
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
 from gateway.api.admin.query_parameters import After, All, Limit
 from gateway.api.admin.request_models import KeyPatch, NewKey
@@ -26,7 +27,8 @@ async def create_key(request: Request, response: Response, team: str, body: NewK
     owner = await accounts.team(team)
     refuse_beyond_quota(request, owner, body.limits.changes())
     idempotency_key = idempotency_key_of(request, "key", owner.id, body.model_dump(mode="json", exclude_unset=True))
-    key, text = await accounts.create_key(owner, body.changes(), idempotency_key, by_operator=is_operator(request))
+    changes = feasible(services_of(request).handler.snapshot, body.changes(), None, owner)
+    key, text = await accounts.create_key(owner, changes, idempotency_key, by_operator=is_operator(request))
     response.headers["cache-control"] = "no-store"
     return {**await _shown(accounts, owner, key, response), "key": text or None}
 
@@ -57,8 +59,9 @@ async def change_key(request: Request, response: Response, team: str, key: str, 
     owner = await accounts.team(team)
     refuse_beyond_quota(request, owner, body.limits.changes())
     before = await accounts.key(owner, key)
+    changes = feasible(services_of(request).handler.snapshot, body.changes(), before, owner)
     changed = await accounts.update_key(
-        owner, before, body.changes(), version=version_of(request), by_operator=is_operator(request)
+        owner, before, changes, version=version_of(request), by_operator=is_operator(request)
     )
     return await _shown(accounts, owner, changed, response)
 

@@ -113,7 +113,7 @@ class Body(BaseModel):
 
 
 class Limits(Body):
-    """Limits of a team or a key. null removes one; 0 refuses every request."""
+    """Limits of a team or a key. null removes one; what lets no request through is refused (feasibility.py)."""
 
     rpm: Count | None = None
     tpm: Tokens | None = None

@@ -10,6 +10,7 @@ from gateway.accounts.accounts import Accounts, Changes, Page, Team
 from gateway.accounts.entities import ARCHIVED
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.answers import page_answer
+from gateway.api.admin.feasibility import feasible
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of, version_of
 from gateway.api.admin.query_parameters import After, All, Limit
 from gateway.api.admin.request_models import NewTeam, TeamPatch
@@ -24,7 +25,8 @@ async def create_team(request: Request, response: Response, body: NewTeam) -> di
     """Creates a team and grants its first credits."""
     accounts = services_of(request).accounts
     idempotency_key = idempotency_key_of(request, "team", body.model_dump(mode="json", exclude_unset=True))
-    team = await accounts.create_team(body.changes(), idempotency_key, credits_nano_usd=body.credits_usd)
+    changes = feasible(services_of(request).handler.snapshot, body.changes(), None)
+    team = await accounts.create_team(changes, idempotency_key, credits_nano_usd=body.credits_usd)
     return await _shown(accounts, team, response)
 
 
@@ -49,7 +51,9 @@ async def show_team(request: Request, response: Response, team: str) -> dict[str
 async def change_team(request: Request, response: Response, team: str, body: TeamPatch) -> dict[str, Any]:
     """Changes a team. The change applies from its next request on."""
     accounts = services_of(request).accounts
-    changed = await accounts.update_team(await accounts.team(team), body.changes(), version=version_of(request))
+    before = await accounts.team(team)
+    changes = feasible(services_of(request).handler.snapshot, body.changes(), before)
+    changed = await accounts.update_team(before, changes, version=version_of(request))
     return await _shown(accounts, changed, response)
 
 

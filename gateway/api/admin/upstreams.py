@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -29,22 +30,43 @@ async def list_upstreams(request: Request) -> dict[str, Any]:
 
 @router.post("/{upstream}/disable")
 async def disable_upstream(request: Request, upstream: str) -> dict[str, Any]:
-    """Disables an upstream: within two seconds no worker sends it new requests. Running requests go on. Idempotent."""
+    """Disables an upstream, and returns when no worker sends it new requests. Running requests go on. Idempotent.
+
+    `obeyed` is false if workers did not say so within three seconds; `disobedient` names them.
+    """
     services = services_of(request)
     _refuse_unknown(services, upstream)
     await services.cluster_state.disable_upstream(upstream, admin_of(request).id, time.time_ns() // 1_000_000)
-    await services.control_loop.refresh()
-    return await upstream_json(services, upstream)
+    return await _obeyed(services, upstream, enabled=False)
 
 
 @router.post("/{upstream}/enable")
 async def enable_upstream(request: Request, upstream: str) -> dict[str, Any]:
-    """Enables an upstream again. Idempotent."""
+    """Enables an upstream again, and returns when all workers have; otherwise as `disable` does. Idempotent."""
     services = services_of(request)
     _refuse_unknown(services, upstream)
     await services.cluster_state.enable_upstream(upstream)
+    return await _obeyed(services, upstream, enabled=True)
+
+
+async def _obeyed(services: Services, name: str, *, enabled: bool) -> dict[str, Any]:
+    def obeys(report: Mapping[str, Any]) -> bool:
+        # A worker that has no such upstream in its configuration sends it nothing.
+        seen = report["upstreams"].get(name)
+        return seen is None or seen.get("enabled") is enabled
+
     await services.control_loop.refresh()
-    return await upstream_json(services, upstream)
+    late = await services.control_loop.disobedient(obeys)
+    return {**await upstream_json(services, name), **obedience_json(late)}
+
+
+def obedience_json(late: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Says whether all workers obey an order, and which do not, and since when they have not reported."""
+    fields = ("worker", "host", "pid", "silent_s", "problem")
+    named = [
+        {field: report[field] or None if field == "problem" else report[field] for field in fields} for report in late
+    ]
+    return {"obeyed": not late, "disobedient": named}
 
 
 async def upstream_json(services: Services, name: str) -> dict[str, Any]:

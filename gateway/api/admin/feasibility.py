@@ -1,0 +1,136 @@
+"""Refuses settings of teams and keys that can never work, with the reason, before anything is changed.
+
+| setting                     | is refused where                                                                   |
+|-----------------------------|------------------------------------------------------------------------------------|
+| `expires_at`                | it has passed                                                                      |
+| `models`                    | no route or no price fits; an alias becomes the model that it stands for           |
+| `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead          |
+| `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
+
+A value that is set already may be sent again: forms send all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import orjson
+
+from gateway.accounts.accounts import Changes, Key, Team
+from gateway.billing.money import format_usd
+from gateway.errors import GatewayError
+from gateway.protocol.model_spelling import folded
+from gateway.protocol.operations import CREATE
+from gateway.protocol.request_body import read_request_body
+from gateway.proxy.reservation import reserve
+from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.routing.router import Router
+
+_LOCKS_OUT_AT_ZERO: Final = ("rpm", "tpm", "concurrency")
+_ROUNDED_MS: Final = 60_000  # a browser's form sends an expiry without its seconds
+
+
+class _Least(NamedTuple):
+    """What the smallest request holds at the cheapest model."""
+
+    nano_usd: int
+    tokens: int
+    model: str
+
+
+def feasible(
+    snapshot: ConfigSnapshot, changes: Changes, before: Team | Key | None, team: Team | None = None
+) -> Changes:
+    """Returns the changes with models for aliases. `team`: the key's. Raises GatewayError `invalid_field`."""
+    if changes.expires_ms:
+        known = before.expires_ms if before is not None else 0
+        if abs(changes.expires_ms - known) >= _ROUNDED_MS:
+            refuse_past(changes.expires_ms)
+    if changes.models:
+        known_models = before.models if before is not None else ()
+        models = tuple(
+            model if model in known_models else _resolved(snapshot.router, model) for model in changes.models
+        )
+        changes = replace(changes, models=tuple(dict.fromkeys(models)))
+    unset: Mapping[str, int] = {}
+    set_before = before.limits if before is not None else unset
+    new = {name: value for name, value in changes.limits.items() if value is not None and set_before.get(name) != value}
+    for name in _LOCKS_OUT_AT_ZERO:
+        if new.get(name) == 0:
+            raise _impossible(
+                f"limits.{name}", "0 refuses every request for ever: set the status to disabled instead, or null"
+            )
+    if any(name == "tpm" or name.startswith("budget_") for name in new):
+        own = changes.models if changes.models is not None else before.models if before is not None else ()
+        _refuse_too_small(new, _least(snapshot, [own, team.models if team is not None else ()]))
+    return changes
+
+
+def refuse_past(expires_ms: int) -> None:
+    """Raises GatewayError `invalid_field` for an expiry that has passed."""
+    if expires_ms <= time.time_ns() // 1_000_000:
+        raise _impossible("expires_at", "this time has passed: what expires then never works")
+
+
+def _resolved(router: Router, pattern: str) -> str:
+    """Returns the model that a pattern stands for, or the pattern itself."""
+    if pattern.endswith("*"):
+        prefix = folded(pattern[:-1])
+        fits = (folded(rule).removesuffix("*") for rule in router.rules)
+        if not any(known.startswith(prefix) or prefix.startswith(known) for known in fits):
+            raise _impossible("models", f"no route fits {pattern!r}")
+        return pattern
+    try:
+        return router.resolve(pattern).model
+    except GatewayError:
+        name = router.names.read(pattern)
+        missing = "price" if router.rule_of(name) is not None else "route, and no alias"
+        raise _impossible("models", f"{pattern!r} has no {missing}") from None
+
+
+def _refuse_too_small(limits: Mapping[str, int], least: _Least | None) -> None:
+    if least is None:
+        return
+    for name, value in limits.items():
+        if name.startswith("budget_usd") and value < least.nano_usd:
+            needed = f"{format_usd(least.nano_usd)} USD"
+        elif (name == "tpm" or name.startswith("budget_tokens")) and value < least.tokens:
+            needed = f"{least.tokens} tokens"
+        else:
+            continue
+        raise _impossible(
+            f"limits.{name}",
+            f"it lets no request through: the smallest one holds {needed}, of the model {least.model!r}",
+        )
+
+
+def _least(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Least | None:
+    """Returns what the smallest request holds, or None where no model is known that may be used."""
+    lists = [frozenset(map(folded, models)) for models in permitted if models]
+    found: list[_Least] = []
+    for pattern in {
+        *snapshot.router.prices.prices,
+        *snapshot.router.rules,
+        *(name for one in permitted for name in one),
+    }:
+        model = pattern.replace("*", "x")
+        body = orjson.dumps({"model": model, "input": "x", "max_output_tokens": 1})
+        try:
+            route = snapshot.router.resolve(model)
+            request = read_request_body(body, CREATE.dialect.request)
+            held = reserve(request, CREATE, route, snapshot.router, snapshot.limits, None, time.time_ns() // 1_000_000)
+        except GatewayError:
+            continue
+        if all(not one.isdisjoint(route.patterns) for one in lists):
+            found.append(_Least(held.worst.amount_nano_usd, held.input_tokens + held.output_tokens, pattern))
+    if not found:
+        return None
+    cheapest = min(found)
+    return cheapest._replace(tokens=min(one.tokens for one in found))
+
+
+def _impossible(param: str, why: str) -> GatewayError:
+    return GatewayError("invalid_field", f"{param}: {why}.", param=param)
