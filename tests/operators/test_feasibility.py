@@ -17,7 +17,6 @@ ROUTES = [
     {"model": "a/*", "upstreams": ["simulator"]},
     {"model": "b/one", "upstreams": ["simulator"]},
     {"model": "free/*", "upstreams": ["simulator"]},
-    {"model": "unpriced/*", "upstreams": ["simulator"]},
 ]
 PRICES = {
     "a/*": {"input": "1", "output": "500000", "max_output_tokens": 100},
@@ -46,7 +45,6 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str, str]] = [
     ({"models": ["c/one"]}, "models", "no route"),
     ({"models": ["a/one", "slow"]}, "models", "'slow' has no route, and no alias"),
     ({"models": ["c/*"]}, "models", "no route fits"),
-    ({"models": ["unpriced/x"]}, "models", "no price"),
     ({"limits": {"rpm": 0}}, "limits.rpm", "disabled"),
     ({"limits": {"tpm": 0}}, "limits.tpm", "disabled"),
     ({"limits": {"concurrency": 0}}, "limits.concurrency", "disabled"),

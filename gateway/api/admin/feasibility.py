@@ -3,7 +3,7 @@
 | setting                     | is refused where                                                                   |
 |-----------------------------|------------------------------------------------------------------------------------|
 | `expires_at`                | it has passed                                                                      |
-| `models`                    | no route or no price fits; an alias becomes the model that it stands for           |
+| `models`                    | no route fits; an alias becomes the model that it stands for                       |
 | `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead          |
 | `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
 
@@ -30,6 +30,7 @@ from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.routing.router import Router
 
 _LOCKS_OUT_AT_ZERO: Final = ("rpm", "tpm", "concurrency")
+_LEAST_TOKENS: Final = 2  # one in, one out
 _ROUNDED_MS: Final = 60_000  # a browser's form sends an expiry without its seconds
 
 
@@ -37,7 +38,6 @@ class _Least(NamedTuple):
     """What the smallest request holds at the cheapest model."""
 
     nano_usd: int
-    tokens: int
     model: str
 
 
@@ -83,28 +83,21 @@ def _resolved(router: Router, pattern: str) -> str:
         if not any(known.startswith(prefix) or prefix.startswith(known) for known in fits):
             raise _impossible("models", f"no route fits {pattern!r}")
         return pattern
-    try:
-        return router.resolve(pattern).model
-    except GatewayError:
-        name = router.names.read(pattern)
-        missing = "price" if router.rule_of(name) is not None else "route, and no alias"
-        raise _impossible("models", f"{pattern!r} has no {missing}") from None
+    name = router.names.read(pattern)
+    if router.rule_of(name) is None:
+        raise _impossible("models", f"{pattern!r} has no route, and no alias")
+    return name.model
 
 
 def _refuse_too_small(limits: Mapping[str, int], least: _Least | None) -> None:
-    if least is None:
-        return
     for name, value in limits.items():
-        if name.startswith("budget_usd") and value < least.nano_usd:
-            needed = f"{format_usd(least.nano_usd)} USD"
-        elif (name == "tpm" or name.startswith("budget_tokens")) and value < least.tokens:
-            needed = f"{least.tokens} tokens"
-        else:
-            continue
-        raise _impossible(
-            f"limits.{name}",
-            f"it lets no request through: the smallest one holds {needed}, of the model {least.model!r}",
-        )
+        needed = ""
+        if name.startswith("budget_usd") and least is not None and value < least.nano_usd:
+            needed = f"{format_usd(least.nano_usd)} USD, of the model {least.model!r}"
+        elif (name == "tpm" or name.startswith("budget_tokens")) and value < _LEAST_TOKENS:
+            needed = f"{_LEAST_TOKENS} tokens"
+        if needed:
+            raise _impossible(f"limits.{name}", f"it lets no request through: the smallest one holds {needed}")
 
 
 def _least(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Least | None:
@@ -125,11 +118,8 @@ def _least(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Least
         except GatewayError:
             continue
         if all(not one.isdisjoint(route.patterns) for one in lists):
-            found.append(_Least(held.worst.amount_nano_usd, held.input_tokens + held.output_tokens, pattern))
-    if not found:
-        return None
-    cheapest = min(found)
-    return cheapest._replace(tokens=min(one.tokens for one in found))
+            found.append(_Least(held.worst.amount_nano_usd, pattern))
+    return min(found, default=None)
 
 
 def _impossible(param: str, why: str) -> GatewayError:
