@@ -188,6 +188,7 @@ class RoutingSettings(Section):
     """What routing remembers. One response takes about 300 bytes in the store."""
 
     response_ttl_s: int = Field(default=7 * 86_400, ge=0, le=366 * 86_400)
+    unnamed_model: str = Field(default="", min_length=0, max_length=256)
 
 
 class ErrorsSettings(Section):

@@ -111,7 +111,8 @@ class Settings(BaseSettings):
     def router(self) -> Router:
         """Routes, aliases and prices as the router wants them."""
         table = PriceTable({pattern: price.price() for pattern, price in self.prices.items()})
-        return Router({route.model: route.rule() for route in self.routes}, self.aliases, table)
+        rules = {route.model: route.rule() for route in self.routes}
+        return Router(rules, self.aliases, table, self.routing.unnamed_model)
 
 
 def load_settings(path: Path | None) -> Settings:
@@ -168,6 +169,10 @@ def _unknown_names(values: Mapping[Any, Any]) -> Iterator[Problem]:
     for alias, model in _fields(values.get("aliases")).items():
         if isinstance(model, str) and patterns.isdisjoint(_patterns(folded(model))):
             yield Problem(("aliases", alias), f"there is no route for {model!r}")
+    unnamed = _fields(values.get("routing")).get("unnamed_model")
+    unnamed = _fields(values.get("aliases")).get(unnamed, unnamed)
+    if isinstance(unnamed, str) and unnamed and patterns.isdisjoint(_patterns(folded(unnamed))):
+        yield Problem(("routing", "unnamed_model"), f"there is no route for {unnamed!r}")
     for section in ("aliases", "prices"):
         yield from _same_names(section, _fields(values.get(section)))
 

@@ -28,8 +28,8 @@ MAX_MODEL_LENGTH: Final = 256
 
 MAX_OUTPUT_TOKENS_FIELD: Final = 10
 """Tokens, by this module's estimate, of the member `"max_output_tokens": 1000000000`, and a line's indent."""
-_INSTEAD_OF_INPUT: Final = frozenset({"prompt", "conversation", "previous_response_id"})
-"""With one of these a response needs no input of its own: what it takes is the provider's to judge."""
+_INSTEAD: Final = ("prompt", "conversation", "previous_response_id")
+"""With one of these a response needs no input and no model of its own: what it takes is the provider's to judge."""
 
 
 class RequestBody(NamedTuple):
@@ -42,6 +42,7 @@ class RequestBody(NamedTuple):
     `work`: what it lets its provider do that it does not show.
     `background`: the response goes on without its caller. `session`: what the body says belongs together.
     `preferences`: its `provider` object. `places`: where members of a large body stand.
+    `in_prompt`: a prompt that the provider has stored names its model.
     """
 
     body: Body
@@ -63,6 +64,7 @@ class RequestBody(NamedTuple):
     images: int = 0
     work: BodyWork = NO_WORK
     places: Places | None = None
+    in_prompt: bool = False
 
 
 def read_request_body(
@@ -72,9 +74,11 @@ def read_request_body(
     attachments = find_attachments(body)
     fields, text, places = decode_body(body, attachments, body_bounds, form)
     get = fields.get
-    model = "" if get("model") is None and get("previous_response_id") else model_of(get("model"), form)
-    value = get("input") if needs_input else ""
-    if value is None and not _INSTEAD_OF_INPUT.isdisjoint(fields):
+    previous_named = "previous_response_id" in form.fields
+    is_unnamed, value = get("model") is None, get("input") if needs_input else ""
+    goes_on = (is_unnamed or value is None) and previous_named and any(map(get, _INSTEAD))
+    model = "" if is_unnamed and goes_on else model_of(get("model"), form)
+    if value is None and goes_on:
         value = ""
     if value is None:
         raise GatewayError("missing_field", "The field 'input' is required.", param="input")
@@ -82,7 +86,7 @@ def read_request_body(
         raise GatewayError("invalid_field", "'input' must be a string or an array of items.", param="input")
     bounds, stream = form.bounds(fields), form.streams(fields)
     previous, store, session = None, True, get("prompt_cache_key") or get("safety_identifier")
-    if previous_named := "previous_response_id" in form.fields:
+    if previous_named:
         previous, store = get("previous_response_id"), get("store") is not False
     most, counted = bounds.output_tokens, bounds.input_tokens
     if counted is None:
@@ -110,6 +114,7 @@ def read_request_body(
         images=tokens.images,
         work=read_work(fields, text),
         places=places,
+        in_prompt=is_unnamed and previous_named and bool(get("prompt")),
     )
 
 

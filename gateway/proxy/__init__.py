@@ -3,6 +3,7 @@
 handler     authenticates, runs the steps, and is the one exit where a request is settled and recorded
 admission   steps 1 to 4: authenticate, read, route, admit
 body_memory how much the bodies of requests may take together
+unnamed_models  the model of a request that does not name it
 field_checks  whether a route lets pass what changes a price or names what others may have stored
 reservation the most that a request can cost, from what it says and hides
 pinning     where a request must go because of what it goes on from

@@ -27,9 +27,9 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.body_changes import Addition
+from gateway.protocol.body_changes import Addition, with_model
 from gateway.protocol.content_codings import check_coding, decode, is_coded
-from gateway.protocol.dialects.dialect import Dialect, is_flag_set
+from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.form_body import read_form_request
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.multipart import is_form
@@ -41,6 +41,7 @@ from gateway.proxy.offers import offering
 from gateway.proxy.pinning import pinned, to_maker, wanted
 from gateway.proxy.reservation import NOTHING, reserve
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.proxy.unnamed_models import by_its_answer, completed, streams
 from gateway.routing.affinity import Affinity
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
@@ -122,7 +123,7 @@ async def prepare(
     else:
         request = await _read(snapshot, responses, target, client, record, key)
         if query or not request.model:
-            request, known_response = await _completed(request, query, responses, key)
+            request, known_response = await completed(request, query, snapshot, responses, turns, key)
     record.model, record.stream = request.model, request.stream
     record.asked_model = request.model
     charge = target.operation.charge
@@ -160,10 +161,13 @@ async def _begin_turn(
     route: Route,
 ) -> Routed:
     """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
+    body = request.body
+    if not (request.names_model or request.in_prompt):  # what names it here is not sent
+        body = await snapshot.off_loop.run(partial(with_model, body, request.model))
     if target.operation.summarises:
-        turn, target = await turns.begin_compaction(key, request.body, route.rule), CREATE_TARGET
+        turn, target = await turns.begin_compaction(key, body, route.rule), CREATE_TARGET
     else:
-        turn = await turns.begin(key, request.body, route.rule)
+        turn = await turns.begin(key, body, route.rule)
     try:
         route = to_maker(snapshot, route, turn)
         record.chosen_by = route.chosen_by or None
@@ -194,6 +198,8 @@ async def _with_body(
     form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
     read = partial(read_request_body, body, form, body_bounds=bounds)
     request = await snapshot.off_loop.run(read) if len(body) > LONG_BYTES else read()
+    if request.in_prompt:
+        request = request._replace(model=route.model)
     route, ask = _ask(snapshot, record, client, key, request, route, target, None)
     return Routed(key, target, request, route, None, ask)
 
@@ -285,24 +291,11 @@ def _about(known_response: KnownResponse, query: bytes) -> RequestBody:
     return RequestBody(
         body=b"",
         model=known_response.model,
-        stream=_streams(query),
+        stream=streams(query),
         max_output_tokens=None,
         previous_response_id=None,
         input_tokens_estimate=0,
     )
-
-
-async def _completed(
-    request: RequestBody, query: bytes, responses: KnownResponses, key: ApiKey
-) -> tuple[RequestBody, KnownResponse | None]:
-    """With what the body leaves to its query, or to the response that it goes on from."""
-    known_response = None
-    if not request.model and request.previous_response_id:
-        known_response = await responses.find(key, request.previous_response_id)
-        request = request._replace(model=known_response.model)
-    if query and not request.stream and _streams(query):
-        request = request._replace(stream=True)
-    return request, known_response
 
 
 def _chosen(
@@ -320,13 +313,6 @@ def _chosen(
         is_own = route.rule.state == "gateway" and operation.begins_turn
         route = offering(snapshot, route, CREATE if is_own else operation)
     return route if request.preferences is None else wanted(snapshot, route, request.preferences)
-
-
-def _streams(query: bytes) -> bool:
-    return any(
-        name == b"stream" and is_flag_set(value.decode("latin-1"))
-        for name, _, value in (part.partition(b"=") for part in query.split(b"&"))
-    )
 
 
 def _session(affinity: Affinity, client: Client, request: RequestBody, key: ApiKey) -> str:
@@ -353,6 +339,8 @@ def _ask(
     reserved = NOTHING  # counted and limited as a request; nothing to reserve
     form = target.operation.dialect.request
     now_ms = time.time_ns() // 1_000_000
+    if request.in_prompt:
+        route = by_its_answer(snapshot, route, request)
     says_more = request.work is not NO_WORK or request.facts.service_tier or route.variants
     if says_more and target.response_id is None:
         route = checked(request, route, snapshot, now_ms)

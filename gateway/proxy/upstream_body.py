@@ -47,7 +47,8 @@ class UpstreamBody:
         if sends or (sends is None and held_tokens < admitted.asked.demand.output_tokens):
             self.output_bound = bound_of_a_run(request, held_tokens)
         body, model, field = request.body, None, ""
-        if body and (route.upstream_model != request.model or not request.names_model):
+        is_sent = not request.in_prompt or route.rule.rename is not None
+        if body and (route.upstream_model != request.model or not request.names_model) and is_sent:
             model = route.upstream_model
         added: tuple[Addition, ...] = ()
         if self.output_bound is not None:

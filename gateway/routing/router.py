@@ -96,6 +96,7 @@ _MOST_KNOWN: Final = 1024
 class Router:
     """The routes, aliases and prices in force. A reload creates a new router.
 
+    `unnamed_model`: the model whose route requests without one take; "": they are refused.
     Mutable: `_known`, a bounded cache of the routes of requested models, and `_dearest`, computed once. Routes that are
     drawn are not cached.
     """
@@ -103,6 +104,7 @@ class Router:
     rules: Mapping[str, RouteRule]
     aliases: Mapping[str, str]
     prices: PriceTable
+    unnamed_model: str = ""
     draw: random.Random = field(default_factory=random.SystemRandom)
     names: ModelNames = field(init=False, repr=False, compare=False)
     _rules: Mapping[str, RouteRule] = field(init=False, repr=False, compare=False)
@@ -173,6 +175,10 @@ class Router:
             return route._replace(session=session)
         places = zip(rule.upstreams, rule.weights, strict=True)
         return route._replace(candidates=ordered(session, places, str), session=session, chosen_by="affinity")
+
+    def by_answer(self, route: Route) -> Route:
+        """The route of a request whose provider alone knows the model: the one that answers is charged."""
+        return route._replace(instead=self._any_model(), is_priced_by_answer=True)
 
     def _any_model(self) -> tuple[tuple[str, Price], ...]:
         """The models that a router's answer may come from, as far as the dearest of them matters."""

@@ -58,6 +58,9 @@ class TurnSource(Protocol):
     async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """See `Turns.begin_compaction`."""
 
+    async def model_of(self, key: ApiKey, response_id: str) -> str | None:
+        """See `Turns.model_of`."""
+
 
 class Turns:
     """Begins turns. Mutable: `unstored` counts the responses that could not be stored."""
@@ -128,6 +131,12 @@ class Turns:
         new, _ = without_trigger(as_items(fields.get("input")))
         past, items, sent, lock = await self._resolved(_Request(key, body, fields, rule, compacts=True), new)
         return CompactTurn(self, key, past, (), sent.body, keep=False, lock=lock, window=items, seal=sent.seal)
+
+    async def model_of(self, key: ApiKey, response_id: str) -> str | None:
+        """Returns the model of a response that is kept here, as its client was shown it; None if there is none."""
+        record = await self.responses.get(key, response_id)
+        model = None if record is None else record.response.get("model")
+        return model if isinstance(model, str) and model else None
 
     async def _resolved(self, request: _Request, new: list[Item]) -> _Resolved:
         """Resolves the past, and the references in the new items. Locks a conversation."""

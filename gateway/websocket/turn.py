@@ -182,6 +182,10 @@ class _RecallingTurns:
         """See `Turns.begin_compaction`. No message of a socket asks for it."""
         return await self._turns.begin_compaction(key, body, rule)
 
+    async def model_of(self, key: ApiKey, response_id: str) -> str | None:
+        """See `Turns.model_of`."""
+        return await self._turns.model_of(key, response_id)
+
     def _recall(self, response_id: str) -> Link | None:
         """What comes before a remembered response, where a provider stores that, cannot be read here."""
         recalled = self._recalled

@@ -15,7 +15,7 @@ PRICES = PriceTable({"*": price_row(1, 1, 1)})
 
 
 def router(*rules: RouteRule, aliases: dict[str, str] | None = None, prices: PriceTable = PRICES) -> Router:
-    return Router({rule.pattern: rule for rule in rules}, aliases or {}, prices, random.Random(7))  # noqa: S311 - draws that repeat
+    return Router({rule.pattern: rule for rule in rules}, aliases or {}, prices, draw=random.Random(7))  # noqa: S311 - draws that repeat
 
 
 def test_the_most_specific_route_wins() -> None:

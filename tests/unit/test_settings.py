@@ -192,6 +192,15 @@ def test_an_alias_must_lead_to_a_route(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == ["aliases.bad: there is no route for 'other/gpt'"]
 
 
+def test_the_model_of_requests_without_one_must_lead_to_a_route(tmp_path: Path) -> None:
+    text = GOOD.replace('model = "*"', 'model = "openai/*"')
+    assert problems(tmp_path, text + '[routing]\nunnamed_model = "other/gpt"\n') == [
+        "routing.unnamed_model: there is no route for 'other/gpt'"
+    ]
+    settings = load(tmp_path, text + '[routing]\nunnamed_model = "OpenAI/gpt"\n')
+    assert settings.router().unnamed_model == "OpenAI/gpt"
+
+
 def test_an_upstream_s_name_is_one_that_the_environment_can_spell(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD.replace("siraya]", "Siraya]").replace('["siraya"]', '["Siraya"]'))
     assert found == ["upstreams.Siraya: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$'"]

@@ -1,0 +1,92 @@
+"""Step 3 for a request that does not name its model: what it goes on from names it, or its operator does.
+
+| the body has                          | its model is                                       | it is sent            |
+|---------------------------------------|----------------------------------------------------|-----------------------|
+| `previous_response_id` of a response  | that response's                                    | yes                   |
+| that is remembered or kept here       |                                                    |                       |
+| `prompt`                              | `routing.unnamed_model`; the price is the one of   | if its route says     |
+|                                       | the model that answers                             | `rename`              |
+| `conversation`                        | `routing.unnamed_model`                            | yes                   |
+
+Nobody knows which model a stored prompt uses before it answers. So the dearest price of all is held.
+"""
+
+from __future__ import annotations
+
+from gateway.errors import GatewayError
+from gateway.identity.api_keys import ApiKey
+from gateway.ledger.known_responses import KnownResponse, KnownResponses
+from gateway.protocol.dialects.dialect import is_flag_set
+from gateway.protocol.request_body import RequestBody
+from gateway.proxy.snapshot import ConfigSnapshot
+from gateway.routing.router import Route
+from gateway.state.turns import TurnSource
+
+
+async def completed(
+    request: RequestBody,
+    query: bytes,
+    snapshot: ConfigSnapshot,
+    responses: KnownResponses,
+    turns: TurnSource | None,
+    key: ApiKey,
+) -> tuple[RequestBody, KnownResponse | None]:
+    """The request with what its body leaves to its query, to what it goes on from, or to its operator.
+
+    Raises GatewayError `missing_field` for a model that nothing names.
+    """
+    known_response = None
+    if not request.model and request.previous_response_id:
+        model, known_response = await _model_before(request.previous_response_id, snapshot, responses, turns, key)
+        request = request._replace(model=model, in_prompt=False)
+    elif not request.model:
+        request = request._replace(model=_model_of_operator(snapshot, in_prompt=request.in_prompt))
+    if query and not request.stream and streams(query):
+        request = request._replace(stream=True)
+    return request, known_response
+
+
+def streams(query: bytes) -> bool:
+    """Whether a query asks for a stream."""
+    return any(
+        name == b"stream" and is_flag_set(value.decode("latin-1"))
+        for name, _, value in (part.partition(b"=") for part in query.split(b"&"))
+    )
+
+
+def by_its_answer(snapshot: ConfigSnapshot, route: Route, request: RequestBody) -> Route:
+    """The route of a request whose prompt names a model that only its provider knows."""
+    return snapshot.router.by_answer(route) if request.in_prompt and route.rule.rename is None else route
+
+
+async def _model_before(
+    response_id: str,
+    snapshot: ConfigSnapshot,
+    responses: KnownResponses,
+    turns: TurnSource | None,
+    key: ApiKey,
+) -> tuple[str, KnownResponse | None]:
+    try:
+        known_response = await responses.find(key, response_id)
+    except GatewayError as error:
+        if error.code != "response_not_found" or turns is None or not snapshot.keeps_state:
+            raise
+        model = await turns.model_of(key, response_id)
+        if model is None:
+            raise
+        return model, None
+    return known_response.model, known_response
+
+
+def _model_of_operator(snapshot: ConfigSnapshot, *, in_prompt: bool) -> str:
+    model = snapshot.router.unnamed_model
+    if not model:
+        what = "prompt" if in_prompt else "conversation"
+        raise GatewayError(
+            "missing_field",
+            f"The field 'model' is required: this gateway cannot know which model the {what} uses, and so not where "
+            "the request goes. Name the model, or ask the gateway's operator to set 'routing.unnamed_model', the model "
+            "whose route requests without one take.",
+            param="model",
+        )
+    return model
