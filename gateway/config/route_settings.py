@@ -32,6 +32,7 @@ class RouteSettings(Section):
     repeat_started: bool = False
     cost_source: Literal["usage", "upstream"] = "usage"
     keepalive_s: Seconds | None = None
+    early_keepalive_s: Seconds | None = None
     cut_at_cap: bool = False
     default_max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
     send_max_output_tokens: bool | Literal["auto"] | None = None

@@ -15,6 +15,8 @@ class AsgiClient(RequestHead):
 
     __slots__ = ("_gone", "_receive", "_send", "_unsent")
 
+    starts_now = False  # each message is awaited
+
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, dict(scope["headers"]))
         self._receive = receive

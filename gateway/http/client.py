@@ -44,6 +44,10 @@ class Client(Protocol):
     bytes_out: int
     first_byte: float | None
 
+    @property
+    def starts_now(self) -> bool:
+        """Whether an answer may start without being awaited."""
+
     def text(self, name: bytes) -> str | None:
         """A request header as text."""
 
@@ -64,7 +68,7 @@ class Client(Protocol):
         """The answer's head; it may wait for the first bytes of the body, or for `flush`."""
 
     def start_now(self, status: int, headers: Headers) -> bool:
-        """The answer's head, without waiting; False: this server does not let us, `start` must be awaited."""
+        """The answer's head, without waiting; False: this server does not let us (`starts_now`): `start` is awaited."""
 
     async def write(self, data: bytes) -> None:
         """Sends body bytes; waits while the client is slower than the upstream."""
@@ -95,6 +99,8 @@ class RequestHead:
     """What both implementations know of a request before its body."""
 
     __slots__ = ("bytes_out", "fields", "first_byte", "headers", "scope", "status")
+
+    starts_now = True
 
     def __init__(self, scope: Scope, fields: dict[bytes, bytes]) -> None:
         self.scope = scope

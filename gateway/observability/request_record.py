@@ -66,6 +66,7 @@ class RequestRecord:
     started: float = field(default_factory=time.perf_counter)
     state: State = State.RECEIVED
     status: int = 0
+    early_refusal: int | None = None  # the status of a refusal that was told in a stream which had begun before it
     code: str | None = None
     refusal: ErrorSummary | None = None
     team_id: str | None = None

@@ -21,6 +21,7 @@ large_answers  has large answers and events understood off the event loop
 media       passes on answers that are neither JSON nor events
 preamble    what comes before the output of a stream, and waits for it
 keep_alive  comments in a silent stream
+early_stream  a stream that begins before its provider has answered
 dry_run     answers what would be decided, without doing it
 call_limit     how many dry runs and counts of tokens a key may make
 offers         which upstreams of a route offer an operation

@@ -36,6 +36,7 @@ from gateway.proxy.admission import Admitted, Compacted
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
 from gateway.proxy.dry_run import answer_dry_run, is_dry_run
+from gateway.proxy.early_stream import early_client
 from gateway.proxy.failover import NotAnAnswer, Search, fault_error
 from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.outcomes import ENDED_BY, ended_error, internal_error, outcome_of
@@ -138,7 +139,7 @@ class RequestHandler:
 
     def note(self, client: Client, record: RequestRecord) -> None:
         """Step 9, for every request once."""
-        record.status = client.status or 0
+        record.status = record.early_refusal or client.status or 0
         record.bytes_out = client.bytes_out
         record.first_byte = client.first_byte
         record.ended = time.perf_counter()
@@ -248,12 +249,17 @@ class RequestHandler:
 
     async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         """Steps 5 to 9 for an admitted request. The one exit."""
-        turn = admitted.turn
+        turn, early = admitted.turn, None
+        if admitted.route.rule.early_keepalive_s is not None and (early := early_client(client, admitted, record)):
+            client = early
         relay = Relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
         search = Search(admitted.snapshot, admitted, client, record)
         record.rates = admitted.admission.rates
+        if early is not None:
+            early.closing = relay.closing_before_any_event
         try:
-            await self._run(relay, search, admitted, client, record)
+            with contextlib.nullcontext() if early is None else early.waiting():
+                await self._run(relay, search, admitted, client, record)
         except GatewayError as error:
             # Nothing has been sent: the answer is ours to give.
             relay.outcome = outcome_of(error)

@@ -10,6 +10,7 @@ from typing import Final
 from gateway.http.client import Client
 from gateway.protocol.sse_observer import SseObserver
 
+COMMENT: Final = b": keep-alive\n\n"
 _LOOKS: Final = 4  # checks per period of silence of what was written
 
 
@@ -32,6 +33,6 @@ async def _keep_alive(client: Client, observer: SseObserver, silence_s: float) -
         before = client.bytes_out
         await asyncio.sleep(silence_s / _LOOKS)
         quiet = quiet + 1 if client.bytes_out == before else 0
-        if quiet >= _LOOKS and observer.aligned:
-            await client.write(b": keep-alive\n\n")
+        if quiet >= _LOOKS and observer.aligned and client.status is not None:
+            await client.write(COMMENT)
             quiet = 0

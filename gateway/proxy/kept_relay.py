@@ -15,7 +15,6 @@ from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.large_answers import examine
-from gateway.proxy.preamble import begins_with_error
 from gateway.proxy.relay import Relay
 from gateway.state.turn import Turn
 
@@ -66,11 +65,9 @@ class KeptRelay(Relay):
         observer = self._learnt.observer = SseObserver(form, policy.max_event_bytes, choices, policy.max_answer_values)
         cap = self._cap()
         data = opened.read + answer.read_nowait()
-        if form.error.search(data) is not None:
-            self._refused = begins_with_error(opened, self._dialect, form, data)
-        await client.start(answer.status, self._begin_stream())
-        client.flush()
         with keeping_alive(client, observer, self._admitted.route.rule.keepalive_s):
+            data = await self._begun(opened, form, data)
+            client.flush()
             data = data or await self._read(opened)
             while data:
                 observer.feed(data)

@@ -36,7 +36,7 @@ def wanted(snapshot: ConfigSnapshot, route: Route, wishes: Preferences) -> Route
     rates = route.price.at(time.time_ns() // 1_000_000).plain
     prices = ceil(rates.per_million("input")), ceil(rates.per_million("output"))
     left = preferred(route.candidates, wishes, snapshot.upstreams, *prices)
-    return route._replace(candidates=left, chosen_by="provider")
+    return route if left == route.candidates else route._replace(candidates=left, chosen_by="provider")
 
 
 def pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:

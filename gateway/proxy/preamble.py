@@ -7,13 +7,15 @@ an error that follows belongs to the stream.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.off_loop import OffLoop
 from gateway.http.client import Client
 from gateway.protocol.dialects.dialect import Dialect, StreamForm
+from gateway.protocol.sse_framing import last_boundary
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
@@ -24,6 +26,62 @@ LONGEST_S: Final = 1.0
 COMMENTS_S: Final = 10.0
 MOST_BYTES: Final = 65_536
 _BAD_GATEWAY: Final = 502
+_COMMENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:(?::[^\r\n]*+)?(?:\r\n|\n|\r))*+")
+
+
+class Waiting(Protocol):
+    """What waits for a stream to begin."""
+
+    def tick(self, now_s: float) -> None:
+        """To be called about once a second: what waits for too long begins."""
+
+
+def has_event(data: bytes) -> bool:
+    """Whether there is a whole event beside comments."""
+    if data[:1] != b":" and b"\n\n" in data:
+        return True
+    comments = _COMMENTS.match(data)
+    return last_boundary(data[comments.end() :] if comments else data) > 0
+
+
+class FirstEvent:
+    """The first event of a stream that holds nothing else back: it may be an error, however it is cut. Mutable.
+
+    `begin` is called when the client's stream starts, and returns its head. That is after `LONGEST_S` at the latest,
+    where a server lets it start without being awaited; after `COMMENTS_S` where comments come.
+    """
+
+    def __init__(self, opened: Opened, client: Client, begin: Callable[[], Headers]) -> None:
+        self._opened = opened
+        self._client = client
+        self._begin = begin
+        self._data = b""
+        self._since_s: float | None = None
+        self._has_begun = False
+
+    async def read(self, data: bytes) -> bytes:
+        """Reads on behind `data` until there is an event, or the end. Raises UpstreamFault."""
+        self._data = data
+        while not (self._has_begun or has_event(self._data) or len(self._data) > MOST_BYTES):
+            more = await self._opened.answer.read()
+            if not more:
+                break
+            self._data += more
+        return self._data
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client's stream has started in the meantime."""
+        return self._has_begun
+
+    def tick(self, now_s: float) -> None:
+        """Starts what has waited for too long."""
+        if self._since_s is None:
+            self._since_s = now_s
+        longest_s = COMMENTS_S if self._data[:1] == b":" else LONGEST_S
+        if not self._has_begun and now_s - self._since_s >= longest_s:
+            self._has_begun = self._client.start_now(self._opened.answer.status, self._begin())
+            self._client.flush()
 
 
 def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first: bytes) -> bool:
@@ -104,7 +162,7 @@ class Preamble:
         return self._client.status is not None
 
     def tick(self, now_s: float) -> None:
-        """Sends what was held back for too long."""
+        """See `Waiting`. Sends what was held back."""
         if self._has_begun or not self._ready:
             return
         if self._since_s is None:

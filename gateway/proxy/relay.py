@@ -35,8 +35,9 @@ from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.large_answers import decoded, examine, finish
 from gateway.proxy.learnt import OUTCOMES, Learnt, exchange_result
 from gateway.proxy.media import pass_media
-from gateway.proxy.preamble import Preamble, begins_with_error
+from gateway.proxy.preamble import FirstEvent, Preamble, Waiting, begins_with_error
 from gateway.proxy.upstream_answer import (
+    EVENT_HEADERS,
     client_headers,
     peeked,
     read_body,
@@ -63,7 +64,7 @@ class Relay:
         self._client = client
         self.record = record
         self._opened: Opened | None = None
-        self._preamble: Preamble | None = None
+        self._preamble: Waiting | None = None
         self._kept: KeptAnswer | None = None  # where the gateway keeps the response: what is shown goes through it
         self._learnt = Learnt(self._dialect)
         self._unconfirmed: Opened | None = None  # a 2xx that may turn out to be no answer
@@ -128,16 +129,14 @@ class Relay:
 
         take = pass_on if cap is None else pass_on_to_cap
         first = opened.read + answer.read_nowait()  # what came with the head goes with the head
-        if form.holds_preamble:
-            paused = await self._pass_preamble(opened._replace(read=first), observer)
-        else:
-            may_be_one = form.error.search(first) is not None
-            self._refused = may_be_one and begins_with_error(opened, self._dialect, form, first)
-            await client.start(answer.status, self._begin_stream())
-            paused = bool(first) and not take(first)
-        if not answer.ended:
-            client.flush()
         with keeping_alive(client, observer, rule.keepalive_s):
+            if form.holds_preamble:
+                paused = await self._pass_preamble(opened._replace(read=first), observer)
+            else:
+                first = await self._begun(opened, form, first)
+                paused = bool(first) and not take(first)
+            if not answer.ended:
+                client.flush()
             while paused or await self._pump(opened, take):
                 paused = False
                 await client.drained()
@@ -146,6 +145,26 @@ class Relay:
                     await self._cut_at_cap(observer)
                     return
         await self.end_stream()
+
+    async def _begun(self, opened: Opened, form: StreamForm, data: bytes) -> bytes:
+        """Begins the client's stream with its first event. Raises NotAnAnswer for an error in its place.
+
+        `data`: what has come of it. Returns that, and what has come since.
+        """
+        has_begun = False
+        if (b"\n\n" not in data or data[:1] == b":") and self._client.starts_now and not opened.answer.ended:
+            self._preamble = waiting = FirstEvent(opened, self._client, self._begin_stream)
+            self._reading = True
+            try:
+                data = await waiting.read(data)
+            finally:
+                self._reading, self._preamble = False, None
+            has_begun = waiting.has_begun
+        if not has_begun:
+            may_be_one = form.error.search(data) is not None
+            self._refused = may_be_one and begins_with_error(opened, self._dialect, form, data)
+            await self._client.start(opened.answer.status, self._begin_stream())
+        return data
 
     def _cap(self) -> int | None:
         """The output tokens after which the answer is cut, where its route or key wants that."""
@@ -180,7 +199,7 @@ class Relay:
         if opened is None:
             raise RuntimeError("a stream begins when an upstream has answered")
         self._confirm(opened)
-        return self._head(opened, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        return self._head(opened, [*EVENT_HEADERS])
 
     def _confirm(self, opened: Opened) -> None:
         """It is an answer, and goes to the client."""
@@ -331,6 +350,13 @@ class Relay:
             return None
         rest = observer.finish(clean=False)
         return rest + observer.form.close_broken(observer, error, self._origin())
+
+    def closing_before_any_event(self, error: GatewayError) -> bytes:
+        """What ends a stream that began before an upstream had answered, and for which none came."""
+        form = self._dialect.stream
+        if form is None:
+            raise RuntimeError("there is no such stream")
+        return form.close_broken(SseObserver(form, 0), error, self._origin())
 
     def _origin(self) -> Origin:
         request = self._admitted.request

@@ -27,6 +27,8 @@ from gateway.upstream.buffered_answer import PeekedAnswer
 from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
+EVENT_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+"""What the head of a stream has, and no other answer's: nobody on the way is to keep it back."""
 _COPIED_BYTES: Final = 1024 * 1024
 _BAD_GATEWAY: Final = 502
 _EVENT_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -152,9 +154,12 @@ def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, ex
             record.upstream_request_id = record.upstream_request_id or value.decode("latin-1")
     if opened.output_bound is not None:
         headers.append((b"x-gateway-max-output-tokens", b"%d" % opened.output_bound))
-    headers += extra
-    headers.append((b"x-request-id", record.request_id.encode()))
-    headers += admitted.admission.rates.headers()
+    return headers + extra + own_headers(admitted, record)
+
+
+def own_headers(admitted: Admitted, record: RequestRecord) -> Headers:
+    """What the gateway says of a request in the head of any answer to it."""
+    headers = [(b"x-request-id", record.request_id.encode()), *admitted.admission.rates.headers()]
     if admitted.admission.unchecked:
         headers.append((b"x-gateway-unchecked", b"store_unavailable"))
     return headers

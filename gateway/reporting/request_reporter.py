@@ -236,7 +236,7 @@ def timing(record: RequestRecord) -> dict[str, Any]:
             {"upstream": upstream, "result": result, "took_ms": round(seconds * 1000, 1)}
             for upstream, result, seconds in record.attempts
         ],
-        "chosen_by": record.chosen_by,
+        "chosen_by": record.chosen_by or ("configuration" if record.attempts else None),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
         "timings": record.timings(),

@@ -38,6 +38,7 @@ class RouteRule:
     repeat_started: bool = False
     cost_source: Literal["usage", "upstream"] = "usage"
     keepalive_s: float | None = None
+    early_keepalive_s: float | None = None
     cut_at_cap: bool = False
     default_max_output_tokens: int | None = None
     send_max_output_tokens: Literal["auto", True, False] | None = None

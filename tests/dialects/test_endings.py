@@ -177,6 +177,34 @@ async def test_a_stream_that_begins_with_an_error_goes_to_another_upstream(
         assert [found.model for found in upstream.health.models(time.monotonic())] == [MODEL]
 
 
+@pytest.mark.parametrize("state", ["upstream", "gateway"])
+@pytest.mark.parametrize("before", [b"", b": queued\n\n", b": queued\r\n\r\n"], ids=["", "comment", "CRLF"])
+@pytest.mark.parametrize("size", [1, 7, 40])
+async def test_a_response_that_begins_with_an_error_is_none_however_it_is_cut(
+    stages: Stages, state: str, before: bytes, size: int
+) -> None:
+    failing = before + event("error", error=ERROR)
+    pieces = [chunked(failing[at : at + size]) for at in range(0, len(failing), size)]
+    good = [request(), stream(*KINDS["responses"].good), end_of_body()]
+    async with two(stages, [request(), send(EVENT_STREAM, *pieces), end_of_body()], good, state=state) as (
+        scenario,
+        other,
+    ):
+        client = await ask(scenario, "responses", streams=True)
+        assert (client.status, len(other.requests)) == (200, 1)
+        assert b"response.completed" in client.body
+        assert b"Down." not in client.body
+        assert await settled_once(scenario) == "usage"
+
+
+async def test_a_stream_that_is_silent_begins_all_the_same(stages: Stages) -> None:
+    async with stages([request(), stream(), hang()], upstream={"on_client_leave": "abort"}) as scenario:
+        client = await scenario.ask(**KINDS["responses"].request(streams=True))
+        await client.read_until(b"\r\n\r\n")
+        assert client.status == 200
+        client.leave()
+
+
 async def test_a_kept_response_that_begins_with_an_error_goes_to_another_upstream(stages: Stages) -> None:
     failing = [request(), send(EVENT_STREAM + chunked(event("error", error=ERROR))), end_of_body()]
     good = [request(), stream(*KINDS["responses"].good), end_of_body()]

@@ -267,6 +267,29 @@ async def test_what_is_no_compression_is_not_taken_for_one(stages: Stages, codin
         assert (answered.status_code, answered.content) == (200, body)
 
 
+@pytest.mark.parametrize(
+    ("route", "fields", "chosen_by"),
+    [
+        ({}, {}, None),
+        ({"weights": [1, 1]}, {}, "weights"),
+        ({"weights": [1, 1]}, {"prompt_cache_key": "s"}, "affinity"),
+        ({}, {"provider": {"order": ["two"]}}, "provider"),
+        ({}, {"provider": {"order": ["somebody else's"]}}, None),
+    ],
+    ids=["configuration", "weights", "affinity", "provider", "a provider elsewhere"],
+)
+async def test_the_log_names_the_rule_that_chose_the_upstream(
+    stages: Stages, route: dict[str, Any], fields: dict[str, Any], chosen_by: str | None
+) -> None:
+    async with two(stages, route=route) as (scenario, _, _):
+        answered = await ask(scenario, **fields)
+        await scenario.logged(1)
+        assert scenario.log_lines()[0].get("chosen_by") == chosen_by
+        await ask(scenario, previous_response_id=answered.json()["id"])
+        await scenario.logged(2)
+        assert scenario.log_lines()[1]["chosen_by"] == "response"
+
+
 async def test_a_request_without_an_input_is_the_providers_to_judge(stages: Stages) -> None:
     async with two(stages) as (scenario, one, _):
         assert (await ask(scenario, input=None, prompt={"id": "pmpt_1"})).status_code == 200

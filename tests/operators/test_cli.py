@@ -170,7 +170,9 @@ def test_requests_and_what_became_of_one(shell: Shell, gateway: RunningGateway, 
     listed = shell.json("requests", "list", "--team", team)
     refused, settled = listed
     assert "rate_limit_exceeded" in shell("requests", "show", refused["id"]).out
-    assert "simulator: 200" in shell("requests", "show", settled["id"]).out
+    told = shell("requests", "show", settled["id"]).out
+    assert "simulator: 200" in told
+    assert "configuration" in next(line for line in told.splitlines() if "chosen" in line)
     entries = shell.json("ledger", "journal", team)
     assert [entry["type"] for entry in entries] == ["settle", "grant"]
     assert settled["id"] in shell("ledger", "journal", team, "--type", "settle").out

@@ -33,6 +33,20 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_CODINGS}::test_what_grows_too_much_is_refused",
     ),
     Protection(
+        "the first event of a response is waited for",
+        "gateway/proxy/preamble.py",
+        "while not (self._has_begun or has_event(self._data) or",
+        "while not (self._has_begun or self._data or",
+        "tests/dialects/test_endings.py::test_a_response_that_begins_with_an_error_is_none_however_it_is_cut",
+    ),
+    Protection(
+        "what is logged of a stream that began early is its refusal",
+        "gateway/proxy/handler.py",
+        "record.early_refusal or client.status or 0",
+        "client.status or 0",
+        "tests/dialects/test_early_streams.py::test_a_late_refusal_is_the_streams_error_event",
+    ),
+    Protection(
         "a compressed answer that is cut is no answer",
         "gateway/upstream/decoded_answer.py",
         "            elif self._decoder.is_complete:",
