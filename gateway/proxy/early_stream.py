@@ -31,7 +31,7 @@ from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
 from gateway.proxy.failover import InvalidAnswer
 from gateway.proxy.keep_alive import COMMENT
-from gateway.proxy.upstream_answer import EVENT_HEADERS, ProviderRefusal, own_headers
+from gateway.proxy.upstream_answer import EVENT_HEADERS, ProviderRefusal, client_headers
 from gateway.types import Body, Headers
 
 Closing = Callable[[GatewayError], bytes]
@@ -93,7 +93,7 @@ class EarlyClient:
 
     def _head(self) -> Headers:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
-        return [kind, *EVENT_HEADERS, *own_headers(self._admitted, self._record)]
+        return client_headers(None, self._admitted, self._record, [kind, *EVENT_HEADERS])
 
     # the answer
 

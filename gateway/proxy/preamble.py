@@ -21,6 +21,7 @@ from gateway.proxy.admission import Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
 from gateway.proxy.large_answers import examine
 from gateway.types import Headers
+from gateway.upstream.transport import UpstreamFault
 
 LONGEST_S: Final = 1.0
 COMMENTS_S: Final = 10.0
@@ -60,10 +61,13 @@ class FirstEvent:
         self._has_begun = False
 
     async def read(self, data: bytes) -> bytes:
-        """Reads on behind `data` until there is an event, or the end. Raises UpstreamFault."""
+        """Reads on behind `data` until there is an event, or the end, whichever."""
         self._data = data
         while not (self._has_begun or has_event(self._data) or len(self._data) > MOST_BYTES):
-            more = await self._opened.answer.read()
+            try:
+                more = await self._opened.answer.read()
+            except UpstreamFault:  # who reads on is told once more
+                break
             if not more:
                 break
             self._data += more

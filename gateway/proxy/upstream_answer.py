@@ -143,23 +143,25 @@ async def read_body(opened: Opened, off_loop: OffLoop, *, answered: bool) -> byt
     return await off_loop.run(partial(b"".join, pieces)) if size > _COPIED_BYTES else b"".join(pieces)
 
 
-def client_headers(opened: Opened, admitted: Admitted, record: RequestRecord, extra: Headers) -> Headers:
-    """The headers of the client's answer; the record is told how the upstream names the request."""
-    headers = to_client(opened.answer.headers)
-    for name, value in opened.answer.headers:
-        if name == b"x-request-id":
-            headers.append((b"x-upstream-request-id", value))
-            record.upstream_request_id = value.decode("latin-1")
-        elif name == b"request-id":  # Anthropic's name of it
-            record.upstream_request_id = record.upstream_request_id or value.decode("latin-1")
-    if opened.output_bound is not None:
-        headers.append((b"x-gateway-max-output-tokens", b"%d" % opened.output_bound))
-    return headers + extra + own_headers(admitted, record)
+def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRecord, extra: Headers) -> Headers:
+    """The headers of the client's answer; the record is told how the upstream names the request.
 
-
-def own_headers(admitted: Admitted, record: RequestRecord) -> Headers:
-    """What the gateway says of a request in the head of any answer to it."""
-    headers = [(b"x-request-id", record.request_id.encode()), *admitted.admission.rates.headers()]
+    `opened`: None if no upstream has answered yet.
+    """
+    headers: Headers = []
+    if opened is not None:
+        headers = to_client(opened.answer.headers)
+        for name, value in opened.answer.headers:
+            if name == b"x-request-id":
+                headers.append((b"x-upstream-request-id", value))
+                record.upstream_request_id = value.decode("latin-1")
+            elif name == b"request-id":  # Anthropic's name of it
+                record.upstream_request_id = record.upstream_request_id or value.decode("latin-1")
+        if opened.output_bound is not None:
+            headers.append((b"x-gateway-max-output-tokens", b"%d" % opened.output_bound))
+    headers += extra
+    headers.append((b"x-request-id", record.request_id.encode()))
+    headers += admitted.admission.rates.headers()
     if admitted.admission.unchecked:
         headers.append((b"x-gateway-unchecked", b"store_unavailable"))
     return headers
