@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.faults.conftest import Stages, stages
+from tests.faults.conftest import Stages
 from tests.support.scenario import JSON, Scenario, response, usage
 from tests.support.scripted_upstream import Step, answer, request
 
@@ -16,7 +16,6 @@ PRICES: Final = {
     "cheap/one": {"input": "1", "output": "2", "max_output_tokens": 1000, "context_tokens": 10_000},
     "dear/one": {"input": "10", "output": "100", "max_output_tokens": 2000, "context_tokens": 10_000},
 }
-__all__ = ["stages"]  # a fixture
 ROUTED: Final[dict[str, Any]] = {"prices": PRICES, "routing": {"unnamed_model": "cheap/one"}}
 PROMPT: Final[dict[str, Any]] = {"prompt": {"id": "pmpt_1", "version": "2"}}
 
