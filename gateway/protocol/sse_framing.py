@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 _LONGEST_FIELD: Final = 8  # of those that are read, with the colon
+_PIECE_BYTES: Final = 512 * 1024
 BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 
 
@@ -44,7 +45,15 @@ def split_events(data: bytes) -> list[bytes]:
 
 def lf_lines(data: bytes) -> bytes:
     """Returns the same lines with LF line ends."""
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+    if b"\r" not in data:
+        return data
+    pieces, at = [], 0
+    while at < len(data):  # in short calls: they hold the interpreter's lock
+        end = at + _PIECE_BYTES
+        end += data[end - 1 : end + 1] == b"\r\n"
+        pieces.append(data[at:end].replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+        at = end
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def fields(block: bytes) -> tuple[str, bytes]:

@@ -4,19 +4,17 @@
                           |
                           +--> facts: for the settlement and the closing events, by the dialect's `read_event`
 
-Whole events are passed on at once. They are examined when a result is needed or a few KiB have gathered. The
-examination has levels, the cheapest first:
-
+Whole events are passed on at once, and examined when a result is needed or a few KiB have gathered, the cheapest first:
     0. reads that are one event each, with the learnt head of a delta: counted together
     1. ends with a blank line, and its events start with the learnt head of a delta: counted; the others go on
     2. has deltas and none of the marker words: counted, and the head of a delta is learnt
     3. otherwise: each event that contains a marker word is cut out, and only those that need it are parsed
 
 The dialect defines a delta's head and the marker words (`StreamForm`). If all events of a dialect start alike, those
-with the learnt head are searched for further content, and all others are parsed. A marker inside a string
-("response.completed" in a delta's text) only costs level 3: the JSON's type decides. Chunks that end inside an event
-are cut at the last blank line, and the rest is held. Beyond `max_event_bytes` it is passed on. No byte is changed;
-`usage_dropping` leaves one event out. An event of more than 64 KiB is examined by itself, which takes long: `is_large`.
+with the learnt head are searched for further content, and all others are parsed. A marker inside a string only costs
+level 3: the JSON's type decides. Chunks that end inside an event are cut at the last blank line, and the rest is held.
+Beyond `max_event_bytes` it is passed on. No byte is changed; `usage_dropping` leaves one event out. An event of more
+than 64 KiB is examined by itself, which takes long: `is_large`.
 """
 
 from __future__ import annotations
@@ -65,7 +63,8 @@ class SseObserver:
     _look_at: int = field(default=0, init=False)  # once so many bytes have been fed, they are examined
     _opening: OpeningEvent = field(init=False)
     _deltas: int = field(default=0, init=False)
-    _held: bytearray = field(default_factory=bytearray, init=False)  # the incomplete event
+    _held: list[bytes] = field(default_factory=list, init=False)  # the incomplete event: joined once, when it is whole
+    _held_bytes: int = field(default=0, init=False)
     _at_boundary: bool = field(default=True, init=False)  # nothing is held, and nothing was passed on unaligned
     _tail: bytes = field(default=b"\n", init=False)  # the last two bytes seen; a boundary counts as a line end
     _oversized: OversizedEvent = field(init=False)  # the event that is passed on unaligned
@@ -106,8 +105,7 @@ class SseObserver:
         dialect has it.
         """
         self.look()
-        rest = bytes(self._held)
-        self._held.clear()
+        rest = self._release()
         seen = replace(self._facts), copy(self._opening)
         if len(rest) > LARGE_BYTES:
             self._take_large(rest, len(rest))
@@ -129,7 +127,7 @@ class SseObserver:
     @property
     def is_large(self) -> bool:
         """Whether `look` and `finish` take long: there is a large event that was not examined."""
-        return bool(self.long) or len(self._held) > LARGE_BYTES
+        return bool(self.long) or self._held_bytes > LARGE_BYTES
 
     @property
     def facts(self) -> StreamFacts:
@@ -203,11 +201,10 @@ class SseObserver:
         if not self.aligned:
             self._leave_oversized(ready)
         else:
-            begun = len(self._held)
+            begun = self._held_bytes
             if begun:
-                self._held += ready
-                ready = bytes(self._held)
-                self._held.clear()
+                self._held.append(ready)
+                ready = self._release()
             look = self._observe if begun <= LARGE_BYTES else partial(self._set_aside, begun)
             look(ready)
         self._tail = (b"\n" + rest)[-2:]
@@ -227,13 +224,19 @@ class SseObserver:
         if not self.aligned:
             self._oversized.go_on(rest)
             return rest
-        self._held += rest
-        return b"" if len(self._held) <= self.max_event_bytes else self._let_flow()
+        self._held.append(rest)
+        self._held_bytes += len(rest)
+        return b"" if self._held_bytes <= self.max_event_bytes else self._let_flow()
+
+    def _release(self) -> bytes:
+        held = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        return held
 
     def _let_flow(self) -> bytes:
         """Passes on the held event, which exceeds the bound, and remembers its type."""
-        head = bytes(self._held)
-        self._held.clear()
+        head = self._release()
         self.aligned = False
         self._oversized.begin(self._plain(head[:_RECENT_BYTES]), head)
         if not self._deltas:
