@@ -223,7 +223,7 @@ class Gateway:
                 total_timeout_s=settings.server.total_timeout_s,
                 numeric_codes=settings.errors.numeric_codes,
             )
-            handler.turns = turns = build_turns(settings, store)
+            handler.turns = turns = build_turns(settings, store, self._off_loop)
             handler.compacted = Compactor(ledger, handler).compacted
             handler.background = BackgroundRunner(
                 turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s

@@ -3,6 +3,7 @@
 items           one item in its three forms: as sent by a client, as shown to a client, as sent upstream
 chain           resolves earlier turns and a new input into the input that goes upstream
 rewriting       the fields of an answer that the gateway changes
+large_work      what takes long to read or write: in threads, in short calls
 records         a stored response as bytes: packed, compressed, encrypted if the operator has set a key
 responses       stored responses in the store: chains, forks, deletions, bounds
 conversations   lists of items to which turns append

@@ -17,11 +17,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError, JsonScalar
 from gateway.protocol.sse_framing import split_events
 from gateway.state.event_log import EventLog, Piece, after
@@ -189,7 +191,7 @@ class Background:
         args: list[str | bytes] = [
             job.response_id,
             (record.parent or "") if job.kept else "",
-            self.responses.packed(job.team_id, record),
+            await self.responses.packed(job.team_id, record),
             job.token,
             self._lease_ms,
             str(self.policy.concurrency + self.policy.queue),
@@ -198,7 +200,7 @@ class Background:
             str(policy.max_team_bytes),
             self._longest_ms,
             str(piece.end),
-            self._packed(job.team_id, piece.data),
+            await self._packed(job.team_id, piece.data),
         ]
         done = Queued((await gather([self._store.call(PUT, _keys(job), args)]))[0])
         if done is Queued.DONE:
@@ -221,7 +223,7 @@ class Background:
             return
         keys = TeamKeys(job.team_id)
         names = [keys.background, keys.background_response(job.response_id)[5]]
-        packed = self._packed(job.team_id, piece.data)
+        packed = await self._packed(job.team_id, piece.data)
         args: list[str | bytes] = [job.response_id, job.token, str(piece.end), packed, self._longest_ms]
         await gather([self._store.call(EVENTS, names, args)])
         log.sent(piece)
@@ -229,8 +231,8 @@ class Background:
     async def end(self, job: Job, who: Who, ending: Ending) -> Ended:
         """Ends a response. Raises ValueError if it is too large to be kept."""
         policy = self.responses.policy
-        packed = self.responses.packed(job.team_id, ending.record)
-        events = self._packed(job.team_id, ending.log.whole) if ending.log.whole else b""
+        packed = await self.responses.packed(job.team_id, ending.record)
+        events = await self._packed(job.team_id, ending.log.whole) if ending.log.whole else b""
         if len(packed) + len(events) > policy.max_response_bytes:
             events = b""  # the response is then shown again without its own events
         args: list[str | bytes] = [
@@ -321,5 +323,6 @@ class Background:
         told: list[Any] = (await gather([self._store.call(TEAMS, [BACKGROUND_TEAMS], args)]))[0]
         return told
 
-    def _packed(self, team_id: str, data: bytes) -> bytes:
-        return pack_bytes(data, team_id, self._sealer)
+    async def _packed(self, team_id: str, data: bytes) -> bytes:
+        work = partial(pack_bytes, data, team_id, self._sealer)
+        return await self.responses.large_work.run(work, is_long=len(data) > LONG_BYTES)

@@ -15,15 +15,17 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
-from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.state.background import Background, Ended, Ending, Job, Queued, new_job, queue_full
 from gateway.state.event_log import EventLog
 from gateway.state.following import follow
 from gateway.state.items import shown
+from gateway.state.large_work import parse_object_whole
 from gateway.state.records import RUNNING, StoredResponse
 from gateway.state.replay import ending_events, terminal_event
 from gateway.state.responses import previous_not_found
@@ -106,13 +108,13 @@ class BackgroundTurn(Turn):
 
     async def whole(self, body: bytes) -> bytes:
         """Takes a JSON answer. See `Turn.whole`."""
-        response = parse_object(body)
+        response = await self._run(partial(parse_object_whole, body), is_long=len(body) > LONG_BYTES)
         if response is None or response.get("object") != "response":
             return body
         body, response = self._shaped(body, response)
         record = self._record({**response, **self._changes(response, kept=self.keep)})
         self._log.add("response.in_progress", {"response": {**self.snapshot, "status": "in_progress"}})
-        if self._fits(record):
+        if await self._fits(record):
             for kind, event in ending_events(record.response):
                 self._log.add(kind, event)
             await self._end_with(record)
@@ -168,15 +170,15 @@ class BackgroundTurn(Turn):
         output = response.get("output")
         merged = self._output.merged(output if isinstance(output, list) else [])
         record = self._record({**response, **changes, "output": merged})
-        if self._fits(record):
+        if await self._fits(record):
             self._log.relay(event, changes)
             await self._end_with(record)
         return b""
 
-    def _fits(self, record: StoredResponse) -> bool:
+    async def _fits(self, record: StoredResponse) -> bool:
         """Whether the response can be kept and has ended. If not, `close` ends it as failed, for this reason."""
         try:
-            self._keeper.responses.packed(self._key.team_id, record)
+            await self._keeper.responses.packed(self._key.team_id, record)
         except ValueError as error:
             self.problem = Problem("server_error", f"The answer cannot be kept: {error}.")
             return False
@@ -191,7 +193,7 @@ class BackgroundTurn(Turn):
         conversation = self._past.conversation
         if conversation is not None and self.keep and record.status in ("completed", "incomplete"):
             items = [*self._input, *shown(record.output)]
-            appended = self._keeper.conversations.packed(self._key.team_id, items)
+            appended = await self._keeper.conversations.packed(self._key.team_id, items)
         await self._try_to_end(Ending(record, self._log, conversation, self.lock, appended))
 
     async def _try_to_end(self, ending: Ending) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.protocol.lenient_json import dumps, parse_object
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.state.compaction import summary_of, user_messages
 from gateway.state.items import Item, shown
+from gateway.state.large_work import dump_whole, is_long, parse_object_whole
 from gateway.state.turn import Turn, new_response_id
 
 _NO_USAGE: Final = MappingProxyType(
@@ -36,7 +38,7 @@ class CompactTurn(Turn):
 
     async def whole(self, body: bytes) -> bytes:
         """Returns the compacted conversation. Raises GatewayError `upstream_invalid_response` without a summary."""
-        response = parse_object(body) or {}
+        response = await self._run(partial(parse_object_whole, body), is_long=len(body) > LONG_BYTES) or {}
         item = self.seal(summary_of(response))
         self.response_id = new_response_id()
         usage = response.get("usage")
@@ -47,4 +49,4 @@ class CompactTurn(Turn):
             "output": [*shown(user_messages(self.window)), item],
             "usage": usage if isinstance(usage, dict) else dict(_NO_USAGE),
         }
-        return dumps(compacted)
+        return await self._run(partial(dump_whole, compacted), is_long=is_long(compacted))

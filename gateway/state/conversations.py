@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -19,6 +20,7 @@ import structlog
 from gateway.errors import GatewayError
 from gateway.protocol.lenient_json import dumps, parse_json
 from gateway.state.items import Item, shown, with_ids
+from gateway.state.large_work import LargeWork, dump_whole, is_long, parse_whole
 from gateway.state.records import Sealer, pack_bytes, unpack_bytes
 from gateway.state.responses import StatePolicy
 from gateway.store.keyspace import TeamKeys
@@ -33,6 +35,7 @@ LOCK_LIFE_S: Final = 15.0
 """How long a lock outlives the worker that has it. `renew_locks` is due every third of that."""
 _LATE: Final = -2
 _TEAM_FULL: Final = -3
+_LONG_PACKED_BYTES: Final = 8 * 1024
 _MOST_DROPPED: Final = 20
 """How many conversations of a team make room for one turn at most."""
 _LOOK_EVERY_S: Final = 0.05
@@ -62,7 +65,10 @@ class Conversation(NamedTuple):
 class Conversations:
     """The conversations of all teams. Mutable: the locks that turns of this worker have, by their names."""
 
-    def __init__(self, store: Store, policy: StatePolicy, sealer: Sealer | None = None) -> None:
+    def __init__(
+        self, store: Store, policy: StatePolicy, sealer: Sealer | None = None, large_work: LargeWork | None = None
+    ) -> None:
+        self._large_work = large_work or LargeWork()
         self._store = store
         self._policy = policy
         self._sealer = sealer
@@ -90,7 +96,9 @@ class Conversations:
         packed = fields["meta"]
         meta = parse_json(packed if packed[:1] == _JSON else self._unpacked(team_id, packed, "meta"))
         places = sorted(int(field[2:]) for field in fields if field.startswith("i:"))
-        items = [self._open(team_id, fields[f"i:{place}"]) for place in places]
+        parts = [fields[f"i:{place}"] for place in places]
+        work = partial(self._opened, team_id, parts)
+        items = await self._large_work.run(work, is_long=sum(map(len, parts)) > _LONG_PACKED_BYTES)
         return Conversation(conversation_id, meta["created_at"], meta["metadata"], items)
 
     async def update(self, team_id: str, conversation_id: str, metadata: dict[str, Any]) -> Conversation:
@@ -111,7 +119,7 @@ class Conversations:
         Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`.
         """
         added = shown(items)
-        packed = self.packed(team_id, added)
+        packed = await self.packed(team_id, added)
         most, of_all = str(self._policy.max_response_bytes), str(self._policy.max_team_bytes)
         done = _TEAM_FULL
         for _ in range(_MOST_DROPPED):
@@ -139,9 +147,13 @@ class Conversations:
         count, size = await gather([self._store.run("ZCARD", use), self._store.run("HGET", sizes, "*")])
         return int(count), int(size or 0)
 
-    def packed(self, team_id: str, items: Sequence[Item]) -> list[bytes]:
+    async def packed(self, team_id: str, items: Sequence[Item]) -> list[bytes]:
         """Returns items as a conversation stores them. Each gets an id if it has none."""
-        return [self._pack(team_id, item) for item in with_ids(items)]
+
+        def pack() -> list[bytes]:
+            return [self._pack(team_id, item) for item in with_ids(items)]
+
+        return await self._large_work.run(pack, is_long=is_long(*items))
 
     async def remove(self, team_id: str, conversation_id: str, item_id: str) -> bool:
         """Removes an item. Returns whether it existed."""
@@ -201,12 +213,14 @@ class Conversations:
         return pack_bytes(dumps({"created_at": created_at, "metadata": metadata}), team_id, self._sealer)
 
     def _pack(self, team_id: str, item: Item) -> bytes:
-        return str(item["id"]).encode() + b" " + pack_bytes(dumps(item), team_id, self._sealer)
+        return str(item["id"]).encode() + b" " + pack_bytes(dump_whole(item), team_id, self._sealer)
 
-    def _open(self, team_id: str, packed: bytes) -> Item:
-        name, _, body = packed.partition(b" ")
-        item: Item = parse_json(self._unpacked(team_id, body, name.decode()))
-        return item
+    def _opened(self, team_id: str, parts: Sequence[bytes]) -> list[Item]:
+        found: list[Item] = []
+        for part in parts:
+            name, _, body = part.partition(b" ")
+            found.append(parse_whole(self._unpacked(team_id, body, name.decode())))
+        return found
 
     def _unpacked(self, team_id: str, packed: bytes, name: str) -> bytes:
         try:

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from gateway.protocol.lenient_json import dumps, parse_json
 from gateway.state.items import Item
+from gateway.state.large_work import dump_whole, parse_whole
 
 PLAIN: Final = b"\x01"
 SEALED: Final = b"\x02"
@@ -69,7 +69,7 @@ class StoredResponse(NamedTuple):
 
 def pack(record: StoredResponse, team_id: str, sealer: Sealer | None = None) -> bytes:
     """Returns the record as bytes for the store."""
-    return pack_bytes(dumps(list(record)), team_id, sealer)
+    return pack_bytes(dump_whole(list(record)), team_id, sealer)
 
 
 def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredResponse:
@@ -77,7 +77,7 @@ def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredRes
 
     Raises ValueError if it is damaged or was encrypted with a key that is no longer configured.
     """
-    fields = parse_json(unpack_bytes(data, team_id, sealer))
+    fields = parse_whole(unpack_bytes(data, team_id, sealer))
     return StoredResponse(*fields[: len(StoredResponse._fields)])  # a newer version may know more
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -25,6 +26,7 @@ import structlog
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
 from gateway.state.items import COMPACTION, Item, kind_of
+from gateway.state.large_work import LargeWork, is_long
 from gateway.state.records import RUNNING, Sealer, StoredResponse, pack, unpack
 from gateway.state.snapshot import failed_response
 from gateway.store.keyspace import TeamKeys
@@ -37,6 +39,8 @@ WALK: Final = Script.load("response_walk_v1")
 DELETE: Final = Script.load("response_delete_v1")
 _AT_ONCE: Final = 8
 """How many contents are read at once, from the newest turn back. A chain may end early at a compaction."""
+_LONG_PACKED_BYTES: Final = 8 * 1024
+"""What is packed in more takes long to open: text is packed in a fifth, and less."""
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 _CONTINUABLE: Final = frozenset({"completed", "incomplete"})
 
@@ -68,8 +72,11 @@ class Put(IntEnum):
 class ResponseStore:
     """The stored responses. If the operator has set a key, `sealer` encrypts them."""
 
-    def __init__(self, store: Store, policy: StatePolicy, sealer: Sealer | None = None) -> None:
+    def __init__(
+        self, store: Store, policy: StatePolicy, sealer: Sealer | None = None, large_work: LargeWork | None = None
+    ) -> None:
         self.policy = policy
+        self.large_work = large_work or LargeWork()
         self.store = store
         self._sealer = sealer
         self._ttl_ms = str(policy.ttl_s * 1000)
@@ -89,7 +96,7 @@ class ResponseStore:
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
             for identifier, packed in zip(some, await self._contents(key.team_id, some), strict=True):
-                record = self._open(key.team_id, packed)
+                record = await self._open(key.team_id, packed)
                 if record is None:
                     raise previous_not_found(identifier)
                 if not found and record.status not in _CONTINUABLE:
@@ -125,7 +132,7 @@ class ResponseStore:
             self.store.run("GET", temporary),
         ]
         job, stored, kept_for_a_while = await gather(calls)
-        record = self._open(team_id, stored if stored is not None else kept_for_a_while)
+        record = await self._open(team_id, stored if stored is not None else kept_for_a_while)
         if record is None or record.status not in RUNNING:
             return record
         if record.response.get("background") is not True:
@@ -140,19 +147,24 @@ class ResponseStore:
         found: list[StoredResponse] = []
         parent = record.parent
         while parent and len(found) < self.policy.max_depth:
-            before = self._open(key.team_id, (await self._contents(key.team_id, [parent]))[0])
+            before = await self._open(key.team_id, (await self._contents(key.team_id, [parent]))[0])
             if before is None:
                 break
             found.append(before)
             parent = before.parent
         return found[::-1]
 
-    async def put(self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool) -> Put:
-        """Stores a response. `reserved`: an earlier call has reserved its id. Raises ValueError if it is too large."""
+    async def put(
+        self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool, packed: bytes | None = None
+    ) -> Put:
+        """Stores a response. Raises ValueError if it is too large.
+
+        `reserved`: an earlier call has reserved its id. `packed`: the record, where it has been packed already.
+        """
         args: list[str | bytes | int] = [
             record.response_id,
             record.parent or "",
-            self.packed(team_id, record),
+            packed if packed is not None else await self.packed(team_id, record),
             "r" if running else "s",
             "known" if reserved else "new",
             self._ttl_ms,
@@ -162,9 +174,10 @@ class ResponseStore:
         ]
         return Put((await gather([self.store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
 
-    def packed(self, team_id: str, record: StoredResponse) -> bytes:
+    async def packed(self, team_id: str, record: StoredResponse) -> bytes:
         """Returns a record as it is stored. Raises ValueError if it is larger than what is kept."""
-        packed = pack(record, team_id, self._sealer)
+        work = partial(pack, record, team_id, self._sealer)
+        packed = await self.large_work.run(work, is_long=is_long(record.response, record.input))
         if len(packed) > self.policy.max_response_bytes:
             raise ValueError(f"a response of {len(packed)} bytes is larger than what is kept")
         return packed
@@ -188,7 +201,7 @@ class ResponseStore:
         if response_id is None:
             return None
         packed = (await gather([self.store.run("HGET", contents, response_id)]))[0]
-        record = self._open(team_id, packed)
+        record = await self._open(team_id, packed)
         if record is None:
             return None
         return next((item for item in reversed(record.output) if item.get("id") == item_id), None)
@@ -210,11 +223,12 @@ class ResponseStore:
         contents = TeamKeys(team_id).stored_responses[0]
         return await gather([self.store.run("HGET", contents, identifier) for identifier in ids])
 
-    def _open(self, team_id: str, packed: bytes | None) -> StoredResponse | None:
+    async def _open(self, team_id: str, packed: bytes | None) -> StoredResponse | None:
         if packed is None:
             return None
+        is_long = len(packed) > _LONG_PACKED_BYTES
         try:
-            return unpack(packed, team_id, self._sealer)
+            return await self.large_work.run(partial(unpack, packed, team_id, self._sealer), is_long=is_long)
         except ValueError as error:
             self._log.warning("response_not_opened", team_id=team_id, reason=str(error))
             return None

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.protocol.json_splice import members, replace
-from gateway.protocol.lenient_json import dumps, parse_object
+from gateway.protocol.sse_framing import lf_lines
 from gateway.state.items import Item
+from gateway.state.large_work import dump_whole, parse_object_whole
 
 MAX_ID_LENGTH: Final = 64
 _ID: Final = re.compile(r"resp_[A-Za-z0-9_\-]{1,59}")
@@ -33,7 +34,7 @@ def is_usable_id(identifier: object) -> bool:
 
 def rewrite_response(text: bytes, changes: dict[str, Any]) -> bytes:
     """Returns a JSON response with these fields changed. Raises ValueError if the text is not a JSON object."""
-    return replace(text, 0, {name: dumps(value) for name, value in changes.items()})
+    return replace(text, 0, {name: dump_whole(value) for name, value in changes.items()})
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ def read_event(raw: bytes, *, whole: bool = False) -> Event:
     if not whole and _HAS_RESPONSE not in raw and b"output_item.done" not in raw:
         return Event(raw, None, None)
     data = b"\n".join(line[5:].removeprefix(b" ") for line in _lines(raw) if line.startswith(b"data:"))
-    return Event(raw, data, parse_object(data) if data else None)
+    return Event(raw, data, parse_object_whole(data) if data else None)
 
 
 def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
@@ -62,7 +63,7 @@ def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
     if data is None or fields is None or not isinstance(fields.get("response"), dict):
         return event.raw
     start = next(member.start for member in members(data) if member.name == "response")
-    return with_data(event.raw, replace(data, start, {name: dumps(value) for name, value in changes.items()}))
+    return with_data(event.raw, replace(data, start, {name: dump_whole(value) for name, value in changes.items()}))
 
 
 def with_data(raw: bytes, data: bytes) -> bytes:
@@ -75,7 +76,7 @@ def with_data(raw: bytes, data: bytes) -> bytes:
 
 
 def _lines(raw: bytes) -> list[bytes]:
-    return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return lf_lines(raw).split(b"\n")
 
 
 @dataclass(slots=True)

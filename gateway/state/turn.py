@@ -10,18 +10,20 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
-from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.protocol.sse_framing import last_boundary, split_events
 from gateway.state.chain import Link
 from gateway.state.conversations import Conversations
 from gateway.state.items import Item, shown, with_ids
+from gateway.state.large_work import parse_object_whole
 from gateway.state.records import StoredResponse
 from gateway.state.responses import Put, ResponseStore
 from gateway.state.rewriting import (
@@ -35,9 +37,12 @@ from gateway.state.rewriting import (
 from gateway.state.shapes import Preceded, Shape
 from gateway.store.errors import StoreError
 
+T = TypeVar("T")
+
 STORE_WAIT_S: Final = 2.0
 """How long the end of an answer waits for its turn to be stored."""
 _RELEASE_WAIT_S: Final = 0.5
+_LONGEST_END: Final = 4  # of an event: a blank line of two line ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class Turn:
     response_id: str | None = None
     _reserved: bool = False
     _ended: bool = False
-    _held: bytes = b""  # the event that is not complete yet
+    _held: list[bytes] = field(default_factory=list)  # the event that is not complete yet
     _output: OutputItems = field(default_factory=OutputItems)
 
     @property
@@ -119,25 +124,40 @@ class Turn:
 
     async def whole(self, body: bytes) -> bytes:
         """Returns a JSON answer as the client is shown it. An answer that is not a response passes unchanged."""
-        response = parse_object(body)
+        is_large = len(body) > LONG_BYTES
+        response = await self._run(partial(parse_object_whole, body), is_long=is_large)
         if response is None or response.get("object") != "response":
             return body
         body, response = self._shaped(body, response)
         self.response_id = self._id_for(response)
         kept = self.keep and await self._store({**response, **self._changes(response, kept=True)}, reserved=False)
         self._ended = kept or not self._reserved
-        return rewrite_response(body, self._changes(response, kept=kept))  # the id may have been replaced
+        work = partial(rewrite_response, body, self._changes(response, kept=kept))  # the id may have been replaced
+        return await self._run(work, is_long=is_large)
 
     async def stream(self, data: bytes) -> bytes:
         """Takes bytes from the provider and returns whole events as the client is shown them."""
-        window = self._held + data
-        end = max(0, last_boundary(window))
-        self._held = window[end:]
-        return await self._events(window[:end])
+        before = self._held[-1][-_LONGEST_END:] if self._held else b""
+        boundary = last_boundary(before + data)
+        if boundary < 0:
+            self._hold(data)
+            return b""
+        cut = max(0, boundary - len(before))
+        ready = b"".join([*self._held, data[:cut]])  # once, when the event is whole
+        self._held.clear()
+        self._hold(data[cut:])
+        return await self._events(ready)
+
+    def _hold(self, data: bytes) -> None:
+        if self._held and len(self._held[-1]) < _LONGEST_END:
+            data = self._held.pop() + data
+        if data:
+            self._held.append(data)
 
     async def finish(self, closing: bytes = b"", *, clean: bool = True) -> bytes:
         """Returns the rest of a stream that ended cleanly, followed by the gateway's own events."""
-        rest, self._held = self._held if clean else b"", b""
+        rest = b"".join(self._held) if clean else b""
+        self._held.clear()
         return await self._events(rest) + await self._events(closing)
 
     def follow_summary(self, text: str) -> None:
@@ -157,7 +177,8 @@ class Turn:
         return events if self.shape is None else [shown for event in events for shown in self.shape.events(event)]
 
     async def _events(self, data: bytes) -> bytes:
-        return b"".join([await self._event(event) for event in self._shaped_events(data)])
+        events = await self._run(partial(self._shaped_events, data), is_long=len(data) > LONG_BYTES)
+        return b"".join([await self._event(event) for event in events])
 
     async def close(self) -> None:
         """Releases what a turn without a response still holds: the reserved id and the conversation's lock.
@@ -192,7 +213,11 @@ class Turn:
         kept = self.keep
         if fields.get("type") in TERMINAL_STATUSES and not self._ended:
             kept = await self._end_response(response)
-        return rewrite_event(event, self._changes(response, kept=kept))
+        work = partial(rewrite_event, event, self._changes(response, kept=kept))
+        return await self._run(work, is_long=len(event.raw) > LONG_BYTES)
+
+    async def _run(self, work: Callable[[], T], *, is_long: bool) -> T:
+        return await self._keeper.responses.large_work.run(work, is_long=is_long)
 
     async def _begin_response(self, response: dict[str, Any]) -> None:
         """Reserves the response's id when the response first appears, before the client sees it."""
@@ -218,16 +243,16 @@ class Turn:
     async def _store(self, response: dict[str, Any], *, reserved: bool, running: bool = False) -> bool:
         """Stores the response.
 
-        Returns whether that succeeded within STORE_WAIT_S. An id that is taken is replaced by a new one.
+        Returns whether each call succeeded within STORE_WAIT_S. An id that is taken is replaced by a new one.
         """
         reason, done = "", Put.REFUSED
         try:
-            async with asyncio.timeout(STORE_WAIT_S):
-                done = await self._put(response, reserved=reserved, running=running)
-                if done is Put.REFUSED and not reserved:
-                    self.response_id = response["id"] = new_response_id()
-                    done = await self._put(response, reserved=False, running=running)
-                if done is Put.STORED and not running:
+            done = await self._put(response, reserved=reserved, running=running)
+            if done is Put.REFUSED and not reserved:
+                self.response_id = response["id"] = new_response_id()
+                done = await self._put(response, reserved=False, running=running)
+            if done is Put.STORED and not running:
+                async with asyncio.timeout(STORE_WAIT_S):
                     await self._append(response)
             reason = "" if done is Put.STORED else done.name.lower()
         except (GatewayError, StoreError, TimeoutError, ValueError) as error:
@@ -249,8 +274,10 @@ class Turn:
                 self._reserved = True  # `close` tries again
 
     async def _put(self, response: dict[str, Any], *, reserved: bool, running: bool) -> Put:
-        record = self._stored(response)
-        return await self._keeper.responses.put(self._key.team_id, record, running=running, reserved=reserved)
+        responses, record = self._keeper.responses, self._stored(response)
+        packed = await responses.packed(self._key.team_id, record)
+        async with asyncio.timeout(STORE_WAIT_S):
+            return await responses.put(self._key.team_id, record, running=running, reserved=reserved, packed=packed)
 
     def _stored(self, response: dict[str, Any]) -> StoredResponse:
         """Returns what is stored of the turn. Gives each output item an id of its own."""

@@ -16,12 +16,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.json_splice import replace
-from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.routing.router import RouteRule
 from gateway.state.background import Background
 from gateway.state.background_turn import BackgroundTurn, queued_turn_fields
@@ -38,6 +39,7 @@ from gateway.state.compaction import (
 from gateway.state.conversations import LOCK_LIFE_S, Conversations
 from gateway.state.housekeeping import Housekeeping
 from gateway.state.items import Item, as_items, has_blob, is_reference, upstream_items, with_ids
+from gateway.state.large_work import dump_whole, parse_object_whole
 from gateway.state.responses import ResponseStore
 from gateway.state.sealing import CompactionKeys, SealingKeys, open_text, seal_text
 from gateway.state.shapes import Summarised
@@ -75,6 +77,7 @@ class Turns:
         off_for_teams: Sequence[str] = (),
     ) -> None:
         self.responses = responses
+        self._large_work = responses.large_work
         self.conversations = conversations
         self.background = background
         self.compaction_keys = compaction_keys
@@ -89,8 +92,7 @@ class Turns:
 
         `recall` is where a previous response is looked for before the store is asked.
         """
-        fields = parse_object(bytes(body)) or {}
-        new, compacts = without_trigger(as_items(fields.get("input")))
+        fields, new, compacts = await self._large_work.run(partial(_read, body), is_long=len(body) > LONG_BYTES)
         request = _Request(key, body, fields, rule, compacts, recall)
         past, items, sent, lock = await self._resolved(request, new)
         keep, own = fields.get("store") is not False and key.team_id not in self.off_for_teams, with_ids(new)
@@ -127,8 +129,7 @@ class Turns:
 
     async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """Begins a call of `POST /v1/responses/compact`. Raises GatewayError."""
-        fields = parse_object(bytes(body)) or {}
-        new, _ = without_trigger(as_items(fields.get("input")))
+        fields, new, _ = await self._large_work.run(partial(_read, body), is_long=len(body) > LONG_BYTES)
         past, items, sent, lock = await self._resolved(_Request(key, body, fields, rule, compacts=True), new)
         return CompactTurn(self, key, past, (), sent.body, keep=False, lock=lock, window=items, seal=sent.seal)
 
@@ -157,13 +158,14 @@ class Turns:
         return _Resolved(past, items, sent, lock)
 
     async def _sent(self, request: _Request, past: Past, new: Sequence[Item]) -> tuple[list[Item], _Sent]:
-        items = resolve(past.links, new)
-        check_calls(items)
+        is_large = past.links or len(request.body) > LONG_BYTES
+        run = partial(self._large_work.run, is_long=bool(is_large))
+        items = await run(partial(_checked, past.links, new))
         seals = request.compacts or threshold_tokens(request.fields, self.threshold_tokens) is not None
         ring = await self.compaction_keys.ring() if seals or last_compaction(items) is not None else None
         sent = _Sent(request, ring)
         unchanged = not past.links and isinstance(request.fields.get("input"), str)
-        sent.body = self._bounded(sent.body_of(items, unchanged=unchanged))
+        sent.body = self._bounded(await run(partial(sent.body_of, items, unchanged=unchanged)))
         return items, sent
 
     def _due(self, request: _Request, items: Sequence[Item], sent: _Sent) -> Due | None:
@@ -271,7 +273,7 @@ class _Sent:
         if request.compacts or summarises:
             changes |= summary_request(request.fields, sent)
         elif not unchanged:
-            changes["input"] = dumps(sent)
+            changes["input"] = dump_whole(sent)
         if summarises:
             changes["stream"] = None
         try:
@@ -293,6 +295,18 @@ class _Resolved(NamedTuple):
     items: list[Item]
     sent: _Sent
     lock: str
+
+
+def _read(body: Body) -> tuple[dict[str, Any], list[Item], bool]:
+    """Returns the fields of a body, the items of its input, and whether it asks for a summary."""
+    fields = parse_object_whole(bytes(body)) or {}
+    return fields, *without_trigger(as_items(fields.get("input")))
+
+
+def _checked(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:
+    items = resolve(links, new)
+    check_calls(items)
+    return items
 
 
 def _conversation_id(given: object) -> str | None:

@@ -21,6 +21,7 @@ from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import ordered
 from gateway.state.background import Background, BackgroundPolicy
 from gateway.state.conversations import Conversations
+from gateway.state.large_work import LargeWork
 from gateway.state.responses import ResponseStore, StatePolicy
 from gateway.state.sealing import STATE, CompactionKeys, SealingKeys
 from gateway.state.turns import Turns
@@ -205,7 +206,7 @@ def socket_policy(settings: Settings) -> SocketPolicy:
     )
 
 
-def build_turns(settings: Settings, store: Store) -> Turns:
+def build_turns(settings: Settings, store: Store, off_loop: OffLoop) -> Turns:
     """What keeps responses and conversations, for routes whose state the gateway keeps."""
     state, longest_s = settings.state, settings.server.total_timeout_s
     policy = StatePolicy(
@@ -225,10 +226,11 @@ def build_turns(settings: Settings, store: Store) -> Turns:
     )
     secrets = [key.get_secret_value().encode() for key in state.encryption_keys]
     sealer = SealingKeys(secrets, STATE) if secrets else None
-    responses = ResponseStore(store, policy, sealer)
+    large_work = LargeWork(off_loop)
+    responses = ResponseStore(store, policy, sealer, large_work)
     return Turns(
         responses,
-        Conversations(store, policy, sealer),
+        Conversations(store, policy, sealer, large_work),
         Background(store, responses, in_background, sealer),
         CompactionKeys(store, secrets),
         state.compact_threshold_tokens,
