@@ -11,10 +11,9 @@ Whole events are passed on at once, and examined when a result is needed or a fe
     3. otherwise: each event that contains a marker word is cut out, and only those that need it are parsed
 
 The dialect defines a delta's head and the marker words (`StreamForm`). If all events of a dialect start alike, those
-with the learnt head are searched for further content, and all others are parsed. A marker inside a string only costs
-level 3: the JSON's type decides. Chunks that end inside an event are cut at the last blank line, and the rest is held.
-Beyond `max_event_bytes` it is passed on. No byte is changed; `usage_dropping` leaves one event out. An event of more
-than 64 KiB is examined by itself, which takes long: `is_large`.
+with the learnt head are searched for further content, and all others are parsed. Chunks that end inside an event are
+cut at the last blank line, and the rest is held. Beyond `max_event_bytes` it is passed on. No byte is changed;
+`usage_dropping` leaves one event out. An event of more than 64 KiB is examined by itself, which takes long: `is_large`.
 """
 
 from __future__ import annotations
@@ -229,9 +228,8 @@ class SseObserver:
         return b"" if self._held_bytes <= self.max_event_bytes else self._let_flow()
 
     def _release(self) -> bytes:
-        held = b"".join(self._held)
+        held, self._held_bytes = b"".join(self._held), 0
         self._held.clear()
-        self._held_bytes = 0
         return held
 
     def _let_flow(self) -> bytes:
