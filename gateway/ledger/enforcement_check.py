@@ -52,6 +52,7 @@ async def _make_team(store: Store, team_id: str) -> ApiKey:
         keys.holds: ("ZADD", "+inf", "neighbour"),
         keys.held: ("HSET", "neighbour", ""),
         keys.journal: ("XADD", "*", "type", "canary"),
+        keys.words: ("HSET", ":", "0", "=0", ""),
     }
     calls = []
     for name, (command, *words) in contents.items():

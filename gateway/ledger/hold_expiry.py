@@ -18,12 +18,13 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 from gateway.billing.settlement import Hold
+from gateway.ledger.packed_entry import fingerprint
 from gateway.store.keyspace import REAPER_LOCK, TEAMS, TeamKeys
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
 RENEW: Final = Script.load("renew_v1")
-RESTORE: Final = Script.load("restore_v1")
+RESTORE: Final = Script.load("restore_v2")
 EXPIRE: Final = Script.load("expire_v2")
 RECLAIM: Final = Script.load("reclaim_v1")
 _BATCH_SIZE: Final = 200
@@ -98,7 +99,7 @@ def _restore(store: Store, hold: Hold, life_ms: str) -> asyncio.Future[Any]:
     names = TeamKeys(hold.team_id)
     return store.call(
         RESTORE,
-        [*names.of_request(hold.key_id), names.resolution(hold.id)],
+        [*names.of_request(hold.key_id), names.resolution(hold.id), names.ended(hold.admitted_ms)],
         [
             hold.id,
             hold.key_id,
@@ -107,6 +108,7 @@ def _restore(store: Store, hold: Hold, life_ms: str) -> asyncio.Future[Any]:
             str(hold.admitted_ms),
             life_ms,
             store.run_by_ms(names.team),
+            fingerprint(hold.id),
         ],
     )
 

@@ -18,24 +18,32 @@ against the journal.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from gateway.billing.bill import Bill, read_bill
 from gateway.errors import GatewayError
+from gateway.ledger.packed_entry import fingerprint, plain_fields, spelled_out
 from gateway.protocol.quantities import Usage
-from gateway.store.keyspace import TeamKeys
+from gateway.store.keyspace import WEEK_MS, TeamKeys
 from gateway.store.replies import gather, gather_pages
+from gateway.store.script import Script
 from gateway.store.store import Store
 from gateway.types import Page
 
+ENTRIES: Final = Script.load("entries_v1")
+FIND: Final = Script.load("find_v1")
 PAGE: Final = 100
 """Entries that are read at once. They keep the store and the event loop busy for a millisecond or two."""
 UNREADABLE: Final = "unreadable"
 _ROUNDS: Final = 200  # pages that are looked through for a type that is rare
 _NO_END: Final = 2**63 - 1
+_NO_TEXTS: Final[Mapping[int, bytes]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +151,31 @@ class Journal:
                 return
             after = page.next
 
-    async def find(self, team_ids: Sequence[str], request_id: str) -> Found | None:
-        """A request among teams: running, or how it ended. An expired hold is not seen: `find_expired`."""
-        names = [TeamKeys(team_id) for team_id in team_ids]
-        calls = [partial(self._store.run, "GET", name.resolution(request_id)) for name in names]
-        calls += [partial(self._store.run, "HGET", name.held, request_id) for name in names]
-        replies = await gather_pages(self._store, calls)
-        for team_id, done, held in zip(team_ids, replies, replies[len(names) :], strict=False):
-            if done is not None:
-                return await self._ended(team_id, done.decode())
-            if held is not None:
-                return Found(team_id, open=read_hold(request_id, held.decode()))
+    async def find(self, team_ids: Sequence[str], request_id: str, *, remembered_s: int) -> Found | None:
+        """A request among teams: running, or how it ended. An expired hold is not seen: `find_expired`.
+
+        `remembered_s` is `ledger.resolution_ttl_s`.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        since_ms, sought = now_ms - remembered_s * 1000 - WEEK_MS, [request_id, fingerprint(request_id)]
+
+        def look(team_id: str) -> asyncio.Future[Any]:
+            names = TeamKeys(team_id)
+            indexes = names.ended_since(max(0, since_ms), now_ms + WEEK_MS)
+            return self._store.call(
+                FIND, [names.held, names.journal, names.words, names.resolution(request_id), *indexes], sought
+            )
+
+        replies = await gather_pages(self._store, [partial(look, team_id) for team_id in team_ids])
+        for team_id, reply in zip(team_ids, replies, strict=True):
+            match reply:
+                case [b"open", held]:
+                    return Found(team_id, open=read_hold(request_id, held.decode()))
+                case [b"done", done]:
+                    return await self._ended(team_id, done.decode())
+                case [b"entry", entry_id, packed, row, ending]:
+                    entry = read_entry(entry_id, spelled_out(packed, row, ending))
+                    return Found(team_id, None, entry.type, -entry.amount, entry.settled_by, entry)
         return None
 
     async def find_expired(self, team_id: str, request_id: str, *, since_ms: int = 0) -> Found | None:
@@ -172,10 +194,23 @@ class Journal:
         return Found(team_id, None, kind, int(cost), settled_by, found[0] if found else None)
 
     async def _range(self, command: str, team_id: str, start: str, end: str, count: int) -> list[Entry]:
-        reply = (await gather([self._store.run(command, TeamKeys(team_id).journal, start, end, "COUNT", str(count))]))[
-            0
-        ]
-        return [read_entry(entry_id, fields) for entry_id, fields in reply]
+        reply = (await gather([read_entries(self._store, team_id, command, start, end, str(count))]))[0]
+        return list(entries_of(reply))
+
+
+def read_entries(
+    store: Store, team_id: str, command: str, start: str, end: str, count: str = ""
+) -> asyncio.Future[Any]:
+    """Asks for entries; `entries_of` reads the reply. `command` is XRANGE or XREVRANGE."""
+    names = TeamKeys(team_id)
+    return store.call(ENTRIES, [names.journal, names.words], [command, start, end, count])
+
+
+def entries_of(reply: list[Any]) -> Iterator[Entry]:
+    """The entries in a reply to `read_entries`."""
+    found, flat = reply
+    texts = {int(number): text for number, text in zip(flat[::2], flat[1::2], strict=True)}
+    return (read_entry(entry_id, fields, texts) for entry_id, fields in found)
 
 
 def read_hold(hold_id: str, text: str) -> OpenHold:
@@ -197,11 +232,14 @@ def _place(entry_id: str) -> tuple[int, int]:
     return int(ms), int(number)
 
 
-def read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
-    """An entry of a journal; of the type UNREADABLE where no script of ours has written it."""
+def read_entry(entry_id: bytes, flat: list[bytes], texts: Mapping[int, bytes] = _NO_TEXTS) -> Entry:
+    """An entry of a journal; of the type UNREADABLE where no script of ours has written it.
+
+    `texts` explains the numbers in packed entries.
+    """
     try:
-        return _read_entry(entry_id, flat)
-    except (ValueError, LookupError):
+        return _read_entry(entry_id, plain_fields(flat, texts))
+    except (ValueError, TypeError, LookupError):
         entry = entry_id.decode()
         return Entry(entry, _place(entry)[0], UNREADABLE, "", 0, 0)
 

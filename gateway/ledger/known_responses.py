@@ -1,6 +1,6 @@
 """Who made a response, per team, for a bounded time: so that what follows goes to the same upstream and key.
 
-    memory(team_id, made)       what the settlement writes down, in the same call to the store: `Ledger.settle`
+    memory(response_id, ...)    what the settlement writes down, in the same call to the store: `Ledger.settle`
     find(key, response_id)      one call, only where a request names a response
     check(key)                  the same call without a response: is this key alive, and may it use an operation?
 
@@ -12,6 +12,7 @@ difference: `correction`.
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Final, NamedTuple
 
 import orjson
@@ -20,16 +21,20 @@ from gateway.billing.bill import with_less
 from gateway.billing.settlement import Hold, SettledBy, Settlement
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
+from gateway.ledger.packed_entry import fingerprint, read_known
 from gateway.ledger.refusals import operation_not_allowed
 from gateway.protocol.operations import Operation
 from gateway.protocol.quantities import Usage
 from gateway.store.errors import StoreUnavailable
-from gateway.store.keyspace import TeamKeys
+from gateway.store.keyspace import WEEK_MS, TeamKeys
 from gateway.store.script import Script
 from gateway.store.store import Store
 
 _OF_THE_KEY: Final = -1
-LOOK: Final = Script.load("look_v2")
+_BY_USAGE: Final = ("usage", "upstream_cost")
+_CLOCKS_MS: Final = 60_000
+"""By how much the store's clock may be ahead of this one."""
+LOOK: Final = Script.load("look_v3")
 
 
 class KnownResponse(NamedTuple):
@@ -53,11 +58,15 @@ class KnownResponse(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """A response as it is remembered: the key and the value in the store, and its life in ms."""
+    """A response that a settlement remembers: its id, and the fingerprints of the id and of the upstream's key.
 
-    key: str
-    text: str
-    ttl_ms: str
+    `text` is what to remember where the settlement itself does not tell it, or "".
+    """
+
+    response_id: str
+    fingerprint: str
+    upstream_key: str
+    text: str = ""
 
 
 class KnownResponses:
@@ -69,18 +78,33 @@ class KnownResponses:
     def __init__(self, store: Store, ttl_s: int, *, admits_unchecked: bool = False) -> None:
         self._store = store
         self._admits_unchecked = admits_unchecked
-        self._ttl_ms = str(ttl_s * 1000) if ttl_s else ""
+        self._ttl_s = ttl_s
 
-    def memory(self, team_id: str, known_response: KnownResponse) -> Memory | None:
-        """What the settlement is to write down; None: nothing is remembered."""
-        if not self._ttl_ms:
+    def memory(self, response_id: str, upstream_key: str, corrected: KnownResponse | None = None) -> Memory | None:
+        """What the settlement of a response is to remember; None: nothing is remembered.
+
+        `corrected` is what is known after a settlement that posts a difference.
+        """
+        if not self._ttl_s:
             return None
-        remembered = orjson.dumps(known_response[1:]).decode()  # what is behind the id; `find` reads it back
-        return Memory(TeamKeys(team_id).response(known_response.response_id), remembered, self._ttl_ms)
+        text = "" if corrected is None else orjson.dumps(corrected[1:]).decode()
+        return Memory(response_id, fingerprint(response_id), upstream_key, text)
 
     async def find(self, key: ApiKey, response_id: str, param: str = "previous_response_id") -> KnownResponse:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
-        text = await self._query(key, [TeamKeys(key.team_id).response(response_id)])
+        names, now_ms = TeamKeys(key.team_id), time.time_ns() // 1_000_000
+        text, *entry = await self._query(
+            key,
+            [
+                names.response(response_id),
+                names.journal,
+                names.words,
+                *names.ended_since(max(0, now_ms - self._ttl_s * 1000 - WEEK_MS), now_ms + _CLOCKS_MS),
+            ],
+            [response_id, fingerprint(response_id), str(self._ttl_s * 1000)],
+        )
+        if entry:
+            return _known(response_id, *entry)
         if not text:
             raise GatewayError(
                 "response_not_found",
@@ -93,18 +117,20 @@ class KnownResponses:
     async def check(self, key: ApiKey, operation: Operation | None = None) -> None:
         """Raises GatewayError: `invalid_api_key`, `operation_not_allowed`, `store_unavailable`."""
         try:
-            await self._query(key, [], operation)
+            await self._query(key, [], [], operation)
         except GatewayError as error:
             if error.code != "store_unavailable" or not self._admits_unchecked:
                 raise
 
-    async def _query(self, key: ApiKey, response: list[str], operation: Operation | None = None) -> bytes:
+    async def _query(
+        self, key: ApiKey, response: list[str], args: list[str], operation: Operation | None = None
+    ) -> list[bytes]:
         names = TeamKeys(key.team_id)
         try:
-            alive, text, *since = await self._store.call(
+            alive, text, *more = await self._store.call(
                 LOOK,
                 [names.team, names.key(key.key_id), *response],
-                [key.secret_hash, "" if operation is None else operation.grants],
+                [key.secret_hash, "" if operation is None else operation.grants, *args],
             )
         except StoreUnavailable as error:
             raise GatewayError(
@@ -113,16 +139,33 @@ class KnownResponses:
         if alive < 0 and operation is not None:
             raise operation_not_allowed("key" if alive == _OF_THE_KEY else "team", operation.name)
         if alive != 1:
-            raise invalid_api_key(text.decode(), *since)
-        found: bytes = text
-        return found
+            raise invalid_api_key(text.decode(), *more)
+        return [text, *more]
+
+
+def _known(response_id: str, packed: bytes, row: bytes, ending: bytes) -> KnownResponse:
+    """A response as the entry of its settlement tells it."""
+    entry = read_known(packed, row, ending)
+    if entry.remembered:
+        return KnownResponse(response_id, *orjson.loads(entry.remembered))
+    return KnownResponse(
+        response_id,
+        entry.upstream,
+        entry.upstream_key,
+        entry.model,
+        entry.key_id,
+        entry.admitted_ms,
+        entry.settled_by in _BY_USAGE,
+        entry.cost_nano_usd,
+        *entry.tokens,
+    )
 
 
 def known_response_of(settlement: Settlement, response_id: str, upstream_key: str) -> KnownResponse:
     """What is remembered of a response, from how its request was settled."""
     hold, cost, usage = settlement.hold, settlement.cost_nano_usd, settlement.usage
     model, upstream = settlement.model, settlement.upstream
-    by_usage = settlement.settled_by in ("usage", "upstream_cost")
+    by_usage = settlement.settled_by in _BY_USAGE
     return KnownResponse(
         response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, by_usage, cost, *usage[:4]
     )

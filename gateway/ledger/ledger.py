@@ -51,7 +51,8 @@ from gateway.ledger.known_responses import Memory
 from gateway.ledger.owners import new_owner
 from gateway.ledger.policy import LedgerPolicy
 from gateway.ledger.replication import Call, Unreplicated
-from gateway.ledger.spool import Spool, upgrade_call
+from gateway.ledger.settlement_call import SETTLE, SettlementCalls, upgrade_call
+from gateway.ledger.spool import Spool
 from gateway.ledger.upkeep import Upkeep
 from gateway.protocol.rate_limit_headers import NO_RATES
 from gateway.store.errors import StoreError, StoreUnavailable, is_forbidden, repeats
@@ -61,7 +62,6 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 ADMIT: Final = Script.load("admit_v3")
-SETTLE: Final = Script.load("settle_v5")
 VIEW: Final = Script.load("view_v2")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
 """Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
@@ -72,7 +72,7 @@ _TOLD_EVERY_S: Final = 60.0
 
 
 class Resolution(IntEnum):
-    """How the ledger handled a settlement: the first number of `settle_v5`'s reply."""
+    """How the ledger handled a settlement: the first number of `settle_v6`'s reply."""
 
     CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
     APPLIED = 1
@@ -117,15 +117,7 @@ class Ledger:
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._burst = str(round(policy.burst * 1000))
         self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
-        self._settle_ttls = tuple(
-            str(seconds * 1000)
-            for seconds in (
-                policy.resolution_ttl_s,
-                policy.usage_retention_s,
-                policy.journal_retention_s,
-                policy.idempotency_ttl_s,
-            )
-        )
+        self._calls = SettlementCalls(policy)
 
     @property
     def works(self) -> tuple[Periodic, ...]:
@@ -209,10 +201,7 @@ class Ledger:
             nothing.set_result(0)
             return nothing
         self._open.pop(settlement.hold.id, None)
-        keys, args = self._settle_call(settlement)
-        if memory is not None:
-            keys.append(memory.key)
-            args += (memory.text, memory.ttl_ms)
+        keys, args = self._calls.call(settlement, memory)
         done: asyncio.Future[int | None] = self._loop.create_future()
 
         def on_reply(reply: asyncio.Future[Any]) -> None:
@@ -353,35 +342,6 @@ class Ledger:
             self._burst,
             request.operations,
             "1" if request.free else "0",
-        ]
-
-    def _settle_call(self, settlement: Settlement) -> tuple[list[str], list[str]]:
-        hold, usage = settlement.hold, settlement.usage
-        names = TeamKeys(hold.team_id)
-        keys = names.of_request(hold.key_id)
-        keys += (names.resolution(hold.id), names.usage("hour", hold.admitted_ms), names.usage("day", hold.admitted_ms))
-        if hold.idempotency_key is not None:
-            keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
-        return keys, [
-            hold.id,
-            settlement.kind,
-            str(settlement.cost_nano_usd),
-            hold.key_id,
-            settlement.model,
-            settlement.upstream,
-            settlement.outcome,
-            settlement.settled_by,
-            str(usage.input_tokens),
-            str(usage.cached_input_tokens),
-            str(usage.output_tokens),
-            str(usage.reasoning_tokens),
-            str(hold.admitted_ms),
-            *self._settle_ttls,
-            hold.unchecked_secret,
-            settlement.bill,
-            "\n".join(settlement.attempts),
-            settlement.response_id,
-            "1" if settlement.pauses else "",
         ]
 
 

@@ -29,7 +29,6 @@ import orjson
 import structlog
 
 from gateway.store.errors import StoreError, StoreUnavailable, is_fault_of_call
-from gateway.store.keyspace import TeamKeys
 
 Replay = Callable[[str, list[str], list[str]], Awaitable[None]]
 SPOOL: Final = "spool"
@@ -304,22 +303,3 @@ def _lock(file: FileIO | BinaryIO) -> bool:
     except OSError:
         return False
     return True
-
-
-def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str], list[str]]:
-    """Returns the script, keys and arguments with which this version makes a call that an older version spooled.
-
-    settle_v1 rolled usage up by the hour only; settle_v2 knew neither bills nor attempts; settle_v3 did not
-    keep the ids of responses; settle_v4 paused no team. Raises LookupError or ValueError for a call that no version
-    wrote.
-    """
-    if script == "settle_v1":
-        names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
-        keys = [*keys[:7], names.usage("hour", admitted_ms), names.usage("day", admitted_ms), *keys[8:]]
-    if script in ("settle_v1", "settle_v2"):
-        script, args = "settle_v3", [*args[:18], "", "", *args[18:]]
-    if script == "settle_v3":
-        script, args = "settle_v4", [*args[:20], "", *args[20:]]
-    if script == "settle_v4":
-        script, args = "settle_v5", [*args[:21], "", *args[21:]]
-    return script, keys, args

@@ -13,7 +13,7 @@ import structlog
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.money import format_usd
 from gateway.billing.settlement import ExchangeResult, Hold, Settlement, Terms, attempt_of, decide, void
-from gateway.ledger.known_responses import KnownResponse, KnownResponses, correction, known_response_of
+from gateway.ledger.known_responses import KnownResponse, KnownResponses, correction
 from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
@@ -49,12 +49,12 @@ class Settler:
             settlement = void(hold, result.outcome)
         if known_response is not None and admitted.target.operation.by_id and result.answered:
             settlement, known_response = correction(known_response, settlement)
-            memory = self._responses.memory(hold.team_id, known_response)
+            memory = self._responses.memory(
+                known_response.response_id, known_response.upstream_key, corrected=known_response
+            )
             _ = self._ledger.settle(void(hold, result.outcome))
         elif settlement.kind == "settle" and admitted.request.store and (response_id := relay.response_id) is not None:
-            memory = self._responses.memory(
-                hold.team_id, known_response_of(settlement, response_id, relay.upstream_key)
-            )
+            memory = self._responses.memory(response_id, relay.upstream_key)
         settled = self._ledger.settle(settlement, memory)
         record.outcome = result.outcome
         record.settlement = settlement

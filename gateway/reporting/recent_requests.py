@@ -14,7 +14,7 @@ from re import fullmatch
 from typing import Final
 
 from gateway.errors import GatewayError
-from gateway.ledger.journal import Entry, read_entry
+from gateway.ledger.journal import Entry, entries_of, read_entries
 from gateway.reporting.refused_requests import RefusedRequest, read_refused
 from gateway.routing.model_patterns import specificity
 from gateway.store.keyspace import TeamKeys
@@ -133,20 +133,22 @@ class _Search:
         return found, cut_ms
 
     async def _read(self, team_ids: Sequence[str], end: str, start: str, limit: int | None) -> list[list[Recent]]:
-        count = () if limit is None else ("COUNT", str(limit))
-        names = [TeamKeys(team_id) for team_id in team_ids]
-        read = partial(partial, self._store.run, "XREVRANGE")
-        journals = [read(name.journal, end, start, *count) for name in names if self._journal]
-        refused = [read(name.refused, end, start, *count) for name in names if self._refused]
+        most = "" if limit is None else str(limit)
+        count = () if limit is None else ("COUNT", most)
+        of_journal = partial(partial, read_entries, self._store)
+        of_refused = partial(partial, self._store.run, "XREVRANGE")
+        journals = [of_journal(team_id, "XREVRANGE", end, start, most) for team_id in team_ids if self._journal]
+        refused = [of_refused(TeamKeys(one).refused, end, start, *count) for one in team_ids if self._refused]
         streams = await gather_pages(self._store, [*journals, *refused], faults=True)
-        replies = [() if isinstance(stream, StoreError) else stream for stream in streams]
         found: list[list[Recent]] = [
-            [(team_id, read_entry(entry_id, fields)) for entry_id, fields in reply]
-            for team_id, reply in zip(team_ids, replies[: len(journals)], strict=False)
+            [] if isinstance(reply, StoreError) else [(team_id, entry) for entry in entries_of(reply)]
+            for team_id, reply in zip(team_ids, streams[: len(journals)], strict=False)
         ]
         found += [
-            [(team_id, read_refused(team_id, entry_id, fields)) for entry_id, fields in reply]
-            for team_id, reply in zip(team_ids, replies[len(journals) :], strict=False)
+            []
+            if isinstance(reply, StoreError)
+            else [(team_id, read_refused(team_id, entry_id, fields)) for entry_id, fields in reply]
+            for team_id, reply in zip(team_ids, streams[len(journals) :], strict=False)
         ]
         return found
 

@@ -30,7 +30,10 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:holds              zset    emptied by settlement and expiry: open holds by the time at which they expire
     gw:{T}:held               hash    emptied by settlement and expiry: amounts of the open holds
     gw:{T}:journal            stream  trimmed by each entry to `ledger.journal_retention_s`
-    gw:{T}:done:<hold_id>     string  TTL `ledger.resolution_ttl_s`: how a hold ended; makes settlement idempotent
+    gw:{T}:words              hash    permanent, bounded: texts that return in the journal's entries, by number
+    gw:{T}:ended:<week>       hash    TTL `ledger.resolution_ttl_s` behind its week: index of the journal by the ids of
+                                      holds and responses; makes settlement idempotent
+    gw:{T}:done:<hold_id>     string  TTL of days: how a hold ended, as versions before this one kept it
     gw:{T}:used:<hour>        hash    TTL `ledger.usage_retention_s`: usage of an hour by key and model
     gw:{T}:used-day:<day>     hash    the same for a day
     gw:{T}:seen:<hour>        hash    TTL `ledger.usage_retention_s`: outcomes, durations and refusals of an hour
@@ -39,7 +42,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:grant:<sha256>     string  TTL `ledger.idempotency_ttl_s`: the idempotency key of a movement of credits
     gw:made:<sha256>          string  TTL `ledger.idempotency_ttl_s`: the team created under an idempotency key
     gw:{T}:made:<sha256>      string  the same for a key of the team
-    gw:{T}:response:<sha256>  string  TTL `routing.response_ttl_s`: which upstream made a response
+    gw:{T}:response:<sha256>  string  TTL of days: which upstream made a response, as older versions kept it
     gw:{T}:responses          hash    TTL `state.ttl_s`: stored responses, packed
     gw:{T}:response-entries   hash    the same: what each continues, and how large it is
     gw:{T}:response-use       zset    the same: when each was used last
@@ -86,11 +89,13 @@ LEASES: Final = "gw:{reaper}:leases"
 BACKGROUND_TEAMS: Final = "gw:{background}:teams"
 STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
 """The length of the steps by which figures are rolled up."""
+WEEK_MS: Final = 604_800_000
+"""The length of the time that one index of the journal covers."""
 TIMINGS_MS: Final = 86_400_000
 
 WITHOUT_TTL: Final = re.compile(
     r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation|sealing-key"
-    r"|\{gw:team-names\}:changes|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|audit))"
+    r"|\{gw:team-names\}:changes|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|words|audit))"
 )  # the table above gives each one's reason; a test fails on any other key without a TTL
 
 
@@ -148,8 +153,21 @@ class TeamKeys(NamedTuple):
         """One key's settings, limits and secrets."""
         return self._name(f"key:{key_id}")
 
+    @property
+    def words(self) -> str:
+        """Texts that return in the journal's entries, by number."""
+        return self._name("words")
+
+    def ended(self, at_ms: int) -> str:
+        """The index of the journal for requests that were admitted in the week of a time (server's, ms)."""
+        return self._name(f"ended:{at_ms // WEEK_MS}")
+
+    def ended_since(self, since_ms: int, now_ms: int) -> list[str]:
+        """The same for all weeks from a time until now, the newest first."""
+        return [self._name(f"ended:{week}") for week in range(now_ms // WEEK_MS, since_ms // WEEK_MS - 1, -1)]
+
     def resolution(self, hold_id: str) -> str:
-        """How a hold ended."""
+        """How a hold ended, as versions before this one kept it."""
         return self._name(f"done:{hold_id}")
 
     def usage(self, step: Step, at_ms: int) -> str:
@@ -192,7 +210,7 @@ class TeamKeys(NamedTuple):
         return self._name(f"rotated:{_digest(idempotency_key)}")
 
     def response(self, response_id: str) -> str:
-        """Which upstream made a response."""
+        """Which upstream made a response, as versions before this one kept it."""
         return self._name(f"response:{_digest(response_id)}")
 
     @property

@@ -11,9 +11,9 @@ from gateway.billing.hold import Work, worst_case
 from gateway.billing.money import format_usd, parse_usd
 from gateway.protocol.quantities import Usage
 from gateway.protocol.token_estimates import estimate_input_tokens
-from gateway.store.keyspace import TeamKeys
 from tests.fundamentals.raw import RawProvider
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.journals import journal_entries
 from tests.support.prices import price_row
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
@@ -49,8 +49,7 @@ def post(gateway: RunningGateway, key: NewKey) -> httpx.Response:
 
 def journal(store: Server, key: NewKey) -> list[dict[str, str]]:
     """The team's movements, the oldest first."""
-    entries = store.run("XRANGE", TeamKeys(key.team.id).journal, "-", "+")
-    return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+    return journal_entries(store, key.team.id)
 
 
 def test_twenty_at_once_on_credits_for_five(slow: RunningGateway, provider: RawProvider, store: Server) -> None:

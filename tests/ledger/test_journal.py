@@ -16,7 +16,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.ledger.journal import Entry, Journal, check_cursor
 from gateway.ledger.verification import verify
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import LedgerParts, ask, open_ledger, settled, voided
+from tests.support.ledgers import DAY_S, LedgerParts, ask, open_ledger, settled, voided
 from tests.support.servers import Server
 
 
@@ -200,17 +200,17 @@ async def test_a_request_is_found_while_it_runs_and_after_it_ended(parts: Ledger
     journal = Journal(parts.store)
     teams = [signed_out.team_id, key.team_id]
     hold = (await parts.ledger.admit(ask(key, 50))).hold
-    running = await journal.find(teams, hold.id)
+    running = await journal.find(teams, hold.id, remembered_s=DAY_S)
     assert running is not None
     assert running.open is not None
     assert (running.team_id, running.open.amount, running.open.key_id) == (key.team_id, 50, key.key_id)
     await parts.ledger.settle(settled(hold, cost=20))
-    ended = await journal.find(teams, hold.id)
+    ended = await journal.find(teams, hold.id, remembered_s=DAY_S)
     assert ended is not None
     assert ended.entry is not None
     assert (ended.open, ended.kind, ended.cost, ended.settled_by) == (None, "settle", 20, "usage")
     assert (ended.entry.ref, ended.entry.hold, ended.entry.amount) == (hold.id, 50, -20)
-    assert await journal.find([signed_out.team_id], hold.id) is None
+    assert await journal.find([signed_out.team_id], hold.id, remembered_s=DAY_S) is None
 
 
 async def test_an_expired_request_is_found_in_its_teams_journal(parts: LedgerParts) -> None:
@@ -218,7 +218,7 @@ async def test_an_expired_request_is_found_in_its_teams_journal(parts: LedgerPar
     hold = (await parts.ledger.admit(ask(key, 50))).hold
     await parts.expire(key, hold.id)
     journal = Journal(parts.store)
-    assert await journal.find([key.team_id], hold.id) is None
+    assert await journal.find([key.team_id], hold.id, remembered_s=DAY_S) is None
     found = await journal.find_expired(key.team_id, hold.id)
     assert found is not None
     assert (found.kind, found.cost, found.settled_by) == ("expire", 0, "expired")

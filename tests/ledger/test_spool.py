@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway.ledger.ledger import Resolution
+from gateway.ledger.settlement_call import SETTLE, SettlementCalls
 from gateway.ledger.spool import Spool, SpooledCall
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import DAY_S, ask, kept_up, open_ledger, settled
+from tests.support.ledgers import DAY_S, ask, kept_up, open_ledger, policy, settled
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until, wait_until_found
 
@@ -289,13 +290,13 @@ async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twi
         hold = (await parts.ledger.admit(ask(key))).hold
         settlement = settled(hold, cost=5)
         await parts.ledger.settle(settlement)
-        parts.spool.add("settle_v5", *parts.ledger._settle_call(settlement))  # noqa: SLF001 - the very line of an outage
+        parts.spool.add(SETTLE.name, *SettlementCalls(policy()).call(settlement))
         await parts.ledger.flush()
         (await parts.books(key)).check()
         assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
 
 
-@pytest.mark.parametrize("script", ["settle_v1", "settle_v2", "settle_v3", "settle_v4"])
+@pytest.mark.parametrize("script", ["settle_v1", "settle_v2", "settle_v3", "settle_v4", "settle_v5"])
 @pytest.mark.parametrize("remembered", [False, True])
 async def test_a_line_of_a_version_before_this_one_is_posted(
     store: Server, tmp_path: Path, script: str, remembered: bool
@@ -304,8 +305,9 @@ async def test_a_line_of_a_version_before_this_one_is_posted(
         key = await parts.new_key(credit=100)
         hold = (await parts.ledger.admit(ask(key))).hold
         names = TeamKeys(key.team_id)
-        keys, args = parts.ledger._settle_call(settled(hold, cost=5))  # noqa: SLF001 - the line, but for what is new
-        args = args[: {"settle_v4": 21, "settle_v3": 20}.get(script, 18)]
+        keys, args = SettlementCalls(policy()).call(settled(hold, cost=5))
+        keys = [*keys[:6], names.resolution(hold.id), *keys[8:10]]
+        args = args[: {"settle_v3": 20, "settle_v4": 21, "settle_v5": 22}.get(script, 18)]
         if script == "settle_v1":  # it rolled usage up by the hour alone
             keys = [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"]
         if remembered:

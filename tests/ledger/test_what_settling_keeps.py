@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.store.keyspace import TeamKeys
+from gateway.store.keyspace import WEEK_MS, TeamKeys
 from tests.support.counters import set_counters
 from tests.support.ledgers import LedgerParts, ask, open_ledger, settled, voided
 from tests.support.servers import Server
@@ -29,8 +29,9 @@ async def test_a_resolution_and_the_usage_live_as_long_as_they_are_told(parts: L
     hold = (await parts.ledger.admit(ask(key))).hold
     await parts.ledger.settle(settled(hold, cost=7))
     names = TeamKeys(key.team_id)
+    week_ends_s = (hold.admitted_ms // WEEK_MS + 1) * WEEK_MS // 1000
     for name, life in (
-        (names.resolution(hold.id), LIVES_S["resolution_ttl_s"]),
+        (names.ended(hold.admitted_ms), week_ends_s - hold.admitted_ms // 1000 + LIVES_S["resolution_ttl_s"]),
         (names.usage("hour", hold.admitted_ms), LIVES_S["usage_retention_s"]),
         (names.usage("day", hold.admitted_ms), LIVES_S["usage_retention_s"]),
     ):

@@ -15,8 +15,9 @@ from redis.crc import key_slot
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.ledger import Resolution
+from gateway.ledger.settlement_call import SettlementCalls
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
+from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, policy, settled
 from tests.support.servers import Cluster, valkey_cluster, valkey_sentinel
 from tests.support.waiting import wait_until, wait_until_found
 
@@ -35,10 +36,10 @@ async def test_every_key_that_a_request_touches_lies_in_one_slot(cluster: Cluste
         settlement = settled(admission.hold, cost=1)
         calls = (
             parts.ledger._admit_call(request, dry_run=False),  # noqa: SLF001 - the keys as they are sent
-            parts.ledger._settle_call(settlement),  # noqa: SLF001 - the same
+            SettlementCalls(policy()).call(settlement),
         )
         touched = [name for keys, _ in calls for name in keys]
-        assert len(touched) == 7 + 10
+        assert len(touched) == 7 + 12
         assert len({cluster.nodes[0].run("CLUSTER", "KEYSLOT", name) for name in touched}) == 1
         await parts.ledger.settle(settlement)
         # No command of it was sent anywhere else: every key of the team is on the slot's node.

@@ -32,6 +32,7 @@ from gateway.ledger.spool import Spool
 from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import TeamKeys
 from gateway.store.store import Store, StoreSettings
+from tests.support.journals import entry_fields
 
 DAY_S = 86_400
 
@@ -159,11 +160,12 @@ async def expire_hold(store: Store, team_id: str, hold_id: str) -> None:
 async def read_books(store: Store, team_id: str) -> Books:
     """A team's books as they lie in the store, at one instant."""
     names = TeamKeys(team_id)
-    state_raw, held_raw, holds_raw, journal_raw = await asyncio.gather(
+    state_raw, held_raw, holds_raw, journal_raw, words = await asyncio.gather(
         store.run("HGETALL", names.state),
         store.run("HGETALL", names.held),
         store.run("ZRANGE", names.holds, "0", "-1"),
         store.run("XRANGE", names.journal, "-", "+"),
+        store.run("HGETALL", names.words),
     )
     counted = dict(zip(state_raw[::2], state_raw[1::2], strict=True))
     state = {name.decode(): int(text) for name, text in counted.items() if not name.endswith(b"window")}
@@ -175,7 +177,7 @@ async def read_books(store: Store, team_id: str) -> Books:
         holds={raw.decode() for raw in holds_raw},
         state=state,
         held_texts=_pairs(held_raw),
-        journal=[_pairs(fields) for _, fields in journal_raw],
+        journal=[entry_fields(fields, words) for _, fields in journal_raw],
     )
 
 

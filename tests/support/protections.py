@@ -23,7 +23,7 @@ _CONNECTION: Final = "gateway/http/connection.py"
 _TEST_BOUNDS: Final = "tests/security/test_connection_bounds.py"
 _CYCLE: Final = "gateway/http/request_cycle.py"
 _SPOOL: Final = "gateway/ledger/spool.py"
-_SETTLE: Final = "gateway/store/scripts/settle_v5.lua"
+_SETTLE: Final = "gateway/store/scripts/settle_v6.lua"
 _HEALTH: Final = "gateway/upstream/health.py"
 _FRAMING: Final = "gateway/protocol/sse_framing.py"
 _TEST_SPOOL: Final = "tests/ledger/test_spool_durability.py"
@@ -163,8 +163,8 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a resolution is remembered as long as it must be",
         _SETTLE,
-        "entry, ARGV[8]), 'PX', ARGV[14])",
-        "entry, ARGV[8]), 'PX', ARGV[15])",
+        "entry_id, now, ARGV[14] + 0,",
+        "entry_id, now, ARGV[15] + 0,",
         f"{_TEST_SETTLE}::test_a_resolution_and_the_usage_live_as_long_as_they_are_told",
     ),
     Protection(

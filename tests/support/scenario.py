@@ -23,8 +23,8 @@ from typing import Any, Final, Self
 
 import openai
 
-from gateway.store.keyspace import TeamKeys
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.journals import journal_entries
 from tests.support.scripted_upstream import Peer, Step, Upstream, answer, request, send, serve
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -238,8 +238,7 @@ class Scenario:
 
     def journal(self) -> list[dict[str, str]]:
         """The journal's resolutions of holds, oldest first."""
-        rows = self.store.run("XRANGE", TeamKeys(self.key.team.id).journal, "-", "+")
-        entries = [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in rows]
+        entries = journal_entries(self.store, self.key.team.id)
         return [entry for entry in entries if entry["type"] in ("settle", "void", "expire")]
 
     async def logged(self, requests: int) -> None:
@@ -258,8 +257,7 @@ class Scenario:
 
     def attempts(self) -> list[dict[str, Any]]:
         """What the journal keeps of attempts that were not charged, oldest first."""
-        rows = self.store.run("XRANGE", TeamKeys(self.key.team.id).journal, "-", "+")
-        found = [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in rows]
+        found = journal_entries(self.store, self.key.team.id)
         return [json.loads(entry["attempt"]) for entry in found if entry["type"] == "attempt"]
 
     async def upstream_left(self, *, number: int = 1) -> None:

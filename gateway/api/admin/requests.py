@@ -164,7 +164,9 @@ async def _by_other_id(services: Services, team_ids: Sequence[str], text: str) -
 async def _by_id(services: Services, team_ids: Sequence[str], text: str) -> dict[str, Any] | None:
     """Finds a request by its own id; people leave out its beginning."""
     for request_id in (text,) if text.startswith("req_") else (text, f"req_{text}"):
-        found = await Journal(services.store).find(team_ids, request_id)
+        found = await Journal(services.store).find(
+            team_ids, request_id, remembered_s=services.settings.ledger.resolution_ttl_s
+        )
         if found is not None:
             took = await RequestTimings(services.store).find(found.team_id, request_id)
             return request_json(request_id, found, took)

@@ -160,7 +160,7 @@ local function check(name, scope, limits)
 end
 local free = ARGV[16] == '1'
 if not free then
-  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v5
+  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v6
   if paused then
     local since_ms, id = string.match(paused, '^(%d+) (.*)$')
     consider('team_paused:' .. id, 'team', since_ms + 0, 0, -1)

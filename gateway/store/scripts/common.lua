@@ -45,7 +45,7 @@ local function month_of(day)
   return month
 end
 
--- Reads the money and the counters: available, held, the team's scope, the key's scope, and one more field if
+-- Reads the money and the counters: available, held, the team's scope, the key's scope, and up to two more fields if
 -- requested.
 local function load_state(state, key_id, ...)
   local fields = redis.call('HMGET', state, 'available', 'held', 'open', 'total_usd', 'total_tokens', 'window',
@@ -61,7 +61,7 @@ local function load_state(state, key_id, ...)
       (fields[7] or 0) + 0, (fields[8] or 0) + 0, (fields[9] or 0) + 0,
       cmsgpack.unpack_limit(fields[10] or EMPTY, PACKED, 1),
     },
-    (fields[11] or 0) + 0
+    fields[11], fields[12]
 end
 
 -- A total that a double cannot hold exactly. Its change is added in the store, with 64 bits.

@@ -30,12 +30,20 @@ end
 -- Resolves a hold in one step: returns its money to `available`, frees its slot and its share of the budgets, and posts
 -- the cost. The buckets keep the tokens that were used. `limits` are those of team and key; with nil the buckets are
 -- not changed, because tokens reserved by a gateway that died count as used and drain. Returns the balance.
-local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots)
-  local available, held, team, key = load_state(state, hold.key_id)
+--
+-- With `records`, so many are added to the number of records in the newest index, which is kept as
+-- its week * 2^32 + the number. `week` is that of the index at hand, in the same form. Then the sum is returned, too.
+local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots, week, records)
+  local available, held, team, key, spent, indexed = load_state(state, hold.key_id, 'spent', 'indexed')
   resolve_scope(team, hold, hold.in_team_bucket, team_limits, now, cost, tokens, slots)
   resolve_scope(key, hold, hold.in_key_bucket, key_limits, now, cost, tokens, slots)
-  available, held = available + hold.amount - cost, held - hold.amount
-  save_state(state, hold.key_id, available, held, team, key)
-  if cost ~= 0 then redis.call('HINCRBY', state, 'spent', cost) end
-  return available + held
+  available, held, spent = available + hold.amount - cost, held - hold.amount, (spent or 0) + 0
+  indexed = max((indexed or 0) + 0, week or 0) + (records or 0)
+  if spent < LARGE then
+    save_state(state, hold.key_id, available, held, team, key, 'spent', spent + cost, 'indexed', indexed)
+  else
+    save_state(state, hold.key_id, available, held, team, key, 'indexed', indexed)
+    redis.call('HINCRBY', state, 'spent', cost)
+  end
+  return available + held, indexed % 4294967296
 end

@@ -1,19 +1,23 @@
--- restore_v1: reserves the hold of a running request again, after a failover lost it or it was voided as a dead worker's.
+-- restore_v2: reserves the hold of a running request again, after a failover lost it or it was voided as a dead worker's.
 --
--- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 resolution
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 how settle_v5 kept its end  8 index
 -- ARGV 1 hold id  2 key id  3 hold, nano-USD  4 hold, tokens  5 admitted_ms  6 lifetime of the hold, ms
 --      7 the latest time at which this may run, by the server's clock in ms; "" for any time
+--      8 fingerprint of the hold id, for the index
 -- Returns 1 restored | 2 it exists | 3 it has ended | 4 no such team, or too late
 --
 -- Limits are not checked, because the request already runs. The rates are not charged again.
 --
 --@include common
-local team_hash, _, state, holds, held_hash, _, resolution = unpack(KEYS)
+--@include entry
+--@include index
+--@include index_lookup
+local team_hash, _, state, holds, held_hash, journal, done, index = unpack(KEYS)
 local hold_id, key_id, amount, tokens, admitted_ms = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 local now = server_ms()
 if ARGV[7] ~= '' and now > ARGV[7] + 0 or redis.call('EXISTS', team_hash) == 0 then return 4 end
-if redis.call('EXISTS', resolution) == 1 then return 3 end
 if redis.call('HEXISTS', held_hash, hold_id) == 1 then return 2 end
+if redis.call('EXISTS', done) == 1 or find_entry(index, journal, ARGV[8], packed_id(hold_id), 1) then return 3 end
 local available, held, team, key = load_state(state, key_id)
 for _, scope in ipairs({ key, team }) do
   advance(scope, nil, now)

@@ -1,0 +1,153 @@
+"""Reads settlements as the journal keeps them: one field of MessagePack values, which scripts/entry.lua explains. Pure.
+
+plain_fields(fields, texts)       -> the fields of an entry as older versions wrote them: names and values
+spelled_out(packed, row, ending)  -> the same, where the two texts came with the entry
+read_known(packed, row, ending)   -> what the entry tells of a response that it remembers
+fingerprint(id)                   -> under what the index lists a hold or a response
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_PACKED: Final = b"e"
+_PREFIXES: Final = {1: "req_", 2: "resp_", 3: "usage_"}
+_TEXT: Final = 0
+_NUMBERS: Final = {0xCC: (1, False), 0xCD: (2, False), 0xCE: (4, False), 0xCF: (8, False)} | {
+    0xD0: (1, True),
+    0xD1: (2, True),
+    0xD2: (4, True),
+    0xD3: (8, True),
+}
+_STRINGS: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_NAMES: Final = ("amount", "balance", "hold", "in", "cached", "out", "reasoning")
+_FIRST_NUMBER: Final = 3
+_ADMITTED: Final = 10
+_RESPONSE: Final = 11
+_BILL: Final = 12
+_REMEMBERED: Final = 13
+_FINGERPRINT_BYTES: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class KnownEntry:
+    """What an entry tells of a response. `remembered` is what was to be remembered instead, or ""."""
+
+    key_id: str
+    model: str
+    upstream: str
+    upstream_key: str
+    settled_by: str
+    admitted_ms: int
+    cost_nano_usd: int
+    tokens: tuple[int, int, int, int]
+    remembered: str
+
+
+def fingerprint(name: str) -> str:
+    """Returns the beginning of the SHA-256 of an id, in hexadecimal digits."""
+    return hashlib.sha256(name.encode()).digest()[:_FINGERPRINT_BYTES].hex()
+
+
+def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[bytes]:
+    """Returns names and values in turn. Raises ValueError, TypeError or LookupError for an entry that no version wrote."""
+    if not fields or fields[0] != _PACKED:
+        return list(fields)
+    values = list(_read(fields[1]))
+    row, ending = (_text(values[at], texts) for at in (1, 2))
+    key_id, _, model = row.partition("|")
+    (kind, outcome, by, upstream), bill, _ = _ended(ending)
+    cost, _, hold, *_ = numbers = [_number(value) for value in values[_FIRST_NUMBER:_ADMITTED]]
+    plain = {"type": kind, "id": _id(values[0]), "key": key_id, "model": model, "upstream": upstream}
+    plain |= {"outcome": outcome, "by": by} | {
+        name: str(number) for name, number in zip(_NAMES, (-cost, *numbers[1:]), strict=True)
+    }
+    more = {
+        "bill": _string(values, _BILL) or bill,
+        "response": _id(values[_RESPONSE]) if len(values) > _RESPONSE else "",
+        "over": str(cost - hold) if cost > hold else "",
+    }
+    plain |= {name: value for name, value in more.items() if value}
+    return [word.encode() for pair in plain.items() for word in pair]
+
+
+def spelled_out(packed: bytes, row: bytes, ending: bytes) -> list[bytes]:
+    """Returns the same for a packed entry whose texts are known."""
+    _, first, second, *_ = _read(packed)
+    texts = {value: text for value, text in ((first, row), (second, ending)) if isinstance(value, int)}
+    return plain_fields([_PACKED, packed], texts)
+
+
+def read_known(packed: bytes, row: bytes, ending: bytes) -> KnownEntry:
+    """Reads an entry for what is remembered of its response. Raises the same."""
+    values = list(_read(packed))
+    key_id, _, model = row.decode().partition("|")
+    (_, _, by, upstream), _, upstream_key = _ended(ending.decode())
+    cost, _, _, used, cached, made, reasoning, admitted_ms = (
+        _number(value) for value in values[_FIRST_NUMBER : _ADMITTED + 1]
+    )
+    tokens = (used, cached, made, reasoning)
+    remembered = _string(values, _REMEMBERED)
+    return KnownEntry(key_id, model, upstream, upstream_key, by, admitted_ms, cost, tokens, remembered)
+
+
+def _ended(ending: str) -> tuple[list[str], str, str]:
+    said, bill, upstream_key = ending.split("\n")
+    return said.split(" ", 3), bill, upstream_key
+
+
+def _id(value: int | bytes) -> str:
+    if not isinstance(value, bytes):
+        raise TypeError("not an id")
+    if not value or value[0] not in (*_PREFIXES, _TEXT):
+        return value.decode()
+    return value[1:].decode() if value[0] == _TEXT else _PREFIXES[value[0]] + value[1:].hex()
+
+
+def _text(value: int | bytes, texts: Mapping[int, bytes]) -> str:
+    return (value if isinstance(value, bytes) else texts[value]).decode()
+
+
+def _string(values: Sequence[int | bytes], at: int) -> str:
+    value = values[at] if len(values) > at else b""
+    if not isinstance(value, bytes):
+        raise TypeError("not a text")
+    return value.decode()
+
+
+def _number(value: int | bytes) -> int:
+    if not isinstance(value, int):
+        raise TypeError("not a number")
+    return value
+
+
+def _read(packed: bytes) -> Iterator[int | bytes]:
+    """The values of a sequence of MessagePack integers and strings."""
+    at = 0
+    while at < len(packed):
+        kind, at = packed[at], at + 1
+        if kind < 0x80:  # noqa: PLR2004 - the format's own numbers
+            yield kind
+        elif kind >= 0xE0:  # noqa: PLR2004
+            yield kind - 0x100
+        elif kind in _NUMBERS:
+            size, signed = _NUMBERS[kind]
+            yield int.from_bytes(_cut(packed, at, size), "big", signed=signed)
+            at += size
+        else:
+            width = _STRINGS.get(kind, 0)
+            if not width and kind & 0xE0 != 0xA0:  # noqa: PLR2004
+                raise ValueError("a value of another kind")
+            size = int.from_bytes(_cut(packed, at, width), "big") if width else kind & 0x1F
+            at += width
+            yield _cut(packed, at, size)
+            at += size
+
+
+def _cut(packed: bytes, at: int, size: int) -> bytes:
+    if at + size > len(packed):
+        raise ValueError("cut off")
+    return packed[at : at + size]

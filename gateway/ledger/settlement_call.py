@@ -1,0 +1,96 @@
+"""What a settlement sends to the store: the keys and arguments of `settle_v6`. Pure.
+
+SettlementCalls(policy).call(settlement, memory)   for a settlement, and a response to remember
+upgrade_call(script, keys, args)                   for a call that an older version spooled
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from gateway.billing.settlement import Settlement
+from gateway.ledger.known_responses import Memory
+from gateway.ledger.packed_entry import fingerprint
+from gateway.ledger.policy import LedgerPolicy
+from gateway.store.keyspace import TeamKeys
+from gateway.store.script import Script
+
+SETTLE: Final = Script.load("settle_v6")
+_NOTHING_TO_REMEMBER: Final = ("", "", "")
+
+
+class SettlementCalls:
+    """Writes calls with the lifetimes of a policy."""
+
+    def __init__(self, policy: LedgerPolicy) -> None:
+        self._lifetimes = tuple(
+            str(seconds * 1000)
+            for seconds in (
+                policy.resolution_ttl_s,
+                policy.usage_retention_s,
+                policy.journal_retention_s,
+                policy.idempotency_ttl_s,
+            )
+        )
+
+    def call(self, settlement: Settlement, memory: Memory | None = None) -> tuple[list[str], list[str]]:
+        """Returns the keys and arguments."""
+        hold, usage = settlement.hold, settlement.usage
+        names, admitted_ms = TeamKeys(hold.team_id), hold.admitted_ms
+        keys = names.of_request(hold.key_id)
+        keys += (
+            names.words,
+            names.ended(admitted_ms or time.time_ns() // 1_000_000),
+            names.usage("hour", admitted_ms),
+            names.usage("day", admitted_ms),
+            names.resolution(hold.id),
+        )
+        if hold.idempotency_key is not None:
+            keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
+        return keys, [
+            hold.id,
+            settlement.kind,
+            str(settlement.cost_nano_usd),
+            hold.key_id,
+            settlement.model,
+            settlement.upstream,
+            settlement.outcome,
+            settlement.settled_by,
+            str(usage.input_tokens),
+            str(usage.cached_input_tokens),
+            str(usage.output_tokens),
+            str(usage.reasoning_tokens),
+            str(admitted_ms),
+            *self._lifetimes,
+            hold.unchecked_secret,
+            settlement.bill,
+            "\n".join(settlement.attempts),
+            settlement.response_id if memory is None else memory.response_id,
+            "1" if settlement.pauses else "",
+            fingerprint(hold.id),
+            *(_NOTHING_TO_REMEMBER if memory is None else memory[1:]),
+        ]
+
+
+def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str], list[str]]:
+    """Returns the script, keys and arguments with which this version makes a call that an older version spooled.
+
+    settle_v1 rolled usage up by the hour only; settle_v2 knew neither bills nor attempts; settle_v3 did not
+    keep the ids of responses; settle_v4 paused no team; settle_v5 kept ends of holds and responses under keys of their
+    own. Raises LookupError or ValueError for a call that no version wrote.
+    """
+    if script == "settle_v1":
+        names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
+        keys = [*keys[:7], names.usage("hour", admitted_ms), names.usage("day", admitted_ms), *keys[8:]]
+    if script in ("settle_v1", "settle_v2"):
+        script, args = "settle_v3", [*args[:18], "", "", *args[18:]]
+    if script == "settle_v3":
+        script, args = "settle_v4", [*args[:20], "", *args[20:]]
+    if script == "settle_v4":
+        script, args = "settle_v5", [*args[:21], "", *args[21:]]
+    if script == "settle_v5":
+        names = TeamKeys(keys[0].partition("{")[2].partition("}")[0])
+        keys = [*keys[:6], names.words, names.ended(int(args[12])), *keys[7:9], keys[6], *keys[9:]]
+        script, args = "settle_v6", [*args[:22], fingerprint(args[0]), *_NOTHING_TO_REMEMBER, *args[22:]]
+    return script, keys, args

@@ -1,0 +1,42 @@
+-- Looking things up in the index: index.lua.
+
+-- Returns the times at which entries may be whose fingerprint this is, the newest last.
+local function times_in(index, fingerprint)
+  local place, wanted = tonumber(string.sub(fingerprint, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(fingerprint, 7), 16))
+  local fields, times = {}, {}
+  for depth = 0, DEEPEST do fields[depth + 1] = shard_of(place, depth) end
+  for _, shard in ipairs(redis.call('HMGET', index, unpack(fields))) do
+    local at = shard and string.find(shard, wanted, 1, true)
+    while at do
+      if at % RECORD == 1 then times[#times + 1] = (struct.unpack('>I6', shard, at + 4)) end
+      at = string.find(shard, wanted, at + 1, true)
+    end
+  end
+  table.sort(times)
+  return times
+end
+
+-- Returns the newest entry that has a packed id at a place among its values, as {id, packed entry, its values}. If the
+-- journal has been trimmed since, it is {}. Returns nil if there is none.
+local function find_entry(index, journal, fingerprint, id, place)
+  local times = times_in(index, fingerprint)
+  for at = #times, 1, -1 do
+    local time = string.format('%d', times[at])
+    local found = redis.call('XRANGE', journal, time, time)
+    for number = #found, 1, -1 do
+      local entry_id, fields = unpack(found[number])
+      if fields[1] == 'e' then
+        local values = { cmsgpack.unpack(fields[2]) }
+        if values[place] == id then return { entry_id, fields[2], values } end
+      end
+    end
+    local oldest = redis.call('XRANGE', journal, '-', '+', 'COUNT', 1)[1]
+    if not oldest or string.match(oldest[1], '^%d+') + 0 >= times[at] then return {} end
+  end
+end
+
+-- Returns the text for a word's number, or the text itself.
+local function text_of(words, word)
+  if type(word) == 'string' then return word end
+  return redis.call('HGET', words, '=' .. string.format('%d', word)) or ''
+end

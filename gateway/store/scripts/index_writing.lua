@@ -1,0 +1,36 @@
+-- Adding to the index: index.lua.
+
+-- Returns the depth at which a record is written when the index has n records: about 32 in each shard.
+local function depth_of(n)
+  local depth, room = 0, 2048
+  while n >= room and depth < DEEPEST do depth, n, room = depth + 1, n - room, room * 4 end
+  return depth
+end
+
+-- Adds one or two fingerprints for an entry. `n` is about how many records there are; where shards turn out to be long,
+-- because it is not, the next depth is taken. The index lives for `life` behind its week, and behind its last shard.
+local function add_to_index(index, n, entry_id, now, life, one, two)
+  local time = struct.pack('>I6', string.match(entry_id, '^%d+'))
+  local place, record = tonumber(string.sub(one, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(one, 7), 16)) .. time
+  local other, more = nil, nil
+  if two then
+    other, more = tonumber(string.sub(two, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(two, 7), 16)) .. time
+  end
+  local depth, first, second, found = depth_of(n) - 1, nil, nil, nil
+  repeat
+    depth = depth + 1
+    first, second = shard_of(place, depth), other and shard_of(other, depth)
+    found = redis.call('HMGET', index, first, second or first)
+  until depth == DEEPEST or #(found[1] or '') < LONG and #(found[2] or '') < LONG
+  local added
+  if not second then added = redis.call('HSET', index, first, (found[1] or '') .. record)
+  elseif second == first then added = redis.call('HSET', index, first, (found[1] or '') .. record .. more)
+  else added = redis.call('HSET', index, first, (found[1] or '') .. record, second, (found[2] or '') .. more) end
+  if added > 0 then
+    local left = (string.match(index, '%d+$') + 1) * WEEK_MS - now
+    -- A key without a lifetime counts as one that lives for ever, which GT does not shorten.
+    if redis.call('PEXPIRE', index, max(left, 0) + life, 'GT') == 0 then
+      redis.call('PEXPIRE', index, max(left, 0) + life, 'NX')
+    end
+  end
+end

@@ -1,0 +1,130 @@
+-- settle_v6: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
+--
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 words  8 index  9 usage of the hour  10 usage of the day
+--      11 how settle_v5 kept the end of this hold  [the client's idempotency key]  [response]
+-- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
+--      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
+--      14 lifetime of the index, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
+--      17 lifetime of the idempotency key, ms
+--      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
+--      19 how the cost came about, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
+--      21 the provider's id of the response, or ""
+--      22 "1": a cost above the hold pauses the team; otherwise ""  23 fingerprint of the hold id, for the index
+--      24 fingerprint of the response if it is remembered, otherwise ""  25 fingerprint of the upstream's key
+--      26 what to remember of the response if the entry does not tell it, otherwise ""
+--      [27 text for the last key, the response: what settle_v5 kept; "": that key goes  28 for how long, ms]
+-- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
+--   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
+--   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
+-- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it;
+-- admit_v3 refuses what costs something until it is gone.
+--
+-- A hold that is open has not ended. So only without one is it looked up how it ended.
+--@include common
+--@include resolving
+--@include entry
+--@include index
+--@include index_writing
+
+local team_hash, key_hash, state, holds, held_hash, journal, words, index = unpack(KEYS, 1, 8)
+local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
+local response = ARGV[27] and KEYS[#KEYS]
+local mark = #KEYS > (response and 12 or 11) and KEYS[12]
+local binary_id = packed_id(id)
+
+local text, hold, slots, status = redis.call('HGET', held_hash, id), nil, 1, 1
+if text then
+  hold = parse_hold(text)
+else
+--@include index_lookup
+  local was, posted, balance, by
+  local before = redis.call('GET', KEYS[11])
+  local entry = not before and find_entry(index, journal, ARGV[23], binary_id, 1)
+  if before then was, posted, balance, by = string.match(before, '^(%S+) (%S+) (%S+) %S+ (.*)$')
+  elseif entry and entry[3] then
+    was, by = string.match(text_of(words, entry[3][3]), '^(%S+) %S+ (%S+)')
+    posted, balance = entry[3][4], entry[3][5]
+  elseif entry then -- the journal has been trimmed since, so nothing else is known of it
+    local money = redis.call('HMGET', state, 'available', 'held')
+    was, posted, balance, by = kind, cost, (money[1] or 0) + (money[2] or 0), ARGV[8]
+  end
+  if was then
+    local same = was == kind and tonumber(posted) == cost and by == ARGV[8]
+    return { same and 2 or -1, tonumber(posted), tonumber(balance), by }
+  end
+  if redis.call('EXISTS', team_hash) == 0 or ARGV[18] ~= '' and redis.call('HEXISTS', key_hash, 's:' .. ARGV[18]) == 0 then
+    return { 4, 0, 0, '' }
+  end
+  if kind == 'void' then
+    local money = redis.call('HMGET', state, 'available', 'held')
+    return { 3, 0, (money[1] or 0) + (money[2] or 0), ARGV[8] }
+  end
+  -- Nothing is reserved any more, so every counter gets the whole cost.
+  hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id }
+  slots, status = 0, 3
+end
+local now = server_ms()
+if hold.admitted_ms == 0 then hold.admitted_ms = now end
+
+-- Everything is read before anything is written.
+local function load_rates(hash)
+  local limits = redis.call('HMGET', hash, 'rpm', 'tpm')
+  limits[RPM], limits[TPM] = limits[RPM] and tonumber(limits[RPM]), limits[TPM] and tonumber(limits[TPM])
+  return limits
+end
+local input, cached, output, reasoning = ARGV[9] + 0, ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
+local row, remembered = key_id .. '|' .. ARGV[5], ARGV[24] ~= ''
+-- The bill of a plain price is its rates, so that it returns. Any other belongs to this request alone.
+local plain = string.sub(ARGV[19], 1, 1) ~= '{'
+local ending = kind .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. ' ' .. ARGV[6] .. '\n' .. (plain and ARGV[19] or '') .. '\n' .. ARGV[25]
+local numbers = redis.call('HMGET', words, ':' .. row, ':' .. ending)
+local hour, day
+if kind == 'settle' then hour, day = redis.call('HGET', KEYS[9], row), redis.call('HGET', KEYS[10], row) end
+local balance, indexed = resolve(
+  state, hold, now, load_rates(team_hash), load_rates(key_hash), cost, kind == 'settle' and input + output or 0, slots,
+  string.match(index, '%d+$') * 4294967296, remembered and 2 or 1)
+if text then
+  redis.call('ZREM', holds, id)
+  redis.call('HDEL', held_hash, id)
+end
+
+-- Returns the number of a text, which gets one as long as there is room, or the text.
+local function word(number, said)
+  if number then return number + 0 end
+  local many = redis.call('HLEN', words) / 2
+  if many >= MOST_WORDS then return said end
+  redis.call('HSET', words, ':' .. said, many + 1, '=' .. string.format('%d', many + 1), said)
+  return many + 1
+end
+local more, last = { ARGV[21] ~= '' and packed_id(ARGV[21]) or '', plain and '' or ARGV[19], remembered and ARGV[26] or '' }, 3
+while last > 0 and more[last] == '' do last = last - 1 end
+local entry_id = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*', 'e', cmsgpack.pack(
+  binary_id, word(numbers[1], row), word(numbers[2], ending), cost, balance, hold.amount, input, cached, output, reasoning,
+  hold.admitted_ms, unpack(more, 1, last)))
+for attempt in string.gmatch(ARGV[20], '[^\n]+') do
+  redis.call('XADD', journal, '*', 'type', 'attempt', 'id', id, 'key', key_id, 'amount', 0, 'balance', balance,
+    'attempt', attempt)
+end
+add_to_index(index, indexed, entry_id, now, ARGV[14] + 0, ARGV[23], remembered and ARGV[24])
+
+if kind == 'settle' then
+  -- What is posted later for a response, under an id of its own, belongs to the request that made it.
+  local counted = string.sub(id, 1, 6) == 'usage_' and 0 or 1
+  -- One field per key and model, with its five sums packed: five fields cost more here and where they are read.
+  for at = 9, 10 do
+    local before = at == 9 and hour or at == 10 and day
+    local requests, read, cached_before, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+    redis.call('HSET', KEYS[at], row, string.format('%d %d %d %d %d',
+      requests + counted, read + input, cached_before + cached, made + output, spent + cost))
+    if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
+  end
+end
+if ARGV[22] == '1' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, id)) end
+if response and ARGV[27] ~= '' then redis.call('SET', response, ARGV[27], 'PX', ARGV[28])
+elseif response then redis.call('DEL', response) end
+-- The client may have used the idempotency key again after this hold expired.
+if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
+  if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
+  else redis.call('DEL', mark) end
+end
+return { status, cost, balance, ARGV[8] }
