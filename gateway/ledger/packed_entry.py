@@ -53,7 +53,10 @@ def fingerprint(name: str) -> str:
 
 
 def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[bytes]:
-    """Returns names and values in turn. Raises ValueError, TypeError or LookupError for an entry that no version wrote."""
+    """Returns names and values in turn.
+
+    Raises ValueError, TypeError or LookupError for an entry that no version wrote.
+    """
     if not fields or fields[0] != _PACKED:
         return list(fields)
     values = list(_read(fields[1]))

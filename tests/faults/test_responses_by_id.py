@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from gateway.ledger.verification import verify
-from gateway.store.keyspace import TeamKeys
+from gateway.store.keyspace import WEEK_MS, TeamKeys
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
@@ -191,9 +191,10 @@ def test_these_requests_are_limited_like_any_other(gateway: RunningGateway) -> N
 def test_what_the_gateway_remembers_of_a_response_has_an_end(
     gateway: RunningGateway, client: openai.OpenAI, key: NewKey, store: Server
 ) -> None:
-    made = client.responses.create(model=MODEL, input="Hello")
-    ttl_ms = store.run("PTTL", TeamKeys(key.team.id).response(made.id))
-    assert 0 < ttl_ms <= gateway.services.settings.routing.response_ttl_s * 1000
+    client.responses.create(model=MODEL, input="Hello")
+    (index,) = store.run("KEYS", f"gw:{{{key.team.id}}}:ended:*")
+    week_s = WEEK_MS // 1000
+    assert 0 < store.run("TTL", index) <= week_s + gateway.services.settings.ledger.resolution_ttl_s
 
 
 @pytest.mark.parametrize("path", ["/v1/responses/resp_1%2F..", "/v1/responses/%2e%2e/models"])
@@ -204,6 +205,12 @@ def test_an_id_that_could_mean_another_path_is_no_response(gateway: RunningGatew
     assert json.loads(answer.content)["error"]["type"] == "not_found"
 
 
+def records_in_index(store: Server, key: NewKey) -> int:
+    """Of all that the team's index lists, each takes ten bytes."""
+    (index,) = store.run("KEYS", f"gw:{{{key.team.id}}}:ended:*")
+    return sum(map(len, store.run("HVALS", index))) // 10
+
+
 def test_a_response_that_nobody_may_ask_for_takes_no_room_in_the_store(
     gateway: RunningGateway, key: NewKey, client: openai.OpenAI, store: Server
 ) -> None:
@@ -212,5 +219,6 @@ def test_a_response_that_nobody_may_ask_for_takes_no_room_in_the_store(
     for event in client.responses.create(model=MODEL, input="hello", store=False, stream=True):
         del event
     spent(gateway, key)
-    assert len(store.run("KEYS", f"gw:{{{key.team.id}}}:response:*")) == 1
+    assert store.run("KEYS", f"gw:{{{key.team.id}}}:response:*") == []
+    assert records_in_index(store, key) == 3 + 1, "three requests, and one response"
     assert client.responses.retrieve(kept.id).id == kept.id
