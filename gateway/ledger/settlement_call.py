@@ -38,14 +38,8 @@ class SettlementCalls:
         """Returns the keys and arguments."""
         hold, usage = settlement.hold, settlement.usage
         names, admitted_ms = TeamKeys(hold.team_id), hold.admitted_ms
-        keys = names.of_request(hold.key_id)
-        keys += (
-            names.words,
-            names.ended(admitted_ms or time.time_ns() // 1_000_000),
-            names.usage("hour", admitted_ms),
-            names.usage("day", admitted_ms),
-            names.resolution(hold.id),
-        )
+        indexed_ms = admitted_ms or time.time_ns() // 1_000_000  # where the reply to its admission was lost
+        keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms)
         if hold.idempotency_key is not None:
             keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
         return keys, [

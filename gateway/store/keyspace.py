@@ -119,6 +119,18 @@ class TeamKeys(NamedTuple):
             prefix + "journal",
         ]
 
+    def of_settlement(self, key_id: str, hold_id: str, admitted_ms: int, indexed_ms: int) -> list[str]:
+        """Returns the keys that every settlement touches: those of its request, words, index, usage, resolution."""
+        prefix = f"gw:{{{self.team_id}}}:"
+        return [
+            *self.of_request(key_id),
+            prefix + "words",
+            f"{prefix}ended:{indexed_ms // WEEK_MS}",
+            f"{prefix}used:{admitted_ms // STEP_MS['hour']}",
+            f"{prefix}used-day:{admitted_ms // STEP_MS['day']}",
+            f"{prefix}done:{hold_id}",
+        ]
+
     @property
     def team(self) -> str:
         """The team's settings and limits."""

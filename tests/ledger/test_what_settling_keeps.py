@@ -87,3 +87,10 @@ async def test_the_end_waits_for_settlements_on_their_way(parts: LedgerParts) ->
     assert all(one.done() for one in on_their_way)
     books = await parts.books(key)
     assert (len(books.entries("settle")), books.held) == (20, 0)
+
+
+def test_the_keys_of_a_settlement_are_those_that_readers_ask_for() -> None:
+    names, at_ms = TeamKeys("team"), 1_796_000_000_000
+    request, indexed_ms = names.of_request("key"), at_ms + WEEK_MS
+    rest = [names.words, names.ended(indexed_ms), names.usage("hour", at_ms), names.usage("day", at_ms)]
+    assert names.of_settlement("key", "req_1", at_ms, indexed_ms) == [*request, *rest, names.resolution("req_1")]
