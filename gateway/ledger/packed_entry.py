@@ -22,6 +22,9 @@ _NUMBERS: Final = {0xCC: (1, False), 0xCD: (2, False), 0xCE: (4, False), 0xCF: (
     0xD2: (4, True),
     0xD3: (8, True),
 }
+_LARGEST_POSITIVE: Final = 0x7F
+_SMALLEST_NEGATIVE: Final = 0xE0
+_SHORT_STRINGS: Final = range(0xA0, 0xC0)
 _STRINGS: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _NAMES: Final = ("amount", "balance", "hold", "in", "cached", "out", "reasoning")
 _FIRST_NUMBER: Final = 3
@@ -132,9 +135,9 @@ def _read(packed: bytes) -> Iterator[int | bytes]:
     at = 0
     while at < len(packed):
         kind, at = packed[at], at + 1
-        if kind < 0x80:  # noqa: PLR2004 - the format's own numbers
+        if kind <= _LARGEST_POSITIVE:
             yield kind
-        elif kind >= 0xE0:  # noqa: PLR2004
+        elif kind >= _SMALLEST_NEGATIVE:
             yield kind - 0x100
         elif kind in _NUMBERS:
             size, signed = _NUMBERS[kind]
@@ -142,7 +145,7 @@ def _read(packed: bytes) -> Iterator[int | bytes]:
             at += size
         else:
             width = _STRINGS.get(kind, 0)
-            if not width and kind & 0xE0 != 0xA0:  # noqa: PLR2004
+            if not width and kind not in _SHORT_STRINGS:
                 raise ValueError("a value of another kind")
             size = int.from_bytes(_cut(packed, at, width), "big") if width else kind & 0x1F
             at += width
