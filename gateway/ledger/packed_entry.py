@@ -11,21 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 _PACKED: Final = b"e"
-_PREFIXES: Final = {1: "req_", 2: "resp_", 3: "usage_"}
+_PREFIXES: Final[Mapping[int, str]] = MappingProxyType({1: "req_", 2: "resp_", 3: "usage_"})
 _TEXT: Final = 0
-_NUMBERS: Final = {0xCC: (1, False), 0xCD: (2, False), 0xCE: (4, False), 0xCF: (8, False)} | {
-    0xD0: (1, True),
-    0xD1: (2, True),
-    0xD2: (4, True),
-    0xD3: (8, True),
-}
+_UNSIGNED: Final[Mapping[int, int]] = MappingProxyType({0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8})
+_SIGNED: Final[Mapping[int, int]] = MappingProxyType({0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8})
 _LARGEST_POSITIVE: Final = 0x7F
 _SMALLEST_NEGATIVE: Final = 0xE0
 _SHORT_STRINGS: Final = range(0xA0, 0xC0)
-_STRINGS: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_STRINGS: Final[Mapping[int, int]] = MappingProxyType({0xD9: 1, 0xDA: 2, 0xDB: 4})
 _NAMES: Final = ("amount", "balance", "hold", "in", "cached", "out", "reasoning")
 _FIRST_NUMBER: Final = 3
 _ADMITTED: Final = 10
@@ -139,9 +136,8 @@ def _read(packed: bytes) -> Iterator[int | bytes]:
             yield kind
         elif kind >= _SMALLEST_NEGATIVE:
             yield kind - 0x100
-        elif kind in _NUMBERS:
-            size, signed = _NUMBERS[kind]
-            yield int.from_bytes(_cut(packed, at, size), "big", signed=signed)
+        elif size := _UNSIGNED.get(kind) or _SIGNED.get(kind):
+            yield int.from_bytes(_cut(packed, at, size), "big", signed=kind in _SIGNED)
             at += size
         else:
             width = _STRINGS.get(kind, 0)
