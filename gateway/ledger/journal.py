@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from gateway.billing.bill import Bill, read_bill
 from gateway.errors import GatewayError
-from gateway.ledger.packed_entry import fingerprint, plain_fields, spelled_out
+from gateway.ledger.packed_entry import fingerprint, plain_fields, read_known, spelled_out
 from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import WEEK_MS, TeamKeys
 from gateway.store.replies import gather, gather_pages
@@ -156,17 +156,7 @@ class Journal:
 
         `remembered_s` is `ledger.resolution_ttl_s`.
         """
-        now_ms = time.time_ns() // 1_000_000
-        since_ms, sought = now_ms - remembered_s * 1000 - WEEK_MS, [request_id, fingerprint(request_id)]
-
-        def look(team_id: str) -> asyncio.Future[Any]:
-            names = TeamKeys(team_id)
-            indexes = names.ended_since(max(0, since_ms), now_ms + WEEK_MS)
-            return self._store.call(
-                FIND, [names.held, names.journal, names.words, names.resolution(request_id), *indexes], sought
-            )
-
-        replies = await gather_pages(self._store, [partial(look, team_id) for team_id in team_ids])
+        replies = await self._look(team_ids, request_id, remembered_s, "")
         for team_id, reply in zip(team_ids, replies, strict=True):
             match reply:
                 case [b"open", held]:
@@ -177,6 +167,29 @@ class Journal:
                     entry = read_entry(entry_id, spelled_out(packed, row, ending))
                     return Found(team_id, None, entry.type, -entry.amount, entry.settled_by, entry)
         return None
+
+    async def find_response(
+        self, team_ids: Sequence[str], response_id: str, *, remembered_s: int
+    ) -> tuple[str, int] | None:
+        """Returns (team id, when its request was admitted, ms) of a response that is remembered, or None."""
+        replies = await self._look(team_ids, response_id, remembered_s, "12")
+        for team_id, reply in zip(team_ids, replies, strict=True):
+            if reply:
+                return team_id, read_known(*reply[2:]).admitted_ms
+        return None
+
+    async def _look(self, team_ids: Sequence[str], name: str, remembered_s: int, place: str) -> list[Any]:
+        now_ms = time.time_ns() // 1_000_000
+        since_ms, sought = max(0, now_ms - remembered_s * 1000 - WEEK_MS), [name, fingerprint(name), place]
+
+        def look(team_id: str) -> asyncio.Future[Any]:
+            names = TeamKeys(team_id)
+            indexes = names.ended_since(since_ms, now_ms + WEEK_MS)
+            return self._store.call(
+                FIND, [names.held, names.journal, names.words, names.resolution(name), *indexes], sought
+            )
+
+        return await gather_pages(self._store, [partial(look, team_id) for team_id in team_ids])
 
     async def find_expired(self, team_id: str, request_id: str, *, since_ms: int = 0) -> Found | None:
         """The entry of a hold that expired, searched from the newest entry back."""

@@ -58,15 +58,15 @@ class KnownResponse(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """A response that a settlement remembers: its id, and the fingerprints of the id and of the upstream's key.
+    """A response that a settlement remembers: the fingerprints of its id and of the upstream's key, and its id.
 
     `text` is what to remember where the settlement itself does not tell it, or "".
     """
 
-    response_id: str
     fingerprint: str
     upstream_key: str
-    text: str = ""
+    text: str
+    response_id: str
 
 
 class KnownResponses:
@@ -88,7 +88,7 @@ class KnownResponses:
         if not self._ttl_s:
             return None
         text = "" if corrected is None else orjson.dumps(corrected[1:]).decode()
-        return Memory(response_id, fingerprint(response_id), upstream_key, text)
+        return Memory(fingerprint(response_id), upstream_key, text, response_id)
 
     async def find(self, key: ApiKey, response_id: str, param: str = "previous_response_id") -> KnownResponse:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""

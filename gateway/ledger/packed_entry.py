@@ -29,6 +29,7 @@ _ADMITTED: Final = 10
 _RESPONSE: Final = 11
 _BILL: Final = 12
 _REMEMBERED: Final = 13
+_PROVIDERS: Final = 14
 _FINGERPRINT_BYTES: Final = 7
 
 
@@ -70,7 +71,7 @@ def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[by
     }
     more = {
         "bill": _string(values, _BILL) or bill,
-        "response": _id(values[_RESPONSE]) if len(values) > _RESPONSE else "",
+        "response": _id(values[_PROVIDERS if len(values) > _PROVIDERS else _RESPONSE]) if values[_RESPONSE:] else "",
         "over": str(cost - hold) if cost > hold else "",
     }
     plain |= {name: value for name, value in more.items() if value}

@@ -17,7 +17,7 @@ from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
 SETTLE: Final = Script.load("settle_v6")
-_NOTHING_TO_REMEMBER: Final = ("", "", "")
+_NOTHING_TO_REMEMBER: Final = ("", "", "", "")
 
 
 class SettlementCalls:
@@ -60,10 +60,10 @@ class SettlementCalls:
             hold.unchecked_secret,
             settlement.bill,
             "\n".join(settlement.attempts),
-            settlement.response_id if memory is None else memory.response_id,
+            settlement.response_id,
             "1" if settlement.pauses else "",
             fingerprint(hold.id),
-            *(_NOTHING_TO_REMEMBER if memory is None else memory[1:]),
+            *(_NOTHING_TO_REMEMBER if memory is None else memory),
         ]
 
 

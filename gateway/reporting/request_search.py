@@ -27,17 +27,21 @@ _PAGES: Final = 20  # of one team's journal; of many teams' journals one each
 _ADMITTED: Final = 4  # its place in what is remembered of a response (known_responses.py)
 
 
-async def find_by_other_id(store: Store, team_ids: Sequence[str], text: str) -> tuple[str, str] | None:
-    """Returns (team id, request id), or None. Raises GatewayError `store_unavailable`."""
-    known = await gather_pages(
-        store, [partial(store.run, "GET", TeamKeys(team_id).response(text)) for team_id in team_ids]
-    )
-    for team_id, remembered in zip(team_ids, known, strict=True):
-        if remembered is not None:
-            admitted_ms = int(orjson.loads(remembered)[_ADMITTED])
-            entry = await _in_journal(store, team_id, text, from_ms=admitted_ms, pages=_PAGES)
-            if entry is not None:
-                return team_id, entry.ref
+async def find_by_other_id(
+    store: Store, team_ids: Sequence[str], text: str, *, remembered_s: int
+) -> tuple[str, str] | None:
+    """Returns (team id, request id), or None. Raises GatewayError `store_unavailable`.
+
+    `remembered_s` is `ledger.resolution_ttl_s`.
+    """
+    known = await Journal(store).find_response(team_ids, text, remembered_s=remembered_s)
+    if known is None:
+        known = await _remembered_before(store, team_ids, text)
+    if known is not None:
+        team_id, admitted_ms = known
+        entry = await _in_journal(store, team_id, text, from_ms=admitted_ms, pages=_PAGES)
+        if entry is not None:
+            return team_id, entry.ref
     timings = RequestTimings(store)
     for at in range(0, len(team_ids), _BATCH_SIZE):
         found = await timings.find_named(team_ids[at : at + _BATCH_SIZE], text)
@@ -48,6 +52,17 @@ async def find_by_other_id(store: Store, team_ids: Sequence[str], text: str) -> 
         entry = await _in_journal(store, team_id, text, pages=pages)
         if entry is not None:
             return team_id, entry.ref
+    return None
+
+
+async def _remembered_before(store: Store, team_ids: Sequence[str], text: str) -> tuple[str, int] | None:
+    """The same as `find_response`, of a response that an older version remembered."""
+    known = await gather_pages(
+        store, [partial(store.run, "GET", TeamKeys(team_id).response(text)) for team_id in team_ids]
+    )
+    for team_id, remembered in zip(team_ids, known, strict=True):
+        if remembered is not None:
+            return team_id, int(orjson.loads(remembered)[_ADMITTED])
     return None
 
 

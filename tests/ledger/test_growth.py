@@ -111,6 +111,17 @@ async def test_an_entry_reads_as_it_was_settled(parts: LedgerParts) -> None:
     assert {one.name for one in (await verify(parts.store, key.team_id)).differences} <= {"cost"}
 
 
+async def test_a_response_with_two_ids_is_remembered_under_one_and_billed_under_the_other(parts: LedgerParts) -> None:
+    key, known = await parts.new_key(credit=10**12), KnownResponses(parts.store, DAY_S)
+    hold = (await parts.ledger.admit(ask(key))).hold
+    await parts.ledger.settle(answered(hold, "gen-5"), known.memory("resp_00aa", "8f3a"))
+    found = await Journal(parts.store).find([key.team_id], hold.id, remembered_s=DAY_S)
+    assert found is not None
+    assert found.entry is not None
+    assert (await known.find(key, "resp_00aa")).upstream_key == "8f3a"
+    assert found.entry.response_id == "gen-5"
+
+
 async def test_texts_beyond_the_bound_stand_in_the_entries(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=10**15)
     words = TeamKeys(key.team_id).words

@@ -157,7 +157,9 @@ async def _look(services: Services, team_ids: Sequence[str], text: str) -> dict[
 
 
 async def _by_other_id(services: Services, team_ids: Sequence[str], text: str) -> dict[str, Any] | None:
-    other = await find_by_other_id(services.store, team_ids, text)
+    other = await find_by_other_id(
+        services.store, team_ids, text, remembered_s=services.settings.ledger.resolution_ttl_s
+    )
     return None if other is None else await _by_id(services, [other[0]], other[1])
 
 

@@ -12,7 +12,8 @@
 --      22 "1": a cost above the hold pauses the team; otherwise ""  23 fingerprint of the hold id, for the index
 --      24 fingerprint of the response if it is remembered, otherwise ""  25 fingerprint of the upstream's key
 --      26 what to remember of the response if the entry does not tell it, otherwise ""
---      [27 text for the last key, the response: what settle_v5 kept; "": that key goes  28 for how long, ms]
+--      27 the id of the response that is remembered, or ""
+--      [28 text for the last key, the response: what settle_v5 kept; "": that key goes  29 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
@@ -28,7 +29,7 @@
 
 local team_hash, key_hash, state, holds, held_hash, journal, words, index = unpack(KEYS, 1, 8)
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
-local response = ARGV[27] and KEYS[#KEYS]
+local response = ARGV[28] and KEYS[#KEYS]
 local mark = #KEYS > (response and 12 or 11) and KEYS[12]
 local binary_id = packed_id(id)
 
@@ -96,7 +97,12 @@ local function word(number, said)
   redis.call('HSET', words, ':' .. said, many + 1, '=' .. string.format('%d', many + 1), said)
   return many + 1
 end
-local more, last = { ARGV[21] ~= '' and packed_id(ARGV[21]) or '', plain and '' or ARGV[19], remembered and ARGV[26] or '' }, 3
+-- The provider may call a response otherwise than its client.
+local named = remembered and ARGV[27] or ARGV[21]
+local more, last = {
+  named ~= '' and packed_id(named) or '', plain and '' or ARGV[19], ARGV[26],
+  ARGV[21] ~= named and ARGV[21] ~= '' and packed_id(ARGV[21]) or '',
+}, 4
 while last > 0 and more[last] == '' do last = last - 1 end
 local entry_id = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*', 'e', cmsgpack.pack(
   binary_id, word(numbers[1], row), word(numbers[2], ending), cost, balance, hold.amount, input, cached, output, reasoning,
@@ -120,7 +126,7 @@ if kind == 'settle' then
   end
 end
 if ARGV[22] == '1' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, id)) end
-if response and ARGV[27] ~= '' then redis.call('SET', response, ARGV[27], 'PX', ARGV[28])
+if response and ARGV[28] ~= '' then redis.call('SET', response, ARGV[28], 'PX', ARGV[29])
 elseif response then redis.call('DEL', response) end
 -- The client may have used the idempotency key again after this hold expired.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
