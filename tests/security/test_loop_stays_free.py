@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import time
 
 import pytest
 
@@ -87,6 +88,46 @@ def test_a_large_event_passes_unchanged_and_its_usage_is_charged(start: StartGat
         answer = http.post("/v1/responses", json={"model": "m", "input": "x", "stream": True}, timeout=60)
         assert answer.content == event
         wait_until_sync(lambda: gateway.balance(key).spent == (10 + 20 * 10) * 1000, what="its usage is charged")
+
+
+TEXT = "0123456789abcdef" * 200_000
+KEPT = json.dumps(
+    {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TEXT}]}],
+        "usage": USAGE,
+    }
+).encode()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_others_are_served_while_a_large_response_is_kept_and_continued(start: StartGateway, stream: bool) -> None:
+    event = b'data: {"type":"response.completed","response":%b}\n\n' % KEPT
+    with (
+        AnsweringProvider.serving(lambda _: Answer(events=[event]) if stream else Answer(KEPT)) as provider,
+        start(upstream={"base_url": provider.url}, route={"state": "gateway"}) as gateway,
+        connected(gateway, 2) as (heavy, other),
+        gateway.http(key := gateway.new_key()) as http,
+    ):
+        fields: dict[str, object] = {"model": "m", "input": TEXT, "stream": stream}
+        first = http.post("/v1/responses", json={**fields, "stream": False} if not stream else fields, timeout=60)
+        assert first.status_code == 200
+        made = first.text.partition('"id":"resp_')[2] or first.text.partition('"id": "resp_')[2]
+        body = json.dumps({**fields, "input": "more", "previous_response_id": f"resp_{made.partition(chr(34))[0]}"})
+        head = head_of("POST", "/v1/responses", key.text, f"content-length: {len(body)}", "connection: close")
+        heavy.sendall(head + body.encode())
+        longest_s, began_s, answer = 0.0, time.monotonic(), b""
+        count = 0
+        while not select.select([heavy], [], [], 0)[0]:
+            ask(other)
+            longest_s, began_s, count = max(longest_s, time.monotonic() - began_s), time.monotonic(), count + 1
+        assert count > 20, f"of hundreds; on the loop it would be a few, with {longest_s:.3f} s between two"
+        while data := heavy.recv(1 << 20):
+            answer += data
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(TEXT.encode()) >= 1
 
 
 def ask(client: socket.socket) -> None:

@@ -47,6 +47,13 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/dialects/test_early_streams.py::test_a_late_refusal_is_the_streams_error_event",
     ),
     Protection(
+        "large responses are kept off the loop",
+        "gateway/state/large_work.py",
+        "if not is_long or self._off_loop is None:",
+        "if True:",
+        "tests/unit/test_large_work.py::test_what_is_long_runs_in_a_thread_and_the_rest_at_once",
+    ),
+    Protection(
         "a compressed answer that is cut is no answer",
         "gateway/upstream/decoded_answer.py",
         "            elif self._decoder.is_complete:",
