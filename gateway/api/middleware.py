@@ -22,6 +22,7 @@ from typing import Final
 
 from gateway.config.settings import Settings
 from gateway.errors import GatewayError
+from gateway.http.head import has_control
 from gateway.http.request_cycle import EXTENSION, RequestCycle
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.request_record import new_request_id
@@ -97,6 +98,8 @@ class RouteMiddleware:
         scope[REQUEST_ID] = new_request_id()
         send = self._with_standard_headers(scope, send)
         refusal = self._refused_port(scope)
+        if has_control(scope["path"]):  # the gateway's own connections do not let one pass; other servers may
+            refusal = GatewayError("invalid_http", "A path has no control characters.")
         if refusal is None and _is_preflight(scope):
             refusal = self._refused_origin(scope)
             if refusal is None:

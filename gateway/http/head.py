@@ -25,6 +25,11 @@ def lines(headers: Headers) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
+def has_control(path: str) -> bool:
+    """Whether a decoded path has a control character."""
+    return _CONTROL.search(path) is not None
+
+
 def target(url: bytes) -> tuple[str, bytes, bytes]:
     """Raises ValueError for what is none, and for control characters: rules of a front for a path may not see them."""
     raw, query = url, b""
@@ -36,7 +41,7 @@ def target(url: bytes) -> tuple[str, bytes, bytes]:
     path = raw.decode("ascii")
     if "%" in path:
         path = unquote(path)
-        if _CONTROL.search(path) is not None:
+        if has_control(path):
             raise ValueError("a control character in a path")
     return path, raw, query
 

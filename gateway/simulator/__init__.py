@@ -41,6 +41,7 @@ SSE events, without `[DONE]` and comments.
     text            prompt -> words and tokens
     schema_fill     JSON schema -> a value that satisfies it
     schema_check    whether a value satisfies a JSON schema
+    schema_match    whether a regular expression is found in a text, in bounded time
     schema_pattern  regular expression -> strings that match it
     events          Plan -> response objects and SSE frames
     answer          sends a plan as its behaviour demands

@@ -12,12 +12,29 @@ import re
 from typing import Any, Final
 
 from gateway.simulator.request import JsonObject
+from gateway.simulator.schema_match import NotFollowed, found_in
 
 MAX_DEPTH: Final = 80
+_MOST_STEPS: Final = 100_000  # for one value: some tenths of a second
 
 
 class Unsatisfiable(ValueError):
     """No value was found for a schema, or it is too deep, or not a schema at all."""
+
+
+class Document:
+    """A whole schema, and the work that may still be done for it. Mutable: `_left`."""
+
+    def __init__(self, schema: object) -> None:
+        self.schema = schema
+        self._left = _MOST_STEPS
+
+    def spend(self, steps: int = 1) -> None:
+        """Counts steps. Raises `Unsatisfiable` where there were too many."""
+        self._left -= steps
+        if self._left < 0:
+            msg = "the schema takes too long to satisfy"
+            raise Unsatisfiable(msg)
 
 
 def resolve(schema: JsonObject, root: object) -> object:
@@ -64,13 +81,18 @@ def same(left: object, right: object) -> bool:
 
 
 def accepts(schema: object, value: object, root: object, depth: int = 0) -> bool:
-    """Whether `value` satisfies `schema`. Raises `Unsatisfiable` for a broken or too deep schema."""
+    """Whether `value` satisfies `schema`. Raises `Unsatisfiable` for a broken schema, or one that is too much work.
+
+    `root`: where references point, the schema itself or the `Document` of a longer piece of work.
+    """
+    root = root if isinstance(root, Document) else Document(root)
+    root.spend()
     if isinstance(schema, bool):
         return schema
     if not isinstance(schema, dict) or depth > MAX_DEPTH:
         msg = "too deep" if isinstance(schema, dict) else "a schema must be an object or a boolean"
         raise Unsatisfiable(msg)
-    if "$ref" in schema and not accepts(resolve(schema, root), value, root, depth + 1):
+    if "$ref" in schema and not accepts(resolve(schema, root.schema), value, root, depth + 1):
         return False
     kind = type_of(value)
     wanted = schema.get("type")
@@ -85,19 +107,19 @@ def accepts(schema: object, value: object, root: object, depth: int = 0) -> bool
     return _by_kind(schema, value, root, depth) and _combined(schema, value, root, depth)
 
 
-def _by_kind(schema: JsonObject, value: object, root: object, depth: int) -> bool:
+def _by_kind(schema: JsonObject, value: object, root: Document, depth: int) -> bool:
     if isinstance(value, bool) or value is None:
         return True
     if isinstance(value, int | float):
         return _number(schema, value)
     if isinstance(value, str):
-        return _string(schema, value)
+        return _string(schema, value, root)
     if isinstance(value, list):
         return _array(schema, value, root, depth)
     return not isinstance(value, dict) or _object(schema, value, root, depth)
 
 
-def _combined(schema: JsonObject, value: object, root: object, depth: int) -> bool:
+def _combined(schema: JsonObject, value: object, root: Document, depth: int) -> bool:
     def holds(part: object) -> bool:
         return accepts(part, value, root, depth + 1)
 
@@ -132,22 +154,22 @@ def _is_multiple(value: float, step: float) -> bool:
     return math.isfinite(quotient) and quotient == int(quotient)
 
 
-def _string(schema: JsonObject, value: str) -> bool:
+def _string(schema: JsonObject, value: str, root: Document) -> bool:
     if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf):
         return False
-    return "pattern" not in schema or matches(schema["pattern"], value)
+    return "pattern" not in schema or matches(schema["pattern"], value, root)
 
 
-def matches(pattern: object, value: str) -> bool:
-    """Search as JSON schema does: unanchored. Raises `Unsatisfiable` for a pattern `re` cannot read."""
+def matches(pattern: object, value: str, root: Document) -> bool:
+    """Search as JSON schema does: unanchored. Raises `Unsatisfiable` for a pattern that cannot be read."""
     try:
-        return re.search(str(pattern), value) is not None
-    except (re.error, OverflowError) as error:
+        return found_in(str(pattern), value, root.spend)
+    except (re.error, OverflowError, RecursionError, NotFollowed) as error:
         msg = f"the pattern {pattern!r} cannot be read: {error}"
         raise Unsatisfiable(msg) from error
 
 
-def _array(schema: JsonObject, value: list[Any], root: object, depth: int) -> bool:
+def _array(schema: JsonObject, value: list[Any], root: Document, depth: int) -> bool:
     if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", math.inf):
         return False
     first = schema.get("prefixItems", [])
@@ -167,7 +189,7 @@ def _array(schema: JsonObject, value: list[Any], root: object, depth: int) -> bo
     return True
 
 
-def _object(schema: JsonObject, value: JsonObject, root: object, depth: int) -> bool:
+def _object(schema: JsonObject, value: JsonObject, root: Document, depth: int) -> bool:
     if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", math.inf):
         return False
     if any(name not in value for name in schema.get("required", ())):
@@ -178,13 +200,13 @@ def _object(schema: JsonObject, value: JsonObject, root: object, depth: int) -> 
     names = schema.get("propertyNames", True)
     return all(
         accepts(names, name, root, depth + 1)
-        and all(accepts(part, entry, root, depth + 1) for part in property_schemas(schema, name))
+        and all(accepts(part, entry, root, depth + 1) for part in property_schemas(schema, name, root))
         for name, entry in value.items()
     )
 
 
-def property_schemas(schema: JsonObject, name: str) -> list[object]:
+def property_schemas(schema: JsonObject, name: str, root: Document) -> list[object]:
     """The schemas that apply to one property: its own, the patterns', else `additionalProperties`."""
     found = [schema["properties"][name]] if name in schema.get("properties", {}) else []
-    found += [part for pattern, part in schema.get("patternProperties", {}).items() if matches(pattern, name)]
+    found += [part for pattern, part in schema.get("patternProperties", {}).items() if matches(pattern, name, root)]
     return found or [schema.get("additionalProperties", True)]

@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Any, Final
 
 from gateway.simulator.request import JsonObject
-from gateway.simulator.schema_check import Unsatisfiable, accepts, property_schemas, resolve, same
+from gateway.simulator.schema_check import Document, Unsatisfiable, accepts, property_schemas, resolve, same
 from gateway.simulator.schema_pattern import match_candidates
 
 _MAX_VALUES: Final = 5_000
@@ -72,7 +72,7 @@ class _Filler:
     """One run over one schema. Mutable: the count of values made so far."""
 
     def __init__(self, root: object, word: str) -> None:
-        self._root = root
+        self._root = Document(root)
         self._word = word
         self._made = 0
         self._makers: dict[str, Callable[[JsonObject, tuple[str, ...], int], object]] = {
@@ -113,8 +113,9 @@ class _Filler:
                     msg = f"{ref} comes back to itself"
                     raise Unsatisfiable(msg)
                 path = (*path, ref)
-                parts.append(resolve(schema, self._root))
+                parts.append(resolve(schema, self._root.schema))
             for part in parts:
+                self._root.spend(len(rest) + 1)
                 rest = _merged(rest, part)
             schema = rest
         return schema, path
@@ -173,14 +174,14 @@ class _Filler:
             if len(made) >= schema.get("maxProperties", math.inf) and name not in required:
                 break
             try:
-                part: object = {"allOf": property_schemas(schema, name)}
+                part: object = {"allOf": property_schemas(schema, name, self._root)}
                 made[name] = self.value(part, (*path, "."), salt)
             except Unsatisfiable:
                 if name in required:
                     raise
         for number in range(min(schema.get("minProperties", 0) - len(made), _MAX_ITEMS)):
             name = f"extra_{number + 1}"
-            made[name] = self.value({"allOf": property_schemas(schema, name)}, (*path, "."), salt)
+            made[name] = self.value({"allOf": property_schemas(schema, name, self._root)}, (*path, "."), salt)
         declared = {name: made[name] for name in schema.get("properties", {}) if name in made}
         return declared | made
 

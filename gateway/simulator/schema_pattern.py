@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any, Final
 
 from gateway.simulator.schema_check import Unsatisfiable
+from gateway.simulator.schema_match import holds, parse_pattern
 
-_parse: Any = import_module("re._parser").parse  # the only parser of `re`'s own syntax
 _PRINTABLE: Final = "aA0 " + string.ascii_letters + string.digits + string.punctuation
 _MAX_REPEAT: Final = 1_000
 _MAX_CHARACTERS: Final = 100_000
@@ -24,7 +23,7 @@ _CLASSES: Final[Mapping[str, str]] = {"CATEGORY_DIGIT": "0", "CATEGORY_WORD": "a
 def match_candidates(pattern: str, least: int, salt: int) -> Iterator[str]:
     """Yields strings of growing length that match `pattern`. `salt` rotates the choices, to make different strings."""
     try:
-        tree = _parse(pattern)
+        tree = parse_pattern(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         msg = f"the pattern {pattern!r} cannot be read: {error}"
         raise Unsatisfiable(msg) from error
@@ -62,14 +61,22 @@ def _node(op: str, argument: Any, extra: int, salt: int) -> str:
             made = _sequence(argument, extra, salt)
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
             low, high, inner = argument
-            count = min(max(low, min(int(high), low + extra)), _MAX_REPEAT)
-            made = "".join(_sequence(inner, extra if count <= 1 else 0, salt + turn) for turn in range(count))
+            made = _repeated(inner, max(low, min(int(high), low + extra)), extra, salt)
+    return made
+
+
+def _repeated(inner: Any, wanted: int, extra: int, salt: int) -> str:
+    made, count = "", min(wanted, _MAX_REPEAT)
+    for turn in range(count):
+        made += _sequence(inner, extra if count <= 1 else 0, salt + turn)
+        if len(made) > _MAX_CHARACTERS:
+            break  # the sequence around it says so
     return made
 
 
 def _one_of(parts: Any, salt: int) -> str:
     if str(parts[0][0]) == "NEGATE":
-        allowed = [char for char in _PRINTABLE if not any(_holds(part, char) for part in parts[1:])]
+        allowed = [char for char in _PRINTABLE if not any(holds(part, char) for part in parts[1:])]
         return allowed[salt % len(allowed)] if allowed else "\u00e9"
     op, argument = parts[salt % len(parts)]
     if str(op) == "RANGE":
@@ -78,14 +85,3 @@ def _one_of(parts: Any, salt: int) -> str:
     if str(op) == "LITERAL":
         return chr(argument)
     return _CLASSES.get(str(argument), "-")
-
-
-def _holds(part: tuple[Any, Any], char: str) -> bool:
-    op, argument = str(part[0]), part[1]
-    if op == "LITERAL":
-        return ord(char) == int(argument)
-    if op == "RANGE":
-        return bool(argument[0] <= ord(char) <= argument[1])
-    kinds = {"DIGIT": char.isdigit(), "WORD": char.isalnum() or char == "_", "SPACE": char.isspace()}
-    name = str(argument).removeprefix("CATEGORY_")
-    return not kinds.get(name.removeprefix("NOT_"), False) if name.startswith("NOT_") else kinds.get(name, False)

@@ -58,6 +58,16 @@ async def test_a_body_over_the_bound_is_refused(scenario: Scenario, framing: str
     assert client.status == 413
 
 
+@pytest.mark.parametrize("control", ["%0A", "%0d", "%00", "%7F", "%1b", "%C2%85", "%09"])
+@pytest.mark.parametrize("path", ["/metrics", "/admin/teams", "/healthz", "/v1/models", "/v1/responses/resp_1"])
+async def test_a_control_character_in_a_path_is_refused(scenario: Scenario, path: str, control: str) -> None:
+    client = await scenario.connect()
+    await client.send(f"GET {path}{control} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n".encode())
+    await client.read_all()
+    assert client.status == 400
+    assert b"invalid_http" in client.body
+
+
 async def test_a_slow_body_is_given_up(scenario: Scenario) -> None:
     client: RawClient = await scenario.connect()
     head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {scenario.key.text}\r\n"

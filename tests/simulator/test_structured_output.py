@@ -1,6 +1,8 @@
 """JSON that satisfies the requested schema, checked by jsonschema with its format checker."""
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -11,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.simulator.schema_check import Unsatisfiable, accepts
 from gateway.simulator.schema_fill import fill
+from gateway.simulator.schema_match import found_in
 from tests.simulator.client import Simulator, text_of
 
 Schema = dict[str, Any]
@@ -109,6 +112,33 @@ PATTERNS: Final = (
     r"[^a-z]",
     r"^.{5}$",
 )
+
+
+def doubled(depth: int) -> Schema:
+    """Each level names the next one twice, as one schema and as another's part."""
+    levels = {f"l{at}": {"allOf": [{"$ref": f"#/$defs/l{at + 1}"}] * 2} for at in range(depth)}
+    return {"$defs": {**levels, f"l{depth}": {"minLength": 1}}, "$ref": "#/$defs/l0", "type": "string"}
+
+
+def nested(depth: int) -> Schema:
+    found: Schema = {"type": "string"}
+    for _ in range(depth):
+        found = {"allOf": [found, {"allOf": [{"minLength": 1}]}]}
+    return found
+
+
+HOSTILE: Final[dict[str, Schema]] = {
+    "nested repeats": {"type": "string", "pattern": "^([a-z]+)*[0-9]$"},
+    "nested repeats, long": {"type": "string", "pattern": "^([a-z]+)*[0-9]$", "minLength": 60},
+    "branches that are one": {"type": "string", "pattern": "^(a|a)*b$", "minLength": 60},
+    "optional parts": {"type": "string", "pattern": "^(a?){64}a{64}$", "maxLength": 64},
+    "repeats of repeats": {"type": "string", "pattern": "(a{1000}){1000}"},
+    "a property's name": {"patternProperties": {"^(a+)+$": {}}, "properties": {"a" * 60 + "b": {"type": "null"}}},
+    "allOf that doubles": doubled(18),
+    "allOf that doubles further": doubled(30),
+    "nested allOf": nested(18),
+    "nested allOf, deep": nested(60),
+}
 FORMATS: Final = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "regex")
 
 
@@ -122,6 +152,35 @@ def test_a_schema_gets_a_value_that_satisfies_it(schema: Schema | bool) -> None:
 def test_a_pattern_is_matched(pattern: str, more: dict[str, int]) -> None:
     schema = {"type": "string", "pattern": pattern, **more}
     check(schema, fill(schema))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("schema", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_schema_makes_it_hang(schema: Schema) -> None:
+    with contextlib.suppress(Unsatisfiable):
+        fill(schema)
+
+
+@given(st.text("ab1\n A", max_size=12))
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *PATTERNS,
+        r"a|b1",
+        r"(?i)aa",
+        r"(ab?)+$",
+        r"\bA",
+        r"\B1",
+        r"(?=a)a.",
+        r"(?!a)b",
+        r"a{2,3}b?",
+        r"^$",
+        r"(a*)*1",
+        r"\D\S",
+    ],
+)
+def test_a_pattern_is_found_where_python_finds_it(pattern: str, text: str) -> None:
+    assert found_in(pattern, text, lambda _: None) == (re.search(pattern, text) is not None)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -100,8 +100,8 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a path has no control characters",
         "gateway/http/head.py",
-        "if _CONTROL.search(path) is not None:",
-        "if False:",
+        "return _CONTROL.search(path) is not None",
+        "return False",
         "tests/faults/test_request_safety.py::test_a_control_character_in_a_path_is_refused",
     ),
     Protection(

@@ -54,6 +54,20 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/unit/test_large_work.py::test_what_is_long_runs_in_a_thread_and_the_rest_at_once",
     ),
     Protection(
+        "a control character in a path is refused behind other servers",
+        "gateway/api/middleware.py",
+        'if has_control(scope["path"]):',
+        "if False:",
+        "tests/faults/test_other_servers.py::test_a_control_character_in_a_path_is_refused",
+    ),
+    Protection(
+        "the work for a schema is bounded",
+        "gateway/simulator/schema_check.py",
+        "        if self._left < 0:",
+        "        if False:",
+        "tests/simulator/test_structured_output.py::test_no_schema_makes_it_hang",
+    ),
+    Protection(
         "a compressed answer that is cut is no answer",
         "gateway/upstream/decoded_answer.py",
         "            elif self._decoder.is_complete:",
