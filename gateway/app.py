@@ -314,6 +314,7 @@ def _services(
             RequestTimings(store),
             live_requests,
             audit_log,
+            ledger.line.slot_times,
         ),
         request_log=request_log,
         store_inspection=StoreInspection(store),

@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+QUEUE_LIMITS: Final = ("queue_s", "queue_length")
+"""How long requests wait for their turn instead of being refused, and how many may wait; nobody waits without both."""
 LIMITS: Final = (
     "rpm",
     "tpm",
@@ -35,6 +37,7 @@ LIMITS: Final = (
     "budget_tokens_day",
     "budget_tokens_month",
     "budget_tokens_total",
+    *QUEUE_LIMITS,
 )
 UNREADABLE: Final = "unreadable"
 ARCHIVED: Final = "archived"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
-from gateway.accounts.entities import LIMITS, Balance, Pause
+from gateway.accounts.entities import LIMITS, QUEUE_LIMITS, Balance, Pause
 from gateway.billing.money import format_usd
 from gateway.protocol.timestamps import iso_time
+
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 def time_json(ms: int) -> str | None:
@@ -25,12 +28,14 @@ def pause_json(pause: Pause | None) -> dict[str, str] | None:
     return None if pause is None else {"at": iso_time(pause.at_ms), "request_id": pause.request_id}
 
 
-def limits_json(view: Mapping[str, int], now_ms: int) -> dict[str, dict[str, Any]]:
+def limits_json(view: Mapping[str, int], now_ms: int, limits: Mapping[str, int] = NOTHING) -> dict[str, dict[str, Any]]:
     """Returns each configured limit as {"limit", "remaining", "resets_at"}.
 
-    `resets_at` is the time at which the whole limit is available again, or null.
+    `resets_at` is the time at which the whole limit is available again, or null. `limits` are the account's own: the
+    view has those that are counted.
     """
-    return {name: _limit(name, view, now_ms) for name in LIMITS if name in view}
+    queue = {name: limits[name] for name in QUEUE_LIMITS if name in limits}
+    return {name: _limit(name, {**view, **queue}, now_ms) for name in LIMITS if name in view or name in queue}
 
 
 def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
         return {"limit": limit, "remaining": view[f"{name}_left"], "resets_at": resets_at}
     if name == "concurrency":
         return {"limit": limit, "remaining": max(0, limit - view["used_open"]), "resets_at": None}
-    if name == "max_output_tokens":
+    if name == "max_output_tokens" or name in QUEUE_LIMITS:
         return {"limit": limit}
     _, unit, period = name.split("_")
     used = view[f"used_{period}_{unit}"]

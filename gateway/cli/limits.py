@@ -19,6 +19,8 @@ NAMES: Final = (
     "concurrency",
     "max_output_tokens",
     *(f"budget_{unit}_{period}" for unit in ("usd", "tokens") for period in ("hour", "day", "month", "total")),
+    "queue_s",
+    "queue_length",
 )
 LimitArguments = Annotated[
     list[str], typer.Argument(metavar="NAME=VALUE...", help=f"{', '.join(NAMES)}; the value none removes one.")

@@ -132,6 +132,7 @@ def _show(team: Json) -> None:
             "models": output.permitted_line(team["models"]),
             "operations": output.permitted_line(team["operations"]),
             "expires": team["expires_at"] or "never",
+            **({"waiting": team["waiting"]} if team.get("waiting") else {}),
             "created": team["created_at"],
         }
     )

@@ -24,6 +24,8 @@ WHY: Final[Mapping[str, str]] = {
     "budget_tokens_day": "tokens per day",
     "budget_tokens_month": "tokens per month",
     "budget_tokens_total": "tokens in total",
+    "queue_s": "seconds that a request may wait for its turn",
+    "queue_length": "requests that may wait",
 }
 """The names of limits for people."""
 

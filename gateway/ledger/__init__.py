@@ -3,6 +3,8 @@
 ledger              admits and settles requests, each with one script
 admissions          what an admission asks for, and what the store answers
 policy              what the settings say
+waiting_line        requests that wait for their turn
+slot_times          how long requests keep their slots
 upkeep              what is done beside requests: leases, renewal, expiry, the spool, replicas
 owners              names the worker that made a hold
 replication         keeps settlements until the store's replicas have them

@@ -1,4 +1,4 @@
-"""The values of an admission, and the parser of the reply of `admit_v3`. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v4`. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AdmissionRequest(NamedTuple):
 
     `sends_output_bound`: the provider is told how much output is held; None: if a limit lowers it.
     `operations`: names that stand for the operation in a list of permitted ones, one per line. `free`: only the key and
-    what it may use is checked; nothing is reserved, and no limit is asked.
+    what it may use is checked; nothing is reserved, and no limit is asked. `waits`: it has its place in the queue.
     """
 
     request_id: str
@@ -32,6 +32,7 @@ class AdmissionRequest(NamedTuple):
     sends_output_bound: bool | None = False
     operations: str = ""
     free: bool = False
+    waits: bool = False
 
 
 class Admission(NamedTuple):
@@ -57,13 +58,20 @@ class Preview:
 
 
 class AdmissionRefused(GatewayError):
-    """A refusal by the admission script; carries the rates for the answer's headers."""
+    """A refusal by the admission script; carries the rates for the answer's headers.
+
+    `queue_s`: for how long it may wait for its turn instead; 0: not at all. `ahead`: how many it waits for. `used`: of
+    the limit.
+    """
 
     rates: Rates = NO_RATES
+    queue_s: int = 0
+    ahead: int = 0
+    used: int = 0
 
     @classmethod
-    def of(cls, error: GatewayError, rates: Rates) -> AdmissionRefused:
-        """The same error, with the rates."""
+    def of(cls, error: GatewayError, rates: Rates, queue_s: int, ahead: int, used: int) -> AdmissionRefused:
+        """The same error, with what the script says besides."""
         refused = cls(
             error.code,
             error.message,
@@ -72,7 +80,7 @@ class AdmissionRefused(GatewayError):
             explain=error.explain,
             cause=error.cause,
         )
-        refused.rates = rates
+        refused.rates, refused.queue_s, refused.ahead, refused.used = rates, queue_s, ahead, used
         return refused
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -90,7 +98,7 @@ class AdmissionLate(Exception):
 
 def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
     """Returns the hold that a request asks for."""
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free = request
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free, _waits = request
     _model, amount, input_tokens, output_tokens, _worst, _unsaid, _operation = demand
     return Hold(
         request_id,
@@ -107,7 +115,7 @@ def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: st
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """Parses the reply of `admit_v3`. Raises AdmissionRefused or AdmissionLate."""
+    """Parses the reply of `admit_v4`. Raises AdmissionRefused or AdmissionLate."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)
@@ -119,5 +127,5 @@ def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
     if admitted == 1:
         return Admission(hold_of(request, now_ms), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
-    refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:])
-    raise AdmissionRefused.of(to_error(refusal, demand), rates)
+    refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:19])
+    raise AdmissionRefused.of(to_error(refusal, demand), rates, reply[19], reply[20], used)

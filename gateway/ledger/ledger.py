@@ -54,6 +54,7 @@ from gateway.ledger.replication import Call, Unreplicated
 from gateway.ledger.settlement_call import SETTLE, SettlementCalls, upgrade_call
 from gateway.ledger.spool import Spool
 from gateway.ledger.upkeep import Upkeep
+from gateway.ledger.waiting_line import WaitingLine
 from gateway.protocol.rate_limit_headers import NO_RATES
 from gateway.store.errors import StoreError, StoreUnavailable, is_forbidden, repeats
 from gateway.store.keyspace import TeamKeys
@@ -61,7 +62,7 @@ from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-ADMIT: Final = Script.load("admit_v3")
+ADMIT: Final = Script.load("admit_v4")
 VIEW: Final = Script.load("view_v2")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
 """Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
@@ -111,6 +112,7 @@ class Ledger:
         self.upkeep.lost += lost
         store.on_change = self._on_change
         self.resolutions: Counter[Resolution] = Counter()
+        self.line = WaitingLine(store)
         self._unsettled: dict[str, set[str]] = {}  # team -> holds whose settlements wait in the spool
         self._told_s: dict[str, float] = {}
         self._log = structlog.get_logger("gateway.ledger")
@@ -162,7 +164,7 @@ class Ledger:
                 raise _unavailable(StoreUnavailable("refused")) from None
             except AdmissionRefused as refused:
                 if refused.code != "concurrency_exceeded" or not self._has_unsettled(request.key.team_id):
-                    raise
+                    raise self.line.slot_times.told(refused, request.key) from None
                 # The store has not received the end of the team's own requests, so their slots are released first.
                 self.upkeep.replay_soon()
                 await asyncio.sleep(pause_s or 0)
@@ -320,11 +322,11 @@ class Ledger:
             self._log.error("store_refuses", error=detail)
 
     def _admit_call(self, request: AdmissionRequest, *, dry_run: bool) -> tuple[list[str], list[str]]:
-        key, demand = request.key, request.demand
-        names = TeamKeys(key.team_id)
+        key, demand, names = request.key, request.demand, TeamKeys(request.key.team_id)
         keys = names.of_request(key.key_id)
         if request.idempotency_key is not None:
             keys.append(names.idempotency_key(key.key_id, request.idempotency_key))
+        keys += [names.queue] if request.waits else []
         return keys, [
             request.request_id,
             key.key_id,
@@ -342,6 +344,7 @@ class Ledger:
             self._burst,
             request.operations,
             "1" if request.free else "0",
+            "1" if request.waits else "",
         ]
 
 

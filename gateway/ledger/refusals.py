@@ -1,4 +1,4 @@
-"""Turns a refusal by `admit_v3` into an error that people and programs can act on. Pure.
+"""Turns a refusal by `admit_v4` into an error that people and programs can act on. Pure.
 
     script's code          error                  does waiting help?
     invalid_api_key        401 invalid_api_key    no
@@ -6,7 +6,8 @@
     operation_not_allowed  403 operation_not_allowed, no
     max_output_tokens      400 invalid_field      no
     rpm, tpm               429 rate_limit_exceeded, exact to the millisecond; not if the request exceeds the whole limit
-    concurrency            429 concurrency_exceeded; one second is a guess; not if the limit is 0
+    concurrency            429 concurrency_exceeded; as long as slots are kept (slot_times.py); not if the limit is 0
+    queue                  429 concurrency_exceeded; others wait for their turn, and the queue has no room
     budget_*               402 insufficient_quota until the period ends; `total`: no
     credits                402 insufficient_quota no
     team_paused            402 team_paused        no: an operator or a grant lets it go on
@@ -123,6 +124,16 @@ def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     )
 
 
+def _queue(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
+    guessed = replace(refusal, wait_ms=None)
+    return GatewayError(
+        "concurrency_exceeded",
+        f"{refusal.used or 'Other'} requests of this {refusal.scope} wait for their turn already.",
+        wait_ms=refusal.wait_ms,
+        explain=_explain(guessed, "queue_length"),
+    )
+
+
 def _seen_before(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     code, _separator, request_id = refusal.code.partition(":")
     state = "is still running" if code == "request_in_progress" else "was answered already"
@@ -172,13 +183,15 @@ def _rate(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 
 
 def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
+    affordable = _affordable(refusal, demand)
+    advice = "Lower max_output_tokens, or ask for credits." if affordable else "Ask for credits."
     return GatewayError(
         "insufficient_quota",
         f"This request may cost up to {format_usd(demand.amount_nano_usd)} USD, and the team has "
-        f"{format_usd(refusal.available_nano_usd)} USD available. Lower max_output_tokens, or ask for credits.",
+        f"{format_usd(refusal.available_nano_usd)} USD available. {advice}",
         explain={
             **_explain(refusal, "credits"),
-            "affordable_output_tokens": _affordable(refusal, demand),
+            "affordable_output_tokens": affordable,
             "required_usd": format_usd(demand.amount_nano_usd),
             "available_usd": format_usd(refusal.available_nano_usd),
         },
@@ -222,6 +235,7 @@ _BUILDERS: Final[Mapping[str, Callable[[AdmissionRefusal, Demand], GatewayError]
         "rpm": _rate,
         "tpm": _rate,
         "concurrency": _concurrency,
+        "queue": _queue,
         "credits": _credits,
         "team_paused": _paused,
         "request_in_progress": _seen_before,

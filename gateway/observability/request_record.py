@@ -92,6 +92,7 @@ class RequestRecord:
     body_held_bytes: int = 0  # of the worker's memory of bodies
     bytes_out: int = 0
     received: float | None = None  # the whole body has arrived
+    queued_ms: int | None = None  # for how long it waited for its turn
     routed: float | None = None  # the store is asked for admission
     admitted: float | None = None
     opened: float | None = None
@@ -123,6 +124,7 @@ class RequestRecord:
             "upstream_request_id": self.upstream_request_id,
             "response_id": self.response_id,
             "chosen_by": self.chosen_by,
+            "queued_ms": self.queued_ms,
             "detail": self.detail,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
@@ -176,7 +178,7 @@ def _oddities(settlement: Settlement) -> dict[str, Any]:
 # fmt: off
 _OPTIONAL: Final = (
     "code", "team_id", "key_id", "model", "upstream", "upstream_status", "upstream_request_id", "response_id",
-    "chosen_by", "detail",
+    "chosen_by", "queued_ms", "detail",
 )
 
 

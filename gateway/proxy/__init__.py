@@ -1,7 +1,8 @@
 """One request on its way from the client to the provider and back.
 
 handler     authenticates, runs the steps, and is the one exit where a request is settled and recorded
-admission   steps 1 to 4: authenticate, read, route, admit
+admission   steps 1 to 3: authenticate, read, route
+admitting   step 4: reserves a hold, at once or in turn
 body_memory how much the bodies of requests may take together
 unnamed_models  the model of a request that does not name it
 field_checks  whether a route lets pass what changes a price or names what others may have stored

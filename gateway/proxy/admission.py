@@ -1,9 +1,9 @@
-"""Steps 1 to 4 of a request: from a client's bytes to a hold.
+"""Steps 1 to 3 of a request: from a client's bytes to what step 4 asks for (admitting.py).
 
     1 authenticate   headers -> ApiKey         api_keys.key_of_request        local: garbage never reaches the store
     2 read           body -> RequestBody       request_body.read_request_body
     3 route          model -> Route            Router.resolve; a response that is named pins the upstream that made it
-    4 admit          Route -> Admitted         Ledger.admit                   one script call; a hold is reserved
+    4 admit          Route -> Admitted         admitting.admit                one script call; a hold is reserved
 
 Each step takes the last one's frozen value and returns the next, or raises GatewayError. Before step 4 the store is
 asked only for a request that names a response (`KnownResponses.find`) or sends a large body (`KnownResponses.check`).
@@ -12,19 +12,16 @@ asked only for a request that names a response (`KnownResponses.find`) or sends 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from gateway.billing.lifecycle import State
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.identity.api_keys import ApiKey, key_of_request
 from gateway.ledger.admissions import Admission, AdmissionRequest
 from gateway.ledger.known_responses import KnownResponse, KnownResponses
-from gateway.ledger.ledger import Ledger
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.body_changes import Addition, with_model
@@ -202,39 +199,6 @@ async def _with_body(
         request = request._replace(model=route.model)
     route, ask = _ask(snapshot, record, client, key, request, route, target, None)
     return Routed(key, target, request, route, None, ask)
-
-
-Compacted = Callable[[ConfigSnapshot, Routed, Client, RequestRecord], Awaitable[Routed]]
-"""Returns a request as it goes on from a summary, if it wants one and one is due."""
-
-
-async def admit(
-    snapshot: ConfigSnapshot,
-    ledger: Ledger,
-    routed: Routed,
-    client: Client,
-    record: RequestRecord,
-    compacted: Compacted | None = None,
-) -> Admitted:
-    """Step 4. Raises GatewayError."""
-    record.routed = time.perf_counter()
-    try:
-        if routed.turn is not None:
-            if compacted is not None and routed.turn.due is not None:
-                routed = await compacted(snapshot, routed, client, record)
-            if routed.turn is not None:
-                await routed.turn.announce()
-        admission = await ledger.admit(routed.admission_request)
-    except BaseException:
-        if routed.turn is not None:
-            await routed.turn.close()
-        raise
-    record.admitted = time.perf_counter()
-    client.key_is_known()
-    record.state = State.ADMITTED
-    record.unchecked = admission.unchecked
-    _, target, request, route, known_response, asked, turn = routed
-    return Admitted(snapshot, target, request, route, known_response, asked, admission, turn)
 
 
 async def _read(

@@ -32,7 +32,8 @@ from gateway.observability.request_log import RequestLog
 from gateway.observability.request_record import ErrorSummary, RequestRecord, Trace
 from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
-from gateway.proxy.admission import Admitted, Compacted
+from gateway.proxy.admission import Admitted
+from gateway.proxy.admitting import Compacted, admit
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
 from gateway.proxy.dry_run import answer_dry_run, is_dry_run
@@ -189,6 +190,7 @@ class RequestHandler:
         would have to give a refusal to its client.
         """
         self.stopping = True
+        self._ledger.line.stop()
         self._loop.call_later(timeout_s, self.end_all)
 
     def end_all(self) -> None:
@@ -226,7 +228,7 @@ class RequestHandler:
             is_here = here is not None or target.operation.counts_input
             if is_here and await answered_here(here, routed, self._responses, client, record):
                 return None
-            return await admission.admit(snapshot, self._ledger, routed, client, record, self.compacted)
+            return await admit(snapshot, self._ledger, routed, client, record, self.compacted)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:
@@ -344,5 +346,7 @@ class RequestHandler:
         record.detail = error.cause.detail or record.detail
         told = operation.dialect.error_body(error, record.request_id, self._numeric_codes)
         status, headers, body = error.render(told)
+        if record.queued_ms is not None:
+            headers.append((b"x-gateway-queued-ms", b"%d" % record.queued_ms))
         headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode())]
         await client.answer(status, headers, body)

@@ -159,6 +159,8 @@ def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRec
                 record.upstream_request_id = record.upstream_request_id or value.decode("latin-1")
         if opened.output_bound is not None:
             headers.append((b"x-gateway-max-output-tokens", b"%d" % opened.output_bound))
+    if record.queued_ms is not None:
+        headers.append((b"x-gateway-queued-ms", b"%d" % record.queued_ms))
     headers += extra
     headers.append((b"x-request-id", record.request_id.encode()))
     headers += admitted.admission.rates.headers()

@@ -20,6 +20,7 @@ import structlog
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
+from gateway.ledger.slot_times import SlotTimes
 from gateway.observability.request_record import RequestRecord
 from gateway.reporting.audit_log import Action, AuditLog
 from gateway.reporting.latency_buckets import bucket_ms
@@ -56,6 +57,7 @@ class RequestReporter:
         timings: RequestTimings,
         live_requests: LiveRequests,
         audit_log: AuditLog,
+        slot_times: SlotTimes | None = None,
     ) -> None:
         self.dropped = 0
         self.lost = 0
@@ -64,6 +66,7 @@ class RequestReporter:
         self._log = refused
         self._outcomes = outcomes
         self._timings = timings
+        self._slot_times = SlotTimes() if slot_times is None else slot_times
         self._live_requests = live_requests
         self._audit_log = audit_log
         self._pauses: deque[RequestRecord] = deque(maxlen=MAX_PAUSES)
@@ -105,6 +108,9 @@ class RequestReporter:
     async def flush(self) -> None:
         """Writes what was noted, each kind whatever became of the others. Raises the first fault, as `report`."""
         counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
+        for record in counted:
+            if record.settlement is not None and record.admitted is not None and record.ended is not None:
+                self._slot_times.note(record.team_id or "", record.key_id or "", record.ended - record.admitted)
         timed = [record for record in counted if record.settlement is not None][-MAX_TIMED:]
         timings = [(record.team_id or "", record.request_id, timing(record)) for record in timed]
         faults = [
@@ -226,6 +232,7 @@ def timing(record: RequestRecord) -> dict[str, Any]:
         "message": record.refusal.message if record.refusal is not None else None,
         "detail": record.detail,
         "client": record.client or None,
+        "queued_ms": record.queued_ms,
         "asked_model": record.asked_model,
         "answered_model": answered[:_LONGEST_MODEL] if isinstance(answered, str) else None,
         "response_id": record.response_id,

@@ -29,6 +29,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:state              hash    permanent: balance and counters of the team and its keys; windows are packed
     gw:{T}:holds              zset    emptied by settlement and expiry: open holds by the time at which they expire
     gw:{T}:held               hash    emptied by settlement and expiry: amounts of the open holds
+    gw:{T}:queue              hash    TTL of a minute: requests that wait for their turn
     gw:{T}:journal            stream  trimmed by each entry to `ledger.journal_retention_s`
     gw:{T}:words              hash    permanent, bounded: texts that return in the journal's entries, by number
     gw:{T}:ended:<week>       hash    TTL `ledger.resolution_ttl_s` behind its week: index of the journal by the ids of
@@ -155,6 +156,11 @@ class TeamKeys(NamedTuple):
     def held(self) -> str:
         """The amounts of open holds."""
         return self._name("held")
+
+    @property
+    def queue(self) -> str:
+        """Requests that wait for their turn."""
+        return self._name("queue")
 
     @property
     def journal(self) -> str:

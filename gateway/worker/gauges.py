@@ -51,6 +51,8 @@ def counters(
         },
         "gateway_feed_dropped_total": {(): reporter.dropped},
         "gateway_counts_lost_total": {(): reporter.lost},
+        "gateway_queued_requests_total": {(result,): count for result, count in ledger.line.results.items()},
+        "gateway_queued_seconds_total": {(): ledger.line.waited_s},
         "gateway_log_lines_dropped_total": {(): log.dropped},
         "gateway_admin_sign_ins_total": {(result,): count for result, count in admins.sign_ins.items()},
         "gateway_background_rounds_total": {
@@ -82,6 +84,7 @@ def gauges(
         connections[name, "idle"] = upstream.transport.idle_connections
     return {
         "gateway_holds_open": {(): ledger.open_holds},
+        "gateway_requests_waiting": {(): ledger.line.waiting},
         "gateway_settlements_unreplicated": {(): ledger.unreplicated},
         "gateway_spool_pending": {(): int(spool.pending)},
         "gateway_store_breakers": {("closed",): int(store.available), ("open",): int(not store.available)},

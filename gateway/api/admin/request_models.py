@@ -33,6 +33,8 @@ from gateway.routing.model_patterns import is_pattern
 
 MAX_NAME: Final = 64
 MAX_MODELS: Final = 500
+MAX_QUEUE_S: Final = 600
+MAX_QUEUE_LENGTH: Final = 1000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -127,6 +129,8 @@ class Limits(Body):
     budget_tokens_day: Volume | None = None
     budget_tokens_month: Volume | None = None
     budget_tokens_total: Volume | None = None
+    queue_s: Annotated[int, Strict(), Field(ge=0, le=MAX_QUEUE_S)] | None = None
+    queue_length: Annotated[int, Strict(), Field(ge=0, le=MAX_QUEUE_LENGTH)] | None = None
 
     def changes(self) -> dict[str, int | None]:
         """Returns the limits that were sent."""

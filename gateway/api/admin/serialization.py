@@ -41,7 +41,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "created_at": time_json(team.created_ms),
         "version": team.version,
         "balance": None if view.fault else balance_json(view.balance),
-        "limits": limits_json(view.team, view.now_ms),
+        "limits": limits_json(view.team, view.now_ms, team.limits),
         "fault": team.fault or view.fault or None,
     }
 
@@ -60,7 +60,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "expired": _has_expired(key, view),
         "created_at": time_json(key.created_ms),
         "version": key.version,
-        "limits": limits_json(view.key, view.now_ms),
+        "limits": limits_json(view.key, view.now_ms, key.limits),
         "fault": key.fault or view.fault or None,
         "cut_at_cap": key.cut_at_cap,
         "set_by_operator": sorted(map(param_of, key.held)),
@@ -234,7 +234,7 @@ def _request(request_id: str, team_id: str) -> dict[str, Any]:
         "id": request_id,
         "state": None,
         "team_id": team_id,
-        **dict.fromkeys(("team", "key", "client", "asked_model", "answered_model")),
+        **dict.fromkeys(("team", "key", "client", "queued_ms", "asked_model", "answered_model")),
         **dict.fromkeys(("response_id", "upstream_response_id", "upstream_request_id")),
         **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
         **dict.fromkeys(("status", "code", "message", "detail", "limit", "scope")),

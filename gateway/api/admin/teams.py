@@ -73,4 +73,4 @@ async def delete_team(request: Request, response: Response, team: str) -> dict[s
 async def _shown(accounts: Accounts, team: Team, response: Response) -> dict[str, Any]:
     response.headers["etag"] = f'"{team.version}"'
     [view] = await accounts.views([(team.id, None)])
-    return team_json(team, view)
+    return {**team_json(team, view), "waiting": await accounts.waiting(team)}

@@ -97,6 +97,14 @@ _ALL: Final = (
     ),
     Metric("gateway_unchecked_total", "counter", (), "Requests that were admitted while the store was away."),
     Metric("gateway_open_requests", "gauge", (), "Requests that talk to an upstream just now."),
+    Metric("gateway_requests_waiting", "gauge", (), "Requests that wait for their turn (`queue_s`)."),
+    Metric(
+        "gateway_queued_requests_total",
+        "counter",
+        ("result",),
+        "Requests that waited for their turn: admitted, refused (they waited too long), left (their client has).",
+    ),
+    Metric("gateway_queued_seconds_total", "counter", (), "How long all of them waited."),
     Metric("gateway_open_streams", "gauge", (), "Those of them that stream."),
     Metric("gateway_websockets", "gauge", ("state",), "Sockets of WebSocket mode: open (all), busy (a turn runs)."),
     Metric(

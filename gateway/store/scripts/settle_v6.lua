@@ -18,7 +18,7 @@
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 -- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it;
--- admit_v3 refuses what costs something until it is gone.
+-- admit_v4 refuses what costs something until it is gone.
 --
 -- A hold that is open has not ended. So only without one is it looked up how it ended.
 --@include common

@@ -1,6 +1,6 @@
--- admit_v3: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
+-- admit_v4: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
--- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [7 the client's idempotency key]
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [the client's idempotency key]  [the team's queue]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
 --      (all in lower case, and compared so)
 --      5 hold, nano-USD  6 hold, tokens  7 requested max_output_tokens, or -1  8 lifetime of the hold, ms
@@ -10,9 +10,11 @@
 --      14 share of a minute's limit that may come at once, in thousandths
 --      15 names that stand for the operation, one per line: its own, and those that include it
 --      16 "1": it is free: only who asks for it and what that may use is checked, no limit, and nothing is reserved
+--      17 "1": it waits for its turn in the queue, or joins it
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
---           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm}
+--           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm,
+--           for how many seconds it may wait for its turn, or 0; how many it waits for}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
 -- For an invalid key, scope is the reason and limit the time in ms since when (key_status.lua).
@@ -20,16 +22,19 @@
 -- No hold is voided here, because after such a pause a running request's hold looks expired: see expire_v2, reclaim_v1.
 -- If several limits stand in the way, the one that lasts longest is reported, so that a client that waits as told
 -- succeeds. What costs nothing is not asked whether it can be paid: neither credits nor budgets stop a request that holds
--- none of them. A request that does not state its output holds no more output tokens than its key and its team permit.
+-- none of them. queue.lua says how requests wait. A request that does not state its output holds no more output tokens than its key and its team permit.
 --@include common
 --@include limits
 --@include key_status
 --@include permitted
+--@include queue
 
 local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local NO_LIMIT = 9007199254740991
 local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- their places behind the limits in what is loaded
-local team_hash, key_hash, state, holds, held_hash, _, mark = unpack(KEYS)
+local team_hash, key_hash, state, holds, held_hash = unpack(KEYS, 1, 5)
+local queue = ARGV[17] == '1' and KEYS[#KEYS]
+local mark = #KEYS > (queue and 7 or 6) and KEYS[7]
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
 local amount, tokens, max_output = ARGV[5] + 0, ARGV[6] + 0, ARGV[7] + 0
 local now = server_ms()
@@ -39,8 +44,8 @@ local metered = false
 local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
 local key, team -- the counters of both, once they are loaded; their limits
 local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash,
-  'e:' .. secret_hash, 'operations')
-local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused')
+  'e:' .. secret_hash, 'operations', 'queue_s', 'queue_length')
+local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused', 'queue_s', 'queue_length')
 
 -- Returns limit, left and reset_ms of the scope with the least left.
 local function least_of_bucket(limit, level)
@@ -80,7 +85,7 @@ local function refuse(code, scope, limit, used, wait_ms)
     units = min(units, limits[TPM] or NO_LIMIT)
   end
   local reply = answer(0, code, scope, limit, used, wait_ms)
-  reply[#reply + 1], reply[#reply + 2] = usd, units
+  reply[#reply + 1], reply[#reply + 2], reply[#reply + 3], reply[#reply + 4] = usd, units, 0, 0
   return reply
 end
 
@@ -105,8 +110,9 @@ if mark then
   end
 end
 
-local worst
+local worst, blocked = nil, {} -- the scopes in whose way a limit stands
 local function consider(code, scope, limit, used, wait_ms)
+  blocked[scope] = true
   if not worst or worst.wait_ms >= 0 and (wait_ms < 0 or wait_ms > worst.wait_ms) then
     worst = { code = code, scope = scope, limit = limit, used = used, wait_ms = wait_ms }
   end
@@ -169,8 +175,23 @@ if not free then
   check('team', team, team_limits)
   if metered and amount > 0 and available < amount then consider('credits', 'team', available, held, -1) end
 end
-if worst then return refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms) end
+local patience_s = tonumber(key_limits[FOURTH + 5] or team_limits[FOURTH + 3] or 0)
+local turn = patience_s > 0 and not free and ARGV[9] ~= '1' and turn_of(queue, state, hold_id, key_id, now,
+  tonumber(key_limits[FOURTH + 6] or false), tonumber(team_limits[FOURTH + 4] or false))
+if worst or turn and turn.behind then
+  local reply
+  if worst then reply = refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms)
+  else reply = refuse('queue', turn.behind, turn.waiting, turn.waiting, CONCURRENCY_WAIT_MS) end
+  if turn then
+    if (not worst or worst.wait_ms >= 0 and WAITABLE[worst.code]) and not turn.is_full then
+      if queue then wait_on(queue, state, hold_id, key_id, turn, (blocked.key or turn.behind == 'key') and 'key' or 'team', now) end
+      reply[#reply - 1], reply[#reply] = patience_s, turn.ahead
+    elseif queue then leave(queue, state, hold_id) end
+  end
+  return reply
+end
 if ARGV[9] == '1' then return answer(1, '', '', 0, 0, 0) end
+if queue then leave(queue, state, hold_id) end
 
 local function reserve(scope, limits)
   scope[OPEN] = scope[OPEN] + 1

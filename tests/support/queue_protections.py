@@ -1,0 +1,47 @@
+"""Protections of requests that wait for their turn: what switches each of them off, and the test that must fail then."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.protections import Protection
+
+_TEST: Final = "tests/proxy/test_waiting_in_turn.py"
+
+QUEUE_PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "who comes later does not go first",
+        "gateway/store/scripts/queue.lua",
+        "if queued and now < queued + 0 and not turn.is_full then turn.behind = 'team' end",
+        "",
+        f"{_TEST}::test_nobody_who_comes_later_goes_first",
+    ),
+    Protection(
+        "requests wait in the order in which they came",
+        "gateway/store/scripts/queue.lua",
+        "if other.arrived < turn.arrived and (other.whose == key_id or other.scope == 'team') then",
+        "if false then",
+        f"{_TEST}::test_who_came_first_is_served_first_over_all_workers",
+    ),
+    Protection(
+        "a key that waits for itself does not stop its team",
+        "gateway/store/scripts/queue.lua",
+        "(other.whose == key_id or other.scope == 'team')",
+        "true",
+        f"{_TEST}::test_a_key_that_waits_for_itself_does_not_stop_its_team",
+    ),
+    Protection(
+        "the place of a worker that died lapses",
+        "gateway/store/scripts/queue.lua",
+        "elseif now - seen > SILENT_MS then redis.call('HDEL', queue, entries[i])",
+        "elseif false then redis.call('HDEL', queue, entries[i])",
+        f"{_TEST}::test_the_place_of_a_worker_that_died_lapses",
+    ),
+    Protection(
+        "a client that leaves frees its place",
+        "gateway/ledger/waiting_line.py",
+        '            if result != "admitted":\n                self._leave(request)\n',
+        "",
+        f"{_TEST}::test_a_client_that_leaves_frees_its_place_at_once_and_nothing_is_held_while_it_waits",
+    ),
+)
