@@ -1,4 +1,4 @@
-"""Protections of requests that wait for their turn: what switches each of them off, and the test that must fail then."""
+"""Protections of requests that wait for their turn: what switches each off, and the test that must fail then."""
 
 from __future__ import annotations
 
