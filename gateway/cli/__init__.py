@@ -29,6 +29,7 @@ import typer
 
 from gateway.cli import commands
 from gateway.cli.errors import CliError
+from gateway.cli.options import as_options
 
 
 class _Part(NamedTuple):
@@ -93,11 +94,13 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Runs the command line and exits."""
+    app = build(sys.argv[1:])
     try:
-        build(sys.argv[1:])()
+        app()
     except CliError as error:
+        field = getattr(error, "field", "")
         for line in error.lines:
-            sys.stderr.write(f"gateway: {line}\n")
+            sys.stderr.write(f"gateway: {as_options(line, field, app, sys.argv[1:]) if field else line}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)  # the exit code that shells use for a program ended by Ctrl-C

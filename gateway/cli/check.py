@@ -8,6 +8,7 @@ check(path)        `gateway check`
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,8 @@ import typer
 from gateway.billing.money import format_usd
 from gateway.billing.rates import MILLION
 from gateway.cli.errors import CliError
-from gateway.config.errors import SettingsError
+from gateway.config.errors import Problem, SettingsError, Source
+from gateway.config.positions import positions
 from gateway.config.settings import Settings, load_settings
 from gateway.config.upstream_settings import SIMULATOR
 from gateway.observability.request_log import configure_logging
@@ -38,11 +40,12 @@ def load(path: Path) -> Settings:
     except SettingsError as error:
         raise CliError(*error.problems) from None
     if problems := asyncio.run(_faults_of(settings)):
-        raise CliError(*(f"{path}: {problem}" for problem in problems))
+        source = Source(str(path), positions(path.read_text(encoding="utf-8")))
+        raise CliError(*source.lines(problems, os.environ))
     return settings
 
 
-async def _faults_of(settings: Settings) -> list[str]:
+async def _faults_of(settings: Settings) -> list[Problem]:
     problems = []
     for name, upstream in settings.upstreams.items():
         if upstream.base_url == SIMULATOR:
@@ -50,11 +53,11 @@ async def _faults_of(settings: Settings) -> list[str]:
         try:
             built = build_upstream(name, upstream)
         except (ValueError, OSError, ImportError) as error:
-            problems.append(f"upstreams.{name}: {error}")
+            problems.append(Problem(("upstreams", name), str(error)))
         else:
             await built.transport.close()
     if settings.telemetry.traces:
-        problems += await _faults_of_traces()
+        problems += [Problem(("telemetry", "traces"), fault) for fault in await _faults_of_traces()]
     return problems
 
 
@@ -62,9 +65,9 @@ async def _faults_of_traces() -> list[str]:
     try:
         tracing = build_tracing()
     except ImportError:
-        return ['telemetry.traces: needs the extra "otel": pip install "openresponses-gateway[otel]"']
+        return ['needs the extra "otel": pip install "openresponses-gateway[otel]"']
     except ValueError as error:
-        return [f"telemetry.traces: the environment's OTEL_*: {error}"]
+        return [f"the environment's OTEL_*: {error}"]
     await tracing.end()
     return []
 
@@ -97,7 +100,7 @@ def check(path: Path) -> None:
     """Prints what is wrong, or a summary of what would be served. Raises CliError."""
     settings = load(path)
     typer.echo(f"{path}: OK")
-    for line in [*_summary(settings), *_dangers(settings)]:
+    for line in [*_summary(settings), *_notes(settings), *_dangers(settings)]:
         typer.echo(f"  {line}")
 
 
@@ -123,11 +126,10 @@ def _dangers(settings: Settings) -> list[str]:
 
 
 def _summary(settings: Settings) -> list[str]:
-    server, store = settings.server, settings.store
-    where = f"embedded, in {store.data_dir}" if store.url == EMBEDDED else StoreUrl.parse(store.url).mode.name.lower()
+    server = settings.server
     lines = [
         f"listen     {server.host} port {server.port}, {_count(server.workers, 'worker')}",
-        f"store      {where}",
+        f"store      {_store(settings)}",
         f"admin API  {'on' if settings.admin.key else 'off: admin.key is not set'}",
         *(["traces     on, to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT"] if settings.telemetry.traces else []),
     ]
@@ -135,11 +137,8 @@ def _summary(settings: Settings) -> list[str]:
         f"upstream   {name}: {upstream.base_url}, {_count(len(upstream.api_keys), 'key')}"
         for name, upstream in settings.upstreams.items()
     ]
-    prices = {folded(pattern) for pattern in settings.prices}
-    for route in settings.routes:
-        priced = not prices.isdisjoint(specificity(folded(route.model)))
-        note = "" if priced or route.model.endswith("*") else "; it has no price: refused"
-        lines.append(f"route      {route.model} -> {', '.join(route.upstreams)}{note}")
+    lines += [f"route      {route.model} -> {', '.join(route.upstreams)}" for route in settings.routes]
+    lines += [f"alias      {alias} -> {model}" for alias, model in settings.aliases.items()]
     lines.append(f"prices     {', '.join(settings.prices) or 'none: every model is refused'}")
     if settings.prices and "*" not in settings.prices:
         lines.append("           models without a price are refused")
@@ -193,6 +192,34 @@ def _unknown_outputs(settings: Settings) -> list[str]:
 def _found(name: str, table: Mapping[str, _T]) -> _T | None:
     """Returns the most specific entry for a model or a pattern."""
     return next((table[pattern] for pattern in specificity(folded(name)) if pattern in table), None)
+
+
+def _store(settings: Settings) -> str:
+    """Returns where the store is, without its password."""
+    if settings.store.url == EMBEDDED:
+        return f"embedded, in {settings.store.data_dir}"
+    url = StoreUrl.parse(settings.store.url)
+    where = ", ".join(str(address) for address in url.addresses)
+    kind = " ".join(filter(None, (url.mode.name.lower(), url.primary_name)))
+    return f"{where} ({kind}, TLS)" if url.tls else f"{where} ({kind})"
+
+
+def _notes(settings: Settings) -> list[str]:
+    """Returns what can be served, and is probably not meant."""
+    notes = []
+    if settings.store.url != EMBEDDED and StoreUrl.parse(settings.store.url).password is not None:
+        notes.append("store.url holds a password: set store.password to a reference, env:NAME or file:PATH")
+    prices = {folded(pattern) for pattern in settings.prices}
+    for route in settings.routes:
+        pattern = folded(route.model)
+        if not prices.isdisjoint(specificity(pattern)):
+            continue
+        priced = [
+            model for model in settings.prices if pattern.endswith("*") and folded(model).startswith(pattern[:-1])
+        ]
+        refused = f"all but {', '.join(priced)} are refused" if priced else "it is refused"
+        notes.append(f"the route {route.model!r} has no price: {refused}")
+    return [f"note       {note}" for note in notes]
 
 
 def _count(number: int, noun: str) -> str:

@@ -34,11 +34,12 @@ Json = dict[str, Any]
 
 
 class AdminApiError(CliError):
-    """The gateway refused. `code` is from its error catalogue."""
+    """The gateway refused. `code` is from its error catalogue, `field` the field that is wrong, if one is."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, field: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.field = field
 
 
 class AdminClient:
@@ -171,7 +172,7 @@ class AdminClient:
             )
         if code == "team_not_found":
             message += self._near(_quoted(message))
-        raise AdminApiError(code, message)
+        raise AdminApiError(code, message, str(error.get("param") or ""))
 
     def _near(self, name: str) -> str:
         names = [team["name"] for team in self.every("/teams")]

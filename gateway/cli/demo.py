@@ -31,7 +31,7 @@ from gateway.cli.greeting import Demo, text
 from gateway.cli.init import PROVIDERS, Answers, Provider, configuration, secret_file
 from gateway.cli.serve import listening, stored, until_stopped, url_of
 from gateway.cli.simulated import simulated
-from gateway.config.errors import SettingsError
+from gateway.config.errors import SettingsError, Source
 from gateway.config.settings import settings_from
 from gateway.config.upstream_settings import SIMULATOR
 from gateway.store.url import EMBEDDED
@@ -56,7 +56,7 @@ def run(host: str, port: int, data_dir: Path) -> None:
             secret_file(data_dir / "simulator-key", "any-key-will-do")
         config = _configuration(host, port, data_dir.absolute(), provider)
         try:
-            settings = settings_from(tomllib.loads(config), "the demo's configuration")
+            settings = settings_from(tomllib.loads(config), Source("the demo's configuration"))
         except SettingsError as error:
             raise CliError(*error.problems) from None
         listener = stack.enter_context(listening(settings))

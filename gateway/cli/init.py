@@ -25,7 +25,7 @@ import typer
 
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.options import program
-from gateway.config.errors import SettingsError
+from gateway.config.errors import SettingsError, Source
 from gateway.config.settings import settings_from
 from gateway.config.upstream_settings import SIMULATOR
 from gateway.store.url import EMBEDDED
@@ -144,7 +144,7 @@ def _variables_to_set(answers: Answers, path: Path, text: str) -> list[str]:
     if unset or answers.provider.base_url == SIMULATOR:
         values["upstreams"][answers.provider.name]["api_keys"] = ["env:PATH"]  # stands for what is not there yet
     try:
-        settings = settings_from(values, str(path))
+        settings = settings_from(values, Source(str(path)))
     except SettingsError as error:
         raise CliError(*error.problems) from None
     if "@" in settings.store.url and ":" in settings.store.url.partition("//")[2].partition("@")[0]:

@@ -6,7 +6,9 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
@@ -23,7 +25,9 @@ Models = Annotated[
 Operations = Annotated[
     str | None, typer.Option(help="Allowed operations, separated by commas: chat.completions, images.*, or * for all.")
 ]
-ExpiresAt = Annotated[str | None, typer.Option(help="When it stops working: ISO 8601, 2027-01-31T00:00:00Z.")]
+ExpiresAt = Annotated[
+    str | None, typer.Option(help="When it stops working: a day or a time, such as 2027-01-31T00:00:00Z or tomorrow.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 All = Annotated[bool, typer.Option("--all", "-a", help="Also what was deleted or revoked.")]
 IdempotencyKey = Annotated[
@@ -58,6 +62,25 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CliError(f"{question} Confirm with --yes: there is no terminal to ask", exit_code=USAGE)
     if not typer.confirm(question, default=False):
         raise CliError("nothing was changed")
+
+
+_FIELDS: Final = MappingProxyType({"credits_usd": "credits", "amount_usd": "amount", "expires_at": "at"})
+"""Fields of the API whose option or argument has another name."""
+
+
+def as_options(message: str, field: str, app: typer.Typer, words: Sequence[str]) -> str:
+    """Returns the API's message about a field, with the option or argument of the command that these words call."""
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    name = next((part for part in reversed(field.split(".")) if not part.isdigit()), "")
+    for parameter in command.params if name else ():
+        longest = max(parameter.opts, key=len)
+        is_option = longest.startswith("-")
+        if longest.lstrip("-").replace("-", "_") in (name, _FIELDS.get(name)):
+            shown = longest if is_option else longest.upper()
+            return message.replace(f"{field}: ", f"{shown}: ", 1).replace(f"'{field}'", f"'{shown}'")
+    return message
 
 
 def program() -> str:

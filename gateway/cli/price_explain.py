@@ -21,6 +21,7 @@ from gateway.cli.errors import USAGE, CliError
 from gateway.config.errors import SettingsError
 from gateway.config.settings import load_settings
 from gateway.errors import GatewayError
+from gateway.moments import parse_moment
 from gateway.protocol.dialects.dialect import Dialect, Json, count, member
 from gateway.protocol.model_spelling import folded
 from gateway.protocol.operations import OPERATIONS
@@ -96,14 +97,13 @@ def read_object(text: str, where: str) -> Json:
 
 
 def moment_ms(text: str | None) -> int:
-    """Returns a time in ISO 8601 (UTC without an offset), or now, as milliseconds since 1970. Raises CliError."""
+    """Returns a date or time (UTC without an offset), or now, as milliseconds since 1970. Raises CliError."""
     if text is None:
         return time.time_ns() // 1_000_000
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise CliError(f"{text!r} is no time in ISO 8601, such as 2026-12-01T06:00:00Z", exit_code=USAGE) from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        return round(parse_moment(text, datetime.now(UTC)).timestamp() * 1000)
+    except ValueError as error:
+        raise CliError(f"--at {error}", exit_code=USAGE) from None
 
 
 def _unwrapped(given: Json) -> Json:

@@ -16,6 +16,7 @@ import typer
 from gateway.cli import output
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.prices import CONFIG, Config, app
+from gateway.moments import parse_moment
 
 if TYPE_CHECKING:
     from gateway.cli.price_catalogue import Catalogue, Entry
@@ -80,9 +81,9 @@ def _day(text: str | None) -> date:
     if text is None:
         return datetime.now(UTC).date()
     try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise CliError(f"{text!r} is no day, such as 2026-12-01", exit_code=USAGE) from None
+        return parse_moment(text, datetime.now(UTC)).astimezone(UTC).date()
+    except ValueError as error:
+        raise CliError(f"--at {error}", exit_code=USAGE) from None
 
 
 def _text(catalogue: Catalogue, entries: Sequence[Entry]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from gateway.billing.reconciliation import (
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import REFUSED, USAGE, CliError
+from gateway.moments import parse_moment
 
 _ENTRIES_AT_ONCE: Final = "1000"
 _SHOWN: Final = 50
@@ -66,7 +67,7 @@ def reconcile(  # noqa: PLR0913 - each parameter is an option
     ignored = 0
     try:
         with AdminClient.from_environment() as client:
-            _add_journal(books, client, upstream, {"from": since, "to": until, "limit": _ENTRIES_AT_ONCE})
+            _add_journal(books, client, upstream, {"from": str(first), "to": str(end), "limit": _ENTRIES_AT_ONCE})
         with file.open(encoding="utf-8-sig", newline="") as source:
             for charge in _charges(source, named):
                 if first <= _date(charge) < end or books.knows(charge.row.response_id):
@@ -182,9 +183,9 @@ def _date(charge: Charge) -> date:
 
 def _day(text: str, option: str) -> date:
     try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
-    except ValueError:
-        raise CliError(f"{option} {text!r} is not a day, such as 2026-11-01", exit_code=USAGE) from None
+        return parse_moment(text, datetime.now(UTC)).astimezone(UTC).date()
+    except ValueError as error:
+        raise CliError(f"{option} {error}", exit_code=USAGE) from None
 
 
 def _tolerance(text: str) -> int:

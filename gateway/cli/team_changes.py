@@ -56,7 +56,9 @@ def resume(team: options.TeamArgument, *, as_json: options.AsJson = False) -> No
 @app.command()
 def expire(
     team: options.TeamArgument,
-    at: Annotated[str, typer.Argument(help='ISO 8601, such as 2027-01-31T00:00:00Z; or "never".')],
+    at: Annotated[
+        str, typer.Argument(help='A day or a time, such as 2027-01-31, 2027-01-31T06:00:00Z or tomorrow; or "never".')
+    ],
     *,
     as_json: options.AsJson = False,
 ) -> None:

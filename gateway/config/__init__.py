@@ -7,4 +7,6 @@ route_settings      [[routes]]
 price_settings      [prices."PATTERN"]
 types               the types of single values: secrets, patterns, prices, proxies
 errors              problems of a configuration and where they are
+messages            what is wrong, in our own words, and what was probably meant
+positions           where each key stands in its file
 """

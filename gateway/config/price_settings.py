@@ -194,7 +194,9 @@ class RowSettings(LayerSettings):
             others = error.errors(include_url=False)
             details += [
                 InitErrorDetails(
-                    type=PydanticCustomError(other["type"], "{message}", {"message": other["msg"]}),
+                    type=PydanticCustomError(
+                        other["type"], "{message}", {**(other.get("ctx") or {}), "message": other["msg"]}
+                    ),
                     loc=other["loc"],
                     input=other["input"],
                 )

@@ -12,11 +12,13 @@ gateway.example.toml documents each setting; a test holds the two together.
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import (
     BaseModel,
@@ -29,7 +31,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.billing.price_table import PriceTable
-from gateway.config.errors import DELIMITER, ENV_PREFIX, InvalidSettings, Problem, SettingsError, line, problems_of
+from gateway.config.errors import DELIMITER, ENV_PREFIX, InvalidSettings, Problem, SettingsError, Source, problems_of
+from gateway.config.messages import hint, settings_at
+from gateway.config.positions import positions
 from gateway.config.price_settings import PriceSettings
 from gateway.config.route_settings import RouteSettings
 from gateway.config.sections import (
@@ -103,7 +107,7 @@ class Settings(BaseSettings):
         try:
             settings = handler(data)
         except ValidationError as error:
-            raise InvalidSettings([*problems_of(error), *problems]) from None
+            raise InvalidSettings([*problems_of(error, cls), *problems]) from None
         if problems:
             raise InvalidSettings(problems)
         return settings
@@ -120,25 +124,52 @@ def load_settings(path: Path | None) -> Settings:
 
     The command line's flags arrive as environment variables, so that worker processes read the very same.
     """
-    where = str(path) if path is not None else "configuration"
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SettingsError([f"{where}: cannot be read: {error.strerror}"]) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError([f"{where}: is not TOML: {error}"]) from None
-    return settings_from(values, where)
+    if path is None:
+        return settings_from({}, Source("configuration"))
+    where = str(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError([f"{where}: cannot be read: {error.strerror}"]) from None
+    text = _text_of(content, where)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError([_not_toml(str(error), where, text)]) from None
+    return settings_from(values, Source(where, positions(text)))
 
 
-def settings_from(values: Mapping[str, Any], where: str) -> Settings:
-    """The settings of a file's values and the environment. `where`: the file's name. Raises SettingsError."""
+_END: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def _text_of(content: bytes, where: str) -> str:
+    """Returns a file's text. Raises SettingsError for what is no UTF-8, or begins with a byte order mark."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SettingsError([f"{where}:1:1: is UTF-16: save it as UTF-8"])
+    if content.startswith(codecs.BOM_UTF8):
+        raise SettingsError([f"{where}:1:1: begins with a byte order mark (BOM): save it as UTF-8 without one"])
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise SettingsError([f"{where}:{line}:{column}: is not UTF-8"]) from None
+
+
+def _not_toml(message: str, where: str, text: str) -> str:
+    place = _END.search(message)
+    lines = text.splitlines() or [""]
+    line, column = (place[1], place[2]) if place and place[1] else (str(len(lines)), str(len(lines[-1]) + 1))
+    return f"{where}:{line}:{column}: is not TOML: {_END.sub('', message)}"
+
+
+def settings_from(values: Mapping[str, Any], source: Source) -> Settings:
+    """The settings of a file's values and the environment. Raises SettingsError."""
     lines = _unknown_variables(os.environ)
     try:
         settings = Settings(**values)
     except InvalidSettings as refused:
-        raise SettingsError(lines + [line(problem, where, os.environ) for problem in refused.problems]) from None
+        raise SettingsError(lines + source.lines(refused.problems, os.environ)) from None
     except UnreadableVariable:
         raise SettingsError(lines + _not_json(os.environ)) from None
     if lines:
@@ -161,7 +192,9 @@ def _unknown_names(values: Mapping[Any, Any]) -> Iterator[Problem]:
         names = route.get("upstreams")
         for name in names if isinstance(names, list | tuple) else ():
             if name not in upstreams:
-                yield Problem(("routes", index, "upstreams"), f"there is no upstream {name!r}")
+                yield Problem(
+                    ("routes", index, "upstreams"), f"there is no upstream {name!r}{hint(str(name), upstreams)}"
+                )
         pattern = folded(str(route.get("model")))
         if pattern in patterns:
             yield Problem(("routes", index, "model"), f"{route.get('model')!r} has a route already")
@@ -204,13 +237,33 @@ def _not_json(environ: Mapping[str, str]) -> list[str]:
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix and delimiter that name no section: typing mistakes.
+    """Variables that look like settings and are none: unknown sections, and one underscore where two belong.
 
-    Those without the delimiter are no mistake: Kubernetes sets GATEWAY_PORT and more for a service "gateway".
+    Others with our prefix are no mistake. Kubernetes sets GATEWAY_PORT and more for a service "gateway", and addresses
+    such as tcp://10.0.0.1:80 in GATEWAY_SERVER_PORT for a service "gateway-server".
     """
     problems = []
-    for name in environ:
-        section, delimiter, _ = name.removeprefix(ENV_PREFIX).partition(DELIMITER)
-        if name.startswith(ENV_PREFIX) and delimiter and section.lower() not in Settings.model_fields:
-            problems.append(f"environment {name}: there is no section {section.lower()!r}")
+    for name, value in environ.items():
+        rest = name.removeprefix(ENV_PREFIX)
+        if rest == name:
+            continue
+        section, delimiter, _ = rest.partition(DELIMITER)
+        if delimiter and section.lower() not in Settings.model_fields:
+            near = hint(section, Settings.model_fields)
+            problems.append(f"environment {name}: there is no section {section.lower()!r}{near}")
+        elif not delimiter and name not in _OTHERS and not value.startswith("tcp://") and (meant := _spelled(rest)):
+            problems.append(f"environment {name}: two underscores stand between section and name: {meant}")
     return problems
+
+
+_OTHERS: Final = frozenset({"GATEWAY_ADMIN_KEY"})
+"""Variables that the command line, or a configuration by custom, reads under a name that looks like a setting's."""
+
+
+def _spelled(rest: str) -> str:
+    """Returns the setting that a name with single underscores means, or ""."""
+    for section in Settings.model_fields:
+        start = section.upper() + "_"
+        if rest.startswith(start) and rest.removeprefix(start).lower() in settings_at(Settings, (section,)):
+            return f"{ENV_PREFIX}{start}_{rest.removeprefix(start)}"
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -148,6 +149,18 @@ def _static_header(text: str) -> str:
     return text
 
 
+def matching(pattern: str, told: str) -> AfterValidator:
+    """Returns a check that a text has a form. `told` describes the form to people."""
+    form = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not form.fullmatch(text):
+            raise ValueError(told)
+        return text
+
+    return AfterValidator(check)
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if text.startswith(("env:", "file:")):
@@ -158,8 +171,11 @@ def _header_value(value: SecretStr) -> SecretStr:
 
 
 _HEADER_NAME: Final = r"[a-z0-9!#$%&'+.^_`|~-]{1,128}"
-ForwardedHeader = Annotated[str, Field(pattern=rf"^{_HEADER_NAME}\*?$"), AfterValidator(_forwarded_header)]
-StaticHeader = Annotated[str, Field(pattern=rf"^{_HEADER_NAME}$"), AfterValidator(_static_header)]
+_IS_HEADER: Final = 'a header is named in lower case, such as "x-title"'
+ForwardedHeader = Annotated[
+    str, matching(rf"{_HEADER_NAME}\*?", f'{_IS_HEADER}, or "x-org-*" for several'), AfterValidator(_forwarded_header)
+]
+StaticHeader = Annotated[str, matching(_HEADER_NAME, _IS_HEADER), AfterValidator(_static_header)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 QueryName = Annotated[str, Field(min_length=1, max_length=128)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
@@ -167,10 +183,15 @@ OptionalSecret = Annotated[SecretStr | None, AfterValidator(_secret_if_set)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 # in lower case, because names in the environment have no case
-UpstreamName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+UpstreamName = Annotated[
+    str, matching(r"[a-z0-9][a-z0-9_-]{0,63}", 'a name has lower-case letters, digits, "_" and "-", 64 at most')
+]
 Usd = Annotated[str, AfterValidator(_usd_per_million)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Network = Annotated[str, AfterValidator(_network)]
 StoreLocation = Annotated[str, AfterValidator(_store_url)]
-Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.\[\]:-]{1,256}$")]  # as browsers write it, without a path
+Origin = Annotated[
+    str,
+    matching(r"https?://[a-z0-9.\[\]:-]{1,256}", 'an origin is written as browsers do: "https://app.example", no path'),
+]
 Retention = Annotated[int, Field(ge=60, le=10 * 366 * 86_400)]

@@ -18,6 +18,7 @@ from gateway.config.types import (
     Secret,
     StaticHeader,
     environment_proxy,
+    matching,
 )
 from gateway.protocol.operations import checked_names
 from gateway.upstream.health import Auth
@@ -28,11 +29,15 @@ _ENDPOINTS: Final = ("/responses", "/chat/completions", "/messages", "/embedding
 SIMULATOR: Final = "simulator"
 """The base URL of the built-in simulator: `gateway serve` starts it, as it starts the embedded store."""
 
+_BASE_URL: Final = matching(
+    rf"https?://[^\s/?#]+(/[^\s?#]*)?|{SIMULATOR}", 'must be a URL without a query, such as "https://llm.example/v1"'
+)
+
 
 class UpstreamSettings(Section):
     """One provider that speaks OpenResponses."""
 
-    base_url: str = Field(pattern=rf"^(https?://[^\s/?#]+(/[^\s?#]*)?|{SIMULATOR})$")
+    base_url: Annotated[str, _BASE_URL]
     api_keys: tuple[Secret, ...] = Field(min_length=1)
     auth: Auth = "bearer"
     operations: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(checked_names)] | None = None

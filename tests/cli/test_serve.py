@@ -163,9 +163,9 @@ def test_serve_and_check_say_every_mistake_in_a_line_of_its_own(config: Path, tm
         done = run(command, "--config", str(config), cwd=tmp_path, env=ENV | {"GATEWAY_STORE__URL": "redis://a,b"})
         assert (done.code, done.out) == (1, "")
         assert done.err.splitlines() == [
-            f"gateway: {config}: server.prot: there is no such setting",
+            f"gateway: {config}:3:1: server.prot: there is no such setting; did you mean 'port'?",
             "gateway: environment GATEWAY_STORE__URL: store.url: several hosts need redis+sentinel:// or redis+cluster://",
-            f"gateway: {config}: routes[0].upstreams: there is no upstream 'nobody'",
+            f"gateway: {config}:13:1: routes[0].upstreams: there is no upstream 'nobody'",
         ]
 
 
@@ -177,7 +177,7 @@ def test_check_finds_what_only_shows_when_the_parts_are_built(config: Path, tmp_
     done = run("check", "--config", str(config), cwd=tmp_path, env=env)
     assert done.code == 1
     (upstream,) = done.err.splitlines()
-    assert upstream.startswith(f"gateway: {config}: upstreams.simulator: ")
+    assert upstream.startswith(f"gateway: {config}:8:1: upstreams.simulator: ")
 
 
 def test_check_sums_up_what_would_be_served(config: Path, tmp_path: Path) -> None:
@@ -186,7 +186,21 @@ def test_check_sums_up_what_would_be_served(config: Path, tmp_path: Path) -> Non
     assert (done.code, done.err) == (0, "")
     assert f"{config}: OK" in done.out
     assert "* -> simulator" in done.out
+    assert "store:6379 (single)" in done.out
+    assert "store.url holds a password" in done.out
     assert "secret" not in done.out
+
+
+def test_check_names_aliases_and_routes_without_a_price(config: Path, tmp_path: Path) -> None:
+    text = config.read_text(encoding="utf-8").replace('[prices."*"]', '[prices."a/b"]').replace('"*"', '"a/*"')
+    config.write_text(
+        text + '[[routes]]\nmodel = "c"\nupstreams = ["simulator"]\n[aliases]\nfast = "a/b"\n', encoding="utf-8"
+    )
+    done = run("check", "--config", str(config), cwd=tmp_path, env=ENV)
+    assert (done.code, done.err) == (0, "")
+    assert "alias      fast -> a/b" in done.out
+    assert "the route 'a/*' has no price: all but a/b are refused" in done.out
+    assert "the route 'c' has no price: it is refused" in done.out
 
 
 def test_the_simulator_runs_by_itself(tmp_path: Path) -> None:

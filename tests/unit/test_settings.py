@@ -52,10 +52,11 @@ def load(tmp_path: Path, text: str) -> Settings:
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
-    """Returns the messages for a configuration, without the leading file name."""
+    """Returns the messages for a configuration, without the file's name, line and column."""
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
-    return [problem.removeprefix(f"{tmp_path / 'gateway.toml'}: ") for problem in caught.value.problems]
+    where = rf"{re.escape(str(tmp_path / 'gateway.toml'))}:\d+:\d+: "
+    return [re.sub(where, "", problem) for problem in caught.value.problems]
 
 
 def test_a_short_file_is_enough(tmp_path: Path) -> None:
@@ -140,12 +141,12 @@ input = "1,2"
         'prices."*".input: a price is a decimal string in quotes, such as "1.25"',
         'prices."*".output: a price lies between 0 and 1000000 USD per million tokens',
         "prices.\"a/b\".input: '1,2' is not a decimal amount of USD, such as 1.25",
-        'prices."a/b".output: Field required',
+        'prices."a/b".output: is missing',
         "routes[0].upstreams: there is no upstream 'x'",
         "routes[1].model: '*' has a route already",
         'routes[2].model: a model is an exact id, "provider/*" or "*"',
-        "server.port: Input should be less than or equal to 65535",
-        "server.prot: there is no such setting",
+        "server.port: must be at most 65535",
+        "server.prot: there is no such setting; did you mean 'port'?",
         "upstreams.siraya.api_keys[0]: the environment variable NOT_THERE is not set",
         "upstreams.siraya.api_keys[1]: the file /not/there cannot be read: No such file or directory",
         'upstreams.siraya.api_keys[2]: a secret is given as "env:NAME" or "file:PATH"',
@@ -163,7 +164,7 @@ def test_a_mistake_never_shows_a_secret(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("GATEWAY_SERVER__PORT", "x", "environment GATEWAY_SERVER__PORT: server.port: Input should be a valid integer"),
+        ("GATEWAY_SERVER__PORT", "x", "environment GATEWAY_SERVER__PORT: server.port: must be a whole number"),
         ("GATEWAY_SERVER__PROT", "1", "environment GATEWAY_SERVER__PROT: server.prot: there is no such setting"),
         ("GATEWAY_SERVR__PORT", "1", "environment GATEWAY_SERVR__PORT: there is no section 'servr'"),
         ("GATEWAY_UPSTREAMS__SIRAYA__API_KEYS", "x", "environment GATEWAY_UPSTREAMS__SIRAYA__API_KEYS: must be JSON"),
@@ -203,7 +204,7 @@ def test_the_model_of_requests_without_one_must_lead_to_a_route(tmp_path: Path) 
 
 def test_an_upstream_s_name_is_one_that_the_environment_can_spell(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD.replace("siraya]", "Siraya]").replace('["siraya"]', '["Siraya"]'))
-    assert found == ["upstreams.Siraya: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$'"]
+    assert found == ['upstreams.Siraya: a name has lower-case letters, digits, "_" and "-", 64 at most']
 
 
 def test_an_admin_key_whose_variable_is_not_set_means_no_admin_api(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
     assert "from-a-file" not in repr(settings)
 
 
-@pytest.mark.parametrize(("text", "said"), [("[server", "is not TOML"), ("", "upstreams: Field required")])
+@pytest.mark.parametrize(("text", "said"), [("[server", "is not TOML"), ("", "upstreams: is missing")])
 def test_what_is_no_configuration_is_said_to_be_none(tmp_path: Path, text: str, said: str) -> None:
     assert said in problems(tmp_path, text)[0]
 

@@ -10,14 +10,22 @@ from fastapi import Query
 
 from gateway.accounts.accounts import Accounts
 from gateway.errors import GatewayError
+from gateway.moments import FORMS, parse_moment
 
 _BATCH_SIZE: Final = 500
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many")]
 After = Annotated[str | None, Query(min_length=1, max_length=64, description="The last page's `next`")]
 All = Annotated[bool, Query(alias="all", description="Also what was deleted or revoked")]
-Since = Annotated[str | None, Query(alias="from", max_length=64, description="ISO 8601; UTC where no zone is given")]
-Until = Annotated[str | None, Query(alias="to", max_length=64, description="ISO 8601, not included")]
+Since = Annotated[
+    str | None,
+    Query(
+        alias="from",
+        max_length=64,
+        description="A day or a time in ISO 8601, UTC where no zone is given; today, tomorrow",
+    ),
+]
+Until = Annotated[str | None, Query(alias="to", max_length=64, description="The same, not included")]
 
 
 def moment_ms(text: str | None, name: str, otherwise: int) -> int:
@@ -26,11 +34,11 @@ def moment_ms(text: str | None, name: str, otherwise: int) -> int:
         return otherwise
     try:
         # A "+" that was not percent-encoded has been decoded to a space.
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-        return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))
+        moment = parse_moment(text.replace(" ", "+") if "T" in text else text, datetime.now(UTC))
+        return max(0, int(moment.timestamp() * 1000))
     except (ValueError, OverflowError):
         raise GatewayError(
-            "invalid_field", f"{name}: {text!r} is not an ISO 8601 date or time, such as 2026-11-01.", param=name
+            "invalid_field", f"{name}: {text!r} is no date or time, such as {FORMS}.", param=name
         ) from None
 
 

@@ -1,7 +1,7 @@
 """The bodies that the admin API accepts. Every field has bounds, and an unknown field is an error.
 
-Money is a decimal string in USD and becomes nano-USD. Times are ISO 8601 with a time zone. In a PATCH, an absent field
-stays as it is, and `null` removes a limit or an expiry.
+Money is a decimal string in USD and becomes nano-USD. Times are ISO 8601, UTC where they name no zone, or words such as
+tomorrow. In a PATCH, an absent field stays as it is, and `null` removes a limit or an expiry.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from gateway.accounts.authority import param_of
 from gateway.accounts.entities import HOLDABLE
 from gateway.accounts.rotation import MAX_OVERLAP_S
 from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
+from gateway.moments import parse_moment
 from gateway.protocol.operations import checked_names
 from gateway.routing.model_patterns import is_pattern
 
@@ -69,6 +70,10 @@ def _not_negative(amount: int) -> int:
     return amount
 
 
+def _moment(value: object) -> object:
+    return parse_moment(value, datetime.now(UTC)) if isinstance(value, str) else value
+
+
 def _later(moment: datetime) -> datetime:
     if moment <= _EPOCH:
         raise ValueError("must lie after 1970")
@@ -83,7 +88,7 @@ Operations = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_len
 Usd = Annotated[int, BeforeValidator(_usd), _MONEY_SCHEMA]
 PositiveUsd = Annotated[int, BeforeValidator(_usd), AfterValidator(_not_negative), _MONEY_SCHEMA]
 Flag = Annotated[bool, Strict()]
-Moment = Annotated[AwareDatetime, AfterValidator(_later)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(_later)]
 Count = Annotated[int, Strict(), Field(ge=0, le=10**9)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
