@@ -81,27 +81,6 @@ PLACES = (
     *("upstreams", "upstreams.x", "upstreams.siraya.headers", "upstreams.siraya.operations"),
     *("prices.x", "prices.x.tiers", "prices.x.hours"),
 )
-    "server",
-    "server.port",
-    "server.trusted_proxies",
-    "store.data_dir",
-    "store.url",
-    "admin.key",
-    "aliases",
-    "aliases.a",
-    "ledger.burst",
-    "upstreams",
-    "limits.send_max_output_tokens",
-    "state.encryption_keys",
-    "upstreams.x",
-    "routes",
-    "upstreams.siraya.headers",
-    "prices",
-    "prices.x",
-    "upstreams.siraya.operations",
-    "prices.x.tiers",
-    "prices.x.hours",
-]
 EMPTY = st.sampled_from([None, [], {}, [{}]])
 
 
