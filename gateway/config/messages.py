@@ -21,6 +21,7 @@ _SAID: Final[Mapping[str, str]] = MappingProxyType(
         "extra_forbidden": "there is no such setting",
         "int_type": "must be a whole number",
         "int_parsing": "must be a whole number",
+        "int_parsing_size": "must be a whole number",
         "int_from_float": "must be a whole number",
         "float_type": "must be a number",
         "float_parsing": "must be a number",

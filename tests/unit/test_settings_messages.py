@@ -81,7 +81,7 @@ PLACES = (
     *("upstreams", "upstreams.x", "upstreams.siraya.headers", "upstreams.siraya.operations"),
     *("prices.x", "prices.x.tiers", "prices.x.hours"),
 )
-EMPTY = st.sampled_from([None, [], {}, [{}]])
+EMPTY: st.SearchStrategy[Any] = st.sampled_from([None, [], {}, [{}]])
 
 
 @given(
@@ -101,7 +101,6 @@ def test_no_value_brings_a_library_s_words_up(value: Any, place: str) -> None:
         told = "\n".join(error.problems)
         for foreign in (
             "Input should",
-            "valid ",
             "pydantic",
             "pattern",
             "^",
