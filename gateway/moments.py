@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from types import MappingProxyType
 from typing import Final
 
-_DAYS: Final = MappingProxyType({"yesterday": -1, "today": 0, "tomorrow": 1})
+_DAYS: Final = MappingProxyType({"today": 0, "tomorrow": 1})
 FORMS: Final = "2026-11-01, 2026-11-01T06:00:00Z, today or tomorrow"
 
 
@@ -26,5 +26,5 @@ def parse_moment(text: str, now: datetime, zone: tzinfo = UTC) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(f"{text!r} is no date or time, such as {FORMS}") from None
+        raise ValueError(f"{text!r} is no time or day, such as {FORMS}") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=zone)

@@ -64,22 +64,20 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CliError("nothing was changed")
 
 
-_FIELDS: Final = MappingProxyType({"credits_usd": "credits", "amount_usd": "amount", "expires_at": "at"})
-"""Fields of the API whose option or argument has another name."""
+_FIELDS: Final = MappingProxyType({"credits_usd": "credits", "amount_usd": "amount"})
+"""Fields of the API whose option has another name."""
 
 
 def as_options(message: str, field: str, app: typer.Typer, words: Sequence[str]) -> str:
-    """Returns the API's message about a field, with the option or argument of the command that these words call."""
+    """Returns the API's message about a field, with the option for it of the command that these words call."""
     command: Any = typer.main.get_command(app)
     for word in words:
         command = getattr(command, "commands", {}).get(word, command)
     name = next((part for part in reversed(field.split(".")) if not part.isdigit()), "")
     for parameter in command.params if name else ():
         longest = max(parameter.opts, key=len)
-        is_option = longest.startswith("-")
-        if longest.lstrip("-").replace("-", "_") in (name, _FIELDS.get(name)):
-            shown = longest if is_option else longest.upper()
-            return message.replace(f"{field}: ", f"{shown}: ", 1).replace(f"'{field}'", f"'{shown}'")
+        if longest.startswith("-") and longest.lstrip("-").replace("-", "_") in (name, _FIELDS.get(name)):
+            return message.replace(f"{field}: ", f"{longest}: ", 1).replace(f"'{field}'", f"'{longest}'")
     return message
 
 

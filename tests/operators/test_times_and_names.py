@@ -47,7 +47,7 @@ def test_every_command_that_takes_an_expiry_takes_every_form(shell: Shell, team:
     assert ends <= {str(day) for day in TOMORROW}
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-11-01", "2026-11-01T06:00:00Z", "2026-11-01T06:00"])
+@pytest.mark.parametrize("text", ["today", "2026-11-01", "2026-11-01T06:00:00Z", "2026-11-01T06:00"])
 def test_every_command_that_takes_a_period_takes_every_form(shell: Shell, team: str, text: str) -> None:
     for words in (("usage",), ("usage", "--team", team), ("ledger", "export", team)):
         done = shell(*words, "--from", text, "--to", "tomorrow")
@@ -57,11 +57,10 @@ def test_every_command_that_takes_a_period_takes_every_form(shell: Shell, team: 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("usage", "--from", "soon"), "--from: 'soon' is no date or time, such as 2026-11-01"),
+        (("usage", "--from", "soon"), "--from: 'soon' is no time or day, such as 2026-11-01"),
         (("usage", "--to", "soon"), "--to: 'soon'"),
         (("keys", "create", "TEAM", "--name", "a", "--expires-at", "soon"), "--expires-at: 'soon'"),
         (("teams", "create", "other", "--expires-at", "soon"), "--expires-at: 'soon'"),
-        (("teams", "expire", "TEAM", "soon"), "AT: 'soon'"),
         (("teams", "create", "other", "--credits", "much"), "--credits: 'much'"),
         (("keys", "create", "TEAM", "--name", "a", "--models", "a *"), "--models"),
     ],

@@ -38,7 +38,7 @@ def moment_ms(text: str | None, name: str, otherwise: int) -> int:
         return max(0, int(moment.timestamp() * 1000))
     except (ValueError, OverflowError):
         raise GatewayError(
-            "invalid_field", f"{name}: {text!r} is no date or time, such as {FORMS}.", param=name
+            "invalid_field", f"{name}: {text!r} is no time or day, such as {FORMS}.", param=name
         ) from None
 
 
