@@ -2,7 +2,7 @@
 
 2026-11-01                  a day: its first moment, in UTC or in the zone that the caller gives
 2026-11-01T06:00:00Z        a time in ISO 8601, in the same zone where it names none
-now, today, tomorrow, yesterday
+now, today, tomorrow
 """
 
 from __future__ import annotations

@@ -1,24 +1,27 @@
 """/dashboard: pages for people, rendered on the server. Every number and every change goes through the admin API.
 
     sign_in.py        GET POST /dashboard/login, POST /logout; sessions are in accounts/sessions.py
-    overview.py       GET /dashboard: spend, requests, refusals, durations; charts.py draws GET /charts/{name}.svg
+    sign_in_page.py   the sign-in page, and the form that it keeps when a session has ended
+    overview.py       GET /dashboard: spend, requests, refusals, durations; plots.py draws what charts.py collects
     teams.py          /teams, /teams/{team}: balances, limits, credits; forecast.py says when a balance ends
     keys.py           POST /teams/{team}/keys and below: create, rotate, change, revoke
     journal.py        GET /teams/{team}/journal: every movement of credits
     requests.py       GET /requests, /requests/{id}, and /live as server-sent events
     upstreams.py      /upstreams: health, disable, enable; GET /audit: who did what
     admin_keys.py     /admin-keys: create, list, revoke
+    prices.py         /prices: the price rows, and what a usage costs
     configuration.py  /configuration: show it and reload it
-    static.py         /static/{name}: the style sheet, the script, the icon
+    static.py         /static/{name}: the style sheet, the scripts, the icon
     not_found.py      any other path
     guard.py          sessions, CSRF tokens, headers, and errors as pages, for every route
     admin_client.py   calls the admin API in-process as the admin who is signed in
     audit_entries.py  entries of the audit log as text
     limit_bars.py     limits as bars
     forms.py          fields of forms as the API's JSON
+    snippets.py       lines for programs that use a new key
     render.py         the templates and the functions that they may call
 
-The Content-Security-Policy in guard.py permits only the live list's script and the dashboard's own style sheet.
+The Content-Security-Policy in guard.py permits only the dashboard's own scripts and style sheet.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from gateway.dashboard import (
     keys,
     not_found,
     overview,
+    prices,
     requests,
     sign_in,
     static,
@@ -46,6 +50,6 @@ from gateway.types import Scope
 def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
     """Declares the dashboard's routes. `host_of` returns the address that attempts to sign in are counted against."""
     app.state.host_of = host_of
-    pages = (overview, teams, keys, journal, requests, upstreams, admin_keys, configuration)
+    pages = (overview, teams, keys, journal, requests, upstreams, prices, admin_keys, configuration)
     for module in (sign_in, static, *pages, not_found):
         app.include_router(module.router, prefix="/dashboard", include_in_schema=False)

@@ -1,45 +1,30 @@
-"""Charts as SVG, of the same rows as the tables beside them. They are drawn by pygal, without its scripts.
+"""The data of charts: the same rows as the tables beside them. Pure. plots.py draws them.
 
-A chart is a separate image. Nothing in it runs, its inline style needs no permission of the page's policy, and it
-follows the reader's colour scheme.
+table(usage, figure)   a figure by step and model, the largest model first
+times(usage)           durations by step and model, the slowest model first
+refusals(usage, name)  refusals by step and reason, the most frequent reason first
+colours(names)         a colour for each name, the same on every chart and page that knows the same names
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any, Final
-from xml.etree.ElementTree import Element
-
-from fastapi import Response
 
 from gateway.protocol.timestamps import iso_time
-from gateway.reporting.latency_buckets import duration
 
 MAX_SERIES: Final = 6
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_LEGEND_COLUMNS: Final = 3
-_NARROW: Final = 22  # letters that fit into a third of the width
-_LEGEND_ROW_PX: Final = 24
-_OTHERS: Final = "others"
-_COLOURS: Final = ("#4263eb", "#0ca678", "#f08c00", "#d6336c", "#7048e8", "#1098ad", "#868e96")
-# !important: the library's own rules name the chart's id.
-_CSS: Final = """inline:
-.axis text, .legends text, text.no_data { fill: #495057 !important }
-.axis .guide.line { stroke: #dee2e6 !important }
-.axis .line { stroke: #adb5bd }
-.reactive { fill-opacity: 1 !important; stroke-opacity: 0 !important }
-.line.reactive { stroke-opacity: 1 !important; stroke-width: 2px !important; fill: none !important }
-.series text.value { fill: #fff !important; font-weight: 600 }
-@media (prefers-color-scheme: dark) {
-.axis text, .legends text, text.no_data { fill: #ced4da !important }
-.axis .guide.line { stroke: #373d44 !important }
-.axis .line { stroke: #5c636a !important }
-}"""
+OTHERS: Final = "others"
+GREY: Final = "#868e96"
+PALETTE: Final = (
+    *("#4263eb", "#0ca678", "#f08c00", "#e64980", "#7048e8", "#15aabf", "#c92a2a", "#74b816", "#8f5a3c", "#be4bdb"),
+    *("#2b8a3e", "#94802a", "#74a9fc", "#5c7080"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +48,16 @@ def table(usage: dict[str, Any], figure: str) -> Table:
 
     Steps without a request are 0, and small models are added up as others.
     """
-    used = {row["model"] for row in usage["data"] if Decimal(row[figure])}
-    names = [group["model"] for group in usage["groups"] if group["model"] in used]
+    total: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for row in usage["data"]:
+        total[row["model"]] += Decimal(row[figure])
+    names = sorted((name for name in total if total[name]), key=lambda name: (-total[name], name))
     shown = tuple(names if len(names) <= MAX_SERIES else names[: MAX_SERIES - 1])
     cells: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for row in usage["data"]:
-        column = row["model"] if row["model"] in shown else _OTHERS
+        column = row["model"] if row["model"] in shown else OTHERS
         cells[row["start"], column] += Decimal(row[figure])
-    columns = shown if len(shown) == len(names) else (*shown, _OTHERS)
+    columns = shown if len(shown) == len(names) else (*shown, OTHERS)
     return Table(
         columns,
         tuple((start, tuple(cells[start, column] for column in columns)) for start in _steps(usage)),
@@ -78,8 +65,10 @@ def table(usage: dict[str, Any], figure: str) -> Table:
 
 
 def times(usage: dict[str, Any]) -> Times:
-    """Returns the total durations of GET /usage?by=model. Medians do not add up, so small models are left out."""
-    columns = tuple(group["model"] for group in usage["groups"] if group["total_ms"])[:MAX_SERIES]
+    """Returns the total durations of GET /usage?by=model. Medians do not add up, so rare models are left out."""
+    timed = [group for group in usage["groups"] if group["total_ms"]]
+    used = sorted(timed, key=lambda group: -group["requests"])[:MAX_SERIES]
+    columns = tuple(group["model"] for group in sorted(used, key=lambda group: -group["total_ms"]["median"]))
     cells = {(row["start"], row["model"]): row["total_ms"] for row in usage["data"]}
     rows = tuple((start, tuple(cells.get((start, column)) for column in columns)) for start in _steps(usage))
     return Times(columns, rows)
@@ -101,99 +90,7 @@ def refusals(usage: dict[str, Any], name: Callable[[dict[str, Any]], str]) -> Ta
         counts = [cells[start, reason] for reason in shown]
         counts += [sum(cells[start, reason] for reason in rest)] if rest else []
         rows.append((start, tuple(map(Decimal, counts))))
-    return Table((*shown, _OTHERS) if rest else tuple(shown), tuple(rows))
-
-
-def by_time(shown: Table, step: str, unit: str = "") -> Response:
-    """Draws stacked bars over time. `unit` precedes the numbers of the axis."""
-    rows = [(start, [float(cell) for cell in cells]) for start, cells in shown.rows]
-    return _over_time("StackedBar", shown.columns, rows, step, lambda number: f"{unit}{number:,.10g}")
-
-
-def medians(shown: Times, step: str) -> Response:
-    """Draws lines over time: the median of each model."""
-    rows = [(start, [cell["median"] if cell else None for cell in cells]) for start, cells in shown.rows]
-    return _over_time("Line", shown.columns, rows, step, duration)
-
-
-def _over_time(
-    kind: str,
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[float | None]]],
-    step: str,
-    text: Callable[[float], str],
-) -> Response:
-    widest = max(map(len, columns), default=0)
-    legend_columns = _LEGEND_COLUMNS if widest <= _NARROW else _LEGEND_COLUMNS - 1
-    legend_rows = -(-len(columns) // legend_columns)
-    look = _look(width=640, height=330, legend_rows=legend_rows)
-    chart = getattr(_pygal(), kind)(**look, legend_at_bottom_columns=legend_columns)
-    labels = [_label(start, step) for start, _ in rows]
-    every = max(1, -(-len(labels) // 8))
-    chart.value_formatter = text
-    chart.x_labels = labels
-    chart.x_labels_major = labels[::every]
-    chart.show_minor_x_labels = len(labels) <= 8  # noqa: PLR2004 - as many as a phone can show
-    for number, column in enumerate(columns):
-        chart.add(_safe(column), [values[number] for _, values in rows])
-    return _svg(chart)
-
-
-def _pygal() -> Any:
-    """Imports the library with the first chart, because it costs a tenth of a second of start-up time."""
-    import pygal  # noqa: PLC0415 - see above
-    import pygal.style  # noqa: PLC0415 - see above
-
-    # pygal's plug-in finder uses an import protocol that Python removed, and warns whenever something optional is
-    # imported.
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
-    return pygal
-
-
-def _look(*, width: int, height: int, legend_rows: int) -> dict[str, Any]:
-    style = _pygal().style.Style(
-        background="transparent",
-        plot_background="transparent",
-        font_family="system-ui, sans-serif",
-        label_font_size=14,
-        major_label_font_size=14,
-        legend_font_size=14,
-        value_font_size=13,
-        no_data_font_size=18,
-        guide_stroke_dasharray="none",
-        major_guide_stroke_dasharray="none",
-        colors=_COLOURS,
-    )
-    return {
-        "js": [],
-        "css": ["file://style.css", "file://graph.css", _CSS],
-        "style": style,
-        "width": width,
-        "height": height + _LEGEND_ROW_PX * max(0, legend_rows - 1),
-        "explicit_size": True,
-        "margin": 8,
-        "margin_bottom": 8 + _LEGEND_ROW_PX * max(0, legend_rows - 1),  # the library leaves room for one row
-        "show_legend": legend_rows > 0,
-        "legend_at_bottom": True,
-        "legend_box_size": 11,
-        "truncate_legend": 34,
-        "truncate_label": -1,
-        "no_data_text": "Nothing yet",
-        "min_scale": 2,
-        "max_scale": 6,
-    }
-
-
-def _svg(chart: Any) -> Response:
-    chart.add_xml_filter(_without_scripts)
-    return Response(chart.render(), media_type="image/svg+xml", headers={"content-security-policy": POLICY})
-
-
-def _without_scripts(root: Element) -> Element:
-    for parent in list(root.iter()):
-        for child in [child for child in parent if str(child.tag).endswith("script")]:
-            parent.remove(child)
-    return root
+    return Table((*shown, OTHERS) if rest else tuple(shown), tuple(rows))
 
 
 def _steps(usage: dict[str, Any]) -> list[str]:
@@ -210,10 +107,14 @@ def _time(iso: str) -> datetime:
     return datetime.fromisoformat(iso).astimezone(UTC)
 
 
-def _label(start: str, step: str) -> str:
-    return start[11:16] if step == "hour" else _time(start).strftime("%d %b")
-
-
-def _safe(text: str) -> str:
-    """Removes control characters, which XML does not permit."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def colours(names: Iterable[str]) -> Mapping[str, str]:
+    """Returns a colour for each name: the one at the place that its text gives it, or the next one that is free."""
+    found: dict[str, str] = {OTHERS: GREY}
+    taken: set[int] = set()
+    for name in sorted(set(names) - {OTHERS}):
+        place = int.from_bytes(sha256(name.encode()).digest()[:4], "big") % len(PALETTE)
+        free = (place + step for step in range(len(PALETTE)))
+        chosen = next((index % len(PALETTE) for index in free if index % len(PALETTE) not in taken), place)
+        taken.add(chosen)
+        found[name] = PALETTE[chosen]
+    return found

@@ -1,7 +1,7 @@
 """Checks before and after every page: the session, the form's CSRF token, and the headers of the answer.
 
 OpenRoute     requires no session: the sign-in page, the style sheet, the script
-PageRoute     requires a session, or redirects to the sign-in page; forms need the session's CSRF token
+PageRoute     requires a session, or leads to the sign-in page, which keeps a form; forms need the session's CSRF token
 
 Errors of the admin API become pages with the same status. A CSRF token is an HMAC of the session's cookie: it needs no
 storage, and the token of another session does not fit. `Sec-Fetch-Site` is checked too if the browser sends it.
@@ -9,7 +9,6 @@ storage, and the token of another session does not fit. `Sec-Fetch-Site` is chec
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from fastapi.routing import APIRoute
 from gateway.accounts.admin_keys import Admin
 from gateway.dashboard.admin_client import AdminApiError, AdminClient
 from gateway.dashboard.render import html
+from gateway.dashboard.sign_in_page import CSRF, KeptForm, csrf_of, sign_in_page
 from gateway.errors import GatewayError
 from gateway.http.asgi_client import AsgiClient
 from gateway.http.client import ClientDisconnected
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gateway.config.settings import Settings
 
 COOKIE: Final = "gateway_session"
-CSRF: Final = "csrf"
 MAX_FORM: Final = 64 * 1024
 MAX_FIELDS: Final = 100
 PAGE_POLICY: Final = (
@@ -70,6 +69,8 @@ class Visit:
     token: str
     admin: Admin
     api: AdminClient
+    base_url: str
+    """What programs use to reach the gateway, as far as can be told from where the browser found the dashboard."""
 
     @property
     def may_change_all(self) -> bool:
@@ -114,11 +115,6 @@ def visit_of(request: Request) -> Visit:
 def form_of(request: Request) -> Mapping[str, str]:
     """Returns the fields of the form that are not empty."""
     return cast("Mapping[str, str]", request.scope[_FORM])
-
-
-def csrf_of(cookie: str) -> str:
-    """Returns the CSRF token that belongs to a cookie."""
-    return hmac.new(cookie.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
 def check_csrf(request: Request, cookie: str) -> None:
@@ -170,9 +166,11 @@ class PageRoute(OpenRoute):
         token = request.cookies.get(COOKIE, "")
         admin = await services_of(request).sessions.find(token, root_key_of(request))
         if admin is None or not root_key_of(request):
+            if (kept := _kept(request, token)) is not None:
+                return sign_in_page(request, "/dashboard", kept=kept)
             asked = request.url.path if request.method in _LOOKING else "/dashboard"
             return redirect_to(f"/dashboard/login?next={quote(asked, safe='')}")
-        request.scope[_VISIT] = Visit(token, admin, AdminClient(request, admin))
+        request.scope[_VISIT] = Visit(token, admin, AdminClient(request, admin), _base_url(request))
         if request.method not in _LOOKING:
             check_csrf(request, token)
         return await handle(request)
@@ -181,6 +179,32 @@ class PageRoute(OpenRoute):
 def redirect_to(path: str) -> Response:
     """Redirects to another page with GET. `path` is a path of the dashboard whose variable parts are quoted."""
     return Response(status_code=303, headers={"location": path})
+
+
+def _kept(request: Request, token: str) -> KeptForm | None:
+    """Returns the form that an expired session leaves behind, if the dashboard made it for that session's cookie.
+
+    A form of another site has no such token, and so nobody can put one before a user who signs in.
+    """
+    if request.method in _LOOKING or not token:
+        return None
+    try:
+        check_csrf(request, token)
+    except AdminApiError:
+        return None
+    fields = {name: value for name, value in form_of(request).items() if name != CSRF}
+    return KeptForm(request.url.path, fields)
+
+
+def _base_url(request: Request) -> str:
+    """Returns the base URL of the API: on the port of this page, unless operators have a port of their own."""
+    settings = services_of(request).settings
+    forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip()
+    scheme = forwarded if forwarded in ("http", "https") else request.url.scheme
+    place = request.url.netloc
+    if settings.admin.port is not None:
+        place = f"{place.removesuffix(f':{settings.admin.port}')}:{settings.server.port}"
+    return f"{scheme}://{place}/v1"
 
 
 async def _read_form(request: Request) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.dashboard import charts, forms
+from gateway.dashboard import charts, forms, plots
 from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, Visit, visit_of
 from gateway.dashboard.render import WHY, html, words
@@ -27,7 +27,6 @@ HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 PERIODS: Final[Mapping[str, str]] = MappingProxyType({"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days"})
 MAX_KEYS: Final = 20
-CHARTS: Final = ("spend", "requests", "latency", "refusals")
 _ANSWERED: Final = frozenset({"completed", "incomplete"})
 
 
@@ -76,6 +75,17 @@ def reason(refused: Mapping[str, Any]) -> str:
     return f"{WHY.get(limit, words(limit))}{', of the ' + refused['scope'] if refused['scope'] else ''}"
 
 
+TABLES: Final[Mapping[str, Callable[[dict[str, Any]], charts.Table | charts.Times]]] = MappingProxyType(
+    {
+        "spend": lambda found: charts.table(found, "cost_usd"),
+        "requests": lambda found: charts.table(found, "requests"),
+        "latency": charts.times,
+        "refusals": lambda found: charts.refusals(found, reason),
+    }
+)
+"""The data of each chart, of GET /usage?by=model."""
+
+
 @router.get("")
 async def show_overview(request: Request) -> Response:
     """Shows spend, requests, refusals, durations."""
@@ -84,6 +94,8 @@ async def show_overview(request: Request) -> Response:
         team_names(visit, period.team), usage(visit, period, "model"), usage(visit, period, "key", MAX_KEYS)
     )
     total = by_model["total"]
+    tables = {name: make(by_model) for name, make in TABLES.items()}
+    colours = await model_colours(visit)
     return html(
         "overview.html",
         visit=visit,
@@ -93,10 +105,12 @@ async def show_overview(request: Request) -> Response:
         teams=teams,
         total=total,
         unanswered=sum(count for outcome, count in total["outcomes"].items() if outcome not in _ANSWERED),
-        spend=charts.table(by_model, "cost_usd"),
-        requests=charts.table(by_model, "requests"),
-        times=charts.times(by_model),
-        refused=charts.refusals(by_model, reason),
+        spend=tables["spend"],
+        requests=tables["requests"],
+        times=tables["latency"],
+        refused=tables["refusals"],
+        plots={name: _plot(name, shown, period, colours) for name, shown in tables.items()},
+        colours=colours,
         models=by_model["groups"],
         keys=by_key["groups"],
         other_keys=by_key["others"],
@@ -106,18 +120,32 @@ async def show_overview(request: Request) -> Response:
 
 @router.get("/charts/{name}.svg")
 async def show_chart(request: Request, name: str) -> Response:
-    """Draws one of CHARTS for a period."""
+    """Draws one of TABLES for a period."""
     visit, period = visit_of(request), period_of(request)
-    if name not in CHARTS:
+    if name not in TABLES:
         raise AdminApiError(404, "unknown_url", f"There is no chart {name!r}.")
-    found = await usage(visit, period, "model")
-    if name == "latency":
-        return charts.medians(charts.times(found), period.step)
-    if name == "refusals":
-        return charts.by_time(charts.refusals(found, reason), period.step)
-    if name == "spend":
-        return charts.by_time(charts.table(found, "cost_usd"), period.step, "$")
-    return charts.by_time(charts.table(found, "requests"), period.step)
+    found, colours = await asyncio.gather(usage(visit, period, "model"), model_colours(visit))
+    return plots.as_image(_plot(name, TABLES[name](found), period, colours))
+
+
+async def model_colours(visit: Visit) -> Mapping[str, str]:
+    """Returns the colours of all models that the visitor sees used in 90 days: the same on every page and period."""
+    found = await usage(visit, Period("90", None), "model")
+    return charts.colours(group["model"] for group in found["groups"])
+
+
+async def spend_plot(visit: Visit, team: str, days: str) -> plots.Plot:
+    """Draws the spend of a team by model, for its page."""
+    period = Period(days, team)
+    found, colours = await asyncio.gather(usage(visit, period, "model"), model_colours(visit))
+    return _plot("spend", charts.table(found, "cost_usd"), period, colours)
+
+
+def _plot(name: str, shown: charts.Table | charts.Times, period: Period, colours: Mapping[str, str]) -> plots.Plot:
+    if isinstance(shown, charts.Times):
+        return plots.lines(shown, period.step, colours)
+    chosen = charts.colours(shown.columns) if name == "refusals" else colours
+    return plots.bars(shown, period.step, chosen, money=name == "spend")
 
 
 async def team_names(visit: Visit, chosen: str | None) -> dict[str, str]:

@@ -49,6 +49,13 @@ def exact(amount: str | Decimal) -> str:
     return format(Decimal(amount), "f")
 
 
+def exact_usd(amount: str | Decimal) -> str:
+    """Formats an amount exactly, with separators for thousands: 1234.5 -> 1,234.50."""
+    whole, _, rest = exact(amount).partition(".")
+    sign, digits = ("-", whole[1:]) if whole.startswith("-") else ("", whole)
+    return f"{sign}{int(digits):,}.{rest.ljust(2, '0')}"
+
+
 def count(number: int | None) -> str:
     """Formats a number with separators for thousands."""
     return "" if number is None else f"{number:,}"
@@ -88,7 +95,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        usd=usd, exact=exact, count=count, short=short, moment=moment, words=words, duration=duration
+        usd=usd,
+        exact=exact,
+        exact_usd=exact_usd,
+        count=count,
+        short=short,
+        moment=moment,
+        words=words,
+        duration=duration,
     )
     environment.filters["typed_limits"] = typed_limits
     environment.globals["WHY"] = WHY

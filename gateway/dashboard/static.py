@@ -1,4 +1,4 @@
-"""GET /dashboard/static/{name}: the style sheet, the script of the live feed, the icon."""
+"""GET /dashboard/static/{name}: the style sheet, the scripts, the icon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from gateway.dashboard.guard import OpenRoute
 
 router = APIRouter(route_class=OpenRoute)
 _TYPES: Final[Mapping[str, str]] = MappingProxyType(
-    {"dashboard.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
+    {
+        "dashboard.css": "text/css",
+        "live.js": "text/javascript",
+        "page.js": "text/javascript",
+        "icon.svg": "image/svg+xml",
+    }
 )
 _FILES: Final[Mapping[str, bytes]] = MappingProxyType(
     {name: (files("gateway.dashboard") / "assets" / name).read_bytes() for name in _TYPES}

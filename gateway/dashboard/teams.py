@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
@@ -21,7 +21,9 @@ from gateway.dashboard.audit_entries import audit_entry
 from gateway.dashboard.forecast import DAY_MS, forecast
 from gateway.dashboard.guard import PageRoute, Visit, form_of, redirect_to, visit_of
 from gateway.dashboard.limit_bars import limit_bars, values
+from gateway.dashboard.overview import spend_plot
 from gateway.dashboard.render import html
+from gateway.dashboard.snippets import snippets
 from gateway.protocol.timestamps import iso_time
 
 router = APIRouter(route_class=PageRoute)
@@ -40,6 +42,16 @@ NOTICES: Final[Mapping[str, str]] = MappingProxyType(
 MAX_TEAMS: Final = 1000
 PAGE: Final = 100
 _LOOK_BACK_MS: Final = 6 * DAY_MS
+
+
+class KeysShown(NamedTuple):
+    """Which keys a team's page shows: `opened` with all that can be done, and those that `ended`, too."""
+
+    opened: str = ""
+    ended: bool = False
+
+
+EVERY_USABLE_KEY: Final = KeysShown()
 
 
 def team_path(team: str, rest: str = "") -> str:
@@ -78,7 +90,12 @@ async def create_team(request: Request) -> Response:
 async def show_team(request: Request, team: str) -> Response:
     """One team."""
     query = request.query_params
-    return await team_page(visit_of(request), team, notice=NOTICES.get(query.get("done", ""), ""), ended="all" in query)
+    return await team_page(
+        visit_of(request),
+        team,
+        notice=NOTICES.get(query.get("done", ""), ""),
+        view=KeysShown(query.get("key", ""), ended="all" in query),
+    )
 
 
 @router.post("/teams/{team}/limits")
@@ -165,13 +182,11 @@ async def team_page(
     form: Mapping[str, str] = MappingProxyType({}),
     sent: str = "",
     created: Mapping[str, Any] | None = None,
-    ended: bool = False,
+    view: KeysShown = EVERY_USABLE_KEY,
 ) -> Response:
-    """Renders a team's page. `made` is a new key whose text is shown once; `sent` is the refused form, as in `form`.
-
-    With `ended`, keys that were revoked or deleted are shown, too.
-    """
+    """Renders a team's page. `created`: a new key, whose text is shown once. `sent`: the refused form, as in `form`."""
     found = await visit.api.get(team_path(team))
+    plot = await spend_plot(visit, found["id"], "30")
     keys, spent, refused_requests, actions = await asyncio.gather(
         visit.api.get(team_path(team, "/keys"), limit=1000, all="true"),
         visit.api.get("/usage", team=found["id"], by="key", step="day"),
@@ -179,7 +194,7 @@ async def team_page(
         visit.api.get("/audit", team=found["id"], limit=10),
     )
     recent = await _spent(visit, found["id"])
-    shown = [key for key in keys["data"] if ended or key["status"] not in ENDED]
+    shown = [key for key in keys["data"] if view.ended or key["status"] not in ENDED]
     return html(
         "team.html",
         refused.status if refused is not None else 200,
@@ -188,6 +203,10 @@ async def team_page(
         team=_with_forecast(found, recent),
         keys=[{**key, "bars": limit_bars(key["limits"]), "set": values(key["limits"])} for key in shown],
         ended=len(keys["data"]) - len(shown),
+        ended_shown=view.ended,
+        opened=view.opened or sent.partition("-")[2] or (created or {}).get("id"),
+        plot=plot,
+        snippets=snippets(visit.base_url, str(created["key"])) if created and created.get("key") else (),
         usage={group["key_id"]: group for group in spent["groups"]},
         total=spent["total"],
         refusals=refused_requests["data"],

@@ -1,27 +1,18 @@
-"""How a usage becomes a cost by a configuration file: what the gateway would charge for an answer, without asking it.
+"""How a usage becomes a cost: what the gateway would charge for an answer, without asking for it.
 
-explain(question, config)     -> the lines of the cost, the row and its version, what no price covers
-read_object, moment_ms        what a person gives, as values
+explain(question, router)     -> the lines of the cost, the row and its version, what no price covers
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from gateway.billing.bill import Charge, bill_json, charge, read_bill
 from gateway.billing.money import MoneyError, format_usd, round_up_usd
-from gateway.cli.errors import USAGE, CliError
-from gateway.config.errors import SettingsError
-from gateway.config.settings import load_settings
 from gateway.errors import GatewayError
-from gateway.moments import parse_moment
 from gateway.protocol.dialects.dialect import Dialect, Json, count, member
 from gateway.protocol.model_spelling import folded
 from gateway.protocol.operations import OPERATIONS
@@ -53,19 +44,23 @@ class Question(NamedTuple):
     request: Json
 
 
-def explain(question: Question, config: Path) -> dict[str, Any]:
+class Unexplained(Exception):
+    """A usage cannot be read, or has no price. `is_usage`: what was asked is wrong."""
+
+    def __init__(self, message: str, *, is_usage: bool = False) -> None:
+        super().__init__(message)
+        self.is_usage = is_usage
+
+
+def explain(question: Question, router: Router) -> dict[str, Any]:
     """Returns the cost of a usage as JSON: that of `requests show`, with the row, its version and the sum.
 
-    Raises CliError where the configuration is wrong, has no route or no price for the model, or nothing can be read.
+    Raises Unexplained if there is no route or no price for the model, or nothing can be read.
     """
-    try:
-        router = load_settings(config).router()
-    except SettingsError as error:
-        raise CliError(*error.problems) from None
     try:
         route = router.resolve(question.model)
     except GatewayError as error:
-        raise CliError(str(error)) from None
+        raise Unexplained(str(error)) from None
     given = _unwrapped(question.given)
     answer = {"usage": given} if _OF_ANSWERS.isdisjoint(given) else given
     dialect = question.dialect or _dialect_of(answer)
@@ -83,27 +78,6 @@ def explain(question: Question, config: Path) -> dict[str, Any]:
         "note": _note(route, own),
         **_lines(made, usage),
     }
-
-
-def read_object(text: str, where: str) -> Json:
-    """Returns the JSON object that a text is. Raises CliError."""
-    try:
-        value = orjson.loads(text)
-    except ValueError as error:
-        raise CliError(f"{where} is not JSON: {error}", exit_code=USAGE) from None
-    if not isinstance(value, dict):
-        raise CliError(f"{where} is not a JSON object", exit_code=USAGE)
-    return value
-
-
-def moment_ms(text: str | None) -> int:
-    """Returns a date or time (UTC without an offset), or now, as milliseconds since 1970. Raises CliError."""
-    if text is None:
-        return time.time_ns() // 1_000_000
-    try:
-        return round(parse_moment(text, datetime.now(UTC)).timestamp() * 1000)
-    except ValueError as error:
-        raise CliError(f"--at {error}", exit_code=USAGE) from None
 
 
 def _unwrapped(given: Json) -> Json:
@@ -135,14 +109,14 @@ def _reported(dialect: Dialect, answer: Json) -> Json | None:
 
 def _usage(question: Question, route: Route, dialect: str, answer: Json) -> Usage:
     if dialect not in _DIALECTS:
-        raise CliError(f"{dialect!r} is no dialect: it is one of {', '.join(sorted(_DIALECTS))}", exit_code=USAGE)
+        raise Unexplained(f"{dialect!r} is no dialect: it is one of {', '.join(sorted(_DIALECTS))}", is_usage=True)
     facts = read_facts(question.request)
     if route.price.conditions:
         facts = facts._replace(conditions=route.price.conditions)
     reported = _reported(_DIALECTS[dialect], answer)
     usage = None if reported is None else read_usage(dialect, reported, answer, facts)
     if usage is None:
-        raise CliError(
+        raise Unexplained(
             f"no usage can be read here as {dialect}: the gateway would charge an estimate. Another --dialect may fit"
         )
     return usage
@@ -151,7 +125,7 @@ def _usage(question: Question, route: Route, dialect: str, answer: Json) -> Usag
 def _lines(made: Charge, usage: Usage) -> dict[str, Any]:
     bill = read_bill(made.bill, usage)
     if bill is None:
-        raise CliError("the bill cannot be read again: this is a defect of the gateway")
+        raise Unexplained("the bill cannot be read again: this is a defect of the gateway")
     written = bill_json(bill)
     unpriced = tuple(dict.fromkeys((*bill.unpriced, *made.unpriced)))
     return {**written, "unpriced": list(unpriced), "contradictions": list(bill.contradictions)}

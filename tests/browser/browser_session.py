@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
+from gateway.dashboard.guard import COOKIE
 from tests.support.gateway import ADMIN_KEY, RunningGateway
 from tests.support.waiting import wait_until_sync
 
@@ -47,9 +48,18 @@ class BrowserSession:
     def sign_in(self, key: str = ADMIN_KEY) -> None:
         """Signs in, from the sign-in page to the overview."""
         self.page.goto("/dashboard/login")
+        self.fill_in_key(key)
+        self.page.get_by_role("heading", name="Overview", level=1).wait_for()
+
+    def fill_in_key(self, key: str = ADMIN_KEY) -> None:
+        """Sends the sign-in page that is shown."""
         self.page.get_by_label("Admin key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
-        self.page.get_by_role("heading", name="Overview", level=1).wait_for()
+
+    def end_session(self) -> None:
+        """Ends this browser's session, as time does."""
+        token = next(cookie["value"] for cookie in self.context.cookies() if cookie["name"] == COOKIE)
+        self.gateway.run(self.gateway.services.sessions.close(token))
 
     def go(self, name: str) -> None:
         """Opens a page of the main menu."""
@@ -88,8 +98,8 @@ class BrowserSession:
     def revoke(self, label: str) -> None:
         """Revokes a key on a team's page."""
         card = self.key(label)
-        card.get_by_text("Disable or revoke").click()
-        card.get_by_label("To revoke it for ever, type its name").fill(label)
+        card.get_by_text("Disable, revoke or delete").click()
+        card.get_by_label("To revoke or delete it for ever, type its name").fill(label)
         card.get_by_role("button", name=f"Revoke {label}").click()
         self.page.get_by_role("status").get_by_text("The key is revoked").wait_for()
 

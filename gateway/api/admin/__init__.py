@@ -11,6 +11,7 @@
     usage.py             GET /usage; usage_totals.py adds its rows up
     events.py            GET /events                        live, as server-sent events
     upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable
+    prices.py            GET /prices                        GET /prices/explain
     config.py            GET /config                        POST /config/reload             GET /openapi.json
     feasibility.py       refuses settings that can never work
     access.py            the table of what each scope may do
@@ -37,6 +38,7 @@ from gateway.api.admin import (
     journal,
     kept_state,
     keys,
+    prices,
     requests,
     rotation,
     team_credits,
@@ -49,6 +51,6 @@ from gateway.api.admin.guard import GuardedRoute
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
 for part in (
     *(teams, keys, rotation, team_credits, kept_state, journal),
-    *(requests, usage, admin_keys, upstreams, config, events),
+    *(requests, usage, admin_keys, upstreams, prices, config, events),
 ):
     router.include_router(part.router)

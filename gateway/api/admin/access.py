@@ -69,6 +69,8 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /upstreams": Rule(LOOK),
         "POST /upstreams/{upstream}/disable": Rule(FULL, "upstream"),
         "POST /upstreams/{upstream}/enable": Rule(FULL, "upstream"),
+        "GET /prices": Rule(EVERYBODY),
+        "GET /prices/explain": Rule(EVERYBODY),
         "GET /config": Rule(LOOK),
         "POST /config/reload": Rule(FULL),
     }
