@@ -41,6 +41,7 @@ from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import SharedMetrics
 from gateway.observability.request_log import RequestLog, open_request_log
+from gateway.observability.request_record import RequestRecord
 from gateway.protocol import azure_paths, operations
 from gateway.protocol.error_forms import error_body
 from gateway.proxy.background_runner import BackgroundRunner
@@ -63,6 +64,7 @@ from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.parts import (
+    build_otel_metrics,
     build_snapshot,
     build_tracing,
     build_turns,
@@ -234,6 +236,10 @@ class Gateway:
                 stack.push_async_callback(tracing.end)
             upgrades = self._upgrades(handler, responses)
             services = _services(settings, store, ledger, handler, request_log, self._source, upgrades)
+            if settings.telemetry.metrics:
+                otel_metrics = build_otel_metrics(settings.server.metrics_max_series)
+                handler.on_end = _both(services.reporter.note, otel_metrics.note)
+                stack.push_async_callback(otel_metrics.end)
             control_loop, reporter = services.control_loop, services.reporter
             stack.push_async_callback(control_loop.end)
             stack.push_async_callback(reporter.end)
@@ -324,6 +330,16 @@ def _services(
     services.control_loop = ControlLoop(services, cluster_state, source)
     handler.on_end = services.reporter.note
     return services
+
+
+def _both(
+    one: Callable[[RequestRecord], None], other: Callable[[RequestRecord], None]
+) -> Callable[[RequestRecord], None]:
+    def note(record: RequestRecord) -> None:
+        one(record)
+        other(record)
+
+    return note
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -28,7 +28,11 @@ from gateway.routing.model_patterns import specificity
 from gateway.store import durability
 from gateway.store.store import Store, StoreError, StoreUnavailable
 from gateway.store.url import EMBEDDED, StoreUrl
-from gateway.worker.parts import build_tracing, build_upstream, store_settings
+from gateway.worker.parts import build_otel_metrics, build_tracing, build_upstream, store_settings
+
+if TYPE_CHECKING:
+    from gateway.observability.otel_metrics import OtelMetrics
+    from gateway.observability.tracing import Tracing
 
 _T = TypeVar("_T")
 
@@ -56,19 +60,20 @@ async def _faults_of(settings: Settings) -> list[Problem]:
             problems.append(Problem(("upstreams", name), str(error)))
         else:
             await built.transport.close()
-    if settings.telemetry.traces:
-        problems += [Problem(("telemetry", "traces"), fault) for fault in await _faults_of_traces()]
+    for name, build in (("traces", build_tracing), ("metrics", lambda: build_otel_metrics(1))):
+        if getattr(settings.telemetry, name):
+            problems += [Problem(("telemetry", name), fault) for fault in await _faults_of_telemetry(build)]
     return problems
 
 
-async def _faults_of_traces() -> list[str]:
+async def _faults_of_telemetry(build: Callable[[], Tracing | OtelMetrics]) -> list[str]:
     try:
-        tracing = build_tracing()
+        built = build()
     except ImportError:
         return ['needs the extra "otel": pip install "openresponses-gateway[otel]"']
     except ValueError as error:
         return [f"the environment's OTEL_*: {error}"]
-    await tracing.end()
+    await built.end()
     return []
 
 
@@ -131,6 +136,7 @@ def _summary(settings: Settings) -> list[str]:
         f"listen     {server.host} port {server.port}, {_count(server.workers, 'worker')}",
         f"store      {_store(settings)}",
         f"admin API  {'on' if settings.admin.key else 'off: admin.key is not set'}",
+        *(["metrics    on, to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT"] if settings.telemetry.metrics else []),
         *(["traces     on, to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT"] if settings.telemetry.traces else []),
     ]
     lines += [

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import CliError
+from gateway.reporting.csv_text import cell
 
 app = typer.Typer(help="The ledger: verify it, export it.", no_args_is_help=True)
 
@@ -214,11 +215,4 @@ def _write_line(file: TextIO, entry: Json) -> None:
 
 def _write_row(rows: csv.DictWriter[str], entry: Json) -> None:
     flat = {**entry, **(entry["usage"] or {})}
-    rows.writerow({name: _cell(flat.get(name)) for name in _COLUMNS})
-
-
-def _cell(value: object) -> object:
-    """Escapes text that a spreadsheet would run as a formula. Amounts begin with "-" and are numbers."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r"):
-        return "'" + value
-    return value
+    rows.writerow({name: cell(flat.get(name)) for name in _COLUMNS})

@@ -5,14 +5,17 @@ The figures are the ledger's. Durations come from buckets and are shown as appro
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
+from gateway.reporting.csv_text import lines
 from gateway.reporting.latency_buckets import duration
 
 BAR: Final = 30
@@ -46,10 +49,11 @@ def usage(
         int | None, typer.Option(help="How many rows; the others are added up.", min=1, max=20_000, show_default="50")
     ] = None,
     as_json: options.AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV, for spreadsheets.")] = False,
 ) -> None:
     """Show usage and spend by model, key, team or time; by default of the last 30 days."""
     asked = options.given(team=team, step=step.value, to=until, limit=limit)
-    if limit is None and not as_json:
+    if limit is None and not as_json and not as_csv:
         asked["limit"] = MOST
     asked |= {} if by is By.TIME else {"by": by.value}
     asked |= {"from": since} if since else {}
@@ -57,6 +61,9 @@ def usage(
         found = client.get("/usage", asked)
     if as_json:
         output.as_json(found)
+        return
+    if as_csv:
+        sys.stdout.write(lines(_records(found, by), _COLUMNS[by]))
         return
     rows = found["data"] if by is By.TIME else found["groups"]
     named = [(_name(row, by), row) for row in rows]
@@ -77,6 +84,30 @@ def usage(
         typer.echo(f"\n{total['requests']} requests, {total['cost_usd']} USD, {found['from']} to {found['to']}")
         if timed:
             typer.echo("MEDIAN and P95 are durations of whole requests, accurate to within a third.")
+
+
+_FIGURES: Final = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
+_COLUMNS: Final = MappingProxyType(
+    {
+        By.TIME: ("start", *_FIGURES, "refused", "median_ms", "p95_ms"),
+        By.KEY: ("team", "team_id", "key", "key_id", *_FIGURES),
+        By.TEAM: ("team", "team_id", *_FIGURES, "refused", "median_ms", "p95_ms"),
+        By.MODEL: ("model", *_FIGURES, "refused", "median_ms", "p95_ms"),
+    }
+)
+"""The columns of the CSV, without which no row stands."""
+
+
+def _records(found: Json, by: By) -> list[Json]:
+    """Returns the rows of the CSV. What was too much to be listed comes last."""
+    rows = found["data"] if by is By.TIME else found["groups"]
+    rows = [*rows, *([found["others"]] if found["others"] else [])]
+    times = [row.get("total_ms") or {} for row in rows]
+    known = [
+        {**row, "median_ms": took.get("median"), "p95_ms": took.get("p95")}
+        for row, took in zip(rows, times, strict=True)
+    ]
+    return [{name: row.get(name) for name in _COLUMNS[by]} for row in known]
 
 
 def bar(value: Decimal, most: Decimal) -> str:

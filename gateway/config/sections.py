@@ -210,3 +210,4 @@ class TelemetrySettings(Section):
     """What is sent to collectors. OpenTelemetry's own variables (OTEL_*) configure the destination and the amount."""
 
     traces: bool = False
+    metrics: bool = False

@@ -11,6 +11,7 @@
     admin_keys.py     /admin-keys: create, list, revoke
     prices.py         /prices: the price rows, and what a usage costs
     configuration.py  /configuration: show it and reload it
+    downloads.py      /download/{name}.csv: what each page shows, for spreadsheets
     static.py         /static/{name}: the style sheet, the scripts, the icon
     not_found.py      any other path
     guard.py          sessions, CSRF tokens, headers, and errors as pages, for every route
@@ -33,6 +34,7 @@ from fastapi import FastAPI
 from gateway.dashboard import (
     admin_keys,
     configuration,
+    downloads,
     journal,
     keys,
     not_found,
@@ -50,6 +52,6 @@ from gateway.types import Scope
 def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
     """Declares the dashboard's routes. `host_of` returns the address that attempts to sign in are counted against."""
     app.state.host_of = host_of
-    pages = (overview, teams, keys, journal, requests, upstreams, prices, admin_keys, configuration)
+    pages = (overview, teams, keys, journal, requests, upstreams, prices, admin_keys, configuration, downloads)
     for module in (sign_in, static, *pages, not_found):
         app.include_router(module.router, prefix="/dashboard", include_in_schema=False)

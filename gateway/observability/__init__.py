@@ -5,4 +5,6 @@ request_log      one structured line per finished request
 log_writer       writes log lines without blocking the event loop
 metrics          counters, and what /metrics shows
 tracing          OpenTelemetry spans
+otel_metrics     OpenTelemetry metrics
+otel             what these two share
 """

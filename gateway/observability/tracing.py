@@ -16,7 +16,6 @@ Exporter, sampler, resource and bounds are the SDK's, which reads its own variab
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -34,33 +32,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from gateway import __version__
-from gateway.billing.lifecycle import Outcome
+from gateway.observability.otel import END_S, GOOD, SERVICE, SdkNotes, error_of, resource
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.operations import Operation
 from gateway.types import Headers
 
-SERVICE: Final = "openresponses-gateway"
-"""The `service.name` where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES set none."""
-END_S: Final = 2.0
-"""How long the end of a worker waits for a collector that does not answer."""
-
 _PROPAGATION: Final = TraceContextTextMapPropagator()
 _CARRIED: Final = frozenset({b"traceparent", b"tracestate"})
-_LONGEST_REASON: Final = 500
 _CLIENT_ERROR: Final = 400
-_SERVER_ERROR: Final = 500
-_GOOD: Final = frozenset(
-    {
-        Outcome.COMPLETED,
-        Outcome.INCOMPLETE,
-        Outcome.CAPPED,
-        Outcome.REFUSED,
-        Outcome.DRY_RUN,
-        Outcome.CLIENT_LEFT,
-        Outcome.CANCELLED,
-    }
-)
-"""Outcomes that are not failures of the gateway or the upstream. All others are, whatever status had been sent."""
 
 
 class Tracing:
@@ -68,9 +47,9 @@ class Tracing:
 
     def __init__(self) -> None:
         """Raises ValueError for OTEL_* variables that the SDK rejects or ignores."""
-        notes = _Notes()
+        notes = SdkNotes()
         self._exporter = _Exporter(OTLPSpanExporter(), notes)
-        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        self._provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(SERVICE, __version__)
         if notes.first:  # for example "unrecognized sampler": the SDK would continue with its default
@@ -163,7 +142,7 @@ class Traced:
                     step.end(self._at(ended))
             self._end_attempts(record)
             self._span.set_attributes(_known(_of_request(record)))
-            if error := _error(record):
+            if error := error_of(record):
                 _fail(self._span, error, record.detail)
         self._span.end(None if record.ended is None else self._at(record.ended))
 
@@ -179,7 +158,7 @@ class Traced:
                 if number == last:  # the answer of this attempt was passed on
                     ended = record.relayed
                     span.set_attributes(_known(_of_answer(record, began)))
-                    error = error or (None if record.outcome in _GOOD else record.outcome.value)
+                    error = error or (None if record.outcome in GOOD else record.outcome.value)
             if error:
                 _fail(span, error, record.detail if number == last else None)
             span.end(None if ended is None else self._at(ended))
@@ -192,7 +171,7 @@ class Traced:
 class _Exporter(SpanExporter):
     """The SDK's exporter. Its failures are logged when they start and when they end, not for each batch."""
 
-    def __init__(self, exporter: SpanExporter, notes: _Notes) -> None:
+    def __init__(self, exporter: SpanExporter, notes: SdkNotes) -> None:
         self._exporter = exporter
         self._notes = notes
         self._fails = False
@@ -214,31 +193,6 @@ class _Exporter(SpanExporter):
     def shutdown(self) -> None:
         """Drops what is queued and closes the exporter."""
         self._exporter.shutdown()
-
-
-class _Notes(logging.Handler):
-    """Keeps the SDK's messages instead of printing them.
-
-    Mutable: `first`, the first message since the last good export.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.first = ""
-        logger = logging.getLogger("opentelemetry")
-        logger.handlers = [self]
-        logger.propagate = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps one message of the SDK's log."""
-        self.first = self.first or record.getMessage()[:_LONGEST_REASON]
-
-
-def _resource() -> Resource:
-    found = Resource.create()
-    named = not str(found.attributes[SERVICE_NAME]).startswith("unknown_service")
-    ours = {SERVICE_VERSION: __version__} if named else {SERVICE_NAME: SERVICE, SERVICE_VERSION: __version__}
-    return found.merge(Resource(ours))
 
 
 def _of_request(record: RequestRecord) -> dict[str, AttributeValue | None]:
@@ -275,14 +229,6 @@ def _of_answer(record: RequestRecord, began: float) -> dict[str, AttributeValue 
         "gen_ai.usage.output_tokens": usage.output_tokens if usage else None,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens if usage else None,
     }
-
-
-def _error(record: RequestRecord) -> str | None:
-    """Returns `error.type` of the whole request. Refusals have none, because they are the caller's errors."""
-    if record.status >= _SERVER_ERROR:
-        return record.code or str(record.status)
-    upstreams_word = record.outcome is Outcome.UPSTREAM_REFUSED  # a status 4xx that was passed on
-    return None if record.outcome in _GOOD or upstreams_word else record.outcome.value
 
 
 def _fail(span: Span, error: str, detail: str | None) -> None:

@@ -10,4 +10,5 @@ request_timings    how long the parts of a team's last requests took
 live_requests      finished requests as a stream, while somebody watches
 request_reporter   writes a worker's finished requests to the places above
 audit_log          what admins changed
+csv_text           rows as CSV that no spreadsheet runs
 """

@@ -36,6 +36,7 @@ from gateway.websocket.session import SessionBounds
 from gateway.websocket.sockets import SocketPolicy
 
 if TYPE_CHECKING:
+    from gateway.observability.otel_metrics import OtelMetrics
     from gateway.observability.tracing import Tracing
 
 _BACKGROUND_SLACK_S: Final = 600.0
@@ -48,6 +49,13 @@ def build_tracing() -> Tracing:
     from gateway.observability.tracing import Tracing  # noqa: PLC0415 - the SDK is optional, and costs nothing while traces are off
 
     return Tracing()
+
+
+def build_otel_metrics(max_series: int) -> OtelMetrics:
+    """Builds the meter. Raises ImportError without the extra `otel`, and ValueError for invalid OTEL_* variables."""
+    from gateway.observability.otel_metrics import OtelMetrics  # noqa: PLC0415 - the SDK is optional, and costs nothing while metrics are off
+
+    return OtelMetrics(max_series)
 
 
 def build_snapshot(
