@@ -230,16 +230,9 @@ class Gateway:
             handler.background = BackgroundRunner(
                 turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
             )
-            if settings.telemetry.traces:
-                tracing = build_tracing()
-                handler.begin_trace = tracing.begin
-                stack.push_async_callback(tracing.end)
             upgrades = self._upgrades(handler, responses)
             services = _services(settings, store, ledger, handler, request_log, self._source, upgrades)
-            if settings.telemetry.metrics:
-                otel_metrics = build_otel_metrics(settings.server.metrics_max_series)
-                handler.on_end = _both(services.reporter.note, otel_metrics.note)
-                stack.push_async_callback(otel_metrics.end)
+            _begin_telemetry(settings, handler, services.reporter.note, stack)
             control_loop, reporter = services.control_loop, services.reporter
             stack.push_async_callback(control_loop.end)
             stack.push_async_callback(reporter.end)
@@ -330,6 +323,23 @@ def _services(
     services.control_loop = ControlLoop(services, cluster_state, source)
     handler.on_end = services.reporter.note
     return services
+
+
+def _begin_telemetry(
+    settings: Settings,
+    handler: RequestHandler,
+    note: Callable[[RequestRecord], None],
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    """Builds what sends traces and metrics, where they are on."""
+    if settings.telemetry.traces:
+        tracing = build_tracing()
+        handler.begin_trace = tracing.begin
+        stack.push_async_callback(tracing.end)
+    if settings.telemetry.metrics:
+        metrics = build_otel_metrics(settings.server.metrics_max_series)
+        handler.on_end = _both(note, metrics.note)
+        stack.push_async_callback(metrics.end)
 
 
 def _both(

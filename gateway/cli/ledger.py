@@ -204,7 +204,7 @@ class _File:
 def _writer(file: TextIO, form: Format) -> Callable[[Json], None]:
     if form is Format.JSONL:
         return lambda entry: _write_line(file, entry)
-    rows = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\r\n")
     rows.writeheader()
     return lambda entry: _write_row(rows, entry)
 

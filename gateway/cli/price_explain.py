@@ -12,8 +12,8 @@ import orjson
 from gateway.cli.errors import REFUSED, USAGE, CliError
 from gateway.config.errors import SettingsError
 from gateway.config.settings import load_settings
-from gateway.moments import parse_moment
 from gateway.protocol.dialects.dialect import Json
+from gateway.protocol.moments import parse_moment
 from gateway.proxy.price_explain import Question, Unexplained
 from gateway.proxy.price_explain import explain as explained
 

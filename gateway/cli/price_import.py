@@ -16,7 +16,7 @@ import typer
 from gateway.cli import output
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.prices import CONFIG, Config, app
-from gateway.moments import parse_moment
+from gateway.protocol.moments import parse_moment
 
 if TYPE_CHECKING:
     from gateway.cli.price_catalogue import Catalogue, Entry

@@ -30,7 +30,7 @@ from gateway.billing.reconciliation import (
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import REFUSED, USAGE, CliError
-from gateway.moments import parse_moment
+from gateway.protocol.moments import parse_moment
 
 _ENTRIES_AT_ONCE: Final = "1000"
 _SHOWN: Final = 50

@@ -240,7 +240,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables that look like settings and are none: unknown sections, and one underscore where two belong.
 
     Others with our prefix are no mistake. Kubernetes sets GATEWAY_PORT and more for a service "gateway", and addresses
-    such as tcp://10.0.0.1:80 in GATEWAY_SERVER_PORT for a service "gateway-server".
+    such as tcp://192.0.2.1:80 in GATEWAY_SERVER_PORT for a service "gateway-server".
     """
     problems = []
     for name, value in environ.items():

@@ -23,7 +23,6 @@ import structlog
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
-    MetricExporter,
     MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
@@ -43,7 +42,9 @@ DURATION_BUCKETS_S: Final = (*(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2
 CHUNK_BUCKETS_S: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
 )
-_SPANS: Final[Mapping[str, str]] = MappingProxyType({operation.route: operation.span for operation in OPERATIONS})
+_SPANS: Final[Mapping[str, str]] = MappingProxyType(
+    {f"{operation.method} {operation.route}": operation.span for operation in OPERATIONS}
+)
 
 
 class OtelMetrics:
@@ -52,7 +53,7 @@ class OtelMetrics:
     def __init__(self, max_series: int) -> None:
         """Raises ValueError for OTEL_* variables that the SDK rejects or ignores. `max_series` bounds the models."""
         notes = SdkNotes()
-        self._exporter = _Exporter(OTLPMetricExporter(), notes)
+        self._exporter = _Exporter(notes)
         self._reader = PeriodicExportingMetricReader(self._exporter)
         self._provider = MeterProvider([self._reader], instance_resource(), shutdown_on_exit=False)
         meter = self._provider.get_meter(SERVICE, __version__, SCHEMA_URL)
@@ -120,20 +121,20 @@ class OtelMetrics:
             await asyncio.to_thread(thread.join, END_S)
 
 
-class _Exporter(MetricExporter):
+class _Exporter(OTLPMetricExporter):
     """The SDK's exporter. Its failures are logged when they start and when they end, not for each export."""
 
-    def __init__(self, exporter: OTLPMetricExporter, notes: SdkNotes) -> None:
-        super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)  # noqa: SLF001 - what the SDK's variables have chosen
-        self._exporter = exporter
+    def __init__(self, notes: SdkNotes) -> None:
+        super().__init__()
         self._notes = notes
         self._fails = False
         self._log = structlog.get_logger("gateway.otel_metrics")
 
-    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: object
+    ) -> MetricExportResult:
         """Sends what was counted. Called from the SDK's own thread."""
-        del kwargs
-        result = self._exporter.export(metrics_data, timeout_millis)
+        result = super().export(metrics_data, timeout_millis, **kwargs)
         fails = result is not MetricExportResult.SUCCESS
         if fails and not self._fails:
             self._log.warning("metrics_not_exported", reason=self._notes.first)
@@ -143,12 +144,3 @@ class _Exporter(MetricExporter):
         if not fails:
             self._notes.first = ""
         return result
-
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Sends what waits, as the SDK asks for it."""
-        return self._exporter.force_flush(timeout_millis)
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
-        """Closes the exporter."""
-        del kwargs
-        self._exporter.shutdown(timeout_millis)

@@ -17,6 +17,7 @@ upstream_answer  which headers of an upstream's answer go on, what its body is
 learnt      what a relay has learnt of its answer, and what the settlement is decided by
 settling    steps 7 and 8: decides what a request costs, posts it, remembers the response
 answered_price  by which model's price an answer is charged
+price_explain  what a usage would cost, line by line
 answer_usage  what an answer used, reported or in part estimated
 large_answers  has large answers and events understood off the event loop
 media       passes on answers that are neither JSON nor events

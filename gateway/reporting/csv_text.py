@@ -49,7 +49,8 @@ def lines(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str
     cells = [flat(row) for row in rows]
     headings = dict.fromkeys((*columns, *(name for row in cells for name in row)))
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(headings), restval="", lineterminator="\n")
+    # RFC 4180; with "\n" alone a carriage return in a cell would not be quoted, and would begin a row of its own
+    writer = csv.DictWriter(out, list(headings), restval="", lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(cells)
     return out.getvalue()

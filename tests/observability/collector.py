@@ -1,4 +1,4 @@
-"""An OTLP collector for traces on a real socket.
+"""An OTLP collector for traces and metrics on a real socket.
 
 with collector() as received:      received.endpoint is for OTEL_EXPORTER_OTLP_ENDPOINT
     received.trace()               its spans by name, once the server span has arrived, which ends last
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
 
@@ -47,6 +48,7 @@ class Received:
     refuses: bool = False
     refused: int = 0
     spans: list[Span] = field(default_factory=list)
+    metrics: list[ExportMetricsServiceRequest] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -69,12 +71,15 @@ def collector() -> Iterator[Received]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             body = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
-            ours = self.path == "/v1/traces" and not received.refuses
+            ours = self.path in ("/v1/traces", "/v1/metrics") and not received.refuses
             received.refused += not ours
             if ours:
                 received.headers = {name.lower(): value for name, value in self.headers.items()}
                 received.bodies.append(body)
-                received.spans += spans_of(body)
+                if self.path == "/v1/metrics":
+                    received.metrics.append(ExportMetricsServiceRequest.FromString(body))
+                else:
+                    received.spans += spans_of(body)
             self.send_response(200 if ours else 400)
             self.send_header("content-length", "0")
             self.end_headers()

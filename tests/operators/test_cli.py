@@ -1,5 +1,6 @@
 """The command line: changing keys, limits, usage with bars, requests, upstreams, audit, config, top, try."""
 
+import csv
 import io
 import json
 import re
@@ -159,6 +160,25 @@ def test_usage_has_bars_as_long_as_the_spend(
     assert f"{team}/laptop" in shell("usage", "--by", "key", "--team", team).out
     assert "T" in shell("usage", "--by", "time", "--step", "hour", "--team", team).out
     assert "Nothing was used" in shell("usage", "--team", team, "--to", "2020-01-01", "--from", "2019-12-01").out
+
+
+def test_usage_is_written_as_csv_with_exact_figures(
+    shell: Shell, gateway: RunningGateway, team: str, key: dict[str, Any]
+) -> None:
+    send(gateway, key["key"], "=a/one")
+    for by, named in (
+        ("model", {"model": "'=a/one"}),
+        ("key", {"key": "laptop", "team": team}),
+        ("team", {"team": team}),
+    ):
+        said = shell.json("usage", "--team", team, "--by", by)["groups"][0]
+        done = shell("usage", "--team", team, "--by", by, "--csv")
+        (row,) = csv.DictReader(io.StringIO(done.out, newline=""))
+        assert row["cost_usd"] == said["cost_usd"]
+        assert {name: row[name] for name in named} == named
+    assert shell("usage", "--team", team, "--by", "time", "--csv").out.startswith("start,requests,")
+    nothing = shell("usage", "--team", team, "--csv", "--to", "2020-01-01", "--from", "2019-12-01").out
+    assert [line.partition(",")[0] for line in nothing.splitlines()] == ["team"], "the headings stand alone"
 
 
 def test_requests_and_what_became_of_one(shell: Shell, gateway: RunningGateway, team: str, key: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.moments import parse_moment
+from gateway.protocol.moments import parse_moment
 
 NOW = datetime(2026, 11, 30, 20, 0, tzinfo=UTC)
 

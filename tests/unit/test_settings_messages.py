@@ -130,8 +130,8 @@ def test_one_underscore_where_two_belong_is_said(
 def test_what_a_cluster_sets_for_a_service_gateway_server_is_no_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GATEWAY_SERVER_PORT", "tcp://10.0.0.1:80")
-    monkeypatch.setenv("GATEWAY_SERVER_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("GATEWAY_SERVER_PORT", "tcp://192.0.2.1:80")
+    monkeypatch.setenv("GATEWAY_SERVER_SERVICE_HOST", "192.0.2.1")
     monkeypatch.setenv("GATEWAY_ADMIN_KEY", "the command line's own")
     path = tmp_path / "g.toml"
     path.write_text(GOOD)

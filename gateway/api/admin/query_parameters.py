@@ -10,7 +10,7 @@ from fastapi import Query
 
 from gateway.accounts.accounts import Accounts
 from gateway.errors import GatewayError
-from gateway.moments import FORMS, parse_moment
+from gateway.protocol.moments import FORMS, parse_moment
 
 _BATCH_SIZE: Final = 500
 

@@ -28,7 +28,7 @@ from gateway.accounts.authority import param_of
 from gateway.accounts.entities import HOLDABLE
 from gateway.accounts.rotation import MAX_OVERLAP_S
 from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
-from gateway.moments import parse_moment
+from gateway.protocol.moments import parse_moment
 from gateway.protocol.operations import checked_names
 from gateway.routing.model_patterns import is_pattern
 
