@@ -12,6 +12,7 @@
 # make compose-test  the compose stack's life on a Docker Engine: kills, outages, rolling replacement; some minutes
 # make clients other people's programs, installed from the package index, against a gateway; many minutes the first time;
 #              ARGS="-k langchain" takes some, CLIENTS_DIR=... keeps their environments elsewhere
+# make docs    the manual as a site in build/site: pages of docs/ and deploy/, references from the code; every link is checked
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
@@ -29,7 +30,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run test test-fast mutants fuzz cover chaos clients compose-test wheels lint format bench wheel sbom audit lock FORCE
+.PHONY: setup run docs test test-fast mutants fuzz cover chaos clients compose-test wheels lint format bench wheel sbom audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -67,6 +68,11 @@ chaos: $(DEV)
 # Kept out of `make test`: named, not collected.
 clients: $(DEV)
 	$(BIN)/python -m pytest tests/clients/clients_scenario.py $(ARGS)
+
+# The variable turns an advertisement of the theme's off.
+docs: $(DEV)
+	$(BIN)/python -m tests.support.manual build/manual
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(DEV)
 	$(BIN)/ruff check .
