@@ -377,9 +377,10 @@ class Accounts:
             calls.append(partial(self._store.call, VIEW, names, [key_id or "", self._burst]))
         return await gather_pages(self._store, calls, _read_view, faults=True)
 
-    async def waiting(self, team: Team) -> int:
-        """Returns how many requests of a team wait for their turn."""
-        return int(await self._records.run("HLEN", TeamKeys(team.id).queue))
+    async def waiting(self, teams: Sequence[Team]) -> list[int]:
+        """Returns how many requests of each team wait for their turn."""
+        calls = [partial(self._store.run, "HLEN", TeamKeys(team.id).queue) for team in teams]
+        return [reply if isinstance(reply, int) else 0 for reply in await gather_pages(self._store, calls, faults=True)]
 
     def _movement_lives(self) -> list[str]:
         return [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]

@@ -54,7 +54,7 @@ def test_what_was_refused_or_only_looked_at_is_not_in_the_log(gateway: RunningGa
 def test_the_log_is_read_page_by_page_the_newest_first(gateway: RunningGateway) -> None:
     with admin_client(gateway) as root:
         team = new_team(root)
-        for rpm in range(5):
+        for rpm in range(1, 6):
             done(root.patch(f"/teams/{team['id']}", json={"limits": {"rpm": rpm}}))
         seen, after = [], None
         while True:
@@ -64,7 +64,7 @@ def test_the_log_is_read_page_by_page_the_newest_first(gateway: RunningGateway) 
             after = page["next"]
             if after is None:
                 break
-        assert [entry["after"]["limits"]["rpm"]["limit"] for entry in seen[:5]] == [4, 3, 2, 1, 0]
+        assert [entry["after"]["limits"]["rpm"]["limit"] for entry in seen[:5]] == [5, 4, 3, 2, 1]
         assert seen[5]["action"] == "POST /teams"
         assert len(seen) == 6
         assert root.get("/audit", params={"after": "x"}).status_code == 400
