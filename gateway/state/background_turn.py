@@ -148,7 +148,8 @@ class BackgroundTurn(Turn):
                 await self.background.end(self._job, "unborn", Ending(self._record(self.snapshot), self._log))
 
     async def _events(self, data: bytes) -> bytes:
-        for event in self._shaped_events(data, whole=True):
+        work = partial(self._shaped_events, data, whole=True)
+        for event in await self._run(work, is_long=len(data) > LONG_BYTES):
             await self._event(event)
         if not self._ended and time.monotonic() - self._kept_at_s >= _KEEP_EVERY_S:
             try:
@@ -165,13 +166,13 @@ class BackgroundTurn(Turn):
         response = fields.get("response")
         changes = self._changes(response, kept=self.keep) if isinstance(response, dict) else {}
         if not isinstance(response, dict) or fields.get("type") not in TERMINAL_STATUSES:
-            self._log.relay(event, changes)
+            await self._log.relay(event, changes, self._keeper.responses.large_work)
             return b""
         output = response.get("output")
         merged = self._output.merged(output if isinstance(output, list) else [])
         record = self._record({**response, **changes, "output": merged})
         if await self._fits(record):
-            self._log.relay(event, changes)
+            await self._log.relay(event, changes, self._keeper.responses.large_work)
             await self._end_with(record)
         return b""
 

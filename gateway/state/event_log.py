@@ -1,7 +1,7 @@
-"""The events of one background response: numbered from 0, without a gap, as clients resume them. Pure.
+"""The events of one background response: numbered from 0, without a gap, as clients resume them.
 
 log.add(kind, body)         an event that the gateway makes
-log.relay(event, changes)   the provider's, with the gateway's number and these fields of its response
+await log.relay(...)        the provider's, with the gateway's number and these fields of its response
 log.unsent, log.sent(...)   the events that the store has not taken yet
 log.whole                   all events
 """
@@ -9,11 +9,13 @@ log.whole                   all events
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.protocol.json_splice import members, replace
-from gateway.protocol.lenient_json import dumps
 from gateway.protocol.sse_framing import split_events
+from gateway.state.large_work import LargeWork, dump_whole
 from gateway.state.rewriting import Event, with_data
 
 
@@ -39,7 +41,7 @@ class EventLog:
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         """Adds an event of the gateway's own."""
-        data = dumps({"type": kind, "sequence_number": self.end, **body})
+        data = dump_whole({"type": kind, "sequence_number": self.end, **body})
         self._append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
 
     def restore(self, data: bytes) -> None:
@@ -47,19 +49,15 @@ class EventLog:
         for event in split_events(data):
             self._append(event)
 
-    def relay(self, event: Event, changes: Mapping[str, Any]) -> None:
-        """Adds an event of the provider's. One without a JSON object uses up no number and is left out."""
-        data, fields = event.data, event.fields
-        if data is None or fields is None:
-            return
-        try:
-            numbered = replace(data, 0, {"sequence_number": b"%d" % self.end})
-            if isinstance(fields.get("response"), dict):
-                start = next(member.start for member in members(numbered) if member.name == "response")
-                numbered = replace(numbered, start, {name: dumps(value) for name, value in changes.items()})
-        except ValueError:
-            return
-        self._append(with_data(event.raw, numbered).rstrip(b"\n") + b"\n\n")
+    async def relay(self, event: Event, changes: Mapping[str, Any], large_work: LargeWork) -> None:
+        """Adds an event of the provider's. One without a JSON object uses up no number and is left out.
+
+        Nothing else is added meanwhile.
+        """
+        work = partial(_numbered, event, changes, self.end)
+        frame = await large_work.run(work, is_long=len(event.raw) > LONG_BYTES)
+        if frame is not None:
+            self._append(frame)
 
     @property
     def unsent(self) -> Piece | None:
@@ -83,6 +81,20 @@ class EventLog:
         if self._all is not None:
             self._all.append(frame)
         self._new.append(frame)
+
+
+def _numbered(event: Event, changes: Mapping[str, Any], number: int) -> bytes | None:
+    data, fields = event.data, event.fields
+    if data is None or fields is None:
+        return None
+    try:
+        numbered = replace(data, 0, {"sequence_number": b"%d" % number})
+        if isinstance(fields.get("response"), dict):
+            start = next(member.start for member in members(numbered) if member.name == "response")
+            numbered = replace(numbered, start, {name: dump_whole(value) for name, value in changes.items()})
+    except ValueError:
+        return None
+    return with_data(event.raw, numbered).rstrip(b"\n") + b"\n\n"
 
 
 def after(pieces: Sequence[Piece], number: int) -> tuple[int, bytes]:

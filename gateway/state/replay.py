@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.protocol.lenient_json import dumps
 from gateway.protocol.response_events import TERMINAL_EVENTS
+from gateway.state.large_work import dump_whole
 
 _NOT_YET: Final[Mapping[str, Any]] = MappingProxyType(
     {"status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
@@ -22,7 +22,7 @@ _NOT_YET: Final[Mapping[str, Any]] = MappingProxyType(
 def events(response: Mapping[str, Any]) -> list[bytes]:
     """Returns the events of a response that has ended. If it still runs, returns the opening events."""
     return [
-        b"event: %b\ndata: %b\n\n" % (kind.encode(), dumps({"type": kind, "sequence_number": number, **body}))
+        b"event: %b\ndata: %b\n\n" % (kind.encode(), dump_whole({"type": kind, "sequence_number": number, **body}))
         for number, (kind, body) in enumerate([*_opening(response), *ending_events(response)])
     ]
 

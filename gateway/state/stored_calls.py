@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
-from gateway.protocol.lenient_json import dumps
 from gateway.state.background import Background
 from gateway.state.following import DONE, follow
 from gateway.state.items import Item, shown
+from gateway.state.large_work import dump_whole, is_long
 from gateway.state.lists import page
 from gateway.state.records import RUNNING, StoredResponse
 from gateway.state.replay import events
@@ -79,8 +80,9 @@ class StoredCalls:
         record = await self._responses.get(key, response_id)
         if record is None:
             return None
+        run, is_large = self._responses.large_work.run, is_long(record.response)
         if operation == "retrieve":
-            return self._retrieve(key, record, query)
+            return await run(partial(self._retrieve, key, record, query), is_long=is_large)
         if operation == "delete":
             await self._background.delete(key.team_id, response_id)
             await self._responses.delete(key.team_id, response_id)
@@ -88,7 +90,8 @@ class StoredCalls:
         if operation == "cancel":
             return await self._cancel(key, record)
         if operation == "input_items":
-            return _json(page(await self._input(key, record), query))
+            items = await self._input(key, record)
+            return await run(lambda: _json(page(items, query)), is_long=is_long(*items))
         return None
 
     def _retrieve(self, key: ApiKey, record: StoredResponse, query: bytes) -> LocalAnswer | LocalStream:
@@ -134,4 +137,4 @@ def shown_response(response: dict[str, Any]) -> LocalAnswer:
 
 
 def _json(value: dict[str, Any]) -> LocalAnswer:
-    return LocalAnswer(_JSON, dumps(value))
+    return LocalAnswer(_JSON, dump_whole(value))
