@@ -7,7 +7,7 @@
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
-    reconcile, recent_requests, top, upstreams, config, admin_keys
+    archive, reconcile, recent_requests, top, upstreams, config, admin_keys
                      commands that use the admin API
     prices           how a cost comes about (price_explain); price_import: rows from the data of a package
                      (price_catalogue), as TOML (price_toml), and where a file differs (price_comparison)

@@ -1,7 +1,8 @@
-"""`gateway ledger`: verify the ledger and export the journal.
+"""`gateway ledger`: verify the ledger, export and archive the journal.
 
 verify [TEAM]    recomputes balances from the journal and prints each difference; exit code 1 if there is one
 journal TEAM     the last movements of a team's credits
+archive DIR      moves the days of the journal to files (archive.py)
 export [TEAM]    the journal of a period as JSON Lines or CSV, with a progress bar on a terminal
 """
 
@@ -23,11 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gateway.cli import options, output
+from gateway.cli.archive import archive
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import CliError
 from gateway.reporting.csv_text import cell
 
-app = typer.Typer(help="The ledger: verify it, export it.", no_args_is_help=True)
+app = typer.Typer(help="The ledger: verify it, export it, archive it.", no_args_is_help=True)
+app.command()(archive)
 
 _TEAMS_AT_ONCE: Final = "20"  # each team is verified from its first entry, and one answer should not take minutes
 _ENTRIES_AT_ONCE: Final = "1000"

@@ -11,6 +11,7 @@ replication         keeps settlements until the store's replicas have them
 spool               keeps on disk what the store could not accept
 settlement_call     what a settlement sends to the store
 packed_entry        reads settlements as the journal keeps them
+archived            what left the journal for files, as sums
 journal             every movement of a team's credits
 missing             finds teams and keys that are named and gone
 verification        recomputes the balances from the journal

@@ -29,13 +29,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from gateway.ledger.archived import Archived
 from gateway.ledger.journal import UNREADABLE, Entry, Journal, OpenHold, read_hold
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
-BOOKS: Final = Script.load("books_v1")
+BOOKS: Final = Script.load("books_v2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,39 +77,32 @@ class _Books:
     first: str
     last: str
     whole: bool
+    archived: Archived
     wrong: tuple[Difference, ...]
 
 
 @dataclass(slots=True)
 class _JournalTotals:
-    """The sums of the journal, updated entry by entry."""
+    """The sums of the journal, updated entry by entry. They begin with those of what was archived before, if any."""
 
+    sums: Archived
     entries: int = 0
     opening: int = 0
-    balance: int = 0
-    granted: int = 0
-    spent: Counter[str] = field(default_factory=Counter)
-    tokens: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
         if entry.type == UNREADABLE:
             self.differences.append(Difference("unreadable", 0, 1, entry.id))
             return
-        if not self.entries:
-            self.opening = self.balance = entry.balance - entry.amount
+        before = self.sums.balance
+        if not self.sums.entries:
+            self.opening = before = entry.balance - entry.amount
         self.entries += 1
-        self.balance += entry.amount
-        if entry.balance != self.balance:
-            self.differences.append(Difference("balance_after", self.balance, entry.balance, entry.id))
-            self.balance = entry.balance  # so that one wrong entry is reported once
+        if entry.balance != before + entry.amount:
+            self.differences.append(Difference("balance_after", before + entry.amount, entry.balance, entry.id))
         if (cost := _recomputed(entry)) not in (None, -entry.amount):
             self.differences.append(Difference("cost", cost or 0, -entry.amount, entry.id))
-        if entry.type in ("grant", "adjust"):
-            self.granted += entry.amount
-        else:
-            self.spent[entry.key_id] -= entry.amount
-            self.tokens[entry.key_id] += entry.usage.total_tokens if entry.usage is not None else 0
+        self.sums.add(entry)  # with its balance, so that one wrong entry is reported once
 
 
 def _recomputed(entry: Entry) -> int | None:
@@ -125,7 +119,7 @@ async def verify(store: Store, team_id: str) -> Verification:
         books = await _read_books(store, team_id)
     except StoreError:  # keys of a type that no script of ours gives them
         return Verification(team_id, 0, complete=False, differences=(Difference(UNREADABLE, 0, 1),))
-    totals = _JournalTotals()
+    totals = _JournalTotals(books.archived if books.whole else Archived())
     first = ""
     if books.last:
         async for page in Journal(store).export(team_id, to_ms=int(books.last.partition("-")[0]) + 1):
@@ -137,7 +131,7 @@ async def verify(store: Store, team_id: str) -> Verification:
     differences = [*books.wrong, *totals.differences, *_compare(books, totals)]
     if complete:
         differences += _compare_whole(books, totals)
-    differences += await _missing_keys(store, team_id, _keys(books.state) | set(totals.spent))
+    differences += await _missing_keys(store, team_id, _keys(books.state) | set(totals.sums.spent))
     return Verification(team_id, totals.entries, complete, tuple(differences))
 
 
@@ -154,7 +148,7 @@ def _compare(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
     state = books.state
     balance = _of(state, "available") + _of(state, "held")
     checks = [
-        ("balance", totals.balance, balance),
+        ("balance", totals.sums.balance, balance),
         ("granted", balance + _of(state, "spent"), _of(state, "granted")),
         ("held", sum(hold.amount for hold in books.held), _of(state, "held")),
         ("holds", len(books.held), len(books.holds & {hold.id for hold in books.held})),
@@ -182,12 +176,12 @@ def _compare_whole(books: _Books, totals: _JournalTotals) -> Iterator[Difference
         held_tokens[hold.key_id] += hold.tokens
     checks = [
         ("opening_balance", 0, totals.opening),
-        ("entries:granted", _of(state, "granted"), totals.granted),
-        ("entries:spent", _of(state, "spent"), totals.spent.total()),
-        ("total_tokens", totals.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
+        ("entries:granted", _of(state, "granted"), totals.sums.granted),
+        ("entries:spent", _of(state, "spent"), totals.sums.spent.total()),
+        ("total_tokens", totals.sums.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
     ]
     for key_id in sorted(_keys(state) | set(held)):
-        usd, tokens = totals.spent[key_id] + held[key_id], totals.tokens[key_id] + held_tokens[key_id]
+        usd, tokens = totals.sums.spent[key_id] + held[key_id], totals.sums.tokens[key_id] + held_tokens[key_id]
         checks += [
             (f"total_usd:{key_id}", usd, _of(state, f"{key_id}:total_usd")),
             (f"total_tokens:{key_id}", tokens, _of(state, f"{key_id}:total_tokens")),
@@ -199,8 +193,8 @@ def _compare_whole(books: _Books, totals: _JournalTotals) -> Iterator[Difference
 
 async def _read_books(store: Store, team_id: str) -> _Books:
     keys = TeamKeys(team_id)
-    reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal], [])]))[0]
-    state, holds, held, first, last, length, added, deleted = reply
+    reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal, keys.archived], [])]))[0]
+    state, holds, held, first, last, length, added, deleted, archived = reply
     wrong: list[Difference] = []
     counters: dict[str, int] = {}
     for raw, value in zip(state[::2], state[1::2], strict=True):
@@ -217,6 +211,11 @@ async def _read_books(store: Store, team_id: str) -> _Books:
             open_holds.append(read_hold(name, text.decode()))
         except ValueError:
             wrong.append(Difference(f"unreadable:{name}", 0, 1))
+    sums = Archived()
+    try:
+        sums = Archived.read(archived)
+    except ValueError:
+        wrong.append(Difference("unreadable:archived", 0, 1))
     if deleted != b"0-0":
         wrong.append(Difference("deleted", 0, 1, deleted.decode()))
     return _Books(
@@ -225,7 +224,8 @@ async def _read_books(store: Store, team_id: str) -> _Books:
         held=tuple(open_holds),
         first=first.decode(),
         last=last.decode(),
-        whole=length == added,
+        whole=length + sums.entries == added,
+        archived=sums,
         wrong=tuple(wrong),
     )
 

@@ -31,6 +31,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:held               hash    emptied by settlement and expiry: amounts of the open holds
     gw:{T}:queue              hash    TTL of a minute: requests that wait for their turn
     gw:{T}:journal            stream  trimmed by each entry to `ledger.journal_retention_s`
+    gw:{T}:archived           hash    permanent: the sums of the journal's entries that left for files
     gw:{T}:words              hash    permanent, bounded: texts that return in the journal's entries, by number
     gw:{T}:ended:<week>       hash    TTL `ledger.resolution_ttl_s` behind its week: index of the journal by the ids of
                                       holds and responses; makes settlement idempotent
@@ -96,7 +97,7 @@ TIMINGS_MS: Final = 86_400_000
 
 WITHOUT_TTL: Final = re.compile(
     r"gw:(teams|team-names|key-teams|admins|admin:\w+|audit|upstreams-off|generation|sealing-key"
-    r"|\{gw:team-names\}:changes|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|words|audit))"
+    r"|\{gw:team-names\}:changes|\{(?!canary)\w+\}:(team|keys|key:\w+|state|holds|held|journal|words|archived|audit))"
 )  # the table above gives each one's reason; a test fails on any other key without a TTL
 
 
@@ -170,6 +171,11 @@ class TeamKeys(NamedTuple):
     def key(self, key_id: str) -> str:
         """One key's settings, limits and secrets."""
         return self._name(f"key:{key_id}")
+
+    @property
+    def archived(self) -> str:
+        """The sums of the journal's entries that left for files."""
+        return self._name("archived")
 
     @property
     def words(self) -> str:

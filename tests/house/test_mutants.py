@@ -5,13 +5,21 @@ from typing import Final
 import pytest
 
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
+from tests.support.growth_protections import GROWTH_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.program import ROOT
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
 from tests.support.wire_protections import WIRE_PROTECTIONS
 
-EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS, *HOLD_PROTECTIONS, *QUEUE_PROTECTIONS, *WIRE_PROTECTIONS)
+EVERY: Final = (
+    *PROTECTIONS,
+    *DEPLOY_PROTECTIONS,
+    *GROWTH_PROTECTIONS,
+    *HOLD_PROTECTIONS,
+    *QUEUE_PROTECTIONS,
+    *WIRE_PROTECTIONS,
+)
 
 
 @pytest.mark.parametrize("row", EVERY, ids=lambda row: row.name)

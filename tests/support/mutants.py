@@ -19,13 +19,21 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
+from tests.support.growth_protections import GROWTH_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
 from tests.support.wire_protections import WIRE_PROTECTIONS
 
 ROOT: Final = Path(__file__).parents[2]
-EVERY: Final = (*PROTECTIONS, *DEPLOY_PROTECTIONS, *HOLD_PROTECTIONS, *QUEUE_PROTECTIONS, *WIRE_PROTECTIONS)
+EVERY: Final = (
+    *PROTECTIONS,
+    *DEPLOY_PROTECTIONS,
+    *GROWTH_PROTECTIONS,
+    *HOLD_PROTECTIONS,
+    *QUEUE_PROTECTIONS,
+    *WIRE_PROTECTIONS,
+)
 TESTS_FAILED: Final = 1  # pytest's exit code; others mean that it could not run them
 TIMEOUT_S: Final = 180
 

@@ -48,6 +48,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /teams/{team}/credits": Rule(EVERYBODY),
         "POST /teams/{team}/credits": Rule(FULL, "balance"),
         "GET /teams/{team}/journal": Rule(EVERYBODY),
+        "POST /teams/{team}/journal/archived": Rule(FULL),
         "GET /teams/{team}/keys": Rule(EVERYBODY),
         "POST /teams/{team}/keys": Rule(LEAD),
         "GET /teams/{team}/keys/{key}": Rule(EVERYBODY),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.accounts.accounts import Page
+from gateway.accounts.serialization import time_json
 from gateway.api.admin.answers import page_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import After, Limit, Since, Until, moment_ms
-from gateway.api.admin.serialization import entry_json, verification_json
+from gateway.api.admin.request_models import ArchivedPart
+from gateway.api.admin.serialization import entry_json, entry_line, verification_json
 from gateway.api.dependencies import services_of
+from gateway.errors import GatewayError
+from gateway.ledger.archived import Part, archive
 from gateway.ledger.journal import Journal, check_cursor
 from gateway.ledger.missing import find_missing
 from gateway.ledger.verification import verify
@@ -46,6 +51,24 @@ async def list_entries(
         newest=order == "newest",
     )
     return await page_answer(services.store, map(entry_json, page.data), page)
+
+
+@router.post("/teams/{team}/journal/archived", response_model=dict[str, Any])
+async def archive_entries(request: Request, team: str, body: ArchivedPart) -> dict[str, Any]:
+    """Takes the oldest entries out of a journal, if a file has exactly these lines; their sums are carried forward.
+
+    A line is an entry with its fields in alphabetical order, without spaces, and a line feed. What is younger than
+    `ledger.resolution_ttl_s` stays.
+    """
+    services = services_of(request)
+    owner = await services.accounts.team(team)
+    youngest_ms = time.time_ns() // 1_000_000 - services.settings.ledger.resolution_ttl_s * 1000
+    if int(body.through.partition("-")[0]) >= youngest_ms:
+        until = time_json(youngest_ms)
+        raise GatewayError("invalid_field", f"through: entries since {until} are still needed.", param="through")
+    part = Part(body.through, body.entries, body.digest)
+    count = await archive(services.store, owner.id, part, entry_line)
+    return {"object": "archived", "team_id": owner.id, "through": body.through, "entries": count}
 
 
 @router.get("/ledger/verify", response_model=dict[str, Any])

@@ -36,6 +36,7 @@ MAX_NAME: Final = 64
 MAX_MODELS: Final = 500
 MAX_QUEUE_S: Final = 600
 MAX_QUEUE_LENGTH: Final = 1000
+MAX_ARCHIVED: Final = 20_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -225,6 +226,16 @@ class Movement(Body):
     kind: Literal["grant", "adjust"]
     amount_usd: Usd
     note: str = Field(default="", max_length=500)
+
+
+class ArchivedPart(Body):
+    """POST /teams/{team}/journal/archived: what a file has of the oldest entries; `digest`: SHA-256 of its lines."""
+
+    model_config = example({"through": "1796054489107-0", "entries": 20000, "digest": "5d2c" * 16})
+
+    through: str = Field(max_length=40, pattern=r"^\d{1,15}-\d{1,15}$")
+    entries: Annotated[int, Strict(), Field(ge=1, le=MAX_ARCHIVED)]
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class NewRotation(Body):

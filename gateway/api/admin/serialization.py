@@ -111,6 +111,11 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+def entry_line(entry: Entry) -> bytes:
+    """A journal entry as a line of an archive."""
+    return orjson.dumps(entry_json(entry), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
 def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) -> dict[str, Any]:
     """A request. `state` is running, settled, voided or expired; `entry` is its journal entry if it is still kept.
 

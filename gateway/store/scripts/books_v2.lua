@@ -1,8 +1,9 @@
--- books_v1: reads a team's balances, holds and the bounds of its journal at one moment, for verification.
+-- books_v2: reads a team's balances, holds and the bounds of its journal at one moment, for verification.
 --
--- KEYS 1 state  2 holds  3 held  4 journal
+-- KEYS 1 state  2 holds  3 held  4 journal  5 archived
 -- Returns {{state field, value...}, {hold id...}, {hold id, hold...}, first entry's id, last entry's id,
---   number of entries, number of entries ever added, the last entry that was deleted by hand (XDEL; 0-0: none)};
+--   number of entries, number of entries ever added, the last entry that was deleted by hand (XDEL; 0-0: none),
+--   {field, value...} of what was archived};
 --   ids are "" for an empty journal.
 local function edge(command, from, to)
   local found = redis.call(command, KEYS[4], from, to, 'COUNT', 1)
@@ -21,4 +22,5 @@ end
 return {
   redis.call('HGETALL', KEYS[1]), redis.call('ZRANGE', KEYS[2], 0, -1), redis.call('HGETALL', KEYS[3]),
   edge('XRANGE', '-', '+'), edge('XREVRANGE', '+', '-'), length, added, deleted,
+  redis.call('HGETALL', KEYS[5]),
 }
