@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,15 @@ def test_who_came_first_is_served_first_over_all_workers(workers: Workers) -> No
 
 
 def test_nobody_who_comes_later_goes_first(workers: Workers) -> None:
-    """The slot is free for a moment, and the first of the queue has not asked again yet."""
+    """A slot is free, and the first of the queue has not asked again yet."""
     key = workers.new_key(team=ONE)
-    with workers.slot_kept(key):
-        answers = [workers.sent(key, 0, {"model": "sim/slow-20", "input": "first"})]
-        workers.wait_for(key, 1)
-    answers += [workers.sent(key, number % 2) for number in range(8)]
-    served = [answers.index(answer) for answer in as_completed(answers)]
-    assert [answer.result().status_code for answer in answers] == [200] * 9
-    assert served[0] == 0
+    names, soon_ms = TeamKeys(key.team.id), time.time_ns() // 1_000_000 + 2000
+    workers.store.run("HSET", names.queue, "the first", f"1 {soon_ms} {key.id} team")
+    workers.store.run("HSET", names.state, "queued", str(soon_ms))
+    answers = [workers.sent(key, number).result() for number in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert QUEUED in answers[0].headers, "it waited until the other's place had lapsed"
+    assert QUEUED not in answers[1].headers
 
 
 def test_a_full_queue_refuses_at_once(workers: Workers) -> None:
