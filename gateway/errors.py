@@ -77,6 +77,7 @@ CATALOGUE: Final = MappingProxyType(
         "request_timeout": Kind(408, "timeout", "never"),
         "request_in_progress": Kind(409, "conflict", "wait"),
         "already_answered": Kind(409, "conflict", "never"),
+        "steering_failed": Kind(409, "invalid_request_error", "never"),
         "already_exists": Kind(409, "conflict", "never"),
         "idempotency_mismatch": Kind(409, "conflict", "never"),
         "too_many_secrets": Kind(409, "conflict", "wait"),

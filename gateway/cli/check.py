@@ -59,7 +59,7 @@ async def _faults_of(settings: Settings) -> list[Problem]:
         except (ValueError, OSError, ImportError) as error:
             problems.append(Problem(("upstreams", name), str(error)))
         else:
-            await built.transport.close()
+            await built.close()
     for name, build in (("traces", build_tracing), ("metrics", lambda: build_otel_metrics(1))):
         if getattr(settings.telemetry, name):
             problems += [Problem(("telemetry", name), fault) for fault in await _faults_of_telemetry(build)]

@@ -47,6 +47,7 @@ class UpstreamSettings(Section):
     transport: Literal["auto", "native", "httpx"] = "auto"
     proxy: str | None = None
     http2: bool = False
+    websocket: bool = False
     ca_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None

@@ -44,6 +44,8 @@ from gateway.upstream.decoded_answer import uncompressed
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
+from gateway.upstream.websocket_pool import Passage
+from gateway.upstream.websocket_steering import SteeringPassage
 
 _NEXT_KEY: Final = frozenset({401, 402, 429})
 _SUCCESS: Final = range(200, 300)
@@ -95,15 +97,22 @@ class Search:
     Mutable: `_refused` (the most helpful refusal so far, or the answer), `_failure` (the last failure without an
     answer), `_missing` (an upstream does not offer the operation), and the candidates that have been asked. It ends at
     `_until_s` (monotonic). `sent`: the upstream that is being asked may have the request (transport.Progress).
-    `begun`: attempts that failed after that.
+    `begun`: attempts that failed after that. `over`: how a turn of a client's socket goes over sockets of upstreams.
     """
 
     __slots__ = (
         "_admitted", "_answered", "_asked", "_asking", "_body", "_client_headers", "_down", "_failure", "_given_up",
-        "_headers", "_missing", "_rank", "_record", "_refused", "_snapshot", "_until_s", "begun", "sent",
+        "_headers", "_missing", "_over", "_rank", "_record", "_refused", "_snapshot", "_until_s", "begun", "sent",
     )  # fmt: skip
 
-    def __init__(self, snapshot: ConfigSnapshot, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+    def __init__(
+        self,
+        snapshot: ConfigSnapshot,
+        admitted: Admitted,
+        client: Client,
+        record: RequestRecord,
+        over: Passage | SteeringPassage | None = None,
+    ) -> None:
         self.sent = False
         self.begun: list[Begun] = []
         self._asking: Upstream | None = None
@@ -114,6 +123,7 @@ class Search:
         self._missing = False
         self._until_s = time.monotonic() + snapshot.limits.failover_s
         self._rank: Rank | None = None
+        self._over = over
         self._snapshot = snapshot
         self._admitted = admitted
         self._headers = _upstream_headers(client, admitted, record)
@@ -128,7 +138,10 @@ class Search:
         snapshot, admitted, record = self._snapshot, self._admitted, self._record
         for resting in (False, True):
             # What the provider says now is better than what it said to somebody else, some time ago.
-            for upstream, key in _candidates(snapshot, admitted, time.monotonic(), resting=resting):
+            candidates = _candidates(snapshot, admitted, time.monotonic(), resting=resting)
+            if (over := self._over) is not None:
+                candidates.sort(key=lambda one: not over.prefers(one[0].sockets, one[1].fingerprint))
+            for upstream, key in candidates:
                 if record.tried and (self._given_up or time.monotonic() >= self._until_s):
                     break
                 if self._is_worth_asking(upstream, key) and await self._ask(upstream, key):
@@ -238,7 +251,12 @@ class Search:
         self._asking = upstream
         try:
             body, added = await self._body.made_for(upstream)
-            answer = await upstream.attempt(key, target.operation.method.encode(), target.path, headers, body, self)
+            method, over = target.operation.method.encode(), self._over
+            answer = await (
+                upstream.attempt(key, method, target.path, headers, body, self)
+                if over is None
+                else upstream.attempt_over(over, key, target.path, headers, body, self)
+            )
         except UpstreamFault as fault:
             self.sent = False
             record.attempts.append((name, fault.kind.value, time.perf_counter() - began))

@@ -50,6 +50,8 @@ from gateway.state.stored_calls import LocalAnswer, LocalStream
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Headers
 from gateway.upstream.transport import FaultKind, UpstreamFault
+from gateway.upstream.websocket_pool import Passage
+from gateway.upstream.websocket_steering import SteeringPassage
 
 SWEEP_S: Final = 1.0
 """How often `RequestHandler.end_overdue` is due."""
@@ -102,11 +104,17 @@ class RequestHandler:
         self._diagnostics = structlog.get_logger("gateway.relay")
 
     async def __call__(
-        self, target: Target, client: Client, turns: TurnSource | None = None, here: AnswersHere | None = None
+        self,
+        target: Target,
+        client: Client,
+        turns: TurnSource | None = None,
+        here: AnswersHere | None = None,
+        over: Passage | SteeringPassage | None = None,
     ) -> None:
         """One request, from its first byte to its log line.
 
         `turns`: where the turns of routes with state begin, if not with `self.turns`. `here`: see `answer_here`.
+        `over`: see `Search`.
         """
         scope, address = client.scope, self._throttle.addresses.of(client.scope)
         record = RequestRecord(
@@ -127,7 +135,7 @@ class RequestHandler:
                     )
                     await self._pass_on(answer, client, record)
                 else:
-                    await self.exchange(admitted, client, record)
+                    await self.exchange(admitted, client, record, over)
         finally:
             if not goes_on:
                 self._end(in_force, client, record)
@@ -249,13 +257,19 @@ class RequestHandler:
         routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
         await answer_dry_run(routed, self._ledger, client, record)
 
-    async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+    async def exchange(
+        self,
+        admitted: Admitted,
+        client: Client,
+        record: RequestRecord,
+        over: Passage | SteeringPassage | None = None,
+    ) -> None:
         """Steps 5 to 9 for an admitted request. The one exit."""
         turn, early = admitted.turn, None
         if admitted.route.rule.early_keepalive_s is not None and (early := early_client(client, admitted, record)):
             client = early
         relay = Relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
-        search = Search(admitted.snapshot, admitted, client, record)
+        search = Search(admitted.snapshot, admitted, client, record, over)
         record.rates = admitted.admission.rates
         if early is not None:
             early.closing = relay.closing_before_any_event

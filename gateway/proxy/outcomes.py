@@ -23,6 +23,7 @@ _OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
     {
         "upstream_timeout": Outcome.UPSTREAM_TIMEOUT,
         "operation_not_offered": Outcome.UPSTREAM_REFUSED,
+        "steering_failed": Outcome.UPSTREAM_REFUSED,
         "upstream_rejected_gateway": Outcome.UPSTREAM_REFUSED,
         "upstream_invalid_response": Outcome.UPSTREAM_REFUSED,
     }

@@ -15,6 +15,11 @@ forward_proxy     forward proxies and the tunnel through them
 http2_pool        the HTTP/2 implementation: requests share a few connections
 http2             one HTTP/2 connection and its streams
 goaway            how an upstream ends an HTTP/2 connection
+websocket_pool    the WebSocket connections to one upstream, and which of them a turn takes
+websocket         one WebSocket connection
+websocket_turn    one turn on it, as an answer
+websocket_messages    what is sent and what comes. Pure
+websocket_steering    the turn that follows a steered one
 upstream          one upstream: transport, health and keys
 health            circuit breakers and resting keys
 model_list        the models that upstreams offer

@@ -22,11 +22,13 @@ class Connector:
         ValueError: the base URL, the proxy or a TLS file is wrong.
     """
 
-    def __init__(self, config: TransportConfig, alpn: Sequence[str]) -> None:
+    def __init__(self, config: TransportConfig, alpn: Sequence[str], *, tunnels: bool = False) -> None:
+        """`tunnels`: a forward proxy opens a tunnel without TLS too; one that is sent requests cannot upgrade them."""
         self.origin = parse_origin(config.base_url)
         proxy = parse_proxy(config.proxy) if config.proxy else None
-        self.relay: ForwardProxy | None = None if self.origin.tls else proxy
-        self._tunnel = proxy if self.origin.tls else None
+        tunnels = tunnels or self.origin.tls
+        self.relay: ForwardProxy | None = None if tunnels else proxy
+        self._tunnel = proxy if tunnels else None
         self._tls = tls_context(config, list(alpn)) if self.origin.tls else None
         self._timeout_s = config.connect_timeout_s
         self._replay_within_s = config.replay_within_s

@@ -1,6 +1,7 @@
 """One upstream: its transport, its health, its keys.
 
 attempt(...) -> Answer     one request with one key; raises UpstreamFault
+attempt_over(...)          the same for a turn of a client's socket, over a socket where the upstream has that
 note_answer / note_fault   what health and keys learn from the result
 
  answer               | health (health.py)          | key                                                              |
@@ -31,6 +32,8 @@ import structlog
 from gateway.types import Body, Headers
 from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Progress, Transport
+from gateway.upstream.websocket_pool import Passage, UpstreamSockets
+from gateway.upstream.websocket_steering import SteeringPassage
 
 _SERVER_ERROR: Final = 500
 RATE_LIMITED: Final = 429
@@ -88,6 +91,7 @@ class Additions:
 class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
+    `sockets`: its WebSocket connections, where it has that.
     Mutable: `enabled`, which an operator decides, and which additions to a body each model refuses.
     """
 
@@ -100,6 +104,7 @@ class Upstream:
         health: Health,
         policy: UpstreamPolicy,
         additions: Additions | None = None,
+        sockets: UpstreamSockets | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -108,6 +113,7 @@ class Upstream:
         self.health = health
         self.policy = policy
         self.additions = additions
+        self.sockets = sockets
         self.enabled = True
         self._refused: set[tuple[str, str]] = set()
         self._last_fault = ""
@@ -127,6 +133,35 @@ class Upstream:
         if self.additions is not None:
             headers, target = self.additions.apply(headers, target)
         return self.transport.send(method, target, headers, body, progress)
+
+    async def attempt_over(
+        self,
+        passage: Passage | SteeringPassage,
+        key: UpstreamKey,
+        target: bytes,
+        headers: Headers,
+        body: Body,
+        progress: Progress | None = None,
+    ) -> Answer:
+        """Begins a turn of a client's socket over a socket to here, or else by POST. Raises UpstreamFault."""
+        sent_headers, sent_target = [*headers, key.header], target
+        if self.additions is not None:
+            sent_headers, sent_target = self.additions.apply(sent_headers, sent_target)
+        answer = await passage.ask(self.sockets, key.fingerprint, sent_target, sent_headers, body, progress)
+        return answer or await self.transport.send(b"POST", sent_target, sent_headers, body, progress)
+
+    async def close(self) -> None:
+        """Closes all connections. Answers that are being read end with CUT. Idempotent."""
+        if self.sockets is not None:
+            self.sockets.close()
+        await self.transport.close()
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many connections are open, and how many of them wait for a request."""
+        transport, sockets = self.transport, self.sockets
+        opened, idle = transport.open_connections, transport.idle_connections
+        return (opened, idle) if sockets is None else (opened + len(sockets), idle + sockets.idle)
 
     def offers(self, operation: frozenset[str]) -> bool:
         """Whether an operation is offered here, by the names that stand for it."""

@@ -201,14 +201,16 @@ def gateway_error_message(error: GatewayError, lane: str) -> bytes:
     return in_lane(dumps(event), lane)
 
 
-def steer_failed(message: Message) -> bytes:
+NOT_SUPPORTED: Final = (
+    "steering_not_supported",
+    "This provider's responses cannot be steered. Send the input as a turn of its own.",
+)
+
+
+def steer_failed(message: Message, code: str, text: str) -> bytes:
     """The answer to `response.steer`: the input comes back, so that its client can send it as a turn."""
-    steer = {name: message.fields.get(name) for name in ("input", "previous_response_id")}
-    error = {
-        "type": "invalid_request_error",
-        "code": "steering_not_supported",
-        "message": "This provider's responses cannot be steered. Send the input as a turn of its own.",
-    }
+    steer = {"input": input_of(message), "previous_response_id": message.fields.get("previous_response_id")}
+    error = {"type": "invalid_request_error", "code": code, "message": text}
     event = {"type": "response.steer.failed", "sequence_number": 0, "steer": steer, "error": error}
     return in_lane(dumps(event), message.lane)
 

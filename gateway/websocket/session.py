@@ -6,7 +6,7 @@
 | the same, for one lane too many, or     | error `too_many_turns`; the turns before go on                            |
 | behind too many that wait               |                                                                           |
 | the same, with `generate: false`        | answered here: warm_up.py                                                 |
-| `response.steer`                        | `response.steer.failed`                                                   |
+| `response.steer`                        | steering.py                                                               |
 | of any other type                       | nothing: clients send `response.processed`, and would take an answer for  |
 |                                         | one to their next turn                                                    |
 | that is none                            | error; after `MOST_BROKEN` in a row, close 1008                           |
@@ -36,8 +36,10 @@ from gateway.errors import GatewayError, JsonScalar
 from gateway.http.websocket_connection import WebSocketConnection
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.types import Scope
+from gateway.upstream.websocket_pool import SessionSockets
 from gateway.websocket.memory import LaneMemory
-from gateway.websocket.messages import CREATE, STEER, Message, gateway_error_message, read_message, steer_failed
+from gateway.websocket.messages import CREATE, STEER, Message, gateway_error_message, read_message
+from gateway.websocket.steering import Steering
 from gateway.websocket.turn import SocketTurn, TurnHandler
 from gateway.websocket.turn_client import LeaveWatch
 
@@ -82,15 +84,16 @@ class Ending(NamedTuple):
 
 
 class Session:
-    """One socket's. `scope`: its upgrade's, as turns have it.
+    """One socket's. `scope`: its upgrade's, as turns have it. `upstreams`: its sockets to upstreams.
 
-    State that changes: the lanes with a turn, and what waits in each; what is remembered; how it is to end; since when
-    no turn runs; how many turns there were.
+    State that changes: the lanes with a turn, `running`, and what waits; what is remembered; how it is to end; since
+    when no turn runs; how many turns there were.
     """
 
     __slots__ = (
-        "_broken", "_ending", "_lanes", "_queued", "_queued_bytes", "_unread", "_worker", "connection",
-        "idle_since_s", "key_id", "memory", "opened_s", "scope", "socket_id", "turns", "watches",
+        "_broken", "_ending", "_lanes", "_queued", "_queued_bytes", "_steering", "_unread", "_worker", "connection",
+        "idle_since_s", "key_id", "memory", "opened_s", "running", "scope", "socket_id", "turns", "upstreams",
+        "watches",
     )  # fmt: skip
 
     def __init__(
@@ -101,10 +104,13 @@ class Session:
         self.socket_id = socket_id
         self.key_id = key_id
         self.memory = LaneMemory(worker.remembered)
+        self.upstreams = SessionSockets()
         self.watches: set[LeaveWatch] = set()
+        self.running: dict[str, SocketTurn] = {}
         self.turns = 0
         self.opened_s = self.idle_since_s = connection.loop.time()
         self._worker = worker
+        self._steering = Steering(self, worker.handler, worker.body_bounds)
         self._lanes: dict[str, deque[Message]] = {}
         self._queued = 0
         self._queued_bytes = 0
@@ -127,6 +133,7 @@ class Session:
     def tick(self, now_s: float) -> None:
         """About once a second: what is due."""
         self.connection.tick(now_s)
+        self.upstreams.tick(now_s)
         bounds = self._worker.bounds
         if self._ending is not None:
             return
@@ -179,13 +186,14 @@ class Session:
         if message.kind == CREATE:
             self._begin_or_queue(message)
         elif message.kind == STEER:
-            self.connection.send([steer_failed(message)])
+            self._steering.steer(message)
 
     def on_close(self, code: int) -> None:
         """See `websocket_connection.Listener`."""
         if self._ending is None:
             self._ending = Ending(code, "")
         self.memory.clear()
+        self.upstreams.end()
         for queue in self._lanes.values():
             queue.clear()
         watches, self.watches = self.watches, set()
@@ -241,9 +249,21 @@ class Session:
                 self._end_now()
 
     async def _turn(self, message: Message) -> None:
-        turn = SocketTurn(self, message, self._worker.handler)
+        self.running[message.lane] = turn = SocketTurn(self, message, self._worker.handler)
         self.turns += 1
-        result = await turn.run()
+        try:
+            result = await turn.run()
+        finally:
+            del self.running[message.lane]
+        self._ended(turn, result)
+        await self._steering.finish(message.lane)
+
+    def followed(self, turn: SocketTurn, result: str) -> None:
+        """See `steering.SteerableSocket`."""
+        self.turns += 1
+        self._ended(turn, result)
+
+    def _ended(self, turn: SocketTurn, result: str) -> None:
         self._worker.turn_ended(self, result)
         if turn.is_unauthorized:
             self.end(Ending(CloseCode.POLICY_VIOLATION, "The key is not valid any more."))

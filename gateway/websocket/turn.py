@@ -11,6 +11,7 @@ A response is remembered where nobody stores it: it, or its answer, says `store:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -30,6 +31,8 @@ from gateway.state.items import Item, as_items, upstream_items
 from gateway.state.turn import Turn, new_response_id
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Body, Scope
+from gateway.upstream.websocket_pool import Continued, Passage, SessionSockets
+from gateway.upstream.websocket_steering import SteeringPassage
 from gateway.websocket.memory import LaneMemory, Remembered
 from gateway.websocket.messages import Message, input_of, refuse_background, request_body
 from gateway.websocket.turn_client import LeaveWatch, TurnClient
@@ -49,7 +52,12 @@ class TurnHandler(Protocol):
         """The configuration that the next request runs on."""
 
     async def __call__(
-        self, target: Target, client: TurnClient, turns: TurnSource | None = None, here: AnswersHere | None = None
+        self,
+        target: Target,
+        client: TurnClient,
+        turns: TurnSource | None = None,
+        here: AnswersHere | None = None,
+        over: Passage | SteeringPassage | None = None,
     ) -> None:
         """Serves one request."""
 
@@ -60,57 +68,92 @@ class Socket(Protocol):
     connection: WebSocketConnection
     memory: LaneMemory
     scope: Scope
+    upstreams: SessionSockets
     watches: set[LeaveWatch]
 
 
 class SocketTurn:
-    """One turn. State that changes: what its input is, once that is known; whether its key was refused."""
+    """One turn. `message`: what began it.
+
+    State that changes: its route's `rule` and what its input is, once they are known; `over`, how it goes over sockets
+    of upstreams; its client; whether its key was refused.
+    """
 
     def __init__(self, socket: Socket, message: Message, handler: TurnHandler) -> None:
         self.is_unauthorized = False
+        self.message = message
+        self.over: Passage | SteeringPassage | None = None
+        self.rule: RouteRule | None = None
         self._socket = socket
-        self._message = message
         self._handler = handler
-        self._rule: RouteRule | None = None
+        self._turn_client: TurnClient | None = None
         self._recalled: Remembered | None = None
         self._source: _RecallingTurns | None = None
         self._window: Sequence[Item] = ()
 
     async def run(self) -> str:
         """Runs it. Returns `answered`, `refused`, `warm_up`, or `left`: its client has gone."""
-        socket, message, lane = self._socket, self._message, self._message.lane
+        message = self.message
         body: Body | GatewayError
         try:
             body = await self._prepare()
         except GatewayError as error:
             body = error
-        client = TurnClient(
-            {**socket.scope}, dict(socket.scope["headers"]), body, lane, socket.connection, socket.watches, self._note
-        )
+        self._turn_client = client = self._client(body)
         here = None if message.generates else self._warm_up
         target = find(CREATE.method, CREATE.route)
         if target is None:
             raise RuntimeError("the operation of a turn is in the table")
-        await self._handler(target, client, self._source, here)
+        await self._handler(target, client, self._source, here, self.over)
         self.is_unauthorized = client.is_unauthorized
         previous = message.previous_response_id
         if client.failed and previous is not None:
-            socket.memory.evict(lane, previous)
+            self._forget(previous)
         if not client.ended:
             return "left"
         return "refused" if client.failed else "warm_up" if here is not None else "answered"
 
+    @property
+    def upstream_response_id(self) -> str:
+        """The id of its response, where an upstream makes it over a socket; "" before that is known."""
+        return "" if self.over is None or self.over.turn is None else self.over.turn.response_id
+
+    @property
+    def is_steerable(self) -> bool:
+        """Whether it runs on a socket to its upstream, which keeps its state."""
+        turn = None if self.over is None else self.over.turn
+        return turn is not None and not turn.is_over and self._source is None
+
+    def window(self) -> tuple[Sequence[Item], str | None]:
+        """Its whole input as it is known here, and the stored response that comes before that."""
+        if self._recalled is not None:
+            return self._window, self._recalled.base
+        return as_items(input_of(self.message)), self.message.previous_response_id
+
+    def output_so_far(self) -> Sequence[Item]:
+        """The items of its output that are complete."""
+        return [] if self._turn_client is None else self._turn_client.output_so_far()
+
+    def _client(self, body: Body | GatewayError) -> TurnClient:
+        socket = self._socket
+        scope, fields = {**socket.scope}, dict(socket.scope["headers"])
+        return TurnClient(scope, fields, body, self.message.lane, socket.connection, socket.watches, self.note)
+
+    def _forget(self, previous: str) -> None:
+        """It has failed: what it named cannot be continued again."""
+        self._socket.memory.evict(self.message.lane, previous)
+
     async def _prepare(self) -> Body:
         """The request's body. Raises GatewayError."""
-        message, snapshot = self._message, self._handler.snapshot
+        message, snapshot = self.message, self._handler.snapshot
         refuse_background(message)
         model, previous = message.fields.get("model"), message.previous_response_id
+        candidates: Sequence[str] = ()
         if isinstance(model, str):
-            try:
-                self._rule = snapshot.router.resolve(model).rule
-            except GatewayError:
-                self._rule = None  # the handler says so
-        rule = self._rule
+            with contextlib.suppress(GatewayError):  # the handler says so
+                route = snapshot.router.resolve(model)
+                self.rule, candidates = route.rule, route.candidates
+        rule = self.rule
         if rule is not None and not rule.websocket:
             raise GatewayError("websocket_unsupported", f"The model {model!r} is served by POST.")
         if previous is not None:
@@ -118,50 +161,54 @@ class SocketTurn:
         turns = self._handler.turns
         if rule is not None and rule.state == "gateway" and turns is not None:
             self._source = _RecallingTurns(turns, self._recalled)
+        if any(snapshot.upstreams[name].sockets for name in candidates):
+            self.over = Passage(self._socket.upstreams, message.lane, snapshot.off_loop, self._continuable())
         work: Callable[[], Body] = self._body
         if self._source is None and self._recalled is not None:
             work = partial(self._continued, self._recalled, rule)
         size = len(message.text) + (0 if self._recalled is None else self._recalled.size)
         return await snapshot.off_loop.run(work) if size > LONG_BYTES else work()
 
+    def _continuable(self) -> Continued | None:
+        """What it goes on from, for a socket whose provider remembers that."""
+        recalled, place = self._recalled, self.message.places.get("input")
+        keeps = self.rule is not None and self.rule.state == "upstream"
+        if recalled is None or place is None or not keeps:
+            return None
+        return Continued(recalled.response_id, self.message.text[place[0] : place[1]])
+
     def _body(self) -> Body:
-        return request_body(self._message)
+        return request_body(self.message)
 
     def _continued(self, recalled: Remembered, rule: RouteRule | None) -> Body:
         """The body with what the socket remembers before its input. In any thread."""
-        self._window = resolve([recalled.link()], as_items(input_of(self._message)))
+        self._window = resolve([recalled.link()], as_items(input_of(self.message)))
         sent = upstream_items(self._window, reasoning_ids=rule is not None and rule.replay_ids == "reasoning")
         base = None if recalled.base is None else dumps(recalled.base)
-        return request_body(self._message, {"previous_response_id": base, "input": dumps(sent)})
+        return request_body(self.message, {"previous_response_id": base, "input": dumps(sent)})
 
     def _warm_up(self, routed: Routed) -> bytes:
         """The answer to a warm-up; what it says is remembered, and continued like a response."""
-        response = warm_up_response(new_response_id(), routed.request.model, self._message.fields)
+        response = warm_up_response(new_response_id(), routed.request.model, self.message.fields)
         self._remember(response["id"], [])
         return events(response)
 
-    def _note(self, response: dict[str, Any], output: Sequence[Item]) -> None:
+    def note(self, response: dict[str, Any], output: Sequence[Item]) -> None:
         """The turn's response has ended, and its client is about to be told."""
-        if not self._message.generates or response.get("status") not in _CONTINUABLE:
+        if not self.message.generates or response.get("status") not in _CONTINUABLE:
             return
-        asked = self._message.fields.get("store") is not False
-        stores_nothing = self._rule is not None and self._rule.state == _REMEMBERED_BY_NOBODY_ELSE
+        asked = self.message.fields.get("store") is not False
+        stores_nothing = self.rule is not None and self.rule.state == _REMEMBERED_BY_NOBODY_ELSE
         response_id = response.get("id")
         if response.get("store", asked) is not False and not stores_nothing:
-            self._socket.memory.forget(self._message.lane)
+            self._socket.memory.forget(self.message.lane)
         elif isinstance(response_id, str):
             self._remember(response_id, output)
 
     def _remember(self, response_id: str, output: Sequence[Item]) -> None:
-        source, recalled, base = self._source, self._recalled, None
-        if source is not None:
-            window = source.window
-        elif recalled is not None:
-            window, base = self._window, recalled.base
-        else:
-            window, base = as_items(input_of(self._message)), self._message.previous_response_id
+        window, base = self.window() if self._source is None else (self._source.window, None)
         items = resolve([Link(response_id, window, output)], [])
-        self._socket.memory.remember(self._message.lane, Remembered.of(response_id, items, base))
+        self._socket.memory.remember(self.message.lane, Remembered.of(response_id, items, base))
 
 
 class _RecallingTurns:

@@ -120,6 +120,10 @@ class TurnClient(InnerClient):
             self.write_now(body)
         self.ended = True
 
+    def output_so_far(self) -> Sequence[Item]:
+        """The items of the answer that are complete."""
+        return self._output.merged([])
+
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`."""
         return LeaveWatch(on_leave, self._connection, self._watches)

@@ -108,9 +108,9 @@ class ControlLoop:
             await self._cluster_state.remove(self.worker_id)
         for _, upstreams in self._retiring:
             for upstream in upstreams:
-                await upstream.transport.close()
+                await upstream.close()
         for upstream in self._parts.handler.snapshot.upstreams.values():
-            await upstream.transport.close()
+            await upstream.close()
 
     async def reload(self) -> Reloaded:
         """Reads the configuration again and puts it into force.
@@ -217,7 +217,7 @@ class ControlLoop:
         while self._retiring and self._retiring[0][0].requests == 0:
             _, upstreams = self._retiring.pop(0)
             for upstream in upstreams:
-                await upstream.transport.close()
+                await upstream.close()
 
     async def _report(self) -> None:
         now_ms = _now_ms()
@@ -257,8 +257,8 @@ def upstream_state(upstream: Upstream, now_s: float) -> dict[str, Any]:
             {"number": key.number, "model": model, "rests_s": round(rests_s, 1)}
             for key, model, rests_s in islice(limited, _MODELS_SHOWN)
         ],
-        "open_connections": upstream.transport.open_connections,
-        "idle_connections": upstream.transport.idle_connections,
+        "open_connections": upstream.connections[0],
+        "idle_connections": upstream.connections[1],
     }
 
 

@@ -80,8 +80,7 @@ def gauges(
         resting[name,] = sum(key.rests_until_s > now_s or bool(key.resting_models(now_s)) for key in upstream.keys.keys)
         models = Counter(found.condition for found in upstream.health.models(now_s))
         failing |= {(name, state.value): models[state] for state in (Condition.OPEN, Condition.HALF_OPEN)}
-        connections[name, "open"] = upstream.transport.open_connections
-        connections[name, "idle"] = upstream.transport.idle_connections
+        connections[name, "open"], connections[name, "idle"] = upstream.connections
     return {
         "gateway_holds_open": {(): ledger.open_holds},
         "gateway_requests_waiting": {(): ledger.line.waiting},

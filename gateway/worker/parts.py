@@ -32,6 +32,7 @@ from gateway.upstream.health import Health, KeyRing, UpstreamKey
 from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import Additions, Upstream, UpstreamPolicy
+from gateway.upstream.websocket_pool import UpstreamSockets
 from gateway.websocket.session import SessionBounds
 from gateway.websocket.sockets import SocketPolicy
 
@@ -134,6 +135,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
             operations=frozenset(settings.operations or ()),
         ),
         _additions(settings),
+        UpstreamSockets(config, settings.max_event_bytes) if settings.websocket else None,
     )
 
 

@@ -1,0 +1,157 @@
+"""`response.steer` to an upstream, and the turn that follows a steered one by itself.
+
+    sent                          the steering of a turn that runs; its successor's credits are held already
+    response.steer.accepted       passed on
+    response.steer.failed         passed on; there is no successor
+    response.steer.pending        passed on; there is no successor: it waits for its client's tool results
+    the turn ends                 its successor has `SUCCESSOR_S` to begin
+    response.created              the successor's first event
+
+Where there is none, `NoSuccessor` is raised: nothing is charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from gateway.errors import GatewayError
+from gateway.types import Body, Headers
+from gateway.upstream.transport import Answer, FaultKind, Progress, UpstreamFault
+from gateway.upstream.websocket import UpstreamSocket
+from gateway.upstream.websocket_messages import STEERING, Told
+from gateway.upstream.websocket_pool import UpstreamSockets
+from gateway.upstream.websocket_turn import UpstreamTurn
+
+SUCCESSOR_S: Final = 30.0
+_ACCEPTED: Final = STEERING + "accepted"
+
+
+class NoSuccessor(GatewayError):
+    """No turn follows. `told`: the client has been told so by the upstream."""
+
+    def __init__(self, message: str, *, told: bool) -> None:
+        super().__init__("steering_failed", message)
+        self.told = told
+
+
+class SteeringPassage:
+    """The successor's way: it begins where the steered turn runs, or not at all. See `websocket_pool.Passage`.
+
+    `on_answer` is given the upstream's messages about the steering. State that changes: `turn`, when it has begun;
+    what is known of it.
+    """
+
+    __slots__ = ("_accepted", "_ended", "_message", "_on_answer", "_waiter", "lane", "socket", "turn")
+
+    def __init__(
+        self, steered: UpstreamTurn, socket: UpstreamSocket, message: bytes, on_answer: Callable[[bytes], object]
+    ) -> None:
+        self.lane = steered.lane
+        self.socket: UpstreamSocket | None = socket
+        self.turn: UpstreamTurn | None = None
+        self._message = message
+        self._on_answer = on_answer
+        self._accepted = False
+        self._ended: UpstreamFault | NoSuccessor | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def was_told(self) -> bool:
+        """Whether the client has been told by the upstream that no turn follows."""
+        return isinstance(self._ended, NoSuccessor) and self._ended.told
+
+    def prefers(self, pool: UpstreamSockets | None, fingerprint: str) -> bool:
+        """See `Passage.prefers`. Nobody else can continue the turn."""
+        socket = self.socket
+        return socket is not None and socket.owner is pool and socket.fingerprint == fingerprint
+
+    async def ask(
+        self,
+        pool: UpstreamSockets | None,
+        fingerprint: str,
+        target: bytes,
+        headers: Headers,
+        body: Body,
+        progress: Progress | None,
+    ) -> Answer:
+        """See `Passage.ask`. Raises NoSuccessor too."""
+        del target, headers, body, progress
+        socket = self.socket
+        if not self.prefers(pool, fingerprint) or socket is None or not self._runs(socket):
+            raise NoSuccessor("The response that was to be steered has ended.", told=False)
+        self._waiter = socket.loop.create_future()
+        timer: asyncio.TimerHandle | None = None
+        socket.steer(self.lane, self, self._message)
+        try:
+            while self.turn is None and self._ended is None:
+                await self._waiter
+                self._waiter = socket.loop.create_future()
+                if timer is None and not self._runs(socket):
+                    timer = socket.loop.call_later(SUCCESSOR_S, self._give_up)
+        finally:
+            socket.forget_watch(self)
+            if timer is not None:
+                timer.cancel()
+            if self.turn is None and socket.is_retired:
+                socket.retire()
+        if self.turn is None:
+            raise self._ended or NoSuccessor("No response follows.", told=False)
+        return await self._begun(self.turn)
+
+    @staticmethod
+    async def _begun(turn: UpstreamTurn) -> Answer:
+        if not turn.begun:
+            try:
+                await turn.wait_until_begun(turn.config.first_byte_timeout_s)
+            except asyncio.CancelledError:
+                turn.answer.abort()
+                raise
+        if turn.answer.fault is not None and not turn.answer.status:
+            raise turn.answer.fault
+        return turn.answer
+
+    # websocket.SteeringWatch
+
+    def on_answer(self, told: Told, message: bytes) -> None:
+        """See `websocket.SteeringWatch`."""
+        self._on_answer(message)
+        if told.kind == _ACCEPTED:
+            self._accepted = True
+        else:
+            self._ended = NoSuccessor(f"The provider answered {told.kind}.", told=True)
+        self._wake()
+
+    def on_turn_end(self, *, clean: bool) -> None:
+        """See `websocket.SteeringWatch`."""
+        if not clean and self.turn is None and self._ended is None:
+            if self._accepted:  # the successor may have begun: it is settled as a turn whose connection died
+                self._ended = UpstreamFault(FaultKind.RESET, "the connection died before the successor", sent=True)
+            else:
+                self._ended = NoSuccessor("The provider's connection ended.", told=False)
+        self._wake()
+
+    def successor(self) -> UpstreamTurn | None:
+        """See `websocket.SteeringWatch`."""
+        socket = self.socket
+        if socket is None or self._ended is not None:
+            return None
+        self.turn = socket.turn_of(self.lane)
+        self._wake()
+        return self.turn
+
+    # inside
+
+    def _runs(self, socket: UpstreamSocket) -> bool:
+        running = socket.turns.get(self.lane)
+        return running is not None and not running.has_ended and not running.is_over
+
+    def _give_up(self) -> None:
+        if self.turn is None and self._ended is None:
+            self._ended = NoSuccessor("No response followed.", told=self._accepted)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,199 @@
+"""`response.steer`: the turns that follow a steered one by itself, where its upstream is asked over a socket.
+
+| a steering                                           | then                                                        |
+|------------------------------------------------------|-------------------------------------------------------------|
+| of a turn that goes by POST, or whose state is kept  | `response.steer.failed`, `steering_not_supported`           |
+| here                                                 |                                                             |
+| of what does not run, of another response            | the same, `response_not_active`, `response_not_found`       |
+| without an input                                     | the same, `invalid_input`                                   |
+| while the one before waits for its response          | the same, `too_many_pending_steers`                         |
+| that its team cannot pay, or may not make            | the same, with that error; its upstream hears nothing of it |
+| any other                                            | its successor is admitted, and then it is passed on         |
+
+A successor is a turn of its own: request id, hold, settlement, log line. Its hold counts what was said so far as input.
+If none follows, nothing is charged. The lane's next turn waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from gateway.errors import GatewayError
+from gateway.protocol.body_bounds import BodyBounds
+from gateway.protocol.json_splice import replace
+from gateway.protocol.lenient_json import dumps, parse_object
+from gateway.state.items import Item, as_items, upstream_items
+from gateway.types import Body, Headers
+from gateway.upstream.websocket_steering import SteeringPassage
+from gateway.websocket.memory import Remembered
+from gateway.websocket.messages import (
+    NOT_SUPPORTED,
+    Message,
+    in_lane,
+    input_of,
+    read_message,
+    request_body,
+    steer_failed,
+)
+from gateway.websocket.turn import Socket, SocketTurn, TurnHandler
+from gateway.websocket.turn_client import TurnClient
+
+_ERROR: Final = 400
+_NOT_ACTIVE: Final = ("response_not_active", "No response that runs here has this id: send the input as a turn.")
+_NOT_FOUND: Final = ("response_not_found", "The response that runs has another id.")
+_NO_INPUT: Final = ("invalid_input", "'input' is a text, or a list of items that is not empty.")
+_TOO_MANY: Final = ("too_many_pending_steers", "The steering before this one waits for its response.")
+
+
+class SteerableSocket(Socket, Protocol):
+    """The socket of the turns that are steered."""
+
+    running: dict[str, SocketTurn]
+
+    def followed(self, turn: SocketTurn, result: str) -> None:
+        """A successor has ended. See `SocketTurn.run`."""
+
+
+class _Following(NamedTuple):
+    """A successor, and the future that ends with it."""
+
+    turn: Successor
+    ended: asyncio.Future[None]
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not begun."""
+        return self.turn.over is None or self.turn.over.turn is None
+
+
+class Steering:
+    """One socket's. State that changes: the successors of each lane that have not ended."""
+
+    def __init__(self, socket: SteerableSocket, handler: TurnHandler, bounds: BodyBounds) -> None:
+        self._socket = socket
+        self._handler = handler
+        self._bounds = bounds
+        self._following: dict[str, list[_Following]] = {}
+
+    def steer(self, message: Message) -> None:
+        """A client's steering."""
+        found = self._find(message)
+        if not isinstance(found, SocketTurn):
+            self._socket.connection.send([steer_failed(message, *found)])
+            return
+        following = _Following(
+            Successor(self._socket, found, message, self._handler, self._bounds),
+            self._socket.connection.loop.create_future(),
+        )
+        lane = found.message.lane
+        self._following.setdefault(lane, []).append(following)
+        self._socket.connection.spawn(self._follow(lane, following))
+
+    async def finish(self, lane: str) -> None:
+        """Waits until no successor of a lane's turn runs."""
+        while following := self._following.get(lane):
+            await following[0].ended
+
+    async def _follow(self, lane: str, following: _Following) -> None:
+        turn = following.turn
+        try:
+            self._socket.followed(turn, await turn.run())
+        finally:
+            self._following[lane].remove(following)
+            if not self._following[lane]:
+                del self._following[lane]
+            following.ended.set_result(None)
+
+    def _find(self, message: Message) -> SocketTurn | tuple[str, str]:
+        """The turn that is steered, or why there is none."""
+        successors = [one for following in self._following.values() for one in following]
+        turns = [*self._socket.running.values(), *(one.turn for one in successors if not one.waits)]
+        over_sockets = [turn for turn in turns if turn.is_steerable]
+        if not over_sockets:
+            by_post = turns and not any(turn.upstream_response_id for turn in turns)
+            return NOT_SUPPORTED if by_post or not list(self._socket.upstreams) else _NOT_ACTIVE
+        named = [turn for turn in over_sockets if turn.upstream_response_id == message.previous_response_id]
+        if not named:
+            in_its_lane = any(turn.message.lane == message.lane for turn in over_sockets)
+            return _NOT_FOUND if in_its_lane else _NOT_ACTIVE
+        if any(one.waits and one.turn.message.lane == named[0].message.lane for one in successors):
+            return _TOO_MANY
+        given = input_of(message)
+        return named[0] if isinstance(given, str | list) and given else _NO_INPUT
+
+
+class Successor(SocketTurn):
+    """The turn that follows a steered one. See `SocketTurn`."""
+
+    def __init__(
+        self, socket: Socket, steered: SocketTurn, steer: Message, handler: TurnHandler, bounds: BodyBounds
+    ) -> None:
+        before = dumps(steered.upstream_response_id)
+        changes = {"previous_response_id": before, "input": dumps(input_of(steer))}
+        text = replace(steered.message.text, 0, changes)
+        super().__init__(socket, read_message(text, bounds), handler)
+        self._steered = steered
+        self._steer = steer
+        self.rule = steered.rule
+
+    def window(self) -> tuple[Sequence[Item], str | None]:
+        """See `SocketTurn.window`."""
+        before, base = self._steered.window()
+        return [*before, *self._steered.output_so_far(), *as_items(input_of(self._steer))], base
+
+    async def _prepare(self) -> Body:
+        """What the hold is for: nothing of it is sent but the steering itself."""
+        passage = self._steered.over
+        if passage is None or passage.turn is None or passage.socket is None:
+            raise GatewayError("steering_failed", "The response that was to be steered has ended.")
+        self.over = SteeringPassage(passage.turn, passage.socket, self._steer.text, self._pass_on)
+        items, base = self.window()
+        sent = upstream_items(items, reasoning_ids=True)
+        changes = {"previous_response_id": None if base is None else dumps(base), "input": dumps(sent)}
+        return request_body(self.message, changes)
+
+    def _client(self, body: Body | GatewayError) -> TurnClient:
+        return _SuccessorClient(self._socket, body, self._steer, self)
+
+    def _forget(self, previous: str) -> None:
+        """The steered response stays what it is."""
+
+    def _remember(self, response_id: str, output: Sequence[Item]) -> None:
+        before, memory = self._steered.upstream_response_id, self._socket.memory
+        recalled, said = memory.recall(self.message.lane, before), as_items(input_of(self._steer))
+        items, base = (said, before) if recalled is None else ([*recalled.read(), *said], recalled.base)
+        memory.remember(self.message.lane, Remembered.of(response_id, [*items, *output], base))
+
+    def _pass_on(self, answer: bytes) -> None:
+        """What the upstream says to the steering."""
+        text = answer if answer.isascii() else answer.decode("utf-8", "replace").encode()
+        self._socket.connection.send([in_lane(text, self.message.lane)])
+
+
+class _SuccessorClient(TurnClient):
+    """A successor's client: of one that does not begin it hears that the steering has failed."""
+
+    __slots__ = ("_steer", "_successor")
+
+    def __init__(self, socket: Socket, body: Body | GatewayError, steer: Message, successor: Successor) -> None:
+        scope, lane = socket.scope, successor.message.lane
+        fields = dict(scope["headers"])
+        super().__init__({**scope}, fields, body, lane, socket.connection, socket.watches, successor.note)
+        self._steer = steer
+        self._successor = successor
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Client`."""
+        over = self._successor.over
+        if status < _ERROR or (over is not None and over.turn is not None):
+            await super().answer(status, headers, body)
+            return
+        self.status = self.failed = status
+        self.is_unauthorized = status == 401  # noqa: PLR2004 - HTTP's
+        if not (isinstance(over, SteeringPassage) and over.was_told):
+            told: Any = (parse_object(body) or {}).get("error")
+            error = told if isinstance(told, dict) else {}
+            self._send([steer_failed(self._steer, str(error.get("code")), str(error.get("message")))])
+        self.ended = True

@@ -1,0 +1,191 @@
+"""Steering over a socket to the upstream: the successor is a turn of its own, or nothing is charged."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import NewKey, RunningGateway
+from tests.support.waiting import wait_until_sync
+from tests.support.websocket_client import Socket
+from tests.support.websocket_provider import Turn, WebSocketProvider
+from tests.websocket.conftest import Log
+from tests.websocket.upstreams.conftest import COST_NANO_USD, MODEL, spent
+
+
+class Steerable:
+    """A provider whose turn runs until it is steered, and then does what the test says."""
+
+    def __init__(
+        self, provider: WebSocketProvider, *kinds: str, follows: bool = True, steered_turn_ends: bool = True
+    ) -> None:
+        self.running: list[Turn] = []
+        self.go_on = threading.Event()
+        self.kinds, self.follows, self.ends = kinds, follows, steered_turn_ends
+        provider.answers, provider.steered = self.begin, self.steer
+
+    def begin(self, turn: Turn) -> None:
+        self.running.append(turn)
+        turn.begin()
+
+    def steer(self, steer: Turn) -> None:
+        turn = self.running[-1]
+        for kind in self.kinds:
+            told = {"id": "steer_1", "previous_response_id": steer.fields["previous_response_id"]}
+            failed = {"error": {"code": "invalid_input", "message": "No."}} if kind == "failed" else {}
+            turn.send({"type": f"response.steer.{kind}", "sequence_number": 0, "steer": told, **failed})
+        if not self.ends:
+            return
+        details = {"reason": "steered"} if self.follows else None
+        status = "incomplete" if self.follows else "completed"
+        turn.finish("so far", status=status, incomplete_details=details)
+        if self.follows:
+            turn.begin(f"{turn.id}_b")
+            assert self.go_on.wait(10)
+            turn.finish("steered", f"{turn.id}_b")
+
+
+def steer(socket: Socket, previous: str, text: Any = "Shorter.", **fields: Any) -> None:
+    socket.send({"type": "response.steer", "previous_response_id": previous, "input": text, **fields})
+
+
+def begun(socket: Socket, **fields: Any) -> str:
+    socket.create(model=MODEL, input="Tell me.", **fields)
+    return str(socket.receive()["response"]["id"])
+
+
+def test_a_steered_turn_is_followed_by_one_with_its_own_hold_settlement_and_log_line(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, lines: Log
+) -> None:
+    steered = Steerable(provider, "accepted")
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket, stream_id="lane")
+        steer(socket, previous, stream_id="lane")
+        seen = [socket.receive() for _ in range(5)]
+        assert [event["type"] for event in seen] == [
+            "response.steer.accepted",
+            "response.output_text.delta",
+            "response.output_item.done",
+            "response.incomplete",
+            "response.created",
+        ]
+        wait_until_sync(lambda: len(lines.of(over_key)) == 1, what="the steered turn is settled")
+        assert spent(over, over_key)[0] == COST_NANO_USD
+        assert spent(over, over_key)[1] > 0
+        steered.go_on.set()
+        last = socket.events("lane")[-1]
+        assert (last["type"], last["response"]["id"]) == ("response.completed", f"{previous}_b")
+    assert provider.steers[0].fields == {
+        "type": "response.steer", "previous_response_id": previous, "input": "Shorter.", "stream_id": "lane",
+    }  # fmt: skip
+    assert len({line["request_id"] for line in lines.wait(over_key, 2)}) == 2
+    wait_until_sync(lambda: spent(over, over_key) == (2 * COST_NANO_USD, 0), what="both turns are settled")
+    assert len(provider.turns) == 1
+
+
+def test_a_successor_is_continued_with_the_whole_past(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
+) -> None:
+    steered = Steerable(provider, "accepted")
+    steered.go_on.set()
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket, store=False)
+        steer(socket, previous)
+        assert socket.events()[-1]["type"] == "response.incomplete"
+        assert socket.events()[-1]["type"] == "response.completed"
+        provider.turns[0].drop()
+        wait_until_sync(lambda: provider.open == 0, what="the socket is gone")
+        provider.answers = lambda turn: turn.say("hello")
+        again = {"model": MODEL, "input": "More.", "store": False, "previous_response_id": f"{previous}_b"}
+        assert socket.turn(again)[0] == 200
+    said = [item["content"][0]["text"] for item in provider.turns[1].fields["input"]]
+    assert said == ["Tell me.", "so far", "Shorter.", "steered", "More."]
+
+
+def test_steering_that_the_team_cannot_pay_is_refused_and_not_sent(
+    over: RunningGateway, provider: WebSocketProvider, lines: Log
+) -> None:
+    key = over.new_key(credits_usd="0.05")  # one hold is 0.041 USD
+    Steerable(provider, "accepted")
+    with Socket(over.url, key.text) as socket:
+        previous = begun(socket)
+        steer(socket, previous)
+        refused = socket.receive()
+        assert (refused["type"], refused["error"]["code"]) == ("response.steer.failed", "insufficient_quota")
+        assert refused["steer"]["input"] == "Shorter."
+        assert not provider.steers
+        provider.turns[0].finish("done")
+        assert socket.events()[-1]["type"] == "response.completed"
+    assert len(lines.wait(key, 2)) == 2
+    wait_until_sync(lambda: spent(over, key) == (COST_NANO_USD, 0), what="one turn is settled")
+
+
+@pytest.mark.parametrize("kinds", [("failed",), ("accepted", "pending")])
+def test_steering_without_a_successor_costs_nothing(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, kinds: tuple[str, ...]
+) -> None:
+    Steerable(provider, *kinds, follows=False)
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket)
+        steer(socket, previous)
+        told = [socket.receive()["type"] for _ in kinds]
+        assert told == [f"response.steer.{kind}" for kind in kinds]
+        assert socket.events()[-1]["type"] == "response.completed"
+        wait_until_sync(lambda: spent(over, over_key) == (COST_NANO_USD, 0), what="the successor's hold is void")
+        provider.answers = lambda turn: turn.say("hello")
+        assert socket.turn({"model": MODEL, "input": "x"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("previous", "text", "code"),
+    [
+        ("resp_other", "Shorter.", "response_not_found"),
+        (None, [], "invalid_input"),
+        (None, {"text": "Shorter."}, "invalid_input"),
+    ],
+)
+def test_steering_that_makes_no_sense_is_refused_here(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, previous: str | None, text: Any, code: str
+) -> None:
+    Steerable(provider)
+    with Socket(over.url, over_key.text) as socket:
+        running = begun(socket)
+        steer(socket, previous or running, text)
+        assert socket.receive()["error"]["code"] == code
+    assert not provider.steers
+
+
+def test_steering_of_what_has_ended_or_waits_already_is_refused_here(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
+) -> None:
+    Steerable(provider, "accepted", steered_turn_ends=False)
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket)
+        steer(socket, previous)
+        assert socket.receive()["type"] == "response.steer.accepted"
+        steer(socket, previous)
+        assert socket.receive()["error"]["code"] == "too_many_pending_steers"
+    assert len(provider.steers) == 1
+    wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
+    provider.answers = lambda turn: turn.say("hello")
+    with Socket(over.url, over_key.text) as socket:
+        ended = socket.turn({"model": MODEL, "input": "x"})[1]["response"]["id"]
+        steer(socket, ended)
+        assert socket.receive()["error"]["code"] == "response_not_active"
+
+
+def test_a_connection_that_dies_before_the_successor_holds_nothing(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
+) -> None:
+    Steerable(provider, steered_turn_ends=False)
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket)
+        steer(socket, previous)
+        wait_until_sync(lambda: bool(provider.steers), what="the steering has come")
+        provider.turns[0].drop()
+        kinds: set[str] = set()
+        while not {"response.failed", "response.steer.failed"} <= kinds:
+            kinds.add(socket.receive()["type"])
+    wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
