@@ -50,6 +50,7 @@ SSE events, without `[DONE]` and comments.
     vectors         embeddings, moderations, rerank
     media           images, speech, transcriptions
     translation     other APIs' requests -> the request for a response that asks for the same
+    websocket       WebSocket mode: turns, lanes, steering
     http_exchange   one HTTP exchange, recorded
     record          what was received, in bounded memory
     server          run(host, port)

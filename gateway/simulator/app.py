@@ -5,6 +5,7 @@
 | POST /v1/responses                     | a response, plain or streamed                                   |
 | POST /v1/responses/compact             | the conversation as a compaction item                           |
 | POST /v1/responses/input_tokens        | how many tokens an input has                                    |
+| GET /v1/responses with an upgrade      | WebSocket mode (websocket.py)                                   |
 | GET, DELETE /v1/responses/{id}         | a stored response (`?stream=true&starting_after=n` its events)  |
 | POST /v1/responses/{id}/cancel         | stops a response that was made with `background`                |
 | GET /v1/responses/{id}/input_items     | its input (`limit`, `order`, `after`)                           |
@@ -25,13 +26,13 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.simulator import chat, media, messages, vectors
@@ -44,6 +45,7 @@ from gateway.simulator.record import MAX_REQUESTS, MAX_RESPONSES, Received, Rece
 from gateway.simulator.request import JsonObject, ProviderError, Request, input_items, parse_object, parse_request
 from gateway.simulator.stateless import check_stateless
 from gateway.simulator.text import read_prompt
+from gateway.simulator.websocket import WebSocketMode
 
 Handler = Callable[[HttpExchange, bytes], Awaitable[None]]
 
@@ -88,8 +90,12 @@ def build_simulator(*, max_body_bytes: int = MAX_BODY_BYTES, post_only: bool = F
     )
     if post_only:
         table = tuple(row for row in table if not row[1].startswith("/v1/responses/"))
-    routes = [Route("/_sim/requests", _Endpoint(simulator, simulator.requests, is_public=True), methods=["GET"])]
+    routes: list[BaseRoute] = [
+        Route("/_sim/requests", _Endpoint(simulator, simulator.requests, is_public=True), methods=["GET"])
+    ]
     routes += [Route(path, _Endpoint(simulator, handler), methods=[method]) for method, path, handler in table]
+    sockets = WebSocketMode(simulator, check_key, offered=not post_only)
+    routes.append(WebSocketRoute("/v1/responses", sockets.serve))
     routes.append(Route("/{path:path}", _Endpoint(simulator, simulator.unknown)))
     return Starlette(routes=routes)
 
@@ -113,7 +119,7 @@ class _Endpoint:
                 if not self._is_public:
                     self._simulator.remember(record)
             if not self._is_public:
-                _check_key(exchange)
+                check_key(exchange.header)
             await self._handler(exchange, body)
         except ProviderError as error:
             await send_error(exchange, error)
@@ -123,10 +129,11 @@ class _Endpoint:
             exchange.close()
 
 
-def _check_key(exchange: HttpExchange) -> None:
-    if exchange.header(b"x-api-key") or exchange.header(b"api-key"):
+def check_key(header: Callable[[bytes], bytes | None]) -> None:
+    """Takes any key, in the headers of a request. Raises `ProviderError` for none."""
+    if header(b"x-api-key") or header(b"api-key"):
         return
-    scheme, _, token = (exchange.header(b"authorization") or b"").partition(b" ")
+    scheme, _, token = (header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
         message = "A bearer token is required (any will do)"
         raise ProviderError("invalid_api_key", message, status=401, type_="authentication_error")
@@ -164,6 +171,7 @@ class _Simulator:
         self._count = 0
 
     def remember(self, record: Received) -> None:
+        """See `websocket.Memory`."""
         self._count += 1
         self._received.add(str(self._count), record, len(record.body))
 
@@ -174,7 +182,7 @@ class _Simulator:
             request = replace(request, store=False)
         if await send_misbehaviour(exchange, request.behaviour, request.model):
             return
-        plan = make_plan(request, self._earlier_tokens(request))
+        plan = make_plan(request, self.earlier_tokens(request, {}))
         stored = Stored(plan)
         if request.background:
             stored.ready_at = _ready_at(plan)
@@ -189,11 +197,19 @@ class _Simulator:
         if exchange.left and not request.background:
             stored.cancelled = True
 
-    def _earlier_tokens(self, request: Request) -> int:
+    def keep(self, plan: Plan, size_bytes: int) -> Stored:
+        """See `websocket.Memory`."""
+        stored = Stored(plan)
+        self._responses.add(plan.id, stored, size_bytes)
+        return stored
+
+    def earlier_tokens(self, request: Request, remembered: Mapping[str, Stored]) -> int:
+        """See `websocket.Memory`."""
         previous_id = request.fields.get("previous_response_id")
         if previous_id is None:
             return 0
-        stored = self._responses.get(previous_id)
+        stored = next((one for one in remembered.values() if one.plan.id == previous_id), None)
+        stored = stored or self._responses.get(previous_id)
         if stored is None:
             message = f"The previous response {previous_id} is not known here"
             raise ProviderError("previous_response_not_found", message, param="previous_response_id")

@@ -92,6 +92,14 @@ def make_plan(request: Request, earlier_tokens: int = 0) -> Plan:
     )
 
 
+def steered_plan(plan: Plan, tokens: int) -> Plan:
+    """The same answer, which steering has ended behind so many tokens."""
+    items = _cut(plan.items, tokens)
+    told = plan.usage or {}
+    usage = _usage(plan.request, told.get("input_tokens", 0), items) if plan.usage is not None else None
+    return replace(plan, items=items, status="incomplete", reason="steered", completed_at=0, usage=usage)
+
+
 def _items(request: Request, prompt: Prompt) -> tuple[Item, ...]:
     behaviour = request.behaviour
     items: list[Item] = []

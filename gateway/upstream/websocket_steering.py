@@ -39,20 +39,26 @@ class NoSuccessor(GatewayError):
 class SteeringPassage:
     """The successor's way: it begins where the steered turn runs, or not at all. See `websocket_pool.Passage`.
 
-    `on_answer` is given the upstream's messages about the steering. State that changes: `turn`, when it has begun;
-    what is known of it.
+    `on_answer` is given the upstream's messages about the steering. `after`: the client has all of the steered turn, so
+    that the successor's events may follow. State that changes: `turn`, when it has begun; what is known of it.
     """
 
-    __slots__ = ("_accepted", "_ended", "_message", "_on_answer", "_waiter", "lane", "socket", "turn")
+    __slots__ = ("_accepted", "_after", "_ended", "_message", "_on_answer", "_waiter", "lane", "socket", "turn")
 
     def __init__(
-        self, steered: UpstreamTurn, socket: UpstreamSocket, message: bytes, on_answer: Callable[[bytes], object]
+        self,
+        steered: UpstreamTurn,
+        socket: UpstreamSocket,
+        message: bytes,
+        on_answer: Callable[[bytes], object],
+        after: asyncio.Event,
     ) -> None:
         self.lane = steered.lane
         self.socket: UpstreamSocket | None = socket
         self.turn: UpstreamTurn | None = None
         self._message = message
         self._on_answer = on_answer
+        self._after = after
         self._accepted = False
         self._ended: UpstreamFault | NoSuccessor | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -100,14 +106,14 @@ class SteeringPassage:
             raise self._ended or NoSuccessor("No response follows.", told=False)
         return await self._begun(self.turn)
 
-    @staticmethod
-    async def _begun(turn: UpstreamTurn) -> Answer:
-        if not turn.begun:
-            try:
+    async def _begun(self, turn: UpstreamTurn) -> Answer:
+        try:
+            if not turn.begun:
                 await turn.wait_until_begun(turn.config.first_byte_timeout_s)
-            except asyncio.CancelledError:
-                turn.answer.abort()
-                raise
+            await self._after.wait()
+        except asyncio.CancelledError:
+            turn.answer.abort()
+            raise
         if turn.answer.fault is not None and not turn.answer.status:
             raise turn.answer.fault
         return turn.answer

@@ -148,7 +148,7 @@ class Successor(SocketTurn):
         passage = self._steered.over
         if passage is None or passage.turn is None or passage.socket is None:
             raise GatewayError("steering_failed", "The response that was to be steered has ended.")
-        self.over = SteeringPassage(passage.turn, passage.socket, self._steer.text, self._pass_on)
+        self.over = SteeringPassage(passage.turn, passage.socket, self._steer.text, self._pass_on, self._steered.ended)
         items, base = self.window()
         sent = upstream_items(items, reasoning_ids=True)
         changes = {"previous_response_id": None if base is None else dumps(base), "input": dumps(sent)}

@@ -11,6 +11,7 @@ A response is remembered where nobody stores it: it, or its answer, says `store:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -76,11 +77,12 @@ class SocketTurn:
     """One turn. `message`: what began it.
 
     State that changes: its route's `rule` and what its input is, once they are known; `over`, how it goes over sockets
-    of upstreams; its client; whether its key was refused.
+    of upstreams; its client; whether its key was refused; that it has `ended`.
     """
 
     def __init__(self, socket: Socket, message: Message, handler: TurnHandler) -> None:
         self.is_unauthorized = False
+        self.ended = asyncio.Event()
         self.message = message
         self.over: Passage | SteeringPassage | None = None
         self.rule: RouteRule | None = None
@@ -104,7 +106,10 @@ class SocketTurn:
         target = find(CREATE.method, CREATE.route)
         if target is None:
             raise RuntimeError("the operation of a turn is in the table")
-        await self._handler(target, client, self._source, here, self.over)
+        try:
+            await self._handler(target, client, self._source, here, self.over)
+        finally:
+            self.ended.set()
         self.is_unauthorized = client.is_unauthorized
         previous = message.previous_response_id
         if client.failed and previous is not None:

@@ -91,7 +91,7 @@ def simulator(*, post_only: bool = False) -> Iterator[str]:
         log_level="critical",
         lifespan="off",
         timeout_graceful_shutdown=1,
-        ws="none",
+        ws="websockets-sansio",
     )
     server = ServerThread(config)
     try:
