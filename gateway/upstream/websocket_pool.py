@@ -62,7 +62,7 @@ class _Asked(NamedTuple):
 
     target: bytes
     headers: Headers
-    whole: bytes
+    body: Body
     short: bytes | None
 
 
@@ -158,7 +158,6 @@ class UpstreamSockets:
 
     def __init__(self, config: TransportConfig, max_message_bytes: int) -> None:
         self.config = config
-        self.opened = 0
         self._max_message_bytes = max_message_bytes
         self._connector = Connector(config, ["http/1.1"], tunnels=True)
         self._heads = RequestHeads(self._connector.origin)
@@ -195,10 +194,9 @@ class UpstreamSockets:
         progress: Progress | None,
     ) -> Answer | None:
         """See `Passage.ask`."""
-        whole = await _message(passage, body)
         short, fresh = await self._short(passage, fingerprint, body), False
         while True:
-            begun = await self._begin(passage, fingerprint, _Asked(target, headers, whole, short), fresh=fresh)
+            begun = await self._begin(passage, fingerprint, _Asked(target, headers, body, short), fresh=fresh)
             if not isinstance(begun, _Begun):
                 return begun
             turn, continued = begun.turn, passage.continued
@@ -226,17 +224,17 @@ class UpstreamSockets:
         """Begins the turn on a connection; otherwise as `_open`."""
         async with passage.session.lock(self, fingerprint):
             socket = None if fresh else self._free(passage, fingerprint, asked.short)
-            is_new = socket is None
-            if socket is None:
+            continued, message, is_new = passage.continued, asked.short, False
+            if socket is None or message is None or continued is None or not socket.made(continued.response_id):
+                message = await _message(passage, asked.body)
+            is_short = message is asked.short
+            if len(message) >= MOST_BYTES:
+                return None
+            if socket is None or not socket.can_take(passage.lane, asyncio.get_running_loop().time()):
                 opened = await self._open(passage, fingerprint, asked)
                 if not isinstance(opened, UpstreamSocket):
                     return opened
-                socket = opened
-            continued, message, is_short = passage.continued, asked.whole, False
-            if continued is not None and asked.short is not None and socket.made(continued.response_id):
-                message, is_short = asked.short, True
-            if len(message) >= MOST_BYTES:
-                return None
+                socket, is_new = opened, True
             turn, written_s = socket.begin(passage.lane, message), time.monotonic()
         passage.socket, passage.turn = socket, turn
         if passage.session.has_ended:
@@ -303,7 +301,6 @@ class UpstreamSockets:
         except BaseException:
             socket.abort()
             raise
-        self.opened += 1
         return socket
 
 

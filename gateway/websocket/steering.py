@@ -110,10 +110,10 @@ class Steering:
         """The turn that is steered, or why there is none."""
         successors = [one for following in self._following.values() for one in following]
         turns = [*self._socket.running.values(), *(one.turn for one in successors if not one.waits)]
-        over_sockets = [turn for turn in turns if turn.is_steerable]
-        if not over_sockets:
-            by_post = turns and not any(turn.upstream_response_id for turn in turns)
-            return NOT_SUPPORTED if by_post or not list(self._socket.upstreams) else _NOT_ACTIVE
+        able = [turn for turn in turns if turn.may_be_steered]
+        if not able:
+            return NOT_SUPPORTED if turns or not list(self._socket.upstreams) else _NOT_ACTIVE
+        over_sockets = [turn for turn in able if turn.is_steerable]
         named = [turn for turn in over_sockets if turn.upstream_response_id == message.previous_response_id]
         if not named:
             in_its_lane = any(turn.message.lane == message.lane for turn in over_sockets)

@@ -124,10 +124,15 @@ class SocketTurn:
         return "" if self.over is None or self.over.turn is None else self.over.turn.response_id
 
     @property
+    def may_be_steered(self) -> bool:
+        """Whether it goes over a socket to its upstream, which keeps its state."""
+        return self.over is not None and self.over.turn is not None and self._source is None
+
+    @property
     def is_steerable(self) -> bool:
-        """Whether it runs on a socket to its upstream, which keeps its state."""
+        """The same, and it has not ended."""
         turn = None if self.over is None else self.over.turn
-        return turn is not None and not turn.is_over and self._source is None
+        return self.may_be_steered and turn is not None and not turn.is_over
 
     def window(self) -> tuple[Sequence[Item], str | None]:
         """Its whole input as it is known here, and the stored response that comes before that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.forward_proxies import forward_proxy
 from tests.support.gateway import NewKey, RunningGateway, StartGateway, running_gateway
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import Socket
 from tests.support.websocket_provider import Turn, WebSocketProvider
-from tests.websocket.upstreams.conftest import COST_NANO_USD, MODEL, ended, spent
+from tests.websocket.upstreams.conftest import COST_NANO_USD, MODEL, UPGRADES, ended, spent
 
 
 def test_a_turn_goes_over_a_socket_with_the_upstreams_own_key_and_its_messages_come_back_byte_for_byte(
@@ -234,3 +236,36 @@ def test_a_client_that_leaves_ends_the_upstreams_socket(
         assert socket.receive()["type"] == "response.created"
     wait_until_sync(lambda: provider.open == 0, what="the upstream's socket is closed")
     wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
+
+
+async def test_a_forward_proxy_makes_a_tunnel_for_a_socket(start: StartGateway, provider: WebSocketProvider) -> None:
+    """Without TLS too: what a proxy is sent as a request it cannot upgrade."""
+
+    def turn(gateway: RunningGateway) -> int:
+        with Socket(gateway.url, gateway.new_key().text) as socket:
+            return socket.turn({"model": MODEL, "input": "x"})[0]
+
+    async with forward_proxy() as proxy:
+        with start(upstream={**UPGRADES, "proxy": proxy.url}) as gateway:
+            assert await asyncio.to_thread(turn, gateway) == 200
+        assert [head.split(b" ")[0] for head in proxy.heads] == [b"CONNECT"]
+    assert len(provider.turns) == 1
+
+
+def test_other_state_goes_over_sockets_too_whole_and_unsteered(
+    start: StartGateway, provider: WebSocketProvider
+) -> None:
+    with start(route={"state": "gateway"}) as gateway, Socket(gateway.url, gateway.new_key().text) as socket:
+        first = socket.turn({"model": MODEL, "input": "one"})[1]["response"]["id"]
+        assert socket.turn({"model": MODEL, "input": "two", "previous_response_id": first})[0] == 200
+        provider.answers = lambda turn: turn.begin()
+        socket.create(model=MODEL, input="three")
+        running = socket.receive()["response"]["id"]
+        socket.send({"type": "response.steer", "previous_response_id": running, "input": "x"})
+        while (event := socket.receive())["type"] != "response.steer.failed":
+            continue
+        assert event["error"]["code"] == "steering_not_supported"
+    sent = provider.turns[1].fields
+    assert [item["content"][0]["text"] for item in sent["input"]] == ["one", "hello", "two"]
+    assert "previous_response_id" not in sent
+    assert not provider.steers
