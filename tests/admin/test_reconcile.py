@@ -126,7 +126,7 @@ def amount(entry: dict[str, Any]) -> dict[str, Any]:
         ("", ("--columns", "price"), "--columns is NAME=VALUE"),
         ("", ("--tolerance", "-1"), "--tolerance is not negative"),
         ("", ("--tolerance", "few"), "'few' is not a decimal amount"),
-        ("", ("--to", "tomorrow"), "--to 'tomorrow' is not a day"),
+        ("", ("--to", "soon"), "--to 'soon' is no time or day"),
         ("", ("--to", "2020-01-01"), "--from must be before --to"),
         ("", ("--upstream", "nobody"), "there is no upstream 'nobody'; there are"),
         ("time,cost\n2026-11-01,1\n", ("--max-keys", "1"), "more than 1 ids, days and models"),

@@ -31,7 +31,7 @@ def team(shell: Shell) -> str:
     return name
 
 
-@pytest.mark.parametrize("text", ["tomorrow", str(TOMORROW[0]), f"{TOMORROW[0]}T00:00", f"{TOMORROW[0]}T00:00:00Z"])
+@pytest.mark.parametrize("text", ["tomorrow", str(TOMORROW[0]), f"{TOMORROW[0]}T00:00:00Z"])
 def test_every_command_that_takes_an_expiry_takes_every_form(shell: Shell, team: str, text: str) -> None:
     shell.json("keys", "create", team, "--name", "laptop", "--expires-at", text)
     other = f"{team}-2"

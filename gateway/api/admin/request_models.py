@@ -1,6 +1,6 @@
 """The bodies that the admin API accepts. Every field has bounds, and an unknown field is an error.
 
-Money is a decimal string in USD and becomes nano-USD. Times are ISO 8601, UTC where they name no zone, or words such as
+Money is a decimal string in USD and becomes nano-USD. Times are ISO 8601 with a zone, days (UTC), or words such as
 tomorrow. In a PATCH, an absent field stays as it is, and `null` removes a limit or an expiry.
 """
 
@@ -72,7 +72,9 @@ def _not_negative(amount: int) -> int:
 
 
 def _moment(value: object) -> object:
-    return parse_moment(value, datetime.now(UTC)) if isinstance(value, str) else value
+    """Reads a day or a word. A time must name its zone: an expiry is no place for a guess."""
+    is_time = isinstance(value, str) and len(value.strip()) > len("2026-11-01")
+    return parse_moment(value, datetime.now(UTC)) if isinstance(value, str) and not is_time else value
 
 
 def _later(moment: datetime) -> datetime:
