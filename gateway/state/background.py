@@ -202,7 +202,7 @@ class Background:
             str(piece.end),
             await self._packed(job.team_id, piece.data),
         ]
-        done = Queued((await gather([self._store.call(PUT, _keys(job), args)]))[0])
+        done = Queued((await gather([self._store.call(PUT, _keys(job), args, is_large=True)]))[0])
         if done is Queued.DONE:
             log.sent(piece)
         return done
@@ -225,7 +225,7 @@ class Background:
         names = [keys.background, keys.background_response(job.response_id)[5]]
         packed = await self._packed(job.team_id, piece.data)
         args: list[str | bytes] = [job.response_id, job.token, str(piece.end), packed, self._longest_ms]
-        await gather([self._store.call(EVENTS, names, args)])
+        await gather([self._store.call(EVENTS, names, args, is_large=True)])
         log.sent(piece)
 
     async def end(self, job: Job, who: Who, ending: Ending) -> Ended:
@@ -256,7 +256,7 @@ class Background:
         if ending.conversation is not None:
             names = TeamKeys(job.team_id)
             keys += [names.conversation(ending.conversation), *names.conversation_account]
-        return Ended((await gather([self._store.call(END, keys, args)]))[0])
+        return Ended((await gather([self._store.call(END, keys, args, is_large=True)]))[0])
 
     async def delete(self, team_id: str, response_id: str) -> bool:
         """Deletes what is only kept for a while, and cancels what runs. Returns whether there was any of it."""

@@ -204,7 +204,7 @@ class Conversations:
         names = TeamKeys(team_id)
         keys = [names.conversation(conversation_id), *names.conversation_account]
         head = [what, self._ttl_ms, self._store.run_by_ms(keys[0]), conversation_id]
-        answer: int = (await gather([self._store.call(CHANGE, keys, [*head, *args])]))[0]
+        answer: int = (await gather([self._store.call(CHANGE, keys, [*head, *args], is_large=True)]))[0]
         if answer == _LATE:
             raise GatewayError("store_unavailable", "The gateway's store answers too late.", wait_ms=1000)
         return answer

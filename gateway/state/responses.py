@@ -172,7 +172,7 @@ class ResponseStore:
             self.item_ids(record),
             self.store.run_by_ms(TeamKeys(team_id).team),
         ]
-        return Put((await gather([self.store.call(PUT, TeamKeys(team_id).stored_responses, args)]))[0])
+        return Put((await gather([self.store.call(PUT, TeamKeys(team_id).stored_responses, args, is_large=True)]))[0])
 
     async def packed(self, team_id: str, record: StoredResponse) -> bytes:
         """Returns a record as it is stored. Raises ValueError if it is larger than what is kept."""

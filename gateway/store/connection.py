@@ -40,8 +40,18 @@ Word = str | bytes | int
 pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 _ASKING: Final = pack((b"ASKING",))
+
 # How much longer replies are awaited after a missed deadline: one more turn of the loop, see `_on_deadline`.
 _TIMER_GRACE_S: Final = 0.002
+
+
+def pack_large(words: tuple[Word, ...]) -> bytes:
+    """Packs a command with megabytes in it, of which `pack` makes several copies: that takes the event loop's time."""
+    pieces = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        pieces += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import structlog
 from redis.asyncio import Redis, RedisCluster
 
 from gateway.concurrency.periodic import Periodic
-from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_connection, pack
+from gateway.store.connection import Call, ConnectionSettings, StoreConnection, Word, open_connection, pack, pack_large
 from gateway.store.errors import Redirect, StoreError, StoreUnavailable, is_forbidden
 from gateway.store.script import Script
 from gateway.store.topology import (
@@ -142,14 +142,18 @@ class Store:
         down = (self._faults[node] for node in self._layout.nodes if node in self._faults)
         return next(down, None) or self._discovery_fault or StoreUnavailable("connect", "not connected yet")
 
-    def call(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> asyncio.Future[Any]:
+    def call(
+        self, script: Script, keys: Sequence[str], args: Sequence[Word], *, is_large: bool = False
+    ) -> asyncio.Future[Any]:
         """Runs a script on the node of its first key, with all other calls of this turn of the loop in one write.
+
+        `is_large`: an argument may have megabytes.
 
         Raises nothing. The future's result is the script's reply (bytes, int, list, None); it fails with
         StoreUnavailable or StoreError.
         """
         try:
-            packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+            packed = (pack_large if is_large else pack)((b"EVALSHA", script.sha, len(keys), *keys, *args))
         except TypeError as exc:
             return self._failed(StoreError(f"script {script.name}: {exc}"))
         return self._dispatch(keys[0] if keys else "", packed, script)

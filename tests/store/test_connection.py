@@ -15,7 +15,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.store.connection import ConnectionSettings, StoreConnection, open_connection, pack
+from gateway.store.connection import ConnectionSettings, StoreConnection, open_connection, pack, pack_large
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.script import Script
 from gateway.store.topology import tls_context
@@ -99,6 +99,11 @@ async def test_a_caller_that_leaves_does_not_shift_the_replies(connection: Store
     calls = [connection.run("ECHO", str(number)) for number in range(3)]
     calls[1].cancel()
     assert [await calls[0], await calls[2]] == [b"0", b"2"]
+
+
+@given(st.lists(st.binary(max_size=40) | st.text(max_size=9) | st.integers(), max_size=9))
+def test_a_large_command_is_packed_as_any_other(words: list[bytes | str | int]) -> None:
+    assert pack_large((b"SET", *words)) == pack((b"SET", *words))
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
