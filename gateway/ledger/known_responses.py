@@ -1,18 +1,21 @@
 """Who made a response, per team, for a bounded time: so that what follows goes to the same upstream and key.
 
+    remember_running(...)       before its client is shown its id: what follows may come while its request still runs
     memory(response_id, ...)    what the settlement writes down, in the same call to the store: `Ledger.settle`
     find(key, response_id)      one call, only where a request names a response
     check(key)                  the same call without a response: is this key alive, and may it use an operation?
 
-A response is charged once. One whose usage was not known when it was made (it runs in the background, its client left)
-was charged by an estimate; the first usage that is seen later, or that it ended without one, corrects that, by the
-difference: `correction`.
+A response is charged once: by its own request, while that runs (`Standing.RUNNING`). One whose usage was not known when
+that ended (it runs in the background, its client left) was charged by an estimate; the first usage that is seen later,
+or that it ended without one, corrects that, by the difference: `correction`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 import orjson
@@ -37,10 +40,23 @@ _CLOCKS_MS: Final = 60_000
 LOOK: Final = Script.load("look_v3")
 
 
-class KnownResponse(NamedTuple):
-    """A response: who made it, for whom, and what it was charged. `settled`: by its usage; else by an estimate.
+_LOOK_AGAIN_S: Final = (0.02, 0.08)
+"""Pauses before a response counts as unknown: what another worker wrote as its client saw the id may be on its way."""
 
-    `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time.
+
+class Standing(IntEnum):
+    """How a response was charged. Stored as a number, of which earlier versions knew the first two, as a boolean."""
+
+    ESTIMATED = 0  # a usage that is seen later is charged, less what was
+    SETTLED = 1  # by its usage, or as it ended without one
+    RUNNING = 2  # its request has not been settled yet, and will be
+
+
+class KnownResponse(NamedTuple):
+    """A response: who made it, for whom, and what it was charged. `settled`: its `Standing`.
+
+    `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time. While its request
+    runs, cost and tokens are those of its hold: the most that they can come to.
     """
 
     response_id: str
@@ -49,7 +65,7 @@ class KnownResponse(NamedTuple):
     model: str
     key_id: str
     admitted_ms: int
-    settled: bool
+    settled: int
     cost_nano_usd: int
     input_tokens: int
     cached_input_tokens: int
@@ -60,13 +76,15 @@ class KnownResponse(NamedTuple):
 class Memory(NamedTuple):
     """A response that a settlement remembers: the fingerprints of its id and of the upstream's key, and its id.
 
-    `text` is what to remember where the settlement itself does not tell it, or "".
+    `text` is what to remember where the settlement itself does not tell it, or "". `shown_id` is under which it was
+    remembered as running, which ends; or "".
     """
 
     fingerprint: str
     upstream_key: str
     text: str
     response_id: str
+    shown_id: str = ""
 
 
 class KnownResponses:
@@ -80,29 +98,50 @@ class KnownResponses:
         self._admits_unchecked = admits_unchecked
         self._ttl_s = ttl_s
 
-    def memory(self, response_id: str, upstream_key: str, corrected: KnownResponse | None = None) -> Memory | None:
+    @property
+    def remembers(self) -> bool:
+        """Whether anything is remembered."""
+        return self._ttl_s > 0
+
+    def remember_running(self, hold: Hold, model: str, response_id: str, upstream: str, upstream_key: str) -> None:
+        """Writes down a response whose request runs. Nobody waits for it: the settlement remembers what it becomes.
+
+        It replaces nothing, since that may have been written before.
+        """
+        tokens = hold.input_tokens, 0, hold.output_tokens, 0
+        cost = hold.amount_nano_usd
+        running = (upstream, upstream_key, model, hold.key_id, hold.admitted_ms, Standing.RUNNING.value, cost, *tokens)
+        key = TeamKeys(hold.team_id).response(response_id)
+        self._store.post(key, "SET", key, orjson.dumps(running), "PX", str(self._ttl_s * 1000), "NX")
+
+    def memory(
+        self, response_id: str, upstream_key: str, corrected: KnownResponse | None = None, *, shown_id: str = ""
+    ) -> Memory | None:
         """What the settlement of a response is to remember; None: nothing is remembered.
 
-        `corrected` is what is known after a settlement that posts a difference.
+        `corrected` is what is known after a settlement that posts a difference. `shown_id`: see `Memory`.
         """
         if not self._ttl_s:
             return None
         text = "" if corrected is None else orjson.dumps(corrected[1:]).decode()
-        return Memory(fingerprint(response_id), upstream_key, text, response_id)
+        return Memory(fingerprint(response_id), upstream_key, text, response_id, shown_id)
 
     async def find(self, key: ApiKey, response_id: str, param: str = "previous_response_id") -> KnownResponse:
         """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
         names, now_ms = TeamKeys(key.team_id), time.time_ns() // 1_000_000
-        text, *entry = await self._query(
-            key,
-            [
-                names.response(response_id),
-                names.journal,
-                names.words,
-                *names.ended_since(max(0, now_ms - self._ttl_s * 1000 - WEEK_MS), now_ms + _CLOCKS_MS),
-            ],
-            [response_id, fingerprint(response_id), str(self._ttl_s * 1000)],
-        )
+        places = [
+            names.response(response_id),
+            names.journal,
+            names.words,
+            *names.ended_since(max(0, now_ms - self._ttl_s * 1000 - WEEK_MS), now_ms + _CLOCKS_MS),
+        ]
+        sought = [response_id, fingerprint(response_id), str(self._ttl_s * 1000)]
+        text, *entry = await self._query(key, places, sought)
+        for pause_s in () if text or entry or not self._ttl_s else _LOOK_AGAIN_S:
+            await asyncio.sleep(pause_s)
+            text, *entry = await self._query(key, places, sought)
+            if text or entry:
+                break
         if entry:
             return _known(response_id, *entry)
         if not text:
@@ -165,9 +204,9 @@ def known_response_of(settlement: Settlement, response_id: str, upstream_key: st
     """What is remembered of a response, from how its request was settled."""
     hold, cost, usage = settlement.hold, settlement.cost_nano_usd, settlement.usage
     model, upstream = settlement.model, settlement.upstream
-    by_usage = settlement.settled_by in _BY_USAGE
+    standing = Standing.SETTLED if settlement.settled_by in _BY_USAGE else Standing.ESTIMATED
     return KnownResponse(
-        response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, by_usage, cost, *usage[:4]
+        response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, standing, cost, *usage[:4]
     )
 
 
@@ -194,4 +233,4 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
     by: SettledBy = "estimate" if settlement.kind == "void" else settlement.settled_by
     posted = settlement._replace(hold=hold, kind="settle", cost_nano_usd=cost, usage=left, settled_by=by, bill=bill)
     now = known_response_of(settlement._replace(hold=hold), known_response.response_id, known_response.upstream_key)
-    return posted, now._replace(settled=True)
+    return posted, now._replace(settled=Standing.SETTLED)

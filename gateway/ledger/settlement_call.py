@@ -42,6 +42,9 @@ class SettlementCalls:
         keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms)
         if hold.idempotency_key is not None:
             keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
+        ends = memory is not None and memory.shown_id
+        if ends:
+            keys.append(names.response(ends))
         return keys, [
             hold.id,
             settlement.kind,
@@ -63,7 +66,8 @@ class SettlementCalls:
             settlement.response_id,
             "1" if settlement.pauses else "",
             fingerprint(hold.id),
-            *(_NOTHING_TO_REMEMBER if memory is None else memory),
+            *(_NOTHING_TO_REMEMBER if memory is None else memory[:4]),
+            *(("", "0") if ends else ()),
         ]
 
 

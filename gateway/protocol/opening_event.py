@@ -5,13 +5,22 @@ Mutable.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import Opening
 from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.sse_framing import block_at, fields
 
+_FIRST_ID: Final = re.compile(rb'"response": ?\{ ?"id": ?"([\w.~:=+-]{1,512})"', re.ASCII)
+"""An event about a response as most providers write it: its id is found without parsing what else it repeats."""
 _MOST_BYTES: Final = 65_536  # it repeats the request's instructions
+
+
+def id_shown_first(events: bytes) -> str | None:
+    """The id of the response that an event is about, if the event is written as most are."""
+    first = _FIRST_ID.search(events)
+    return first[1].decode() if first else None
 
 
 class OpeningEvent:

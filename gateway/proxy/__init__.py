@@ -13,6 +13,7 @@ upstream_body  what an upstream is sent of the caller's body, and what is added 
 output_bound   how much output is held where the body does not say, and whether the provider is told
 refusals    which of several refusals the client is told
 relay       step 6: passes the answer on to the client
+stream_passing      what becomes of each read of a stream
 upstream_answer  which headers of an upstream's answer go on, what its body is
 learnt      what a relay has learnt of its answer, and what the settlement is decided by
 settling    steps 7 and 8: decides what a request costs, posts it, remembers the response

@@ -268,7 +268,7 @@ class RequestHandler:
         turn, early = admitted.turn, None
         if admitted.route.rule.early_keepalive_s is not None and (early := early_client(client, admitted, record)):
             client = early
-        relay = Relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
+        relay = self._relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
         search = Search(admitted.snapshot, admitted, client, record, over)
         record.rates = admitted.admission.rates
         if early is not None:
@@ -296,6 +296,12 @@ class RequestHandler:
     async def _pass_on(self, answer: LocalAnswer | LocalStream, client: Client, record: RequestRecord) -> None:
         deadline_s = self._loop.time() + self._total_timeout_s
         await pass_on(answer, client, record.request_id, self.following, deadline_s)
+
+    def _relay(self, admitted: Admitted, client: Client, record: RequestRecord) -> Relay:
+        request = admitted.request
+        named = admitted.target.operation.makes_response and request.store and admitted.route.rule.state == "upstream"
+        responses = self._responses if named and request.stream and self._responses.remembers else None
+        return Relay(admitted, client, record, responses)
 
     async def _run(
         self, relay: Relay, search: Search, admitted: Admitted, client: Client, record: RequestRecord

@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import ExchangeResult
+from gateway.ledger.known_responses import Standing
 from gateway.protocol.dialects.dialect import AnswerFacts, Dialect, Ended, Json
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.quantities import Usage
@@ -97,6 +98,6 @@ def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, beg
 def _is_charged(admitted: Admitted, learnt: Learnt, usage: Usage | None) -> bool:
     charge, known_response = admitted.target.operation.charge, admitted.known_response
     if charge == "usage":
-        is_open = known_response is not None and not known_response.settled
+        is_open = known_response is not None and known_response.settled == Standing.ESTIMATED
         return is_open and admitted.route.is_priced and (usage is not None or learnt.has_ended)
     return charge == "usage or estimate"

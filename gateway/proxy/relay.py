@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import takewhile
+from functools import partial
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.settlement import ExchangeResult
 from gateway.concurrency.cancellation import CancelScope, Reason
 from gateway.errors import GatewayError
 from gateway.http.client import Client
+from gateway.ledger.known_responses import KnownResponses
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import Ended, Origin, StreamForm
+from gateway.protocol.opening_event import id_shown_first
 from gateway.protocol.operations import is_response_id
-from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.usage_dropping import UsageDroppingObserver
 from gateway.proxy.admission import Admitted, Opened
@@ -36,6 +37,7 @@ from gateway.proxy.large_answers import decoded, examine, finish
 from gateway.proxy.learnt import OUTCOMES, Learnt, exchange_result
 from gateway.proxy.media import pass_media
 from gateway.proxy.preamble import FirstEvent, Preamble, Waiting, begins_with_error
+from gateway.proxy.stream_passing import passing
 from gateway.proxy.upstream_answer import (
     EVENT_HEADERS,
     client_headers,
@@ -55,10 +57,14 @@ class Relay:
     State that changes: all of it, and `record`. `outcome` starts as what a bug would leave.
     """
 
-    def __init__(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
+    def __init__(
+        self, admitted: Admitted, client: Client, record: RequestRecord, responses: KnownResponses | None = None
+    ) -> None:
+        self.shown_id = ""  # the response is known under it already, though its request still runs
         self.outcome = Outcome.INTERNAL_ERROR
         self.billed_as: str | None = None  # the provider's id of an answer; the client may be shown another one
         self._admitted = admitted
+        self._responses = responses  # None: nobody names a response that this makes
         self._off_loop = admitted.snapshot.off_loop
         self._dialect = admitted.target.operation.dialect
         self._client = client
@@ -107,29 +113,10 @@ class Relay:
         observes = UsageDroppingObserver if request.usage_unasked else SseObserver
         policy, choices = opened.upstream.policy, request.bounds.choices
         observer = self._learnt.observer = observes(form, policy.max_event_bytes, choices, policy.max_answer_values)
-        rule, cap = self._admitted.route.rule, self._cap()
-        feed, write_now = observer.feed, client.write_now
-
-        def over_cap() -> bool:
-            return cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap
-
-        def pass_on(data: bytes) -> bool:
-            ready = feed(data)
-            if answer.ended:  # the end is next: one write for both
-                client.buffer(ready)
-                return True
-            return (not ready or write_now(ready)) and not observer.long
-
-        def pass_on_to_cap(data: bytes) -> bool:
-            # Event by event: one read may bring many times what the hold pays for. With its end, it brings its price.
-            if form.may_end_in(data):
-                return pass_on(data) and not over_cap()
-            keeps_up = [pass_on(event) for event in takewhile(lambda _: not over_cap(), split_events(data))]
-            return all(keeps_up) and not over_cap()
-
-        take = pass_on if cap is None else pass_on_to_cap
+        show = None if self._responses is None else partial(self._show, opened, observer)
+        take, over_cap = passing(client, answer, observer, form, self._cap(), show)
         first = opened.read + answer.read_nowait()  # what came with the head goes with the head
-        with keeping_alive(client, observer, rule.keepalive_s):
+        with keeping_alive(client, observer, self._admitted.route.rule.keepalive_s):
             if form.holds_preamble:
                 paused = await self._pass_preamble(opened._replace(read=first), observer)
             else:
@@ -165,6 +152,18 @@ class Relay:
             self._refused = may_be_one and begins_with_error(opened, self._dialect, form, data)
             await self._client.start(opened.answer.status, self._begin_stream())
         return data
+
+    def _show(self, opened: Opened, observer: SseObserver, ready: bytes) -> bool:
+        """Before these events go to the client: a response that they name is known from now on. Whether they do."""
+        shown = id_shown_first(ready)
+        if shown is None and b'"response"' in ready and not observer.is_large:
+            shown = observer.response_id
+        if self._responses is None or shown is None or not is_response_id(shown):
+            return False
+        hold, model = self._admitted.admission.hold, self._admitted.route.model
+        self._responses.remember_running(hold, model, shown, opened.upstream.name, opened.key.fingerprint)
+        self.shown_id = shown
+        return True
 
     def _cap(self) -> int | None:
         """The output tokens after which the answer is cut, where its route or key wants that."""

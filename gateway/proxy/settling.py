@@ -53,8 +53,10 @@ class Settler:
                 known_response.response_id, known_response.upstream_key, corrected=known_response
             )
             _ = self._ledger.settle(void(hold, result.outcome))
-        elif settlement.kind == "settle" and admitted.request.store and (response_id := relay.response_id) is not None:
-            memory = self._responses.memory(response_id, relay.upstream_key)
+        elif settlement.kind == "settle" or relay.shown_id:
+            response_id = relay.response_id if admitted.request.store else None
+            if response_id is not None:
+                memory = self._responses.memory(response_id, relay.upstream_key, shown_id=relay.shown_id)
         settled = self._ledger.settle(settlement, memory)
         record.outcome = result.outcome
         record.settlement = settlement

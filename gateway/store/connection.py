@@ -78,7 +78,7 @@ class Call:
 
     def __init__(self, packed: bytes, future: asyncio.Future[Any] | None, script: Script | None = None) -> None:
         self.packed = packed
-        self.future = future  # None for ASKING or SCRIPT LOAD, which are sent on behalf of the call that follows
+        self.future = future  # None if nobody waits: `post`; ASKING and SCRIPT LOAD, for the call that follows
         self.script = script
         self.deadline = math.inf
         self.asking = False
@@ -134,6 +134,12 @@ class StoreConnection(asyncio.Protocol):
     def run(self, *command: Word) -> asyncio.Future[Any]:
         """Packs a command from its words and sends it."""
         return self.send(pack(command))
+
+    def post(self, packed: bytes) -> None:
+        """Writes a packed command now, and what waits before it. Nobody hears of its reply, or of a failure."""
+        if self.fault is None and len(self._pending) < self._settings.max_pending:
+            self._put(Call(packed, None))
+            self._flush()
 
     def forward(self, call: Call, *, asking: bool) -> None:
         """Sends a call that another node redirected here.

@@ -44,7 +44,8 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:grant:<sha256>     string  TTL `ledger.idempotency_ttl_s`: the idempotency key of a movement of credits
     gw:made:<sha256>          string  TTL `ledger.idempotency_ttl_s`: the team created under an idempotency key
     gw:{T}:made:<sha256>      string  the same for a key of the team
-    gw:{T}:response:<sha256>  string  TTL of days: which upstream made a response, as older versions kept it
+    gw:{T}:response:<sha256>  string  TTL of days: which upstream made a response, while its request runs, and as
+                                      older versions kept it
     gw:{T}:responses          hash    TTL `state.ttl_s`: stored responses, packed
     gw:{T}:response-entries   hash    the same: what each continues, and how large it is
     gw:{T}:response-use       zset    the same: when each was used last
@@ -234,7 +235,7 @@ class TeamKeys(NamedTuple):
         return self._name(f"rotated:{_digest(idempotency_key)}")
 
     def response(self, response_id: str) -> str:
-        """Which upstream made a response, as versions before this one kept it."""
+        """Which upstream made a response, while its request runs, and as versions before this one kept it."""
         return self._name(f"response:{_digest(response_id)}")
 
     @property

@@ -169,6 +169,12 @@ class Store:
             key = word.decode() if isinstance(word, bytes) else str(word)
         return self._dispatch(key, packed, None)
 
+    def post(self, key: str, *command: Word) -> None:
+        """Runs a command of which nobody hears the reply. It is written when this returns, unless the node is away."""
+        node = self._layout.node_of(key)
+        if node is not None and (connection := self._connections.get(node)) is not None:
+            connection.post(pack(command))
+
     def run_by_ms(self, key: str, within_s: float | None = None) -> str:
         """Returns the deadline of a call sent now, by the clock of the key's node, or "" if not connected.
 
