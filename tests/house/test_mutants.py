@@ -10,6 +10,7 @@ from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.program import ROOT
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
+from tests.support.response_protections import RESPONSE_PROTECTIONS
 from tests.support.wire_protections import WIRE_PROTECTIONS
 
 EVERY: Final = (
@@ -18,6 +19,7 @@ EVERY: Final = (
     *GROWTH_PROTECTIONS,
     *HOLD_PROTECTIONS,
     *QUEUE_PROTECTIONS,
+    *RESPONSE_PROTECTIONS,
     *WIRE_PROTECTIONS,
 )
 

@@ -1,0 +1,56 @@
+"""The protections of what responses are charged, and of who may name them, as in protections.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.protections import Protection
+
+_TEST_EARLY_IDS: Final = "tests/faults/test_ids_known_early.py"
+_TEST_ESTIMATES: Final = "tests/faults/test_estimates.py"
+_TEST_FREE: Final = "tests/faults/test_what_costs_nothing.py"
+
+RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "a response is remembered before its id is shown",
+        "gateway/proxy/relay.py",
+        "        self._responses.remember_running(hold, model, shown, opened.upstream.name, opened.key.fingerprint)\n",
+        "",
+        f"{_TEST_EARLY_IDS}::test_a_response_is_known_when_its_client_has_seen_its_id",
+    ),
+    Protection(
+        "what runs is charged by its own request alone",
+        "gateway/proxy/learnt.py",
+        "known_response.settled == Standing.ESTIMATED",
+        "known_response.settled != Standing.SETTLED",
+        f"{_TEST_EARLY_IDS}::test_a_response_is_known_when_its_client_has_seen_its_id",
+    ),
+    Protection(
+        "what costs nothing needs no credits",
+        "gateway/store/scripts/admit_v4.lua",
+        "metered and amount > 0 and available < amount",
+        "metered and available < amount",
+        f"{_TEST_FREE}::test_what_costs_nothing_passes_where_nothing_is_left",
+    ),
+    Protection(
+        "a response counts as one request however often it is asked for",
+        "gateway/reporting/request_reporter.py",
+        'if "{id}" in record.route:',
+        "if False:",
+        f"{_TEST_FREE}::test_a_response_is_one_request_with_one_outcome_however_often_it_is_asked_for",
+    ),
+    Protection(
+        "a usage of zeros after output is none",
+        "gateway/proxy/learnt.py",
+        "if usage is None or may_lack_output(admitted, usage):",
+        "if usage is None or lacks_output(usage):",
+        f"{_TEST_ESTIMATES}::test_a_usage_of_zeros_after_output_is_none",
+    ),
+    Protection(
+        "base64 that no file begins with is text",
+        "gateway/protocol/attachments.py",
+        "if name in _IMAGE_MEMBERS and _IMAGES.match(head):",
+        "if name in _IMAGE_MEMBERS:",
+        "tests/unit/test_input_tokens.py::test_text_dressed_as_a_file_is_text",
+    ),
+)
