@@ -38,6 +38,7 @@ PROSE = "Tell me what you know of the sea. " * 3_000
         {"type": "input_image", "image_url": "data:image/png;base64," + PROSE},
         {"type": "input_image", "image_url": "data:image/png;base64," + PROSE.replace(" ", "")},
         {"type": "input_image", "image_url": "data:image/png;base64," + PNG + " and then some words"},
+        {"type": "input_image", "image_url": "data:image/png;base64," + "Words" * 20_000},
         {"type": "input_image", "title": "data:image/png;base64," + PNG},
         {"type": "input_audio", "input_audio": {"data": PROSE.replace(" ", ""), "format": "wav"}},
         {"type": "output_text", "text": PNG},
