@@ -48,6 +48,7 @@ from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.compactor import Compactor
 from gateway.proxy.handler import RequestHandler
+from gateway.proxy.late_usage import LateUsage
 from gateway.reporting.audit_log import AuditLog
 from gateway.reporting.live_requests import LiveRequests
 from gateway.reporting.outcome_rollups import OutcomeRollups
@@ -230,6 +231,8 @@ class Gateway:
             handler.background = BackgroundRunner(
                 turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
             )
+            late_usage = LateUsage(ledger, responses, handler)
+            handler.settler.usage_wanted = late_usage.want
             upgrades = self._upgrades(handler, responses)
             services = _services(settings, store, ledger, handler, request_log, self._source, upgrades)
             _begin_telemetry(settings, handler, services.reporter.note, stack)
@@ -242,7 +245,7 @@ class Gateway:
             services.metrics_collector = metrics_collector = MetricsCollector(services, self._counters, spool, shared)
             stack.push_async_callback(metrics_collector.end)
             app.state.services = self.services = services
-            works = background_works(services, EnforcementCheck(services).work)
+            works = (*background_works(services, EnforcementCheck(services).work), late_usage.work)
             services.works = (*store.works, *works)
             for work in works:
                 stack.push_async_callback(_cancel, asyncio.create_task(work.run(), name=work.name))

@@ -33,6 +33,8 @@ kept_answer what a relay needs of whoever keeps the response
 background_runner   runs the background responses of this worker
 background_client   the client that a background response has while it runs
 compactor   makes a summary of what goes before a request that wants it
+late_usage  asks providers later for usages that were not known
+nobody_client  the client of such a question
 collecting_client  the client of a call that the gateway makes for itself
 outcomes    how a request ends for each error, and what its client is told
 kept_relay  the same for an answer that the gateway keeps

@@ -116,7 +116,7 @@ async def prepare(
     known_response: KnownResponse | None = None
     if target.response_id is not None:
         known_response = found = await responses.find(key, target.response_id, "response_id")
-        request = _about(found, query)
+        request = about(found, query)
     else:
         request = await _read(snapshot, responses, target, client, record, key)
         if query or not request.model:
@@ -250,7 +250,7 @@ def _understood(
     return request._replace(model=model_of(target.model, form), names_model=False) if target.model else request
 
 
-def _about(known_response: KnownResponse, query: bytes) -> RequestBody:
+def about(known_response: KnownResponse, query: bytes) -> RequestBody:
     """A request about a response that exists: it has no body, and its model is the response's."""
     return RequestBody(
         body=b"",

@@ -12,17 +12,11 @@ from typing import Final
 from gateway.http.client import Client, Watch
 from gateway.protocol.lenient_json import parse_object
 from gateway.proxy.collecting_client import CollectingClient
+from gateway.proxy.nobody_client import Unwatched
 from gateway.state.background_turn import BackgroundTurn, Problem
 from gateway.types import Headers
 
 _ERROR: Final = 400
-
-
-class _Unwatched:
-    """A watch that never calls."""
-
-    def close(self) -> None:
-        """Stops watching."""
 
 
 class BackgroundClient(CollectingClient):
@@ -46,7 +40,7 @@ class BackgroundClient(CollectingClient):
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`. A background response is ended by its runner: no client can leave."""
         del on_leave
-        return _Unwatched()
+        return Unwatched()
 
 
 def _problem(status: int, body: bytes) -> Problem:

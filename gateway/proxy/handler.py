@@ -93,7 +93,7 @@ class RequestHandler:
         self.streams = 0
         self._ledger = ledger
         self._responses = responses
-        self._settler = Settler(ledger, responses)
+        self.settler = Settler(ledger, responses)
         self._log = log
         self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
         self._counters = counters
@@ -289,7 +289,7 @@ class RequestHandler:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
             relay.abort()
             record.relayed = time.perf_counter()
-            await self._settler.settle(relay, search, admitted, record, answered=answered)
+            await self.settler.settle(relay, search, admitted, record, answered=answered)
             if turn is not None:
                 await asyncio.shield(turn.close())
 

@@ -25,6 +25,8 @@ OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
     {"completed": Outcome.COMPLETED, "incomplete": Outcome.INCOMPLETE, "failed": Outcome.FAILED}
 )
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
+UNFINISHED: Final = frozenset({*_BROKEN, Outcome.TIMED_OUT, Outcome.CLIENT_LEFT, Outcome.CANCELLED, Outcome.SHUT_DOWN})
+"""Endings after which a provider that keeps responses may know a usage that it has not told."""
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.large_answers import decoded, examine, finish
-from gateway.proxy.learnt import OUTCOMES, Learnt, exchange_result
+from gateway.proxy.learnt import OUTCOMES, UNFINISHED, Learnt, exchange_result
 from gateway.proxy.media import pass_media
 from gateway.proxy.preamble import FirstEvent, Preamble, Waiting, begins_with_error
 from gateway.proxy.stream_passing import passing
@@ -381,6 +381,11 @@ class Relay:
             return None
         found = self.record.response_id if observer is None else observer.response_id
         return found if found is not None and is_response_id(found) else None
+
+    @property
+    def may_be_told_later(self) -> bool:
+        """Whether its upstream may come to know a usage of the response that it did not tell yet."""
+        return self._left or self.outcome in UNFINISHED or self._learnt.works_on
 
     @property
     def opening_id(self) -> str | None:

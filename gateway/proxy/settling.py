@@ -7,13 +7,15 @@ Settler      decides, posts, remembers; once for each request
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
 
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.money import format_usd
 from gateway.billing.settlement import ExchangeResult, Hold, Settlement, Terms, attempt_of, decide, void
-from gateway.ledger.known_responses import KnownResponse, KnownResponses, correction
+from gateway.identity.api_keys import ApiKey
+from gateway.ledger.known_responses import KnownResponse, KnownResponses, Standing, correction, known_response_of
 from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
@@ -22,13 +24,17 @@ from gateway.proxy.answered_price import priced_by
 from gateway.proxy.failover import Search
 from gateway.proxy.relay import Relay
 
+UsageWanted = Callable[[ApiKey, KnownResponse], None]
+"""Told of a response that was charged by an estimate, and of which its provider may tell more later; and by whom."""
+
 
 class Settler:
-    """Settles requests; one object a worker."""
+    """Settles requests; one object a worker. `usage_wanted`: see there; None: nobody asks later."""
 
     def __init__(self, ledger: Ledger, responses: KnownResponses) -> None:
         self._ledger = ledger
         self._responses = responses
+        self.usage_wanted: UsageWanted | None = None
         self._diagnostics = structlog.get_logger("gateway.relay")
 
     async def settle(
@@ -57,6 +63,7 @@ class Settler:
             response_id = relay.response_id if admitted.request.store else None
             if response_id is not None:
                 memory = self._responses.memory(response_id, relay.upstream_key, shown_id=relay.shown_id)
+                self._want_usage(relay, settlement, admitted, record, response_id)
         settled = self._ledger.settle(settlement, memory)
         record.outcome = result.outcome
         record.settlement = settlement
@@ -70,6 +77,17 @@ class Settler:
                 over_hold_usd=format_usd(settlement.over_nano_usd),
             )
         record.spooled = await settled is None
+
+    def _want_usage(
+        self, relay: Relay, settlement: Settlement, admitted: Admitted, record: RequestRecord, response_id: str
+    ) -> None:
+        """Asks later, if the response was charged by an estimate, and its provider may know more."""
+        if self.usage_wanted is None or not relay.may_be_told_later or admitted.route.rule.state != "upstream":
+            return
+        made = known_response_of(settlement, response_id, relay.upstream_key)
+        if made.settled == Standing.ESTIMATED:
+            hold = settlement.hold
+            self.usage_wanted(ApiKey(hold.team_id, hold.key_id, record.secret_hash or ""), made)
 
 
 def decided(

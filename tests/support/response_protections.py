@@ -26,6 +26,13 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_EARLY_IDS}::test_a_response_is_known_when_its_client_has_seen_its_id",
     ),
     Protection(
+        "a response that nobody followed to its end is asked for later",
+        "gateway/proxy/settling.py",
+        "                self._want_usage(relay, settlement, admitted, record, response_id)\n",
+        "",
+        "tests/faults/test_late_usage.py::test_a_stream_that_was_left_is_charged_what_it_used",
+    ),
+    Protection(
         "what costs nothing needs no credits",
         "gateway/store/scripts/admit_v4.lua",
         "metered and amount > 0 and available < amount",
