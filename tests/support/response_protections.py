@@ -33,6 +33,13 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/faults/test_late_usage.py::test_a_stream_that_was_left_is_charged_what_it_used",
     ),
     Protection(
+        "nothing is made up of a response that goes on elsewhere",
+        "gateway/proxy/relay.py",
+        "        works_on = self._admitted.target.operation.by_id or request.background or self._learnt.works_on\n",
+        "        works_on = False\n",
+        "tests/faults/test_closing_words.py::test_nothing_is_made_up_of_a_response_by_id",
+    ),
+    Protection(
         "what costs nothing needs no credits",
         "gateway/store/scripts/admit_v4.lua",
         "metered and amount > 0 and available < amount",
