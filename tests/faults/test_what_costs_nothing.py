@@ -146,7 +146,7 @@ def spend_budgets(gateway: RunningGateway, key: NewKey, store: Server) -> None:
 
 def spend_tokens(gateway: RunningGateway, key: NewKey, store: Server) -> None:
     with admin_client(gateway) as root:
-        done(root.patch(f"/teams/{key.team.id}", json={"limits": {"budget_tokens_day": 1, "tpm": 1}}))
+        done(root.patch(f"/teams/{key.team.id}", json={"limits": {"budget_tokens_day": 2, "tpm": 2}}))
     set_counters(store, key.team.id, key.id, "team", tokens_day=HUGE, tk=HUGE)
 
 
