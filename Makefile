@@ -16,6 +16,7 @@
 # make lint    set-up, then style, types and layers
 # make format  rewrite the code in the house style
 # make bench   the gateway beside nginx, httpx and bare uvicorn, in one table; ARGS=--quick takes a minute
+# make bench-peers  LiteLLM, installed from the package index into .peers/, under the same load
 # make wheel   the project as a wheel, in dist/
 # make sbom    what the wheel and the image consist of, in dist/ as CycloneDX JSON, without a network; BASE_IMAGE=...@sha256:...
 # make audit   known weaknesses in the locked packages (needs pip-audit, and PyPI's advisories)
@@ -30,7 +31,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: setup run docs test test-fast mutants fuzz cover chaos clients compose-test wheels lint format bench wheel sbom audit lock FORCE
+.PHONY: setup run docs test test-fast mutants fuzz cover chaos clients compose-test wheels lint format bench bench-peers wheel sbom audit lock FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -104,6 +105,14 @@ wheels/.for-$(WHEELS_FOR)-$(LOCK): $(LOCK)
 	  $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_$(shell uname -m)) \
 	  -r $(LOCK) -d wheels
 	@touch $@
+
+# Not locked: what is compared is what a user would install today.
+bench-peers: $(DEV) .peers/bin/litellm
+	$(BIN)/python -m benchmarks --peers --json benchmarks/peers.json $(ARGS)
+
+.peers/bin/litellm:
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --disable-pip-version-check --quiet 'litellm[proxy]'
 
 # The locked backend makes it; with SOURCE_DATE_EPOCH, the same source gives the same bytes.
 wheel: $(DEV)

@@ -1,6 +1,6 @@
 """`make bench`: everything in one run, with one table and one JSON file.
 
-python -m benchmarks [--quick] [--only json,stream,...] [--json FILE]
+python -m benchmarks [--quick] [--only json,stream,...] [--json FILE] [--record]
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from benchmarks import rows, sockets
-from benchmarks.load import Troubled, request_body
+from benchmarks import history, rows, sockets
+from benchmarks.load import Troubled, chat_body, request_body
 from benchmarks.machine import Cores, Missing, conditions
 from benchmarks.rows import FULL, QUICK, Effort, Row
-from benchmarks.servers import Bench
+from benchmarks.servers import CHAT_PATH, Bench
 from benchmarks.startup import start_up
 
 Measure = Callable[[Bench, Effort], Row]
@@ -49,6 +49,43 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
             targets=("nginx", "bare", "naive", "ours"),
             goals=(("nginx", 0.25), ("bare", 0.5)),
         ),
+        "chat-stream": partial(
+            rows.throughput,
+            work="chat completions, streams of 100 events, one write each",
+            body=chat_body("stream", stream=True),
+            targets=("nginx", "ours"),
+            goals=(),
+            path=CHAT_PATH,
+        ),
+        "chat-json": partial(
+            rows.throughput,
+            work="chat completions, JSON answers of 1.2 KB",
+            body=chat_body("json"),
+            targets=("nginx", "ours"),
+            goals=(),
+            path=CHAT_PATH,
+        ),
+        "tls-stream": partial(
+            rows.throughput,
+            work="streams of 100 events, TLS to the upstream",
+            body=request_body("stream", stream=True),
+            targets=("nginx-tls", "naive-tls", "ours-tls"),
+            goals=(("nginx-tls", 1.0),),
+        ),
+        "tls-json": partial(
+            rows.throughput,
+            work="JSON answers of 1.4 KB, TLS to the upstream",
+            body=request_body("json"),
+            targets=("nginx-tls", "naive-tls", "ours-tls"),
+            goals=(),
+        ),
+        "front": partial(
+            rows.throughput,
+            work="JSON answers of 1.4 KB, nginx with TLS in front of the gateway",
+            body=request_body("json"),
+            targets=("ours", "front"),
+            goals=(),
+        ),
         "latency": partial(rows.added_latency, stream=False),
         "first-event": partial(rows.added_latency, stream=True),
         "open": rows.open_streams,
@@ -68,6 +105,27 @@ MEASUREMENTS: Final[Mapping[str, Measure]] = MappingProxyType(
         "start": start_up,
     }
 )
+PEERS: Final[Mapping[str, Measure]] = MappingProxyType(
+    {
+        "peers-json": partial(
+            rows.throughput,
+            work="chat completions, JSON answers of 1.2 KB",
+            body=chat_body("json"),
+            targets=("nginx", "litellm", "ours"),
+            goals=(),
+            path=CHAT_PATH,
+        ),
+        "peers-stream": partial(
+            rows.throughput,
+            work="chat completions, streams of 100 events, one write each",
+            body=chat_body("stream", stream=True),
+            targets=("nginx", "litellm", "ours"),
+            goals=(),
+            path=CHAT_PATH,
+        ),
+    }
+)
+"""Other gateways under the same load: `make bench-peers` installs them."""
 
 
 def main() -> int:
@@ -79,32 +137,38 @@ def main() -> int:
         "--json", type=Path, default=Path("benchmarks/last.json"), metavar="FILE", help="where to write"
     )
     parser.add_argument("--rounds", type=int, help="of each comparison")
+    parser.add_argument("--record", action="store_true", help="add the ratios to history.json, and draw them")
+    parser.add_argument("--peers", action="store_true", help="the rows with other gateways, and only these")
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
     if options.rounds:
         effort = dataclasses.replace(effort, rounds=options.rounds)
-    wanted = options.only.split(",") if options.only else list(MEASUREMENTS)
-    if unknown := set(wanted) - set(MEASUREMENTS):
+    measurements = PEERS if options.peers else MEASUREMENTS
+    wanted = options.only.split(",") if options.only else list(measurements)
+    if unknown := set(wanted) - set(measurements):
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
     started, where = time.time(), conditions()
-    found, skipped = _measure(wanted, effort)
+    found, skipped = _measure({name: measurements[name] for name in wanted}, effort)
     where |= {"connections": str(rows.CONNECTIONS), "rounds": str(effort.rounds), "seconds": f"{effort.seconds}"}
     where["took"] = f"{time.time() - started:.0f} s"
-    sys.stdout.write(render(found, skipped, where))
-    result = {"conditions": where, "rows": [dataclasses.asdict(row) for row in found], "skipped": skipped}
+    sys.stdout.write(render(list(found.values()), skipped, where))
+    if options.record:
+        date = time.strftime("%Y-%m-%d", time.gmtime(started))
+        history.record({name: row.raw for name, row in found.items()}, where, date)
+    result = {"conditions": where, "rows": [dataclasses.asdict(row) for row in found.values()], "skipped": skipped}
     options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
-def _measure(wanted: list[str], effort: Effort) -> tuple[list[Row], dict[str, str]]:
-    found: list[Row] = []
+def _measure(wanted: Mapping[str, Measure], effort: Effort) -> tuple[dict[str, Row], dict[str, str]]:
+    found: dict[str, Row] = {}
     skipped: dict[str, str] = {}
     with Bench(Cores.of_this_machine()) as bench:
         bench.start("bare", "naive", "ours", "nginx")
-        for name in wanted:
+        for name, measure in wanted.items():
             sys.stderr.write(f"{name} ...\n")
             try:
-                found.append(MEASUREMENTS[name](bench, effort))
+                found[name] = measure(bench, effort)
             except (Missing, Troubled, TimeoutError) as reason:
                 skipped[name] = str(reason)
             except Exception as error:  # noqa: BLE001 - the other rows are still useful

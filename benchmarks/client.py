@@ -1,6 +1,6 @@
 """A client for what wrk does not measure: single latencies, the time to the first event, thousands of open streams.
 
-latencies(targets, ...)    blocking sockets, the targets in turn: times to the answer and to the first event
+latencies(targets, ...)    an open loop, a second for each target in turn: times to the answer or to the first event
 hold_streams(target, ...)  one event loop, one connection per stream: when they opened, and how late their events were
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -34,63 +33,107 @@ def wire(target: Target, body: bytes) -> bytes:
     return head.encode() + body
 
 
-class _Caller:
-    """One keep-alive connection that sends a request and waits."""
+class _Caller(asyncio.Protocol):
+    """One keep-alive connection. Its future is the time at which the answer, or the first event, was there."""
 
-    def __init__(self, target: Target, body: bytes, *, stream: bool) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", target.port), timeout=20)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = wire(target, body)
+    def __init__(self, request: bytes, *, stream: bool) -> None:
+        self._request = request
         self._stream = stream
+        self._data = b""
+        self._first: float | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._answer: asyncio.Future[float] | None = None
 
-    def ask(self) -> float:
-        """Returns the seconds to the whole answer, or to the first event of a stream."""
-        start = time.perf_counter()
-        self._socket.sendall(self._request)
-        data = b""
-        first: float | None = None
-        while not self._whole(data):
-            piece = self._socket.recv(1 << 18)
-            if not piece:
-                raise RuntimeError(f"the connection ended: {data[:300]!r}")
-            data += piece
-            if first is None and b"\n\n" in data:
-                first = time.perf_counter()
-        end = time.perf_counter()
-        if not data.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"refused: {data[:300]!r}")
-        return (first if self._stream and first is not None else end) - start
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.WriteTransport", transport)
 
-    def _whole(self, data: bytes) -> bool:
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(RuntimeError(f"the connection ended: {exc}, {self._data[:300]!r}"))
+
+    def ask(self) -> asyncio.Future[float]:
+        self._data, self._first = b"", None
+        self._answer = asyncio.get_running_loop().create_future()
+        cast("asyncio.WriteTransport", self._transport).write(self._request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        now_s = time.perf_counter()
+        self._data += data
+        if self._first is None and b"\n\n" in self._data:
+            self._first = now_s
+        if not self._whole() or self._answer is None or self._answer.done():
+            return
+        if self._data.startswith(b"HTTP/1.1 200"):
+            self._answer.set_result(self._first if self._stream and self._first is not None else now_s)
+        else:
+            self._answer.set_exception(RuntimeError(f"refused: {self._data[:300]!r}"))
+
+    def _whole(self) -> bool:
         if self._stream:
-            return data.endswith(_LAST_CHUNK)
-        head, found, body = data.partition(b"\r\n\r\n")
+            return self._data.endswith(_LAST_CHUNK)
+        head, found, body = self._data.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
-        return bool(found) and (len(body) >= int(length[1]) if length is not None else data.endswith(_LAST_CHUNK))
+        return bool(found) and (len(body) >= int(length[1]) if length is not None else body.endswith(_LAST_CHUNK))
 
     def close(self) -> None:
-        self._socket.close()
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _OpenLoop:
+    """Sends requests to one target when they are due, however late the answers before are. State: idle connections."""
+
+    def __init__(self, target: Target, *, stream: bool) -> None:
+        self._target = target
+        self._request = wire(target, request_body("stream" if stream else "json", stream=stream))
+        self._stream = stream
+        self._idle: list[_Caller] = []
+
+    async def ask(self, due_s: float) -> float:
+        """Returns the seconds from when the request was due: a late answer delays no other (coordinated omission)."""
+        if self._idle:
+            caller = self._idle.pop()
+        else:
+            _, caller = await asyncio.get_running_loop().create_connection(
+                lambda: _Caller(self._request, stream=self._stream), "127.0.0.1", self._target.port
+            )
+        answered_s = await caller.ask()
+        self._idle.append(caller)
+        return answered_s - due_s
+
+    async def second(self, rps: float) -> list[float]:
+        """One second of requests."""
+        begun_s, asked = time.perf_counter() + 0.01, list[asyncio.Task[float]]()
+        for number in range(int(rps)):
+            due_s = begun_s + number / rps
+            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            asked.append(asyncio.create_task(self.ask(due_s)))
+        return await asyncio.gather(*asked)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        for caller in self._idle:
+            caller.close()
+
+
+async def _latencies(targets: Sequence[Target], *, stream: bool, rps: float, seconds: float) -> dict[str, list[float]]:
+    loops = {target.name: _OpenLoop(target, stream=stream) for target in targets}
+    found: dict[str, list[float]] = {target.name: [] for target in targets}
+    for one in loops.values():
+        await one.second(rps)  # connections open, and what is warm is warm
+    for _ in range(max(1, int(seconds))):
+        for name, one in loops.items():
+            found[name] += await one.second(rps)
+    for one in loops.values():
+        one.close()
+    return found
 
 
 def latencies(targets: Sequence[Target], *, stream: bool, rps: float, seconds: float) -> dict[str, list[float]]:
-    """Sends `rps` requests per second to each target, in turn. Returns seconds by the target's name."""
-    body = request_body("stream" if stream else "json", stream=stream)
-    callers = {target.name: _Caller(target, body, stream=stream) for target in targets}
-    found: dict[str, list[float]] = {target.name: [] for target in targets}
-    try:
-        for caller in callers.values():
-            for _ in range(50):
-                caller.ask()
-        due = time.perf_counter()
-        for _ in range(int(rps * seconds)):
-            for name, caller in callers.items():
-                found[name].append(caller.ask())
-            due += 1 / rps
-            time.sleep(max(0.0, due - time.perf_counter()))
-    finally:
-        for caller in callers.values():
-            caller.close()
-    return found
+    """Sends `rps` requests per second, a second to each target in turn. Returns seconds by the target's name."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_latencies(targets, stream=stream, rps=rps, seconds=seconds))
 
 
 @dataclass(slots=True)

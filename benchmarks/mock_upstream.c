@@ -8,6 +8,7 @@
  *   "model":"bench/ticks"     one event at once, then one a second with its time of writing (CLOCK_MONOTONIC, ns);
  *                             as many as "max_output_tokens" says
  *
+ * A path that ends in /chat/completions gets the same in that dialect, but for the ticks.
  * Bodies of any size are read and dropped. Only requests with Content-Length are understood.
  */
 #define _GNU_SOURCE
@@ -26,10 +27,12 @@
 
 enum { EVENTS = 100, BATCH = 10, MAX_FD = 65536, HEAD_BYTES = 8192, PERIOD_MS = 1000 };
 enum mode { JSON, STREAM, BATCHED, TICKS };
+enum dialect { RESPONSES, CHAT, DIALECTS };
 
 struct connection {
   int fd;
   enum mode mode;
+  enum dialect dialect;
   size_t have;       /* bytes of `in` in use */
   size_t body_left;  /* of the request, beyond `in` */
   int events_left;   /* of the answer; 0: none is being sent */
@@ -48,8 +51,8 @@ static int writer_count;
 static struct connection *ticks_first, *ticks_last; /* in order of `due_ms`, since all have one period */
 static int poller;
 
-static char json_answer[4096], stream_head[256], events[EVENTS][1024];
-static size_t json_size, head_size, event_sizes[EVENTS];
+static char json_answers[DIALECTS][4096], stream_head[256], events[DIALECTS][EVENTS][1024];
+static size_t json_sizes[DIALECTS], head_size, event_sizes[DIALECTS][EVENTS];
 
 static int64_t now_ns(void) {
   struct timespec t;
@@ -65,6 +68,42 @@ static size_t chunk(char *to, size_t room, const char *data) {
   "\"output\":[%s],\"usage\":{\"input_tokens\":20,\"input_tokens_details\":{\"cached_tokens\":0}," \
   "\"output_tokens\":98,\"output_tokens_details\":{\"reasoning_tokens\":0},\"total_tokens\":118}}"
 
+#define CHUNK "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion%s\",\"created\":1,\"model\":\"bench\"," \
+  "\"choices\":[%s]%s}"
+#define CHAT_USAGE ",\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":98,\"total_tokens\":118}"
+
+static void whole_answer(enum dialect dialect, const char *body) {
+  json_sizes[dialect] = (size_t)snprintf(json_answers[dialect], sizeof json_answers[dialect],
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %zu\r\nx-request-id: bench\r\n\r\n%s",
+    strlen(body), body);
+}
+
+static void keep_event(enum dialect dialect, int i, const char *data) {
+  char *to = events[dialect][i];
+  size_t size = chunk(to, sizeof events[dialect][i], data);
+  if (i == EVENTS - 1) {
+    memcpy(to + size, "0\r\n\r\n", 6);
+    size += 5;
+  }
+  event_sizes[dialect][i] = size;
+}
+
+static void prepare_chat(const char *text) {
+  char choice[1400], body[2048], data[2048], event[2200];
+  snprintf(choice, sizeof choice,
+    "{\"index\":0,\"finish_reason\":\"stop\",\"message\":{\"role\":\"assistant\",\"content\":\"%s\"}}", text);
+  snprintf(body, sizeof body, CHUNK, "", choice, CHAT_USAGE);
+  whole_answer(CHAT, body);
+  for (int i = 0; i < EVENTS; i++) {
+    int last = i == EVENTS - 1;
+    snprintf(choice, sizeof choice, "{\"index\":0,\"delta\":{\"content\":\" word%d\"},\"finish_reason\":%s}", i,
+      i == EVENTS - 2 ? "\"stop\"" : "null");
+    snprintf(data, sizeof data, CHUNK, ".chunk", last ? "" : choice, last ? CHAT_USAGE : "");
+    snprintf(event, sizeof event, "data: %s\n\n%s", data, last ? "data: [DONE]\n\n" : "");
+    keep_event(CHAT, i, event);
+  }
+}
+
 static void prepare(void) {
   char text[1100], item[1400], body[2048], data[1000], response[512];
   memset(text, 'x', 1000);
@@ -72,8 +111,8 @@ static void prepare(void) {
   snprintf(item, sizeof item, "{\"type\":\"message\",\"id\":\"msg_bench\",\"role\":\"assistant\",\"status\":\"completed\","
     "\"content\":[{\"type\":\"output_text\",\"text\":\"%s\",\"annotations\":[]}]}", text);
   snprintf(body, sizeof body, RESPONSE, "completed", item);
-  json_size = (size_t)snprintf(json_answer, sizeof json_answer, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-    "content-length: %zu\r\nx-request-id: bench\r\n\r\n%s", strlen(body), body);
+  whole_answer(RESPONSES, body);
+  prepare_chat(text);
   head_size = (size_t)snprintf(stream_head, sizeof stream_head, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
     "transfer-encoding: chunked\r\nx-request-id: bench\r\n\r\n");
   for (int i = 0; i < EVENTS; i++) {
@@ -86,11 +125,7 @@ static void prepare(void) {
       snprintf(data + size, sizeof data - (size_t)size, "\"item_id\":\"msg_bench\",\"output_index\":0,"
         "\"content_index\":0,\"delta\":\" word%d\",\"logprobs\":[]}\n\n", i);
     }
-    event_sizes[i] = chunk(events[i], sizeof events[i], data);
-    if (i == EVENTS - 1) {
-      memcpy(events[i] + event_sizes[i], "0\r\n\r\n", 6);
-      event_sizes[i] += 5;
-    }
+    keep_event(RESPONSES, i, data);
   }
 }
 
@@ -122,7 +157,7 @@ static void queue_tick(struct connection *c, int64_t due_ms) {
 static void write_tick(struct connection *c) {
   char data[200];
   if (--c->events_left == 0) {
-    send_bytes(c, events[EVENTS - 1], event_sizes[EVENTS - 1]);
+    send_bytes(c, events[RESPONSES][EVENTS - 1], event_sizes[RESPONSES][EVENTS - 1]);
     return;
   }
   snprintf(data, sizeof data, "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\","
@@ -133,12 +168,12 @@ static void write_tick(struct connection *c) {
 
 static void start_answer(struct connection *c) {
   if (c->mode == JSON) {
-    send_bytes(c, json_answer, json_size);
+    send_bytes(c, json_answers[c->dialect], json_sizes[c->dialect]);
     return;
   }
   send_bytes(c, stream_head, head_size);
   if (c->mode == TICKS) {
-    send_bytes(c, events[0], event_sizes[0]);
+    send_bytes(c, events[RESPONSES][0], event_sizes[RESPONSES][0]);
     queue_tick(c, now_ns() / 1000000 + PERIOD_MS);
   } else {
     c->events_left = EVENTS;
@@ -150,11 +185,13 @@ static void start_answer(struct connection *c) {
 static void write_events(struct connection *c) {
   static char batch[BATCH * 1024];
   int first = EVENTS - c->events_left, count = c->mode == BATCHED ? BATCH : 1;
+  size_t *sizes = event_sizes[c->dialect];
   if (count == 1) {
-    send_bytes(c, events[first], event_sizes[first]);
+    send_bytes(c, events[c->dialect][first], sizes[first]);
   } else {
     size_t size = 0;
-    for (int i = first; i < first + count; size += event_sizes[i++]) memcpy(batch + size, events[i], event_sizes[i]);
+    for (int i = first; i < first + count; size += sizes[i++])
+      memcpy(batch + size, events[c->dialect][i], sizes[i]);
     if (send(c->fd, batch, size, MSG_NOSIGNAL) != (ssize_t)size) shutdown(c->fd, SHUT_RDWR);
   }
   c->events_left -= count;
@@ -195,6 +232,8 @@ static void take_request(struct connection *c) {
     char *name = memmem(end + 4, probe, "\"model\":\"bench/", 15);
     c->mode = !name ? JSON : !strncmp(name + 15, "stream", 6) ? STREAM : !strncmp(name + 15, "batch", 5) ? BATCHED
       : !strncmp(name + 15, "ticks", 5) ? TICKS : JSON;
+    char *chat = strstr(c->in, "/chat/completions");
+    c->dialect = chat && chat < end ? CHAT : RESPONSES;
     char *most = memmem(end + 4, probe, "\"max_output_tokens\":", 20);
     if (c->mode == TICKS) c->events_left = most ? atoi(most + 20) : EVENTS;
     if (here < body) { c->body_left = body - here; c->have = 0; return; }

@@ -1,7 +1,7 @@
 """The measurements. Each compares targets within one run, in turns, and returns rows for the table.
 
 throughput(...)      wrk, rounds in turn, medians
-added_latency(...)   100 requests per second on one connection
+added_latency(...)   300 requests per second, each sent when it is due
 open_streams(...)    thousands of streams at once
 memory(...)          before and after many requests
 workers(...)         two workers against one
@@ -20,11 +20,14 @@ from typing import Final
 from benchmarks.client import hold_streams, latencies
 from benchmarks.load import Sample, Troubled, request_body, run_wrk
 from benchmarks.machine import Missing, raise_file_limit
-from benchmarks.servers import Bench, Target
+from benchmarks.servers import RESPONSES_PATH, Bench, Target
 
 CONNECTIONS: Final = 32
 BODY_BYTES: Final = 5_000_000
 _KILOBYTE: Final = 1024
+_WARM_UP_S: Final = 3
+_RPS: Final = 300
+_LOAD_IS_THE_LIMIT: Final = 0.9
 _ATTEMPTS: Final = 4  # on a machine that others use, the store may get no CPU for a second
 
 
@@ -67,42 +70,76 @@ def throughput(
     goals: Sequence[tuple[str, float]],
     *,
     connections: int = CONNECTIONS,
+    path: str = RESPONSES_PATH,
 ) -> Row:
-    """Measures requests per second of each target. `goals`: (other target, how many times its speed is required)."""
-    samples = _rounds(bench, effort, body, [bench.targets[name] for name in targets], connections)
+    """Measures requests per second of each target. `goals`: (other target, how many times its speed is required).
+
+    The last target is ours, with which the others are compared. The ratio of CPU times counts everything that answers:
+    worker and store.
+    """
+    bench.start(*targets)
+    samples = _rounds(bench, effort, body, [bench.targets[name] for name in targets], connections, path)
     rps = {name: statistics.median(one.rps for one in found) for name, found in samples.items()}
     cpu = {name: statistics.median(one.cpu_us for one in found) for name, found in samples.items()}
-    busy = {name: statistics.median(one.busy for one in found) for name, found in samples.items()}
-    ratios = {other: rps["ours"] / rps[other] for other in targets if other != "ours"}
+    store = {name: statistics.median(one.store_us for one in found) for name, found in samples.items()}
+    ours, others = targets[-1], targets[:-1]
+    ratios = {other: rps[ours] / rps[other] for other in others}
+    times = {other: (cpu[ours] + store[ours]) / (cpu[other] + store[other]) for other in others}
+    result = [f"{ratios[other]:.2f} x {other} (CPU {times[other]:.1f} x)" for other in others]
     return Row(
         work,
-        {name: f"{rps[name]:,.0f}/s  {cpu[name]:,.0f} us  {busy[name]:.0%} busy" for name in targets},
+        {name: _described(found) for name, found in samples.items()},
         ", ".join(f">= {least} x {other}" for other, least in goals),
-        ", ".join(f"{ratio:.2f} x {other}" for other, ratio in ratios.items()),
+        ", ".join(result),
         all(ratios[other] >= least for other, least in goals) if goals else None,
-        {"rps": rps, "cpu_us": cpu, "busy": busy, "ratios": ratios},
+        {"rps": rps, "cpu_us": cpu, "store_us": store, "ratios": ratios, "cpu_ratios": times},
     )
 
 
+def _described(found: Sequence[Sample]) -> str:
+    """One target's rounds: the medians, and in brackets how far the CPU times lie apart."""
+    rps, busy = statistics.median(one.rps for one in found), statistics.median(one.busy for one in found)
+    cpu = sorted(one.cpu_us for one in found)
+    text = f"{rps:,.0f}/s  {statistics.median(cpu):,.0f} us ({cpu[0]:,.0f} to {cpu[-1]:,.0f})"
+    if store := statistics.median(one.store_us for one in found):
+        text += f"  store {store:,.0f} us"
+    load = statistics.median(one.load_busy for one in found)
+    return f"{text}  {busy:.0%} busy, load {load:.0%}" + (" (the limit)" if load > _LOAD_IS_THE_LIMIT else "")
+
+
 def _rounds(
-    bench: Bench, effort: Effort, body: bytes, targets: Sequence[Target], connections: int
+    bench: Bench,
+    effort: Effort,
+    body: bytes,
+    targets: Sequence[Target],
+    connections: int,
+    path: str = RESPONSES_PATH,
 ) -> dict[str, list[Sample]]:
     for target in targets:
-        _run(bench, target, body, 1, connections)
+        _run(bench, target, body, _WARM_UP_S, connections, path)
     samples: dict[str, list[Sample]] = {target.name: [] for target in targets}
     for number in range(effort.rounds):
         for target in targets if number % 2 == 0 else reversed(targets):
-            samples[target.name].append(_run(bench, target, body, effort.seconds, connections))
+            samples[target.name].append(_run(bench, target, body, effort.seconds, connections, path))
     return samples
 
 
-def _run(bench: Bench, target: Target, body: bytes, seconds: int, connections: int) -> Sample:
+def _run(
+    bench: Bench, target: Target, body: bytes, seconds: int, connections: int, path: str = RESPONSES_PATH
+) -> Sample:
     """Runs wrk until a run has no errors. Raises Troubled if there always are some."""
     attempts = 0
     while True:
         try:
             return run_wrk(
-                target, body, seconds=seconds, connections=connections, cores=bench.cores, directory=bench.directory
+                target,
+                body,
+                seconds=seconds,
+                connections=connections,
+                cores=bench.cores,
+                directory=bench.directory,
+                beside=bench.targets["direct"].process,
+                path=path,
             )
         except Troubled as trouble:
             attempts += 1
@@ -112,20 +149,20 @@ def _run(bench: Bench, target: Target, body: bytes, seconds: int, connections: i
 
 
 def added_latency(bench: Bench, effort: Effort, *, stream: bool) -> Row:
-    """Measures what the gateway adds to the time of an answer, or of a first event, at 100 requests per second."""
+    """Measures what the gateway adds to the time of an answer, or of a first event, at a fixed rate."""
     names = ["direct", "nginx", "ours"]
-    found = latencies([bench.targets[name] for name in names], stream=stream, rps=100, seconds=effort.latency_s)
+    found = latencies([bench.targets[name] for name in names], stream=stream, rps=_RPS, seconds=effort.latency_s)
     ms = {name: [1000 * one for one in values] for name, values in found.items()}
     half = {name: statistics.median(values) for name, values in ms.items()}
     p99 = {name: statistics.quantiles(values, n=100)[98] for name, values in ms.items()}
     median, tail = half["ours"] - half["direct"], p99["ours"] - p99["direct"]
-    met = median < 1 if stream else median < 1 and tail < 5  # noqa: PLR2004 - the targets of the table
+    most_median, most_tail = (0.4, 0.8) if stream else (0.3, 0.8)
     return Row(
-        "time to first event, 100/s" if stream else "answer time, 100/s",
+        f"time to first event, {_RPS}/s" if stream else f"answer time, {_RPS}/s",
         {name: f"{half[name]:.2f} / {p99[name]:.2f} ms" for name in names},
-        "< 1 ms added" if stream else "< 1 / < 5 ms added",
+        f"<= {most_median} / <= {most_tail} ms added",
         f"{median:.2f} / {tail:.2f} ms",
-        met,
+        median <= most_median and tail <= most_tail,
         {"median_ms": half, "p99_ms": p99},
     )
 

@@ -58,7 +58,7 @@ def turns(bench: Bench, effort: Effort) -> Row:
 
 def _socket(target: Target) -> Any:
     headers = {"authorization": f"Bearer {target.key}"}
-    url = target.url.replace("http", "ws", 1)
+    url = target.url().replace("http", "ws", 1)
     return connect(url, additional_headers=headers, compression=None, proxy=None, ping_interval=None)
 
 
@@ -85,7 +85,7 @@ async def _turns(target: Target, seconds: float) -> dict[str, list[float]]:
     async with _socket(target) as socket, httpx.AsyncClient(headers=headers) as client:
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s:
-            found["post"].append(await _post(client, target.url, body))
+            found["post"].append(await _post(client, target.url(), body))
             await asyncio.sleep(_PAUSE_S)
             found["turn"].append(await _turn(socket, message))
             await asyncio.sleep(_PAUSE_S)

@@ -21,8 +21,8 @@ def start_up(bench: Bench, effort: Effort) -> Row:
         directory = bench.directory / f"start-{number}"
         directory.mkdir()
         port, config = free_port(), directory / "gateway.toml"
-        upstream = bench.targets["direct"].port
-        config.write_text(GATEWAY.format(port=port, workers=1, store="embedded", dir=directory, upstream=upstream))
+        names = {"port": port, "workers": 1, "store": "embedded", "dir": directory, "ca_file": ""}
+        config.write_text(GATEWAY.format(**names, upstream=f"http://127.0.0.1:{bench.targets['direct'].port}"))
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
         env = {"BENCH_UPSTREAM_KEY": "upstream-key", "BENCH_ADMIN_KEY": "admin-key-of-32-characters-at-least"}
         started = time.perf_counter()
