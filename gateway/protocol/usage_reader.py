@@ -269,15 +269,21 @@ def _units(
 ) -> dict[str, Decimal]:
     """Returns seconds, pages, characters and search units: from the usage, else the answer, else the request."""
     found: dict[str, Decimal] = {}
+    zeros: set[str] = set()
     for tree, table in ((usage, UNITS), (answer, UNITS_OF_ANSWERS)):
         for name, paths in table.items():
-            values = (amount(find(tree, path)) for path in paths)
-            if name not in found and (value := next((one for one in values if one), None)) is not None:
+            values = [value for path in paths if (value := amount(find(tree, path))) is not None]
+            if name not in found and (value := next(filter(None, values), None)) is not None:
                 found[name] = value
+            elif values:
+                zeros.add(name)
     if dialect == "speech" and "character" not in found and request.characters:
         found["character"] = Decimal(request.characters)
-    if dialect == "transcription" and "second" not in found and request.seconds and not usage:
-        found["second"] = amount(request.seconds) or Decimal(0)
+    if dialect == "transcription" and "second" not in found:
+        if request.seconds and (not usage or "second" in zeros):
+            found["second"] = amount(request.seconds) or Decimal(0)
+        elif "second" in zeros:  # of a file whose length nobody knows: a price may have a least charge
+            found["second"] = Decimal(0)
     return found
 
 
