@@ -115,7 +115,8 @@ class Settlement(NamedTuple):
 
     `bill` says how the cost came about, as the journal keeps it (bill.py). `unpriced` names what the price has no rate
     for. `attempts` are earlier attempts at other upstreams that may have started the work, as the journal keeps them.
-    `response_id`: the provider's own, under which it may list what it bills. `pauses`: its team is stopped, because it
+    `response_id`: the provider's own, under which it may list what it bills. `lacks_cost`: its upstream was to say what
+    it costs, and did not. `pauses`: its team is stopped, because it
     cost more than was held.
     """
 
@@ -132,6 +133,7 @@ class Settlement(NamedTuple):
     attempts: tuple[str, ...] = ()
     response_id: str = ""
     pauses: bool = False
+    lacks_cost: bool = False
 
     @property
     def over_nano_usd(self) -> int:
@@ -177,11 +179,22 @@ def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
     elif result.outcome in FAILURES and not terms.charge_failed_input and not result.output_tokens_estimate:
         policy = Charge.USAGE_OR_NOTHING
     if result.usage is not None and policy is not Charge.NOTHING:
-        return _by_usage(result.usage, hold, terms, result.outcome)
+        settlement = _by_usage(result.usage, hold, terms, result.outcome)
+        return settlement._replace(lacks_cost=True) if _is_missed(settlement, terms) else settlement
     if policy is Charge.USAGE_OR_ESTIMATE:
         usage = _estimate(result, hold) if result.partly is None else result.partly
-        return _by_estimate(usage, hold, terms, result.outcome)
+        settlement = _by_estimate(usage, hold, terms, result.outcome)
+        return settlement._replace(lacks_cost=True) if _is_missed(settlement, terms) else settlement
     return Settlement(hold, "void", 0, NO_USAGE, "-", result.outcome, terms.model, terms.upstream)
+
+
+WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.INCOMPLETE})
+"""Endings by an answer that is there as a whole."""
+
+
+def _is_missed(settlement: Settlement, terms: Terms) -> bool:
+    """Whether the upstream was to say what a whole answer costs, and something else had to be charged."""
+    return terms.trust_upstream_cost and settlement.outcome in WHOLE and settlement.settled_by in ("usage", "estimate")
 
 
 def attempt_of(upstream: str, reason: str, usage: Usage, hold: Hold, terms: Terms) -> str:

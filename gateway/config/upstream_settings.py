@@ -59,6 +59,7 @@ class UpstreamSettings(Section):
     max_idle_connections: int = Field(default=256, ge=0, le=100_000)
     idle_expiry_s: Seconds = 30.0
     replay_within_s: float = Field(default=0.1, ge=0, le=10, allow_inf_nan=False)
+    ask_for_cost: bool = False
     max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024**3)
     max_event_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=1024**3)
     max_answer_values: int = Field(default=1_000_000, ge=1000, le=1_000_000_000)

@@ -152,7 +152,7 @@ class RequestRecord:
             fields["cached_input_tokens"] = usage.cached_input_tokens
             fields["output_tokens"] = usage.output_tokens
             fields["reasoning_tokens"] = usage.reasoning_tokens
-            if settlement.unpriced or usage.quantities is not None or settlement.over_nano_usd:
+            if is_odd(settlement):
                 fields |= _oddities(settlement)
         return fields
 
@@ -164,6 +164,12 @@ class RequestRecord:
         return {name: ((at - started) * 1e6 + 0.5) // 1 / 1e3 for name, at in times if at is not None}
 
 
+def is_odd(settlement: Settlement) -> bool:
+    """Whether there may be something unusual about a settlement."""
+    odd = settlement.unpriced or settlement.lacks_cost or settlement.usage.quantities is not None
+    return bool(odd or settlement.over_nano_usd)
+
+
 def _oddities(settlement: Settlement) -> dict[str, Any]:
     """Returns what is unusual about a settlement and worth a look."""
     quantities = settlement.usage.quantities
@@ -171,6 +177,7 @@ def _oddities(settlement: Settlement) -> dict[str, Any]:
         "contradictions": () if quantities is None else quantities.contradictions,
         "unpriced": settlement.unpriced,
         "over_hold_usd": format_usd(settlement.over_nano_usd) if settlement.over_nano_usd else None,
+        "cost_missing": settlement.lacks_cost,
     }
     return {name: value for name, value in found.items() if value}
 

@@ -8,13 +8,15 @@
 | `max_tokens`                   |                                             |                                       |
 | `stream_options.include_usage` | a stream of completions or chat completions | a stream is settled by its usage      |
 |                                | is asked for without it                     |                                       |
+| `usage.include`                | the upstream has `ask_for_cost`, and the    | it reports what a request costs only  |
+|                                | caller does not say                         | if it is asked                        |
 | `input`, `store`,              | the route has `state = "gateway"`           | the gateway keeps what came before    |
 | `conversation`,                | (gateway/state/turns.py)                    |                                       |
 | `previous_response_id`         |                                             |                                       |
 
     with_model(body, model)                         another model
     with_output_bound(body, field, tokens)          a bound on the output
-    with_usage_asked(body)                          what a provider reports only if it is asked
+    with_flag(body, name, flag)                     what a provider reports only if it is asked: usage, cost
 
     with_members(body, places, values)              any of them at once, of a large body whose `places` are known
 
@@ -49,6 +51,7 @@ _END: Final = re.compile(rb"[ \t\r\n]*+\}")
 
 
 _ASKED: Final = b'{"include_usage":true}'
+ASKS_COST: Final = b'{"include":true}'
 
 
 class Addition(NamedTuple):
@@ -63,6 +66,19 @@ class Addition(NamedTuple):
 
 
 USAGE_ASKED: Final = Addition("stream_options", (b"stream_options", b"include_usage"))
+COST_ASKED: Final = Addition(
+    "usage",
+    (
+        b"'usage'",
+        b'"usage"',
+        b"`usage`",
+        b"usage.include",
+        b"body.usage",
+        b": usage",
+        b"parameter usage",
+        b"field usage",
+    ),
+)
 BLOBS: Final = Addition("encrypted_content", (b"encrypted_content", b"ncrypted content"))
 """Reasoning in encrypted form, where the gateway keeps the state and adds what came before."""
 NOTHING_ADDED: Final[tuple[Addition, ...]] = ()
@@ -89,13 +105,13 @@ def with_output_bound(body: Body, field: str, tokens: int) -> bytes:
     return b"".join((body[:begin], b'"%b":%d,' % (name, tokens), body[begin:]))
 
 
-def with_usage_asked(body: Body) -> bytes:
-    """The body of a stream with `stream_options.include_usage`; all other options as they came."""
-    start = next((value_at for name, value_at in members(body) if name == "stream_options"), None)
+def with_flag(body: Body, name: str, flag: bytes) -> bytes:
+    """The body with a flag set in one of its objects, such as `stream_options`; all else in it as it came."""
+    start = next((value_at for found, value_at in members(body) if found == name), None)
     if start is None or not body.startswith(b"{", start):
-        return _with_member(body, b"stream_options", _ASKED)
+        return _with_member(body, name.encode(), b'{"%b":true}' % flag)
     end = _value_end(body, start)
-    options = _with_member(body[start:end], b"include_usage", b"true")
+    options = _with_member(body[start:end], flag, b"true")
     return b"".join((body[:start], options, body[end:]))
 
 

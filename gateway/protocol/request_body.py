@@ -36,8 +36,9 @@ class RequestBody(NamedTuple):
     """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later.
 
     `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
-    `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `names_model`: `model` is its
-    own, and not the one that the API documents for a body without. `form`: its parts, where it is a form with files.
+    `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `cost_unasked`: nor does it say
+    whether it wants to know the cost. `names_model`: `model` is its own, and not the one
+    that the API documents for a body without. `form`: its parts, where it is a form with files.
     `input_tokens_bound`: no tokenizer makes more of it; `images` count in it as the largest.
     `work`: what it lets its provider do that it does not show.
     `background`: the response goes on without its caller. `session`: what the body says belongs together.
@@ -62,6 +63,7 @@ class RequestBody(NamedTuple):
     form: Form | None = None
     input_tokens_bound: int = 0
     images: int = 0
+    cost_unasked: bool = False
     work: BodyWork = NO_WORK
     places: Places | None = None
     in_prompt: bool = False
@@ -112,6 +114,7 @@ def read_request_body(
         None if "provider" not in fields else read_preferences(get("provider")),
         input_tokens_bound=tokens.bound,
         images=tokens.images,
+        cost_unasked="usage" not in fields or (places is None and _leaves_out(fields["usage"], "include")),
         work=read_work(fields, text),
         places=places,
         in_prompt=is_unnamed and previous_named and bool(get("prompt")),
@@ -144,6 +147,11 @@ def model_of(model: object, form: RequestForm) -> str:
 def _asks_usage(options: object) -> bool:
     """Whether a caller asks for a stream's usage. What is no object is the provider's to judge, and left alone."""
     return options is not None and not (isinstance(options, dict) and options.get("include_usage") is not True)
+
+
+def _leaves_out(value: object, flag: str) -> bool:
+    """Whether an object says nothing of a flag."""
+    return value is None or (isinstance(value, dict) and flag not in value)
 
 
 def _text(value: object, name: str) -> str:

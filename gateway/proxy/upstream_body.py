@@ -8,14 +8,16 @@ import orjson
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.protocol.body_changes import (
+    ASKS_COST,
     BLOBS,
+    COST_ASKED,
     USAGE_ASKED,
     Addition,
     output_bound_in,
+    with_flag,
     with_members,
     with_model,
     with_output_bound,
-    with_usage_asked,
 )
 from gateway.protocol.request_body import read_request_body
 from gateway.proxy.admission import Admitted
@@ -58,21 +60,25 @@ class UpstreamBody:
                 added = (output_bound_in(field),)
         if request.usage_unasked and not self._refuses(upstream, USAGE_ASKED.name):
             added = (*added, USAGE_ASKED)
+        if upstream.policy.ask_for_cost and request.cost_unasked and not self._refuses(upstream, COST_ASKED.name):
+            added = (*added, COST_ASKED)
         if turn is not None and turn.without_blobs is not None:
             added = (*added, BLOBS)
         if len(body) > LONG_BYTES:
-            work = partial(self._large, model, field, asks_usage=USAGE_ASKED in added)
+            work = partial(self._large, model, field, added)
             return await self._admitted.snapshot.off_loop.run(work), added
         if model is not None:
             body = with_model(body, model, request.form)
-        return self._small(body, field, asks_usage=USAGE_ASKED in added) if field or added else body, added
+        return self._small(body, field, added) if field or added else body, added
 
-    def _small(self, body: Body, field: str, *, asks_usage: bool) -> Body:
+    def _small(self, body: Body, field: str, added: tuple[Addition, ...]) -> Body:
         if field:
             body = with_output_bound(body, field, self.output_bound or 0)
-        return with_usage_asked(body) if asks_usage else body
+        if USAGE_ASKED in added:
+            body = with_flag(body, "stream_options", b"include_usage")
+        return with_flag(body, "usage", b"include") if COST_ASKED in added else body
 
-    def _large(self, model: str | None, field: str, *, asks_usage: bool) -> Body:
+    def _large(self, model: str | None, field: str, added: tuple[Addition, ...]) -> Body:
         """The same of a large body, in any thread."""
         request = self._request
         if request.places is None:  # a form, which has neither of the others
@@ -82,7 +88,9 @@ class UpstreamBody:
             values["model"] = orjson.dumps(model)
         if field:
             values[field] = b"%d" % (self.output_bound or 0)
-        return with_members(request.body, request.places, values, asks_usage=asks_usage)
+        if COST_ASKED in added:
+            values["usage"] = ASKS_COST
+        return with_members(request.body, request.places, values, asks_usage=USAGE_ASKED in added)
 
     def leave_out(self, upstream: Upstream, addition: Addition) -> None:
         """The upstream refuses an addition by its name: the next body for it comes without."""

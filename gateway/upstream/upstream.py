@@ -47,7 +47,10 @@ _MOST_REFUSING: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
-    """What the operator configured for one upstream. `operations`: names of those that it offers; empty: all."""
+    """What the operator configured for one upstream. `operations`: names of those that it offers; empty: all.
+
+    `ask_for_cost`: it reports what a request costs, where it is asked to.
+    """
 
     max_answer_bytes: int
     max_event_bytes: int
@@ -57,6 +60,7 @@ class UpstreamPolicy:
     key_rest_s: float
     end_wait_s: float
     operations: frozenset[str] = frozenset()
+    ask_for_cost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

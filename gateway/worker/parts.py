@@ -133,6 +133,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
             key_rest_s=settings.key_rest_s,
             end_wait_s=settings.end_wait_s,
             operations=frozenset(settings.operations or ()),
+            ask_for_cost=settings.ask_for_cost,
         ),
         _additions(settings),
         UpstreamSockets(config, settings.max_event_bytes) if settings.websocket else None,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.protocol.body_changes import with_members, with_model, with_output_bound, with_usage_asked
+from gateway.protocol.body_changes import with_flag, with_members, with_model, with_output_bound
 from gateway.protocol.dialects.chat import CHAT
 from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.request_body import RequestBody
@@ -109,8 +109,8 @@ def test_changes_of_a_large_body_are_those_of_a_small_one(
     with large_bodies(slice_bytes):
         places = read_as(data, CHAT.request).places
     assert places is not None
-    assert with_members(data, places, {}, asks_usage=True) == with_usage_asked(data)
+    assert with_members(data, places, {}, asks_usage=True) == with_flag(data, "stream_options", b"include_usage")
     changed = with_members(data, places, {"model": b'"new"', "max_tokens": b"7"}, asks_usage=True)
     assert json.loads(changed) == json.loads(
-        with_output_bound(with_model(with_usage_asked(data), "new"), "max_tokens", 7)
+        with_output_bound(with_model(with_flag(data, "stream_options", b"include_usage"), "new"), "max_tokens", 7)
     )

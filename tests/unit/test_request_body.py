@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.protocol.body_changes import with_model, with_usage_asked
+from gateway.protocol.body_changes import with_flag, with_model
 from gateway.protocol.dialects.chat import CHAT
 from gateway.protocol.dialects.request_fields import MAX_TOKENS
 from gateway.protocol.dialects.responses import RESPONSES
@@ -312,10 +312,10 @@ def test_usage_is_asked_for_and_every_other_option_stays(
     names = data.draw(st.permutations(sorted(fields)))
     separators = (data.draw(SPACES) + "," + data.draw(SPACES), data.draw(SPACES) + ":" + data.draw(SPACES))
     text = json.dumps({name: fields[name] for name in names}, separators=separators).encode()
-    asked = json.loads(with_usage_asked(text))
+    asked = json.loads(with_flag(text, "stream_options", b"include_usage"))
     assert asked == {**fields, "stream_options": {**((options or {}) if there else {}), "include_usage": True}}
     assert read_as(text, CHAT.request).usage_unasked == ((options or {}).get("include_usage") is not True or not there)
-    assert not read_as(with_usage_asked(text), CHAT.request).usage_unasked
+    assert not read_as(with_flag(text, "stream_options", b"include_usage"), CHAT.request).usage_unasked
 
 
 def test_what_is_no_object_is_the_providers_to_judge() -> None:

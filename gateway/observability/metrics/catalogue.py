@@ -88,6 +88,12 @@ _ALL: Final = (
         ("model",),
         "What the holds of those answers lacked, in USD.",
     ),
+    Metric(
+        "gateway_costs_missing_total",
+        "counter",
+        ("upstream",),
+        'Answers on routes with `cost_source = "upstream"` that did not say what they cost; charged by their usage.',
+    ),
     Metric("gateway_pauses_total", "counter", ("model",), "Those of them that paused their team (`on_overrun`)."),
     Metric(
         "gateway_invalid_keys_total",

@@ -17,7 +17,7 @@ from typing import TypeVar
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import Settlement
 from gateway.observability.metrics.catalogue import METRICS, OTHER
-from gateway.observability.request_record import RequestRecord
+from gateway.observability.request_record import RequestRecord, is_odd
 
 _K = TypeVar("_K", bound=Hashable)
 Labels = tuple[str, ...]
@@ -75,6 +75,7 @@ class Counters:
         self._overruns: dict[str, int] = {}
         self._overrun_nano_usd: dict[str, int] = {}
         self._pauses: dict[str, int] = {}
+        self._costs_missing: dict[str, int] = {}
         self._overhead = Histograms("gateway_overhead_seconds")
         self._first_event = Histograms("gateway_first_event_seconds")
         self._total = Histograms("gateway_request_seconds")
@@ -129,7 +130,7 @@ class Counters:
             totals[2] += usage.cached_input_tokens
             totals[3] += usage.output_tokens
             totals[4] += usage.reasoning_tokens
-            if settlement.unpriced or usage.quantities is not None or settlement.over_nano_usd:
+            if is_odd(settlement):
                 self._note_oddities(settlement)
 
     def _note_oddities(self, settlement: Settlement) -> None:
@@ -143,6 +144,8 @@ class Counters:
             self._add(self._overrun_nano_usd, model, over)
         if settlement.pauses:
             self._add(self._pauses, model, 1)
+        if settlement.lacks_cost:
+            self._add(self._costs_missing, settlement.upstream, 1)
 
     def _add(self, counts: dict[_K, int], key: _K, number: int) -> None:
         """Counts under a name that came from outside. Names beyond the bound are not kept."""
@@ -174,6 +177,7 @@ class Counters:
             "gateway_usage_contradictions_total": {(name,): count for name, count in self._contradictions.items()},
             "gateway_overruns_total": {(name,): count for name, count in self._overruns.items()},
             "gateway_overrun_usd_total": {(name,): nano for name, nano in self._overrun_nano_usd.items()},
+            "gateway_costs_missing_total": {(name,): count for name, count in self._costs_missing.items()},
             "gateway_pauses_total": {(name,): count for name, count in self._pauses.items()},
             "gateway_invalid_keys_total": {(reason,): count for reason, count in self._invalid_keys.items()},
             "gateway_unchecked_total": {(): self._unchecked},
