@@ -131,6 +131,7 @@ class Gateway:
         build = partial(build_snapshot, self._off_loop, self._body_memory)
         self._source = Source(load, build) if load is not None else None
         self.services: Services | None = None
+        self.leaving = False  # see `http.connection_context.Application`
         self._request_log = request_log
         self._on_started = on_started
         self._counters = Counters(settings.server.metrics_max_series)
@@ -157,6 +158,9 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
         await self.dispatch(scope, receive, send)
+
+    def _leave(self) -> None:
+        self.leaving = True
 
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Passes requests of the hot path to the handler and all others to FastAPI."""
@@ -251,7 +255,7 @@ class Gateway:
                 stack.push_async_callback(_cancel, asyncio.create_task(work.run(), name=work.name))
             stack.push_async_callback(handler.background.finish, settings.server.drain_timeout_s, handler.end_all)
             self._on_started()
-            with drain_on_signal(services), reload_on_signal(services):
+            with drain_on_signal(services, self._leave), reload_on_signal(services):
                 yield
 
 

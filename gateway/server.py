@@ -25,7 +25,7 @@ import time
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import structlog
 import uvicorn
@@ -40,12 +40,14 @@ from gateway.config.errors import SettingsError
 from gateway.config.sections import LogSettings
 from gateway.config.settings import Settings, load_settings
 from gateway.http.client_address import ClientAddresses
+from gateway.http.connection import ClientConnection
 from gateway.http.connection_budget import ConnectionLimits
 from gateway.http.connection_factory import ConnectionFactory
 from gateway.ledger.owners import LOST_VARIABLE, RUN_VARIABLE
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import directory_for_workers
 from gateway.observability.request_log import configure_logging
+from gateway.worker.signals import longest_delay_s
 
 HUNG_S: Final = 60.0
 """The longest time without a heartbeat before a worker is replaced. A worker's start counts too."""
@@ -61,6 +63,9 @@ _M_MMAP_THRESHOLD: Final = -3
 _AFTER_DRAIN_S: Final = 5
 _MOST_LOST: Final = 20
 _LINGER_S: Final = 0.5
+_LONGEST_LINGER_S: Final = 2.0
+"""How long a client that has connected, and sent nothing, is waited for."""
+_LOOK_EVERY_S: Final = 0.05
 _BACKLOG: Final = 4096
 
 
@@ -139,7 +144,7 @@ def run(settings: Settings, config_path: Path | None, *listeners: socket.socket)
     with directory_for_workers(settings.store.data_dir) as directory:
         os.environ[METRICS_DIR] = str(directory.absolute())
         configure_logging(settings.log)
-        end_s = settings.server.shutdown_delay_s + settings.server.drain_timeout_s + 2 * _AFTER_DRAIN_S
+        end_s = longest_delay_s(settings) + settings.server.drain_timeout_s + 2 * _AFTER_DRAIN_S
         supervisor = Supervisor(server_config(settings, "gateway.server:create_worker"), list(listeners), end_s)
         supervisor.run()
     return 1 if supervisor.failed else 0
@@ -149,15 +154,63 @@ class Server(uvicorn.Server):
     """uvicorn's server with another shutdown: it stops listening shortly before it closes idle connections.
 
     A reverse proxy may open a connection an instant before it sends a request on it. If that connection were closed in
-    between, the request would be lost, because a proxy does not repeat a POST.
+    between, the request would be lost, because a proxy does not repeat a POST. Nothing that waits to be accepted when
+    listening ends is left behind, and what was accepted may send its first request.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops the server when all requests have ended or the deadline has passed."""
-        for listening in (*self.servers, *(sockets or ())):
-            listening.close()
+        loop = asyncio.get_running_loop()
+        kept = [
+            socket.socket(fileno=os.dup(listening.fileno()))
+            for listening in sockets or [one for server in self.servers for one in server.sockets]
+        ]
+        for closing in (*self.servers, *(sockets or ())):
+            closing.close()
+        await asyncio.sleep(0)  # the event loop has let go of its own
+        for listening in kept:
+            for accepted in _accepted(listening):
+                await loop.connect_accepted_socket(self._connection, sock=accepted)
+        until_s = loop.time() + _LONGEST_LINGER_S
         await asyncio.sleep(_LINGER_S)
+        while loop.time() < until_s and any(map(_is_fresh, self.server_state.connections)):  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(_LOOK_EVERY_S)
         await super().shutdown(sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+def _accepted(listening: socket.socket) -> list[socket.socket]:
+    """Everything that waits, and then nobody listens any more. What came between the two would be reset."""
+    found = []
+    with listening:
+        listening.settimeout(0)
+        with contextlib.suppress(OSError):  # nothing waits any more
+            while True:
+                found.append(listening.accept()[0])
+    for accepted in found:
+        accepted.settimeout(0)
+    return found
+
+
+def _is_fresh(connection: object) -> bool:
+    """Whether a client has connected and sent no request yet."""
+    return isinstance(connection, ClientConnection) and connection.is_fresh
+
+
+class Worker(Process):
+    """A worker process, with the server above."""
+
+    @property
+    def server(self) -> Server:
+        """Its server, once in each process."""
+        if self._server is None:
+            self._server = Server(config=self.config)
+        return cast("Server", self._server)
 
 
 class Supervisor(Multiprocess):
@@ -183,6 +236,13 @@ class Supervisor(Multiprocess):
         self._replace_s: dict[int | None, float] = {}
         self._log = structlog.get_logger("gateway.server")
 
+    def init_processes(self) -> None:
+        """Starts the workers."""
+        for _ in range(self.processes_num):
+            worker = Worker(self.config, self.sockets)
+            worker.start()
+            self.processes.append(worker)
+
     def keep_subprocess_alive(self) -> None:
         """Replaces workers that have died or hang.
 
@@ -199,7 +259,7 @@ class Supervisor(Multiprocess):
                 self._replace(worker, now_s)
             if self._replace_s[worker.pid] <= now_s and not self.failed:
                 del self._replace_s[worker.pid]
-                self.processes[place] = Process(self.config, self.sockets)
+                self.processes[place] = Worker(self.config, self.sockets)
                 self.processes[place].start()
 
     def _last_heartbeat_s(self, worker: Process, now_s: float) -> float:
@@ -228,7 +288,12 @@ class Supervisor(Multiprocess):
             self.should_exit.set()
 
     def terminate_all(self) -> None:
-        """Sends SIGTERM to the workers that are running."""
+        """Sends SIGTERM to the workers that are running.
+
+        While this process had the socket, too, connections would wait that no worker accepts any more.
+        """
+        for listening in self.sockets:
+            listening.close()
         for worker in self.processes:
             if worker.pid not in self._replace_s:
                 worker.terminate()

@@ -180,11 +180,11 @@ def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
         policy = Charge.USAGE_OR_NOTHING
     if result.usage is not None and policy is not Charge.NOTHING:
         settlement = _by_usage(result.usage, hold, terms, result.outcome)
-        return settlement._replace(lacks_cost=True) if _is_missed(settlement, terms) else settlement
+        return settlement if not terms.trust_upstream_cost else _missed(settlement)
     if policy is Charge.USAGE_OR_ESTIMATE:
         usage = _estimate(result, hold) if result.partly is None else result.partly
         settlement = _by_estimate(usage, hold, terms, result.outcome)
-        return settlement._replace(lacks_cost=True) if _is_missed(settlement, terms) else settlement
+        return settlement if not terms.trust_upstream_cost else _missed(settlement)
     return Settlement(hold, "void", 0, NO_USAGE, "-", result.outcome, terms.model, terms.upstream)
 
 
@@ -192,9 +192,10 @@ WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.INCOMPLETE})
 """Endings by an answer that is there as a whole."""
 
 
-def _is_missed(settlement: Settlement, terms: Terms) -> bool:
-    """Whether the upstream was to say what a whole answer costs, and something else had to be charged."""
-    return terms.trust_upstream_cost and settlement.outcome in WHOLE and settlement.settled_by in ("usage", "estimate")
+def _missed(settlement: Settlement) -> Settlement:
+    """Notes that the upstream was to say what a whole answer costs, and something else had to be charged."""
+    lacks_cost = settlement.outcome in WHOLE and settlement.settled_by in ("usage", "estimate")
+    return settlement._replace(lacks_cost=lacks_cost)
 
 
 def attempt_of(upstream: str, reason: str, usage: Usage, hold: Hold, terms: Terms) -> str:

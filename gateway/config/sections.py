@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -53,7 +53,7 @@ class ServerSettings(Section):
     keep_alive_s: int = Field(default=75, ge=1, le=3600)
     total_timeout_s: Seconds = 3600.0
     failover_s: Seconds = 30.0
-    shutdown_delay_s: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
+    shutdown_delay_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | Literal["auto"] = "auto"
     drain_timeout_s: Seconds = 30.0
     metrics_token: Secret | None = None
     metrics_max_series: int = Field(default=1000, ge=1, le=100_000)

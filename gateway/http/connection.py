@@ -8,14 +8,12 @@
 | goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
 | sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
 | asks for an upgrade to anything but WebSocket       | its answer over HTTP/1.1 (RFC 9110, 7.8)            |
-| sends its next request before it has the answer     | its answers, in order, each looked at behind the    |
-|                                                     | last one                                            |
+| sends its next request before it has the answer     | its answers, each looked at behind the last one     |
 | ends its side behind its request                    | its answer, if it is still there: half_closed.py    |
 | takes nothing of an answer for `write_timeout_s`    | the end                                             |
 | holds most where all hold more than they may        | the end: connection_budget.py                       |
 
 Inside an answer nothing can ask whether a client that ends its side is still there: it counts as gone.
-
 Uvicorn's server stays: sockets, signals, shutdown, the Date header (docs/decisions/connection-protocol.md).
 """
 
@@ -42,8 +40,7 @@ from gateway.http.request_cycle import EXTENSION, RequestCycle
 from gateway.types import Body
 
 LINGER_S: Final = 5.0
-_UNCOUNTED_BYTES: Final = 4096
-"""A connection that holds so little is part of what every connection takes."""
+_UNCOUNTED_BYTES: Final = 4096  # so little is part of what every connection takes
 
 
 class ClientConnection(asyncio.Protocol):
@@ -82,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused = False
         self._discards = False
         self.held = 0
+        self.is_fresh = True
         self._patience: Patience
         self._probe: HalfClosedProbe | None = None
 
@@ -262,9 +260,11 @@ class ClientConnection(asyncio.Protocol):
     def on_head(self) -> None:
         """A request starts."""
         requests = self._requests
+        self.is_fresh = False
         self._patience.waits_for = Wait.NOTHING
         scope = requests.scope(self._here, self._peer, self._app_state)
-        self._cycle = cycle = RequestCycle(self, scope, requests.fields, keep_alive=requests.keep_alive)
+        keep_alive = requests.keep_alive and not self._context.application.leaving
+        self._cycle = cycle = RequestCycle(self, scope, requests.fields, keep_alive=keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
         if self._address is None:  # of a trusted proxy's requests each counts for whom it is forwarded
             cycle.address = self.budget.forwarded_address(scope)

@@ -13,7 +13,12 @@ from gateway.types import Headers, Receive, Scope, Send
 
 
 class Application(Protocol):
-    """What a connection needs of the application that it serves."""
+    """What a connection needs of the application that it serves.
+
+    `leaving`: it was told to stop, and each answer is the last of its connection: clients open the next one elsewhere.
+    """
+
+    leaving: bool
 
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serves one request."""

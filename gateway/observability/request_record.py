@@ -152,7 +152,7 @@ class RequestRecord:
             fields["cached_input_tokens"] = usage.cached_input_tokens
             fields["output_tokens"] = usage.output_tokens
             fields["reasoning_tokens"] = usage.reasoning_tokens
-            if is_odd(settlement):
+            if settlement.unpriced or settlement.lacks_cost or usage.quantities is not None or settlement.over_nano_usd:
                 fields |= _oddities(settlement)
         return fields
 
@@ -162,12 +162,6 @@ class RequestRecord:
         times = zip(_MARKS, _marks(self), strict=True)
         # Rounded to the microsecond without round(), which formats the number as text to find its digits.
         return {name: ((at - started) * 1e6 + 0.5) // 1 / 1e3 for name, at in times if at is not None}
-
-
-def is_odd(settlement: Settlement) -> bool:
-    """Whether there may be something unusual about a settlement."""
-    odd = settlement.unpriced or settlement.lacks_cost or settlement.usage.quantities is not None
-    return bool(odd or settlement.over_nano_usd)
 
 
 def _oddities(settlement: Settlement) -> dict[str, Any]:

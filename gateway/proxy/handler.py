@@ -65,7 +65,7 @@ class RequestHandler:
     `compacted` makes summaries for those that want one.
     State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
     request that talks to an upstream, by which it can be ended), `following` (the same for clients that follow a
-    background response), `streams` (how many of them stream), `stopping`.
+    background response), `streams` (how many of them stream), `stopping`, `begun` (requests so far).
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class RequestHandler:
         self._in_force = ActiveSnapshot(snapshot)
         self.running: dict[CancelScope, Relay] = {}
         self.stopping = False
+        self.begun = 0
         self._drained = False
         self.streams = 0
         self._ledger = ledger
@@ -122,6 +123,7 @@ class RequestHandler:
         )
         if self.begin_trace is not None:
             record.trace = self.begin_trace(record, target.operation, client.headers)
+        self.begun += 1
         in_force = self._in_force
         in_force.requests += 1
         goes_on = False  # in the background, after its client was answered

@@ -106,7 +106,10 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
     tools, calls = body_work.tools, 0
     if SEARCHES in route.variants:
         tools = (*tools, "web_search")
-    prompt = _shown(request, row) + asked.stored
+    prompt = (
+        max(request.input_tokens_bound, request.input_tokens_estimate) if not request.images else _shown(request, row)
+    )
+    prompt += asked.stored
     units, unheard = request.bounds.units, asked.operation.dialect.request.hears and not request.bounds.units
     unseen = _unseen(row, route, limits) if body_work.unseen or asked.unsure or tools or unheard else 0
     prompt += unseen
@@ -136,12 +139,10 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
 
 def _shown(request: RequestBody, row: Price) -> int:
     """The most that the body's own texts, files and images come to, for the model of a row."""
-    bound = request.input_tokens_bound
-    if request.images:
-        bound -= request.work.unseen_images * MOST_IMAGE_TOKENS
-        shown = request.images - request.work.unseen_images
-        if row.max_image_tokens is not None:
-            bound -= shown * (MOST_IMAGE_TOKENS - row.max_image_tokens)
+    unseen = request.work.unseen_images
+    bound = request.input_tokens_bound - unseen * MOST_IMAGE_TOKENS
+    if row.max_image_tokens is not None:
+        bound -= (request.images - unseen) * (MOST_IMAGE_TOKENS - row.max_image_tokens)
     return max(bound, request.input_tokens_estimate)
 
 

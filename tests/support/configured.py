@@ -46,12 +46,17 @@ class Configured:
 def configured(
     store_url: str, upstream_url: str, directory: Path, *, workers: int = 1, server: str = "", more: str = ""
 ) -> Configured:
-    """Writes a configuration. `server` is added to that section, `more` after all sections."""
+    """Writes a configuration. `server` is added to that section and replaces what is there.
+
+    `more` is written after all sections.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     text = CONFIG.format(
         port=port, workers=workers, store_url=store_url, upstream_url=upstream_url, hold_ttl_s=15.0, route=""
     )
+    own = {line.partition("=")[0] for line in server.splitlines()}
+    text = "\n".join(line for line in text.splitlines() if line.partition("=")[0] not in own)
     text = text.replace("[store]", f"{server}\n[store]", 1)
     (directory / "gateway.toml").write_text(f"{text}\n{more}\n", encoding="utf-8")
     return Configured(directory, port, workers)

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.support.protections import Protection
 
+_TEST_REPLACEMENT: Final = "tests/security/test_rolling_replacement.py"
 _TEST_RESERVATION: Final = "tests/unit/test_reservation.py"
 _TEST_OVERRUNS: Final = "tests/billing/test_overruns.py"
 
@@ -58,5 +59,26 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "repeated_bytes=again",
         "repeated_bytes=0",
         "tests/unit/test_whole_requests.py",
+    ),
+    Protection(
+        "a gateway that is told to stop serves while requests come",
+        "gateway/worker/signals.py",
+        "if self._services.handler.begun != begun:",
+        "if False:",
+        "tests/security/test_rolling_replacement.py",
+    ),
+    Protection(
+        "what waits to be accepted is served when listening ends",
+        "gateway/server.py",
+        "            for accepted in _accepted(listening):",
+        "            for accepted in ():",
+        f"{_TEST_REPLACEMENT}::test_what_waits_to_be_accepted_when_listening_ends_is_served",
+    ),
+    Protection(
+        "a gateway that leaves ends its connections with their answers",
+        "gateway/http/connection.py",
+        "requests.keep_alive and not self._context.application.leaving",
+        "requests.keep_alive",
+        f"{_TEST_REPLACEMENT}::test_a_kept_connection_ends_with_its_next_answer_once_the_gateway_leaves",
     ),
 )

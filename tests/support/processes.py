@@ -28,6 +28,7 @@ host = "127.0.0.1"
 port = {port}
 workers = {workers}
 drain_timeout_s = 1.0
+shutdown_delay_s = 0
 [store]
 url = "{store_url}"
 data_dir = "data"

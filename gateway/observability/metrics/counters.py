@@ -17,7 +17,7 @@ from typing import TypeVar
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import Settlement
 from gateway.observability.metrics.catalogue import METRICS, OTHER
-from gateway.observability.request_record import RequestRecord, is_odd
+from gateway.observability.request_record import RequestRecord
 
 _K = TypeVar("_K", bound=Hashable)
 Labels = tuple[str, ...]
@@ -130,7 +130,7 @@ class Counters:
             totals[2] += usage.cached_input_tokens
             totals[3] += usage.output_tokens
             totals[4] += usage.reasoning_tokens
-            if is_odd(settlement):
+            if settlement.unpriced or settlement.lacks_cost or usage.quantities is not None or settlement.over_nano_usd:
                 self._note_oddities(settlement)
 
     def _note_oddities(self, settlement: Settlement) -> None:
