@@ -5,6 +5,7 @@
     serve, demo      run the gateway; greeting is what the demo prints, simulated runs a provider beside it
     check            checks a configuration
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
+    doctor           examines a staging gateway; doctor_patient is the team and the requests by which it does
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
     archive, reconcile, recent_requests, top, upstreams, config, admin_keys
@@ -59,6 +60,7 @@ _PARTS: Final = MappingProxyType(
         "prices": _Part("prices", also=("price_import",)),
         "top": _Part("top", "top"),
         "try": _Part("try_prompt", "try_"),
+        "doctor": _Part("doctor", "doctor"),
     }
 )
 """What follows `gateway`, beside the commands in commands.py."""

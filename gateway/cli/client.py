@@ -86,6 +86,11 @@ class AdminClient:
             raise CliError(f"profile {profile.name!r} has no admin_key", exit_code=USAGE)
         return cls(profile.url, secret(profile.admin_key), f"profile {profile.name!r}")
 
+    @property
+    def url(self) -> str:
+        """Where the gateway is."""
+        return self._url
+
     def __enter__(self) -> Self:
         return self
 
