@@ -21,9 +21,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
@@ -86,7 +87,7 @@ def doctor(  # noqa: PLR0913 - the command's flags
         raise CliError("not everything held")
 
 
-_WORDS: Final[dict[bool | None, str]] = {True: "yes", False: "NO", None: "skipped"}
+_WORDS: Final[Mapping[bool | None, str]] = MappingProxyType({True: "yes", False: "NO", None: "skipped"})
 
 
 def examine(patient: Patient, tools: Tools) -> list[Finding]:
