@@ -36,7 +36,7 @@ from gateway.http.connection import ClientConnection
 from gateway.observability.request_log import configure_logging
 from gateway.server import server_config
 from gateway.simulator import build_simulator
-from tests.support.overheard import Overheard
+from tests.support.log_scan import ScannedLog
 from tests.support.waiting import wait_until_sync
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class RunningGateway:
     services: Services
     loop: asyncio.AbstractEventLoop
     server: ServerThread
-    log: Overheard
+    log: ScannedLog
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the gateway's loop."""
@@ -232,7 +232,7 @@ def running_gateway(
 
     Its log is written to `log_to`; without it, errors are written to standard error. It must not contain a secret.
     """
-    log = Overheard(log_to or sys.stderr, (UPSTREAM_KEY, ADMIN_KEY), quiet=log_to is None)
+    log = ScannedLog(log_to or sys.stderr, (UPSTREAM_KEY, ADMIN_KEY), quiet=log_to is None)
     settings = gateway_settings(store_url, upstream_url, data_dir, **sections)
     request_log = configure_logging(settings.log, cast("TextIO", log))
     app: Gateway = build_app(settings, request_log, load=load)

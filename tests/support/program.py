@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.overheard import leaks, secrets_of
+from tests.support.log_scan import leaks, secrets_of
 from tests.support.waiting import wait_until_sync
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,6 @@
 """Scans everything that gateways log in tests for secrets. A test that makes a gateway log a key fails.
 
-    Overheard(stream, quiet=True)    a stream for a gateway's log; `leaks`: the lines that contain a secret
+    ScannedLog(stream, quiet=True)    a stream for a gateway's log; `leaks`: the lines that contain a secret
     leaks(text, secrets)             the same for a text, such as the output of a process
 
 A secret is what a test used as one, and whatever has the form of an API key.
@@ -30,7 +30,7 @@ def secrets_of(environ: Mapping[str, str]) -> set[str]:
     }
 
 
-class Overheard(io.TextIOBase):
+class ScannedLog(io.TextIOBase):
     """Passes on what is written to it. `quiet` drops lines of requests and of successes."""
 
     def __init__(self, stream: TextIO, secrets: Collection[str], *, quiet: bool) -> None:

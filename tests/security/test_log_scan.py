@@ -6,7 +6,7 @@ import pytest
 
 from gateway.identity.api_keys import new_secret
 from tests.support.gateway import ADMIN_KEY, UPSTREAM_KEY, StartGateway
-from tests.support.overheard import Overheard, leaks, secrets_of
+from tests.support.log_scan import ScannedLog, leaks, secrets_of
 
 # the same in every process, because it is part of test names
 KEY, _ = new_secret("teamteamte", "keykeykeyk", bytes(range(64)))
@@ -15,7 +15,7 @@ KEY, _ = new_secret("teamteamte", "keykeykeyk", bytes(range(64)))
 @pytest.mark.parametrize("secret", [KEY, KEY.rpartition("-")[2], "a-password"])
 def test_a_secret_in_a_log_is_found(secret: str) -> None:
     stream = io.StringIO()
-    log = Overheard(stream, ["a-password"], quiet=True)
+    log = ScannedLog(stream, ["a-password"], quiet=True)
     log.add(KEY)
     log.write('{"level":"info","event":"good"}\n')
     assert (log.leaks, stream.getvalue()) == ([], "")
