@@ -11,6 +11,7 @@ from tests.support.program import ROOT
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
 from tests.support.response_protections import RESPONSE_PROTECTIONS
+from tests.support.state_protections import STATE_PROTECTIONS
 from tests.support.wire_protections import WIRE_PROTECTIONS
 
 EVERY: Final = (
@@ -20,6 +21,7 @@ EVERY: Final = (
     *HOLD_PROTECTIONS,
     *QUEUE_PROTECTIONS,
     *RESPONSE_PROTECTIONS,
+    *STATE_PROTECTIONS,
     *WIRE_PROTECTIONS,
 )
 

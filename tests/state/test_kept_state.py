@@ -10,7 +10,7 @@ from typing import Any, Literal
 import openai
 import pytest
 
-from tests.state.answers import MODEL, answer
+from tests.state.answers import MODEL, answer, message
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.post_only_provider import Answer, PostOnlyProvider
 from tests.support.servers import Server
@@ -175,6 +175,21 @@ def test_a_response_of_another_team_reads_as_one_that_never_was(
             assert known.status_code == unknown.status_code == 404
             assert known.text.replace("resp_mine", "resp_none") == unknown.text
         assert mine.get("/v1/responses/resp_mine").status_code == 200
+
+
+@pytest.mark.parametrize("kind", [{"type": "item_reference"}, {}, {"type": "image_generation_call"}])
+def test_a_reference_to_what_the_gateway_has_not_made_is_refused(
+    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey, kind: dict[str, str]
+) -> None:
+    identifier = f"msg_of_{gateway.new_key().id}"
+    provider.next(answer("mine", f"resp_{identifier}", output=[message("mine", identifier)]))
+    with gateway.http(key) as mine, gateway.http(gateway.new_key()) as theirs:
+        mine.post("/v1/responses", json={"model": MODEL, "input": "x"})
+        calls = len(provider.received)
+        for named in (identifier, "msg_of_nobody"):
+            refused = theirs.post("/v1/responses", json={"model": MODEL, "input": [{**kind, "id": named}]})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "item_not_found")
+        assert len(provider.received) == calls
 
 
 def test_reading_costs_nothing_and_counts_against_no_limit(provider: PostOnlyProvider, gateway: RunningGateway) -> None:

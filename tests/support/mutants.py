@@ -24,6 +24,7 @@ from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
 from tests.support.response_protections import RESPONSE_PROTECTIONS
+from tests.support.state_protections import STATE_PROTECTIONS
 from tests.support.wire_protections import WIRE_PROTECTIONS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ EVERY: Final = (
     *HOLD_PROTECTIONS,
     *QUEUE_PROTECTIONS,
     *RESPONSE_PROTECTIONS,
+    *STATE_PROTECTIONS,
     *WIRE_PROTECTIONS,
 )
 TESTS_FAILED: Final = 1  # pytest's exit code; others mean that it could not run them

@@ -1,0 +1,165 @@
+"""The protections of kept state, of WebSocket mode and of sockets to upstreams, as in protections.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.protections import Protection
+
+_CONNECTION: Final = "gateway/http/websocket_connection.py"
+_SESSION: Final = "gateway/websocket/session.py"
+_SOCKETS: Final = "gateway/websocket/sockets.py"
+_UPGRADE: Final = "gateway/websocket/upgrade.py"
+_POOL: Final = "gateway/upstream/websocket_pool.py"
+_UPSTREAM: Final = "gateway/upstream/websocket.py"
+_END: Final = "gateway/store/scripts/background_end_v2.lua"
+_TEST_KEPT: Final = "tests/state/test_kept_state.py"
+_TEST_JOBS: Final = "tests/state/test_background_store.py"
+_TEST_BOUNDS: Final = "tests/websocket/test_bounds.py"
+_TEST_MEMORY: Final = "tests/websocket/test_memory.py"
+_TEST_ENDS: Final = "tests/websocket/test_ends.py"
+_TEST_UPGRADES: Final = "tests/websocket/test_upgrades.py"
+_TEST_UPSTREAMS: Final = "tests/websocket/upstreams/test_bounds_of_sockets.py"
+
+STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "responses are kept under their team",
+        "gateway/store/keyspace.py",
+        'return [self._name(name) for name in ("responses", ',
+        'return ["gw:{all}:" + name for name in ("responses", ',
+        f"{_TEST_KEPT}::test_a_response_of_another_team_reads_as_one_that_never_was",
+    ),
+    Protection(
+        "what is sealed opens for its team alone",
+        "gateway/state/sealing.py",
+        'return f"{self._purpose}/{team_id}".encode()',
+        'return f"{self._purpose}/{team_id[:0]}".encode()',
+        "tests/state/test_compaction.py::test_an_item_of_another_team_and_one_that_was_changed_are_refused_by_name",
+    ),
+    Protection(
+        "a key that is not alive reads nothing that is kept",
+        "gateway/store/scripts/response_walk_v1.lua",
+        "if invalid then return",
+        "if false then return",
+        "tests/state/test_stored_responses.py::test_a_key_that_is_not_alive_reads_nothing",
+    ),
+    Protection(
+        "only a finished response is continued",
+        "gateway/state/responses.py",
+        "if not found and record.status not in _CONTINUABLE:",
+        "if False:",
+        "tests/state/test_stored_responses.py::test_only_a_finished_response_can_be_continued",
+    ),
+    Protection(
+        "a response that is too large is not kept",
+        "gateway/state/responses.py",
+        "if len(packed) > self.policy.max_response_bytes:",
+        "if False:",
+        "tests/state/test_stored_responses.py::test_a_response_beyond_the_bound_is_not_kept",
+    ),
+    Protection(
+        "ids that the gateway has not made are not passed on",
+        "gateway/state/turns.py",
+        "        if stored is None:\n            raise GatewayError(",
+        "        if stored is None:\n            return item\n            raise GatewayError(",
+        f"{_TEST_KEPT}::test_a_reference_to_what_the_gateway_has_not_made_is_refused",
+    ),
+    Protection(
+        "a worker whose lease has lapsed ends nothing",
+        _END,
+        "if who == 'worker' and job.ends < now then",
+        "if false then",
+        f"{_TEST_JOBS}::test_a_worker_whose_lease_has_lapsed_ends_nothing",
+    ),
+    Protection(
+        "another worker's token ends nothing",
+        _END,
+        "if job.token ~= ARGV[3] then return 0 end",
+        "",
+        f"{_TEST_JOBS}::test_a_token_of_another_worker_ends_and_renews_nothing",
+    ),
+    Protection(
+        "a message over the bound ends the socket",
+        "gateway/http/websocket_handshake.py",
+        "max_size=options.max_message_bytes,",
+        "max_size=None,",
+        f"{_TEST_BOUNDS}::test_a_message_over_the_bound_ends_the_socket_with_1009",
+    ),
+    Protection(
+        "a client that does not read has a deadline",
+        _CONNECTION,
+        "if self.write_paused and now_s - self._paused_since_s >= self._bounds.write_timeout_s:",
+        "if False:",
+        f"{_TEST_BOUNDS}::test_a_client_that_does_not_read_is_ended_and_small_reads_win_no_time",
+    ),
+    Protection(
+        "what waits for a client is bounded",
+        _CONNECTION,
+        "if self.transport.get_write_buffer_size() > self._bounds.max_unsent_bytes:",
+        "if False:",
+        f"{_TEST_BOUNDS}::test_more_than_may_wait_for_a_client_ends_it",
+    ),
+    Protection(
+        "turns that wait are bounded in bytes",
+        _SESSION,
+        "or self._queued_bytes + size > bounds.max_queued_bytes:",
+        "or False:",
+        "tests/websocket/test_turns.py::test_bytes_that_wait_are_bounded",
+    ),
+    Protection(
+        "what a socket remembers is bounded",
+        _SESSION,
+        "elif self.memory.size > self._worker.bounds.max_memory_bytes:",
+        "elif False:",
+        f"{_TEST_MEMORY}::test_a_socket_that_remembers_too_much_is_closed_between_two_turns",
+    ),
+    Protection(
+        "what all sockets remember is bounded",
+        _SOCKETS,
+        "if self.memory_bytes > self.policy.max_memory_bytes:",
+        "if False:",
+        f"{_TEST_MEMORY}::test_what_a_worker_remembers_is_bounded_and_the_socket_that_was_used_least_lately_goes",
+    ),
+    Protection(
+        "the socket of a dead key is closed",
+        _SESSION,
+        "if turn.is_unauthorized:",
+        "if False:",
+        f"{_TEST_ENDS}::test_a_revoked_keys_next_turn_is_refused_and_the_socket_is_closed",
+    ),
+    Protection(
+        "a key has a bounded number of sockets",
+        _SOCKETS,
+        "if self._by_key[key_id] >= most:",
+        "if False:",
+        f"{_TEST_BOUNDS}::test_a_key_has_a_bounded_number_of_sockets",
+    ),
+    Protection(
+        "a browser's key is never echoed",
+        _UPGRADE,
+        "if not name.startswith(_OF_A_VENDOR)), None)",
+        "if name), None)",
+        f"{_TEST_UPGRADES}::test_a_browsers_key_comes_as_a_subprotocol_and_is_never_echoed",
+    ),
+    Protection(
+        "pages of other origins open no socket",
+        _UPGRADE,
+        "        if origin is None:\n",
+        "        if True:\n",
+        f"{_TEST_UPGRADES}::test_pages_of_other_origins_open_no_socket",
+    ),
+    Protection(
+        "an upstream's key has a bounded number of sockets",
+        _POOL,
+        "if self._by_key[fingerprint] >= self.config.max_connections:",
+        "if False:",
+        f"{_TEST_UPSTREAMS}::test_more_sockets_than_a_key_may_have_go_by_post",
+    ),
+    Protection(
+        "a response that nobody asked for ends the upstream's socket",
+        _UPSTREAM,
+        "        elif told.kind == CREATED:\n            self.abort()\n",
+        "",
+        f"{_TEST_UPSTREAMS}::test_a_response_that_nobody_asked_for_ends_the_socket",
+    ),
+)
