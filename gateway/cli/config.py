@@ -45,9 +45,18 @@ def show_(*, as_json: options.AsJson = False) -> None:
     )
     typer.echo()
     output.table(
-        ("WORKER", "HOST", "PID", "LOADED", "GENERATION", "RUNNING", "PROBLEM"),
+        ("WORKER", "HOST", "PID", "LOADED", "GENERATION", "RUNNING", "SOCKETS", "PROBLEM"),
         [
-            (w["worker"], w["host"], w["pid"], w["loaded_at"], w["generation"], w["running"], w["problem"])
+            (
+                w["worker"],
+                w["host"],
+                w["pid"],
+                w["loaded_at"],
+                w["generation"],
+                w["running"],
+                w["sockets"],
+                w["problem"],
+            )
             for w in found["workers"]
         ],
         empty="no worker has reported yet",

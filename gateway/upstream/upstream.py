@@ -31,7 +31,7 @@ import structlog
 
 from gateway.types import Body, Headers
 from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
-from gateway.upstream.transport import Answer, FaultKind, Progress, Transport
+from gateway.upstream.transport import Answer, FaultKind, Progress, Transport, UpstreamFault
 from gateway.upstream.websocket_pool import Passage, UpstreamSockets
 from gateway.upstream.websocket_steering import SteeringPassage
 
@@ -151,7 +151,14 @@ class Upstream:
         sent_headers, sent_target = [*headers, key.header], target
         if self.additions is not None:
             sent_headers, sent_target = self.additions.apply(sent_headers, sent_target)
-        answer = await passage.ask(self.sockets, key.fingerprint, sent_target, sent_headers, body, progress)
+        try:
+            answer = await passage.ask(self.sockets, key.fingerprint, sent_target, sent_headers, body, progress)
+        except UpstreamFault as fault:
+            if passage.turn is not None:
+                passage.results.append((self.name, fault.kind.value))
+            raise
+        if answer is not None and passage.turn is not None:
+            passage.results.append((self.name, str(answer.status)))
         return answer or await self.transport.send(b"POST", sent_target, sent_headers, body, progress)
 
     async def close(self) -> None:

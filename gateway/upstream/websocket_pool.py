@@ -117,9 +117,13 @@ class SessionSockets:
 
 
 class Passage:
-    """One turn's way over its session's connections. State that changes: the connection that it took, and its turn."""
+    """One turn's way over its session's connections.
 
-    __slots__ = ("continued", "lane", "off_loop", "session", "socket", "turn")
+    State that changes: the connection that it took, and its turn; `results`, the upstreams that it was sent to over a
+    connection, with what came of it: the status, or the fault.
+    """
+
+    __slots__ = ("continued", "lane", "off_loop", "results", "session", "socket", "turn")
 
     def __init__(
         self, session: SessionSockets, lane: str, off_loop: OffLoop, continued: Continued | None = None
@@ -130,6 +134,7 @@ class Passage:
         self.continued = continued
         self.socket: UpstreamSocket | None = None
         self.turn: UpstreamTurn | None = None
+        self.results: list[tuple[str, str]] = []
 
     def prefers(self, pool: UpstreamSockets | None, fingerprint: str) -> bool:
         """Whether this key of this upstream has made what the turn goes on from."""
@@ -148,6 +153,7 @@ class Passage:
         progress: Progress | None,
     ) -> Answer | None:
         """The turn's answer; None: it is to be asked by POST. Raises UpstreamFault."""
+        self.socket = self.turn = None  # of an upstream that was asked before
         if pool is None:
             return None
         return await pool.ask(self, fingerprint, target, headers, body, progress)

@@ -43,7 +43,9 @@ class SteeringPassage:
     that the successor's events may follow. State that changes: `turn`, when it has begun; what is known of it.
     """
 
-    __slots__ = ("_accepted", "_after", "_ended", "_message", "_on_answer", "_waiter", "lane", "socket", "turn")
+    __slots__ = (
+        "_accepted", "_after", "_ended", "_message", "_on_answer", "_waiter", "lane", "results", "socket", "turn",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class SteeringPassage:
         self.lane = steered.lane
         self.socket: UpstreamSocket | None = socket
         self.turn: UpstreamTurn | None = None
+        self.results: list[tuple[str, str]] = []
         self._message = message
         self._on_answer = on_answer
         self._after = after

@@ -25,6 +25,7 @@ Codes: RFC 6455, 7.4. SDKs connect again after 1001 and 1012 and not after 1008.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -71,8 +72,8 @@ class Worker(Protocol):
     def has_ended(self, session: Session, code: int) -> None:
         """A socket is closed."""
 
-    def turn_ended(self, session: Session, result: str) -> None:
-        """A turn has ended: `answered`, `refused`, `warm_up` or `left`."""
+    def turn_ended(self, session: Session, result: str, over: Sequence[tuple[str, str]]) -> None:
+        """A turn has ended: `answered`, `refused`, `warm_up` or `left`. `over`: see `Passage.results`."""
 
 
 class Ending(NamedTuple):
@@ -264,7 +265,7 @@ class Session:
         self._ended(turn, result)
 
     def _ended(self, turn: SocketTurn, result: str) -> None:
-        self._worker.turn_ended(self, result)
+        self._worker.turn_ended(self, result, () if turn.over is None else turn.over.results)
         if turn.is_unauthorized:
             self.end(Ending(CloseCode.POLICY_VIOLATION, "The key is not valid any more."))
         elif self.memory.size > self._worker.bounds.max_memory_bytes:

@@ -12,6 +12,7 @@ between two turns with 1012, so that their clients connect again and send their 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -54,6 +55,7 @@ class Sockets:
         self.stopping = False
         self.memory_bytes = 0
         self.turns: Counter[str] = Counter()
+        self.upstream_turns: Counter[tuple[str, str]] = Counter()
         self.closed: Counter[int] = Counter()
         self._sessions: set[Session] = set()
         self._by_key: Counter[str] = Counter()
@@ -113,10 +115,11 @@ class Sockets:
         """See `session.Worker`."""
         self.memory_bytes += by
 
-    def turn_ended(self, session: Session, result: str) -> None:
+    def turn_ended(self, session: Session, result: str, over: Sequence[tuple[str, str]]) -> None:
         """See `session.Worker`. What it remembers may be too much for the worker."""
         del session
         self.turns[result] += 1
+        self.upstream_turns.update(over)
         if self.memory_bytes > self.policy.max_memory_bytes:
             self._make_room()
 

@@ -32,6 +32,7 @@ from gateway.store.errors import StoreError
 from gateway.upstream.health import Condition
 from gateway.upstream.model_list import ModelList
 from gateway.upstream.upstream import Upstream
+from gateway.websocket.sockets import Sockets
 from gateway.worker.cluster_state import ClusterState, Orders
 
 EVERY_S: Final = 1.0
@@ -49,6 +50,7 @@ class Parts(Protocol):
     settings: Settings
     handler: RequestHandler
     model_list: ModelList
+    sockets: Sockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,8 @@ class ControlLoop:
             "generation": self.generation,
             "problem": self.problem,
             "running": len(self._parts.handler.running),
+            "sockets": self._parts.sockets.count,
+            "socket_turns": self._parts.sockets.turns.total(),
             "upstreams": {
                 name: upstream_state(upstream, asyncio.get_running_loop().time())
                 for name, upstream in self._parts.handler.snapshot.upstreams.items()

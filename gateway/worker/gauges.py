@@ -73,6 +73,7 @@ def gauges(
     breakers: dict[tuple[str, ...], Value] = {}
     resting: dict[tuple[str, ...], Value] = {}
     connections: dict[tuple[str, ...], Value] = {}
+    sockets: dict[tuple[str, ...], Value] = {}
     failing: dict[tuple[str, ...], Value] = {}
     for name, upstream in upstreams.items():
         condition = upstream.health.whole.condition(now_s)
@@ -81,6 +82,8 @@ def gauges(
         models = Counter(found.condition for found in upstream.health.models(now_s))
         failing |= {(name, state.value): models[state] for state in (Condition.OPEN, Condition.HALF_OPEN)}
         connections[name, "open"], connections[name, "idle"] = upstream.connections
+        if upstream.sockets is not None:
+            sockets[name, "open"], sockets[name, "idle"] = len(upstream.sockets), upstream.sockets.idle
     return {
         "gateway_holds_open": {(): ledger.open_holds},
         "gateway_requests_waiting": {(): ledger.line.waiting},
@@ -90,6 +93,7 @@ def gauges(
         "gateway_upstream_breakers": breakers,
         "gateway_upstream_keys_resting": resting,
         "gateway_upstream_connections": connections,
+        "gateway_upstream_websockets": sockets,
         "gateway_upstream_models_down": failing,
         "gateway_workers": {("ready",): int(ready), ("not_ready",): int(not ready)},
     }
@@ -118,6 +122,7 @@ def ended_sockets(sockets: Sockets) -> Snapshot:
     """Returns the counts of turns and of sockets that have ended."""
     return {
         "gateway_websocket_turns_total": {(result,): count for result, count in sockets.turns.items()},
+        "gateway_upstream_websocket_turns_total": dict(sockets.upstream_turns.items()),
         "gateway_websockets_closed_total": {(str(code),): count for code, count in sockets.closed.items()},
     }
 

@@ -50,6 +50,8 @@ async def show_config(request: Request) -> dict[str, Any]:
                 "generation": report["generation"],
                 "problem": report["problem"] or None,
                 "running": report["running"],
+                "sockets": report.get("sockets", 0),  # workers of earlier versions do not say so
+                "socket_turns": report.get("socket_turns", 0),
             }
             for report in await services.cluster_state.workers()
         ],

@@ -179,6 +179,13 @@ _ALL: Final = (
     ),
     Metric("gateway_upstream_keys_resting", "gauge", ("upstream",), "Keys that rest after a refusal, in all workers."),
     Metric("gateway_upstream_connections", "gauge", ("upstream", "state"), "Connections: open (all), idle (of those)."),
+    Metric("gateway_upstream_websockets", "gauge", ("upstream", "state"), "Those that are sockets: open (all), idle."),
+    Metric(
+        "gateway_upstream_websocket_turns_total",
+        "counter",
+        ("upstream", "result"),
+        "Attempts that went over a socket, by the same results. Where it refuses the upgrade they go by POST.",
+    ),
     Metric(
         "gateway_responses_unstored_total",
         "counter",
