@@ -2,13 +2,15 @@
 
  part        | is true if                                                                      |
 -------------|---------------------------------------------------------------------------------|
- store       | it answers, or it is unavailable and `store.on_failure = "open"` (`degraded`)   |
+ store       | it answers and its ACL permits what a request needs, or else                    |
+             | `store.on_failure = "open"` (`degraded`: it is unavailable)                     |
  enforcement | since the start, it was seen to refuse the second request under a limit of one  |
  upstream    | some route has an enabled upstream whose breaker is not open                    |
  accepting   | nobody has told the gateway to stop                                             |
  background  | all background work completes its rounds; `dead_work` names what does not       |
 
 `store_dangers` names what may make the store lose data (`store/durability.py`); it makes no worker unready.
+`store_forbids` names the commands that scripts need and that the store's ACL forbids.
 
 A resting key is used if no other is left. A provider's 401, 402 or 429 therefore does not make the gateway unready, and
 neither does one failing model.
@@ -46,7 +48,7 @@ async def readyz(request: Request) -> Response:
     dead_work = dead(services.works, now_s)
     open_admission = services.ledger.admits_unchecked
     parts: dict[str, Any] = {
-        "store": services.store.available or open_admission,
+        "store": (services.store.available and services.store_inspection.lets_us_serve) or open_admission,
         "enforcement": services.ready,
         "upstream": any(usable[name] for name in snapshot.router.in_use()),
         "accepting": not (services.leaving or services.handler.stopping),
@@ -59,6 +61,7 @@ async def readyz(request: Request) -> Response:
         "upstreams": usable,
         "dead_work": dead_work,
         "store_dangers": services.store_inspection.dangers,
+        "store_forbids": services.store_inspection.forbidden,
         "degraded": not services.store.available and open_admission,
     }
     return JSONResponse(details, 200 if ready else 503)

@@ -1,4 +1,4 @@
-"""Checks whether the store may lose what the ledger must keep. Parsing is pure; `inspect` asks the store.
+"""Checks whether the store may lose what the ledger must keep, or forbids what it needs. `inspect` asks it.
 
     danger          what was found
     evicts          its maxmemory-policy is allkeys-*: when memory is full it evicts teams, balances and journals
@@ -6,18 +6,21 @@
     not_persistent  neither an append-only file nor snapshots: a restart of the server loses everything
     no_replica      there is no copy: losing the machine loses everything
     old_version     older than Redis 7
+    forbids         our user may not run a command that scripts need. Those scripts refuse to start (script.py)
 
 The gateway does not start with a danger in `FATAL`, unless `store.accept_data_loss` is set.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.script import COMMANDS, Script
 from gateway.store.store import Store
 from gateway.store.url import Address
 
@@ -28,20 +31,25 @@ DANGERS: Final[Mapping[str, str]] = MappingProxyType(
         "not_persistent": "it has neither appendonly nor save: a restart loses keys and credits; set appendonly yes",
         "no_replica": "it has no replica: what is lost with its machine is lost for good",
         "old_version": "it is version {version}; Redis 7 or a Valkey is needed",
+        "forbids": "its ACL does not let us run {forbidden}: what needs it is refused, and settlements wait; permit it",
     }
 )
 FATAL: Final = frozenset({"evicts", "not_persistent"})
 _OLDEST: Final = 7
+PERMISSIONS: Final = Script.load("permissions_v1")
+_KEY: Final = "gw:{probe-0}"  # stands for the gateway's keys; nothing is done with it
+_FORBIDDEN_COMMAND: Final = re.compile(r"the '([a-z|]+)' command")
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a node reports about itself. `persists` is None if it does not report it."""
+    """What a node reports about itself, or None. `forbidden`: the commands that the gateway needs and may not run."""
 
     version: str
     policy: str
     persists: bool | None
-    replicas: int
+    replicas: int | None
+    forbidden: tuple[str, ...] = ()
 
     @property
     def dangers(self) -> tuple[str, ...]:
@@ -53,16 +61,18 @@ class Inspection:
             found.append("evicts_expiring")
         if self.persists is False:
             found.append("not_persistent")
-        if not self.replicas:
+        if self.replicas == 0:
             found.append("no_replica")
         major = self.version.partition(".")[0]
         if major.isdigit() and int(major) < _OLDEST:
             found.append("old_version")
+        if self.forbidden:
+            found.append("forbids")
         return tuple(found)
 
     def explain(self, danger: str) -> str:
         """Returns a sentence that explains a danger."""
-        return DANGERS[danger].format(policy=self.policy, version=self.version)
+        return DANGERS[danger].format(policy=self.policy, version=self.version, forbidden=", ".join(self.forbidden))
 
 
 def read_inspection(info: bytes, save: str | None) -> Inspection:
@@ -84,8 +94,9 @@ def read_inspection(info: bytes, save: str | None) -> Inspection:
 
 
 async def inspect(store: Store) -> dict[Address, Inspection]:
-    """Asks every node that serves keys. Raises StoreUnavailable. A node that forbids the commands is left out."""
-    found: dict[Address, Inspection] = {}
+    """Asks every node. Raises StoreUnavailable. A node that hides INFO is left out unless it forbids more."""
+    forbidden = await _forbidden(store)
+    found = {node: Inspection("", "", None, None, commands) for node, commands in forbidden.items() if commands}
     try:
         infos = await store.ask_nodes("INFO")
     except (StoreError, StoreUnavailable) as error:
@@ -98,8 +109,24 @@ async def inspect(store: Store) -> dict[Address, Inspection]:
         saves = {}
     for node, info in infos.items():
         reply = saves.get(node)
-        found[node] = read_inspection(info, reply[1].decode() if reply else None)
+        inspection = read_inspection(info, reply[1].decode() if reply else None)
+        found[node] = replace(inspection, forbidden=forbidden.get(node, ()))
     return found
+
+
+async def _forbidden(store: Store) -> dict[Address, tuple[str, ...]]:
+    """Returns the commands that our user may not run, per node. Raises StoreUnavailable."""
+    try:
+        replies = await store.ask_nodes("EVALSHA", PERMISSIONS.sha, 0, _KEY, *COMMANDS, script=PERMISSIONS)
+    except StoreUnavailable as error:
+        if error.reason != "NOPERM":
+            raise
+        named = _FORBIDDEN_COMMAND.search(error.detail)
+        command = named[1].replace("|", " ").upper() if named else "scripts"
+        return dict.fromkeys(store.connected, (command,))
+    except StoreError:  # a server without this function
+        return {}
+    return {node: tuple(sorted(command.decode() for command in reply)) for node, reply in replies.items()}
 
 
 def explained(found: Mapping[Address, Inspection], only: frozenset[str] | None = None) -> list[str]:

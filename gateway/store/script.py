@@ -4,28 +4,47 @@ A line `--@include NAME` is replaced by scripts/NAME.lua. A line `local NAME, OT
 capitals defines constants: the numbers are written in the place of the names. Every run of a script would otherwise
 set these locals and capture them in every function that uses them, which took a tenth of an admission's time in the
 store. The server identifies a script by the SHA-1 of its source.
+
+A script that fails in the middle keeps what it has written. So each script that writes first asks the server whether
+its user may run all of its commands (`_permission_check`), and otherwise answers NOPERM with those that are missing. A
+line `--@reads` says that a script writes nothing, although it includes functions that could.
 """
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from types import MappingProxyType
 from typing import Final
+
+# The commands that scripts run -> whether they write.
+COMMANDS: Final = MappingProxyType(
+    {
+        **dict.fromkeys(("DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SET", "XADD", "XTRIM"), True),
+        **dict.fromkeys(("ZADD", "ZREM"), True),
+        **dict.fromkeys(("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "PTTL"), False),
+        **dict.fromkeys(("TIME", "XINFO STREAM", "XRANGE", "XREVRANGE"), False),
+        **dict.fromkeys(("ZRANGE", "ZRANGEBYSCORE", "ZSCORE"), False),
+    }
+)
 
 _INCLUDE: Final = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 _NAME: Final = r"[A-Z][A-Z_]*"
 _CONSTANTS: Final = re.compile(rf"^local ({_NAME}(?:, {_NAME})*) = (\d+(?:, \d+)*)(?: *--.*)?$", re.MULTILINE)
+_CALL: Final = re.compile(r"redis\.call\('([A-Z]+)'(?:, '(STREAM)')?")
+_READS: Final = re.compile(r"^--@reads$\n?", re.MULTILINE)
 # A name outside of strings and comments.
 _WORD: Final = re.compile(rf"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|--[^\n]*|\b{_NAME}\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script. `sha` is the SHA-1 of `source` in hexadecimal, which EVALSHA uses."""
+    """A script. `sha` is the SHA-1 of `source` in hexadecimal, which EVALSHA uses. `commands`: those that it runs."""
 
     name: str
     source: str
     sha: str
+    commands: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, source: str) -> "Script":
@@ -44,7 +63,27 @@ class Script:
 
         Raises ValueError if a constant has two values.
         """
-        return cls.of(name, _without_constants(_INCLUDE.sub(lambda line: _read(line[1]).rstrip("\n"), text)))
+        source = _without_constants(_INCLUDE.sub(lambda line: _read(line[1]).rstrip("\n"), _READS.sub("", text)))
+        commands = tuple(sorted({" ".join(filter(None, found)) for found in _CALL.findall(source)}))
+        writes = any(COMMANDS.get(command, True) for command in commands) and not _READS.search(text)
+        script = cls.of(name, _permission_check(commands) + source if writes else source)
+        return replace(script, commands=commands)
+
+
+def _permission_check(commands: tuple[str, ...]) -> str:
+    """Returns the beginning of a script, on its first line, so that the numbers of its lines stay.
+
+    Servers that cannot be asked (no `acl_check_cmd`) are older than Redis 7.
+    """
+    words = ["'" + command.replace(" ", "','") + "'" for command in commands]
+    permitted = " and ".join(f"c({word},k)" for word in words)
+    named = ",".join("{" + word + "}" for word in words)
+    return (
+        f"do local c,k=redis.acl_check_cmd,KEYS[1] if c and not({permitted}) then local m={{}} "
+        f"for _,w in ipairs({{{named}}}) do local n=table.concat(w,' ') w[#w+1]=k "
+        "if not c(unpack(w)) then m[#m+1]=n end end "
+        "return redis.error_reply('NOPERM this user may not run '..table.concat(m,', ')) end end "
+    )
 
 
 def _read(name: str) -> str:

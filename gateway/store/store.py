@@ -194,10 +194,18 @@ class Store:
         """Asks every node for its time. Raises StoreUnavailable or StoreError."""
         await asyncio.gather(*(connection.measure_clock() for connection in list(self._connections.values())))
 
-    async def ask_nodes(self, *command: Word) -> dict[Address, Any]:
-        """Sends one command to every node and returns the replies. Raises StoreUnavailable or StoreError."""
+    @property
+    def connected(self) -> tuple[Address, ...]:
+        """The nodes that take calls."""
+        return tuple(self._connections)
+
+    async def ask_nodes(self, *command: Word, script: Script | None = None) -> dict[Address, Any]:
+        """Sends one command, or the EVALSHA of `script`, to every node and returns the replies.
+
+        Raises StoreUnavailable or StoreError.
+        """
         nodes = list(self._connections)
-        replies = await asyncio.gather(*(self._connections[node].run(*command) for node in nodes))
+        replies = await asyncio.gather(*(self._connections[node].send(pack(command), script) for node in nodes))
         return dict(zip(nodes, replies, strict=True))
 
     async def close(self) -> None:

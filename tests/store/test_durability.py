@@ -12,7 +12,7 @@ from tests.support.gateway import running_gateway, simulator
 from tests.support.ports import free_port
 from tests.support.processes import CONFIG, UPSTREAM_KEY
 from tests.support.program import run
-from tests.support.servers import Server, valkey_sentinel, valkey_server
+from tests.support.servers import valkey_sentinel, valkey_server
 from tests.support.stores import hasty, opened
 from tests.support.waiting import wait_until_sync
 
@@ -73,11 +73,11 @@ def test_every_danger_has_its_sentence() -> None:
     assert set(DANGERS) > FATAL
 
 
-def _configured(server: Server, directory: Path, *, accepts: bool) -> Path:
+def configured(store_url: str, directory: Path, *, accepts: bool) -> Path:
     text = CONFIG.format(
         port=free_port(),
         workers=1,
-        store_url=server.url,
+        store_url=store_url,
         upstream_url="http://127.0.0.1:9/v1",
         hold_ttl_s=15.0,
         route="",
@@ -97,7 +97,7 @@ def test_a_gateway_does_not_start_with_a_store_that_loses_data_and_check_names_i
 ) -> None:
     env = {"TEST_UPSTREAM_KEY": UPSTREAM_KEY}
     with valkey_server(maxmemory_policy=policy, appendonly=appendonly) as server:
-        config = _configured(server, tmp_path, accepts=False)
+        config = configured(server.url, tmp_path, accepts=False)
         started = run("serve", "--config", str(config), cwd=tmp_path, env=env)
         assert started.code == 1
         assert word in started.err

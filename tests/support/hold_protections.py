@@ -81,4 +81,12 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "requests.keep_alive",
         f"{_TEST_REPLACEMENT}::test_a_kept_connection_ends_with_its_next_answer_once_the_gateway_leaves",
     ),
+    Protection(
+        "a script that may not run all of its commands writes nothing",
+        "gateway/store/script.py",
+        "_permission_check(commands) + source if writes else source",
+        "source",
+        "tests/store/test_forbidden_commands.py::"
+        "test_without_one_command_no_settlement_is_half_written_and_later_each_is_posted_once",
+    ),
 )

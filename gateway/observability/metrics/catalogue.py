@@ -155,7 +155,12 @@ _ALL: Final = (
     ),
     Metric("gateway_spool_pending", "gauge", (), "Workers with settlements on disk that wait for the store."),
     Metric("gateway_store_seconds", "histogram", ("call",), "What the store took to answer: admit, settle.", STORE_S),
-    Metric("gateway_store_dangers", "gauge", ("danger",), "Workers that see the store in danger of losing data."),
+    Metric(
+        "gateway_store_dangers",
+        "gauge",
+        ("danger",),
+        "Workers that see a danger in how the store is set up.",
+    ),
     Metric("gateway_store_breakers", "gauge", ("state",), "Workers by the state of their breaker to the store."),
     Metric(
         "gateway_upstream_requests_total",

@@ -3,6 +3,7 @@
 -- KEYS 1 held  2 journal  3 words  4 how settle_v5 kept its end  5... indexes, the newest first
 -- ARGV 1 hold id  2 its fingerprint, for the indexes  3 "": a hold id; "12": the id of a response, whose last entry is found
 -- Returns {} | {"open", hold} | {"done", what settle_v5 kept} | {"entry", entry id, packed entry, its row, its ending} (entry.lua)
+--@reads
 --@include common
 --@include entry
 --@include index

@@ -8,6 +8,7 @@
 -- Returns {1, what was kept of the response or ""}, or {1, "", packed entry, its row, its ending} (entry.lua), or
 --         {0, why the key is not valid, since when in ms} (key_status.lua), or
 --         {-1 the key, or -2 the team, may not use the operation, ""}
+--@reads
 --@include common
 --@include key_status
 --@include permitted

@@ -4,6 +4,7 @@
 -- ARGV 1 key id or ""  2 share of a minute's limit that may come at once, in thousandths
 -- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}}. The last two contain every limit
 --   that is set, every counter, `<period>_ends_ms`, and `<rate>_left` and `<rate>_reset_ms` of each limited rate.
+--@reads
 --@include common
 --@include limits
 --@include names
