@@ -185,6 +185,21 @@ def test_a_gateway_names_what_is_missing_is_not_ready_and_is_ready_again(server:
         wait_until_sync(lambda: seen() == (200, True, []), timeout_s=20, what="it serves again")
 
 
+def test_a_gateway_that_lacks_a_command_from_the_start_is_ready_as_soon_as_it_is_permitted(
+    server: Server, tmp_path: Path
+) -> None:
+    _forbid(server, "XADD")
+    with (
+        simulator() as upstream,
+        running_gateway(_url(server), upstream, tmp_path, until_ready=False) as gateway,
+        httpx.Client(base_url=gateway.url) as client,
+    ):
+        wait_until_sync(lambda: client.get("/readyz").json()["store_forbids"] == ["XADD"], what="it is named")
+        assert client.get("/readyz").status_code == 503
+        _permit_all(server)
+        wait_until_sync(lambda: client.get("/readyz").status_code == 200, timeout_s=20, what="it serves")
+
+
 def test_check_names_what_is_missing(server: Server, tmp_path: Path) -> None:
     _forbid(server, "ZREM")
     config = configured(_url(server), tmp_path, accepts=True)

@@ -226,9 +226,10 @@ def running_gateway(
     *,
     log_to: TextIO | None = None,
     load: Callable[[], Settings] | None = None,
+    until_ready: bool = True,
     **sections: Any,
 ) -> Iterator[RunningGateway]:
-    """Runs a gateway in a thread. `load` returns the settings that a reload reads.
+    """Runs a gateway in a thread, by default from when it is ready. `load` returns the settings that a reload reads.
 
     Its log is written to `log_to`; without it, errors are written to standard error. It must not contain a secret.
     """
@@ -242,7 +243,7 @@ def running_gateway(
         services = app.services
         assert services is not None
         gateway = RunningGateway(url, services, services.loop, server, log)
-        wait_until_sync(lambda: services.ready, what="the gateway is ready")
+        wait_until_sync(lambda: services.ready or not until_ready, what="the gateway is ready")
         yield gateway
     finally:
         server.stop()
