@@ -103,14 +103,14 @@ async def add_items(request: Request, conversation_id: str, caller: Known, kept:
 async def list_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
     """Returns a page of the items, the newest first unless `order=asc`."""
     found = await kept.read(caller.team.id, conversation_id)
-    return page(found.items, request.scope["query_string"])
+    return page(found.listed(), request.scope["query_string"])
 
 
 @router.get("/{conversation_id}/items/{item_id}")
 async def retrieve_item(conversation_id: str, item_id: str, caller: Known, kept: Kept) -> Item:
     """Returns one item."""
     found = await kept.read(caller.team.id, conversation_id)
-    for item in found.items:
+    for item in found.listed():
         if item["id"] == item_id:
             return item
     raise _no_item(item_id)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
-from gateway.state.items import COMPACTION, LOCAL_SHELL_OUTPUT, Item, kind_of
+from gateway.state.items import COMPACTION, LOCAL_SHELL_OUTPUT, Item, kind_of, new_item_id
 
 _OUTPUT: Final = "_output"
 _CALL: Final = "_call"
@@ -26,6 +26,11 @@ class Link(NamedTuple):
     response_id: str
     input: Sequence[Item]
     output: Sequence[Item]
+
+    def listed(self) -> list[Item]:
+        """Returns the items under the ids that lists give those whose own id another item has already."""
+        items = [*self.input, *self.output]
+        return [{**item, "id": new_item_id(kind_of(item), f"{self.response_id}/{at}")} for at, item in enumerate(items)]
 
 
 def resolve(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:

@@ -28,7 +28,7 @@ from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-CHANGE: Final = Script.load("conversation_v2")
+CHANGE: Final = Script.load("conversation_v3")
 LOCK_WAIT_S: Final = 5.0
 """How long a second turn of a conversation waits for the first. OpenAI's JavaScript client does not retry."""
 LOCK_LIFE_S: Final = 15.0
@@ -45,12 +45,22 @@ _ID: Final = re.compile(r"conv_[A-Za-z0-9_\-]{1,64}")
 
 
 class Conversation(NamedTuple):
-    """A conversation. `items` are ordered from old to new, each with its id. `created_at` is Unix time in seconds."""
+    """A conversation. `items` are ordered from old to new, as they came. `created_at` is Unix time in seconds.
+
+    `places`: where each item stands for good. A provider may give items of several turns one id. `gone`: such ids of
+    items that were removed.
+    """
 
     id: str
     created_at: int
     metadata: dict[str, Any]
     items: Sequence[Item]
+    places: Sequence[int] = ()
+    gone: Sequence[str] = ()
+
+    def listed(self) -> list[Item]:
+        """Returns the items as lists show them: of those that share an id, the first keeps it."""
+        return with_ids(self.items, [f"{self.id}/{place}" for place in self.places], self.gone)
 
     def resource(self) -> dict[str, Any]:
         """Returns the conversation as the API shows it."""
@@ -96,10 +106,11 @@ class Conversations:
         packed = fields["meta"]
         meta = parse_json(packed if packed[:1] == _JSON else self._unpacked(team_id, packed, "meta"))
         places = sorted(int(field[2:]) for field in fields if field.startswith("i:"))
+        gone = [value.decode() for field, value in fields.items() if field.startswith("x:")]
         parts = [fields[f"i:{place}"] for place in places]
         work = partial(self._opened, team_id, parts)
         items = await self._large_work.run(work, is_long=sum(map(len, parts)) > _LONG_PACKED_BYTES)
-        return Conversation(conversation_id, meta["created_at"], meta["metadata"], items)
+        return Conversation(conversation_id, meta["created_at"], meta["metadata"], items, places, gone)
 
     async def update(self, team_id: str, conversation_id: str, metadata: dict[str, Any]) -> Conversation:
         """Replaces the metadata and nothing else."""
@@ -156,8 +167,14 @@ class Conversations:
         return await self._large_work.run(pack, is_long=is_long(*items))
 
     async def remove(self, team_id: str, conversation_id: str, item_id: str) -> bool:
-        """Removes an item. Returns whether it existed."""
-        return await self._call(team_id, conversation_id, "remove", item_id) == 1
+        """Removes the item that is listed under this id. Returns whether it existed."""
+        found = await self.read(team_id, conversation_id)
+        own_ids = [item.get("id") for item in found.items]
+        for place, own, item in zip(found.places, own_ids, found.listed(), strict=True):
+            if item.get("id") == item_id:
+                kept = str(own) if own == item_id and own_ids.count(own) > 1 else ""
+                return await self._call(team_id, conversation_id, "remove", str(place), kept) == 1
+        return False
 
     async def lock(self, team_id: str, conversation_id: str, name: str, life_s: float) -> None:
         """Locks a conversation for one turn.

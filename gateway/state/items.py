@@ -72,13 +72,13 @@ def is_reference(item: Mapping[str, Any]) -> bool:
     return kind == "image_generation_call" and isinstance(item.get("id"), str) and item.get("result") is None
 
 
-def with_ids(items: Iterable[Item], places: Sequence[str] = ()) -> list[Item]:
+def with_ids(items: Iterable[Item], places: Sequence[str] = (), gone: Iterable[str] = ()) -> list[Item]:
     """Returns the items with one id each. An item keeps its own id if it is usable and unique among the items.
 
     `places` name each item's place for good: another id is then derived from it, so that a list has the same ids every
-    time. Without them it is random.
+    time. Without them it is random. `gone`: ids that are taken by items that are there no more.
     """
-    taken: set[str] = set()
+    taken = set(gone)
     found = []
     for at, item in enumerate(items):
         identifier = item.get("id")

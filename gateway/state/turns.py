@@ -215,10 +215,22 @@ class Turns:
             for found in reversed([*link.input, *link.output]):
                 if found.get("id") == identifier and not is_reference(found):
                     return dict(found)
+        for found, shown in await self._listed(key, past):
+            if shown.get("id") == identifier and not is_reference(found):
+                return dict(found)
         stored = await self.responses.item(key.team_id, str(identifier))
         if stored is None:
             raise GatewayError("item_not_found", f"The item {identifier!r} is not stored here.", param="input")
         return stored
+
+    async def _listed(self, key: ApiKey, past: Past) -> list[tuple[Item, Item]]:
+        """Returns each item of the past, and how lists show it where its id is not its own alone."""
+        if past.conversation is None:
+            return [
+                pair for link in past.links for pair in zip([*link.input, *link.output], link.listed(), strict=True)
+            ]
+        kept = await self.conversations.read(key.team_id, past.conversation)
+        return list(zip(kept.items, kept.listed(), strict=True))
 
     def _bounded(self, body: bytes) -> bytes:
         most = self.responses.policy.max_resolved_bytes

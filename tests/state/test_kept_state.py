@@ -77,6 +77,57 @@ def test_items_of_several_turns_with_the_same_id_are_listed_page_by_page(
     assert len({item["id"] for item in pages}) == len(pages) == 5
 
 
+def test_a_provider_that_repeats_ids_leaves_each_item_of_a_conversation_its_own(
+    provider: PostOnlyProvider, sdk: openai.OpenAI
+) -> None:
+    conversation = sdk.conversations.create().id
+    for text in ("one", "two", "three"):
+        provider.next(answer(text, f"resp_repeats_{text}", output=[message(text, "msg_1")]))
+        sdk.responses.create(model=MODEL, input=f"Say {text}.", conversation=conversation)
+
+    def said() -> dict[str, str]:
+        listed: Any = sdk.conversations.items.list(conversation, order="asc", limit=1)
+        pages = [item.to_dict() for item in listed]
+        assert len({item["id"] for item in pages}) == len(pages)
+        return {item["id"]: item["content"][0]["text"] for item in pages if item["role"] == "assistant"}
+
+    before = said()
+    assert list(before.values()) == ["one", "two", "three"]
+    assert said() == before
+    for identifier, text in before.items():
+        found: Any = sdk.conversations.items.retrieve(identifier, conversation_id=conversation)
+        assert found.content[0].text == text
+    second = list(before)[1]
+    provider.next(answer("again", "resp_repeats_again", output=[message("again", "msg_1")]))
+    named: Any = {"type": "item_reference", "id": second}
+    sdk.responses.create(model=MODEL, input=[named, {"role": "user", "content": "x"}], conversation=conversation)
+    sdk.conversations.items.delete(second, conversation_id=conversation)
+    sdk.conversations.items.delete("msg_1", conversation_id=conversation)
+    left = said()
+    assert not {second, "msg_1"} & set(left)
+    assert list(left.values()) == ["three", "two", "again"], "the item that was named is part of the turn that named it"
+    with pytest.raises(openai.NotFoundError):
+        sdk.conversations.items.delete("msg_1", conversation_id=conversation)
+    assert said() == left
+
+
+def test_a_provider_that_repeats_ids_leaves_each_item_of_a_chain_its_own(
+    provider: PostOnlyProvider, sdk: openai.OpenAI
+) -> None:
+    previous: str | None = None
+    for text in ("one", "two", "three"):
+        provider.next(answer(text, f"resp_chain_{text}", output=[message(text, "msg_1")]))
+        created = sdk.responses.create(model=MODEL, input=f"Say {text}.", previous_response_id=previous or openai.omit)
+        previous = created.id
+    items = [item.to_dict() for item in sdk.responses.input_items.list(str(previous), order="asc", limit=1)]
+    ids: list[Any] = [item["id"] for item in items]
+    assert len(set(ids)) == len(ids) == 5
+    for identifier in ids:
+        provider.next(answer("more", f"resp_chain_of_{identifier}"))
+        named: Any = [{"type": "item_reference", "id": identifier}, {"role": "user", "content": "x"}]
+        sdk.responses.create(model=MODEL, input=named, previous_response_id=str(previous))
+
+
 def test_the_sdk_replays_a_stored_response_as_a_stream(provider: PostOnlyProvider, sdk: openai.OpenAI) -> None:
     provider.next(answer("hello", "resp_replay"))
     sdk.responses.create(model=MODEL, input="Say hello.")

@@ -1,4 +1,4 @@
--- conversation_v2: one change of a conversation, applied completely or not at all.
+-- conversation_v3: one change of a conversation, applied completely or not at all.
 --
 -- KEYS 1 conversation: meta, next (position), bytes, lock, and i:<position> -> a packed item with its id: "<id> <item>"
 --      2 use of the team's conversations  3 their sizes
@@ -7,7 +7,8 @@
 --   append   5 maximum bytes  6 the same of all of the team  7 the lock's name or ""  8... packed items
 --            returns the first position; 0 if it does not exist; -1 if it, -3 if the team's would be too large
 --   update   5 meta                                  returns 1, or 0 if it does not exist
---   remove   5 the item's id                         returns 1, or 0 if there is no such item
+--   remove   5 the item's place  6 its id, if others share it, or "": kept, so that theirs stay as they are
+--                                                    returns 1, or 0 if there is no such item
 --   lock     5 name  6 lifetime of the lock in ms    returns 1 if locked; 0 if it does not exist; -1 if another turn has it
 --   unlock   5 name                                  returns 1
 --   delete                                           returns 1, or 0 if it does not exist
@@ -31,16 +32,11 @@ elseif what == 'append' then
   answer = append(KEYS[1], KEYS[3], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], 8, #ARGV)
   if answer < 1 then return answer end
 elseif what == 'remove' then
-  answer = 0
-  local fields = redis.call('HGETALL', KEYS[1])
-  for at = 1, #fields, 2 do
-    if string.sub(fields[at], 1, 2) == 'i:' and string.match(fields[at + 1], '^[^ ]*') == ARGV[5] then
-      redis.call('HDEL', KEYS[1], fields[at])
-      redis.call('HINCRBY', KEYS[1], 'bytes', -#fields[at + 1])
-      answer = 1
-    end
-  end
-  if answer == 0 then return 0 end
+  local item = redis.call('HGET', KEYS[1], 'i:' .. ARGV[5])
+  if not item then return 0 end
+  redis.call('HDEL', KEYS[1], 'i:' .. ARGV[5])
+  if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'x:' .. ARGV[5], ARGV[6]) end
+  redis.call('HINCRBY', KEYS[1], 'bytes', #ARGV[6] - #item)
 elseif what == 'lock' then
   local name, until_ms = string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^([^ ]*) (%d+)$')
   if name and name ~= ARGV[5] and tonumber(until_ms) > now then return -1 end
