@@ -16,7 +16,8 @@ An admission carries a deadline. If it waited too long in the socket of a store 
 `store/errors.py` says what an error reply means for an admission and for a settlement. A settlement is never dropped,
 whatever the store replies.
 
-Mutable: `_open`, the holds of requests that run in this worker; `_settling`; `_unsettled`; `resolutions`; `_told_s`.
+Mutable: `_open`, the holds of requests that run in this worker; `_settling`; `_unsettled`; `resolutions`; `_told_s`;
+`_met_fault_s`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from gateway.ledger.spool import Spool
 from gateway.ledger.upkeep import Upkeep
 from gateway.ledger.waiting_line import WaitingLine
 from gateway.protocol.rate_limit_headers import NO_RATES
-from gateway.store.errors import StoreError, StoreUnavailable, is_forbidden, repeats
+from gateway.store.errors import StoreError, StoreUnavailable, is_fault_of_call, is_forbidden, repeats
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.script import Script
@@ -70,6 +71,8 @@ _POSTED_AT_ONCE: Final = 500
 _LAST_WAIT_MS: Final = "700"
 """How long shutdown waits for a replica. It is shorter than the store's own timeout."""
 _TOLD_EVERY_S: Final = 60.0
+_OTHERS_SETTLE_S: Final = 1.0
+"""How long after a fault of a team's calls settlements of other workers may still wait: some rounds of their replay."""
 
 
 class Resolution(IntEnum):
@@ -115,6 +118,7 @@ class Ledger:
         self.line = WaitingLine(store)
         self._unsettled: dict[str, set[str]] = {}  # team -> holds whose settlements wait in the spool
         self._told_s: dict[str, float] = {}
+        self._met_fault_s: dict[str, float] = {}  # team -> when a call of it met a fault that concerns calls alone
         self._log = structlog.get_logger("gateway.ledger")
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._burst = str(round(policy.burst * 1000))
@@ -147,6 +151,8 @@ class Ledger:
 
     async def admit(self, request: AdmissionRequest) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""
+        if self._unsettled and self._cannot_settle(request.key.team_id):
+            raise _unavailable(StoreUnavailable("unsettled"))
         for pause_s in _REPEAT_AFTER_S:
             reply = self._store.call(ADMIT, *self._admit_call(request, dry_run=False))
             try:
@@ -154,18 +160,16 @@ class Ledger:
             except AdmissionLate as late:  # the clocks have drifted apart, and the reply shows the store's
                 self._store.note_clock(TeamKeys(request.key.team_id).team, late.now_ms)
                 continue
-            except StoreUnavailable as error:
-                if repeats(error.reason) and pause_s is not None:
+            except (StoreUnavailable, StoreError) as error:
+                if pause_s is not None and isinstance(error, StoreUnavailable) and repeats(error.reason):
                     await asyncio.sleep(pause_s)  # if cancelled here, nothing is reserved
                     continue
                 admission = self._without_store(request, error)
-            except StoreError as error:
-                self._tell("ERR", str(error))
-                raise _unavailable(StoreUnavailable("refused")) from None
             except AdmissionRefused as refused:
-                if refused.code != "concurrency_exceeded" or not self._has_unsettled(request.key.team_id):
+                if refused.code != "concurrency_exceeded" or not self._slots_may_be_free(request.key.team_id):
                     raise self.line.slot_times.told(refused, request.key) from None
                 # The store has not received the end of the team's own requests, so their slots are released first.
+                # Other workers that met the same fault are about to release theirs.
                 self.upkeep.replay_soon()
                 await asyncio.sleep(pause_s or 0)
                 continue
@@ -260,9 +264,14 @@ class Ledger:
         script, keys, args = upgrade_call(script, keys, args)
         if script != SETTLE.name:
             raise LookupError(f"this version does not know the script {script!r}")
-        self._resolved(await self._store.call(SETTLE, keys, args), args)
-        self._unreplicated.keep(keys, args)
         team_id = _team_of(keys)
+        try:
+            reply = await self._store.call(SETTLE, keys, args)
+        except StoreUnavailable as error:
+            self._note_fault(team_id, error)
+            raise
+        self._resolved(reply, args)
+        self._unreplicated.keep(keys, args)
         if (unsettled := self._unsettled.get(team_id)) is not None:
             unsettled.discard(args[0])
             if not unsettled:
@@ -292,6 +301,7 @@ class Ledger:
         self._spool.add(SETTLE.name, keys, args)
         self._unsettled.setdefault(_team_of(keys), set()).add(args[0])
         self.upkeep.note_spooled()
+        self._note_fault(_team_of(keys), error)
         if isinstance(error, StoreError):
             self._tell("ERR", str(error))
         elif isinstance(error, StoreUnavailable) and is_forbidden(error.reason):
@@ -303,8 +313,35 @@ class Ledger:
             self._unsettled.clear()  # another worker has replayed what was left
         return team_id in self._unsettled
 
-    def _without_store(self, request: AdmissionRequest, error: StoreUnavailable) -> Admission:
+    def _slots_may_be_free(self, team_id: str) -> bool:
+        """Whether the end of a request of the team waits here, or a moment after a fault in another worker."""
+        return self._has_unsettled(team_id) or self._slots_are_unsure(team_id)
+
+    def _cannot_settle(self, team_id: str) -> bool:
+        """Whether the team's settlements are refused just now, although admissions may pass: their keys differ.
+
+        The slots of what would be admitted might not come back, and other workers would be refused for them.
+        """
+        return self._has_unsettled(team_id) and self._slots_are_unsure(team_id)
+
+    def _slots_are_unsure(self, team_id: str) -> bool:
+        return self._loop.time() - self._met_fault_s.get(team_id, -_OTHERS_SETTLE_S) < _OTHERS_SETTLE_S
+
+    def _note_fault(self, team_id: str, error: BaseException) -> None:
+        if not isinstance(error, StoreUnavailable) or not is_fault_of_call(error.reason):
+            return
+        now_s, met_s = self._loop.time(), self._met_fault_s
+        met_s.pop(team_id, None)
+        met_s[team_id] = now_s  # the last of them
+        while now_s - met_s[first := next(iter(met_s))] >= _OTHERS_SETTLE_S:
+            del met_s[first]
+
+    def _without_store(self, request: AdmissionRequest, error: StoreUnavailable | StoreError) -> Admission:
         """Decides about a request while the store cannot be asked."""
+        if isinstance(error, StoreError):
+            self._tell("ERR", str(error))
+            raise _unavailable(StoreUnavailable("refused")) from None
+        self._note_fault(request.key.team_id, error)
         if is_forbidden(error.reason):
             self._tell(error.reason, error.detail)
         if not self.admits_unchecked:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
+from gateway.ledger.ledger import Ledger
 from gateway.store.errors import REPLY_FAULTS, StoreError, StoreUnavailable, reply_exception
 from gateway.store.keyspace import TeamKeys
 from gateway.store.store import Store, StoreSettings
@@ -176,46 +177,89 @@ class Migration:
             one.run("CLUSTER", "SETSLOT", self._slot, "NODE", node)
 
 
+class Clients:
+    """Four clients of one team, which may have four requests open: one that is refused for that met a lost slot."""
+
+    def __init__(self, key: ApiKey, ledgers: list[Ledger]) -> None:
+        self.key = key
+        self.refusals: set[str] = set()
+        self.asked = 0
+        self._ending = False
+        self._tasks = [asyncio.create_task(self._run(ledgers[number % len(ledgers)])) for number in range(4)]
+
+    async def _run(self, ledger: Ledger) -> None:
+        while not self._ending:
+            try:
+                admission = await ledger.admit(ask(self.key))
+            except GatewayError as error:
+                self.refusals.add(error.code)
+                await asyncio.sleep(0.02)  # as a client that was told to come back
+                continue
+            self.asked += 1
+            await asyncio.sleep(0)
+            await ledger.settle(settled(admission.hold, cost=3))
+
+    async def end(self) -> None:
+        self._ending = True
+        await asyncio.gather(*self._tasks)
+
+    async def served_on(self) -> None:
+        """Waits until some more requests were admitted."""
+        enough = self.asked + 20
+        await wait_until(lambda: self.asked > enough, timeout_s=20, what="the team is served")
+
+
+async def _slots_move(cluster: Cluster, directory: Path, *, teams: int, rounds: int) -> None:
+    """Moves each team's slot to another node, again and again, under the load of two workers; checks the books."""
+    async with (
+        open_ledger(cluster.url, directory / "one", hold_ttl_s=60.0) as parts,
+        open_ledger(cluster.url, directory / "two", hold_ttl_s=60.0) as others,
+        kept_up(parts.ledger),
+        kept_up(others.ledger),
+    ):
+        keys = [await parts.new_key(credit=10**9, limits={"concurrency": 4}) for _ in range(teams)]
+        all_clients = [Clients(key, [parts.ledger, others.ledger]) for key in keys]
+        for _ in range(rounds):
+            for clients in all_clients:  # one at a time: two nodes that MIGRATE to each other wait for each other
+                await _move_under_load(cluster, clients)
+        for clients in all_clients:
+            await clients.end()
+        for clients in all_clients:
+            await _all_came_back(parts, clients)
+
+
+async def _move_under_load(cluster: Cluster, clients: Clients) -> None:
+    await clients.served_on()
+    migration = Migration(cluster, key_slot(TeamKeys(clients.key.team_id).team.encode()))
+    await asyncio.to_thread(migration.begin)
+    for _ in range(4):
+        await asyncio.to_thread(migration.move, 3)
+        await asyncio.sleep(0.3)  # its keys lie on both nodes, as in a migration that takes its time
+    await asyncio.to_thread(migration.end)
+    await clients.served_on()
+
+
+async def _all_came_back(parts: LedgerParts, clients: Clients) -> None:
+    async def nothing_held() -> bool:
+        return not (await parts.books(clients.key)).holds
+
+    await wait_until_found(nothing_held, what="every slot is back, long before a hold would expire")
+    books = await parts.books(clients.key)
+    books.check()
+    assert (books.spent, len(books.entries("settle"))) == (3 * clients.asked, clients.asked)
+    assert books.entries("expire") == []
+    assert clients.refusals <= {"store_unavailable"}
+
+
 async def test_while_its_slot_moves_a_team_waits_and_no_slot_and_no_settlement_is_lost(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    async with open_ledger(cluster.url, tmp_path, hold_ttl_s=60.0) as parts, kept_up(parts.ledger):
-        key = await parts.new_key(credit=10**9, limits={"concurrency": 4})
-        refusals: set[str] = set()
-        done = asyncio.Event()
-        asked = 0
+    await _slots_move(cluster, tmp_path, teams=1, rounds=1)
 
-        async def client() -> None:
-            nonlocal asked
-            while not done.is_set():
-                try:
-                    admission = await parts.ledger.admit(ask(key))
-                except GatewayError as error:
-                    refusals.add(error.code)
-                    await asyncio.sleep(0.02)  # as a client that was told to come back
-                    continue
-                asked += 1
-                await parts.ledger.settle(settled(admission.hold, cost=3))
 
-        clients = [asyncio.create_task(client()) for _ in range(2)]
-        migration = Migration(cluster, key_slot(TeamKeys(key.team_id).team.encode()))
-        await wait_until(lambda: asked > 20)
-        await asyncio.to_thread(migration.begin)
-        for _ in range(4):
-            await asyncio.to_thread(migration.move, 3)
-            await asyncio.sleep(0.3)  # its keys lie on both nodes, as in a migration that takes its time
-        await asyncio.to_thread(migration.end)
-        before = asked
-        await wait_until(lambda: asked > before + 20, what="it is served again")
-        done.set()
-        await asyncio.gather(*clients)
-
-        async def nothing_held() -> bool:
-            return not (await parts.books(key)).holds
-
-        await wait_until_found(nothing_held, what="every slot is back, long before a hold would expire")
-        books = await parts.books(key)
-        books.check()
-        assert (books.spent, len(books.entries("settle"))) == (3 * asked, asked)
-        assert books.entries("expire") == []
-        assert refusals <= {"store_unavailable"}
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+async def test_while_slots_move_for_long_under_load_no_slot_and_no_settlement_is_lost(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    await _slots_move(cluster, tmp_path, teams=5, rounds=4)
