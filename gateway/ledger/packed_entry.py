@@ -72,7 +72,7 @@ def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[by
     more = {
         "bill": _string(values, _BILL) or bill,
         "response": _id(values[_PROVIDERS if len(values) > _PROVIDERS else _RESPONSE]) if values[_RESPONSE:] else "",
-        "over": str(cost - hold) if cost > hold else "",
+        "over": str(cost - hold) if 0 < hold < cost else "",
     }
     plain |= {name: value for name, value in more.items() if value}
     return [word.encode() for pair in plain.items() for word in pair]

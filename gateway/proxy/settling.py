@@ -97,10 +97,13 @@ def decided(
     unanswered = search.unanswered(ended_by=relay.outcome.value) if search.begun or search.sent else None
     result = relay.result(begun=unanswered is not None)
     answered = relay.answered_model if admitted.route.is_priced_by_answer else None
+    bound = hold
     if admitted.known_response is not None and admitted.target.operation.charge == "usage":
-        hold = charged_before(admitted.known_response, hold)
+        bound = charged_before(admitted.known_response, hold)
     terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream, answered)
-    settlement = decide(result, hold, terms)
+    settlement = decide(result, bound, terms)
+    if bound is not hold:  # what a correction is bounded by was never held, so that nothing went over it
+        settlement = settlement._replace(hold=hold, pauses=False)
     if unanswered is not None and not (result.begun and settlement.kind == "settle"):
         search.begun.append(unanswered)
     if search.begun and admitted.target.operation.charge == "usage or estimate":

@@ -15,6 +15,7 @@ from gateway.ledger.known_responses import KnownResponses, Standing
 from gateway.ledger.verification import verify
 from gateway.proxy import late_usage
 from tests.faults.conftest import Stages
+from tests.support.ledgers import read_books
 from tests.support.scenario import EVENT_STREAM, JSON, Scenario, chunk, created, delta, response, usage
 from tests.support.scripted_upstream import Step, answer, close, hang, request, send
 from tests.support.waiting import wait_until
@@ -78,6 +79,20 @@ async def test_a_stream_that_was_left_is_charged_what_it_used(stages: Stages, sc
         store = scenario.gateway.services.store
         checked = await asyncio.to_thread(scenario.gateway.run, verify(store, scenario.key.team.id))
         assert checked.differences == ()
+
+
+async def test_a_correction_is_no_overrun_and_pauses_nobody(stages: Stages) -> None:
+    """What was charged before bounds it, and was never held."""
+    async with stages([*BEGUN, hang()], ENDED, upstream=ABORTS, route={"on_overrun": "pause"}) as scenario:
+        await left(scenario)
+        await wait_until(lambda: standing(scenario) == Standing.SETTLED, what="its usage was asked for")
+        assert spent(scenario) == COST
+        store, team = scenario.gateway.services.store, scenario.key.team.id
+        books = await asyncio.to_thread(scenario.gateway.run, read_books(store, team))
+        assert {entry.get("over", "0") for entry in books.journal} == {"0"}
+        again = await scenario.ask()
+        await again.read_all()
+        assert again.status != 402
 
 
 async def test_a_stream_that_broke_off_is_charged_what_it_used(stages: Stages) -> None:
