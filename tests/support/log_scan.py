@@ -8,6 +8,7 @@ A secret is what a test used as one, and whatever has the form of an API key.
 
 import io
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Final, TextIO
 
@@ -50,11 +51,17 @@ class ScannedLog(io.TextIOBase):
         lines = text.splitlines(keepends=True)
         self.lines += len(lines)
         passed = [line for line in lines if not (self._quiet and re.search(r'"level": ?"(info|debug)"', line))]
-        self._stream.write("".join(passed))
+        self._open_stream().write("".join(passed))
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        self._open_stream().flush()
 
     def isatty(self) -> bool:
-        return self._stream.isatty()
+        return self._open_stream().isatty()
+
+    def _open_stream(self) -> TextIO:
+        """The stream, or standard error where the test whose capture it was has ended: logging outlives a gateway."""
+        if self._stream.closed and sys.__stderr__ is not None:
+            return sys.__stderr__
+        return self._stream
