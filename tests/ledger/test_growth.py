@@ -32,8 +32,9 @@ LINES = '{"price":"3f9a01c2","lines":[["input","1","token","5"]]}'
 
 
 @pytest.fixture
-async def parts(store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
-    async with open_ledger(store.url, tmp_path) as parts:
+async def parts(own_store: Server, tmp_path: Path) -> AsyncIterator[LedgerParts]:
+    """A ledger on a store of its own: some of these books do not agree, as others' must."""
+    async with open_ledger(own_store.url, tmp_path) as parts:
         yield parts
 
 
