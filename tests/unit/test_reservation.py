@@ -195,3 +195,9 @@ def test_a_limit_of_calls_of_the_route_bounds_the_fees() -> None:
     rule = replace(RouteRule("*", ("one",)), max_tool_calls=2, reserve_input_tokens=0)
     held = held_for("chat.completions", chat(enable_search=True), FEES, rule=rule).nano_usd
     assert 20_000_000 <= held <= 20_000_000 + 50 * PER_OUTPUT + TEXT_MOST
+
+
+def test_a_moderation_whose_tokens_a_provider_counts_is_held() -> None:
+    held = held_for("moderations", {"input": "x" * 500}, ROW).nano_usd
+    assert 500 * PER_INPUT <= held <= 500 * PER_INPUT + TEXT_MOST
+    assert held_for("moderations", {"input": "x" * 500}, {"input": "0", "output": "0"}).nano_usd == 0

@@ -198,8 +198,9 @@ def calls(draw: st.DrawFn, asked: Asked, usage: dict[str, Any], answer: dict[str
 @st.composite
 def reports(draw: st.DrawFn, asked: Asked, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A usage and an answer that an honest provider may give."""
-    most_input = asked.input + (RESERVE if asked.hidden else 0)
-    if (context := row.get("context_tokens")) is not None and not asked.tools:
+    context = row.get("context_tokens", RESERVE)  # what is reserved where it is known
+    most_input = asked.input + (context if asked.hidden else 0)
+    if "context_tokens" in row and not asked.tools:
         most_input = min(most_input, context)
     most_output = OWN_OUTPUT if asked.output is None else asked.output
     read, put = (draw(st.integers(0, most) | st.just(most)) for most in (most_input, most_output))
@@ -209,6 +210,8 @@ def reports(draw: st.DrawFn, asked: Asked, row: Mapping[str, Any]) -> tuple[dict
     spoken, thought = draw(st.integers(0, read - cached - written)), draw(st.integers(0, put))
     if not asked.hidden:
         spoken = 0  # a body that shows text alone has no sound
+    if asked.images:
+        thought = 0  # pictures are put out, and nothing is thought
     tier = (
         draw(st.sampled_from(["", asked.tier]))
         if asked.tier not in ("", "auto")
@@ -248,7 +251,8 @@ def reports(draw: st.DrawFn, asked: Asked, row: Mapping[str, Any]) -> tuple[dict
     if dialect in ("speech", "moderations", "embeddings"):
         usage = {} if dialect == "speech" else {"prompt_tokens": read, "total_tokens": read}
     if "second" in asked.units:
-        usage = {"type": "duration", "seconds": float(draw(st.sampled_from([Decimal(1), asked.units["second"]])))}
+        longest = min(asked.units["second"], Decimal(most_input // 20))  # no longer than its model hears
+        usage = {"type": "duration", "seconds": float(draw(st.sampled_from([min(Decimal(1), longest), longest])))}
     if "search_unit" in asked.units:
         usage = {"billed_units": {"search_units": 1, "input_tokens": read}}
     return usage, answer

@@ -1,4 +1,4 @@
-"""Moderations (OpenAI API reference, Create moderation). No usage is reported, so only the request is priced."""
+"""Moderations (OpenAI API reference, Create moderation). Where no usage is reported, the request alone is priced."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def bounds(_: Mapping[str, Any]) -> Bounds:
-    """No token is counted."""
-    return Bounds(input_tokens=0)
+    """Only the input costs anything, where its provider counts it."""
+    return Bounds()
 
 
 MODERATIONS: Final = Dialect(

@@ -14,6 +14,7 @@ from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json
 from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
 
 _PIECES_PER_UNIT: Final = 100
+_FRAME_TOKENS: Final = 4  # between the query and each piece
 _PIECE_BYTES: Final = 1_000
 """A piece of a document has up to 510 tokens. The hold assumes scripts with two bytes per token."""
 
@@ -32,7 +33,7 @@ def bounds(fields: Mapping[str, Any]) -> Bounds:
     documents = fields.get("documents")
     pieces = sum(-(-_size(one) // _PIECE_BYTES) or 1 for one in documents) if isinstance(documents, list) else 1
     units = Decimal(max(1, -(-pieces // _PIECES_PER_UNIT)))
-    again = (max(1, pieces) - 1) * _size(fields.get("query"))
+    again = (max(1, pieces) - 1) * _size(fields.get("query")) + pieces * _FRAME_TOKENS
     return Bounds(units={"search_unit": units}, usage={"search_units": int(units)}, repeated_bytes=again)
 
 
