@@ -12,9 +12,11 @@ import pytest
 
 from gateway.store.keyspace import TeamKeys
 from tests.admin.test_teams import ASK, create, error
-from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.admins import admin_client
+from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway
 from tests.support.ledgers import expire_hold
 from tests.support.program import Ended, run
+from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 
@@ -103,9 +105,14 @@ def test_the_journal_comes_in_pages_and_by_period(admin: httpx.Client, team: Any
         assert error(admin.get(f"{place}/journal", params={name: value})) == (400, "invalid_field", name)
 
 
-def test_true_books_verify_and_false_ones_are_named(
-    admin: httpx.Client, gateway: RunningGateway, team: Any, tmp_path: Path
-) -> None:
+def test_true_books_verify_and_false_ones_are_named(own_store: Server, upstream: str, tmp_path: Path) -> None:
+    """On a store of its own: others write books on the shared one that do not agree."""
+    with running_gateway(own_store.url, upstream, tmp_path) as gateway, admin_client(gateway) as admin:
+        team = create(admin, "books", credits_usd="5")
+        verify_true_and_false_books(gateway, admin, team, tmp_path)
+
+
+def verify_true_and_false_books(gateway: RunningGateway, admin: httpx.Client, team: Any, tmp_path: Path) -> None:
     found = admin.get("/ledger/verify", params={"team": team["id"]}).json()
     assert found["ok"]
     assert found["data"][0] == {
