@@ -67,14 +67,33 @@ def since_compaction(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def _not_repeated(earlier: Sequence[Item], new: Sequence[Item]) -> list[Item]:
-    ids = {item["id"]: kind_of(item) for item in earlier if isinstance(item.get("id"), str)}
+    named: dict[tuple[str, str], list[Item]] = {}
+    for item in earlier:
+        if isinstance(identifier := item.get("id"), str):
+            named.setdefault((identifier, kind_of(item)), []).append(item)
     calls = {(kind_of(item), item["call_id"]): item for item in earlier if isinstance(item.get("call_id"), str)}
     return [
         item
         for item in new
-        if not (isinstance(identifier := item.get("id"), str) and ids.get(identifier) == kind_of(item))
+        if not any(_says_the_same(one, item) for one in named.get((str(item.get("id")), kind_of(item)), ()))
         and not _same_call(calls.get((kind_of(item), str(item.get("call_id")))), item)
     ]
+
+
+def _says_the_same(before: Item, item: Item) -> bool:
+    """Whether an item is one that came before, by its id. A message with another text is not, whatever its id is.
+
+    Clients number their messages anew in every turn, and send earlier ones back without what they do not need.
+    """
+    return kind_of(item) != "message" or _said(before) == _said(item)
+
+
+def _said(message: Item) -> tuple[object, list[object]]:
+    """Who says what. A part is its text where it has one."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text", part) if isinstance(part, dict) else part for part in parts]
+    return message.get("role"), texts
 
 
 def _same_call(before: Item | None, item: Item) -> bool:

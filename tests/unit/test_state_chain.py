@@ -48,6 +48,17 @@ def test_what_is_older_than_the_latest_compaction_is_left_out_and_explicit_input
     assert resolve(links, [user("new"), again]) == [compaction, answer("after"), user("new"), again]
 
 
+def test_a_message_with_another_text_is_new_though_its_id_came_before() -> None:
+    """Some clients, and some providers, number their messages anew in every turn."""
+    first = {**user("one"), "id": "msg_0"}
+    second = {**user("two"), "id": "msg_0"}
+    links = [Link("resp_1", [first], [answer("1")]), Link("resp_2", [second], [answer("2")])]
+    third = {"type": "message", "role": "user", "content": "three", "id": "msg_0"}
+    again = {"type": "message", "role": "user", "content": "one", "id": "msg_0"}
+    sent = resolve(links, [third, again, answer("1")])
+    assert sent == [first, answer("1"), second, answer("2"), third]
+
+
 def test_what_agents_send_again_is_taken_once() -> None:
     made = call("call_1", id="fc_1", status="completed")
     links = [Link("a", [user("q")], [made])]
