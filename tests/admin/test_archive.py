@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +14,8 @@ import pytest
 from gateway.store.keyspace import TeamKeys
 from tests.admin.test_ledger_api import ledger
 from tests.admin.test_teams import ASK, create, error
-from tests.support.gateway import RunningGateway
-from tests.support.servers import Server
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 
 DAY_MS: Final = 86_400_000
@@ -37,6 +37,19 @@ def age(store: Server, team: Any, days: int) -> None:
         ms, _, sequence = entry_id.decode().partition("-")
         old_ms = int(ms) - (days - number) * DAY_MS
         store.run("XADD", journal, f"{old_ms}-{sequence}", *[word for pair in fields.items() for word in pair])
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Server]:
+    """A store of these tests' own: requests of weeks ago would be among others' figures."""
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with running_gateway(store.url, upstream, tmp_path_factory.mktemp("archive")) as gateway:
+        yield gateway
 
 
 @pytest.fixture
