@@ -77,6 +77,23 @@ async def test_a_request_leaves_at_most_150_bytes_and_no_key(tmp_path: Path) -> 
             assert (await verify(parts.store, key.team_id)).ok
 
 
+async def test_a_provider_that_gives_one_id_to_all_of_its_responses_makes_nothing_longer(parts: LedgerParts) -> None:
+    key, known = await parts.new_key(credit=10**15), KnownResponses(parts.store, DAY_S)
+
+    async def longest_shard() -> int:
+        [index] = await parts.store.run("KEYS", f"*{key.team_id}*ended:*")
+        return max(map(len, await parts.store.run("HVALS", index)))
+
+    last = None
+    for number in range(400):
+        hold = (await parts.ledger.admit(ask(key, 50, request_id=parts.ledger.new_request_id()))).hold
+        await parts.ledger.settle(settled(hold, cost=number + 1), known.memory("resp_always", "8f3a9c01"))
+        last = hold
+    assert last is not None
+    assert await longest_shard() < 400 * 10 / 4
+    assert (await known.find(key, "resp_always")).cost_nano_usd == 400
+
+
 async def test_an_entry_reads_as_it_was_settled(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=10**15)
     journal = Journal(parts.store)

@@ -7,7 +7,19 @@ local function depth_of(n)
   return depth
 end
 
--- Adds one or two fingerprints for an entry. `n` is about how many records there are; where shards turn out to be long,
+-- Returns a shard with a record in the place of one with the same fingerprint, or behind the others. A provider may give
+-- one id to all of its responses: the newest is the one that is found, and the shard must not grow with each.
+local function with_newest(shard, record)
+  local wanted = string.sub(record, 1, 4)
+  local at = string.find(shard, wanted, 1, true)
+  while at do
+    if at % RECORD == 1 then return string.sub(shard, 1, at - 1) .. record .. string.sub(shard, at + RECORD) end
+    at = string.find(shard, wanted, at + 1, true)
+  end
+  return shard .. record
+end
+
+-- Adds one or two fingerprints for an entry; the second is that of a response. `n` is about how many records there are; where shards turn out to be long,
 -- because it is not, the next depth is taken. The index lives for `life` behind its week, and behind its last shard.
 local function add_to_index(index, n, entry_id, now, life, one, two)
   local time = struct.pack('>I6', string.match(entry_id, '^%d+'))
@@ -24,8 +36,8 @@ local function add_to_index(index, n, entry_id, now, life, one, two)
   until depth == DEEPEST or #(found[1] or '') < LONG and #(found[2] or '') < LONG
   local added
   if not second then added = redis.call('HSET', index, first, (found[1] or '') .. record)
-  elseif second == first then added = redis.call('HSET', index, first, (found[1] or '') .. record .. more)
-  else added = redis.call('HSET', index, first, (found[1] or '') .. record, second, (found[2] or '') .. more) end
+  elseif second == first then added = redis.call('HSET', index, first, with_newest((found[1] or '') .. record, more))
+  else added = redis.call('HSET', index, first, (found[1] or '') .. record, second, with_newest(found[2] or '', more)) end
   if added > 0 then
     local left = (string.match(index, '%d+$') + 1) * WEEK_MS - now
     -- A key without a lifetime counts as one that lives for ever, which GT does not shorten.
