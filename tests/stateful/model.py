@@ -43,13 +43,16 @@ class Scope:
         return self.concurrency is not None and self.open >= self.concurrency
 
     def exceeded(self, amount: int, tokens: int) -> list[str]:
-        """The words of the limits that refuse; a slot may be free soon, a total budget never is."""
+        """The words of the limits that refuse; a slot may be free soon, a total budget never is.
+
+        Of a budget that is spent, what takes nothing may still be asked.
+        """
         found = []
         if self.concurrency is not None and self.open >= self.concurrency:
             found.append("concurrency")
-        if self.budget_usd is not None and self.usd + amount > self.budget_usd:
+        if self.budget_usd is not None and amount and self.usd + amount > self.budget_usd:
             found.append("budget_usd_total")
-        if self.budget_tokens is not None and self.tokens + tokens > self.budget_tokens:
+        if self.budget_tokens is not None and tokens and self.tokens + tokens > self.budget_tokens:
             found.append("budget_tokens_total")
         return found
 
@@ -88,7 +91,7 @@ class ModelTeam:
     def admit(self, hold: ModelHold) -> str | None:
         """Reserves, or gives the word of what refuses: of key, team, credits the first that waiting does not help."""
         refusals = [word for name in (hold.key_id, "") for word in self.scopes[name].exceeded(hold.amount, hold.tokens)]
-        if self.metered and self.available < hold.amount:
+        if self.metered and hold.amount and self.available < hold.amount:  # what costs nothing needs no credits
             refusals.append("credits")
         if refusals:
             return next((word for word in refusals if word != "concurrency"), "concurrency")
