@@ -116,8 +116,7 @@ class Settlement(NamedTuple):
     `bill` says how the cost came about, as the journal keeps it (bill.py). `unpriced` names what the price has no rate
     for. `attempts` are earlier attempts at other upstreams that may have started the work, as the journal keeps them.
     `response_id`: the provider's own, under which it may list what it bills. `lacks_cost`: its upstream was to say what
-    it costs, and did not. `pauses`: its team is stopped, because it
-    cost more than was held.
+    it costs, and did not. `pauses`: its team is stopped, because it cost more than was held.
     """
 
     hold: Hold

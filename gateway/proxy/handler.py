@@ -194,7 +194,7 @@ class RequestHandler:
             await self.turns.conversations.renew_locks()
 
     def drain(self, timeout_s: float) -> None:
-        """What still runs after `timeout_s` is ended properly: a stream with its last words.
+        """What still runs after `timeout_s` is ended properly: a stream gets its closing events.
 
         The server takes no new connections. A request on one that it had taken is served: a front that could not know
         would have to give a refusal to its client.
