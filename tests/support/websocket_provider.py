@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -157,12 +158,14 @@ class WebSocketProvider:
 
     @classmethod
     @contextlib.contextmanager
-    def serving(cls) -> Iterator[Self]:
+    def serving(cls, tls: ssl.SSLContext | None = None) -> Iterator[Self]:
         provider = cls()
         handler = type("Handler", (_Handler,), {"provider": provider})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
-        provider.url = f"http://127.0.0.1:{server.server_port}/v1"
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        provider.url = f"http{'s' if tls is not None else ''}://127.0.0.1:{server.server_port}/v1"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
