@@ -78,7 +78,7 @@ docs: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy gateway tests benchmarks
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
 format: $(DEV)
