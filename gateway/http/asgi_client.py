@@ -1,4 +1,4 @@
-"""A client on any ASGI server: its body and its answer are messages, and a task waits for its disconnect."""
+"""A client on any ASGI server. Its body and its answer are ASGI messages. A task waits for its disconnect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from gateway.types import Body, Headers, Message, Receive, Scope, Send
 
 
 class AsgiClient(RequestHead):
-    """See `client.Client`. State that changes besides: `_unsent`, the bytes that go with the next message; `_gone`."""
+    """See `client.Client`.
+
+    Further mutable state: `_unsent` holds the bytes that go out with the next message, and `_gone` says whether the
+    client has disconnected.
+    """
 
     __slots__ = ("_gone", "_receive", "_send", "_unsent")
 
@@ -26,7 +30,7 @@ class AsgiClient(RequestHead):
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
         """See `Client`."""
-        del length  # a message says for itself whether more comes
+        del length  # each ASGI message says whether more follows
         try:
             async with asyncio.timeout(timeout_s):
                 return bounded(await self._read_messages(max_bytes), max_bytes)
@@ -48,7 +52,7 @@ class AsgiClient(RequestHead):
 
     @property
     def memory_is_scarce(self) -> bool:
-        """See `Client`. What the server holds is the server's to bound."""
+        """See `Client`. An ASGI server bounds its own memory."""
         return False
 
     def key_is_known(self) -> None:
@@ -61,7 +65,7 @@ class AsgiClient(RequestHead):
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     def start_now(self, status: int, headers: Headers) -> bool:
-        """See `Client`. Each message is awaited."""
+        """See `Client`. Always False, because each message is awaited."""
         del status, headers
         return False
 
@@ -83,7 +87,7 @@ class AsgiClient(RequestHead):
             self._unsent += data
 
     def flush(self) -> None:
-        """See `Client`. A head has been sent with its start, and bytes go out when they are awaited."""
+        """See `Client`. Nothing to do: `start` has sent the head, and `drained` sends the bytes."""
 
     async def drained(self) -> None:
         """See `Client`."""

@@ -1,7 +1,6 @@
 """Limits wrong keys per client address: a 401 beyond the limit becomes 429 too_many_failures.
 
-A valid key is never delayed: a failure is counted when it is answered, and nothing is looked up before. Each worker
-counts for itself.
+A valid key is never delayed, because a failure is counted only when it is answered. Each worker has its own counts.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from gateway.http.client_address import ClientAddresses
 from gateway.types import Scope
 
 MAX_ADDRESSES: Final = 10_000
-"""Addresses that are remembered; about 2 MB. A flood from more of them forgets the oldest."""
+"""Addresses that are remembered, about 2 MB. Beyond that the oldest one is forgotten."""
 _MINUTE_S: Final = 60.0
 _FAILURES: Final = frozenset({"invalid_api_key", "invalid_admin_key"})
 
 
 class AuthThrottle:
-    """One worker's counts. State that changes: the failures of each address in its current minute."""
+    """The counts of one worker. Mutable: the failures of each address in its current minute."""
 
     def __init__(
         self,
@@ -36,7 +35,7 @@ class AuthThrottle:
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def throttle(self, scope: Scope, error: GatewayError) -> GatewayError:
-        """The error to answer with: the given one, or too_many_failures."""
+        """Returns the error to answer with: the given one, or too_many_failures."""
         if error.code not in _FAILURES or not self._failures_per_minute:
             return error
         host, now_s = self.addresses.host(scope), self._clock()

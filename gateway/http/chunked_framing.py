@@ -1,39 +1,39 @@
 """Where a chunked body ends (RFC 9112, 7.1), and how much of it is framing. Pure.
 
-llhttp parses the chunks, and judges them; but it goes on into what is behind a body. So this looks for the end first,
-by the chunks' sizes alone, and whoever feeds the parser gives it no byte beyond.
+llhttp parses and validates the chunks, but it also parses what follows the body. Therefore this module finds the end
+first, by the sizes of the chunks alone, and the caller gives the parser no byte beyond it.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_MOST_LINE_BYTES: Final = 1024  # of a chunk's size with its extensions: nobody needs any
+_MOST_LINE_BYTES: Final = 1024  # the line with a chunk's size and its extensions, which clients do not use
 _LINE_END_BYTES: Final = 2
 _CONTENT_PER_FRAMING: Final = 8
 
 
 class InvalidChunks(Exception):
-    """The framing is none, or there is too much of it."""
+    """The framing is invalid, or there is too much of it."""
 
 
 class ChunkedFraming:
-    """One body's. `free_bytes`: framing of so much is never too much; beyond it, an eighth of the content is allowed.
+    """The framing of one body. Mutable.
 
-    Bytes in tiny chunks cost hundreds of times their size in memory and time, and so do trailers without end.
-    State that changes: all of it.
+    `free_bytes` of framing are always allowed. Beyond them, framing may be an eighth of the content: content in tiny
+    chunks takes hundreds of times its size in memory and time, and so do endless trailers.
     """
 
     def __init__(self, free_bytes: int) -> None:
         self._free_bytes = free_bytes
         self._framing_bytes = 0
         self._content_bytes = 0
-        self._left = 0  # of a chunk's content, and the line end behind it
-        self._line = b""  # what has come of a line
+        self._left = 0  # bytes that are still missing of a chunk's content and of the line end after it
+        self._line = b""  # the beginning of an incomplete line
         self._in_trailers = False
 
     def end(self, data: bytes) -> int | None:
-        """Where the body ends in what has come, None: not in it. Raises InvalidChunks."""
+        """Returns the offset in `data` at which the body ends, or None if it goes on. Raises InvalidChunks."""
         at, size = 0, len(data)
         while at < size:
             if self._left:

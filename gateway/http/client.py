@@ -1,17 +1,17 @@
-"""A request's client, as the handler sees it: what it sent, and a way to answer. Two implementations, one interface.
+"""The client of a request, as the handler sees it: what it has sent, and the means to answer it.
 
-    fields                the request's headers by their lower-case names; the last one where a name occurs twice
-    read_body(...)        step 2's bytes, bounded in size and time
-    start / write / end   the answer, in pieces
-    buffer / flush        bytes that wait for the next ones, and an end to that
-    watch(on_leave)       tells when the client is gone
-    answer(...)           the answer, whole
+    fields                the request's headers by lower-case name; the last one if a name occurs twice
+    read_body(...)        reads the body, bounded in size and time
+    start / write / end   send the answer in pieces
+    buffer / flush        collect bytes that go out together, and send them
+    watch(on_leave)       calls back when the client disconnects
+    answer(...)           sends a whole answer
 
-    ConnectionClient      on the gateway's own connection: connection_client.py
-    AsgiClient            on any other ASGI server: asgi_client.py
+`Client` is the interface. It has two implementations: `ConnectionClient` (connection_client.py) is for the gateway's
+own connection, and `AsgiClient` (asgi_client.py) for any other ASGI server.
 
-State that changes: `status` (None until the head is sent), `bytes_out`, `first_byte` (when the body's was written).
-What is written after the client has left is written to nobody, and changes none of them.
+Mutable: `status` (None until the head is sent), `bytes_out`, and `first_byte` (the time at which the first byte of the
+body was written). After the client has disconnected, writes are discarded and change none of them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from gateway.types import Body, Headers, Scope
 
 
 class Watch(Protocol):
-    """What `Client.watch` gives."""
+    """What `Client.watch` returns."""
 
     def close(self) -> None:
         """Stops watching. Idempotent."""
 
 
 class ClientDisconnected(Exception):
-    """The client closed its connection before its request was whole."""
+    """The client closed its connection before the request was complete."""
 
 
 class Client(Protocol):
-    """One request's client."""
+    """The client of one request."""
 
     scope: Scope
     headers: Headers
@@ -46,44 +46,44 @@ class Client(Protocol):
 
     @property
     def starts_now(self) -> bool:
-        """Whether an answer may start without being awaited."""
+        """Whether `start_now` can send a head."""
 
     def text(self, name: bytes) -> str | None:
-        """A request header as text."""
+        """Returns a header of the request as text, or None."""
 
     def body_length(self, max_bytes: int) -> int | None:
-        """The body's length if it is known before it is read. Raises GatewayError `body_too_large`."""
+        """Returns the length of the body if its head states one. Raises GatewayError `body_too_large`."""
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
-        """The request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientDisconnected."""
+        """Returns the request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientDisconnected."""
 
     @property
     def memory_is_scarce(self) -> bool:
-        """Much is held for requests that no key vouches for: the key comes before the body."""
+        """Whether unauthenticated requests hold much memory: the key must then be checked before the body is read."""
 
     def key_is_known(self) -> None:
-        """A key that is alive vouches for this request: what it holds is not counted as nobody's any more."""
+        """Says that the request has a valid key. Its bytes no longer count as those of unauthenticated requests."""
 
     async def start(self, status: int, headers: Headers) -> None:
-        """The answer's head; it may wait for the first bytes of the body, or for `flush`."""
+        """Sends the head of the answer. It may wait for the first bytes of the body, or for `flush`."""
 
     def start_now(self, status: int, headers: Headers) -> bool:
-        """The answer's head, without waiting; False: this server does not let us (`starts_now`): `start` is awaited."""
+        """Sends the head without waiting. Returns False if this server cannot (`starts_now`): use `start` then."""
 
     async def write(self, data: bytes) -> None:
-        """Sends body bytes; waits while the client is slower than the upstream."""
+        """Sends body bytes. Waits while the client is slower than the upstream."""
 
     def write_now(self, data: bytes) -> bool:
-        """Sends body bytes without waiting. False: before more is written, `drained` must be awaited."""
+        """Sends body bytes without waiting. Returns False if `drained` must be awaited before the next write."""
 
     def buffer(self, data: bytes) -> None:
-        """Sends body bytes together with what follows at once, which may be the end."""
+        """Sends body bytes together with those that follow, or with the end."""
 
     def flush(self) -> None:
-        """Sends what waits."""
+        """Sends what `buffer` has collected."""
 
     async def drained(self) -> None:
-        """Waits until the client has taken what was written, but for a bounded rest; or has left."""
+        """Waits until the client has read most of what was written, or has disconnected."""
 
     async def end(self, data: bytes = b"") -> None:
         """Sends the last body bytes."""
@@ -92,11 +92,11 @@ class Client(Protocol):
         """Sends a whole answer."""
 
     def watch(self, on_leave: Callable[[], object]) -> Watch:
-        """Calls back when the client is gone, until `close`. For use after the body has been read."""
+        """Calls back when the client disconnects, until `close` is called. For use after the body has been read."""
 
 
 class RequestHead:
-    """What both implementations know of a request before its body."""
+    """What both implementations know of a request before they read its body."""
 
     __slots__ = ("bytes_out", "fields", "first_byte", "headers", "scope", "status")
 
@@ -125,17 +125,17 @@ class RequestHead:
 
 
 def bounded(body: Body, max_bytes: int) -> Body:
-    """The body. Raises GatewayError `body_too_large`."""
+    """Returns the body. Raises GatewayError `body_too_large`."""
     if len(body) > max_bytes:
         raise too_large(max_bytes)
     return body
 
 
 def too_large(max_bytes: int) -> GatewayError:
-    """The refusal of a body over the bound."""
+    """Returns the refusal of a body that exceeds the bound."""
     return GatewayError("body_too_large", f"The body may hold {max_bytes} bytes at most.", explain={"limit": max_bytes})
 
 
 def too_slow(timeout_s: float) -> GatewayError:
-    """The refusal of a body that does not come."""
+    """Returns the refusal of a body that did not arrive in time."""
     return GatewayError("request_timeout", f"The body did not arrive within {timeout_s:g} s.")

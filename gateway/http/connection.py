@@ -1,20 +1,20 @@
 """A client's connection: HTTP/1.1 (RFC 9112) under uvicorn's server, with bounds for everything.
 
-| a client                                            | gets                                                |
-|-----------------------------------------------------|-----------------------------------------------------|
-| is one too many, on the worker or of its address    | 503 too_many_connections, and the end               |
-| sends a head of too many bytes or fields            | 431 headers_too_large, and the end                  |
-| takes longer than `head_timeout_s` for a head       | 408 request_timeout (after silence: the end alone)  |
-| goes on with a body after it was refused            | `LINGER_S` to read the answer, then the end         |
-| sends what is no HTTP, or can be read in two ways   | 400 invalid_http; the end alone inside an answer    |
-| asks for an upgrade to anything but WebSocket       | its answer over HTTP/1.1 (RFC 9110, 7.8)            |
-| sends its next request before it has the answer     | its answers, each looked at behind the last one     |
-| ends its side behind its request                    | its answer, if it is still there: half_closed.py    |
-| takes nothing of an answer for `write_timeout_s`    | the end                                             |
-| holds most where all hold more than they may        | the end: connection_budget.py                       |
+| a client that                                         | gets                                                     |
+|-------------------------------------------------------|----------------------------------------------------------|
+| exceeds the connections of the worker or its address  | 503 too_many_connections; the connection closes          |
+| sends a head with too many bytes or fields            | 431 headers_too_large; the connection closes             |
+| takes longer than `head_timeout_s` for a head         | 408 request_timeout, or only a close if it sent nothing  |
+| goes on sending a body that was refused               | `LINGER_S` to read the answer; the connection closes     |
+| sends invalid or ambiguous HTTP                       | 400 invalid_http, or only a close during an answer       |
+| asks for an upgrade to anything but WebSocket         | its answer over HTTP/1.1 (RFC 9110, 7.8)                 |
+| sends requests before it has the answer (pipelining)  | its answers, one after another                           |
+| closes its sending side after its request             | its answer, if it is still connected: half_closed.py     |
+| reads nothing of an answer for `write_timeout_s`      | a closed connection                                      |
+| holds most when all hold too much memory              | a closed connection: connection_budget.py                |
 
-Inside an answer nothing can ask whether a client that ends its side is still there: it counts as gone.
-Uvicorn's server stays: sockets, signals, shutdown, the Date header (docs/decisions/connection-protocol.md).
+Once an answer has begun, no probe can be sent: a client that closes its sending side then counts as disconnected.
+Uvicorn's server has the sockets, signals, shutdown and the Date header (docs/decisions/connection-protocol.md).
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from gateway.http.request_cycle import EXTENSION, RequestCycle
 from gateway.types import Body
 
 LINGER_S: Final = 5.0
-_UNCOUNTED_BYTES: Final = 4096  # so little is part of what every connection takes
+_UNCOUNTED_BYTES: Final = 4096  # fewer bytes are not worth counting: each connection takes more than that anyway
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection. Its life: a head and a body in, a task that answers, and the next.
+    """One connection. It reads a head and a body, runs a task that answers, and goes on to the next request.
 
-    State that changes: `_cycle`, the request whose head came last; `_unparsed`, what came behind it; what is waited
-    for; `write_paused`, the client is slower than its answer; `_discards`, nothing of what comes counts any more;
-    `held`, the unverified bytes that the budget knows of; `on_leave`, whom the running request wants told.
+    Mutable: `_cycle` is the request whose head came last, and `_unparsed` what followed it. `write_paused` says that
+    the client reads more slowly than its answer is written. `_discards` says that received bytes are dropped. `held` is
+    the number of unverified bytes that the budget has noted. `on_leave` is called when the client disconnects.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._patience: Patience
         self._probe: HalfClosedProbe | None = None
 
-    # for the requests
+    # used by requests
 
     def server_headers(self) -> bytes:
         """See `request_cycle.Connection`."""
@@ -96,7 +96,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """See `request_cycle.Connection`. Behind as much as a head may hold nothing is read."""
+        """See `request_cycle.Connection`. Nothing is read while as much as a whole head waits to be parsed."""
         waits_behind = len(self._unparsed) > self._limits.max_head_bytes
         if self._reading_paused and not waits_behind and not self.transport.is_closing():
             self._reading_paused = False
@@ -109,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
         return reader
 
     def body_read(self) -> None:
-        """A body that was read directly is whole. The parser has not seen it: the next head gets a new one."""
+        """A body that was read directly is complete. The next head needs a new parser."""
         self._requests.skip_body()
         self._switch(self)
         self.on_end()
@@ -122,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def answered(self, cycle: RequestCycle) -> None:
-        """See `request_cycle.Connection`. Before its body was whole: the client may go on sending, but not for ever."""
+        """See `request_cycle.Connection`. If the body is incomplete, the client may go on sending it for `LINGER_S`."""
         if cycle.disconnected:
             return
         if cycle.keep_alive:
@@ -136,19 +136,19 @@ class ClientConnection(asyncio.Protocol):
             self.count_held()
 
     def detach(self, cycle: RequestCycle) -> Detached:
-        """See `request_cycle.Connection`. Whoever gets it takes this object's places: nothing is left of this one."""
+        """See `request_cycle.Connection`. The new protocol takes over all registrations of this object."""
         rest, address = self._unparsed, cycle.address or self._address
         self._unparsed, cycle.address, self._cycle = b"", None, None
         self._patience.close()
         self._requests.close()
-        if self._probe is not None:  # the client has ended its side: no other protocol can begin
+        if self._probe is not None:  # the client has closed its sending side: no other protocol can begin
             self._probe.close()
             self.transport.abort()
         self._server.connections.discard(cast("Any", self))
         self.budget.hold(self, 0)
         return Detached(self.loop, self.transport, self._server, self.budget, address, rest)
 
-    # for the budget
+    # used by the budget
 
     def unverified_bytes(self) -> int:
         """See `connection_budget.Holder`."""
@@ -159,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
         return held + cycle.body_bytes + self.transport.get_write_buffer_size()
 
     def count_held(self) -> None:
-        """Tells the budget what is held."""
+        """Tells the budget how many bytes are held."""
         if (held := self.unverified_bytes()) != self.held:
             self.held = held
             self.budget.hold(self, held)
@@ -169,10 +169,10 @@ class ClientConnection(asyncio.Protocol):
         self.held = 0
         self.transport.abort()
 
-    # for uvicorn's server
+    # used by uvicorn's server
 
     def shutdown(self) -> None:
-        """The server ends: an idle connection at once, another with its answer."""
+        """The server stops. An idle connection closes at once, another one after its answer."""
         if self._cycle is None or self._cycle.response_complete:
             self.transport.close()
         else:
@@ -181,7 +181,7 @@ class ClientConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The clock for the first head starts."""
+        """Registers the connection, or refuses it, and starts the timeout for the first head."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
         self._server.connections.add(cast("Any", self))  # uvicorn's type names its own protocols
         self._patience = Patience(self.loop, self.transport, self._limits.write_timeout_s, self._head_is_late)
@@ -197,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells whoever waits for the client. No timer outlives its connection."""
+        """Tells the running request that its client has disconnected, and ends all timers."""
         del exc
         self._server.connections.discard(cast("Any", self))
         self._patience.close()
@@ -212,13 +212,13 @@ class ClientConnection(asyncio.Protocol):
         self._requests.close()
 
     def pause_writing(self) -> None:
-        """The client is slower than its answer."""
+        """The client reads more slowly than its answer is written."""
         self.write_paused = True
         self._patience.wait(Wait.PROGRESS, self._limits.write_timeout_s)
         self.count_held()
 
     def resume_writing(self) -> None:
-        """It has caught up, or left."""
+        """The client has caught up, or has disconnected."""
         self.write_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -233,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
                 self.resume_reading()
 
     def eof_received(self) -> bool:
-        """The client has ended its side, or has left. True: the connection stays for its answer."""
+        """The client has closed its sending side, or has disconnected. True keeps the connection open for an answer."""
         cycle = self._cycle
         if (
             cycle is None
@@ -251,14 +251,14 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        """The parser's; the clock runs while a head is not whole."""
+        """Passes the bytes to the parser. A timeout runs while a head is incomplete."""
         if not self._discards:
             self._parse(self._unparsed + data if self._unparsed else data)
 
-    # for the parser
+    # used by the parser
 
     def on_head(self) -> None:
-        """A request starts."""
+        """Starts a request."""
         requests = self._requests
         self.is_fresh = False
         self._patience.waits_for = Wait.NOTHING
@@ -266,20 +266,20 @@ class ClientConnection(asyncio.Protocol):
         keep_alive = requests.keep_alive and not self._context.application.leaving
         self._cycle = cycle = RequestCycle(self, scope, requests.fields, keep_alive=keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
-        if self._address is None:  # of a trusted proxy's requests each counts for whom it is forwarded
+        if self._address is None:  # a trusted proxy's: each request counts against the address it is forwarded for
             cycle.address = self.budget.forwarded_address(scope)
             cycle.refusal = self.budget.begin(cycle.address)
         cycle.task = self.loop.create_task(self._serve(cycle))
         self._server.tasks.add(cycle.task)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body. Nothing is kept of one whose request was refused, or has its answer."""
+        """Adds a piece to the body. The body of a request that was refused or answered is dropped."""
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete and not self.transport.is_closing():
             cycle.add(body)
 
     def on_end(self) -> None:
-        """A body is whole: nothing to linger for."""
+        """The body is complete."""
         cycle = self._cycle
         if cycle is None or self.transport.is_closing():
             return
@@ -292,7 +292,7 @@ class ClientConnection(asyncio.Protocol):
     # inside
 
     def _parse(self, data: bytes) -> None:
-        """One request after another: none begins while another runs, or while the client does not read."""
+        """Parses one request after another. None begins while another one runs, or while the client does not read."""
         requests = self._requests
         if self._patience.waits_for is Wait.NEXT:
             self._patience.waits_for = Wait.NOTHING
@@ -317,7 +317,7 @@ class ClientConnection(asyncio.Protocol):
             self.count_held()
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
-        """Hands the socket's bytes to somebody else. A transport looks at that when it begins to read."""
+        """Gives the socket's bytes to another protocol. A transport notices the change when it begins to read."""
         if not self.transport.is_closing():
             self.transport.pause_reading()
             self.transport.set_protocol(protocol)
@@ -332,7 +332,7 @@ class ClientConnection(asyncio.Protocol):
                 cycle.end(body)
                 return
             await self._context.application.dispatch(cycle.scope, cycle.receive, cycle.send)
-        except BaseException as error:  # noqa: BLE001 - the server ends a task that hangs by a cancellation, too
+        except BaseException as error:  # noqa: BLE001 - cancellation too, by which the server ends a task that hangs
             structlog.get_logger("gateway.inbound").error("request_crashed", exc_info=error)
         finally:
             task, cycle.task = cycle.task, None
@@ -340,16 +340,16 @@ class ClientConnection(asyncio.Protocol):
             if cycle.address is not None:
                 self.budget.end(cycle.address)
             if not cycle.response_complete and not cycle.disconnected:
-                # an application that gave no answer, or half of one
+                # the application gave no answer, or half of one
                 self._refuse(GatewayError("internal_error", "The gateway failed. The operator's log has the reason."))
 
     def _refuse(self, error: GatewayError) -> None:
-        """A request that no route has seen, or can go on reading: counted all the same. Nothing behind it is read."""
+        """Refuses a request that reaches no route, or whose body cannot be read on. Nothing after it is read."""
         cycle = self._cycle
         if self.transport.is_closing():
             return
         if cycle is not None and cycle.started and not cycle.response_complete:
-            self.transport.close()  # inside an answer nothing can be said
+            self.transport.close()  # during an answer no other one can be sent
             return
         self._client_has_left()
         self._write_refusal(error)
@@ -359,10 +359,10 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write(self._context.refusal(error, self._server.default_headers, self._cycle))
 
     def _end(self, *, lingers: bool) -> None:
-        """The end, when all is sent.
+        """Closes the connection once everything is sent.
 
-        A reset would destroy the answer to a client that still sends: what comes is read and forgotten for a while
-        (RFC 9112, 9.6).
+        `lingers`: the client still sends. A reset would then destroy its answer, so that what it sends is read and
+        dropped for a while (RFC 9112, 9.6).
         """
         if not lingers:
             self.transport.close()
@@ -384,9 +384,9 @@ class ClientConnection(asyncio.Protocol):
             on_leave()
 
     def _wait_for_client(self) -> None:
-        """There is an answer: for the client to take it, for the rest of its body, or for its next request."""
+        """After an answer: waits for the client to read it, to send the rest of its body, or its next request."""
         if self.write_paused:
-            return  # PROGRESS is waited for already
+            return  # it waits for PROGRESS already
         if self._cycle is not None and not self._cycle.complete:
             self._patience.wait(Wait.LINGER, LINGER_S)
         else:

@@ -1,11 +1,11 @@
-"""What the connections of one worker may take together, so that nobody without a key can exhaust it.
+"""Bounds what the connections of one worker take together, so that nobody without a key can exhaust the worker.
 
 ConnectionLimits       the bounds, from the settings
-ConnectionBudget       how many connections there are, of which addresses, and what they hold for nobody in particular
+ConnectionBudget       counts connections, also by address, and the unverified bytes that they hold
 
-Unverified bytes are those that no key vouches for: heads and bodies that are still coming, requests that wait behind
-another, answers that their client does not read. Beyond the bound the connections that hold most are ended: a client
-that sends a usual request and reads its answer holds next to nothing.
+Unverified bytes belong to requests whose key has not been checked: incomplete heads and bodies, requests that wait
+behind another one, and answers that the client does not read. When they exceed the bound, the connections that hold
+most of them are closed. A client that sends an ordinary request and reads its answer holds almost none.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gateway.http.client_address import ClientAddresses
 from gateway.types import Scope
 
 _KEPT_OF_8: Final = 7
-"""What is left of the bound when connections were ended: looking for the largest is not to happen at every byte."""
+"""Connections are closed until 7/8 of the bound are left, so that the largest are not searched for at every byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of a worker's connections to clients."""
+    """Bounds of a worker's connections to its clients."""
 
     max_head_bytes: int
     max_head_fields: int
@@ -38,34 +38,37 @@ class Holder(Protocol):
     """A connection that holds unverified bytes."""
 
     def unverified_bytes(self) -> int:
-        """What it holds now."""
+        """Returns the number that it holds now."""
 
     def drop(self) -> None:
-        """Ends it at once."""
+        """Closes it at once."""
 
 
 class ConnectionBudget:
-    """One worker's. State that changes: connections in all and by address, and what they hold."""
+    """The budget of one worker. Mutable: the number of connections, also by address, and the bytes that they hold."""
 
     def __init__(self, limits: ConnectionLimits, addresses: ClientAddresses) -> None:
         self.limits = limits
         self.unverified_bytes = 0
-        self.is_scarce = False  # half of the bound is taken: a body is read for a key that is known alone
+        self.is_scarce = False  # half of the bound is used: a body is read only after its key was checked
         self._addresses = addresses
         self._connections = 0
         self._by_address: dict[str, int] = {}
         self._held: dict[Holder, int] = {}
 
     def counted_address(self, peer: str) -> str | None:
-        """What a connection is counted against; None: a trusted proxy's, whose requests are counted one by one."""
+        """Returns the address that a connection counts against.
+
+        None for a connection of a trusted proxy, each of whose requests counts against the address it is forwarded for.
+        """
         return None if self._addresses.is_trusted(peer) else self._addresses.host_of(peer)
 
     def forwarded_address(self, scope: Scope) -> str:
-        """What a trusted proxy's request is counted against."""
+        """Returns the address that a request of a trusted proxy counts against."""
         return self._addresses.host(scope)
 
     def admit(self, address: str | None) -> GatewayError | None:
-        """Counts a connection, which `leave` takes back whether it was refused or not. The refusal, if any."""
+        """Counts a connection until `leave`, even if it is refused. Returns the refusal, if any."""
         self._connections += 1
         refusal = None if address is None else self.begin(address)
         if self._connections > self.limits.max_connections:
@@ -73,14 +76,14 @@ class ConnectionBudget:
         return refusal
 
     def leave(self, address: str | None, holder: Holder) -> None:
-        """A connection has ended."""
+        """Takes back what `admit` counted, when the connection has ended."""
         self._connections -= 1
         self.hold(holder, 0)
         if address is not None:
             self.end(address)
 
     def begin(self, address: str) -> GatewayError | None:
-        """Counts a connection, or a forwarded request, against its address, until `end`. The refusal, if any."""
+        """Counts a connection or a forwarded request against its address until `end`. Returns the refusal, if any."""
         count = self._by_address.get(address, 0) + 1
         self._by_address[address] = count
         most = self.limits.max_connections_per_address
@@ -95,7 +98,7 @@ class ConnectionBudget:
             del self._by_address[address]
 
     def hold(self, holder: Holder, size: int) -> None:
-        """A connection holds so many bytes. Where all of them hold too many, the largest are ended."""
+        """Notes how many bytes a connection holds. If all of them hold too many, closes those that hold most."""
         self.unverified_bytes += size - self._held.pop(holder, 0)
         if size:
             self._held[holder] = size
@@ -104,7 +107,7 @@ class ConnectionBudget:
         self.is_scarce = self.unverified_bytes > self.limits.max_unverified_bytes // 2
 
     def _make_room(self) -> None:
-        held = {holder: holder.unverified_bytes() for holder in self._held}  # some may have sent theirs since
+        held = {holder: holder.unverified_bytes() for holder in self._held}  # some may hold less by now
         self._held = {holder: size for holder, size in held.items() if size}
         self.unverified_bytes = sum(held.values())
         target = self.limits.max_unverified_bytes

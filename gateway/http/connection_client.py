@@ -1,4 +1,4 @@
-"""A client on the gateway's own connection: no message, no coroutine for a write, no task."""
+"""A client on the gateway's own connection. It writes without ASGI messages, coroutines or tasks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gateway.types import Body, Headers, Receive, Scope, Send
 
 
 def client_of(scope: Scope, receive: Receive, send: Send) -> Client:
-    """A request's client, whichever server has its connection."""
-    # Taken out: a RequestCycle that its own scope leads to would be garbage that only the collector finds.
+    """Returns the client of a request, on whichever server it came."""
+    # Removed from the scope: the cycle refers to its scope, and only the garbage collector would free the two.
     cycle: RequestCycle | None = scope.get("extensions", {}).pop(EXTENSION, None)
     return AsgiClient(scope, receive, send) if cycle is None else ConnectionClient(scope, cycle)
 
@@ -29,7 +29,7 @@ class ConnectionClient(RequestHead):
         self._cycle = cycle
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
-        """See `Client`. A body that is here already sets no timer."""
+        """See `Client`. A body that has already arrived sets no timer."""
         cycle = self._cycle
         here: Body | None = cycle.take_body()
         if here is None:

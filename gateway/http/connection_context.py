@@ -1,4 +1,4 @@
-"""What the connections of one worker have in common: the application that they serve, and what bounds them all."""
+"""What the connections of one worker share: the application that they serve, and their common bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gateway.types import Headers, Receive, Scope, Send
 class Application(Protocol):
     """What a connection needs of the application that it serves.
 
-    `leaving`: it was told to stop, and each answer is the last of its connection: clients open the next one elsewhere.
+    `leaving` says that the gateway is stopping. Each answer is then the last one on its connection, so that clients
+    connect to another gateway for their next request.
     """
 
     leaving: bool
@@ -24,11 +25,14 @@ class Application(Protocol):
         """Serves one request."""
 
     def refuse_head(self, error: GatewayError, scope: Scope | None = None) -> tuple[int, Headers, bytes]:
-        """Status, headers and body of the answer to what no route has seen. `scope`: of the request, if it is known."""
+        """Returns status, headers and body of the answer to a request that reaches no route.
+
+        `scope` is that of the request, if its head could be read.
+        """
 
 
 class ConnectionContext:
-    """One worker's. State that changes: the server's headers, as they were last written out."""
+    """The context of one worker. Mutable: the rendered form of the server's own headers."""
 
     def __init__(self, application: Application, budget: ConnectionBudget) -> None:
         self.application = application
@@ -38,7 +42,7 @@ class ConnectionContext:
         self._lines = b""
 
     def lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Uvicorn's own headers, which it replaces once a second, as they go out."""
+        """Returns uvicorn's own headers as header lines. Uvicorn makes a new list of them each second."""
         if headers is not self._headers:
             self._headers, self._lines = headers, lines(headers)
         return self._lines
@@ -46,9 +50,9 @@ class ConnectionContext:
     def refusal(
         self, error: GatewayError, headers: list[tuple[bytes, bytes]], cycle: RequestCycle | None = None
     ) -> bytes:
-        """A whole answer to what no route has seen: counted, and the last of its connection.
+        """Returns a whole answer to a request that reaches no route. The request is counted, and its connection closes.
 
-        `cycle`: the request whose head came last. If it has its answer, the refusal is of what came behind it.
+        `cycle` is the request whose head came last. If that one has been answered, the refusal is for what followed it.
         """
         scope = None if cycle is None or cycle.response_complete else cycle.scope
         status, own, body = self.application.refuse_head(error, scope)

@@ -1,4 +1,4 @@
-"""Makes a client's connection for each that uvicorn's server accepts."""
+"""Creates a `ClientConnection` for each connection that uvicorn's server accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.http.connection_context import Application, ConnectionContext
 
 
 class ConnectionFactory:
-    """Uvicorn calls it as it does a protocol's class. State that changes: the context, once there is an application."""
+    """Uvicorn calls it in place of a protocol class. Mutable: the context, which needs uvicorn's loaded application."""
 
     def __init__(self, limits: ConnectionLimits, addresses: ClientAddresses) -> None:
         self._limits = limits
@@ -29,7 +29,7 @@ class ConnectionFactory:
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> ClientConnection:
-        """A connection that has been accepted."""
+        """Returns the protocol of a connection that has been accepted."""
         if self._context is None:
             budget = ConnectionBudget(self._limits, self._addresses)
             self._context = ConnectionContext(cast("Application", config.loaded_app), budget)

@@ -1,4 +1,4 @@
-"""A connection whose HTTP is over, on its way to another protocol."""
+"""A connection that leaves HTTP for another protocol."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from uvicorn.server import ServerState
 
 
 class Places(Protocol):
-    """Where connections are counted. `connection_budget.ConnectionBudget` is it."""
+    """Counts connections: `connection_budget.ConnectionBudget`."""
 
     def leave(self, address: str | None, holder: Holder) -> None:
-        """A connection has ended."""
+        """Takes back the count of a connection that has ended."""
 
 
 class Holder(Protocol):
     """See `connection_budget.Holder`."""
 
     def unverified_bytes(self) -> int:
-        """What it holds now."""
+        """Returns the number that it holds now."""
 
     def drop(self) -> None:
-        """Ends it at once."""
+        """Closes it at once."""
 
 
 class Detached(NamedTuple):
-    """A connection whose HTTP is over: its socket, and the places that it has in its worker, which go with it.
+    """A connection that leaves HTTP: its socket, and where its worker has registered it.
 
-    `address`: what it counts against in the budget, until `ConnectionBudget.leave`. `rest`: what came behind the head.
+    `address` is the one that it counts against in the budget, until `ConnectionBudget.leave`. `rest` is what the client
+    sent after the head.
     """
 
     loop: asyncio.AbstractEventLoop

@@ -1,7 +1,7 @@
-"""What clients share that have no HTTP connection of their own: a call of the gateway's own, a turn of a socket.
+"""The base of clients without an HTTP connection of their own: a call by the gateway itself, or a WebSocket turn.
 
-They stand for `http.client.Client`, so that such a request passes the whole path of a request. Their body came with
-them, no head is sent, and nothing waits in a buffer.
+They implement `http.client.Client`, so that such a request takes the same path as any other. Their body is known from
+the start, no head is sent, and nothing is buffered.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class InnerClient(RequestHead, ABC):
 
     @property
     def memory_is_scarce(self) -> bool:
-        """See `Client`. What they hold is counted as that of the connection behind them."""
+        """See `Client`. Their bytes count as those of the connection that they belong to."""
         return False
 
     def key_is_known(self) -> None:
@@ -53,7 +53,7 @@ class InnerClient(RequestHead, ABC):
         """See `Client`."""
 
     async def drained(self) -> None:
-        """See `Client`. Nobody is slow."""
+        """See `Client`. There is no slow reader to wait for."""
 
     async def end(self, data: bytes = b"") -> None:
         """See `Client`."""

@@ -1,24 +1,25 @@
-"""A client's bytes as requests: httptools (llhttp) parses; this bounds heads and framing, and ignores upgrades. No I/O.
+"""Parses requests from a client's bytes. httptools (llhttp) is the parser; this module adds bounds. No I/O.
 
-    feed(bytes) -> rest     takes the rest of a head, or a piece of a body, and gives what is behind it
-    owner.on_head()         a head is whole: `method`, `url`, `version`, `headers`, `fields`, `keep_alive` are its
-    owner.on_body(piece)    of the request whose head came last
-    owner.on_end()          its body is whole
-    GatewayError            headers_too_large, invalid_http: nothing behind it can be read
-    head_bytes              what has come of a head that is not whole
+    feed(bytes) -> rest     takes a part of the current head or body, and returns what follows it
+    owner.on_head()         a head is complete: `method`, `url`, `version`, `headers`, `fields`, `keep_alive`
+    owner.on_body(piece)    a piece of that request's body
+    owner.on_end()          that body is complete
+    GatewayError            headers_too_large, invalid_http: nothing that follows can be parsed
+    head_bytes              the number of bytes of an incomplete head
 
-A head is cut out before it is parsed, so its bound is exact however much comes behind it, and no more of a connection
-is parsed than whoever feeds wants to answer. What two servers could read in two ways is refused (RFC 9112, 11.2):
+A head is cut out before it is parsed. So its bound is exact whatever follows it, and no request is parsed before the
+connection is ready to answer it. Upgrades to anything but WebSocket are ignored. A request that two servers could read
+differently is refused (RFC 9112, 11.2):
 
-| a request with                                                           | by                        |
-|--------------------------------------------------------------------------|---------------------------|
-| two lengths, or a length with chunked; a bare CR or LF; a folded line    | llhttp                    |
-| two Host, Transfer-Encoding or Idempotency-Key fields, or two of a key's | this                      |
-| no Host in HTTP/1.1 (RFC 9112, 3.2)                                      | this                      |
-| a version that is neither HTTP/1.0 nor HTTP/1.1, or a protocol like RTSP | this                      |
-| Transfer-Encoding in HTTP/1.0, or one that does not end in chunked       | this (RFC 9112, 6.1)      |
+| a request with                                                                  | refused by                        |
+|---------------------------------------------------------------------------------|-----------------------------------|
+| two lengths, or a length and chunked; a bare CR or LF; a folded line            | llhttp                            |
+| two Host, Transfer-Encoding or Idempotency-Key fields, or two that carry a key  | this module                       |
+| no Host in HTTP/1.1 (RFC 9112, 3.2)                                             | this module                       |
+| a version other than HTTP/1.0 and HTTP/1.1, or a protocol like RTSP             | this module                       |
+| Transfer-Encoding in HTTP/1.0, or one that does not end in chunked              | this module (RFC 9112, 6.1)       |
 
-Fields behind a body are dropped: they are none of the request's (RFC 9110, 6.5.1).
+Trailer fields after a body are dropped (RFC 9110, 6.5.1).
 """
 
 from __future__ import annotations
@@ -32,72 +33,72 @@ from gateway.http.chunked_framing import ChunkedFraming, InvalidChunks
 from gateway.http.head import target, upgrade, without_upgrade
 from gateway.types import Headers, Scope
 
-_NO_HTTP: Final = "This is no HTTP/1.1 request, or one that could be read in two ways."
+_NO_HTTP: Final = "This is not an HTTP/1.1 request, or two servers could read it differently."
 _TOO_LARGE: Final = "The request line and headers may hold {} bytes at most."
 _TOO_MANY: Final = "A request may have {} header fields at most."
-_FRAMING: Final = "The body's chunks are none, or so small that most of what was sent is framing."
+_FRAMING: Final = "The body's chunks are invalid, or so small that most of what was sent is framing."
 _END: Final = b"\r\n\r\n"
 _VERSIONS: Final = (b" HTTP/1.1\r", b" HTTP/1.0\r")
 _FREE_FRAMING_BYTES: Final = 16_384
-"""Of a chunked body: some 3,000 tiny chunks, which take 5 ms to read. More would keep other clients waiting."""
-_TAIL_BYTES: Final = len(_VERSIONS[0])  # of a head's piece, to see what lies across the next one's border
+"""For a chunked body: about 3,000 tiny chunks, which take 5 ms to read. More would keep other clients waiting."""
+_TAIL_BYTES: Final = len(_VERSIONS[0])  # kept of a head's piece, to find what continues in the next piece
 _SINGLE: Final = (b"api-key", b"authorization", b"host", b"idempotency-key", b"transfer-encoding", b"x-api-key")
 
 
 class Owner(Protocol):
-    """Whose bytes they are."""
+    """The connection that the bytes come from."""
 
     def on_head(self) -> None:
-        """A head is whole."""
+        """A head is complete."""
 
     def on_body(self, body: bytes) -> None:
-        """A piece of its body has come."""
+        """A piece of its body has arrived."""
 
     def on_end(self) -> None:
-        """Its body is whole."""
+        """Its body is complete."""
 
 
 class RequestParser:
-    """One connection's. State that changes: all of it but `_owner` and the bounds."""
+    """The parser of one connection. Mutable, except for `_owner` and the bounds."""
 
     def __init__(self, owner: Owner, max_head_bytes: int, max_head_fields: int) -> None:
         self.url = b""
         self.headers: Headers = []
-        self.fields: dict[bytes, bytes] = {}  # the last one where a field occurs twice
+        self.fields: dict[bytes, bytes] = {}  # the last one if a field occurs twice
         self.head_bytes = 0
-        self.on_body = owner.on_body  # the parser calls it itself
+        self.on_body = owner.on_body  # httptools calls it
         self._owner = owner
         self._max_head_bytes = max_head_bytes
         self._max_head_fields = max_head_fields
-        self._lines = 0  # of the head that is coming
+        self._lines = 0  # line ends in the incomplete head
         self._tail = b""  # its last bytes
         self._in_head = True
         self._head_whole = False
-        self._left = 0  # of a body with a length
-        self._chunks: ChunkedFraming | None = None  # of one without
+        self._left = 0  # bytes that are missing of a body with a length
+        self._chunks: ChunkedFraming | None = None  # of a body without a length
         self._upgrade_ignored = False
         self._parser = HttpRequestParser(self)
 
     @property
     def method(self) -> bytes:
-        """Of the head that came last."""
+        """The method of the head that came last."""
         method: bytes = self._parser.get_method()
         return method
 
     @property
     def version(self) -> str:
-        """HTTP's, as in "1.1"."""
+        """The version of HTTP, such as "1.1"."""
         version: str = self._parser.get_http_version()
         return version
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the connection may serve another request. HTTP/1.0's do not; behind an upgrade no HTTP is left."""
+        """Whether the connection may serve another request: not after HTTP/1.0, nor after an upgrade."""
         parser = self._parser
         return parser.get_http_version() != "1.0" and bool(parser.should_keep_alive()) and not parser.should_upgrade()
 
     def scope(self, server: tuple[str, int | None] | None, client: tuple[str, int] | None, state: Any) -> Scope:
-        """The head that came last as ASGI has it. Raises ValueError for a target that is none."""
+        """Returns the head that came last as an ASGI scope. Raises ValueError if its target is invalid."""
         path, raw_path, query = target(self.url)
         return {
             "type": "http",
@@ -116,34 +117,34 @@ class RequestParser:
         }
 
     def feed(self, data: bytes) -> bytes:
-        """Takes what belongs to the head or the body that is coming; gives what is behind it. Raises GatewayError."""
+        """Takes the bytes that belong to the current head or body. Returns those that follow. Raises GatewayError."""
         try:
             return self._feed_head(data) if self._in_head else self._feed_body(data)
         except HttpParserError:
             raise _no_http() from None
 
     def skip_body(self) -> None:
-        """The rest of a body went past the parser: the next head gets a new one."""
+        """The rest of a body was read by somebody else. The next head gets a new parser."""
         self._parser = HttpRequestParser(self)
         self._in_head = True
 
     def close(self) -> None:
-        """The parser holds this object's methods, and it its owner's: with them gone no cycle is left to collect."""
+        """Breaks the reference cycles between httptools, this object and its owner, which would need the collector."""
         del self._parser, self._owner, self.on_body
 
     # httptools' callbacks
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the request's target."""
+        """Takes a piece of the request's target."""
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field."""
+        """Takes a header field."""
         if self._in_head:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """A head is whole."""
+        """A head is complete."""
         self._in_head, self._head_whole = False, True
         self.fields = fields = dict(self.headers)
         chunked = b"transfer-encoding" in fields
@@ -158,7 +159,7 @@ class RequestParser:
         self._owner.on_head()
 
     def on_message_complete(self) -> None:
-        """A body is whole."""
+        """A body is complete."""
         if not self._upgrade_ignored:
             self._in_head = True
             self._owner.on_end()
@@ -179,7 +180,7 @@ class RequestParser:
         self._lines += piece.count(b"\n")
         if self.head_bytes > self._max_head_bytes:
             raise GatewayError("headers_too_large", _TOO_LARGE.format(self._max_head_bytes))
-        if self._lines > self._max_head_fields + 2:  # the request line, and the empty one
+        if self._lines > self._max_head_fields + 2:  # and the request line and the empty line
             raise GatewayError("headers_too_large", _TOO_MANY.format(self._max_head_fields))
         if self._lines and not before:
             at = seen.find(b"\n") - _TAIL_BYTES
@@ -220,9 +221,10 @@ class RequestParser:
         return data[cut:] if cut < len(data) else b""
 
     def _parse_without_upgrade(self) -> None:
-        """Java's HttpClient and `curl --http2` ask for HTTP/2; the parser stops behind such a head: its body is lost.
+        """Parses the head again, without its upgrade.
 
-        So a parser that has not seen the wish goes on.
+        Java's HttpClient and `curl --http2` offer an upgrade to HTTP/2. httptools stops after such a head, and would
+        not parse its body.
         """
         self._upgrade_ignored = False
         head = without_upgrade(self.method, self.url, self.version, self.headers)
@@ -231,7 +233,7 @@ class RequestParser:
         self._parser.feed_data(head)
 
     def _refuse_two_readings(self, fields: dict[bytes, bytes]) -> None:
-        """See the table above. Raises GatewayError, which the parser passes on as an error of its own."""
+        """Refuses what the table above lists. Raises GatewayError, which httptools passes on."""
         names = [name for name, _ in self.headers]
         modern = self.version == "1.1"
         coding = fields.get(b"transfer-encoding")

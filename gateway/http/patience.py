@@ -1,4 +1,4 @@
-"""What a connection waits for from its client, and for how long: one timer."""
+"""The one timeout of a connection: what it waits for from its client, and for how long."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ class Wait(IntEnum):
     """What a connection waits for."""
 
     NOTHING = 0
-    HEAD = 1  # to be whole
-    NEXT = 2  # request, or the taking of an answer's rest
-    LINGER = 3  # for what is sent after a refusal
-    PROGRESS = 4  # of a client that does not take its answer
+    HEAD = 1  # the rest of a head
+    NEXT = 2  # the next request, or the client reading the rest of an answer
+    LINGER = 3  # the rest of a body that was refused
+    PROGRESS = 4  # a client that does not read its answer
 
 
 class Patience:
-    """Ends a connection whose client does nothing for too long.
+    """Closes a connection whose client does nothing for too long.
 
-    `on_late_head` is called instead where a head is not whole in time. A client that takes some of its answer's rest
-    between two looks is given more time: `write_timeout_s` for each.
-    State that changes: `waits_for`, which may be set to NOTHING at any time; what was unsent at the last look.
+    If a head is incomplete in time, `on_late_head` is called instead. A client that reads a part of its answer before
+    the timeout is given another `write_timeout_s`.
+    Mutable: `waits_for`, which others may set to NOTHING at any time, and the number of unsent bytes when the current
+    timeout began.
     """
 
     def __init__(
@@ -42,25 +43,25 @@ class Patience:
         self._deadline = Deadline(loop, self._over)
 
     def wait(self, what: Wait, delay_s: float) -> None:
-        """From now on it waits for this."""
+        """Waits for this from now on."""
         self.waits_for = what
         self._unsent = self._transport.get_write_buffer_size() if what is Wait.PROGRESS else 0
         self._deadline.set(delay_s)
 
     def close(self) -> None:
-        """No timer outlives its connection."""
+        """Ends the timer."""
         self.waits_for = Wait.NOTHING
         self._deadline.close()
 
     def _over(self) -> None:
-        """The time of what was waited for is over."""
+        """The timeout has passed."""
         if self.waits_for is Wait.HEAD:
             self._on_late_head()
         elif self.waits_for is not Wait.NOTHING:
             self.end_or_go_on()
 
     def end_or_go_on(self) -> None:
-        """The end, unless the client has taken some of its answer's rest since the last look."""
+        """Closes the connection, unless the client has read a part of its answer since the timeout began."""
         before, unsent = self._unsent, self._transport.get_write_buffer_size()
         if not unsent:
             self._transport.close()

@@ -1,11 +1,12 @@
-"""One request of a client and its answer, straight over the connection (connection.py) or as ASGI messages.
+"""One request and its answer, written straight to the connection (connection.py) or by ASGI messages.
 
-    the handler        take_body, read_body, watch / start, write, buffer, flush, end: no message, no coroutine a write
-    any other route    receive, send: ASGI, as every server has it
+    the handler        take_body, read_body, watch / start, write, buffer, flush, end: without messages or coroutines
+    any other route    receive, send: ASGI, as with every server
 
-The handler's client finds a request's cycle in scope["extensions"][EXTENSION]: connection_client.py.
+connection_client.py finds the cycle of a request in scope["extensions"][EXTENSION].
 
-A write is a system call: the head waits for the body's first bytes, and `buffer` lets bytes wait for those behind them.
+A write is a system call. Therefore the head waits for the first bytes of the body, and `buffer` collects bytes that go
+out with those that follow.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from gateway.types import Body, Headers, Scope
 
 EXTENSION: Final = "gateway.request_cycle"
 HIGH_WATER_BYTES: Final = 64 * 1024
-"""As much of a body is taken from the network before somebody asks for it."""
-_DIRECT_BYTES: Final = 256 * 1024  # a body of a known length from here on is read into its place
+"""So much of a body is read from the network before it is asked for."""
+_DIRECT_BYTES: Final = 256 * 1024  # a body of at least this known length is read straight into its buffer
 _WITHOUT_BODY: Final = frozenset({204, 304})
 CHUNKED: Final = -1
-UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, its connection's end ends the answer
+UNTIL_CLOSE: Final = -2  # RFC 9112, 6.1: HTTP/1.0 has no chunks, so the end of the connection ends the answer
 SILENT: Final = -3  # RFC 9110, 9.3.2: HEAD is answered without a body
 _COPY_LIMIT_BYTES: Final = 1024 * 1024
-_JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer are copied behind what waits; more go beside it
+_JOIN_LIMIT_BYTES: Final = 16 * 1024  # fewer bytes are joined with those that wait; more are a buffer of their own
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Budget(Protocol):
-    """What the connections of a worker may hold together."""
+    """The budget of a worker's connections."""
 
     is_scarce: bool
 
@@ -50,51 +51,52 @@ class Connection(Protocol):
 
     @property
     def budget(self) -> Budget:
-        """What all connections may hold."""
+        """The budget that all connections of the worker share."""
 
     def server_headers(self) -> bytes:
-        """The lines that every answer has."""
+        """Returns the header lines that every answer has."""
 
     def resume_reading(self) -> None:
-        """More of the body is wanted."""
+        """Reads on, because more of the body is wanted."""
 
     def pause_reading(self) -> None:
-        """No more of it is, for now."""
+        """Stops reading for now."""
 
     def read_directly(self, begun: Body, length: int) -> BodyReader:
-        """Reads the rest of the body into its place."""
+        """Reads the rest of the body straight into its buffer. `begun` is what has arrived of it."""
 
     async def drain(self) -> None:
-        """Waits until the client has caught up, or has left."""
+        """Waits until the client has caught up, or has disconnected."""
 
     def answered(self, cycle: RequestCycle) -> None:
-        """The answer has been written."""
+        """The whole answer has been written."""
 
     def count_held(self) -> None:
-        """What is held for nobody in particular has changed: the budget is told."""
+        """Tells the budget that the number of unverified bytes has changed."""
 
     def detach(self, cycle: RequestCycle) -> Detached:
-        """Gives its socket away: no HTTP follows."""
+        """Gives its socket to another protocol. No HTTP follows."""
 
 
 class BodyReader(Protocol):
-    """A body on its way into its place."""
+    """Reads a body straight into its buffer."""
 
     body: bytearray
 
     def stop(self) -> None:
-        """The body is whole, or nobody wants it any more. Idempotent."""
+        """Ends the reading: the body is complete, or no longer wanted. Idempotent."""
 
 
 class RequestCycle:
-    """One request's way to its client. A client that has left takes whatever is written.
+    """One request and its answer. What is written after the client has disconnected is discarded.
 
-    State that changes. Of the body: `_body`, what nobody has read of it; `body_bytes`, what has come of it, but for
-    what was taken when a key vouched for it; `complete`; `_waiter`, who waits for `_news`.
-    Of the answer: `started`; `response_complete`; `_left` of what Content-Length has promised, or CHUNKED and the like;
-    `_held`, the bytes that wait for the next ones. Besides: `disconnected`, the client has left; `keep_alive`; `task`,
-    which serves the request; `verified`, a key vouches for it; `address`, which it counts against where a proxy has
-    forwarded it; `refusal`, the answer where that address has too many.
+    Mutable state of the body: `_body` holds what has arrived and was not read; `body_bytes` counts what has arrived,
+    without what was read of a request with a valid key; `complete`; `_news` says that something has happened, and
+    `_waiter` is the future of the reader that waits for it.
+    Of the answer: `started`; `response_complete`; `_left` is what is missing of Content-Length, or CHUNKED, UNTIL_CLOSE
+    or SILENT; `_held` holds the bytes that wait for the next ones.
+    Further: `disconnected`; `keep_alive`; `task` serves the request; `verified` says that it has a valid key; `address`
+    is the one that a forwarded request counts against, and `refusal` the answer if that address has too many.
     """
 
     # fmt: off
@@ -125,7 +127,7 @@ class RequestCycle:
 
     def __init__(self, connection: Connection, scope: Scope, fields: dict[bytes, bytes], *, keep_alive: bool) -> None:
         self.scope = scope
-        self.fields = fields  # the last one where a field occurs twice
+        self.fields = fields  # the last one if a field occurs twice
         self.keep_alive = keep_alive
         # An HTTP/1.0 client knows no interim answers (RFC 9110, 10.1.1).
         self.expects_continue = (
@@ -152,7 +154,7 @@ class RequestCycle:
     # the request's body
 
     def add(self, piece: bytes) -> None:
-        """A piece of the body has come. Many small ones are joined: each by itself would take ten times its bytes."""
+        """Adds a piece to the body. Small pieces are joined, because each by itself would take ten times its size."""
         body = self._body
         self.body_bytes += len(piece)
         if not body:
@@ -166,27 +168,28 @@ class RequestCycle:
         self.wake()
 
     def drop_body(self) -> None:
-        """Nobody wants the body any more: its request has its answer, or its client has left."""
+        """Drops the body: the request has been answered, or its client has disconnected."""
         self._body, self.body_bytes = b"", 0
 
     def wake(self) -> None:
-        """Something has happened that a reader waits for: a piece, the body's end, the client's, the answer's."""
+        """Wakes the reader: a piece of the body, its end, the client's disconnect or the answer's end has come."""
         self._news = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def take_body(self) -> Body | None:
-        """The body if all of it is here, once; None: `read_body` it."""
+        """Returns the body once, if all of it has arrived. Otherwise None, and `read_body` reads it."""
         if not self.complete or self.disconnected:
             return None
-        self.connection.resume_reading()  # a client that leaves must be seen
+        self.connection.resume_reading()  # otherwise a disconnect would not be noticed
         return self._take()
 
     async def read_body(self, length: int | None, most_bytes: int) -> Body | None:
-        """The body when it is whole; more than `most_bytes` where it is larger. None: the client has left.
+        """Returns the body when it is complete, or None if the client has disconnected.
 
-        `length`: what its head says, at most `most_bytes`. A long one is read into its place: no copy is made.
+        Of a body larger than `most_bytes`, it returns more than `most_bytes`. `length` is what its head says, at most
+        `most_bytes`. A long body is read straight into its buffer, without a copy.
         """
         self._allow_body()
         if length is not None and length >= _DIRECT_BYTES and not (self.complete or self.disconnected):
@@ -226,14 +229,14 @@ class RequestCycle:
             self._waiter = None
 
     def watch(self, on_leave: Callable[[], Any]) -> None:
-        """Calls back when the client is gone: at once if it is. One connection, one running request, one watcher."""
+        """Calls back when the client disconnects, or at once if it has. A connection has one watcher at a time."""
         if self.disconnected:
             on_leave()
         else:
             self.connection.on_leave = self._on_leave = on_leave
 
     def close(self) -> None:
-        """Ends `watch`. Idempotent; the connection may have gone on to its next request."""
+        """Ends `watch`. Idempotent. The connection may already serve its next request."""
         if self._on_leave is not None and self.connection.on_leave is self._on_leave:
             self.connection.on_leave = None
         self._on_leave = None
@@ -241,27 +244,27 @@ class RequestCycle:
     # an upgrade
 
     def detach(self) -> Detached:
-        """Gives the connection to another protocol, which answers from here on."""
+        """Gives the connection to another protocol, which answers from now on."""
         self.started = self.response_complete = True
         return self.connection.detach(self)
 
     # the answer
 
     def add_headers(self, headers: Headers) -> None:
-        """More headers for the answer, whoever gives it."""
+        """Adds headers to the answer, whoever writes it."""
         self._extra = headers
 
     @property
     def busy(self) -> bool:
-        """The client is slower than what is written for it."""
+        """Whether the client reads more slowly than its answer is written."""
         return self.connection.write_paused and not self.disconnected
 
     async def drain(self) -> None:
-        """Waits until the client has caught up, or has left."""
+        """Waits until the client has caught up, or has disconnected."""
         await self.connection.drain()
 
     def start(self, status: int, headers: Headers) -> None:
-        """The answer's head, to go with what is written next, or by `flush`; names are in lower case.
+        """Makes the answer's head, which goes out with the next write or by `flush`. Names are in lower case.
 
         Raises RuntimeError for a control character in it.
         """
@@ -273,7 +276,7 @@ class RequestCycle:
             parts += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._left = int(value)
-            elif name == b"connection":  # the one that an application writes ends it
+            elif name == b"connection":  # an application writes this field only to close the connection
                 self.keep_alive, closing = False, b""
         lines = b"".join(parts)
         if not is_clean(lines, len(headers)):
@@ -288,7 +291,7 @@ class RequestCycle:
             self._left = SILENT
 
     def _frame(self, status: int) -> bytes:
-        """How the end of an answer without a length is told; gives the last of the head's lines."""
+        """Decides how an answer without a length ends. Returns the last lines of its head."""
         if status in _WITHOUT_BODY or self.scope["method"] == "HEAD":
             self._left = 0
         elif self.scope["http_version"] == "1.0":
@@ -298,7 +301,7 @@ class RequestCycle:
         return b"\r\n"
 
     def write(self, data: bytes) -> bool:
-        """Writes body bytes. False: the client is slower than that, `drain` before more is written."""
+        """Writes body bytes. Returns False if the client is slower: `drain` must be awaited before the next write."""
         if self._left == CHUNKED:
             if len(data) > _COPY_LIMIT_BYTES:
                 self._write_large(data)
@@ -313,25 +316,25 @@ class RequestCycle:
         return not self.connection.write_paused or self.disconnected
 
     def _write_large(self, data: bytes) -> None:
-        """A chunk that is not copied behind its length."""
+        """Writes a chunk without copying it."""
         head, self._held = b"%b%x\r\n" % (self._held, len(data)), b""
         if not self.disconnected:
             self.connection.transport.writelines((head, data, b"\r\n"))
 
     def buffer(self, data: bytes) -> None:
-        """Writes body bytes with those that follow: `end` is near."""
+        """Collects body bytes that go out with those that follow. For use shortly before `end`."""
         if len(data) > _COPY_LIMIT_BYTES:
             self.write(data)
         elif data:
             self._held += b"%x\r\n%b\r\n" % (len(data), data) if self._left == CHUNKED else self._counted(data)
 
     def flush(self) -> None:
-        """Writes what waits."""
+        """Writes what has been collected."""
         if self._held:
             self._send(b"")
 
     def end(self, data: bytes) -> None:
-        """Writes the last body bytes; the connection goes on to its next request."""
+        """Writes the last body bytes. The connection goes on to its next request."""
         if self._left == CHUNKED:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         else:
@@ -355,7 +358,7 @@ class RequestCycle:
             transport.write(held + data if held else data)
 
     def _counted(self, data: bytes) -> bytes:
-        """What goes out of `data`."""
+        """Counts `data` against Content-Length. Returns what is sent of it."""
         if self._left >= 0:
             if len(data) > self._left:
                 raise RuntimeError("an answer longer than its Content-Length")
@@ -365,7 +368,7 @@ class RequestCycle:
     # ASGI
 
     async def receive(self) -> dict[str, Any]:
-        """The next piece of the body; `http.disconnect` when the client has gone, or the answer is whole."""
+        """Returns the next piece of the body, or `http.disconnect` after a disconnect or a whole answer."""
         self._allow_body()
         while not (self._news or self.disconnected or self.response_complete):
             self.connection.resume_reading()
@@ -375,7 +378,7 @@ class RequestCycle:
         return {"type": "http.request", "body": bytes(self._take()), "more_body": not self.complete}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """One message of an answer. Raises RuntimeError for one that cannot come now."""
+        """Takes one message of an answer. Raises RuntimeError if it is not valid now."""
         if self.busy:
             await self.drain()
         if message["type"] == "http.response.start" and not self.started:
@@ -385,4 +388,4 @@ class RequestCycle:
             act = self.write if message.get("more_body", False) else self.end
             act(message.get("body", b""))
         else:
-            raise RuntimeError(f"the ASGI message {message['type']!r} cannot come now")
+            raise RuntimeError(f"the ASGI message {message['type']!r} is not valid now")

@@ -1,25 +1,26 @@
 """A client's WebSocket connection on the socket of a request. Frames (RFC 6455) are read and written by `websockets`.
 
-| a client                                              | gets                                              |
-|-------------------------------------------------------|---------------------------------------------------|
-| sends a message over `max_message_bytes`, or one that | 1009, and the end                                 |
-| inflates to more                                      |                                                   |
-| sends frames that break the protocol, or no UTF-8     | 1002, 1007, and the end                           |
-| sends a binary message                                | 1003, and the end                                 |
-| sends thousands of small frames at once               | answers, a few frames at a time                   |
-| sends pings and reads nothing                         | no pongs while it reads nothing                   |
-| takes nothing                                         | the end: `max_unsent_bytes`, `write_timeout_s`    |
-| does not answer a close                               | the end, after `LINGER_S`                         |
-| sends nothing                                         | a ping every `ping_s`; its pong is not asked for  |
+| a client that                                         | gets                                                     |
+|-------------------------------------------------------|----------------------------------------------------------|
+| sends a message over `max_message_bytes`, or one that | close code 1009                                          |
+| inflates to more                                      |                                                          |
+| sends invalid frames, or text that is not UTF-8       | close code 1002 or 1007                                  |
+| sends a binary message                                | close code 1003                                          |
+| sends thousands of small frames at once               | answers, a few frames at a time                          |
+| sends pings and reads nothing                         | no pongs while it reads nothing                          |
+| reads nothing                                         | a closed socket: `max_unsent_bytes`, `write_timeout_s`   |
+| does not answer a close                               | a closed socket after `LINGER_S`                         |
+| sends nothing                                         | a ping every `ping_s`, whose pong is not required        |
 
-A client that reads slowly has `write_timeout_s` to take what waits for it; what it takes meanwhile does not renew that.
-A program that is busy between its turns answers no ping, so a missing pong ends nothing: TCP finds out who is gone.
+A client that reads slowly has `write_timeout_s` to read everything that waits for it. Reading a part of it does not
+renew that time. A missing pong closes nothing, because a program that is busy between its turns answers no pings. TCP
+notices a client that is gone.
 
     connection = WebSocketConnection(detached, protocol, bounds)
-    connection.begin(listener, head)        writes the answer to the handshake; the listener hears of messages
-    connection.send(messages) -> bool       False: `drain` before more is sent
+    connection.begin(listener, head)        writes the answer to the handshake; messages then go to the listener
+    connection.send(messages) -> bool       False: `drain` must be awaited before the next `send`
     connection.close(code, reason)
-    connection.tick(now_s)                  about once a second, while it is open: none has a timer of its own
+    connection.tick(now_s)                  is called about once a second while it is open, in place of timers
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from gateway.http.detached import Detached
 LINGER_S: Final = 5.0
 _SLICE_BYTES: Final = 4096
 _EVENTS_AT_ONCE: Final = 64
-"""Frames that are looked at before somebody else gets a turn: Python takes some microseconds for each."""
+"""Frames that are handled before other connections get a turn: each takes Python some microseconds."""
 _PONG: Final = 0x80 | Opcode.PONG
 _LONGEST_REASON_BYTES: Final = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two of them are the code
 
 
 class SocketBounds(NamedTuple):
-    """Bounds of one connection. `max_unsent_bytes`: what waits for a client that reads slowly, beside one message."""
+    """Bounds of one connection. `max_unsent_bytes` bounds what waits for a slow client, beside one message."""
 
     ping_s: float
     write_timeout_s: float
@@ -51,24 +52,26 @@ class SocketBounds(NamedTuple):
 
 
 class Listener(Protocol):
-    """Whoever has the connection."""
+    """The user of the connection."""
 
     def on_message(self, text: bytes) -> None:
-        """A text message has come; it is UTF-8."""
+        """A text message has arrived. It is valid UTF-8."""
 
     def on_close(self, code: int) -> None:
-        """No message can be sent or will come any more. `code`: of RFC 6455, 7.4, as it was seen here."""
+        """No more messages can be sent, and none will come. `code` is the close code (RFC 6455, 7.4)."""
 
     def on_shutdown(self) -> None:
-        """The server ends."""
+        """The server stops."""
 
 
 class WebSocketConnection(asyncio.Protocol):
     """One connection, from its upgrade to its end.
 
-    State that changes: `write_paused`, the client is slower than what is sent; since when; what has come and is not
-    read yet; that nothing is taken for now; the message that is coming; when the next ping is due; the timer of a close
-    that nobody answers; `close_code`, how it ended; `too_slow`, that it ended because its client did not read.
+    Mutable: `write_paused` says that the client reads more slowly than messages are sent, and `_paused_since_s` since
+    when. `_unread` holds bytes that were not parsed, and `_message` the incomplete message. `_held` says that no
+    messages are taken, and `_resting` that parsing goes on in the loop's next turn. `_linger` is the timer of a close
+    that the client has not answered. `close_code` is how the connection ended, and `too_slow` whether it ended because
+    its client did not read.
     """
 
     __slots__ = (
@@ -97,7 +100,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._next_ping_s = self.loop.time() + bounds.ping_s
 
     def begin(self, listener: Listener, head: Iterable[bytes]) -> None:
-        """Answers the handshake with its head; from now on the listener hears of messages."""
+        """Answers the handshake with `head`. From now on, messages go to the listener."""
         self._listener = listener
         self._detached.server.connections.add(cast("Any", self))  # uvicorn's type names its own protocols
         if self.transport.is_closing():
@@ -111,7 +114,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._read()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs it as a task that the server waits for when it ends."""
+        """Runs `work` as a task that the server waits for when it stops."""
         task = self.loop.create_task(work)
         tasks = self._detached.server.tasks
         tasks.add(task)
@@ -125,9 +128,9 @@ class WebSocketConnection(asyncio.Protocol):
         return self._protocol.state is State.OPEN and not self._closed
 
     def send(self, messages: Iterable[bytes]) -> bool:
-        """Sends text messages, which are UTF-8. False: the client is slower than that, `drain` before more is sent.
+        """Sends text messages in UTF-8. Returns False if the client is slower: `drain` must be awaited before the next.
 
-        A client that has left takes whatever is sent.
+        After the client has disconnected, messages are discarded.
         """
         if not self.is_open:
             return True
@@ -140,14 +143,14 @@ class WebSocketConnection(asyncio.Protocol):
         return not self.write_paused
 
     async def drain(self) -> None:
-        """Waits until the client has caught up, or has left."""
+        """Waits until the client has caught up, or has disconnected."""
         if self.write_paused and not self._closed:
             if self._drained is None or self._drained.done():
                 self._drained = self.loop.create_future()
             await asyncio.shield(self._drained)
 
     def hold(self) -> None:
-        """Takes no more messages, until `go_on`."""
+        """Takes no more messages until `go_on`."""
         self._held = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
@@ -159,7 +162,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._read_on()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begins the end (RFC 6455, 7.1.2). Idempotent."""
+        """Starts the closing handshake (RFC 6455, 7.1.2). Idempotent."""
         if not self.is_open:
             return
         self.close_code = code
@@ -168,7 +171,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._notify_closed()
 
     def tick(self, now_s: float) -> None:
-        """What is due: a ping, or the end of a client that does not read."""
+        """Sends a ping if one is due, or closes the connection of a client that does not read."""
         if self.write_paused and now_s - self._paused_since_s >= self._bounds.write_timeout_s:
             self._end_slow()
         elif now_s >= self._next_ping_s and self.is_open and not self.write_paused:
@@ -176,15 +179,15 @@ class WebSocketConnection(asyncio.Protocol):
             self._protocol.send_ping(b"")
             self._flush()
 
-    # for uvicorn's server, and for the budget of connections
+    # used by uvicorn's server, and by the budget of connections
 
     def shutdown(self) -> None:
-        """The server ends."""
+        """The server stops."""
         if self._listener is not None:
             self._listener.on_shutdown()
 
     def unverified_bytes(self) -> int:
-        """See `connection_budget.Holder`. A key vouches for all of it."""
+        """See `connection_budget.Holder`. None, because the connection has a valid key."""
         return 0
 
     def drop(self) -> None:
@@ -194,13 +197,13 @@ class WebSocketConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        """Frames, or parts of some."""
+        """Takes frames, or parts of frames."""
         self._unread = self._unread + data if self._unread else data
         if not self._resting:
             self._read()
 
     def eof_received(self) -> bool:
-        """The client has ended its side: there is no half of a WebSocket connection."""
+        """The client has closed its sending side, which ends a WebSocket connection."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -219,12 +222,12 @@ class WebSocketConnection(asyncio.Protocol):
         self._notify_closed()
 
     def pause_writing(self) -> None:
-        """The client is slower than what is sent."""
+        """The client reads more slowly than messages are sent."""
         self.write_paused = True
         self._paused_since_s = self.loop.time()
 
     def resume_writing(self) -> None:
-        """It has caught up, or left."""
+        """The client has caught up, or has disconnected."""
         self.write_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -232,7 +235,7 @@ class WebSocketConnection(asyncio.Protocol):
     # inside
 
     def _read(self) -> None:
-        """Takes what has come, in slices: a flood of small frames keeps nobody waiting."""
+        """Parses what has arrived, in slices, so that many small frames do not delay other connections."""
         protocol, seen = self._protocol, 0
         unread, at = self._unread, 0
         while at < len(unread) and seen < _EVENTS_AT_ONCE and not self._held and not self._closed:
@@ -283,7 +286,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._listener.on_message(text)
 
     def _flush(self) -> None:
-        """Writes what the protocol has made. Nothing is ponged to who does not read: pongs would pile up."""
+        """Writes the protocol's output. A client that does not read gets no pongs, because they would pile up."""
         ends = False
         written = []
         for data in self._protocol.data_to_send():
@@ -296,9 +299,9 @@ class WebSocketConnection(asyncio.Protocol):
         if written:
             self.transport.writelines(written)
         if ends and self._protocol.close_rcvd is not None:
-            self.transport.close()  # both sides have said it: the server closes first (RFC 6455, 7.1.1)
+            self.transport.close()  # both sides have sent a close: the server closes TCP first (RFC 6455, 7.1.1)
         elif ends and self.transport.can_write_eof():
-            self.transport.write_eof()  # a reset would destroy the close on its way to who still sends
+            self.transport.write_eof()  # a reset would destroy the close frame if the client still sends
         if self._linger is None and self._protocol.close_expected():
             self._linger = self.loop.call_later(LINGER_S, self.transport.abort)
 
@@ -307,7 +310,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.transport.abort()
 
     def _end_by_client(self) -> None:
-        """The client has closed, or broken the protocol."""
+        """Ends the connection after the client has closed it, or has violated the protocol."""
         sent, received = self._protocol.close_sent, self._protocol.close_rcvd
         if self.close_code == CloseCode.ABNORMAL_CLOSURE and (found := sent or received) is not None:
             self.close_code = int(found.code)

@@ -1,11 +1,11 @@
-"""The opening handshake of a WebSocket connection (RFC 6455, 4.2), from a request's head. No I/O.
+"""The opening handshake of a WebSocket connection (RFC 6455, 4.2), from the head of a request. No I/O.
 
     is_upgrade(fields)                    whether a request asks for WebSocket
     offered_protocols(fields)             the subprotocols that it offers
-    accept(scope, options, subprotocol)   -> the protocol's state, and the head that answers with 101
+    accept(scope, options, subprotocol)   -> the protocol's state, and the head of the 101 answer
 
-`websockets` does the framing. Compression keeps no context between messages, and what it makes of a message is bounded
-like the message: an idle connection holds no compressor, and a small frame cannot become a large one.
+The library `websockets` does the framing. Compression keeps no context between messages, so that an idle connection
+holds no compressor. An inflated message has the same bound as any other.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _NEEDED: Final = frozenset(
     {b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"}
 )
 _SMALLEST_COMPRESSED_BYTES: Final = 1024
-"""Smaller messages, such as deltas, would take more time and gain nothing: each is compressed by itself."""
+"""Smaller messages, such as deltas, are not compressed: each would be compressed by itself, and gain nothing."""
 _MEMORY_LEVEL: Final = 5
 
 
 class WebSocketOptions(NamedTuple):
-    """How large a message may be, with what it is when it is inflated, and whether messages may be compressed."""
+    """The largest message, inflated or not, and whether messages may be compressed."""
 
     max_message_bytes: int
     compression: bool = True
 
 
 def is_upgrade(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a request asks for WebSocket, however well."""
+    """Returns whether a request asks for WebSocket, validly or not."""
     return fields.get(b"upgrade", b"").strip().lower() == b"websocket"
 
 
 def offered_protocols(headers: Headers) -> list[str]:
-    """The subprotocols that a request offers, in its order."""
+    """Returns the subprotocols that a request offers, in its order."""
     named = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
     return [token.strip() for value in named for token in value.split(",") if token.strip()]
 
@@ -57,9 +57,9 @@ def offered_protocols(headers: Headers) -> list[str]:
 def accept(
     scope: Scope, options: WebSocketOptions, subprotocol: str | None, own: Headers
 ) -> tuple[ServerProtocol, list[bytes]]:
-    """The connection's state, and what answers the request. Raises GatewayError `invalid_http`, `upgrade_unsupported`.
+    """Returns the protocol's state and the answer. Raises GatewayError `invalid_http`, `upgrade_unsupported`.
 
-    `subprotocol`: the one to choose, which the request has offered. `own`: more headers of the answer.
+    `subprotocol` is the one to choose, which the request has offered. `own` are further headers of the answer.
     """
     headers: Headers = scope["headers"]
     if dict(headers).get(b"sec-websocket-version", _VERSION).strip() != _VERSION:
@@ -75,14 +75,15 @@ def accept(
         max_size=options.max_message_bytes,
         logger=_LOG,
     )
-    # What is parsed once more is as little as the handshake needs: neither the key nor a long header is among it.
+    # Only the fields that the handshake needs are parsed again, neither the key nor a long header.
     protocol.receive_data(b"GET / HTTP/1.1\r\n%b\r\n" % lines([field for field in headers if field[0] in _NEEDED]))
     request = next((event for event in protocol.events_received() if isinstance(event, Request)), None)
     if request is None or scope["http_version"] != "1.1":
-        raise GatewayError("invalid_http", "This is no opening handshake of WebSocket.")
+        raise GatewayError("invalid_http", "This is not a valid opening handshake of WebSocket.")
     response = protocol.accept(request)
     if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
-        raise GatewayError("invalid_http", f"This is no opening handshake of WebSocket: {protocol.handshake_exc}.")
+        reason = f"This is not a valid opening handshake of WebSocket: {protocol.handshake_exc}."
+        raise GatewayError("invalid_http", reason)
     for name, value in own:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")
     protocol.send_response(response)
@@ -90,7 +91,7 @@ def accept(
 
 
 class _Deflate(PerMessageDeflate):
-    """Compression (RFC 7692) that leaves small messages as they are."""
+    """Compression (RFC 7692) that leaves small messages uncompressed."""
 
     def encode(self, frame: Frame) -> Frame:
         """See `Extension`."""
@@ -98,7 +99,7 @@ class _Deflate(PerMessageDeflate):
 
 
 class _DeflateFactory(ServerPerMessageDeflateFactory):
-    """Agrees on compression that keeps no context between messages, on either side."""
+    """Negotiates compression that keeps no context between messages, on either side."""
 
     def __init__(self) -> None:
         super().__init__(
