@@ -1,6 +1,6 @@
-"""A cost as it is kept: text in the journal, from which every line can be read and the sum computed again.
+"""The text of a cost in the journal. All its lines can be read from it, and the sum can be computed again.
 
-charge(price, usage, ...)   -> what is charged, and the text of it
+charge(price, usage, ...)   -> the amount that is charged, and its text
 read_bill(text, usage)      -> Bill, or None where nothing was kept (older entries, the upstream's own cost)
 
 "3f9a01c2 1000000000 100000000 10000000000 10000000000"    version, nano-USD per million of input, cached input,
@@ -30,9 +30,9 @@ PLAIN_KINDS: Final = ("input", "cached_input", "output", "reasoning")
 
 
 class Bill(NamedTuple):
-    """What was charged for one request. `less_nano_usd`: what had been charged for it before.
+    """The charge for one request. `less_nano_usd` is the amount that had been charged for it before.
 
-    `price`: the version of the price row, its fingerprint and, where it is one, the day from which it is in force.
+    `price` names the version of the price row: its fingerprint and, for a later version, the day it is in force from.
     """
 
     price: str
@@ -50,7 +50,7 @@ class Bill(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What a usage is charged, and what the books keep of how that came about."""
+    """The charge for a usage, and its text for the journal."""
 
     nano_usd: int
     bill: str
@@ -60,9 +60,9 @@ class Charge(NamedTuple):
 def charge(
     price: Price, usage: Usage, ended_ms: int, table: PriceTable, model: str, answered: str = "", unlisted: str = ""
 ) -> Charge:
-    """What a usage is charged by a row, if its answer ended at a time (milliseconds since 1970).
+    """Returns the charge for a usage by a price row. `ended_ms` is when its answer ended (milliseconds since 1970).
 
-    `answered`: the model whose row it is, where another one was asked for; `unlisted`: one that has no row.
+    `answered` is the model of the row, if another one was asked for. `unlisted` is one that answered without a row.
     """
     plain = None if answered or unlisted else plain_cost_nano_usd(price, usage)
     if plain is not None:
@@ -74,7 +74,7 @@ def charge(
 
 
 def write_bill(cost: Cost, usage: Usage, answered: str = "") -> str:
-    """Returns the text of an itemised cost. `answered`: the model that answered instead of the one asked for."""
+    """Returns the text of an itemised cost. `answered` is the model that answered in place of the requested one."""
     quantities = usage.quantities
     contradictions, facts = ((), EMPTY) if quantities is None else (quantities.contradictions, quantities.facts)
     said = {**facts, "model": answered} if answered else facts
@@ -120,7 +120,7 @@ def _write(bill: Bill) -> str:
 
 
 def read_bill(text: str, usage: Usage | None) -> Bill | None:
-    """What a text says; None where it says nothing, or nothing that this version reads."""
+    """Parses a bill's text. Returns None if it is empty, or in a form that this version does not know."""
     try:
         return _read_json(text) if text.startswith("{") else _read_plain(text, usage)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -1,7 +1,7 @@
-"""The rows of a price table of which one is the dearest for any request. Pure.
+"""Finds the rows of a price table among which the dearest one is, for any request. Pure.
 
-A router's answer may come from any model that has a price. To hold the dearest, not all rows have to be tried: one
-whose highest rates, with all of its tables, are at most the plain rates of another row is never dearer than that.
+A router's answer may come from any priced model, and the dearest one must be held. Not all rows have to be compared: a
+row whose highest rates, over all of its tables, are at most the plain rates of another row is never dearer than that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.billing.rates import KINDS, InForce
 
 
 def dearest_rows(table: PriceTable) -> tuple[tuple[str, Price], ...]:
-    """The rows of models, without patterns, that no other one outdoes, with their names."""
+    """Returns the rows, with the names of their models, that no other row outdoes. Patterns are left out."""
     models = [(name, price) for name, price in table.prices.items() if not name.endswith("*")]
     models.sort(key=lambda one: one[1].plain.per_million("output"), reverse=True)
     kept: list[tuple[str, Price]] = []
@@ -27,7 +27,7 @@ def dearest_rows(table: PriceTable) -> tuple[tuple[str, Price], ...]:
 
 
 def _outdoes(dear: Price, other: Price, table: PriceTable) -> bool:
-    """Whether a row costs at least as much as another one, whatever a request does and whatever its answer says."""
+    """Returns whether a row costs at least as much as another one for every request and every answer."""
     if dear.versions or other.per_image or other.per_unit or other.tools or not _covers(dear, other):
         return False
     return all(_is_at_most(highest_rates(row), dear.plain, table) for row in (other, *_later(other)))
@@ -38,7 +38,7 @@ def _later(price: Price) -> Iterator[Price]:
 
 
 def _covers(dear: Price, other: Price) -> bool:
-    """Whether at least as much is held for one model as for another, where a request does not say how much."""
+    """Returns whether at least as much is held for one model as for another if a request states no bound."""
     for row in (other, *_later(other)):
         for most, less in (
             (dear.own_output_tokens, row.own_output_tokens),

@@ -69,7 +69,7 @@ POLICY: Final = MappingProxyType(
 )
 
 FAILURES: Final = frozenset({Outcome.FAILED, Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED})
-"""Endings that are the provider's failure, after it had begun to answer."""
+"""Outcomes in which the provider failed after it had begun to answer."""
 
 NO_PRICES: Final = PriceTable({})
 SettledBy = Literal["usage", "upstream_cost", "estimate", "suspicious", "-"]
@@ -96,10 +96,10 @@ class Hold(NamedTuple):
 
 
 class ExchangeResult(NamedTuple):
-    """What step 6 learnt. `answered`: an upstream had answered 2xx. `output_tokens_estimate`: from what was relayed.
+    """The result of step 6. `answered`: an upstream answered 2xx. `output_tokens_estimate` is from the relayed output.
 
-    `partly`: a usage of which a part had to be estimated, or that the request tells and not the answer.
-    `begun`: the request was sent, and no head of an answer came.
+    `partly` says that a part of the usage was estimated, or taken from the request.
+    `begun` says that the request was sent, and no head of an answer came.
     """
 
     outcome: Outcome
@@ -111,12 +111,12 @@ class ExchangeResult(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What step 8 posts: "settle" with a cost and the tokens behind it, or "void".
+    """What step 8 posts: "settle" with a cost and its tokens, or "void".
 
-    `bill` says how the cost came about, as the journal keeps it (bill.py). `unpriced` names what the price has no rate
-    for. `attempts` are earlier attempts at other upstreams that may have started the work, as the journal keeps them.
-    `response_id`: the provider's own, under which it may list what it bills. `lacks_cost`: its upstream was to say what
-    it costs, and did not. `pauses`: its team is stopped, because it cost more than was held.
+    `bill` is the itemised cost for the journal (bill.py). `unpriced` names quantities without a rate. `attempts` are
+    earlier attempts at other upstreams that may have started the work, in the journal's form. `response_id` is the
+    provider's id, under which it may list the charge. `lacks_cost` says that the upstream should have stated the cost
+    and did not. `pauses` says that the team is stopped, because the request cost more than was held.
     """
 
     hold: Hold
@@ -141,12 +141,12 @@ class Settlement(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a request is settled by. `ended_ms`: when its answer ended, since 1970; `prices`: the rows of all models.
+    """The terms of a settlement. `ended_ms` is when the answer ended, in ms since 1970. `prices` are all price rows.
 
-    `charge_unanswered`: whether the input is charged where no head of an answer came; `charge_failed_input`: whether it
-    is where a response failed before any output, and no usage was reported.
-    `answered`: the model whose price it is, where another one was asked for. `unlisted`: one that has no price.
-    `pause_on_overrun`: a cost above the hold stops the team.
+    `charge_unanswered` says whether the input is charged if no head of an answer came. `charge_failed_input` says
+    whether it is if a response failed before any output and without usage.
+    `answered` is the model of the price, if another one was asked for. `unlisted` is a model that answered and has no
+    price. `pause_on_overrun` says that a cost above the hold stops the team.
     """
 
     price: Price
@@ -166,12 +166,12 @@ NO_USAGE: Final = Usage(0, 0, 0, 0, 0, None)
 
 
 def void(hold: Hold, outcome: Outcome) -> Settlement:
-    """Nothing is charged: the hold goes back."""
+    """Returns the settlement that charges nothing and gives the hold back."""
     return Settlement(hold, "void", 0, NO_USAGE, "-", outcome, "", "")
 
 
 def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
-    """Step 7: what an ending costs. Pure; the policy is `POLICY`."""
+    """Step 7: decides what an outcome costs, by `POLICY`."""
     policy = POLICY[result.outcome]
     if not result.answered:
         policy = Charge.USAGE_OR_ESTIMATE if result.begun and terms.charge_unanswered else Charge.NOTHING
@@ -188,19 +188,19 @@ def decide(result: ExchangeResult, hold: Hold, terms: Terms) -> Settlement:
 
 
 WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.INCOMPLETE})
-"""Endings by an answer that is there as a whole."""
+"""Outcomes with a whole answer."""
 
 
 def _missed(settlement: Settlement) -> Settlement:
-    """Notes that the upstream was to say what a whole answer costs, and something else had to be charged."""
+    """Notes that the upstream should have stated the cost of a whole answer and did not."""
     lacks_cost = settlement.outcome in WHOLE and settlement.settled_by in ("usage", "estimate")
     return settlement._replace(lacks_cost=lacks_cost)
 
 
 def attempt_of(upstream: str, reason: str, usage: Usage, hold: Hold, terms: Terms) -> str:
-    """A failed attempt that may have begun the work, as the journal keeps it: JSON.
+    """Returns a failed attempt that may have begun the work, in the journal's form: JSON.
 
-    `reason`: a status, a fault or how it was ended. `usage`: the input's estimate.
+    `reason` is a status, a fault or how the attempt was ended. `usage` is the estimate of the input.
     """
     cost = min(_charge(usage, terms).nano_usd, hold.amount_nano_usd)
     told = {
@@ -214,7 +214,7 @@ def attempt_of(upstream: str, reason: str, usage: Usage, hold: Hold, terms: Term
 
 
 def input_estimate(hold: Hold) -> Usage:
-    """The input as it was estimated at admission, without any output."""
+    """Returns the input as it was estimated at admission, without output."""
     return Usage(hold.input_tokens, 0, 0, 0, hold.input_tokens, None)
 
 
@@ -224,10 +224,10 @@ MOST_TOKENS: Final = 10_000_000
 
 
 def believable_nano_usd(hold: Hold) -> int:
-    """The most that one request is charged, whatever its upstream says: far beyond what it could cost.
+    """Returns the most that one request is charged, whatever its upstream reports.
 
-    The hold is the worst case of what was asked for. An upstream may bill more than that (a hosted tool, an output
-    that nothing bounds), but not a hundred times as much, and not over 10 USD more where the hold is small.
+    The hold is the worst case of the request. An upstream may bill more than that (for a hosted tool, or for unbounded
+    output), but not a hundred times as much, and not over 10 USD more if the hold is small.
     """
     return max(hold.amount_nano_usd * MOST_TIMES_THE_HOLD, hold.amount_nano_usd + MOST_BEYOND_NANO_USD)
 

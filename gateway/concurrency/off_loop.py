@@ -1,4 +1,4 @@
-"""Work that takes long and waits for nothing: it runs in threads, and the event loop serves the others meanwhile."""
+"""Runs long computations in threads, so that the event loop serves other requests meanwhile."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 LONG_BYTES: Final = 64 * 1024
-"""To look at fewer bytes takes less than a few milliseconds, whatever they hold: that is done at once."""
+"""Fewer bytes are processed on the loop: that takes at most a few milliseconds, whatever they contain."""
 
 
 class OffLoop:
-    """One worker's threads. What is more than they can do waits in line.
+    """The threads of one worker. Further work waits in a queue.
 
-    A thread shares the interpreter's lock with the loop. It gives the lock up every few milliseconds, but only between
-    two calls: what runs here makes no call that takes long.
+    A thread shares the interpreter's lock with the loop. It releases the lock every few milliseconds, but only between
+    two calls of C code. Therefore work that runs here makes no single call that takes long.
     """
 
     def __init__(self, threads: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="off-loop")
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The work's result. Where its caller is cancelled, work that has begun goes on, and its result is dropped."""
+        """Returns the work's result. If the caller is cancelled, begun work goes on, and its result is lost."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def run_to_end(self, work: Callable[[], T]) -> T:
-        """The same for work on something that its caller uses afterwards: a cancellation waits until it has ended."""
+        """Like `run`, but a cancellation waits until the work has ended. For data that the caller uses later."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, work)
         try:
             return await asyncio.shield(future)
@@ -38,5 +38,5 @@ class OffLoop:
             raise
 
     def close(self) -> None:
-        """Takes no more work. What runs is waited for when the process ends."""
+        """Accepts no more work. The process waits for running work when it ends."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -11,10 +11,10 @@ _PROBES: Final = 4
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Asks the peer of a silent connection whether it is there: after a minute, then four times, 15 s apart.
+    """Enables TCP keep-alive: a silent connection is probed after a minute, then four times, 15 s apart.
 
-    A firewall or NAT that has forgotten a connection drops its packets: without this, both sides wait for ever. On a
-    listening socket, the connections that it accepts inherit it.
+    A firewall or NAT that has forgotten a connection drops its packets, and without probes both sides would wait for
+    ever. The connections that a listening socket accepts inherit the option.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", _IDLE_S), ("TCP_KEEPINTVL", _APART_S), ("TCP_KEEPCNT", _PROBES)):

@@ -1,8 +1,8 @@
-"""What a route lets its callers say that changes a price. Pure.
+"""Which fields that change a price a route permits. Pure.
 
-    allowed   passes; what the price does not know is charged by the rules of docs/prices.md, counted and named
-    priced    passes where the price states what it costs
-    refused   does not pass
+    allowed   permitted; what the price row does not state is charged by the rules of docs/prices.md, counted and named
+    priced    permitted if the price row states its cost
+    refused   not permitted
 
 | name            | is about                                                                            | default |
 |-----------------|-------------------------------------------------------------------------------------|---------|
@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple
 Policy = Literal["allowed", "priced", "refused"]
 PolicedField = Literal["service_tier", "speed", "inference_geo", "models", "tools", "provider", "variants"]
 ForeignIds = Literal["auto", "refuse", "pass"]
-"""Ids of what is stored at the provider, whoever made it. "auto": refused where the gateway has several teams."""
+"""The policy for ids of objects that are stored at the provider. "auto" refuses them if there are several teams."""
 
 
 class FieldPolicies(NamedTuple):

@@ -1,10 +1,10 @@
-"""One reading of a model's name for its route, its price and its permission, however a caller spells it. Pure.
+"""Normalises model names once, so that route, price and permission agree on a name however a caller spells it. Pure.
 
-    "OPENAI/GPT-5.2", " openai/gpt-5.2 "     openai/gpt-5.2, where a route, a price or an alias has this exact name
-    "openai/gpt-5.2:online"                  the variant "online" of it, unless the configuration names the whole
-    "fast:online"                            the same variant of the model that the alias stands for
+    "OPENAI/GPT-5.2", " openai/gpt-5.2 "     openai/gpt-5.2, if a route, a price or an alias has this exact name
+    "openai/gpt-5.2:online"                  its variant "online", unless the configuration has the whole name
+    "fast:online"                            the variant "online" of the model that the alias stands for
 
-A name that the configuration does not have keeps the caller's spelling: a server may tell upper from lower case.
+A name that is not in the configuration keeps the caller's spelling, because a provider's names may be case-sensitive.
 
 Routers write variants behind a colon (`:online`, `:nitro`, `:free`). A suffix with a digit is part of the name, because
 it is another model (`llama3:8b`).
@@ -27,10 +27,10 @@ _MOST_VARIANTS: Final = 4
 
 
 class ModelName(NamedTuple):
-    """What a name means. `model`: the whole of it, as the configuration spells it.
+    """A normalised name. `model` is the whole name in the configuration's spelling.
 
-    `patterns`: those that match it, folded, the most specific first. `variants`: suffixes that are no part of a
-    configured name.
+    `patterns` are the case-folded patterns that match it, the most specific first. `variants` are the suffixes that are
+    not part of a configured name.
     """
 
     model: str
@@ -40,7 +40,7 @@ class ModelName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelNames:
-    """The names that a configuration uses. `exact`: of routes and prices, without patterns."""
+    """The names in a configuration. `exact` are those of routes and prices that are not patterns."""
 
     exact: Iterable[str]
     aliases: Mapping[str, str]
@@ -52,7 +52,7 @@ class ModelNames:
         object.__setattr__(self, "_aliases", {folded(name): model for name, model in self.aliases.items()})
 
     def read(self, name: str) -> ModelName:
-        """What a caller means by a name."""
+        """Normalises a name as a caller wrote it."""
         base, variants = self._split(name.strip())
         alias = self._aliases.get(folded(base))
         if alias is not None:
@@ -65,7 +65,7 @@ class ModelNames:
         return ModelName(model, (folded(model), *specificity(folded(base))), variants)
 
     def _split(self, name: str) -> tuple[str, tuple[str, ...]]:
-        """A name without the variants behind a configured one."""
+        """Splits the variants off a configured name."""
         base, variants = name, list[str]()
         for _ in range(_MOST_VARIANTS):
             if folded(base) in self._exact or folded(base) in self._aliases:

@@ -1,12 +1,12 @@
-"""A caller's wishes for the upstreams of its request (`provider`), against the candidates of its route. Pure.
+"""Applies a caller's preferences (`provider`) to the candidate upstreams of its route. Pure.
 
-    ignore           goes
-    only             the others go, where it names an upstream of this gateway
-    order            come first, in this order, where it names an upstream of this gateway
-    allow_fallbacks  false: only the upstreams of `order` stay, or the first one where it names none
-    max_price        all go, where the model's price is higher
+    ignore           removes these upstreams
+    only             removes all others, if it names an upstream of this gateway
+    order            puts these first, in this order, if it names an upstream of this gateway
+    allow_fallbacks  false: keeps only the upstreams of `order`, or the first candidate if it names none
+    max_price        removes all candidates if the model's price is higher
 
-Names that are none of this gateway's upstreams are the provider's to judge.
+Other names are those of the provider's own providers, and are left to it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def preferred(
     input_nano_usd: int,
     output_nano_usd: int,
 ) -> tuple[str, ...]:
-    """The candidates that meet the wishes, the most wanted first.
+    """Returns the candidates that meet the preferences, the most preferred first.
 
-    Raises GatewayError `no_available_provider` where none does; it names the requirement, and whom it excluded.
+    Raises GatewayError `no_available_provider` if there is none. It names the requirement and what it excluded.
     """
     for name, most, price in (
         ("prompt", wishes.prompt_nano_usd, input_nano_usd),

@@ -1,6 +1,6 @@
 """Step 3: where a model goes. "provider/model" -> Route.
 
-    alias            an operator's name for a model id; it is resolved first, and in any spelling (model_names.py)
+    alias            an operator's name for a model; it is resolved first, in any spelling (model_names.py)
     route pattern    an exact id, "provider/*" or "*"; the most specific one wins
     candidates       the route's upstreams, in order or drawn by weight; pinned ones come first
     upstream model   the model that the upstream is told: unchanged, unless the route renames it or strips a prefix
@@ -28,7 +28,7 @@ from gateway.routing.model_names import ModelName, ModelNames
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """One [[routes]] entry. `weights` has one number per upstream; if it is empty, the upstreams are tried in order."""
+    """One [[routes]] entry. `weights` has one number per upstream. If it is empty, they are tried in their order."""
 
     pattern: str
     upstreams: tuple[str, ...]
@@ -60,13 +60,13 @@ class RouteRule:
 class Route(NamedTuple):
     """The result of step 3. `model` is the id after aliases, which prices and the ledger use.
 
-    `patterns`: those that match it, folded, for permissions. `variants`: suffixes such as "online", which its price may
-    not know. `instead`: models that may answer instead, with their prices. `is_priced_by_answer`: the
-    one that answered is charged.
+    `patterns` are the case-folded patterns that match the model, for permissions. `variants` are suffixes such as
+    "online", which the price row may not state. `instead` are models that may answer in its place, with their prices.
+    `is_priced_by_answer` says that the model that answers is charged.
 
-    `session`: what the request belongs to, "" for nothing: it goes where the others of it went. `chosen_by`: the rule
-    that ordered the candidates, where it is not the configuration's order. `key_fingerprint`: the only key that may be
-    used, or "" for any.
+    `session` is the session of the request or "": all requests of a session go to the same place. `chosen_by` is the
+    rule that ordered the candidates, if it was not the configuration's order. `key_fingerprint` is the only upstream
+    key that may be used, or "" for any.
     """
 
     model: str
@@ -89,7 +89,7 @@ class Route(NamedTuple):
 
 
 UNPRICED: Final = Price(Layer({"input": 0, "output": 0}))
-"""In place of the price of a model that has none, for requests that cost nothing."""
+"""Stands in for the price of an unpriced model, for requests that cost nothing."""
 _MOST_KNOWN: Final = 1024
 
 
@@ -97,9 +97,9 @@ _MOST_KNOWN: Final = 1024
 class Router:
     """The routes, aliases and prices in force. A reload creates a new router.
 
-    `unnamed_model`: the model whose route requests without one take; "": they are refused.
-    Mutable: `_known`, a bounded cache of the routes of requested models, and `_dearest`, computed once. Routes that are
-    drawn are not cached.
+    `unnamed_model` is the model whose route is used for requests without a model. If it is "", they are refused.
+    Mutable: `_known`, a bounded cache of routes by requested model, and `_dearest`, which is computed once. Routes that
+    are drawn by weight are not cached.
     """
 
     rules: Mapping[str, RouteRule]
@@ -123,8 +123,8 @@ class Router:
     def resolve(self, model: str, *, free: bool = False, pinned: bool = False) -> Route:
         """Returns the route of a model as the caller named it. Raises GatewayError `model_not_found`.
 
-        `free`: the request costs nothing, so that it needs no price. `pinned`: its upstream is known, so that it needs
-        no route either: what was taken out of the configuration is still asked for its responses.
+        `free` says that the request costs nothing, so that it needs no price. `pinned` says that its upstream is known,
+        so that it needs no route either: responses can still be read after their model left the configuration.
         """
         if (known := self._known.get(model)) is not None:
             return known
@@ -159,7 +159,7 @@ class Router:
         return route
 
     def in_use(self) -> frozenset[str]:
-        """The upstreams to which some route leads."""
+        """Returns the upstreams that some route uses."""
         return frozenset(
             name
             for rule in self.rules.values()
@@ -168,7 +168,7 @@ class Router:
         )
 
     def in_session(self, route: Route, session: str) -> Route:
-        """The route of a request that belongs to a session: its weights draw by the session, and not anew each time."""
+        """Returns the route for a request of a session: the session decides the draw, always alike."""
         rule = route.rule
         if not session:
             return route._replace(chosen_by="weights") if rule.weights else route
@@ -178,11 +178,11 @@ class Router:
         return route._replace(candidates=ordered(session, places, str), session=session, chosen_by="affinity")
 
     def by_answer(self, route: Route) -> Route:
-        """The route of a request whose provider alone knows the model: the one that answers is charged."""
+        """Returns the route of a request whose model only the provider knows: the model that answers is charged."""
         return route._replace(instead=self._any_model(), is_priced_by_answer=True)
 
     def _any_model(self) -> tuple[tuple[str, Price], ...]:
-        """The models that a router's answer may come from, as far as the dearest of them matters."""
+        """Returns the models that may answer for a router, reduced to those of which one is the dearest."""
         if not self._dearest:
             self._dearest.extend(dearest_rows(self.prices))
         return tuple(self._dearest)

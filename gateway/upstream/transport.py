@@ -7,7 +7,7 @@
 | pool.py            | the native Transport: keep-alive connections to one origin             |
 | http1.py           | one native HTTP/1.1 connection                                         |
 | answer.py          | the answers that come over it                                          |
-| request.py         | request heads as bytes; refuses what could split a request             |
+| request_head.py    | request heads as bytes; refuses what could split a request             |
 | origin.py, dial.py | base_url and TLS trust; TCP connections by Happy Eyeballs (RFC 8305)   |
 | http2_pool.py      | the HTTP/2 Transport: requests share a few connections                 |
 | http2.py           | one HTTP/2 connection and its streams; goaway.py: how it ends          |
