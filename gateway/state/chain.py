@@ -1,6 +1,7 @@
 """Resolves earlier turns and a new input into the input that goes upstream. Pure.
 
     resolve(links, new)      earlier input, earlier output, ..., new input: in this order, each once
+    continued(links, new)    the same in two parts: what came before, and what is new
     check_calls(items)       each tool output answers one earlier call of its kind, and no call stays open
 
 A link is one stored turn with its own input and its own output. It does not contain the input that it was resolved
@@ -34,18 +35,29 @@ class Link(NamedTuple):
 
 
 def resolve(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:
-    """Returns the whole input, from the oldest link to the new items. `links` are ordered from old to new.
+    """Returns the whole input, from the oldest link to the new items. `links` are ordered from old to new."""
+    earlier, added = continued(links, new)
+    return [*earlier, *added]
+
+
+def continued(links: Sequence[Link], new: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Returns the input that came before, and what is new of the new items.
 
     Agents often repeat a call next to its output, and items that they have received. An item that is already in the
-    chain is not added again.
+    chain is not added again, whichever turn has repeated it.
     """
     earlier: list[Item] = []
+    seen = _Seen()
     for link in links:
         start = last_compaction(link.output)
         if start is not None:
-            earlier = []
-        earlier += [*link.input, *link.output] if start is None else link.output[start:]
-    return [*earlier, *_not_repeated(earlier, new)]
+            earlier, seen = list(link.output[start:]), _Seen()
+            seen.note(earlier)
+        else:
+            for items in (seen.without_repeated(link.input), link.output):
+                earlier += items
+                seen.note(items)
+    return earlier, seen.without_repeated(new)
 
 
 def last_compaction(items: Sequence[Item]) -> int | None:
@@ -66,18 +78,32 @@ def since_compaction(items: Sequence[Item]) -> Sequence[Item]:
     return items[start:]
 
 
-def _not_repeated(earlier: Sequence[Item], new: Sequence[Item]) -> list[Item]:
-    named: dict[tuple[str, str], list[Item]] = {}
-    for item in earlier:
-        if isinstance(identifier := item.get("id"), str):
-            named.setdefault((identifier, kind_of(item)), []).append(item)
-    calls = {(kind_of(item), item["call_id"]): item for item in earlier if isinstance(item.get("call_id"), str)}
-    return [
-        item
-        for item in new
-        if not any(_says_the_same(one, item) for one in named.get((str(item.get("id")), kind_of(item)), ()))
-        and not _same_call(calls.get((kind_of(item), str(item.get("call_id")))), item)
-    ]
+class _Seen:
+    """The items so far, by what a repetition is told by: the id, or the call. Mutable."""
+
+    def __init__(self) -> None:
+        self._named: dict[tuple[str, str], list[Item]] = {}
+        self._calls: dict[tuple[str, str], Item] = {}
+
+    def note(self, items: Iterable[Item]) -> None:
+        """Adds items."""
+        for item in items:
+            kind, identifier, call_id = kind_of(item), item.get("id"), item.get("call_id")
+            if isinstance(identifier, str):
+                self._named.setdefault((identifier, kind), []).append(item)
+            if isinstance(call_id, str):
+                self._calls[kind, call_id] = item
+
+    def without_repeated(self, items: Sequence[Item]) -> list[Item]:
+        """Returns the items that are not there yet. Those that are given twice at once are left to be judged."""
+        return [item for item in items if not self._has(item)]
+
+    def _has(self, item: Item) -> bool:
+        kind = kind_of(item)
+        same = self._named.get((str(item.get("id")), kind), ())
+        return any(_says_the_same(one, item) for one in same) or _same_call(
+            self._calls.get((kind, str(item.get("call_id")))), item
+        )
 
 
 def _says_the_same(before: Item, item: Item) -> bool:

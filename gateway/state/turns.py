@@ -26,7 +26,7 @@ from gateway.protocol.json_splice import replace
 from gateway.routing.router import RouteRule
 from gateway.state.background import Background
 from gateway.state.background_turn import BackgroundTurn, queued_turn_fields
-from gateway.state.chain import Link, check_calls, last_compaction, resolve, since_compaction
+from gateway.state.chain import Link, check_calls, continued, last_compaction, since_compaction
 from gateway.state.compact_turn import CompactTurn
 from gateway.state.compaction import (
     compaction_item,
@@ -95,7 +95,7 @@ class Turns:
         fields, new, compacts = await self._large_work.run(partial(_read, body), is_long=len(body) > LONG_BYTES)
         request = _Request(key, body, fields, rule, compacts, recall)
         past, items, sent, lock = await self._resolved(request, new)
-        keep, own = fields.get("store") is not False and key.team_id not in self.off_for_teams, with_ids(new)
+        keep, own = fields.get("store") is not False and key.team_id not in self.off_for_teams, with_ids(sent.own)
         blobs = (lambda: sent.body_of(items, blobs=False)) if any(map(has_blob, items)) else None
         shape = Summarised(sent.seal) if compacts else None
         if fields.get("background") is True:
@@ -160,10 +160,11 @@ class Turns:
     async def _sent(self, request: _Request, past: Past, new: Sequence[Item]) -> tuple[list[Item], _Sent]:
         is_large = past.links or len(request.body) > LONG_BYTES
         run = partial(self._large_work.run, is_long=bool(is_large))
-        items = await run(partial(_checked, past.links, new))
+        earlier, own = await run(partial(_checked, past.links, new))
+        items = [*earlier, *own]
         seals = request.compacts or threshold_tokens(request.fields, self.threshold_tokens) is not None
         ring = await self.compaction_keys.ring() if seals or last_compaction(items) is not None else None
-        sent = _Sent(request, ring)
+        sent = _Sent(request, ring, own)
         unchanged = not past.links and isinstance(request.fields.get("input"), str)
         sent.body = self._bounded(await run(partial(sent.body_of, items, unchanged=unchanged)))
         return items, sent
@@ -257,10 +258,14 @@ class _Request:
 
 @dataclass(slots=True)
 class _Sent:
-    """What goes upstream for a request: `body`. `ring` seals and opens compaction items, where there are any."""
+    """What goes upstream for a request: `body`. `ring` seals and opens compaction items, where there are any.
+
+    `own`: the items of the request that its past does not have already.
+    """
 
     request: _Request
     ring: SealingKeys | None
+    own: Sequence[Item]
     body: bytes = b""
 
     def seal(self, text: str) -> Item:
@@ -315,10 +320,10 @@ def _read(body: Body) -> tuple[dict[str, Any], list[Item], bool]:
     return fields, *without_trigger(as_items(fields.get("input")))
 
 
-def _checked(links: Sequence[Link], new: Sequence[Item]) -> list[Item]:
-    items = resolve(links, new)
-    check_calls(items)
-    return items
+def _checked(links: Sequence[Link], new: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    earlier, own = continued(links, new)
+    check_calls([*earlier, *own])
+    return earlier, own
 
 
 def _conversation_id(given: object) -> str | None:

@@ -62,11 +62,11 @@ class LaneMemory:
         self.size = 0
         self._on_change = on_change
         self._lanes: dict[str, Remembered] = {}
-        self._evicted: dict[str, str] = {}
+        self._evicted: set[tuple[str, str]] = set()  # a lane, and a response of another one
 
     def recall(self, lane: str, response_id: str) -> Remembered | None:
         """A remembered response of any lane, unless this lane has lost it."""
-        if self._evicted.get(lane) == response_id:
+        if (lane, response_id) in self._evicted:
             return None
         return next((found for found in self._lanes.values() if found.response_id == response_id), None)
 
@@ -75,26 +75,36 @@ class LaneMemory:
         self.forget(lane)
         self._lanes[lane] = remembered
         self._grow(remembered.size)
+        self._take_back({(lane, remembered.response_id)})
 
     def forget(self, lane: str) -> None:
-        """Nothing is remembered of the lane."""
-        before, evicted = self._lanes.pop(lane, None), self._evicted.pop(lane, None)
-        self._grow(-(before.size if before else 0) - (_ENTRY_BYTES if evicted else 0))
+        """The lane's last response is not remembered any more."""
+        before = self._lanes.pop(lane, None)
+        if before is None:
+            return
+        self._grow(-before.size)
+        if all(other.response_id != before.response_id for other in self._lanes.values()):
+            self._take_back({evicted for evicted in self._evicted if evicted[1] == before.response_id})
 
     def evict(self, lane: str, response_id: str) -> None:
-        """The lane cannot continue it any more."""
+        """The lane cannot continue it any more, for as long as another one has it."""
         found = self._lanes.get(lane)
         if found is not None and found.response_id == response_id:
             self.forget(lane)
-        elif self.recall(lane, response_id) is not None:
-            self._grow(0 if lane in self._evicted else _ENTRY_BYTES)
-            self._evicted[lane] = response_id
+        if self.recall(lane, response_id) is not None:
+            self._evicted.add((lane, response_id))
+            self._grow(_ENTRY_BYTES)
 
     def clear(self) -> None:
         """Everything is forgotten."""
         self._lanes.clear()
         self._evicted.clear()
         self._grow(-self.size)
+
+    def _take_back(self, evicted: set[tuple[str, str]]) -> None:
+        evicted &= self._evicted
+        self._evicted -= evicted
+        self._grow(-_ENTRY_BYTES * len(evicted))
 
     def _grow(self, by: int) -> None:
         if by:

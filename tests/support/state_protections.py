@@ -65,6 +65,13 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_KEPT}::test_a_reference_to_what_the_gateway_has_not_made_is_refused",
     ),
     Protection(
+        "what agents send again is stored once",
+        "gateway/state/turns.py",
+        "with_ids(sent.own)",
+        "with_ids(new)",
+        "tests/state/test_repeated_items.py::test_a_call_that_is_sent_again_beside_its_output_goes_on_for_many_turns",
+    ),
+    Protection(
         "a worker whose lease has lapsed ends nothing",
         _END,
         "if who == 'worker' and job.ends < now then",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.state.chain import Link, check_calls, resolve
+from gateway.state.chain import Link, check_calls, continued, resolve
 from gateway.state.items import Item, as_items, is_reference, shown, upstream_items, with_ids
 
 
@@ -65,6 +65,21 @@ def test_what_agents_send_again_is_taken_once() -> None:
     resent = [call("call_1"), output("call_1")]
     assert resolve(links, resent) == [user("q"), made, output("call_1")]
     assert resolve(links, [made, output("call_1")]) == [user("q"), made, output("call_1")]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=1, max_size=5))
+def test_whatever_each_turn_sends_again_of_the_turns_before_is_taken_once(again: list[list[int]]) -> None:
+    links: list[Link] = []
+    said: list[Item] = []
+    for turn, places in enumerate(again):
+        repeated = [said[place % len(said)] for place in places if said]
+        results = [output(f"call_{turn - 1}")] if turn else []
+        asked, made = {**user(f"turn {turn}"), "id": f"msg_{turn}"}, call(f"call_{turn}", id=f"fc_{turn}")
+        links.append(Link(f"resp_{turn}", [*repeated, *results, asked], [made]))
+        said += [*results, asked, made]
+    assert resolve(links, []) == said
+    assert continued(links, said) == (said, [])
+    check_calls([*said, output(f"call_{len(again) - 1}")])
 
 
 @pytest.mark.parametrize(

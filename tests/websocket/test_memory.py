@@ -303,26 +303,38 @@ class TestLaneMemory:
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["remember", "forget", "evict", "clear"]), st.sampled_from("abc"), st.integers(0, 5)
+                st.sampled_from(["remember", "forget", "evict", "clear"]), st.sampled_from("abc"), st.integers(0, 2)
             )
         )
     )
-    def test_its_size_is_what_it_holds(self, steps: list[tuple[str, str, int]]) -> None:
+    def test_a_lane_recalls_what_any_lane_has_and_it_has_not_lost(self, steps: list[tuple[str, str, int]]) -> None:
         told: list[int] = []
         memory = LaneMemory(told.append)
+        held: dict[str, str] = {}
+        lost: set[tuple[str, str]] = set()
         for name, lane, number in steps:
             identifier = f"resp_{number}"
             if name == "remember":
                 memory.remember(lane, Remembered.of(identifier, [{"type": "message", "content": "x" * number}]))
-                assert memory.recall(lane, identifier) is not None
+                before = held.pop(lane, None)
+                lost = {one for one in lost if one[1] != before or before in held.values()} - {(lane, identifier)}
+                held[lane] = identifier
             elif name == "forget":
                 memory.forget(lane)
+                held.pop(lane, None)
             elif name == "evict":
                 memory.evict(lane, identifier)
-                assert memory.recall(lane, identifier) is None
+                held = {one: has for one, has in held.items() if (one, has) != (lane, identifier)}
+                lost.add((lane, identifier))
             else:
                 memory.clear()
+                held.clear()
+            lost = {one for one in lost if one[1] in held.values()}
             assert memory.size == sum(told) >= 0
+            for one in "abc":
+                for response_id in ("resp_0", "resp_1", "resp_2"):
+                    known = response_id in held.values() and (one, response_id) not in lost
+                    assert (memory.recall(one, response_id) is not None) is known
         for lane in "abc":
             memory.forget(lane)
         assert memory.size == 0

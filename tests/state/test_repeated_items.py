@@ -1,0 +1,62 @@
+"""Items that come again: each is taken once, in every later turn, and no two items of a list share an id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.state.answers import MODEL, answer
+from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.post_only_provider import PostOnlyProvider
+from tests.support.servers import Server
+
+CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "1"}
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[PostOnlyProvider]:
+    with PostOnlyProvider.serving() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    directory = tmp_path_factory.mktemp("data")
+    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
+        yield running
+
+
+@pytest.fixture
+def key(gateway: RunningGateway) -> NewKey:
+    return gateway.new_key()
+
+
+@pytest.mark.parametrize("by", ["previous_response_id", "conversation"])
+def test_a_call_that_is_sent_again_beside_its_output_goes_on_for_many_turns(
+    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey, by: str
+) -> None:
+    with gateway.http(key) as client:
+        named = client.post("/v1/conversations", json={}).json()["id"] if by == "conversation" else None
+
+        def turn(given: Any, number: int, **fields: Any) -> None:
+            nonlocal named
+            provider.next(answer("said", f"resp_{by}_{number}", **fields))
+            body = {"model": MODEL, "input": given, by: named}
+            got = client.post("/v1/responses", json=body)
+            assert got.status_code == 200, got.text
+            named = named if by == "conversation" else got.json()["id"]
+
+        turn("Call it.", 1, output=[{**CALL, "status": "completed"}])
+        turn([CALL, RESULT], 2)
+        turn([CALL, RESULT, {"role": "user", "content": "Go on."}], 3)
+        turn("And on.", 4)
+        kinds = [item["type"] for item in provider.received[-1]["input"]]
+        assert [kinds.count(item["type"]) for item in (CALL, RESULT)] == [1, 1]
+        path = f"/v1/conversations/{named}/items" if by == "conversation" else f"/v1/responses/{named}/input_items"
+        listed = client.get(f"{path}?order=asc").json()["data"]
+        assert [item["type"] for item in listed[: len(kinds)]] == kinds
