@@ -5,7 +5,8 @@ all      everything that the root key may do, except where the access table says
 read     reading everything
 team     managing one team: its keys within its quotas, and its usage
 
-gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms
+gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms,
+                 s:<SHA-256> and e:<SHA-256> of earlier secrets (admin_rotate_v1)
 
 A key is listed before it is stored, and removed before it leaves the list. A place in the list without a key therefore
 belongs to a change that died. It is dropped when the list is read and no creation can need it any more.
@@ -13,15 +14,15 @@ belongs to a change that died. It is dropped when the list is read and no creati
 
 from __future__ import annotations
 
-import hmac
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from gateway.accounts.idempotency import IdempotencyKey, claim
+from gateway.accounts.rotation import MAX_SECRETS, too_many_secrets
 from gateway.errors import GatewayError
 from gateway.identity.admin_keys import AdminKey, new_admin_secret
 from gateway.identity.api_keys import is_id, new_id
@@ -31,13 +32,23 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 CREATE: Final = Script.load("admin_create_v1")
-USE: Final = Script.load("admin_use_v1")
+USE: Final = Script.load("admin_use_v2")
+ROTATE: Final = Script.load("admin_rotate_v1")
 MAX_ADMIN_KEYS: Final = 1000
 SCOPES: Final = ("all", "read", "team")
 _USED_EVERY_MS: Final = 60_000
 _CREATED_WITHIN_S: Final = 10.0
+_NO_KEY, _TOO_MANY = 0, -4
+_ENDING: Final = "s:"
 _ABANDONED_MS: Final = 60_000
 """When a place in the list without a key is dropped. Its creation must have run within _CREATED_WITHIN_S."""
+
+
+class EndingSecret(NamedTuple):
+    """A secret that a rotation replaced. It works until `until_ms`."""
+
+    sha256: str
+    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class Admin:
     """An admin key.
 
     `team_id` is "" unless the scope is "team". An `expires_ms` of 0 means that the key does not expire. `used_ms` is
-    the last use to the minute, or 0 for never.
+    the last use to the minute, or 0 for never. `ending` are earlier secrets that still work.
     """
 
     id: str
@@ -56,6 +67,7 @@ class Admin:
     created_ms: int
     created_by: str
     used_ms: int
+    ending: tuple[EndingSecret, ...] = ()
 
 
 ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
@@ -146,8 +158,31 @@ class Admins:
         """Returns one admin key. Raises `admin_key_not_found`."""
         stored = await self._fields(admin_id) if is_id(admin_id) else {}
         if not stored:
-            raise GatewayError("admin_key_not_found", f"There is no admin key {admin_id!r}.")
+            raise _not_found(admin_id)
         return _admin(admin_id, stored)
+
+    async def rotate(
+        self, admin: Admin, overlap_s: int, idempotency_key: IdempotencyKey | None = None
+    ) -> tuple[Admin, str]:
+        """Gives an admin key a new secret. Returns it with its new text, which is not stored.
+
+        The other secrets work for another `overlap_s`, as after the rotation of an API key (rotation.py). The text is
+        "" for a repeat that arrives after its secret was replaced. Raises `admin_key_not_found`, `too_many_secrets`.
+        """
+        seed = None
+        if idempotency_key is not None:
+            claimed = keyspace.creation(idempotency_key.key)
+            _, salt = await claim(self._store, claimed, admin.id, idempotency_key, self._idempotency_ttl_ms)
+            seed = idempotency_key.seed(salt)
+        text, secret_hash = new_admin_secret(admin.id, seed)
+        args = [secret_hash, str(overlap_s * 1000), str(MAX_SECRETS)]
+        status, wait_ms = (await gather([self._store.call(ROTATE, [keyspace.admin(admin.id)], args)]))[0]
+        if status == _NO_KEY:
+            raise _not_found(admin.id)
+        if status == _TOO_MANY:
+            raise too_many_secrets(wait_ms)
+        stored = await self._fields(admin.id)
+        return _admin(admin.id, stored), text if stored.get("secret") == secret_hash else ""
 
     async def delete(self, admin: Admin) -> None:
         """Deletes an admin key. Its next request is refused."""
@@ -158,10 +193,9 @@ class Admins:
         """Returns the active admin key that was presented, or None. Records the time of its use."""
         args = [presented.secret_hash, str(_USED_EVERY_MS)]
         now_ms, *flat = (await gather([self._store.call(USE, [keyspace.admin(presented.id)], args)]))[0]
-        stored = _pairs(flat)
-        if not hmac.compare_digest(stored.get("secret", ""), presented.secret_hash):
+        if not flat:
             return None
-        admin = _admin(presented.id, stored)
+        admin = _admin(presented.id, _pairs(flat), now_ms)
         return None if admin.expires_ms and now_ms >= admin.expires_ms else admin
 
     async def _fields(self, admin_id: str) -> dict[str, str]:
@@ -180,7 +214,16 @@ def _pairs(flat: list[bytes]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def _admin(admin_id: str, stored: Mapping[str, str]) -> Admin:
+def _not_found(admin_id: str) -> GatewayError:
+    return GatewayError("admin_key_not_found", f"There is no admin key {admin_id!r}.")
+
+
+def _admin(admin_id: str, stored: Mapping[str, str], now_ms: int = 0) -> Admin:
+    ending = [
+        EndingSecret(name.removeprefix(_ENDING), int(until_ms))
+        for name, until_ms in stored.items()
+        if name.startswith(_ENDING) and int(until_ms) > now_ms
+    ]
     return Admin(
         id=admin_id,
         name=stored.get("name", ""),
@@ -190,4 +233,5 @@ def _admin(admin_id: str, stored: Mapping[str, str]) -> Admin:
         created_ms=int(stored.get("created_ms", "0")),
         created_by=stored.get("created_by", ""),
         used_ms=int(stored.get("used_ms", "0")),
+        ending=tuple(sorted(ending, key=lambda secret: secret.until_ms)),
     )

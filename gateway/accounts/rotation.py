@@ -64,15 +64,20 @@ class Rotation:
         if status == _REVOKED:
             raise _ended("permanently revoked")
         if status == _TOO_MANY:
-            raise GatewayError(
-                "too_many_secrets",
-                f"This key has {MAX_SECRETS} secrets that work; the next one ends in {-(-wait_ms // 1000)} s. "
-                "Rotate with an overlap of 0 to end them all now.",
-                param="overlap_s",
-                wait_ms=wait_ms,
-            )
+            raise too_many_secrets(wait_ms)
         rotated = await self._accounts.key(team, key.id)
         return rotated, text if any(secret.sha256 == secret_hash for secret in rotated.secrets) else ""
+
+
+def too_many_secrets(wait_ms: int) -> GatewayError:
+    """Returns the error for a key with MAX_SECRETS valid secrets. `wait_ms` is the time until the next one ends."""
+    return GatewayError(
+        "too_many_secrets",
+        f"This key has {MAX_SECRETS} secrets that work; the next one ends in {-(-wait_ms // 1000)} s. "
+        "Rotate with an overlap of 0 to end them all now.",
+        param="overlap_s",
+        wait_ms=wait_ms,
+    )
 
 
 def _ended(how: str) -> GatewayError:

@@ -63,6 +63,29 @@ def list_(*, as_json: options.AsJson = False) -> None:
 
 
 @app.command()
+def rotate(
+    admin_key: Annotated[str, typer.Argument(metavar="ID", help="The admin key's id.")],
+    *,
+    overlap: Annotated[str, typer.Option(help="For how long the old secrets still work: 90s, 30m, 24h, 7d.")] = "24h",
+    now: Annotated[bool, typer.Option("--now", help="The old secrets end at once.")] = False,
+    yes: options.Yes = False,
+    idempotency_key: options.IdempotencyKey = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Give an admin key a new secret. Its id and scope stay the same. The new text is not shown again."""
+    overlap_s = 0 if now else options.seconds(overlap)
+    if overlap_s == 0:
+        options.confirm(f"End every secret that the admin key {admin_key!r} has now?", yes=yes)
+    path = f"/admin-keys/{segment(admin_key)}/rotate"
+    with AdminClient.from_environment() as client:
+        rotated = client.post(path, {"overlap_s": overlap_s}, idempotency_key=idempotency_key)
+    if as_json:
+        output.as_json(rotated)
+        return
+    output.rotated(rotated, rotated["ending_secrets"])
+
+
+@app.command()
 def delete(
     admin_key: Annotated[str, typer.Argument(metavar="ID", help="The admin key's id.")],
     *,

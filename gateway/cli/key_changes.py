@@ -5,19 +5,14 @@ KEY is team/key, by id or label, or the id of a key.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
-from gateway.cli.errors import USAGE, CliError
 from gateway.cli.keys import KeyArgument, app, find_key
 from gateway.cli.limits import LimitArguments, limits_of
-
-_DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
-_SECONDS: Final = (("s", 1), ("m", 60), ("h", 3600), ("d", 86_400))
 
 
 @app.command()
@@ -31,7 +26,7 @@ def rotate(
     as_json: options.AsJson = False,
 ) -> None:
     """Give a key a new secret. Its id, limits and spend stay the same. The new text is not shown again."""
-    overlap_s = 0 if now else seconds(overlap)
+    overlap_s = 0 if now else options.seconds(overlap)
     with AdminClient.from_environment() as client:
         found = find_key(client, key)
         if overlap_s == 0:
@@ -40,15 +35,7 @@ def rotate(
     if as_json:
         output.as_json(rotated)
         return
-    if rotated["key"] is None:
-        raise CliError(
-            "this rotation was done before, and its secret has been replaced since: use another --idempotency-key"
-        )
-    output.fields({"key": rotated["key"], "id": rotated["id"], "name": rotated["name"]})
-    ending = [secret for secret in rotated["secrets"] if secret["until"]]
-    for secret in ending:
-        typer.echo(f"{secret['sha256_prefix']} works until {secret['until']}")
-    typer.echo("\nKeep it now: it is not shown again.")
+    output.rotated(rotated, [secret for secret in rotated["secrets"] if secret["until"]])
 
 
 @app.command()
@@ -141,14 +128,6 @@ def release(
 ) -> None:
     """Leave what operators set on a key to the admin keys of its team, which may lift it from now on."""
     _change(key, {"release": fields}, as_json=as_json)
-
-
-def seconds(text: str) -> int:
-    """Returns a duration such as 24h in seconds. Raises CliError."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise CliError(f"{text!r} is not a duration, such as 90s, 30m, 24h or 7d", exit_code=USAGE)
-    return int(match[1]) * dict(_SECONDS)[match[2] or "s"]
 
 
 def _change(key: str, changes: Json, *, as_json: bool) -> None:

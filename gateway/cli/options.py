@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -15,6 +16,8 @@ import typer
 
 from gateway.cli.errors import USAGE, CliError
 
+_DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
+_SECONDS: Final = (("s", 1), ("m", 60), ("h", 3600), ("d", 86_400))
 _BOUND: Final = 2**53 - 1  # the largest number that the ledger counts exactly
 
 TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
@@ -89,3 +92,11 @@ def program() -> str:
     if shutil.which("gateway") == str(called.absolute()) or not called.exists():
         return "gateway"
     return shlex.quote(os.path.relpath(called))
+
+
+def seconds(text: str) -> int:
+    """Returns a duration such as 24h in seconds. Raises CliError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise CliError(f"{text!r} is not a duration, such as 90s, 30m, 24h or 7d", exit_code=USAGE)
+    return int(match[1]) * dict(_SECONDS)[match[2] or "s"]

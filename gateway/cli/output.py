@@ -68,6 +68,18 @@ def fields(values: Mapping[str, object]) -> None:
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), _cell(value)), soft_wrap=True)
 
 
+def rotated(answer: Mapping[str, Any], ending: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a new secret, and until when the earlier ones work. Raises CliError if it cannot be shown again."""
+    if answer["key"] is None:
+        raise CliError(
+            "this rotation was done before, and its secret has been replaced since: use another --idempotency-key"
+        )
+    fields({name: answer[name] for name in ("key", "id", "name")})
+    for secret in ending:
+        sys.stdout.write(f"{secret['sha256_prefix']} works until {secret['until']}\n")
+    sys.stdout.write("\nKeep it now: it is not shown again.\n")
+
+
 def status(account: Mapping[str, Any]) -> str:
     """Returns the status of a team or key for people. One that is active may have expired, or be paused."""
     if account["status"] != "active":

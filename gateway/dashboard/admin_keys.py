@@ -41,7 +41,19 @@ async def create_admin_key(request: Request) -> Response:
         created = await visit.api.change("POST", "/admin-keys", body, idempotency_key=form.get("idempotency_key"))
     except AdminApiError as refused:
         return await _page(visit, refused=refused, form=form)
-    return await _page(visit, created=created)
+    return await _page(visit, created={**created, "how": "made"})
+
+
+@router.post("/{admin_key}/rotate")
+async def rotate_admin_key(request: Request, admin_key: str) -> Response:
+    """Gives an admin key a new secret and shows its text. The old secrets work until their overlap ends."""
+    visit, form = visit_of(request), form_of(request)
+    path, body = f"/admin-keys/{forms.segment(admin_key)}/rotate", forms.overlap(form)
+    try:
+        rotated = await visit.api.change("POST", path, body, idempotency_key=form.get("idempotency_key"))
+    except AdminApiError as refused:
+        return await _page(visit, refused=refused, form=form, sent=f"rotate-{admin_key}")
+    return await _page(visit, created={**rotated, "how": "rotated"})
 
 
 @router.post("/{admin_key}/revoke")
@@ -54,7 +66,7 @@ async def revoke_admin_key(request: Request, admin_key: str) -> Response:
         raise AdminApiError(404, "admin_key_not_found", "There is no such admin key. It may have been revoked before.")
     if form.get("confirm", "").strip() != name.strip():
         problem = AdminApiError(400, "invalid_field", f"To revoke this admin key, type its name: {name}", "confirm")
-        return await _page(visit, refused=problem, form=form, sent=admin_key)
+        return await _page(visit, refused=problem, form=form, sent=f"revoke-{admin_key}")
     await visit.api.change("DELETE", f"/admin-keys/{forms.segment(admin_key)}")
     return redirect_to("/dashboard/admin-keys?done=revoked")
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from gateway.dashboard.render import WHY
 
+_HOUR_S: Final = 3600
 _MONEY: Final = "budget_usd_"
 _LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
 
@@ -42,6 +43,12 @@ def number(text: str | None) -> int | str | None:
 def expiry(form: Mapping[str, str]) -> str | None:
     """Returns the expiry in a form's field, or None for never."""
     return moment(form["expires_at"]) if "expires_at" in form else None
+
+
+def overlap(form: Mapping[str, str]) -> dict[str, Any]:
+    """Returns for how long a rotation leaves the present secrets valid. The form states hours, by default a day."""
+    hours = number(form.get("overlap_hours", "24"))
+    return {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
 
 
 def moment(text: str) -> str:

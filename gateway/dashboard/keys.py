@@ -6,8 +6,6 @@ creates nothing more.
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastapi import APIRouter, Request, Response
 
 from gateway.accounts.entities import ARCHIVED, ENDED
@@ -17,7 +15,6 @@ from gateway.dashboard.guard import PageRoute, form_of, visit_of
 from gateway.dashboard.teams import changed, team_page, team_path, unconfirmed
 
 router = APIRouter(prefix="/teams/{team}/keys", route_class=PageRoute)
-_HOUR_S: Final = 3600
 
 
 @router.post("")
@@ -43,12 +40,9 @@ async def create_key(request: Request, team: str) -> Response:
 async def rotate_key(request: Request, team: str, key: str) -> Response:
     """Gives the key a new secret and shows its text. The old secrets work until their overlap ends."""
     visit, form = visit_of(request), form_of(request)
-    hours = forms.number(form.get("overlap_hours", "24"))
-    body = {"overlap_s": hours * _HOUR_S if isinstance(hours, int) else hours}
+    path, body = _path(team, key, "/rotate"), forms.overlap(form)
     try:
-        created = await visit.api.change(
-            "POST", _path(team, key, "/rotate"), body, idempotency_key=form.get("idempotency_key")
-        )
+        created = await visit.api.change("POST", path, body, idempotency_key=form.get("idempotency_key"))
     except AdminApiError as refused:
         return await team_page(visit, team, refused=refused, form=form, sent=f"rotate-{key}")
     return await team_page(visit, team, created={**created, "how": "rotated"})

@@ -49,6 +49,7 @@ FORMS = (
     "/upstreams/{upstream}/enable",
     "/admin-keys",
     "/admin-keys/{admin_key}/revoke",
+    "/admin-keys/{admin_key}/rotate",
     "/configuration/reload",
     "/teams/{team}/delete",
 )
@@ -242,6 +243,11 @@ def test_an_admin_key_is_made_shown_once_used_and_revoked(
         assert lead.get("/admin-keys").status_code == 403
         made = [key for key in done(root.get("/admin-keys"))["data"] if key["name"] == "lead of the night"]
         assert [key["expires_at"] for key in made] == ["2099-01-31T10:30:00.000Z"]
+        answer = dashboard.send(f"/admin-keys/{made[0]['id']}/rotate", overlap_hours="1", idempotency_key="e" * 32)
+        (newer,) = re.findall(r'id="secret"[^>]+value="([^"]+)"', answer.text)
+        assert "an older secret" in dashboard.get("/admin-keys").text
+        with signed_in(gateway, newer) as the_same:
+            assert the_same.get("/teams").headers["location"] == f"/dashboard/teams/{team['id']}"
         path = f"/admin-keys/{made[0]['id']}/revoke"
         assert dashboard.send(path, confirm="somebody else").status_code == 400
         assert lead.get(f"/teams/{team['id']}").status_code == 200

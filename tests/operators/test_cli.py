@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.cli.key_changes import seconds
+from gateway.cli.options import seconds
 from tests.support.admins import admin_client, new_admin
 from tests.support.gateway import ADMIN_KEY, RunningGateway
 from tests.support.program import run
@@ -225,6 +225,13 @@ def test_admin_keys_and_who_one_is(shell: Shell, gateway: RunningGateway, team: 
     me = shell("whoami", GATEWAY_ADMIN_KEY=made["key"])
     assert team in me.out
     assert "may not" in shell("credits", "grant", team, "5", GATEWAY_ADMIN_KEY=made["key"]).err
+    rotated = shell("admins", "rotate", made["id"], "--overlap", "1h")
+    assert "works until" in rotated.out
+    for key in (made["key"], rotated.out.split()[1]):
+        assert team in shell("whoami", GATEWAY_ADMIN_KEY=key).out
+    assert shell("admins", "rotate", made["id"], "--now").code == 2
+    assert shell("admins", "rotate", made["id"], "--now", "--yes").code == 0
+    assert shell("whoami", GATEWAY_ADMIN_KEY=made["key"]).code == 1
     assert shell("admins", "delete", made["id"]).code == 2
     assert shell("admins", "delete", made["id"], "--yes").code == 0
     assert shell("whoami", GATEWAY_ADMIN_KEY=made["key"]).code == 1

@@ -256,6 +256,20 @@ def deletes_an_admin_key(bench: Bench) -> tuple[Call, Check]:
     return lambda: bench.admin.delete(f"/admin-keys/{created['id']}"), check
 
 
+def rotates_an_admin_key(bench: Bench) -> tuple[Call, Check]:
+    created = done(bench.admin.post("/admin-keys", json={"name": "a", "scope": "read"}))
+    path, headers = f"/admin-keys/{created['id']}/rotate", _once()
+
+    def check(answer: httpx.Response) -> None:
+        for key in (created["key"], done(answer)["key"]):
+            with admin_client(bench.gateway, key) as client:
+                assert done(client.get("/whoami"))["id"] == created["id"]
+        (listed,) = [one for one in bench.get("/admin-keys")["data"] if one["id"] == created["id"]]
+        assert len(listed["ending_secrets"]) == 1
+
+    return lambda: bench.admin.post(path, json={"overlap_s": 3600}, headers=headers), check
+
+
 def disables_an_upstream(bench: Bench) -> tuple[Call, Check]:
     assert done(bench.admin.post("/upstreams/simulator/enable"))["enabled"]
 
@@ -278,6 +292,7 @@ CHANGES: tuple[Change, ...] = (
     deletes_a_key,
     creates_an_admin_key,
     deletes_an_admin_key,
+    rotates_an_admin_key,
     disables_an_upstream,
 )
 

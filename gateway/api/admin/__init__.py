@@ -8,6 +8,7 @@
     requests.py          GET /requests                      GET /requests/{id}
     rotation.py          POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
     admin_keys.py        GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
+                         POST /admin-keys/{id}/rotate
     usage.py             GET /usage; usage_totals.py adds its rows up
     events.py            GET /events                        live, as server-sent events
     upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable

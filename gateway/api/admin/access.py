@@ -67,6 +67,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /admin-keys": Rule(LOOK),
         "POST /admin-keys": Rule(FULL),
         "DELETE /admin-keys/{admin_key}": Rule(FULL, "admin_key"),
+        "POST /admin-keys/{admin_key}/rotate": Rule(FULL, "admin_key"),
         "GET /upstreams": Rule(LOOK),
         "POST /upstreams/{upstream}/disable": Rule(FULL, "upstream"),
         "POST /upstreams/{upstream}/enable": Rule(FULL, "upstream"),

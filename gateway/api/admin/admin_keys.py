@@ -11,7 +11,7 @@ from gateway.api.admin.answers import page_answer
 from gateway.api.admin.feasibility import refuse_past
 from gateway.api.admin.guard import GuardedRoute, idempotency_key_of
 from gateway.api.admin.query_parameters import After, Limit
-from gateway.api.admin.request_models import NewAdminKey
+from gateway.api.admin.request_models import NewAdminKey, NewRotation
 from gateway.api.admin.serialization import action_json, admin_json
 from gateway.api.dependencies import services_of
 
@@ -53,6 +53,21 @@ async def create_admin_key(request: Request, response: Response, body: NewAdminK
     )
     response.headers["cache-control"] = "no-store"
     return {**admin_json(admin), "key": text or None}
+
+
+@router.post("/admin-keys/{admin_key}/rotate")
+async def rotate_admin_key(request: Request, response: Response, admin_key: str, body: NewRotation) -> dict[str, Any]:
+    """Gives the admin key a new secret, which works at once. The old secrets work until their overlap ends.
+
+    `key` is the new text, which is not shown again. A repeat with the same Idempotency-Key returns the same text, or
+    null if the secret was replaced since or the root admin key changed.
+    """
+    admins = services_of(request).admins
+    found = await admins.admin(admin_key)
+    idempotency_key = idempotency_key_of(request, "rotate admin key", found.id, body.overlap_s)
+    rotated, text = await admins.rotate(found, body.overlap_s, idempotency_key)
+    response.headers["cache-control"] = "no-store"
+    return {**admin_json(rotated), "key": text or None}
 
 
 @router.delete("/admin-keys/{admin_key}")

@@ -241,7 +241,10 @@ class ArchivedPart(Body):
 
 
 class NewRotation(Body):
-    """POST /teams/{team}/keys/{key}/rotate: how long the present secrets keep working; 0 ends them at once."""
+    """POST .../keys/{key}/rotate and .../admin-keys/{id}/rotate: how long the present secrets keep working.
+
+    0 ends them at once.
+    """
 
     model_config = example({"overlap_s": 86400})
 

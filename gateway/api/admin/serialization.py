@@ -20,6 +20,8 @@ from gateway.reporting.audit_log import Action
 from gateway.reporting.refused_requests import RefusedRequest
 
 _STATES: Final = MappingProxyType({"settle": "settled", "void": "voided", "expire": "expired"})
+_PREFIX: Final = 12
+"""Characters of a secret's SHA-256 that are shown, to tell secrets apart."""
 
 
 def team_json(team: Team, view: View) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "set_by_operator": sorted(map(param_of, key.held)),
         "secrets": [
             {
-                "sha256_prefix": secret.sha256[:12],
+                "sha256_prefix": secret.sha256[:_PREFIX],
                 "until": time_json(secret.until_ms),
                 "last_used_at": time_json(secret.last_used_ms),
             }
@@ -186,6 +188,9 @@ def admin_json(admin: Admin) -> dict[str, Any]:
         "created_at": time_json(admin.created_ms),
         "created_by": admin.created_by or None,
         "last_used_at": time_json(admin.used_ms),
+        "ending_secrets": [
+            {"sha256_prefix": secret.sha256[:_PREFIX], "until": time_json(secret.until_ms)} for secret in admin.ending
+        ],
     }
 
 
