@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tests.support.admin_protections import ADMIN_PROTECTIONS
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.growth_protections import GROWTH_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
@@ -30,6 +31,7 @@ from tests.support.wire_protections import WIRE_PROTECTIONS
 ROOT: Final = Path(__file__).parents[2]
 EVERY: Final = (
     *PROTECTIONS,
+    *ADMIN_PROTECTIONS,
     *DEPLOY_PROTECTIONS,
     *GROWTH_PROTECTIONS,
     *HOLD_PROTECTIONS,
