@@ -81,10 +81,12 @@ def write_bill(cost: Cost, usage: Usage, answered: str = "") -> str:
     return _write(Bill(cost.version, cost.lines, cost.unpriced, contradictions, tuple(said.items())))
 
 
-def with_less(text: str, usage: Usage, less_nano_usd: int) -> str:
-    """Returns the text of a bill of which a part had been charged before."""
+def with_less(text: str, usage: Usage, cost_nano_usd: int, less_nano_usd: int) -> str:
+    """Returns the text of a bill of which a part had been charged before; "" where its sum is not what was charged."""
     bill = read_bill(text, usage)
-    return text if bill is None else _write(bill._replace(less_nano_usd=less_nano_usd))
+    if bill is None or bill.nano_usd != cost_nano_usd:
+        return ""
+    return _write(bill._replace(less_nano_usd=less_nano_usd))
 
 
 def bill_json(bill: Bill) -> dict[str, Any]:

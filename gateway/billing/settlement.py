@@ -116,7 +116,8 @@ class Settlement(NamedTuple):
     `bill` is the itemised cost for the journal (bill.py). `unpriced` names quantities without a rate. `attempts` are
     earlier attempts at other upstreams that may have started the work, in the journal's form. `response_id` is the
     provider's id, under which it may list the charge. `lacks_cost` says that the upstream should have stated the cost
-    and did not. `pauses` says that the team is stopped, because the request cost more than was held.
+    and did not. `over_nano_usd` is the part of the cost that was not held. `pauses` says that the team is stopped for
+    that. `made_by` is the request that made the response, where a later request shows what it cost.
     """
 
     hold: Hold
@@ -133,11 +134,8 @@ class Settlement(NamedTuple):
     response_id: str = ""
     pauses: bool = False
     lacks_cost: bool = False
-
-    @property
-    def over_nano_usd(self) -> int:
-        """The part of the cost that the hold did not cover."""
-        return max(0, self.cost_nano_usd - self.hold.amount_nano_usd) if self.hold.amount_nano_usd else 0
+    over_nano_usd: int = 0
+    made_by: str = ""
 
 
 class Terms(NamedTuple):
@@ -235,13 +233,19 @@ def believable_nano_usd(hold: Hold) -> int:
 def _by_usage(usage: Usage, hold: Hold, terms: Terms, outcome: Outcome) -> Settlement:
     settlement = _as_told(usage, hold, terms, outcome)
     most_nano_usd = believable_nano_usd(hold)
-    if terms.pause_on_overrun and settlement.over_nano_usd:
-        settlement = settlement._replace(pauses=True)
-    if settlement.cost_nano_usd <= most_nano_usd:
+    if settlement.cost_nano_usd > most_nano_usd:
+        settlement = settlement._replace(
+            cost_nano_usd=most_nano_usd, settled_by="suspicious", usage=_bounded(usage, hold), bill="", unpriced=()
+        )
+    over_nano_usd = overrun_nano_usd(settlement.cost_nano_usd, hold.amount_nano_usd)
+    if not over_nano_usd:
         return settlement
-    return settlement._replace(
-        cost_nano_usd=most_nano_usd, settled_by="suspicious", usage=_bounded(usage, hold), bill="", unpriced=()
-    )
+    return settlement._replace(over_nano_usd=over_nano_usd, pauses=terms.pause_on_overrun)
+
+
+def overrun_nano_usd(cost_nano_usd: int, held_nano_usd: int) -> int:
+    """The part of a cost that was not held; 0 where nothing was, or nobody knows how much."""
+    return max(0, cost_nano_usd - held_nano_usd) if held_nano_usd else 0
 
 
 def _bounded(usage: Usage, hold: Hold) -> Usage:

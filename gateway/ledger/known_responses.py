@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from gateway.billing.bill import with_less
-from gateway.billing.settlement import Hold, SettledBy, Settlement
+from gateway.billing.settlement import Hold, SettledBy, Settlement, overrun_nano_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
 from gateway.ledger.packed_entry import fingerprint, read_known
@@ -35,6 +35,8 @@ from gateway.store.store import Store
 
 _OF_THE_KEY: Final = -1
 _BY_USAGE: Final = ("usage", "upstream_cost")
+_STORED: Final = 12
+"""Where those fields of a `KnownResponse` end that are kept as such; the entry of its settlement tells the others."""
 _CLOCKS_MS: Final = 60_000
 """By how much the store's clock may be ahead of this one."""
 LOOK: Final = Script.load("look_v3")
@@ -56,7 +58,8 @@ class KnownResponse(NamedTuple):
     """A response: who made it, for whom, and what it was charged. `settled`: its `Standing`.
 
     `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time. While its request
-    runs, cost and tokens are those of its hold: the most that they can come to.
+    runs, cost and tokens are those of its hold: the most that they can come to. `request_id`: that request;
+    `held_nano_usd`: what was held for it. "" and 0 where that is not known.
     """
 
     response_id: str
@@ -71,6 +74,8 @@ class KnownResponse(NamedTuple):
     cached_input_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    held_nano_usd: int = 0
+    request_id: str = ""
 
 
 class Memory(NamedTuple):
@@ -123,7 +128,7 @@ class KnownResponses:
         """
         if not self._ttl_s:
             return None
-        text = "" if corrected is None else orjson.dumps(corrected[1:]).decode()
+        text = "" if corrected is None else orjson.dumps(corrected[1:_STORED]).decode()
         return Memory(fingerprint(response_id), upstream_key, text, response_id, shown_id)
 
     async def find(self, key: ApiKey, response_id: str, param: str = "previous_response_id") -> KnownResponse:
@@ -197,6 +202,8 @@ def _known(response_id: str, packed: bytes, row: bytes, ending: bytes) -> KnownR
         entry.settled_by in _BY_USAGE,
         entry.cost_nano_usd,
         *entry.tokens,
+        entry.held_nano_usd,
+        entry.request_id,
     )
 
 
@@ -205,8 +212,9 @@ def known_response_of(settlement: Settlement, response_id: str, upstream_key: st
     hold, cost, usage = settlement.hold, settlement.cost_nano_usd, settlement.usage
     model, upstream = settlement.model, settlement.upstream
     standing = Standing.SETTLED if settlement.settled_by in _BY_USAGE else Standing.ESTIMATED
+    at, held = hold.admitted_ms, hold.amount_nano_usd
     return KnownResponse(
-        response_id, upstream, upstream_key, model, hold.key_id, hold.admitted_ms, standing, cost, *usage[:4]
+        response_id, upstream, upstream_key, model, hold.key_id, at, standing, cost, *usage[:4], held, hold.id
     )
 
 
@@ -215,7 +223,8 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
 
     It is by the response's usage, or by how it ended where it has none (a void: for nothing); either way it is the
     last. The id makes it idempotent: however many requests see the usage at once, the ledger posts it once. It belongs
-    to the key, and to the budget periods, of the request that made the response.
+    to the key, and to the budget periods, of the request that made the response; and it is over that request's hold by
+    as much as what had been charged before was not.
     """
     usage = settlement.usage
     digest = hashlib.sha256(known_response.response_id.encode()).hexdigest()[:32]
@@ -229,8 +238,20 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
         cost_usd=None,
     )
     cost = settlement.cost_nano_usd - known_response.cost_nano_usd
-    bill = with_less(settlement.bill, usage, known_response.cost_nano_usd)
+    bill = with_less(settlement.bill, usage, settlement.cost_nano_usd, known_response.cost_nano_usd)
     by: SettledBy = "estimate" if settlement.kind == "void" else settlement.settled_by
-    posted = settlement._replace(hold=hold, kind="settle", cost_nano_usd=cost, usage=left, settled_by=by, bill=bill)
+    held = known_response.held_nano_usd
+    over = settlement.over_nano_usd - overrun_nano_usd(known_response.cost_nano_usd, held) if held else 0
+    posted = settlement._replace(
+        hold=hold,
+        kind="settle",
+        cost_nano_usd=cost,
+        usage=left,
+        settled_by=by,
+        bill=bill,
+        over_nano_usd=max(0, over),
+        pauses=settlement.pauses and over > 0,
+        made_by=known_response.request_id,
+    )
     now = known_response_of(settlement._replace(hold=hold), known_response.response_id, known_response.upstream_key)
     return posted, now._replace(settled=Standing.SETTLED)

@@ -27,9 +27,6 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
-from enum import IntEnum
-from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
@@ -52,7 +49,7 @@ from gateway.ledger.known_responses import Memory
 from gateway.ledger.owners import new_owner
 from gateway.ledger.policy import LedgerPolicy
 from gateway.ledger.replication import Call, Unreplicated
-from gateway.ledger.settlement_call import SETTLE, SettlementCalls, upgrade_call
+from gateway.ledger.settlement_call import SETTLE, Posted, Resolution, SettlementCalls, read_posted, upgrade_call
 from gateway.ledger.spool import Spool
 from gateway.ledger.upkeep import Upkeep
 from gateway.ledger.waiting_line import WaitingLine
@@ -73,19 +70,6 @@ _LAST_WAIT_MS: Final = "700"
 _TOLD_EVERY_S: Final = 60.0
 _OTHERS_SETTLE_S: Final = 1.0
 """How long after a fault of a team's calls settlements of other workers may still wait: some rounds of their replay."""
-
-
-class Resolution(IntEnum):
-    """How the ledger handled a settlement: the first number of `settle_v6`'s reply."""
-
-    CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
-    APPLIED = 1
-    REPLAYED = 2  # the very same was posted before
-    LATE = 3  # its hold had expired, or never was: a cost is posted, a void is nothing to do
-    UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
-
-
-_RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one for one in Resolution})
 
 
 class Ledger:
@@ -196,25 +180,24 @@ class Ledger:
             self._store.note_clock(names.team, late.now_ms)
             raise _unavailable(StoreUnavailable("late")) from None
 
-    def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[int | None]:
+    def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[Posted | None]:
         """Step 8: posts a settlement, and a response to remember. Under way at once; no cancellation takes it back.
 
-        The future's result is the team's balance in nano-USD, or None if the settlement went to the spool. Of a free
-        call nothing is posted, and the result is 0.
+        The future's result is None if the settlement went to the spool. Of a free call nothing is posted.
         """
         if not settlement.hold.reserved:
-            nothing: asyncio.Future[int | None] = self._loop.create_future()
-            nothing.set_result(0)
+            nothing: asyncio.Future[Posted | None] = self._loop.create_future()
+            nothing.set_result(Posted(0, Resolution.APPLIED))
             return nothing
         self._open.pop(settlement.hold.id, None)
         keys, args = self._calls.call(settlement, memory)
-        done: asyncio.Future[int | None] = self._loop.create_future()
+        done: asyncio.Future[Posted | None] = self._loop.create_future()
 
         def on_reply(reply: asyncio.Future[Any]) -> None:
             self._settling.discard(reply)
-            balance: int | None = None
+            posted: Posted | None = None
             try:
-                balance = self._resolved(reply.result(), args)
+                posted = self._resolved(reply.result(), args)
                 self._unreplicated.keep(keys, args)
             except (StoreUnavailable, StoreError, asyncio.CancelledError) as error:
                 self._spooled(keys, args, error)
@@ -222,7 +205,7 @@ class Ledger:
                 self._log.error("settlement_not_understood", error=repr(error))
                 self._spool.add(SETTLE.name, keys, args)
             if not done.done():
-                done.set_result(balance)
+                done.set_result(posted)
 
         reply = self._store.call(SETTLE, keys, args)
         self._settling.add(reply)
@@ -245,16 +228,16 @@ class Ledger:
         void = Settlement(hold_of(request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, request.demand.model, "")
         _ = self.settle(void)  # nobody waits; `flush` does
 
-    def _resolved(self, reply: list[Any], args: list[str]) -> int:
-        """The balance after a settlement. One that was not posted is logged with all that was sent."""
-        resolution = _RESOLUTIONS[reply[0]]
+    def _resolved(self, reply: list[Any], args: list[str]) -> Posted:
+        """What became of a settlement. One that was not posted is logged with all that was sent."""
+        posted = read_posted(reply)
+        resolution = posted.resolution
         self.resolutions[resolution] += 1
         if resolution is Resolution.CONFLICT or (resolution is Resolution.UNKNOWN and args[1] == "settle"):
             self._log.error(
                 f"settlement_{resolution.name.lower()}", request_id=args[0], sent=args[1:], posted=str(reply[1:])
             )
-        balance: int = reply[2]
-        return balance
+        return posted
 
     def _on_change(self, available: bool) -> None:  # noqa: FBT001 - the store's callback
         if available:

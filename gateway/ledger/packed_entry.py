@@ -30,13 +30,18 @@ _RESPONSE: Final = 11
 _BILL: Final = 12
 _REMEMBERED: Final = 13
 _PROVIDERS: Final = 14
+_OVER: Final = 15
 _FINGERPRINT_BYTES: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
 class KnownEntry:
-    """What an entry tells of a response. `remembered` is what was to be remembered instead, or ""."""
+    """What an entry tells of a response. `remembered` is what was to be remembered instead, or "".
 
+    `request_id` made it, and `held_nano_usd` was held for that.
+    """
+
+    request_id: str
     key_id: str
     model: str
     upstream: str
@@ -44,6 +49,7 @@ class KnownEntry:
     settled_by: str
     admitted_ms: int
     cost_nano_usd: int
+    held_nano_usd: int
     tokens: tuple[int, int, int, int]
     remembered: str
 
@@ -71,8 +77,8 @@ def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[by
     }
     more = {
         "bill": _string(values, _BILL) or bill,
-        "response": _id(values[_PROVIDERS if len(values) > _PROVIDERS else _RESPONSE]) if values[_RESPONSE:] else "",
-        "over": str(cost - hold) if 0 < hold < cost else "",
+        "response": next((_id(values[at]) for at in (_PROVIDERS, _RESPONSE) if len(values) > at and values[at]), ""),
+        "over": str(_number(values[_OVER])) if values[_OVER:] else str(cost - hold) if 0 < hold < cost else "",
     }
     plain |= {name: value for name, value in more.items() if value}
     return [word.encode() for pair in plain.items() for word in pair]
@@ -90,12 +96,14 @@ def read_known(packed: bytes, row: bytes, ending: bytes) -> KnownEntry:
     values = list(_read(packed))
     key_id, _, model = row.decode().partition("|")
     (_, _, by, upstream), _, upstream_key = _ended(ending.decode())
-    cost, _, _, used, cached, made, reasoning, admitted_ms = (
+    cost, _, held, used, cached, made, reasoning, admitted_ms = (
         _number(value) for value in values[_FIRST_NUMBER : _ADMITTED + 1]
     )
     tokens = (used, cached, made, reasoning)
     remembered = _string(values, _REMEMBERED)
-    return KnownEntry(key_id, model, upstream, upstream_key, by, admitted_ms, cost, tokens, remembered)
+    return KnownEntry(
+        _id(values[0]), key_id, model, upstream, upstream_key, by, admitted_ms, cost, held, tokens, remembered
+    )
 
 
 def _ended(ending: str) -> tuple[list[str], str, str]:

@@ -1,13 +1,17 @@
-"""What a settlement sends to the store: the keys and arguments of `settle_v6`. Pure.
+"""What a settlement sends to the store, the keys and arguments of `settle_v6`, and what that replies. Pure.
 
 SettlementCalls(policy).call(settlement, memory)   for a settlement, and a response to remember
+read_posted(reply)                                 the team's balance behind it, and how it was handled
 upgrade_call(script, keys, args)                   for a call that an older version spooled
 """
 
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from gateway.billing.settlement import Settlement
 from gateway.ledger.known_responses import Memory
@@ -18,6 +22,26 @@ from gateway.store.script import Script
 
 SETTLE: Final = Script.load("settle_v6")
 _NOTHING_TO_REMEMBER: Final = ("", "", "", "")
+
+
+class Resolution(IntEnum):
+    """How the ledger handled a settlement: the first number of `settle_v6`'s reply."""
+
+    CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
+    APPLIED = 1
+    REPLAYED = 2  # the very same was posted before
+    LATE = 3  # its hold had expired, or never was: a cost is posted, a void is nothing to do
+    UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
+
+
+class Posted(NamedTuple):
+    """The store's answer to a settlement: the team's balance behind it, nano-USD, and how it was handled."""
+
+    balance: int
+    resolution: Resolution
+
+
+_RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one for one in Resolution})
 
 
 class SettlementCalls:
@@ -64,11 +88,24 @@ class SettlementCalls:
             settlement.bill,
             "\n".join(settlement.attempts),
             settlement.response_id,
-            "1" if settlement.pauses else "",
+            _overrun(settlement),
             fingerprint(hold.id),
             *(_NOTHING_TO_REMEMBER if memory is None else memory[:4]),
             *(("", "0") if ends else ()),
         ]
+
+
+def read_posted(reply: list[Any]) -> Posted:
+    """Reads the script's reply. Raises ValueError, TypeError or LookupError for what is none."""
+    resolution, _, balance, _ = reply
+    return Posted(int(balance), _RESOLUTIONS[resolution])
+
+
+def _overrun(settlement: Settlement) -> str:
+    """What the script must be told of a cost above its hold: whose hold that was, where it is not this one."""
+    if settlement.made_by and settlement.over_nano_usd:
+        return f"over {settlement.over_nano_usd} {settlement.made_by if settlement.pauses else ''}"
+    return "1" if settlement.pauses else ""
 
 
 def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, list[str], list[str]]:

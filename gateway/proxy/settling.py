@@ -17,6 +17,7 @@ from gateway.billing.settlement import ExchangeResult, Hold, Settlement, Terms, 
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.known_responses import KnownResponse, KnownResponses, Standing, correction, known_response_of
 from gateway.ledger.ledger import Ledger
+from gateway.ledger.settlement_call import Resolution
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
 from gateway.proxy.answer_usage import input_usage
@@ -53,7 +54,8 @@ class Settler:
             self._diagnostics.exception("decision_failed", request_id=record.request_id)
             result = ExchangeResult(Outcome.INTERNAL_ERROR)
             settlement = void(hold, result.outcome)
-        if known_response is not None and admitted.target.operation.by_id and result.answered:
+        corrects = admitted.target.operation.by_id and result.answered
+        if known_response is not None and corrects:
             settlement, known_response = correction(known_response, settlement)
             memory = self._responses.memory(
                 known_response.response_id, known_response.upstream_key, corrected=known_response
@@ -71,12 +73,15 @@ class Settler:
         if settlement.pauses:
             self._diagnostics.warning(
                 "team_paused",
-                request_id=record.request_id,
+                request_id=settlement.made_by or record.request_id,
                 team_id=hold.team_id,
                 model=settlement.model,
                 over_hold_usd=format_usd(settlement.over_nano_usd),
             )
-        record.spooled = await settled is None
+        posted = await settled
+        record.spooled = posted is None
+        if corrects and posted is not None and posted.resolution is not Resolution.LATE:
+            record.settlement = void(hold, result.outcome)  # another request has seen the usage, and is counted with it
 
     def _want_usage(
         self, relay: Relay, settlement: Settlement, admitted: Admitted, record: RequestRecord, response_id: str
@@ -99,11 +104,11 @@ def decided(
     answered = relay.answered_model if admitted.route.is_priced_by_answer else None
     bound = hold
     if admitted.known_response is not None and admitted.target.operation.charge == "usage":
-        bound = charged_before(admitted.known_response, hold)
+        bound = held_before(admitted.known_response, hold, result.output_tokens_estimate)
     terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream, answered)
     settlement = decide(result, bound, terms)
-    if bound is not hold:  # what a correction is bounded by was never held, so that nothing went over it
-        settlement = settlement._replace(hold=hold, pauses=False)
+    if bound is not hold:
+        settlement = settlement._replace(hold=hold)
     if unanswered is not None and not (result.begun and settlement.kind == "settle"):
         search.begun.append(unanswered)
     if search.begun and admitted.target.operation.charge == "usage or estimate":
@@ -115,12 +120,17 @@ def decided(
     return result, settlement
 
 
-def charged_before(known_response: KnownResponse, hold: Hold) -> Hold:
-    """What bounds an estimate of a response that has ended without a usage: what it was charged while that was open."""
-    input_tokens, _, output_tokens = known_response[8:11]
-    return hold._replace(
-        amount_nano_usd=known_response.cost_nano_usd, input_tokens=input_tokens, output_tokens=output_tokens
-    )
+def held_before(known_response: KnownResponse, hold: Hold, output_tokens: int) -> Hold:
+    """What bounds the charge of a response that a later request asks for: the hold of the one that made it.
+
+    That is an amount, so that it bounds no `output_tokens`, which the answer has by an estimate. Where it is not known,
+    what was charged while the usage was open bounds both.
+    """
+    input_tokens, _, charged_tokens = known_response[8:11]
+    amount, most_tokens = known_response.held_nano_usd, max(charged_tokens, output_tokens)
+    if not amount:
+        amount, most_tokens = known_response.cost_nano_usd, charged_tokens
+    return hold._replace(amount_nano_usd=amount, input_tokens=input_tokens, output_tokens=most_tokens)
 
 
 def terms_of(admitted: Admitted, upstream: str, answered: object) -> Terms:

@@ -40,8 +40,8 @@ MAX_PAUSES: Final = 100
 PAUSE: Final = "pause the team"
 """The action of the audit log that is the gateway's own."""
 MAX_UNWRITTEN: Final = 1000
-_LONGEST_MODEL: Final = 256
 """Teams, hours and keys whose counts wait for a store that is away."""
+_LONGEST_MODEL: Final = 256
 
 
 class RequestReporter:
@@ -275,16 +275,14 @@ def _refused(record: RequestRecord) -> RefusedRequest:
 
 
 def _pause(record: RequestRecord) -> Action:
-    settlement = record.settlement
-    cost, over = (0, 0) if settlement is None else (settlement.cost_nano_usd, settlement.over_nano_usd)
-    after = {
-        "paused": True,
-        "request_id": record.request_id,
-        "cost_usd": format_usd(cost),
-        "over_usd": format_usd(over),
-    }
+    settlement, request_id = record.settlement, record.request_id
+    cost, over = 0, 0
+    if settlement is not None:
+        cost, over = settlement.cost_nano_usd, settlement.over_nano_usd
+        request_id = settlement.made_by or request_id
+    after = {"paused": True, "request_id": request_id, "cost_usd": format_usd(cost), "over_usd": format_usd(over)}
     team_id = record.team_id or ""
-    return Action("gateway", "gateway", PAUSE, f"team={team_id}", team_id, None, after, record.request_id)
+    return Action("gateway", "gateway", PAUSE, f"team={team_id}", team_id, None, after, request_id)
 
 
 def _taken(queue: deque[RequestRecord]) -> list[RequestRecord]:

@@ -29,6 +29,7 @@ import pytest
 from gateway.billing.money import parse_usd
 from gateway.config.settings import Settings
 from gateway.ledger.verification import verify
+from gateway.proxy import late_usage
 from tests.support.admins import admin_client, done
 from tests.support.answering_provider import Answer, AnsweringProvider, Request, response
 from tests.support.counters import set_counters
@@ -40,6 +41,12 @@ INPUT, OUTPUT = 1_000, 10_000  # nano-USD per token
 USED = {"input_tokens": 30, "output_tokens": 5, "total_tokens": 35}
 PRICES = {"*": {"input": "1", "output": "10"}, "free/*": {"input": "0", "output": "0"}}
 HUGE = 10**15
+
+
+@pytest.fixture(autouse=True)
+def asks_no_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway's own questions after what a response used wait until these tests are over."""
+    monkeypatch.setattr(late_usage, "_AFTER_S", (600.0,))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.journal import Journal
 from gateway.ledger.known_responses import KnownResponses
-from gateway.ledger.ledger import Resolution
+from gateway.ledger.settlement_call import Resolution
 from gateway.ledger.verification import verify
 from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import TeamKeys

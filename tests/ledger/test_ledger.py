@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger import hold_expiry
-from gateway.ledger.ledger import Resolution
+from gateway.ledger.settlement_call import Resolution
 from gateway.store.keyspace import REAPER_LOCK, WITHOUT_TTL, TeamKeys
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled, voided
 from tests.support.servers import STORES, binaries, leaked_keys, valkey_cluster, valkey_sentinel, valkey_server
@@ -44,7 +44,7 @@ async def test_a_hold_moves_credits_from_available_to_held_and_its_cost_to_spent
     admission = await parts.ledger.admit(ask(key, amount=30))
     books = await parts.books(key)
     assert (books.granted, books.available, books.held, books.spent) == (100, 70, 30, 0)
-    assert await parts.ledger.settle(settled(admission.hold, cost=12)) == 88
+    assert await parts.ledger.settle(settled(admission.hold, cost=12)) == (88, Resolution.APPLIED)
     books = await parts.books(key)
     books.check()
     assert (books.granted, books.available, books.held, books.spent) == (100, 88, 0, 12)
@@ -63,18 +63,18 @@ async def test_a_void_gives_everything_back(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100, limits={"concurrency": 1})
     for _ in range(3):
         admission = await parts.ledger.admit(ask(key, amount=100))
-        assert await parts.ledger.settle(voided(admission.hold)) == 100
+        assert await parts.ledger.settle(voided(admission.hold)) == (100, Resolution.APPLIED)
     (await parts.books(key)).check()
 
 
 async def test_a_replay_changes_nothing_and_a_different_resolution_is_a_conflict(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     hold = (await parts.ledger.admit(ask(key))).hold
-    assert await parts.ledger.settle(settled(hold, cost=7)) == 93
+    assert await parts.ledger.settle(settled(hold, cost=7)) == (93, Resolution.APPLIED)
     books = await parts.books(key)
-    assert await parts.ledger.settle(settled(hold, cost=7)) == 93
-    assert await parts.ledger.settle(settled(hold, cost=8)) == 93
-    assert await parts.ledger.settle(voided(hold)) == 93
+    assert await parts.ledger.settle(settled(hold, cost=7)) == (93, Resolution.REPLAYED)
+    assert await parts.ledger.settle(settled(hold, cost=8)) == (93, Resolution.CONFLICT)
+    assert await parts.ledger.settle(voided(hold)) == (93, Resolution.CONFLICT)
     assert await parts.books(key) == books
     assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1, Resolution.CONFLICT: 2}
 
@@ -82,7 +82,7 @@ async def test_a_replay_changes_nothing_and_a_different_resolution_is_a_conflict
 async def test_a_cost_beyond_its_hold_is_posted_whole_and_the_next_request_is_refused(parts: LedgerParts) -> None:
     key = await parts.new_key(credit=100)
     hold = (await parts.ledger.admit(ask(key, amount=100))).hold
-    assert await parts.ledger.settle(settled(hold, cost=130)) == -30
+    assert await parts.ledger.settle(settled(hold, cost=130)) == (-30, Resolution.APPLIED)
     (await parts.books(key)).check()
     with pytest.raises(GatewayError) as refused:
         await parts.ledger.admit(ask(key, amount=1))
@@ -158,8 +158,8 @@ async def test_a_settlement_that_comes_after_its_hold_expired_is_still_charged_o
     hold = (await parts.ledger.admit(ask(key, amount=50))).hold
     await parts.expire(key, hold.id)
     other = (await parts.ledger.admit(ask(key, amount=1))).hold
-    assert await parts.ledger.settle(settled(hold, cost=20)) == 80
-    assert await parts.ledger.settle(settled(hold, cost=20)) == 80
+    assert await parts.ledger.settle(settled(hold, cost=20)) == (80, Resolution.LATE)
+    assert await parts.ledger.settle(settled(hold, cost=20)) == (80, Resolution.REPLAYED)
     await parts.ledger.settle(voided(other))
     books = await parts.books(key)
     books.check()
@@ -173,7 +173,7 @@ async def test_a_void_without_a_hold_writes_nothing(parts: LedgerParts) -> None:
     await parts.expire(key, hold.id)
     await parts.ledger.settle(voided((await parts.ledger.admit(ask(key))).hold))
     books = await parts.books(key)
-    assert await parts.ledger.settle(voided(hold)) == 100
+    assert await parts.ledger.settle(voided(hold)) == (100, Resolution.LATE)
     assert await parts.books(key) == books
 
 

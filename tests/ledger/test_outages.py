@@ -15,7 +15,7 @@ from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import new_id, new_secret
 from gateway.ledger.enforcement_check import check_enforcement
-from gateway.ledger.ledger import Resolution
+from gateway.ledger.settlement_call import Resolution
 from gateway.ledger.verification import verify
 from tests.support.gateway import NewKey, RunningGateway, gateway_settings, running_gateway
 from tests.support.ledgers import Books, ask, kept_up, open_ledger, read_books, settled, voided

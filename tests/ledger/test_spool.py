@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.ledger.ledger import Resolution
-from gateway.ledger.settlement_call import SETTLE, SettlementCalls
+from gateway.ledger.settlement_call import SETTLE, Resolution, SettlementCalls
 from gateway.ledger.spool import Spool, SpooledCall
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keyspace import TeamKeys

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.ledger.ledger import ADMIT, Resolution
+from gateway.ledger.ledger import ADMIT
+from gateway.ledger.settlement_call import Resolution
 from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import ask, kept_up, open_ledger, settled
 from tests.support.servers import Server

@@ -35,7 +35,7 @@ from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger import hold_expiry
-from gateway.ledger.ledger import Resolution
+from gateway.ledger.settlement_call import Resolution
 from gateway.store.keyspace import TeamKeys
 from tests.stateful.model import ModelHold, ModelTeam, Scope
 from tests.support.ledgers import Books, LedgerParts, ask, open_ledger, settled, voided
@@ -226,10 +226,12 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.team.resolve(hold.model, kind, cost or 0, 0 if cost is None else tokens)
         before = self.parts.ledger.resolutions.copy()
         settlement = voided(hold.real) if cost is None else settled(hold.real, cost, tokens)
-        balance = self.run(_wait(lambda: self.parts.ledger.settle(settlement)))
+        posted = self.run(_wait(lambda: self.parts.ledger.settle(settlement)))
         assert self.parts.ledger.resolutions - before == {Resolution[expected.upper()]: 1}
+        assert posted is not None
+        assert posted.resolution is Resolution[expected.upper()]
         if expected in ("applied", "late"):
-            assert balance == self.team.available + self.team.held
+            assert posted.balance == self.team.available + self.team.held
 
 
 def _count(books: Books, prefix: str, name: str) -> int:

@@ -14,8 +14,7 @@ from redis.crc import key_slot
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
-from gateway.ledger.ledger import Resolution
-from gateway.ledger.settlement_call import SettlementCalls
+from gateway.ledger.settlement_call import Resolution, SettlementCalls
 from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, policy, settled
 from tests.support.servers import Cluster, valkey_cluster, valkey_sentinel

@@ -14,8 +14,8 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a cost above its hold pauses the team where the route says so",
         "gateway/billing/settlement.py",
-        "if terms.pause_on_overrun and settlement.over_nano_usd:",
-        "if False:",
+        "pauses=terms.pause_on_overrun)",
+        "pauses=False)",
         f"{_TEST_OVERRUNS}::test_the_route_decides_before_the_default",
     ),
     Protection(

@@ -8,6 +8,7 @@ from tests.support.protections import Protection
 
 _TEST_EARLY_IDS: Final = "tests/faults/test_ids_known_early.py"
 _TEST_ESTIMATES: Final = "tests/faults/test_estimates.py"
+_TEST_LATE: Final = "tests/faults/test_late_overruns.py"
 _TEST_FREE: Final = "tests/faults/test_what_costs_nothing.py"
 
 RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -31,6 +32,34 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "                self._want_usage(relay, settlement, admitted, record, response_id)\n",
         "",
         "tests/faults/test_late_usage.py::test_a_stream_that_was_left_is_charged_what_it_used",
+    ),
+    Protection(
+        "an overrun that a later request shows is in the journal",
+        "gateway/ledger/settlement_call.py",
+        "if settlement.made_by and settlement.over_nano_usd:",
+        "if False:",
+        f"{_TEST_LATE}::test_a_late_overrun_is_journalled_counted_and_pauses_as_any_other",
+    ),
+    Protection(
+        "an overrun that a later request shows pauses the team where the route says so",
+        "gateway/ledger/known_responses.py",
+        "pauses=settlement.pauses and over > 0,",
+        "pauses=False,",
+        f"{_TEST_LATE}::test_a_late_overrun_is_journalled_counted_and_pauses_as_any_other",
+    ),
+    Protection(
+        "what a later request shows is held against the hold of the first",
+        "gateway/proxy/settling.py",
+        "amount, most_tokens = known_response.held_nano_usd, max(charged_tokens, output_tokens)",
+        "amount, most_tokens = 0, 0",
+        f"{_TEST_LATE}::test_a_usage_that_nobody_believes_is_charged_once_however_often_it_is_told",
+    ),
+    Protection(
+        "a correction counts once, however many requests see the usage at once",
+        "gateway/proxy/settling.py",
+        "if corrects and posted is not None and posted.resolution is not Resolution.LATE:",
+        "if False:",
+        f"{_TEST_LATE}::test_requests_that_see_a_usage_at_once_count_once",
     ),
     Protection(
         "nothing is made up of a response that goes on elsewhere",

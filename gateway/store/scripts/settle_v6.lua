@@ -9,7 +9,9 @@
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
 --      19 how the cost came about, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
 --      21 the provider's id of the response, or ""
---      22 "1": a cost above the hold pauses the team; otherwise ""  23 fingerprint of the hold id, for the index
+--      22 "1": a cost above the hold pauses the team; "over <nano-USD> <request or nothing>": by so much it is above the
+--         hold of the request that made the response, which is named where that pauses the team; otherwise ""
+--      23 fingerprint of the hold id, for the index
 --      24 fingerprint of the response if it is remembered, otherwise ""  25 fingerprint of the upstream's key
 --      26 what to remember of the response if the entry does not tell it, otherwise ""
 --      27 the id of the response that is remembered, or ""
@@ -97,12 +99,13 @@ local function word(number, said)
   redis.call('HSET', words, ':' .. said, many + 1, '=' .. string.format('%d', many + 1), said)
   return many + 1
 end
+local over, pauser = string.match(ARGV[22], '^over (%d+) (%S*)$')
 -- The provider may call a response otherwise than its client.
 local named = remembered and ARGV[27] or ARGV[21]
 local more, last = {
   named ~= '' and packed_id(named) or '', plain and '' or ARGV[19], ARGV[26],
-  ARGV[21] ~= named and ARGV[21] ~= '' and packed_id(ARGV[21]) or '',
-}, 4
+  (over or ARGV[21] ~= named) and ARGV[21] ~= '' and packed_id(ARGV[21]) or '', over and over + 0 or '',
+}, 5
 while last > 0 and more[last] == '' do last = last - 1 end
 local entry_id = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*', 'e', cmsgpack.pack(
   binary_id, word(numbers[1], row), word(numbers[2], ending), cost, balance, hold.amount, input, cached, output, reasoning,
@@ -125,7 +128,8 @@ if kind == 'settle' then
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
 end
-if ARGV[22] == '1' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, id)) end
+pauser = ARGV[22] == '1' and id or pauser
+if pauser and pauser ~= '' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, pauser)) end
 if response and ARGV[28] ~= '' then redis.call('SET', response, ARGV[28], 'PX', ARGV[29])
 elseif response then redis.call('DEL', response) end
 -- The client may have used the idempotency key again after this hold expired.
