@@ -36,7 +36,13 @@ SCRIPTS = [
     if re.search(r"_v\d+\.lua$", file.name)
 ]
 CHECKED = [script for script in SCRIPTS if script.source.startswith("do local c,k=redis.acl_check_cmd")]
+CHECKED_BELOW = {ADMIT.name, SETTLE.name}
+"""Those that ask about some commands before their first write: test_forbidden_midway has their branches."""
 OF_A_REQUEST = sorted({*ADMIT.commands, *SETTLE.commands, *hold_expiry.EXPIRE.commands, *hold_expiry.RENEW.commands})
+
+
+READ_FIRST = ("HMGET", "TIME")
+"""Without these it is not even known that a request is one too many."""
 
 
 def _forbid(server: Server, command: str) -> None:
@@ -75,10 +81,13 @@ def test_the_table_has_each_command_of_the_scripts_and_no_other() -> None:
 
 
 def test_each_script_that_writes_asks_first_and_those_that_read_have_no_write_of_their_own() -> None:
-    for script in set(SCRIPTS) - set(CHECKED):
+    unchecked = {script for script in set(SCRIPTS) - set(CHECKED) if script.name not in CHECKED_BELOW}
+    for script in unchecked:
         text = resources.files("gateway.store").joinpath("scripts", f"{script.name}.lua").read_text(encoding="utf-8")
         assert not any(COMMANDS[command] for command in _own(text)), script.name
-    assert {ADMIT.name, SETTLE.name, hold_expiry.EXPIRE.name} <= {script.name for script in CHECKED}
+    assert hold_expiry.EXPIRE in CHECKED
+    assert {script.name for script in set(SCRIPTS) - unchecked} == {script.name for script in CHECKED} | CHECKED_BELOW
+    assert all("acl_check_cmd" in script.source for script in (ADMIT, SETTLE))
 
 
 def _own(text: str) -> list[str]:
@@ -104,9 +113,9 @@ async def test_without_one_command_no_settlement_is_half_written_and_later_each_
     holds = [(await parts.ledger.admit(ask(key))).hold for _ in range(3)]
     _forbid(server, command)
     error = await _refusal(parts, key)
-    if command in ADMIT.commands:
-        assert error is not None
-        assert (error.code, error.wait_ms) == ("store_unavailable", 1000)
+    assert error is not None
+    expected = ("store_unavailable", 1000) if command in READ_FIRST else ("concurrency_exceeded", 1000)
+    assert (error.code, error.wait_ms) == expected
     await asyncio.gather(*(parts.ledger.settle(settled(hold, cost=5)) for hold in holds[:2]))
     await parts.ledger.settle(voided(holds[2]))
     async with opened(hasty(f"redis://127.0.0.1:{server.port}")) as store:

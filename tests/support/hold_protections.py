@@ -84,9 +84,16 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a script that may not run all of its commands writes nothing",
         "gateway/store/script.py",
-        "_permission_check(commands) + source if writes else source",
-        "source",
+        "source = _permission_check(commands, commands) + source",
+        "pass",
         "tests/store/test_forbidden_commands.py::"
-        "test_without_one_command_no_settlement_is_half_written_and_later_each_is_posted_once",
+        "test_each_script_that_writes_asks_first_and_those_that_read_have_no_write_of_their_own",
+    ),
+    Protection(
+        "a script of a request that may not run what follows its first write writes nothing",
+        "gateway/store/script.py",
+        "_PERMITS.sub(lambda line: _permission_check(line[1].split(), commands), source)",
+        '_PERMITS.sub("", source)',
+        "tests/store/test_forbidden_midway.py::test_a_call_that_lacks_a_command_changes_nothing",
     ),
 )

@@ -175,6 +175,10 @@ if not free then
   check('team', team, team_limits)
   if metered and amount > 0 and available < amount then consider('credits', 'team', available, held, -1) end
 end
+-- What waits in the queue may be written from here on, as its silent entries go.
+if queue then
+--@permits EXISTS HDEL HINCRBY HSET PEXPIRE SET ZADD
+end
 local patience_s = tonumber(key_limits[FOURTH + 5] or team_limits[FOURTH + 3] or 0)
 local turn = patience_s > 0 and not free and ARGV[9] ~= '1' and turn_of(queue, state, hold_id, key_id, now,
   tonumber(key_limits[FOURTH + 6] or false), tonumber(team_limits[FOURTH + 4] or false))
@@ -191,6 +195,10 @@ if worst or turn and turn.behind then
   return reply
 end
 if ARGV[9] == '1' then return answer(1, '', '', 0, 0, 0) end
+--@permits HSET ZADD
+if mark then
+--@permits SET
+end
 if queue then leave(queue, state, hold_id) end
 
 local function reserve(scope, limits)
@@ -202,6 +210,9 @@ end
 if not free then
   reserve(key, key_limits)
   reserve(team, team_limits)
+  if key.added or team.added then
+--@permits HINCRBY
+  end
   local buckets = (key_limits[TPM] and 1 or 0) + (team_limits[TPM] and 2 or 0)
   available = available - amount
   save_state(state, key_id, available, held + amount, team, key)

@@ -83,6 +83,16 @@ local ending = kind .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. ' ' .. ARGV[6] .. '\n
 local numbers = redis.call('HMGET', words, ':' .. row, ':' .. ending)
 local hour, day
 if kind == 'settle' then hour, day = redis.call('HGET', KEYS[9], row), redis.call('HGET', KEYS[10], row) end
+--@permits HDEL HINCRBY HSET PEXPIRE XADD ZREM
+if not (numbers[1] and numbers[2]) then
+--@permits HLEN
+end
+if ARGV[22] == '1' then
+--@permits HSETNX
+end
+if response or mark then
+--@permits DEL GET SET
+end
 local balance, indexed = resolve(
   state, hold, now, load_rates(team_hash), load_rates(key_hash), cost, kind == 'settle' and input + output or 0, slots,
   string.match(index, '%d+$') * 4294967296, remembered and 2 or 1)
