@@ -24,6 +24,7 @@ from gateway.accounts.accounts import Accounts
 from gateway.accounts.admin_keys import Admins
 from gateway.accounts.rotation import Rotation
 from gateway.accounts.sessions import Sessions
+from gateway.accounts.sign_in import SingleSignOn
 from gateway.api.middleware import RouteMiddleware
 from gateway.concurrency.caller_turns import CallerTurns
 from gateway.concurrency.off_loop import OffLoop
@@ -66,6 +67,7 @@ from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.parts import (
     build_otel_metrics,
+    build_sign_on,
     build_snapshot,
     build_tracing,
     build_turns,
@@ -98,6 +100,7 @@ class Services:
     admins: Admins
     admin_turns: CallerTurns
     sessions: Sessions
+    sign_on: SingleSignOn | None
     audit_log: AuditLog
     handler: RequestHandler
     model_list: ModelList
@@ -241,6 +244,8 @@ class Gateway:
             services = _services(settings, store, ledger, handler, request_log, self._source, upgrades)
             _begin_telemetry(settings, handler, services.reporter.note, stack)
             control_loop, reporter = services.control_loop, services.reporter
+            if services.sign_on is not None:
+                stack.push_async_callback(services.sign_on.provider.close)
             stack.push_async_callback(control_loop.end)
             stack.push_async_callback(reporter.end)
             await control_loop.begin()
@@ -309,6 +314,7 @@ def _services(
         sessions=Sessions(
             store, admins, ttl_s=settings.admin.session_ttl_s, max_attempts=settings.admin.sign_in_attempts
         ),
+        sign_on=build_sign_on(settings, admins, accounts),
         audit_log=audit_log,
         handler=handler,
         model_list=ModelList(handler.snapshot.upstreams),

@@ -53,6 +53,7 @@ CATALOGUE: Final = MappingProxyType(
         "conversation_locked": Kind(400, "invalid_request_error", "never"),
         "invalid_api_key": Kind(401, "authentication_error", "never"),
         "invalid_admin_key": Kind(401, "authentication_error", "never"),
+        "sign_in_failed": Kind(401, "authentication_error", "never"),
         "insufficient_quota": Kind(402, "insufficient_credits", "never"),
         "team_paused": Kind(402, "insufficient_credits", "never"),
         "model_not_allowed": Kind(403, "permission_denied", "never"),
@@ -100,6 +101,7 @@ CATALOGUE: Final = MappingProxyType(
         "upstream_invalid_response": Kind(502, "model_error", "client"),
         "upstream_rejected_gateway": Kind(502, "model_error", "never"),
         "no_available_provider": Kind(503, "server_error", "wait"),
+        "identity_provider_unavailable": Kind(503, "server_error", "wait"),
         "store_unavailable": Kind(503, "server_error", "wait"),
         "shutting_down": Kind(503, "server_error", "wait"),
     }

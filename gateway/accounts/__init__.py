@@ -8,6 +8,7 @@ entities        teams, keys and balances as values
 records         their hashes and lists as they are stored
 rotation        new secrets for existing keys
 sessions        sessions of the dashboard
+sign_in         sign-in by an identity provider
 idempotency     idempotency keys of creations
 serialization   limits, balances and times as JSON
 """

@@ -6,7 +6,8 @@ read     reading everything
 team     managing one team: its keys within its quotas, and its usage
 
 gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms,
-                 s:<SHA-256> and e:<SHA-256> of earlier secrets (admin_rotate_v1)
+                 subject (of a sign-in, which deletes itself), s:<SHA-256> and e:<SHA-256> of earlier secrets
+                 (admin_rotate_v1)
 
 A key is listed before it is stored, and removed before it leaves the list. A place in the list without a key therefore
 belongs to a change that died. It is dropped when the list is read and no creation can need it any more.
@@ -31,10 +32,11 @@ from gateway.store.replies import gather
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-CREATE: Final = Script.load("admin_create_v1")
+CREATE: Final = Script.load("admin_create_v2")
 USE: Final = Script.load("admin_use_v2")
 ROTATE: Final = Script.load("admin_rotate_v1")
 MAX_ADMIN_KEYS: Final = 1000
+MOST_SIGN_INS: Final = 10
 SCOPES: Final = ("all", "read", "team")
 _USED_EVERY_MS: Final = 60_000
 _CREATED_WITHIN_S: Final = 10.0
@@ -57,6 +59,7 @@ class Admin:
 
     `team_id` is "" unless the scope is "team". An `expires_ms` of 0 means that the key does not expire. `used_ms` is
     the last use to the minute, or 0 for never. `ending` are earlier secrets that still work.
+    `subject` is the person whose sign-in at the identity provider created the key, or "".
     """
 
     id: str
@@ -68,6 +71,7 @@ class Admin:
     created_by: str
     used_ms: int
     ending: tuple[EndingSecret, ...] = ()
+    subject: str = ""
 
 
 ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
@@ -114,28 +118,54 @@ class Admins:
         text, secret_hash = new_admin_secret(admin_id, seed)
         stored = await self._fields(admin_id)
         if not stored:
-            listed = await self._run("ZCARD", keyspace.ADMINS)
-            if listed >= MAX_ADMIN_KEYS and len(await self.admins()) >= MAX_ADMIN_KEYS:
-                raise GatewayError("not_allowed", f"There are {MAX_ADMIN_KEYS} admin keys. Delete one first.")
-            created_ms = await self._now_ms()
             fields = {
                 "name": name,
                 "scope": scope,
                 "team": team_id,
                 "secret": secret_hash,
                 "expires_ms": str(expires_ms),
-                "created_ms": str(created_ms),
                 "created_by": created_by,
             }
-            name_of_key = keyspace.admin(admin_id)
-            run_by_ms = self._store.run_by_ms(name_of_key, _CREATED_WITHIN_S)
-            await self._run("ZADD", keyspace.ADMINS, str(created_ms), admin_id)
-            words = [word for pair in fields.items() for word in pair]
-            await gather([self._store.call(CREATE, [name_of_key], [run_by_ms, *words])])
-            stored = await self._fields(admin_id)
+            stored = await self._put(admin_id, await self._now_ms(), fields)
+        return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
+
+    async def sign_in(self, name: str, scope: str, *, team_id: str, subject: str, lasts_s: int) -> tuple[Admin, str]:
+        """Creates an admin key for somebody whom the identity provider knows as `subject`. It deletes itself.
+
+        A person has MOST_SIGN_INS of them; one more deletes the oldest.
+        """
+        own = [admin for admin in await self.admins() if admin.subject == subject]
+        for oldest in own[: max(0, len(own) + 1 - MOST_SIGN_INS)]:
+            await self.delete(oldest)
+        admin_id, now_ms = new_id(), await self._now_ms()
+        text, secret_hash = new_admin_secret(admin_id, None)
+        expires_ms = now_ms + lasts_s * 1000
+        fields = {
+            "name": name,
+            "scope": scope,
+            "team": team_id,
+            "secret": secret_hash,
+            "expires_ms": str(expires_ms),
+            "subject": subject,
+        }
+        return _admin(admin_id, await self._put(admin_id, now_ms, fields, str(expires_ms))), text
+
+    async def _put(
+        self, admin_id: str, created_ms: int, fields: Mapping[str, str], delete_ms: str = ""
+    ) -> dict[str, str]:
+        """Lists and stores a new admin key. Returns what is stored."""
+        listed = await self._run("ZCARD", keyspace.ADMINS)
+        if listed >= MAX_ADMIN_KEYS and len(await self.admins()) >= MAX_ADMIN_KEYS:
+            raise GatewayError("not_allowed", f"There are {MAX_ADMIN_KEYS} admin keys. Delete one first.")
+        name_of_key = keyspace.admin(admin_id)
+        run_by_ms = self._store.run_by_ms(name_of_key, _CREATED_WITHIN_S)
+        await self._run("ZADD", keyspace.ADMINS, str(created_ms), admin_id)
+        words = [word for pair in {**fields, "created_ms": str(created_ms)}.items() for word in pair]
+        await gather([self._store.call(CREATE, [name_of_key], [run_by_ms, delete_ms, *words])])
+        stored = await self._fields(admin_id)
         if not stored:  # it ran too late, or was deleted at once
             raise GatewayError("store_unavailable", "The admin key was not created. Try again.", wait_ms=1000)
-        return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
+        return stored
 
     async def admins(self) -> list[Admin]:
         """Returns all admin keys, oldest first."""
@@ -233,5 +263,6 @@ def _admin(admin_id: str, stored: Mapping[str, str], now_ms: int = 0) -> Admin:
         created_ms=int(stored.get("created_ms", "0")),
         created_by=stored.get("created_by", ""),
         used_ms=int(stored.get("used_ms", "0")),
+        subject=stored.get("subject", ""),
         ending=tuple(sorted(ending, key=lambda secret: secret.until_ms)),
     )

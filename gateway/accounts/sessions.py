@@ -75,7 +75,17 @@ class Sessions:
 
         Raises GatewayError `rate_limit_exceeded` if there were too many.
         """
-        name = keyspace.sign_in(host)
+        await self._count(host, self._max_attempts)
+
+    async def count_attempt(self, host: str, what: str = "sign-ins", factor: int = 1) -> None:
+        """Counts a step of a sign-in at the identity provider: `factor` times as many are allowed as wrong keys.
+
+        Raises GatewayError `rate_limit_exceeded` if there were too many.
+        """
+        await self._count(f"{what} {host}", factor * self._max_attempts)
+
+    async def _count(self, counted: str, most: int) -> None:
+        name = keyspace.sign_in(counted)
         # Both commands go out in one write. PEXPIRE sets a TTL on a new key only, so no counter is left without one.
         replies = await gather(
             [
@@ -84,7 +94,7 @@ class Sessions:
                 self._store.run("PTTL", name),
             ]
         )
-        if replies[0] > self._max_attempts:
+        if replies[0] > most:
             wait_ms = max(1, replies[2])
             raise GatewayError(
                 "rate_limit_exceeded",

@@ -14,6 +14,8 @@ from gateway.identity.api_keys import ApiKey, invalid_api_key, key_of_request
 if TYPE_CHECKING:
     from gateway.accounts.admin_keys import Admins
     from gateway.accounts.rotation import Rotation
+    from gateway.accounts.sessions import Sessions
+    from gateway.accounts.sign_in import SingleSignOn
     from gateway.concurrency.caller_turns import CallerTurns
     from gateway.concurrency.periodic import Periodic
     from gateway.config.settings import Settings
@@ -40,6 +42,8 @@ class Services(Protocol):
     rotation: Rotation
     admins: Admins
     admin_turns: CallerTurns
+    sessions: Sessions
+    sign_on: SingleSignOn | None
     audit_log: AuditLog
     handler: RequestHandler
     model_list: ModelList

@@ -7,6 +7,7 @@
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     doctor           examines a staging gateway; doctor_patient is the team and the requests by which it does
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
+    sign_in          signs in at an identity provider
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
     archive, reconcile, recent_requests, top, upstreams, config, admin_keys
                      commands that use the admin API
@@ -57,6 +58,8 @@ _PARTS: Final = MappingProxyType(
         "usage": _Part("usage", "usage"),
         "audit": _Part("admin_keys", "audit"),
         "whoami": _Part("admin_keys", "whoami"),
+        "login": _Part("sign_in", "login"),
+        "logout": _Part("sign_in", "logout"),
         "prices": _Part("prices", also=("price_import",)),
         "top": _Part("top", "top"),
         "try": _Part("try_prompt", "try_"),

@@ -23,7 +23,7 @@ import httpx
 
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.options import program
-from gateway.cli.profiles import Profile, default_profile, named_profile, secret
+from gateway.cli.profiles import Profile, default_profile, named_profile, secret, signed_in_file
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 DEMO_ADMIN_KEY: Final = Path("data/admin-key")
@@ -40,6 +40,15 @@ class AdminApiError(CliError):
         super().__init__(message)
         self.code = code
         self.field = field
+
+
+def gateway_url() -> str:
+    """Returns the URL of the gateway that the environment names, by default the demo's. Raises CliError."""
+    if profile := named_profile():
+        return profile.url.rstrip("/")
+    if "GATEWAY_URL" not in os.environ and (profile := default_profile()):
+        return profile.url.rstrip("/")
+    return (os.environ.get("GATEWAY_URL") or DEFAULT_URL).rstrip("/")
 
 
 class AdminClient:
@@ -72,18 +81,23 @@ class AdminClient:
         if key := os.environ.get("GATEWAY_ADMIN_KEY"):
             path = key.removeprefix("file:")  # in a container, a secret is a file
             return cls(url, key.strip(), "GATEWAY_ADMIN_KEY") if path == key else cls(url, _key_in(Path(path)), path)
+        if (signed_in := signed_in_file(url)).is_file():
+            return cls(url, _key_in(signed_in), str(signed_in))
         # The demo's key is used for the demo on this machine only. It is not sent to another gateway.
         if is_loopback(url) and DEMO_ADMIN_KEY.is_file():
             return cls(url, _key_in(DEMO_ADMIN_KEY), str(DEMO_ADMIN_KEY))
         raise CliError(
-            f"no admin key: set GATEWAY_ADMIN_KEY, or run this where the demo keeps its own in {DEMO_ADMIN_KEY}",
+            "no admin key: set GATEWAY_ADMIN_KEY, or use `gateway login` if the gateway has an identity provider, "
+            f"or run this where the demo keeps its own in {DEMO_ADMIN_KEY}",
             exit_code=USAGE,
         )
 
     @classmethod
     def _of(cls, profile: Profile) -> Self:
         if not profile.admin_key:
-            raise CliError(f"profile {profile.name!r} has no admin_key", exit_code=USAGE)
+            if (signed_in := signed_in_file(profile.url)).is_file():
+                return cls(profile.url, _key_in(signed_in), str(signed_in))
+            raise CliError(f"profile {profile.name!r} has no admin_key, and nobody is signed in", exit_code=USAGE)
         return cls(profile.url, secret(profile.admin_key), f"profile {profile.name!r}")
 
     @property

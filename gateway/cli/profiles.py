@@ -17,6 +17,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from gateway.cli.errors import USAGE, CliError
 
@@ -46,6 +47,13 @@ def default_profile() -> Profile | None:
     return _profile(profiles, str(name)) if name else None
 
 
+def signed_in_file(url: str) -> Path:
+    """Returns the file with the admin key of `gateway login` for a gateway."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return _directory() / "signed-in" / f"{parts.hostname}-{port}"
+
+
 def secret(reference: str) -> str:
     """Returns the key that "file:PATH" or "env:NAME" refers to. Raises CliError."""
     kind, _, place = reference.partition(":")
@@ -64,8 +72,12 @@ def secret(reference: str) -> str:
 def _path() -> Path:
     if given := os.environ.get("GATEWAY_PROFILES"):
         return Path(given)
+    return _directory() / "profiles.toml"
+
+
+def _directory() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "gateway" / "profiles.toml"
+    return (Path(base) if base else Path.home() / ".config") / "gateway"
 
 
 def _read(*, must_exist: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 settings            loads, merges and validates everything
 sections            the sections that every gateway has
+oidc_settings       [oidc]
 upstream_settings   [upstreams.NAME]
 route_settings      [[routes]]
 price_settings      [prices."PATTERN"]

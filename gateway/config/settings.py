@@ -2,8 +2,8 @@
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
-    sections: server websocket store admin limits ledger routing errors log telemetry upstreams.<name> routes aliases
-        prices."<pattern>"
+    sections: server websocket store admin oidc limits ledger routing errors log telemetry upstreams.<name> routes
+        aliases prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
 Unknown keys are errors. `load_settings` reports every error at once, each with its place (errors.py).
@@ -33,6 +33,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from gateway.billing.price_table import PriceTable
 from gateway.config.errors import DELIMITER, ENV_PREFIX, InvalidSettings, Problem, SettingsError, Source, problems_of
 from gateway.config.messages import hint, settings_at
+from gateway.config.oidc_settings import OidcSettings
 from gateway.config.positions import positions
 from gateway.config.price_settings import PriceSettings
 from gateway.config.route_settings import RouteSettings
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     state: StateSettings = Field(default_factory=StateSettings)
     websocket: WebSocketSettings = WebSocketSettings()
     admin: AdminSettings = AdminSettings()
+    oidc: OidcSettings = OidcSettings()
     limits: LimitsSettings = LimitsSettings()
     ledger: LedgerSettings = LedgerSettings()
     routing: RoutingSettings = RoutingSettings()

@@ -2,6 +2,7 @@
 
     sign_in.py        GET POST /dashboard/login, POST /logout; sessions are in accounts/sessions.py
     sign_in_page.py   the sign-in page, and the form that it keeps when a session has ended
+    single_sign_on.py GET /dashboard/login/oidc and /callback: signing in at an identity provider
     overview.py       GET /dashboard: spend, requests, refusals, durations; plots.py draws what charts.py collects
     teams.py          /teams, /teams/{team}: balances, limits, credits; forecast.py says when a balance ends
     keys.py           POST /teams/{team}/keys and below: create, rotate, change, revoke
@@ -42,6 +43,7 @@ from gateway.dashboard import (
     prices,
     requests,
     sign_in,
+    single_sign_on,
     static,
     teams,
     upstreams,
@@ -53,5 +55,5 @@ def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
     """Declares the dashboard's routes. `host_of` returns the address that attempts to sign in are counted against."""
     app.state.host_of = host_of
     pages = (overview, teams, keys, journal, requests, upstreams, prices, admin_keys, configuration, downloads)
-    for module in (sign_in, static, *pages, not_found):
+    for module in (sign_in, single_sign_on, static, *pages, not_found):
         app.include_router(module.router, prefix="/dashboard", include_in_schema=False)

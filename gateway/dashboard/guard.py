@@ -30,6 +30,7 @@ from gateway.types import Message
 
 if TYPE_CHECKING:
     from gateway.accounts.sessions import Sessions
+    from gateway.accounts.sign_in import SingleSignOn
     from gateway.config.settings import Settings
 
 COOKIE: Final = "gateway_session"
@@ -60,6 +61,7 @@ class Services(Protocol):
 
     settings: Settings
     sessions: Sessions
+    sign_on: SingleSignOn | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ async def sign_in(request: Request) -> Response:
     kept = KeptForm.read(form.get("kept_path", ""), form.get("kept_fields", ""))
     check_csrf(request, request.cookies.get(BEFORE, ""))
     sessions = services_of(request).sessions
+    if kept is not None and form.get("signed_in"):  # in another tab
+        token = request.cookies.get(COOKIE, "")
+        if await sessions.find(token, root_key_of(request)) is not None:
+            return send_again_page(kept, token)
+        return sign_in_page(request, wanted, "You are not signed in yet.", 401, kept=kept)
     host: str = request.app.state.host_of(request.scope)
     try:
         admin = await AdminClient(request, None).whoami(form.get("key", "").strip())

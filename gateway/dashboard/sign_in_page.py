@@ -10,10 +10,11 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 from fastapi import Request, Response
 
+from gateway.accounts.sign_in import SingleSignOn
 from gateway.dashboard.render import html
 
 CSRF: Final = "csrf"
@@ -58,8 +59,10 @@ def sign_in_page(
     request: Request, wanted: str, problem: str = "", status: int = 200, *, kept: KeptForm | None = None
 ) -> Response:
     """Renders the page. `wanted` is shown after signing in, unless a form is kept."""
+    single_sign_on: SingleSignOn | None = request.app.state.services.sign_on
+    sign_on = single_sign_on.label if single_sign_on is not None else None
     cookie = request.cookies.get(BEFORE, "") or secrets.token_urlsafe(32)
-    values = {"csrf": csrf_of(cookie), "wanted": wanted, "problem": problem, "kept": kept}
+    values = {"csrf": csrf_of(cookie), "wanted": wanted, "problem": problem, "kept": kept, "sign_on": sign_on}
     answer = html("login.html", status, visit=None, here="", **values)
     set_cookie(request, answer, BEFORE, cookie)
     return answer
@@ -81,9 +84,18 @@ def own_path(path: str) -> str:
     return path if ours and path.isascii() else HOME
 
 
-def set_cookie(request: Request, answer: Response, name: str, value: str) -> None:
+def set_cookie(
+    request: Request,
+    answer: Response,
+    name: str,
+    value: str,
+    *,
+    path: str = HOME,
+    same_site: Literal["strict", "lax"] = "strict",
+    max_age_s: int | None = None,
+) -> None:
     """Sets a cookie of the dashboard."""
     # A proxy that terminates TLS sets this header. A client that forges it harms only its own cookie.
     forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip()
     https = "https" in (request.url.scheme, forwarded)
-    answer.set_cookie(name, value, path=HOME, httponly=True, samesite="strict", secure=https)
+    answer.set_cookie(name, value, path=path, httponly=True, samesite=same_site, secure=https, max_age=max_age_s)

@@ -8,7 +8,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{gw:team-names}:changes  hash  emptied by the end of each change, or by its repair: names that change hands
     gw:key-teams              hash    permanent: key id -> team id, so that a key is found by its id alone
     gw:admins                 zset    permanent: the list of admin keys, by creation
-    gw:admin:<id>             hash    permanent: an admin key's scope and hashed secret
+    gw:admin:<id>             hash    permanent: an admin key's scope and hashed secret. TTL `oidc.lasts_s` of a sign-in
     gw:audit                  stream  trimmed by each entry to `admin.audit_max_entries`: every admin action
     gw:upstreams-off          hash    permanent: disabled upstreams -> who disabled them and when
     gw:sealing-key            string  permanent: seals compaction items, which clients keep without end

@@ -8,6 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
+from gateway.accounts.accounts import Accounts
+from gateway.accounts.admin_keys import Admins
+from gateway.accounts.sign_in import SingleSignOn
 from gateway.concurrency.off_loop import OffLoop
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
@@ -15,6 +18,7 @@ from gateway.config.upstream_settings import UpstreamSettings
 from gateway.http.websocket_connection import SocketBounds
 from gateway.http.websocket_handshake import WebSocketOptions
 from gateway.ledger.policy import LedgerPolicy
+from gateway.oidc.provider import IdentityProvider
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
@@ -195,6 +199,21 @@ def ledger_policy(settings: Settings) -> LedgerPolicy:
 
 def _path(path: Path | None) -> str | None:
     return str(path) if path is not None else None
+
+
+def build_sign_on(settings: Settings, admins: Admins, accounts: Accounts) -> SingleSignOn | None:
+    """Returns the sign-in by an identity provider, or None if it is off."""
+    config = settings.oidc.client()
+    if config is None:
+        return None
+    return SingleSignOn(
+        IdentityProvider(config),
+        settings.oidc.grants,
+        admins,
+        accounts,
+        label=settings.oidc.label,
+        lasts_s=settings.oidc.lasts_s,
+    )
 
 
 def socket_policy(settings: Settings) -> SocketPolicy:

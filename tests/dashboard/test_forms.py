@@ -74,7 +74,7 @@ def test_these_are_all_the_forms(application: FastAPI) -> None:
     }
     assert posts == {*FORMS, "/logout"}
     strangers = {route.path for route in routes_below(application.routes) if type(route) is OpenRoute}
-    assert strangers == {"/login", "/static/{name}"}
+    assert strangers == {"/login", "/login/oidc", "/login/callback", "/static/{name}"}
     assert not [
         route for route in routes_below(application.routes) if type(route) is APIRoute and "dashboard" in route.path
     ]

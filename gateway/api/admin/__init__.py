@@ -9,6 +9,7 @@
     rotation.py          POST /teams/{team}/keys/{key}/rotate   GET /keys/{key}                by its id alone
     admin_keys.py        GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
                          POST /admin-keys/{id}/rotate
+    sign_in.py           POST DELETE /sign-in               POST /sign-in/token             at an identity provider
     usage.py             GET /usage; usage_totals.py adds its rows up
     events.py            GET /events                        live, as server-sent events
     upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable
@@ -42,6 +43,7 @@ from gateway.api.admin import (
     prices,
     requests,
     rotation,
+    sign_in,
     team_credits,
     teams,
     upstreams,
@@ -52,6 +54,7 @@ from gateway.api.admin.guard import GuardedRoute
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
 for part in (
     *(teams, keys, rotation, team_credits, kept_state, journal),
-    *(requests, usage, admin_keys, upstreams, prices, config, events),
+    *(requests, usage, admin_keys, sign_in, upstreams, prices, config, events),
 ):
     router.include_router(part.router)
+router.include_router(sign_in.open_router)

@@ -40,6 +40,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         "GET /whoami": Rule(EVERYBODY),
         "GET /openapi.json": Rule(EVERYBODY),
+        "DELETE /sign-in": Rule(EVERYBODY),
         "GET /teams": Rule(EVERYBODY),
         "POST /teams": Rule(FULL),
         "GET /teams/{team}": Rule(EVERYBODY),

@@ -53,26 +53,34 @@ class GuardedRoute(APIRoute):
         async def answer(request: Request, admin: Admin) -> Response:
             action = f"{request.method} {path}"
             rule = await authorise(action, request, admin)
-            try:
-                body = await _read_body(request)
-            except ClientDisconnected:
-                # nobody reads it; 499 is nginx's status for a client that closed the connection
-                return Response(status_code=499)
-            sent = False
 
-            async def replay() -> Message:
-                nonlocal sent
-                if sent:
-                    return await request.receive()
-                sent = True
-                return {"type": "http.request", "body": body, "more_body": False}
+            async def perform(again: Request) -> Response:
+                if request.method in _LOOKING:
+                    return await handle(again)
+                return await audited(action, rule, again, handle)
 
-            again = Request(request.scope, replay)
-            if request.method in _LOOKING:
-                return await handle(again)
-            return await audited(action, rule, again, handle)
+            return await with_bounded_body(request, perform)
 
         return guarded
+
+
+async def with_bounded_body(request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
+    """Reads the body, bounded in size and time, and passes it on with the request."""
+    try:
+        body = await _read_body(request)
+    except ClientDisconnected:
+        # nobody reads it; 499 is nginx's status for a client that closed the connection
+        return Response(status_code=499)
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await request.receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return await handle(Request(request.scope, replay))
 
 
 async def require_admin(request: Request) -> Admin:

@@ -188,6 +188,7 @@ def admin_json(admin: Admin) -> dict[str, Any]:
         "created_at": time_json(admin.created_ms),
         "created_by": admin.created_by or None,
         "last_used_at": time_json(admin.used_ms),
+        "subject": admin.subject or None,
         "ending_secrets": [
             {"sha256_prefix": secret.sha256[:_PREFIX], "until": time_json(secret.until_ms)} for secret in admin.ending
         ],
