@@ -27,8 +27,9 @@ counts               numbers in JSON from outside
 hosted_calls         calls of hosted tools
 reported_cost        the cost that an upstream reports
 sse_framing          splits a stream of server-sent events
-sse_observer         reads usage and progress from a stream that passes
-usage_dropping       the same, without the usage that a caller did not ask for
+sse_framer           cuts a stream that is passed on into whole events
+sse_observer         reads usage and progress from these events
+usage_dropping       a framer that leaves out the usage that a caller did not ask for
 delta_head           how the deltas of a stream begin
 oversized_event      an event that is too large to hold
 opening_event        the event that shows an answer before its output

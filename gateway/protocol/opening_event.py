@@ -26,10 +26,11 @@ def id_shown_first(events: bytes) -> str | None:
 class OpeningEvent:
     """The opening event of one stream. `seen`: it has passed. `data` is the event, or None if it exceeds the bound."""
 
-    __slots__ = ("_opening", "_response_id", "data", "seen")
+    __slots__ = ("_has_read_id", "_opening", "_response_id", "data", "seen")
 
     def __init__(self, opening: Opening | None) -> None:
         self._opening = opening
+        self._has_read_id = False
         self._response_id: str | None = None
         self.seen = False
         self.data: bytes | None = None
@@ -56,10 +57,10 @@ class OpeningEvent:
         """Notes that an event of this type is too large to keep."""
         self.seen = self.seen or (self._opening is not None and kind in self._opening.types)
 
-    @property
     def response_id(self) -> str | None:
-        """The id of the response that it shows."""
-        if self._response_id is None and self.data is not None:
+        """Returns the id of the response that it shows. The event is parsed once, when the id is needed."""
+        if self.data is not None and not self._has_read_id:
+            self._has_read_id = True
             self._response_id = _id_in(parse_object(self.data))
         return self._response_id
 

@@ -1,4 +1,4 @@
-"""An event that is too large to hold: it is passed on as it comes, and read by its type and its end.
+"""An event that is too large to be held. It is passed on as it comes, and read by its type and its end.
 
 Mutable.
 """
@@ -13,34 +13,31 @@ from gateway.protocol.sse_framing import fields
 from gateway.protocol.usage_reader import find_usage
 
 _FIRST_TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
-_TRAIL_BYTES: Final = 16_384  # kept of a terminal event, because its usage is near its end
+_END_BYTES: Final = 16_384  # kept of a terminal event, because its usage is near its end
 
 
 class OversizedEvent:
-    """The event that passes, if one does. `type`: its type, as far as its beginning tells."""
+    """One event of this kind. `type`: its type, as far as its beginning shows it."""
 
-    __slots__ = ("_form", "_trail", "type")
+    __slots__ = ("_end", "_form", "type")
 
-    def __init__(self, form: StreamForm) -> None:
-        self.type = ""
-        self._form = form
-        self._trail = b""
-
-    def begin(self, head: bytes, held: bytes) -> None:
-        """It begins. `head`: its first bytes with LF lines; `held`: all that has come of it."""
+    def __init__(self, form: StreamForm, head: bytes, beginning: bytes) -> None:
+        """Takes its beginning. `head`: the first bytes of that, with LF lines."""
         name, data = fields(head)
         first_type = _FIRST_TYPE.match(data)
         self.type = first_type[1].decode() if first_type else name
-        self.go_on(held)
+        self._form = form
+        self._end = b""
+        self.add(beginning)
 
-    def go_on(self, data: bytes) -> None:
-        """More of it has come."""
+    def add(self, data: bytes) -> None:
+        """Takes more of it."""
         if self.type in self._form.terminals:
-            self._trail = (self._trail + data)[-_TRAIL_BYTES:]
+            self._end = (self._end + data)[-_END_BYTES:]
 
     def end(self, facts: StreamFacts, last: bytes = b"", *, whole: bool = True) -> None:
-        """It is over: tells what it told. `whole`: an event that is cut tells its usage alone, where it has one."""
-        usage = find_usage(self._trail + last) if self._trail else None
+        """Notes in `facts` what it tells. An event that is not whole, because it was cut, tells its usage at most."""
+        usage = find_usage(self._end + last) if self._end else None
         if not whole and usage is None:
             return
         if self.type in self._form.terminals:
@@ -48,4 +45,3 @@ class OversizedEvent:
             self._form.read_event(facts, self.type, body)
         elif self.type == "error":
             facts.fail({"type": "error"})
-        self.type, self._trail = "", b""

@@ -1,4 +1,4 @@
-"""Observes a stream for a caller that did not ask for usage: leaves out the event that reports nothing else.
+"""Frames a stream for a caller that did not ask for usage: leaves out the event that reports nothing else.
 
 The gateway asks for usage itself, because it settles requests by it. Callers that did not ask read `choices[0]` of
 every chunk, and crash on a chunk without choices.
@@ -10,32 +10,32 @@ import re
 from typing import Final
 
 from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import fields, lf_lines, split_events
-from gateway.protocol.sse_observer import SseObserver
 
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 
 
-class UsageDroppingObserver(SseObserver):
-    """An observer that leaves out the event which reports nothing but usage."""
+class UsageDroppingFramer(SseFramer):
+    """A framer that leaves out the event which reports nothing but usage. Its observer examines that event too."""
 
     __slots__ = ()
 
     def feed(self, data: bytes) -> bytes:
-        """See `SseObserver.feed`."""
+        """See `SseFramer.feed`."""
         ready = super().feed(data)
-        if self.long:  # a large event comes first, and reports more than usage
-            cut = self.long[0][1]
-            return ready[:cut] + self._without_usage(ready[cut:])
+        if large := self.observer.large:  # a large event comes first, and reports more than usage
+            _, end = large[0]
+            return ready[:end] + self._without_usage(ready[end:])
         return self._without_usage(ready)
 
-    def finish(self, *, clean: bool = True, half: bool = True) -> bytes:
-        """See `SseObserver.finish`."""
-        return self._without_usage(super().finish(clean=clean, half=half))
+    def finish(self, *, was_cut: bool = False) -> bytes:
+        """See `SseFramer.finish`."""
+        return self._without_usage(super().finish(was_cut=was_cut))
 
     def _without_usage(self, ready: bytes) -> bytes:
         """Returns what is to be written, without the event that reports nothing but usage."""
-        drops = self.form.drops_usage
+        drops = self.observer.form.drops_usage
         if drops is None or _USAGE.search(ready) is None:
             return ready
         kept = []

@@ -8,31 +8,31 @@ from collections.abc import Iterator
 from typing import Final
 
 from gateway.http.client import Client
-from gateway.protocol.sse_observer import SseObserver
+from gateway.protocol.sse_framer import SseFramer
 
 COMMENT: Final = b": keep-alive\n\n"
 _LOOKS: Final = 4  # checks per period of silence of what was written
 
 
 @contextlib.contextmanager
-def keeping_alive(client: Client, observer: SseObserver, silence_s: float | None) -> Iterator[None]:
+def keeping_alive(client: Client, framer: SseFramer, silence_s: float | None) -> Iterator[None]:
     """Writes a comment between events after so much silence; None means never. The only task of a relay."""
     if silence_s is None:
         yield
         return
-    task = asyncio.create_task(_keep_alive(client, observer, silence_s))
+    task = asyncio.create_task(_keep_alive(client, framer, silence_s))
     try:
         yield
     finally:
         task.cancel()
 
 
-async def _keep_alive(client: Client, observer: SseObserver, silence_s: float) -> None:
+async def _keep_alive(client: Client, framer: SseFramer, silence_s: float) -> None:
     quiet = 0
     while True:
         before = client.bytes_out
         await asyncio.sleep(silence_s / _LOOKS)
         quiet = quiet + 1 if client.bytes_out == before else 0
-        if quiet >= _LOOKS and observer.aligned and client.status is not None:
+        if quiet >= _LOOKS and framer.aligned and client.status is not None:
             await client.write(COMMENT)
             quiet = 0

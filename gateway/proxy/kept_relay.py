@@ -10,7 +10,7 @@ from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.dialects.dialect import StreamForm
-from gateway.protocol.sse_observer import SseObserver
+from gateway.protocol.sse_framer import SseFramer
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer
 from gateway.proxy.keep_alive import keeping_alive
@@ -60,22 +60,21 @@ class KeptRelay(Relay):
         await super().run(opened)
 
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
-        client, answer, choices = self._client, opened.answer, self._admitted.request.bounds.choices
-        policy = opened.upstream.policy
-        observer = self._learnt.observer = SseObserver(form, policy.max_event_bytes, choices, policy.max_answer_values)
+        client, answer = self._client, opened.answer
+        framer, observer = self._framed(SseFramer, opened, form)
         cap = self._cap()
         data = opened.read + answer.read_nowait()
-        with keeping_alive(client, observer, self._admitted.route.rule.keepalive_s):
+        with keeping_alive(client, framer, self._admitted.route.rule.keepalive_s):
             data = await self._begun(opened, form, data)
             client.flush()
             data = data or await self._read(opened)
             while data:
-                observer.feed(data)
+                framer.feed(data)
                 await examine(observer, self._off_loop)
                 if ready := await self._turn.stream(data):
                     await client.write(ready)
-                if cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap:
-                    await self._cut_at_cap(observer)
+                if cap is not None and observer.exceeds(cap):
+                    await self._cut_at_cap(framer)
                     return
                 data = await self._read(opened)
         await self.end_stream()

@@ -8,19 +8,20 @@ from gateway.concurrency.off_loop import OffLoop
 from gateway.protocol.dialects.dialect import Json
 from gateway.protocol.large_json import LARGE_BYTES, read_large
 from gateway.protocol.lenient_json import parse_object
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_observer import SseObserver
 from gateway.upstream.upstream import UpstreamPolicy
 
 
 async def examine(observer: SseObserver, off_loop: OffLoop) -> None:
     """Has the large events of a stream examined, if there are any."""
-    if observer.long:
-        await off_loop.run_to_end(observer.look)
+    if observer.large:
+        await off_loop.run_to_end(observer.examine)
 
 
-async def finish(observer: SseObserver, off_loop: OffLoop) -> bytes:
-    """The rest of a stream that has ended with a large event, as `SseObserver.finish` gives it."""
-    return await off_loop.run_to_end(partial(observer.finish, half=False))
+async def finish(framer: SseFramer, off_loop: OffLoop) -> bytes:
+    """Ends a stream: see `SseFramer.finish`."""
+    return await off_loop.run_to_end(framer.finish) if framer.takes_long else framer.finish()
 
 
 async def decoded(body: bytes, policy: UpstreamPolicy, off_loop: OffLoop) -> Json | None:

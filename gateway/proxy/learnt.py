@@ -13,7 +13,7 @@ from typing import Final
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import ExchangeResult
 from gateway.ledger.known_responses import Standing
-from gateway.protocol.dialects.dialect import AnswerFacts, Dialect, Ended, Json
+from gateway.protocol.dialects.dialect import AnswerFacts, Dialect, Ended, Json, StreamSummary
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.quantities import Usage
 from gateway.protocol.sse_observer import SseObserver
@@ -31,45 +31,51 @@ UNFINISHED: Final = frozenset({*_BROKEN, Outcome.TIMED_OUT, Outcome.CLIENT_LEFT,
 
 @dataclass(slots=True)
 class Learnt:
-    """What one answer has told so far: a stream by its observer, a whole one by its facts. Mutable.
+    """What one answer has told. Mutable.
 
-    `answered`: an upstream has answered 2xx.
+    `answered`: an upstream has answered 2xx. `stream`: what a stream has told up to its end, `observer`: who estimates
+    its output. `facts`, `answer`: what a whole answer has told.
     """
 
     dialect: Dialect
     answered: bool = False
+    stream: StreamSummary | None = None
     observer: SseObserver | None = None
     facts: AnswerFacts | None = None
     answer: Json = field(default_factory=dict)
 
+    def end_stream(self, observer: SseObserver) -> StreamSummary:
+        """Notes what a stream has told. Nothing follows it."""
+        self.observer, self.stream = observer, observer.summary()
+        return self.stream
+
     @property
     def works_on(self) -> bool:
         """Whether the upstream goes on with the response after this, unseen."""
-        observer = self.observer
-        if observer is None or observer.facts.terminal is not None or observer.created is None:
+        stream = self.stream
+        if stream is None or stream.terminal is not None or stream.opening is None:
             return self.facts is not None and self.facts.in_progress
-        response = (parse_object(observer.created) or {}).get("response")
+        response = (parse_object(stream.opening) or {}).get("response")
         return isinstance(response, dict) and response.get("background") is True
 
     @property
     def model(self) -> object:
         """The model that the answer names, as its upstream wrote it; None: it has named none."""
-        return (self.answer if self.observer is None else self.observer.facts.answer).get("model")
+        return (self.answer if self.stream is None else self.stream.answer).get("model")
 
     @property
     def has_ended(self) -> bool:
         """Whether the response itself has ended, and is known as a whole."""
-        if self.observer is not None:
-            return self.observer.facts.terminal is not None and bool(self.observer.facts.answer)
+        if self.stream is not None:
+            return self.stream.terminal is not None and bool(self.stream.answer)
         return self.facts is not None and not self.facts.in_progress
 
     @property
     def output_tokens(self) -> int:
         """What has been put out, estimated from what came: from the answer where it is known as a whole."""
-        observer = self.observer
-        answer = self.answer if observer is None else observer.facts.answer
+        answer = self.answer if self.stream is None else self.stream.answer
         tokens = -(-self.dialect.output_bytes(answer) // BYTES_PER_TOKEN)
-        return tokens if tokens or observer is None else observer.output_tokens_estimate()
+        return tokens if tokens or self.observer is None else self.observer.output_tokens_estimate()
 
 
 def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, begun: bool) -> ExchangeResult:
@@ -77,12 +83,11 @@ def exchange_result(admitted: Admitted, outcome: Outcome, learnt: Learnt, *, beg
     if not learnt.answered:
         charged = begun and admitted.target.operation.charge == "usage or estimate"
         return ExchangeResult(outcome, partly=input_usage(admitted) if charged else None, begun=charged)
-    observer, reported, answer = learnt.observer, None, learnt.answer
-    if observer is not None:
-        facts = observer.facts
-        reported, answer = facts.usage, facts.answer
-        if outcome in _BROKEN and facts.ended is not None:
-            outcome = OUTCOMES[facts.ended]
+    stream, reported, answer = learnt.stream, None, learnt.answer
+    if stream is not None:
+        reported, answer = stream.usage, stream.answer
+        if outcome in _BROKEN and stream.ended is not None:
+            outcome = OUTCOMES[stream.ended]
     elif learnt.facts is not None:
         reported = learnt.facts.usage
     usage = reported_usage(admitted, reported, answer)

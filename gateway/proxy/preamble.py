@@ -15,6 +15,7 @@ from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.off_loop import OffLoop
 from gateway.http.client import Client
 from gateway.protocol.dialects.dialect import Dialect, StreamForm
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import last_boundary
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Opened
@@ -93,10 +94,11 @@ def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first:
 
     Raises NotAnAnswer if another upstream may be asked.
     """
-    observer = SseObserver(form, len(first), 1)
-    observer.feed(first)
-    error = observer.facts.error
-    if error is None or observer.has_content:
+    observer = SseObserver(form)
+    SseFramer(observer, len(first)).feed(first)
+    summary = observer.summary()
+    error = summary.error
+    if error is None or summary.has_content:
         return False
     if not opened.is_last:
         raise NotAnAnswer(opened, dialect.error_status(error) or _BAD_GATEWAY, first)
@@ -113,7 +115,7 @@ class Preamble:
     def __init__(
         self,
         opened: Opened,
-        observer: SseObserver,
+        framer: SseFramer,
         dialect: Dialect,
         client: Client,
         begin: Callable[[], Headers],
@@ -121,7 +123,7 @@ class Preamble:
     ) -> None:
         self.is_refusal = False
         self._opened = opened
-        self._observer = observer
+        self._framer = framer
         self._dialect = dialect
         self._client = client
         self._begin = begin
@@ -135,26 +137,26 @@ class Preamble:
         Raises NotAnAnswer for an error before the output if another upstream may be asked, InvalidAnswer for an empty
         stream, and UpstreamFault.
         """
-        opened, observer = self._opened, self._observer
+        opened, framer, observer = self._opened, self._framer, self._framer.observer
         data = opened.read + opened.answer.read_nowait()
         read = [data]
         while True:
-            self._ready += observer.feed(data)
+            self._ready += framer.feed(data)
             await examine(observer, self._off_loop)
-            facts = observer.facts
+            summary = observer.summary()
             if self._has_begun:
                 break
-            if facts.error is not None and not observer.has_content:
+            if summary.error is not None and not summary.has_content:
                 if not opened.is_last:
-                    status = self._dialect.error_status(facts.error) or _BAD_GATEWAY
+                    status = self._dialect.error_status(summary.error) or _BAD_GATEWAY
                     raise NotAnAnswer(opened, status, b"".join(read))
                 self.is_refusal = True
                 break
-            if observer.has_content or observer.has_ended or len(self._ready) > MOST_BYTES:
+            if summary.has_content or summary.ended is not None or len(self._ready) > MOST_BYTES:
                 break
             data = await opened.answer.read()
             if not data:
-                if not facts.may_end and not self._has_begun:
+                if not summary.may_end and not self._has_begun:
                     raise InvalidAnswer(Outcome.UPSTREAM_CUT, "The provider's stream ended before it had begun.")
                 break
             read.append(data)
@@ -171,7 +173,10 @@ class Preamble:
             return
         if self._since_s is None:
             self._since_s = now_s
-        longest_s = LONGEST_S if self._observer.facts.begun else COMMENTS_S
+        observer = self._framer.observer
+        if observer.large:  # a thread examines it
+            return
+        longest_s = LONGEST_S if observer.summary().begun else COMMENTS_S
         if now_s - self._since_s >= longest_s and self._client.start_now(self._opened.answer.status, self._begin()):
             self._client.write_now(bytes(self._ready))
             self._ready.clear()

@@ -24,11 +24,12 @@ from gateway.errors import GatewayError
 from gateway.http.client import Client
 from gateway.ledger.known_responses import KnownResponses
 from gateway.observability.request_record import RequestRecord
-from gateway.protocol.dialects.dialect import Ended, Origin, StreamForm
+from gateway.protocol.dialects.dialect import Ended, Origin, StreamForm, StreamSummary
 from gateway.protocol.opening_event import id_shown_first
 from gateway.protocol.operations import is_response_id
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_observer import SseObserver
-from gateway.protocol.usage_dropping import UsageDroppingObserver
+from gateway.protocol.usage_dropping import UsageDroppingFramer
 from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer, Search
 from gateway.proxy.keep_alive import keeping_alive
@@ -70,6 +71,7 @@ class Relay:
         self._client = client
         self.record = record
         self._opened: Opened | None = None
+        self._framer: SseFramer | None = None  # of the stream, if the answer is one
         self._preamble: Waiting | None = None
         self._kept: KeptAnswer | None = None  # where the gateway keeps the response: what is shown goes through it
         self._learnt = Learnt(self._dialect)
@@ -84,7 +86,8 @@ class Relay:
 
         Raises while nothing has been sent: GatewayError, NotAnAnswer. In mid-stream: UpstreamFault.
         """
-        self._opened, self._learnt.observer, self._preamble = opened, None, None
+        self._opened, self._framer, self._preamble = opened, None, None
+        self._learnt.observer = self._learnt.stream = None
         status = opened.answer.status
         if not 200 <= status < 300:  # noqa: PLR2004 - the range is HTTP's
             await self._pass_refusal(opened._replace(answer=uncompressed(opened.answer)))
@@ -110,15 +113,13 @@ class Relay:
 
     async def _pass_stream(self, opened: Opened, form: StreamForm) -> None:
         client, answer, request = self._client, opened.answer, self._admitted.request
-        observes = UsageDroppingObserver if request.usage_unasked else SseObserver
-        policy, choices = opened.upstream.policy, request.bounds.choices
-        observer = self._learnt.observer = observes(form, policy.max_event_bytes, choices, policy.max_answer_values)
-        show = None if self._responses is None else partial(self._show, opened, observer)
-        take, over_cap = passing(client, answer, observer, form, self._cap(), show)
+        framer, observer = self._framed(UsageDroppingFramer if request.usage_unasked else SseFramer, opened, form)
+        show = None if self._responses is None else partial(self._show, opened, framer)
+        take, over_cap = passing(client, answer, framer, self._cap(), show)
         first = opened.read + answer.read_nowait()  # what came with the head goes with the head
-        with keeping_alive(client, observer, self._admitted.route.rule.keepalive_s):
+        with keeping_alive(client, framer, self._admitted.route.rule.keepalive_s):
             if form.holds_preamble:
-                paused = await self._pass_preamble(opened._replace(read=first), observer)
+                paused = await self._pass_preamble(opened._replace(read=first), framer)
             else:
                 first = await self._begun(opened, form, first)
                 paused = bool(first) and not take(first)
@@ -129,9 +130,16 @@ class Relay:
                 await client.drained()
                 await examine(observer, self._off_loop)
                 if over_cap():
-                    await self._cut_at_cap(observer)
+                    await self._cut_at_cap(framer)
                     return
         await self.end_stream()
+
+    def _framed(self, framer_class: type[SseFramer], opened: Opened, form: StreamForm) -> tuple[SseFramer, SseObserver]:
+        """Begins a stream."""
+        policy, choices = opened.upstream.policy, self._admitted.request.bounds.choices
+        observer = SseObserver(form, choices, policy.max_answer_values)
+        self._framer = framer = framer_class(observer, policy.max_event_bytes)
+        return framer, observer
 
     async def _begun(self, opened: Opened, form: StreamForm, data: bytes) -> bytes:
         """Begins the client's stream with its first event. Raises NotAnAnswer for an error in its place.
@@ -153,11 +161,11 @@ class Relay:
             await self._client.start(opened.answer.status, self._begin_stream())
         return data
 
-    def _show(self, opened: Opened, observer: SseObserver, ready: bytes) -> bool:
+    def _show(self, opened: Opened, framer: SseFramer, ready: bytes) -> bool:
         """Before these events go to the client: a response that they name is known from now on. Whether they do."""
         shown = id_shown_first(ready)
-        if shown is None and b'"response"' in ready and not observer.is_large:
-            shown = observer.response_id
+        if shown is None and b'"response"' in ready and not framer.takes_long:
+            shown = framer.observer.summary().response_id
         if self._responses is None or shown is None or not is_response_id(shown):
             return False
         hold, model = self._admitted.admission.hold, self._admitted.route.model
@@ -174,9 +182,9 @@ class Relay:
         """The gateway's own closing events as the client gets them."""
         return closing if self._kept is None else await self._kept.broken(closing)
 
-    async def _pass_preamble(self, opened: Opened, observer: SseObserver) -> bool:
+    async def _pass_preamble(self, opened: Opened, framer: SseFramer) -> bool:
         """Begins the client's stream as soon as there is output; whether the client is slower than that."""
-        preamble = Preamble(opened, observer, self._dialect, self._client, self._begin_stream, self._off_loop)
+        preamble = Preamble(opened, framer, self._dialect, self._client, self._begin_stream, self._off_loop)
         self._preamble = preamble
         self._reading = True
         try:
@@ -223,12 +231,13 @@ class Relay:
 
         What is held before the output is let go here, too: so a stream needs no timer of its own.
         """
-        observer, opened = self._learnt.observer, self._opened
-        if not self._reading or observer is None or opened is None:
+        framer, opened = self._framer, self._opened
+        if not self._reading or framer is None or opened is None or framer.observer.large:
             return False
         if self._preamble is not None:
             self._preamble.tick(now_s)
-        if not (observer.has_ended or observer.facts.may_end):
+        summary = framer.observer.summary()
+        if summary.ended is None and not summary.may_end:
             self._ended_since_s = None
         elif self._ended_since_s is None:
             self._ended_since_s = now_s
@@ -238,35 +247,37 @@ class Relay:
 
     async def end_stream(self) -> None:
         """The upstream's stream is over, or nothing that matters can follow: so is the client's."""
-        observer = self._learnt.observer
-        if observer is None:
+        framer = self._framer
+        if framer is None:
             raise RuntimeError("no stream has begun")
-        rest = await finish(observer, self._off_loop) if observer.is_large else observer.finish(half=False)
-        facts, closing = observer.facts, b""
-        self.billed_as = self.record.response_id = observer.response_id
-        self.record.answered_model = facts.answer.get("model")
-        may_end = facts.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
-        ended: Ended | None = facts.ended or ("completed" if may_end else None)
+        rest = await finish(framer, self._off_loop)
+        stream, closing, form = self._learnt.end_stream(framer.observer), b"", framer.observer.form
+        self.billed_as = self.record.response_id = stream.response_id
+        self.record.answered_model = stream.answer.get("model")
+        may_end = stream.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
+        ended: Ended | None = stream.ended or ("completed" if may_end else None)
         if self._refused:
             self.outcome = Outcome.UPSTREAM_REFUSED
             refused = GatewayError("upstream_invalid_response", "The provider's stream began with an error.")
-            closing = observer.form.close_broken(observer, refused, self._origin())
+            closing = form.close_broken(stream, refused, self._origin())
         elif ended is not None:
             self.outcome = OUTCOMES[ended]
         else:
-            self.outcome = Outcome.UPSTREAM_CUT if facts.error is None else Outcome.FAILED
+            self.outcome = Outcome.UPSTREAM_CUT if stream.error is None else Outcome.FAILED
             self.record.detail = "the stream ended without a terminal event"
             cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
             self.record.code = cut.code
-            closing = observer.form.close_broken(observer, cut, self._origin())
+            closing = form.close_broken(stream, cut, self._origin())
+        closing = framer.separated(closing)
         await self._client.end(rest + closing if self._kept is None else await self._kept.end(closing))
 
-    async def _cut_at_cap(self, observer: SseObserver) -> None:
+    async def _cut_at_cap(self, framer: SseFramer) -> None:
         """Its route or key wants no answer to cost more than its hold: ends it as one that has reached its length."""
         self.outcome = Outcome.CAPPED
         self.abort()
-        rest = observer.finish(clean=False)
-        await self._client.end(await self.shown(rest + observer.form.close_capped(observer, self._origin())))
+        rest = framer.finish(was_cut=True)
+        closing = framer.observer.form.close_capped(self._learnt.end_stream(framer.observer), self._origin())
+        await self._client.end(await self.shown(rest + framer.separated(closing)))
 
     async def _pass_media(self, opened: Opened) -> None:
         self._confirm(opened)
@@ -344,18 +355,20 @@ class Relay:
 
     def closing_events(self, error: GatewayError) -> bytes | None:
         """What ends a stream that the upstream did not end; None: nothing can, its connection breaks off."""
-        observer = self._learnt.observer
-        if observer is None:
+        framer = self._framer
+        if framer is None:
             return None
-        rest = observer.finish(clean=False)
-        return rest + observer.form.close_broken(observer, error, self._origin())
+        rest = framer.finish(was_cut=True)
+        stream = self._learnt.end_stream(framer.observer)
+        closing = framer.observer.form.close_broken(stream, error, self._origin())
+        return rest + framer.separated(closing)
 
     def closing_before_any_event(self, error: GatewayError) -> bytes:
         """What ends a stream that began before an upstream had answered, and for which none came."""
         form = self._dialect.stream
         if form is None:
             raise RuntimeError("there is no such stream")
-        return form.close_broken(SseObserver(form, 0), error, self._origin())
+        return form.close_broken(StreamSummary(answer={}), error, self._origin())
 
     def _origin(self) -> Origin:
         request = self._admitted.request
@@ -364,6 +377,8 @@ class Relay:
 
     def result(self, *, begun: bool) -> ExchangeResult:
         """What the policy decides on. `begun`: the request was sent, and no head of an answer came."""
+        if self._framer is not None and self._learnt.stream is None:
+            self._learnt.end_stream(self._framer.observer)
         outcome = Outcome.CLIENT_LEFT if self._left else self.outcome
         return exchange_result(self._admitted, outcome, self._learnt, begun=begun)
 
@@ -375,11 +390,11 @@ class Relay:
     @property
     def response_id(self) -> str | None:
         """The id of the response that was made, where it can be named later."""
-        admitted, observer = self._admitted, self._learnt.observer
+        admitted, stream = self._admitted, self._learnt.stream
         kept = admitted.request.store and admitted.route.rule.state != "none"
         if not admitted.target.operation.makes_response or not kept or not self._learnt.answered:
             return None
-        found = self.record.response_id if observer is None else observer.response_id
+        found = self.record.response_id if stream is None else stream.response_id
         return found if found is not None and is_response_id(found) else None
 
     @property
@@ -390,8 +405,8 @@ class Relay:
     @property
     def opening_id(self) -> str | None:
         """The id that the provider gave an answer that did not come to its end."""
-        observer = self._learnt.observer
-        return None if observer is None else observer.response_id
+        stream = self._learnt.stream
+        return None if stream is None else stream.response_id
 
     @property
     def upstream_key(self) -> str:

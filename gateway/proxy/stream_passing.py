@@ -12,9 +12,8 @@ from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from gateway.http.client import Client
-from gateway.protocol.dialects.dialect import StreamForm
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import split_events
-from gateway.protocol.sse_observer import SseObserver
 
 
 class HasEnd(Protocol):
@@ -38,8 +37,7 @@ class Passing(NamedTuple):
 def passing(
     client: Client,
     answer: HasEnd,
-    observer: SseObserver,
-    form: StreamForm,
+    framer: SseFramer,
     cap: int | None,
     show: Callable[[bytes], bool] | None,
 ) -> Passing:
@@ -48,29 +46,29 @@ def passing(
     `show`: called with events before they go to the client, until it says that they have shown the response's id. Not
     called with those that end the answer: its request is settled at once.
     """
-    write_now, to_show = client.write_now, [] if show is None else [show]
+    observer, write_now, to_show = framer.observer, client.write_now, [] if show is None else [show]
 
     def feed_and_show(data: bytes) -> bytes:
-        ready = observer.feed(data)
+        ready = framer.feed(data)
         if to_show and ready and not answer.ended and to_show[0](ready):
             to_show.clear()
         return ready
 
-    feed = observer.feed if show is None else feed_and_show
+    feed = framer.feed if show is None else feed_and_show
 
     def over_cap() -> bool:
-        return cap is not None and not observer.has_ended and observer.output_tokens_estimate() > cap
+        return cap is not None and observer.exceeds(cap)
 
     def pass_on(data: bytes) -> bool:
         ready = feed(data)
         if answer.ended:  # the end is next: one write for both
             client.buffer(ready)
             return True
-        return (not ready or write_now(ready)) and not observer.long
+        return (not ready or write_now(ready)) and not observer.large
 
     def pass_on_to_cap(data: bytes) -> bool:
         # Event by event: one read may bring many times what the hold pays for. With its end, it brings its price.
-        if form.may_end_in(data):
+        if observer.form.may_end_in(data):
             return pass_on(data) and not over_cap()
         keeps_up = [pass_on(event) for event in takewhile(lambda _: not over_cap(), split_events(data))]
         return all(keeps_up) and not over_cap()

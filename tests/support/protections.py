@@ -366,7 +366,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a stream that begins with an error is no answer",
         "gateway/proxy/preamble.py",
-        "if error is None or observer.has_content:",
+        "if error is None or summary.has_content:",
         "if True:",
         "tests/dialects/test_endings.py::test_a_kept_response_that_begins_with_an_error_goes_to_another_upstream",
     ),

@@ -11,10 +11,11 @@ import openai
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.protocol.dialects.dialect import Origin, StreamForm
+from gateway.protocol.dialects.dialect import Origin, StreamForm, StreamSummary
 from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.dialects.responses import close_broken as failure_frames
 from gateway.protocol.dialects.responses import close_capped as incomplete_frames
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_observer import SseObserver
 from tests.support.specification import validate_event
 from tests.support.sse_corpus import USAGE, frame
@@ -43,11 +44,15 @@ DELTA = frame(
 )
 
 
-def after(*chunks: str | bytes, bound: int = 1 << 20) -> SseObserver:
-    observer = SseObserver(STREAM, bound)
+def framed(*chunks: str | bytes, bound: int = 1 << 20) -> SseFramer:
+    framer = SseFramer(SseObserver(STREAM), bound)
     for chunk in chunks:
-        observer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
-    return observer
+        framer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
+    return framer
+
+
+def after(*chunks: str | bytes) -> StreamSummary:
+    return framed(*chunks).observer.summary()
 
 
 def events(frames: bytes) -> list[dict[str, Any]]:
@@ -114,8 +119,8 @@ def test_an_upstream_that_sent_its_own_error_event_gets_no_second_one() -> None:
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_after_a_terminal_event_nothing_is_added(kind: str) -> None:
-    observer = after(CREATED, frame({"type": kind, "sequence_number": 1, "response": {"usage": USAGE}}))
-    assert failure_frames(observer, CUT, ORIGIN) == incomplete_frames(observer, ORIGIN) == b""
+    summary = after(CREATED, frame({"type": kind, "sequence_number": 1, "response": {"usage": USAGE}}))
+    assert failure_frames(summary, CUT, ORIGIN) == incomplete_frames(summary, ORIGIN) == b""
 
 
 def test_after_done_nothing_is_added() -> None:
@@ -123,13 +128,15 @@ def test_after_done_nothing_is_added() -> None:
 
 
 def test_an_event_that_is_still_held_is_no_part_of_the_ending() -> None:
-    observer = after(CREATED, DELTA, b'data: {"type":"response.output_text.delta","sequence_number":5,')
-    assert failure_frames(observer, CUT, ORIGIN).startswith(b"event: error\n")
+    summary = after(CREATED, DELTA, b'data: {"type":"response.output_text.delta","sequence_number":5,')
+    assert failure_frames(summary, CUT, ORIGIN).startswith(b"event: error\n")
 
 
 def test_an_oversized_event_that_was_cut_is_closed_by_a_blank_line_first() -> None:
-    observer = after(CREATED, DELTA, b"data: " + b"A" * 5_000, bound=1_000)
-    assert failure_frames(observer, CUT, ORIGIN).startswith(b"\n\nevent: error\n")
+    framer = framed(CREATED, DELTA, b"data: " + b"A" * 5_000, bound=1_000)
+    closing = failure_frames(framer.observer.summary(), CUT, ORIGIN)
+    assert framer.separated(closing) == b"\n\n" + closing
+    assert closing.startswith(b"event: error\n")
 
 
 def test_a_stream_cut_at_its_cap_ends_with_response_incomplete() -> None:
@@ -205,6 +212,6 @@ def test_a_cancelled_response_has_ended() -> None:
     cancelled = frame(
         {"type": "response.cancelled", "sequence_number": 1, "response": {**SHOWN, "status": "cancelled"}}
     )
-    observer = after(CREATED, cancelled)
-    assert observer.facts.terminal == "response.cancelled"
-    assert failure_frames(observer, CUT, ORIGIN) == b""
+    summary = after(CREATED, cancelled)
+    assert summary.terminal == "response.cancelled"
+    assert failure_frames(summary, CUT, ORIGIN) == b""

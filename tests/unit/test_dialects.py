@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError
 from gateway.protocol.dialects.audio import SPEECH, TRANSCRIPTION
 from gateway.protocol.dialects.chat import CHAT, COMPLETIONS
-from gateway.protocol.dialects.dialect import Dialect, Origin
+from gateway.protocol.dialects.dialect import Dialect, Origin, StreamSummary
 from gateway.protocol.dialects.embeddings import EMBEDDINGS
 from gateway.protocol.dialects.images import IMAGES
 from gateway.protocol.dialects.messages import COUNT_TOKENS, MESSAGES
 from gateway.protocol.dialects.rerank import RERANK
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.quantities import Usage, quantities_of
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
-from gateway.protocol.usage_dropping import UsageDroppingObserver
+from gateway.protocol.usage_dropping import UsageDroppingFramer
 from gateway.protocol.usage_reader import RequestFacts, read_usage
 from tests.support.sse_corpus import cuts
 
@@ -56,7 +57,7 @@ class Seen:
     written: bytes
     ended: str
     usage: dict[str, Any] | None
-    observer: SseObserver = field(repr=False)
+    summary: StreamSummary = field(repr=False)
 
 
 def body_of(name: str) -> bytes:
@@ -67,25 +68,25 @@ def dialect_of(name: str) -> Dialect:
     return DIALECTS[INDEX[name]["operation"]]
 
 
-def observer_of(name: str) -> SseObserver:
+def framer_of(name: str) -> SseFramer:
     request = INDEX[name]["request"]
     form = dialect_of(name).stream
     assert form is not None
     asked = (request.get("stream_options") or {}).get("include_usage") is True
-    kind = SseObserver if asked else UsageDroppingObserver
-    return kind(form, BOUND, request.get("n", 1))
+    kind = SseFramer if asked else UsageDroppingFramer
+    return kind(SseObserver(form, request.get("n", 1)), BOUND)
 
 
 def passed(name: str, chunks: list[bytes]) -> Seen:
-    """An answer's bytes through the observer, its body properly ended."""
-    observer = observer_of(name)
-    written = b"".join(observer.feed(chunk) for chunk in chunks) + observer.finish(half=False)
-    facts = observer.facts
+    """An answer's bytes through framer and observer, its body properly ended."""
+    framer = framer_of(name)
+    written = b"".join(framer.feed(chunk) for chunk in chunks) + framer.finish()
+    facts = framer.observer.summary()
     ended = facts.ended or ("completed" if facts.may_end else "cut")
     if ended == "cut":
-        written += observer.form.close_broken(observer, CUT, ORIGIN)
+        written += framer.separated(framer.observer.form.close_broken(facts, CUT, ORIGIN))
     usage = read_usage(dialect_of(name).name, facts.usage, facts.answer) if facts.usage is not None else None
-    return Seen(written, ended, counted(usage), observer)
+    return Seen(written, ended, counted(usage), facts)
 
 
 def counted(usage: Usage | None) -> dict[str, Any] | None:
@@ -149,7 +150,7 @@ def test_a_stream_gives_its_usage_its_ending_and_its_bytes_in_any_chunking(name:
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_streams_tier_is_read_where_it_says_one(name: str) -> None:
-    facts = passed(name, [body_of(name)]).observer.facts
+    facts = passed(name, [body_of(name)]).summary
     said = (facts.answer.get("service_tier"), (facts.usage or {}).get("service_tier"))
     assert INDEX[name]["usage"] is None or (INDEX[name]["usage"] or {}).get("service_tier") in (*said, None)
 

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol import sse_observer
+from gateway.protocol import sse_framer, sse_observer
 from gateway.protocol.dialects.chat import CHAT
 from gateway.protocol.dialects.dialect import StreamForm
 from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.large_json import LARGE_BYTES, read_large
-from gateway.protocol.sse_framing import fields, places_of_data
+from gateway.protocol.sse_framer import SseFramer
+from gateway.protocol.sse_framing import fields, last_boundary, places_of_data
 from gateway.protocol.sse_observer import SseObserver
-from gateway.protocol.usage_dropping import UsageDroppingObserver
+from gateway.protocol.usage_dropping import UsageDroppingFramer
 from tests.support.sse_corpus import USAGE, cuts, frame, read, streams
 
 BOUND = 1 << 24
@@ -29,29 +30,32 @@ READ = 32 * 1024
 @contextmanager
 def every_event_is_large() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sse_observer, "LARGE_BYTES", 30)  # the end of a stream, [DONE], is never large
+        for module in (sse_framer, sse_observer):
+            patch.setattr(module, "LARGE_BYTES", 30)  # the end of a stream, [DONE], is never large
         yield
 
 
 @given(st.data(), streams())
 def test_large_events_tell_what_a_client_reads(data: st.DataObject, stream: bytes) -> None:
     with every_event_is_large():
-        observer = SseObserver(STREAM, BOUND)
-        pieces = [observer.feed(chunk) for chunk in data.draw(cuts(stream))]
-        pieces.append(observer.finish())
-        facts, truth = observer.facts, read(stream)
-    assert b"".join(pieces) == stream
+        framer = SseFramer(SseObserver(STREAM), BOUND)
+        pieces = [framer.feed(chunk) for chunk in data.draw(cuts(stream))]
+        pieces.append(framer.finish())
+        written = b"".join(pieces)
+        facts, truth = framer.observer.summary(), read(written)
+    assert stream.startswith(written)
+    assert last_boundary(stream[len(written) :]) < 0, "at most half an event is dropped"
     assert facts.usage == truth.usage
     assert (facts.terminal, facts.error is not None) == (truth.terminal, truth.error_seen)
 
 
-def fed(observer: SseObserver, stream: bytes) -> bytes:
-    """Feeds it as it comes from a socket, and looks at large events as a relay does."""
+def fed(framer: SseFramer, stream: bytes) -> bytes:
+    """Feeds it as it comes from a socket, and examines large events as a relay does."""
     pieces = []
     for at in range(0, len(stream), READ):
-        pieces.append(observer.feed(stream[at : at + READ]))
-        if observer.long:
-            observer.look()
+        pieces.append(framer.feed(stream[at : at + READ]))
+        if framer.observer.large:
+            framer.observer.examine()
     return b"".join(pieces)
 
 
@@ -65,39 +69,39 @@ def test_a_large_response_is_read_without_what_is_only_long() -> None:
         {"type": "response.completed", "sequence_number": 2, "response": response},
     ]
     stream = "".join(frame(event, name=str(event["type"])) for event in events).encode()
-    observer = SseObserver(STREAM, BOUND)
-    assert fed(observer, stream) == stream
-    facts = observer.facts
-    assert (facts.usage, facts.ended, observer.response_id, observer.opened) == (USAGE, "completed", "resp_1", True)
+    framer = SseFramer(SseObserver(STREAM), BOUND)
+    assert fed(framer, stream) == stream
+    facts = framer.observer.summary()
+    assert (facts.usage, facts.ended, facts.response_id, facts.has_opening) == (USAGE, "completed", "resp_1", True)
     assert facts.answer["service_tier"] == "flex"
     assert [item["type"] for item in facts.answer["output"]] == ["image_generation_call", "web_search_call"]
-    assert (observer.last_sequence_number(), observer.events) == (2, 3)
+    assert (facts.last_sequence_number(), facts.events) == (2, 3)
 
 
 def test_a_large_event_without_its_blank_line_is_read_for_its_usage() -> None:
     response = {"id": "resp_1", "output": ["x" * 200_000], "usage": USAGE}
-    observer = SseObserver(STREAM, BOUND)
-    fed(observer, frame({"type": "response.completed", "response": response}).encode().rstrip())
-    assert observer.is_large
-    observer.finish(clean=False)
-    assert observer.facts.usage == USAGE
+    framer = SseFramer(SseObserver(STREAM), BOUND)
+    fed(framer, frame({"type": "response.completed", "response": response}).encode().rstrip())
+    assert framer.takes_long
+    framer.finish(was_cut=True)
+    assert framer.observer.summary().usage == USAGE
 
 
 def test_large_deltas_count_by_their_text() -> None:
     chunk = {"choices": [{"index": 0, "delta": {"content": "word " * 40_000}}]}
-    observer = SseObserver(cast("StreamForm", CHAT.stream), BOUND)
+    framer = SseFramer(SseObserver(cast("StreamForm", CHAT.stream)), BOUND)
     stream = (frame(chunk) * 3).encode()
-    assert fed(observer, stream) == stream
-    assert observer.deltas == 3
-    assert observer.output_tokens_estimate() == 3 * 200_000 // 4
+    assert fed(framer, stream) == stream
+    assert framer.observer.summary().deltas == 3
+    assert framer.observer.output_tokens_estimate() == 3 * 200_000 // 4
 
 
 def test_a_usage_that_nobody_asked_for_is_left_out_behind_a_large_event() -> None:
     large = frame({"choices": [{"index": 0, "delta": {"content": "x" * 200_000}}]})
     usage = frame({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
-    observer = UsageDroppingObserver(cast("StreamForm", CHAT.stream), BOUND)
-    assert fed(observer, (large + usage + frame("[DONE]")).encode()) == (large + frame("[DONE]")).encode()
-    assert observer.facts.usage == {"prompt_tokens": 1, "completion_tokens": 2}
+    framer = UsageDroppingFramer(SseObserver(cast("StreamForm", CHAT.stream)), BOUND)
+    assert fed(framer, (large + usage + frame("[DONE]")).encode()) == (large + frame("[DONE]")).encode()
+    assert framer.observer.summary().usage == {"prompt_tokens": 1, "completion_tokens": 2}
 
 
 # Large answers

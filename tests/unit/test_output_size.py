@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.protocol.dialects import chat, messages, responses
 from gateway.protocol.dialects.responses import RESPONSES
 from gateway.protocol.output_size import text_bytes
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS
 
@@ -130,9 +131,10 @@ def test_anything_has_a_size_of_at_most_its_text(node: Any) -> None:
 
 
 def observed(*events: dict[str, Any]) -> SseObserver:
-    observer = SseObserver(RESPONSES.stream, 10**8)  # type: ignore[arg-type]  # responses stream
+    observer = SseObserver(RESPONSES.stream)  # type: ignore[arg-type]  # responses stream
+    framer = SseFramer(observer, 10**8)
     for event in events:
-        observer.feed(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode()))
+        framer.feed(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode()))
     return observer
 
 

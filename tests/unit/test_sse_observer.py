@@ -1,4 +1,4 @@
-"""The stream observer: bytes pass unchanged in whole events, and its results do not depend on how they were cut."""
+"""Framer and observer of a stream: bytes pass unchanged in whole events, and nothing depends on how they were cut."""
 
 import json
 from collections.abc import Iterable
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol import sse_observer
-from gateway.protocol.dialects.dialect import StreamForm
+from gateway.protocol import sse_framer, sse_observer
+from gateway.protocol.dialects.dialect import StreamForm, StreamSummary
 from gateway.protocol.dialects.responses import RESPONSES
+from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import blank_lines, last_boundary, split_events
 from gateway.protocol.sse_observer import SseObserver
 from tests.support.sse_corpus import USAGE, cuts, frame, is_boundary, read, streams
@@ -26,22 +27,35 @@ def delta(text: str, number: int = 1) -> str:
     return frame({"type": kind, "sequence_number": number, "item_id": "msg_1", "delta": text}, name=kind)
 
 
-def fed(*chunks: str | bytes, bound: int = BOUND) -> SseObserver:
-    observer = SseObserver(STREAM, bound)
+def framer_of(bound: int = BOUND) -> SseFramer:
+    return SseFramer(SseObserver(STREAM), bound)
+
+
+def observed(*chunks: str | bytes, bound: int = BOUND) -> SseObserver:
+    framer = framer_of(bound)
     for chunk in chunks:
-        observer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
-    return observer
+        framer.feed(chunk.encode() if isinstance(chunk, str) else chunk)
+    return framer.observer
 
 
-def learnt(observer: SseObserver) -> tuple[object, ...]:
-    facts = observer.facts
-    return facts.terminal, facts.usage, facts.done, facts.error is not None, observer.response_id
+def summary_of(*chunks: str | bytes, bound: int = BOUND) -> StreamSummary:
+    return observed(*chunks, bound=bound).summary()
 
 
-def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseObserver, list[bytes]]:
-    observer = SseObserver(STREAM, bound)
-    pieces = [observer.feed(chunk) for chunk in chunks]
-    return observer, [*pieces, observer.finish()]
+def main_facts(summary: StreamSummary) -> tuple[object, ...]:
+    return summary.terminal, summary.usage, summary.done, summary.error is not None, summary.response_id
+
+
+def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseFramer, list[bytes]]:
+    framer = framer_of(bound)
+    pieces = [framer.feed(chunk) for chunk in chunks]
+    return framer, [*pieces, framer.finish()]
+
+
+def is_without_half_event(written: bytes, stream: bytes) -> bool:
+    """Whether all of a stream was written, except for half an event at its end."""
+    rest = stream.removeprefix(written)
+    return stream.startswith(written) and not any(is_boundary(rest[:end]) for end in range(1, len(rest)))
 
 
 # What holds for every stream
@@ -49,10 +63,11 @@ def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseObserver, list[
 
 @given(st.data(), streams())
 def test_bytes_pass_unchanged_and_what_is_learnt_is_what_a_client_reads(data: st.DataObject, stream: bytes) -> None:
-    observer, pieces = run(data.draw(cuts(stream)))
-    assert b"".join(pieces) == stream
-    truth = read(stream)
-    assert learnt(observer) == (
+    framer, pieces = run(data.draw(cuts(stream)))
+    written = b"".join(pieces)
+    assert is_without_half_event(written, stream)
+    truth = read(written)
+    assert main_facts(framer.observer.summary()) == (
         truth.terminal,
         truth.usage,
         truth.done,
@@ -63,19 +78,19 @@ def test_bytes_pass_unchanged_and_what_is_learnt_is_what_a_client_reads(data: st
 
 @given(st.data(), streams())
 def test_every_write_ends_at_an_event_boundary(data: st.DataObject, stream: bytes) -> None:
-    observer, written = SseObserver(STREAM, BOUND), b""
+    framer, written = framer_of(), b""
     for chunk in data.draw(cuts(stream)):
-        written += observer.feed(chunk)
-        assert observer.aligned
+        written += framer.feed(chunk)
+        assert framer.aligned
         assert is_boundary(written)
 
 
 @given(st.data(), streams())
 def test_no_finished_event_is_held_back(data: st.DataObject, stream: bytes) -> None:
-    observer, fed_bytes, written = SseObserver(STREAM, BOUND), b"", b""
+    framer, fed_bytes, written = framer_of(), b"", b""
     for chunk in data.draw(cuts(stream)):
         fed_bytes += chunk
-        written += observer.feed(chunk)
+        written += framer.feed(chunk)
         held = fed_bytes[len(written) :]
         if not held.endswith(b"\r"):  # the CR may be half of a CRLF
             assert not any(
@@ -85,14 +100,14 @@ def test_no_finished_event_is_held_back(data: st.DataObject, stream: bytes) -> N
 
 @given(st.data(), streams(), st.integers(0, 60))
 def test_beyond_the_bound_bytes_flow_on_unchanged(data: st.DataObject, stream: bytes, bound: int) -> None:
-    observer, pieces = SseObserver(STREAM, bound), list[bytes]()
+    framer, pieces = framer_of(bound), list[bytes]()
     fed_bytes = 0
     for chunk in data.draw(cuts(stream)):
         fed_bytes += len(chunk)
-        pieces.append(observer.feed(chunk))
+        pieces.append(framer.feed(chunk))
         assert fed_bytes - sum(map(len, pieces)) <= bound
-        assert not observer.aligned or is_boundary(b"".join(pieces))
-    assert b"".join([*pieces, observer.finish()]) == stream
+        assert not framer.aligned or is_boundary(b"".join(pieces))
+    assert is_without_half_event(b"".join([*pieces, framer.finish()]), stream)
 
 
 @given(
@@ -101,18 +116,18 @@ def test_beyond_the_bound_bytes_flow_on_unchanged(data: st.DataObject, stream: b
     )
 )
 def test_arbitrary_bytes_pass_unchanged_and_never_raise(chunks: list[bytes]) -> None:
-    observer, pieces = run(chunks, bound=30)
-    assert b"".join(pieces) == b"".join(chunks)
-    assert observer.bytes_fed == len(b"".join(chunks))
-    assert observer.output_tokens_estimate() >= 0
-    assert observer.last_sequence_number() >= -1
+    framer, pieces = run(chunks, bound=30)
+    assert is_without_half_event(b"".join(pieces), b"".join(chunks))
+    assert framer.observer.output_tokens_estimate() >= 0
+    assert framer.observer.summary().last_sequence_number() >= -1
 
 
 @given(st.integers(0, 40), st.data())
 def test_deltas_events_and_the_last_number_do_not_depend_on_chunking(count: int, data: st.DataObject) -> None:
     stream = frame(CREATED) + "".join(delta(" hi", number) for number in range(1, count + 1))
-    observer, _ = run(data.draw(cuts(stream.encode())))
-    assert (observer.deltas, observer.events, observer.last_sequence_number()) == (count, count + 1, count)
+    framer, _ = run(data.draw(cuts(stream.encode())))
+    summary = framer.observer.summary()
+    assert (summary.deltas, summary.events, summary.last_sequence_number()) == (count, count + 1, count)
 
 
 # Rules of the format, one by one
@@ -121,132 +136,139 @@ def test_deltas_events_and_the_last_number_do_not_depend_on_chunking(count: int,
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_each_line_end_is_understood(end: str) -> None:
     stream = frame(CREATED) + delta("a") + delta("b", 2) + frame(COMPLETED) + frame("[DONE]")
-    observer, _ = run([stream.replace("\n", end).encode()])
-    assert learnt(observer) == ("response.completed", USAGE, True, False, "resp_1")
-    assert (observer.deltas, observer.events) == (2, 5)
+    framer, _ = run([stream.replace("\n", end).encode()])
+    summary = framer.observer.summary()
+    assert main_facts(summary) == ("response.completed", USAGE, True, False, "resp_1")
+    assert (summary.deltas, summary.events) == (2, 5)
 
 
 def test_a_crlf_that_is_cut_in_half_stays_one_line_end() -> None:
-    observer = SseObserver(STREAM, BOUND)
-    assert observer.feed(b"data: 1\r\n\r") == b""
-    assert observer.feed(b"\ndata: 2") == b"data: 1\r\n\r\n"
+    framer = framer_of()
+    assert framer.feed(b"data: 1\r\n\r") == b""
+    assert framer.feed(b"\ndata: 2") == b"data: 1\r\n\r\n"
 
 
 def test_a_cr_that_was_no_half_ends_the_event_with_the_next_byte() -> None:
-    observer = SseObserver(STREAM, BOUND)
-    assert observer.feed(b"data: 1\n\r") == b""
-    assert observer.feed(b"d") == b"data: 1\n\r"
+    framer = framer_of()
+    assert framer.feed(b"data: 1\n\r") == b""
+    assert framer.feed(b"d") == b"data: 1\n\r"
 
 
 def test_a_cr_stream_is_not_an_event_late() -> None:
-    assert SseObserver(STREAM, BOUND).feed(b"data: 1\r\r") == b"data: 1\r\r"
+    assert framer_of().feed(b"data: 1\r\r") == b"data: 1\r\r"
 
 
 def test_an_unfinished_event_is_held_and_the_finished_ones_go_on() -> None:
-    observer = SseObserver(STREAM, BOUND)
-    assert observer.feed(b"data: 1\n\ndata: 2\n") == b"data: 1\n\n"
-    assert observer.aligned
-    assert observer.feed(b"\n") == b"data: 2\n\n"
+    framer = framer_of()
+    assert framer.feed(b"data: 1\n\ndata: 2\n") == b"data: 1\n\n"
+    assert framer.aligned
+    assert framer.feed(b"\n") == b"data: 2\n\n"
 
 
 @pytest.mark.parametrize("space", ["", " "])
 @pytest.mark.parametrize("split", [True, False])
 def test_data_with_and_without_space_on_one_or_several_lines(space: str, split: bool) -> None:
-    assert fed(frame(COMPLETED, space=space, split=split)).facts.usage == USAGE
+    assert summary_of(frame(COMPLETED, space=space, split=split)).usage == USAGE
 
 
 def test_a_leading_byte_order_mark_hides_nothing() -> None:
-    assert fed("\ufeff" + frame(COMPLETED)).facts.terminal == "response.completed"
+    assert summary_of("\ufeff" + frame(COMPLETED)).terminal == "response.completed"
 
 
 def test_a_byte_order_mark_later_on_spoils_its_line() -> None:
-    assert fed(delta("a"), "\ufeff" + frame(COMPLETED)).facts.terminal is None
+    assert summary_of(delta("a"), "\ufeff" + frame(COMPLETED)).terminal is None
 
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_each_terminal_event_may_carry_usage(kind: str) -> None:
-    observer = fed(frame(CREATED), frame(COMPLETED | {"type": kind}))
-    assert (observer.facts.terminal, observer.facts.usage) == (kind, USAGE)
+    summary = summary_of(frame(CREATED), frame(COMPLETED | {"type": kind}))
+    assert (summary.terminal, summary.usage) == (kind, USAGE)
 
 
 def test_the_type_may_stand_in_the_event_line_alone() -> None:
     response = {"response": {"usage": USAGE}}
-    assert fed(frame(response, name="response.completed")).facts.usage == USAGE
-    assert fed(frame({"message": "no"}, name="error")).facts.error is not None
+    assert summary_of(frame(response, name="response.completed")).usage == USAGE
+    assert summary_of(frame({"message": "no"}, name="error")).error is not None
 
 
 def test_the_type_in_the_json_wins() -> None:
-    assert fed(frame(COMPLETED, name="acme.delta")).facts.terminal == "response.completed"
-    assert fed(frame({"type": "acme.note"}, name="response.completed")).facts.terminal is None
+    assert summary_of(frame(COMPLETED, name="acme.delta")).terminal == "response.completed"
+    assert summary_of(frame({"type": "acme.note"}, name="response.completed")).terminal is None
 
 
 def test_a_text_that_speaks_of_terminal_events_ends_nothing() -> None:
     text = 'event: response.completed\ndata: [DONE]\n\n{"type":"error"} "usage":{"input_tokens":1,"output_tokens":1}'
-    observer = fed(frame(CREATED), delta("a"), delta(text), delta("b", 3))
-    assert learnt(observer) == (None, None, False, False, "resp_1")
-    assert observer.deltas == 3
+    summary = summary_of(frame(CREATED), delta("a"), delta(text), delta("b", 3))
+    assert main_facts(summary) == (None, None, False, False, "resp_1")
+    assert summary.deltas == 3
 
 
 def test_a_terminal_event_is_found_behind_deltas_in_the_same_read() -> None:
-    observer = fed(frame(CREATED), delta("a"), delta("b", 2) + delta("c", 3) + frame(COMPLETED), frame("[DONE]"))
-    assert learnt(observer) == ("response.completed", USAGE, True, False, "resp_1")
+    summary = summary_of(frame(CREATED), delta("a"), delta("b", 2) + delta("c", 3) + frame(COMPLETED), frame("[DONE]"))
+    assert main_facts(summary) == ("response.completed", USAGE, True, False, "resp_1")
 
 
 def test_a_blank_line_in_another_style_cannot_hide_an_event_behind_a_delta() -> None:
     first = delta("a").replace("\n", "\r\n")
     mixed = first.replace("\r\n\r\n", "\r\rdata: [DONE]\n\n")
-    assert fed(first, mixed).facts.done
-    assert fed(delta("a"), delta("b").replace("\n\n", "\r\rdata: [DONE]\n\n")).facts.done
+    assert summary_of(first, mixed).done
+    assert summary_of(delta("a"), delta("b").replace("\n\n", "\r\rdata: [DONE]\n\n")).done
 
 
 def test_unknown_events_and_comments_change_nothing() -> None:
-    observer = fed(": hello\n\n", frame({"type": "acme:thing", "response": {"usage": USAGE}}), "id: 7\nretry: 1\n\n")
-    assert learnt(observer) == (None, None, False, False, None)
-    assert observer.events == 3
+    summary = summary_of(
+        ": hello\n\n", frame({"type": "acme:thing", "response": {"usage": USAGE}}), "id: 7\nretry: 1\n\n"
+    )
+    assert main_facts(summary) == (None, None, False, False, None)
+    assert summary.events == 3
 
 
 def test_an_error_event_is_seen_and_the_stream_goes_on() -> None:
-    observer = fed(delta("a"), frame({"type": "error", "error": {}}), delta("b"), frame(COMPLETED))
-    assert (observer.facts.error is not None, observer.facts.terminal) == (True, "response.completed")
+    summary = summary_of(delta("a"), frame({"type": "error", "error": {}}), delta("b"), frame(COMPLETED))
+    assert (summary.error is not None, summary.terminal) == (True, "response.completed")
 
 
 def test_an_error_event_is_seen_among_deltas_of_the_same_read() -> None:
-    assert fed(delta("a"), frame({"type": "error", "error": {}}) + delta("b", 2)).facts.error is not None
+    assert summary_of(delta("a"), frame({"type": "error", "error": {}}) + delta("b", 2)).error is not None
 
 
 def test_the_first_terminal_event_counts() -> None:
-    observer = fed(frame(COMPLETED), frame(COMPLETED | {"type": "response.failed", "response": {"usage": None}}))
-    assert (observer.facts.terminal, observer.facts.usage) == ("response.completed", USAGE)
+    summary = summary_of(frame(COMPLETED), frame(COMPLETED | {"type": "response.failed", "response": {"usage": None}}))
+    assert (summary.terminal, summary.usage) == ("response.completed", USAGE)
 
 
 def test_text_that_only_lenient_parsers_read_does_not_cost_the_usage() -> None:
     cut_emoji = json.dumps(COMPLETED | {"text": "\ud83d"})
     bad_utf8 = json.dumps(COMPLETED | {"text": "@"}).encode().replace(b"@", b"\xff")
-    assert fed(frame(cut_emoji)).facts.usage == USAGE
-    assert fed(b"data: " + bad_utf8 + b"\n\n").facts.usage == USAGE
+    assert summary_of(frame(cut_emoji)).usage == USAGE
+    assert summary_of(b"data: " + bad_utf8 + b"\n\n").usage == USAGE
 
 
 # The end of a stream
 
 
 def test_a_last_event_without_its_blank_line_counts() -> None:
-    observer = SseObserver(STREAM, BOUND)
+    framer = framer_of()
     stream = frame(COMPLETED).encode().rstrip()
-    assert observer.feed(stream) == b""
-    assert observer.finish() == stream
-    assert (observer.facts.usage, observer.aligned) == (USAGE, False)
+    assert framer.feed(stream) == b""
+    assert framer.finish() == stream
+    assert (framer.observer.summary().usage, framer.aligned) == (USAGE, False)
 
 
 def test_the_rest_of_a_broken_stream_is_read_for_usage_and_not_written() -> None:
-    observer = fed(frame(CREATED), frame(COMPLETED).rstrip())
-    assert observer.finish(clean=False) == b""
-    assert (observer.facts.usage, observer.facts.terminal, observer.aligned) == (USAGE, None, True)
+    framer = framer_of()
+    framer.feed((frame(CREATED) + frame(COMPLETED).rstrip()).encode())
+    assert framer.finish(was_cut=True) == b""
+    summary = framer.observer.summary()
+    assert (summary.usage, summary.terminal, framer.aligned) == (USAGE, None, True)
 
 
 def test_an_opening_event_that_never_reached_the_client_was_not_shown() -> None:
-    observer = fed(frame(CREATED).rstrip())
-    observer.finish(clean=False)
-    assert (observer.opened, observer.created) == (False, None)
+    framer = framer_of()
+    framer.feed(frame(CREATED).rstrip().encode())
+    framer.finish(was_cut=True)
+    summary = framer.observer.summary()
+    assert (summary.has_opening, summary.opening) == (False, None)
 
 
 # Bounds and cost
@@ -255,32 +277,32 @@ def test_an_opening_event_that_never_reached_the_client_was_not_shown() -> None:
 def test_usage_of_a_terminal_event_beyond_the_bound_is_found_near_its_end() -> None:
     large = {"id": "resp_1", "output": ["A" * 50_000], "usage": USAGE, "metadata": {"note": '"usage":1'}}
     stream = frame(COMPLETED | {"response": large}).encode()
-    observer, pieces = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=5_000)
+    framer, pieces = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=5_000)
     assert b"".join(pieces) == stream
-    assert learnt(observer)[:2] == ("response.completed", USAGE)
-    assert observer.aligned
+    assert main_facts(framer.observer.summary())[:2] == ("response.completed", USAGE)
+    assert framer.aligned
 
 
 def test_events_behind_one_beyond_the_bound_are_read_again() -> None:
     large = delta("A" * 9_000)
-    observer = fed(large[:5_000], large[5_000:] + frame(COMPLETED) + "data: [DO", "NE]\n\n", bound=1_000)
-    assert learnt(observer)[:3] == ("response.completed", USAGE, True)
+    summary = summary_of(large[:5_000], large[5_000:] + frame(COMPLETED) + "data: [DO", "NE]\n\n", bound=1_000)
+    assert main_facts(summary)[:3] == ("response.completed", USAGE, True)
 
 
 def test_an_event_cut_beyond_the_bound_leaves_the_stream_unaligned() -> None:
-    observer = SseObserver(STREAM, 100)
+    framer = framer_of(100)
     piece = b"data: " + b"A" * 200
-    assert observer.feed(piece) == piece
-    assert not observer.aligned
-    assert observer.feed(b"B") == b"B"
-    assert observer.feed(b"\n\ndata: 2") == b"\n\n"
-    assert observer.aligned
+    assert framer.feed(piece) == piece
+    assert not framer.aligned
+    assert framer.feed(b"B") == b"B"
+    assert framer.feed(b"\n\ndata: 2") == b"\n\n"
+    assert framer.aligned
 
 
 def test_an_opening_event_too_large_to_keep_still_gives_its_id() -> None:
     response = {"id": "resp_1", "instructions": "A" * 70_000}
-    observer = fed(frame(CREATED | {"response": response}))
-    assert (observer.opened, observer.created, observer.response_id) == (True, None, "resp_1")
+    summary = summary_of(frame(CREATED | {"response": response}))
+    assert (summary.has_opening, summary.opening, summary.response_id) == (True, None, "resp_1")
 
 
 def test_a_large_event_in_small_chunks_is_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,10 +313,10 @@ def test_a_large_event_in_small_chunks_is_scanned_once(monkeypatch: pytest.Monke
         scanned += len(window)
         return last_boundary(window)
 
-    monkeypatch.setattr(sse_observer, "last_boundary", counting)
+    monkeypatch.setattr(sse_framer, "last_boundary", counting)
     stream = frame(COMPLETED | {"text": "A" * 2_000_000}).encode()
-    observer, _ = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=1 << 24)
-    assert observer.facts.usage == USAGE
+    framer, _ = run([stream[at : at + 1000] for at in range(0, len(stream), 1000)], bound=1 << 24)
+    assert framer.observer.summary().usage == USAGE
     assert scanned <= 1.01 * len(stream)
 
 
@@ -308,35 +330,33 @@ def test_a_stream_of_like_deltas_is_inspected_only_until_their_head_is_learnt(mo
         return count_lines(ready)
 
     monkeypatch.setattr(sse_observer, "blank_lines", counting)
-    observer = fed(frame(CREATED), *[delta("a", number) * 3 for number in range(1, 100)], frame(COMPLETED))
-    assert (observer.deltas, inspected) == (297, 2)
+    summary = summary_of(frame(CREATED), *[delta("a", number) * 3 for number in range(1, 100)], frame(COMPLETED))
+    assert (summary.deltas, inspected) == (297, 2)
 
 
 # Estimates and numbers
 
 
 def test_output_is_estimated_as_one_token_a_delta_or_four_bytes_of_text_a_token() -> None:
-    assert fed(*[delta("a", number) for number in range(50)]).output_tokens_estimate() == 50
-    assert fed(*[delta("word" * 10, number) for number in range(50)]).output_tokens_estimate() == 500
+    assert observed(*[delta("a", number) for number in range(50)]).output_tokens_estimate() == 50
+    assert observed(*[delta("word" * 10, number) for number in range(50)]).output_tokens_estimate() == 500
 
 
 def test_output_that_comes_as_whole_items_is_not_free() -> None:
     item = frame({"type": "response.output_item.done", "item": {"text": "A" * 400}})
-    assert fed(frame(CREATED), item).output_tokens_estimate() >= 100
+    assert observed(frame(CREATED), item).output_tokens_estimate() >= 100
 
 
 def test_nothing_relayed_is_no_output() -> None:
-    assert fed(frame(CREATED)).output_tokens_estimate() == 0
+    assert observed(frame(CREATED)).output_tokens_estimate() == 0
 
 
 def test_the_last_number_is_found_behind_events_that_carry_none() -> None:
-    assert SseObserver(STREAM, BOUND).last_sequence_number() == -1
-    assert fed(frame(CREATED), delta("a", 5), ": ping\n\n", frame("[DONE]")).last_sequence_number() == 5
-    assert (
-        fed(frame({"type": "response.output_item.done", "sequence_number": 8, "x": "A" * 9000})).last_sequence_number()
-        == 8
-    )
-    assert fed(frame({"type": "acme.a"}), frame({"type": "acme.b"})).last_sequence_number() == 1
+    assert summary_of().last_sequence_number() == -1
+    assert summary_of(frame(CREATED), delta("a", 5), ": ping\n\n", frame("[DONE]")).last_sequence_number() == 5
+    large = frame({"type": "response.output_item.done", "sequence_number": 8, "x": "A" * 9000})
+    assert summary_of(large).last_sequence_number() == 8
+    assert summary_of(frame({"type": "acme.a"}), frame({"type": "acme.b"})).last_sequence_number() == 1
 
 
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"])).map(b"".join))

@@ -18,11 +18,11 @@ from gateway.protocol.dialects.dialect import (
     Bounds,
     Dialect,
     Json,
-    Observed,
     Origin,
     RequestForm,
     StreamFacts,
     StreamForm,
+    StreamSummary,
     count,
     member,
     text,
@@ -30,7 +30,6 @@ from gateway.protocol.dialects.dialect import (
 from gateway.protocol.dialects.openai_form import (
     DONE,
     ERROR_EVENT,
-    at_boundary,
     error_body,
     error_in,
     error_status,
@@ -145,36 +144,35 @@ def read_answer(body: Json) -> AnswerFacts:
     )
 
 
-def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
     """Returns an error chunk, which clients raise, and `[DONE]`, or nothing if the stream has announced its end."""
-    if has_ended(observed):
+    if has_ended(summary):
         return b""
-    return at_boundary(observed) + frame(error_body(error, origin.request_id, False)) + DONE  # noqa: FBT003 - codes as words
+    return frame(error_body(error, origin.request_id, False)) + DONE  # noqa: FBT003 - codes as words
 
 
-def close_chat_capped(observed: Observed, origin: Origin) -> bytes:
+def close_chat_capped(summary: StreamSummary, origin: Origin) -> bytes:
     """Ends each running choice with the finish reason "length"."""
-    return _close_capped(observed, origin, "chat.completion.chunk", {"delta": {}})
+    return _close_capped(summary, origin, "chat.completion.chunk", {"delta": {}})
 
 
-def close_text_capped(observed: Observed, origin: Origin) -> bytes:
+def close_text_capped(summary: StreamSummary, origin: Origin) -> bytes:
     """Does the same for completions."""
-    return _close_capped(observed, origin, "text_completion", {"text": ""})
+    return _close_capped(summary, origin, "text_completion", {"text": ""})
 
 
-def _close_capped(observed: Observed, origin: Origin, kind: str, piece: Mapping[str, Any]) -> bytes:
-    if has_ended(observed):
+def _close_capped(summary: StreamSummary, origin: Origin, kind: str, piece: Mapping[str, Any]) -> bytes:
+    if has_ended(summary):
         return b""
-    facts = observed.facts
     head = {
-        "id": facts.response_id or f"chatcmpl-{origin.request_id}",
+        "id": summary.response_id or f"chatcmpl-{origin.request_id}",
         "object": kind,
         "created": origin.created_at,
-        "model": facts.answer.get("model", origin.model),
+        "model": summary.answer.get("model", origin.model),
     }
-    running = sorted(set(range(facts.expected)) | facts.choices - facts.finished)
-    choices = [{"index": index, **piece, "finish_reason": "length"} for index in running if index not in facts.finished]
-    return b"".join([at_boundary(observed), *(frame({**head, "choices": [choice]}) for choice in choices), DONE])
+    running = sorted({*range(summary.expected), *summary.choices} - summary.finished)
+    choices = [{"index": index, **piece, "finish_reason": "length"} for index in running]
+    return b"".join([*(frame({**head, "choices": [choice]}) for choice in choices), DONE])
 
 
 def chat_bounds(fields: Mapping[str, Any]) -> Bounds:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 from gateway.errors import GatewayError
 
@@ -27,6 +27,7 @@ NO_HEADERS: Final[frozenset[bytes]] = frozenset()
 _TRUE: Final = frozenset({"true", "1"})
 _FALSE: Final = frozenset({"false", "0"})
 _NEVER: Final = re.compile(rb"(?!)")
+_SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 
 
 class AnswerFacts(NamedTuple):
@@ -90,33 +91,39 @@ class Origin(NamedTuple):
     works_on: bool = False
 
 
-class Observed(Protocol):
-    """What the ending of a broken stream needs to know of it; `sse_observer.SseObserver` is one."""
+class StreamSummary(NamedTuple):
+    """What the events of a stream have told up to one moment. What has the name of one of `StreamFacts` is the same.
 
-    aligned: bool
+    `has_content`: a client would miss something in another stream. `response_id`: as the terminal event shows it, or
+    else the opening event. `has_opening`: an opening event has passed before any output; `opening`: its data, None if
+    it is too long. `deltas`: events that carried a piece of the output. `events`: blocks that a blank line ended,
+    whether events or comments; several blank lines in a row may count. `numbered`: the end of the last events that had
+    a sequence number.
+    """
 
-    @property
-    def facts(self) -> StreamFacts:
-        """What its events have told."""
-
-    @property
-    def opened(self) -> bool:
-        """Whether its opening event has passed."""
-
-    @property
-    def created(self) -> bytes | None:
-        """The data of that event."""
-
-    @property
-    def deltas(self) -> int:
-        """How many pieces of output have passed."""
-
-    @property
-    def response_id(self) -> str | None:
-        """The answer's id, as far as it was shown."""
+    answer: Json
+    terminal: str | None = None
+    ended: Ended | None = None
+    may_end: bool = False
+    done: bool = False
+    error: Json | None = None
+    usage: Json | None = None
+    begun: bool = False
+    has_content: bool = False
+    response_id: str | None = None
+    expected: int = 1
+    choices: frozenset[int] = frozenset()
+    finished: frozenset[int] = frozenset()
+    has_opening: bool = False
+    opening: bytes | None = None
+    deltas: int = 0
+    events: int = 0
+    numbered: bytes = b""
 
     def last_sequence_number(self) -> int:
-        """The number of the last event, -1 before any."""
+        """Returns the number of the last event that had one; if none had, as if each had one; -1 before any event."""
+        numbers = _SEQUENCE.findall(self.numbered)
+        return int(numbers[-1]) if numbers else self.events - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +156,8 @@ class StreamForm:
     """
 
     read_event: Callable[[StreamFacts, str, Json], None]
-    close_broken: Callable[[Observed, GatewayError, Origin], bytes]
-    close_capped: Callable[[Observed, Origin], bytes]
+    close_broken: Callable[[StreamSummary, GatewayError, Origin], bytes]
+    close_capped: Callable[[StreamSummary, Origin], bytes]
     delta: bytes
     delta_head: re.Pattern[bytes]
     delta_bytes: Callable[[Json], int] | None = None
@@ -277,9 +284,6 @@ class Dialect:
     media: tuple[bytes, ...] = ()
     error_status: Callable[[Json], int | None] = lambda _: None
     output_bytes: Callable[[Json], int] = no_output
-
-
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def count(value: object) -> int | None:

@@ -18,18 +18,17 @@ from gateway.protocol.dialects.dialect import (
     Bounds,
     Dialect,
     Json,
-    Observed,
     Origin,
     RequestForm,
     StreamFacts,
     StreamForm,
+    StreamSummary,
     count,
     member,
     text,
 )
 from gateway.protocol.dialects.openai_form import (
     answer_of,
-    at_boundary,
     error_status,
     frame,
     has_ended,
@@ -135,24 +134,23 @@ def read_count(body: Json) -> AnswerFacts:
     return answer_of(body, None)
 
 
-def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
     """Returns `event: error`, without which a cut stream looks complete, or nothing if the stream has ended."""
-    if has_ended(observed):
+    if has_ended(summary):
         return b""
     fields = error.body()["error"]
     body = {"type": "error", "error": {**fields, "type": "api_error"}, "request_id": origin.request_id}
-    return at_boundary(observed) + frame(body, "error")
+    return frame(body, "error")
 
 
-def close_capped(observed: Observed, origin: Origin) -> bytes:
+def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
     """Ends the message with the stop reason "max_tokens"."""
     del origin
-    if has_ended(observed):
+    if has_ended(summary):
         return b""
     delta = {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None}}
-    output = {"output_tokens": max(1, observed.deltas)}
-    frames = frame({**delta, "usage": output}, "message_delta") + frame({"type": "message_stop"}, "message_stop")
-    return at_boundary(observed) + frames
+    output = {"output_tokens": max(1, summary.deltas)}
+    return frame({**delta, "usage": output}, "message_delta") + frame({"type": "message_stop"}, "message_stop")
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.errors import GatewayError
-from gateway.protocol.dialects.dialect import AnswerFacts, Json, Observed, Origin, StreamFacts, count, text
+from gateway.protocol.dialects.dialect import AnswerFacts, Json, Origin, StreamFacts, StreamSummary, count, text
 from gateway.protocol.lenient_json import id_text
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -114,26 +114,20 @@ def frame(body: Mapping[str, Any], name: str = "") -> bytes:
     return (f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n").encode("ascii")
 
 
-def at_boundary(observed: Observed) -> bytes:
-    """Returns what must precede an event of the gateway: a blank line if an incomplete event was sent."""
-    return b"" if observed.aligned else b"\n\n"
-
-
-def has_ended(observed: Observed) -> bool:
+def has_ended(summary: StreamSummary) -> bool:
     """Whether the client has been told how the answer ended."""
-    facts = observed.facts
-    return facts.ended is not None or facts.done or facts.error is not None
+    return summary.ended is not None or summary.done or summary.error is not None
 
 
-def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
     """Returns an `error` event, which clients raise."""
-    if has_ended(observed):
+    if has_ended(summary):
         return b""
     body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - codes as words
-    return at_boundary(observed) + frame(body, "error")
+    return frame(body, "error")
 
 
-def close_capped(observed: Observed, origin: Origin) -> bytes:
+def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
     """Ends nothing: pictures, sound and its transcript have no shorter form, so they break off."""
     error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
-    return close_broken(observed, error, origin)
+    return close_broken(summary, error, origin)

@@ -3,7 +3,6 @@
 How the gateway ends a stream that its upstream did not end:
 
     nothing                      if the response has ended already (a terminal event or [DONE] has passed)
-    (blank line)                 if an event larger than the bound was cut, so that the next event does not join it
     (response.created)           if no event has shown the response, because the SDKs' stream helpers need it first
     error                        the specification's ErrorStreamingEvent, which the official SDK raises; at most one;
                                  message, code and param stand at its top level too, for clients that look there
@@ -30,12 +29,12 @@ from gateway.protocol.dialects.dialect import (
     Dialect,
     Ended,
     Json,
-    Observed,
     Opening,
     Origin,
     RequestForm,
     StreamFacts,
     StreamForm,
+    StreamSummary,
     member,
 )
 from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
@@ -104,40 +103,38 @@ def bounds(fields: Mapping[str, Any]) -> Bounds:
     return Bounds(token_bound(fields, "max_output_tokens"))
 
 
-def close_broken(observed: Observed, error: GatewayError, origin: Origin) -> bytes:
+def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
     """Returns the bytes that end a broken stream, or b"" if it has ended already."""
     fields = {"code": error.code, "message": error.message, "param": error.param}
     event = {**fields, "error": {"type": error.kind.type, **fields}}
     if origin.works_on:
-        return _closing_error(observed, event)
+        return _closing_error(summary, event)
     response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
-    events = [("error", event)] if observed.facts.error is None else []
-    return _frames(
-        observed, origin, [*events, ("response.failed", {"response": _snapshot(observed, origin) | response})]
-    )
+    events = [("error", event)] if summary.error is None else []
+    return _frames(summary, origin, [*events, ("response.failed", {"response": _snapshot(summary, origin) | response})])
 
 
-def _closing_error(observed: Observed, event: dict[str, Any]) -> bytes:
+def _closing_error(summary: StreamSummary, event: dict[str, Any]) -> bytes:
     """Of a response that goes on elsewhere: no ending, id or number of it is made up, so that it can be resumed."""
-    if observed.facts.ended is not None or observed.facts.error is not None:
+    if summary.ended is not None or summary.error is not None:
         return b""
-    return b"".join([b"" if observed.aligned else b"\n\n", frame({"type": "error", **event}, "error"), DONE])
+    return frame({"type": "error", **event}, "error") + DONE
 
 
-def close_capped(observed: Observed, origin: Origin) -> bytes:
+def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
     """Returns the bytes that end a stream at its cap, or b"" if it has ended already."""
     response = {"status": "incomplete", "error": None, "incomplete_details": {"reason": "max_output_tokens"}}
-    return _frames(observed, origin, [("response.incomplete", {"response": _snapshot(observed, origin) | response})])
+    return _frames(summary, origin, [("response.incomplete", {"response": _snapshot(summary, origin) | response})])
 
 
-def _frames(observed: Observed, origin: Origin, events: list[tuple[str, dict[str, Any]]]) -> bytes:
-    if observed.facts.ended is not None:
+def _frames(summary: StreamSummary, origin: Origin, events: list[tuple[str, dict[str, Any]]]) -> bytes:
+    if summary.ended is not None:
         return b""
-    if not observed.opened and not observed.deltas:
-        events.insert(0, ("response.created", {"response": _snapshot(observed, origin)}))
-    first = observed.last_sequence_number() + 1
+    if not summary.has_opening and not summary.deltas:
+        events.insert(0, ("response.created", {"response": _snapshot(summary, origin)}))
+    first = summary.last_sequence_number() + 1
     frames = [_frame(kind, number, body) for number, (kind, body) in enumerate(events, first)]
-    return b"".join([b"" if observed.aligned else b"\n\n", *frames, DONE])
+    return b"".join([*frames, DONE])
 
 
 def _frame(kind: str, sequence_number: int, body: dict[str, Any]) -> bytes:
@@ -146,11 +143,11 @@ def _frame(kind: str, sequence_number: int, body: dict[str, Any]) -> bytes:
     return f"event: {kind}\ndata: {data}\n\n".encode("ascii")
 
 
-def _snapshot(observed: Observed, origin: Origin) -> dict[str, Any]:
+def _snapshot(summary: StreamSummary, origin: Origin) -> dict[str, Any]:
     """Returns the response in progress: every field that the specification requires, then what the upstream showed."""
-    opening = (parse_object(observed.created) if observed.created is not None else None) or {}
+    opening = (parse_object(summary.opening) if summary.opening is not None else None) or {}
     shown = opening.get("response")
-    identifier = observed.response_id or f"resp_{origin.request_id.removeprefix('req_')}"
+    identifier = summary.response_id or f"resp_{origin.request_id.removeprefix('req_')}"
     return {
         **blank_response(identifier, origin.model, origin.created_at),
         **(shown if isinstance(shown, dict) else {}),
