@@ -83,15 +83,15 @@ class OtelMetrics:
 
     def note(self, record: RequestRecord) -> None:
         """Counts a request that has ended."""
-        began, ended = record.admitted, record.relayed
-        if began is None or ended is None or record.upstream is None or not record.attempts:
+        began, ended = record.times.admitted, record.times.relayed
+        if began is None or ended is None or record.upstream.name is None or not record.upstream.attempts:
             return
         attributes = self._attributes(record)
         error = error_of(record)
         failed: dict[str, AttributeValue] = {"error.type": error} if error else {}
         self._duration.record(max(0.0, ended - began), {**attributes, **failed})
-        if record.stream and record.first_byte is not None:
-            self._first_chunk.record(max(0.0, record.first_byte - began), attributes)
+        if record.stream and record.times.first_byte is not None:
+            self._first_chunk.record(max(0.0, record.times.first_byte - began), attributes)
         settlement = record.settlement
         if settlement is None or settlement.settled_by not in ("usage", "upstream_cost"):
             return
@@ -107,7 +107,7 @@ class OtelMetrics:
                 model = "other"  # names come from callers: each would be kept for as long as the worker lives
         return {
             "gen_ai.operation.name": _SPANS.get(f"{record.method} {record.route}", record.route),
-            "gen_ai.provider.name": record.upstream or "",
+            "gen_ai.provider.name": record.upstream.name or "",
             "gen_ai.request.model": model,
         }
 

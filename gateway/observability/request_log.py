@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TextIO, cast
 
 import structlog
 
+from gateway.observability.log_fields import log_fields
 from gateway.observability.log_writer import LONGEST_DRAIN_S, LogWriter
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.lenient_json import dumps
@@ -67,10 +68,10 @@ class RequestLog:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         stamp = self._stamp
         if self._human:
-            words = " ".join(f"{name}={value}" for name, value in record.line().items() if name not in _HIDDEN)
+            words = " ".join(f"{name}={value}" for name, value in log_fields(record).items() if name not in _HIDDEN)
             line = f"{_visible(f'{stamp}Z {record.method} {record.path} {record.status} {words}')}\n"
         else:
-            line = dumps(record.line(stamp + "Z")).decode() + "\n"
+            line = dumps(log_fields(record, stamp + "Z")).decode() + "\n"
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._flush)
         self._lines.append(line)

@@ -97,7 +97,7 @@ class Traced:
                     "gateway.request_id": record.request_id,
                 }
             ),
-            start_time=self._at(record.started),
+            start_time=self._at(record.times.started),
         )
         self._context = trace.set_span_in_context(self._span, Context())
         context = self._span.get_span_context()
@@ -133,9 +133,9 @@ class Traced:
         """Ends the request and writes all other spans."""
         if self._span.is_recording():
             for name, began, ended in (
-                ("read", record.started, record.received),
-                ("admit", record.routed, record.admitted),
-                ("settle", record.relayed, record.ended),
+                ("read", record.times.started, record.times.received),
+                ("admit", record.times.routed, record.times.admitted),
+                ("settle", record.times.relayed, record.times.ended),
             ):
                 if began is not None and ended is not None:
                     step = self._tracer.start_span(name, self._context, start_time=self._at(began))
@@ -144,19 +144,19 @@ class Traced:
             self._span.set_attributes(_known(_of_request(record)))
             if error := error_of(record):
                 _fail(self._span, error, record.detail)
-        self._span.end(None if record.ended is None else self._at(record.ended))
+        self._span.end(None if record.times.ended is None else self._at(record.times.ended))
 
     def _end_attempts(self, record: RequestRecord) -> None:
-        last = len(self._attempts) - 1
+        last, results = len(self._attempts) - 1, record.upstream.attempts
         for number, (span, began) in enumerate(self._attempts):
-            _, result, took_s = record.attempts[number] if number < len(record.attempts) else ("", "", 0.0)
+            _, result, took_s = results[number] if number < len(results) else ("", "", 0.0)
             status = int(result) if result.isdigit() else None
-            ended = began + took_s if took_s else record.relayed
+            ended = began + took_s if took_s else record.times.relayed
             error = result if status is None or status >= _CLIENT_ERROR else None
             if status is not None:
                 span.set_attribute("http.response.status_code", status)
                 if number == last:  # the answer of this attempt was passed on
-                    ended = record.relayed
+                    ended = record.times.relayed
                     span.set_attributes(_known(_of_answer(record, began)))
                     error = error or (None if record.outcome in GOOD else record.outcome.value)
             if error:
@@ -201,8 +201,8 @@ def _of_request(record: RequestRecord) -> dict[str, AttributeValue | None]:
         "http.response.status_code": record.status or None,
         "gateway.outcome": record.outcome.value,
         "gateway.error.code": record.code,
-        "gateway.team.id": record.team_id,
-        "gateway.key.id": record.key_id,
+        "gateway.team.id": record.key.team_id or None,
+        "gateway.key.id": record.key.key_id or None,
         "gateway.model": record.model,
         "gateway.stream": record.stream,
         "gateway.settled_by": settlement.settled_by if settlement else None,
@@ -219,11 +219,11 @@ def _of_answer(record: RequestRecord, began: float) -> dict[str, AttributeValue 
     """
     settlement = record.settlement
     usage = settlement.usage if settlement and settlement.settled_by in ("usage", "upstream_cost") else None
-    streamed = record.stream and record.first_byte is not None
+    streamed = record.stream and record.times.first_byte is not None
     return {
         "gen_ai.request.stream": record.stream,
         "gen_ai.response.id": record.response_id,
-        "gen_ai.response.time_to_first_chunk": (record.first_byte or 0.0) - began if streamed else None,
+        "gen_ai.response.time_to_first_chunk": (record.times.first_byte or 0.0) - began if streamed else None,
         "gen_ai.usage.input_tokens": usage.input_tokens if usage else None,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens if usage else None,
         "gen_ai.usage.output_tokens": usage.output_tokens if usage else None,

@@ -108,7 +108,7 @@ async def prepare(
 ) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
     key = key_of_request(client.fields)
-    record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
+    record.key = key
     _refuse_upgrade(client)
     query: bytes = client.scope["query_string"]
     if query:
@@ -131,7 +131,7 @@ async def prepare(
     several = snapshot.has_several_keys or snapshot.offers_differ
     if several or route.rule.weights or request.preferences is not None:
         route = _chosen(snapshot, route, client, request, key, None if known_response else target.operation)
-    record.chosen_by = route.chosen_by or None
+    record.upstream.chosen_by = route.chosen_by or None
     if turns is not None and route.rule.state == "gateway" and target.operation.begins_turn:
         return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
     if route.rule.state == "none" and request.previous_response_id:
@@ -142,7 +142,7 @@ async def prepare(
         route = pinned(snapshot, route, known_response, target)
         if request.preferences is not None:
             route = wanted(snapshot, route, request.preferences)
-        record.chosen_by = "response"
+        record.upstream.chosen_by = "response"
     route, ask = _ask(snapshot, record, client, key, request, route, target, known_response)
     return Routed(key, target, request, route, known_response, ask)
 
@@ -167,7 +167,7 @@ async def _begin_turn(
         turn = await turns.begin(key, body, route.rule)
     try:
         route = to_maker(snapshot, route, turn)
-        record.chosen_by = route.chosen_by or None
+        record.upstream.chosen_by = route.chosen_by or None
         routed = await _with_body(snapshot, key, target, route, turn.body, client, record)
         return routed._replace(turn=turn)
     except BaseException:
@@ -230,7 +230,7 @@ async def _read(
     if record.body_held_bytes:
         snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
         record.body_held_bytes = len(request.body)
-    record.received = time.perf_counter()
+    record.times.received = time.perf_counter()
     return request
 
 

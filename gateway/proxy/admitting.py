@@ -27,7 +27,7 @@ async def admit(
     compacted: Compacted | None = None,
 ) -> Admitted:
     """Step 4. Raises GatewayError, or ClientDisconnected where the client has left while its request waited."""
-    record.routed = time.perf_counter()
+    record.times.routed = time.perf_counter()
     try:
         if routed.turn is not None:
             if compacted is not None and routed.turn.due is not None:
@@ -44,7 +44,7 @@ async def admit(
         if routed.turn is not None:
             await routed.turn.close()
         raise
-    record.admitted = time.perf_counter()
+    record.times.admitted = time.perf_counter()
     client.key_is_known()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked

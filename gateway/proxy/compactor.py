@@ -65,8 +65,8 @@ class Compactor:
         self, snapshot: ConfigSnapshot, routed: Routed, body: bytes, inner: CollectingClient, record: RequestRecord
     ) -> Outcome:
         own = RequestRecord(self._ledger.new_request_id(), record.method, record.path, record.route, record.client)
-        own.team_id, own.key_id, own.secret_hash = record.team_id, record.key_id, record.secret_hash
-        own.model, own.chosen_by, own.detail = record.model, record.chosen_by, f"a summary for {record.request_id}"
+        own.key, own.model, own.upstream.chosen_by = record.key, record.model, record.upstream.chosen_by
+        own.detail = f"a summary for {record.request_id}"
         asks = await routed_again(snapshot, routed._replace(target=CREATE_TARGET), body, inner, own)
         # The client's Idempotency-Key is for its own request.
         asked = asks.admission_request._replace(idempotency_key=None)

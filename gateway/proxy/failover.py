@@ -142,13 +142,13 @@ class Search:
             if (over := self._over) is not None:
                 candidates.sort(key=lambda one: not over.prefers(one[0].sockets, one[1].fingerprint))
             for upstream, key in candidates:
-                if record.tried and (self._given_up or time.monotonic() >= self._until_s):
+                if record.upstream.tried and (self._given_up or time.monotonic() >= self._until_s):
                     break
                 if self._is_worth_asking(upstream, key) and await self._ask(upstream, key):
                     return self._told()
             if self._refused is not None:
                 return self._told()
-        if self._failure is not None and (self._given_up or len(record.tried) == 1):
+        if self._failure is not None and (self._given_up or len(record.upstream.tried) == 1):
             raise self._failure
         if self._missing and self._failure is None:
             raise not_offered(admitted.target.operation, admitted.route.model)
@@ -162,7 +162,7 @@ class Search:
     def _why_nobody(self, now_s: float) -> str:
         """Says of each candidate why it gives no answer, for operators."""
         results: dict[str, str] = {}
-        for name, result, _seconds in self._record.attempts:
+        for name, result, _seconds in self._record.upstream.attempts:
             results[name] = f"{results[name]}, {result}" if name in results else f"asked: {result}"
         model, upstreams = self._admitted.route.upstream_model, self._snapshot.upstreams
         return "; ".join(
@@ -179,8 +179,8 @@ class Search:
             opened.answer.abort()
             self._refused, self._answered = None, False
             return self._told() if await self._ask(upstream, key) else await self.open()
-        name, _, seconds = record.attempts[-1]
-        record.attempts[-1] = name, str(refused.status), seconds
+        name, _, seconds = record.upstream.attempts[-1]
+        record.upstream.attempts[-1] = name, str(refused.status), seconds
         upstream.note_answer(key, model, refused.status, None, time.monotonic())
         self._refused = last_resort = opened._replace(read=refused.read, is_last=True)
         self._rank = rank(refused.status, b"{}", None)
@@ -233,15 +233,15 @@ class Search:
         if found is None:
             raise LookupError("nobody has answered")
         self._answered = True
-        self._record.upstream, self._record.upstream_status = found.upstream.name, found.answer.status
+        self._record.upstream.name, self._record.upstream.status = found.upstream.name, found.answer.status
         return found
 
     async def _ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
         """Whether the search is over: there is an answer. Raises GatewayError where it must not go on."""
         admitted, record, name = self._admitted, self._record, upstream.name
         self._asked.add(key)
-        record.tried.append(f"{name}#{key.number}")
-        record.upstream = name
+        record.upstream.tried.append(f"{name}#{key.number}")
+        record.upstream.name = name
         headers, target, model = self._headers, admitted.target, admitted.route.upstream_model
         if upstream.additions is not None:
             headers = upstream.additions.forwarded(headers, self._client_headers)
@@ -259,7 +259,7 @@ class Search:
             )
         except UpstreamFault as fault:
             self.sent = False
-            record.attempts.append((name, fault.kind.value, time.perf_counter() - began))
+            record.upstream.attempts.append((name, fault.kind.value, time.perf_counter() - began))
             self._failed(upstream, fault, began_s)
             return False
         except BaseException as error:
@@ -268,7 +268,7 @@ class Search:
                 raise GatewayError("invalid_field", f"The request cannot be passed on: {error}.") from None
             raise
         self.sent, status = False, answer.status
-        record.attempts.append((name, str(status), time.perf_counter() - began))
+        record.upstream.attempts.append((name, str(status), time.perf_counter() - began))
         if status in _NOT_OFFERED and target.operation.may_be_missing and not target.operation.by_id:
             await self._note_missing(upstream, key, answer)
             return False

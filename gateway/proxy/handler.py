@@ -152,8 +152,8 @@ class RequestHandler:
         """Step 9, for every request once."""
         record.status = record.early_refusal or client.status or 0
         record.bytes_out = client.bytes_out
-        record.first_byte = client.first_byte
-        record.ended = time.perf_counter()
+        record.times.first_byte = client.first_byte
+        record.times.ended = time.perf_counter()
         self._counters.note(record)
         self._log.write(record)
         if self.on_end is not None:
@@ -290,7 +290,7 @@ class RequestHandler:
         finally:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
             relay.abort()
-            record.relayed = time.perf_counter()
+            record.times.relayed = time.perf_counter()
             await self.settler.settle(relay, search, admitted, record, answered=answered)
             if turn is not None:
                 await asyncio.shield(turn.close())
@@ -339,7 +339,7 @@ class RequestHandler:
         """Steps 5 and 6: asks until an upstream's answer is one, and passes it on."""
         opened = await search.open()
         while True:
-            record.opened = time.perf_counter()
+            record.times.opened = time.perf_counter()
             try:
                 await relay.run(opened)
             except NotAnAnswer as refused:

@@ -111,7 +111,7 @@ class LateUsage:
         except GatewayError:  # its provider is not used any more
             return True
         record = RequestRecord(admitted.admission.hold.id, "GET", f"{PREFIX}/{known_response.response_id}", _ROUTE)
-        record.team_id, record.key_id, record.model = key.team_id, key.key_id, admitted.route.model
+        record.key, record.model = key, admitted.route.model
         record.detail, record.state = "asked by the gateway: the usage was not known", State.ADMITTED
         client = NobodyClient(record.path)
         try:

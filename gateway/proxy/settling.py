@@ -49,7 +49,7 @@ class Settler:
         if not answered and hold.idempotency_key is not None:
             hold = hold._replace(idempotency_key=None)  # not marked as answered, so that the client's repetition runs
         try:
-            result, settlement = decided(relay, search, admitted, hold, record.upstream or "")
+            result, settlement = decided(relay, search, admitted, hold, record.upstream.name or "")
         except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
             self._diagnostics.exception("decision_failed", request_id=record.request_id)
             result = ExchangeResult(Outcome.INTERNAL_ERROR)
@@ -92,7 +92,7 @@ class Settler:
         made = known_response_of(settlement, response_id, relay.upstream_key)
         if made.settled == Standing.ESTIMATED:
             hold = settlement.hold
-            self.usage_wanted(ApiKey(hold.team_id, hold.key_id, record.secret_hash or ""), made)
+            self.usage_wanted(ApiKey(hold.team_id, hold.key_id, record.key.secret_hash), made)
 
 
 def decided(

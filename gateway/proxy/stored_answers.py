@@ -26,7 +26,7 @@ async def serve_stored(
 ) -> LocalAnswer | LocalStream | None:
     """Returns the answer, or None if the gateway does not store the response. Raises GatewayError."""
     key = key_of_request(client.fields)
-    record.team_id, record.key_id, record.secret_hash = key.team_id, key.key_id, key.secret_hash
+    record.key = key
     await responses.check(key, target.operation)
     operation, response_id = target.operation.name.rpartition(".")[2], target.response_id or ""
     answer = await turns.stored.serve(operation, key, response_id, client.scope["query_string"])

@@ -154,9 +154,9 @@ def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRec
         for name, value in opened.answer.headers:
             if name == b"x-request-id":
                 headers.append((b"x-upstream-request-id", value))
-                record.upstream_request_id = value.decode("latin-1")
+                record.upstream.request_id = value.decode("latin-1")
             elif name == b"request-id":  # Anthropic's name of it
-                record.upstream_request_id = record.upstream_request_id or value.decode("latin-1")
+                record.upstream.request_id = record.upstream.request_id or value.decode("latin-1")
         if opened.output_bound is not None:
             headers.append((b"x-gateway-max-output-tokens", b"%d" % opened.output_bound))
     if record.queued_ms is not None:

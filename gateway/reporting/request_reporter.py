@@ -82,7 +82,7 @@ class RequestReporter:
                 self._append(self._counted, record)
             if record.settlement.pauses:
                 self._append(self._pauses, record)
-        elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.secret_hash is not None:
+        elif record.refusal is not None and record.outcome is Outcome.REFUSED and record.key.secret_hash:
             self._append(self._counted, record)
             self._append(self._refused, record)
         if self.watched:
@@ -109,14 +109,15 @@ class RequestReporter:
         """Writes what was noted, each kind whatever became of the others. Raises the first fault, as `report`."""
         counted, refused, finished = _taken(self._counted), _taken(self._refused), _taken(self._finished)
         for record in counted:
-            if record.settlement is not None and record.admitted is not None and record.ended is not None:
-                self._slot_times.note(record.team_id or "", record.key_id or "", record.ended - record.admitted)
+            key, times = record.key, record.times
+            if record.settlement is not None and times.admitted is not None and times.ended is not None:
+                self._slot_times.note(key.team_id, key.key_id, times.ended - times.admitted)
         timed = [record for record in counted if record.settlement is not None][-MAX_TIMED:]
-        timings = [(record.team_id or "", record.request_id, timing(record)) for record in timed]
+        timings = [(record.key.team_id, record.request_id, timing(record)) for record in timed]
         faults = [
             await self._count(counted),
             await _fault_of(self._timings.write(timings)) if timings else None,
-            await _fault_of(self._log.write([(record.secret_hash or "", _refused(record)) for record in refused]))
+            await _fault_of(self._log.write([(record.key.secret_hash, _refused(record)) for record in refused]))
             if refused
             else None,
             await _fault_of(self._live_requests.publish([event(record) for record in finished])) if finished else None,
@@ -171,8 +172,8 @@ def event(record: RequestRecord) -> dict[str, Any]:
     usage = settlement.usage if settlement is not None else None
     return {
         "id": record.request_id,
-        "team_id": record.team_id,
-        "key_id": record.key_id,
+        "team_id": record.key.team_id or None,
+        "key_id": record.key.key_id or None,
         "model": record.model,
         "stream": record.stream,
         "status": record.status,
@@ -180,13 +181,13 @@ def event(record: RequestRecord) -> dict[str, Any]:
         "code": record.code,
         "limit": refusal.explain.get("limit") if refusal is not None else None,
         "scope": refusal.explain.get("scope") if refusal is not None else None,
-        "upstream": record.upstream,
+        "upstream": record.upstream.name,
         "cost_usd": format_usd(settlement.cost_nano_usd) if settlement is not None else None,
         "settled_by": settlement.settled_by if settlement is not None else None,
         "input_tokens": usage.input_tokens if usage is not None else None,
         "output_tokens": usage.output_tokens if usage is not None else None,
-        "first_byte_ms": _since(record, record.first_byte),
-        "total_ms": _since(record, record.ended),
+        "first_byte_ms": _since(record, record.times.first_byte),
+        "total_ms": _since(record, record.times.ended),
     }
 
 
@@ -196,18 +197,18 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
     # texts are built once per kind of request, not once per request
     ended: dict[tuple[str, int, str, Outcome, int, int], int] = {}
     for record in records:
-        settlement, model = record.settlement, record.model or ""
+        settlement, times, model = record.settlement, record.times, record.model or ""
         if settlement is None:
             explain = record.refusal.explain if record.refusal is not None else {}
-            where = Where(record.team_id or "", _hour(now_ms), record.key_id or "", record.secret_hash or "")
+            where = Where(record.key.team_id, _hour(now_ms), record.key.key_id, record.key.secret_hash)
             reason = f"{record.code},{explain.get('limit') or ''},{explain.get('scope') or ''}"
             found[where][f"no,{reason}|{model}"] += 1
             continue
         total, first = 0, 0
-        if settlement.kind == "settle" and record.ended is not None:
-            total = bucket_ms((record.ended - record.started) * 1000)
-            if record.stream and record.first_byte is not None:
-                first = bucket_ms((record.first_byte - record.started) * 1000)
+        if settlement.kind == "settle" and times.ended is not None:
+            total = bucket_ms((times.ended - times.started) * 1000)
+            if record.stream and times.first_byte is not None:
+                first = bucket_ms((times.first_byte - times.started) * 1000)
         if "{id}" in record.route:
             continue  # a response is one request with one outcome, however often it is asked for
         hold = settlement.hold
@@ -237,16 +238,16 @@ def timing(record: RequestRecord) -> dict[str, Any]:
         "answered_model": answered[:_LONGEST_MODEL] if isinstance(answered, str) else None,
         "response_id": record.response_id,
         "upstream_response_id": (settlement.response_id or None) if settlement is not None else None,
-        "upstream_request_id": record.upstream_request_id,
+        "upstream_request_id": record.upstream.request_id,
         "stream": record.stream,
         "tried": [
             {"upstream": upstream, "result": result, "took_ms": round(seconds * 1000, 1)}
-            for upstream, result, seconds in record.attempts
+            for upstream, result, seconds in record.upstream.attempts
         ],
-        "chosen_by": record.chosen_by or ("configuration" if record.attempts else None),
+        "chosen_by": record.upstream.chosen_by or ("configuration" if record.upstream.attempts else None),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
-        "timings": record.timings(),
+        "timings": record.times.in_ms(),
     }
 
 
@@ -259,8 +260,8 @@ def _refused(record: RequestRecord) -> RefusedRequest:
     explain = refusal.explain if refusal is not None else {}
     return RefusedRequest(
         request_id=record.request_id,
-        team_id=record.team_id or "",
-        key_id=record.key_id or "",
+        team_id=record.key.team_id,
+        key_id=record.key.key_id,
         status=record.status,
         code=record.code or "",
         message=refusal.message if refusal is not None else "",
@@ -270,7 +271,7 @@ def _refused(record: RequestRecord) -> RefusedRequest:
         detail=record.detail or "",
         client=record.client,
         asked_model=record.asked_model or "",
-        timings=record.timings(),
+        timings=record.times.in_ms(),
     )
 
 
@@ -281,7 +282,7 @@ def _pause(record: RequestRecord) -> Action:
         cost, over = settlement.cost_nano_usd, settlement.over_nano_usd
         request_id = settlement.made_by or request_id
     after = {"paused": True, "request_id": request_id, "cost_usd": format_usd(cost), "over_usd": format_usd(over)}
-    team_id = record.team_id or ""
+    team_id = record.key.team_id
     return Action("gateway", "gateway", PAUSE, f"team={team_id}", team_id, None, after, request_id)
 
 
@@ -292,4 +293,4 @@ def _taken(queue: deque[RequestRecord]) -> list[RequestRecord]:
 
 
 def _since(record: RequestRecord, at: float | None) -> float | None:
-    return None if at is None else round((at - record.started) * 1000, 1)
+    return None if at is None else round((at - record.times.started) * 1000, 1)

@@ -70,7 +70,7 @@ async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(parts:
     key = await parts.new_key()
     feed.watched = True
     for number in range(MAX_EVENTS + 7):
-        record = RequestRecord(f"req_{number}", team_id=key.team_id, key_id=key.key_id, secret_hash=key.secret_hash)
+        record = RequestRecord(f"req_{number}", key=key)
         record.code, record.refusal = (
             "rate_limit_exceeded",
             ErrorSummary("slow down", MappingProxyType({"limit": "rpm"})),

@@ -46,7 +46,10 @@ async def written(format_: str, **values: str) -> str:
     log = open_request_log(LogSettings(format=format_, level="info"), stream)
     record = RequestRecord("req_1")
     for name, value in values.items():
-        setattr(record, name, value)
+        if name == "upstream_request_id":
+            record.upstream.request_id = value
+        else:
+            setattr(record, name, value)
     log.write(record)
     await asyncio.sleep(0)
     return stream.getvalue()

@@ -89,13 +89,13 @@ class Counters:
             reason = record.refusal.reason
             self._invalid_keys[reason] = self._invalid_keys.get(reason, 0) + 1
         waited_s = 0.0
-        for upstream, result, seconds in record.attempts:
+        for upstream, result, seconds in record.upstream.attempts:
             waited_s += seconds
             pair = (upstream, result)
             self._attempts[pair] = self._attempts.get(pair, 0) + 1
             self._upstream[upstream,].observe(seconds)
-        if record.routed is not None and record.admitted is not None:
-            self._store["admit",].observe(record.admitted - record.routed)
+        if record.times.routed is not None and record.times.admitted is not None:
+            self._store["admit",].observe(record.times.admitted - record.times.routed)
         if record.settlement is not None:
             self._note_settled(record, waited_s)
 
@@ -108,18 +108,18 @@ class Counters:
         self._requests[key] = self._requests.get(key, 0) + 1
 
     def _note_settled(self, record: RequestRecord, waited_s: float) -> None:
-        settlement, route = record.settlement, record.route
-        if settlement is None or record.ended is None:
+        settlement, route, times = record.settlement, record.route, record.times
+        if settlement is None or times.ended is None:
             return
-        if record.relayed is not None:
-            if record.opened is not None:
-                waited_s += record.relayed - record.opened
-            began = record.started if record.received is None else record.received
-            self._overhead[route,].observe(max(0.0, record.ended - began - waited_s))
-            self._store["settle",].observe(record.ended - record.relayed)
-        if record.stream and record.first_byte is not None:
-            self._first_event[route,].observe(record.first_byte - record.started)
-        self._total[route, STREAMED[record.stream]].observe(record.ended - record.started)
+        if times.relayed is not None:
+            if times.opened is not None:
+                waited_s += times.relayed - times.opened
+            began = times.started if times.received is None else times.received
+            self._overhead[route,].observe(max(0.0, times.ended - began - waited_s))
+            self._store["settle",].observe(times.ended - times.relayed)
+        if record.stream and times.first_byte is not None:
+            self._first_event[route,].observe(times.first_byte - times.started)
+        self._total[route, STREAMED[record.stream]].observe(times.ended - times.started)
         self._unchecked += record.unchecked
         self._settled[settlement.settled_by] = self._settled.get(settlement.settled_by, 0) + 1
         if settlement.kind == "settle":
