@@ -64,6 +64,11 @@ class Learnt:
         return (self.answer if self.stream is None else self.stream.answer).get("model")
 
     @property
+    def stream_id(self) -> str | None:
+        """The id that the provider gave a stream, whether it came to its end or not."""
+        return None if self.stream is None else self.stream.response_id
+
+    @property
     def has_ended(self) -> bool:
         """Whether the response itself has ended, and is known as a whole."""
         if self.stream is not None:

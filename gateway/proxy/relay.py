@@ -74,7 +74,7 @@ class Relay:
         self._framer: SseFramer | None = None  # of the stream, if the answer is one
         self._preamble: Waiting | None = None
         self._kept: KeptAnswer | None = None  # where the gateway keeps the response: what is shown goes through it
-        self._learnt = Learnt(self._dialect)
+        self.learnt = Learnt(self._dialect)
         self._unconfirmed: Opened | None = None  # a 2xx that may turn out to be no answer
         self._refused = False  # the answer is an error, and the client gets it as it is
         self._left = False  # the client has left, and the relay reads on
@@ -87,14 +87,14 @@ class Relay:
         Raises while nothing has been sent: GatewayError, NotAnAnswer. In mid-stream: UpstreamFault.
         """
         self._opened, self._framer, self._preamble = opened, None, None
-        self._learnt.observer = self._learnt.stream = None
+        self.learnt.observer = self.learnt.stream = None
         status = opened.answer.status
         if not 200 <= status < 300:  # noqa: PLR2004 - the range is HTTP's
             await self._pass_refusal(opened._replace(answer=uncompressed(opened.answer)))
             return
         self._unconfirmed = opened
-        if not self._learnt.answered:
-            self._learnt.answered = True
+        if not self.learnt.answered:
+            self.learnt.answered = True
             self.record.state = TRANSITIONS[self.record.state, Event.OPEN]
         kind, is_compressed = readable_type(opened.answer.headers)
         if is_compressed:
@@ -213,11 +213,8 @@ class Relay:
         self.record.state = TRANSITIONS[self.record.state, Event.RELAY]
         if self._unconfirmed is not None:
             self._unconfirmed = None
-            self._note_health(opened)
-
-    def _note_health(self, opened: Opened) -> None:
-        model, status = self._admitted.route.upstream_model, opened.answer.status
-        opened.upstream.note_answer(opened.key, model, status, None, time.monotonic())
+            model, status = self._admitted.route.upstream_model, opened.answer.status
+            opened.upstream.note_answer(opened.key, model, status, None, time.monotonic())
 
     async def _pump(self, opened: Opened, take: Callable[[bytes], bool]) -> bool:
         self._reading = True
@@ -251,7 +248,7 @@ class Relay:
         if framer is None:
             raise RuntimeError("no stream has begun")
         rest = await finish(framer, self._off_loop)
-        stream, closing, form = self._learnt.end_stream(framer.observer), b"", framer.observer.form
+        stream, closing, form = self.learnt.end_stream(framer.observer), b"", framer.observer.form
         self.billed_as = self.record.response_id = stream.response_id
         self.record.answered_model = stream.answer.get("model")
         may_end = stream.may_end or self._admitted.target.operation.by_id  # the latter ends where its upstream ends it
@@ -276,7 +273,7 @@ class Relay:
         self.outcome = Outcome.CAPPED
         self.abort()
         rest = framer.finish(was_cut=True)
-        closing = framer.observer.form.close_capped(self._learnt.end_stream(framer.observer), self._origin())
+        closing = framer.observer.form.close_capped(self.learnt.end_stream(framer.observer), self._origin())
         await self._client.end(await self.shown(rest + framer.separated(closing)))
 
     async def _pass_media(self, opened: Opened) -> None:
@@ -286,7 +283,7 @@ class Relay:
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
         """A JSON answer, read whole before its head is passed on: a 2xx that is no answer must not look like one."""
-        body = opened.read or await read_body(opened, self._off_loop, answered=self._learnt.answered)
+        body = opened.read or await read_body(opened, self._off_loop, answered=self.learnt.answered)
         fields = await decoded(body, opened.upstream.policy, self._off_loop)
         operation = self._admitted.target.operation
         if not body and operation.by_id and operation.method != "GET":
@@ -304,7 +301,7 @@ class Relay:
             status = status_of_error(opened, self._dialect, facts.error, body)
             self.outcome = Outcome.UPSTREAM_REFUSED
         else:
-            self._learnt.facts, self._learnt.answer = facts, fields
+            self.learnt.facts, self.learnt.answer = facts, fields
             self.billed_as = self.record.response_id = facts.response_id
             self.record.answered_model = fields.get("model")
             self.outcome = OUTCOMES[facts.ended]
@@ -320,7 +317,7 @@ class Relay:
         """An upstream's own refusal goes on unchanged; one of the gateway's account must not read as the caller's."""
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
-        body = await read_body(opened, self._off_loop, answered=self._learnt.answered)
+        body = await read_body(opened, self._off_loop, answered=self.learnt.answered)
         refused = next((one for one in opened.added if one.is_named_in(body)), None) if status < 500 else None  # noqa: PLR2004 - 4xx
         if refused is not None:
             raise NotAnAnswer(opened, status, body, refused)
@@ -359,7 +356,7 @@ class Relay:
         if framer is None:
             return None
         rest = framer.finish(was_cut=True)
-        stream = self._learnt.end_stream(framer.observer)
+        stream = self.learnt.end_stream(framer.observer)
         closing = framer.observer.form.close_broken(stream, error, self._origin())
         return rest + framer.separated(closing)
 
@@ -372,27 +369,22 @@ class Relay:
 
     def _origin(self) -> Origin:
         request = self._admitted.request
-        works_on = self._admitted.target.operation.by_id or request.background or self._learnt.works_on
+        works_on = self._admitted.target.operation.by_id or request.background or self.learnt.works_on
         return Origin(self.record.request_id, request.model, int(time.time()), works_on)
 
     def result(self, *, begun: bool) -> ExchangeResult:
         """What the policy decides on. `begun`: the request was sent, and no head of an answer came."""
-        if self._framer is not None and self._learnt.stream is None:
-            self._learnt.end_stream(self._framer.observer)
+        if self._framer is not None and self.learnt.stream is None:
+            self.learnt.end_stream(self._framer.observer)
         outcome = Outcome.CLIENT_LEFT if self._left else self.outcome
-        return exchange_result(self._admitted, outcome, self._learnt, begun=begun)
-
-    @property
-    def answered_model(self) -> object:
-        """The model that the answer names, as its upstream wrote it; None: it has named none."""
-        return self._learnt.model
+        return exchange_result(self._admitted, outcome, self.learnt, begun=begun)
 
     @property
     def response_id(self) -> str | None:
         """The id of the response that was made, where it can be named later."""
-        admitted, stream = self._admitted, self._learnt.stream
+        admitted, stream = self._admitted, self.learnt.stream
         kept = admitted.request.store and admitted.route.rule.state != "none"
-        if not admitted.target.operation.makes_response or not kept or not self._learnt.answered:
+        if not admitted.target.operation.makes_response or not kept or not self.learnt.answered:
             return None
         found = self.record.response_id if stream is None else stream.response_id
         return found if found is not None and is_response_id(found) else None
@@ -400,13 +392,7 @@ class Relay:
     @property
     def may_be_told_later(self) -> bool:
         """Whether its upstream may come to know a usage of the response that it did not tell yet."""
-        return self._left or self.outcome in UNFINISHED or self._learnt.works_on
-
-    @property
-    def opening_id(self) -> str | None:
-        """The id that the provider gave an answer that did not come to its end."""
-        stream = self._learnt.stream
-        return None if stream is None else stream.response_id
+        return self._left or self.outcome in UNFINISHED or self.learnt.works_on
 
     @property
     def upstream_key(self) -> str:

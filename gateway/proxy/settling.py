@@ -101,7 +101,7 @@ def decided(
     """Step 7. `upstream`: the one that was asked last."""
     unanswered = search.unanswered(ended_by=relay.outcome.value) if search.begun or search.sent else None
     result = relay.result(begun=unanswered is not None)
-    answered = relay.answered_model if admitted.route.is_priced_by_answer else None
+    answered = relay.learnt.model if admitted.route.is_priced_by_answer else None
     bound = hold
     if admitted.known_response is not None and admitted.target.operation.charge == "usage":
         bound = held_before(admitted.known_response, hold, result.output_tokens_estimate)
@@ -115,7 +115,7 @@ def decided(
         usage = input_usage(admitted)
         attempts = (attempt_of(one.upstream, one.reason, usage, hold, terms) for one in search.begun)
         settlement = settlement._replace(attempts=tuple(attempts))
-    if settlement.kind == "settle" and (response_id := relay.billed_as or relay.opening_id):
+    if settlement.kind == "settle" and (response_id := relay.billed_as or relay.learnt.stream_id):
         settlement = settlement._replace(response_id=response_id)
     return result, settlement
 

@@ -64,7 +64,7 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "nothing is made up of a response that goes on elsewhere",
         "gateway/proxy/relay.py",
-        "        works_on = self._admitted.target.operation.by_id or request.background or self._learnt.works_on\n",
+        "        works_on = self._admitted.target.operation.by_id or request.background or self.learnt.works_on\n",
         "        works_on = False\n",
         "tests/faults/test_closing_words.py::test_nothing_is_made_up_of_a_response_by_id",
     ),
