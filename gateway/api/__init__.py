@@ -14,6 +14,7 @@ middleware       what surrounds every route: ports, CORS, headers, counts
 nearby_paths     the path that a caller of another one meant
 unserved         404 and 405: what is not served, and what to use instead
 error_handlers   every error in one format, including 404 and 405
+json_bodies      large JSON bodies of these routes, and answers
 dependencies     the services, and the caller of a route that is not on the hot path
 """
 

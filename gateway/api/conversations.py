@@ -6,18 +6,17 @@ exist: 405.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.api.dependencies import Caller, caller_of, services_of
+from gateway.api.json_bodies import json_answer, json_object
 from gateway.api.unserved import INSTEAD, not_served
 from gateway.errors import GatewayError
 from gateway.ledger.refusals import operation_not_allowed
-from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import CONVERSATIONS, permits
-from gateway.state.conversations import Conversations
+from gateway.state.conversations import Conversations, check_number
 from gateway.state.items import Item, as_items
 from gateway.state.lists import page
 
@@ -55,9 +54,9 @@ async def create(request: Request, caller: Known, kept: Kept) -> dict[str, Any]:
     """Creates a conversation with its first items."""
     if caller.team.id in services_of(request).settings.state.off_for_teams:
         raise GatewayError("not_allowed", "Nothing is kept of this team: it has no conversations.")
-    fields = await _body(request)
-    items = as_items(fields.get("items"))
-    return (await kept.create(caller.team.id, _metadata(fields), items)).resource()
+    async with json_object(request) as fields:
+        items = _items(fields)
+        return (await kept.create(caller.team.id, _metadata(fields), items)).resource()
 
 
 @router.get("/{conversation_id}")
@@ -69,8 +68,8 @@ async def retrieve(conversation_id: str, caller: Known, kept: Kept) -> dict[str,
 @router.post("/{conversation_id}")
 async def update(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
     """Replaces the metadata of a conversation and changes nothing else."""
-    fields = await _body(request)
-    return (await kept.update(caller.team.id, conversation_id, _metadata(fields))).resource()
+    async with json_object(request) as fields:
+        return (await kept.update(caller.team.id, conversation_id, _metadata(fields))).resource()
 
 
 @router.delete("/{conversation_id}")
@@ -81,38 +80,41 @@ async def delete(conversation_id: str, caller: Known, kept: Kept) -> dict[str, A
 
 
 @router.post("/{conversation_id}/items")
-async def add_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+async def add_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> Response:
     """Appends all given items in one step.
 
     OpenAI documents a limit of 20 items per call. The gateway takes more, because agents send a whole turn in one call.
     """
-    fields = await _body(request)
-    items = as_items(fields.get("items"))
-    await kept.read(caller.team.id, conversation_id)
-    added = await kept.append(caller.team.id, conversation_id, items) if items else []
-    return {
-        "object": "list",
-        "data": added,
-        "first_id": added[0]["id"] if added else None,
-        "last_id": added[-1]["id"] if added else None,
-        "has_more": False,
-    }
+    async with json_object(request) as fields:
+        items = _items(fields)
+        await kept.read(caller.team.id, conversation_id)
+        added = await kept.append(caller.team.id, conversation_id, items) if items else []
+        return await json_answer(
+            request,
+            {
+                "object": "list",
+                "data": added,
+                "first_id": added[0]["id"] if added else None,
+                "last_id": added[-1]["id"] if added else None,
+                "has_more": False,
+            },
+        )
 
 
 @router.get("/{conversation_id}/items")
-async def list_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> dict[str, Any]:
+async def list_items(request: Request, conversation_id: str, caller: Known, kept: Kept) -> Response:
     """Returns a page of the items, the newest first unless `order=asc`."""
     found = await kept.read(caller.team.id, conversation_id)
-    return page(found.listed(), request.scope["query_string"])
+    return await json_answer(request, page(found.listed(), request.scope["query_string"]))
 
 
 @router.get("/{conversation_id}/items/{item_id}")
-async def retrieve_item(conversation_id: str, item_id: str, caller: Known, kept: Kept) -> Item:
+async def retrieve_item(request: Request, conversation_id: str, item_id: str, caller: Known, kept: Kept) -> Response:
     """Returns one item."""
     found = await kept.read(caller.team.id, conversation_id)
     for item in found.listed():
         if item["id"] == item_id:
-            return item
+            return await json_answer(request, item)
     raise _no_item(item_id)
 
 
@@ -125,21 +127,10 @@ async def delete_item(conversation_id: str, item_id: str, caller: Known, kept: K
     return found.resource()
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    server = services_of(request).settings.server
-    body = bytearray()
-    try:
-        async with asyncio.timeout(server.body_timeout_s):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > server.max_body_bytes:
-                    raise GatewayError("body_too_large", f"The body may hold {server.max_body_bytes} bytes at most.")
-    except TimeoutError:
-        raise GatewayError("request_timeout", "The body did not arrive in time.") from None
-    fields = parse_object(bytes(body)) if body else {}
-    if fields is None:
-        raise GatewayError("invalid_json", "The body must be a JSON object.")
-    return fields
+def _items(fields: dict[str, Any]) -> list[Item]:
+    given = fields.get("items")
+    check_number(given if isinstance(given, list) else (), "items")
+    return as_items(given)
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, Any]:

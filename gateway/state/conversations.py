@@ -33,6 +33,8 @@ LOCK_WAIT_S: Final = 5.0
 """How long a second turn of a conversation waits for the first. OpenAI's JavaScript client does not retry."""
 LOCK_LIFE_S: Final = 15.0
 """How long a lock outlives the worker that has it. `renew_locks` is due every third of that."""
+MOST_ITEMS_AT_ONCE: Final = 1000
+"""How many items a client may add in one step: meanwhile, the store serves nobody else."""
 _LATE: Final = -2
 _TEAM_FULL: Final = -3
 _LONG_PACKED_BYTES: Final = 8 * 1024
@@ -127,9 +129,9 @@ class Conversations:
     async def append(self, team_id: str, conversation_id: str, items: Sequence[Item], lock: str = "") -> list[Item]:
         """Appends items in one step and returns them with their ids. If `lock` is given, this turn's lock is released.
 
-        Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`.
+        Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`, or 10,000 items.
         """
-        added = shown(items)
+        added = await self._large_work.run(partial(shown, items), is_long=is_long(*items))
         packed = await self.packed(team_id, added)
         most, of_all = str(self._policy.max_response_bytes), str(self._policy.max_team_bytes)
         done = _TEAM_FULL
@@ -139,7 +141,9 @@ class Conversations:
                 break
         if done < 0:
             raise GatewayError(
-                "invalid_item", f"The conversation holds {most} bytes at most; start another.", param="conversation"
+                "invalid_item",
+                f"The conversation has as many items as it may, or as many bytes ({most}); start another.",
+                param="conversation",
             )
         return added
 
@@ -159,7 +163,11 @@ class Conversations:
         return int(count), int(size or 0)
 
     async def packed(self, team_id: str, items: Sequence[Item]) -> list[bytes]:
-        """Returns items as a conversation stores them. Each gets an id if it has none."""
+        """Returns items as a conversation stores them. Each gets an id if it has none.
+
+        Raises GatewayError for more than a client and its answer may add in one step.
+        """
+        check_number(items, "items", 2 * MOST_ITEMS_AT_ONCE)
 
         def pack() -> list[bytes]:
             return [self._pack(team_id, item) for item in with_ids(items)]
@@ -246,6 +254,12 @@ class Conversations:
             log = structlog.get_logger("gateway.state")
             log.warning("conversation_not_opened", team_id=team_id, part=name, reason=str(error))
             raise GatewayError("internal_error", "The conversation cannot be opened.") from None
+
+
+def check_number(items: Sequence[object], param: str, most: int = MOST_ITEMS_AT_ONCE) -> None:
+    """Raises GatewayError `invalid_item` for more items than may be added in one step."""
+    if len(items) > most:
+        raise GatewayError("invalid_item", f"A conversation takes {most} items at once.", param=param)
 
 
 def not_found(conversation_id: str) -> GatewayError:

@@ -36,7 +36,7 @@ from gateway.state.compaction import (
     threshold_tokens,
     without_trigger,
 )
-from gateway.state.conversations import LOCK_LIFE_S, Conversations
+from gateway.state.conversations import LOCK_LIFE_S, Conversations, check_number
 from gateway.state.housekeeping import Housekeeping
 from gateway.state.items import Item, as_items, has_blob, is_reference, upstream_items, with_ids
 from gateway.state.large_work import dump_whole, parse_object_whole
@@ -143,6 +143,8 @@ class Turns:
         """Resolves the past, and the references in the new items. Locks a conversation."""
         key, lock = request.key, secrets.token_hex(8)
         past = await self._past(request)
+        if past.conversation is not None:
+            check_number(new, "input")
         try:
             new[:] = [await self._dereferenced(key, past, item) if is_reference(item) else item for item in new]
             items, sent = await self._sent(request, past, new)

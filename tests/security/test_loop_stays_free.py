@@ -33,9 +33,11 @@ def test_others_are_served_while_a_large_body_is_looked_at(start: StartGateway, 
     assert count > 20, "of hundreds; on the loop it would be up to four"
 
 
-def answered_meanwhile(gateway: RunningGateway, key: NewKey, body: bytes) -> tuple[int, int]:
+def answered_meanwhile(
+    gateway: RunningGateway, key: NewKey, body: bytes, path: str = "/v1/responses"
+) -> tuple[int, int]:
     """How often somebody else was answered between a body's last byte and its answer, and that answer's status."""
-    head = head_of("POST", "/v1/responses", key.text, f"content-length: {len(body)}", "x-gateway-dry-run: true")
+    head = head_of("POST", path, key.text, f"content-length: {len(body)}", "x-gateway-dry-run: true")
     with connected(gateway, 2) as (heavy, other):
         heavy.sendall(head + body[:-1])
         for _ in range(100):  # in which the loop reads what the system still holds of it

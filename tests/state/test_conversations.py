@@ -106,6 +106,19 @@ async def test_a_conversation_is_bounded_and_has_a_life(ledgers: LedgerParts) ->
     assert 0 < await ledgers.store.run("PTTL", TeamKeys("team").conversation(made.id)) <= 60_000
 
 
+async def test_the_number_of_its_items_is_bounded(ledgers: LedgerParts) -> None:
+    kept = Conversations(ledgers.store, StatePolicy(60, 16 * LARGE, 16 * LARGE, 100, 16 * LARGE))
+    made = await kept.create("team", {}, [])
+    for _ in range(9):
+        await kept.append("team", made.id, as_items("x") * 1000)
+    await kept.append("team", made.id, as_items("x") * 900)
+    with pytest.raises(GatewayError) as refused:
+        await kept.append("team", made.id, as_items("x") * 101)
+    assert (refused.value.code, refused.value.param) == ("invalid_item", "conversation")
+    await kept.append("team", made.id, as_items("x") * 90)
+    assert len((await kept.read("team", made.id)).items) == 9_990
+
+
 async def test_items_that_share_an_id_or_have_none_that_is_usable_get_ids_of_their_own(kept: Conversations) -> None:
     first, second = as_items("a")[0], as_items("b")[0]
     made = await kept.create("team", {}, [{**first, "id": "x"}, {**second, "id": "x"}, {**second, "id": "x y"}])

@@ -13,6 +13,7 @@ _UPGRADE: Final = "gateway/websocket/upgrade.py"
 _POOL: Final = "gateway/upstream/websocket_pool.py"
 _UPSTREAM: Final = "gateway/upstream/websocket.py"
 _END: Final = "gateway/store/scripts/background_end_v2.lua"
+_TEST_BODIES: Final = "tests/security/test_conversation_bodies.py"
 _TEST_KEPT: Final = "tests/state/test_kept_state.py"
 _TEST_JOBS: Final = "tests/state/test_background_store.py"
 _TEST_BOUNDS: Final = "tests/websocket/test_bounds.py"
@@ -49,6 +50,41 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "if not found and record.status not in _CONTINUABLE:",
         "if False:",
         "tests/state/test_stored_responses.py::test_only_a_finished_response_can_be_continued",
+    ),
+    Protection(
+        "a conversation has a bounded number of items",
+        "gateway/store/scripts/conversation_append.lua",
+        "if redis.call('HLEN', conversation) + last - first >= MOST_ITEMS then return -1 end",
+        "",
+        "tests/state/test_conversations.py::test_the_number_of_its_items_is_bounded",
+    ),
+    Protection(
+        "a call adds a bounded number of items to a conversation",
+        "gateway/api/conversations.py",
+        'check_number(given if isinstance(given, list) else (), "items")',
+        "pass",
+        f"{_TEST_BODIES}::test_the_items_of_one_step_are_bounded",
+    ),
+    Protection(
+        "a turn adds a bounded number of items to a conversation",
+        "gateway/state/turns.py",
+        'check_number(new, "input")',
+        "pass",
+        f"{_TEST_BODIES}::test_a_turn_that_adds_too_many_items_is_refused_before_it_costs_anything",
+    ),
+    Protection(
+        "large bodies of conversations count against the worker's memory",
+        "gateway/api/json_bodies.py",
+        "    if held_bytes:\n        memory.take(held_bytes)\n",
+        "    held_bytes = 0\n",
+        f"{_TEST_BODIES}::test_a_large_body_counts_until_it_is_done_with",
+    ),
+    Protection(
+        "values of a conversation's body are bounded before it is parsed",
+        "gateway/api/json_bodies.py",
+        "        check_bounds(without(body, cut_places(body, find_attachments(body))), bounds)\n",
+        "        pass\n",
+        f"{_TEST_BODIES}::test_whatever_becomes_of_a_call_nothing_stays_held",
     ),
     Protection(
         "a response that is too large is not kept",

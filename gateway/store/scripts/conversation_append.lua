@@ -3,6 +3,9 @@
 -- `use`    zset  the team's conversations by the time of their last change in ms
 -- `sizes`  hash  id -> bytes of its items, and 256 for the rest of it; "*" -> the bytes of all
 
+-- More items take the store, and who reads them, longer than others should wait.
+local MOST_ITEMS = 10000
+
 -- Takes a conversation out of the account.
 local function drop_conversation(use, sizes, id)
   local before = tonumber(redis.call('HGET', sizes, id) or '0')
@@ -26,11 +29,12 @@ local function note_conversation(conversation, use, sizes, id, now, ttl_ms)
 end
 
 -- `first`, `last`: where the packed items stand in ARGV. Returns the first position; 0 if the conversation does not
--- exist; -1 if it would be larger than `max_bytes`; -3 if the team's conversations would hold more than `team_bytes`. A
+-- exist; -1 if it would be larger than `max_bytes`, or have more than MOST_ITEMS; -3 if the team's conversations would hold more than `team_bytes`. A
 -- lock with this name is released.
 local function append(conversation, sizes, max_bytes, team_bytes, lock, first, last)
   if redis.call('HEXISTS', conversation, 'meta') == 0 then return 0 end
   local size = 0
+  if redis.call('HLEN', conversation) + last - first >= MOST_ITEMS then return -1 end
   for at = first, last do size = size + #ARGV[at] end
   if tonumber(redis.call('HGET', conversation, 'bytes')) + size > max_bytes then return -1 end
   if tonumber(redis.call('HGET', sizes, '*') or '0') + size > team_bytes then return -3 end
