@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from tests.admin.test_teams import ASK, create
-from tests.support.gateway import ADMIN_KEY, RunningGateway
+from tests.support.gateway import ADMIN_KEY, RunningGateway, running_gateway
 from tests.support.program import Ended, run
+from tests.support.servers import valkey_server
 from tests.support.waiting import wait_until_sync
 
 TODAY: Final = dt.datetime.now(dt.UTC).date()
@@ -23,6 +24,14 @@ PERIOD: Final = ("--from", str(TODAY - dt.timedelta(days=1)), "--to", str(TODAY 
 UPSTREAM: Final = "simulator"
 
 Charges = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway whose journals have only what these tests ask for."""
+    directory = tmp_path_factory.mktemp("gateway")
+    with valkey_server() as store, running_gateway(store.url, upstream, directory) as running:
+        yield running
 
 
 @pytest.fixture
