@@ -30,6 +30,7 @@ from gateway.concurrency.caller_turns import CallerTurns
 from gateway.concurrency.off_loop import OffLoop
 from gateway.concurrency.periodic import Periodic
 from gateway.config.settings import Settings
+from gateway.config.types import environment_proxy
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses
@@ -38,6 +39,7 @@ from gateway.ledger.known_responses import KnownResponses
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.owners import lost_owners, own_name
 from gateway.ledger.spool import SPOOL, Spool
+from gateway.notices.notices import Notices
 from gateway.observability.metrics.counters import Counters
 from gateway.observability.metrics.multiprocess import VARIABLE as METRICS_DIR
 from gateway.observability.metrics.multiprocess import SharedMetrics
@@ -66,6 +68,7 @@ from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.parts import (
+    NoticePolicies,
     build_otel_metrics,
     build_sign_on,
     build_snapshot,
@@ -111,6 +114,7 @@ class Services:
     store_inspection: StoreInspection
     sockets: Sockets
     upgrades: Upgrades
+    notices: Notices = field(init=False)
     works: tuple[Periodic, ...] = ()
     control_loop: ControlLoop = field(init=False)
     metrics_collector: MetricsCollector = field(init=False)
@@ -248,6 +252,7 @@ class Gateway:
                 stack.push_async_callback(services.sign_on.provider.close)
             stack.push_async_callback(control_loop.end)
             stack.push_async_callback(reporter.end)
+            stack.push_async_callback(services.notices.close)
             await control_loop.begin()
             directory = os.environ.get(METRICS_DIR)
             shared = SharedMetrics(Path(directory)) if directory else None
@@ -334,6 +339,7 @@ def _services(
         upgrades=upgrades,
     )
     services.control_loop = ControlLoop(services, cluster_state, source)
+    services.notices = Notices(store, accounts, NoticePolicies(lambda: services.settings), environment_proxy)
     handler.on_end = services.reporter.note
     return services
 

@@ -74,6 +74,7 @@ CATALOGUE: Final = MappingProxyType(
         "method_not_allowed": Kind(405, "invalid_request", "never"),
         "admin_key_not_found": Kind(404, "not_found", "never"),
         "upstream_not_found": Kind(404, "not_found", "never"),
+        "recipient_not_found": Kind(404, "not_found", "never"),
         "upstream_timeout": Kind(408, "timeout", "client"),
         "request_timeout": Kind(408, "timeout", "never"),
         "request_in_progress": Kind(409, "conflict", "wait"),

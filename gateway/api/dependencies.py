@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.concurrency.periodic import Periodic
     from gateway.config.settings import Settings
     from gateway.ledger.ledger import Ledger
+    from gateway.notices.notices import Notices
     from gateway.proxy.handler import RequestHandler
     from gateway.reporting.audit_log import AuditLog
     from gateway.reporting.live_requests import LiveRequests
@@ -53,6 +54,7 @@ class Services(Protocol):
     control_loop: ControlLoop
     metrics_collector: MetricsCollector
     store_inspection: StoreInspection
+    notices: Notices
     works: tuple[Periodic, ...]
     ready: bool
     leaving: bool

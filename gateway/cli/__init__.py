@@ -9,7 +9,7 @@
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
     sign_in          signs in at an identity provider
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
-    archive, reconcile, recent_requests, top, upstreams, config, admin_keys
+    archive, reconcile, recent_requests, top, upstreams, notices, config, admin_keys
                      commands that use the admin API
     prices           how a cost comes about (price_explain); price_import: rows from the data of a package
                      (price_catalogue), as TOML (price_toml), and where a file differs (price_comparison)
@@ -53,6 +53,7 @@ _PARTS: Final = MappingProxyType(
         "limits": _Part("limits"),
         "requests": _Part("recent_requests"),
         "upstreams": _Part("upstreams"),
+        "notices": _Part("notices"),
         "config": _Part("config"),
         "admins": _Part("admin_keys"),
         "usage": _Part("usage", "usage"),

@@ -6,6 +6,7 @@ oidc_settings       [oidc]
 upstream_settings   [upstreams.NAME]
 route_settings      [[routes]]
 price_settings      [prices."PATTERN"]
+notice_settings     [notices] and [recipients.NAME]
 types               the types of single values: secrets, patterns, prices, proxies
 errors              problems of a configuration and where they are
 messages            what is wrong, in our own words, and what was probably meant

@@ -2,8 +2,8 @@
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
-    sections: server websocket store admin oidc limits ledger routing errors log telemetry upstreams.<name> routes
-        aliases prices."<pattern>"
+    sections: server websocket store admin oidc limits ledger routing errors log telemetry notices recipients.<name>
+        upstreams.<name> routes aliases prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
 Unknown keys are errors. `load_settings` reports every error at once, each with its place (errors.py).
@@ -33,6 +33,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from gateway.billing.price_table import PriceTable
 from gateway.config.errors import DELIMITER, ENV_PREFIX, InvalidSettings, Problem, SettingsError, Source, problems_of
 from gateway.config.messages import hint, settings_at
+from gateway.config.notice_settings import MAX_RECIPIENTS, NoticesSettings, RecipientSettings
 from gateway.config.oidc_settings import OidcSettings
 from gateway.config.positions import positions
 from gateway.config.price_settings import PriceSettings
@@ -53,6 +54,7 @@ from gateway.config.sections import (
 from gateway.config.types import (
     ModelName,
     Pattern,
+    RecipientName,
     UpstreamName,
 )
 from gateway.config.upstream_settings import UpstreamSettings
@@ -83,6 +85,8 @@ class Settings(BaseSettings):
     errors: ErrorsSettings = ErrorsSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    notices: NoticesSettings = NoticesSettings()
+    recipients: dict[RecipientName, RecipientSettings] = Field(default_factory=dict, max_length=MAX_RECIPIENTS)
     upstreams: dict[UpstreamName, UpstreamSettings] = Field(min_length=1)
     routes: tuple[RouteSettings, ...] = Field(min_length=1)
     aliases: dict[ModelName, ModelName] = {}
@@ -208,8 +212,16 @@ def _unknown_names(values: Mapping[Any, Any]) -> Iterator[Problem]:
     unnamed = _fields(values.get("aliases")).get(unnamed, unnamed)
     if isinstance(unnamed, str) and unnamed and patterns.isdisjoint(_patterns(folded(unnamed))):
         yield Problem(("routing", "unnamed_model"), f"there is no route for {unnamed!r}")
+    yield from _mail_without_a_server(values)
     for section in ("aliases", "prices"):
         yield from _same_names(section, _fields(values.get(section)))
+
+
+def _mail_without_a_server(values: Mapping[Any, Any]) -> Iterator[Problem]:
+    if not _fields(values.get("notices")).get("smtp_host"):
+        for name, recipient in _fields(values.get("recipients")).items():
+            if _fields(recipient).get("mail"):
+                yield Problem(("recipients", name, "mail"), "mail needs a server: set notices.smtp_host")
 
 
 def _patterns(model: str) -> tuple[str, ...]:

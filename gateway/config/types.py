@@ -186,6 +186,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 UpstreamName = Annotated[
     str, matching(r"[a-z0-9][a-z0-9_-]{0,63}", 'a name has lower-case letters, digits, "_" and "-", 64 at most')
 ]
+RecipientName = UpstreamName
 Usd = Annotated[str, AfterValidator(_usd_per_million)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Network = Annotated[str, AfterValidator(_network)]

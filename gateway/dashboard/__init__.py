@@ -10,6 +10,7 @@
     requests.py       GET /requests, /requests/{id}, and /live as server-sent events
     upstreams.py      /upstreams: health, disable, enable; GET /audit: who did what
     admin_keys.py     /admin-keys: create, list, revoke
+    notices.py        /notices: who is told of limits, what was sent, and a test
     prices.py         /prices: the price rows, and what a usage costs
     configuration.py  /configuration: show it and reload it
     downloads.py      /download/{name}.csv: what each page shows, for spreadsheets
@@ -39,6 +40,7 @@ from gateway.dashboard import (
     journal,
     keys,
     not_found,
+    notices,
     overview,
     prices,
     requests,
@@ -54,6 +56,6 @@ from gateway.types import Scope
 def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
     """Declares the dashboard's routes. `host_of` returns the address that attempts to sign in are counted against."""
     app.state.host_of = host_of
-    pages = (overview, teams, keys, journal, requests, upstreams, prices, admin_keys, configuration, downloads)
+    pages = (overview, teams, keys, journal, requests, upstreams, notices, prices, admin_keys, configuration, downloads)
     for module in (sign_in, single_sign_on, static, *pages, not_found):
         app.include_router(module.router, prefix="/dashboard", include_in_schema=False)

@@ -47,6 +47,7 @@ DOWNLOADS: Final[Mapping[str, Download]] = MappingProxyType(
         "requests": Download("/requests"),
         "request": Download("/requests/{id}", lambda answer: [answer], is_list=False),
         "upstreams": Download("/upstreams", is_list=False),
+        "notices": Download("/notices", query={"limit": "1000"}, is_list=False),
         "prices": Download("/prices", _prices, is_list=False),
         "audit": Download("/audit"),
         "admin-keys": Download("/admin-keys"),

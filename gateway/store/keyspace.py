@@ -57,6 +57,11 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:events:<id>        stream  the same: their events; without "store", for ten minutes more
     gw:{T}:temporary:<id>     string  the same: a background response that is not stored
     gw:{background}:teams     zset    TTL of a day: teams with background responses, by the end of their leases
+    gw:{notices}:sender       string  TTL of seconds: the worker that sends notices
+    gw:{notices}:marks        zset    TTL of 35 days: thresholds that were noticed
+    gw:{notices}:waiting      hash    TTL of a week: notices that are still to be sent
+    gw:{notices}:due          zset    the same: when each is due
+    gw:{notices}:ended        stream  TTL of 35 days: the last `notices.max_ended` that were sent or given up
     gw:{canary....}:...       any     TTL of a minute: the start-up check that the scripts enforce limits
     gw:{reaper}:leases        zset    TTL of a day: workers by when they are taken for dead
     gw:{reaper}:lock          string  TTL of a third of `ledger.hold_ttl_s`: one worker expires holds per round
@@ -90,6 +95,11 @@ WORKERS: Final = "gw:workers"
 REAPER_LOCK: Final = "gw:{reaper}:lock"
 LEASES: Final = "gw:{reaper}:leases"
 BACKGROUND_TEAMS: Final = "gw:{background}:teams"
+NOTICE_SENDER: Final = "gw:{notices}:sender"
+NOTICE_MARKS: Final = "gw:{notices}:marks"
+NOTICES_WAITING: Final = "gw:{notices}:waiting"
+NOTICES_DUE: Final = "gw:{notices}:due"
+NOTICES_ENDED: Final = "gw:{notices}:ended"
 STEP_MS: Final[Mapping[Step, int]] = MappingProxyType({"hour": 3_600_000, "day": 86_400_000})
 """The length of the steps by which figures are rolled up."""
 WEEK_MS: Final = 604_800_000

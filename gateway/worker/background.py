@@ -14,6 +14,7 @@
 | `report-requests`      | writes the reports that operators read                              | `reporting`           |
 | `run-background`       | renews, starts and ends background responses                        | `proxy.handler`       |
 | `renew-conversations`  | renews the locks that running turns have on conversations           | `proxy.handler`       |
+| `send-notices`         | finds thresholds that were reached, and sends notices               | `notices.notices`     |
 | `publish-metrics`      | publishes this worker's metrics to the other workers                | `worker`              |
 | `inspect-store`        | checks whether the store may lose data                              | `worker`              |
 | `check-enforcement`    | checks that the store refuses what exceeds a limit; then ends       | here                  |
@@ -30,6 +31,7 @@ from gateway.concurrency.periodic import Periodic
 from gateway.errors import GatewayError
 from gateway.ledger.enforcement_check import check_enforcement
 from gateway.ledger.ledger import Ledger
+from gateway.notices.notices import Notices
 from gateway.observability.metrics import multiprocess
 from gateway.proxy.background_runner import ROUND_S
 from gateway.proxy.handler import SWEEP_S, RequestHandler
@@ -63,6 +65,7 @@ class Parts(Protocol):
     metrics_collector: MetricsCollector
     store_inspection: StoreInspection
     sockets: Sockets
+    notices: Notices
     ready: bool
 
 
@@ -77,6 +80,7 @@ def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
         Periodic("run-background", ROUND_S, parts.handler.run_background, outages=OUTAGES),
         Periodic("renew-conversations", LOCK_LIFE_S / 3, parts.handler.renew_conversations, outages=OUTAGES),
         parts.store_inspection.work,
+        parts.notices.work,
         Periodic("publish-metrics", multiprocess.EVERY_S, parts.metrics_collector.publish),
         check,
     )

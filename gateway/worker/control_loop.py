@@ -3,10 +3,9 @@
     obey()      once a second: orders from the store (cluster_state), and a report of this worker's upstreams
     reload()    POST /admin/v1/config/reload, SIGHUP, or an order: reads the file, checks all of it, then swaps the plan
 
-A reload applies upstreams, routes, aliases, prices, limits and the admin key. Changes of other sections need a restart
-and are named in the result. A file with any mistake changes nothing. An upstream whose settings did not change keeps
-its connections and its health. The connections of a removed upstream are closed when the last request that may use it
-has ended.
+A reload applies the sections of RELOADED. Changes of other sections need a restart and are named in the result. A file
+with any mistake changes nothing. An upstream whose settings did not change keeps its connections and its health. The
+connections of a removed upstream are closed when the last request that may use it has ended.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ EVERY_S: Final = 1.0
 PATIENCE_S: Final = 3.0
 """How long an admin's order waits for the workers: three of their rounds."""
 _LOOKS_EVERY_S: Final = 0.05
-RELOADED: Final = ("upstreams", "routes", "aliases", "prices", "limits", "admin")
+RELOADED: Final = ("upstreams", "routes", "aliases", "prices", "limits", "admin", "notices", "recipients")
 _LONGEST_PROBLEM: Final = 4000
 _MODELS_SHOWN: Final = 20
 

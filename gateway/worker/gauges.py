@@ -14,6 +14,7 @@ from gateway.accounts.admin_keys import Admins
 from gateway.concurrency.periodic import Periodic
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
+from gateway.notices.notices import Notices
 from gateway.observability.metrics.counters import Snapshot, Value
 from gateway.observability.request_log import RequestLog
 from gateway.proxy.background_runner import BackgroundRunner
@@ -135,3 +136,13 @@ def unstored(turns: Turns | None) -> Snapshot:
 def background_responses(runner: BackgroundRunner | None) -> Snapshot:
     """Returns how many background responses run and wait in this worker."""
     return {"gateway_background_responses": {(): 0 if runner is None else runner.running}}
+
+
+def notices(sent: Notices) -> Snapshot:
+    """Returns what became of this worker's attempts to send notices."""
+    return {"gateway_notices_total": dict(sent.results.items())}
+
+
+def waiting_notices(sent: Notices) -> Snapshot:
+    """Returns how many notices wait, in the worker whose turn it is to send them."""
+    return {"gateway_notices_waiting": {(): sent.waiting}}

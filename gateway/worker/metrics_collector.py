@@ -9,6 +9,7 @@ from gateway.accounts.admin_keys import Admins
 from gateway.concurrency.periodic import Periodic
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.spool import Spool
+from gateway.notices.notices import Notices
 from gateway.observability.metrics.counters import Counters, Snapshot, added
 from gateway.observability.metrics.multiprocess import SharedMetrics
 from gateway.observability.request_log import RequestLog
@@ -32,6 +33,7 @@ class Parts(Protocol):
     admins: Admins
     works: tuple[Periodic, ...]
     sockets: Sockets
+    notices: Notices
     ready: bool
 
 
@@ -79,7 +81,11 @@ class MetricsCollector:
         parts = self._parts
         own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.admins, parts.works)
         return (
-            self._counters.snapshot() | own | gauges.ended_sockets(parts.sockets) | gauges.unstored(parts.handler.turns)
+            self._counters.snapshot()
+            | own
+            | gauges.ended_sockets(parts.sockets)
+            | gauges.unstored(parts.handler.turns)
+            | gauges.notices(parts.notices)
         )
 
     def _gauges(self) -> Snapshot:
@@ -92,4 +98,5 @@ class MetricsCollector:
         dangers = gauges.dangers(parts.store_inspection)
         sockets = gauges.open_sockets(parts.sockets)
         kept = gauges.background_responses(handler.background)
-        return state | requests | dangers | sockets | kept | gauges.background(parts.works, now_s)
+        waiting = gauges.waiting_notices(parts.notices)
+        return state | requests | dangers | sockets | kept | waiting | gauges.background(parts.works, now_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -11,13 +11,16 @@ from urllib.parse import urlencode
 from gateway.accounts.accounts import Accounts
 from gateway.accounts.admin_keys import Admins
 from gateway.accounts.sign_in import SingleSignOn
+from gateway.billing.money import parse_usd
 from gateway.concurrency.off_loop import OffLoop
+from gateway.config.notice_settings import RecipientSettings, signing_key
 from gateway.config.settings import Settings
 from gateway.config.types import FileSecret
 from gateway.config.upstream_settings import UpstreamSettings
 from gateway.http.websocket_connection import SocketBounds
 from gateway.http.websocket_handshake import WebSocketOptions
 from gateway.ledger.policy import LedgerPolicy
+from gateway.notices.policy import NoticePolicy, Recipient, Smtp
 from gateway.oidc.provider import IdentityProvider
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.body_memory import BodyMemory
@@ -266,3 +269,57 @@ def build_turns(settings: Settings, store: Store, off_loop: OffLoop) -> Turns:
         state.compact_threshold_tokens,
         state.off_for_teams,
     )
+
+
+def notice_policy(settings: Settings) -> NoticePolicy:
+    """Returns who is told of what, as the settings describe it."""
+    given = settings.notices
+    smtp = Smtp(
+        given.smtp_host or "",
+        given.smtp_port,
+        given.smtp_tls,
+        given.smtp_username,
+        given.smtp_password.get_secret_value() if given.smtp_password else None,
+        given.smtp_from or "",
+    )
+    return NoticePolicy(
+        recipients={name: _recipient(name, one) for name, one in settings.recipients.items()},
+        smtp=smtp,
+        ca_file=_path(given.ca_file),
+        every_s=given.every_s,
+        timeout_s=given.timeout_s,
+        max_attempts=given.max_attempts,
+        retry_s=given.retry_s,
+        max_waiting=given.max_waiting,
+        max_ended=given.max_ended,
+    )
+
+
+def _recipient(name: str, given: RecipientSettings) -> Recipient:
+    return Recipient(
+        name,
+        url=given.webhook.get_secret_value() if given.webhook else "",
+        form=given.form,
+        keys=tuple(signing_key(secret.get_secret_value()) for secret in given.secrets),
+        mail=given.mail,
+        teams=frozenset(given.teams),
+        budget_percent=given.budget_percent,
+        balance_below=tuple(parse_usd(amount) for amount in given.balance_below_usd),
+        days_left=given.days_left,
+    )
+
+
+class NoticePolicies:
+    """The policy of the settings in force. Mutable: the last one, and the settings that it was made of."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._made_of: Settings | None = None
+        self._policy: NoticePolicy | None = None
+
+    def __call__(self) -> NoticePolicy:
+        """Returns the policy: the same object until a reload."""
+        settings = self._settings()
+        if self._policy is None or settings is not self._made_of:
+            self._made_of, self._policy = settings, notice_policy(settings)
+        return self._policy

@@ -58,6 +58,7 @@ PATHS = {
     "request": "/requests/{request}",
     "request-refused": "/requests/{refused}",
     "upstreams": "/upstreams",
+    "notices": "/notices",
     "audit": "/audit",
     "prices": "/prices?model=gpt-5&input=1200&cached=200&output=300",
     "admin-keys": "/admin-keys",

@@ -15,7 +15,7 @@ from tests.support.dashboard_client import DashboardClient, signed_in
 from tests.support.gateway import RunningGateway
 
 FORMULA = '=HYPERLINK("http://evil.example")'
-PAGES = ("", "/teams", "/requests", "/upstreams", "/prices", "/audit", "/admin-keys", "/configuration")
+PAGES = ("", "/teams", "/requests", "/upstreams", "/notices", "/prices", "/audit", "/admin-keys", "/configuration")
 
 
 @pytest.fixture

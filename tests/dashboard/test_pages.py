@@ -19,6 +19,7 @@ PAGES = (
     "/requests",
     "/requests/none",
     "/upstreams",
+    "/notices",
     "/audit",
     "/admin-keys",
     "/configuration",

@@ -22,6 +22,7 @@ from tests.support.admin_protections import ADMIN_PROTECTIONS
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.growth_protections import GROWTH_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
+from tests.support.notice_protections import NOTICE_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
 from tests.support.response_protections import RESPONSE_PROTECTIONS
@@ -35,6 +36,7 @@ EVERY: Final = (
     *DEPLOY_PROTECTIONS,
     *GROWTH_PROTECTIONS,
     *HOLD_PROTECTIONS,
+    *NOTICE_PROTECTIONS,
     *QUEUE_PROTECTIONS,
     *RESPONSE_PROTECTIONS,
     *STATE_PROTECTIONS,

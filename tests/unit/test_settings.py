@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway.config.errors import SettingsError
+from gateway.config.notice_settings import RecipientSettings
 from gateway.config.price_settings import PriceSettings
 from gateway.config.route_settings import RouteSettings
 from gateway.config.settings import Settings, load_settings
@@ -248,7 +249,7 @@ def example() -> dict[tuple[str, str], Shown]:
     found: dict[tuple[str, str], Shown] = {}
     section, comment = "", ""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
-        if header := re.match(r"\[+([a-z]+)", line):
+        if (header := re.match(r"(?:# )?\[+([a-z]+)", line)) and header[1] in Settings.model_fields:
             section, comment = header[1], ""
         elif section and (setting := re.fullmatch(r"(# )?([a-z0-9_]+) = (.+)", line)):
             value = tomllib.loads(f"value = {setting[3]}")["value"]
@@ -265,6 +266,7 @@ def fields() -> Iterator[tuple[str, str, FieldInfo]]:
         "upstreams": UpstreamSettings,
         "routes": RouteSettings,
         "prices": PriceSettings,
+        "recipients": RecipientSettings,
     }
     for section, field in Settings.model_fields.items():
         annotation = field.annotation

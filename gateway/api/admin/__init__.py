@@ -13,6 +13,7 @@
     usage.py             GET /usage; usage_totals.py adds its rows up
     events.py            GET /events                        live, as server-sent events
     upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable
+    notices.py           GET /notices                       POST /notices/test
     prices.py            GET /prices                        GET /prices/explain
     config.py            GET /config                        POST /config/reload             GET /openapi.json
     feasibility.py       refuses settings that can never work
@@ -40,6 +41,7 @@ from gateway.api.admin import (
     journal,
     kept_state,
     keys,
+    notices,
     prices,
     requests,
     rotation,
@@ -54,7 +56,7 @@ from gateway.api.admin.guard import GuardedRoute
 router = APIRouter(prefix="/admin/v1", route_class=GuardedRoute)
 for part in (
     *(teams, keys, rotation, team_credits, kept_state, journal),
-    *(requests, usage, admin_keys, sign_in, upstreams, prices, config, events),
+    *(requests, usage, admin_keys, sign_in, upstreams, notices, prices, config, events),
 ):
     router.include_router(part.router)
 router.include_router(sign_in.open_router)

@@ -72,6 +72,8 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /upstreams": Rule(LOOK),
         "POST /upstreams/{upstream}/disable": Rule(FULL, "upstream"),
         "POST /upstreams/{upstream}/enable": Rule(FULL, "upstream"),
+        "GET /notices": Rule(LOOK),
+        "POST /notices/test": Rule(FULL),
         "GET /prices": Rule(EVERYBODY),
         "GET /prices/explain": Rule(EVERYBODY),
         "GET /config": Rule(LOOK),

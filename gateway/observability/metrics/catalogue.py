@@ -198,6 +198,14 @@ _ALL: Final = (
         "Responses that should have been stored and could not be. Their clients were told `store: false`.",
     ),
     Metric("gateway_background_responses", "gauge", (), "Background responses that run or wait."),
+    Metric(
+        "gateway_notices_total",
+        "counter",
+        ("recipient", "result"),
+        "Notices that were sent, attempts that failed, notices given_up after the last attempt, and looks that had "
+        "no_room for one.",
+    ),
+    Metric("gateway_notices_waiting", "gauge", (), "Notices that wait to be sent."),
     Metric("gateway_feed_dropped_total", "counter", (), "Finished requests that live lists had no room for."),
     Metric("gateway_counts_lost_total", "counter", (), "Counts for reports that the store did not take. No money."),
     Metric("gateway_log_lines_dropped_total", "counter", (), "Lines of the log that nobody was there to read."),

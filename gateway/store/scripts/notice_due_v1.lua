@@ -1,0 +1,11 @@
+-- notice_due_v1: the notices that are due, the first first.
+--
+-- KEYS 1 waiting  2 due
+-- ARGV 1 the most
+-- Returns {the notices, JSON}
+--@reads
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
+if #ids == 0 then return {} end
+return redis.call('HMGET', KEYS[1], unpack(ids))
