@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.config.errors import SettingsError, Source
 from gateway.config.notice_settings import signing_key
-from gateway.config.settings import settings_from
-from tests.support.gateway import gateway_settings
+from gateway.config.settings import Settings, settings_from
 from tests.support.noticing import KEY, SECRET
 
 HOOK = "https://hooks.example/secret-path"
@@ -20,29 +18,33 @@ SMTP = {"smtp_host": "mail.example", "smtp_from": "gateway@example.com"}
 
 @pytest.fixture(autouse=True)
 def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVIDER_KEY", "key")
     monkeypatch.setenv("HOOK_SECRET", SECRET)
     monkeypatch.setenv("SHORT_SECRET", "whsec_c2hvcnQ=")
     monkeypatch.setenv("PLAIN_SECRET", "secret-that-is-no-base64-of-anything")
     monkeypatch.setenv("SMTP_PASSWORD", "password-of-the-server")
 
 
-def problems(tmp_path: Path, **sections: Any) -> str:
-    values = gateway_settings("redis://127.0.0.1:1", "http://127.0.0.1:1", tmp_path).model_dump(include={"routes"})
-    upstreams = {"simulator": {"base_url": "http://127.0.0.1:1/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}}
-    routes = [{"model": route["model"], "upstreams": route["upstreams"]} for route in values["routes"]]
+def settings(**sections: Any) -> Settings:
+    upstreams = {"simulator": {"base_url": "http://127.0.0.1:1/v1", "api_keys": ["env:PROVIDER_KEY"]}}
+    routes = [{"model": "*", "upstreams": ["simulator"]}]
+    return settings_from({"upstreams": upstreams, "routes": routes, **sections}, Source("file"))
+
+
+def problems(**sections: Any) -> str:
     with pytest.raises(SettingsError) as refused:
-        settings_from({"upstreams": upstreams, "routes": routes, **sections}, Source("file"))
+        settings(**sections)
     return "\n".join(refused.value.problems)
 
 
-def test_a_recipient_is_read(tmp_path: Path) -> None:
-    settings = gateway_settings("redis://127.0.0.1:1", "http://127.0.0.1:1", tmp_path, recipients={"ops": STANDARD})
-    ops = settings.recipients["ops"]
+def test_a_recipient_is_read() -> None:
+    found = settings(recipients={"ops": STANDARD})
+    ops = found.recipients["ops"]
     assert ops.webhook is not None
     assert ops.webhook.get_secret_value() == HOOK
     assert signing_key(ops.secrets[0].get_secret_value()) == KEY
     assert (ops.budget_percent, ops.days_left, ops.teams) == ((50, 80, 100), (7, 1), ("*",))
-    assert HOOK not in repr(settings)
+    assert HOOK not in repr(found)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,8 @@ def test_a_recipient_is_read(tmp_path: Path) -> None:
         pytest.param({**STANDARD, "days_left": [0]}, "days_left[0]", id="0 days"),
     ],
 )
-def test_a_recipient_that_cannot_work_is_refused(tmp_path: Path, recipient: dict[str, Any], told: str) -> None:
-    found = problems(tmp_path, recipients={"ops": recipient})
+def test_a_recipient_that_cannot_work_is_refused(recipient: dict[str, Any], told: str) -> None:
+    found = problems(recipients={"ops": recipient})
     assert told in found
     for secret in (SECRET, "secret-path", "secret-that-is-no"):
         assert secret not in found
@@ -81,11 +83,11 @@ def test_a_recipient_that_cannot_work_is_refused(tmp_path: Path, recipient: dict
         pytest.param({"max_waiting": 0}, "max_waiting", id="no room"),
     ],
 )
-def test_notices_that_cannot_work_are_refused(tmp_path: Path, notices: dict[str, Any], told: str) -> None:
-    found = problems(tmp_path, notices=notices)
+def test_notices_that_cannot_work_are_refused(notices: dict[str, Any], told: str) -> None:
+    found = problems(notices=notices)
     assert told in found
     assert "password-of-the-server" not in found
 
 
-def test_there_are_50_recipients_at_most(tmp_path: Path) -> None:
-    assert "recipients" in problems(tmp_path, recipients={f"r{number}": STANDARD for number in range(51)})
+def test_there_are_50_recipients_at_most() -> None:
+    assert "recipients" in problems(recipients={f"r{number}": STANDARD for number in range(51)})
