@@ -18,5 +18,8 @@ def store() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def gateway(store: Server, upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     directory: Path = tmp_path_factory.mktemp("gateway")
-    with running_gateway(store.url, upstream, directory, admin={"sign_in_attempts": 1000}) as running:
+    nobody = {"webhook": "http://127.0.0.1:1/", "form": "slack", "teams": ["none"]}
+    with running_gateway(
+        store.url, upstream, directory, admin={"sign_in_attempts": 1000}, recipients={"nobody": nobody}
+    ) as running:
         yield running

@@ -51,6 +51,7 @@ FORMS = (
     "/admin-keys/{admin_key}/revoke",
     "/admin-keys/{admin_key}/rotate",
     "/configuration/reload",
+    "/notices/test",
     "/teams/{team}/delete",
 )
 PAGES = ("", "/teams", "/requests", "/upstreams", "/audit", "/admin-keys", "/configuration")
@@ -63,6 +64,7 @@ FIELDS = {
     "limits.rpm": "7",
     "scope": "read",
     "confirm": "by form",
+    "recipient": "nobody",
 }
 
 

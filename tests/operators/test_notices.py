@@ -133,7 +133,8 @@ def test_the_dashboard_shows_what_failed_and_sends_a_test(
     gateway: RunningGateway, root: httpx.Client, receiver: WebhookReceiver
 ) -> None:
     receiver.answers = [500]
-    new_team(root, name=f"<b>{uuid.uuid4().hex}", credits_usd="1")
+    name = f"<b>{uuid.uuid4().hex}"
+    new_team(root, name=name, credits_usd="1")
     wait_until_sync(lambda: bool(receiver.requests), what="it is tried")
     with signed_in(gateway) as dashboard:
         wait_until_sync(lambda: "status 500: said" in dashboard.get("/notices").text, what="the page says why")
@@ -141,6 +142,7 @@ def test_the_dashboard_shows_what_failed_and_sends_a_test(
         assert "&lt;b&gt;" in page
         assert "<b>" not in page
         assert "status 500: said" in dashboard.send("/notices/test", recipient="ops").text
+        assert name in dashboard.get("/download/notices.csv").text
         receiver.answers = [200]
         assert "The test reached ops." in dashboard.send("/notices/test", recipient="ops").text
 
@@ -200,7 +202,7 @@ input = "1"
 output = "1"
 [notices]
 every_s = 0.2
-timeout_s = 0.5
+timeout_s = 2
 [recipients.ops]
 webhook = "{webhook}"
 secrets = ["env:OPS_SECRET"]
@@ -237,7 +239,7 @@ def test_when_the_workers_are_killed_between_sending_and_noting_their_successors
             workers += running()
             receiver.before_answer = kill
             new_team(root, credits_usd="1")
-            wait_until_sync(lambda: len(receiver.requests) == 2, timeout_s=90, what="a successor sends it again")
+            wait_until_sync(lambda: len(receiver.requests) >= 2, timeout_s=90, what="a successor sends it again")
 
             def states() -> list[str]:
                 try:
@@ -246,7 +248,6 @@ def test_when_the_workers_are_killed_between_sending_and_noting_their_successors
                     return []
 
             wait_until_sync(lambda: states() == ["sent"], what="it is noted")
-    first, second = receiver.requests
-    assert first.id == second.id
-    assert first.body == second.body
-    assert Webhook(SECRET).verify(second.body, second.headers)
+    assert len({(sent.id, sent.body) for sent in receiver.requests}) == 1
+    for sent in receiver.requests:
+        Webhook(SECRET).verify(sent.body, sent.headers)
