@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gateway.accounts.sign_in import SingleSignOn
 from gateway.api.admin.access import admin_of
 from gateway.api.admin.guard import GuardedRoute, with_bounded_body
+from gateway.api.admin.request_models import Body, example
 from gateway.api.admin.serialization import admin_json
 from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
@@ -29,10 +30,10 @@ _POLLS: Final = 10
 """How many times as often as it may sign in, an address may ask whether it is signed in."""
 
 
-class DeviceCode(BaseModel):
+class DeviceCode(Body):
     """POST /sign-in/token."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = example({"device_code": "the device_code of POST /sign-in"})
 
     device_code: Annotated[str, Field(min_length=1, max_length=4096)]
 
