@@ -48,7 +48,7 @@ from gateway.observability.request_record import RequestRecord
 from gateway.protocol import azure_paths, operations
 from gateway.protocol.error_forms import error_body
 from gateway.proxy.background_runner import BackgroundRunner
-from gateway.proxy.body_memory import BodyMemory
+from gateway.proxy.body_budget import BodyBudget
 from gateway.proxy.compactor import Compactor
 from gateway.proxy.handler import RequestHandler
 from gateway.proxy.late_usage import LateUsage
@@ -69,6 +69,7 @@ from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
 from gateway.worker.parts import (
     NoticePolicies,
+    build_form_spool,
     build_otel_metrics,
     build_sign_on,
     build_snapshot,
@@ -134,9 +135,9 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._off_loop = OffLoop(settings.server.threads)
-        self._body_memory = BodyMemory(settings.server.max_bodies_bytes)
-        build = partial(build_snapshot, self._off_loop, self._body_memory)
-        self._source = Source(load, build) if load is not None else None
+        self._forms = build_form_spool(settings)
+        self._build = partial(build_snapshot, self._off_loop, BodyBudget(settings.server.max_bodies_bytes), self._forms)
+        self._source = Source(load, self._build) if load is not None else None
         self.services: Services | None = None
         self.leaving = False  # see `http.connection_context.Application`
         self._request_log = request_log
@@ -214,6 +215,7 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, request_log.drain)
             stack.callback(self._off_loop.close)
+            stack.callback(self._forms.close)
             store = await Store.open(store_settings(settings))
             stack.push_async_callback(store.close)
             spool = Spool(
@@ -221,7 +223,7 @@ class Gateway:
             )
             ledger = Ledger(store, spool, ledger_policy(settings), owner=own_name(), lost=lost_owners())
             stack.push_async_callback(ledger.flush)
-            snapshot = build_snapshot(self._off_loop, self._body_memory, settings)
+            snapshot = self._build(settings)
             responses = KnownResponses(
                 store,
                 settings.routing.response_ttl_s,

@@ -103,6 +103,7 @@ CATALOGUE: Final = MappingProxyType(
         "upstream_rejected_gateway": Kind(502, "model_error", "never"),
         "no_available_provider": Kind(503, "server_error", "wait"),
         "identity_provider_unavailable": Kind(503, "server_error", "wait"),
+        "disk_unavailable": Kind(503, "server_error", "client"),
         "store_unavailable": Kind(503, "server_error", "wait"),
         "shutting_down": Kind(503, "server_error", "wait"),
     }

@@ -23,13 +23,17 @@ class OffLoop:
     def __init__(self, threads: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="off-loop")
 
+    def begin(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Begins the work. Returns the future of its result."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+
     async def run(self, work: Callable[[], T]) -> T:
         """Returns the work's result. If the caller is cancelled, begun work goes on, and its result is lost."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await self.begin(work)
 
     async def run_to_end(self, work: Callable[[], T]) -> T:
         """Like `run`, but a cancellation waits until the work has ended. For data that the caller uses later."""
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        future = self.begin(work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -39,6 +39,8 @@ class ServerSettings(Section):
     workers: int = Field(default=1, ge=1, le=64)
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
     max_bodies_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024, le=1024**4)
+    spool_forms_over_bytes: int = Field(default=1024 * 1024, ge=256 * 1024, le=1024**3)
+    max_spooled_bytes: int = Field(default=2 * 1024**3, ge=1024 * 1024, le=1024**5)
     max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=64 * 1024, le=1024**3)
     max_json_values: int = Field(default=200_000, ge=1000, le=100_000_000)
     threads: int = Field(default=1, ge=1, le=64)

@@ -6,7 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from gateway.http.client import ClientDisconnected, RequestHead, Watch, bounded, too_large, too_slow
+from gateway.http.client import (
+    ClientDisconnected,
+    RequestHead,
+    Sink,
+    Watch,
+    bounded,
+    pass_messages,
+    too_large,
+    too_slow,
+)
 from gateway.types import Body, Headers, Message, Receive, Scope, Send
 
 
@@ -49,6 +58,14 @@ class AsgiClient(RequestHead):
             body += piece
             if len(body) > max_bytes:
                 raise too_large(max_bytes)
+
+    async def pass_body(self, sink: Sink, max_bytes: int, timeout_s: float) -> None:
+        """See `Client`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await pass_messages(self._receive, sink, max_bytes)
+        except TimeoutError:
+            raise too_slow(timeout_s) from None
 
     @property
     def memory_is_scarce(self) -> bool:

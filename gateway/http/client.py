@@ -2,6 +2,7 @@
 
     fields                the request's headers by lower-case name; the last one if a name occurs twice
     read_body(...)        reads the body, bounded in size and time
+    pass_body(sink, ...)  passes the body on piece by piece, within the same bounds
     start / write / end   send the answer in pieces
     buffer / flush        collect bytes that go out together, and send them
     watch(on_leave)       calls back when the client disconnects
@@ -16,11 +17,14 @@ body was written). After the client has disconnected, writes are discarded and c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.types import Body, Headers, Scope
+from gateway.types import Body, Headers, Receive, Scope
+
+Sink = Callable[[Body], Awaitable[None]]
+"""Takes a body piece by piece."""
 
 
 class Watch(Protocol):
@@ -56,6 +60,9 @@ class Client(Protocol):
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
         """Returns the request's body. Raises GatewayError `body_too_large`, `request_timeout`; ClientDisconnected."""
+
+    async def pass_body(self, sink: Sink, max_bytes: int, timeout_s: float) -> None:
+        """Hands the body on as it comes, and no faster than it is taken. Raises what `read_body` and `sink` raise."""
 
     @property
     def memory_is_scarce(self) -> bool:
@@ -122,6 +129,22 @@ class RequestHead:
         if length is not None and length > max_bytes:
             raise too_large(max_bytes)
         return length
+
+
+async def pass_messages(receive: Receive, sink: Sink, max_bytes: int) -> None:
+    """A body that comes as ASGI messages, to whoever takes it. Raises GatewayError `body_too_large`."""
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        await sink(piece)
+        if not message.get("more_body", False):
+            return
 
 
 def bounded(body: Body, max_bytes: int) -> Body:

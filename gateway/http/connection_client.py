@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from gateway.http.asgi_client import AsgiClient
-from gateway.http.client import Client, ClientDisconnected, RequestHead, Watch, bounded, too_slow
+from gateway.http.client import Client, ClientDisconnected, RequestHead, Sink, Watch, bounded, pass_messages, too_slow
 from gateway.http.request_cycle import EXTENSION, RequestCycle
 from gateway.types import Body, Headers, Receive, Scope, Send
 
@@ -41,6 +41,16 @@ class ConnectionClient(RequestHead):
             if here is None:
                 raise ClientDisconnected
         return bounded(here, max_bytes)
+
+    async def pass_body(self, sink: Sink, max_bytes: int, timeout_s: float) -> None:
+        """See `Client`."""
+        cycle = self._cycle
+        try:
+            async with asyncio.timeout(timeout_s):
+                await pass_messages(cycle.receive, sink, max_bytes)
+        except TimeoutError:
+            raise too_slow(timeout_s) from None
+        cycle.connection.resume_reading()  # a client that leaves must be seen
 
     @property
     def memory_is_scarce(self) -> bool:

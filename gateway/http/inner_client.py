@@ -9,14 +9,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from gateway.http.client import RequestHead, Watch
-from gateway.types import Headers
+from gateway.http.client import RequestHead, Sink, Watch
+from gateway.types import Body, Headers
 
 
 class InnerClient(RequestHead, ABC):
     """See `http.client.Client`."""
 
     __slots__ = ()
+
+    @abstractmethod
+    async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
+        """See `Client`."""
+
+    async def pass_body(self, sink: Sink, max_bytes: int, timeout_s: float) -> None:
+        """See `Client`. It is here already."""
+        await sink(await self.read_body(max_bytes, timeout_s))
 
     @property
     def memory_is_scarce(self) -> bool:

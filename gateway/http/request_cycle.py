@@ -163,8 +163,8 @@ class RequestCycle:
             body += piece
         else:
             self._body = bytearray(body) + piece
-        if len(self._body) > HIGH_WATER_BYTES and self._waiter is None:
-            self.connection.pause_reading()
+        if len(self._body) > HIGH_WATER_BYTES and (self._waiter is None or self._waiter.done()):
+            self.connection.pause_reading()  # whoever waited for a piece has one: libuv reads on before the next turn
         self.wake()
 
     def drop_body(self) -> None:

@@ -42,6 +42,13 @@ Attempt = tuple[str, str, float]
 """The name of an upstream, the status or fault of its answer, and the duration in seconds."""
 
 
+class Closable(Protocol):
+    """What is held for a request until its end."""
+
+    def close(self) -> None:
+        """It is not wanted any more. Idempotent."""
+
+
 class Trace(Protocol):
     """One request's part of a distributed trace. `trace_id` is hexadecimal, or None where the SDK is disabled."""
 
@@ -101,7 +108,7 @@ class RequestRecord:
 
     `early_refusal`: the status of a refusal that was told in a stream which had begun before it. `asked_model`: as the
     client wrote it; `answered_model`: as the answer names it. `body_held_bytes`: of the worker's memory of bodies.
-    `queued_ms`: for how long it waited for its turn.
+    `spooled_form`: the body, if it is a large form. `queued_ms`: for how long it waited for its turn.
     """
 
     request_id: str
@@ -130,6 +137,7 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     body_held_bytes: int = 0
+    spooled_form: Closable | None = None
     queued_ms: int | None = None
     rates: Rates = NO_RATES
     trace: Trace | None = None

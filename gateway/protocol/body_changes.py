@@ -92,7 +92,7 @@ def output_bound_in(field: str) -> Addition:
 def with_model(body: Body, model: str, form: Form | None = None) -> Body:
     """The body with `model` in place of the caller's. `form`: its parts, where it is a form with files."""
     if form is not None:
-        return with_text(form, "model", model)
+        return with_text(body, form, "model", model)
     return _with_member(body, b"model", orjson.dumps(model))
 
 

@@ -1,6 +1,7 @@
 """Request bodies that arrive compressed (RFC 9110, section 8.4.1), decoded within bounds. Pure.
 
 decode(body, coding, most) -> bytes     or GatewayError: unsupported_media_type, invalid_field, body_too_large
+BodyDecoder(coding, most)               the same, piece by piece
 
 What a body decodes to is bounded in size, and beyond a first MiB by its ratio too: a few kilobytes that become 32 MiB
 are no request but an attack.
@@ -8,6 +9,7 @@ are no request but an attack.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.errors import GatewayError
@@ -38,26 +40,52 @@ def check_coding(coding: str) -> None:
 
 def decode(body: Body, coding: str, max_bytes: int) -> bytes:
     """The body as it was before it was compressed. Raises GatewayError."""
-    check_coding(coding)
-    decoder = StreamDecoder(coding_of(coding) or "")
+    decoder = BodyDecoder(coding, max_bytes, len(body))
     pieces: list[bytes] = []
-    size, at = 0, 0
-    try:
-        while True:
-            while piece := decoder.take():
-                pieces.append(piece)
-                size += len(piece)
-                if size > max_bytes or size > _FREE_BYTES + _MAX_RATIO * len(body) or decoder.members > _MOST_MEMBERS:
-                    raise _too_large(max_bytes)
-            if at >= len(body):
-                break
-            decoder.give(bytes(body[at : at + STEP_BYTES]))  # a piece at a time: the whole would be copied at each step
-            at += STEP_BYTES
-    except NotValid:
-        raise _invalid(coding) from None
-    if not decoder.is_complete:
-        raise _invalid(coding)
+    for at in range(0, len(body), STEP_BYTES):  # a piece at a time: the whole would be copied at each step
+        pieces.extend(decoder.decoded(bytes(body[at : at + STEP_BYTES])))
+    decoder.end()
     return b"".join(pieces)
+
+
+class BodyDecoder:
+    """Decodes a body that comes in pieces, within the same bounds. Raises GatewayError.
+
+    `sent_bytes`: how long the coded body is; None while nobody knows: then its ratio is judged at its end.
+    State that changes: how much has come, and how much of it was made.
+    """
+
+    def __init__(self, coding: str, max_bytes: int, sent_bytes: int | None = None) -> None:
+        check_coding(coding)
+        self._coding = coding
+        self._max_bytes = max_bytes
+        self._sent_bytes = sent_bytes
+        self._decoder = StreamDecoder(coding_of(coding) or "")
+        self._came_bytes = 0
+        self._size = 0
+
+    def decoded(self, piece: bytes) -> Iterator[bytes]:
+        """What a piece gives. It must be read to the end before the next one."""
+        self._came_bytes += len(piece)
+        self._decoder.give(piece)
+        try:
+            while made := self._decoder.take():
+                self._size += len(made)
+                self._check(self._sent_bytes)
+                yield made
+        except NotValid:
+            raise _invalid(self._coding) from None
+
+    def end(self) -> None:
+        """The body is whole."""
+        self._check(self._came_bytes)
+        if not self._decoder.is_complete:
+            raise _invalid(self._coding)
+
+    def _check(self, sent_bytes: int | None) -> None:
+        grows = sent_bytes is not None and self._size > _FREE_BYTES + _MAX_RATIO * sent_bytes
+        if self._size > self._max_bytes or grows or self._decoder.members > _MOST_MEMBERS:
+            raise _too_large(self._max_bytes)
 
 
 def _invalid(coding: str) -> GatewayError:

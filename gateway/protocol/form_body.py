@@ -3,7 +3,7 @@
     read_form_request(body, content_type, form) -> RequestBody    or GatewayError
 
 A form has texts alone: numbers and flags are read from theirs. Files count by what they are: an image as an image,
-sound by its seconds.
+sound by its seconds. A large form is on disk: it is read in slices.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gateway.errors import GatewayError
 from gateway.protocol.audio_length import seconds_of
+from gateway.protocol.byte_search import InMemory, Readable, Window
 from gateway.protocol.dialects.dialect import RequestForm
 from gateway.protocol.multipart import boundary_of, read_form
 from gateway.protocol.request_body import RequestBody, model_of, with_bounds
@@ -29,20 +30,20 @@ _SOUND: Final = "file"
 _IMAGES: Final = ("image", "mask")
 
 
-def read_form_request(body: Body, content_type: bytes, form: RequestForm) -> RequestBody:
+def read_form_request(body: Body | Readable, content_type: bytes, form: RequestForm) -> RequestBody:
     """Reads a form. Raises GatewayError for what cannot be read in one way, and for what it lacks."""
-    parts = read_form(body, boundary_of(content_type), form.fields)
+    source: Readable = InMemory(body) if isinstance(body, bytes | bytearray) else body
+    parts = read_form(source, boundary_of(content_type), form.fields)
     fields: dict[str, Any] = {name: _value(name, text) for name, text in parts.texts.items()}
     sound = next((part for part in parts.files if part.name == _SOUND), None)
     if sound is not None and form.hears:
-        with memoryview(body) as view:
-            fields["file_seconds"] = seconds_of(bytes(view[sound.start : sound.end]))
+        fields["file_seconds"] = seconds_of(Window(source, sound.start, sound.end))
     bounds, stream = form.bounds(fields), form.streams(fields)
     images = sum(part.name.startswith(_IMAGES) for part in parts.files)
     texts = -(-parts.text_bytes // BYTES_PER_TOKEN)
     most = bounds.output_tokens
     return RequestBody(
-        body,
+        body if isinstance(body, bytes | bytearray) else b"",
         model_of(fields.get("model"), form),
         stream,
         None if most is None else most * bounds.runs + bounds.more_output_tokens,
@@ -54,6 +55,7 @@ def read_form_request(body: Body, content_type: bytes, form: RequestForm) -> Req
         form=parts,
         input_tokens_bound=parts.text_bytes + images * MOST_EDITED_IMAGE_TOKENS + (bounds.input_tokens or 0),
         work=FILES_ALONE if parts.files else NO_WORK,
+        on_disk=None if isinstance(body, bytes | bytearray) else body,
     )
 
 

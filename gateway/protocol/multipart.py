@@ -2,7 +2,8 @@
 
     boundary_of(content_type) -> bytes             the delimiter that a Content-Type names
     read_form(body, boundary, names) -> Form       the parts, and the texts of the requested ones
-    with_text(form, name, text) -> bytes           the body with one part's text replaced, or a part added in front
+    text_edit(form, name, text)                    where one part's text is replaced, or a part added in front
+    with_text(body, form, name, text) -> bytes     the body with that
 
 A part that both the gateway and the upstream read must mean the same to both. Parsers differ on preambles, bare line
 feeds, folded and repeated headers, delimiters followed by other bytes, parts that occur twice and names in another
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
-from gateway.protocol.byte_search import find, joined
+from gateway.protocol.byte_search import InMemory, Readable, joined
 from gateway.types import Body
 
 MOST_PARTS: Final = 256
@@ -47,7 +48,6 @@ class Part(NamedTuple):
 class Form(NamedTuple):
     """The parts of a form that the gateway reads. `texts` has the requested ones."""
 
-    body: Body
     boundary: bytes
     parts: tuple[Part, ...]
     texts: Mapping[str, str]
@@ -78,45 +78,53 @@ def boundary_of(content_type: bytes) -> bytes:
     return found
 
 
-def read_form(body: Body, boundary: bytes, names: Iterable[str]) -> Form:
+def read_form(body: Body | Readable, boundary: bytes, names: Iterable[str]) -> Form:
     """Returns the parts of a body, and the texts of those with one of `names`. Raises GatewayError."""
+    source = InMemory(body) if isinstance(body, bytes | bytearray) else body
     delimiter = b"--" + boundary
-    if not body.startswith(delimiter):
+    if source.read(0, len(delimiter)) != delimiter:
         raise _refusal("The body must begin with its boundary.")
     wanted = frozenset(names)
     parts: list[Part] = []
     texts: dict[str, str] = {}
     at = len(delimiter)
-    while not body.startswith(b"--", at):
-        if not body.startswith(_CRLF, at):
+    while (follows := source.read(at, at + 2)) != b"--":
+        if follows != _CRLF:
             raise _refusal("A boundary must be followed by a line end.")
-        part = _read_part(body, at + len(_CRLF), _CRLF + delimiter)
-        _note(body, part, wanted, texts)
+        part = _read_part(source, at + len(_CRLF), _CRLF + delimiter)
+        _note(source, part, wanted, texts)
         parts.append(part)
         if len(parts) > MOST_PARTS:
             raise _refusal(f"A form may have {MOST_PARTS} parts at most.")
         at = part.end + len(_CRLF) + len(delimiter)
-    if bytes(body[at + 2 : at + 2 + len(_CRLF) + 1]) not in (b"", _CRLF):
+    if source.read(at + 2, at + 2 + len(_CRLF) + 1) not in (b"", _CRLF):
         raise _refusal("Nothing may follow the last boundary.")
-    return Form(body, boundary, tuple(parts), texts)
+    return Form(boundary, tuple(parts), texts)
 
 
-def with_text(form: Form, name: str, text: str) -> Body:
-    """Returns the body with another text in the part `name`, or with such a part added in front."""
-    body, value = form.body, text.encode()
+def text_edit(form: Form, name: str, text: str) -> tuple[int, int, bytes]:
+    """Where another text goes for the part `name`, or such a part if there is none: start, end, and the bytes."""
+    value = text.encode()
     for part in form.parts:
         if part.name == name:
-            view = memoryview(body)
-            return joined((view[: part.start], value, view[part.end :]))
+            return part.start, part.end, value
     added = b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (form.boundary, name.encode(), value)
-    return joined((added, body))
+    return 0, 0, added
 
 
-def _read_part(body: Body, start: int, delimiter: bytes) -> Part:
-    end_of_head = body.find(b"\r\n\r\n", start, start + MOST_HEAD_BYTES)
+def with_text(body: Body, form: Form, name: str, text: str) -> Body:
+    """Returns the body with another text in the part `name`, or with such a part added in front."""
+    start, end, value = text_edit(form, name, text)
+    view = memoryview(body)
+    return joined((view[:start], value, view[end:]))
+
+
+def _read_part(body: Readable, start: int, delimiter: bytes) -> Part:
+    head = body.read(start, start + MOST_HEAD_BYTES)
+    end_of_head = head.find(b"\r\n\r\n")
     if end_of_head < 0:
         raise _refusal("A part of the form has no head that ends.")
-    headers = _headers(bytes(body[start:end_of_head]))
+    headers = _headers(head[:end_of_head])
     disposition = headers.get(b"content-disposition", b"")
     kind, _, _ = disposition.partition(b";")
     parameters = _parameters(disposition[len(kind) :])
@@ -124,8 +132,8 @@ def _read_part(body: Body, start: int, delimiter: bytes) -> Part:
         raise _refusal("Each part must have a Content-Disposition of form-data with one name.")
     if headers.get(b"content-transfer-encoding", b"").lower() not in _PLAIN_ENCODINGS:
         raise _refusal("A part must not be encoded.")
-    begin = end_of_head + 4
-    end = find(body, delimiter, begin)
+    begin = start + end_of_head + 4
+    end = body.find(delimiter, begin)
     if end < 0:
         raise _refusal("The form is cut short: its last boundary is missing.")
     filename = parameters.get(b"filename", parameters.get(b"filename*"))
@@ -167,7 +175,7 @@ def _parameters(text: bytes) -> dict[bytes, bytes] | None:
     return found
 
 
-def _note(body: Body, part: Part, wanted: frozenset[str], texts: dict[str, str]) -> None:
+def _note(body: Readable, part: Part, wanted: frozenset[str], texts: dict[str, str]) -> None:
     name = part.name
     if name not in wanted:
         if (meant := name.casefold().strip()) in wanted:
@@ -178,7 +186,7 @@ def _note(body: Body, part: Part, wanted: frozenset[str], texts: dict[str, str])
     if part.filename is not None or part.end - part.start > MOST_TEXT_BYTES:
         raise GatewayError("invalid_field", f"{name!r} must be a text, and no file.", param=name)
     try:
-        texts[name] = bytes(body[part.start : part.end]).decode()
+        texts[name] = body.read(part.start, part.end).decode()
     except UnicodeDecodeError:
         raise GatewayError("invalid_field", f"{name!r} must be UTF-8.", param=name) from None
 

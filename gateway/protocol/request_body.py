@@ -14,6 +14,7 @@ from gateway.errors import GatewayError
 from gateway.protocol.attachments import find_attachments
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
 from gateway.protocol.body_changes import Places
+from gateway.protocol.byte_search import Readable
 from gateway.protocol.decoded_body import decode_body
 from gateway.protocol.dialects.dialect import Bounds, RequestForm
 from gateway.protocol.multipart import Form
@@ -43,7 +44,7 @@ class RequestBody(NamedTuple):
     `work`: what it lets its provider do that it does not show.
     `background`: the response goes on without its caller. `session`: what the body says belongs together.
     `preferences`: its `provider` object. `places`: where members of a large body stand.
-    `in_prompt`: a prompt that the provider has stored names its model.
+    `in_prompt`: a prompt that the provider has stored names its model. `on_disk`: a large form, in place of `body`.
     """
 
     body: Body
@@ -67,6 +68,12 @@ class RequestBody(NamedTuple):
     work: BodyWork = NO_WORK
     places: Places | None = None
     in_prompt: bool = False
+    on_disk: Readable | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the body, wherever it is."""
+        return len(self.body if self.on_disk is None else self.on_disk)
 
 
 def read_request_body(

@@ -3,7 +3,9 @@
 handler     authenticates, runs the steps, and is the one exit where a request is settled and recorded
 admission   steps 1 to 3: authenticate, read, route
 admitting   step 4: reserves a hold, at once or in turn
-body_memory how much the bodies of requests may take together
+body_reading  step 2: the body is read and understood
+body_budget how much the bodies of requests may take together
+form_spool  large forms on disk
 unnamed_models  the model of a request that does not name it
 field_checks  whether a route lets pass what changes a price or names what others may have stored
 reservation the most that a request can cost, from what it says and hides

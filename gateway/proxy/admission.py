@@ -1,7 +1,7 @@
 """Steps 1 to 3 of a request: from a client's bytes to what step 4 asks for (admitting.py).
 
     1 authenticate   headers -> ApiKey         api_keys.key_of_request        local: garbage never reaches the store
-    2 read           body -> RequestBody       request_body.read_request_body
+    2 read           body -> RequestBody       body_reading.read_request
     3 route          model -> Route            Router.resolve; a response that is named pins the upstream that made it
     4 admit          Route -> Admitted         admitting.admit                one script call; a hold is reserved
 
@@ -25,33 +25,27 @@ from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.body_changes import Addition, with_model
-from gateway.protocol.content_codings import check_coding, decode, is_coded
-from gateway.protocol.dialects.dialect import Dialect
-from gateway.protocol.form_body import read_form_request
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
-from gateway.protocol.multipart import is_form
 from gateway.protocol.operations import CREATE, CREATE_TARGET, Operation, Target
-from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, model_of, read_request_body
+from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.protocol.request_work import NO_WORK
+from gateway.proxy.body_reading import read_request
 from gateway.proxy.field_checks import checked
 from gateway.proxy.offers import offering
 from gateway.proxy.pinning import pinned, to_maker, wanted
 from gateway.proxy.reservation import NOTHING, reserve
-from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
+from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.proxy.unnamed_models import by_its_answer, completed, streams
 from gateway.routing.affinity import Affinity
 from gateway.routing.router import Route
 from gateway.state.responses import previous_not_found
 from gateway.state.turn import Turn
 from gateway.state.turns import TurnSource
-from gateway.types import Body
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer
 from gateway.upstream.upstream import Upstream
 
 MAX_IDEMPOTENCY_KEY: Final = 255
-UNCHECKED_BODY_BYTES: Final = 256 * 1024
-"""A body up to this is read before the key is looked up: admission does that, in the same call as everything else."""
 
 
 class Routed(NamedTuple):
@@ -118,7 +112,7 @@ async def prepare(
         known_response = found = await responses.find(key, target.response_id, "response_id")
         request = about(found, query)
     else:
-        request = await _read(snapshot, responses, target, client, record, key)
+        request = await read_request(snapshot, responses, target, client, record, key)
         if query or not request.model:
             request, known_response = await completed(request, query, snapshot, responses, turns, key)
     record.model, record.stream = request.model, request.stream
@@ -199,55 +193,6 @@ async def _with_body(
         request = request._replace(model=route.model)
     route, ask = _ask(snapshot, record, client, key, request, route, target, None)
     return Routed(key, target, request, route, None, ask)
-
-
-async def _read(
-    snapshot: ConfigSnapshot,
-    responses: KnownResponses,
-    target: Target,
-    client: Client,
-    record: RequestRecord,
-    key: ApiKey,
-) -> RequestBody:
-    limits, operation = snapshot.limits, target.operation
-    is_a_form = _read_media(client, operation.dialect)
-    length = client.body_length(limits.max_body_bytes)
-    coding = client.fields.get(b"content-encoding")  # small as it is, such a body may take long
-    if length is None or length > UNCHECKED_BODY_BYTES or coding is not None or client.memory_is_scarce:
-        await responses.check(key)
-        client.key_is_known()
-    most_bytes = limits.max_body_bytes if length is None or coding is not None else length
-    if most_bytes > LONG_BYTES:
-        snapshot.body_memory.take(most_bytes)
-        record.body_held_bytes = most_bytes
-    body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
-    record.bytes_in = len(body)
-    form_type = client.fields[b"content-type"] if is_a_form else None
-    if len(body) > LONG_BYTES or coding is not None:
-        request = await snapshot.off_loop.run(partial(_understood, body, coding, target, limits, form_type))
-    else:
-        request = _understood(body, None, target, limits, form_type)
-    if record.body_held_bytes:
-        snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
-        record.body_held_bytes = len(request.body)
-    record.times.received = time.perf_counter()
-    return request
-
-
-def _understood(
-    body: Body, coding: bytes | None, target: Target, limits: RequestLimits, form_type: bytes | None
-) -> RequestBody:
-    """What a body asks for. `form_type`: the Content-Type of one that is a form with files. In any thread."""
-    if coding is not None and is_coded(name := coding.decode("latin-1")):
-        body = decode(body, name, limits.max_body_bytes)
-    operation, form = target.operation, target.operation.dialect.request
-    if target.model:
-        form = replace(form, default_model=target.model)
-    if form_type is not None:
-        request = read_form_request(body, form_type, form)
-    else:
-        request = read_request_body(body, form, needs_input=operation.needs_input, body_bounds=limits.body_bounds)
-    return request._replace(model=model_of(target.model, form), names_model=False) if target.model else request
 
 
 def about(known_response: KnownResponse, query: bytes) -> RequestBody:
@@ -332,20 +277,3 @@ def _refuse_upgrade(client: Client) -> None:
     """RFC 9110 lets a server ignore an upgrade, but llhttp stops at the head of such a request: its body is lost."""
     if client.fields.get(b"upgrade") is not None and b"upgrade" in (client.fields.get(b"connection") or b"").lower():
         raise GatewayError("upgrade_unsupported", "This gateway speaks HTTP/1.1: send the request without 'Upgrade'.")
-
-
-def _read_media(client: Client, dialect: Dialect) -> bool:
-    """Whether the body is a form with files; JSON if not. Raises GatewayError `unsupported_media_type`."""
-    kind = client.fields.get(b"content-type")
-    is_a_form = kind is not None and dialect.multipart and is_form(kind)
-    if kind is not None and not is_a_form and kind.partition(b";")[0].strip().lower() != b"application/json":
-        or_form = ", or as a form: 'Content-Type: multipart/form-data'" if dialect.multipart else ""
-        raise GatewayError(
-            "unsupported_media_type", f"Send the request as JSON: 'Content-Type: application/json'{or_form}."
-        )
-    encoding, coding = client.fields.get(b"content-encoding"), client.fields.get(b"transfer-encoding")
-    if coding is not None and coding.strip().lower() != b"chunked":
-        raise GatewayError("unsupported_media_type", "Send the body without a Transfer-Encoding other than chunked.")
-    if encoding is not None:
-        check_coding(encoding.decode("latin-1"))
-    return is_a_form

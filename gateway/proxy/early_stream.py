@@ -25,7 +25,7 @@ from typing import Final
 from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
 from gateway.http.asgi_client import AsgiClient
-from gateway.http.client import Client, Watch
+from gateway.http.client import Client, Sink, Watch
 from gateway.http.connection_client import ConnectionClient
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted
@@ -204,6 +204,10 @@ class EarlyClient:
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
         """See `Client`."""
         return await self._client.read_body(max_bytes, timeout_s, length)
+
+    async def pass_body(self, sink: Sink, max_bytes: int, timeout_s: float) -> None:
+        """See `Client`."""
+        await self._client.pass_body(sink, max_bytes, timeout_s)
 
     @property
     def memory_is_scarce(self) -> bool:

@@ -26,6 +26,7 @@ import time
 from typing import Final, NamedTuple
 
 from gateway.billing.lifecycle import Outcome
+from gateway.concurrency.disk_body import SentBody, disk_unavailable
 from gateway.errors import Cause, GatewayError
 from gateway.http.client import Client
 from gateway.observability.request_record import RequestRecord
@@ -52,8 +53,10 @@ _SUCCESS: Final = range(200, 300)
 _NOT_FOUND: Final = 404
 _NOT_OFFERED: Final = frozenset({_NOT_FOUND, 405, 501})
 _SERVER_ERROR: Final = 500
-# An upstream that could not be reached has not started any work, so another one may be asked.
-_UNSENT: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL})
+# An upstream that was not reached, or got half a body, has not started any work, so another one may be asked.
+_UNSENT: Final = frozenset(
+    {FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL, FaultKind.BODY_LOST}
+)
 _REFUSAL_S: Final = 1.0  # the least time that the body of a refusal has to arrive after its head
 _WAITED_IN_VAIN: Final = frozenset({504, 520, 524})
 """Statuses of servers in front of a provider's own, which may go on with the work (RFC 9110, 15.6.5; Cloudflare)."""
@@ -254,7 +257,7 @@ class Search:
             method, over = target.operation.method.encode(), self._over
             answer = await (
                 upstream.attempt(key, method, target.path, headers, body, self)
-                if over is None
+                if over is None or isinstance(body, SentBody)
                 else upstream.attempt_over(over, key, target.path, headers, body, self)
             )
         except UpstreamFault as fault:
@@ -342,6 +345,8 @@ def fault_error(fault: UpstreamFault, *, begun: bool = False) -> GatewayError:
         return GatewayError(
             "upstream_invalid_response", "The provider's answer was not valid.", repeat_helps=repeat_helps
         )
+    if fault.kind is FaultKind.BODY_LOST:
+        return disk_unavailable(fault.detail)
     if fault.kind is FaultKind.POOL_FULL:
         return GatewayError("no_available_provider", "All connections to the provider are in use.", wait_ms=1000)
     return GatewayError("upstream_unreachable", "The provider could not be reached.", repeat_helps=repeat_helps)

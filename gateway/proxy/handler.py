@@ -146,6 +146,8 @@ class RequestHandler:
         in_force.requests -= 1
         if record.body_held_bytes:
             in_force.snapshot.body_memory.give_back(record.body_held_bytes)
+        if record.spooled_form is not None:
+            record.spooled_form.close()
         self.note(client, record)
 
     def note(self, client: Client, record: RequestRecord) -> None:

@@ -114,7 +114,7 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
     unseen = _unseen(row, route, limits) if body_work.unseen or asked.unsure or tools or unheard else 0
     prompt += unseen
     if (body_work.media or unheard) and _SECOND in asked.router.prices.units and _SECOND not in units:
-        units = {**units, _SECOND: _seconds(len(request.body), unseen)}
+        units = {**units, _SECOND: _seconds(request.size_bytes, unseen)}
     if tools:
         calls = _calls(asked)
     elif row.context_tokens is not None:  # a model takes no longer prompt; with tools it reads several

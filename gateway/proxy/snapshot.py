@@ -8,7 +8,8 @@ from typing import Literal
 
 from gateway.concurrency.off_loop import OffLoop
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
-from gateway.proxy.body_memory import BodyMemory
+from gateway.proxy.body_budget import BodyBudget
+from gateway.proxy.form_spool import FormSpool
 from gateway.routing.router import Router
 from gateway.upstream.upstream import Upstream
 
@@ -59,7 +60,8 @@ class ConfigSnapshot:
     upstreams: Mapping[str, Upstream]
     limits: RequestLimits
     off_loop: OffLoop
-    body_memory: BodyMemory
+    body_memory: BodyBudget
+    forms: FormSpool
     has_several_keys: bool = False
     offers_differ: bool = False
     tenancy: Tenancy = field(default_factory=Tenancy)

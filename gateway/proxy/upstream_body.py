@@ -6,6 +6,7 @@ from functools import partial
 
 import orjson
 
+from gateway.concurrency.disk_body import NO_EDIT, SentBody
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.protocol.body_changes import (
     ASKS_COST,
@@ -19,6 +20,7 @@ from gateway.protocol.body_changes import (
     with_model,
     with_output_bound,
 )
+from gateway.protocol.multipart import text_edit
 from gateway.protocol.request_body import read_request_body
 from gateway.proxy.admission import Admitted
 from gateway.proxy.output_bound import bound_of_a_run
@@ -41,7 +43,7 @@ class UpstreamBody:
         self.refused: dict[str, set[str]] = {}
         self.output_bound: int | None = None
 
-    async def made_for(self, upstream: Upstream) -> tuple[Body, tuple[Addition, ...]]:
+    async def made_for(self, upstream: Upstream) -> tuple[Body | SentBody, tuple[Addition, ...]]:
         """The body for an upstream, and what was added to it that may be left out."""
         admitted = self._admitted
         route, request, turn = admitted.route, self._request, admitted.turn
@@ -50,7 +52,8 @@ class UpstreamBody:
             self.output_bound = bound_of_a_run(request, held_tokens)
         body, model, field = request.body, None, ""
         is_sent = not request.in_prompt or route.rule.rename is not None
-        if body and (route.upstream_model != request.model or not request.names_model) and is_sent:
+        has_body = body or request.on_disk is not None
+        if has_body and (route.upstream_model != request.model or not request.names_model) and is_sent:
             model = route.upstream_model
         added: tuple[Addition, ...] = ()
         if self.output_bound is not None:
@@ -64,7 +67,7 @@ class UpstreamBody:
             added = (*added, COST_ASKED)
         if turn is not None and turn.without_blobs is not None:
             added = (*added, BLOBS)
-        if len(body) > LONG_BYTES:
+        if len(body) > LONG_BYTES or request.on_disk is not None:
             work = partial(self._large, model, field, added)
             return await self._admitted.snapshot.off_loop.run(work), added
         if model is not None:
@@ -78,9 +81,12 @@ class UpstreamBody:
             body = with_flag(body, "stream_options", b"include_usage")
         return with_flag(body, "usage", b"include") if COST_ASKED in added else body
 
-    def _large(self, model: str | None, field: str, added: tuple[Addition, ...]) -> Body:
-        """The same of a large body, in any thread."""
+    def _large(self, model: str | None, field: str, added: tuple[Addition, ...]) -> Body | SentBody:
+        """The same of a large body, in any thread. One on disk is not copied."""
         request = self._request
+        if request.on_disk is not None and request.form is not None:
+            edit = NO_EDIT if model is None else text_edit(request.form, "model", model)
+            return self._admitted.snapshot.forms.sent(request.on_disk, edit)
         if request.places is None:  # a form, which has neither of the others
             return request.body if model is None else with_model(request.body, model, request.form)
         values: dict[str, bytes] = {}

@@ -3,6 +3,7 @@
 transport         the interface of a connection pool to one upstream
 factory           selects an implementation
 pool              the native implementation: keep-alive HTTP/1.1 connections to one origin
+unsent_body       what of a request's body has not been written, in memory or on disk
 http1             one native connection
 answer            an answer that arrives on it
 buffered_answer   an answer whose body has been read

@@ -19,10 +19,13 @@ from typing import Final, Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.concurrency.deadline import Deadline
+from gateway.concurrency.disk_body import SentBody
+from gateway.errors import GatewayError
 from gateway.protocol.header_fields import size_bytes
 from gateway.types import Body
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.unsent_body import UnsentBody
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -83,7 +86,7 @@ class Http1Connection(asyncio.Protocol):
         self._informational = 0
         self._overhead_bytes = 0  # bytes since the last byte of the body: head, chunk extensions, trailers
         self._paused = False
-        self._unsent: memoryview | None = None  # of a long body
+        self._unsent: UnsentBody | None = None  # of a long body
         self._write_paused = False
         self._deadline = Deadline(loop, self._on_deadline)
         self._pieces: list[bytes] = []
@@ -102,7 +105,7 @@ class Http1Connection(asyncio.Protocol):
         """Whether no byte of an answer to the last request has arrived."""
         return self._phase == _HEAD and not self._overhead_bytes
 
-    def begin(self, head: bytes, body: Body) -> NativeAnswer:
+    def begin(self, head: bytes, body: Body | SentBody) -> NativeAnswer:
         """Write a request. The answer's `wait` ends when its head has arrived or its fault is set."""
         answer = NativeAnswer(self, self._pieces)
         transport = self._transport
@@ -114,11 +117,11 @@ class Http1Connection(asyncio.Protocol):
         self._answer = answer
         self._phase = _HEAD
         self._informational = 0
-        if len(body) <= _JOIN_LIMIT_BYTES:
+        if not isinstance(body, SentBody) and len(body) <= _JOIN_LIMIT_BYTES:
             transport.write(head + body)
         else:
             transport.write(head)
-            self._unsent = memoryview(body)
+            self._unsent = UnsentBody(body, _PIECE_BYTES)
             self._write_on()
         return answer
 
@@ -357,10 +360,22 @@ class Http1Connection(asyncio.Protocol):
         unsent, transport = self._unsent, self._transport
         if unsent is None or transport is None:
             return
-        self._unsent = unsent[_PIECE_BYTES:] if len(unsent) > _PIECE_BYTES else None
-        transport.write(unsent[:_PIECE_BYTES])
-        if self._unsent is not None and not self._write_paused:
-            self._loop.call_soon(self._write_on)
+        piece = unsent.take(_PIECE_BYTES, self._piece_is_read)
+        if not unsent:
+            self._unsent = None
+        if piece:
+            transport.write(piece)
+            if self._unsent is not None and not self._write_paused:
+                self._loop.call_soon(self._write_on)
+
+    def _piece_is_read(self, unsent: UnsentBody, error: GatewayError | None) -> None:
+        """Go on with a body on disk, or end a request whose rest cannot be read."""
+        if self._unsent is not unsent:
+            return
+        if error is not None:
+            self.fail(FaultKind.BODY_LOST, error.cause.detail)
+        elif not self._write_paused:
+            self._write_on()
 
     def _resume(self) -> None:
         self._paused = False

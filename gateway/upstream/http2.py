@@ -14,6 +14,7 @@ Rules:
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol, cast
 
 import h2.config
@@ -24,11 +25,14 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 
 from gateway.concurrency.deadline import Deadline
+from gateway.concurrency.disk_body import SentBody
+from gateway.errors import GatewayError
 from gateway.protocol.header_fields import size_bytes
 from gateway.types import Body
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.goaway import Goaway, GoawayFilter
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
+from gateway.upstream.unsent_body import UnsentBody
 
 _MAX_WINDOW_BYTES: Final = 2**31 - 1  # RFC 9113, 6.9.1
 _FIRST_WINDOW_BYTES: Final = 65_535  # RFC 9113, 6.9.2: what a connection's window is before it is moved
@@ -56,12 +60,12 @@ class Http2Stream:
     """
 
     def __init__(
-        self, connection: "Http2Connection", config: TransportConfig, released: Callable[[], None], body: Body
+        self, connection: "Http2Connection", config: TransportConfig, released: Callable[[], None], unsent: UnsentBody
     ) -> None:
         self.config = config
         self.answer = NativeAnswer(self, [])
         self.id = 0
-        self.unsent = memoryview(body)
+        self.unsent = unsent
         self.goes_on = False  # with the next piece of its body, in the loop's next turn
         self.informational = 0
         self._connection = connection
@@ -164,6 +168,7 @@ class Http2Connection(asyncio.Protocol):
         self.closed = False
         self.leaving = False
         self.idle_since_s = 0.0
+        self._write_paused = False
         self._owner = owner
         self._config = config
         self._transport: asyncio.Transport | None = None
@@ -200,9 +205,11 @@ class Http2Connection(asyncio.Protocol):
             return False
         return len(self._streams) < min(_MAX_STREAMS, self._state.remote_settings.max_concurrent_streams)
 
-    def begin(self, fields: list[tuple[bytes, bytes]], body: Body, released: Callable[[], None]) -> Http2Stream:
+    def begin(
+        self, fields: list[tuple[bytes, bytes]], body: Body | SentBody, released: Callable[[], None]
+    ) -> Http2Stream:
         """Write a request. The answer's `wait` ends when its head has arrived or its fault is set."""
-        stream = Http2Stream(self, self._config, released, body)
+        stream = Http2Stream(self, self._config, released, UnsentBody(body, _PIECE_BYTES))
         try:
             stream.id = self._state.get_next_available_stream_id()
             self._state.send_headers(stream.id, fields, end_stream=not body)
@@ -280,12 +287,22 @@ class Http2Connection(asyncio.Protocol):
         self.close(FaultKind.CUT, str(exc) if exc is not None else "closed by the upstream")
         self._owner.connection_lost(self)
 
+    def pause_writing(self) -> None:
+        """The upstream is slower than its windows allow."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._write_paused = False
+        if not self.closed:
+            self._send_bodies()
+            self._flush()
+
     # internals
 
     def _handle(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.WindowUpdated | h2.events.RemoteSettingsChanged):
-            for unsent in [one for one in self._streams.values() if one.unsent]:
-                self._send_body(unsent)
+            self._send_bodies()
             return
         stream = self._streams.get(getattr(event, "stream_id", None) or 0)
         if stream is None:
@@ -327,17 +344,23 @@ class Http2Connection(asyncio.Protocol):
         if goaway.error_code != ErrorCodes.NO_ERROR:
             self.close(FaultKind.CUT, detail)
 
+    def _send_bodies(self) -> None:
+        for unsent in [one for one in self._streams.values() if one.unsent]:
+            self._send_body(unsent)
+
     def _send_body(self, stream: Http2Stream) -> None:
         """As much of a body as the upstream takes, but a piece at a time: a large one is not to keep others waiting."""
-        left = _PIECE_BYTES
+        left = 0 if self._write_paused else _PIECE_BYTES
         while stream.unsent and left:
             room = min(self._state.local_flow_control_window(stream.id), self._state.max_outbound_frame_size, left)
             if room <= 0:
                 return  # a WINDOW_UPDATE goes on with it
-            chunk, stream.unsent = stream.unsent[:room], stream.unsent[room:]
+            chunk = stream.unsent.take(room, partial(self._piece_is_read, stream))
+            if not chunk:
+                return  # it is being read from disk
             self._state.send_data(stream.id, bytes(chunk), end_stream=not stream.unsent)
             left -= len(chunk)
-        if stream.unsent and not stream.goes_on:
+        if stream.unsent and not (stream.goes_on or self._write_paused):
             stream.goes_on = True
             asyncio.get_running_loop().call_soon(self._send_more, stream)
 
@@ -346,6 +369,16 @@ class Http2Connection(asyncio.Protocol):
         if stream.id in self._streams:
             self._send_body(stream)
             self._flush()
+
+    def _piece_is_read(self, stream: Http2Stream, unsent: UnsentBody, error: GatewayError | None) -> None:
+        """Go on with a body on disk, or end a request whose rest cannot be read."""
+        del unsent
+        if stream.id not in self._streams:
+            return
+        if error is not None:
+            stream.fail(FaultKind.BODY_LOST, error.cause.detail)
+        else:
+            self._send_more(stream)
 
     def _flush(self) -> None:
         if self._transport is not None and not self.closed and (data := self._state.data_to_send()):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from gateway.concurrency.disk_body import SentBody
 from gateway.types import Body
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.connector import Connector
@@ -77,7 +78,7 @@ class Http2Transport:
         method: bytes,
         target: bytes,
         headers: list[tuple[bytes, bytes]],
-        body: Body,
+        body: Body | SentBody,
         progress: Progress | None = None,
     ) -> NativeAnswer:
         """See `Transport.send`."""
@@ -154,7 +155,7 @@ class Http2Transport:
         self,
         connection: Http2Connection,
         fields: list[tuple[bytes, bytes]],
-        body: Body,
+        body: Body | SentBody,
         release: Callable[[], None],
         progress: Progress | None,
         *,

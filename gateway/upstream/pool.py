@@ -18,6 +18,7 @@ import asyncio
 import time
 from collections import deque
 
+from gateway.concurrency.disk_body import SentBody
 from gateway.types import Body
 from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.connector import Connector
@@ -60,7 +61,7 @@ class NativeTransport:
         method: bytes,
         target: bytes,
         headers: list[tuple[bytes, bytes]],
-        body: Body,
+        body: Body | SentBody,
         progress: Progress | None = None,
     ) -> NativeAnswer:
         """See `Transport.send`."""

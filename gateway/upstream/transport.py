@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from gateway.concurrency.disk_body import SentBody
 from gateway.types import Body
 
 
@@ -37,6 +38,7 @@ class FaultKind(StrEnum):
     RESET = "reset"  # the connection died before the head of the answer was complete
     CUT = "cut"  # the connection died or was aborted inside the body
     PROTOCOL = "protocol"  # not HTTP, or HTTP that can be parsed in two ways
+    BODY_LOST = "body_lost"  # the rest of the request's body could not be read from the gateway's disk
     TOO_LARGE = "too_large"  # the head of the answer, or the framing around its body, exceeds max_head_bytes
 
 
@@ -182,7 +184,7 @@ class Transport(Protocol):
         method: bytes,
         target: bytes,
         headers: list[tuple[bytes, bytes]],
-        body: Body,
+        body: Body | SentBody,
         progress: Progress | None = None,
     ) -> Answer:
         """Send one request and wait for the head of its answer.
@@ -191,7 +193,7 @@ class Transport(Protocol):
             method: upper-case letters; not HEAD or CONNECT.
             target: `/path[?query]`, appended to the base URL's path.
             headers: sent as given, except that host, lengths and hop-by-hop fields are dropped.
-            body: the whole body; a large one is never copied.
+            body: the whole body; a large one is never copied, and one on disk is read piece by piece.
             progress: is told when bytes of the request leave, for a caller that may be cancelled.
 
         Raises:

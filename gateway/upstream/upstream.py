@@ -16,7 +16,7 @@ note_answer / note_fault   what health and keys learn from the result
  no answer in time    | the model fails, and the    | -                                                                |
                       | upstream too, if it was     |                                                                  |
                       | silent meanwhile            |                                                                  |
- pool full            | -                           | -                                                                |
+ pool full, own disk  | -                           | -                                                                |
 
 A 429 with the code `insufficient_quota` concerns the gateway's own account and counts as a 402.
 """
@@ -29,6 +29,7 @@ from typing import Final, Literal
 
 import structlog
 
+from gateway.concurrency.disk_body import SentBody
 from gateway.types import Body, Headers
 from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Progress, Transport, UpstreamFault
@@ -40,6 +41,8 @@ RATE_LIMITED: Final = 429
 ACCOUNT_REFUSED: Final = (401, 402)
 """The statuses with which a provider refuses the gateway's own key or account."""
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
+_OWN: Final = frozenset({FaultKind.POOL_FULL, FaultKind.BODY_LOST})
+"""Faults of the gateway itself."""
 _UNTOLD_REST_S: Final = 5.0
 _MOST_REFUSING: Final = 1000
 """The most pairs of a model and a field that one upstream is remembered to refuse."""
@@ -129,7 +132,7 @@ class Upstream:
         method: bytes,
         target: bytes,
         headers: Headers,
-        body: Body,
+        body: Body | SentBody,
         progress: Progress | None = None,
     ) -> Awaitable[Answer]:
         """Sends one request with one of this upstream's keys. Raises UpstreamFault."""
@@ -214,7 +217,7 @@ class Upstream:
         """Notes that a request for `model`, started at `began_s`, got no answer."""
         health = self.health
         self._last_fault = kind.value
-        if kind is FaultKind.POOL_FULL:
+        if kind in _OWN:
             health.released(model)
         elif kind in _UNREACHABLE:
             self._log_opened(health.unreachable(now_s), model, kind.value)

@@ -23,7 +23,8 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.notices.policy import NoticePolicy, Recipient, Smtp
 from gateway.oidc.provider import IdentityProvider
 from gateway.protocol.body_bounds import BodyBounds
-from gateway.proxy.body_memory import BodyMemory
+from gateway.proxy.body_budget import BodyBudget
+from gateway.proxy.form_spool import FormSpool
 from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.routing.affinity import ordered
 from gateway.state.background import Background, BackgroundPolicy
@@ -67,7 +68,11 @@ def build_otel_metrics(max_series: int) -> OtelMetrics:
 
 
 def build_snapshot(
-    off_loop: OffLoop, body_memory: BodyMemory, settings: Settings, keep: Mapping[str, Upstream] = NO_UPSTREAMS
+    off_loop: OffLoop,
+    body_memory: BodyBudget,
+    forms: FormSpool,
+    settings: Settings,
+    keep: Mapping[str, Upstream] = NO_UPSTREAMS,
 ) -> ConfigSnapshot:
     """Builds the routes, prices and upstreams that requests use. Upstreams in `keep` are used unchanged."""
     upstreams = {
@@ -99,6 +104,7 @@ def build_snapshot(
         limits,
         off_loop,
         body_memory,
+        forms,
         has_several_keys=several,
         offers_differ=partial,
     )
@@ -166,6 +172,14 @@ def _upstream_key(settings: UpstreamSettings, number: int) -> UpstreamKey:
     reload = secret.read_again if isinstance(secret, FileSecret) else None
     return UpstreamKey(
         number, secret.get_secret_value(), reload, max_models=settings.health_max_models, auth=settings.auth
+    )
+
+
+def build_form_spool(settings: Settings) -> FormSpool:
+    """Where large forms are kept. A disk that takes half of a client's time for one slice counts as failed."""
+    server = settings.server
+    return FormSpool(
+        settings.store.data_dir, server.spool_forms_over_bytes, server.max_spooled_bytes, server.body_timeout_s / 2
     )
 
 

@@ -18,6 +18,7 @@ import h2.config
 import h2.connection
 import h2.events
 from h2.errors import ErrorCodes
+from h2.settings import SettingCodes, Settings
 
 
 @dataclass
@@ -29,6 +30,15 @@ class Upstream:
     resets: list[int] = field(default_factory=list)  # error codes with which the client has reset streams
     accepted: int = 0
     gone: int = 0
+    connections: list["_Connection"] = field(default_factory=list)
+
+    def pause_reading(self) -> None:
+        for connection in self.connections:
+            connection.wire.pause_reading()
+
+    def resume_reading(self) -> None:
+        for connection in self.connections:
+            connection.wire.resume_reading()
 
 
 @dataclass
@@ -85,7 +95,8 @@ def wait_for_the_test(_stream: Stream) -> None:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, upstream: Upstream, reply: Reply) -> None:
+    def __init__(self, upstream: Upstream, reply: Reply, window_bytes: int | None) -> None:
+        self._window_bytes = window_bytes
         self._upstream = upstream
         self._reply = reply
         self._open: dict[int, Stream] = {}
@@ -95,7 +106,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = cast("asyncio.Transport", transport)  # uvloop's is not derived from it
         self._upstream.accepted += 1
+        if self._window_bytes is not None:
+            self.state.local_settings = Settings(
+                client=False, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: self._window_bytes}
+            )
         self.state.initiate_connection()
+        if self._window_bytes is not None:
+            self.state.increment_flow_control_window(self._window_bytes - 65_535)
         self.flush()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -122,13 +139,15 @@ class _Connection(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def serve_http2(tls: ssl.SSLContext, reply: Reply = wait_for_the_test) -> AsyncIterator[Upstream]:
-    """Run a server on loopback that offers nothing but HTTP/2."""
+async def serve_http2(
+    tls: ssl.SSLContext, reply: Reply = wait_for_the_test, window_bytes: int | None = None
+) -> AsyncIterator[Upstream]:
+    """Run a server on loopback that offers nothing but HTTP/2. `window_bytes`: what may be sent to it unasked."""
     upstream = Upstream()
-    connections: list[_Connection] = []
+    connections = upstream.connections
 
     def accept() -> _Connection:
-        connections.append(_Connection(upstream, reply))
+        connections.append(_Connection(upstream, reply, window_bytes))
         return connections[-1]
 
     tls.set_alpn_protocols(["h2"])

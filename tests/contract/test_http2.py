@@ -5,12 +5,15 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
 from h2.errors import ErrorCodes
 
+from gateway.concurrency.disk_body import DiskBody, Edit, SentBody
+from gateway.concurrency.off_loop import OffLoop
+from gateway.upstream.http2_pool import Http2Transport
 from gateway.upstream.transport import Answer, FaultKind, Transport
 from tests.contract.conftest import Connect
 from tests.contract.http2 import Stream, Upstream, json_answer, serve_http2
@@ -78,6 +81,67 @@ async def test_a_post_with_a_body_is_answered(to: Connected, tls: ssl.SSLContext
     assert stream.headers[b":authority"] == upstream.url.removeprefix("https://").encode()
     assert stream.headers[b"authorization"] == b"Bearer k"
     assert (b"x-kept", b"yes") in answer.headers
+
+
+async def test_a_body_on_disk_arrives_whole_with_its_place_changed(
+    to: Connected, tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    body, off_loop = DiskBody(tmp_path), OffLoop(1)
+    body.write(bytes(range(256)) * 2_000)
+    try:
+        async with serve_http2(tls, json_answer) as upstream:
+            sent = SentBody(body, off_loop, Edit(256, 512, b"other"))
+            answer = await to(upstream).send(b"POST", b"/v1/x", [], sent)
+            assert answer.status == 200
+            assert await read_all(answer)
+            [stream] = upstream.streams
+        assert stream.body == bytes(range(256)) + b"other" + bytes(range(256)) * 1_998
+    finally:
+        body.close()
+        off_loop.close()
+
+
+async def test_a_body_on_disk_that_cannot_be_read_resets_its_stream_alone(
+    to: Connected, tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    body, off_loop = DiskBody(tmp_path), OffLoop(1)
+    body.write(b"x" * 1_000_000)
+    body.close()
+    try:
+        async with serve_http2(tls, json_answer) as upstream:
+            transport = to(upstream)
+            with fault(FaultKind.BODY_LOST, sent=True):
+                await transport.send(b"POST", b"/v1/x", [], SentBody(body, off_loop))
+            await wait_until(lambda: upstream.resets == [ErrorCodes.CANCEL], what="the stream is reset")
+            assert (await post(transport)).status == 200
+            assert upstream.accepted == 1
+    finally:
+        off_loop.close()
+
+
+@pytest.mark.direct
+async def test_an_upstream_that_reads_slower_than_its_windows_allow_is_waited_for(
+    to: Connected, tls: ssl.SSLContext
+) -> None:
+    data = b"x" * 30_000_000
+    async with serve_http2(tls, json_answer, window_bytes=2**31 - 1) as upstream:
+        transport = to(upstream)
+        assert (await post(transport)).status == 200  # its windows are known
+        upstream.pause_reading()
+        sending = asyncio.create_task(post(transport, data))
+        await wait_until(lambda: unsent_bytes(transport) > 0, what="it has begun")
+        await asyncio.sleep(0.3)  # nothing tells that no more is written
+        assert unsent_bytes(transport) < 1_000_000
+        upstream.resume_reading()
+        assert (await sending).status == 200
+        assert upstream.streams[-1].body == data
+
+
+def unsent_bytes(transport: Transport) -> int:
+    """How much of what was written to its one connection waits in memory."""
+    (connection,) = cast("Http2Transport", transport)._connections  # noqa: SLF001 - nothing outside tells how much waits
+    wire = connection._transport  # noqa: SLF001 - the same
+    return 0 if wire is None else wire.get_write_buffer_size()
 
 
 async def test_a_streamed_body_arrives_unchanged_and_at_once(to: Connected, tls: ssl.SSLContext) -> None:

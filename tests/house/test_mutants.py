@@ -1,29 +1,10 @@
 """Every row of the table of protections can be switched off, and names a test that there is."""
 
-from typing import Final
-
 import pytest
 
-from tests.support.deploy_protections import DEPLOY_PROTECTIONS
-from tests.support.growth_protections import GROWTH_PROTECTIONS
-from tests.support.hold_protections import HOLD_PROTECTIONS
+from tests.support.mutants import EVERY
 from tests.support.program import ROOT
-from tests.support.protections import PROTECTIONS, Protection
-from tests.support.queue_protections import QUEUE_PROTECTIONS
-from tests.support.response_protections import RESPONSE_PROTECTIONS
-from tests.support.state_protections import STATE_PROTECTIONS
-from tests.support.wire_protections import WIRE_PROTECTIONS
-
-EVERY: Final = (
-    *PROTECTIONS,
-    *DEPLOY_PROTECTIONS,
-    *GROWTH_PROTECTIONS,
-    *HOLD_PROTECTIONS,
-    *QUEUE_PROTECTIONS,
-    *RESPONSE_PROTECTIONS,
-    *STATE_PROTECTIONS,
-    *WIRE_PROTECTIONS,
-)
+from tests.support.protections import Protection
 
 
 @pytest.mark.parametrize("row", EVERY, ids=lambda row: row.name)

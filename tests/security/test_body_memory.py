@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.proxy.body_memory import BodyMemory
+from gateway.proxy.body_budget import BodyBudget
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.sockets import connected, head_of
 from tests.support.waiting import wait_until_sync
@@ -97,7 +97,7 @@ def test_whatever_becomes_of_a_request_nothing_stays_held(start: StartGateway, k
 def test_what_is_held_is_never_more_than_the_bound_but_for_one_body_alone(
     sizes: list[int], source: random.Random
 ) -> None:
-    memory, held = BodyMemory(100), list[int]()
+    memory, held = BodyBudget(100), list[int]()
     for size in sizes:
         try:
             memory.take(size)

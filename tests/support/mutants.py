@@ -20,6 +20,7 @@ from typing import Final
 
 from tests.support.admin_protections import ADMIN_PROTECTIONS
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
+from tests.support.form_protections import FORM_PROTECTIONS
 from tests.support.growth_protections import GROWTH_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
 from tests.support.notice_protections import NOTICE_PROTECTIONS
@@ -34,6 +35,7 @@ EVERY: Final = (
     *PROTECTIONS,
     *ADMIN_PROTECTIONS,
     *DEPLOY_PROTECTIONS,
+    *FORM_PROTECTIONS,
     *GROWTH_PROTECTIONS,
     *HOLD_PROTECTIONS,
     *NOTICE_PROTECTIONS,

@@ -44,8 +44,8 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "reading pauses while nobody takes a body",
         _CYCLE,
-        "if len(self._body) > HIGH_WATER_BYTES and self._waiter is None:",
-        "if False:",
+        "if len(self._body) > HIGH_WATER_BYTES and (",
+        "if False and (",
         f"{_TEST_CYCLE}::test_a_body_that_nobody_takes_pauses_reading",
     ),
     Protection(
@@ -113,7 +113,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "large bodies are looked at off the event loop",
-        "gateway/proxy/admission.py",
+        "gateway/proxy/body_reading.py",
         "if len(body) > LONG_BYTES or coding is not None:",
         "if False:",
         "tests/security/test_loop_stays_free.py",

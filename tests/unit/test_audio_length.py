@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.audio_length import SLOWEST_BYTES_PER_SECOND, seconds_of
+from gateway.protocol.audio_length import SLOWEST_BYTES_PER_SECOND
+from gateway.protocol.audio_length import seconds_of as seconds_of_readable
+from gateway.protocol.byte_search import InMemory
 from tests.support.forms import wav
+
+
+def seconds_of(data: bytes) -> Decimal:
+    return seconds_of_readable(InMemory(data))
 
 
 def flac(seconds: int, rate: int = 16_000) -> bytes:
@@ -84,6 +90,22 @@ def test_a_head_that_its_bytes_contradict_is_not_believed(name: str) -> None:
 def test_any_bytes_have_a_length_within_bounds(data: bytes, start: bytes) -> None:
     whole = start + data
     assert Decimal("0.001") <= seconds_of(whole) <= 10 * Decimal(len(whole)) / SLOWEST_BYTES_PER_SECOND + 2
+
+
+class Counted(InMemory):
+    """Bytes that count how often they are read."""
+
+    reads = 0
+
+    def read(self, start: int, end: int) -> bytes:
+        self.reads += 1
+        return super().read(start, end)
+
+
+def test_a_file_of_very_many_chunks_takes_few_reads() -> None:
+    data = Counted(b"RIFF\0\0\0\0WAVE" + b"junk\0\0\0\0" * 50_000)
+    assert seconds_of_readable(data) >= 100
+    assert data.reads < 5_000
 
 
 def test_what_is_no_known_format_is_as_long_as_its_bytes_can_be() -> None:

@@ -38,20 +38,21 @@ def test_every_part_is_found_in_any_order(contents: list[bytes], random: object)
     parts = [file_part(f"file{number}", "a.bin", content) for number, content in enumerate(contents)]
     parts.append(text_part("model", b"m/1"))
     random.shuffle(parts)  # type: ignore[attr-defined]  # hypothesis gives no type for it
-    form = read_form(closed(*parts), BOUNDARY.encode(), NAMES)
+    body = closed(*parts)
+    form = read_form(body, BOUNDARY.encode(), NAMES)
     assert form.texts == {"model": "m/1"}
-    found = {part.name: form.body[part.start : part.end] for part in form.files}
+    found = {part.name: body[part.start : part.end] for part in form.files}
     assert found == {f"file{number}": content for number, content in enumerate(contents)}
 
 
 @given(st.lists(CONTENT, max_size=4), st.text(min_size=1, max_size=20))
 def test_a_model_is_renamed_and_no_other_byte_changes(contents: list[bytes], model: str) -> None:
     before = [file_part(f"file{number}", "a.bin", content) for number, content in enumerate(contents)]
-    form = read_form(closed(*before, text_part("model", b"old"), *before[:0]), BOUNDARY.encode(), NAMES)
-    renamed = with_text(form, "model", model)
+    old, bare = closed(*before, text_part("model", b"old"), *before[:0]), closed(*before)
+    renamed = with_text(old, read_form(old, BOUNDARY.encode(), NAMES), "model", model)
     assert renamed == closed(*before, text_part("model", model.encode()))
-    without = read_form(closed(*before), BOUNDARY.encode(), NAMES)
-    assert with_text(without, "model", model) == closed(text_part("model", model.encode()), *before)
+    without = read_form(bare, BOUNDARY.encode(), NAMES)
+    assert with_text(bare, without, "model", model) == closed(text_part("model", model.encode()), *before)
 
 
 @given(st.binary(max_size=200))

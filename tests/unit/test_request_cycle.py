@@ -86,6 +86,19 @@ async def test_a_body_that_nobody_takes_pauses_reading() -> None:
     assert len(body) == HIGH_WATER_BYTES + len(piece)
 
 
+async def test_a_body_pauses_reading_behind_the_piece_that_was_waited_for() -> None:
+    """What one turn of the loop reads from a socket that has more is not all of it."""
+    connection = NotedConnection(asyncio.get_running_loop())
+    cycle = new_cycle(connection)
+    reading = asyncio.create_task(cycle.receive())
+    await asyncio.sleep(0)
+    cycle.add(b"x" * (HIGH_WATER_BYTES + 1))
+    assert connection.is_reading(), "somebody waited for it"
+    cycle.add(b"x")
+    assert not connection.is_reading()
+    assert len((await reading)["body"]) == HIGH_WATER_BYTES + 2
+
+
 @pytest.mark.parametrize("place", ["name", "value"])
 @given(before=st.binary(max_size=3), control=st.sampled_from([*range(9), *range(10, 32), 127]))
 def test_no_header_writes_another(place: str, before: bytes, control: int) -> None:

@@ -1,4 +1,4 @@
-"""How much the bodies of requests may take of one worker's memory together.
+"""How much the bodies of requests may take together: of one worker's memory, and of its disk.
 
 A body is held until its request has ended, because another upstream may have to be asked. Those of at most
 `concurrency.off_loop.LONG_BYTES` are not counted: the number of connections bounds them.
@@ -13,7 +13,7 @@ from gateway.errors import GatewayError
 _WAIT_MS: Final = 1000
 
 
-class BodyMemory:
+class BodyBudget:
     """One worker's. State that changes: `held_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
