@@ -39,4 +39,6 @@ CLIENTS: Final = (
     Client("autogen_openai", ("autogen-ext[openai]", "autogen-agentchat"), ("autogen",)),
     Client("crewai_openai", ("crewai",), ("crewai",)),
     Client("aider_openai", ("aider-chat",), ("aider",)),
+    Client("claude_code", ("claude-agent-sdk",), ("Claude Code",)),
+    Client("codex_cli", ("openai-codex-cli-bin",), ("Codex CLI",)),
 )

@@ -5,6 +5,7 @@ import io
 import struct
 
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
 
 MODEL, MESSAGES = "gpt-4o-mini", [{"role": "user", "content": "Say hello."}]
 TOOL = {
@@ -21,25 +22,56 @@ def wav() -> io.BytesIO:
     return file
 
 
+class Sum(BaseModel):
+    a: int
+
+
 def sync() -> None:
     client = OpenAI()
+    chat(client)
+    media(client)
+    assert client.responses.create(model=MODEL, input="Say hello.").output_text
+    with client.responses.stream(model=MODEL, input="Say hello.") as stream:
+        assert stream.get_final_response().output_text
+    assert client.responses.parse(model=MODEL, input="Add.", text_format=Sum).output_parsed is not None
+    assert client.embeddings.create(model="text-embedding-3-small", input=["a", "b"]).data[1].embedding
+    assert client.embeddings.create(model="text-embedding-3-small", input=[[1, 2], [3]]).data[1].embedding
+    assert client.moderations.create(input="Hello").results[0].flagged is False
+    assert client.completions.create(model="gpt-3.5-turbo-instruct", prompt="Say hello.").choices[0].text
+    pieces = list(client.completions.create(model="gpt-3.5-turbo-instruct", prompt="Say hello.", stream=True))
+    assert "".join(piece.choices[0].text for piece in pieces)
+    assert [model.id for model in client.models.list()]
+
+
+def chat(client: OpenAI) -> None:
     assert client.chat.completions.create(model=MODEL, messages=MESSAGES).choices[0].message.content
     chunks = list(client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     called = client.chat.completions.create(model=MODEL, messages=MESSAGES, tools=[TOOL], tool_choice="required")
     assert called.choices[0].message.tool_calls[0].function.name == "add"
-    assert client.responses.create(model=MODEL, input="Say hello.").output_text
-    with client.responses.stream(model=MODEL, input="Say hello.") as stream:
-        assert stream.get_final_response().output_text
-    assert client.embeddings.create(model="text-embedding-3-small", input=["a", "b"]).data[1].embedding
-    assert client.images.generate(model="gpt-image-1", prompt="A windmill").data[0].b64_json
+    counted = {"include_usage": True}
+    chunks = list(client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, stream_options=counted))
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens > 0) == ([], True)
+    assert client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Sum).choices[0].message.parsed
+    with client.chat.completions.stream(model=MODEL, messages=MESSAGES, tools=[TOOL]) as stream:
+        assert stream.get_final_completion().choices
+    assert len(client.chat.completions.create(model=MODEL, messages=MESSAGES, n=2).choices) == 2
+
+
+def media(client: OpenAI) -> None:
     image = ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")
+    assert client.images.generate(model="gpt-image-1", prompt="A windmill").data[0].b64_json
     assert client.images.edit(model="gpt-image-1", image=image, prompt="A windmill").data[0].b64_json
+    edited = client.images.edit(model="gpt-image-1", image=[image, image], mask=image, prompt="x", stream=True)
+    assert [event.type for event in edited][-1] == "image_edit.completed"
+    assert client.images.create_variation(image=image).data
     assert client.audio.speech.create(model="tts-1", voice="alloy", input="Hello").content
-    assert client.audio.transcriptions.create(model="whisper-1", file=wav()).text
-    assert client.moderations.create(input="Hello").results[0].flagged is False
-    assert client.completions.create(model="gpt-3.5-turbo-instruct", prompt="Say hello.").choices[0].text
-    assert [model.id for model in client.models.list()]
+    with client.audio.speech.with_streaming_response.create(model="tts-1", voice="alloy", input="Hello") as spoken:
+        assert b"".join(spoken.iter_bytes())
+    for form in ("json", "text", "srt", "vtt", "verbose_json"):
+        heard = client.audio.transcriptions.create(model="whisper-1", file=wav(), response_format=form)
+        assert heard if isinstance(heard, str) else heard.text
+    assert client.audio.translations.create(model="whisper-1", file=wav()).text
 
 
 async def unsync() -> None:
