@@ -23,13 +23,14 @@ LARGE_BYTES: Final = 64 * 1024
 DEFAULT_MOST_VALUES: Final = 1_000_000
 _LONGEST_STRING: Final = 1_000_000
 _TRAIL_BYTES: Final = 16_384
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 def read_large(
     data: bytes, most_values: int = DEFAULT_MOST_VALUES, place: tuple[int, int] | None = None
 ) -> dict[str, Any] | None:
     """Reads a JSON object, which stands at `place` if not everywhere. Never raises."""
-    start, end = place or (0, len(data))
+    start, end = place or (len(_BOM) if data.startswith(_BOM) else 0, len(data))
     try:
         value = parse_in_slices(
             data, parse_json, longest=_LONGEST_STRING, most_brackets=most_values, place=(start, end)

@@ -12,13 +12,13 @@ def parse_json(data: bytes) -> Any:
     """Parses a JSON value. Raises ValueError.
 
     The second parser accepts what clients accept and orjson refuses: lone surrogates (text cut inside an emoji), bad
-    UTF-8.
+    UTF-8, a byte order mark.
     """
     try:
         return orjson.loads(data)
     except ValueError:
         try:
-            return json.loads(data.decode("utf-8", "replace"), parse_constant=lambda _: None)
+            return json.loads(data.decode("utf-8-sig", "replace"), parse_constant=lambda _: None)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 

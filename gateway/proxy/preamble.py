@@ -19,15 +19,15 @@ from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import last_boundary
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Opened
-from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
+from gateway.proxy.failover import InvalidAnswer
 from gateway.proxy.large_answers import examine
+from gateway.proxy.upstream_answer import not_an_answer
 from gateway.types import Headers
 from gateway.upstream.transport import UpstreamFault
 
 LONGEST_S: Final = 1.0
 COMMENTS_S: Final = 10.0
 MOST_BYTES: Final = 65_536
-_BAD_GATEWAY: Final = 502
 _COMMENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:(?::[^\r\n]*+)?(?:\r\n|\n|\r))*+")
 
 
@@ -101,7 +101,7 @@ def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first:
     if error is None or summary.has_content:
         return False
     if not opened.is_last:
-        raise NotAnAnswer(opened, dialect.error_status(error) or _BAD_GATEWAY, first)
+        raise not_an_answer(opened, dialect, error, first)
     return True
 
 
@@ -148,8 +148,7 @@ class Preamble:
                 break
             if summary.error is not None and not summary.has_content:
                 if not opened.is_last:
-                    status = self._dialect.error_status(summary.error) or _BAD_GATEWAY
-                    raise NotAnAnswer(opened, status, b"".join(read))
+                    raise not_an_answer(opened, self._dialect, summary.error, b"".join(read))
                 self.is_refusal = True
                 break
             if summary.has_content or summary.ended is not None or len(self._ready) > MOST_BYTES:

@@ -8,7 +8,7 @@ other 4xx, 5xx       unchanged where SDKs can read it (a 4xx: or nothing), else 
 3xx                  502
 
 An error under a 200 before any output, and a refusal of what the gateway added, are handed back (`NotAnAnswer`):
-another upstream may do better. A stream whose answer has ended is waited for `end_wait_s` more.
+another upstream may do better. A stream whose answer may have ended is waited for `end_wait_s` more.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from gateway.proxy.upstream_answer import (
     read_body,
     readable_type,
     refuse_unreadable,
+    refused_addition,
     status_of_error,
 )
 from gateway.types import Headers
@@ -53,9 +54,9 @@ from gateway.upstream.decoded_answer import uncompressed
 
 
 class Relay:
-    """Step 6 for one request: an upstream's answer on its way to the client.
+    """Step 6 for one request: an upstream's answer on its way to the client. Mutable.
 
-    State that changes: all of it, and `record`. `outcome` starts as what a bug would leave.
+    `outcome` starts as what a bug would leave.
     """
 
     def __init__(
@@ -224,9 +225,9 @@ class Relay:
             self._reading = False
 
     def tick(self, now_s: float) -> bool:
-        """To be called about once a second. Whether the answer ended `end_wait_s` ago, and its upstream goes on.
+        """To be called about once a second, so that no stream needs a timer: whether nothing more is waited for.
 
-        What is held before the output is let go here, too: so a stream needs no timer of its own.
+        What is held before the output is let go here, too.
         """
         framer, opened = self._framer, self._opened
         if not self._reading or framer is None or opened is None or framer.observer.large:
@@ -239,7 +240,7 @@ class Relay:
         elif self._ended_since_s is None:
             self._ended_since_s = now_s
         else:
-            return now_s - self._ended_since_s >= opened.upstream.policy.end_wait_s
+            return now_s - self._ended_since_s >= opened.upstream.policy.waits_s(has_ended=observer.has_ended)
         return False
 
     async def end_stream(self) -> None:
@@ -318,7 +319,7 @@ class Relay:
         status = opened.answer.status
         self.outcome = Outcome.UPSTREAM_REFUSED
         body = await read_body(opened, self._off_loop, answered=self.learnt.answered)
-        refused = next((one for one in opened.added if one.is_named_in(body)), None) if status < 500 else None  # noqa: PLR2004 - 4xx
+        refused = refused_addition(opened, body) if status < 500 else None  # noqa: PLR2004 - 4xx
         if refused is not None:
             raise NotAnAnswer(opened, status, body, refused)
         refuse_unreadable(opened, body, may_be_missing=self._admitted.target.operation.may_be_missing)

@@ -12,10 +12,11 @@ from gateway.billing.lifecycle import Outcome
 from gateway.concurrency.off_loop import OffLoop
 from gateway.errors import GatewayError, Kind
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.body_changes import Addition
 from gateway.protocol.content_codings import is_coded
 from gateway.protocol.dialects.dialect import Dialect, Json
 from gateway.protocol.forwarded_headers import to_client
-from gateway.protocol.lenient_json import is_json
+from gateway.protocol.lenient_json import dumps, is_json
 from gateway.protocol.provider_errors import LONGEST_READ, is_standard, read_provider_error
 from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.stream_decoder import coding_of
@@ -169,6 +170,19 @@ def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRec
     return headers
 
 
+def not_an_answer(opened: Opened, dialect: Dialect, error: Json, read: bytes) -> NotAnAnswer:
+    """What to raise for an error under a 2xx, of which so much was read, if nothing has been sent to the client."""
+    status = dialect.error_status(error)
+    is_callers = status is None or status < 500  # noqa: PLR2004 - an HTTP class
+    refused = refused_addition(opened, dumps(error)) if is_callers else None
+    return NotAnAnswer(opened, status or _BAD_GATEWAY, read, refused)
+
+
+def refused_addition(opened: Opened, refusal: bytes) -> Addition | None:
+    """What the gateway added to the request and a refusal names, if anything."""
+    return next((one for one in opened.added if one.is_named_in(refusal)), None)
+
+
 def status_of_error(opened: Opened, dialect: Dialect, error: Json, body: bytes) -> int:
     """The status with which an error under a 2xx goes to the client.
 
@@ -176,7 +190,7 @@ def status_of_error(opened: Opened, dialect: Dialect, error: Json, body: bytes) 
     """
     status = dialect.error_status(error)
     if not opened.is_last:
-        raise NotAnAnswer(opened, status or _BAD_GATEWAY, body)
+        raise not_an_answer(opened, dialect, error, body)
     if status is None or status in ACCOUNT_REFUSED:
         raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
     return status

@@ -43,6 +43,8 @@ ACCOUNT_REFUSED: Final = (401, 402)
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
 _OWN: Final = frozenset({FaultKind.POOL_FULL, FaultKind.BODY_LOST})
 """Faults of the gateway itself."""
+_LAST_WORDS_S: Final = 1.0
+"""What may follow the event that ends an answer, such as `[DONE]`, comes with it."""
 _UNTOLD_REST_S: Final = 5.0
 _MOST_REFUSING: Final = 1000
 """The most pairs of a model and a field that one upstream is remembered to refuse."""
@@ -64,6 +66,10 @@ class UpstreamPolicy:
     end_wait_s: float
     operations: frozenset[str] = frozenset()
     ask_for_cost: bool = False
+
+    def waits_s(self, *, has_ended: bool) -> float:
+        """How long a stream may go on whose answer has ended by its own word, or may have ended."""
+        return min(self.end_wait_s, _LAST_WORDS_S) if has_ended else self.end_wait_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,10 +247,13 @@ async def test_an_error_that_rests_the_key_rests_it(stages: Stages, name: str) -
 
 
 @pytest.mark.parametrize("name", WHOLE)
-async def test_blank_lines_before_an_answer_are_passed_on_and_read_past(stages: Stages, name: str) -> None:
-    async with stages([request(), answered(name, blank=b"\r\n\n \n")]) as scenario:
+@pytest.mark.parametrize("blank", [b"\r\n\n \n", b"\xef\xbb\xbf"], ids=["blank lines", "a byte order mark"])
+async def test_what_says_nothing_before_an_answer_is_passed_on_and_read_past(
+    stages: Stages, name: str, blank: bytes
+) -> None:
+    async with stages([request(), answered(name, blank=blank)]) as scenario:
         client = await ask(scenario, name, streams=False)
-        assert client.body == b"\r\n\n \n" + json.dumps(KINDS[name].whole).encode()
+        assert client.body == blank + json.dumps(KINDS[name].whole).encode()
         assert await settled_once(scenario) == "usage"
 
 
@@ -311,13 +314,19 @@ async def test_with_several_choices_the_last_end_is_the_end(
 # A refusal of what the gateway added
 
 
+def refusing(status: bytes, body: Any) -> Step:
+    return answer(json.dumps(body).encode(), status=status, headers=JSON)
+
+
+UNDER_200: Final = {"error": {"message": "stream_options is not supported", "code": 400}}
 REFUSALS: Final = {
-    "detail": (
-        b"422 Unprocessable Entity",
-        {"detail": [{"loc": ["body", "stream_options"], "msg": "extra_forbidden"}]},
+    "detail": refusing(
+        b"422 Unprocessable Entity", {"detail": [{"loc": ["body", "stream_options"], "msg": "extra_forbidden"}]}
     ),
-    "param": (b"400 Bad Request", {"error": {"message": "Unknown parameter.", "param": "stream_options"}}),
-    "words": (b"400 Bad Request", {"object": "error", "message": "'include_usage' is not supported"}),
+    "param": refusing(b"400 Bad Request", {"error": {"message": "Unknown parameter.", "param": "stream_options"}}),
+    "words": refusing(b"400 Bad Request", {"object": "error", "message": "'include_usage' is not supported"}),
+    "under a 200": refusing(b"200 OK", UNDER_200),
+    "as an event": answer(data(**UNDER_200) + DONE, headers=b"content-type: text/event-stream\r\n"),
 }
 
 
@@ -327,7 +336,6 @@ REFUSALS: Final = {
 async def test_a_refusal_of_an_added_field_is_repeated_once_without_it_and_its_usage_is_read(
     stages: Stages, name: str, words: str, usage_at: str
 ) -> None:
-    status, body = REFUSALS[words]
     choice = CHOICES[name]
     counted = data(choices=[], usage=USAGE)
     last = (
@@ -337,7 +345,7 @@ async def test_a_refusal_of_an_added_field_is_repeated_once_without_it_and_its_u
     )
     events = [choice(None, 0), last, *([counted] if usage_at != "last choice" else [])]
     plain = [request(), stream(*events, DONE), end_of_body()]
-    script = [request(), answer(json.dumps(body).encode(), status=status, headers=JSON), *plain, *plain]
+    script = [request(), REFUSALS[words], *plain, *plain]
     async with stages(script) as scenario:
         for _ in range(2):
             client = await ask(scenario, name, streams=True, stream_options=None)

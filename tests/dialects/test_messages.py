@@ -79,7 +79,7 @@ async def test_a_stream_passes_and_is_settled_by_its_last_delta(stages: Stages) 
 
 async def test_an_answer_is_settled_at_its_stop_though_its_connection_stays_open(stages: Stages) -> None:
     events = [*CONTENT, *STOPPED]
-    async with stages([request(), stream(*events), hang()], upstream={"end_wait_s": 0.1}) as scenario:
+    async with stages([request(), stream(*events), hang()], upstream={"end_wait_s": 60}) as scenario:
         client = await ask(scenario)
         assert client.body == b"".join(events)
         await scenario.ended(outcome="completed", settled_by="usage", usage=(40, 9))

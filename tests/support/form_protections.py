@@ -72,15 +72,15 @@ FORM_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "of a body on disk no more is read than the upstream takes",
         "gateway/upstream/http1.py",
-        "            if self._unsent is not None and not self._write_paused:",
-        "            if self._unsent is not None:",
+        "self._write_paused = True",
+        "self._write_paused = False",
         f"{_TEST_SENT}::test_no_more_is_read_than_the_upstream_takes",
     ),
     Protection(
         "an upstream over HTTP/2 that reads slowly is waited for",
         "gateway/upstream/http2.py",
-        "left = 0 if self._write_paused else _PIECE_BYTES",
-        "left = _PIECE_BYTES",
+        "self._write_paused = True",
+        "self._write_paused = False",
         "tests/contract/test_http2.py::test_an_upstream_that_reads_slower_than_its_windows_allow_is_waited_for",
     ),
     Protection(
