@@ -225,10 +225,7 @@ class Relay:
             self._reading = False
 
     def tick(self, now_s: float) -> bool:
-        """To be called about once a second, so that no stream needs a timer: whether nothing more is waited for.
-
-        What is held before the output is let go here, too.
-        """
+        """To be called about once a second. Whether nothing more is waited for. Shows what was held for too long."""
         framer, opened = self._framer, self._opened
         if not self._reading or framer is None or opened is None or framer.observer.large:
             return False
@@ -240,7 +237,8 @@ class Relay:
         elif self._ended_since_s is None:
             self._ended_since_s = now_s
         else:
-            return now_s - self._ended_since_s >= opened.upstream.policy.waits_s(has_ended=observer.has_ended)
+            wait_s = opened.upstream.policy.waits_s(has_ended=summary.ended is not None)
+            return now_s - self._ended_since_s >= wait_s
         return False
 
     async def end_stream(self) -> None:
