@@ -17,7 +17,7 @@ from gateway.errors import GatewayError
 from gateway.ledger.refusals import operation_not_allowed
 from gateway.protocol.operations import CONVERSATIONS, permits
 from gateway.state.conversations import Conversations, check_number
-from gateway.state.items import Item, as_items
+from gateway.state.items import Item, as_items, kind_of
 from gateway.state.lists import page
 
 router = APIRouter(prefix="/v1/conversations")
@@ -55,7 +55,7 @@ async def create(request: Request, caller: Known, kept: Kept) -> dict[str, Any]:
     if caller.team.id in services_of(request).settings.state.off_for_teams:
         raise GatewayError("not_allowed", "Nothing is kept of this team: it has no conversations.")
     async with json_object(request) as fields:
-        items = _items(fields)
+        items = await _items(request, caller, fields)
         return (await kept.create(caller.team.id, _metadata(fields), items)).resource()
 
 
@@ -86,19 +86,10 @@ async def add_items(request: Request, conversation_id: str, caller: Known, kept:
     OpenAI documents a limit of 20 items per call. The gateway takes more, because agents send a whole turn in one call.
     """
     async with json_object(request) as fields:
-        items = _items(fields)
-        await kept.read(caller.team.id, conversation_id)
-        added = await kept.append(caller.team.id, conversation_id, items) if items else []
-        return await json_answer(
-            request,
-            {
-                "object": "list",
-                "data": added,
-                "first_id": added[0]["id"] if added else None,
-                "last_id": added[-1]["id"] if added else None,
-                "has_more": False,
-            },
-        )
+        items = await _items(request, caller, fields, conversation_id)
+        added = await kept.add(caller.team.id, conversation_id, items)
+        ends = {"first_id": added[0]["id"] if added else None, "last_id": added[-1]["id"] if added else None}
+        return await json_answer(request, {"object": "list", "data": added, **ends, "has_more": False})
 
 
 @router.get("/{conversation_id}/items")
@@ -127,10 +118,18 @@ async def delete_item(conversation_id: str, item_id: str, caller: Known, kept: K
     return found.resource()
 
 
-def _items(fields: dict[str, Any]) -> list[Item]:
-    given = fields.get("items")
+async def _items(
+    request: Request, caller: Caller, fields: dict[str, Any], conversation_id: str | None = None
+) -> list[Item]:
+    """Returns the items to be added. Those that are only named are the items that they name."""
+    given, turns = fields.get("items"), services_of(request).handler.turns
     check_number(given if isinstance(given, list) else (), "items")
-    return as_items(given)
+    if isinstance(given, list) and not all(isinstance(item, dict) and kind_of(item) for item in given):
+        raise GatewayError("invalid_item", "An item is an object with a type, or a message with a role.", param="items")
+    items = as_items(given)
+    if turns is None:
+        return items
+    return await turns.references.resolved(caller.team.id, items, (), conversation_id, param="items")
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, Any]:

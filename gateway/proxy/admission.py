@@ -38,6 +38,7 @@ from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.proxy.unnamed_models import by_its_answer, completed, streams
 from gateway.routing.affinity import Affinity
 from gateway.routing.router import Route
+from gateway.state.past import PREVIOUS
 from gateway.state.responses import previous_not_found
 from gateway.state.turn import Turn
 from gateway.state.turns import TurnSource
@@ -127,7 +128,7 @@ async def prepare(
         route = _chosen(snapshot, route, client, request, key, None if known_response else target.operation)
     record.upstream.chosen_by = route.chosen_by or None
     if turns is not None and route.rule.state == "gateway" and target.operation.begins_turn:
-        return await _begin_turn(turns, snapshot, target, client, record, key, request, route)
+        return await _begin_turn(_Kept(turns, responses), snapshot, target, client, record, key, request, route)
     if route.rule.state == "none" and request.previous_response_id:
         raise previous_not_found(request.previous_response_id)
     if known_response is None and request.previous_response_id:
@@ -141,8 +142,24 @@ async def prepare(
     return Routed(key, target, request, route, known_response, ask)
 
 
+class _Kept(NamedTuple):
+    """Where responses are found: those that the gateway keeps, and who made those that it does not."""
+
+    turns: TurnSource
+    responses: KnownResponses
+
+    async def made(self, key: ApiKey, response_id: str) -> KnownResponse | None:
+        """Who made a response that its provider keeps; None if no request here has."""
+        try:
+            return await self.responses.find(key, response_id)
+        except GatewayError as error:
+            if error.code != "response_not_found":
+                raise
+            return None
+
+
 async def _begin_turn(
-    turns: TurnSource,
+    kept: _Kept,
     snapshot: ConfigSnapshot,
     target: Target,
     client: Client,
@@ -156,13 +173,16 @@ async def _begin_turn(
     if not (request.names_model or request.in_prompt):  # what names it here is not sent
         body = await snapshot.off_loop.run(partial(with_model, body, request.model))
     if target.operation.summarises:
-        turn, target = await turns.begin_compaction(key, body, route.rule), CREATE_TARGET
+        turn, target = await kept.turns.begin_compaction(key, body, route.rule), CREATE_TARGET
     else:
-        turn = await turns.begin(key, body, route.rule)
+        turn = await kept.turns.begin(key, body, route.rule)
     try:
-        route = to_maker(snapshot, route, turn)
+        route, known_response = to_maker(snapshot, route, turn), None
+        if turn.base is not None and turn.base.member == PREVIOUS and not turn.base_maker:
+            known_response = await kept.made(key, turn.base.id)
+            route = route if known_response is None else pinned(snapshot, route, known_response, target)
         record.upstream.chosen_by = route.chosen_by or None
-        routed = await _with_body(snapshot, key, target, route, turn.body, client, record)
+        routed = await _with_body(snapshot, key, target, route, turn.body, client, record, known_response)
         return routed._replace(turn=turn)
     except BaseException:
         await turn.close()
@@ -185,14 +205,17 @@ async def _with_body(
     body: bytes,
     client: Client,
     record: RequestRecord,
+    known_response: KnownResponse | None = None,
 ) -> Routed:
     form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
     read = partial(read_request_body, body, form, body_bounds=bounds)
     request = await snapshot.off_loop.run(read) if len(body) > LONG_BYTES else read()
     if request.in_prompt:
         request = request._replace(model=route.model)
-    route, ask = _ask(snapshot, record, client, key, request, route, target, None)
-    return Routed(key, target, request, route, None, ask)
+    if request.previous_response_id and known_response is None:  # of the provider's: nobody here knows its length
+        request = request._replace(work=request.work._replace(unseen=True))
+    route, ask = _ask(snapshot, record, client, key, request, route, target, known_response)
+    return Routed(key, target, request, route, known_response, ask)
 
 
 def about(known_response: KnownResponse, query: bytes) -> RequestBody:

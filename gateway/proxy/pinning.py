@@ -19,16 +19,24 @@ from gateway.state.turn import Turn
 def to_maker(snapshot: ConfigSnapshot, route: Route, turn: Turn) -> Route:
     """The route to the key that made the reasoning which a turn continues: no other key's organisation can read it.
 
-    If that key is gone, the reasoning is left out.
+    If that key is gone, the reasoning is left out. Otherwise to the key that has what the turn goes on from.
     """
-    name, _, fingerprint = turn.blobs_made_by.partition(" ")
-    if not fingerprint:
-        return route
+    found = _to_key(snapshot, route, turn.blobs_made_by)
+    if found is not None:
+        return found._replace(chosen_by="reasoning")
+    if turn.blobs_made_by:
+        turn.leave_blobs_out(f"its key of {turn.blobs_made_by.partition(' ')[0]} is not in use any more")
+    base = _to_key(snapshot, route, turn.base_maker)  # nobody else has what comes before the turn
+    return route if base is None else base._replace(chosen_by="response")
+
+
+def _to_key(snapshot: ConfigSnapshot, route: Route, maker: str) -> Route | None:
+    """The route to one key of an upstream, as "upstream fingerprint"; None where that is not in use."""
+    name, _, fingerprint = maker.partition(" ")
     upstream = snapshot.upstreams.get(name) if name in route.candidates else None
-    if upstream is not None and any(key.fingerprint == fingerprint for key in upstream.keys.keys):
-        return route._replace(candidates=(name,), key_fingerprint=fingerprint, chosen_by="reasoning")
-    turn.leave_blobs_out(f"its key of {name} is not in use any more")
-    return route
+    if upstream is None or all(key.fingerprint != fingerprint for key in upstream.keys.keys):
+        return None
+    return route._replace(candidates=(name,), key_fingerprint=fingerprint)
 
 
 def wanted(snapshot: ConfigSnapshot, route: Route, wishes: Preferences) -> Route:

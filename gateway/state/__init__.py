@@ -2,6 +2,8 @@
 
 items           one item in its three forms: as sent by a client, as shown to a client, as sent upstream
 chain           resolves earlier turns and a new input into the input that goes upstream
+past            what a turn continues
+references      what items name that are only named
 rewriting       the fields of an answer that the gateway changes
 large_work      what takes long to read or write: in threads, in short calls
 records         a stored response as bytes: packed, compressed, encrypted if the operator has set a key

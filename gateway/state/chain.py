@@ -11,7 +11,7 @@ before it. One that a client has put into its input is left where it is: the cli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
@@ -22,14 +22,20 @@ _CALL: Final = "_call"
 
 
 class Link(NamedTuple):
-    """One stored turn: the id of its response, its own input items and its own output items."""
+    """One stored turn: the id of its response, its own input items and its own output items.
+
+    Or the items of a conversation, as its input; `listing` returns them as the conversation lists them.
+    """
 
     response_id: str
     input: Sequence[Item]
     output: Sequence[Item]
+    listing: Callable[[], Sequence[Item]] | None = None
 
-    def listed(self) -> list[Item]:
+    def listed(self) -> Sequence[Item]:
         """Returns the items under the ids that lists give those whose own id another item has already."""
+        if self.listing is not None:
+            return self.listing()
         items = [*self.input, *self.output]
         return [{**item, "id": new_item_id(kind_of(item), f"{self.response_id}/{at}")} for at, item in enumerate(items)]
 
@@ -131,11 +137,12 @@ def _same_call(before: Item | None, item: Item) -> bool:
     }
 
 
-def check_calls(items: Iterable[Item]) -> None:
+def check_calls(items: Iterable[Item], *, unseen: bool = False) -> None:
     """Raises GatewayError `invalid_item` (400, param `input`), which names the call_id that does not match.
 
     Only a call with a `call_id` waits for the client. Calls of hosted tools have none and are not checked. An item of
-    another kind with a `call_id`, such as a `program`, may have an output and needs none.
+    another kind with a `call_id`, such as a `program`, may have an output and needs none. `unseen`: the provider has
+    items before these or among them, so that an output may answer a call that is not here.
     """
     open_calls: dict[str, str] = {}
     others: dict[str, str] = {}
@@ -149,7 +156,8 @@ def check_calls(items: Iterable[Item]) -> None:
         if not isinstance(call_id, str) or not call_id:
             continue
         if kind.endswith(_OUTPUT):
-            _answer(open_calls if call_id in open_calls else others, answered, kind, call_id)
+            asked = open_calls if call_id in open_calls else others
+            _answer(asked, answered, kind, call_id, unseen=unseen)
         elif kind.endswith(_CALL):
             if call_id in open_calls or call_id in answered:
                 raise _refused(f"The call {call_id!r} occurs twice.")
@@ -161,10 +169,13 @@ def check_calls(items: Iterable[Item]) -> None:
         raise _refused(f"The call {call_id!r} has no output: send one before the next turn.")
 
 
-def _answer(open_calls: dict[str, str], answered: set[str], kind: str, call_id: str) -> None:
+def _answer(open_calls: dict[str, str], answered: set[str], kind: str, call_id: str, *, unseen: bool) -> None:
     if call_id in answered:
         raise _refused(f"The call {call_id!r} is answered twice.")
     asked = open_calls.pop(call_id, None)
+    if asked is None and unseen:
+        answered.add(call_id)
+        return
     if asked is None:
         raise _refused(f"No earlier call has the call_id {call_id!r}.")
     answers = kind.removesuffix(_OUTPUT)  # a `function_call_output` answers a `function_call`

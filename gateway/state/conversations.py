@@ -11,6 +11,7 @@ import asyncio
 import re
 import secrets
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ import structlog
 
 from gateway.errors import GatewayError
 from gateway.protocol.lenient_json import dumps, parse_json
+from gateway.state.chain import Link, since_compaction
 from gateway.state.items import Item, shown, with_ids
 from gateway.state.large_work import LargeWork, dump_whole, is_long, parse_whole
 from gateway.state.records import Sealer, pack_bytes, unpack_bytes
@@ -64,6 +66,17 @@ class Conversation(NamedTuple):
         """Returns the items as lists show them: of those that share an id, the first keeps it."""
         return with_ids(self.items, [f"{self.id}/{place}" for place in self.places], self.gone)
 
+    @property
+    def last_place(self) -> int:
+        """Where the last item stands, or 0."""
+        return self.places[-1] if self.places else 0
+
+    def link(self, last_place: int | None = None) -> Link:
+        """Returns the items since the latest compaction as a turn that is continued: all, or those up to a place."""
+        end = len(self.items) if last_place is None else bisect_right(self.places, last_place)
+        start = end - len(since_compaction(self.items[:end]))
+        return Link(self.id, self.items[start:end], (), lambda: self.listed()[start:end])
+
     def resource(self) -> dict[str, Any]:
         """Returns the conversation as the API shows it."""
         return {
@@ -97,11 +110,12 @@ class Conversations:
         return Conversation(identifier, created_at, metadata, ())
 
     async def read(self, team_id: str, conversation_id: str) -> Conversation:
-        """Returns the conversation with all its items."""
+        """Returns the conversation with all its items, and renews its life."""
         if _ID.fullmatch(conversation_id) is None:
             raise not_found(conversation_id)
         name = TeamKeys(team_id).conversation(conversation_id)
-        flat = (await gather([self._store.run("HGETALL", name)]))[0]
+        used = self._calling(team_id, conversation_id, "unlock", "")  # a change of nothing, which renews its life
+        flat = (await gather([self._store.run("HGETALL", name), used]))[0]
         fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
         if "meta" not in fields:
             raise not_found(conversation_id)
@@ -126,8 +140,8 @@ class Conversations:
             raise not_found(conversation_id)
         await self._change(team_id, conversation_id, "delete")
 
-    async def append(self, team_id: str, conversation_id: str, items: Sequence[Item], lock: str = "") -> list[Item]:
-        """Appends items in one step and returns them with their ids. If `lock` is given, this turn's lock is released.
+    async def append(self, team_id: str, conversation_id: str, items: Sequence[Item], lock: str = "") -> int:
+        """Appends items in one step and returns the place of the first. If `lock` is given, it is released.
 
         Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`, or 10,000 items.
         """
@@ -145,7 +159,17 @@ class Conversations:
                 f"The conversation has as many items as it may, or as many bytes ({most}); start another.",
                 param="conversation",
             )
-        return added
+        return done
+
+    async def add(self, team_id: str, conversation_id: str, items: Sequence[Item]) -> list[Item]:
+        """Appends items in one step and returns them as the conversation lists them: under ids that no other one has.
+
+        An item's place decides about its id, so that what others append or remove meanwhile changes nothing.
+        """
+        first = await self.append(team_id, conversation_id, items) if items else 0
+        found = await self.read(team_id, conversation_id)
+        added = range(first, first + len(items))
+        return [item for place, item in zip(found.places, found.listed(), strict=True) if place in added]
 
     async def _drop_oldest(self, team_id: str, conversation_id: str) -> bool:
         """Deletes the conversation that was unused for the longest time. Returns whether there is another than this."""
@@ -180,7 +204,7 @@ class Conversations:
         own_ids = [item.get("id") for item in found.items]
         for place, own, item in zip(found.places, own_ids, found.listed(), strict=True):
             if item.get("id") == item_id:
-                kept = str(own) if own == item_id and own_ids.count(own) > 1 else ""
+                kept = item_id if own_ids.count(item_id) > (own == item_id) else ""  # the others' stay as they are
                 return await self._call(team_id, conversation_id, "remove", str(place), kept) == 1
         return False
 
@@ -226,13 +250,16 @@ class Conversations:
         return answer
 
     async def _call(self, team_id: str, conversation_id: str, what: str, *args: str | bytes) -> int:
-        names = TeamKeys(team_id)
-        keys = [names.conversation(conversation_id), *names.conversation_account]
-        head = [what, self._ttl_ms, self._store.run_by_ms(keys[0]), conversation_id]
-        answer: int = (await gather([self._store.call(CHANGE, keys, [*head, *args], is_large=True)]))[0]
+        answer: int = (await gather([self._calling(team_id, conversation_id, what, *args)]))[0]
         if answer == _LATE:
             raise GatewayError("store_unavailable", "The gateway's store answers too late.", wait_ms=1000)
         return answer
+
+    def _calling(self, team_id: str, conversation_id: str, what: str, *args: str | bytes) -> asyncio.Future[Any]:
+        names = TeamKeys(team_id)
+        keys = [names.conversation(conversation_id), *names.conversation_account]
+        head = [what, self._ttl_ms, self._store.run_by_ms(keys[0]), conversation_id]
+        return self._store.call(CHANGE, keys, [*head, *args], is_large=True)
 
     def _meta(self, team_id: str, created_at: int, metadata: dict[str, Any]) -> bytes:
         return pack_bytes(dumps({"created_at": created_at, "metadata": metadata}), team_id, self._sealer)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -86,10 +86,17 @@ def with_ids(items: Iterable[Item], places: Sequence[str] = (), gone: Iterable[s
             found.append(item)
             continue
         if not isinstance(identifier, str) or _ITEM_ID.fullmatch(identifier) is None or identifier in taken:
-            identifier = new_item_id(kind_of(item), places[at] if places else "")
+            identifier = _free_id(kind_of(item), places[at] if places else "", taken)
         taken.add(identifier)
         found.append({**item, "id": identifier})
     return found
+
+
+def _free_id(kind: str, place: str, taken: Container[str]) -> str:
+    """Returns an id for this place. Only a client that has computed it can have taken it."""
+    while (identifier := new_item_id(kind, place)) in taken:
+        place += "+"
+    return identifier
 
 
 def new_item_id(kind: str, place: str = "") -> str:
@@ -126,6 +133,7 @@ def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs:
     """Returns stored items in the form that goes upstream.
 
     `reasoning_ids`: reasoning with encrypted content keeps its id, which Azure requires. `blobs`: it is sent at all.
+    An id stays where it is what the item says: of the call that an output of the local shell answers, of a reference.
     """
     found = []
     for item in items:
@@ -133,9 +141,7 @@ def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs:
         if kind == "reasoning" and not (blobs and has_blob(item)):
             continue
         kept = {name: value for name, value in item.items() if name not in _NEVER_SENT and value is not None}
-        if kind == "reasoning" and reasoning_ids and isinstance(item.get("id"), str):
-            kept["id"] = item["id"]
-        if kind == LOCAL_SHELL_OUTPUT:
+        if kind == LOCAL_SHELL_OUTPUT or is_reference(item) or (kind == "reasoning" and reasoning_ids):
             kept |= {"id": item["id"]} if item.get("id") else {}
         if kind == "message":
             kept["type"] = "message"

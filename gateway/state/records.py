@@ -40,7 +40,9 @@ class StoredResponse(NamedTuple):
 
     `response` is the response as it was shown, with its output. `input` are the turn's own items. `parent` is the
     response that it continues. `stored_s`: when it was stored, Unix time in seconds. `maker`: the upstream and the
-    fingerprint of its key that made it, as "upstream fingerprint", or "". Records of older versions lack both.
+    fingerprint of its key that made it, as "upstream fingerprint", or "". `place`: that of the last item that its
+    conversation had before it, or 0. `base`: what only its provider has before it, see `past.Base`, or "". Records of
+    older versions lack these.
     """
 
     response: dict[str, Any]
@@ -49,6 +51,8 @@ class StoredResponse(NamedTuple):
     key_id: str
     stored_s: int = 0
     maker: str = ""
+    place: int = 0
+    base: str = ""
 
     @property
     def response_id(self) -> str:

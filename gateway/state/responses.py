@@ -69,6 +69,15 @@ class Put(IntEnum):
     LATE = -2  # the store ran it when its caller had given up
 
 
+class MissingResponse(GatewayError):
+    """A previous response that is unknown, expired, deleted or of another team."""
+
+    def __init__(self, response_id: str) -> None:
+        message = f"The previous response {response_id!r} is not stored here."
+        super().__init__("previous_response_not_found", message, param="previous_response_id")
+        self.response_id = response_id
+
+
 class ResponseStore:
     """The stored responses. If the operator has set a key, `sealer` encrypts them."""
 
@@ -85,12 +94,10 @@ class ResponseStore:
     async def chain(self, key: ApiKey, response_id: str) -> list[StoredResponse]:
         """Returns the response and what it continues, oldest first, from the latest compaction on.
 
-        Raises `previous_response_not_found`, which names the response that is missing. Raises `invalid_item` if the
-        response cannot be continued or the chain exceeds the bounds.
+        Raises MissingResponse, which names the response that is missing. Raises `invalid_item` if the response cannot
+        be continued or the chain exceeds the bounds.
         """
         ids = await self._walk(key, response_id)
-        if ids is None:
-            raise invalid_api_key()
         found: list[StoredResponse] = []
         size = 0
         for start in range(0, len(ids), _AT_ONCE):
@@ -206,7 +213,7 @@ class ResponseStore:
             return None
         return next((item for item in reversed(record.output) if item.get("id") == item_id), None)
 
-    async def _walk(self, key: ApiKey, response_id: str) -> list[str] | None:
+    async def _walk(self, key: ApiKey, response_id: str) -> list[str]:
         names = TeamKeys(key.team_id)
         keys = [*names.stored_responses, names.team, names.key(key.key_id)]
         args = [key.secret_hash, response_id, self._ttl_ms, str(self.policy.max_depth)]
@@ -239,13 +246,9 @@ def _lost(record: StoredResponse) -> dict[str, Any]:
     return failed_response(record.response, "server_error", "The response was lost before its end was stored.")
 
 
-def previous_not_found(response_id: str) -> GatewayError:
+def previous_not_found(response_id: str) -> MissingResponse:
     """The error for a previous response that is unknown, expired, deleted or of another team."""
-    return GatewayError(
-        "previous_response_not_found",
-        f"The previous response {response_id!r} is not stored here.",
-        param="previous_response_id",
-    )
+    return MissingResponse(response_id)
 
 
 def _not_continuable(response_id: str, status: str) -> GatewayError:

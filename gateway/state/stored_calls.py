@@ -20,6 +20,7 @@ from gateway.state.following import DONE, follow
 from gateway.state.items import Item, shown
 from gateway.state.large_work import dump_whole, is_long
 from gateway.state.lists import page
+from gateway.state.past import Pasts
 from gateway.state.records import RUNNING, StoredResponse
 from gateway.state.replay import events
 from gateway.state.responses import ResponseStore
@@ -69,8 +70,9 @@ class LocalStream(NamedTuple):
 class StoredCalls:
     """Serves stored responses. Raises GatewayError."""
 
-    def __init__(self, responses: ResponseStore, background: Background) -> None:
+    def __init__(self, responses: ResponseStore, background: Background, pasts: Pasts) -> None:
         self._responses = responses
+        self._pasts = pasts
         self._background = background
 
     async def serve(
@@ -120,15 +122,26 @@ class StoredCalls:
 
     async def _input(self, key: ApiKey, record: StoredResponse) -> list[Item]:
         """Returns the input that a response was made from: its own and that of the turns it continues."""
-        links = [
-            (link.response_id, [*link.input, *link.output]) for link in await self._responses.ancestors(key, record)
-        ]
-        placed = [
+        ancestors = await self._responses.ancestors(key, record)
+        links = [(link.response_id, [*link.input, *link.output]) for link in ancestors]
+        placed = await self._context(key.team_id, [*ancestors, record][0])
+        placed += [
             (f"{response_id}/{at}", item)
             for response_id, items in [*links, (record.response_id, record.input)]
             for at, item in enumerate(items)
         ]
         return shown([item for _, item in placed], [place for place, _ in placed])
+
+    async def _context(self, team_id: str, record: StoredResponse) -> list[tuple[str, Item]]:
+        """Returns the items of its conversation that came before a response, if they are there."""
+        try:
+            link = await self._pasts.context(team_id, record)
+        except GatewayError as error:
+            if error.code != "conversation_not_found":
+                raise
+            link = None
+        items = () if link is None else link.listed()
+        return [(f"{item['id']}/{record.response_id}", item) for item in items]
 
 
 def shown_response(response: dict[str, Any]) -> LocalAnswer:

@@ -20,10 +20,10 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.protocol.sse_framing import last_boundary, split_events
-from gateway.state.chain import Link
 from gateway.state.conversations import Conversations
 from gateway.state.items import Item, shown, with_ids
 from gateway.state.large_work import parse_object_whole
+from gateway.state.past import Base, Past
 from gateway.state.records import StoredResponse
 from gateway.state.responses import Put, ResponseStore
 from gateway.state.rewriting import (
@@ -43,21 +43,6 @@ STORE_WAIT_S: Final = 2.0
 """How long the end of an answer waits for its turn to be stored."""
 _RELEASE_WAIT_S: Final = 0.5
 _LONGEST_END: Final = 4  # of an event: a blank line of two line ends
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What a turn continues: `links`, oldest first, and the response or conversation that the request named.
-
-    `stored` means that the links can be read from the store. If they cannot, a response that is stored holds them too.
-    `maker`: who made the latest reasoning in encrypted form, see `StoredResponse`.
-    """
-
-    links: Sequence[Link]
-    parent: str | None = None
-    conversation: str | None = None
-    stored: bool = True
-    maker: str = ""
 
 
 class Due(NamedTuple):
@@ -111,6 +96,16 @@ class Turn:
     def blobs_made_by(self) -> str:
         """Who made the reasoning in encrypted form that the turn continues, or "" if that is not known."""
         return self._past.maker if self.without_blobs is not None else ""
+
+    @property
+    def base(self) -> Base | None:
+        """What only the provider has of the turn's past."""
+        return self._past.base
+
+    @property
+    def base_maker(self) -> str:
+        """Who has that, or "" if that is not known."""
+        return self._past.base_maker
 
     def leave_blobs_out(self, reason: str) -> bytes:
         """Takes reasoning in encrypted form out of the body, because nobody can read it. Returns the body."""
@@ -285,8 +280,11 @@ class Turn:
         if isinstance(output, list):
             response["output"] = with_ids([item for item in output if isinstance(item, dict)])
         past = self._past
-        own, parent = (self._input, past.parent) if past.stored else (with_ids(self.window), None)
-        return StoredResponse(response, own, parent, self._key.key_id, int(time.time()), self.maker)
+        is_linked = past.stored and past.links and past.parent is not None
+        parent, base = (past.parent, "") if is_linked else (None, "" if past.base is None else past.base.text())
+        own = self._input if past.stored else with_ids(self.window)
+        now_s = int(time.time())
+        return StoredResponse(response, own, parent, self._key.key_id, now_s, self.maker, past.place, base)
 
     async def _append(self, response: dict[str, Any]) -> None:
         """Appends a completed turn's input and output to its conversation in one step."""

@@ -14,7 +14,7 @@ A response that cannot be stored is shown with `store: false`, so its client doe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -23,10 +23,11 @@ from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.protocol.json_splice import replace
+from gateway.protocol.lenient_json import dumps
 from gateway.routing.router import RouteRule
 from gateway.state.background import Background
 from gateway.state.background_turn import BackgroundTurn, queued_turn_fields
-from gateway.state.chain import Link, check_calls, continued, last_compaction, since_compaction
+from gateway.state.chain import check_calls, continued, last_compaction
 from gateway.state.compact_turn import CompactTurn
 from gateway.state.compaction import (
     compaction_item,
@@ -36,19 +37,18 @@ from gateway.state.compaction import (
     threshold_tokens,
     without_trigger,
 )
-from gateway.state.conversations import LOCK_LIFE_S, Conversations, check_number
+from gateway.state.conversations import Conversations, check_number
 from gateway.state.housekeeping import Housekeeping
 from gateway.state.items import Item, as_items, has_blob, is_reference, upstream_items, with_ids
 from gateway.state.large_work import dump_whole, parse_object_whole
+from gateway.state.past import CONVERSATION, PREVIOUS, Base, Past, Pasts, Recall
+from gateway.state.references import References
 from gateway.state.responses import ResponseStore
 from gateway.state.sealing import CompactionKeys, SealingKeys, open_text, seal_text
 from gateway.state.shapes import Summarised
 from gateway.state.stored_calls import StoredCalls
-from gateway.state.turn import Due, Past, Turn
+from gateway.state.turn import Due, Turn
 from gateway.types import Body
-
-Recall = Callable[[str], Link | None]
-"""Returns what a connection remembers of a response that is not stored, by the response's id."""
 
 
 class TurnSource(Protocol):
@@ -85,7 +85,9 @@ class Turns:
         self.off_for_teams = frozenset(off_for_teams)
         self.housekeeping = Housekeeping(responses.store, conversations, background)
         self.unstored = 0
-        self.stored = StoredCalls(responses, background)
+        self.pasts = Pasts(responses, conversations)
+        self.references = References(responses, conversations)
+        self.stored = StoredCalls(responses, background, self.pasts)
 
     async def begin(self, key: ApiKey, body: Body, rule: RouteRule, recall: Recall | None = None) -> Turn:
         """Resolves the turn's past into the body. Raises GatewayError. Locks a conversation until `close`.
@@ -142,17 +144,12 @@ class Turns:
     async def _resolved(self, request: _Request, new: list[Item]) -> _Resolved:
         """Resolves the past, and the references in the new items. Locks a conversation."""
         key, lock = request.key, secrets.token_hex(8)
-        past = await self._past(request)
-        if past.conversation is not None:
-            check_number(new, "input")
+        past = await self.pasts.find(request, lock)
         try:
-            new[:] = [await self._dereferenced(key, past, item) if is_reference(item) else item for item in new]
-            items, sent = await self._sent(request, past, new)
             if past.conversation is not None:
-                await self.conversations.lock(key.team_id, past.conversation, lock, LOCK_LIFE_S)
-                # An item that another turn appended while this one waited is also part of the past.
-                past = await self._past(request)
-                items, sent = await self._sent(request, past, new)
+                check_number(new, "input")
+            new = await self.references.resolved(key.team_id, new, past.links, past.conversation, passes=request.passes)
+            items, sent = await self._sent(request, past, new)
         except BaseException:
             if past.conversation is not None:
                 await self.conversations.unlock(key.team_id, past.conversation, lock)
@@ -162,11 +159,13 @@ class Turns:
     async def _sent(self, request: _Request, past: Past, new: Sequence[Item]) -> tuple[list[Item], _Sent]:
         is_large = past.links or len(request.body) > LONG_BYTES
         run = partial(self._large_work.run, is_long=bool(is_large))
-        earlier, own = await run(partial(_checked, past.links, new))
+        earlier, own = await run(partial(_checked, past, new))
         items = [*earlier, *own]
         seals = request.compacts or threshold_tokens(request.fields, self.threshold_tokens) is not None
         ring = await self.compaction_keys.ring() if seals or last_compaction(items) is not None else None
-        sent = _Sent(request, ring, own)
+        sent = _Sent(request, ring, own, past.base)
+        if request.compacts and sent.is_in_its_conversation:  # it would be asked for the summary in there
+            raise GatewayError("invalid_item", "The provider keeps this conversation.", param=CONVERSATION)
         unchanged = not past.links and isinstance(request.fields.get("input"), str)
         sent.body = self._bounded(await run(partial(sent.body_of, items, unchanged=unchanged)))
         return items, sent
@@ -174,66 +173,14 @@ class Turns:
     def _due(self, request: _Request, items: Sequence[Item], sent: _Sent) -> Due | None:
         """Returns the compaction that the request wants beyond its threshold."""
         threshold = threshold_tokens(request.fields, self.threshold_tokens)
-        if threshold is None:
+        if threshold is None or sent.is_in_its_conversation:
             return None
 
         def compacted(text: str) -> tuple[bytes, Item]:
             item = sent.seal(text)
-            return self._bounded(sent.body_of([item, *kept_behind(items)])), item
+            return self._bounded(sent.body_of([item, *kept_behind(items)], base=False)), item
 
         return Due(threshold, self._bounded(sent.body_of(items, summarises=True)), compacted)
-
-    async def _past(self, request: _Request) -> Past:
-        key, fields, recall = request.key, request.fields, request.recall
-        previous, conversation = fields.get("previous_response_id"), _conversation_id(fields.get("conversation"))
-        if previous is not None and conversation is not None:
-            raise GatewayError(
-                "invalid_item",
-                "'conversation' and 'previous_response_id' exclude each other.",
-                param="conversation",
-            )
-        if previous is not None:
-            if not isinstance(previous, str):
-                raise GatewayError(
-                    "invalid_item", "'previous_response_id' must be a string.", param="previous_response_id"
-                )
-            recalled = None if recall is None else recall(previous)
-            if recalled is not None:
-                await self.responses.check(key)
-                return Past([recalled], parent=previous, stored=False)
-            records = await self.responses.chain(key, previous)
-            links = [Link(record.response_id, record.input, record.output) for record in records]
-            makers = [record.maker for record in records if any(map(has_blob, record.output))]
-            return Past(links, parent=previous, maker=makers[-1] if makers else "")
-        await self.responses.check(key)
-        if conversation is None:
-            return Past(())
-        found = await self.conversations.read(key.team_id, conversation)
-        return Past((Link(conversation, since_compaction(found.items), ()),), conversation=conversation)
-
-    async def _dereferenced(self, key: ApiKey, past: Past, item: Item) -> Item:
-        """Returns the item that a reference names: the latest one of the chain, or else the team's latest."""
-        identifier = item.get("id")
-        for link in reversed(past.links):
-            for found in reversed([*link.input, *link.output]):
-                if found.get("id") == identifier and not is_reference(found):
-                    return dict(found)
-        for found, shown in await self._listed(key, past):
-            if shown.get("id") == identifier and not is_reference(found):
-                return dict(found)
-        stored = await self.responses.item(key.team_id, str(identifier))
-        if stored is None:
-            raise GatewayError("item_not_found", f"The item {identifier!r} is not stored here.", param="input")
-        return stored
-
-    async def _listed(self, key: ApiKey, past: Past) -> list[tuple[Item, Item]]:
-        """Returns each item of the past, and how lists show it where its id is not its own alone."""
-        if past.conversation is None:
-            return [
-                pair for link in past.links for pair in zip([*link.input, *link.output], link.listed(), strict=True)
-            ]
-        kept = await self.conversations.read(key.team_id, past.conversation)
-        return list(zip(kept.items, kept.listed(), strict=True))
 
     def _bounded(self, body: bytes) -> bytes:
         most = self.responses.policy.max_resolved_bytes
@@ -257,38 +204,62 @@ class _Request:
     compacts: bool
     recall: Recall | None = None
 
+    @property
+    def passes(self) -> bool:
+        """Whether ids of what is stored at the provider may be sent on."""
+        return self.rule.foreign_ids == "pass"
+
 
 @dataclass(slots=True)
 class _Sent:
     """What goes upstream for a request: `body`. `ring` seals and opens compaction items, where there are any.
 
-    `own`: the items of the request that its past does not have already.
+    `own`: the items of the request that its past does not have already. `base`: what only the provider has of it.
     """
 
     request: _Request
     ring: SealingKeys | None
     own: Sequence[Item]
+    base: Base | None
     body: bytes = b""
 
     def seal(self, text: str) -> Item:
         """Returns the item that stands for this summary."""
         return compaction_item(seal_text(self._keys, text, self.request.key.team_id))
 
+    @property
+    def is_in_its_conversation(self) -> bool:
+        """Whether the provider keeps the turn too, in a conversation of its own."""
+        return self.base is not None and self.base.member == CONVERSATION
+
     def body_of(
-        self, items: Sequence[Item], *, unchanged: bool = False, summarises: bool = False, blobs: bool = True
+        self,
+        items: Sequence[Item],
+        *,
+        unchanged: bool = False,
+        summarises: bool = False,
+        blobs: bool = True,
+        base: bool = True,
     ) -> bytes:
-        """Returns the body with these items as its input. `unchanged`: the input stays as it was sent."""
+        """Returns the body with these items as its input. `unchanged`: the input stays as it was sent.
+
+        `base`: they follow what only the provider has.
+        """
         request = self.request
         rule, team_id = request.rule, request.key.team_id
         seen = opened(items, lambda sealed: open_text(self._keys, sealed, team_id))
         sent = upstream_items(seen, reasoning_ids=rule.replay_ids == "reasoning", blobs=blobs)
         changes: dict[str, bytes | None] = {
-            "previous_response_id": None,
-            "conversation": None,
+            PREVIOUS: None,
+            CONVERSATION: None,
             "background": None,
             "context_management": None,
             "store": b"false" if rule.upstream_store == "false" else None,
         }
+        if self.is_in_its_conversation:  # its provider summarises it, and appends nothing that it may not store
+            del changes["context_management"], changes["store"]
+        if self.base is not None and base:
+            changes[self.base.member] = dumps(self.base.id)
         if request.compacts or summarises:
             changes |= summary_request(request.fields, sent)
         elif not unchanged:
@@ -322,16 +293,8 @@ def _read(body: Body) -> tuple[dict[str, Any], list[Item], bool]:
     return fields, *without_trigger(as_items(fields.get("input")))
 
 
-def _checked(links: Sequence[Link], new: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    earlier, own = continued(links, new)
-    check_calls([*earlier, *own])
+def _checked(past: Past, new: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    earlier, own = continued(past.links, new)
+    items = [*earlier, *own]
+    check_calls(items, unseen=past.base is not None or any(map(is_reference, items)))
     return earlier, own
-
-
-def _conversation_id(given: object) -> str | None:
-    if given is None:
-        return None
-    identifier = given.get("id") if isinstance(given, dict) else given
-    if not isinstance(identifier, str):
-        raise GatewayError("invalid_item", "'conversation' must be an id, or an object with one.", param="conversation")
-    return identifier

@@ -29,6 +29,7 @@ from gateway.proxy.stored_answers import AnswersHere
 from gateway.routing.router import RouteRule
 from gateway.state.chain import Link, resolve
 from gateway.state.items import Item, as_items, upstream_items
+from gateway.state.past import CONVERSATION, PREVIOUS, Recalled
 from gateway.state.turn import Turn, new_response_id
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Body, Scope
@@ -216,23 +217,36 @@ class SocketTurn:
             self._remember(response_id, output)
 
     def _remember(self, response_id: str, output: Sequence[Item]) -> None:
-        window, base = self.window() if self._source is None else (self._source.window, None)
+        source, memory = self._source, self._socket.memory
+        in_conversation = self.message.fields.get(CONVERSATION) is not None
+        if source.is_the_providers if source is not None else in_conversation:
+            memory.forget(self.message.lane)  # what came before is in a conversation that cannot be read here
+            return
+        window, base = self.window() if source is None else (source.window, source.base)
         items = resolve([Link(response_id, window, output)], [])
-        self._socket.memory.remember(self.message.lane, Remembered.of(response_id, items, base))
+        memory.remember(self.message.lane, Remembered.of(response_id, items, base))
 
 
 class _RecallingTurns:
-    """Begins the turn with what its socket remembers. State that changes: `window`, its whole input."""
+    """Begins the turn with what its socket remembers.
+
+    State that changes: `window`, its whole input as it is known here; `base`, a response of the provider's that comes
+    before it; `is_the_providers`, that a conversation of the provider's does.
+    """
 
     def __init__(self, turns: Turns, recalled: Remembered | None) -> None:
         self.window: Sequence[Item] = ()
+        self.base: str | None = None
+        self.is_the_providers = False
         self._turns = turns
         self._recalled = recalled
 
     async def begin(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
         """See `Turns.begin`."""
         turn = await self._turns.begin(key, body, rule, self._recall)
-        self.window = turn.window
+        self.window, base = turn.window, turn.base
+        self.base = base.id if base is not None and base.member == PREVIOUS else None
+        self.is_the_providers = base is not None and base.member == CONVERSATION
         return turn
 
     async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
@@ -243,9 +257,8 @@ class _RecallingTurns:
         """See `Turns.model_of`."""
         return await self._turns.model_of(key, response_id)
 
-    def _recall(self, response_id: str) -> Link | None:
-        """What comes before a remembered response, where a provider stores that, cannot be read here."""
+    def _recall(self, response_id: str) -> Recalled | None:
         recalled = self._recalled
-        if recalled is None or recalled.response_id != response_id or recalled.base is not None:
+        if recalled is None or recalled.response_id != response_id:
             return None
-        return recalled.link()
+        return Recalled(recalled.link(), recalled.base)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.state import conversations as module
@@ -119,9 +121,55 @@ async def test_the_number_of_its_items_is_bounded(ledgers: LedgerParts) -> None:
     assert len((await kept.read("team", made.id)).items) == 9_990
 
 
+async def test_reading_renews_the_life_and_brings_nothing_back(ledgers: LedgerParts, kept: Conversations) -> None:
+    made = await kept.create("team", {}, as_items("x"))
+    name = TeamKeys("team").conversation(made.id)
+    await ledgers.store.run("PEXPIRE", name, "10000")
+    await kept.read("team", made.id)
+    assert await ledgers.store.run("PTTL", name) > 50_000
+    await kept.delete("team", made.id)
+    with pytest.raises(GatewayError):
+        await kept.read("team", made.id)
+    assert not await ledgers.store.run("EXISTS", name)
+
+
 async def test_items_that_share_an_id_or_have_none_that_is_usable_get_ids_of_their_own(kept: Conversations) -> None:
     first, second = as_items("a")[0], as_items("b")[0]
     made = await kept.create("team", {}, [{**first, "id": "x"}, {**second, "id": "x"}, {**second, "id": "x y"}])
     ids = [item["id"] for item in (await kept.read("team", made.id)).items]
     assert ids[0] == "x"
     assert all(identifier.startswith("msg_") for identifier in ids[1:])
+
+
+ADDED = st.lists(st.sampled_from(["m", "n", None]) | st.integers(0, 9), min_size=1, max_size=3)
+"""The ids of items that are added in one call: a text, none, or that of an item that is listed already."""
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ADDED | st.integers(0, 9), max_size=8))
+async def test_whatever_is_added_and_removed_each_item_is_listed_under_an_id_of_its_own_for_good(
+    kept: Conversations, steps: list[list[str | int | None] | int]
+) -> None:
+    made = await kept.create("team", {}, [])
+    expected: dict[str, str] = {}
+    count = 0
+    for step in steps:
+        ids = list(expected)
+        if isinstance(step, int):
+            if ids:
+                gone = ids[step % len(ids)]
+                assert await kept.remove("team", made.id, gone)
+                del expected[gone]
+        else:
+            items = []
+            for wanted in step:
+                count += 1
+                named = (ids[wanted % len(ids)] if ids else "m") if isinstance(wanted, int) else wanted
+                items += [{**as_items(f"text {count}")[0], **({"id": named} if named else {})}]
+            added = await kept.add("team", made.id, items)
+            assert texts(added) == texts(items)
+            assert not {item["id"] for item in added} & set(expected)
+            expected |= dict(zip([item["id"] for item in added], texts(items), strict=True))
+        found = (await kept.read("team", made.id)).listed()
+        assert dict(zip([item["id"] for item in found], texts(list(found)), strict=True)) == expected
+        assert len(found) == len(expected)

@@ -60,3 +60,44 @@ def test_a_call_that_is_sent_again_beside_its_output_goes_on_for_many_turns(
         path = f"/v1/conversations/{named}/items" if by == "conversation" else f"/v1/responses/{named}/input_items"
         listed = client.get(f"{path}?order=asc").json()["data"]
         assert [item["type"] for item in listed[: len(kinds)]] == kinds
+
+
+def test_items_that_are_added_under_one_id_are_listed_read_and_deleted_one_by_one(
+    gateway: RunningGateway, key: NewKey
+) -> None:
+    with gateway.http(key) as client:
+        path = f"/v1/conversations/{client.post('/v1/conversations', json={}).json()['id']}/items"
+
+        def add(*texts: str) -> list[str]:
+            items = [{"type": "message", "id": "msg_0", "role": "user", "content": text} for text in texts]
+            got = client.post(path, json={"items": items}).json()
+            assert [item["content"][0]["text"] for item in got["data"]] == list(texts)
+            assert (got["first_id"], got["last_id"]) == (got["data"][0]["id"], got["data"][-1]["id"])
+            return [item["id"] for item in got["data"]]
+
+        def listed() -> dict[str, str]:
+            data = client.get(f"{path}?order=asc").json()["data"]
+            found = {item["id"]: item["content"][0]["text"] for item in data}
+            assert len(found) == len(data)
+            return found
+
+        ids = [*add("one", "two"), *add("three"), *add("four")]
+        assert ids[0] == "msg_0"
+        assert list(listed()) == ids
+        for identifier, text in listed().items():
+            assert client.get(f"{path}/{identifier}").json()["content"][0]["text"] == text
+        for gone in (ids[0], ids[2]):
+            assert client.delete(f"{path}/{gone}").status_code == 200
+        again = add("five")
+        assert listed() == dict(zip([ids[1], ids[3], *again], ["two", "four", "five"], strict=True))
+        assert again != ["msg_0"], "others have been listed beside one that had it"
+
+
+def test_what_is_added_to_a_conversation_is_an_item(gateway: RunningGateway, key: NewKey) -> None:
+    with gateway.http(key) as client:
+        for path in ("/v1/conversations", f"/v1/conversations/{client.post('/v1/conversations').json()['id']}/items"):
+            refused: list[Any] = ["text", {}, {"text": "no kind"}, {"type": "item_reference", "id": "msg_of_nobody"}]
+            for items in ([item] for item in refused):
+                got = client.post(path, json={"items": items})
+                assert got.status_code in (400, 404), got.text
+                assert got.json()["error"]["param"] == "items"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,10 @@ TERMINAL = ("completed", "cancelled")
 
 @dataclass
 class Made:
-    """A response of the model. `said`: its own input and output, as texts. `since`: what it stands for is cut here."""
+    """A response of the model. `said`: its own input and output, as texts. `cuts`: it stands for what came before.
+
+    `talk`: the conversation in which it was made, and `before` what that held then.
+    """
 
     id: str
     parent: Made | None
@@ -42,11 +45,13 @@ class Made:
     released: threading.Event | None = None
     events: list[dict[str, Any]] | None = None
     cuts: bool = False
+    talk: Talk | None = None
+    before: Sequence[str] = ()
 
     @property
     def past(self) -> list[str]:
         """All that a turn that continues it sends, oldest first."""
-        before = [] if self.parent is None or self.cuts else self.parent.past
+        before = self.before if self.parent is None or self.cuts else self.parent.past
         return [*before, *self.said]
 
     @property
@@ -54,6 +59,8 @@ class Made:
         """Which response of its chain cannot be read any more."""
         if self.deleted or not self.stored:
             return self.id
+        if self.talk is not None and self.talk.deleted and self.before:
+            return self.talk.id
         return None if self.parent is None or self.cuts else self.parent.missing
 
 
@@ -255,11 +262,12 @@ class States(RuleBasedStateMachine):
             assert (self.ask(on, body, []).status_code, len(self.provider.received)) == (404, calls)
             return multiple()
         self.provider.next(answer(told, "gen"))
-        response = self.response_of(self.ask(on, body, [*talk.said, said]))
+        before = list(talk.said)
+        response = self.response_of(self.ask(on, body, [*before, said]))
         assert response["conversation"] == {"id": talk.id}
         if store:
             talk.said += [said, told]
-        return Made(response["id"], None, [said, told], store)
+        return Made(response["id"], None, [said, told], store, talk=talk, before=before)
 
     @rule(on=on, talk=talks)
     def list_conversation(self, on: int, talk: Talk) -> None:

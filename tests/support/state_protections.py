@@ -13,8 +13,10 @@ _UPGRADE: Final = "gateway/websocket/upgrade.py"
 _POOL: Final = "gateway/upstream/websocket_pool.py"
 _UPSTREAM: Final = "gateway/upstream/websocket.py"
 _END: Final = "gateway/store/scripts/background_end_v2.lua"
+_PAST: Final = "gateway/state/past.py"
 _TEST_BODIES: Final = "tests/security/test_conversation_bodies.py"
 _TEST_KEPT: Final = "tests/state/test_kept_state.py"
+_TEST_FOREIGN: Final = "tests/state/test_foreign_ids.py"
 _TEST_JOBS: Final = "tests/state/test_background_store.py"
 _TEST_BOUNDS: Final = "tests/websocket/test_bounds.py"
 _TEST_MEMORY: Final = "tests/websocket/test_memory.py"
@@ -94,11 +96,32 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/state/test_stored_responses.py::test_a_response_beyond_the_bound_is_not_kept",
     ),
     Protection(
-        "ids that the gateway has not made are not passed on",
-        "gateway/state/turns.py",
-        "        if stored is None:\n            raise GatewayError(",
-        "        if stored is None:\n            return item\n            raise GatewayError(",
+        "items that the gateway has not made are not passed on",
+        "gateway/state/references.py",
+        "if there is None and not passes:",
+        "if False:",
         f"{_TEST_KEPT}::test_a_reference_to_what_the_gateway_has_not_made_is_refused",
+    ),
+    Protection(
+        "responses that the gateway has not made are not passed on",
+        _PAST,
+        "if not asked.passes or missing.response_id != previous:",
+        "if missing.response_id != previous:",
+        f"{_TEST_FOREIGN}::test_where_they_are_refused_nothing_is_sent",
+    ),
+    Protection(
+        "a chain through a deleted response is not passed on",
+        _PAST,
+        "if not asked.passes or missing.response_id != previous:",
+        "if not asked.passes:",
+        f"{_TEST_FOREIGN}::test_a_chain_through_a_deleted_response_stays_refused",
+    ),
+    Protection(
+        "what only the provider can see is held for",
+        "gateway/proxy/admission.py",
+        "request = request._replace(work=request.work._replace(unseen=True))",
+        "pass",
+        f"{_TEST_FOREIGN}::test_what_only_the_provider_can_see_is_held_for",
     ),
     Protection(
         "what agents send again is stored once",
