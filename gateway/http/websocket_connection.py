@@ -279,7 +279,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._listener is None or not self.is_open:
             return
         try:
-            str(text, "utf-8")
+            _ = text.isascii() or str(text, "utf-8")  # without a copy where that is possible
         except UnicodeDecodeError:
             self.close(CloseCode.INVALID_DATA, "A text message is UTF-8.")
             return

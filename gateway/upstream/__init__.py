@@ -18,6 +18,7 @@ http2             one HTTP/2 connection and its streams
 goaway            how an upstream ends an HTTP/2 connection
 websocket_pool    the WebSocket connections to one upstream, and which of them a turn takes
 websocket         one WebSocket connection
+websocket_writer  what is written on it
 websocket_turn    one turn on it, as an answer
 websocket_messages    what is sent and what comes. Pure
 websocket_steering    the turn that follows a steered one

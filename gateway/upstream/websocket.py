@@ -26,13 +26,14 @@ from typing import Final, Protocol, cast
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Response
-from websockets.protocol import SEND_EOF, State
+from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from gateway.types import Headers
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 from gateway.upstream.websocket_messages import CREATED, ERROR, STEERING, Told, read
 from gateway.upstream.websocket_turn import SteeringWatch, UpstreamTurn
+from gateway.upstream.websocket_writer import WebSocketWriter
 
 PING_S: Final = 30.0
 IDLE_S: Final = 600.0
@@ -70,8 +71,8 @@ class UpstreamSocket(asyncio.Protocol):
 
     __slots__ = (
         "_closed", "_config", "_has_lanes", "_heard_s", "_lacks_lanes", "_made", "_message", "_opening", "_paused",
-        "_pinged_s", "_protocol", "_transport", "_watches", "fingerprint", "idle_since_s", "is_retired", "loop",
-        "opened_s", "owner", "turns",
+        "_pinged_s", "_protocol", "_transport", "_watches", "_writer", "fingerprint", "idle_since_s", "is_retired",
+        "loop", "opened_s", "owner", "turns",
     )  # fmt: skip
 
     def __init__(self, owner: SocketOwner, config: TransportConfig, max_message_bytes: int, fingerprint: str) -> None:
@@ -83,6 +84,7 @@ class UpstreamSocket(asyncio.Protocol):
         self.owner = owner
         self._config = config
         self._protocol = ClientProtocol(_NOWHERE, max_size=max_message_bytes)
+        self._writer = WebSocketWriter(self._protocol, self.loop)
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Future[None] | None = None
         self._message: bytearray | None = None
@@ -145,9 +147,7 @@ class UpstreamSocket(asyncio.Protocol):
 
     def send(self, message: bytes) -> None:
         """One text message. After the end it leads nowhere."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_text(message)
-            self._flush()
+        self._writer.send(message)
 
     def retire(self) -> None:
         """Takes no more turns, and ends as soon as none runs. Idempotent."""
@@ -157,9 +157,7 @@ class UpstreamSocket(asyncio.Protocol):
 
     def close(self) -> None:
         """Ends it, with a close where that is possible. Idempotent."""
-        if self._protocol.state is State.OPEN and self._transport is not None:
-            self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
-            self._flush()
+        if self._transport is not None and self._writer.close():
             self._transport.close()
         else:
             self.abort()
@@ -182,7 +180,7 @@ class UpstreamSocket(asyncio.Protocol):
         elif now_s - self._pinged_s >= PING_S and self._protocol.state is State.OPEN:
             self._pinged_s = now_s
             self._protocol.send_ping(b"")
-            self._flush()
+            self._writer.flush()
 
     # for the turns
 
@@ -211,6 +209,7 @@ class UpstreamSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket (and TLS) is up."""
         self._transport = cast("asyncio.Transport", transport)
+        self._writer.begin(self._transport)
         if self._closed:
             self._transport.abort()
 
@@ -224,13 +223,21 @@ class UpstreamSocket(asyncio.Protocol):
                 self._answered(event)
             elif isinstance(event, Frame) and not self._closed:
                 self._take(event)
-        self._flush()
+        self._writer.flush()
         for turn in list(self.turns.values()):
             turn.flush()
             if turn.has_ended:
                 self._turn_ended(turn)
         if protocol.state is not State.OPEN and not self._closed:
             self._ended_by_upstream()
+
+    def pause_writing(self) -> None:
+        """The upstream reads slowly."""
+        self._writer.pause()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._writer.resume()
 
     def eof_received(self) -> None:
         """The upstream has ended its side."""
@@ -376,6 +383,7 @@ class UpstreamSocket(asyncio.Protocol):
             return
         self._closed = self.is_retired = True
         self._message = None
+        self._writer.end()
         self._fail_opening(UpstreamFault(FaultKind.RESET, f"{detail} in the opening handshake", sent=False))
         turns, self.turns = self.turns, {}
         watches, self._watches = self._watches, {}
@@ -388,11 +396,3 @@ class UpstreamSocket(asyncio.Protocol):
     def _fail_opening(self, fault: UpstreamFault) -> None:
         if self._opening is not None and not self._opening.done():
             self._opening.set_exception(fault)
-
-    def _flush(self) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        written = [data for data in self._protocol.data_to_send() if data != SEND_EOF]
-        if written:
-            transport.writelines(written)

@@ -222,6 +222,20 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_UPSTREAMS}::test_more_sockets_than_a_key_may_have_go_by_post",
     ),
     Protection(
+        "others are served while a long message is written to an upstream",
+        "gateway/upstream/websocket_writer.py",
+        "SLICE_BYTES: Final = 128 * 1024",
+        "SLICE_BYTES: Final = 128 * 1024 * 1024",
+        "tests/websocket/upstreams/test_long_messages.py::test_others_are_served_while_a_long_message_is_written",
+    ),
+    Protection(
+        "an upstream that does not read is waited for",
+        "gateway/upstream/websocket_writer.py",
+        "if rest is None or self._is_paused:",
+        "if rest is None:",
+        "tests/websocket/upstreams/test_long_messages.py::test_an_upstream_that_does_not_read_is_waited_for",
+    ),
+    Protection(
         "a response that nobody asked for ends the upstream's socket",
         _UPSTREAM,
         "        elif told.kind == CREATED:\n            self.abort()\n",
