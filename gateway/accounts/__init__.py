@@ -5,6 +5,11 @@ authority       who may lift a restriction of a key
 team_names      names of teams, and their repair
 admin_keys      admin keys
 entities        teams, keys and balances as values
+limit_names     which limits there are
+periods         where the periods of budgets begin, in time zones
+calendars       writes the ends of a team's periods
+rules           what scripts need to know of limits
+views           limits with their present usage
 records         their hashes and lists as they are stored
 rotation        new secrets for existing keys
 sessions        sessions of the dashboard

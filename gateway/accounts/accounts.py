@@ -18,15 +18,14 @@ died before it had finished.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from gateway.accounts.authority import held_fields
 from gateway.accounts.entities import (
     ARCHIVED,
     ENDED,
-    LIMITS,
     SECRET_FIELD,
     Account,
     Balance,
@@ -35,25 +34,24 @@ from gateway.accounts.entities import (
     SecretState,
     Team,
     View,
-    faulty_view,
     read_key,
     read_team,
-    read_view,
 )
 from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
-from gateway.accounts.records import Records, Status, changed_meanwhile, flat
+from gateway.accounts.records import Records, Status, flat
+from gateway.accounts.rules import rule_fields
 from gateway.accounts.team_names import LEASE_S, TeamNames
+from gateway.accounts.views import Subject, read_views
 from gateway.billing.money import MAX_NANO_USD, format_usd
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import is_id, new_id, new_secret
 from gateway.store.keyspace import CREATING, KEY_TEAMS, TEAMS, TeamKeys, creation
 from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
-from gateway.store.store import Store, StoreError
+from gateway.store.store import Store
 from gateway.types import Page
 
 __all__ = [
-    "LIMITS",
     "Account",
     "Accounts",
     "Balance",
@@ -69,7 +67,6 @@ __all__ = [
 CREATE_TEAM: Final = Script.load("team_create_v1")
 CREATE_KEY: Final = Script.load("key_create_v1")
 CREDIT: Final = Script.load("credit_v1")
-VIEW: Final = Script.load("view_v2")
 _ATTEMPTS: Final = 50
 """How often a change begins anew because another one came first."""
 _TEAM_DISABLED: Final = -2
@@ -134,7 +131,7 @@ class Accounts:
         """Returns DONE, EXISTS, or LATE: it took longer than the name was reserved, and nothing was done."""
         async with self._names.reserved(team_id, name) as reservation:
             keys = TeamKeys(team_id)
-            fields = {"status": "active", "metered": "1", **changes.fields()}
+            fields = {"status": "active", "metered": "1", **changes.fields(), **rule_fields(None, changes)}
             call = self._store.call(
                 CREATE_TEAM,
                 [keys.team, keys.state, keys.journal, keys.grant(first_credits)],
@@ -169,7 +166,7 @@ class Accounts:
         """Returns the number of teams."""
         return int(await self._records.run("ZCARD", TEAMS))
 
-    async def names(self, subjects: Sequence[tuple[str, str | None]]) -> list[str | None]:
+    async def names(self, subjects: Sequence[Subject]) -> list[str | None]:
         """Returns the names of (team id, key id) pairs.
 
         A key id of None asks for the team's name; a deleted subject gives None.
@@ -211,26 +208,26 @@ class Accounts:
         """
         name = "" if changes.status == ARCHIVED else changes.name
         for _ in range(_ATTEMPTS):
+            rules = rule_fields(team, changes)
+            change = partial(
+                self._records.configure,
+                TeamKeys(team.id).team,
+                {**changes.fields(), **rules},
+                version,
+                decided=team.version if rules else None,
+            )
             if name is None or name == team.name:
-                status = await self._records.configure(
-                    TeamKeys(team.id).team, changes.fields(), version, called=name or ""
-                )
+                status = await change(called=name or "")
             else:
-                status = await self._rename(team, name, changes, version)
+                status = await self._rename(team, name, change)
             if status is Status.DONE:
                 return await self._records.team(team.id)
             team = await self._records.team(team.id)
         raise _late(name or "")
 
-    async def _rename(self, team: Team, name: str, changes: Changes, version: int | None) -> Status:
+    async def _rename(self, team: Team, name: str, change: Callable[..., Awaitable[Status]]) -> Status:
         async with self._names.reserved(team.id, name, team.name) as reservation:
-            status = await self._records.configure(
-                TeamKeys(team.id).team,
-                changes.fields(),
-                version,
-                called=team.name,
-                run_by_ms=reservation.run_by_ms,
-            )
+            status = await change(called=team.name, run_by_ms=reservation.run_by_ms)
             if status is Status.DONE:
                 await reservation.commit(name, team.name)
             else:
@@ -261,7 +258,8 @@ class Accounts:
             seed = idempotency_key.seed(salt)
         text, secret_hash = new_secret(team.id, key_id, seed)
         held = held_fields(None, changes, by_operator=by_operator)
-        fields = {"status": "active", **changes.fields(), **held, SECRET_FIELD + secret_hash: "0"}
+        fields = {"status": "active", **changes.fields(), **held, **rule_fields(None, changes)}
+        fields[SECRET_FIELD + secret_hash] = "0"
         # The team's place in the list is written again, because a key of a team that no list has would never expire.
         await gather(
             [
@@ -313,20 +311,17 @@ class Accounts:
         """
         name = TeamKeys(team.id).key(key.id)
         for _ in range(_ATTEMPTS):
-            held = held_fields(key, changes, by_operator=by_operator)
-            if by_operator and key.origins_known:
-                await self._records.configure(name, {**changes.fields(), **held}, version)
-                return await self.key(team, key.id)
-            # What was decided from the key as it was read holds for that version alone.
-            if version not in (None, key.version):
-                raise changed_meanwhile(key.version)
-            try:
-                await self._records.configure(name, {**changes.fields(), **held}, key.version)
-                return await self.key(team, key.id)
-            except GatewayError as error:
-                if error.code != "version_mismatch" or version is not None:
-                    raise
+            held, rules = held_fields(key, changes, by_operator=by_operator), rule_fields(key, changes)
+            decides = bool(rules) or not (by_operator and key.origins_known)
+            status = await self._records.configure(
+                name,
+                {**changes.fields(), **held, **rules},
+                version,
+                decided=key.version if decides else None,
+            )
             key = await self.key(team, key.id)
+            if status is Status.DONE:
+                return key
         raise _late(key.name)
 
     # credits and enforced limits
@@ -367,15 +362,9 @@ class Accounts:
             raise GatewayError("internal_error", f"The team {team.name!r}: {view.fault}")
         return view
 
-    async def views(self, subjects: Sequence[tuple[str, str | None]]) -> list[View]:
+    async def views(self, subjects: Sequence[Subject]) -> list[View]:
         """Returns the views of many (team id, key id or None) pairs. A view may have a fault."""
-        calls = []
-        for team_id, key_id in subjects:
-            keys = TeamKeys(team_id)
-            names = [keys.team, keys.state]
-            names += [keys.key(key_id)] if key_id else []
-            calls.append(partial(self._store.call, VIEW, names, [key_id or "", self._burst]))
-        return await gather_pages(self._store, calls, _read_view, faults=True)
+        return await read_views(self._store, subjects, self._burst)
 
     async def waiting(self, teams: Sequence[Team]) -> list[int]:
         """Returns how many requests of each team wait for their turn."""
@@ -384,10 +373,6 @@ class Accounts:
 
     def _movement_lives(self) -> list[str]:
         return [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
-
-
-def _read_view(reply: list[Any] | StoreError) -> View:
-    return faulty_view(reply) if isinstance(reply, StoreError) else read_view(reply)
 
 
 def _late(name: str) -> GatewayError:

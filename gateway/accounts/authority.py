@@ -10,7 +10,7 @@ anybody may change who may change the key. An operator can release a field, whic
     models                     set                       fewer models
     operations                 set                       fewer operations
     cut_at_cap                 "1"                       "1"
-    each of LIMITS             set                       a lower number
+    each limit                 set                       a lower number
 
 Hashes of versions that did not know this lack `o:known`. Everything that restricts such a key is taken for an
 operator's, because nobody can tell any more; its first change writes that down.
@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from gateway.accounts.entities import HELD_FIELD, LIMITS, ORIGINS_KNOWN, Changes, Key, restricts
+from gateway.accounts.entities import HELD_FIELD, ORIGINS_KNOWN, Changes, Key, restricts
+from gateway.accounts.limit_names import is_limit
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.protocol.operations import names_of
@@ -59,7 +60,7 @@ def held_fields(key: Key | None, changes: Changes, *, by_operator: bool) -> dict
 
 def param_of(name: str) -> str:
     """Returns the name that a field of the hash has in the API."""
-    return f"limits.{name}" if name in LIMITS else _PARAMS.get(name, name)
+    return f"limits.{name}" if is_limit(name) else _PARAMS.get(name, name)
 
 
 def _is_as_tight(name: str, value: str, held: str) -> bool:

@@ -1,44 +1,30 @@
 """Teams and keys as values, and the hash fields that store them. Pure.
 
-    hash field            value
-    name, status          text; the status is active, disabled, and for good archived (deleted) or, of keys, revoked
-    models                patterns, one per line; an absent field permits all models
-    operations            names (operations.names_of), one per line; an absent field permits all operations
-    expires_ms            milliseconds since 1970; an absent field means no expiry
-    metered               "1" or "0" (teams)
-    paused                "<ms> <request id>": since when, and by which request (teams); absent: not
-    one of LIMITS         an integer; amounts of money are in nano-USD
-    s:<sha256>            a secret -> the time at which it stops working, 0 for never (keys)
-    u:<sha256>            a secret -> the time of its last use
-    o:<field>             the value that an operator set, which a team's lead may not lift (keys): authority.py
-    version, created_ms, updated_ms
-
-`LIMITS` names every limit that a team or a key can have. scripts/common.lua reads the same fields.
+hash field            value
+name, status          text; the status is active, disabled, and for good archived (deleted) or, of keys, revoked
+models                patterns, one per line; an absent field permits all models
+operations            names (operations.names_of), one per line; an absent field permits all operations
+expires_ms            milliseconds since 1970; an absent field means no expiry
+metered               "1" or "0" (teams)
+paused                "<ms> <request id>": since when, and by which request (teams); absent: not
+a limit (limit_names) an integer; amounts of money are in nano-USD
+rules                 what the scripts need to know of limits besides (rules.py)
+timezone, anchor      where the team's periods begin (teams; periods.py): a name of the IANA database, a date
+calendar              the edges of its periods around now (teams)
+s:<sha256>            a secret -> the time at which it stops working, 0 for never (keys)
+u:<sha256>            a secret -> the time of its last use
+o:<field>             the value that an operator set, which a team's lead may not lift (keys): authority.py
+version, created_ms, updated_ms
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-QUEUE_LIMITS: Final = ("queue_s", "queue_length")
-"""How long requests wait for their turn instead of being refused, and how many may wait; nobody waits without both."""
-LIMITS: Final = (
-    "rpm",
-    "tpm",
-    "concurrency",
-    "max_output_tokens",
-    "budget_usd_hour",
-    "budget_usd_day",
-    "budget_usd_month",
-    "budget_usd_total",
-    "budget_tokens_hour",
-    "budget_tokens_day",
-    "budget_tokens_month",
-    "budget_tokens_total",
-    *QUEUE_LIMITS,
-)
+from gateway.accounts.limit_names import is_limit
+
 UNREADABLE: Final = "unreadable"
 ARCHIVED: Final = "archived"
 ENDED: Final = frozenset({"revoked", ARCHIVED})
@@ -49,13 +35,18 @@ HELD_FIELD: Final = "o:"
 ORIGINS_KNOWN: Final = "o:known"
 
 
-HOLDABLE: Final = ("status", "expires_ms", "models", "operations", "cut_at_cap", *LIMITS)
-"""The fields of a key that can restrict it."""
+RESTRICTIONS: Final = ("status", "expires_ms", "models", "operations", "cut_at_cap")
+"""The fields of a key that can restrict it, besides its limits."""
+
+
+def is_holdable(name: str) -> bool:
+    """Whether a field of a key can restrict it."""
+    return name in RESTRICTIONS or is_limit(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The fields that teams and keys share. `limits` maps names from `LIMITS` to values; money is in nano-USD.
+    """The fields that teams and keys share. `limits` maps names (limit_names.py) to values; money is in nano-USD.
 
     If its hash cannot be read, `fault` says why, `status` is UNREADABLE, and the other fields are empty.
     """
@@ -70,6 +61,7 @@ class Account:
     created_ms: int
     version: int
     fault: str = field(default="", kw_only=True)
+    rules: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +74,15 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Team(Account):
-    """A team. An unmetered one is charged but never refused for its balance. A paused one is refused what costs."""
+    """A team. An unmetered one is charged but never refused for its balance. A paused one is refused what costs.
+
+    `timezone` and `anchor` say where its periods begin (periods.py); "": in UTC, and with the calendar's own.
+    """
 
     metered: bool
     paused: Pause | None = None
+    timezone: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +116,9 @@ class Key(Account):
 class Changes:
     """Fields to change.
 
-    None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry. `release`
-    names fields of a key that its team's lead may lift from now on. `resume` lets a paused team go on.
+    None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry, and "" a
+    time zone or an anchor (teams). `release` names fields of a key that its team's lead may lift from now on. `resume`
+    lets a paused team go on.
     """
 
     name: str | None = None
@@ -130,29 +128,27 @@ class Changes:
     limits: Mapping[str, int | None] = field(default_factory=dict)
     expires_ms: int | None = None
     metered: bool | None = None
+    timezone: str | None = None
+    anchor: str | None = None
     cut_at_cap: bool | None = None
     release: tuple[str, ...] = ()
     resume: bool = False
 
     def fields(self) -> dict[str, str]:
         """Returns the changes as hash fields. An empty value removes a field."""
-        out: dict[str, str] = {}
-        if self.name is not None:
-            out["name"] = self.name
-        if self.status is not None:
-            out["status"] = self.status
-        if self.models is not None:
-            out["models"] = "\n".join(self.models)
-        if self.operations is not None:
-            out["operations"] = "\n".join(self.operations)
-        if self.expires_ms is not None:
-            out["expires_ms"] = str(self.expires_ms) if self.expires_ms else ""
-        if self.metered is not None:
-            out["metered"] = "1" if self.metered else "0"
-        if self.cut_at_cap is not None:
-            out["cut_at_cap"] = "1" if self.cut_at_cap else ""
-        if self.resume:
-            out["paused"] = ""
+        given: dict[str, str | None] = {
+            "name": self.name,
+            "status": self.status,
+            "models": None if self.models is None else "\n".join(self.models),
+            "operations": None if self.operations is None else "\n".join(self.operations),
+            "expires_ms": None if self.expires_ms is None else str(self.expires_ms or ""),
+            "metered": None if self.metered is None else str(int(self.metered)),
+            "timezone": self.timezone,
+            "anchor": self.anchor,
+            "cut_at_cap": None if self.cut_at_cap is None else "1" if self.cut_at_cap else "",
+            "paused": "" if self.resume else None,
+        }
+        out = {name: value for name, value in given.items() if value is not None}
         for name, value in self.limits.items():
             out[name] = "" if value is None else str(value)
         return out
@@ -168,18 +164,32 @@ class Balance:
     spent: int
 
 
+class Rule(NamedTuple):
+    """A limit that is counted by itself, as it stands. `ends_ms`: when all of it is left again, or 0."""
+
+    name: str
+    limit: int
+    used: int
+    left: int
+    ends_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The enforced limits at `now_ms`.
 
-    `team` and `key` map names to numbers: limits, `used_*` counters, `<period>_ends_ms` and `<rate>_left`. If the
-    counters cannot be read, `fault` says why, and nothing else is known.
+    `team` and `key` map names to numbers: plain limits, `used_*` counters, `<period>_ends_ms` and `<rate>_left`.
+    `team_rules` and `key_rules` are the other limits. `lacks_calendar`: the ends of their periods are not known yet.
+    If the counters cannot be read, `fault` says why, and nothing else is known.
     """
 
     now_ms: int
     balance: Balance
     team: Mapping[str, int]
     key: Mapping[str, int]
+    team_rules: tuple[Rule, ...] = ()
+    key_rules: tuple[Rule, ...] = ()
+    lacks_calendar: bool = False
     fault: str = ""
 
 
@@ -187,7 +197,13 @@ def read_team(team_id: str, stored: Mapping[str, str]) -> Team:
     """Reads a team from its hash."""
     since, _, request_id = stored.get("paused", "").partition(" ")
     paused = Pause(int(since), request_id) if since.isdecimal() else None
-    return Team(**_account(team_id, stored), metered=stored.get("metered") != "0", paused=paused)
+    return Team(
+        **_account(team_id, stored),
+        metered=stored.get("metered") != "0",
+        paused=paused,
+        timezone=stored.get("timezone", ""),
+        anchor=stored.get("anchor", ""),
+    )
 
 
 def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
@@ -218,18 +234,30 @@ def restricts(name: str, value: str) -> bool:
     """Whether a field of a key's hash restricts the key."""
     if name == "status":
         return value == "disabled"
-    return value != "" and name in HOLDABLE
+    return value != "" and is_holdable(name)
 
 
 def read_view(reply: list[Any]) -> View:
-    """Parses the reply of view_v2."""
-    now_ms, money, team, key = reply
-    return View(now_ms, Balance(**_pairs(money)), _pairs(team), _pairs(key))
+    """Parses the reply of view_v3."""
+    now_ms, money, team, key, team_rules, key_rules, lacking = reply
+    return View(
+        now_ms,
+        Balance(**_pairs(money)),
+        _pairs(team),
+        _pairs(key),
+        _rules(team_rules),
+        _rules(key_rules),
+        lacks_calendar=lacking == 1,
+    )
 
 
 def faulty_view(problem: object) -> View:
     """Returns the view of a subject whose counters cannot be read."""
     return View(0, Balance(0, 0, 0, 0), {}, {}, fault=f"its counters cannot be read: {problem}")
+
+
+def _rules(rows: list[Any]) -> tuple[Rule, ...]:
+    return tuple(Rule(name.decode(), *numbers) for name, *numbers in rows)
 
 
 def _account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
@@ -256,7 +284,8 @@ def _read_account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
         "status": stored["status"],
         "models": tuple(filter(None, stored.get("models", "").split("\n"))),
         "operations": tuple(filter(None, stored.get("operations", "").split("\n"))),
-        "limits": {name: int(stored[name]) for name in LIMITS if name in stored},
+        "limits": {name: int(value) for name, value in stored.items() if is_limit(name)},
+        "rules": stored.get("rules", ""),
         "expires_ms": int(stored.get("expires_ms", "0")),
         "created_ms": int(stored["created_ms"]),
         "version": int(stored["version"]),

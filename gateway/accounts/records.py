@@ -105,16 +105,29 @@ class Records:
         return Page(tuple(found), after)
 
     async def configure(
-        self, name: str, fields: Mapping[str, str], version: int | None, *, called: str = "", run_by_ms: str = ""
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        version: int | None,
+        *,
+        decided: int | None = None,
+        called: str = "",
+        run_by_ms: str = "",
     ) -> Status:
         """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE.
 
-        Raises `version_mismatch`, and `not_allowed` for what was deleted or revoked.
+        `decided`: the fields were decided from this version, and hold for it alone. Where the caller knows no version,
+        OTHER_VERSION is returned then, and the change begins anew. Raises `version_mismatch`, and `not_allowed` for
+        what was deleted or revoked.
         """
-        seen = "" if version is None else str(version)
-        number, now = await self.call(CONFIG, [name], [seen, called, run_by_ms, *flat(fields)])
+        if decided is not None and version not in (None, decided):
+            raise changed_meanwhile(decided)
+        seen = decided if version is None else version
+        number, now = await self.call(
+            CONFIG, [name], ["" if seen is None else str(seen), called, run_by_ms, *flat(fields)]
+        )
         status = Status(number)
-        if status is Status.OTHER_VERSION:
+        if status is Status.OTHER_VERSION and version is not None:
             raise changed_meanwhile(now)
         if status is Status.FINAL:
             raise GatewayError("not_allowed", "It was deleted or revoked, for good. Create a new one.", param="status")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from gateway.accounts.entities import LIMITS, QUEUE_LIMITS, Balance, Pause
+from gateway.accounts.entities import Balance, Pause, Rule, View
+from gateway.accounts.limit_names import QUEUE_LIMITS, in_order, read_limit_name
 from gateway.billing.money import format_usd
 from gateway.protocol.timestamps import iso_time
 
@@ -28,14 +29,26 @@ def pause_json(pause: Pause | None) -> dict[str, str] | None:
     return None if pause is None else {"at": iso_time(pause.at_ms), "request_id": pause.request_id}
 
 
-def limits_json(view: Mapping[str, int], now_ms: int, limits: Mapping[str, int] = NOTHING) -> dict[str, dict[str, Any]]:
-    """Returns each configured limit as {"limit", "remaining", "resets_at"}.
+def limits_json(
+    view: View, scope: Literal["team", "key"], limits: Mapping[str, int] = NOTHING
+) -> dict[str, dict[str, Any]]:
+    """Returns each configured limit of a team or a key as {"limit", "remaining", "resets_at"}.
 
     `resets_at` is the time at which the whole limit is available again, or null. `limits` are the account's own: the
     view has those that are counted.
     """
-    queue = {name: limits[name] for name in QUEUE_LIMITS if name in limits}
-    return {name: _limit(name, {**view, **queue}, now_ms) for name in LIMITS if name in view or name in queue}
+    counted, rows = (view.team, view.team_rules) if scope == "team" else (view.key, view.key_rules)
+    plain = {**counted, **{name: limits[name] for name in QUEUE_LIMITS if name in limits}}
+    rules = {rule.name: rule for rule in rows}
+    names = in_order({name for name in plain if read_limit_name(name) is not None} | set(rules))
+    return {name: _ruled(rules[name]) if name in rules else _limit(name, plain, view.now_ms) for name in names}
+
+
+def _ruled(rule: Rule) -> dict[str, Any]:
+    name = read_limit_name(rule.name)
+    if name is not None and name.is_budget:
+        return _budget(rule.limit, rule.used, time_json(rule.ends_ms), in_usd=name.is_money)
+    return {"limit": rule.limit, "remaining": rule.left, "resets_at": time_json(rule.ends_ms)}
 
 
 def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
@@ -51,7 +64,11 @@ def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
     _, unit, period = name.split("_")
     used = view[f"used_{period}_{unit}"]
     resets_at = None if period == "total" else iso_time(view[f"{period}_ends_ms"])
-    if unit == "usd":
+    return _budget(limit, used, resets_at, in_usd=unit == "usd")
+
+
+def _budget(limit: int, used: int, resets_at: str | None, *, in_usd: bool) -> dict[str, Any]:
+    if in_usd:
         return {
             "limit_usd": format_usd(limit),
             "used_usd": format_usd(used),

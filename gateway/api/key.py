@@ -24,7 +24,7 @@ async def show_key(request: Request) -> dict[str, Any]:
         "expires_at": time_json(key.expires_ms),
         "models": list(key.models),
         "operations": list(key.operations),
-        "limits": limits_json(view.key, view.now_ms),
+        "limits": limits_json(view, "key"),
         "team": {
             "id": team.id,
             "name": team.name,
@@ -33,7 +33,9 @@ async def show_key(request: Request) -> dict[str, Any]:
             "operations": list(team.operations),
             "metered": team.metered,
             "paused": pause_json(team.paused),
+            "timezone": team.timezone or "UTC",
+            "anchor": team.anchor or None,
             "balance": balance_json(view.balance),
-            "limits": limits_json(view.team, view.now_ms),
+            "limits": limits_json(view, "team"),
         },
     }

@@ -13,6 +13,7 @@ import typer
 from gateway.cli import options, output
 from gateway.cli.client import AdminApiError, AdminClient, Json, segment, team_path
 from gateway.cli.errors import CliError
+from gateway.cli.limits import limits_of
 
 app = typer.Typer(help="Keys of a team.", no_args_is_help=True)
 
@@ -37,6 +38,7 @@ def create(  # noqa: PLR0913 - the command's flags
     budget_tokens_day: options.BudgetTokens = None,
     budget_tokens_month: options.BudgetTokens = None,
     budget_tokens_total: options.BudgetTokens = None,
+    limit: options.Limits = None,
     models: options.Models = None,
     operations: options.Operations = None,
     expires_at: options.ExpiresAt = None,
@@ -47,20 +49,7 @@ def create(  # noqa: PLR0913 - the command's flags
     as_json: options.AsJson = False,
 ) -> None:
     """Create a key. Its text is not shown again: the gateway stores only a hash."""
-    limits = options.given(
-        rpm=rpm,
-        tpm=tpm,
-        concurrency=concurrency,
-        max_output_tokens=max_output_tokens,
-        budget_usd_hour=budget_usd_hour,
-        budget_usd_day=budget_usd_day,
-        budget_usd_month=budget_usd_month,
-        budget_usd_total=budget_usd_total,
-        budget_tokens_hour=budget_tokens_hour,
-        budget_tokens_day=budget_tokens_day,
-        budget_tokens_month=budget_tokens_month,
-        budget_tokens_total=budget_tokens_total,
-    )
+    limits = options.limits(locals()) | limits_of(limit or [])
     body = options.given(
         name=name,
         models=options.listed(models),

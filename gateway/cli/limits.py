@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
+from gateway.accounts.limit_names import LIMITS, is_limit
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, team_path
 from gateway.cli.errors import USAGE, CliError
 
 app = typer.Typer(help="A team's limits. Changes apply from its next request on.", no_args_is_help=True)
 
-NAMES: Final = (
-    "rpm",
-    "tpm",
-    "concurrency",
-    "max_output_tokens",
-    *(f"budget_{unit}_{period}" for unit in ("usd", "tokens") for period in ("hour", "day", "month", "total")),
-    "queue_s",
-    "queue_length",
-)
 LimitArguments = Annotated[
-    list[str], typer.Argument(metavar="NAME=VALUE...", help=f"{', '.join(NAMES)}; the value none removes one.")
+    list[str],
+    typer.Argument(
+        metavar="NAME=VALUE...",
+        help=f"{', '.join(LIMITS)}; budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d; "
+        "the value none removes one.",
+    ),
 ]
 
 
@@ -55,9 +52,9 @@ def limits_of(changes: list[str]) -> dict[str, Any]:
     for word in changes:
         name, separator, value = word.partition("=")
         name = name.replace("-", "_")
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f"; is it {near[0]}?" if near else f": {', '.join(NAMES)}"
+        if not is_limit(name):
+            near = difflib.get_close_matches(name, LIMITS, n=1)
+            hint = f"; is it {near[0]}?" if near else f": {', '.join(LIMITS)}"
             raise CliError(f"{name!r} is not a limit{hint}", exit_code=USAGE)
         if not separator or not value:
             raise CliError(f"{word!r}: give a value, such as {name}=10, or {name}=none", exit_code=USAGE)

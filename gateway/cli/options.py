@@ -7,13 +7,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
 
+from gateway.accounts.limit_names import is_limit
 from gateway.cli.errors import USAGE, CliError
 
 _DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
@@ -41,15 +42,31 @@ Rpm = Annotated[int | None, typer.Option(help="Requests per minute.", min=0, max
 Tpm = Annotated[int | None, typer.Option(help="Tokens per minute.", min=0, max=_BOUND)]
 Concurrency = Annotated[int | None, typer.Option(help="Requests at the same time.", min=0, max=_BOUND)]
 MaxOutputTokens = Annotated[int | None, typer.Option(help="Largest max_output_tokens.", min=1, max=_BOUND)]
-BudgetUsd = Annotated[str | None, typer.Option(help="USD per calendar period (UTC), or in total.")]
+BudgetUsd = Annotated[str | None, typer.Option(help="USD per period of the team's calendar, or in total.")]
 BudgetTokens = Annotated[
-    int | None, typer.Option(help="Tokens per calendar period (UTC), or in total.", min=0, max=_BOUND)
+    int | None, typer.Option(help="Tokens per period of the team's calendar, or in total.", min=0, max=_BOUND)
+]
+
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="Any limit, such as budget_usd_week=25; may be repeated."),
+]
+Timezone = Annotated[
+    str | None, typer.Option(help="Where its days, weeks, months and quarters begin, such as Asia/Kolkata.")
+]
+Anchor = Annotated[
+    str | None, typer.Option(help="A day on which its weeks, months and quarters begin, such as 2026-11-15.")
 ]
 
 
 def given(**fields: Any) -> dict[str, Any]:
     """Returns the fields that were given. The API decides about the others."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def limits(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the limits among the values of a command's flags."""
+    return {name: value for name, value in values.items() if value is not None and is_limit(name)}
 
 
 def listed(text: str | None) -> list[str] | None:

@@ -135,6 +135,12 @@ def permitted_line(names: Sequence[str]) -> str:
     return ", ".join(names) or "all"
 
 
+def periods_line(team: Mapping[str, Any]) -> str:
+    """Returns where a team's periods begin: "Asia/Kolkata, from 2026-11-15"."""
+    anchor = team.get("anchor")
+    return f"{team.get('timezone') or 'UTC'}{f', from {anchor}' if anchor else ''}"
+
+
 def balance_fields(balance: Mapping[str, str]) -> dict[str, str]:
     """Returns a balance's fields. `available` comes first, because it is what people look for."""
     order = ("available", "held", "spent", "granted")

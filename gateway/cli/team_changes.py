@@ -1,4 +1,4 @@
-"""`gateway teams rename|delete|disable|enable|resume|expire|allow|operations`: commands that change an existing team.
+"""`gateway teams rename|delete|disable|enable|resume|expire|periods|allow|operations`: commands that change a team.
 
 Limits: `gateway limits`.
 """
@@ -11,6 +11,7 @@ import typer
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
+from gateway.cli.errors import USAGE, CliError
 from gateway.cli.teams import app
 
 
@@ -67,6 +68,24 @@ def expire(
 
 
 @app.command()
+def periods(
+    team: options.TeamArgument,
+    *,
+    timezone: options.Timezone = None,
+    anchor: options.Anchor = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Set where a team's days, weeks, months and quarters begin, for its budgets and its usage; "none" removes one.
+
+    It applies at once: what the present period has counted counts until its new end.
+    """
+    given = options.given(timezone=timezone, anchor=anchor)
+    if not given:
+        raise CliError("give --timezone, --anchor or both", exit_code=USAGE)
+    _change(team, {name: None if value == "none" else value for name, value in given.items()}, as_json=as_json)
+
+
+@app.command()
 def allow(
     team: options.TeamArgument,
     models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
@@ -106,6 +125,7 @@ def _shown(changed: Json, *, as_json: bool) -> None:
             "status": output.status(changed),
             "models": output.permitted_line(changed["models"]),
             "operations": output.permitted_line(changed["operations"]),
+            "periods": output.periods_line(changed),
             "expires": changed["expires_at"] or "never",
         }
     )

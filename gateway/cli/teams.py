@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
+from gateway.cli.limits import limits_of
 
 app = typer.Typer(help="Teams: their credits, limits and allowed models.", no_args_is_help=True)
 
@@ -33,33 +34,25 @@ def create(  # noqa: PLR0913 - the command's flags
     budget_tokens_day: options.BudgetTokens = None,
     budget_tokens_month: options.BudgetTokens = None,
     budget_tokens_total: options.BudgetTokens = None,
+    limit: options.Limits = None,
     models: options.Models = None,
     operations: options.Operations = None,
+    timezone: options.Timezone = None,
+    anchor: options.Anchor = None,
     expires_at: options.ExpiresAt = None,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Create a team."""
-    limits = options.given(
-        rpm=rpm,
-        tpm=tpm,
-        concurrency=concurrency,
-        max_output_tokens=max_output_tokens,
-        budget_usd_hour=budget_usd_hour,
-        budget_usd_day=budget_usd_day,
-        budget_usd_month=budget_usd_month,
-        budget_usd_total=budget_usd_total,
-        budget_tokens_hour=budget_tokens_hour,
-        budget_tokens_day=budget_tokens_day,
-        budget_tokens_month=budget_tokens_month,
-        budget_tokens_total=budget_tokens_total,
-    )
+    limits = options.limits(locals()) | limits_of(limit or [])
     body = options.given(
         name=name,
         credits_usd=credits_usd,
         metered=False if unmetered else None,
         models=options.listed(models),
         operations=options.listed(operations),
+        timezone=timezone,
+        anchor=anchor,
         expires_at=expires_at,
         limits=limits or None,
     )
@@ -131,6 +124,7 @@ def _show(team: Json) -> None:
             **({"fault": team["fault"]} if team["fault"] else output.balance_fields(team["balance"])),
             "models": output.permitted_line(team["models"]),
             "operations": output.permitted_line(team["operations"]),
+            "periods": output.periods_line(team),
             "expires": team["expires_at"] or "never",
             **({"waiting": team["waiting"]} if team.get("waiting") else {}),
             "created": team["created_at"],

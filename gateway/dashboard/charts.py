@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Final
 
-from gateway.protocol.timestamps import iso_time
+from gateway.accounts.periods import zone_of
+from gateway.reporting.report_steps import ReportSteps
 
 MAX_SERIES: Final = 6
 OTHERS: Final = "others"
@@ -94,17 +95,13 @@ def refusals(usage: dict[str, Any], name: Callable[[dict[str, Any]], str]) -> Ta
 
 
 def _steps(usage: dict[str, Any]) -> list[str]:
-    step = timedelta(hours=1) if usage["step"] == "hour" else timedelta(days=1)
-    at, end = _time(usage["from"]), _time(usage["to"])
-    out = []
-    while at < end:
-        out.append(iso_time(int(at.timestamp() * 1000)))
-        at += step
-    return out
+    steps = ReportSteps(usage["step"], zone_of(usage["timezone"]))
+    first, end = (steps.label(_ms(usage[name])) for name in ("from", "to"))
+    return [steps.begin(label) for label in range(first, end, steps.width_ms)]
 
 
-def _time(iso: str) -> datetime:
-    return datetime.fromisoformat(iso).astimezone(UTC)
+def _ms(iso: str) -> int:
+    return round(datetime.fromisoformat(iso).timestamp() * 1000)
 
 
 def colours(names: Iterable[str]) -> Mapping[str, str]:

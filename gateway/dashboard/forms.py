@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from gateway.dashboard.render import WHY
+from gateway.accounts.limit_names import LIMITS
 
 _HOUR_S: Final = 3600
 _MONEY: Final = "budget_usd_"
@@ -18,8 +18,17 @@ _LOCAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
 
 
 def limits(form: Mapping[str, str]) -> dict[str, Any]:
-    """Returns all limits: {"rpm": 60, "budget_usd_day": "1.5", "tpm": None, ...}."""
-    return {name: _limit(name, form.get(f"limits.{name}")) for name in WHY}
+    """Returns all limits: {"rpm": 60, "budget_usd_day": "1.5", "tpm": None, ...}.
+
+    Those without a field of their own are lines such as budget_usd_7d=25; of those that were there (`limits.had`), the
+    ones that have no line any more become None.
+    """
+    found = {name: _limit(name, form.get(f"limits.{name}")) for name in LIMITS}
+    found |= dict.fromkeys(form.get("limits.had", "").split())
+    for line in filter(str.strip, form.get("limits", "").splitlines()):
+        name, _, value = (part.strip() for part in line.partition("="))
+        found[name] = _limit(name, value)
+    return found
 
 
 def given_limits(form: Mapping[str, str]) -> dict[str, Any]:
@@ -30,6 +39,11 @@ def given_limits(form: Mapping[str, str]) -> dict[str, Any]:
 def permissions(form: Mapping[str, str]) -> dict[str, list[str]]:
     """Returns the permitted models and operations, which commas or spaces separate; an empty list permits all."""
     return {name: form.get(name, "").replace(",", " ").split() for name in ("models", "operations")}
+
+
+def periods(form: Mapping[str, str]) -> dict[str, str | None]:
+    """Returns the time zone and the anchor of a team; None for an empty field."""
+    return {name: form.get(name, "").strip() or None for name in ("timezone", "anchor")}
 
 
 def number(text: str | None) -> int | str | None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.dashboard.render import WHY, count, usd
+from gateway.accounts.limit_names import LIMITS
+from gateway.dashboard.render import count, limit_label, usd
 
 _NEARLY: Final = 0.8
 
@@ -30,8 +31,16 @@ def limit_bars(limits: Mapping[str, Mapping[str, Any]]) -> list[LimitBar]:
 
 
 def values(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Returns the configured limits, for the fields of a form."""
-    return {name: str(limit["limit_usd"] if "limit_usd" in limit else limit["limit"]) for name, limit in limits.items()}
+    """Returns the configured limits, for the fields of a form.
+
+    Those that have no field of their own are `others`, a line for each, and `had` names them.
+    """
+    found = {
+        name: str(limit["limit_usd"] if "limit_usd" in limit else limit["limit"]) for name, limit in limits.items()
+    }
+    others = {name: value for name, value in found.items() if name not in LIMITS}
+    lines = "\n".join(f"{name}={value}" for name, value in others.items())
+    return found | {"others": lines, "had": " ".join(others)}
 
 
 def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
@@ -43,7 +52,7 @@ def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
         most, used = limit["limit"], limit["limit"] - limit["remaining"]
         texts = count(used), count(most)
     else:
-        return LimitBar(name, WHY[name], "", count(limit["limit"]), None, "ok", None)
+        return LimitBar(name, limit_label(name), "", count(limit["limit"]), None, "ok", None)
     share = min(1.0, max(0.0, used / most)) if most else 1.0
     state = "full" if share >= 1 else "nearly" if share >= _NEARLY else "ok"
-    return LimitBar(name, WHY[name], *texts, round(share, 4), state, limit.get("resets_at"))
+    return LimitBar(name, limit_label(name), *texts, round(share, 4), state, limit.get("resets_at"))

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from gateway.dashboard import charts, forms, plots
 from gateway.dashboard.admin_client import AdminApiError
 from gateway.dashboard.guard import PageRoute, Visit, visit_of
-from gateway.dashboard.render import WHY, html, words
+from gateway.dashboard.render import html, limit_label, words
 from gateway.protocol.timestamps import iso_time
 
 router = APIRouter(route_class=PageRoute)
@@ -72,7 +72,7 @@ def reason(refused: Mapping[str, Any]) -> str:
     limit = refused["limit"]
     if not limit:
         return words(refused["code"])
-    return f"{WHY.get(limit, words(limit))}{', of the ' + refused['scope'] if refused['scope'] else ''}"
+    return f"{limit_label(limit)}{', of the ' + refused['scope'] if refused['scope'] else ''}"
 
 
 TABLES: Final[Mapping[str, Callable[[dict[str, Any]], charts.Table | charts.Times]]] = MappingProxyType(
@@ -104,6 +104,7 @@ async def show_overview(request: Request) -> Response:
         periods=PERIODS,
         teams=teams,
         total=total,
+        timezone=by_model["timezone"],
         unanswered=sum(count for outcome, count in total["outcomes"].items() if outcome not in _ANSWERED),
         spend=tables["spend"],
         requests=tables["requests"],

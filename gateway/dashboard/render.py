@@ -9,25 +9,26 @@ from typing import Any, Final
 from fastapi import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gateway.accounts.limit_names import LIMITS, read_limit_name, span
 from gateway.reporting.latency_buckets import duration
 
-WHY: Final[Mapping[str, str]] = {
+_SAID: Final[Mapping[str, str]] = {
     "rpm": "requests per minute",
     "tpm": "tokens per minute",
     "concurrency": "concurrent requests",
     "max_output_tokens": "output tokens per request",
-    "budget_usd_hour": "USD per hour",
-    "budget_usd_day": "USD per day",
-    "budget_usd_month": "USD per month",
-    "budget_usd_total": "USD in total",
-    "budget_tokens_hour": "tokens per hour",
-    "budget_tokens_day": "tokens per day",
-    "budget_tokens_month": "tokens per month",
-    "budget_tokens_total": "tokens in total",
     "queue_s": "seconds that a request may wait for its turn",
     "queue_length": "requests that may wait",
 }
-"""The names of limits for people."""
+_UNITS: Final[Mapping[str, str]] = {"budget_usd": "USD", "budget_tokens": "tokens"}
+
+
+def limit_label(name: str | None) -> str:
+    """Returns the name of a limit for people: "USD a week". What is no limit becomes words."""
+    read = read_limit_name(name or "")
+    if read is None:
+        return words(name)
+    return _SAID.get(read.what) or f"{_UNITS[read.what]} {span(read)}"
 
 
 def usd(amount: str | Decimal | None) -> str:
@@ -83,7 +84,8 @@ def words(name: str | None) -> str:
 
 def typed_limits(form: Mapping[str, str]) -> dict[str, str]:
     """Returns the limits that were typed into a form, so that the form can show them again."""
-    return {name: form.get(f"limits.{name}", "") for name in WHY}
+    listed = {name: form.get(f"limits.{name}", "") for name in LIMITS}
+    return listed | {"others": form.get("limits", ""), "had": form.get("limits.had", "")}
 
 
 def _environment() -> Environment:
@@ -105,7 +107,8 @@ def _environment() -> Environment:
         duration=duration,
     )
     environment.filters["typed_limits"] = typed_limits
-    environment.globals["WHY"] = WHY
+    environment.filters["limit_label"] = limit_label
+    environment.globals["LIMITS"] = LIMITS
     return environment
 
 

@@ -76,7 +76,7 @@ async def list_teams(request: Request) -> Response:
 async def create_team(request: Request) -> Response:
     """Creates a team with credits and limits."""
     visit, form = visit_of(request), form_of(request)
-    body: dict[str, Any] = {"name": form.get("name", ""), "limits": forms.given_limits(form)}
+    body: dict[str, Any] = {"name": form.get("name", ""), "limits": forms.given_limits(form), **forms.periods(form)}
     if "credits_usd" in form:
         body["credits_usd"] = form["credits_usd"].strip().removeprefix("$")
     try:
@@ -102,7 +102,7 @@ async def show_team(request: Request, team: str) -> Response:
 async def change_limits(request: Request, team: str) -> Response:
     """Changes the team's limits, models and operations."""
     form = form_of(request)
-    body = {"limits": forms.limits(form), **forms.permissions(form)}
+    body = {"limits": forms.limits(form), **forms.permissions(form), **forms.periods(form)}
     return await changed(visit_of(request), team, team_path(team), body, form, "limits")
 
 

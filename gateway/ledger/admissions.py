@@ -1,4 +1,4 @@
-"""The values of an admission, and the parser of the reply of `admit_v4`. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v5`. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from gateway.ledger.refusals import AdmissionRefusal, Demand, to_error
 from gateway.protocol.rate_limit_headers import NO_RATES, Rates
 
 _LATE: Final = b"late"
+_CALENDAR: Final = b"calendar"
+_ANSWER: Final = 17  # values of a reply that every one has
 
 
 class AdmissionRequest(NamedTuple):
@@ -61,16 +63,19 @@ class AdmissionRefused(GatewayError):
     """A refusal by the admission script; carries the rates for the answer's headers.
 
     `queue_s`: for how long it may wait for its turn instead; 0: not at all. `ahead`: how many it waits for. `used`: of
-    the limit.
+    the limit. `day`: as a hold has it.
     """
 
     rates: Rates = NO_RATES
     queue_s: int = 0
     ahead: int = 0
     used: int = 0
+    day: int = -1
 
     @classmethod
-    def of(cls, error: GatewayError, rates: Rates, queue_s: int, ahead: int, used: int) -> AdmissionRefused:
+    def of(
+        cls, error: GatewayError, rates: Rates, queue_s: int, ahead: int, used: int, day: int = -1
+    ) -> AdmissionRefused:
         """The same error, with what the script says besides."""
         refused = cls(
             error.code,
@@ -80,7 +85,7 @@ class AdmissionRefused(GatewayError):
             explain=error.explain,
             cause=error.cause,
         )
-        refused.rates, refused.queue_s, refused.ahead, refused.used = rates, queue_s, ahead, used
+        refused.rates, refused.queue_s, refused.ahead, refused.used, refused.day = rates, queue_s, ahead, used, day
         return refused
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -96,7 +101,17 @@ class AdmissionLate(Exception):
         self.now_ms = now_ms
 
 
-def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "") -> Hold:
+class CalendarDue(Exception):
+    """The ends of the team's periods are not known yet, so nothing was decided. `now_ms` is the store's time."""
+
+    def __init__(self, now_ms: int) -> None:
+        super().__init__("the team's calendar is to be written first")
+        self.now_ms = now_ms
+
+
+def hold_of(
+    request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "", counted: str = "", day: int = -1
+) -> Hold:
     """Returns the hold that a request asks for."""
     request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free, _waits = request
     _model, amount, input_tokens, output_tokens, _worst, _unsaid, _operation = demand
@@ -110,22 +125,30 @@ def hold_of(request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: st
         admitted_ms,
         idempotency_key,
         unchecked_secret,
-        reserved=not free,
+        not free,
+        counted,
+        day,
     )
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """Parses the reply of `admit_v4`. Raises AdmissionRefused or AdmissionLate."""
+    """Parses the reply of `admit_v5`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)
-    rates = Rates(*reply[11:17])
+    if code == _CALENDAR:
+        raise CalendarDue(now_ms)
+    rates = Rates(*reply[11:_ANSWER])
     demand = request.demand
     if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
         demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
         request = request._replace(demand=demand)
     if admitted == 1:
-        return Admission(hold_of(request, now_ms), rates, available, cut_at_cap=cut == 1)
+        counted, day = (reply[17].decode(), reply[18]) if len(reply) > _ANSWER else ("", -1)
+        return Admission(hold_of(request, now_ms, counted=counted, day=day), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
-    refusal = AdmissionRefusal(now_ms, code.decode(), scope.decode(), limit, used, wait, available, *reply[17:19])
-    raise AdmissionRefused.of(to_error(refusal, demand), rates, reply[19], reply[20], used)
+    usd_left, tokens_left, queue_s, ahead, day, _pattern = reply[_ANSWER:]
+    refusal = AdmissionRefusal(
+        now_ms, code.decode(), scope.decode(), limit, used, wait, available, usd_left, tokens_left
+    )
+    raise AdmissionRefused.of(to_error(refusal, demand), rates, queue_s, ahead, used, day)

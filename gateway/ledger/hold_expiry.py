@@ -24,7 +24,7 @@ from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
 RENEW: Final = Script.load("renew_v1")
-RESTORE: Final = Script.load("restore_v2")
+RESTORE: Final = Script.load("restore_v3")
 EXPIRE: Final = Script.load("expire_v2")
 RECLAIM: Final = Script.load("reclaim_v1")
 _BATCH_SIZE: Final = 200
@@ -109,6 +109,7 @@ def _restore(store: Store, hold: Hold, life_ms: str) -> asyncio.Future[Any]:
             life_ms,
             store.run_by_ms(names.team),
             fingerprint(hold.id),
+            hold.counted,
         ],
     )
 

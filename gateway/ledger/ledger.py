@@ -31,16 +31,19 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.accounts.entities import read_view
+from gateway.accounts.calendars import write_calendar
+from gateway.accounts.views import read_views
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import NO_USAGE, Hold, Settlement
 from gateway.concurrency.periodic import Periodic
 from gateway.errors import GatewayError
+from gateway.ledger.admission_call import ADMIT, AdmissionCalls
 from gateway.ledger.admissions import (
     Admission,
     AdmissionLate,
     AdmissionRefused,
     AdmissionRequest,
+    CalendarDue,
     Preview,
     hold_of,
     read_admission,
@@ -57,11 +60,8 @@ from gateway.protocol.rate_limit_headers import NO_RATES
 from gateway.store.errors import StoreError, StoreUnavailable, is_fault_of_call, is_forbidden, repeats
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
-from gateway.store.script import Script
 from gateway.store.store import Store
 
-ADMIT: Final = Script.load("admit_v4")
-VIEW: Final = Script.load("view_v2")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
 """Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
 _POSTED_AT_ONCE: Final = 500
@@ -104,9 +104,7 @@ class Ledger:
         self._told_s: dict[str, float] = {}
         self._met_fault_s: dict[str, float] = {}  # team -> when a call of it met a fault that concerns calls alone
         self._log = structlog.get_logger("gateway.ledger")
-        self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
-        self._burst = str(round(policy.burst * 1000))
-        self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
+        self._admissions = AdmissionCalls(policy, store.run_by_ms)
         self._calls = SettlementCalls(policy)
 
     @property
@@ -138,11 +136,11 @@ class Ledger:
         if self._unsettled and self._cannot_settle(request.key.team_id):
             raise _unavailable(StoreUnavailable("unsettled"))
         for pause_s in _REPEAT_AFTER_S:
-            reply = self._store.call(ADMIT, *self._admit_call(request, dry_run=False))
+            reply = self._store.call(ADMIT, *self._admissions.call(request))
             try:
                 admission = read_admission(await reply, request)
-            except AdmissionLate as late:  # the clocks have drifted apart, and the reply shows the store's
-                self._store.note_clock(TeamKeys(request.key.team_id).team, late.now_ms)
+            except (AdmissionLate, CalendarDue) as due:
+                await self._make_ready(request.key.team_id, due)
                 continue
             except (StoreUnavailable, StoreError) as error:
                 if pause_s is not None and isinstance(error, StoreUnavailable) and repeats(error.reason):
@@ -165,19 +163,22 @@ class Ledger:
             return admission
         raise _unavailable(StoreUnavailable("late"))
 
+    async def _make_ready(self, team_id: str, due: AdmissionLate | CalendarDue) -> None:
+        """Does what an admission lacked. Whether the store is away, the next attempt will see."""
+        if isinstance(due, AdmissionLate):  # the clocks have drifted apart, and the reply shows the store's
+            self._store.note_clock(TeamKeys(team_id).team, due.now_ms)
+            return
+        with contextlib.suppress(StoreUnavailable, StoreError):
+            await write_calendar(self._store, team_id, due.now_ms)
+
     async def preview(self, request: AdmissionRequest) -> Preview:
         """What `admit` would say now, and what is left of each limit; reserves nothing. Raises as `admit` does."""
-        names = TeamKeys(request.key.team_id)
-        view = [names.team, names.state, names.key(request.key.key_id)]
-        replies = [
-            self._store.call(ADMIT, *self._admit_call(request, dry_run=True)),
-            self._store.call(VIEW, view, [request.key.key_id, self._burst]),
-        ]
-        reply, seen = await gather(replies)
+        [view] = await read_views(self._store, [(request.key.team_id, request.key.key_id)], self._admissions.burst)
+        [reply] = await gather([self._store.call(ADMIT, *self._admissions.call(request, dry_run=True))])
         try:
-            return Preview(read_admission(reply, request), read_view(seen))
-        except AdmissionLate as late:
-            self._store.note_clock(names.team, late.now_ms)
+            return Preview(read_admission(reply, request), view)
+        except (AdmissionLate, CalendarDue) as due:
+            await self._make_ready(request.key.team_id, due)
             raise _unavailable(StoreUnavailable("late")) from None
 
     def settle(self, settlement: Settlement, memory: Memory | None = None) -> asyncio.Future[Posted | None]:
@@ -340,32 +341,6 @@ class Ledger:
         if now_s - self._told_s.get(word, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
             self._told_s[word] = now_s
             self._log.error("store_refuses", error=detail)
-
-    def _admit_call(self, request: AdmissionRequest, *, dry_run: bool) -> tuple[list[str], list[str]]:
-        key, demand, names = request.key, request.demand, TeamKeys(request.key.team_id)
-        keys = names.of_request(key.key_id)
-        if request.idempotency_key is not None:
-            keys.append(names.idempotency_key(key.key_id, request.idempotency_key))
-        keys += [names.queue] if request.waits else []
-        return keys, [
-            request.request_id,
-            key.key_id,
-            key.secret_hash,
-            "\n".join(request.patterns),
-            str(demand.amount_nano_usd),
-            str(demand.input_tokens + demand.output_tokens),
-            str(-1 if request.max_output_tokens is None else request.max_output_tokens),
-            self._hold_ttl_ms,
-            "1" if dry_run else "0",
-            self._idempotency_ttl_ms,
-            str(demand.output_tokens),
-            str(demand.worst.output_nano_usd),
-            self._store.run_by_ms(keys[0]),
-            self._burst,
-            request.operations,
-            "1" if request.free else "0",
-            "1" if request.waits else "",
-        ]
 
 
 def _team_of(keys: list[str]) -> str:

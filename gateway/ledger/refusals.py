@@ -1,4 +1,4 @@
-"""Turns a refusal by `admit_v4` into an error that people and programs can act on. Pure.
+"""Turns a refusal by `admit_v5` into an error that people and programs can act on. Pure.
 
     script's code          error                  does waiting help?
     invalid_api_key        401 invalid_api_key    no
@@ -8,7 +8,7 @@
     rpm, tpm               429 rate_limit_exceeded, exact to the millisecond; not if the request exceeds the whole limit
     concurrency            429 concurrency_exceeded; as long as slots are kept (slot_times.py); not if the limit is 0
     queue                  429 concurrency_exceeded; others wait for their turn, and the queue has no room
-    budget_*               402 insufficient_quota until the period ends; `total`: no
+    budget_*               402 insufficient_quota until the period ends, or old use has left it; `total`: no
     credits                402 insufficient_quota no
     team_paused            402 team_paused        no: an operator or a grant lets it go on
     request_in_progress    409 request_in_progress; one second is a guess
@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from gateway.accounts.limit_names import LimitName, read_limit_name, span
 from gateway.billing.hold import WorstCase, affordable_output_tokens
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError, JsonScalar
@@ -207,21 +208,20 @@ def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
 
 
 def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
-    _, unit, period = refusal.code.split("_")
-    if unit == "usd":
+    name = read_limit_name(refusal.code) or LimitName(refusal.code)
+    if name.is_money:
         limit, used, wanted = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
     else:
         limit, used, wanted = (
             f"{n} tokens" for n in (refusal.limit, refusal.used, demand.input_tokens + demand.output_tokens)
         )
-    span = {"total": "in total", "hour": "an hour"}.get(period, f"a {period}")
     return GatewayError(
         "insufficient_quota",
-        f"This {refusal.scope} has a budget of {limit} {span}; {used} are used or held, "
+        f"This {refusal.scope} has a budget of {limit} {span(name)}; {used} are used or held, "
         f"and this request may take {wanted}.",
         wait_ms=refusal.wait_ms,
         explain={
-            **_explain(refusal, refusal.code, format_usd(refusal.limit) if unit == "usd" else refusal.limit),
+            **_explain(refusal, refusal.code, format_usd(refusal.limit) if name.is_money else refusal.limit),
             "affordable_output_tokens": _affordable(refusal, demand),
         },
     )

@@ -63,7 +63,7 @@ class SettlementCalls:
         hold, usage = settlement.hold, settlement.usage
         names, admitted_ms = TeamKeys(hold.team_id), hold.admitted_ms
         indexed_ms = admitted_ms or time.time_ns() // 1_000_000  # where the reply to its admission was lost
-        keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms)
+        keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms, hold.day)
         if hold.idempotency_key is not None:
             keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
         ends = memory is not None and memory.shown_id

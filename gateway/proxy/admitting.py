@@ -40,7 +40,9 @@ async def admit(
             if not refused.queue_s:
                 raise
             admission = await _in_turn(ledger, routed.admission_request, refused.queue_s, client, record)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, AdmissionRefused):
+            record.day = error.day
         if routed.turn is not None:
             await routed.turn.close()
         raise

@@ -70,11 +70,11 @@ def answer(request_id: str, model: str, price: Price, preview: Preview) -> bytes
         "price": {
             f"{kind}_usd": format_rate(price.plain.per_million(kind)) for kind in ("input", "cached_input", "output")
         },
-        "key": {"id": hold.key_id, "limits": limits_json(view.key, view.now_ms)},
+        "key": {"id": hold.key_id, "limits": limits_json(view, "key")},
         "team": {
             "id": hold.team_id,
             "balance": balance_json(view.balance),
-            "limits": limits_json(view.team, view.now_ms),
+            "limits": limits_json(view, "team"),
         },
     }
     return orjson.dumps(fields)

@@ -1,6 +1,7 @@
 """What operators look at: usage, outcomes, refusals, recent and live requests, the audit log.
 
 usage_rollups      usage by hour and day, written by settlement
+report_steps       hours, and days of a time zone
 outcome_rollups    outcomes, refusals and durations by hour and day
 latency_buckets    durations as counts in fixed buckets
 recent_requests    the last requests of a team or of all teams

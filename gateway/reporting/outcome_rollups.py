@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.store.errors import StoreError, StoreUnavailable
-from gateway.store.keyspace import TeamKeys
+from gateway.store.keyspace import STEP_MS, TeamKeys
 from gateway.store.script import Script
 from gateway.store.store import Store
 
@@ -40,12 +40,16 @@ _PAIRS: Final = 500  # fields per call
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The team and the server's time in ms. For refusals also the key and the SHA-256 of the presented secret."""
+    """The team and the server's time in ms. For refusals also the key and the SHA-256 of the presented secret.
+
+    `day`: in the team's time zone, days after 1970-01-01; -1: as in UTC.
+    """
 
     team_id: str
     at_ms: int
     key_id: str = ""
     secret_hash: str = ""
+    day: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,8 @@ class OutcomeRollups:
 
     def _call(self, where: Where, counts: Counter[str]) -> tuple[list[str], list[str]]:
         names = TeamKeys(where.team_id)
-        keys = [names.outcomes("hour", where.at_ms), names.outcomes("day", where.at_ms)]
+        day_ms = where.at_ms if where.day < 0 else where.day * STEP_MS["day"]
+        keys = [names.outcomes("hour", where.at_ms), names.outcomes("day", day_ms)]
         keys += [names.key(where.key_id)] if where.secret_hash else []
         flat = [word for name, count in counts.items() for word in (name, str(count))]
         limit = MAX_FIELDS_OF_REFUSALS if where.secret_hash else MAX_FIELDS

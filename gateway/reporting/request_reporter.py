@@ -195,12 +195,13 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
     """Returns the counts of finished requests. Refused ones count now, admitted ones at the time of their admission."""
     found: defaultdict[Where, Counter[str]] = defaultdict(Counter)
     # texts are built once per kind of request, not once per request
-    ended: dict[tuple[str, int, str, Outcome, int, int], int] = {}
+    ended: dict[tuple[Where, str, Outcome, int, int], int] = {}
     for record in records:
         settlement, times, model = record.settlement, record.times, record.model or ""
         if settlement is None:
             explain = record.refusal.explain if record.refusal is not None else {}
-            where = Where(record.key.team_id, _hour(now_ms), record.key.key_id, record.key.secret_hash)
+            asked = record.key
+            where = Where(asked.team_id, _hour(now_ms), asked.key_id, asked.secret_hash, record.day)
             reason = f"{record.code},{explain.get('limit') or ''},{explain.get('scope') or ''}"
             found[where][f"no,{reason}|{model}"] += 1
             continue
@@ -212,10 +213,11 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
         if "{id}" in record.route:
             continue  # a response is one request with one outcome, however often it is asked for
         hold = settlement.hold
-        key = (hold.team_id, _hour(hold.admitted_ms), settlement.model or model, settlement.outcome, total, first)
+        where = Where(hold.team_id, _hour(hold.admitted_ms), day=hold.day)
+        key = (where, settlement.model or model, settlement.outcome, total, first)
         ended[key] = ended.get(key, 0) + 1
-    for (team_id, hour_ms, model, outcome, total, first), requests in ended.items():
-        counter = found[Where(team_id, hour_ms)]
+    for (where, model, outcome, total, first), requests in ended.items():
+        counter = found[where]
         counter[f"end,{outcome.value}|{model}"] += requests
         if total:
             counter[f"total,{total}|{model}"] += requests

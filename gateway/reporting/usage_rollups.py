@@ -1,4 +1,4 @@
-"""Usage by the hour or the day (UTC), rolled up when requests end.
+"""Usage by the hour (UTC) or the day (of the team's time zone), rolled up when requests end.
 
     gw:{T}:used:<hour>  gw:{T}:used-day:<day>   "<key>|<model>" -> "requests input cached output cost"
     gw:{T}:seen:<hour>  gw:{T}:seen-day:<day>   see outcome_rollups.py
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from gateway.reporting.outcome_rollups import OutcomeCounts, read_outcomes
-from gateway.store.keyspace import STEP_MS, Step, TeamKeys
+from gateway.store.keyspace import Step, TeamKeys
 from gateway.store.replies import gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store
@@ -30,7 +30,7 @@ _BATCH_SIZE: Final = 32  # calls per write to the store
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """The usage of one model by one key in one step of time. `cost` is in nano-USD."""
+    """The usage of one model by one key in one step of time. `cost` is in nano-USD; `start_ms`: see report_steps.py."""
 
     team_id: str
     key_id: str
@@ -43,16 +43,10 @@ class UsageRow:
     cost: int
 
 
-def steps(from_ms: int, to_ms: int, step: Step) -> range:
-    """Returns the start times of the steps that [from_ms, to_ms) touches."""
-    width = STEP_MS[step]
-    return range(from_ms // width * width, to_ms, width)
-
-
 async def rolled_up(
     store: Store, team_ids: AsyncIterable[str], starts: Sequence[int], step: Step, *, with_outcomes: bool
 ) -> AsyncIterator[UsageRow | OutcomeCounts]:
-    """Yields all rows of these steps. Raises GatewayError `store_unavailable`."""
+    """Yields all rows of these steps, by their labels (report_steps.py). Raises GatewayError `store_unavailable`."""
     parts = [starts[at : at + _STEPS] for at in range(0, len(starts), _STEPS)]
     wanted: list[tuple[str, Sequence[int]]] = []
     async for team_id in team_ids:

@@ -23,7 +23,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:refused            stream  TTL `ledger.refused_retention_s`: the last refusals
     gw:{T}:timings            stream  TTL of a day: how long the parts of the last settled requests took
     gw:{T}:rotated:<sha256>   string  TTL `ledger.idempotency_ttl_s`: the idempotency key of a rotation
-    gw:{T}:team               hash    permanent: the team's settings and limits
+    gw:{T}:team               hash    permanent: the team's settings and limits, the ends of its periods around now
     gw:{T}:keys               zset    permanent: the team's keys, by creation
     gw:{T}:key:<key_id>       hash    permanent: a key's settings, limits and hashed secrets
     gw:{T}:state              hash    permanent: balance and counters of the team and its keys; windows are packed
@@ -37,7 +37,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
                                       holds and responses; makes settlement idempotent
     gw:{T}:done:<hold_id>     string  TTL of days: how a hold ended, as versions before this one kept it
     gw:{T}:used:<hour>        hash    TTL `ledger.usage_retention_s`: usage of an hour by key and model
-    gw:{T}:used-day:<day>     hash    the same for a day
+    gw:{T}:used-day:<day>     hash    the same for a day, by the date in the team's time zone
     gw:{T}:seen:<hour>        hash    TTL `ledger.usage_retention_s`: outcomes, durations and refusals of an hour
     gw:{T}:seen-day:<day>     hash    the same for a day
     gw:{T}:mark:<sha256>      string  TTL `ledger.idempotency_ttl_s`: a client's Idempotency-Key
@@ -132,15 +132,18 @@ class TeamKeys(NamedTuple):
             prefix + "journal",
         ]
 
-    def of_settlement(self, key_id: str, hold_id: str, admitted_ms: int, indexed_ms: int) -> list[str]:
-        """Returns the keys that every settlement touches: those of its request, words, index, usage, resolution."""
+    def of_settlement(self, key_id: str, hold_id: str, admitted_ms: int, indexed_ms: int, day: int = -1) -> list[str]:
+        """Returns the keys that every settlement touches: those of its request, words, index, usage, resolution.
+
+        `day`: in the team's time zone, days after 1970-01-01; -1: as in UTC.
+        """
         prefix = f"gw:{{{self.team_id}}}:"
         return [
             *self.of_request(key_id),
             prefix + "words",
             f"{prefix}ended:{indexed_ms // WEEK_MS}",
             f"{prefix}used:{admitted_ms // STEP_MS['hour']}",
-            f"{prefix}used-day:{admitted_ms // STEP_MS['day']}",
+            f"{prefix}used-day:{admitted_ms // STEP_MS['day'] if day < 0 else day}",
             f"{prefix}done:{hold_id}",
         ]
 

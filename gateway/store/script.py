@@ -1,9 +1,9 @@
 """Lua scripts as values, read from the package.
 
-A line `--@include NAME` is replaced by scripts/NAME.lua. A line `local NAME, OTHER = 1, 2` of numbers with names in
-capitals defines constants: the numbers are written in the place of the names. Every run of a script would otherwise
-set these locals and capture them in every function that uses them, which took a tenth of an admission's time in the
-store. The server identifies a script by the SHA-1 of its source.
+A line `--@include NAME` is replaced by scripts/NAME.lua, which may have such lines too. A line `local NAME, OTHER =
+1, 2` of numbers with names in capitals defines constants: the numbers are written in the place of the names. Every run
+of a script would otherwise set these locals and capture them in every function that uses them, which took a tenth of an
+admission's time in the store. The server identifies a script by the SHA-1 of its source.
 
 A script that fails in the middle keeps what it has written. So each script that writes first asks the server whether
 its user may run all of its commands (`_permission_check`), and otherwise answers NOPERM with those that are missing. A
@@ -70,7 +70,7 @@ class Script:
 
         Raises ValueError if a constant has two values.
         """
-        source = _without_constants(_INCLUDE.sub(lambda line: _read(line[1]).rstrip("\n"), _READS.sub("", text)))
+        source = _without_constants(_included(_READS.sub("", text)))
         commands = tuple(sorted({" ".join(filter(None, found)) for found in _CALL.findall(source)}))
         if _PERMITS.search(source):
             source = _PERMITS.sub(lambda line: _permission_check(line[1].split(), commands), source)
@@ -97,6 +97,10 @@ def _permission_check(asked: Iterable[str], commands: Iterable[str]) -> str:
 
 def _words(command: str) -> str:
     return "'" + command.replace(" ", "','") + "'"
+
+
+def _included(text: str) -> str:
+    return _INCLUDE.sub(lambda line: _included(_read(line[1]).rstrip("\n")), text)
 
 
 def _read(name: str) -> str:

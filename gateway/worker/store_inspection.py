@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from gateway.concurrency.periodic import Periodic
-from gateway.ledger.ledger import ADMIT
+from gateway.ledger.admission_call import ADMIT
 from gateway.ledger.settlement_call import SETTLE
 from gateway.store import durability
 from gateway.store.durability import Inspection

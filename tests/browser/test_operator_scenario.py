@@ -10,7 +10,8 @@ from decimal import Decimal
 
 from playwright.sync_api import Locator
 
-from gateway.dashboard.render import WHY
+from gateway.accounts.limit_names import LIMITS
+from gateway.dashboard.render import limit_label
 from tests.browser.browser_session import BrowserSession
 from tests.support.operator_scenario import CreatedKey, run_operator_scenario
 
@@ -100,7 +101,7 @@ class ByDashboard:
         said = self._page.locator(".alert").inner_text()
         found = re.search(r"\((.+), of the (\w+)\)", said)
         assert found is not None, said
-        limit = next(name for name, text in WHY.items() if text == found[1])
+        limit = next(name for name in LIMITS if limit_label(name) == found[1])
         code = self._page.locator(".facts code").inner_text()
         return f"{found[2]} {limit} {code}"
 

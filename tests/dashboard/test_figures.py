@@ -86,6 +86,7 @@ def test_a_chart_loses_nothing(rows: list[tuple[int, int, int]]) -> None:
         costs[day, model] = costs.get((day, model), 0) + cost
     usage = {
         "step": "day",
+        "timezone": "UTC",
         "from": "2026-11-01T00:00:00.000Z",
         "to": "2026-11-08T00:00:00.000Z",
         "groups": [{"model": f"m{model}"} for model in sorted({model for _, model in costs})],

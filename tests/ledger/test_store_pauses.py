@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.ledger.ledger import ADMIT
+from gateway.ledger.admission_call import ADMIT, AdmissionCalls
 from gateway.ledger.settlement_call import Resolution
 from gateway.store.keyspace import TeamKeys
-from tests.support.ledgers import ask, kept_up, open_ledger, settled
+from tests.support.ledgers import ask, kept_up, open_ledger, policy, settled
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
@@ -51,7 +51,7 @@ async def test_an_admission_that_comes_too_late_reserves_nothing(own_store: Serv
     async with open_ledger(own_store.url, tmp_path) as parts:
         key = await parts.new_key()
         before = await parts.books(key)
-        keys, args = parts.ledger._admit_call(ask(key), dry_run=False)  # noqa: SLF001 - as it was sent, long ago
+        keys, args = AdmissionCalls(policy(), parts.store.run_by_ms).call(ask(key))  # as it was sent, long ago
         args[12] = str(int(args[12]) - 3_600_000)
         reply = await parts.store.call(ADMIT, keys, args)
         assert (reply[0], reply[2]) == (0, b"late")

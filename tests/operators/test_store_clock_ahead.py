@@ -12,7 +12,7 @@ from tests.support.admins import admin_client, done
 from tests.support.dashboard_client import signed_in
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.servers import valkey_server
-from tests.support.shifted_clock import server_ahead
+from tests.support.shifted_clock import clock_of
 
 AHEAD_S = 2 * 3600
 
@@ -20,7 +20,8 @@ AHEAD_S = 2 * 3600
 @pytest.fixture
 def ahead(upstream: str, tmp_path: Path) -> Iterator[RunningGateway]:
     with (
-        valkey_server(binary=server_ahead(tmp_path, AHEAD_S)) as store,
+        clock_of(tmp_path, AHEAD_S) as clock,
+        valkey_server(binary=clock.program) as store,
         running_gateway(store.url, upstream, tmp_path) as gateway,
     ):
         seconds, _ = store.run("TIME")

@@ -14,6 +14,7 @@ from redis.crc import key_slot
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
+from gateway.ledger.admission_call import AdmissionCalls
 from gateway.ledger.settlement_call import Resolution, SettlementCalls
 from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, policy, settled
@@ -34,7 +35,7 @@ async def test_every_key_that_a_request_touches_lies_in_one_slot(cluster: Cluste
         admission = await parts.ledger.admit(request)
         settlement = settled(admission.hold, cost=1)
         calls = (
-            parts.ledger._admit_call(request, dry_run=False),  # noqa: SLF001 - the keys as they are sent
+            AdmissionCalls(policy(), parts.store.run_by_ms).call(request),
             SettlementCalls(policy()).call(settlement),
         )
         touched = [name for keys, _ in calls for name in keys]

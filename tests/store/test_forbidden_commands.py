@@ -15,7 +15,7 @@ import redis
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger import hold_expiry
-from gateway.ledger.ledger import ADMIT
+from gateway.ledger.admission_call import ADMIT
 from gateway.ledger.settlement_call import SETTLE
 from gateway.store.durability import inspect
 from gateway.store.script import COMMANDS, Script

@@ -19,8 +19,8 @@ from gateway.accounts.entities import Changes
 from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
+from gateway.ledger.admission_call import ADMIT
 from gateway.ledger.known_responses import Memory
-from gateway.ledger.ledger import ADMIT
 from gateway.ledger.packed_entry import fingerprint
 from gateway.ledger.settlement_call import SETTLE
 from gateway.store.errors import StoreUnavailable
@@ -97,6 +97,29 @@ async def _settlement(
     return lambda: parts.ledger.settle(settled(hold, cost=7)._replace(**changes), memory)
 
 
+async def _under_rules(parts: LedgerParts, _: Server, key: ApiKey) -> Callable[[], Awaitable[object]]:
+    await _ruled(parts, key)
+    return await _admission(parts, key)
+
+
+async def _settled_under_rules(parts: LedgerParts, _: Server, key: ApiKey) -> Callable[[], Awaitable[object]]:
+    await _ruled(parts, key)
+    return await _settlement(parts, key, changes={})
+
+
+async def _under_rules_without_its_hold(parts: LedgerParts, _: Server, key: ApiKey) -> Callable[[], Awaitable[object]]:
+    await _ruled(parts, key)
+    return await _without_its_hold(parts, _, key)
+
+
+async def _ruled(parts: LedgerParts, key: ApiKey) -> None:
+    """Gives the team limits beyond the plain ones, and a calendar."""
+    limits = {"budget_usd_week": 900, "budget_tokens_7d": 900, "budget_usd_day": 900}
+    team = await parts.accounts.team(key.team_id)
+    await parts.accounts.update_team(team, Changes(limits=limits, timezone="Asia/Kolkata"))
+    await parts.ledger.settle(voided((await parts.ledger.admit(ask(key))).hold))
+
+
 async def _settled(parts: LedgerParts, _: Server, key: ApiKey) -> Callable[[], Awaitable[object]]:
     return await _settlement(parts, key, changes={})
 
@@ -152,7 +175,8 @@ async def _posted_twice(parts: LedgerParts, _: Server, key: ApiKey) -> Callable[
 CALLS: Final[Mapping[Prepare, Script]] = MappingProxyType(
     {
         **dict.fromkeys((_plain, _with_an_idempotency_key, _free, _of_a_large_total), ADMIT),
-        **dict.fromkeys((_that_joins_the_queue, _whose_turn_has_come), ADMIT),
+        **dict.fromkeys((_that_joins_the_queue, _whose_turn_has_come, _under_rules), ADMIT),
+        **dict.fromkeys((_settled_under_rules, _under_rules_without_its_hold), SETTLE),
         **dict.fromkeys((_settled, _settled_again_in_known_words, _remembered, _after_attempts, _that_pauses), SETTLE),
         **dict.fromkeys((_of_an_idempotency_key, _of_large_sums, _voided, _without_its_hold, _posted_twice), SETTLE),
     }

@@ -23,6 +23,7 @@ from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.form_protections import FORM_PROTECTIONS
 from tests.support.growth_protections import GROWTH_PROTECTIONS
 from tests.support.hold_protections import HOLD_PROTECTIONS
+from tests.support.limit_protections import LIMIT_PROTECTIONS
 from tests.support.notice_protections import NOTICE_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
@@ -38,6 +39,7 @@ EVERY: Final = (
     *FORM_PROTECTIONS,
     *GROWTH_PROTECTIONS,
     *HOLD_PROTECTIONS,
+    *LIMIT_PROTECTIONS,
     *NOTICE_PROTECTIONS,
     *QUEUE_PROTECTIONS,
     *RESPONSE_PROTECTIONS,

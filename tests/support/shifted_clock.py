@@ -1,9 +1,18 @@
-"""A Valkey whose clock is ahead of this machine's: a shim of the C library shifts what the server is told."""
+"""A Valkey whose clock a test sets: a shim of the C library adds to what the server is told.
+
+with clock_of(directory, ahead_s=7200) as clock:
+    with valkey_server(binary=clock.program) as server: ...
+        clock.ahead_s = 86_400
+"""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import shutil
+import struct
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,31 +23,59 @@ from tests.support.servers import binaries
 _SHIM: Final = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <time.h>
+static volatile long *ahead;
+static long ahead_s(void) {
+  if (!ahead) ahead = mmap(0, sizeof(long), PROT_READ, MAP_SHARED, open(AHEAD, O_RDONLY), 0);
+  return *ahead;
+}
 int gettimeofday(struct timeval *told, void *zone) {
   int (*real)(struct timeval *, void *) = dlsym(RTLD_NEXT, "gettimeofday");
   int done = real(told, zone);
-  told->tv_sec += AHEAD_S;
+  told->tv_sec += ahead_s();
   return done;
 }
 int clock_gettime(clockid_t clock, struct timespec *told) {
   int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
   int done = real(clock, told);
-  if (clock == CLOCK_REALTIME) told->tv_sec += AHEAD_S;
+  if (clock == CLOCK_REALTIME) told->tv_sec += ahead_s();
   return done;
 }
 """
 
 
-def server_ahead(directory: Path, ahead_s: int) -> str:
-    """Returns a program that is a Valkey with such a clock. Skips the test where nothing can be compiled."""
+class Clock:
+    """How far the clock of one server is ahead. Mutable: `ahead_s`. `program` starts a Valkey with it."""
+
+    def __init__(self, program: str, shared: mmap.mmap) -> None:
+        self.program = program
+        self._shared = shared
+
+    @property
+    def ahead_s(self) -> int:
+        """Seconds, negative for a clock that is behind."""
+        return int(struct.unpack("l", self._shared[:])[0])
+
+    @ahead_s.setter
+    def ahead_s(self, seconds: int) -> None:
+        self._shared[:] = struct.pack("l", seconds)
+
+
+@contextlib.contextmanager
+def clock_of(directory: Path, ahead_s: int = 0) -> Iterator[Clock]:
+    """Yields a clock. Skips the test where nothing can be compiled."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler on PATH (Debian's package gcc)")
-    source, shim, program = directory / "shim.c", directory / "shim.so", directory / "server"
+    source, shim, program, ahead = (directory / name for name in ("shim.c", "shim.so", "server", "ahead"))
     source.write_text(_SHIM)
-    subprocess.run([compiler, "-shared", "-fPIC", f"-DAHEAD_S={ahead_s}", "-o", shim, source, "-ldl"], check=True)
+    ahead.write_bytes(struct.pack("l", ahead_s))
+    define = f'-DAHEAD="{ahead}"'
+    subprocess.run([compiler, "-shared", "-fPIC", define, "-o", shim, source, "-ldl"], check=True)
     program.write_text(f'#!/bin/sh\nLD_PRELOAD="{shim}" exec "{binaries()["valkey"]}" "$@"\n')
     program.chmod(0o755)
-    return str(program)
+    with ahead.open("r+b") as file, mmap.mmap(file.fileno(), struct.calcsize("l")) as shared:
+        yield Clock(str(program), shared)

@@ -5,7 +5,7 @@ import contextlib
 
 import hiredis
 
-from gateway.ledger.ledger import ADMIT
+from gateway.ledger.admission_call import ADMIT
 from tests.support.servers import Server
 
 

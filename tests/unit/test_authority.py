@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gateway.accounts import limit_names
 from gateway.accounts.authority import held_fields
-from gateway.accounts.entities import HOLDABLE, LIMITS, Changes, Key, read_key
+from gateway.accounts.entities import RESTRICTIONS, Changes, Key, read_key
 from gateway.errors import GatewayError
 from gateway.protocol.operations import names_of
 from gateway.routing.model_patterns import specificity
@@ -16,6 +17,8 @@ MODELS = ("a/x", "a/y", "b/x", "c")
 PATTERNS = (*MODELS, "a/*", "b/*", "*")
 OPERATIONS = ("responses", "responses.delete", "images.edits", "messages")
 LISTED = (*OPERATIONS, "responses.*", "images.*", "*")
+LIMITS = (*limit_names.LIMITS, "budget_usd_7d", "budget_tokens_36h")
+HOLDABLE = (*RESTRICTIONS, *LIMITS)
 RANK = ("active", "disabled", "revoked")
 
 limits = st.dictionaries(st.sampled_from(LIMITS), st.none() | st.integers(0, 5), max_size=3)

@@ -22,6 +22,7 @@
     answers.py           renders large answers in slices
     guard.py             authentication, bounded bodies, idempotency keys, versions
     request_models.py    the bodies that are accepted
+    limit_models.py      limits in these bodies
     query_parameters.py  query parameters that several routes accept
     serialization.py     the JSON of answers
 

@@ -6,6 +6,7 @@
 | `models`                    | no route fits; an alias becomes the model that it stands for                       |
 | `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead          |
 | `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
+| `limits`                    | there would be more than `MAX_RULES` that scripts do not read by themselves        |
 
 A value that is set already may be sent again: forms send all of them.
 """
@@ -20,6 +21,8 @@ from typing import Final, NamedTuple
 import orjson
 
 from gateway.accounts.accounts import Changes, Key, Team
+from gateway.accounts.limit_names import PLAIN
+from gateway.accounts.rules import MAX_RULES
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.protocol.model_spelling import folded
@@ -63,6 +66,11 @@ def feasible(
             raise _impossible(
                 f"limits.{name}", "0 refuses every request for ever: set the status to disabled instead, or null"
             )
+    kept = {**set_before, **changes.limits}
+    if sum(value is not None for name, value in kept.items() if name not in PLAIN) > MAX_RULES:
+        raise _impossible(
+            "limits", f"at most {MAX_RULES} limits besides the plain ones: each is looked at in each request"
+        )
     if any(name == "tpm" or name.startswith("budget_") for name in new):
         own = changes.models if changes.models is not None else before.models if before is not None else ()
         _refuse_too_small(new, _least(snapshot, [own, team.models if team is not None else ()]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Annotated, Final
 
 from fastapi import Query
@@ -28,13 +28,13 @@ Since = Annotated[
 Until = Annotated[str | None, Query(alias="to", max_length=64, description="The same, not included")]
 
 
-def moment_ms(text: str | None, name: str, otherwise: int) -> int:
-    """Returns a date or time as ms since 1970. Raises GatewayError `invalid_field`."""
+def moment_ms(text: str | None, name: str, otherwise: int, zone: tzinfo = UTC) -> int:
+    """Returns a date or time as ms since 1970; `zone`: where it names none. Raises GatewayError `invalid_field`."""
     if text is None:
         return otherwise
     try:
         # A "+" that was not percent-encoded has been decoded to a space.
-        moment = parse_moment(text.replace(" ", "+") if "T" in text else text, datetime.now(UTC))
+        moment = parse_moment(text.replace(" ", "+") if "T" in text else text, datetime.now(UTC), zone)
         return max(0, int(moment.timestamp() * 1000))
     except (ValueError, OverflowError):
         raise GatewayError(

@@ -7,7 +7,7 @@ tomorrow. In a PATCH, an absent field stays as it is, and `null` removes a limit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -19,25 +19,25 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
-    WithJsonSchema,
     model_validator,
 )
 
-from gateway.accounts.accounts import LIMITS, Changes
+from gateway.accounts.accounts import Changes
 from gateway.accounts.authority import param_of
-from gateway.accounts.entities import HOLDABLE
+from gateway.accounts.entities import RESTRICTIONS, is_holdable
+from gateway.accounts.periods import LONGEST_NAME, zone_of
 from gateway.accounts.rotation import MAX_OVERLAP_S
-from gateway.billing.money import MAX_NANO_USD, MoneyError, format_usd, parse_usd
+from gateway.api.admin.limit_models import NO_LIMITS, Limits, PositiveUsd, Usd
 from gateway.protocol.moments import parse_moment
 from gateway.protocol.operations import checked_names
 from gateway.routing.model_patterns import is_pattern
 
 MAX_NAME: Final = 64
 MAX_MODELS: Final = 500
-MAX_QUEUE_S: Final = 600
-MAX_QUEUE_LENGTH: Final = 1000
 MAX_ARCHIVED: Final = 20_000
+MAX_RELEASED: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_ANCHOR, _LAST_ANCHOR = date(1970, 1, 1), date(2199, 12, 31)
 
 
 def _name(text: str) -> str:
@@ -56,21 +56,6 @@ def _operations(names: list[str]) -> list[str]:
     return list(checked_names(names))
 
 
-def _usd(value: object) -> int:
-    if not isinstance(value, str):
-        raise ValueError('money is a decimal string in USD, such as "1.25"')  # noqa: TRY004 - pydantic reports ValueError
-    try:
-        return parse_usd(value)
-    except MoneyError as error:
-        raise ValueError(str(error)) from None
-
-
-def _not_negative(amount: int) -> int:
-    if amount < 0:
-        raise ValueError(f"must lie between 0 and {format_usd(MAX_NANO_USD)} USD")
-    return amount
-
-
 def _moment(value: object) -> object:
     """Reads a day or a word. A time must name its zone: an expiry is no place for a guess."""
     is_time = isinstance(value, str) and len(value.strip()) > len("2026-11-01")
@@ -83,32 +68,43 @@ def _later(moment: datetime) -> datetime:
     return moment
 
 
-_MONEY_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["1.25"], "description": "USD, a decimal string"})
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
 Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
 Models = Annotated[list[Pattern], Field(max_length=MAX_MODELS)]
 Operations = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64), AfterValidator(_operations)]
-Usd = Annotated[int, BeforeValidator(_usd), _MONEY_SCHEMA]
-PositiveUsd = Annotated[int, BeforeValidator(_usd), AfterValidator(_not_negative), _MONEY_SCHEMA]
 Flag = Annotated[bool, Strict()]
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(_later)]
-Count = Annotated[int, Strict(), Field(ge=0, le=10**9)]
-Positive = Annotated[int, Strict(), Field(ge=1, le=10**9)]
-Tokens = Annotated[int, Strict(), Field(ge=0, le=10**11)]
-Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 
 
-HELD: Final[Mapping[str, str]] = MappingProxyType({param_of(name): name for name in HOLDABLE})
+_HELD: Final[Mapping[str, str]] = MappingProxyType({param_of(name): name for name in RESTRICTIONS})
 
 
-def _holdable(name: str) -> str:
-    if name not in HELD:
-        raise ValueError(f"one of {', '.join(HELD)}")
+def _holdable(param: str) -> str:
+    name = _HELD.get(param, param.removeprefix("limits."))
+    if param not in (*_HELD, f"limits.{name}") or not is_holdable(name):
+        raise ValueError(f"one of {', '.join(_HELD)}, or a limit such as limits.rpm")
     return name
 
 
 Held = Annotated[str, AfterValidator(_holdable)]
-"""What an operator can hold, by its name in this API."""
+"""What an operator can hold, by its name in this API; becomes the name of the field."""
+
+
+def _zone(name: str) -> str:
+    zone_of(name)
+    return "" if name == "UTC" else name
+
+
+def _anchor(day: date) -> date:
+    if not _FIRST_ANCHOR <= day <= _LAST_ANCHOR:
+        raise ValueError(f"must lie between {_FIRST_ANCHOR} and {_LAST_ANCHOR}")
+    return day
+
+
+Zone = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_zone)]
+Anchor = Annotated[date, AfterValidator(_anchor)]
+TIMEZONE: Final = Field(default=None, description="A name of the IANA database, such as Asia/Kolkata; null: UTC")
+ANCHOR: Final = Field(default=None, description="A day on which weeks, months and quarters of budgets begin")
 
 
 def example(value: dict[str, Any]) -> ConfigDict:
@@ -122,31 +118,11 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Limits(Body):
-    """Limits of a team or a key. null removes one; what lets no request through is refused (feasibility.py)."""
-
-    rpm: Count | None = None
-    tpm: Tokens | None = None
-    concurrency: Count | None = None
-    max_output_tokens: Positive | None = None
-    budget_usd_hour: PositiveUsd | None = None
-    budget_usd_day: PositiveUsd | None = None
-    budget_usd_month: PositiveUsd | None = None
-    budget_usd_total: PositiveUsd | None = None
-    budget_tokens_hour: Volume | None = None
-    budget_tokens_day: Volume | None = None
-    budget_tokens_month: Volume | None = None
-    budget_tokens_total: Volume | None = None
-    queue_s: Annotated[int, Strict(), Field(ge=0, le=MAX_QUEUE_S)] | None = None
-    queue_length: Annotated[int, Strict(), Field(ge=0, le=MAX_QUEUE_LENGTH)] | None = None
-
-    def changes(self) -> dict[str, int | None]:
-        """Returns the limits that were sent."""
-        return {name: getattr(self, name) for name in LIMITS if name in self.model_fields_set}
-
-
-NO_LIMITS: Final = Limits()
 CUT_AT_CAP: Final = Field(default=False, description="End a stream where it would exceed its hold")
+
+
+def _text(value: str | date | None) -> str:
+    return str(value or "")
 
 
 class _Account(Body):
@@ -169,8 +145,10 @@ class _Account(Body):
             limits=self.limits.changes(),
             expires_ms=expires_ms,
             metered=getattr(self, "metered", None) if "metered" in given else None,
+            timezone=_text(getattr(self, "timezone", None)) if "timezone" in given else None,
+            anchor=_text(getattr(self, "anchor", None)) if "anchor" in given else None,
             cut_at_cap=getattr(self, "cut_at_cap", None) if "cut_at_cap" in given else None,
-            release=tuple(HELD[name] for name in getattr(self, "release", ())),
+            release=tuple(getattr(self, "release", ())),
             resume="paused" in given,
         )
 
@@ -185,6 +163,8 @@ class NewTeam(_Account):
     name: Name
     credits_usd: PositiveUsd = 0
     metered: Flag = True
+    timezone: Zone | None = TIMEZONE
+    anchor: Anchor | None = ANCHOR
 
 
 class TeamPatch(_Account):
@@ -195,6 +175,8 @@ class TeamPatch(_Account):
     name: Name = ""
     status: Literal["active", "disabled"] = "active"
     metered: Flag = True
+    timezone: Zone | None = TIMEZONE
+    anchor: Anchor | None = ANCHOR
     paused: Annotated[Literal[False], Field(description="false lets a paused team go on")] = False
 
 
@@ -216,7 +198,7 @@ class KeyPatch(_Account):
     status: Literal["active", "disabled", "revoked"] = "active"
     cut_at_cap: Flag = CUT_AT_CAP
     release: list[Held] = Field(
-        default=[], max_length=len(HELD), description="What operators set and the team's lead may lift from now on"
+        default=[], max_length=MAX_RELEASED, description="What operators set and the team's lead may lift from now on"
     )
 
 

@@ -36,6 +36,8 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "status": team.status,
         "metered": team.metered,
         "paused": pause_json(team.paused),
+        "timezone": team.timezone or "UTC",
+        "anchor": team.anchor or None,
         "models": list(team.models),
         "operations": list(team.operations),
         "expires_at": time_json(team.expires_ms),
@@ -43,7 +45,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "created_at": time_json(team.created_ms),
         "version": team.version,
         "balance": None if view.fault else balance_json(view.balance),
-        "limits": limits_json(view.team, view.now_ms, team.limits),
+        "limits": limits_json(view, "team", team.limits),
         "fault": team.fault or view.fault or None,
     }
 
@@ -62,7 +64,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "expired": _has_expired(key, view),
         "created_at": time_json(key.created_ms),
         "version": key.version,
-        "limits": limits_json(view.key, view.now_ms, key.limits),
+        "limits": limits_json(view, "key", key.limits),
         "fault": key.fault or view.fault or None,
         "cut_at_cap": key.cut_at_cap,
         "set_by_operator": sorted(map(param_of, key.held)),

@@ -1,5 +1,7 @@
 """/admin/v1/usage: who used how much of which model, by the hour or the day. The figures are the ledger's own.
 
+Of one team, days and times are those of its time zone. Of all, a row adds up each team's own day of a date.
+
 from, to   rounded outwards to whole steps; the default is the last 24 hours, or the last 30 days with step=day
 by         model, key or team: what a row is about; without it there is one row per step
 limit      the number of groups that are listed, the most expensive first; `others` adds up all the rest, or is null
@@ -20,17 +22,18 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.accounts.accounts import Accounts, Team
-from gateway.accounts.serialization import time_json
+from gateway.accounts.periods import zone_of
 from gateway.api.admin.access import team_asked
 from gateway.api.admin.answers import large_answer
 from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import Since, Until, every_team_id, moment_ms
-from gateway.api.admin.usage_totals import MAX_ROWS, By, Group, GroupUsage, UsageTotals
+from gateway.api.admin.usage_totals import MAX_ROWS, By, Group, UsageTotals
 from gateway.api.dependencies import Services, services_of
 from gateway.errors import GatewayError
-from gateway.reporting.usage_rollups import rolled_up, steps
+from gateway.reporting.report_steps import ReportSteps
+from gateway.reporting.usage_rollups import rolled_up
 from gateway.store import keyspace
-from gateway.store.keyspace import STEP_MS, Step
+from gateway.store.keyspace import Step
 from gateway.store.replies import gather
 from gateway.store.store import Store
 
@@ -57,8 +60,10 @@ async def show_usage(
     """`total` of the period, its `groups`, the most expensive first, and `data`: one row per step and group."""
     services = services_of(request)
     owner = await team_asked(request, team)
-    from_ms, to_ms = _period(since, until, step, await _now_ms(services.store))
-    starts = steps(from_ms, to_ms, step)
+    steps = ReportSteps(step, zone_of(owner.timezone if owner is not None else ""))
+    starts = _period(since, until, steps, await _now_ms(services.store))
+    ahead = until is None and owner is None and step == "day"  # elsewhere it is tomorrow already
+    starts = range(starts.start, starts.stop + steps.width_ms * ahead, steps.width_ms)
     await _refuse_too_much(services.accounts, owner, starts)
     with_outcomes = by != "key"
     totals = UsageTotals(by, limit)
@@ -66,6 +71,8 @@ async def show_usage(
     async for row in rolled_up(services.store, teams, starts, step, with_outcomes=with_outcomes):
         totals.add(row)
     totals.end()
+    if ahead and not totals.has_step(starts[-1]):
+        starts = starts[:-1]
     order = totals.order()
     names = dict(zip(order, await _names(services, order, by), strict=True))
     body = {
@@ -73,27 +80,29 @@ async def show_usage(
         "team_id": owner.id if owner else None,
         "by": by,
         "step": step,
-        "from": time_json(from_ms),
-        "to": time_json(to_ms),
+        "timezone": getattr(steps.zone, "key", "UTC"),
+        "from": steps.begin(starts.start),
+        "to": steps.begin(starts.stop),
         "total": totals.total.to_json(with_outcomes=with_outcomes),
         "groups": (
             {**names[group], **totals.groups[group].total.to_json(with_outcomes=with_outcomes)} for group in order
         ),
-        "others": _others_json(totals.others, totals.merged, with_outcomes=with_outcomes) if totals.merged else None,
+        "others": _others_json(totals, steps, with_outcomes=with_outcomes) if totals.merged else None,
         "data": (
-            {"start": time_json(start_ms), **names[group], **found.to_json(with_outcomes=with_outcomes)}
+            {"start": steps.begin(start_ms), **names[group], **found.to_json(with_outcomes=with_outcomes)}
             for start_ms, group, found in totals.rows()
         ),
     }
     return await large_answer(services.store, body, "groups", "data")
 
 
-def _others_json(others: GroupUsage, merged: int, *, with_outcomes: bool) -> dict[str, Any]:
+def _others_json(totals: UsageTotals, steps: ReportSteps, *, with_outcomes: bool) -> dict[str, Any]:
+    others = totals.others
     return {
-        "groups": merged,
+        "groups": totals.merged,
         **others.total.to_json(with_outcomes=with_outcomes),
         "data": [
-            {"start": time_json(start_ms), **others.steps[start_ms].to_json(with_outcomes=with_outcomes)}
+            {"start": steps.begin(start_ms), **others.steps[start_ms].to_json(with_outcomes=with_outcomes)}
             for start_ms in sorted(others.steps)
         ],
     }
@@ -105,13 +114,16 @@ async def _now_ms(store: Store) -> int:
     return max(time.time_ns() // 1_000_000, int(seconds) * 1000 + int(micros) // 1000)
 
 
-def _period(since: str | None, until: str | None, step: Step, now_ms: int) -> tuple[int, int]:
-    width = STEP_MS[step]
-    to_ms = -(-moment_ms(until, "to", now_ms) // width) * width
-    from_ms = moment_ms(since, "from", max(0, to_ms - _DEFAULT_STEPS[step] * width)) // width * width
-    if from_ms > to_ms:
+def _period(since: str | None, until: str | None, steps: ReportSteps, now_ms: int) -> range:
+    """Returns the labels of the steps."""
+    width = steps.width_ms
+    to = steps.label_from(moment_ms(until, "to", now_ms, steps.zone))
+    start = max(0, to - _DEFAULT_STEPS[steps.step] * width)
+    if since is not None:
+        start = steps.label(moment_ms(since, "from", 0, steps.zone))
+    if start > to:
         raise GatewayError("invalid_field", "from must not lie after to.", param="from")
-    return from_ms, to_ms
+    return range(start, to, width)
 
 
 async def _refuse_too_much(accounts: Accounts, owner: Team | None, starts: Sequence[int]) -> None:

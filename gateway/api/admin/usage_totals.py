@@ -165,6 +165,10 @@ class UsageTotals:
         """Returns the groups that were kept apart, the most expensive first."""
         return sorted(self.groups, key=lambda group: (-self.groups[group].total.cost, group))
 
+    def has_step(self, start_ms: int) -> bool:
+        """Whether anything was used in a step."""
+        return any(start_ms in usage.steps for usage in (*self.groups.values(), self.others))
+
     def rows(self) -> Iterator[tuple[int, Group, UsageSum]]:
         """Yields (start, group, sum) in order of time."""
         found = [(start_ms, group) for group, group_usage in self.groups.items() for start_ms in group_usage.steps]

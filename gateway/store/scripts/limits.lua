@@ -4,6 +4,7 @@
 local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4
 local COUNTED = { 12, 13, 14, 2, 15, 16, 17, 3 } -- places of the counters that belong to the budgets
 local PERIODS, TOTAL = { 'hour', 'day', 'month', 'total' }, 4
+local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local ceil = math.ceil
 
 -- Loads a scope's limits as numbers, followed by the other requested fields.

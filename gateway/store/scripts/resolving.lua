@@ -1,12 +1,13 @@
 -- For the scripts that end holds: what a hold reserved is replaced by what was used. Behind common.lua.
 
--- Parses a hold: "amount tokens admitted_ms key_id buckets". `buckets` says whose bucket holds its tokens: 1 the key's,
--- 2 the team's, 3 both.
+-- Parses a hold: "amount tokens admitted_ms key_id buckets[ meters]". `buckets` says whose bucket holds its tokens: 1 the
+-- key's, 2 the team's, 3 both. `meters` names those that count it (meter_counting.lua).
 local function parse_hold(text)
-  local amount, tokens, admitted, key_id, buckets = string.match(text, '^(%d+) (%d+) (%d+) (%w+) (%d)$')
+  local amount, tokens, admitted, key_id, buckets, counted = string.match(text, '^(%d+) (%d+) (%d+) (%w+) (%d) ?([%w_.,]*)$')
   return {
     amount = amount + 0, tokens = tokens + 0, admitted_ms = admitted + 0, key_id = key_id,
     in_key_bucket = buckets % 2 == 1, in_team_bucket = buckets + 0 >= 2,
+    counted = counted ~= '' and counted,
   }
 end
 
@@ -20,23 +21,43 @@ local function corrected(level, hold, reserved, tokens, limit, now)
   return max(0, level - min((hold.tokens - tokens) * MINUTE_MS, left))
 end
 
-local function resolve_scope(scope, hold, reserved, limits, now, cost, tokens, slots)
-  advance(scope, limits, now)
+-- Replaces the tokens in a bucket, whose limit is `tpm`. A level that only falls need not be drained before.
+local function refill(bucket, level, hold, reserved, tpm, now, tokens)
+  if not reserved or tokens > hold.tokens then drain(bucket, level, tpm, now) end
+  bucket[level] = corrected(bucket[level], hold, reserved, tokens, tpm, now)
+end
+
+local function resolve_scope(scope, hold, reserved, tpm, now, cost, tokens, slots)
+  advance(scope, nil, now)
   scope[OPEN] = max(0, scope[OPEN] - slots)
-  if limits and limits[TPM] then scope[TK] = corrected(scope[TK], hold, reserved, tokens, limits[TPM], now) end
+  if tpm then refill(scope, TK, hold, reserved, tpm, now, tokens) end
   add_used(scope, hold.admitted_ms, cost - hold.amount, tokens - hold.tokens)
 end
 
 -- Resolves a hold in one step: returns its money to `available`, frees its slot and its share of the budgets, and posts
--- the cost. The buckets keep the tokens that were used. `limits` are those of team and key; with nil the buckets are
--- not changed, because tokens reserved by a gateway that died count as used and drain. Returns the balance.
+-- the cost. The buckets keep the tokens that were used. `tpm` are the limits of their rates, of team and key. Where
+-- `tokens` is nil the buckets are not changed, because tokens reserved by a gateway that died count as used and drain.
+-- Returns the balance.
 --
 -- With `records`, so many are added to the number of records in the newest index, which is kept as
 -- its week * 2^32 + the number. `week` is that of the index at hand, in the same form. Then the sum is returned, too.
-local function resolve(state, hold, now, team_limits, key_limits, cost, tokens, slots, week, records)
+local function resolve(state, hold, now, team_tpm, key_tpm, cost, tokens, slots, week, records)
   local available, held, team, key, spent, indexed = load_state(state, hold.key_id, 'spent', 'indexed')
-  resolve_scope(team, hold, hold.in_team_bucket, team_limits, now, cost, tokens, slots)
-  resolve_scope(key, hold, hold.in_key_bucket, key_limits, now, cost, tokens, slots)
+  local used = tokens or 0
+  resolve_scope(team, hold, hold.in_team_bucket, tokens and team_tpm, now, cost, used, slots)
+  resolve_scope(key, hold, hold.in_key_bucket, tokens and key_tpm, now, cost, used, slots)
+  if hold.counted then
+--@include meter_counting
+    local meters = read_meters(state, hold.key_id)
+    for scope, id in string.gmatch(hold.counted, '([tk])([^,]+)') do
+      local meter = meters[scope] and meters[scope][id]
+      if meter and meter[1] == OF_TOKENS then
+        if tokens and meter[4] > 0 then refill(meter, 2, hold, slots > 0, meter[4], now, tokens) end
+      elseif meter then count_in_meter(meter, hold.admitted_ms, cost - hold.amount, used - hold.tokens, -slots) end
+    end
+    redis.call('HSET', state, 'meter_window', cmsgpack.pack(meters.t or {}),
+      hold.key_id .. ':meter_window', cmsgpack.pack(meters.k or {}))
+  end
   available, held, spent = available + hold.amount - cost, held - hold.amount, (spent or 0) + 0
   indexed = max((indexed or 0) + 0, week or 0) + (records or 0)
   if spent < LARGE then

@@ -20,7 +20,7 @@
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 -- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it;
--- admit_v4 refuses what costs something until it is gone.
+-- admit_v5 refuses what costs something until it is gone.
 --
 -- A hold that is open has not ended. So only without one is it looked up how it ended.
 --@include common
@@ -65,16 +65,17 @@ else
   -- Nothing is reserved any more, so every counter gets the whole cost.
   hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id }
   slots, status = 0, 3
+  local team_rules, key_rules = redis.call('HGET', team_hash, 'rules'), redis.call('HGET', key_hash, 'rules')
+  if team_rules or key_rules then
+--@include meters_of_model
+    hold.counted = meters_of_model(string.lower(ARGV[5]), { t = team_rules, k = key_rules })
+  end
 end
 local now = server_ms()
 if hold.admitted_ms == 0 then hold.admitted_ms = now end
 
 -- Everything is read before anything is written.
-local function load_rates(hash)
-  local limits = redis.call('HMGET', hash, 'rpm', 'tpm')
-  limits[RPM], limits[TPM] = limits[RPM] and tonumber(limits[RPM]), limits[TPM] and tonumber(limits[TPM])
-  return limits
-end
+local team_tpm, key_tpm = redis.call('HGET', team_hash, 'tpm'), redis.call('HGET', key_hash, 'tpm')
 local input, cached, output, reasoning = ARGV[9] + 0, ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
 local row, remembered = key_id .. '|' .. ARGV[5], ARGV[24] ~= ''
 -- The bill of a plain price is its rates, so that it returns. Any other belongs to this request alone.
@@ -94,7 +95,7 @@ if response or mark then
 --@permits DEL GET SET
 end
 local balance, indexed = resolve(
-  state, hold, now, load_rates(team_hash), load_rates(key_hash), cost, kind == 'settle' and input + output or 0, slots,
+  state, hold, now, team_tpm and tonumber(team_tpm), key_tpm and tonumber(key_tpm), cost, kind == 'settle' and input + output or 0, slots,
   string.match(index, '%d+$') * 4294967296, remembered and 2 or 1)
 if text then
   redis.call('ZREM', holds, id)

@@ -1,9 +1,9 @@
--- restore_v2: reserves the hold of a running request again, after a failover lost it or it was voided as a dead worker's.
+-- restore_v3: reserves the hold of a running request again, after a failover lost it or it was voided as a dead worker's.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 how settle_v5 kept its end  8 index
 -- ARGV 1 hold id  2 key id  3 hold, nano-USD  4 hold, tokens  5 admitted_ms  6 lifetime of the hold, ms
 --      7 the latest time at which this may run, by the server's clock in ms; "" for any time
---      8 fingerprint of the hold id, for the index
+--      8 fingerprint of the hold id, for the index  9 the meters that counted it, or "" (meter_counting.lua)
 -- Returns 1 restored | 2 it exists | 3 it has ended | 4 no such team, or too late
 --
 -- Limits are not checked, because the request already runs. The rates are not charged again.
@@ -12,6 +12,7 @@
 --@include entry
 --@include index
 --@include index_lookup
+--@include meter_counting
 local team_hash, _, state, holds, held_hash, journal, done, index = unpack(KEYS)
 local hold_id, key_id, amount, tokens, admitted_ms = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 local now = server_ms()
@@ -24,7 +25,16 @@ for _, scope in ipairs({ key, team }) do
   scope[OPEN] = scope[OPEN] + 1
   add_used(scope, admitted_ms, amount, tokens)
 end
+if ARGV[9] ~= '' then
+  local meters = read_meters(state, key_id)
+  for scope, id in string.gmatch(ARGV[9], '([tk])([^,]+)') do
+    local meter = meters[scope] and meters[scope][id]
+    if meter then count_in_meter(meter, admitted_ms, amount, tokens, 1) end
+  end
+  redis.call('HSET', state, 'meter_window', cmsgpack.pack(meters.t or {}), key_id .. ':meter_window', cmsgpack.pack(meters.k or {}))
+end
 save_state(state, key_id, available - amount, held + amount, team, key)
 redis.call('ZADD', holds, now + ARGV[6], hold_id)
-redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, admitted_ms, key_id, 0))
+redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d%s', amount, tokens, admitted_ms, key_id, 0,
+  ARGV[9] == '' and '' or ' ' .. ARGV[9]))
 return 1

@@ -1,4 +1,4 @@
--- admit_v4: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
+-- admit_v5: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [the client's idempotency key]  [the team's queue]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
@@ -11,12 +11,14 @@
 --      15 names that stand for the operation, one per line: its own, and those that include it
 --      16 "1": it is free: only who asks for it and what that may use is checked, no limit, and nothing is reserved
 --      17 "1": it waits for its turn in the queue, or joins it
--- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...} or
+-- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...[, the meters
+--           that count it (meter_counting.lua), its day in the team's time zone (days after 1970-01-01), or -1]} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm,
---           for how many seconds it may wait for its turn, or 0; how many it waits for}
+--           for how many seconds it may wait for its turn, or 0; how many it waits for, its day as above}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
+-- "calendar" as the code: the team's calendar (accounts/periods.py) is to be written first; nothing was decided.
 -- For an invalid key, scope is the reason and limit the time in ms since when (key_status.lua).
 -- A call that waited in the socket of a store that hung is refused as "late": its sender has given up on it.
 -- No hold is voided here, because after such a pause a running request's hold looks expired: see expire_v2, reclaim_v1.
@@ -29,7 +31,6 @@
 --@include permitted
 --@include queue
 
-local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
 local NO_LIMIT = 9007199254740991
 local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- their places behind the limits in what is loaded
 local team_hash, key_hash, state, holds, held_hash = unpack(KEYS, 1, 5)
@@ -44,10 +45,14 @@ local metered = false
 local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
 local key, team -- the counters of both, once they are loaded; their limits
 local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash,
-  'e:' .. secret_hash, 'operations', 'queue_s', 'queue_length')
-local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused', 'queue_s', 'queue_length')
+  'e:' .. secret_hash, 'operations', 'queue_s', 'queue_length', 'rules')
+local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused', 'queue_s', 'queue_length', 'rules')
+local key_rules, team_rules = key_limits[FOURTH + 7], team_limits[FOURTH + 5]
+-- The rules that apply besides the plain limits, and how; nil where there are none. meters.lua says what they are.
+local rules, wait_under, meters
+local day = -1 -- the day in the team's time zone, if it has one
 
--- Returns limit, left and reset_ms of the scope with the least left.
+-- Returns limit, left and reset_ms of the limit with the least left.
 local function least_of_bucket(limit, level)
   local most, least, reset = -1, -1, 0
   if key_limits[limit] then
@@ -57,6 +62,14 @@ local function least_of_bucket(limit, level)
   if team_limits[limit] then
     local left, team_reset = bucket_left(team[level], team_limits[limit])
     if least < 0 or left < least then most, least, reset = team_limits[limit], left, team_reset end
+  end
+  if rules then
+    for _, entry in ipairs(rules) do
+      if entry[1][3] == limit and entry[4] then
+        local left, rule_reset = bucket_left(entry[2][2], entry[4])
+        if least < 0 or left < least then most, least, reset = entry[4], left, rule_reset end
+      end
+    end
   end
   return most, least, reset
 end
@@ -74,7 +87,7 @@ local function answer(admitted, code, scope, limit, used, wait_ms)
 end
 
 -- Adds the nano-USD and the tokens that a request may use at most to pass every credit and budget.
-local function refuse(code, scope, limit, used, wait_ms)
+local function refuse(code, scope, limit, used, wait_ms, pattern)
   local usd, units = metered and available or NO_LIMIT, NO_LIMIT
   for _, pair in ipairs(key and { { key, key_limits }, { team, team_limits } } or {}) do
     local counters, limits = pair[1], pair[2]
@@ -84,8 +97,14 @@ local function refuse(code, scope, limit, used, wait_ms)
     end
     units = min(units, limits[TPM] or NO_LIMIT)
   end
+  for _, entry in ipairs(rules or {}) do
+    local kind, left = entry[1][3], entry[4]
+    if left and kind >= OF_USD then left = left - wait_under(entry, 0, 0) end
+    if left and kind == OF_USD then usd = min(usd, left)
+    elseif left and (kind == OF_UNITS or kind == OF_TOKENS) then units = min(units, left) end
+  end
   local reply = answer(0, code, scope, limit, used, wait_ms)
-  reply[#reply + 1], reply[#reply + 2], reply[#reply + 3], reply[#reply + 4] = usd, units, 0, 0
+  reply[18], reply[19], reply[20], reply[21], reply[22], reply[23] = usd, units, 0, 0, day, pattern or ''
   return reply
 end
 
@@ -100,6 +119,21 @@ if key_limits[FOURTH] == '1' then cut = 1 end
 available, held, team, key = load_state(state, key_id)
 advance(key, key_limits, now)
 advance(team, team_limits, now)
+local models, operations, free = ARGV[4], ARGV[15], ARGV[16] == '1'
+
+if (key_rules or team_rules) and not free then
+--@include meter_counting
+--@include meters
+  local of_team, of_key = team_rules and cjson.decode(team_rules) or {}, key_rules and cjson.decode(key_rules) or {}
+  local before = read_meters(state, key_id)
+  rules, wait_under = applied, wait_for
+  meters = {
+    k = load_meters('key', key, key_limits, of_key, of_team, before.k, models),
+    t = load_meters('team', team, team_limits, of_team, of_team, before.t, models),
+  }
+  if of_team.dated then day = today(before.t or {}, meters.t) end
+  if lacks_calendar then return refuse('calendar', '', 0, 0, -1) end
+end
 
 if mark then
   local first = redis.call('GET', mark)
@@ -111,14 +145,13 @@ if mark then
 end
 
 local worst, blocked = nil, {} -- the scopes in whose way a limit stands
-local function consider(code, scope, limit, used, wait_ms)
+local function consider(code, scope, limit, used, wait_ms, pattern)
   blocked[scope] = true
   if not worst or worst.wait_ms >= 0 and (wait_ms < 0 or wait_ms > worst.wait_ms) then
-    worst = { code = code, scope = scope, limit = limit, used = used, wait_ms = wait_ms }
+    worst = { code = code, scope = scope, limit = limit, used = used, wait_ms = wait_ms, pattern = pattern }
   end
 end
 
-local models, operations = ARGV[4], ARGV[15]
 if not permitted(string.lower(key_limits[MODELS] or ''), models) then consider('model_not_allowed', 'key', 0, 0, -1) end
 if not permitted(string.lower(team_limits[MODELS] or ''), models) then consider('model_not_allowed', 'team', 0, 0, -1) end
 if not permitted(key_limits[FOURTH + 4], operations) then consider('operation_not_allowed', 'key', 0, 0, -1) end
@@ -164,7 +197,6 @@ local function check(name, scope, limits)
     end
   end
 end
-local free = ARGV[16] == '1'
 if not free then
   local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v6
   if paused then
@@ -173,6 +205,15 @@ if not free then
   end
   check('key', key, key_limits)
   check('team', team, team_limits)
+  if rules then
+    for _, entry in ipairs(rules) do
+      local rule, _, scope, limit = unpack(entry)
+      if limit then
+        local used, wait = wait_under(entry, amount, tokens)
+        if wait ~= 0 then consider(string.match(rule[2], '^[^@]+'), scope, limit, used, wait, string.match(rule[2], '@(.*)')) end
+      end
+    end
+  end
   if metered and amount > 0 and available < amount then consider('credits', 'team', available, held, -1) end
 end
 -- What waits in the queue may be written from here on, as its silent entries go.
@@ -184,12 +225,12 @@ local turn = patience_s > 0 and not free and ARGV[9] ~= '1' and turn_of(queue, s
   tonumber(key_limits[FOURTH + 6] or false), tonumber(team_limits[FOURTH + 4] or false))
 if worst or turn and turn.behind then
   local reply
-  if worst then reply = refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms)
+  if worst then reply = refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms, worst.pattern)
   else reply = refuse('queue', turn.behind, turn.waiting, turn.waiting, CONCURRENCY_WAIT_MS) end
   if turn then
     if (not worst or worst.wait_ms >= 0 and WAITABLE[worst.code]) and not turn.is_full then
       if queue then wait_on(queue, state, hold_id, key_id, turn, (blocked.key or turn.behind == 'key') and 'key' or 'team', now) end
-      reply[#reply - 1], reply[#reply] = patience_s, turn.ahead
+      reply[20], reply[21] = patience_s, turn.ahead
     elseif queue then leave(queue, state, hold_id) end
   end
   return reply
@@ -207,6 +248,22 @@ local function reserve(scope, limits)
   if limits[TPM] then scope[TK] = scope[TK] + tokens * MINUTE_MS end
   add_used(scope, now, amount, tokens)
 end
+local counted, team_meters, key_meters = '', nil, nil -- which meters count it; how they are saved
+if rules then
+  for _, entry in ipairs(rules) do
+    local rule, meter, scope = unpack(entry)
+    local kind = meter[1]
+    if kind == OF_REQUESTS then meter[2] = meter[2] + (entry[4] and MINUTE_MS or 0)
+    elseif kind == OF_TOKENS then meter[2] = meter[2] + (entry[4] and tokens * MINUTE_MS or 0)
+    elseif kind == OF_SLOTS then meter[2] = meter[2] + 1
+    else
+      local at = kind >= OF_LAST_USD and NEWEST or 2
+      meter[at] = meter[at] + (rule[3] == OF_USD and amount or tokens)
+    end
+    counted = counted .. (counted == '' and ' ' or ',') .. (scope == 'key' and 'k' or 't') .. rule[1]
+  end
+  team_meters, key_meters = cmsgpack.pack(meters.t), cmsgpack.pack(meters.k)
+end
 if not free then
   reserve(key, key_limits)
   reserve(team, team_limits)
@@ -215,11 +272,15 @@ if not free then
   end
   local buckets = (key_limits[TPM] and 1 or 0) + (team_limits[TPM] and 2 or 0)
   available = available - amount
-  save_state(state, key_id, available, held + amount, team, key)
+  if rules then
+    save_state(state, key_id, available, held + amount, team, key, 'meter_window', team_meters, key_id .. ':meter_window', key_meters)
+  else save_state(state, key_id, available, held + amount, team, key) end
   redis.call('ZADD', holds, now + ARGV[8], hold_id)
-  redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d', amount, tokens, now, key_id, buckets))
+  redis.call('HSET', held_hash, hold_id, string.format('%d %d %d %s %d%s', amount, tokens, now, key_id, buckets, counted))
 end
 -- Records to the second when each secret was last used. After a rotation this shows who still uses the old one.
 if now - (tonumber(key_limits[FOURTH + 2] or '0') or 0) >= 1000 then redis.call('HSET', key_hash, 'u:' .. secret_hash, now) end
 if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
-return answer(1, '', '', 0, 0, 0)
+local reply = answer(1, '', '', 0, 0, 0)
+if rules then reply[18], reply[19] = string.sub(counted, 2), day end
+return reply

@@ -1,0 +1,105 @@
+"""The names of limits, and what they say. Pure.
+
+    rpm, tpm, concurrency, max_output_tokens, queue_s, queue_length
+    budget_usd_<period>, budget_tokens_<period>     of an hour, day, week, month, quarter, or total;
+                                                    or of the last hours or days, as in budget_usd_24h, budget_tokens_7d
+
+The hash of a team or a key has a field for each. The scripts read those of `PLAIN` by themselves; what the others say
+is compiled for them (rules.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+QUEUE_LIMITS: Final = ("queue_s", "queue_length")
+"""How long requests wait for their turn instead of being refused, and how many may wait; nobody waits without both."""
+UNITS: Final = ("usd", "tokens")
+_PLAIN_PERIODS: Final = ("hour", "day", "month", "total")
+PLAIN: Final = (
+    "rpm",
+    "tpm",
+    "concurrency",
+    "max_output_tokens",
+    *(f"budget_{unit}_{period}" for unit in UNITS for period in _PLAIN_PERIODS),
+    *QUEUE_LIMITS,
+)
+"""The limits that scripts read from the hash. limits.lua has the first twelve in the same order."""
+CALENDAR_PERIODS: Final = ("day", "week", "month", "quarter")
+"""The periods whose edges depend on a time zone and an anchor."""
+FIXED_PERIODS: Final = ("hour", "day", "week", "month", "quarter", "total")
+LIMITS: Final = (
+    "rpm",
+    "tpm",
+    "concurrency",
+    "max_output_tokens",
+    *(f"budget_{unit}_{period}" for unit in UNITS for period in FIXED_PERIODS),
+    *QUEUE_LIMITS,
+)
+"""Every limit whose name has no number in it, in the order in which lists show them."""
+MAX_ROLLING_HOURS: Final = 366 * 24
+_HOURS: Final = MappingProxyType({"h": 1, "d": 24})
+_BUDGET: Final = re.compile(r"budget_(usd|tokens)_(?:([1-9][0-9]{0,3})([hd])|([a-z]+))", re.ASCII)
+_ORDER: Final = MappingProxyType({name: at for at, name in enumerate(LIMITS)})
+
+
+class LimitName(NamedTuple):
+    """What a limit bounds.
+
+    `what`: the name without a period, such as rpm or budget_usd. `period`: of a budget, otherwise "". `rolling_hours`:
+    over how many of the last hours a budget goes, if it does.
+    """
+
+    what: str
+    period: str = ""
+    rolling_hours: int = 0
+
+    @property
+    def is_money(self) -> bool:
+        """Whether its value is in nano-USD."""
+        return self.what == "budget_usd"
+
+    @property
+    def is_budget(self) -> bool:
+        """Whether it adds up what requests take."""
+        return self.what.startswith("budget_")
+
+
+def read_limit_name(name: str) -> LimitName | None:
+    """Reads the name of a limit. Returns None if there is no such limit."""
+    found = _BUDGET.fullmatch(name)
+    if found is None:
+        return LimitName(name) if name in _ORDER else None
+    unit, number, scale, period = found.groups()
+    if period is not None:
+        return LimitName(f"budget_{unit}", period) if period in FIXED_PERIODS else None
+    hours = int(number) * _HOURS[scale]
+    return LimitName(f"budget_{unit}", number + scale, hours) if hours <= MAX_ROLLING_HOURS else None
+
+
+def is_limit(name: str) -> bool:
+    """Whether there is a limit of this name."""
+    return read_limit_name(name) is not None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Returns names of limits in the order of `LIMITS`. Budgets of the last hours or days stand before the total."""
+    return sorted(names, key=_place)
+
+
+def span(name: LimitName) -> str:
+    """Returns the period of a budget in words: "a week", "in total", "in any 7 days"."""
+    if name.rolling_hours:
+        number, scale = int(name.period[:-1]), "hour" if name.period.endswith("h") else "day"
+        return f"in any {scale if number == 1 else f'{number} {scale}s'}"
+    return {"total": "in total", "hour": "an hour"}.get(name.period, f"a {name.period}")
+
+
+def _place(name: str) -> tuple[float, int, str]:
+    read = read_limit_name(name)
+    if read is not None and read.rolling_hours:
+        return _ORDER[f"{read.what}_total"] - 0.5, read.rolling_hours, name
+    return _ORDER.get(name, len(_ORDER)), 0, name

@@ -1,0 +1,125 @@
+"""Where the periods of budgets begin, in a team's time zone and from its anchor. Pure.
+
+A day begins with the first moment of a date in the team's time zone, so that it has 23 or 25 hours where clocks are
+changed. A week, a month and a quarter begin with the day of the team's anchor and each 7 days, month or three months
+before and after it. Months that have no such day begin with their last one. Without an anchor, weeks begin on Mondays,
+months with their first day, and quarters in January, April, July and October. An hour is one of UTC's.
+
+The store decides by its own clock whether an edge has passed; here edges are only computed, ahead of time (`Calendar`).
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from types import MappingProxyType
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from gateway.accounts.limit_names import CALENDAR_PERIODS
+
+NO_ANCHOR: Final = date(2001, 1, 1)
+"""The first day of a week, a month, a quarter and a year."""
+LONGEST_NAME: Final = 64
+VALID_DAYS: Final = 31
+"""For how long a calendar is used: rules of time zones change, and the system's tables of them with it."""
+_MONTHS: Final = MappingProxyType({"month": 1, "quarter": 3})
+_DAYS: Final = MappingProxyType({"day": 1, "week": 7})
+_DAY_MS: Final = 86_400_000
+
+
+class UnknownZone(ValueError):
+    """A time zone that the system does not know."""
+
+
+def zone_of(name: str) -> tzinfo:
+    """Returns a time zone by its name in the IANA database; "" is UTC. Raises UnknownZone."""
+    if name in ("", "UTC"):
+        return UTC
+    if len(name) > LONGEST_NAME:
+        raise UnknownZone(f"a time zone's name has at most {LONGEST_NAME} characters")
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        raise UnknownZone(f"{name!r} is not a time zone, such as Asia/Kolkata, Europe/Berlin or UTC") from None
+
+
+def anchor_of(text: str) -> date:
+    """Returns the anchor of a team by its stored text; "" is none. Raises ValueError."""
+    return date.fromisoformat(text) if text else NO_ANCHOR
+
+
+def day_of(at_ms: int, zone: tzinfo) -> date:
+    """Returns the date of a moment in a time zone."""
+    return datetime.fromtimestamp(at_ms / 1000, zone).date()
+
+
+def begin_ms(day: date, zone: tzinfo) -> int:
+    """Returns the first moment of a date in a time zone."""
+    # Where midnight is skipped, the time before the change names the change itself; where it comes twice, the first.
+    return round(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() * 1000)
+
+
+def edges(period: str, zone: tzinfo, anchor: date, from_ms: int, to_ms: int) -> list[int]:
+    """Returns the edges of a kind of period, from the last one up to `from_ms` to the first one behind `to_ms`."""
+    found: list[int] = []
+    for edge in _edges_since(period, zone, anchor, from_ms):
+        if found and edge <= found[-1]:
+            continue  # a date that a time zone left out
+        if edge <= from_ms:
+            found.clear()
+        found.append(edge)
+        if edge > to_ms:
+            break
+    return found
+
+
+def _edges_since(period: str, zone: tzinfo, anchor: date, from_ms: int) -> Iterator[int]:
+    """The edges from some time before a moment on."""
+    day = day_of(from_ms, zone)
+    months, days = _MONTHS.get(period), _DAYS.get(period)
+    if months is not None:
+        number = (day.year - anchor.year) * 12 + day.month - anchor.month
+        number = (number // months - 1) * months
+        while True:
+            yield begin_ms(_months_later(anchor, number), zone)
+            number += months
+    elif days is not None:
+        first = anchor + timedelta(days=((day - anchor).days // days - 1) * days)
+        while True:
+            yield begin_ms(first, zone)
+            first += timedelta(days=days)
+
+
+def _months_later(day: date, months: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    return date(year, month + 1, min(day.day, calendar.monthrange(year, month + 1)[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The edges around a time and for `VALID_DAYS` after it, for a time zone and an anchor.
+
+    It is stored in the team's hash. `until_ms`: until when it is used. `days_from`: how many days after 1970-01-01 the
+    first edge of a day is.
+    """
+
+    until_ms: int
+    days_from: int
+    edges: dict[str, list[int]]
+
+    @classmethod
+    def around(cls, now_ms: int, timezone: str, anchor: str) -> Calendar:
+        """Computes one. Raises ValueError for a time zone or an anchor that cannot be read."""
+        zone, first = zone_of(timezone), anchor_of(anchor)
+        until_ms = now_ms + VALID_DAYS * _DAY_MS
+        found = {period: edges(period, zone, first, now_ms, until_ms) for period in CALENDAR_PERIODS}
+        return cls(until_ms, (day_of(found["day"][0], zone) - date(1970, 1, 1)).days, found)
+
+    def stored(self) -> str:
+        """Returns it as meters.lua reads it."""
+        return orjson.dumps({"until_ms": self.until_ms, "days_from": self.days_from, **self.edges}).decode()
