@@ -26,7 +26,9 @@ from typing import Final
 # The commands that scripts run -> whether they write.
 COMMANDS: Final = MappingProxyType(
     {
-        **dict.fromkeys(("DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SET", "XADD", "XTRIM"), True),
+        **dict.fromkeys(
+            ("DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "PEXPIREAT", "SET", "XADD", "XTRIM"), True
+        ),
         **dict.fromkeys(("ZADD", "ZREM"), True),
         **dict.fromkeys(("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "PTTL"), False),
         **dict.fromkeys(("TIME", "XINFO STREAM", "XRANGE", "XREVRANGE"), False),
