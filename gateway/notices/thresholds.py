@@ -4,7 +4,8 @@ A threshold that lasts is noticed once, because it has a mark, a text that chang
 
 | threshold                 | its mark has, beside recipient, team, key and it | so that it is noticed again          |
 |---------------------------|--------------------------------------------------|--------------------------------------|
-| percent of a budget       | the limit, and when the period ends              | in the next period, at another limit |
+| percent of a budget       | the limit, and when the period ends; for the     | in the next period, at another limit |
+|                           | last hours or days, each span of that length     |                                      |
 | a balance below an amount | all that was ever granted                        | after another grant or adjustment    |
 | days left until an expiry | the expiry                                       | after a change of the expiry         |
 
@@ -21,11 +22,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.accounts.entities import Key, Team, View
+from gateway.accounts.limit_names import read_limit_name
 from gateway.accounts.serialization import limits_json, time_json
 from gateway.billing.money import NANO, format_usd
 from gateway.notices.policy import Recipient
 
 DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
 NEARLY_PERCENT: Final = 90
 """From here on, a budget that has refused a request counts as used up: what is left of it fits no request."""
 _ALL: Final = 100
@@ -91,9 +94,9 @@ class Budget:
 
 def budgets(subject: Subject) -> list[Budget]:
     """Returns the budgets of a team or a key."""
-    account, counted = (subject.team, subject.view.team) if subject.key is None else (subject.key, subject.view.key)
+    shown_limits = limits_json(subject.view, "team" if subject.key is None else "key")
     found = []
-    for name, shown in limits_json(counted, subject.view.now_ms, account.limits).items():
+    for name, shown in shown_limits.items():
         if "limit_usd" in shown:
             limit, used = _nano(shown["limit_usd"]), _nano(shown["used_usd"])
         elif "used" in shown:
@@ -134,8 +137,16 @@ def _of_budget(recipient: Recipient, subject: Subject, budget: Budget) -> Iterat
         "limit": budget.amount(budget.limit),
         "resets_at": budget.resets_at,
     }
-    parts = ("budget", budget.name, str(budget.limit), budget.resets_at or "")
+    parts = ("budget", budget.name, str(budget.limit), _period(budget, subject.view.now_ms))
     yield Reached("budget.reached", subject, text, data, _marks(recipient, subject, parts, passed))
+
+
+def _period(budget: Budget, now_ms: int) -> str:
+    """Returns what changes when the same may be noticed again. One of the last days resets with every new use."""
+    name = read_limit_name(budget.name)
+    if name is None or not name.rolling_hours:
+        return budget.resets_at or ""
+    return str(now_ms // (name.rolling_hours * HOUR_MS))
 
 
 def _of_balance(recipient: Recipient, subject: Subject) -> Iterator[Reached]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.accounts.entities import Balance, Key, Team, View
+from gateway.accounts.entities import Balance, Key, Rule, Team, View
 from gateway.notices.policy import Recipient
 from gateway.notices.thresholds import DAY_MS, Reached, Subject, reached
 
@@ -110,6 +110,17 @@ def test_what_is_used_later_in_a_period_has_the_mark_of_before() -> None:
         for used in (50, 60, 99)
     }
     assert len(marks) == 1
+
+
+def test_a_budget_of_the_last_days_is_noticed_once_in_each_span_of_that_length() -> None:
+    def marks(now_ms: int) -> tuple[str, ...]:
+        rule = Rule("budget_usd_7d", 100, 60, 40, now_ms + 7 * DAY_MS)
+        seen = View(now_ms, Balance(0, 0, 0, 0), {}, {}, team_rules=(rule,))
+        return found(told(budget_percent=(50,)), Subject(team(), seen))[0].marks
+
+    begin_ms = NOW_MS - NOW_MS % (7 * DAY_MS)
+    assert len({marks(begin_ms + day * DAY_MS) for day in range(7)}) == 1
+    assert marks(begin_ms) != marks(begin_ms + 7 * DAY_MS)
 
 
 def test_a_budget_that_refuses_requests_counts_as_used_up_where_it_is_nearly_so() -> None:
