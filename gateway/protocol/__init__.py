@@ -11,6 +11,8 @@ body_changes         what the gateway changes in a body
 multipart            where the parts of a form with files stand
 form_body            the fields of a form that the gateway reads
 audio_length         how long an audio file plays
+audio_containers     how long MP4 and WebM files play
+audio_frames         how long a file of frames plays
 attachments          inline files in a body
 stored_references    what a request names that only its provider can read
 request_work         what a request lets a provider read and do beyond its body

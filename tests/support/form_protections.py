@@ -97,4 +97,11 @@ FORM_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "for _ in range(len(data)):",
         "tests/unit/test_audio_length.py::test_a_file_of_very_many_chunks_takes_few_reads",
     ),
+    Protection(
+        "noise is not taken for frames of sound",
+        "gateway/protocol/audio_frames.py",
+        "if len(frames) >= _FRAMES_IN_A_ROW or ends:",
+        "if frames:",
+        "tests/unit/test_audio_length.py::test_noise_is_not_taken_for_frames",
+    ),
 )
