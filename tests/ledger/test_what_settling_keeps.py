@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
+from gateway.store.errors import StoreUnavailable
 from gateway.store.keyspace import WEEK_MS, TeamKeys
 from tests.support.counters import set_counters
 from tests.support.ledgers import LedgerParts, ask, open_ledger, settled, voided
@@ -87,6 +88,24 @@ async def test_the_end_waits_for_settlements_on_their_way(parts: LedgerParts) ->
     assert all(one.done() for one in on_their_way)
     books = await parts.books(key)
     assert (len(books.entries("settle")), books.held) == (20, 0)
+
+
+async def test_the_end_waits_for_settlements_that_a_hung_store_has_not_answered(
+    own_store: Server, tmp_path: Path
+) -> None:
+    async with open_ledger(own_store.url, tmp_path) as parts:
+        key = await parts.new_key()
+        holds = [(await parts.ledger.admit(ask(key))).hold for _ in range(20)]
+        own_store.pause()
+        before = parts.store.run("PING")  # it is given up first, and with it everything behind it
+        on_their_way = [parts.ledger.settle(settled(hold, cost=1)) for hold in holds]
+        with pytest.raises(StoreUnavailable):
+            await before
+        await parts.ledger.flush()
+        assert all(one.done() for one in on_their_way)
+        lines = b"".join(path.read_bytes() for path in (tmp_path / "spool").iterdir()).splitlines()
+        assert len(lines) == 20, "they are on disk"
+        own_store.resume()
 
 
 def test_the_keys_of_a_settlement_are_those_that_readers_ask_for() -> None:

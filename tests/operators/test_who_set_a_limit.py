@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.accounts.entities import Changes
+from gateway.errors import GatewayError
 from gateway.store.keyspace import TeamKeys
 from tests.support.admins import admin_client, code_of, done, new_admin, new_team
 from tests.support.gateway import RunningGateway
+from tests.support.ledgers import open_ledger
 from tests.support.servers import Server
 
 LATER, SOONER = "2099-01-01T00:00:00Z", "2098-01-01T00:00:00Z"
@@ -135,6 +139,19 @@ def test_a_key_of_an_older_version_is_restricted_by_an_operator(leads: Leads, st
     done(leads.lead.patch(path, json={"limits": {"rpm": 4}}))
     assert code_of(leads.lead.patch(path, json={"limits": {"rpm": 6}})) == "not_allowed"
     assert done(leads.operator.patch(path, json={"limits": {"tpm": None}}))["set_by_operator"] == ["limits.rpm"]
+
+
+async def test_a_lead_who_read_the_key_before_the_operator_lifts_nothing(store: Server, tmp_path: Path) -> None:
+    """Between a lead's reading and its change, the operator has restricted the key: it is decided anew."""
+    async with open_ledger(store.url, tmp_path) as parts:
+        accounts = parts.accounts
+        team = await accounts.team((await parts.new_key()).team_id)
+        read, _ = await accounts.create_key(team, Changes(name="k", limits={"rpm": 5}), by_operator=False)
+        await accounts.update_key(team, read, Changes(limits={"rpm": 5}))
+        with pytest.raises(GatewayError) as refused:
+            await accounts.update_key(team, read, Changes(limits={"rpm": 100}), by_operator=False)
+        assert refused.value.code == "not_allowed"
+        assert (await accounts.key(team, read.id)).limits == {"rpm": 5}
 
 
 def test_a_lead_who_is_quicker_than_the_operator_lifts_nothing(leads: Leads) -> None:

@@ -68,6 +68,6 @@ ADMIN_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "gateway/accounts/accounts.py",
         "decided=key.version if decides else None",
         "decided=None",
-        "tests/operators/test_who_set_a_limit.py::test_a_lead_who_is_quicker_than_the_operator_lifts_nothing",
+        "tests/operators/test_who_set_a_limit.py::test_a_lead_who_read_the_key_before_the_operator_lifts_nothing",
     ),
 )

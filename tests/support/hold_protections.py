@@ -58,7 +58,7 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "gateway/protocol/dialects/rerank.py",
         "repeated_bytes=again",
         "repeated_bytes=0",
-        "tests/unit/test_whole_requests.py",
+        f"{_TEST_RESERVATION}::test_a_rerank_reads_its_query_with_each_piece",
     ),
     Protection(
         "a gateway that is told to stop serves while requests come",

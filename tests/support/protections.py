@@ -312,7 +312,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "gateway/ledger/ledger.py",
         "        while self._settling:\n            await asyncio.wait(self._settling)\n",
         "",
-        f"{_TEST_SETTLE}::test_the_end_waits_for_settlements_on_their_way",
+        f"{_TEST_SETTLE}::test_the_end_waits_for_settlements_that_a_hung_store_has_not_answered",
     ),
     Protection(
         "what was sent is charged though no answer came",

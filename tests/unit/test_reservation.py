@@ -57,6 +57,14 @@ def test_a_budget_of_thinking_lies_beside_the_bound() -> None:
     assert held_for("chat.completions", chat(thinking_budget="x"), ROW).reservation.output_tokens == 50
 
 
+@pytest.mark.parametrize(
+    ("documents", "pieces"), [(["a"], 1), (["a", "b", "c"], 3), (["x" * 2_500, {"text": "y" * 900}], 4), ([], 1)]
+)
+def test_a_rerank_reads_its_query_with_each_piece(documents: list[Any], pieces: int) -> None:
+    shorter, longer = ({"query": "q" * size, "documents": documents} for size in (1_000, 4_000))
+    assert beyond("rerank", longer, shorter, ROW) == 3_000 * pieces * PER_INPUT
+
+
 SWITCHES = [
     ({"search_parameters": {}}, 20 * 25_000_000),
     ({"search_parameters": {"mode": "auto", "max_search_results": 7}}, 7 * 25_000_000),
