@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -161,6 +162,9 @@ async def test_the_memory_of_a_worker_stays_below_its_bound(
     done.set()
     await watching
     assert sent > CONNECTIONS // 2
-    assert most - before < UNVERIFIED_BYTES + CONNECTIONS * CONNECTION_BYTES + OTHER_BYTES
+    bound = UNVERIFIED_BYTES + CONNECTIONS * CONNECTION_BYTES + OTHER_BYTES
+    figures = f"{name}: {(most - before) / MIB:.1f} MiB of {bound / MIB:.1f} in {duration_s:g} s, {sent} sends"
+    sys.stdout.write(f"{figures}\n")  # pytest -rP shows it
+    assert most - before < bound, figures
     async with httpx.AsyncClient(timeout=20) as http:
         assert (await http.get(f"{attacked.url}/healthz")).status_code == 200
