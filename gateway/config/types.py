@@ -132,9 +132,10 @@ def _store_url(text: str) -> str:
 
 _KEPT_HERE: Final = frozenset(
     {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-gateway-admin-key", "cookie", "host"}
-    | {"connection", "content-length", "transfer-encoding", "expect", "upgrade"}
+    | {"connection", "content-length", "transfer-encoding", "expect", "upgrade", "keep-alive", "te", "trailer"}
+    | {f"sec-websocket-{name}" for name in ("protocol", "key", "version", "extensions")}
 )
-"""Headers that never go from a client to an upstream: keys, and what belongs to one connection."""
+"""Headers that never go from a client to an upstream: keys, also a browser's, and what belongs to one connection."""
 
 
 def _forwarded_header(text: str) -> str:

@@ -8,6 +8,7 @@ request.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -38,7 +39,11 @@ class RequestTimings:
             )
             for team_id, request_id, took in taken
         ]
-        calls += [self._store.run("PEXPIRE", name, str(TIMINGS_MS)) for name in streams.values()]
+        oldest_ms = str(time.time_ns() // 1_000_000 - TIMINGS_MS)
+        for name in streams.values():
+            # What is older goes now; of a team with no further request, with the stream.
+            calls.append(self._store.run("XTRIM", name, "MINID", oldest_ms))
+            calls.append(self._store.run("PEXPIRE", name, str(TIMINGS_MS)))
         await gather(calls)
 
     async def of_teams(self, team_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

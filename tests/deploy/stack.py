@@ -79,6 +79,9 @@ class Stack:
             "GATEWAY_IMAGE": f"{self.project}:latest",
             "GATEWAY_PORT": str(port),
             "ADMIN_PORT": str(admin_port),
+            "FRONT_SUBNET": "172.31.251.0/24",  # not that of a stack that runs here
+            "FRONT_RANGE": "172.31.251.128/25",
+            "PROXY_ADDRESS": "172.31.251.10",
             "GATEWAY_OPEN_FILES": str(min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
             "HTTP_PORT": str(self.http_port),
             "HTTPS_PORT": str(self.https_port),

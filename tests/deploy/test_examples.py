@@ -30,6 +30,7 @@ SHOWN_BY: Final = MappingProxyType(
         "deploy/caddy/Caddyfile": _FRONT,
         "deploy/compose/gateway.toml": "deploy/test_manifests.py::test_the_configurations_are_valid",
         "deploy/compose/valkey.conf": "deploy/test_examples.py::test_valkey_takes_the_configuration",
+        "deploy/digests.sh": "deploy/test_files.py::test_every_image_is_a_variable_and_is_pinned_by_its_digest",
         "deploy/grafana/dashboard.json": "deploy/test_observability.py::test_panels_do_not_cover_each_other",
         "deploy/grafana/provisioning-dashboards.yml": (
             "deploy/test_observability.py::test_grafana_is_given_the_dashboard_and_the_place_of_its_numbers"
@@ -79,6 +80,7 @@ GUIDES: Final = ("deploy/README.md", "deploy/OPERATIONS.md", "deploy/metrics.md"
 CONFIGURATIONS: Final = ("deploy/compose/valkey.conf", "deploy/kubernetes/overlays/example/valkey.conf")
 SCRIPTS: Final = (
     "deploy/backup.sh",
+    "deploy/digests.sh",
     "deploy/restore.sh",
     "deploy/secrets.sh",
     "deploy/local-images/build.sh",

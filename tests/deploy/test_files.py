@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import tomllib
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,15 +59,80 @@ def test_operators_have_a_port_of_their_own_which_is_published_on_loopback_alone
     assert f":{admin['port']}" not in services()["caddy"]["environment"]["GATEWAYS"]
 
 
-def test_every_image_is_a_variable_that_takes_one_with_a_digest() -> None:
-    """deploy/README.md says how to find the digests; .env has them then."""
-    section = (
-        (ROOT / "deploy" / "README.md").read_text(encoding="utf-8").split("### Pinned images\n")[1].split("\n#")[0]
+DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
+
+
+def digests(directory: Path, docker: str) -> subprocess.CompletedProcess[str]:
+    """What deploy/digests.sh prints, where this is the program `docker`."""
+    program = directory / "docker"
+    program.write_text(f"#!/bin/sh\n{docker}\n", encoding="utf-8")
+    program.chmod(0o755)
+    return subprocess.run(
+        [ROOT / "deploy" / "digests.sh"],
+        env={"PATH": f"{directory}:/usr/bin:/bin"},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def test_every_image_is_a_variable_and_is_pinned_by_its_digest(tmp_path: Path) -> None:
     images = [VARIABLE.fullmatch(service["image"]) for service in services().values()]
     assert None not in images
-    assert [image[1] for image in images if image and image[1] not in section] == []
-    assert "BASE_IMAGE" in section
+    named = {image[1]: image[2] for image in images if image} | {"BASE_IMAGE": "python:3.13-slim"}
+    del named["GATEWAY_IMAGE"]
+    asked = f'[ "$1 $2 $3 $5 $6" = "buildx imagetools inspect --format {{{{.Manifest.Digest}}}}" ] && echo {DIGEST}'
+    done = digests(tmp_path, asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = dict(line.split("=") for line in done.stdout.splitlines())
+    assert lines == {name: f"{image}@{DIGEST}" for name, image in named.items()}
+
+
+@pytest.mark.parametrize("docker", ["exit 1", "echo", "echo '<no value>'", f'[ "$4" = caddy:2 ] || echo {DIGEST}'])
+def test_without_all_digests_there_is_none(tmp_path: Path, docker: str) -> None:
+    done = digests(tmp_path, docker)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_compose_takes_images_with_digests(tmp_path: Path) -> None:
+    command = shutil.which("docker-compose")
+    if command is None:
+        pytest.skip("docker-compose is not installed")
+    lines = digests(tmp_path, f"echo {DIGEST}").stdout
+    (tmp_path / "env").write_text(lines, encoding="utf-8")
+    shown = subprocess.run(
+        [command, "--env-file", tmp_path / "env", "--file", COMPOSE, "config"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
+    ).stdout
+    found = yaml.safe_load(shown)["services"]
+    pinned = {name: service["image"] for name, service in found.items() if "GATEWAY_IMAGE" not in str(service)}
+    assert {name for name, image in pinned.items() if DIGEST not in image} == {
+        name for name, service in services().items() if "GATEWAY_IMAGE" in service["image"]
+    }
+    assert found["gateway"]["build"]["args"]["BASE_IMAGE"].endswith(DIGEST)
+
+
+def test_the_gateways_trust_the_proxy_alone() -> None:
+    """Its address stays, and nothing else of the network is given it: whoever has it says who a client is."""
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    defaults = dict(VARIABLE.findall(COMPOSE.read_text(encoding="utf-8")))
+
+    def filled(text: str) -> str:
+        return VARIABLE.sub(lambda found: defaults[found[1]], text)
+
+    address = ip_address(filled(compose["services"]["caddy"]["networks"]["front"]["ipv4_address"]))
+    [front] = compose["networks"]["front"]["ipam"]["config"]
+    subnet, given = ip_network(filled(front["subnet"])), ip_network(filled(front["ip_range"]))
+    assert address in subnet
+    assert address not in given
+    assert set(given.hosts()) <= set(subnet.hosts())
+    for name in ("gateway", "gateway-2", "gateway-3"):
+        trusted = json.loads(filled(compose["services"][name]["environment"]["GATEWAY_SERVER__TRUSTED_PROXIES"]))
+        assert trusted == [str(address)]
 
 
 def test_the_store_publishes_nothing_and_is_on_a_network_that_leads_nowhere() -> None:

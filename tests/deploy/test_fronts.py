@@ -49,6 +49,7 @@ class GatewayProcess:
 [server]
 port = {self.port}
 shutdown_delay_s = {DELAY_S}
+trusted_proxies = ["127.0.0.1"]
 [store]
 url = "{store_url}"
 data_dir = "{directory}"
@@ -283,6 +284,28 @@ def test_the_gateways_themselves_would_have_answered(pair: Pair) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/healthz", "/readyz", "/api/hello"])
 def test_what_is_for_clients_passes(front: Front, pair: Pair, path: str) -> None:
     assert told(front.url, path, ca_file=front.ca_file, key=pair.key.text).status == 200
+
+
+@pytest.mark.parametrize("forged", [{}, {"x-forwarded-for": "203.0.113.9"}], ids=["plain", "forged"])
+def test_the_gateway_sees_its_clients_addresses(front: Front, pair: Pair, forged: dict[str, str]) -> None:
+    """With `server.trusted_proxies`, as compose has it; and not what a client says of itself."""
+    transport = httpx.HTTPTransport(local_address="127.0.0.2", verify=trust(front.ca_file))
+    headers = {"authorization": f"Bearer {pair.key.text}", **forged}
+    with httpx.Client(transport=transport) as client:
+        answer = client.post(
+            f"{front.url}/v1/responses", json={"model": "sim/tokens-5", "input": "hello"}, headers=headers
+        )
+    assert answer.status_code == 200
+    operators = f"http://127.0.0.1:{pair.gateways[0].port}/admin/v1"
+    found = f"{operators}/requests/{answer.headers['x-request-id']}"
+
+    def client_of() -> str | None:
+        shown = httpx.get(found, headers={"authorization": f"Bearer {ADMIN_KEY}"}, trust_env=False).json()
+        address: str | None = shown.get("client")
+        return address
+
+    wait_until_sync(lambda: client_of() is not None, what="the request's parts are written")
+    assert client_of() == "127.0.0.2"
 
 
 async def test_a_websocket_passes(front: Front, pair: Pair) -> None:

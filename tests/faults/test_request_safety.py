@@ -263,6 +263,7 @@ async def test_only_listed_headers_reach_the_upstream(scenario: Scenario) -> Non
         "connection: keep-alive, x-hop",
         "x-hop: 1",
         "x-gateway-admin-key: guess",
+        f"sec-websocket-protocol: realtime, openai-insecure-api-key.{scenario.key.text}",
         "openai-organization: org",
         "user-agent: test/1",
         "traceparent: 00-a-b-01",

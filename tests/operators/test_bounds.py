@@ -1,6 +1,7 @@
 """What operators see is bounded: the audit log, refusals, a worker's notes, watchers, admin keys."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from gateway.reporting.refused_requests import RefusedRequest, RefusedRequests
 from gateway.reporting.request_reporter import MAX_EVENTS, MAX_REFUSED, RequestReporter
 from gateway.reporting.request_timings import RequestTimings
 from gateway.store import keyspace
-from gateway.store.keyspace import ADMINS, AUDIT, TeamKeys
+from gateway.store.keyspace import ADMINS, AUDIT, TIMINGS_MS, TeamKeys
 from tests.support.admins import admin_client, code_of
 from tests.support.gateway import RunningGateway
 from tests.support.ledgers import DAY_S, LedgerParts, open_ledger
@@ -57,6 +58,19 @@ async def test_a_team_keeps_its_newest_refusals_for_a_while(parts: LedgerParts) 
     name = TeamKeys(key.team_id).refused
     assert 10 <= await parts.store.run("XLEN", name) <= 10 + NODE
     assert 0 < await parts.store.run("PTTL", name) <= 60_000
+
+
+async def test_refusals_and_timings_that_are_older_than_they_may_be_go_though_new_ones_come(parts: LedgerParts) -> None:
+    key, now_ms = await parts.new_key(), time.time_ns() // 1_000_000
+    names, timings = TeamKeys(key.team_id), RequestTimings(parts.store)
+    refused = RefusedRequest("req_new", key.team_id, key.key_id, 429, "c", "m", "rpm", "key", "a/b")
+    for name, life_ms in ((names.refused, 60_000), (names.timings, TIMINGS_MS)):
+        for age_ms in (2 * life_ms, life_ms + 2_000, life_ms - 2_000):
+            await parts.store.run("XADD", name, f"{now_ms - age_ms}-0", "request", "req_old")
+    await RefusedRequests(parts.store, max_entries=10, retention_s=60).write([(key.secret_hash, refused)])
+    await timings.write([(key.team_id, "req_new", {})])
+    for name in (names.refused, names.timings):
+        assert await parts.store.run("XLEN", name) == 2, "a new one, and one that is not too old"
 
 
 async def test_in_a_storm_a_worker_keeps_the_newest_and_counts_the_others(parts: LedgerParts) -> None:

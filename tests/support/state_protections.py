@@ -208,6 +208,27 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_UPGRADES}::test_a_browsers_key_comes_as_a_subprotocol_and_is_never_echoed",
     ),
     Protection(
+        "a browser's key is no header of a turn",
+        _UPGRADE,
+        "if name not in _NOT_A_TURNS and not name.startswith(_NOT_A_TURNS_PREFIX)",
+        "if name not in _NOT_A_TURNS",
+        "tests/websocket/test_browser_keys.py::test_no_turn_has_it_in_another_header_than_a_programs_key",
+    ),
+    Protection(
+        "no setting forwards a browser's key",
+        "gateway/config/types.py",
+        '    | {f"sec-websocket-{name}" for name in ("protocol", "key", "version", "extensions")}\n',
+        "",
+        "tests/unit/test_settings.py::test_no_setting_forwards_a_key_or_what_belongs_to_one_connection",
+    ),
+    Protection(
+        "only listed headers reach an upstream",
+        "gateway/protocol/forwarded_headers.py",
+        "if name in passed or name in of_dialect or name.startswith(prefix):",
+        'if name != b"content-length":',
+        "tests/faults/test_request_safety.py::test_only_listed_headers_reach_the_upstream",
+    ),
+    Protection(
         "pages of other origins open no socket",
         _UPGRADE,
         "        if origin is None:\n",

@@ -243,11 +243,13 @@ def test_a_client_that_closes_ends_its_turns(gateway: RunningGateway, key: NewKe
     assert gateway.balance(key).held == 0
 
 
+@pytest.mark.parametrize("browser", [False, True], ids=["a header", "a subprotocol"])
 def test_headers_of_the_upgrade_reach_the_provider_and_its_key_does_not(
-    gateway: RunningGateway, key: NewKey, log: Log, upstream: str
+    gateway: RunningGateway, key: NewKey, log: Log, upstream: str, browser: bool
 ) -> None:
     sent = {"session-id": "s-1", "x-codex-turn-state": "t", "originator": "codex_cli_rs", "cookie": "c=1"}
-    with Socket(gateway.url, key.text, headers=sent, subprotocols=["realtime"]) as socket:
+    named: Any = ["realtime", f"openai-insecure-api-key.{key.text}"] if browser else ["realtime"]
+    with Socket(gateway.url, None if browser else key.text, headers=sent, subprotocols=named) as socket:
         assert socket.turn(ECHO)[0] == 200
     seen = Sent(upstream).of(log.wait(key, 1)[0]["request_id"])
     headers = {name.lower(): value for name, value in seen.headers.items()}

@@ -6,5 +6,7 @@
 local secret = redis.call('HMGET', KEYS[1], 's:' .. ARGV[1], 'e:' .. ARGV[1])
 if not secret[1] and not secret[2] then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 4))
+-- What is older goes now; of a team with no further refusal, with the list.
+redis.call('XTRIM', KEYS[2], 'MINID', string.format('%.0f', redis.call('TIME')[1] * 1000 - ARGV[3]))
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
