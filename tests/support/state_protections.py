@@ -219,7 +219,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "gateway/config/types.py",
         '    | {f"sec-websocket-{name}" for name in ("protocol", "key", "version", "extensions")}\n',
         "",
-        "tests/unit/test_settings.py::test_no_setting_forwards_a_key_or_what_belongs_to_one_connection",
+        "tests/unit/test_forwarded_headers.py::test_no_setting_forwards_a_key_or_what_belongs_to_one_connection",
     ),
     Protection(
         "only listed headers reach an upstream",

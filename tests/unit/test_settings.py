@@ -346,32 +346,6 @@ def test_a_root_admin_key_of_fewer_than_32_characters_is_refused(
         assert "kkk" not in problem
 
 
-@pytest.mark.parametrize(
-    ("name", "accepted"),
-    [
-        ("authorization", False),
-        ("x-api-key", False),
-        ("api-*", False),
-        ("sec-websocket-protocol", False),
-        ("sec-websocket-*", False),
-        ("sec-*", False),
-        ("te", False),
-        ("keep-alive", False),
-        ("sec-gpc", True),
-        ("x-title", True),
-    ],
-)
-def test_no_setting_forwards_a_key_or_what_belongs_to_one_connection(
-    tmp_path: Path, name: str, *, accepted: bool
-) -> None:
-    text = GOOD.replace("[[routes]]", f'forward_headers = ["{name}"]\n[[routes]]')
-    if accepted:
-        assert load(tmp_path, text).upstreams["siraya"].forward_headers == (name,)
-    else:
-        [problem] = problems(tmp_path, text)
-        assert "never goes to an upstream" in problem
-
-
 @pytest.mark.parametrize(("characters", "accepted"), [(31, False), (32, True)])
 def test_an_encryption_key_of_fewer_than_32_characters_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int, *, accepted: bool
