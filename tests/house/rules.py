@@ -37,9 +37,14 @@ MARKS_OF_UNFINISHED_WORK: Final = tuple(mark.upper() for mark in ("todo", "fixme
 # Behind a letter, a dot or a variable it is part of another path: $HOME/tmp/, ./root/.
 HOME_OF_SOMEONE: Final = re.compile(r"(?<![\w.~$})-])/(?:root|tmp|home/\w+|Users/\w+)/")
 IPV4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
-# Loopback, "every interface", and the three networks that RFC 5737 keeps for documentation.
+# Loopback, "every interface", the three networks that RFC 5737 keeps for documentation, and those that docker-compose.yml
+# and its test make.
 FREE_NETWORKS: Final = tuple(
-    IPv4Network(block) for block in ("127.0.0.0/8", "0.0.0.0/32", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+    IPv4Network(block)
+    for block in (
+        *("127.0.0.0/8", "0.0.0.0/32", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"),
+        *("172.31.250.0/24", "172.31.251.0/24"),
+    )
 )
 
 REASON: Final = r"\S.{2,}"
