@@ -37,8 +37,8 @@ MARKS_OF_UNFINISHED_WORK: Final = tuple(mark.upper() for mark in ("todo", "fixme
 # Behind a letter, a dot or a variable it is part of another path: $HOME/tmp/, ./root/.
 HOME_OF_SOMEONE: Final = re.compile(r"(?<![\w.~$})-])/(?:root|tmp|home/\w+|Users/\w+)/")
 IPV4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
-# Loopback, "every interface", the three networks that RFC 5737 keeps for documentation, and those that docker-compose.yml
-# and its test make.
+# Loopback, "every interface", the three networks that RFC 5737 keeps for documentation, and those that are made by
+# docker-compose.yml and its test.
 FREE_NETWORKS: Final = tuple(
     IPv4Network(block)
     for block in (
