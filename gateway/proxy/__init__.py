@@ -14,10 +14,13 @@ failover    step 5: asks the route's upstreams until one answers
 upstream_body  what an upstream is sent of the caller's body, and what is added to it
 output_bound   how much output is held where the body does not say, and whether the provider is told
 refusals    which of several refusals the client is told
+exchange    an admitted request with its client and its records
 relay       step 6: passes the answer on to the client
-stream_passing      what becomes of each read of a stream
+stream_relay   passes on a stream of events
+whole_answer   reads an answer that is no stream
+output_cap     ends a stream before it costs more than its hold
 upstream_answer  which headers of an upstream's answer go on, what its body is
-learnt      what a relay has learnt of its answer, and what the settlement is decided by
+answer_record  what is noted of an upstream's answer, and what the settlement is decided by
 settling    steps 7 and 8: decides what a request costs, posts it, remembers the response
 answered_price  by which model's price an answer is charged
 price_explain  what a usage would cost, line by line
@@ -31,7 +34,7 @@ dry_run     answers what would be decided, without doing it
 call_limit     how many dry runs and counts of tokens a key may make
 offers         which upstreams of a route offer an operation
 snapshot    the configuration that a request runs on
-kept_answer what a relay needs of whoever keeps the response
+kept_answer an answer that the gateway keeps, as its client is shown it
 background_runner   runs the background responses of this worker
 background_client   the client that a background response has while it runs
 compactor   makes a summary of what goes before a request that wants it
@@ -39,6 +42,6 @@ late_usage  asks providers later for usages that were not known
 nobody_client  the client of such a question
 collecting_client  the client of a call that the gateway makes for itself
 outcomes    how a request ends for each error, and what its client is told
-kept_relay  the same for an answer that the gateway keeps
+kept_stream passes on a stream that the gateway keeps
 stored_answers   answers calls about responses that the gateway keeps itself
 """

@@ -34,13 +34,15 @@ from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
 from gateway.proxy.admitting import Compacted, admit
+from gateway.proxy.answer_record import AnswerRecord
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
 from gateway.proxy.dry_run import answer_dry_run, is_dry_run
 from gateway.proxy.early_stream import early_client
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.failover import NotAnAnswer, Search, fault_error
-from gateway.proxy.kept_relay import KeptRelay
 from gateway.proxy.outcomes import ENDED_BY, ended_error, internal_error, outcome_of
+from gateway.proxy.output_cap import CapReached
 from gateway.proxy.relay import Relay
 from gateway.proxy.settling import Settler
 from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
@@ -179,7 +181,7 @@ class RequestHandler:
         for cancel_scope, relay in list(self.running.items()):
             if cancel_scope.deadline_s <= now_s:
                 cancel_scope.cancel(Reason.TIMED_OUT)
-            elif relay.tick(now_s):
+            elif relay.check_times(now_s):
                 cancel_scope.cancel(Reason.ENDED)
         for cancel_scope in list(self.following):
             if cancel_scope.deadline_s <= now_s:
@@ -272,28 +274,28 @@ class RequestHandler:
         turn, early = admitted.turn, None
         if admitted.route.rule.early_keepalive_s is not None and (early := early_client(client, admitted, record)):
             client = early
-        relay = self._relay(admitted, client, record) if turn is None else KeptRelay(admitted, turn, client, record)
+        exchange = Exchange(admitted, client, record, AnswerRecord())
+        relay = Relay(exchange, self._responses if self._is_named_early(admitted) else None)
         search = Search(admitted.snapshot, admitted, client, record, over)
         record.rates = admitted.admission.rates
         if early is not None:
             early.closing = relay.closing_before_any_event
         try:
             with contextlib.nullcontext() if early is None else early.waiting():
-                await self._run(relay, search, admitted, client, record)
+                await self._run(relay, search)
         except GatewayError as error:
             # Nothing has been sent: the answer is ours to give.
-            relay.outcome = outcome_of(error)
+            exchange.answer.outcome = outcome_of(error)
             await self.refuse(admitted.target.operation, client, record, error)
         except Exception:  # noqa: BLE001 - the one exit: a bug is answered, settled and logged
-            relay.outcome = Outcome.INTERNAL_ERROR
+            exchange.answer.outcome = Outcome.INTERNAL_ERROR
             self._diagnostics.exception("request_failed", request_id=record.request_id)
             with contextlib.suppress(Exception):
-                await self._end_broken(relay, admitted, client, record, internal_error())
+                await self._end_broken(relay, internal_error())
         finally:
             answered = client.status is not None and client.status < 400  # noqa: PLR2004 - the range is HTTP's
-            relay.abort()
             record.times.relayed = time.perf_counter()
-            await self.settler.settle(relay, search, admitted, record, answered=answered)
+            await self.settler.settle(exchange, search, answered=answered)
             if turn is not None:
                 await asyncio.shield(turn.close())
 
@@ -301,38 +303,41 @@ class RequestHandler:
         deadline_s = self._loop.time() + self._total_timeout_s
         await pass_on(answer, client, record.request_id, self.following, deadline_s)
 
-    def _relay(self, admitted: Admitted, client: Client, record: RequestRecord) -> Relay:
-        request = admitted.request
-        named = admitted.target.operation.makes_response and request.store and admitted.route.rule.state == "upstream"
-        responses = self._responses if named and request.stream and self._responses.remembers else None
-        return Relay(admitted, client, record, responses)
+    def _is_named_early(self, admitted: Admitted) -> bool:
+        """Whether a stream's response may be named by others while its request still runs."""
+        request, named = admitted.request, admitted.target.operation.makes_response
+        is_kept = named and request.store and admitted.route.rule.state == "upstream"
+        return is_kept and request.stream and self._responses.remembers
 
-    async def _run(
-        self, relay: Relay, search: Search, admitted: Admitted, client: Client, record: RequestRecord
-    ) -> None:
+    async def _run(self, relay: Relay, search: Search) -> None:
+        """Steps 5 and 6. The upstream is given up in one place, whatever ends the answer; closing events follow."""
+        _, client, record, answer = relay.exchange
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
         self.running[cancel_scope] = relay
         self.streams += record.stream
         watch = client.watch(lambda: relay.client_left(cancel_scope, search))
         try:
-            with cancel_scope:
-                await self._pass_answer(relay, search, record)
+            try:
+                with cancel_scope:
+                    await self._pass_answer(relay, search, record)
+            finally:
+                relay.close()
+        except CapReached:
+            await relay.end_at_cap()
         except ScopeCancelled as ended:
             if ended.reason is Reason.ENDED:
-                relay.abort()
-                await relay.end_stream()
+                await relay.end()
                 return
-            relay.outcome = ENDED_BY[ended.reason]
-            relay.abort()
+            answer.outcome = ENDED_BY[ended.reason]
             if ended.reason not in (Reason.CLIENT_LEFT, Reason.CANCELLED):
-                await self._end_broken(relay, admitted, client, record, ended_error(ended.reason))
+                await self._end_broken(relay, ended_error(ended.reason))
         except UpstreamFault as fault:
             record.detail = str(fault)
-            relay.outcome = Outcome.UPSTREAM_STALLED if fault.kind is FaultKind.CHUNK_TIMEOUT else Outcome.UPSTREAM_CUT
-            await self._end_broken(relay, admitted, client, record, fault_error(fault, begun=True))
+            is_stalled = fault.kind is FaultKind.CHUNK_TIMEOUT
+            answer.outcome = Outcome.UPSTREAM_STALLED if is_stalled else Outcome.UPSTREAM_CUT
+            await self._end_broken(relay, fault_error(fault, begun=True))
         finally:
             watch.close()
-            relay.abort()
             del self.running[cancel_scope]
             self.streams -= record.stream
 
@@ -349,19 +354,13 @@ class RequestHandler:
             else:
                 return
 
-    async def _end_broken(
-        self, relay: Relay, admitted: Admitted, client: Client, record: RequestRecord, error: GatewayError
-    ) -> None:
+    async def _end_broken(self, relay: Relay, error: GatewayError) -> None:
         """Tells the client of a failure: as an answer of its own, or at the end of a stream that has begun."""
+        admitted, client, record, _ = relay.exchange
         if client.status is None:
             await self.refuse(admitted.target.operation, client, record, error)
         else:
-            closing = relay.closing_events(error)
-            if closing is None:
-                return  # the server closes the connection of an answer that has no end
-            words = await relay.shown(closing)
-            record.code = error.code if words else None
-            await client.end(words)
+            await relay.end_broken(error)
 
     async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
         """Answers with an error of the gateway's own, in the form that the callers of this operation read."""

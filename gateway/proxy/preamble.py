@@ -34,8 +34,8 @@ _COMMENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:(?::[^\r\n]*+)?(?:\r\n|\n|\
 class Waiting(Protocol):
     """What waits for a stream to begin."""
 
-    def tick(self, now_s: float) -> None:
-        """To be called about once a second: what waits for too long begins."""
+    def check_times(self, now_s: float) -> None:
+        """Begins what has waited for too long. To be called about once a second."""
 
 
 def has_event(data: bytes) -> bool:
@@ -79,7 +79,7 @@ class FirstEvent:
         """Whether the client's stream has started in the meantime."""
         return self._has_begun
 
-    def tick(self, now_s: float) -> None:
+    def check_times(self, now_s: float) -> None:
         """Starts what has waited for too long."""
         if self._since_s is None:
             self._since_s = now_s
@@ -166,7 +166,7 @@ class Preamble:
         """Whether the client's stream has started in the meantime."""
         return self._client.status is not None
 
-    def tick(self, now_s: float) -> None:
+    def check_times(self, now_s: float) -> None:
         """See `Waiting`. Sends what was held back."""
         if self._has_begun or not self._ready:
             return

@@ -18,12 +18,13 @@ from gateway.identity.api_keys import ApiKey
 from gateway.ledger.known_responses import KnownResponse, KnownResponses, Standing, correction, known_response_of
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.settlement_call import Resolution
-from gateway.observability.request_record import RequestRecord
+from gateway.protocol.operations import is_response_id
 from gateway.proxy.admission import Admitted
+from gateway.proxy.answer_record import exchange_result
 from gateway.proxy.answer_usage import input_usage
 from gateway.proxy.answered_price import priced_by
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.failover import Search
-from gateway.proxy.relay import Relay
 
 UsageWanted = Callable[[ApiKey, KnownResponse], None]
 """Told of a response that was charged by an estimate, and of which its provider may tell more later; and by whom."""
@@ -38,18 +39,17 @@ class Settler:
         self.usage_wanted: UsageWanted | None = None
         self._diagnostics = structlog.get_logger("gateway.relay")
 
-    async def settle(
-        self, relay: Relay, search: Search, admitted: Admitted, record: RequestRecord, *, answered: bool
-    ) -> None:
+    async def settle(self, exchange: Exchange, search: Search, *, answered: bool) -> None:
         """Posts what a request costs. `answered`: its client has an answer that is no error.
 
         A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
         """
+        admitted, _, record, answer = exchange
         hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
         if not answered and hold.idempotency_key is not None:
             hold = hold._replace(idempotency_key=None)  # not marked as answered, so that the client's repetition runs
         try:
-            result, settlement = decided(relay, search, admitted, hold, record.upstream.name or "")
+            result, settlement = decided(exchange, search, hold)
         except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
             self._diagnostics.exception("decision_failed", request_id=record.request_id)
             result = ExchangeResult(Outcome.INTERNAL_ERROR)
@@ -61,11 +61,11 @@ class Settler:
                 known_response.response_id, known_response.upstream_key, corrected=known_response
             )
             _ = self._ledger.settle(void(hold, result.outcome))
-        elif settlement.kind == "settle" or relay.shown_id:
-            response_id = relay.response_id if admitted.request.store else None
+        elif settlement.kind == "settle" or answer.remembered_id:
+            response_id = kept_id(exchange)
             if response_id is not None:
-                memory = self._responses.memory(response_id, relay.upstream_key, shown_id=relay.shown_id)
-                self._want_usage(relay, settlement, admitted, record, response_id)
+                memory = self._responses.memory(response_id, answer.upstream_key, shown_id=answer.remembered_id)
+                self._want_usage(exchange, settlement, response_id)
         settled = self._ledger.settle(settlement, memory)
         record.outcome = result.outcome
         record.settlement = settlement
@@ -83,29 +83,37 @@ class Settler:
         if corrects and posted is not None and posted.resolution is not Resolution.LATE:
             record.settlement = void(hold, result.outcome)  # another request has seen the usage, and is counted with it
 
-    def _want_usage(
-        self, relay: Relay, settlement: Settlement, admitted: Admitted, record: RequestRecord, response_id: str
-    ) -> None:
+    def _want_usage(self, exchange: Exchange, settlement: Settlement, response_id: str) -> None:
         """Asks later, if the response was charged by an estimate, and its provider may know more."""
-        if self.usage_wanted is None or not relay.may_be_told_later or admitted.route.rule.state != "upstream":
+        admitted, _, record, answer = exchange
+        if self.usage_wanted is None or not answer.may_report_later or admitted.route.rule.state != "upstream":
             return
-        made = known_response_of(settlement, response_id, relay.upstream_key)
+        made = known_response_of(settlement, response_id, answer.upstream_key)
         if made.settled == Standing.ESTIMATED:
             hold = settlement.hold
             self.usage_wanted(ApiKey(hold.team_id, hold.key_id, record.key.secret_hash), made)
 
 
-def decided(
-    relay: Relay, search: Search, admitted: Admitted, hold: Hold, upstream: str
-) -> tuple[ExchangeResult, Settlement]:
-    """Step 7. `upstream`: the one that was asked last."""
-    unanswered = search.unanswered(ended_by=relay.outcome.value) if search.begun or search.sent else None
-    result = relay.result(begun=unanswered is not None)
-    answered = relay.learnt.model if admitted.route.is_priced_by_answer else None
+def kept_id(exchange: Exchange) -> str | None:
+    """Returns the id of the response that was made, if it can be named later."""
+    admitted, _, record, answer = exchange
+    kept = admitted.request.store and admitted.route.rule.state != "none"
+    if not admitted.target.operation.makes_response or not kept or not answer.answered:
+        return None
+    found = record.response_id if answer.stream is None else answer.response_id
+    return found if found is not None and is_response_id(found) else None
+
+
+def decided(exchange: Exchange, search: Search, hold: Hold) -> tuple[ExchangeResult, Settlement]:
+    """Step 7."""
+    admitted, _, record, answer = exchange
+    unanswered = search.unanswered(ended_by=answer.outcome.value) if search.begun or search.sent else None
+    result = exchange_result(admitted, answer, begun=unanswered is not None)
+    answered = answer.fields.get("model") if admitted.route.is_priced_by_answer else None
     bound = hold
     if admitted.known_response is not None and admitted.target.operation.charge == "usage":
         bound = held_before(admitted.known_response, hold, result.output_tokens_estimate)
-    terms = terms_of(admitted, upstream if unanswered is None else unanswered.upstream, answered)
+    terms = terms_of(admitted, (record.upstream.name or "") if unanswered is None else unanswered.upstream, answered)
     settlement = decide(result, bound, terms)
     if bound is not hold:
         settlement = settlement._replace(hold=hold)
@@ -115,7 +123,7 @@ def decided(
         usage = input_usage(admitted)
         attempts = (attempt_of(one.upstream, one.reason, usage, hold, terms) for one in search.begun)
         settlement = settlement._replace(attempts=tuple(attempts))
-    if settlement.kind == "settle" and (response_id := relay.billed_as or relay.learnt.stream_id):
+    if settlement.kind == "settle" and (response_id := answer.response_id):
         settlement = settlement._replace(response_id=response_id)
     return result, settlement
 

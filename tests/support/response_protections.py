@@ -14,14 +14,14 @@ _TEST_FREE: Final = "tests/faults/test_what_costs_nothing.py"
 RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a response is remembered before its id is shown",
-        "gateway/proxy/relay.py",
-        "        self._responses.remember_running(hold, model, shown, opened.upstream.name, opened.key.fingerprint)\n",
+        "gateway/proxy/stream_relay.py",
+        "        responses.remember_running(hold, model, shown_id, opened.upstream.name, opened.key.fingerprint)\n",
         "",
         f"{_TEST_EARLY_IDS}::test_a_response_is_known_when_its_client_has_seen_its_id",
     ),
     Protection(
         "what runs is charged by its own request alone",
-        "gateway/proxy/learnt.py",
+        "gateway/proxy/answer_record.py",
         "known_response.settled == Standing.ESTIMATED",
         "known_response.settled != Standing.SETTLED",
         f"{_TEST_EARLY_IDS}::test_a_response_is_known_when_its_client_has_seen_its_id",
@@ -29,7 +29,7 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a response that nobody followed to its end is asked for later",
         "gateway/proxy/settling.py",
-        "                self._want_usage(relay, settlement, admitted, record, response_id)\n",
+        "                self._want_usage(exchange, settlement, response_id)\n",
         "",
         "tests/faults/test_late_usage.py::test_a_stream_that_was_left_is_charged_what_it_used",
     ),
@@ -63,8 +63,8 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "nothing is made up of a response that goes on elsewhere",
-        "gateway/proxy/relay.py",
-        "        works_on = self._admitted.target.operation.by_id or request.background or self.learnt.works_on\n",
+        "gateway/proxy/exchange.py",
+        "        works_on = self.admitted.target.operation.by_id or request.background or self.answer.works_on\n",
         "        works_on = False\n",
         "tests/faults/test_closing_words.py::test_nothing_is_made_up_of_a_response_by_id",
     ),
@@ -84,7 +84,7 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a usage of zeros after output is none",
-        "gateway/proxy/learnt.py",
+        "gateway/proxy/answer_record.py",
         "if usage is None or may_lack_output(admitted, usage):",
         "if usage is None or lacks_output(usage):",
         f"{_TEST_ESTIMATES}::test_a_usage_of_zeros_after_output_is_none",

@@ -1,0 +1,62 @@
+"""Step 6 for a stream that the gateway keeps: it passes through its turn, which stores it.
+
+Events are passed on one by one, because the first one may wait for an id and the last one for the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.protocol.dialects.dialect import StreamForm
+from gateway.proxy.admission import Opened
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.keep_alive import keeping_alive
+from gateway.proxy.kept_answer import KeptAnswer
+from gateway.proxy.large_answers import examine
+from gateway.proxy.output_cap import CapReached, cap_of
+from gateway.proxy.stream_relay import StreamRelay
+from gateway.types import Headers
+
+
+class KeptStreamRelay(StreamRelay):
+    """Passes one stream of a turn on. See `StreamRelay`."""
+
+    def __init__(
+        self, exchange: Exchange, opened: Opened, form: StreamForm, begin: Callable[[], Headers], kept: KeptAnswer
+    ) -> None:
+        super().__init__(exchange, opened, form, begin)
+        self._kept = kept
+
+    async def run(self) -> None:
+        """See `StreamRelay.run`."""
+        client, admitted = self._exchange.client, self._exchange.admitted
+        max_tokens = cap_of(admitted)
+        data = self._opened.read + self._opened.answer.read_nowait()
+        with keeping_alive(client, self._framer, admitted.route.rule.keepalive_s):
+            data = await self._begin_with_event(data)
+            client.flush()
+            data = data or await self._read()
+            while data:
+                self._framer.feed(data)
+                await examine(self.observer, self._off_loop)
+                if ready := await self._kept.turn.stream(data):
+                    await client.write(ready)
+                if max_tokens is not None and self.observer.exceeds(max_tokens):
+                    raise CapReached
+                data = await self._read()
+        await self.end()
+
+    async def _read(self) -> bytes:
+        self._is_reading = True
+        try:
+            return await self._opened.answer.read()
+        finally:
+            self._is_reading = False
+
+    async def _write_end(self, rest: bytes, closing: bytes) -> None:
+        """Writes what the turn still holds, which includes `rest`, and the gateway's own closing events."""
+        del rest
+        await self._exchange.client.end(await self._kept.end(closing))
+
+    async def _shown(self, closing: bytes) -> bytes:
+        return await self._kept.broken(closing)

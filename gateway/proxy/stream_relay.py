@@ -1,0 +1,229 @@
+"""Step 6 for a stream: passes an upstream's events on to the client, whole events per write.
+
+    upstream -> SseFramer -> client
+                   |
+                   +-> SseObserver -> StreamSummary, for the settlement
+
+An error before any output is handed back (`NotAnAnswer`), because another upstream may do better. If the stream ends
+without an end of the answer, the gateway's closing events end it. A stream whose answer may have ended is read
+on for `end_wait_s` at most. None of it needs a task or a timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.billing.lifecycle import Outcome
+from gateway.errors import GatewayError
+from gateway.ledger.known_responses import KnownResponses
+from gateway.protocol.dialects.dialect import Ended, StreamForm
+from gateway.protocol.opening_event import id_shown_first
+from gateway.protocol.operations import is_response_id
+from gateway.protocol.sse_framer import SseFramer
+from gateway.protocol.sse_observer import SseObserver
+from gateway.protocol.usage_dropping import UsageDroppingFramer
+from gateway.proxy.admission import Opened
+from gateway.proxy.answer_record import OUTCOMES
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.keep_alive import keeping_alive
+from gateway.proxy.large_answers import examine, finish
+from gateway.proxy.output_cap import CapReached, OutputCap, cap_of
+from gateway.proxy.preamble import FirstEvent, Preamble, Waiting, begins_with_error
+from gateway.types import Headers
+
+
+class StreamRelay:
+    """Passes one stream on. Mutable.
+
+    `begin` is called when the client's stream starts, and returns its head. `responses`: where the response is
+    remembered as soon as its id is shown; None: nobody names it later.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        opened: Opened,
+        form: StreamForm,
+        begin: Callable[[], Headers],
+        responses: KnownResponses | None = None,
+    ) -> None:
+        request, policy = exchange.admitted.request, opened.upstream.policy
+        framer_class = UsageDroppingFramer if request.usage_unasked else SseFramer
+        self.observer = SseObserver(form, request.bounds.choices, policy.max_answer_values)
+        self._framer = framer_class(self.observer, policy.max_event_bytes)
+        self._exchange = exchange
+        self._opened = opened
+        self._begin = begin
+        self._responses = responses
+        self._off_loop = exchange.admitted.snapshot.off_loop
+        self._waiting: Waiting | None = None  # waits for the stream's first events
+        self._is_reading = False  # the upstream is waited for, and not the client
+        self._is_refusal = False  # the stream begins with an error, and the client gets it as it is
+        self._ended_since_s: float | None = None  # since when the answer may have ended
+
+    async def run(self) -> None:
+        """Passes the stream on to its end.
+
+        Raises NotAnAnswer and GatewayError while nothing has been sent, then UpstreamFault, and CapReached.
+        """
+        client, answer, rule = self._exchange.client, self._opened.answer, self._exchange.admitted.route.rule
+        max_tokens, take = cap_of(self._exchange.admitted), self._take
+        cap = None if max_tokens is None else OutputCap(max_tokens, self.observer, take)
+        if cap is not None:
+            take = cap.take
+        first = self._opened.read + answer.read_nowait()  # what came with the head goes with the head
+        with keeping_alive(client, self._framer, rule.keepalive_s):
+            if self.observer.form.holds_preamble:
+                is_paused = await self._pass_preamble(first)
+            else:
+                first = await self._begin_with_event(first)
+                is_paused = bool(first) and not take(first)
+            if not answer.ended:
+                client.flush()
+            while is_paused or await self._pump(take):
+                is_paused = False
+                await client.drained()
+                await examine(self.observer, self._off_loop)
+                if cap is not None and cap.is_reached():
+                    raise CapReached
+        await self.end()
+
+    def _take(self, data: bytes) -> bool:
+        """Passes one read on. Returns whether the next one may follow at once.
+
+        If not, the client has to catch up, or a large event has to be examined first.
+        """
+        client, ends = self._exchange.client, self._opened.answer.ended
+        ready = self._framer.feed(data)
+        if self._responses is not None and ready and not ends:  # a request that ends is settled at once
+            self._remember_response(self._responses, ready)
+        if ends:  # the end is next: one write for both
+            client.buffer(ready)
+            return True
+        return (not ready or client.write_now(ready)) and not self.observer.large
+
+    def _remember_response(self, responses: KnownResponses, ready: bytes) -> None:
+        """Remembers the response, once these events name it, before they go to the client."""
+        shown_id = id_shown_first(ready)
+        if shown_id is None and b'"response"' in ready and not self._framer.takes_long:
+            shown_id = self.observer.summary().response_id
+        if shown_id is None or not is_response_id(shown_id):
+            return
+        admitted, opened = self._exchange.admitted, self._opened
+        hold, model = admitted.admission.hold, admitted.route.model
+        responses.remember_running(hold, model, shown_id, opened.upstream.name, opened.key.fingerprint)
+        self._exchange.answer.remembered_id = shown_id
+        self._responses = None
+
+    async def _begin_with_event(self, data: bytes) -> bytes:
+        """Begins the client's stream with its first event. Raises NotAnAnswer for an error in its place.
+
+        `data`: what has come of it. Returns that, and what has come since.
+        """
+        client, opened, form, has_begun = self._exchange.client, self._opened, self.observer.form, False
+        if (b"\n\n" not in data or data[:1] == b":") and client.starts_now and not opened.answer.ended:
+            self._waiting = waiting = FirstEvent(opened, client, self._begin)
+            self._is_reading = True
+            try:
+                data = await waiting.read(data)
+            finally:
+                self._is_reading, self._waiting = False, None
+            has_begun = waiting.has_begun
+        if not has_begun:
+            if form.error.search(data) is not None:  # it may be one
+                dialect = self._exchange.admitted.target.operation.dialect
+                self._is_refusal = begins_with_error(opened, dialect, form, data)
+            await client.start(opened.answer.status, self._begin())
+        return data
+
+    async def _pass_preamble(self, first: bytes) -> bool:
+        """Begins the client's stream as soon as there is output. Returns whether the client has to catch up."""
+        client, opened = self._exchange.client, self._opened
+        dialect = self._exchange.admitted.target.operation.dialect
+        preamble = Preamble(opened._replace(read=first), self._framer, dialect, client, self._begin, self._off_loop)
+        self._waiting, self._is_reading = preamble, True
+        try:
+            ready = await preamble.read()
+        finally:
+            self._is_reading = False
+        self._is_refusal, self._waiting = preamble.is_refusal, None
+        if client.status is None:
+            await client.start(opened.answer.status, self._begin())
+        if opened.answer.ended:
+            client.buffer(ready)
+            return False
+        return bool(ready) and not client.write_now(ready)
+
+    async def _pump(self, take: Callable[[bytes], bool]) -> bool:
+        self._is_reading = True
+        try:
+            return await self._opened.answer.pump(take)
+        finally:
+            self._is_reading = False
+
+    def check_times(self, now_s: float) -> bool:
+        """Sends what has been held back for too long. Returns whether nothing more is waited for.
+
+        To be called about once a second, so that no stream needs a timer of its own.
+        """
+        if not self._is_reading or self.observer.large:
+            return False
+        if self._waiting is not None:
+            self._waiting.check_times(now_s)
+        summary = self.observer.summary()
+        if summary.ended is None and not summary.may_end:
+            self._ended_since_s = None
+        elif self._ended_since_s is None:
+            self._ended_since_s = now_s
+        else:
+            wait_s = self._opened.upstream.policy.waits_s(has_ended=summary.ended is not None)
+            return now_s - self._ended_since_s >= wait_s
+        return False
+
+    async def end(self) -> None:
+        """Ends the client's stream: the upstream's is over, or nothing that matters can follow."""
+        admitted, _, record, answer = self._exchange
+        rest = await finish(self._framer, self._off_loop)
+        stream, closing, form = answer.end_stream(self.observer), b"", self.observer.form
+        record.response_id = stream.response_id
+        record.answered_model = stream.answer.get("model")
+        may_end = stream.may_end or admitted.target.operation.by_id  # the latter ends where its upstream ends it
+        ended: Ended | None = stream.ended or ("completed" if may_end else None)
+        if self._is_refusal:
+            answer.outcome = Outcome.UPSTREAM_REFUSED
+            refused = GatewayError("upstream_invalid_response", "The provider's stream began with an error.")
+            closing = form.close_broken(stream, refused, self._exchange.origin())
+        elif ended is not None:
+            answer.outcome = OUTCOMES[ended]
+        else:
+            answer.outcome = Outcome.UPSTREAM_CUT if stream.error is None else Outcome.FAILED
+            record.detail = "the stream ended without a terminal event"
+            cut = GatewayError("upstream_invalid_response", "The provider's stream ended too early.")
+            record.code = cut.code
+            closing = form.close_broken(stream, cut, self._exchange.origin())
+        await self._write_end(rest, self._framer.separated(closing))
+
+    async def end_at_cap(self) -> None:
+        """Ends the client's stream as an answer that has reached its length."""
+        answer, form = self._exchange.answer, self.observer.form
+        answer.outcome = Outcome.CAPPED
+        rest = self._framer.finish(was_cut=True)
+        closing = form.close_capped(answer.end_stream(self.observer), self._exchange.origin())
+        await self._exchange.client.end(await self._shown(rest + self._framer.separated(closing)))
+
+    async def end_broken(self, error: GatewayError) -> None:
+        """Ends the client's stream, which the upstream did not end, with an error."""
+        _, client, record, answer = self._exchange
+        rest = self._framer.finish(was_cut=True)
+        closing = self.observer.form.close_broken(answer.end_stream(self.observer), error, self._exchange.origin())
+        shown = await self._shown(rest + self._framer.separated(closing))
+        record.code = error.code if shown else None
+        await client.end(shown)
+
+    async def _write_end(self, rest: bytes, closing: bytes) -> None:
+        """Writes the rest of the upstream's stream, and the gateway's own closing events, if there are any."""
+        await self._exchange.client.end(rest + closing)
+
+    async def _shown(self, closing: bytes) -> bytes:
+        """Returns the end of a stream that broke off as the client is shown it."""
+        return closing

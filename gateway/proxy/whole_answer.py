@@ -1,0 +1,63 @@
+"""Step 6 for an answer that is no stream: it is read whole before its head is passed on.
+
+A 2xx that is no answer must not look like one.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from gateway.billing.lifecycle import Outcome
+from gateway.protocol.dialects.dialect import AnswerFacts, Json
+from gateway.proxy.admission import Opened
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
+from gateway.proxy.large_answers import decoded
+from gateway.proxy.upstream_answer import read_body, refuse_unreadable, refused_addition
+
+_JSON: Final = b"application/json"
+_SERVER_ERROR: Final = 500
+
+
+class WholeAnswer(NamedTuple):
+    """A JSON answer: its bytes, its decoded fields, and what they tell."""
+
+    body: bytes
+    fields: Json
+    facts: AnswerFacts
+
+
+async def read_whole(exchange: Exchange, opened: Opened, kind: bytes) -> WholeAnswer:
+    """Reads a 2xx. `kind`: its media type. Raises InvalidAnswer if it is no answer, or was cut, and UpstreamFault."""
+    admitted, _, record, answer = exchange
+    off_loop, operation = admitted.snapshot.off_loop, admitted.target.operation
+    body = opened.read or await read_body(opened, off_loop, answered=answer.answered)
+    fields = await decoded(body, opened.upstream.policy, off_loop)
+    if not body and operation.by_id and operation.method != "GET":
+        fields, kind = {}, _JSON  # 204, to DELETE
+    if fields is None and kind == _JSON:
+        # The work behind it is probably done: the policy's "2xx without usage".
+        answer.outcome = Outcome.UPSTREAM_CUT
+        raise InvalidAnswer(answer.outcome, "The provider's answer was cut short.")
+    facts = operation.dialect.read_answer(fields) if fields is not None and kind == _JSON else None
+    if fields is None or facts is None:
+        record.detail = f"2xx with {kind.decode('latin-1') or 'no content type'}: not a response"
+        raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
+    return WholeAnswer(body, fields, facts)
+
+
+async def read_refusal_body(exchange: Exchange, opened: Opened) -> bytes:
+    """Reads an upstream's own refusal, which goes to the client unchanged.
+
+    Raises NotAnAnswer if it refuses a field that the gateway added, and GatewayError for a refusal of the gateway's
+    own account, which must not read as the caller's, or one that clients cannot read.
+    """
+    admitted, _, _, answer = exchange
+    status = opened.answer.status
+    body = await read_body(opened, admitted.snapshot.off_loop, answered=answer.answered)
+    if status < _SERVER_ERROR:
+        refused = refused_addition(opened, body)
+        if refused is not None:
+            raise NotAnAnswer(opened, status, body, refused)
+    refuse_unreadable(opened, body, may_be_missing=admitted.target.operation.may_be_missing)
+    return body
