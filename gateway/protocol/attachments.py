@@ -1,16 +1,16 @@
 """Attachments in a request's body: data URLs in base64 (RFC 2397), and base64 in members that carry files.
 
-    find_attachments(body)         their positions and kinds
-    kind_of_value(name, value)     the kind of one member's text, decoded
-    cut_places(body, found)        what of long attachments is cut out, so that the rest parses quickly
-    without(body, places)          the rest
+    find_attachments(body)         the positions and kinds of all attachments
+    kind_of_value(name, value)     the kind of one member's decoded text
+    cut_places(body, found)        the parts of long attachments that can be cut out, so that the rest parses quickly
+    without(body, places)          the body without these parts
 
 They make up most of a large body, and only their size matters to the gateway. The removed content lies inside a JSON
 string and is ASCII without quotes, escapes or control characters. What remains is therefore valid JSON exactly if the
 whole body is, with the same names and the same structure. An attachment that contains other bytes is not cut.
 
-An attachment is no text to a model only if a model gets it as a file: it stands in a member that carries files, and it
-is base64 of what such files begin with. Anything else counts as text, whatever it calls itself.
+An attachment does not count as text if the model gets it as a file: it stands in a member that carries files, and its
+base64 begins as such files do. Anything else counts as text, whatever media type it states.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from gateway.types import Body
 
 Kind = Literal["image", "audio", "file", "text"]
 Find = Callable[..., int]
-"""As bytes.find, of the body."""
+"""Like `bytes.find`, bound to the body."""
 
 MARK: Final = b";base64,"
 SHORTEST_BYTES: Final = 1024
-"""Shorter content counts as text: millions of short ones in one body would cost memory and gain nothing."""
+"""Shorter content counts as text, because noting millions of short attachments would cost memory and gain nothing."""
 SHORTEST_CUT_BYTES: Final = 4096
 _BLOCK_BYTES: Final = SHORTEST_BYTES // 2
-_MOST_LOOKS: Final = 10_000
-"""Long words that are looked at: what comes behind counts as text, whatever it is."""
-_LONGEST_MEDIA_TYPE: Final = 128
-_MOST_BEFORE: Final = _BLOCK_BYTES + _LONGEST_MEDIA_TYPE + len(MARK)
-_AT_ONCE_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
+_MAX_EXAMINED: Final = 10_000
+"""How many long words are examined. Everything behind them counts as text."""
+_MAX_MEDIA_TYPE_BYTES: Final = 128
+_MAX_BYTES_BEFORE: Final = _BLOCK_BYTES + _MAX_MEDIA_TYPE_BYTES + len(MARK)
+_STEP_BYTES: Final = 128 * 1024  # fits into the processor's cache, so that no new pages are requested
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
 _IN_JSON: Final = _BASE64 + b"\\"
 """Some writers of JSON escape each slash."""
@@ -85,19 +85,20 @@ class Attachment(NamedTuple):
 def find_attachments(body: Body) -> list[Attachment]:
     """Returns every long attachment, in order, but not a text that merely mentions one. It never fails.
 
-    Long base64 covers a block of `_BLOCK_BYTES` wherever the blocks begin; of most texts, the first space tells.
+    Long base64 fills at least one block of `_BLOCK_BYTES`, wherever the blocks begin. Most texts have a space in each
+    block, so that they are passed over quickly.
     """
     found: list[Attachment] = []
     seek: Find = body.find if len(body) <= PIECE_BYTES else partial(find, body)
-    at, last, looks = 0, len(body) - _BLOCK_BYTES, _MOST_LOOKS
-    while at <= last and looks:
+    at, last, left = 0, len(body) - _BLOCK_BYTES, _MAX_EXAMINED
+    while at <= last and left:
         if body.find(b" ", at, at + _BLOCK_BYTES) >= 0 or body[at : at + _BLOCK_BYTES].translate(None, _IN_JSON):
             at += _BLOCK_BYTES
             continue
-        looks -= 1
+        left -= 1
         end = seek(b'"', at)
         end = len(body) if end < 0 else end
-        start = body.rfind(b'"', max(0, at - _MOST_BEFORE), at)
+        start = body.rfind(b'"', max(0, at - _MAX_BYTES_BEFORE), at)
         if start >= 0 and (one := _attachment(body, start, end)) is not None:
             found.append(one)
         at = end
@@ -105,10 +106,10 @@ def find_attachments(body: Body) -> list[Attachment]:
 
 
 def _attachment(body: Body, start: int, end: int) -> Attachment | None:
-    """The string between two quotes, if it is an attachment."""
+    """Returns the string between two quotes if it is an attachment."""
     begin = mark = start + 1
     if is_url := body.startswith(b"data:", begin):
-        mark = body.find(MARK, begin, begin + _LONGEST_MEDIA_TYPE)
+        mark = body.find(MARK, begin, begin + _MAX_MEDIA_TYPE_BYTES)
         begin = mark + len(MARK)
     if mark < 0 or end - begin < SHORTEST_BYTES:
         return None
@@ -117,26 +118,26 @@ def _attachment(body: Body, start: int, end: int) -> Attachment | None:
 
 
 def _kind(body: Body, start: int, begin: int, end: int) -> Kind:
-    """What a model gets to see of it. `start` is its quote, `begin` the first byte of its content."""
+    """Returns what a model sees an attachment as. `start` is its quote, `begin` the first byte of its content."""
     head = bytes(body[begin : begin + 64]).replace(b"\\/", b"/")
-    kind = _kind_by(_member_before(body, start), head)
+    kind = _kind_of_head(_member_before(body, start), head)
     return kind if kind == "text" or _is_base64(body, begin, end) else "text"
 
 
 def kind_of_value(name: str, value: str) -> Kind | None:
-    """What the value of a member is, where it is long base64, with `data:` before it or without; None where it is not.
+    """Returns the kind of a member's value, or None if it is not long base64, with or without `data:` before it.
 
-    "text": base64 of something else than the files that stand in such a member.
+    "text" is base64 of anything but the files that stand in such a member.
     """
     if len(value) < SHORTEST_BYTES:
         return None
-    mark = value.find(MARK.decode(), 0, _LONGEST_MEDIA_TYPE) if value.startswith("data:") else -1
+    mark = value.find(MARK.decode(), 0, _MAX_MEDIA_TYPE_BYTES) if value.startswith("data:") else -1
     content = value[mark + len(MARK) if mark >= 0 else 0 :].encode("ascii", "replace")
-    return _kind_by(name, content[:32]) if _is_base64(content, 0, len(content)) else None
+    return _kind_of_head(name, content[:32]) if _is_base64(content, 0, len(content)) else None
 
 
-def _kind_by(name: str, head: bytes) -> Kind:
-    """The kind of a member's content by its first bytes."""
+def _kind_of_head(name: str, head: bytes) -> Kind:
+    """Returns the kind of a member's content by its first bytes."""
     if name in _IMAGE_MEMBERS and _IMAGES.match(head):
         return "image"
     if name in _AUDIO_MEMBERS and _AUDIO.match(head):
@@ -145,7 +146,7 @@ def _kind_by(name: str, head: bytes) -> Kind:
 
 
 def _member_before(body: Body, start: int) -> str:
-    """The name of the member whose value begins at `start`, with its escapes read; "" for an item of an array."""
+    """Returns the decoded name of the member whose value begins at `start`, or "" for an item of an array."""
     found = _MEMBER.search(bytes(body[max(0, start - 96) : start]))
     if found is None:
         return ""
@@ -161,8 +162,8 @@ def _member_before(body: Body, start: int) -> str:
 def _is_base64(body: Body, start: int, end: int) -> bool:
     escapes = 0
     with memoryview(body) as view:
-        for at in range(start, end, _AT_ONCE_BYTES):
-            others = bytes(view[at : min(at + _AT_ONCE_BYTES, end)]).translate(None, _BASE64)
+        for at in range(start, end, _STEP_BYTES):
+            others = bytes(view[at : min(at + _STEP_BYTES, end)]).translate(None, _BASE64)
             if others.strip(b"\\"):
                 return False
             escapes += len(others)
@@ -182,7 +183,7 @@ def cut_places(body: Body, attachments: list[Attachment]) -> list[tuple[int, int
 
 
 def without(body: Body, places: list[tuple[int, int]]) -> Body:
-    """Returns the body without what lies in these places."""
+    """Returns the body without the bytes between these positions."""
     if not places:
         return body
     starts = [0, *(end for _, end in places)]
@@ -194,9 +195,9 @@ def without(body: Body, places: list[tuple[int, int]]) -> Body:
 def _is_plain(body: Body, start: int, end: int) -> bool:
     """Whether the bytes are ASCII that JSON does not escape. orjson's writer checks that with vector instructions."""
     with memoryview(body) as view:
-        for at in range(start, end, _AT_ONCE_BYTES):
+        for at in range(start, end, _STEP_BYTES):
             try:
-                piece = str(view[at : min(at + _AT_ONCE_BYTES, end)], "ascii")  # decodes and checks in one pass
+                piece = str(view[at : min(at + _STEP_BYTES, end)], "ascii")  # decodes and checks in one pass
             except UnicodeDecodeError:
                 return False
             if len(orjson.dumps(piece)) != len(piece) + 2:

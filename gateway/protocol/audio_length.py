@@ -3,8 +3,9 @@
     seconds_of(data)    exact for WAV, FLAC, Ogg, MP4/M4A and WebM; MP3, MP2 and AAC by their frames;
                         for any other file an upper bound, by `SLOWEST_BYTES_PER_SECOND`
 
-A length in the file's head is not trusted if the file cannot hold it: less than its bytes can play at the highest
-common rate is not believed. A file on disk is read where it tells something, and searched in slices.
+A duration in the file's head is not trusted if it is shorter than the file's bytes would play at the highest common
+rate, or far longer than they would at the lowest one. A file on disk is searched in slices, and only the needed parts
+of it are read.
 """
 
 from __future__ import annotations

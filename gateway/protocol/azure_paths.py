@@ -1,12 +1,12 @@
 """Azure's paths for the same calls (Azure OpenAI, REST API reference). Pure. They are off by default.
 
-| asked                                      | stands for                                                    |
+| requested path                             | OpenAI's path                                                 |
 |--------------------------------------------|---------------------------------------------------------------|
 | /openai/v1/...                             | /v1/...                                                       |
 | /openai/deployments/{deployment}/...       | /v1/..., for the model `deployment`, whatever the body names  |
 | /openai/... (`/openai/responses`)          | /v1/...                                                       |
 
-The query's `api-version` is meant for the server that was asked, so it goes no further.
+The query's `api-version` is meant for Azure, so it is not passed on.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _VERSION: Final = b"api-version="
 
 
 class Plain(NamedTuple):
-    """A request as it stands for one at OpenAI's path. `deployment`: the model that its path names, or ""."""
+    """A request translated to OpenAI's path. `deployment` is the model in Azure's path, or ""."""
 
     scope: Scope
     deployment: str
 
 
 def plain(scope: Scope) -> Plain:
-    """Returns what a request whose path begins with `PREFIX` stands for."""
+    """Translates a request whose path begins with `PREFIX`."""
     found = _PATH.fullmatch(scope["path"])
     if found is None:
         return Plain(scope, "")

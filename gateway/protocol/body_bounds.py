@@ -1,8 +1,8 @@
-"""Bounds how much of a body has to be understood, before it is parsed. Pure.
+"""Bounds the size and the number of values of a body before it is parsed. Pure.
 
-Parsing happens in one piece, and meanwhile nobody else is served. Its time goes with the text (what is left when the
-attachments are cut out) and with the number of values: 32 MB of `[],` take seconds and a gigabyte of memory, 32 MB of
-an image a few milliseconds.
+Parsing takes time in proportion to the text (the body without its attachments) and to the number of values, and
+delays all other requests. 32 MB of `[],` take seconds and a gigabyte of memory; 32 MB of an image take a few
+milliseconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.types import Body
 
 _SLICE_BYTES: Final = 256 * 1024
 _STARTS: Final = (b",", b"[", b"{")
-"""Each value but the first of its array or object follows a comma, and each array or object has a bracket."""
+"""The characters by which values are counted. Each value but the first of its array or object follows a comma."""
 
 
 class BodyBounds(NamedTuple):
@@ -28,7 +28,7 @@ DEFAULT_BOUNDS: Final = BodyBounds()
 
 
 def check_bounds(text: Body, bounds: BodyBounds) -> None:
-    """`text`: a body without its attachments. Raises GatewayError `body_too_large`."""
+    """Raises GatewayError `body_too_large`. `text` is a body without its attachments."""
     if len(text) > bounds.max_text_bytes:
         raise GatewayError(
             "body_too_large",
@@ -44,7 +44,7 @@ def check_bounds(text: Body, bounds: BodyBounds) -> None:
 
 
 def _has_more_values(text: Body, most: int) -> bool:
-    """Whether there are more; looks no further than it has to."""
+    """Whether there are more values. It stops as soon as that is known."""
     found = 0
     for at in range(0, len(text), _SLICE_BYTES):
         found += _count(text[at : at + _SLICE_BYTES])
@@ -54,13 +54,13 @@ def _has_more_values(text: Body, most: int) -> bool:
 
 
 def _has_more_outside_strings(text: Body, most: int) -> bool:
-    """The same without commas and brackets that stand in strings."""
+    """The same, without counting commas and brackets inside strings."""
     found, at, inside = 0, 0, False
     while at < len(text) and found <= most:
         piece = bytes(text[at : at + _SLICE_BYTES])
         escapes = len(piece) - len(piece.rstrip(b"\\"))
         if escapes % 2:
-            piece += text[at + len(piece) : at + len(piece) + 1]  # what the last one escapes
+            piece += text[at + len(piece) : at + len(piece) + 1]  # the character that the last backslash escapes
         at += len(piece)
         if b"\\" in piece:
             piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")

@@ -1,26 +1,26 @@
-"""What the gateway changes in a request's body. Every other byte goes to the provider as it came. Pure.
+"""The changes that the gateway makes in a request's body. All other bytes reach the provider unchanged. Pure.
 
-| field                          | is changed where                            | because                               |
+| field                          | is changed if                               | because                               |
 |--------------------------------|---------------------------------------------|---------------------------------------|
-| `model`                        | its route, an alias or its spelling says so | the provider has a name of its own    |
-| `max_output_tokens`,           | the caller set no bound, and the model may  | what is held is the most that may be  |
-| `max_completion_tokens`,       | put out more than is held for it            | charged, so the provider must know it |
+| `model`                        | a route, an alias or its spelling demands   | the provider has another name for it  |
+| `max_output_tokens`,           | the caller set no bound, and the model can  | no more than the hold may be charged, |
+| `max_completion_tokens`,       | put out more than the hold covers           | so the provider must know the bound   |
 | `max_tokens`                   |                                             |                                       |
 | `stream_options.include_usage` | a stream of completions or chat completions | a stream is settled by its usage      |
-|                                | is asked for without it                     |                                       |
-| `usage.include`                | the upstream has `ask_for_cost`, and the    | it reports what a request costs only  |
-|                                | caller does not say                         | if it is asked                        |
-| `input`, `store`,              | the route has `state = "gateway"`           | the gateway keeps what came before    |
+|                                | is requested without it                     |                                       |
+| `usage.include`                | the upstream has `ask_for_cost`, and the    | the provider reports the cost of a    |
+|                                | caller leaves it open                       | request only on demand                |
+| `input`, `store`,              | the route has `state = "gateway"`           | the gateway keeps earlier turns       |
 | `conversation`,                | (gateway/state/turns.py)                    |                                       |
 | `previous_response_id`         |                                             |                                       |
 
     with_model(body, model)                         another model
     with_output_bound(body, field, tokens)          a bound on the output
-    with_flag(body, name, flag)                     what a provider reports only if it is asked: usage, cost
+    with_flag(body, name, flag)                     a request for what a provider reports on demand: usage, cost
 
-    with_members(body, places, values)              any of them at once, of a large body whose `places` are known
+    with_members(body, places, values)              several of them at once, in a large body whose `places` are known
 
-An addition that a provider refuses by name is left out, and the request is repeated: `Addition`.
+If a provider refuses an addition by its name, the request is repeated without it: `Addition`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gateway.protocol.multipart import Form, with_text
 from gateway.types import Body
 
 Places = Mapping[str, tuple[int, int]]
-"""By a member's name, where its value starts and ends."""
+"""The name of a member -> the start and the end of its value."""
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _NEXT_STRING_OR_BRACKET: Final = re.compile(rb'[^"\[\]{}]*+(' + _STRING + rb"|[\[\]{}])")
@@ -55,13 +55,13 @@ ASKS_COST: Final = b'{"include":true}'
 
 
 class Addition(NamedTuple):
-    """Something that the gateway adds to a body. `words`: by one of them a refusal names it."""
+    """Something that the gateway adds to a body. `words` are the texts by which a refusal may name it."""
 
     name: str
     words: tuple[bytes, ...]
 
     def is_named_in(self, refusal: bytes) -> bool:
-        """Whether a refusal's body names it."""
+        """Whether the body of a refusal names it."""
         return any(map(refusal.__contains__, self.words))
 
 
@@ -80,24 +80,24 @@ COST_ASKED: Final = Addition(
     ),
 )
 BLOBS: Final = Addition("encrypted_content", (b"encrypted_content", b"ncrypted content"))
-"""Reasoning in encrypted form, where the gateway keeps the state and adds what came before."""
+"""Encrypted reasoning, which the gateway adds to later turns if it keeps the state."""
 NOTHING_ADDED: Final[tuple[Addition, ...]] = ()
 
 
 def output_bound_in(field: str) -> Addition:
-    """A bound on the output in a field of this name."""
+    """Returns the addition of a bound on the output in this field."""
     return Addition(field, (field.encode(),))
 
 
 def with_model(body: Body, model: str, form: Form | None = None) -> Body:
-    """The body with `model` in place of the caller's. `form`: its parts, where it is a form with files."""
+    """Returns the body with another model. `form` has its parts if it is a form with files."""
     if form is not None:
         return with_text(body, form, "model", model)
     return _with_member(body, b"model", orjson.dumps(model))
 
 
 def with_output_bound(body: Body, field: str, tokens: int) -> bytes:
-    """The body with a bound on its output, in a field that says nothing in it: absent or null."""
+    """Returns the body with a bound on its output, in a field that is absent or null."""
     name = field.encode()
     if name in body or b"\\u00" in body:
         return _with_member(body, name, b"%d" % tokens)
@@ -106,7 +106,7 @@ def with_output_bound(body: Body, field: str, tokens: int) -> bytes:
 
 
 def with_flag(body: Body, name: str, flag: bytes) -> bytes:
-    """The body with a flag set in one of its objects, such as `stream_options`; all else in it as it came."""
+    """Returns the body with a flag set in one of its objects, such as `stream_options`."""
     start = next((value_at for found, value_at in members(body) if found == name), None)
     if start is None or not body.startswith(b"{", start):
         return _with_member(body, name.encode(), b'{"%b":true}' % flag)
@@ -116,9 +116,10 @@ def with_flag(body: Body, name: str, flag: bytes) -> bytes:
 
 
 def with_members(body: Body, places: Places, values: Mapping[str, bytes], *, asks_usage: bool) -> Body:
-    """A large body with these members in place of its own, or in front: it is copied once, in short calls.
+    """Returns a large body with other values for these members. It is copied once, in short calls.
 
-    `asks_usage`: with `stream_options.include_usage`, too.
+    Members that the body does not have are added in front. With `asks_usage`, it also gets
+    `stream_options.include_usage`.
     """
     if asks_usage:
         start, end = places.get("stream_options", (0, 0))
@@ -143,7 +144,7 @@ def with_members(body: Body, places: Places, values: Mapping[str, bytes], *, ask
 
 
 def members(body: Body) -> Iterator[tuple[str, int]]:
-    """The top level of a valid JSON object: each name, and where its value starts. Linear, and no recursion."""
+    """Yields the name of each member of a valid JSON object, and where its value starts. Takes linear time."""
     depth, at = 0, 0
     while (token := (_NEXT_STRING_OR_BRACKET if depth == 1 else _NEXT_BRACKET).match(body, at)) is not None:
         at = token.end()
@@ -158,7 +159,7 @@ def members(body: Body) -> Iterator[tuple[str, int]]:
 
 
 def _with_member(body: Body, name: bytes, value: bytes) -> bytes:
-    """An object with another value for a member; a member that it does not have is put in front."""
+    """Returns an object with another value for a member. If it does not have the member, that is added in front."""
     start = None
     if name in body or b"\\u00" in body:  # a name may be written with escapes
         start = next((value_at for found, value_at in members(body) if found.encode("utf-8", "replace") == name), None)
@@ -170,7 +171,7 @@ def _with_member(body: Body, name: bytes, value: bytes) -> bytes:
 
 
 def _value_end(body: Body, start: int) -> int:
-    """Where the value that starts there ends; of valid JSON."""
+    """Returns where the value that starts at `start` ends, in valid JSON."""
     if (text := _WHOLE_STRING.match(body, start)) is not None:
         return text.end()
     if body[start : start + 1] not in _OPENING:

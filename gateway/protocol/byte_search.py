@@ -1,12 +1,12 @@
-"""Searches long bytes in pieces, because a search in one go holds the interpreter's lock. Pure; runs in any thread.
+"""Searches long bytes in pieces, because a search in one call holds the interpreter's lock. Pure; runs in any thread.
 
-Bytes of at most `PIECE_BYTES` are searched by their own methods: a call less.
-
-find(text, needle, start)            as bytes.find
+find(text, needle, start)            like bytes.find
 contains(pattern, text, longest)     whether a regular expression matches anywhere; no match is longer than `longest`
-joined(pieces)                       as b"".join
+joined(pieces)                       like b"".join
 
 Readable                             bytes that are in memory (InMemory), on disk, or a part of others (Window)
+
+Callers use the methods of `bytes` for at most `PIECE_BYTES`, which saves a call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PIECE_BYTES: Final = 512 * 1024
 
 
 def find(text: Body, needle: bytes, start: int = 0, end: int | None = None) -> int:
-    """The first place from `start` on where all of `needle` stands before `end`, -1 where there is none."""
+    """Returns the first position of `needle` between `start` and `end`, or -1."""
     size, more = len(text) if end is None else min(end, len(text)), len(needle) - 1
     while start < size:
         at = text.find(needle, start, min(start + PIECE_BYTES + more, size))
@@ -32,7 +32,7 @@ def find(text: Body, needle: bytes, start: int = 0, end: int | None = None) -> i
 
 
 def contains(pattern: re.Pattern[bytes], text: Body, longest: int) -> bool:
-    """Whether it matches anywhere. What it says of a place goes by no more than the `longest` bytes from there on."""
+    """Whether the pattern matches anywhere. Whether it matches at a position depends on at most `longest` bytes."""
     return any(
         pattern.search(text, start, start + PIECE_BYTES + longest) is not None
         for start in range(0, max(1, len(text)), PIECE_BYTES)
@@ -40,7 +40,7 @@ def contains(pattern: re.Pattern[bytes], text: Body, longest: int) -> bool:
 
 
 def joined(pieces: Iterable[Body | memoryview]) -> bytearray:
-    """The pieces in one."""
+    """Returns the pieces as one."""
     whole = bytearray()
     for piece in pieces:
         view = memoryview(piece)

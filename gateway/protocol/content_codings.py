@@ -1,10 +1,10 @@
-"""Request bodies that arrive compressed (RFC 9110, section 8.4.1), decoded within bounds. Pure.
+"""Decodes compressed request bodies (RFC 9110, section 8.4.1) within bounds. Pure.
 
-decode(body, coding, most) -> bytes     or GatewayError: unsupported_media_type, invalid_field, body_too_large
-BodyDecoder(coding, most)               the same, piece by piece
+decode(body, coding, max_bytes) -> bytes     or GatewayError: unsupported_media_type, invalid_field, body_too_large
+BodyDecoder(coding, max_bytes)               the same, piece by piece
 
-What a body decodes to is bounded in size, and beyond a first MiB by its ratio too: a few kilobytes that become 32 MiB
-are no request but an attack.
+The decoded size is bounded. Beyond the first MiB the ratio to the compressed size is bounded too, because a few
+kilobytes that become 32 MiB are an attack.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from gateway.types import Body
 
 _FREE_BYTES: Final = 1024 * 1024
 _MAX_RATIO: Final = 100
-_MOST_MEMBERS: Final = 10_000  # each costs time, however little it holds
+_MAX_MEMBERS: Final = 10_000  # each costs time, however little it holds
 _NONE: Final = frozenset({"", "identity", "none", "utf-8", "utf8"})
-"""What is written into Content-Encoding for a body that is as it is."""
+"""Values of Content-Encoding that clients send with a body that is not compressed."""
 
 
 def is_coded(coding: str) -> bool:
-    """Whether the header's value names a coding at all."""
+    """Whether the header's value names a coding."""
     return coding.strip().lower() not in _NONE
 
 
 def check_coding(coding: str) -> None:
-    """Raises GatewayError `unsupported_media_type`, which names what is taken, for another coding."""
+    """Raises GatewayError `unsupported_media_type` for an unknown coding. The error names the supported ones."""
     if is_coded(coding) and coding_of(coding) is None:
         raise GatewayError(
             "unsupported_media_type",
@@ -39,10 +39,10 @@ def check_coding(coding: str) -> None:
 
 
 def decode(body: Body, coding: str, max_bytes: int) -> bytes:
-    """The body as it was before it was compressed. Raises GatewayError."""
+    """Returns the decompressed body. Raises GatewayError."""
     decoder = BodyDecoder(coding, max_bytes, len(body))
     pieces: list[bytes] = []
-    for at in range(0, len(body), STEP_BYTES):  # a piece at a time: the whole would be copied at each step
+    for at in range(0, len(body), STEP_BYTES):  # in pieces, because what is left is copied at each step
         pieces.extend(decoder.decoded(bytes(body[at : at + STEP_BYTES])))
     decoder.end()
     return b"".join(pieces)
@@ -84,7 +84,7 @@ class BodyDecoder:
 
     def _check(self, sent_bytes: int | None) -> None:
         grows = sent_bytes is not None and self._size > _FREE_BYTES + _MAX_RATIO * sent_bytes
-        if self._size > self._max_bytes or grows or self._decoder.members > _MOST_MEMBERS:
+        if self._size > self._max_bytes or grows or self._decoder.members > _MAX_MEMBERS:
             raise _too_large(self._max_bytes)
 
 

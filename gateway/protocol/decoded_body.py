@@ -1,10 +1,10 @@
-"""A JSON body decoded, as far as the gateway has to understand it. Pure.
+"""Decodes a JSON body. Pure.
 
     decode_body(body, attachments, bounds, form) -> DecodedBody    or GatewayError: invalid_json, duplicate_field, ...
 
 A large body is decoded without its attachments, in slices (`json_slices`), and within bounds (`body_bounds`). Parsers
-differ on a field that occurs twice (first or last wins) and on other spellings (Go's encoding/json ignores case), so a
-body that has a field which the gateway reads twice at its top level, escaped or in other case, is refused.
+differ on a field that occurs twice (first or last wins) and on other spellings (Go's encoding/json ignores case). A
+body is therefore refused if a field that the gateway reads occurs twice at its top level, escaped or in another case.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from gateway.types import Body
 LARGE_BYTES: Final = 64 * 1024
 """A larger body is decoded in slices."""
 
-# An escape that stands for "_" or a letter: the only way to spell a field without its plain bytes.
+# An escaped "_" or letter, which is the only way to spell a field without its plain bytes.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[4-7][0-9a-fA-F])")
 
 
 class DecodedBody(NamedTuple):
-    """`text`: the body, or what was left of it when attachments were cut out: their places in `fields` are empty.
+    """The fields of a body.
 
-    `places`: where the members stand that the gateway reads; of a large body alone.
+    `text` is the body, without long attachments if they were cut out. Their contents are missing in `fields` too.
+    `places` are the positions of the members that the gateway reads, in a large body.
     """
 
     fields: dict[str, Any]
@@ -68,7 +69,7 @@ def decode_body(body: Body, attachments: list[Attachment], bounds: BodyBounds, f
 def _decode_large(
     body: Body, attachments: list[Attachment], bounds: BodyBounds, form: RequestForm
 ) -> tuple[Any, Body, Places]:
-    """To parse the attachments, too, would take most of its time."""
+    """Decodes a large body without its attachments, which would take most of the time."""
     cuts = cut_places(body, attachments)
     text = without(body, cuts)
     check_bounds(text, bounds)
@@ -96,7 +97,7 @@ def _may_be_cut(value: object) -> bool:
 
 
 def _uncut(at: int, cuts: list[tuple[int, int]]) -> int:
-    """Where a place of the text is in the body that it was cut out of."""
+    """Returns the position in the body of a position in the text, which lacks the cuts."""
     for start, end in cuts:
         if at <= start:
             break
@@ -116,7 +117,7 @@ def _loads(text: bytes) -> Any:
 
 
 def _decode_lenient(body: Body, error: orjson.JSONDecodeError) -> Any:
-    """JSON by the grammar of RFC 8259: half an emoji (a lone surrogate) and 1e400 are in it; upstreams may take it."""
+    """Decodes what orjson refuses but RFC 8259 permits, such as a lone surrogate or 1e400. Upstreams may accept it."""
     try:
         return json.loads(body.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError):

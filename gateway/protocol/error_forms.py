@@ -1,9 +1,9 @@
-"""The form of an error where no operation's dialect decides it: by who asks, and for what. Pure.
+"""The form of an error for which no operation, and so no dialect, is known. Path and headers decide it. Pure.
 
 | caller                                                         | form        |
 |----------------------------------------------------------------|-------------|
-| asks for /v1/messages or below, or sends `anthropic-version`   | Anthropic's |
-| asks for /v1/models, and has its key in `x-api-key`            | Anthropic's |
+| requests /v1/messages or below, or sends `anthropic-version`   | Anthropic's |
+| requests /v1/models, and sends its key in `x-api-key`          | Anthropic's |
 | any other                                                      | OpenAI's    |
 
 Anthropic's clients send `anthropic-version` with every request (API reference, Versions).
@@ -23,7 +23,7 @@ _MODELS: Final = "/v1/models"
 
 
 def is_anthropic_client(path: str, headers: Iterable[Header]) -> bool:
-    """Whether a caller reads Anthropic's API. `headers`: names in lower case."""
+    """Whether a caller uses Anthropic's API. The names in `headers` are in lower case."""
     if _is_below(path, _MESSAGES):
         return True
     names = {name for name, _ in headers}
@@ -33,7 +33,7 @@ def is_anthropic_client(path: str, headers: Iterable[Header]) -> bool:
 def error_body(
     path: str, headers: Iterable[Header], error: GatewayError, request_id: str, *, numeric_codes: bool
 ) -> Json:
-    """Returns the body of an error as its caller reads it."""
+    """Returns the body of an error in the form of the caller's API."""
     form = messages.error_body if is_anthropic_client(path, headers) else openai_form.error_body
     return form(error, request_id, numeric_codes)
 

@@ -1,9 +1,9 @@
-"""Step 2 for a form with files: the same few fields as of a JSON body, whatever order its parts have.
+"""Step 2 for a form with files: reads the same few fields as from a JSON body, in any order of its parts.
 
     read_form_request(body, content_type, form) -> RequestBody    or GatewayError
 
-A form has texts alone: numbers and flags are read from theirs. Files count by what they are: an image as an image,
-sound by its seconds. A large form is on disk: it is read in slices.
+All fields of a form are texts, from which numbers and flags are parsed. Files count by their kind: an image as an
+image, sound by its seconds. A large form is on disk, and is read in slices.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from gateway.protocol.dialects.dialect import RequestForm
 from gateway.protocol.multipart import boundary_of, read_form
 from gateway.protocol.request_body import RequestBody, model_of, with_bounds
 from gateway.protocol.request_work import FILES_ALONE, NO_WORK
-from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, MOST_EDITED_IMAGE_TOKENS
+from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, MAX_EDITED_IMAGE_TOKENS
 from gateway.protocol.usage_reader import NO_FACTS
 from gateway.types import Body
 
 _FLAGS: Final[Mapping[str, bool]] = MappingProxyType({"true": True, "false": False, "True": True, "False": False})
 _NUMBERS: Final = frozenset({"n", "partial_images"})
-_MOST_DIGITS: Final = 9
+_MAX_DIGITS: Final = 9
 _SOUND: Final = "file"
 _IMAGES: Final = ("image", "mask")
 
 
 def read_form_request(body: Body | Readable, content_type: bytes, form: RequestForm) -> RequestBody:
-    """Reads a form. Raises GatewayError for what cannot be read in one way, and for what it lacks."""
+    """Reads a form. Raises GatewayError if it is ambiguous or incomplete."""
     source: Readable = InMemory(body) if isinstance(body, bytes | bytearray) else body
     parts = read_form(source, boundary_of(content_type), form.fields)
     fields: dict[str, Any] = {name: _value(name, text) for name, text in parts.texts.items()}
     sound = next((part for part in parts.files if part.name == _SOUND), None)
-    if sound is not None and form.hears:
+    if sound is not None and form.needs_duration:
         fields["file_seconds"] = seconds_of(Window(source, sound.start, sound.end))
     bounds, stream = form.bounds(fields), form.streams(fields)
     images = sum(part.name.startswith(_IMAGES) for part in parts.files)
@@ -53,7 +53,7 @@ def read_form_request(body: Body | Readable, content_type: bytes, form: RequestF
         bounds=bounds,
         names_model="model" in fields,
         form=parts,
-        input_tokens_bound=parts.text_bytes + images * MOST_EDITED_IMAGE_TOKENS + (bounds.input_tokens or 0),
+        input_tokens_bound=parts.text_bytes + images * MAX_EDITED_IMAGE_TOKENS + (bounds.input_tokens or 0),
         work=FILES_ALONE if parts.files else NO_WORK,
         on_disk=None if isinstance(body, bytes | bytearray) else body,
     )
@@ -61,7 +61,7 @@ def read_form_request(body: Body | Readable, content_type: bytes, form: RequestF
 
 def _value(name: str, text: str) -> Any:
     if name in _NUMBERS:
-        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
             raise GatewayError("invalid_field", f"{name!r} must be a whole number.", param=name)
         return int(text)
     if name == "stream":

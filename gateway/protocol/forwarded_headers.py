@@ -1,14 +1,14 @@
-"""Which headers pass between clients and upstreams, in both directions: one table. Pure.
+"""The table of headers that are forwarded between clients and upstreams. Pure.
 
-| header                                      | to upstream   | to client | why                                       |
-|---------------------------------------------|---------------|-----------|-------------------------------------------|
-| accept, user-agent, originator, openai-beta | yes           | no        | what the client is, and can read          |
-| traceparent, tracestate                     | yes, untraced | no        | the caller's trace                        |
-| content-type, retry-after, ...              | no            | yes       | how to read the answer, when to come back |
-| session and cache headers, x-codex-*        | yes           | yes       | the provider's prompt cache goes by them  |
+| header                                      | to upstream   | to client | why                                      |
+|---------------------------------------------|---------------|-----------|------------------------------------------|
+| accept, user-agent, originator, openai-beta | yes           | no        | what the client is and understands       |
+| traceparent, tracestate                     | yes, untraced | no        | the caller's trace                       |
+| content-type, retry-after, ...              | no            | yes       | how to read the answer, when to retry    |
+| session and cache headers, x-codex-*        | yes           | yes       | keys of the provider's prompt cache      |
 
-Everything else stays on its side: keys, cookies, addresses, limits of the gateway's own account. An upstream's
-`forward_headers` add to what goes there, and a dialect's `headers`, too.
+No other header is forwarded: keys, cookies, addresses, limits of the gateway's own account. The upstream's
+`forward_headers` and the dialect's `headers` are forwarded to the upstream in addition.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SESSION_HEADERS: Final = (
     b"x-conversation-id",
     b"x-grok-conv-id",
 )
-"""By which clients name a session, the most telling first: a provider's prompt cache goes by them, and affinity."""
+"""Headers that name a session, the most specific first. Prompt caches and the gateway's affinity are keyed by them."""
 _BOTH_WAYS: Final = frozenset({*SESSION_HEADERS, b"x-client-request-id"})
 _BOTH_WAYS_PREFIX: Final = b"x-codex-"
 _TRACE: Final = frozenset({b"traceparent", b"tracestate"})
@@ -47,7 +47,7 @@ _ANSWER: Final = _BOTH_WAYS | {
 
 
 def to_upstream(headers: Headers, of_dialect: frozenset[bytes], *, traced: bool) -> Headers:
-    """The request headers that go on. `traced`: the gateway's own span is the parent, not the caller's."""
+    """Returns the request headers to forward. If `traced`, the gateway's own span is the parent, not the caller's."""
     passed, prefix = _REQUEST if traced else _REQUEST_UNTRACED, _BOTH_WAYS_PREFIX
     found = []
     for header in headers:
@@ -58,7 +58,7 @@ def to_upstream(headers: Headers, of_dialect: frozenset[bytes], *, traced: bool)
 
 
 def to_client(headers: Headers) -> Headers:
-    """The answer's headers that go on."""
+    """Returns the answer's headers to forward."""
     found = []
     for header in headers:
         if header[0] in _ANSWER or header[0].startswith(_BOTH_WAYS_PREFIX):

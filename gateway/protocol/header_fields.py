@@ -1,6 +1,6 @@
-"""What holds for header fields on both sides of the gateway. Pure.
+"""Checks of header fields on both sides of the gateway. Pure.
 
-size_bytes(headers)             what the fields take in an HTTP/1.1 head
+size_bytes(headers)             the size of the fields in an HTTP/1.1 head
 is_clean(lines, line_count)     whether the only control characters are the line ends that were written on purpose
 """
 

@@ -1,13 +1,13 @@
-"""Parses large JSON in slices, so that no call of a parser takes long: it holds the interpreter's lock. Pure.
+"""Parses large JSON in slices, so that no call of a parser holds the interpreter's lock for long. Pure.
 
     parse_in_slices(text, loads) -> Sliced     its value, and where members of its top level are; ValueError: no JSON
 
-A parser in C understands about 200 MB a second, and nobody else is served meanwhile. So brackets are followed here, and
-what lies between two commas of one array or object goes to `loads` in groups of about `SLICE_BYTES`. What is put
-together is what `loads` makes of the whole, and what it refuses is refused. Strings of more than a slice are checked
-piece by piece.
+A parser in C reads about 200 MB per second, and no other request is served meanwhile. This module therefore follows
+the brackets itself, and passes groups of values between two commas of one array or object to `loads`, about
+`SLICE_BYTES` at a time. The result is what `loads` would return for the whole text, and what it refuses is refused.
+Strings of more than a slice are checked piece by piece.
 
-Runs in any thread. Takes about twice as long as a parser in one go, but for values that are all brackets.
+It runs in any thread, and takes about twice as long as a parser in one call. Values that are all brackets take longer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from gateway.types import Body
 
 SLICE_BYTES: Final = 64 * 1024
 MAX_DEPTH: Final = 1024
-"""As deep as orjson goes."""
-_MOST_ITEMS: Final = 10_000  # of one long array or object that are kept, about, where long values are left out
-_MOST_NUMBERS: Final = 256  # of one array that are kept where long values are left out
-_LEVELS: Final = 3  # of arrays and objects in one group in which such arrays are looked for
+"""The bound of orjson."""
+_MAX_ITEMS: Final = 10_000  # about as many are kept of one long array or object if long values are shortened
+_MAX_NUMBERS: Final = 256  # as many are kept of one array if long values are shortened
+_LEVELS: Final = 3  # of arrays and objects in one group that are searched for such arrays
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _RUN: Final = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+', re.DOTALL)
 _TO_COMMA: Final = re.compile(rb'[^",\[\]{}]*+(?:' + _STRING + rb'[^",\[\]{}]*+)*+', re.DOTALL)
 _INSIDE: Final = re.compile(
     rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
-)  # of a string, up to its quote, a slice's end, or what may not stand there
+)  # the inside of a string, up to its quote, the end of a slice, or an invalid character
 _HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _ESCAPE_BYTES: Final = len(b"\\u0000")
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
@@ -46,7 +46,7 @@ _BRACKETS: Final = frozenset(b"[]{}")
 
 
 class TooManyValues(ValueError):
-    """More brackets than the bound: nothing more is looked at. `found`: what there is of an object until then."""
+    """The text has more brackets than the bound, and is not parsed further. `found` is the object so far."""
 
     def __init__(self, found: dict[str, Any]) -> None:
         super().__init__("too many values")
@@ -54,16 +54,17 @@ class TooManyValues(ValueError):
 
 
 class Sliced(NamedTuple):
-    """`places`: where the values of the top level's members stand, each time that the member occurs: start and end."""
+    """The result. `places` has the start and the end of the value for each occurrence of a wanted member."""
 
     value: Any
     places: dict[str, list[tuple[int, int]]]
 
 
 class _Frame:
-    """An array or object that is put together here. `begun`: where what has not been parsed begins.
+    """A long array or object, which is put together from several groups.
 
-    `state`: what stands before that: its bracket, a comma, or a value, behind which a comma has to come.
+    `begun` is where the text begins that has not been parsed. `state` says what precedes that: the opening bracket, a
+    comma, or a value that a comma must follow. `key` names the member whose value is being put together.
     """
 
     __slots__ = ("begun", "is_object", "is_root", "key", "state", "value")
@@ -74,7 +75,7 @@ class _Frame:
         self.value: Any = {} if is_object else []
         self.begun = begun
         self.state = _FIRST
-        self.key: str = ""  # of the member whose value is being put together
+        self.key: str = ""
 
 
 _FIRST, _BEHIND_COMMA, _BEHIND_VALUE = range(3)
@@ -90,20 +91,21 @@ def parse_in_slices(
     slice_bytes: int = SLICE_BYTES,
     place: tuple[int, int] | None = None,
 ) -> Sliced:
-    """Parses an array or object. `place`: where in the text it stands; None: everywhere.
+    """Parses an array or object. Raises ValueError, and TooManyValues.
 
-    `longest`: where long values do not matter, strings of more than a slice are cut to so many characters, and long
-    arrays and objects to their beginning: millions of values take long to be given back, too. `wanted`: the names of
-    members whose places are asked for. Raises ValueError, and TooManyValues.
+    `place` is where it stands in the text; None means that it is the whole text. `wanted` names the members whose
+    places are to be returned. If `longest` is set, strings of more than a slice are cut to so many characters, and long
+    arrays and objects to their beginning. Otherwise millions of values would take long to be freed, too.
     """
     start, end = (0, len(text)) if place is None else place
     return _SlicedParser(text, end, loads, wanted, slice_bytes, most_brackets, longest=longest).parse(start)
 
 
 class _SlicedParser:
-    """One text. State that changes: `_open`, where the brackets are that are open; `_frames` of the outer ones of them.
+    """The parser of one text.
 
-    An array or object gets a frame when it turns out to be long; those around it are long as well.
+    State that changes: `_open`, the positions of the open brackets; `_frames`, the frames of the outermost of them. An
+    array or object gets a frame when it turns out to be long. All arrays and objects around it are long as well.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class _SlicedParser:
                     break
             elif stop > at:
                 at = stop
-            else:  # a string that goes on beyond this slice, or beyond the text
+            else:  # a string that does not end in this slice
                 at = self._long_string(stop)
             if at - self._begun() >= self._slice_bytes:
                 at = self._cut_at_comma(at)
@@ -156,7 +158,7 @@ class _SlicedParser:
         return Sliced(self._root, self._places)
 
     def _begun(self) -> int:
-        """Where what has not been parsed of the innermost array or object begins."""
+        """Returns where the unparsed text of the innermost array or object begins."""
         depth = len(self._open)
         return self._frames[depth - 1].begun if len(self._frames) == depth else self._open[-1] + 1
 
@@ -170,7 +172,7 @@ class _SlicedParser:
         self._open.append(at)
 
     def _closes(self, at: int, byte: int) -> bool:
-        """Whether this was the last one."""
+        """Notes a closing bracket. Returns whether it was the last one."""
         begin = self._open.pop()
         if _CLOSING[self._text[begin]] != byte:
             raise ValueError("a bracket closes another one")
@@ -185,13 +187,13 @@ class _SlicedParser:
         return not self._open
 
     def _add(self, value: Any, begin: int, end: int) -> None:
-        """A value that was put together here, to the array or object in which it stands."""
+        """Adds a value that was put together to the array or object that contains it."""
         if not self._frames:
             self._root = value
             return
         frame = self._frames[-1]
         if not frame.is_object:
-            if self._longest is None or len(frame.value) < _MOST_ITEMS:
+            if self._longest is None or len(frame.value) < _MAX_ITEMS:
                 frame.value.append(value)
         else:
             frame.value[frame.key] = value
@@ -200,7 +202,7 @@ class _SlicedParser:
         frame.begun, frame.state = end, _BEHIND_VALUE
 
     def _put_together(self) -> _Frame:
-        """The innermost array or object, and all around it, get frames."""
+        """Gives frames to the innermost array or object and to all around it. Returns the innermost frame."""
         for depth in range(len(self._frames), len(self._open)):
             at = self._open[depth]
             if depth:
@@ -209,7 +211,7 @@ class _SlicedParser:
         return self._frames[-1]
 
     def _cut_at_comma(self, at: int) -> int:
-        """Parses what there is up to the next comma, if one comes before a bracket. Gives where to go on."""
+        """Parses up to the next comma, if one comes before a bracket. Returns where to go on."""
         text = self._text
         comma = _TO_COMMA.match(text, at, min(at + self._slice_bytes, self._size)).end()  # type: ignore[union-attr]  # the same
         if comma == self._size or text[comma] != _COMMA:
@@ -220,7 +222,7 @@ class _SlicedParser:
         return comma + 1
 
     def _flush(self, frame: _Frame, end: int, child: int | None) -> None:
-        """Parses what has not been parsed, up to a comma, the closing bracket, or a child that is put together."""
+        """Parses the unparsed text up to a comma, the closing bracket, or a child that is put together."""
         text = self._text
         offset = _skip_spaces(text, frame.begun, end)
         group = bytes(text[offset : _before_spaces(text, offset, end)])
@@ -246,7 +248,7 @@ class _SlicedParser:
             raise ValueError("a comma without a value")
 
     def _without_key(self, frame: _Frame, group: bytes) -> bytes:
-        """What stands before the name of the member whose value comes next."""
+        """Returns what precedes the name of the member whose value comes next, and notes that name."""
         if not frame.is_object:
             return group
         name_end = len(group.rstrip(b":").rstrip(_SPACES))
@@ -273,7 +275,7 @@ class _SlicedParser:
                     if member.name in self._wanted:
                         place = (offset + member.start - 1, offset + member.end - 1)
                         self._places.setdefault(member.name, []).append(place)
-            if self._longest is None or len(frame.value) < _MOST_ITEMS:
+            if self._longest is None or len(frame.value) < _MAX_ITEMS:
                 frame.value.update(found)
             return
         items = self._parsed(b"[%b]" % group, offset)
@@ -281,7 +283,7 @@ class _SlicedParser:
             raise ValueError("no values between two commas")
         if self._longest is None:
             frame.value += items
-        elif len(frame.value) < _MOST_ITEMS:
+        elif len(frame.value) < _MAX_ITEMS:
             frame.value += _without_numbers(items, _LEVELS)
 
     def _parsed(self, group: bytes, offset: int) -> Any:
@@ -292,7 +294,7 @@ class _SlicedParser:
             raise ValueError(f"{what}, behind byte {offset}") from None
 
     def _long_string(self, start: int) -> int:
-        """Checks a string piece by piece, and adds it as a value, unless it is a name. Gives where it ends."""
+        """Checks a string piece by piece, and adds it as a value unless it is a name. Returns where it ends."""
         text, size = self._text, self._size
         pieces: list[str] = []
         length = 0
@@ -324,10 +326,10 @@ class _SlicedParser:
 
 
 def _without_numbers(value: Any, levels: int) -> Any:
-    """The value with the beginnings alone of long arrays of numbers."""
+    """Returns the value with long arrays of numbers cut to their beginnings."""
     if isinstance(value, list):
-        if len(value) > _MOST_NUMBERS and all(isinstance(item, (int, float)) for item in value):
-            return value[:_MOST_NUMBERS]
+        if len(value) > _MAX_NUMBERS and all(isinstance(item, (int, float)) for item in value):
+            return value[:_MAX_NUMBERS]
         return [_without_numbers(item, levels - 1) for item in value] if levels else value
     if isinstance(value, dict) and levels:
         return {name: _without_numbers(item, levels - 1) for name, item in value.items()}
@@ -335,7 +337,7 @@ def _without_numbers(value: Any, levels: int) -> Any:
 
 
 def _character_end(text: Body, start: int, end: int) -> int:
-    """The last place from `start` to `end` that lies inside no character of UTF-8, and between no two surrogates."""
+    """Returns the last position up to `end` that is not inside a UTF-8 character or between two surrogates."""
     while start < end < len(text) and text[end] & 0xC0 == 0x80:  # noqa: PLR2004 - the bits of a byte inside a character
         end -= 1
     tail = bytes(text[start:end])

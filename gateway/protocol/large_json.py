@@ -1,12 +1,11 @@
-"""What a large answer, or event, of a provider tells: read in slices, without what is only long. Pure; in any thread.
+"""Reads a large answer or event in slices, without the contents of long values. Pure; runs in any thread.
 
-    read_large(data, most_values) -> dict              None: it is no JSON object
-    read_large_event(event, most_values) -> name, dict
+    read_large(data, max_values) -> dict              None: it is no JSON object
+    read_large_event(event, max_values) -> name, dict
 
-An answer of a provider goes on byte by byte, whatever is read of it. Of its strings a million characters matter, which
-are more than a model writes: what is longer is a file. Of arrays of numbers, such as embeddings, only that they are
-there matters. Of an answer with more than `most_values` arrays and objects the beginning is read, and its usage at the
-end.
+This does not change what the client gets. Strings are cut to a million characters, because a longer one is a file and
+no text of a model. Arrays of numbers, such as embeddings, are cut because only their presence matters. If an answer has
+more than `max_values` arrays and objects, its beginning is read, and the usage at its end.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from gateway.protocol.sse_framing import places_of_data
 from gateway.protocol.usage_reader import find_usage
 
 LARGE_BYTES: Final = 64 * 1024
-"""Less is parsed in one go."""
-DEFAULT_MOST_VALUES: Final = 1_000_000
-_LONGEST_STRING: Final = 1_000_000
-_TRAIL_BYTES: Final = 16_384
+"""Smaller answers and events are parsed in one call."""
+DEFAULT_MAX_VALUES: Final = 1_000_000
+_MAX_STRING_CHARACTERS: Final = 1_000_000
+_END_BYTES: Final = 16_384
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 def read_large(
-    data: bytes, most_values: int = DEFAULT_MOST_VALUES, place: tuple[int, int] | None = None
+    data: bytes, max_values: int = DEFAULT_MAX_VALUES, place: tuple[int, int] | None = None
 ) -> dict[str, Any] | None:
-    """Reads a JSON object, which stands at `place` if not everywhere. Never raises."""
+    """Reads a JSON object. `place` is its start and end, or None if it is all of `data`. Never raises."""
     start, end = place or (len(_BOM) if data.startswith(_BOM) else 0, len(data))
     try:
         value = parse_in_slices(
-            data, parse_json, longest=_LONGEST_STRING, most_brackets=most_values, place=(start, end)
+            data, parse_json, longest=_MAX_STRING_CHARACTERS, most_brackets=max_values, place=(start, end)
         ).value
     except TooManyValues as beginning:
-        usage = find_usage(data[max(start, end - _TRAIL_BYTES) : end])
+        usage = find_usage(data[max(start, end - _END_BYTES) : end])
         response = beginning.found.get("response")
         inner = {**(response if isinstance(response, dict) else {}), "usage": usage}
         return {**beginning.found, "usage": usage, "response": inner}
@@ -45,10 +44,10 @@ def read_large(
     return value if isinstance(value, dict) else None
 
 
-def read_large_event(event: bytes, most_values: int) -> tuple[str, dict[str, Any] | None]:
-    """Reads an event with LF lines: its name, and the JSON object in its data. Never raises."""
+def read_large_event(event: bytes, max_values: int) -> tuple[str, dict[str, Any] | None]:
+    """Returns the name of an event with LF line ends, and the JSON object in its data. Never raises."""
     name, places = places_of_data(event)
     if len(places) > 1:
         event = b"\n".join([event[start:end] for start, end in places])
         places = [(0, len(event))]
-    return name, read_large(event, most_values, places[0]) if places else None
+    return name, read_large(event, max_values, places[0]) if places else None

@@ -1,4 +1,4 @@
-"""Lenient JSON: an upstream's bytes must not fail here where they would not fail in an SDK. Pure."""
+"""Parses JSON as leniently as SDKs do, so that an upstream's bytes fail here only if they would fail there. Pure."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ MAX_ID_CHARACTERS: Final = 512
 
 
 def id_text(value: object) -> str | None:
-    """An id from outside, where it is one: printable text of a bounded length.
+    """Returns an id from outside, or None if it is not printable text of a bounded length.
 
-    A lone surrogate could be stored and logged nowhere; a line break or an escape would forge lines of a log.
+    A lone surrogate could not be stored or logged, and a line break or an escape would forge lines of a log.
     """
     return value if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS and value.isprintable() else None

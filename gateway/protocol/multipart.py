@@ -1,9 +1,9 @@
-"""Forms with files (RFC 7578, RFC 2046 section 5.1): where each part is in a body. No byte is copied or changed.
+"""Finds the parts of a form with files in its body (RFC 7578, RFC 2046 section 5.1). No byte is copied or changed.
 
-    boundary_of(content_type) -> bytes             the delimiter that a Content-Type names
-    read_form(body, boundary, names) -> Form       the parts, and the texts of the requested ones
-    text_edit(form, name, text)                    where one part's text is replaced, or a part added in front
-    with_text(body, form, name, text) -> bytes     the body with that
+    boundary_of(content_type) -> bytes             the boundary that a Content-Type names
+    read_form(body, boundary, names) -> Form       the parts, and the texts of the named ones
+    text_edit(form, name, text)                    the edit that replaces one part's text, or adds a part in front
+    with_text(body, form, name, text) -> bytes     the body after that edit
 
 A part that both the gateway and the upstream read must mean the same to both. Parsers differ on preambles, bare line
 feeds, folded and repeated headers, delimiters followed by other bytes, parts that occur twice and names in another
@@ -20,9 +20,9 @@ from gateway.errors import GatewayError
 from gateway.protocol.byte_search import InMemory, Readable, joined
 from gateway.types import Body
 
-MOST_PARTS: Final = 256
-MOST_HEAD_BYTES: Final = 4096
-MOST_TEXT_BYTES: Final = 64 * 1024
+MAX_PARTS: Final = 256
+MAX_HEAD_BYTES: Final = 4096
+MAX_TEXT_BYTES: Final = 64 * 1024
 """The bound for a part that is read."""
 
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=?]{1,70}")
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 
 class Form(NamedTuple):
-    """The parts of a form that the gateway reads. `texts` has the requested ones."""
+    """The parts of a form. `texts` has the texts of those that the gateway reads."""
 
     boundary: bytes
     parts: tuple[Part, ...]
@@ -69,7 +69,7 @@ def is_form(content_type: bytes) -> bool:
 
 
 def boundary_of(content_type: bytes) -> bytes:
-    """Returns the delimiter. Raises GatewayError `invalid_field` if there is none, or more than one."""
+    """Returns the boundary. Raises GatewayError `invalid_field` if there is none, or more than one."""
     rest = content_type.strip()[len(content_type.partition(b";")[0].strip()) :]
     parameters = _parameters(rest)
     found = parameters.get(b"boundary") if parameters is not None else None
@@ -94,8 +94,8 @@ def read_form(body: Body | Readable, boundary: bytes, names: Iterable[str]) -> F
         part = _read_part(source, at + len(_CRLF), _CRLF + delimiter)
         _note(source, part, wanted, texts)
         parts.append(part)
-        if len(parts) > MOST_PARTS:
-            raise _refusal(f"A form may have {MOST_PARTS} parts at most.")
+        if len(parts) > MAX_PARTS:
+            raise _refusal(f"A form may have {MAX_PARTS} parts at most.")
         at = part.end + len(_CRLF) + len(delimiter)
     if source.read(at + 2, at + 2 + len(_CRLF) + 1) not in (b"", _CRLF):
         raise _refusal("Nothing may follow the last boundary.")
@@ -120,7 +120,7 @@ def with_text(body: Body, form: Form, name: str, text: str) -> Body:
 
 
 def _read_part(body: Readable, start: int, delimiter: bytes) -> Part:
-    head = body.read(start, start + MOST_HEAD_BYTES)
+    head = body.read(start, start + MAX_HEAD_BYTES)
     end_of_head = head.find(b"\r\n\r\n")
     if end_of_head < 0:
         raise _refusal("A part of the form has no head that ends.")
@@ -183,7 +183,7 @@ def _note(body: Readable, part: Part, wanted: frozenset[str], texts: dict[str, s
         return
     if name in texts:
         raise GatewayError("duplicate_field", f"The field {name!r} occurs twice.", param=name)
-    if part.filename is not None or part.end - part.start > MOST_TEXT_BYTES:
+    if part.filename is not None or part.end - part.start > MAX_TEXT_BYTES:
         raise GatewayError("invalid_field", f"{name!r} must be a text, and no file.", param=name)
     try:
         texts[name] = body.read(part.start, part.end).decode()

@@ -1,7 +1,4 @@
-"""The event that shows an answer before its output, for dialects that have one. The closing events repeat it.
-
-Mutable.
-"""
+"""The event that shows a response before its output, for dialects that have one. Closing events repeat the response."""
 
 from __future__ import annotations
 
@@ -13,18 +10,21 @@ from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.sse_framing import block_at, fields
 
 _FIRST_ID: Final = re.compile(rb'"response": ?\{ ?"id": ?"([\w.~:=+-]{1,512})"', re.ASCII)
-"""An event about a response as most providers write it: its id is found without parsing what else it repeats."""
-_MOST_BYTES: Final = 65_536  # it repeats the request's instructions
+"""Finds the id in an event that is written as most providers do, without parsing the rest of the event."""
+_MAX_BYTES: Final = 65_536  # the event repeats the request's instructions
 
 
 def id_shown_first(events: bytes) -> str | None:
-    """The id of the response that an event is about, if the event is written as most are."""
+    """Returns the id of the response in events, if the first one is written as most providers do."""
     first = _FIRST_ID.search(events)
     return first[1].decode() if first else None
 
 
 class OpeningEvent:
-    """The opening event of one stream. `seen`: it has passed. `data` is the event, or None if it exceeds the bound."""
+    """The opening event of one stream. Mutable.
+
+    `seen` says that it has passed. `data` is the event's data, or None if it exceeds the bound.
+    """
 
     __slots__ = ("_has_read_id", "_opening", "_response_id", "data", "seen")
 
@@ -36,25 +36,25 @@ class OpeningEvent:
         self.data: bytes | None = None
 
     def find(self, text: bytes) -> None:
-        """Searches events with LF lines for it."""
+        """Searches events with LF line ends for it."""
         opening, at = self._opening, 0
         while opening is not None and not self.seen and (match := opening.anywhere.search(text, at)):
             start, at = block_at(text, match.start())
             name, data = fields(text[start:at])
             self.seen = name in opening.types or opening.of_type.search(data) is not None
-            if self.seen and len(data) <= _MOST_BYTES:
+            if self.seen and len(data) <= _MAX_BYTES:
                 self.data = data
             elif self.seen:
                 self._response_id = _id_in(parse_object(data))
 
     def note(self, name: str, body: dict[str, Any]) -> None:
-        """Notes an event that is too large to keep, decoded."""
+        """Notes a decoded event that is too large to keep."""
         if self._opening is not None and not self.seen and not self._opening.types.isdisjoint((name, body.get("type"))):
             self.seen = True
             self._response_id = _id_in(body)
 
     def note_type(self, kind: str) -> None:
-        """Notes that an event of this type is too large to keep."""
+        """Notes an event of this type, which is too large to keep."""
         self.seen = self.seen or (self._opening is not None and kind in self._opening.types)
 
     def response_id(self) -> str | None:

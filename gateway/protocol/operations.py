@@ -1,4 +1,4 @@
-"""What may be asked of the gateway's own path to a provider, as data: a row a call. Pure.
+"""The table of operations: the calls that the gateway passes on to providers, one row each. Pure.
 
 | operation              | request                            | goes to               | is charged                    |
 |------------------------|------------------------------------|-----------------------|-------------------------------|
@@ -13,7 +13,7 @@
 | completions            | POST /v1/completions               | the model's route     | its usage, else an estimate   |
 | embeddings             | POST /v1/embeddings                | the model's route     | its usage, else an estimate   |
 | messages               | POST /v1/messages                  | the model's route     | its usage, else an estimate   |
-| messages.count_tokens  | POST /v1/messages/count_tokens     | the model's route     | nothing, by no limit but its  |
+| messages.count_tokens  | POST /v1/messages/count_tokens     | the model's route     | nothing; has a limit of its   |
 |                        |                                    |                       | own                           |
 | images.generations     | POST /v1/images/generations        | the model's route     | its usage, else its pictures  |
 | images.edits           | POST /v1/images/edits              | the model's route     | its usage, else its pictures  |
@@ -24,8 +24,8 @@
 | moderations            | POST /v1/moderations               | the model's route     | by the request                |
 | rerank                 | POST /v1/rerank                    | the model's route     | its usage, else an estimate   |
 
-Only `responses` makes a response that the gateway remembers. What an upstream does not offer is its own 404, passed on.
-Each row names its dialect: how its bodies, its streams and its errors look (`dialects/`).
+Only `responses` makes a response that the gateway remembers. If an upstream does not offer an operation, its own 404 is
+passed on. Each row names the dialect of its bodies, streams and errors (`dialects/`).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _ID: Final = re.compile(r"[A-Za-z0-9_\-.~:=+]{1,512}")
 _DOTS: Final = frozenset({".", ".."})
 
 Charge = Literal["usage or estimate", "usage", "nothing", "free"]
-"""What a call costs. One that is "free" holds nothing and takes nothing of any limit: it has a bound of its own
-(`limits.token_counts_per_minute`). One that costs "nothing" still counts as a request.
+"""What a call costs. A "free" call holds nothing and counts against no limit but a bound of its own
+(`limits.token_counts_per_minute`). A call that costs "nothing" still counts as a request.
 """
 
 
@@ -69,15 +69,15 @@ def names_of(operation: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row. `route`: its path, "{id}" for a response's id.
+    """One row. `route` is its path, with "{id}" for a response's id.
 
-    `needs_input`: its body must have one. `may_be_missing`: not every upstream offers it, and one that does not may
-    answer 404, 405 or 501 in whatever form. `makes_response`: what it makes can be named later. `summarises`: it
-    compacts a conversation; where the gateway keeps the state, it does that by a call of CREATE. `counts_input`: it
-    asks how many tokens an input has; where the gateway keeps the state, it says so itself. `kind`: what it is to
-    OpenTelemetry (semantic conventions, gen_ai.operation.name); "": nothing that these have a name for.
-    `bounds_output`: its body may say how much is to be put out, where its dialect has a field for that. `names`: those
-    that stand for it in a list (`names_of`). `grants`: the same, one per line.
+    `needs_input` says that its body must have an input. `may_be_missing` says that some upstreams do not offer it, and
+    may answer 404, 405 or 501 in any form. `makes_response` says that its response can be named later. `summarises`
+    says that it compacts a conversation. If the gateway keeps the state, it does that by a call of CREATE.
+    `counts_input` says that it counts the tokens of an input. If the gateway keeps the state, it counts them itself.
+    `kind` is its name in OpenTelemetry (semantic conventions, gen_ai.operation.name), or "" if there is none.
+    `bounds_output` says that its body may bound the output, if its dialect has a field for that. `names` are those that
+    stand for it in a list (`names_of`). `grants` has the same names, one per line.
     """
 
     name: str
@@ -103,25 +103,25 @@ class Operation:
 
     @property
     def begins_turn(self) -> bool:
-        """Whether it goes on from what the gateway keeps, where it keeps the state."""
+        """Whether it continues earlier turns, if the gateway keeps the state."""
         return self.makes_response or self.summarises or self.counts_input
 
     @property
     def span(self) -> str:
-        """What it is called in traces."""
+        """Its name in traces."""
         return self.kind or self.name.rpartition(".")[2]
 
     @property
     def by_id(self) -> bool:
-        """Whether it is about a response that exists."""
+        """Whether its path names an existing response."""
         return "{id}" in self.route
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An operation as it was asked for. `path` goes to the upstream, behind its base URL.
+    """A requested operation. `path` is appended to the upstream's base URL.
 
-    `model`: what the path names, which goes before the body's; "": it names none.
+    `model` is the model in the path, which takes precedence over the body's, or "".
     """
 
     operation: Operation
@@ -138,7 +138,7 @@ CREATE: Final = Operation(
 def _below(
     name: str, method: str, tail: str, charge: Charge, *, summarises: bool = False, counts_input: bool = False
 ) -> Operation:
-    """A row below /v1/responses."""
+    """Returns a row below /v1/responses."""
     return Operation(
         f"responses.{name}",
         method,
@@ -155,7 +155,7 @@ def _below(
 def _call(
     name: str, dialect: Dialect, kind: str = "", charge: Charge = "usage or estimate", *, may_be_missing: bool = False
 ) -> Operation:
-    """A row of its own: what is charged is what its answer reports."""
+    """Returns any other row."""
     path = f"{_VERSION}/{name.replace('.', '/')}"
     return Operation(name, "POST", path, charge, dialect, may_be_missing=may_be_missing, kind=kind)
 
@@ -183,11 +183,11 @@ OPERATIONS: Final = (
     _call("rerank", RERANK),
 )
 CONVERSATIONS: Final = "conversations"
-"""The name of the calls below /v1/conversations, which the gateway answers itself where it keeps state."""
+"""The name of the calls below /v1/conversations, which the gateway answers itself if it keeps the state."""
 KNOWN_NAMES: Final = frozenset(
     name for one in (CONVERSATIONS, *(row.name for row in OPERATIONS)) for name in names_of(one)
 )
-"""What may stand in a list of operations."""
+"""The names that are valid in a list of operations."""
 _METHODS: Final = tuple(sorted({operation.method for operation in OPERATIONS}))
 _BY_ID: Final = tuple(operation for operation in OPERATIONS if operation.by_id)
 _TARGETS: Final[Mapping[tuple[str, str], Target]] = MappingProxyType(
@@ -201,12 +201,12 @@ CREATE_TARGET: Final = _TARGETS[CREATE.method, CREATE.route]
 
 
 def is_response_id(text: str) -> bool:
-    """Whether a response's id can stand in a path as it is."""
+    """Whether a response's id can be part of a path without being escaped."""
     return _ID.fullmatch(text) is not None and text not in _DOTS
 
 
 def checked_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns a list of operations without repetitions. Raises ValueError, which says what may stand in one."""
+    """Returns a list of operations without repetitions. Raises ValueError, which lists the valid names."""
     listed = tuple(dict.fromkeys(names))
     unknown = next((name for name in listed if name not in KNOWN_NAMES), None)
     if unknown is not None:
@@ -225,7 +225,7 @@ def methods_at(path: str) -> tuple[str, ...]:
 
 
 def find(method: str, path: str) -> Target | None:
-    """The operation that a request asks for; None: not one of these, and not for the request handler."""
+    """Returns the operation at a path, or None if there is none, so that the request is not for the request handler."""
     target = _TARGETS.get((method, path))
     if target is not None or not path.startswith(PREFIX):
         return target

@@ -1,15 +1,15 @@
-"""How much of an answer was put out by its model, where no usage says so. Pure.
+"""Estimates how much output a model has put into an answer that reports no usage. Pure.
 
-    text_bytes(node)     of an item, a message or a delta, decoded: as bytes of text, four of which are about a token
+    text_bytes(node)     the output in a decoded item, message or delta, as bytes of text; four bytes are about a token
 
-| what is in it                                   | counts                                                            |
-|-------------------------------------------------|-------------------------------------------------------------------|
-| texts, reasoning, arguments, code, names        | their bytes                                                       |
-| pictures in base64                              | as many tokens as a large picture takes, whatever their size      |
-| sound and files in base64                       | a token for 16 bytes                                              |
-| encrypted reasoning                             | the bytes that are encrypted                                      |
-| ids, kinds, states, places of citations, chances| nothing: they come from the provider's program                    |
-| what tools answered                             | nothing: their models, and not this one, have put it out          |
+| content                                        | counts as                                                     |
+|------------------------------------------------|---------------------------------------------------------------|
+| texts, reasoning, arguments, code, names       | their bytes                                                   |
+| pictures in base64                             | the tokens of a large picture, whatever their size            |
+| sound and files in base64                      | a token for 16 bytes                                          |
+| encrypted reasoning                            | the bytes that are encrypted                                  |
+| ids, types, states, positions, probabilities   | nothing, because the provider's program writes them           |
+| results of tools                               | nothing, because this model did not write them                |
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ _NOT_PUT_OUT: Final = frozenset(
 )  # fmt: skip
 _ENCRYPTED: Final = frozenset({"encrypted_content", "redacted_thinking"})
 _AS_JSON: Final = frozenset({"input", "arguments", "action"})
-"""Members that a model writes as JSON: as a text in one dialect, or in a stream, and decoded in another."""
+"""Members that a model writes as JSON. They are a text in one dialect, or in a stream, and decoded in another."""
 _FOUND: Final = frozenset({"sources"})
-"""What a search has found stands in its action."""
+"""Members of a search's action that hold its results."""
 _FILES: Final = frozenset({"data", "audio", "result", "b64_json", "partial_image_b64", "image_url", "url", "image"})
-"""Members in which an answer has what a model makes beside text. Sound often comes without a head that says so."""
+"""Members that hold output other than text. Sound often has no head by which it could be recognised."""
 _PICTURE: Final = object()
-_MOST_NODES: Final = 100_000
-_TIMES_LESS: Final = ATTACHMENT_BYTES_PER_TOKEN // BYTES_PER_TOKEN
-"""A byte of a file counts so much less than a byte of text."""
+_MAX_NODES: Final = 100_000
+_FILE_BYTES_PER_TEXT_BYTE: Final = ATTACHMENT_BYTES_PER_TOKEN // BYTES_PER_TOKEN
 
 
 def text_bytes(node: object) -> int:
-    """The size of what a model has put out, as bytes of text. Never raises."""
+    """Returns the size of the output in bytes of text. Never raises."""
     total = 0
     waiting: list[tuple[str, object]] = [("", node)]
-    for _ in range(_MOST_NODES):
+    for _ in range(_MAX_NODES):
         if not waiting:
             break
         name, value = waiting.pop()
@@ -67,15 +66,15 @@ def text_bytes(node: object) -> int:
 
 
 def _members(value: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Without what is there a second time. A picture is one, though its content may have been too long to read."""
+    """Returns the members without repetitions. A picture is marked, because its content may have been cut."""
     if value.get("type") == "image_generation_call" and isinstance(value.get("result"), str):
         value = {**value, "result": _PICTURE}
     return [(name, one) for name, one in value.items() if name != "reasoning_content" or "reasoning" not in value]
 
 
 def file_bytes(size: int) -> int:
-    """The size of a file in base64, as bytes of text."""
-    return size // _TIMES_LESS
+    """Returns the size of a file in base64 as bytes of text."""
+    return size // _FILE_BYTES_PER_TEXT_BYTE
 
 
 def _of_string(name: str, value: str) -> int:

@@ -1,7 +1,8 @@
-"""Splits counts that overlap, as providers report them, into parts that add up to what was used.
+"""Splits the overlapping counts that providers report into parts that add up to the whole usage.
 
-The names of the fields decide first where a part belongs, and then `total_tokens`. A part that is larger than its whole
-is outside of it, whatever the total says. Counts that cannot be true are named, and read in the way that costs more.
+First the names of the fields decide where a part belongs, then `total_tokens`. A part that is larger than its whole
+is outside of it, whatever the total is. Counts that contradict each other are noted, and read in the way that costs
+more.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _agreed(
     *,
     smallest: bool,
 ) -> int:
-    """Returns the count at any of the paths. If they differ, the one that makes the bill higher."""
+    """Returns the count at any of the paths. If they differ, it is the one that makes the bill higher."""
     found = any_counts(usage, paths)
     if len(found) > 1:
         contradictions.append(f"two counts of {what}")

@@ -1,7 +1,7 @@
-"""A provider's error in words that every client reads: `{"error": {"message", "type", "param", "code"}}`. Pure.
+"""Reads a provider's error, for the standard form: `{"error": {"message", "type", "param", "code"}}`. Pure.
 
-Typed SDKs cannot read what they do not expect: a numeric `code`, an error that is a text, FastAPI's `detail`, a page.
-Then they lose the status as well. What is in the standard form already is not touched.
+Typed SDKs fail on anything else: a numeric `code`, an error that is a text, FastAPI's `detail`, a page. They then lose
+the status as well. An error in the standard form is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, Final, NamedTuple
 
 from gateway.protocol.lenient_json import parse_json
 
-LONGEST_READ: Final = 64 * 1024
-"""More is no error's: it is not looked at."""
-_LONGEST_MESSAGE: Final = 1000
+MAX_ERROR_BYTES: Final = 64 * 1024
+"""A longer body is not examined, because no error is so long."""
+_MAX_MESSAGE_CHARACTERS: Final = 1000
 _OPTIONAL: Final = ("type", "param", "code")
 
 
 class ProviderError(NamedTuple):
-    """What a provider said, as far as it said it."""
+    """A provider's error. A part that it does not state is ""."""
 
     message: str = ""
     type: str = ""
@@ -27,8 +27,8 @@ class ProviderError(NamedTuple):
 
 
 def is_standard(body: bytes) -> bool:
-    """Whether typed SDKs can read it. A longer body than an error has is not looked at, and counts as such."""
-    if len(body) > LONGEST_READ:
+    """Whether typed SDKs can read an error. A body that is too long to be examined counts as readable."""
+    if len(body) > MAX_ERROR_BYTES:
         return True
     value = _parsed(body)
     if isinstance(value, (list, str)):  # Google's list, a bare text: clients that know such a provider read it
@@ -42,11 +42,12 @@ def is_standard(body: bytes) -> bool:
 
 
 def read_provider_error(body: bytes, media_type: bytes) -> ProviderError:
-    """What an error in any other form says."""
-    value = _parsed(body) if len(body) <= LONGEST_READ else None
+    """Reads an error in any other form."""
+    value = _parsed(body) if len(body) <= MAX_ERROR_BYTES else None
     if value is None:
         is_page = media_type == b"text/html" or body.lstrip()[:1] == b"<"
-        return ProviderError("" if is_page else _short(body[: 4 * _LONGEST_MESSAGE].decode("utf-8", "replace")))
+        beginning = body[: 4 * _MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
+        return ProviderError("" if is_page else _short(beginning))
     if isinstance(value, dict):
         error = value.get("error")
         error_object = error if isinstance(error, dict) else value
@@ -69,7 +70,7 @@ def _messages(error_object: dict[str, Any], text: str | None) -> Iterator[str]:
 
 
 def _of_detail(one: object) -> str:
-    """One of FastAPI's: {"loc": ["body", "model"], "msg": "Field required"}."""
+    """Formats one of FastAPI's details: {"loc": ["body", "model"], "msg": "Field required"}."""
     if not isinstance(one, dict):
         return str(one)
     place = one.get("loc")
@@ -84,7 +85,7 @@ def _text(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST_MESSAGE]
+    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _parsed(body: bytes) -> Any:

@@ -1,8 +1,8 @@
-"""The `provider` object of a request: which upstreams its caller wants, in which order, at which price. Pure.
+"""Reads the `provider` object of a request: the upstreams that its caller prefers, and the highest price. Pure.
 
     {"order": [...], "only": [...], "ignore": [...], "allow_fallbacks": false, "max_price": {"prompt", "completion"}}
 
-`max_price` is in USD per million tokens. What is not of this form is the provider's to judge, and is not read.
+`max_price` is in USD per million tokens. Members of another form are ignored here, and passed on to the provider.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Final, NamedTuple
 
 MEMBERS: Final = frozenset({"order", "only", "ignore", "allow_fallbacks", "max_price"})
 """The members that are read here."""
-_MOST_NAMES: Final = 100
+_MAX_NAMES: Final = 100
 _NANO: Final = 10**9
-_HIGHEST: Final = Decimal(10**9)
+_MAX_PRICE_USD: Final = Decimal(10**9)
 
 
 class Preferences(NamedTuple):
-    """`prompt_nano_usd`, `completion_nano_usd`: the most that a million tokens may cost; None: anything."""
+    """A caller's preferences. `prompt_nano_usd`, `completion_nano_usd`: the most for a million tokens, or None."""
 
     order: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Preferences(NamedTuple):
 
 
 def read_preferences(value: object) -> Preferences | None:
-    """The `provider` field's, or None where it says nothing that is read here."""
+    """Returns the preferences in a `provider` object, or None if it has none."""
     if not isinstance(value, dict):
         return None
     price = value.get("max_price")
@@ -48,7 +48,7 @@ def read_preferences(value: object) -> Preferences | None:
 
 def _names(value: Mapping[str, Any], field: str) -> tuple[str, ...]:
     names = value.get(field)
-    return tuple(name for name in names[:_MOST_NAMES] if isinstance(name, str)) if isinstance(names, list) else ()
+    return tuple(name for name in names[:_MAX_NAMES] if isinstance(name, str)) if isinstance(names, list) else ()
 
 
 def _nano_usd(value: object) -> int | None:
@@ -58,4 +58,4 @@ def _nano_usd(value: object) -> int | None:
         amount = Decimal(str(value))
     except InvalidOperation:
         return None
-    return int(amount * _NANO) if amount.is_finite() and 0 <= amount <= _HIGHEST else None
+    return int(amount * _NANO) if amount.is_finite() and 0 <= amount <= _MAX_PRICE_USD else None

@@ -1,11 +1,10 @@
-"""What an answer used, in the quantities for which a price has rates, and their conversion to and from JSON.
+"""The usage of an answer, in the quantities for which a price has rates.
 
-    Usage        six numbers that every usage has, and `quantities` if they do not say everything
+    Usage        the six numbers of every usage, and `quantities` if they do not say everything
     Quantities   disjoint token counts per part of the answer, hosted calls, units, images, and facts that select rates
 
-Every token is in exactly one part: the counts of a segment add up to what was used. In the common case (input, cached
-input and output of one model, no calls, no tier) there are no `Quantities`, and keeping such a usage costs nothing
-more.
+Every token is in exactly one part, so that the counts of a segment add up to the whole. In the common case (input,
+cached input and output of one model, no calls, no tier) there are no `Quantities`, so that such a usage stays small.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Segment(NamedTuple):
-    """Tokens that are priced together, with their own step.
-
-    `model` names the row that prices them, "" for the answer's.
+    """Tokens that are priced together. The size of their own prompt selects the step of the price.
 
     `tokens` maps names of token rates (`input`, `cached_input`, `cache_write_1h`, `output_audio` ...) to counts.
+    `model` names the price row, or is "" for that of the answer.
     """
 
     tokens: Mapping[str, int]

@@ -1,9 +1,9 @@
-"""Step 2: the few fields of a request that the gateway reads. Everything else stays bytes.
+"""Step 2: reads the few fields of a request that the gateway needs. The body itself stays bytes.
 
     read_request_body(body, form) -> RequestBody    or GatewayError: invalid_json, missing_field, invalid_field, ...
 
-What the fields are is the dialect's (`RequestForm`). A field that the gateway reads and the upstream reads too must
-mean the same to both: see `decoded_body`.
+The dialect defines the fields (`RequestForm`). A field that both the gateway and the upstream read must mean the same
+to both: see `decoded_body`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from gateway.types import Body
 MAX_MODEL_LENGTH: Final = 256
 
 MAX_OUTPUT_TOKENS_FIELD: Final = 10
-"""Tokens, by this module's estimate, of the member `"max_output_tokens": 1000000000`, and a line's indent."""
-_INSTEAD: Final = ("prompt", "conversation", "previous_response_id")
-"""With one of these a response needs no input and no model of its own: what it takes is the provider's to judge."""
+"""The estimated tokens of the member `"max_output_tokens": 1000000000`, with the indent of a line."""
+_NEED_NO_INPUT: Final = ("prompt", "conversation", "previous_response_id")
+"""A request with one of these needs no input and no model of its own. The provider knows them."""
 
 
 class RequestBody(NamedTuple):
-    """A request as far as the gateway reads it. `body`: as it came; `store`: its response may be named later.
+    """The fields of a request that the gateway reads. `body` is unchanged.
 
-    `max_output_tokens`: of all its runs together; None: it does not say. `bounds`: what else it may use.
-    `usage_unasked`: its caller did not ask for the event that reports a stream's usage. `cost_unasked`: nor does it say
-    whether it wants to know the cost. `names_model`: `model` is its own, and not the one
-    that the API documents for a body without. `form`: its parts, where it is a form with files.
-    `input_tokens_bound`: no tokenizer makes more of it; `images` count in it as the largest.
-    `work`: what it lets its provider do that it does not show.
-    `background`: the response goes on without its caller. `session`: what the body says belongs together.
-    `preferences`: its `provider` object. `places`: where members of a large body stand.
-    `in_prompt`: a prompt that the provider has stored names its model. `on_disk`: a large form, in place of `body`.
+    `max_output_tokens` is the bound for all runs together; None: the request states none. `bounds` are its other
+    bounds. `input_tokens_bound` is the most tokens that any tokenizer makes of the input, with `images` counted as the
+    largest ones. `store` says that the response may be named later. `background` says that it goes on without its
+    caller. `usage_unasked` says that the caller did not ask for the event that reports a stream's usage, and
+    `cost_unasked` that it leaves open whether it wants to know the cost. `names_model` says that `model` is in the
+    body. Otherwise it is the API's documented default or, with `model_in_prompt`, in a prompt that the provider has
+    stored. `form` has the parts of a form with files. `work` is what the provider may do that the body does not show.
+    `session` groups requests that belong together. `preferences` is the `provider` object. `places` are the positions
+    of members in a large body. `on_disk` is a large form, in place of `body`.
     """
 
     body: Body
@@ -67,27 +67,27 @@ class RequestBody(NamedTuple):
     cost_unasked: bool = False
     work: BodyWork = NO_WORK
     places: Places | None = None
-    in_prompt: bool = False
+    model_in_prompt: bool = False
     on_disk: Readable | None = None
 
     @property
     def size_bytes(self) -> int:
-        """Of the body, wherever it is."""
+        """The size of the body, in memory or on disk."""
         return len(self.body if self.on_disk is None else self.on_disk)
 
 
 def read_request_body(
     body: Body, form: RequestForm, *, needs_input: bool = False, body_bounds: BodyBounds = DEFAULT_BOUNDS
 ) -> RequestBody:
-    """Reads a request body. Raises GatewayError for what the contract requires and the body lacks."""
+    """Reads a request body. Raises GatewayError if a required field is missing or invalid."""
     attachments = find_attachments(body)
     fields, text, places = decode_body(body, attachments, body_bounds, form)
     get = fields.get
     previous_named = "previous_response_id" in form.fields
     is_unnamed, value = get("model") is None, get("input") if needs_input else ""
-    goes_on = (is_unnamed or value is None) and previous_named and any(map(get, _INSTEAD))
-    model = "" if is_unnamed and goes_on else model_of(get("model"), form)
-    if value is None and goes_on:
+    may_lack = (is_unnamed or value is None) and previous_named and any(map(get, _NEED_NO_INPUT))
+    model = "" if is_unnamed and may_lack else model_of(get("model"), form)
+    if value is None and may_lack:
         value = ""
     if value is None:
         raise GatewayError("missing_field", "The field 'input' is required.", param="input")
@@ -97,18 +97,19 @@ def read_request_body(
     previous, store, session = None, True, get("prompt_cache_key") or get("safety_identifier")
     if previous_named:
         previous, store = get("previous_response_id"), get("store") is not False
-    most, counted = bounds.output_tokens, bounds.input_tokens
+    max_output, counted = bounds.output_tokens, bounds.input_tokens
     if counted is None:
         tokens = count_input_tokens(body, attachments, text, form.image, fields, bounds.read_images)
-        if again := bounds.repeated_bytes:
-            tokens = InputTokens(tokens.estimate + again // BYTES_PER_TOKEN, tokens.bound + again, tokens.images)
+        if repeated := bounds.repeated_bytes:
+            estimate = tokens.estimate + repeated // BYTES_PER_TOKEN
+            tokens = InputTokens(estimate, tokens.bound + repeated, tokens.images)
     else:
         tokens = InputTokens(counted, counted)
     return RequestBody(
         body,
         model,
         stream,
-        None if most is None else most * bounds.runs + bounds.more_output_tokens,
+        None if max_output is None else max_output * bounds.runs + bounds.more_output_tokens,
         None if previous is None else _text(previous, "previous_response_id"),
         tokens.estimate,
         store,
@@ -124,12 +125,12 @@ def read_request_body(
         cost_unasked="usage" not in fields or (places is None and _leaves_out(fields["usage"], "include")),
         work=read_work(fields, text),
         places=places,
-        in_prompt=is_unnamed and previous_named and bool(get("prompt")),
+        model_in_prompt=is_unnamed and previous_named and bool(get("prompt")),
     )
 
 
 def with_bounds(facts: RequestFacts, bounds: Bounds) -> RequestFacts:
-    """Adds what an answer may be priced by and may not say."""
+    """Adds the facts by which an answer may be priced, and which it may not state."""
     images, units = bounds.images, bounds.units
     if images is not None:
         facts = facts._replace(quality=images.quality, size=images.size)
@@ -139,7 +140,7 @@ def with_bounds(facts: RequestFacts, bounds: Bounds) -> RequestFacts:
 
 
 def model_of(model: object, form: RequestForm) -> str:
-    """The model of a body's field. Raises GatewayError."""
+    """Returns the model from the value of a body's field. Raises GatewayError."""
     if model is None:
         model = form.default_model or None
     if model is None:
@@ -152,12 +153,12 @@ def model_of(model: object, form: RequestForm) -> str:
 
 
 def _asks_usage(options: object) -> bool:
-    """Whether a caller asks for a stream's usage. What is no object is the provider's to judge, and left alone."""
+    """Whether a caller asks for a stream's usage. An invalid value counts as asking, and the provider refuses it."""
     return options is not None and not (isinstance(options, dict) and options.get("include_usage") is not True)
 
 
 def _leaves_out(value: object, flag: str) -> bool:
-    """Whether an object says nothing of a flag."""
+    """Whether an object does not have a flag."""
     return value is None or (isinstance(value, dict) and flag not in value)
 
 

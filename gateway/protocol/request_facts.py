@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from gateway.protocol.usage_reader import BASE_TIERS, NO_FACTS, RequestFacts
 
-_LONGEST: Final = 64
-_TELLING: Final = frozenset({"service_tier", "background_options", "web_search_options", "tools"})
+_MAX_CHARACTERS: Final = 64
+_RELEVANT: Final = frozenset({"service_tier", "background_options", "web_search_options", "tools"})
 
 
 def read_facts(fields: Mapping[str, Any]) -> RequestFacts:
     """Returns the facts of a decoded body. Never raises: a value of another type counts as absent."""
-    if _TELLING.isdisjoint(fields):
+    if _RELEVANT.isdisjoint(fields):
         return NO_FACTS
     tier = _text(fields.get("service_tier"))
     window = _text(_of(fields.get("background_options"), "completion_window"))
@@ -40,4 +40,4 @@ def _of(value: object, name: str) -> object:
 
 
 def _text(value: object) -> str:
-    return value[:_LONGEST] if isinstance(value, str) else ""
+    return value[:_MAX_CHARACTERS] if isinstance(value, str) else ""

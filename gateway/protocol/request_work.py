@@ -1,9 +1,9 @@
-"""What a request lets a provider do beyond what its body shows: hosted tools, stored and fetched input, other models.
+"""Reads what a provider may do for a request that its body does not show: hosted tools, stored input, other models.
 
-    read_work(fields, text) -> BodyWork      NO_WORK where it lets it do nothing of the kind
+    read_work(fields, text) -> BodyWork      NO_WORK if there is nothing of the kind
 
-`fields` is the decoded body, `text` its bytes without long attachments. Never raises: what is of another type says
-nothing.
+`fields` is the decoded body, `text` its bytes without long attachments. It never raises: a value of another type counts
+as absent.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gateway.protocol.quantities import EMPTY
 from gateway.protocol.stored_references import NAMES, NOTHING_NAMED, Named, names_in
 from gateway.types import Body
 
-# A quote inside a text is escaped, so no text can look like one of these. Names may be spelt with escapes.
+# A quote inside a text is escaped, so that no text can look like one of these. Names may be spelt with escapes.
 _MEDIA: Final = re.compile(
     rb'"(?:input_image|image_url|input_audio|input_file|file_data|input_video|video_url|audio_url|file|image|audio|media)"'
 )
 _ESCAPED: Final = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-_LONGEST_NAME: Final = 32  # of those that are looked for, with quotes
+_MAX_NAME_BYTES: Final = 32  # the longest of these names, with quotes
 
 _VERSION: Final = re.compile(r"(?:_preview|_\d{4,}).*\Z")
 _CLIENT_TYPES: Final = CLIENT_TOOLS | {"custom", "namespace", "text_editor", "bash", "memory", "computer_use"}
@@ -54,16 +54,16 @@ _BY_NAME: Final[Mapping[str, str]] = MappingProxyType(
         "codeExecution": "code_execution",
     }
 )
-"""Tools without a type, which are told by the name of their only member (Gemini)."""
+"""Tools without a type, which are recognised by the name of their only member (Gemini)."""
 _LIVE_SOURCES: Final = 20
-"""How many sources a search of `search_parameters` reads, where it does not say."""
+"""The default number of sources that a search of `search_parameters` reads."""
 _REMOTE_TYPES: Final = frozenset({"mcp"})
 """Tools that are run elsewhere for no fee, but whose results the provider reads."""
 FACTS: Final = ("speed", "inference_geo")
-"""Fields that change a price by what the answer says of them, and not by what the request says."""
+"""Fields that change a price by their value in the answer, not by their value in the request."""
 INSTEAD: Final = ("models", "fallbacks", "fallback_models")
-"""Fields that name models which may answer instead of the one that was asked for."""
-_TELLING: Final = frozenset(
+"""Fields that name models which may answer instead of the requested one."""
+_RELEVANT: Final = frozenset(
     {
         "tools",
         "conversation",
@@ -77,19 +77,20 @@ _TELLING: Final = frozenset(
     }
     | {"provider", "context_management", "tool_resources", "cached_content", "thread", "assistant_id", *FACTS, *INSTEAD}
 )
-_LONGEST: Final = 256
-_MOST_MODELS: Final = 32
+_MAX_CHARACTERS: Final = 256
+_MAX_MODELS: Final = 32
 
 
 class BodyWork(NamedTuple):
-    """`unseen`: the provider reads more than the body shows, by an amount that only it knows. `media`: more than text.
+    """What a provider may do for one request.
 
-    `tools`: hosted tools that it may call, by their name in prices; `calls`: how often in all, None: not said;
-    `sources`: of a search, each of which is paid like a call.
-    `compacts`: the provider may read the prompt once more to shorten it. `foreign`: a member that names something that
-    is stored at the provider, whoever made it, and the field in which it stands. `instead`: models that may answer
-    instead; `advisors`: models that hosted tools ask. `facts`: fields that bear on the price. `provider`: the members
-    of its `provider` object. `unseen_images`: images that are part of `unseen`.
+    `unseen`: it reads more than the body shows, by an amount that only it knows; `unseen_images` of it are images.
+    `media`: the input is more than text. `tools`: hosted tools that it may call, by their names in prices. `calls`: the
+    most calls in all, or None if the request states no bound. `sources`: the sources of a search, each of which is paid
+    like a call. `background`: the response goes on without its caller. `compacts`: it may read the prompt once more to
+    shorten it. `foreign`: a member that names something stored at the provider, whoever stored it, with the field that
+    contains the member. `instead`: models that may answer instead. `advisors`: models that hosted tools ask. `facts`:
+    fields that affect the price. `provider`: the names of the members of the `provider` object.
     """
 
     unseen: bool = False
@@ -109,11 +110,11 @@ class BodyWork(NamedTuple):
 
 NO_WORK: Final = BodyWork()
 FILES_ALONE: Final = BodyWork(media=True)
-"""Of a form with files."""
+"""The work for a form with files."""
 
 
 def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
-    """What a decoded body lets its provider do."""
+    """Returns what a provider may do for a decoded body."""
     has = _has if len(text) > PIECE_BYTES else re.Pattern.search
     escaped = bool(has(_ESCAPED, text))
     media = escaped or bool(has(_MEDIA, text))
@@ -121,7 +122,7 @@ def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
     unseen, foreign, images = False, NOTHING_NAMED, 0
     if may_name or isinstance(fields.get("input"), list):
         unseen, foreign, images = names_in(fields, may_name=may_name)
-    if not (media or unseen) and _TELLING.isdisjoint(fields):
+    if not (media or unseen) and _RELEVANT.isdisjoint(fields):
         return NO_WORK
     tools, remote = _tools(fields)
     more = unseen or bool(tools) or remote
@@ -136,18 +137,18 @@ def read_work(fields: Mapping[str, Any], text: Body) -> BodyWork:
         foreign,
         tuple(name for field in INSTEAD for name in _models(fields.get(field))),
         tuple(_advisors(fields)),
-        {name: value[:_LONGEST] for name in FACTS if isinstance(value := fields.get(name), str)},
+        {name: value[:_MAX_CHARACTERS] for name in FACTS if isinstance(value := fields.get(name), str)},
         _members(fields.get("provider")),
         images,
     )
 
 
 def _has(pattern: re.Pattern[bytes], text: Body) -> bool:
-    return contains(pattern, text, _LONGEST_NAME)
+    return contains(pattern, text, _MAX_NAME_BYTES)
 
 
 def _tools(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
-    """The hosted tools that a body allows, and whether tools that are run elsewhere add to what the model reads."""
+    """Returns the hosted tools that a body permits, and whether the model also reads results of tools run elsewhere."""
     found: dict[str, None] = {}
     remote = bool(fields.get("mcp_servers"))
     for kind in _tool_types(fields):
@@ -163,7 +164,7 @@ def _tools(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
 
 
 def _is_on(switch: object) -> bool:
-    """Whether a switch lets tools be used: an object does, even an empty one, unless its mode is "off"."""
+    """Whether a field permits tools. An object does, even an empty one, unless its mode is "off"."""
     if isinstance(switch, dict):
         return switch.get("mode") != "off"
     return bool(switch)
@@ -174,7 +175,7 @@ def _tool_types(fields: Mapping[str, Any]) -> Iterator[str]:
         kind = tool.get("type")
         if isinstance(kind, str):
             yield kind
-        else:  # Anthropic's own have a type, a caller's have none
+        else:  # Anthropic's hosted tools have a type, a caller's own tools have none
             yield from (_BY_NAME[name] for name in _BY_NAME if name in tool)
     for plugin in _dicts(fields.get("plugins")):
         yield "web_search" if plugin.get("id") == "web" else str(plugin.get("id"))
@@ -198,27 +199,27 @@ def _live_sources(parameters: object) -> int:
 
 
 def _compacts(management: object) -> bool:
-    """Whether `context_management` lets the provider summarise: OpenAI names a list, Anthropic a list of `edits`."""
+    """Whether `context_management` lets the provider summarise. OpenAI expects a list, Anthropic a list of `edits`."""
     edits = management.get("edits") if isinstance(management, dict) else management
     return any(str(edit.get("type")).startswith("compact") for edit in _dicts(edits))
 
 
 def _models(value: object) -> Iterator[str]:
-    for one in value[:_MOST_MODELS] if isinstance(value, list) else ():
+    for one in value[:_MAX_MODELS] if isinstance(value, list) else ():
         name = one.get("model") if isinstance(one, dict) else one
         if isinstance(name, str):
-            yield name[:_LONGEST]
+            yield name[:_MAX_CHARACTERS]
 
 
 def _advisors(fields: Mapping[str, Any]) -> Iterator[str]:
     for tool in _dicts(fields.get("tools")):
         kind, model = tool.get("type"), tool.get("model")
         if isinstance(kind, str) and kind.startswith("advisor") and isinstance(model, str):
-            yield model[:_LONGEST]
+            yield model[:_MAX_CHARACTERS]
 
 
 def _members(value: object) -> tuple[str, ...]:
-    return tuple(name[:_LONGEST] for name in value) if isinstance(value, dict) else ()
+    return tuple(name[:_MAX_CHARACTERS] for name in value) if isinstance(value, dict) else ()
 
 
 def _dicts(value: object) -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""The events that end a stream of the Responses API, by the status that the response then has. Pure.
+"""The events that end a stream of the Responses API, by the final status of the response. Pure.
 
 TERMINAL_EVENTS     status -> event type. Source: the OpenResponses specification of 2026-04-24, "Streaming"
 TERMINAL_STATUSES   event type -> status

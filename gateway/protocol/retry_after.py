@@ -1,4 +1,4 @@
-"""How long an answer asks the client to wait (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's). Pure."""
+"""Reads how long an answer asks the client to wait (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's). Pure."""
 
 from __future__ import annotations
 

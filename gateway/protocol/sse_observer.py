@@ -24,7 +24,7 @@ from typing import Final
 from gateway.protocol.byte_search import find
 from gateway.protocol.delta_head import DeltaHead
 from gateway.protocol.dialects.dialect import StreamFacts, StreamForm, StreamSummary
-from gateway.protocol.large_json import DEFAULT_MOST_VALUES, LARGE_BYTES, read_large_event
+from gateway.protocol.large_json import DEFAULT_MAX_VALUES, LARGE_BYTES, read_large_event
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.opening_event import OpeningEvent
 from gateway.protocol.oversized_event import OversizedEvent
@@ -52,7 +52,7 @@ class SseObserver:
         "_text", "form", "large", "pending",
     )  # fmt: skip
 
-    def __init__(self, form: StreamForm, expected: int = 1, max_values: int = DEFAULT_MOST_VALUES) -> None:
+    def __init__(self, form: StreamForm, expected: int = 1, max_values: int = DEFAULT_MAX_VALUES) -> None:
         self.form = form
         self.pending: list[bytes] = []
         self.large: list[tuple[bytes, int]] = []

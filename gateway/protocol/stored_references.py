@@ -1,21 +1,21 @@
-"""Where a request names something that only its provider can read: files, items, prompts, conversations, URLs. Pure.
+"""Finds references to what only the provider can read: files, items, prompts, conversations, URLs. Pure.
 
     names_in(fields, ...) -> (unseen, named, images)      images: how many of the unseen are images
 
-| what a body names                                      | unseen | stored at the provider, whoever made it |
+| what a body names                                      | unseen | stored at the provider, by anybody      |
 |--------------------------------------------------------|--------|-----------------------------------------|
 | `file_id`, `file_ids`, `file_uri`, `vector_store_ids`  | yes    | yes                                     |
 | an item without content: `item_reference`, or `id`     | yes    | yes                                     |
 | `conversation`, `prompt` with an id, `thread`,         | yes    | yes                                     |
 |   `assistant_id`, `cached_content`                     |        |                                         |
-| `container`, `container_id`, `skill_id` of a tool      | yes    | yes, where it is an id of its own       |
+| `container`, `container_id`, `skill_id` of a tool      | yes    | yes, if it is an id                     |
 | `audio` or `voice` with an id                          | yes    | yes                                     |
 | `file_url`, a document, a video or sound by its URL    | yes    | no                                      |
-| a packed file (`file_data`, a document in base64), a   | yes    | no                                      |
-|   video: no byte bounds what it unfolds to             |        |                                         |
+| a packed file (`file_data`, a document in base64) or a | yes    | no                                      |
+|   video, whose size says nothing about its tokens      |        |                                         |
 
-What an earlier answer cites (`annotations`, `results`) is an echo that the provider does not read again. A schema of
-the caller's own tools may use any of these names.
+Citations in an earlier answer (`annotations`, `results`) do not count, because the provider does not read them again.
+The schemas of the caller's own tools do not count either, because they may use any of these names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-# A quote inside a text is escaped, so no text can look like one of these.
+# A quote inside a text is escaped, so that no text can look like one of these.
 NAMES: Final = re.compile(
     rb'"(?:file_ids?|file_ur[il]|file_data|document_url|video_url|audio_url|input_video|input_audio|video|item_reference|vector_store_ids?|container(?:_id)?|document|image|skill_id|audio|voice'
     rb'|conversation|prompt|thread|assistant_id|cached_?[cC]ontent)"'
@@ -38,17 +38,17 @@ _FETCHED: Final = frozenset({"file_url", "file_data", "document_url", "video_url
 _IMAGES: Final = ("input_image", "image")
 _WITH_ID: Final = ("audio", "voice")
 _REFERENCE: Final = frozenset({"id", "type", "status"})
-"""Members of an item that has nothing but its name."""
+"""The members of an item that only refers to another one."""
 _ECHOED: Final = frozenset({"annotations", "results", "logprobs"})
 _NOT_INPUT: Final = frozenset({"tools", "metadata", "text", "response_format", "output_config"})
 _CALLERS_TOOLS: Final = frozenset({"function", "custom", "None"})
 _WHOLE: Final = ("conversation", "prompt", "thread", "container")
-"""Fields of the body whose value, an id or an object with one, names a whole that the provider has stored."""
-_MOST_NODES: Final = 200_000
+"""Fields of the body whose value, an id or an object with one, names something that the provider has stored."""
+_MAX_NODES: Final = 200_000
 
 
 class Named(NamedTuple):
-    """A member that names something stored, and the field of the body in which it stands; "" for nothing."""
+    """A member that names something stored, and the field of the body that contains it. Both are "" for nothing."""
 
     member: str = ""
     field: str = ""
@@ -58,9 +58,9 @@ NOTHING_NAMED: Final = Named()
 
 
 def names_in(fields: Mapping[str, Any], *, may_name: bool) -> tuple[bool, Named, int]:
-    """Whether a body makes its provider read what it does not show, what is stored of it, and how many images.
+    """Returns whether a body refers to unseen input, the first stored thing that it names, and the unseen images.
 
-    `may_name`: one of `NAMES` stands in its bytes, or an escape by which one may be written.
+    `may_name` says that its bytes contain one of `NAMES`, or an escape by which one may be written.
     """
     items = fields.get("input")
     bare = isinstance(items, list) and any(_is_bare(item) for item in items)
@@ -84,13 +84,13 @@ def names_in(fields: Mapping[str, Any], *, may_name: bool) -> tuple[bool, Named,
 
 
 class _Search:
-    """A walk over a body, with a bound for all of it. Mutable: `unseen`, `named`, `images`, the nodes left."""
+    """A bounded search through one body. Mutable: `unseen`, `named`, `images`, the number of nodes left."""
 
     def __init__(self) -> None:
         self.unseen = False
         self.named = NOTHING_NAMED
         self.images = 0
-        self._left = _MOST_NODES
+        self._left = _MAX_NODES
 
     def note(self, member: str, field: str) -> None:
         self.unseen = True
@@ -113,7 +113,7 @@ class _Search:
             self.walk(tool, "tools", _FOREIGN_IN_TOOLS)
 
     def walk(self, value: object, field: str, foreign: frozenset[str]) -> None:
-        """Looks at everything below a value; what is left unseen for its size counts as named."""
+        """Checks everything below a value. If the bound is reached, the field counts as one that names something."""
         waiting: list[Any] = [value]
         while waiting:
             node = waiting.pop()
@@ -125,10 +125,10 @@ class _Search:
             if isinstance(node, list):
                 waiting += node
             elif isinstance(node, dict):
-                self._look(node, field, foreign)
+                self._check_members(node, field, foreign)
                 waiting += [below for name, below in node.items() if name not in _ECHOED]
 
-    def _look(self, node: Mapping[str, Any], field: str, foreign: frozenset[str]) -> None:
+    def _check_members(self, node: Mapping[str, Any], field: str, foreign: frozenset[str]) -> None:
         if node.get("type") == "item_reference":
             self.note("item_reference", field)
         for name in foreign.intersection(node):
@@ -139,10 +139,10 @@ class _Search:
                 self.note(name, field)
         if "skill_id" in node and node.get("type") != "anthropic":  # the provider's own skills are everybody's
             self.note("skill_id", field)
-        self._see(node, field)
+        self._check_content(node, field)
 
-    def _see(self, node: Mapping[str, Any], field: str) -> None:
-        """Looks at what a part shows: files, images, video and sound."""
+    def _check_content(self, node: Mapping[str, Any], field: str) -> None:
+        """Checks a part for files, images, video and sound."""
         source = node.get("source")
         kind = source.get("type") if isinstance(source, dict) else None
         if kind == "file":
@@ -156,12 +156,12 @@ class _Search:
 
 
 def _is_bare(item: object) -> bool:
-    """Whether an item of the input has nothing but the name of one that the provider has."""
+    """Whether an item of the input only refers to one that the provider has stored."""
     return isinstance(item, dict) and "id" in item and item.keys() <= _REFERENCE
 
 
 def _is_fetched(sound: object) -> bool:
-    """Whether sound is named by its URL, and not sent."""
+    """Whether sound is given by its URL, and not sent."""
     places = (sound.get("data"), sound.get("url")) if isinstance(sound, dict) else (sound,)
     return any(isinstance(place, str) and place.startswith("http") for place in places)
 

@@ -1,10 +1,11 @@
-"""Decodes a coded body (RFC 9110, section 8.4.1) piece by piece, as it comes. Pure.
+"""Decodes a compressed body (RFC 9110, section 8.4.1) piece by piece, as it arrives. Pure.
 
-    decoder.give(data)        more of the coded body
-    decoder.take() -> bytes   the next decoded piece; b"" where more is needed, or nothing more can follow
+    decoder.give(data)        adds more of the compressed body
+    decoder.take() -> bytes   the next decoded piece; b"" if more is needed, or nothing more can follow
 
-A piece has about STEP_BYTES at most, so that nobody fills the memory or keeps the event loop for long: a decoder holds
-what it was given and its window. Whatever the encoder has flushed is decoded at once, which keeps a stream a stream.
+A piece has about STEP_BYTES at most, so that no body fills the memory or blocks the event loop. A decoder holds only
+its window and the input that it was given. Everything that the encoder has flushed is decoded at once, so that the
+events of a stream are not delayed.
 
 | coding         | library                                  | members   | window                              |
 |----------------|------------------------------------------|-----------|-------------------------------------|
@@ -32,17 +33,17 @@ else:
 
 STEP_BYTES: Final = 256 * 1024
 _GZIP_BITS, _ZLIB_BITS = 31, 15
-_RAW_DEFLATE_BITS: Final = -15  # sent by those who read "deflate" as the bare format
+_RAW_DEFLATE_BITS: Final = -15  # some senders understand "deflate" as the bare format
 _ZSTD_WINDOW_LOG: Final = 23
-_MOST_EMPTY_MEMBERS: Final = 100  # in a row: each costs time and gives nothing
+_MAX_EMPTY_MEMBERS: Final = 100  # in a row, because each costs time and gives nothing
 
 
 class NotValid(ValueError):
-    """The body is not what its coding says."""
+    """The body is not valid in its coding."""
 
 
 class StreamDecoder:
-    """Decodes one body. `members`: how many have begun. Mutable."""
+    """Decodes one body. `members` is the number of compressed members that have begun. Mutable."""
 
     __slots__ = ("_coding", "_empty", "_has_more", "_member", "_rest", "members")
 
@@ -56,15 +57,15 @@ class StreamDecoder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the body may end here: no member has begun that has not ended."""
+        """Whether the body may end here, because every member that has begun has ended."""
         return self._member is None and not self._rest
 
     def give(self, data: bytes) -> None:
-        """Takes more of the coded body."""
+        """Adds more of the compressed body."""
         self._rest = self._rest + data if self._rest else data
 
     def take(self) -> bytes:
-        """The next decoded piece, or b"" where more is needed. Raises NotValid."""
+        """Returns the next decoded piece, or b"" if more is needed. Raises NotValid."""
         while self._rest or self._has_more:
             member = self._member
             if member is None:
@@ -85,7 +86,7 @@ class StreamDecoder:
                 return piece
             self._has_more = False
             self._empty += member.eof
-            if self._empty > _MOST_EMPTY_MEMBERS:
+            if self._empty > _MAX_EMPTY_MEMBERS:
                 raise NotValid("too many empty members")
         return b""
 
@@ -135,7 +136,7 @@ class _Brotli:
     def __init__(self, _begin: bytes) -> None:
         self._inner = brotli.Decompressor()
         self._waiting: list[bytes] = []
-        self._is_dry = True  # all that it was given is out: `can_accept_more_data` alone does not say that
+        self._is_dry = True  # all its input has been decoded; `can_accept_more_data` alone does not say that
 
     @property
     def eof(self) -> bool:
@@ -161,7 +162,7 @@ class _Brotli:
 
 
 def _begin_deflate(begin: bytes) -> _Deflated:
-    # RFC 1950, section 2.2: the method, and a check of the first two bytes, which the first read may have cut.
+    # RFC 1950, section 2.2: the method, and a check of the first two bytes. The first read may have only one of them.
     head = begin[:2]
     is_zlib = head[0] & 15 == 8 and (len(head) == 1 or (head[0] << 8 | head[1]) % 31 == 0)  # noqa: PLR2004 - the RFC's numbers
     return _Deflated(_ZLIB_BITS if is_zlib else _RAW_DEFLATE_BITS, begin)
@@ -187,10 +188,10 @@ _CODINGS: Final[Mapping[str, _Coding]] = MappingProxyType(
     }
 )
 CODINGS: Final = ("gzip", "deflate", "br", "zstd")
-"""What is decoded, by the names that clients are told."""
+"""The supported codings, by the names that clients are told."""
 
 
 def coding_of(value: str) -> str | None:
-    """The coding that a header's value names; None: none that is known."""
+    """Returns the coding that a header's value names, or None if it is unknown."""
     name = value.strip().lower()
     return name if name in _CODINGS else None

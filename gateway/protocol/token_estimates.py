@@ -1,11 +1,11 @@
-"""How many tokens a request's body may hold, from its bytes alone. Pure.
+"""Estimates the number of tokens in a request's body from its bytes. Pure.
 
-    estimate   what it probably holds: for limits, and for what is charged where no usage is known
-    bound      what it holds at most, by any tokenizer: for the hold
+    estimate   the probable number, for limits, and for charges without a known usage
+    bound      the most that any tokenizer makes of it, for the hold
 
-Tokenizers of large models fall back to single bytes: no text has more tokens than bytes. Most text has far fewer, but
-scripts of four bytes a character, and text made to be dear, come close. Of a small body the texts alone are counted, of
-a large one every byte.
+Tokenizers of large models fall back to single bytes, so that no text has more tokens than bytes. Most text has far
+fewer, but scripts with four bytes per character, and text that is made to be expensive, come close. For the bound of a
+small body its texts are counted, and for that of a large body every byte.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from gateway.types import Body
 
 BYTES_PER_TOKEN: Final = 4
 IMAGE_TOKENS: Final = 1_500
-"""What one image counts in an estimate: about a high-detail image of 1024 x 1024 at the large providers."""
-MOST_IMAGE_TOKENS: Final = 48_200
-"""What one image counts in a bound: what gpt-4o-mini makes of the largest in high detail, and no other model exceeds.
-A price row may say less: `max_image_tokens`."""
-MOST_EDITED_IMAGE_TOKENS: Final = 16_384
-"""The same where images are made of others: gpt-image reads 6,144 tokens and its tiles of each in high fidelity."""
+"""The tokens of one image in an estimate: about those of a high-detail image of 1024 x 1024 at the large providers."""
+MAX_IMAGE_TOKENS: Final = 48_200
+"""The tokens of one image in a bound: those of the largest image in high detail for gpt-4o-mini. No other model needs
+more. A price row may state a lower number: `max_image_tokens`."""
+MAX_EDITED_IMAGE_TOKENS: Final = 16_384
+"""The same if images are edited: gpt-image reads 6,144 tokens and its tiles of each image in high fidelity."""
 ATTACHMENT_BYTES_PER_TOKEN: Final = 16
-"""Documents and audio sent as base64: most of their bytes are fonts, images, sound and compression."""
+"""For documents and audio in base64, most of whose bytes are fonts, images, sound and compression."""
 _SMALL_BYTES: Final = 4096
-_TOKENS_AN_ITEM: Final = 4  # by which models are told where a message begins, and who says it
+_TOKENS_PER_ITEM: Final = 4  # tell a model where a message begins, and whose it is
 _NOT_READ: Final = frozenset({"model", "metadata", "tools", "user", "service_tier", "previous_response_id"})
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7][0-9a-fA-F]")
 _ESCAPE_BYTES: Final = len(b"\\u0000")
 
 
 class InputTokens(NamedTuple):
-    """How many tokens a body holds: probably, and at most. `images`: how many in `bound` count as the largest."""
+    """The probable number of tokens in a body, and the most. `bound` counts `images` as the largest ones."""
 
     estimate: int
     bound: int
@@ -48,7 +48,7 @@ class InputTokens(NamedTuple):
 
 
 def estimate_input_tokens(body: Body) -> int:
-    """Tokens that a body may hold, from its bytes: attachments in base64 count by their kind, the rest as text."""
+    """Returns the probable number of tokens. Attachments in base64 count by their kind, the rest as text."""
     return count_input_tokens(body, find_attachments(body), body, b'"input_image"').estimate
 
 
@@ -60,9 +60,10 @@ def count_input_tokens(
     fields: Mapping[str, Any] | None = None,
     read_images: int = 0,
 ) -> InputTokens:
-    """`text`: the body, or the body without its attachments. `image`: the type of a part that is an image, quoted.
+    """Returns the tokens in a body.
 
-    `fields`: the body decoded. `read_images`: so many images are named in it, whatever the types of its parts.
+    `text` is the body, with or without its attachments. `image` is the type of a part that is an image, in quotes.
+    `fields` is the decoded body. `read_images` is the number of images that it names in other ways than by such parts.
     """
     text_bytes, images, attached, most_attached = len(body), 0, 0, 0
     for _, mark, end, kind in attachments:
@@ -78,11 +79,11 @@ def count_input_tokens(
     images = max(images, read_images, _count_images(text, image, fields))
     estimate = -(-text_bytes // BYTES_PER_TOKEN) + attached + IMAGE_TOKENS * images
     texts = text_bytes if fields is None or len(body) > _SMALL_BYTES else _text_bytes(fields)
-    return InputTokens(estimate, max(estimate, texts + most_attached + MOST_IMAGE_TOKENS * images), images)
+    return InputTokens(estimate, max(estimate, texts + most_attached + MAX_IMAGE_TOKENS * images), images)
 
 
 def _text_bytes(fields: Mapping[str, Any]) -> int:
-    """Bytes of all that a model may read of a small body: its texts, and the names in what its tools take."""
+    """Returns the bytes of all that a model may read of a small body: its texts, and the schemas of its tools."""
     total = 0
     waiting = [value for name, value in fields.items() if name not in _NOT_READ]
     while waiting:
@@ -91,16 +92,16 @@ def _text_bytes(fields: Mapping[str, Any]) -> int:
             total += len(node) if node.isascii() else len(node.encode("utf-8", "replace"))
         elif isinstance(node, list):
             waiting += node
-            total += _TOKENS_AN_ITEM
+            total += _TOKENS_PER_ITEM
         elif isinstance(node, dict):
             waiting += node.values()
-            total += _TOKENS_AN_ITEM
+            total += _TOKENS_PER_ITEM
     tools = fields.get("tools")
     return total + len(orjson.dumps(tools)) if isinstance(tools, list) and tools else total
 
 
 def _count_images(body: Body, image: bytes, fields: Mapping[str, Any] | None) -> int:
-    """Members "type" that are `image`. A quote inside a text is escaped, so no text can look like one."""
+    """Counts the members "type" with the value `image`. No text can look like one, because its quotes are escaped."""
     if not image:
         return 0
     is_short = len(body) <= PIECE_BYTES
@@ -117,7 +118,7 @@ def _count_images(body: Body, image: bytes, fields: Mapping[str, Any] | None) ->
 
 
 def _count_images_in(fields: object, image: bytes) -> int:
-    """The same of a decoded body, where names may be spelt with escapes."""
+    """Counts the same in a decoded body, if names may be spelt with escapes."""
     kind, images = image.decode().strip('"'), 0
     waiting = [fields]
     while waiting:

@@ -1,10 +1,10 @@
-"""Where each dialect's usage keeps its counts: one table for whole answers, streams and compactions.
+"""The table of the fields of a usage in each dialect, for whole answers, streams and compactions.
 
 A path is a sequence of names, starting at the usage object. The first path of a row that has a count above zero is
 read, because servers fill fields that they do not count with zeros. A provider with other names needs one more path
 here.
 
- where cached input is                             | providers                          |
+ field of cached input                             | providers                          |
  `input_tokens_details.cached_tokens`              | OpenAI                             |
  `input_tokens_details.cache_read_input_tokens`    | Perplexity                         |
  `prompt_tokens_details.cached_tokens`             | OpenAI, OpenRouter                 |
@@ -115,7 +115,7 @@ UNITS_OF_ANSWERS: Final[Mapping[str, tuple[Path, ...]]] = MappingProxyType(
     }
 )
 
-# Parts of a part, or figures that are not tokens of their own. They are never read, and not reported as unknown.
+# Parts of other parts, or numbers that are no tokens. They are never read, and not reported as unknown.
 NOT_OF_THEIR_OWN: Final = frozenset(
     {
         "text_tokens",
@@ -132,8 +132,9 @@ NOT_OF_THEIR_OWN: Final = frozenset(
 class UsageFields(NamedTuple):
     """The fields of one dialect. `cache_outside_input`: its `input` excludes tokens read from and written to the cache.
 
-    `input_kind` and `output_kind` say what tokens are if no details say it. `needs_output`: a usage without output
-    counts is treated as none. `partial`: a usage without output counts is accepted, and its output is estimated.
+    `input_kind` and `output_kind` are the kinds of tokens if no details state them. `needs_output`: a usage without
+    output counts as none. `partial`: a usage without output is accepted, and its output is estimated. `needs_tokens`: a
+    usage without tokens counts as none.
     """
 
     input: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Reads what an answer used, as its upstream reports it. One reader serves all dialects, streams and whole answers.
+"""Reads the usage of an answer as its upstream reports it, for all dialects, streams and whole answers.
 
     read_usage("chat", usage, answer, facts) -> Usage      None if nothing sound was reported
 
@@ -27,7 +27,7 @@ BASE_TIERS: Final = frozenset({"", "auto", "default", "standard", "standard_only
 CONDITIONS: Final = ("speed", "inference_geo", "completion_window", "search_context_size")
 """The facts on which rates are known to depend, besides the tier. A price row may name others."""
 _FROM_REQUEST: Final = frozenset({"completion_window", "search_context_size"})  # speed and region are never requested
-_LONGEST_FACT: Final = 64
+_MAX_FACT_CHARACTERS: Final = 64
 
 # A usage with only these names needs nothing but six numbers.
 _PLAIN: Final = frozenset(
@@ -35,7 +35,7 @@ _PLAIN: Final = frozenset(
 )
 
 _SIX: Final = frozenset({"input", "cached_input", "output", "reasoning"})
-_MOST_ITERATIONS: Final = 1000
+_MAX_ITERATIONS: Final = 1000
 
 
 class RequestFacts(NamedTuple):
@@ -71,7 +71,7 @@ def read_usage(
     images = _images(answer, request) if dialect == "images" else ()
     input_tokens, output_tokens = counted(usage, fields.input), counted(usage, fields.output)
     if not (input_tokens or fields.needs_output) and fields.needs_tokens:
-        return None  # what has nothing but input has used some
+        return None  # an operation without output has at least an input
     lacks_output = fields.partial and output_tokens is None and input_tokens is not None
     if input_tokens is None or (output_tokens is None and fields.needs_output and not fields.partial):
         if fields.needs_tokens or (input_tokens is None and not (units or images or dialect == "moderations")):
@@ -197,7 +197,7 @@ def _segments(
     served the turn, the `message` entries of other models were declined and are not billed.
     """
     listed = usage.get("iterations")
-    entries = [one for one in listed[:_MOST_ITERATIONS] if isinstance(one, dict)] if isinstance(listed, list) else []
+    entries = [one for one in listed[:_MAX_ITERATIONS] if isinstance(one, dict)] if isinstance(listed, list) else []
     if not entries:
         return (Segment(main),), ()
     served = [one.get("model") for one in entries if one.get("type") == "fallback_message"]
@@ -246,7 +246,7 @@ def _facts(usage: Mapping[str, Any], answer: Mapping[str, Any], request: Request
     said = (answer.get("service_tier"), usage.get("service_tier"), request.service_tier)
     tier = next((one for one in said if isinstance(one, str) and one), "")
     if tier not in BASE_TIERS:
-        facts["service_tier"] = tier[:_LONGEST_FACT]
+        facts["service_tier"] = tier[:_MAX_FACT_CHARACTERS]
     for name in (*CONDITIONS, *request.conditions):
         asked = getattr(request, name) if name in _FROM_REQUEST else None
         for value in (usage.get(name), answer.get(name), asked):
@@ -260,7 +260,7 @@ def _fact(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float) or (isinstance(value, str) and value):
-        return str(value)[:_LONGEST_FACT]
+        return str(value)[:_MAX_FACT_CHARACTERS]
     return None
 
 
@@ -282,7 +282,7 @@ def _units(
     if dialect == "transcription" and "second" not in found:
         if request.seconds and (not usage or "second" in zeros):
             found["second"] = amount(request.seconds) or Decimal(0)
-        elif "second" in zeros:  # of a file whose length nobody knows: a price may have a least charge
+        elif "second" in zeros:  # the length is not known, but a price may have a least charge
             found["second"] = Decimal(0)
     return found
 
@@ -293,7 +293,7 @@ def _images(answer: Mapping[str, Any], request: RequestFacts) -> tuple[Images, .
     if not number:
         return ()
     quality, size = _said(answer, "quality") or request.quality, _said(answer, "size") or request.size
-    return (Images(number, quality[:_LONGEST_FACT], size[:_LONGEST_FACT]),)
+    return (Images(number, quality[:_MAX_FACT_CHARACTERS], size[:_MAX_FACT_CHARACTERS]),)
 
 
 def _said(answer: Mapping[str, Any], name: str) -> str:

@@ -170,7 +170,7 @@ async def _begin_turn(
 ) -> Routed:
     """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
     body = request.body
-    if not (request.names_model or request.in_prompt):  # what names it here is not sent
+    if not (request.names_model or request.model_in_prompt):  # what names it here is not sent
         body = await snapshot.off_loop.run(partial(with_model, body, request.model))
     if target.operation.summarises:
         turn, target = await kept.turns.begin_compaction(key, body, route.rule), CREATE_TARGET
@@ -210,7 +210,7 @@ async def _with_body(
     form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
     read = partial(read_request_body, body, form, body_bounds=bounds)
     request = await snapshot.off_loop.run(read) if len(body) > LONG_BYTES else read()
-    if request.in_prompt:
+    if request.model_in_prompt:
         request = request._replace(model=route.model)
     if request.previous_response_id and known_response is None:  # of the provider's: nobody here knows its length
         request = request._replace(work=request.work._replace(unseen=True))
@@ -271,7 +271,7 @@ def _ask(
     reserved = NOTHING  # counted and limited as a request; nothing to reserve
     form = target.operation.dialect.request
     now_ms = time.time_ns() // 1_000_000
-    if request.in_prompt:
+    if request.model_in_prompt:
         route = by_its_answer(snapshot, route, request)
     says_more = request.work is not NO_WORK or request.facts.service_tier or route.variants
     if says_more and target.response_id is None:

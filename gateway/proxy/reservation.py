@@ -31,7 +31,7 @@ from gateway.protocol.dialects.audio import HEARD_TOKENS_PER_SECOND
 from gateway.protocol.dialects.dialect import NO_IMAGES
 from gateway.protocol.operations import Operation
 from gateway.protocol.request_body import RequestBody
-from gateway.protocol.token_estimates import MOST_IMAGE_TOKENS
+from gateway.protocol.token_estimates import MAX_IMAGE_TOKENS
 from gateway.proxy.output_bound import OutputPlan, plan_output
 from gateway.proxy.snapshot import RequestLimits
 from gateway.routing.model_names import SEARCHES
@@ -110,7 +110,7 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
         max(request.input_tokens_bound, request.input_tokens_estimate) if not request.images else _shown(request, row)
     )
     prompt += asked.stored
-    units, unheard = request.bounds.units, asked.operation.dialect.request.hears and not request.bounds.units
+    units, unheard = request.bounds.units, asked.operation.dialect.request.needs_duration and not request.bounds.units
     unseen = _unseen(row, route, limits) if body_work.unseen or asked.unsure or tools or unheard else 0
     prompt += unseen
     if (body_work.media or unheard) and _SECOND in asked.router.prices.units and _SECOND not in units:
@@ -140,9 +140,9 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
 def _shown(request: RequestBody, row: Price) -> int:
     """The most that the body's own texts, files and images come to, for the model of a row."""
     unseen = request.work.unseen_images
-    bound = request.input_tokens_bound - unseen * MOST_IMAGE_TOKENS
+    bound = request.input_tokens_bound - unseen * MAX_IMAGE_TOKENS
     if row.max_image_tokens is not None:
-        bound -= (request.images - unseen) * (MOST_IMAGE_TOKENS - row.max_image_tokens)
+        bound -= (request.images - unseen) * (MAX_IMAGE_TOKENS - row.max_image_tokens)
     return max(bound, request.input_tokens_estimate)
 
 

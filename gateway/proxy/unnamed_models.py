@@ -38,9 +38,9 @@ async def completed(
     known_response = None
     if not request.model and request.previous_response_id:
         model, known_response = await _model_before(request.previous_response_id, snapshot, responses, turns, key)
-        request = request._replace(model=model, in_prompt=False)
+        request = request._replace(model=model, model_in_prompt=False)
     elif not request.model:
-        request = request._replace(model=_model_of_operator(snapshot, in_prompt=request.in_prompt))
+        request = request._replace(model=_model_of_operator(snapshot, model_in_prompt=request.model_in_prompt))
     if query and not request.stream and streams(query):
         request = request._replace(stream=True)
     return request, known_response
@@ -56,7 +56,7 @@ def streams(query: bytes) -> bool:
 
 def by_its_answer(snapshot: ConfigSnapshot, route: Route, request: RequestBody) -> Route:
     """The route of a request whose prompt names a model that only its provider knows."""
-    return snapshot.router.by_answer(route) if request.in_prompt and route.rule.rename is None else route
+    return snapshot.router.by_answer(route) if request.model_in_prompt and route.rule.rename is None else route
 
 
 async def _model_before(
@@ -78,10 +78,10 @@ async def _model_before(
     return known_response.model, known_response
 
 
-def _model_of_operator(snapshot: ConfigSnapshot, *, in_prompt: bool) -> str:
+def _model_of_operator(snapshot: ConfigSnapshot, *, model_in_prompt: bool) -> str:
     model = snapshot.router.unnamed_model
     if not model:
-        what = "prompt" if in_prompt else "conversation"
+        what = "prompt" if model_in_prompt else "conversation"
         raise GatewayError(
             "missing_field",
             f"The field 'model' is required: this gateway cannot know which model the {what} uses, and so not where "

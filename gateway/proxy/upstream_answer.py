@@ -17,7 +17,7 @@ from gateway.protocol.content_codings import is_coded
 from gateway.protocol.dialects.dialect import Dialect, Json
 from gateway.protocol.forwarded_headers import to_client
 from gateway.protocol.lenient_json import dumps, is_json
-from gateway.protocol.provider_errors import LONGEST_READ, is_standard, read_provider_error
+from gateway.protocol.provider_errors import MAX_ERROR_BYTES, is_standard, read_provider_error
 from gateway.protocol.retry_after import retry_after_s
 from gateway.protocol.stream_decoder import coding_of
 from gateway.proxy.admission import Admitted, Opened
@@ -102,9 +102,9 @@ def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> N
         return
     if not body and is_client_error:  # a broken server's silence explains nothing, a refusal's status may
         return
-    if is_standard(body) and (len(body) > LONGEST_READ or is_json(body)) and status >= 400:  # noqa: PLR2004 - a redirect is no answer
+    if is_standard(body) and (len(body) > MAX_ERROR_BYTES or is_json(body)) and status >= 400:  # noqa: PLR2004 - a redirect is no answer
         return
-    if is_client_error or (status >= _SERVER_ERROR and len(body) <= LONGEST_READ and is_json(body)):
+    if is_client_error or (status >= _SERVER_ERROR and len(body) <= MAX_ERROR_BYTES and is_json(body)):
         raise ProviderRefusal(status, headers, body)
     wait_s = retry_after_s(headers, time.time())
     wait_ms = None if wait_s is None else int(wait_s * 1000)

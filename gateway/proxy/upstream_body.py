@@ -51,7 +51,7 @@ class UpstreamBody:
         if sends or (sends is None and held_tokens < admitted.asked.demand.output_tokens):
             self.output_bound = bound_of_a_run(request, held_tokens)
         body, model, field = request.body, None, ""
-        is_sent = not request.in_prompt or route.rule.rename is not None
+        is_sent = not request.model_in_prompt or route.rule.rename is not None
         has_body = body or request.on_disk is not None
         if has_body and (route.upstream_model != request.model or not request.names_model) and is_sent:
             model = route.upstream_model

@@ -21,7 +21,7 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a body of very many members is refused",
         "gateway/protocol/content_codings.py",
-        " or self._decoder.members > _MOST_MEMBERS",
+        " or self._decoder.members > _MAX_MEMBERS",
         "",
         f"{_TEST_CODINGS}::test_a_body_of_very_many_members_is_refused",
     ),

@@ -113,7 +113,7 @@ def test_an_answer_with_more_values_than_are_looked_at_is_read_at_its_beginning_
     data = json.dumps(answer).encode()
     assert read_large(data) == answer
     assert read_large(b"\xef\xbb\xbf" + data) == answer
-    some = read_large(data, most_values=1000)
+    some = read_large(data, max_values=1000)
     assert some is not None
     assert (some["id"], some["usage"]) == ("resp_1", USAGE)
 

@@ -14,7 +14,7 @@ from gateway.protocol.body_changes import with_model
 from gateway.protocol.dialects.audio import TRANSCRIPTION
 from gateway.protocol.dialects.images import IMAGES
 from gateway.protocol.form_body import read_form_request
-from gateway.protocol.multipart import MOST_PARTS, MOST_TEXT_BYTES, boundary_of, is_form, read_form, with_text
+from gateway.protocol.multipart import MAX_PARTS, MAX_TEXT_BYTES, boundary_of, is_form, read_form, with_text
 from tests.support.forms import BOUNDARY, CONTENT_TYPE, closed, file_part, text_part, wav
 
 NAMES = frozenset({"model", "n", "stream"})
@@ -83,10 +83,10 @@ GAMES = {
     "a model in other case": HEAD + HEAD.replace(b'"model"', b'"Model"') + END,
     "a model that is a file": HEAD.replace(b'"model"', b'"model"; filename="m.txt"') + END,
     "a model that is no UTF-8": HEAD.replace(b"\r\n\r\nm", b"\r\n\r\n\xff") + END,
-    "a model that is too long": HEAD.replace(b"\r\n\r\nm", b"\r\n\r\n" + b"m" * (MOST_TEXT_BYTES + 1)) + END,
+    "a model that is too long": HEAD.replace(b"\r\n\r\nm", b"\r\n\r\n" + b"m" * (MAX_TEXT_BYTES + 1)) + END,
     "a number that is none": text_part("model", b"m") + text_part("n", b"-1") + END,
     "a flag that is none": text_part("model", b"m") + text_part("stream", b"yes") + END,
-    "too many parts": text_part("x", b"") * (MOST_PARTS + 1) + END,
+    "too many parts": text_part("x", b"") * (MAX_PARTS + 1) + END,
 }
 
 

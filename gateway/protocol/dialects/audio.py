@@ -146,7 +146,7 @@ SPEECH: Final = Dialect(
 )
 TRANSCRIPTION: Final = Dialect(
     "transcription",
-    RequestForm(frozenset({"model", "stream", "response_format"}), transcription_bounds, hears=True),
+    RequestForm(frozenset({"model", "stream", "response_format"}), transcription_bounds, needs_duration=True),
     read_answer,
     error_body,
     _STREAM,

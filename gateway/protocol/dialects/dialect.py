@@ -242,7 +242,7 @@ class RequestForm:
     it may say how many of one run, the name that most providers know first. `documented_output`: what the API documents
     for a body that does not say; None: what the model can.
     `image`: the type of a part that is an image. `asks_usage`: its streams report usage where they are asked to.
-    `hears`: the length of an uploaded file of sound bears on its price.
+    `needs_duration`: the length of an uploaded file of sound bears on its price.
     `default_model`: what the API documents for a body without a model; "": it must name one.
     `name`: made of `fields`; finds each of them, quoted.
     """
@@ -255,7 +255,7 @@ class RequestForm:
     output_fields: tuple[str, ...] = ()
     documented_output: int | None = None
     asks_usage: bool = False
-    hears: bool = False
+    needs_duration: bool = False
     default_model: str = ""
     name: re.Pattern[bytes] = field(init=False)
 
