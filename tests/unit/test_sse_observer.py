@@ -54,7 +54,7 @@ def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseFramer, list[by
 
 def is_without_half_event(written: bytes, stream: bytes) -> bool:
     """Whether all of a stream was written, except for half an event at its end."""
-    rest = stream.removeprefix(written)
+    rest = b":" + stream.removeprefix(written)  # a byte order mark and an empty line are no event
     return stream.startswith(written) and not any(is_boundary(rest[:end]) for end in range(1, len(rest)))
 
 
