@@ -19,7 +19,7 @@ from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.quantities import Usage
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
-from gateway.proxy.admission import Admitted
+from gateway.proxy.admission import Admitted, Opened
 from gateway.proxy.answer_usage import input_usage, lacks_output, may_lack_output, partial_usage, reported_usage
 
 OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
@@ -34,15 +34,16 @@ _UNFINISHED: Final = frozenset({*_BROKEN, Outcome.TIMED_OUT, Outcome.CLIENT_LEFT
 class AnswerRecord:
     """What is known of the answer to one request. Mutable: the steps from 5 on fill it in.
 
-    `outcome` starts as what a bug would leave. `answered`: an upstream has answered 2xx. `client_left`: the client has
-    left, and the answer is read on for its usage. `stream`: what a stream has told up to its end; `observer`: what
-    estimates the output of that stream. `facts`, `body`: what a whole answer has told. `remembered_id`: the id under
-    which the response is known already, while its request still runs. `upstream_key`: the fingerprint of the gateway's
-    key that was used.
+    `outcome` starts as what a bug would leave. `answered`: an upstream has answered 2xx. `unconfirmed`: a 2xx that may
+    turn out to be no answer. `client_left`: the client has left, and the answer is read on for its usage. `stream`:
+    what a stream has told up to its end; `observer`: what estimates the output of that stream. `facts`, `body`: what a
+    whole answer has told. `remembered_id`: the id under which the response is known already, while its request still
+    runs. `upstream_key`: the fingerprint of the gateway's key that was used.
     """
 
     outcome: Outcome = Outcome.INTERNAL_ERROR
     answered: bool = False
+    unconfirmed: Opened | None = None
     client_left: bool = False
     stream: StreamSummary | None = None
     observer: SseObserver | None = None

@@ -5,8 +5,6 @@ Events are passed on one by one, because the first one may wait for an id and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from gateway.protocol.dialects.dialect import StreamForm
 from gateway.proxy.admission import Opened
 from gateway.proxy.exchange import Exchange
@@ -15,16 +13,13 @@ from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.large_answers import examine
 from gateway.proxy.output_cap import CapReached, cap_of
 from gateway.proxy.stream_relay import StreamRelay
-from gateway.types import Headers
 
 
 class KeptStreamRelay(StreamRelay):
     """Passes one stream of a turn on. See `StreamRelay`."""
 
-    def __init__(
-        self, exchange: Exchange, opened: Opened, form: StreamForm, begin: Callable[[], Headers], kept: KeptAnswer
-    ) -> None:
-        super().__init__(exchange, opened, form, begin)
+    def __init__(self, exchange: Exchange, opened: Opened, form: StreamForm, kept: KeptAnswer) -> None:
+        super().__init__(exchange, opened, form)
         self._kept = kept
 
     async def run(self) -> None:

@@ -14,8 +14,6 @@ because another upstream may do better.
 
 from __future__ import annotations
 
-import time
-
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.concurrency.cancellation import CancelScope, Reason
 from gateway.errors import GatewayError
@@ -29,9 +27,8 @@ from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.kept_stream import KeptStreamRelay
 from gateway.proxy.media import pass_media
 from gateway.proxy.stream_relay import StreamRelay
-from gateway.proxy.upstream_answer import EVENT_HEADERS, client_headers, peeked, readable_type, status_of_error
+from gateway.proxy.upstream_answer import peeked, readable_type, status_of_error
 from gateway.proxy.whole_answer import read_refusal_body, read_whole
-from gateway.types import Headers
 from gateway.upstream.decoded_answer import uncompressed
 
 _NO_CONTENT = 204
@@ -51,7 +48,6 @@ class Relay:
         self._kept = None if turn is None else KeptAnswer(turn, exchange.record)
         self._opened: Opened | None = None
         self._stream: StreamRelay | None = None
-        self._unconfirmed: Opened | None = None  # a 2xx that may turn out to be no answer
 
     async def run(self, opened: Opened) -> None:
         """Passes the answer on.
@@ -65,7 +61,7 @@ class Relay:
         if not 200 <= opened.answer.status < 300:  # noqa: PLR2004 - the range is HTTP's
             await self._pass_refusal(opened._replace(answer=uncompressed(opened.answer)))
             return
-        self._unconfirmed = opened
+        answer.unconfirmed = opened
         if not answer.answered:
             answer.answered = True
             record.state = TRANSITIONS[record.state, Event.OPEN]
@@ -80,9 +76,9 @@ class Relay:
         self._opened = opened
         if form is not None and is_events:
             if self._kept is None:
-                self._stream = StreamRelay(self.exchange, opened, form, self._begin_stream, self._responses)
+                self._stream = StreamRelay(self.exchange, opened, form, self._responses)
             else:
-                self._stream = KeptStreamRelay(self.exchange, opened, form, self._begin_stream, self._kept)
+                self._stream = KeptStreamRelay(self.exchange, opened, form, self._kept)
             await self._stream.run()
         elif kind.startswith(dialect.media):
             await self._pass_media(opened)
@@ -90,8 +86,8 @@ class Relay:
             await self._pass_whole(opened, kind)
 
     async def _pass_media(self, opened: Opened) -> None:
-        self._confirm(opened)
-        await pass_media(opened, self.exchange.client, self._head(opened, []))
+        self.exchange.confirm(opened)
+        await pass_media(opened, self.exchange.client, self.exchange.head(opened, []))
         self.exchange.answer.outcome = Outcome.COMPLETED
 
     async def _pass_whole(self, opened: Opened, kind: bytes) -> None:
@@ -105,37 +101,17 @@ class Relay:
             answer.facts, answer.body = facts, fields
             record.response_id, record.answered_model = facts.response_id, fields.get("model")
             answer.outcome = OUTCOMES[facts.ended]
-            self._confirm(opened)
+            self.exchange.confirm(opened)
             if self._kept is not None:
                 body = await self._kept.whole(body)
         length = [] if status == _NO_CONTENT else [(b"content-length", b"%d" % len(body))]  # RFC 9110, 8.6
-        await client.answer(status, self._head(opened, length), body)
+        await client.answer(status, self.exchange.head(opened, length), body)
 
     async def _pass_refusal(self, opened: Opened) -> None:
         self.exchange.answer.outcome = Outcome.UPSTREAM_REFUSED
         body = await read_refusal_body(self.exchange, opened)
         extra = [(b"content-length", b"%d" % len(body)), (b"x-gateway-limit-source", b"upstream")]
-        await self.exchange.client.answer(opened.answer.status, self._head(opened, extra), body)
-
-    def _begin_stream(self) -> Headers:
-        """Notes that the stream goes to the client from here on. Returns its head."""
-        opened = self._opened
-        if opened is None:
-            raise RuntimeError("a stream begins when an upstream has answered")
-        self._confirm(opened)
-        return self._head(opened, [*EVENT_HEADERS])
-
-    def _confirm(self, opened: Opened) -> None:
-        """Notes that it is an answer, and goes to the client."""
-        record, route = self.exchange.record, self.exchange.admitted.route
-        record.state = TRANSITIONS[record.state, Event.RELAY]
-        if self._unconfirmed is not None:
-            self._unconfirmed = None
-            status = opened.answer.status
-            opened.upstream.note_answer(opened.key, route.upstream_model, status, None, time.monotonic())
-
-    def _head(self, opened: Opened, extra: Headers) -> Headers:
-        return client_headers(opened, self.exchange.admitted, self.exchange.record, extra)
+        await self.exchange.client.answer(opened.answer.status, self.exchange.head(opened, extra), body)
 
     def check_times(self, now_s: float) -> bool:
         """See `StreamRelay.check_times`."""
@@ -163,9 +139,9 @@ class Relay:
         answer = self.exchange.answer
         if self._opened is not None:
             self._opened.answer.abort()
-        if self._unconfirmed is not None:
-            self._unconfirmed.upstream.health.released(self.exchange.admitted.route.upstream_model)
-            self._unconfirmed = None
+        if answer.unconfirmed is not None:
+            answer.unconfirmed.upstream.health.released(self.exchange.admitted.route.upstream_model)
+            answer.unconfirmed = None
         if self._stream is not None and answer.stream is None:
             answer.end_stream(self._stream.observer)
 

@@ -29,14 +29,14 @@ from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.large_answers import examine, finish
 from gateway.proxy.output_cap import CapReached, OutputCap, cap_of
 from gateway.proxy.preamble import FirstEvent, Preamble, Waiting, begins_with_error
+from gateway.proxy.upstream_answer import EVENT_HEADERS
 from gateway.types import Headers
 
 
 class StreamRelay:
     """Passes one stream on. Mutable.
 
-    `begin` is called when the client's stream starts, and returns its head. `responses`: where the response is
-    remembered as soon as its id is shown; None: nobody names it later.
+    `responses`: where the response is remembered as soon as its id is shown; None: nobody names it later.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class StreamRelay:
         exchange: Exchange,
         opened: Opened,
         form: StreamForm,
-        begin: Callable[[], Headers],
         responses: KnownResponses | None = None,
     ) -> None:
         request, policy = exchange.admitted.request, opened.upstream.policy
@@ -53,7 +52,6 @@ class StreamRelay:
         self._framer = framer_class(self.observer, policy.max_event_bytes)
         self._exchange = exchange
         self._opened = opened
-        self._begin = begin
         self._responses = responses
         self._off_loop = exchange.admitted.snapshot.off_loop
         self._waiting: Waiting | None = None  # waits for the stream's first events
@@ -114,6 +112,11 @@ class StreamRelay:
         responses.remember_running(hold, model, shown_id, opened.upstream.name, opened.key.fingerprint)
         self._exchange.answer.remembered_id = shown_id
         self._responses = None
+
+    def _begin(self) -> Headers:
+        """Notes that the stream goes to the client from here on. Returns its head."""
+        self._exchange.confirm(self._opened)
+        return self._exchange.head(self._opened, [*EVENT_HEADERS])
 
     async def _begin_with_event(self, data: bytes) -> bytes:
         """Begins the client's stream with its first event. Raises NotAnAnswer for an error in its place.
