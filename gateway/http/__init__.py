@@ -7,6 +7,7 @@ connection_budget    bounds what they take together
 patience             the timeout of a connection
 half_closed          tells a client that has closed its sending side from one that has disconnected
 parser               bytes -> requests, with a bounded head
+known_head           a head like the one before, which is not parsed again
 chunked_framing      where a chunked body ends
 body_reader          reads long bodies straight into their buffer
 request_cycle        one request and its answer, on the connection or as ASGI messages

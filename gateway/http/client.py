@@ -1,6 +1,7 @@
 """The client of a request, as the handler sees it: what it has sent, and the means to answer it.
 
     fields                the request's headers by lower-case name; the last one if a name occurs twice
+    facts                 what `of_head` has found out about its head, whatever the length of its body
     read_body(...)        reads the body, bounded in size and time
     pass_body(sink, ...)  passes the body on piece by piece, within the same bounds
     start / write / end   send the answer in pieces
@@ -18,10 +19,10 @@ body was written). After the client has disconnected, writes are discarded and c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import GatewayError
-from gateway.types import Body, Headers, Receive, Scope
+from gateway.types import Body, Headers, Receive, Scope, T
 
 Sink = Callable[[Body], Awaitable[None]]
 """Takes a body piece by piece."""
@@ -44,6 +45,7 @@ class Client(Protocol):
     scope: Scope
     headers: Headers
     fields: dict[bytes, bytes]
+    facts: dict[Any, Any]
     status: int | None
     bytes_out: int
     first_byte: float | None
@@ -105,14 +107,15 @@ class Client(Protocol):
 class RequestHead:
     """What both implementations know of a request before they read its body."""
 
-    __slots__ = ("bytes_out", "fields", "first_byte", "headers", "scope", "status")
+    __slots__ = ("bytes_out", "facts", "fields", "first_byte", "headers", "scope", "status")
 
     starts_now = True
 
-    def __init__(self, scope: Scope, fields: dict[bytes, bytes]) -> None:
+    def __init__(self, scope: Scope, fields: dict[bytes, bytes], facts: dict[Any, Any] | None = None) -> None:
         self.scope = scope
         self.headers: Headers = scope["headers"]
         self.fields = fields
+        self.facts = {} if facts is None else facts
         self.status: int | None = None
         self.bytes_out = 0
         self.first_byte: float | None = None
@@ -145,6 +148,17 @@ async def pass_messages(receive: Receive, sink: Sink, max_bytes: int) -> None:
         await sink(piece)
         if not message.get("more_body", False):
             return
+
+
+def of_head(client: Client, find: Callable[[dict[bytes, bytes]], T]) -> T:
+    """Returns `find(client.fields)`, which does not depend on Content-Length: once for all requests with the same head.
+
+    What `find` raises is raised each time.
+    """
+    found: T | None = client.facts.get(find)
+    if found is None:
+        found = client.facts[find] = find(client.fields)
+    return found
 
 
 def bounded(body: Body, max_bytes: int) -> Body:

@@ -262,9 +262,9 @@ class ClientConnection(asyncio.Protocol):
         requests = self._requests
         self.is_fresh = False
         self._patience.waits_for = Wait.NOTHING
-        scope = requests.scope(self._here, self._peer, self._app_state)
-        keep_alive = requests.keep_alive and not self._context.application.leaving
-        self._cycle = cycle = RequestCycle(self, scope, requests.fields, keep_alive=keep_alive)
+        head, scope = requests.head, requests.scope(self._here, self._peer, self._app_state)
+        keep_alive = head.keep_alive and not self._context.application.leaving
+        self._cycle = cycle = RequestCycle(self, scope, head.fields, keep_alive=keep_alive, facts=head.facts)
         scope["extensions"] = {EXTENSION: cycle}
         if self._address is None:  # a trusted proxy's: each request counts against the address it is forwarded for
             cycle.address = self.budget.forwarded_address(scope)

@@ -25,7 +25,7 @@ class ConnectionClient(RequestHead):
     __slots__ = ("_cycle",)
 
     def __init__(self, scope: Scope, cycle: RequestCycle) -> None:
-        super().__init__(scope, cycle.fields)
+        super().__init__(scope, cycle.fields, cycle.facts)
         self._cycle = cycle
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:

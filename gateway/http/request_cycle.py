@@ -93,8 +93,8 @@ class RequestCycle:
     Mutable state of the body: `_body` holds what has arrived and was not read; `body_bytes` counts what has arrived,
     without what was read of a request with a valid key; `complete`; `_news` says that something has happened, and
     `_waiter` is the future of the reader that waits for it.
-    Of the answer: `started`; `response_complete`; `_left` is what is missing of Content-Length, or CHUNKED, UNTIL_CLOSE
-    or SILENT; `_held` holds the bytes that wait for the next ones.
+    Of the answer: `started`; `response_complete`; `_left` of Content-Length, or CHUNKED, UNTIL_CLOSE or SILENT; `_held`
+    holds the bytes that wait for the next ones.
     Further: `disconnected`; `keep_alive`; `task` serves the request; `verified` says that it has a valid key; `address`
     is the one that a forwarded request counts against, and `refusal` the answer if that address has too many.
     """
@@ -114,6 +114,7 @@ class RequestCycle:
         "connection",
         "disconnected",
         "expects_continue",
+        "facts",
         "fields",
         "keep_alive",
         "refusal",
@@ -125,9 +126,17 @@ class RequestCycle:
     )
     # fmt: on
 
-    def __init__(self, connection: Connection, scope: Scope, fields: dict[bytes, bytes], *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        scope: Scope,
+        fields: dict[bytes, bytes],
+        *,
+        keep_alive: bool,
+        facts: dict[Any, Any] | None = None,
+    ) -> None:
         self.scope = scope
-        self.fields = fields  # the last one if a field occurs twice
+        self.fields, self.facts = fields, facts  # `fields`: the last one if a field occurs twice
         self.keep_alive = keep_alive
         # An HTTP/1.0 client knows no interim answers (RFC 9110, 10.1.1).
         self.expects_continue = (

@@ -17,7 +17,7 @@ An admission carries a deadline. If it waited too long in the socket of a store 
 whatever the store replies.
 
 Mutable: `_open`, the holds of requests that run in this worker; `_settling`; `_unsettled`; `resolutions`; `_told_s`;
-`_met_fault_s`.
+`_met_fault_s`; `_digits`, random ones for ids.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ _POSTED_AT_ONCE: Final = 500
 _LAST_WAIT_MS: Final = "700"
 """How long shutdown waits for a replica. It is shorter than the store's own timeout."""
 _TOLD_EVERY_S: Final = 60.0
+_ID_BYTES: Final = 12
+_IDS_AT_ONCE: Final = 40
+"""For so many ids the kernel is asked once for random bytes."""
 _OTHERS_SETTLE_S: Final = 1.0
 """How long after a fault of a team's calls settlements of other workers may still wait: some rounds of their replay."""
 
@@ -106,6 +109,7 @@ class Ledger:
         self._log = structlog.get_logger("gateway.ledger")
         self._admissions = AdmissionCalls(policy, store.run_by_ms)
         self._calls = SettlementCalls(policy)
+        self._digits = ""  # random ones, for the ids of requests
 
     @property
     def works(self) -> tuple[Periodic, ...]:
@@ -129,7 +133,11 @@ class Ledger:
 
     def new_request_id(self) -> str:
         """Returns a new id for a request and its hold. The id names this worker."""
-        return f"{self.owner}{os.urandom(12).hex()}"
+        if not self._digits:
+            self._digits = os.urandom(_ID_BYTES * _IDS_AT_ONCE).hex()
+        at = len(self._digits) - 2 * _ID_BYTES
+        digits, self._digits = self._digits[at:], self._digits[:at]
+        return f"{self.owner}{digits}"
 
     async def admit(self, request: AdmissionRequest) -> Admission:
         """Step 4. Raises GatewayError: what the script refuses, or `store_unavailable`."""

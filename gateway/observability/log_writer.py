@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Final, TextIO
 
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
-_GATHER_S: Final = 0.005
-"""How long lines are gathered after a write. Waking the thread for each line would cost the event loop more."""
+_GATHER_S: Final = 0.02
+"""How long lines are gathered after a write. To wake the thread costs the event loop more than to write a line."""
 LONGEST_DRAIN_S: Final = 1.0
 """How long the end of a process waits for the log."""
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
-from gateway.http.client import Client
+from gateway.http.client import Client, of_head
 from gateway.identity.api_keys import ApiKey, key_of_request
 from gateway.ledger.admissions import Admission, AdmissionRequest
 from gateway.ledger.known_responses import KnownResponse, KnownResponses
@@ -102,7 +102,7 @@ async def prepare(
     turns: TurnSource | None = None,
 ) -> Routed:
     """Steps 1 to 3, and the question for step 4."""
-    key = key_of_request(client.fields)
+    key = of_head(client, key_of_request)
     record.key = key
     _refuse_upgrade(client)
     query: bytes = client.scope["query_string"]

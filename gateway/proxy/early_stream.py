@@ -61,6 +61,7 @@ class EarlyClient:
         self.scope = client.scope
         self.headers = client.headers
         self.fields = client.fields
+        self.facts = client.facts
         self.status: int | None = None
         self.closing: Closing | None = None
         self._client = client

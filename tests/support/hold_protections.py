@@ -77,8 +77,8 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a gateway that leaves ends its connections with their answers",
         "gateway/http/connection.py",
-        "requests.keep_alive and not self._context.application.leaving",
-        "requests.keep_alive",
+        "head.keep_alive and not self._context.application.leaving",
+        "head.keep_alive",
         f"{_TEST_REPLACEMENT}::test_a_kept_connection_ends_with_its_next_answer_once_the_gateway_leaves",
     ),
     Protection(

@@ -74,4 +74,25 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "            else:\n                return b''\n            if self._decoder.is_complete:",
         f"{_TEST_COMPRESSED}::test_a_compressed_answer_that_is_cut_is_no_answer",
     ),
+    Protection(
+        "a head is recognised only with a length of digits",
+        "gateway/http/known_head.py",
+        "end < 0 or not digits.isdigit() or not",
+        "end < 0 or not",
+        "tests/unit/test_known_heads.py::test_a_head_that_is_recognised_means_what_the_parser_reads",
+    ),
+    Protection(
+        "a head that closes its connection is not remembered",
+        "gateway/http/parser.py",
+        "parsed.keep_alive and len(parsed.fields) == len(parsed.headers)",
+        "parsed.fields",
+        "tests/unit/test_known_heads.py::test_a_head_that_is_recognised_means_what_the_parser_reads",
+    ),
+    Protection(
+        "a head that could outgrow the bound is parsed each time",
+        "gateway/http/parser.py",
+        "known if known is not None and known.size <= self._max_head_bytes else None",
+        "known",
+        "tests/unit/test_known_heads.py::test_a_head_that_could_outgrow_the_bound_is_parsed_each_time",
+    ),
 )
