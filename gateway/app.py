@@ -240,7 +240,7 @@ class Gateway:
                 numeric_codes=settings.errors.numeric_codes,
             )
             handler.turns = turns = build_turns(settings, store, self._off_loop)
-            handler.compacted = Compactor(ledger, handler).compacted
+            handler.compactor = Compactor(ledger, handler)
             handler.background = BackgroundRunner(
                 turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
             )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
@@ -64,8 +64,25 @@ class Routed(NamedTuple):
     turn: Turn | None = None
 
 
+class Before(Protocol):
+    """A summary that is made before a request in the background. See `compactor.Summary`."""
+
+    @property
+    def record(self) -> RequestRecord:
+        """Its own."""
+
+    async def made(self, admitted: Admitted, client: Client | None = None) -> Routed | None:
+        """Makes it. Returns the request as it goes on, or None if it was ended on purpose. Raises GatewayError."""
+
+    async def drop(self, admitted: Admitted) -> None:
+        """Gives its hold back, because it is not made."""
+
+
 class Admitted(NamedTuple):
-    """After step 4. `snapshot`: the one it runs on to its end. `asked`: what it asked the ledger for."""
+    """After step 4. `snapshot`: the one it runs on to its end. `asked`: what it asked the ledger for.
+
+    `before`: what is admitted is this summary, and the request itself is not yet.
+    """
 
     snapshot: ConfigSnapshot
     target: Target
@@ -75,6 +92,7 @@ class Admitted(NamedTuple):
     asked: AdmissionRequest
     admission: Admission
     turn: Turn | None = None
+    before: Before | None = None
 
 
 class Opened(NamedTuple):

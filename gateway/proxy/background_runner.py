@@ -21,10 +21,14 @@ import structlog
 from gateway.billing.lifecycle import TRANSITIONS, Event, Outcome
 from gateway.billing.settlement import void
 from gateway.concurrency.cancellation import CancelScope, Reason
+from gateway.errors import GatewayError
 from gateway.http.client import Client
+from gateway.ledger.admissions import AdmissionRefused
 from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.operations import Operation
 from gateway.proxy.admission import Admitted
+from gateway.proxy.admitting import admit_itself
 from gateway.proxy.background_client import BackgroundClient
 from gateway.state.background import Background, Step
 from gateway.state.background_turn import BackgroundTurn, Problem
@@ -47,6 +51,9 @@ class Requests(Protocol):
     async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
         """Steps 5 to 9 for an admitted request."""
 
+    async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
+        """Answers with an error of the gateway's own."""
+
 
 class HasRecord(Protocol):
     """A request that talks to an upstream."""
@@ -61,7 +68,7 @@ class Run:
     """One response in the background. `ended` is called at its end, however it came about.
 
     `waits_until_s`: the event loop's time at which it has waited for too long. `may_start`: resolved by the first round
-    with room for it; False if it does not run. Mutable: its task.
+    with room for it; False if it does not run. Mutable: its task, and whether it was cancelled.
     """
 
     admitted: Admitted
@@ -72,6 +79,7 @@ class Run:
     waits_until_s: float
     may_start: asyncio.Future[bool]
     task: asyncio.Task[None] | None = None
+    is_cancelled: bool = False
 
     def answer(self, *, starts: bool) -> None:
         """Starts the run, or ends its waiting."""
@@ -127,7 +135,9 @@ class BackgroundRunner:
     async def _run(self, run: Run) -> None:
         try:
             if await run.may_start:
-                await self._requests.exchange(run.admitted, run.client, run.record)
+                admitted = await self._begun(run)
+                if admitted is not None:
+                    await self._requests.exchange(admitted, run.client, run.record)
             else:
                 await self._drop(run)
         except Exception:  # noqa: BLE001 - nobody awaits this task: a bug is logged, and the response has its lease
@@ -136,9 +146,34 @@ class BackgroundRunner:
             del self._runs[run.turn.job.response_id]
             run.ended()
 
+    async def _begun(self, run: Run) -> Admitted | None:
+        """Returns the request, admitted, behind the summary that is due before it. None: it has ended."""
+        admitted, record = run.admitted, run.record
+        before = admitted.before
+        if before is None:
+            return admitted
+        try:
+            routed = await before.made(admitted._replace(turn=None, before=None), run.client)
+            if routed is not None and not run.is_cancelled:
+                return await admit_itself(admitted.snapshot, self._ledger, routed, run.client, record)
+            record.outcome = Outcome.CANCELLED if run.is_cancelled else Outcome.SHUT_DOWN
+            run.turn.problem = _STOPPED
+        except GatewayError as error:
+            if isinstance(error, AdmissionRefused):
+                record.day = error.day
+            await self._requests.refuse(admitted.target.operation, run.client, record, error)
+        record.state = TRANSITIONS[record.state, Event.REFUSE]
+        await run.turn.close()
+        return None
+
     async def _drop(self, run: Run) -> None:
         """Ends a response that does not run: it gives back what it held."""
-        record = run.record
+        record, before = run.record, run.admitted.before
+        if before is not None:
+            await before.drop(run.admitted)
+            record.outcome, record.state = Outcome.CANCELLED, TRANSITIONS[record.state, Event.REFUSE]
+            await run.turn.close()
+            return
         record.outcome, record.state = Outcome.CANCELLED, TRANSITIONS[record.state, Event.VOID]
         record.settlement = void(run.admitted.admission.hold, record.outcome)
         record.spooled = await self._ledger.settle(record.settlement) is None
@@ -146,9 +181,12 @@ class BackgroundRunner:
 
     def _cancel(self, run: Run) -> None:
         """Ends a response that runs, because it was cancelled."""
+        run.is_cancelled = True
         run.answer(starts=False)
-        for cancel_scope, relay in self._requests.running.items():
-            if relay.record is run.record:
+        before = run.admitted.before
+        records = [run.record] if before is None else [run.record, before.record]
+        for cancel_scope, relay in list(self._requests.running.items()):
+            if any(relay.record is one for one in records):
                 cancel_scope.cancel(Reason.CANCELLED)
 
     async def round(self) -> None:

@@ -33,7 +33,7 @@ from gateway.observability.request_record import ErrorSummary, RequestRecord, Tr
 from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
-from gateway.proxy.admitting import Compacted, admit
+from gateway.proxy.admitting import Compacting, admit
 from gateway.proxy.answer_record import AnswerRecord
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
@@ -64,7 +64,7 @@ class RequestHandler:
 
     `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
     `turns`: the responses that the gateway keeps itself; `background` runs those that run in the background,
-    `compacted` makes summaries for those that want one.
+    `compactor` makes summaries for those that want one.
     State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
     request that talks to an upstream, by which it can be ended), `following` (the same for clients that follow a
     background response), `streams` (how many of them stream), `stopping`, `begun` (requests so far).
@@ -85,7 +85,7 @@ class RequestHandler:
         self.on_end: Callable[[RequestRecord], None] | None = None
         self.turns: Turns | None = None
         self.background: BackgroundRunner | None = None
-        self.compacted: Compacted | None = None
+        self.compactor: Compacting | None = None
         self.following: set[CancelScope] = set()
         self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
         self._in_force = ActiveSnapshot(snapshot)
@@ -242,7 +242,7 @@ class RequestHandler:
             is_here = here is not None or target.operation.counts_input
             if is_here and await answered_here(here, routed, self._responses, client, record):
                 return None
-            return await admit(snapshot, self._ledger, routed, client, record, self.compacted)
+            return await admit(snapshot, self._ledger, routed, client, record, self.compactor)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:

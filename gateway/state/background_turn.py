@@ -68,7 +68,7 @@ class BackgroundTurn(Turn):
     _job: Job = field(init=False)
     _log: EventLog = field(init=False)
     _queued: bool = False
-    _has_room: bool = False
+    _room: int = 0
     _kept_at_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class BackgroundTurn(Turn):
     async def announce(self) -> None:
         """Queues the response. Raises GatewayError."""
         self.background.take_room(len(self.body))
-        self._has_room = True
+        self._room = len(self.body)  # it may be another body until the end
         try:
             done = await self.background.put(self._job, self._record(self.snapshot), self._log)
         except ValueError:
@@ -128,9 +128,8 @@ class BackgroundTurn(Turn):
 
     async def close(self) -> None:
         """Ends what has not ended: a response that was accepted as failed, any other as if it had never been."""
-        if self._has_room:
-            self._has_room = False
-            self.background.give_room(len(self.body))
+        self.background.give_room(self._room)
+        self._room = 0
         try:
             await self._end_unended()
             await self._unlock()

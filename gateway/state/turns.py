@@ -100,6 +100,7 @@ class Turns:
         keep, own = fields.get("store") is not False and key.team_id not in self.off_for_teams, with_ids(sent.own)
         blobs = (lambda: sent.body_of(items, blobs=False)) if any(map(has_blob, items)) else None
         shape = Summarised(sent.seal) if compacts else None
+        due = None if compacts else self._due(request, items, sent)
         if fields.get("background") is True:
             return BackgroundTurn(
                 self,
@@ -109,12 +110,13 @@ class Turns:
                 sent.body,
                 keep,
                 lock,
+                window=items,
                 shape=shape,
+                due=due,
                 without_blobs=blobs,
                 background=self.background,
                 snapshot=queued_turn_fields(fields),
             )
-        due = None if compacts else self._due(request, items, sent)
         return Turn(
             self,
             key,

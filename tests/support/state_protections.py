@@ -243,6 +243,14 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_UPSTREAMS}::test_more_sockets_than_a_key_may_have_go_by_post",
     ),
     Protection(
+        "what waits in the background and is cancelled gives the hold of its summary back",
+        "gateway/proxy/background_runner.py",
+        "            await before.drop(run.admitted)\n",
+        "",
+        "tests/state/test_compaction_in_background.py"
+        "::test_one_that_waits_is_cancelled_and_gives_the_summarys_hold_back",
+    ),
+    Protection(
         "others are served while a long message is written to an upstream",
         "gateway/upstream/websocket_writer.py",
         "SLICE_BYTES: Final = 128 * 1024",
