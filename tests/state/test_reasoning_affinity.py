@@ -133,3 +133,21 @@ def test_a_second_refusal_is_the_answer(shared_store: Server, provider: PostOnly
         got = go_on(gateway, key, "resp_twice")
         assert (got.status_code, got.json()["error"]["code"]) == (400, "invalid_encrypted_content")
         assert len(provider.received) == calls + 2
+
+
+def test_a_body_that_gets_shorter_in_the_background_takes_no_room_for_good(
+    shared_store: Server, provider: PostOnlyProvider, tmp_path: Path
+) -> None:
+    large = {**THOUGHT, "encrypted_content": "sealed" * 60_000}
+    room = {"background_max_bytes": 1024 * 1024}
+    with running_gateway(
+        shared_store.url, provider.url, tmp_path, route={"state": "gateway"}, state=room
+    ) as gateway, gateway.http(gateway.new_key()) as client:  # fmt: skip
+        for _ in range(4):
+            provider.next(Answer(REFUSAL, 400))
+            provider.next(answer("fine", "gen"))
+            body = {"model": MODEL, "input": [large, {"role": "user", "content": "x"}], "background": True}
+            made = client.post("/v1/responses", json=body).json()
+            assert made.get("status") == "queued", made
+            path = f"/v1/responses/{made['id']}"
+            wait_until_sync(lambda at=path: client.get(at).json()["status"] == "completed", what="it is completed")
