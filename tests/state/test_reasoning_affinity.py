@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.state.answers import COST_NANO_USD, MODEL, answer, message
@@ -149,5 +151,9 @@ def test_a_body_that_gets_shorter_in_the_background_takes_no_room_for_good(
             body = {"model": MODEL, "input": [large, {"role": "user", "content": "x"}], "background": True}
             made = client.post("/v1/responses", json=body).json()
             assert made.get("status") == "queued", made
-            path = f"/v1/responses/{made['id']}"
-            wait_until_sync(lambda at=path: client.get(at).json()["status"] == "completed", what="it is completed")
+            completed = partial(is_completed, client, made["id"])
+            wait_until_sync(completed, what="it is completed")
+
+
+def is_completed(client: httpx.Client, response_id: str) -> bool:
+    return bool(client.get(f"/v1/responses/{response_id}").json()["status"] == "completed")
