@@ -3,6 +3,7 @@
     rpm, tpm, concurrency, max_output_tokens, queue_s, queue_length
     budget_usd_<period>, budget_tokens_<period>     of an hour, day, week, month, quarter, or total;
                                                     or of the last hours or days, as in budget_usd_24h, budget_tokens_7d
+    <name>@<pattern>                                the same for the models of a pattern, as in rpm@openai/*
 
 The hash of a team or a key has a field for each. The scripts read those of `PLAIN` by themselves; what the others say
 is compiled for them (rules.py).
@@ -14,6 +15,8 @@ import re
 from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+from gateway.routing.model_patterns import is_pattern
 
 QUEUE_LIMITS: Final = ("queue_s", "queue_length")
 """How long requests wait for their turn instead of being refused, and how many may wait; nobody waits without both."""
@@ -41,6 +44,12 @@ LIMITS: Final = (
 )
 """Every limit whose name has no number in it, in the order in which lists show them."""
 MAX_ROLLING_HOURS: Final = 366 * 24
+MODELS: Final = "@"
+"""Between a limit's name and the pattern of its models."""
+LONGEST_PATTERN: Final = 256
+_OF_MODELS: Final = frozenset({"rpm", "tpm", "concurrency", "budget_usd", "budget_tokens"})
+_SEPARATORS: Final = frozenset(",|=")
+"""What stands beside names of limits in lists, roll-ups and on the command line."""
 _HOURS: Final = MappingProxyType({"h": 1, "d": 24})
 _BUDGET: Final = re.compile(r"budget_(usd|tokens)_(?:([1-9][0-9]{0,3})([hd])|([a-z]+))", re.ASCII)
 _ORDER: Final = MappingProxyType({name: at for at, name in enumerate(LIMITS)})
@@ -50,12 +59,13 @@ class LimitName(NamedTuple):
     """What a limit bounds.
 
     `what`: the name without a period, such as rpm or budget_usd. `period`: of a budget, otherwise "". `rolling_hours`:
-    over how many of the last hours a budget goes, if it does.
+    over how many of the last hours a budget goes, if it does. `pattern`: of its models; "" for all of them.
     """
 
     what: str
     period: str = ""
     rolling_hours: int = 0
+    pattern: str = ""
 
     @property
     def is_money(self) -> bool:
@@ -70,6 +80,15 @@ class LimitName(NamedTuple):
 
 def read_limit_name(name: str) -> LimitName | None:
     """Reads the name of a limit. Returns None if there is no such limit."""
+    plain, separator, pattern = name.partition(MODELS)
+    if not separator:
+        return _read_plain(name)
+    fits = is_pattern(pattern) and len(pattern) <= LONGEST_PATTERN and _SEPARATORS.isdisjoint(pattern)
+    read = _read_plain(plain) if fits else None
+    return read._replace(pattern=pattern) if read is not None and read.what in _OF_MODELS else None
+
+
+def _read_plain(name: str) -> LimitName | None:
     found = _BUDGET.fullmatch(name)
     if found is None:
         return LimitName(name) if name in _ORDER else None
@@ -80,13 +99,21 @@ def read_limit_name(name: str) -> LimitName | None:
     return LimitName(f"budget_{unit}", number + scale, hours) if hours <= MAX_ROLLING_HOURS else None
 
 
+def with_pattern(name: str, pattern: str) -> str:
+    """Returns the name of a limit for the models of a pattern; "" for all models."""
+    return f"{name}{MODELS}{pattern}" if pattern else name
+
+
 def is_limit(name: str) -> bool:
     """Whether there is a limit of this name."""
     return read_limit_name(name) is not None
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Returns names of limits in the order of `LIMITS`. Budgets of the last hours or days stand before the total."""
+    """Returns names of limits in the order of `LIMITS`, then those of patterns, by pattern.
+
+    Budgets of the last hours or days stand before the total.
+    """
     return sorted(names, key=_place)
 
 
@@ -98,8 +125,9 @@ def span(name: LimitName) -> str:
     return {"total": "in total", "hour": "an hour"}.get(name.period, f"a {name.period}")
 
 
-def _place(name: str) -> tuple[float, int, str]:
-    read = read_limit_name(name)
+def _place(name: str) -> tuple[str, float, int, str]:
+    plain, _, pattern = name.partition(MODELS)
+    read = read_limit_name(plain)
     if read is not None and read.rolling_hours:
-        return _ORDER[f"{read.what}_total"] - 0.5, read.rolling_hours, name
-    return _ORDER.get(name, len(_ORDER)), 0, name
+        return pattern, _ORDER[f"{read.what}_total"] - 0.5, read.rolling_hours, name
+    return pattern, _ORDER.get(plain, len(_ORDER)), 0, name

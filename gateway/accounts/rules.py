@@ -17,6 +17,7 @@ import orjson
 
 from gateway.accounts.entities import Account, Changes, Team
 from gateway.accounts.limit_names import PLAIN, LimitName, in_order, read_limit_name
+from gateway.protocol.model_spelling import folded
 
 RULES: Final = "rules"
 CALENDAR: Final = "calendar"
@@ -69,7 +70,16 @@ def _compiled(limits: Mapping[str, int], ids: Mapping[str, str], version: int) -
     rules: list[list[str | int]] = []
     for at, name in enumerate(in_order(name for name in limits if name not in PLAIN)):
         if (read := read_limit_name(name)) is not None:
-            rules.append([ids.get(name, f"{version}.{at}"), name, _KINDS[read.what], limits[name], "", _period(read)])
+            rules.append(
+                [
+                    ids.get(name, f"{version}.{at}"),
+                    name,
+                    _KINDS[read.what],
+                    limits[name],
+                    folded(read.pattern),
+                    _period(read),
+                ]
+            )
     return rules
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.accounts.limit_names import LIMITS, is_limit
+from gateway.accounts.limit_names import LIMITS, MODELS, is_limit, with_pattern
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, team_path
 from gateway.cli.errors import USAGE, CliError
@@ -19,6 +19,7 @@ LimitArguments = Annotated[
     typer.Argument(
         metavar="NAME=VALUE...",
         help=f"{', '.join(LIMITS)}; budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d; "
+        "limits of some models, such as rpm@openai/*; "
         "the value none removes one.",
     ),
 ]
@@ -51,10 +52,11 @@ def limits_of(changes: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for word in changes:
         name, separator, value = word.partition("=")
-        name = name.replace("-", "_")
+        plain, at, pattern = name.partition(MODELS)
+        name = f"{plain.replace('-', '_')}{at}{pattern}"
         if not is_limit(name):
-            near = difflib.get_close_matches(name, LIMITS, n=1)
-            hint = f"; is it {near[0]}?" if near else f": {', '.join(LIMITS)}"
+            near = difflib.get_close_matches(plain.replace("-", "_"), LIMITS, n=1)
+            hint = f"; is it {with_pattern(near[0], pattern)}?" if near else f": {', '.join(LIMITS)}"
             raise CliError(f"{name!r} is not a limit{hint}", exit_code=USAGE)
         if not separator or not value:
             raise CliError(f"{word!r}: give a value, such as {name}=10, or {name}=none", exit_code=USAGE)

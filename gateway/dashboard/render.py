@@ -28,7 +28,8 @@ def limit_label(name: str | None) -> str:
     read = read_limit_name(name or "")
     if read is None:
         return words(name)
-    return _SAID.get(read.what) or f"{_UNITS[read.what]} {span(read)}"
+    said = _SAID.get(read.what) or f"{_UNITS[read.what]} {span(read)}"
+    return f"{said} for {read.pattern}" if read.pattern else said
 
 
 def usd(amount: str | Decimal | None) -> str:

@@ -53,4 +53,5 @@ class AdmissionCalls:
             request.operations,
             "1" if request.free else "0",
             "1" if request.waits else "",
+            "\n".join(request.limited),
         ]

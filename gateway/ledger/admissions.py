@@ -23,6 +23,7 @@ class AdmissionRequest(NamedTuple):
     `sends_output_bound`: the provider is told how much output is held; None: if a limit lowers it.
     `operations`: names that stand for the operation in a list of permitted ones, one per line. `free`: only the key and
     what it may use is checked; nothing is reserved, and no limit is asked. `waits`: it has its place in the queue.
+    `limited`: the patterns whose limits count it, where they are others than `patterns`.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class AdmissionRequest(NamedTuple):
     operations: str = ""
     free: bool = False
     waits: bool = False
+    limited: tuple[str, ...] = ()
 
 
 class Admission(NamedTuple):
@@ -113,7 +115,9 @@ def hold_of(
     request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "", counted: str = "", day: int = -1
 ) -> Hold:
     """Returns the hold that a request asks for."""
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free, _waits = request
+    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free, _waits, _ = (
+        request
+    )
     _model, amount, input_tokens, output_tokens, _worst, _unsaid, _operation = demand
     return Hold(
         request_id,
@@ -147,8 +151,8 @@ def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
         counted, day = (reply[17].decode(), reply[18]) if len(reply) > _ANSWER else ("", -1)
         return Admission(hold_of(request, now_ms, counted=counted, day=day), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
-    usd_left, tokens_left, queue_s, ahead, day, _pattern = reply[_ANSWER:]
+    usd_left, tokens_left, queue_s, ahead, day, pattern = reply[_ANSWER:]
     refusal = AdmissionRefusal(
-        now_ms, code.decode(), scope.decode(), limit, used, wait, available, usd_left, tokens_left
+        now_ms, code.decode(), scope.decode(), limit, used, wait, available, usd_left, tokens_left, pattern.decode()
     )
     raise AdmissionRefused.of(to_error(refusal, demand), rates, queue_s, ahead, used, day)

@@ -77,13 +77,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """A request that runs: its reservation in nano-USD and tokens, and when it was admitted."""
+    """A request that runs: its reservation in nano-USD and tokens, when it was admitted, the meters that count it."""
 
     id: str
     key_id: str
     amount: int
     tokens: int
     admitted_ms: int
+    counted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +229,9 @@ def entries_of(reply: list[Any]) -> Iterator[Entry]:
 
 def read_hold(hold_id: str, text: str) -> OpenHold:
     """A hold as the scripts keep it: "amount tokens admitted_ms key_id ..."."""
-    amount, tokens, admitted_ms, key_id = text.split(" ")[:4]
-    return OpenHold(hold_id, key_id, int(amount), int(tokens), int(admitted_ms))
+    amount, tokens, admitted_ms, key_id, *rest = text.split(" ")
+    counted = frozenset(rest[1].split(",")) if len(rest) > 1 else frozenset[str]()
+    return OpenHold(hold_id, key_id, int(amount), int(tokens), int(admitted_ms), counted)
 
 
 def check_cursor(after: str | None) -> None:

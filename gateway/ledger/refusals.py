@@ -63,6 +63,7 @@ class AdmissionRefusal:
     """The script's answer. `wait_ms` is None where waiting does not help.
 
     `usd_left`, `tokens_left`: what the least of all credits and budgets lets through, in nano-USD and in tokens.
+    `pattern`: the limit's models, or "" for all.
     """
 
     now_ms: int
@@ -74,6 +75,12 @@ class AdmissionRefusal:
     available_nano_usd: int
     usd_left: int = 0
     tokens_left: int = 0
+    pattern: str = ""
+
+    @property
+    def for_models(self) -> str:
+        """For which models the limit is, behind what it says: " for openai/*"."""
+        return f" for {self.pattern}" if self.pattern else ""
 
 
 def to_error(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
@@ -119,7 +126,7 @@ def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     guessed = replace(refusal, wait_ms=None)  # no time to name in resets_at
     return GatewayError(
         "concurrency_exceeded",
-        f"This {refusal.scope} has {refusal.used} requests running, its limit is {refusal.limit}.",
+        f"This {refusal.scope} has {refusal.used} requests running{refusal.for_models}, its limit is {refusal.limit}.",
         wait_ms=refusal.wait_ms,
         explain=_explain(guessed, "concurrency", refusal.limit),
     )
@@ -161,6 +168,8 @@ def _explain(refusal: AdmissionRefusal, limit: str, value: int | str | None = No
     fields: dict[str, JsonScalar] = {"limit": limit, "scope": refusal.scope, "limit_source": "gateway"}
     if value is not None:
         fields["limit_value"] = value
+    if refusal.pattern:
+        fields["model_pattern"] = refusal.pattern
     if refusal.wait_ms is not None:
         fields["resets_at"] = iso_time(refusal.now_ms + refusal.wait_ms)
     return fields
@@ -168,12 +177,12 @@ def _explain(refusal: AdmissionRefusal, limit: str, value: int | str | None = No
 
 def _rate(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     unit = "requests" if refusal.code == "rpm" else "tokens"
-    message = f"This {refusal.scope} is at its limit of {refusal.limit} {unit} per minute."
+    message = f"This {refusal.scope} is at its limit of {refusal.limit} {unit} per minute{refusal.for_models}."
     if refusal.wait_ms is None and refusal.limit:
         tokens = demand.input_tokens + demand.output_tokens
         message = (
             f"This request may take {tokens} tokens, over the {refusal.scope}'s limit of {refusal.limit} tokens per "
-            "minute: make it smaller or set max_output_tokens."
+            f"minute{refusal.for_models}: make it smaller or set max_output_tokens."
         )
     return GatewayError(
         "rate_limit_exceeded",
@@ -217,7 +226,7 @@ def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
         )
     return GatewayError(
         "insufficient_quota",
-        f"This {refusal.scope} has a budget of {limit} {span(name)}; {used} are used or held, "
+        f"This {refusal.scope} has a budget of {limit} {span(name)}{refusal.for_models}; {used} are used or held, "
         f"and this request may take {wanted}.",
         wait_ms=refusal.wait_ms,
         explain={

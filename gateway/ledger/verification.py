@@ -8,6 +8,7 @@
     held                    the sum of the open holds         held
     holds                   open holds                        holds with an expiry
     open, open:<key>        open holds of the team or key     the counter that enforces concurrency
+    slots:<key>:<rule>      open holds that the rule counts   the counter of a limit of concurrency for some models
     total_usd               spent + held                      the counter that enforces budgets
     cost                    rates x quantities of its bill    what a settlement was charged (the entry's id)
     unreadable              nothing                           an entry, hold or counter that cannot be parsed (its name)
@@ -27,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from gateway.ledger.archived import Archived
 from gateway.ledger.journal import UNREADABLE, Entry, Journal, OpenHold, read_hold
@@ -36,7 +37,7 @@ from gateway.store.replies import gather, gather_pages
 from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
-BOOKS: Final = Script.load("books_v2")
+BOOKS: Final = Script.load("books_v3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class _Books:
     last: str
     whole: bool
     archived: Archived
+    slots: tuple[tuple[str, str, int], ...]
     wrong: tuple[Difference, ...]
 
 
@@ -160,6 +162,10 @@ def _compare(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
     checks += [
         (f"open:{key_id}", running[key_id], _of(state, f"{key_id}:open")) for key_id in _keys(state) | set(running)
     ]
+    for key_id, rule, found in books.slots:
+        mine = f"k{rule}" if key_id else f"t{rule}"
+        counted = sum(mine in hold.counted and key_id in ("", hold.key_id) for hold in books.held)
+        checks.append((f"slots:{key_id}:{rule}", counted, found))
     seen = set()
     for name, expected, found in checks:
         if expected != found and name not in seen:
@@ -194,7 +200,7 @@ def _compare_whole(books: _Books, totals: _JournalTotals) -> Iterator[Difference
 async def _read_books(store: Store, team_id: str) -> _Books:
     keys = TeamKeys(team_id)
     reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal, keys.archived], [])]))[0]
-    state, holds, held, first, last, length, added, deleted, archived = reply
+    state, holds, held, first, last, length, added, deleted, archived, slots = reply
     wrong: list[Difference] = []
     counters: dict[str, int] = {}
     for raw, value in zip(state[::2], state[1::2], strict=True):
@@ -226,8 +232,14 @@ async def _read_books(store: Store, team_id: str) -> _Books:
         last=last.decode(),
         whole=length + sums.entries == added,
         archived=sums,
+        slots=tuple(_slots(slots)),
         wrong=tuple(wrong),
     )
+
+
+def _slots(flat: list[Any]) -> Iterator[tuple[str, str, int]]:
+    for key_id, rule, running in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        yield key_id.decode(), rule.decode(), running
 
 
 def _keys(state: Mapping[str, int]) -> set[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, Protocol
 
+from gateway.accounts.limit_names import with_pattern
 from gateway.billing.lifecycle import Outcome, State
 from gateway.billing.settlement import Settlement
 from gateway.errors import JsonScalar
@@ -36,6 +37,16 @@ class ErrorSummary:
     message: str
     explain: Mapping[str, JsonScalar]
     reason: str = ""
+
+    @property
+    def limit(self) -> str:
+        """The name of the limit that refused, with the pattern of its models if it has one, or ""."""
+        return with_pattern(str(self.explain.get("limit") or ""), str(self.explain.get("model_pattern") or ""))
+
+    @property
+    def scope(self) -> str:
+        """Whose limit it was, or ""."""
+        return str(self.explain.get("scope") or "")
 
 
 Attempt = tuple[str, str, float]

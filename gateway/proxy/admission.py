@@ -310,7 +310,16 @@ def _ask(
         )
     most = request.max_output_tokens
     return route, AdmissionRequest(
-        record.request_id, key, route.patterns, demand, most, idempotency_key, sends_bound, operation.grants, free
+        record.request_id,
+        key,
+        route.patterns,
+        demand,
+        most,
+        idempotency_key,
+        sends_bound,
+        operation.grants,
+        free,
+        limited=route.limited,
     )
 
 

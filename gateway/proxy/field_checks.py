@@ -8,6 +8,7 @@ of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -64,6 +65,9 @@ def checked(request: RequestBody, route: Route, snapshot: ConfigSnapshot, now_ms
                 raise _refusal(
                     f"The price of {route.model!r} does not say what {check.param} {said!r} costs.", check.param, name
                 )
+    if work.instead or work.advisors:  # the limits of each model that may be used count the request
+        named = (snapshot.router.names.read(name).patterns for name in (*work.instead, *work.advisors))
+        route = route._replace(limited=tuple(dict.fromkeys((*route.patterns, *itertools.chain(*named)))))
     if work.instead and rule.fields.models == "priced":
         others = [snapshot.router.resolve(name) for name in work.instead]
         common = tuple(pattern for pattern in route.patterns if all(pattern in other.patterns for other in others))

@@ -179,7 +179,7 @@ def event(record: RequestRecord) -> dict[str, Any]:
         "status": record.status,
         "outcome": record.outcome.value,
         "code": record.code,
-        "limit": refusal.explain.get("limit") if refusal is not None else None,
+        "limit": (refusal.limit or None) if refusal is not None else None,
         "scope": refusal.explain.get("scope") if refusal is not None else None,
         "upstream": record.upstream.name,
         "cost_usd": format_usd(settlement.cost_nano_usd) if settlement is not None else None,
@@ -199,11 +199,10 @@ def counts(records: Iterable[RequestRecord], now_ms: int) -> Mapping[Where, Coun
     for record in records:
         settlement, times, model = record.settlement, record.times, record.model or ""
         if settlement is None:
-            explain = record.refusal.explain if record.refusal is not None else {}
+            limit, scope = (record.refusal.limit, record.refusal.scope) if record.refusal is not None else ("", "")
             asked = record.key
             where = Where(asked.team_id, _hour(now_ms), asked.key_id, asked.secret_hash, record.day)
-            reason = f"{record.code},{explain.get('limit') or ''},{explain.get('scope') or ''}"
-            found[where][f"no,{reason}|{model}"] += 1
+            found[where][f"no,{record.code},{limit},{scope}|{model}"] += 1
             continue
         total, first = 0, 0
         if settlement.kind == "settle" and times.ended is not None:
@@ -259,7 +258,6 @@ def _hour(at_ms: int) -> int:
 
 def _refused(record: RequestRecord) -> RefusedRequest:
     refusal = record.refusal
-    explain = refusal.explain if refusal is not None else {}
     return RefusedRequest(
         request_id=record.request_id,
         team_id=record.key.team_id,
@@ -267,8 +265,8 @@ def _refused(record: RequestRecord) -> RefusedRequest:
         status=record.status,
         code=record.code or "",
         message=refusal.message if refusal is not None else "",
-        limit=str(explain.get("limit") or ""),
-        scope=str(explain.get("scope") or ""),
+        limit=refusal.limit if refusal is not None else "",
+        scope=refusal.scope if refusal is not None else "",
         model=record.model or "",
         detail=record.detail or "",
         client=record.client,

@@ -66,7 +66,8 @@ class Route(NamedTuple):
 
     `session` is the session of the request or "": all requests of a session go to the same place. `chosen_by` is the
     rule that ordered the candidates, if it was not the configuration's order. `key_fingerprint` is the only upstream
-    key that may be used, or "" for any.
+    key that may be used, or "" for any. `limited`: the patterns whose limits count the request, where they are others
+    than `patterns`.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Route(NamedTuple):
     instead: tuple[tuple[str, Price], ...] = ()
     is_priced_by_answer: bool = False
     key_fingerprint: str = ""
+    limited: tuple[str, ...] = ()
 
     @property
     def is_priced(self) -> bool:

@@ -195,6 +195,43 @@ def test_a_key_that_waits_for_itself_does_not_stop_its_team(workers: Workers) ->
     assert waits.result().status_code == 200
 
 
+@pytest.mark.parametrize("scope", ["team", "key"])
+def test_who_waits_for_a_model_stops_no_other_model_and_is_served_in_order(workers: Workers, scope: str) -> None:
+    limits = {"concurrency@sim/*": 1, "queue_s": 30, "queue_length": 20}
+    key, served, answers = workers.new_key(**{scope: limits}), [], []
+    with workers.slot_kept(key):
+        for number in range(4):
+            answer = workers.sent(key, number % 2, {"model": "sim/slow-20", "input": "x"})
+
+            def note(_: Future[httpx.Response], number: int = number) -> None:
+                served.append(number)
+
+            answer.add_done_callback(note)
+            answers.append(answer)
+            workers.wait_for(key, number + 1)
+        for number in range(2):
+            free = workers.sent(key, number, {"model": "other/echo", "input": "x"}).result()
+            assert free.status_code == 200, "another model passes those that wait"
+        assert served == []
+    assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert all(int(answer.result().headers[QUEUED]) > 0 for answer in answers)
+    assert served == [0, 1, 2, 3]
+    workers.wait_for(key, 0)
+
+
+def test_who_waits_for_the_team_goes_before_who_comes_later_for_any_model(workers: Workers) -> None:
+    key = workers.new_key(team={**ONE, "concurrency@other/*": 5})
+    with workers.slot_kept(key):
+        first = workers.sent(key)
+        workers.wait_for(key, 1)
+        second = workers.sent(key, 1, {"model": "other/slow-20", "input": "x"})
+        workers.wait_for(key, 2)
+        time.sleep(0.2)  # both ask several times
+        assert not first.done()
+        assert not second.done()
+    assert [one.result().status_code for one in (first, second)] == [200, 200]
+
+
 def test_a_request_waits_for_a_rate_too(workers: Workers) -> None:
     key = workers.new_key(key={"rpm": 12, "queue_s": 30, "queue_length": 20})
     for number in range(40):

@@ -9,6 +9,7 @@ from tests.support.protections import Protection
 _COUNTING: Final = "gateway/store/scripts/meter_counting.lua"
 _METERS: Final = "gateway/store/scripts/meters.lua"
 _TEST: Final = "tests/ledger/test_periods.py"
+_TEST_MODELS: Final = "tests/ledger/test_model_limits.py"
 
 LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
@@ -52,6 +53,34 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "(found[2] or '') ~= ARGV[1] or",
         "false or",
         f"{_TEST}::test_a_calendar_that_came_too_late_is_not_stored",
+    ),
+    Protection(
+        "a limit of some models counts no other",
+        _METERS,
+        "if not models or permitted(rule[5], models) then",
+        "if true then",
+        f"{_TEST_MODELS}::test_a_limit_of_some_models_counts_these_together_and_no_other",
+    ),
+    Protection(
+        "a limit that is set again has another name",
+        "gateway/accounts/rules.py",
+        'ids.get(name, f"{version}.{at}")',
+        "ids.get(name, name)",
+        f"{_TEST_MODELS}::test_a_limit_that_is_set_again_counts_anew_and_is_not_counted_down_by_those_of_before",
+    ),
+    Protection(
+        "models that may answer instead count",
+        "gateway/proxy/field_checks.py",
+        "if work.instead or work.advisors:",
+        "if False:",
+        "tests/operators/test_model_limits.py::test_models_that_may_answer_instead_count_at_their_own_limits",
+    ),
+    Protection(
+        "counters of slots are compared with the holds",
+        "gateway/ledger/verification.py",
+        'checks.append((f"slots:{key_id}:{rule}", counted, found))',
+        "pass",
+        f"{_TEST_MODELS}::test_a_counter_of_slots_that_differs_from_the_holds_is_found",
     ),
     Protection(
         "a team or a key has a bounded number of limits",

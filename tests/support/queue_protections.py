@@ -19,16 +19,23 @@ QUEUE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "requests wait in the order in which they came",
         "gateway/store/scripts/queue.lua",
-        "if other.arrived < turn.arrived and (other.whose == key_id or other.scope == 'team') then",
-        "if false then",
+        "if other.arrived < turn.arrived and concerns and",
+        "if false and",
         f"{_TEST}::test_who_came_first_is_served_first_over_all_workers",
     ),
     Protection(
         "a key that waits for itself does not stop its team",
         "gateway/store/scripts/queue.lua",
-        "(other.whose == key_id or other.scope == 'team')",
-        "true",
+        "local concerns = other.whose == key_id or other.scope == 'team'",
+        "local concerns = true",
         f"{_TEST}::test_a_key_that_waits_for_itself_does_not_stop_its_team",
+    ),
+    Protection(
+        "who waits for a model stops no other model",
+        "gateway/store/scripts/queue.lua",
+        "(other.meter == '' or meters and meters[other.meter])",
+        "true",
+        f"{_TEST}::test_who_waits_for_a_model_stops_no_other_model_and_is_served_in_order",
     ),
     Protection(
         "the place of a worker that died lapses",

@@ -3,7 +3,7 @@
 | setting                     | is refused where                                                                   |
 |-----------------------------|------------------------------------------------------------------------------------|
 | `expires_at`                | it has passed                                                                      |
-| `models`                    | no route fits; an alias becomes the model that it stands for                       |
+| `models`, a limit's models  | no route fits; an alias becomes the model that it stands for                       |
 | `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead          |
 | `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
 | `limits`                    | there would be more than `MAX_RULES` that scripts do not read by themselves        |
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from gateway.accounts.accounts import Changes, Key, Team
-from gateway.accounts.limit_names import PLAIN
+from gateway.accounts.limit_names import MODELS, PLAIN, read_limit_name, with_pattern
 from gateway.accounts.rules import MAX_RULES
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
@@ -60,20 +60,26 @@ def feasible(
         changes = replace(changes, models=tuple(dict.fromkeys(models)))
     unset: Mapping[str, int] = {}
     set_before = before.limits if before is not None else unset
-    new = {name: value for name, value in changes.limits.items() if value is not None and set_before.get(name) != value}
+    new = _new(changes.limits, set_before)
     for name in _LOCKS_OUT_AT_ZERO:
         if new.get(name) == 0:
             raise _impossible(
                 f"limits.{name}", "0 refuses every request for ever: set the status to disabled instead, or null"
             )
+    if any(MODELS in name for name in new):
+        changes = replace(changes, limits=_resolved_names(snapshot.router, changes.limits, new))
+        new = _new(changes.limits, set_before)
     kept = {**set_before, **changes.limits}
     if sum(value is not None for name, value in kept.items() if name not in PLAIN) > MAX_RULES:
         raise _impossible(
             "limits", f"at most {MAX_RULES} limits besides the plain ones: each is looked at in each request"
         )
-    if any(name == "tpm" or name.startswith("budget_") for name in new):
-        own = changes.models if changes.models is not None else before.models if before is not None else ()
-        _refuse_too_small(new, _least(snapshot, [own, team.models if team is not None else ()]))
+    sized = [name for name in new if name.startswith(("tpm", "budget_"))]
+    own = changes.models if changes.models is not None else before.models if before is not None else ()
+    for pattern in sorted({name.partition(MODELS)[2] for name in sized}):
+        lists = [own, team.models if team is not None else (), (pattern,) if pattern else ()]
+        of_pattern = {name: new[name] for name in sized if name.partition(MODELS)[2] == pattern}
+        _refuse_too_small(of_pattern, _least(snapshot, lists))
     return changes
 
 
@@ -83,26 +89,42 @@ def refuse_past(expires_ms: int) -> None:
         raise _impossible("expires_at", "this time has passed: what expires then never works")
 
 
-def _resolved(router: Router, pattern: str) -> str:
+def _new(limits: Mapping[str, int | None], before: Mapping[str, int]) -> dict[str, int]:
+    return {name: value for name, value in limits.items() if value is not None and before.get(name) != value}
+
+
+def _resolved_names(router: Router, limits: Mapping[str, int | None], new: Mapping[str, int]) -> dict[str, int | None]:
+    """Returns limits whose patterns are those of models for aliases. Raises GatewayError where no route fits."""
+    found: dict[str, int | None] = {}
+    for name, value in limits.items():
+        plain, _, pattern = name.partition(MODELS)
+        is_new = pattern and name in new
+        found[with_pattern(plain, _resolved(router, pattern, f"limits.{name}")) if is_new else name] = value
+    return found
+
+
+def _resolved(router: Router, pattern: str, param: str = "models") -> str:
     """Returns the model that a pattern stands for, or the pattern itself."""
     if pattern.endswith("*"):
         prefix = folded(pattern[:-1])
         fits = (folded(rule).removesuffix("*") for rule in router.rules)
         if not any(known.startswith(prefix) or prefix.startswith(known) for known in fits):
-            raise _impossible("models", f"no route fits {pattern!r}")
+            raise _impossible(param, f"no route fits {pattern!r}")
         return pattern
     name = router.names.read(pattern)
     if router.rule_of(name) is None:
-        raise _impossible("models", f"{pattern!r} has no route, and no alias")
+        raise _impossible(param, f"{pattern!r} has no route, and no alias")
     return name.model
 
 
 def _refuse_too_small(limits: Mapping[str, int], least: _Least | None) -> None:
     for name, value in limits.items():
         needed = ""
-        if name.startswith("budget_usd") and least is not None and value < least.nano_usd:
+        read = read_limit_name(name)
+        counts_tokens = read is not None and read.what in ("tpm", "budget_tokens")
+        if read is not None and read.is_money and least is not None and value < least.nano_usd:
             needed = f"{format_usd(least.nano_usd)} USD, of the model {least.model!r}"
-        elif (name == "tpm" or name.startswith("budget_tokens")) and value < _LEAST_TOKENS:
+        elif counts_tokens and value < _LEAST_TOKENS:
             needed = f"{_LEAST_TOKENS} tokens"
         if needed:
             raise _impossible(f"limits.{name}", f"it lets no request through: the smallest one holds {needed}")

@@ -52,6 +52,9 @@ Volume = Annotated[int, Strict(), Field(ge=0, le=10**15)]
 
 _MANY: Final[Mapping[str, TypeAdapter[dict[str, Any]]]] = MappingProxyType(
     {
+        "rpm": TypeAdapter(dict[str, Count | None]),
+        "tpm": TypeAdapter(dict[str, Tokens | None]),
+        "concurrency": TypeAdapter(dict[str, Count | None]),
         "budget_usd": TypeAdapter(dict[str, PositiveUsd | None]),
         "budget_tokens": TypeAdapter(dict[str, Volume | None]),
     }
@@ -62,7 +65,8 @@ _MANY: Final[Mapping[str, TypeAdapter[dict[str, Any]]]] = MappingProxyType(
 class Limits(BaseModel):
     """Limits of a team or a key. null removes one; what lets no request through is refused (feasibility.py).
 
-    Besides those listed there are budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d.
+    Besides those listed there are budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d, and
+    limits for the models of a pattern, such as rpm@openai/* or budget_usd_day@openai/gpt-5.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -11,11 +11,13 @@
 --      15 names that stand for the operation, one per line: its own, and those that include it
 --      16 "1": it is free: only who asks for it and what that may use is checked, no limit, and nothing is reserved
 --      17 "1": it waits for its turn in the queue, or joins it
+--      18 patterns whose limits count it, one per line, or "" for those of 4
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...[, the meters
 --           that count it (meter_counting.lua), its day in the team's time zone (days after 1970-01-01), or -1]} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm,
---           for how many seconds it may wait for its turn, or 0; how many it waits for, its day as above}
+--           for how many seconds it may wait for its turn, or 0; how many it waits for, its day as above, the pattern
+--           of the limit's models or ""}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
 -- "calendar" as the code: the team's calendar (accounts/periods.py) is to be written first; nothing was decided.
@@ -50,6 +52,7 @@ local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'me
 local key_rules, team_rules = key_limits[FOURTH + 7], team_limits[FOURTH + 5]
 -- The rules that apply besides the plain limits, and how; nil where there are none. meters.lua says what they are.
 local rules, wait_under, meters
+local counting -- the names of the meters that count the request
 local day = -1 -- the day in the team's time zone, if it has one
 
 -- Returns limit, left and reset_ms of the limit with the least left.
@@ -73,6 +76,9 @@ local function least_of_bucket(limit, level)
   end
   return most, least, reset
 end
+
+-- The name of a rule's meter, as a hold has it.
+local function meter_name(entry) return (entry[3] == 'key' and 'k' or 't') .. entry[1][1] end
 
 local function answer(admitted, code, scope, limit, used, wait_ms)
   local rq_limit, rq_left, rq_reset, tk_limit, tk_left, tk_reset = -1, -1, 0, -1, -1, 0
@@ -126,11 +132,14 @@ if (key_rules or team_rules) and not free then
 --@include meters
   local of_team, of_key = team_rules and cjson.decode(team_rules) or {}, key_rules and cjson.decode(key_rules) or {}
   local before = read_meters(state, key_id)
+  local limited = ARGV[18] == '' and models or ARGV[18]
   rules, wait_under = applied, wait_for
   meters = {
-    k = load_meters('key', key, key_limits, of_key, of_team, before.k, models),
-    t = load_meters('team', team, team_limits, of_team, of_team, before.t, models),
+    k = load_meters('key', key, key_limits, of_key, of_team, before.k, limited),
+    t = load_meters('team', team, team_limits, of_team, of_team, before.t, limited),
   }
+  counting = {}
+  for _, entry in ipairs(rules) do counting[meter_name(entry)] = true end
   if of_team.dated then day = today(before.t or {}, meters.t) end
   if lacks_calendar then return refuse('calendar', '', 0, 0, -1) end
 end
@@ -144,9 +153,9 @@ if mark then
   end
 end
 
-local worst, blocked = nil, {} -- the scopes in whose way a limit stands
-local function consider(code, scope, limit, used, wait_ms, pattern)
-  blocked[scope] = true
+local worst, blocked = nil, {} -- the scopes in whose way a limit stands, and the meter if it is one of some models alone
+local function consider(code, scope, limit, used, wait_ms, pattern, meter)
+  blocked[meter and 'meter' or scope] = meter or true
   if not worst or worst.wait_ms >= 0 and (wait_ms < 0 or wait_ms > worst.wait_ms) then
     worst = { code = code, scope = scope, limit = limit, used = used, wait_ms = wait_ms, pattern = pattern }
   end
@@ -210,7 +219,10 @@ if not free then
       local rule, _, scope, limit = unpack(entry)
       if limit then
         local used, wait = wait_under(entry, amount, tokens)
-        if wait ~= 0 then consider(string.match(rule[2], '^[^@]+'), scope, limit, used, wait, string.match(rule[2], '@(.*)')) end
+        if wait ~= 0 then
+        local name, pattern = string.match(rule[2], '^([^@]+)@?(.*)$')
+        consider(name, scope, limit, used, wait, pattern, rule[5] ~= '' and meter_name(entry))
+      end
       end
     end
   end
@@ -222,14 +234,19 @@ if queue then
 end
 local patience_s = tonumber(key_limits[FOURTH + 5] or team_limits[FOURTH + 3] or 0)
 local turn = patience_s > 0 and not free and ARGV[9] ~= '1' and turn_of(queue, state, hold_id, key_id, now,
-  tonumber(key_limits[FOURTH + 6] or false), tonumber(team_limits[FOURTH + 4] or false))
+  tonumber(key_limits[FOURTH + 6] or false), tonumber(team_limits[FOURTH + 4] or false), counting)
 if worst or turn and turn.behind then
   local reply
   if worst then reply = refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms, worst.pattern)
   else reply = refuse('queue', turn.behind, turn.waiting, turn.waiting, CONCURRENCY_WAIT_MS) end
   if turn then
     if (not worst or worst.wait_ms >= 0 and WAITABLE[worst.code]) and not turn.is_full then
-      if queue then wait_on(queue, state, hold_id, key_id, turn, (blocked.key or turn.behind == 'key') and 'key' or 'team', now) end
+      if queue then
+        local meter, scope = blocked.meter or not worst and turn.meter or '', nil
+        if meter ~= '' then scope = string.sub(meter, 1, 1) == 'k' and 'key' or 'team'
+        else scope = (blocked.key or turn.behind == 'key') and 'key' or 'team' end
+        wait_on(queue, state, hold_id, key_id, turn, scope, meter, now)
+      end
       reply[20], reply[21] = patience_s, turn.ahead
     elseif queue then leave(queue, state, hold_id) end
   end
@@ -251,7 +268,7 @@ end
 local counted, team_meters, key_meters = '', nil, nil -- which meters count it; how they are saved
 if rules then
   for _, entry in ipairs(rules) do
-    local rule, meter, scope = unpack(entry)
+    local rule, meter = entry[1], entry[2]
     local kind = meter[1]
     if kind == OF_REQUESTS then meter[2] = meter[2] + (entry[4] and MINUTE_MS or 0)
     elseif kind == OF_TOKENS then meter[2] = meter[2] + (entry[4] and tokens * MINUTE_MS or 0)
@@ -260,7 +277,7 @@ if rules then
       local at = kind >= OF_LAST_USD and NEWEST or 2
       meter[at] = meter[at] + (rule[3] == OF_USD and amount or tokens)
     end
-    counted = counted .. (counted == '' and ' ' or ',') .. (scope == 'key' and 'k' or 't') .. rule[1]
+    counted = counted .. (counted == '' and ' ' or ',') .. meter_name(entry)
   end
   team_meters, key_meters = cmsgpack.pack(meters.t), cmsgpack.pack(meters.k)
 end
