@@ -2,6 +2,7 @@
 
 ledger              admits and settles requests, each with one script
 admissions          what an admission asks for, and what the store answers
+abandoned           voids admissions that nobody waits for any more
 admission_call      what an admission sends to the store
 policy              what the settings say
 waiting_line        requests that wait for their turn

@@ -33,10 +33,10 @@ import structlog
 
 from gateway.accounts.calendars import write_calendar
 from gateway.accounts.views import read_views
-from gateway.billing.lifecycle import Outcome
-from gateway.billing.settlement import NO_USAGE, Hold, Settlement
+from gateway.billing.settlement import Hold, Settlement
 from gateway.concurrency.periodic import Periodic
 from gateway.errors import GatewayError
+from gateway.ledger.abandoned import Abandoned
 from gateway.ledger.admission_call import ADMIT, AdmissionCalls
 from gateway.ledger.admissions import (
     Admission,
@@ -110,6 +110,7 @@ class Ledger:
         self._admissions = AdmissionCalls(policy, store.run_by_ms)
         self._calls = SettlementCalls(policy)
         self._digits = ""  # random ones, for the ids of requests
+        self._abandoned = Abandoned(self.settle, store.timeout_s)
 
     @property
     def works(self) -> tuple[Periodic, ...]:
@@ -164,7 +165,7 @@ class Ledger:
                 await asyncio.sleep(pause_s or 0)
                 continue
             except asyncio.CancelledError:
-                self._abandon(request)
+                self._abandoned.add(request)
                 raise
             if not request.free:
                 self._open[request.request_id] = admission.hold
@@ -223,6 +224,7 @@ class Ledger:
 
     async def flush(self) -> None:
         """Waits at shutdown, after `works`, until settlements have arrived and the spool is replayed or on disk."""
+        await self._abandoned.end()
         while self._settling:
             await asyncio.wait(self._settling)
         if self._store.available:
@@ -232,10 +234,6 @@ class Ledger:
                     await self._store.ask_nodes("WAIT", "1", _LAST_WAIT_MS)
                 await self.upkeep.end()
         await self._spool.close()
-
-    def _abandon(self, request: AdmissionRequest) -> None:
-        void = Settlement(hold_of(request, 0), "void", 0, NO_USAGE, "-", Outcome.REFUSED, request.demand.model, "")
-        _ = self.settle(void)  # nobody waits; `flush` does
 
     def _resolved(self, reply: list[Any], args: list[str]) -> Posted:
         """What became of a settlement. One that was not posted is logged with all that was sent."""
@@ -338,7 +336,7 @@ class Ledger:
             self._tell(error.reason, error.detail)
         if not self.admits_unchecked:
             if error.maybe_applied:
-                self._abandon(request)
+                self._abandoned.add(request)
             raise _unavailable(error) from None
         hold = hold_of(request, time.time_ns() // 1_000_000, unchecked_secret=request.key.secret_hash)
         return Admission(hold, NO_RATES, 0, unchecked=True)

@@ -85,9 +85,7 @@ class Store:
         self._sentinel = sentinel_client(
             url, settings.sentinel_username, settings.sentinel_password, self._connection_settings, settings.ca_file
         )
-        self.redis: Redis | RedisCluster = redis_client(
-            url, self._connection_settings, settings.ca_file, self._sentinel
-        )
+        self._redis: Redis | RedisCluster | None = None
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("gateway.store")
         # What can change: who serves what, the links that are up, and why the others are not.
@@ -133,6 +131,18 @@ class Store:
     def available(self) -> bool:
         """Whether every key's node takes calls."""
         return self._available
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a reply is awaited. A call with a deadline runs within this time after it was sent, or never."""
+        return self._settings.timeout_s
+
+    @property
+    def redis(self) -> Redis | RedisCluster:
+        """A redis-py client of the same store. It is made when it is first asked for."""
+        if self._redis is None:
+            self._redis = redis_client(self._url, self._connection_settings, self._settings.ca_file, self._sentinel)
+        return self._redis
 
     @property
     def fault(self) -> StoreUnavailable | None:
@@ -219,7 +229,8 @@ class Store:
         for connection in list(self._connections.values()):
             connection.close()
         self._unpark(StoreUnavailable("closed"))
-        await self.redis.aclose()
+        if self._redis is not None:
+            await self._redis.aclose()
         if self._sentinel is not None:
             await self._sentinel.aclose()
 

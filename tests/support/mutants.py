@@ -28,6 +28,7 @@ from tests.support.notice_protections import NOTICE_PROTECTIONS
 from tests.support.protections import PROTECTIONS, Protection
 from tests.support.queue_protections import QUEUE_PROTECTIONS
 from tests.support.response_protections import RESPONSE_PROTECTIONS
+from tests.support.simulation_protections import SIMULATION_PROTECTIONS
 from tests.support.state_protections import STATE_PROTECTIONS
 from tests.support.wire_protections import WIRE_PROTECTIONS
 
@@ -43,6 +44,7 @@ EVERY: Final = (
     *NOTICE_PROTECTIONS,
     *QUEUE_PROTECTIONS,
     *RESPONSE_PROTECTIONS,
+    *SIMULATION_PROTECTIONS,
     *STATE_PROTECTIONS,
     *WIRE_PROTECTIONS,
 )

@@ -1,0 +1,107 @@
+"""The protections that only several faults together show, as data: schedules of the simulation miss them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.protections import Protection
+
+_SCHEDULES: Final = "tests/simulation/test_schedules.py::test_each_fault_alone_breaks_no_promise"
+_LEDGER: Final = "gateway/ledger/ledger.py"
+_UPKEEP: Final = "gateway/ledger/upkeep.py"
+
+SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "an admission that comes late runs no more",
+        "gateway/store/scripts/admit_v5.lua",
+        "if ARGV[13] ~= '' and now > ARGV[13] + 0 then return refuse('late', '', 0, 0, -1) end",
+        "",
+        f"{_SCHEDULES}[lost_by_the_client]",
+    ),
+    Protection(
+        "an admission that nobody waits for is voided once more when it cannot run any more",
+        "gateway/ledger/abandoned.py",
+        "        self._timers[request.request_id] = self._loop.call_later(self._wait_s, self._again, void)\n",
+        "",
+        "tests/simulation/test_found.py::test_an_admission_that_runs_behind_its_void_keeps_no_slot",
+    ),
+    Protection(
+        "an admission whose reply is lost is voided",
+        _LEDGER,
+        "if error.maybe_applied:",
+        "if False:",
+        f"{_SCHEDULES}[cut_at_a_command]",
+    ),
+    Protection(
+        "an admission whose client has left is voided",
+        _LEDGER,
+        "            except asyncio.CancelledError:\n                self._abandoned.add(request)\n",
+        "            except asyncio.CancelledError:\n",
+        f"{_SCHEDULES}[slow_network]",
+    ),
+    Protection(
+        "a hold that has expired has a grace when it is first seen",
+        "gateway/store/scripts/expire_v2.lua",
+        "if expiry % 1 == 0 or now - expiry > life then",
+        "if false then",
+        f"{_SCHEDULES}[store_stands_still]",
+    ),
+    Protection(
+        "a lease does not end by the time in which the store stood still",
+        "gateway/store/scripts/lease_v1.lua",
+        "if now - ran > lease / 2 or now < ran then",
+        "if false then",
+        f"{_SCHEDULES}[store_stands_still]",
+    ),
+    Protection(
+        "a worker that was silent gets its holds again",
+        _UPKEEP,
+        "        if self._leased and not known:\n            await self._restore()\n",
+        "",
+        f"{_SCHEDULES}[gateway_stands_still]",
+    ),
+    Protection(
+        "running requests get their holds again after a failover",
+        _UPKEEP,
+        'self._log.warning("settlements_posted_again", count=missing)\n            await self._restore()',
+        'self._log.warning("settlements_posted_again", count=missing)',
+        f"{_SCHEDULES}[fails_over]",
+    ),
+    Protection(
+        "holds of running requests are renewed",
+        _UPKEEP,
+        "        await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms)\n",
+        "",
+        f"{_SCHEDULES}[store_away]",
+    ),
+    Protection(
+        "what the store has acknowledged is kept until its replicas have it",
+        _LEDGER,
+        "            posted = self._resolved(reply.result(), args)\n"
+        "                self._unreplicated.keep(keys, args)",
+        "            posted = self._resolved(reply.result(), args)",
+        f"{_SCHEDULES}[fails_over]",
+    ),
+    Protection(
+        "a settlement that is posted again changes nothing",
+        "gateway/store/scripts/settle_v6.lua",
+        "local entry = not before and find_entry(index, journal, ARGV[23], binary_id, 1)",
+        "local entry = nil",
+        f"{_SCHEDULES}[cut_at_a_command]",
+    ),
+    Protection(
+        "a settlement that the store refuses goes to the spool",
+        _LEDGER,
+        "        self._spool.add(SETTLE.name, keys, args)\n        self._unsettled",
+        "        if not isinstance(error, StoreError):\n            self._spool.add(SETTLE.name, keys, args)\n"
+        "        self._unsettled",
+        f"{_SCHEDULES}[errors_on_requests]",
+    ),
+    Protection(
+        "a spooled line that the store refuses stays in the spool",
+        "gateway/ledger/spool.py",
+        "                        kept.append(line)\n",
+        "                        pass\n",
+        f"{_SCHEDULES}[errors_on_requests]",
+    ),
+)
