@@ -183,6 +183,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if "upgrade" not in self.headers:  # a gateway may ask later for the usage of a response
+            self.answer(404, {"error": {"message": "No.", "type": "x", "param": None, "code": "not_found"}})
+            return
         self.provider.upgrades.append({name.lower(): value for name, value in self.headers.items()})
         if self.provider.refusal is not None:
             self.answer(*self.provider.refusal)
