@@ -31,8 +31,11 @@ _BATCH_SIZE: Final = 200
 _RESTORED: Final = 1
 
 
-async def renew(store: Store, holds: Iterable[Hold], life_ms: str) -> None:
-    """Moves the expiry of open holds on. Raises StoreUnavailable or StoreError when every team has been tried."""
+async def renew(store: Store, holds: Iterable[Hold], life_ms: str) -> int:
+    """Moves the expiry of open holds on, and returns how many holds are gone.
+
+    Raises StoreUnavailable or StoreError when every team has been tried.
+    """
     by_team: defaultdict[str, list[str]] = defaultdict(list)
     for hold in holds:
         by_team[hold.team_id].append(hold.id)
@@ -41,8 +44,11 @@ async def renew(store: Store, holds: Iterable[Hold], life_ms: str) -> None:
         for team_id, ids in by_team.items()
         for at in range(0, len(ids), _BATCH_SIZE)
     ]
+    gone = sum(len(ids) for _, ids in calls)
     for at in range(0, len(calls), _BATCH_SIZE):
-        await _all([store.call(RENEW, [key], [life_ms, *ids]) for key, ids in calls[at : at + _BATCH_SIZE]])
+        some = calls[at : at + _BATCH_SIZE]
+        gone -= sum(await _all([store.call(RENEW, [key], [life_ms, *ids]) for key, ids in some]))
+    return gone
 
 
 async def restore(store: Store, holds: Iterable[Hold], life_ms: str) -> int:

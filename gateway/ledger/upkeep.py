@@ -125,7 +125,9 @@ class Upkeep:
 
     async def _renew(self) -> None:
         await self._store.measure_clocks()
-        await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms)
+        if await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms):
+            # Another worker took this one for dead, and gave its holds back after it was known to live.
+            await self._restore()
 
     async def _expire(self) -> None:
         if self._policy.on_failure == "open":

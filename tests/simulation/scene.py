@@ -98,7 +98,10 @@ class Scene:
         serving = self.serving()
         if not serving:
             return
-        gateway = self.world.random.choice(serving)
+        self.begin_at(self.world.random.choice(serving), plan)
+
+    def begin_at(self, gateway: Gateway, plan: Plan) -> None:
+        """A request comes to this gateway."""
         task = gateway.spawn(self._request(gateway, plan))
         self.running.append(task)
         if plan.leaves_s is not None:

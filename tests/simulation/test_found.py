@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.nodes import Wire
+from tests.simulation.nodes import Errors, Wire
 from tests.simulation.scene import Plan, Scene, opened, quiet_logs
 from tests.simulation.schedules import small_rules
 from tests.simulation.world import World
@@ -40,3 +41,19 @@ def test_an_admission_that_runs_behind_its_void_keeps_no_slot(scene: Scene) -> N
     assert scene.peek(), "the admission ran, and nobody waits for it"
     world.run(world.now_s + 0.05)
     assert not scene.peek()
+
+
+def test_a_worker_that_was_taken_for_dead_keeps_the_holds_that_it_got_back(scene: Scene) -> None:
+    world, [silent] = scene.world, scene.gateways
+    other = scene.start_gateway(1)
+    scene.begin_at(silent, replace(PLAN, lasts_s=3.0))
+    world.run(world.now_s + 0.1)
+    assert scene.peek()
+    # The other one learns that the lease has ended, and can give nothing back before the silent one is there again.
+    scene.node.errors.append(Errors(b"-TRYAGAIN\r\n", frozenset({"reclaim_v1"}), 1.0, world.now_s + 1.3))
+    silent.loop.stop_until(world.now_s + 1.1)
+    world.run(world.now_s + 1.9)
+    assert other.ledger is not None
+    assert silent.ledger is not None
+    assert silent.ledger.open_holds == 1
+    assert scene.peek(), "it runs, and its hold is there"

@@ -70,8 +70,8 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "holds of running requests are renewed",
         _UPKEEP,
-        "        await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms)\n",
-        "",
+        "if await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms):",
+        "if False:",
         f"{_SCHEDULES}[store_away]",
     ),
     Protection(
