@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from collections import deque
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -93,6 +94,7 @@ class Wire:
 
     def __init__(self, url: str, key: str, *, receive_bytes: int | None = None, compression: bool = False) -> None:
         parts = urlsplit(url)
+        self._unread: deque[Any] = deque()
         self.socket = socket.socket()
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -125,15 +127,17 @@ class Wire:
         self.write()
 
     def next(self, kind: type[T], opcode: Opcode | None = None) -> T:
-        """The next of these; others, and what came with it, are dropped. Raises EOFError at the connection's end."""
+        """The next of these; others before it are dropped. Raises EOFError at the connection's end."""
         while True:
+            while self._unread:
+                event = self._unread.popleft()
+                if isinstance(event, kind) and opcode in (None, getattr(event, "opcode", None)):
+                    return event
             data = self.socket.recv(65_536)
             if not data:
                 raise EOFError
             self.protocol.receive_data(data)
-            for event in self.protocol.events_received():
-                if isinstance(event, kind) and opcode in (None, getattr(event, "opcode", None)):
-                    return event
+            self._unread += self.protocol.events_received()
 
     def close_code(self) -> int:
         """Reads to the end: the code of the close that came, 1006 if none did."""
