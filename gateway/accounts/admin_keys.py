@@ -118,14 +118,7 @@ class Admins:
         text, secret_hash = new_admin_secret(admin_id, seed)
         stored = await self._fields(admin_id)
         if not stored:
-            fields = {
-                "name": name,
-                "scope": scope,
-                "team": team_id,
-                "secret": secret_hash,
-                "expires_ms": str(expires_ms),
-                "created_by": created_by,
-            }
+            fields = _settings_of(name, scope, team_id, secret_hash, expires_ms) | {"created_by": created_by}
             stored = await self._put(admin_id, await self._now_ms(), fields)
         return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
 
@@ -140,14 +133,7 @@ class Admins:
         admin_id, now_ms = new_id(), await self._now_ms()
         text, secret_hash = new_admin_secret(admin_id, None)
         expires_ms = now_ms + lasts_s * 1000
-        fields = {
-            "name": name,
-            "scope": scope,
-            "team": team_id,
-            "secret": secret_hash,
-            "expires_ms": str(expires_ms),
-            "subject": subject,
-        }
+        fields = _settings_of(name, scope, team_id, secret_hash, expires_ms) | {"subject": subject}
         return _admin(admin_id, await self._put(admin_id, now_ms, fields, str(expires_ms))), text
 
     async def _put(
@@ -242,6 +228,16 @@ class Admins:
 def _pairs(flat: list[bytes]) -> dict[str, str]:
     words = [word.decode() for word in flat]
     return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _settings_of(name: str, scope: str, team_id: str, secret_hash: str, expires_ms: int) -> dict[str, str]:
+    return {
+        "name": name,
+        "scope": scope,
+        "team": team_id,
+        "secret": secret_hash,
+        "expires_ms": str(expires_ms),
+    }
 
 
 def _not_found(admin_id: str) -> GatewayError:

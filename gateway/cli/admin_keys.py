@@ -66,8 +66,8 @@ def list_(*, as_json: options.AsJson = False) -> None:
 def rotate(
     admin_key: Annotated[str, typer.Argument(metavar="ID", help="The admin key's id.")],
     *,
-    overlap: Annotated[str, typer.Option(help="For how long the old secrets still work: 90s, 30m, 24h, 7d.")] = "24h",
-    now: Annotated[bool, typer.Option("--now", help="The old secrets end at once.")] = False,
+    overlap: options.Overlap = "24h",
+    now: options.EndNow = False,
     yes: options.Yes = False,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,

@@ -23,6 +23,8 @@ _BOUND: Final = 2**53 - 1  # the largest number that the ledger counts exactly
 
 TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The API's JSON, for scripts.")]
+Overlap = Annotated[str, typer.Option(help="For how long the old secrets still work: 90s, 30m, 24h, 7d.")]
+EndNow = Annotated[bool, typer.Option("--now", help="The old secrets end at once.")]
 Models = Annotated[
     str | None, typer.Option(help='Allowed models, separated by commas: exact ids, "provider/*" or "*".')
 ]

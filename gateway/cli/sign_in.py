@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
+from time import monotonic, sleep
+from typing import Final
 
 import httpx
 import typer
@@ -19,8 +20,13 @@ from gateway.cli.client import AdminClient, Json, gateway_url, is_loopback
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.profiles import signed_in_file
 
-_TIMEOUT_S = 30.0
-_PENDING = 202
+_TIMEOUT_S: Final = 30.0
+_TOO_OFTEN: Final = 429
+_SLOWER_S: Final = 5  # RFC 8628, section 3.5
+
+
+class _AskedTooOften(CliError):
+    """The gateway, or the identity provider, wants to be asked less often."""
 
 
 def login(*, as_json: options.AsJson = False) -> None:
@@ -31,13 +37,16 @@ def login(*, as_json: options.AsJson = False) -> None:
         typer.echo(f"Open {begun['verification_uri']} and enter the code {begun['user_code']}", err=True)
         if begun["verification_uri_complete"]:
             typer.echo(f"or open {begun['verification_uri_complete']}", err=True)
-        deadline_s = time.monotonic() + begun["expires_in_s"]
+        deadline_s, pause_s = monotonic() + begun["expires_in_s"], begun["interval_s"]
         while True:
-            time.sleep(begun["interval_s"])
-            answer = _post(client, "/sign-in/token", {"device_code": begun["device_code"]})
+            sleep(pause_s)
+            try:
+                answer = _post(client, "/sign-in/token", {"device_code": begun["device_code"]})
+            except _AskedTooOften:
+                answer, pause_s = {}, pause_s + _SLOWER_S
             if "key" in answer:
                 break
-            if time.monotonic() >= deadline_s:
+            if monotonic() >= deadline_s:
                 raise CliError("nobody has entered the code in time")
     _store(url, answer.pop("key"))
     if as_json:
@@ -72,7 +81,8 @@ def _post(client: httpx.Client, path: str, body: dict[str, str]) -> Json:
     except ValueError:
         raise CliError(f"{client.base_url} is no gateway") from None
     if answer.is_error:
-        raise CliError(str(found.get("error", {}).get("message", answer.status_code)))
+        refused = _AskedTooOften if answer.status_code == _TOO_OFTEN else CliError
+        raise refused(str(found.get("error", {}).get("message", answer.status_code)))
     return found
 
 

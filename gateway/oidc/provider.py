@@ -39,7 +39,7 @@ _MOST_BYTES: Final = 1024 * 1024
 _ALGORITHMS: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
-_PENDING: Final = frozenset({"authorization_pending", "slow_down"})
+_SLOWER_MS: Final = 5000  # RFC 8628, section 3.5: by so much the pause between two questions grows
 
 
 class Device(NamedTuple):
@@ -113,10 +113,16 @@ class IdentityProvider:
             raise _unavailable("its answer to the device authorization has another form") from None
 
     async def person_by_device(self, device_code: str) -> Person | None:
-        """Returns who has signed in with a device's code, or None if nobody has so far."""
+        """Returns who has signed in with a device's code, or None if nobody has so far.
+
+        Raises GatewayError `rate_limit_exceeded` if it is asked too often.
+        """
         tokens = await self._post("token_endpoint", {"grant_type": DEVICE_GRANT, "device_code": device_code})
-        if tokens.get("error") in _PENDING:
+        if tokens.get("error") == "authorization_pending":
             return None
+        if tokens.get("error") == "slow_down":
+            text = "The identity provider was asked too often whether the sign-in is complete."
+            raise GatewayError("rate_limit_exceeded", text, wait_ms=_SLOWER_MS)
         if "error" in tokens:
             raise _failed(f"the provider refused the sign-in: {tokens['error']}")
         return await self._person(tokens, None)

@@ -322,6 +322,28 @@ def test_a_command_line_waits_until_the_code_is_entered(gateway: RunningGateway,
         assert code_of(client.post("/sign-in/token", content=b"{" * 300_000)) == "body_too_large"
 
 
+def test_a_command_line_that_asks_too_often_slows_down(
+    gateway: RunningGateway, provider: Provider, here: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    provider.fault["token"] = JSONResponse({"error": "slow_down"}, 400)
+    with httpx.Client(base_url=f"{gateway.url}/admin/v1") as client:
+        code = {"device_code": done(client.post("/sign-in", json={}))["device_code"]}
+        refused = client.post("/sign-in/token", json=code)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+    pauses: list[float] = []
+
+    def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 3:
+            provider.fault.clear()
+
+    monkeypatch.setattr("gateway.cli.sign_in.sleep", sleep)
+    assert Shell(gateway, capsys, admin_key="")("login").code == 0
+    assert pauses == [0, 5, 10]
+    assert (here / "gateway" / "signed-in").is_dir()
+
+
 def test_only_a_sign_in_ends_by_signing_out(gateway: RunningGateway) -> None:
     with admin_client(gateway) as root:
         assert code_of(root.delete("/sign-in")) == "admin_key_not_found"

@@ -1,11 +1,16 @@
-"""One store for this folder's tests; each test makes teams of its own."""
+"""What this folder's tests share: one store for a module, and a gateway that keeps the state of its POST-only provider.
+
+Each test makes teams of its own.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.ledgers import LedgerParts, open_ledger
+from tests.support.post_only_provider import PostOnlyProvider
 from tests.support.servers import Server, valkey_server
 
 
@@ -13,6 +18,26 @@ from tests.support.servers import Server, valkey_server
 def shared_store() -> Iterator[Server]:
     with valkey_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[PostOnlyProvider]:
+    with PostOnlyProvider.serving() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    directory = tmp_path_factory.mktemp("data")
+    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
+        yield running
+
+
+@pytest.fixture
+def key(gateway: RunningGateway) -> NewKey:
+    return gateway.new_key()
 
 
 @pytest.fixture

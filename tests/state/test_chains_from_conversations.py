@@ -9,24 +9,8 @@ import openai
 import pytest
 
 from tests.state.answers import MODEL, answer
-from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.gateway import RunningGateway
 from tests.support.post_only_provider import PostOnlyProvider
-from tests.support.servers import Server
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    directory = tmp_path_factory.mktemp("data")
-    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
-        yield running
 
 
 @pytest.fixture

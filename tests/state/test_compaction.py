@@ -24,12 +24,6 @@ RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "seen"}
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
 def gateways(
     shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RunningGateway, RunningGateway]]:

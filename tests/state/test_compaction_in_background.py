@@ -23,12 +23,6 @@ LONG = "A long story. " * 50
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
 def gateways(
     shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RunningGateway, RunningGateway]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.support.waiting import wait_until_sync
 
 SAID = "a-word-that-nobody-else-says"
 OLD, NEW = "old-key-of-the-state-with-32-characters", "new-key-of-the-state-with-32-characters"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
 
 
 @pytest.fixture(autouse=True)

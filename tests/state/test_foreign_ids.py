@@ -22,23 +22,12 @@ RESERVED_USD = 0.1
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
 def gateway(
     shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     directory = tmp_path_factory.mktemp("passes")
     with running_gateway(shared_store.url, provider.url, directory, route=PASSES) as running:
         yield running
-
-
-@pytest.fixture
-def key(gateway: RunningGateway) -> NewKey:
-    return gateway.new_key()
 
 
 def shown(got: Any) -> dict[str, Any]:

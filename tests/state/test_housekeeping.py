@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,6 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until_sync
 
 LARGE = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    directory = tmp_path_factory.mktemp("data")
-    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
-        yield running
 
 
 def test_a_team_s_state_is_counted_and_deleted_and_no_other_s(

@@ -16,26 +16,6 @@ from tests.support.post_only_provider import Answer, PostOnlyProvider
 from tests.support.servers import Server
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    directory = tmp_path_factory.mktemp("data")
-    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
-        yield running
-
-
-@pytest.fixture
-def key(gateway: RunningGateway) -> NewKey:
-    return gateway.new_key()
-
-
 @pytest.fixture
 def sdk(gateway: RunningGateway, key: NewKey) -> Iterator[openai.OpenAI]:
     with gateway.sdk(key) as client:

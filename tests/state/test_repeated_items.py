@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.state.answers import MODEL, answer
-from tests.support.gateway import NewKey, RunningGateway, running_gateway
+from tests.support.gateway import NewKey, RunningGateway
 from tests.support.post_only_provider import PostOnlyProvider
-from tests.support.servers import Server
 
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "1"}
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    directory = tmp_path_factory.mktemp("data")
-    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
-        yield running
-
-
-@pytest.fixture
-def key(gateway: RunningGateway) -> NewKey:
-    return gateway.new_key()
 
 
 @pytest.mark.parametrize("by", ["previous_response_id", "conversation"])

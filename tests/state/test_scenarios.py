@@ -22,12 +22,6 @@ SCENARIOS = {
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
 def gateways(
     shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[RunningGateway]]:

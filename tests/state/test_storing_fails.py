@@ -23,12 +23,6 @@ from tests.support.waiting import wait_until_sync
 QUICK = {"timeout_s": 0.2, "breaker_open_s": 0.1}
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
-    with PostOnlyProvider.serving() as serving:
-        yield serving
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
     with valkey_server(appendonly="yes", appendfsync="always") as server:
