@@ -54,8 +54,9 @@ class OtelMetrics:
         """Raises ValueError for OTEL_* variables that the SDK rejects or ignores. `max_series` bounds the models."""
         notes = SdkNotes()
         self._exporter = _Exporter(notes)
-        self._reader = PeriodicExportingMetricReader(self._exporter)
-        self._provider = MeterProvider([self._reader], instance_resource(), shutdown_on_exit=False)
+        reader = _Reader(self._exporter)
+        self._provider = MeterProvider([reader], instance_resource(), shutdown_on_exit=False)
+        reader.registered = True
         meter = self._provider.get_meter(SERVICE, __version__, SCHEMA_URL)
         if notes.first:
             self._provider.shutdown()
@@ -119,6 +120,17 @@ class OtelMetrics:
         if thread.is_alive():
             self._exporter.shutdown()
             await asyncio.to_thread(thread.join, END_S)
+
+
+class _Reader(PeriodicExportingMetricReader):
+    """The SDK's reader. Its thread starts with it, and may want to collect before the provider has registered it."""
+
+    registered = False
+
+    def collect(self, timeout_millis: float = 10_000) -> None:
+        """Collects once it is registered: before that, the SDK would log an error that reads like a wrong setting."""
+        if self.registered:
+            super().collect(timeout_millis)
 
 
 class _Exporter(OTLPMetricExporter):

@@ -49,5 +49,6 @@ def test_one_click_leads_to_the_page_that_was_wanted(browser: Browser, trusting_
         assert session.page.url.endswith("/dashboard/teams")
         assert session.page.get_by_text("alice@example.com").is_visible()
         session.page.get_by_role("button", name="Sign out").click()
+        session.page.get_by_role("link", name="Sign in by Example ID").wait_for()
+        session.page.wait_for_load_state()
         session.page.screenshot(path=Path(__file__).parent / "screenshots" / "sign-in-by-provider.png")
-        assert session.page.get_by_role("link", name="Sign in by Example ID").is_visible()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.observability.otel_metrics import OtelMetrics
 from tests.observability.collector import Received, collector, plain
 from tests.support.gateway import RunningGateway, StartGateway, running_gateway
 from tests.support.servers import Server
@@ -121,3 +122,11 @@ def test_names_of_models_are_bounded(received: Received, start: StartGateway) ->
             ),
             what="names beyond the bound are counted as other",
         )
+
+
+async def test_an_interval_that_is_over_before_the_meter_is_built_is_no_wrong_setting(
+    received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "0.001")
+    for _ in range(20):
+        await OtelMetrics(max_series=1).end()
