@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import uuid
 from typing import Final
 
@@ -36,19 +37,26 @@ GOOD: Final = frozenset(
 class SdkNotes(logging.Handler):
     """Keeps the SDK's messages instead of printing them.
 
-    Mutable: `first`, the first message since the last good export.
+    Mutable: `first`, the first message since the last good export, and `wrong_setting`, the first message of the thread
+    that builds the SDK's parts. That thread reads the variables. The SDK's own threads may already complain of other
+    things: a reader may collect before it is registered.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.first = ""
+        self.wrong_setting = ""
+        self._builder = threading.get_ident()
         logger = logging.getLogger("opentelemetry")
         logger.handlers = [self]
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps one message of the SDK's log."""
-        self.first = self.first or record.getMessage()[:_LONGEST_REASON]
+        message = record.getMessage()[:_LONGEST_REASON]
+        self.first = self.first or message
+        if record.thread == self._builder:
+            self.wrong_setting = self.wrong_setting or message
 
 
 def resource() -> Resource:

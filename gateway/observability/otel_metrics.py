@@ -54,13 +54,12 @@ class OtelMetrics:
         """Raises ValueError for OTEL_* variables that the SDK rejects or ignores. `max_series` bounds the models."""
         notes = SdkNotes()
         self._exporter = _Exporter(notes)
-        reader = _Reader(self._exporter)
+        reader = PeriodicExportingMetricReader(self._exporter)
         self._provider = MeterProvider([reader], instance_resource(), shutdown_on_exit=False)
-        reader.registered = True
         meter = self._provider.get_meter(SERVICE, __version__, SCHEMA_URL)
-        if notes.first:
+        if notes.wrong_setting:
             self._provider.shutdown()
-            raise ValueError(notes.first)
+            raise ValueError(notes.wrong_setting)
         self._models: set[str] = set()
         self._max_series = max_series
         self._tokens = meter.create_histogram(
@@ -120,17 +119,6 @@ class OtelMetrics:
         if thread.is_alive():
             self._exporter.shutdown()
             await asyncio.to_thread(thread.join, END_S)
-
-
-class _Reader(PeriodicExportingMetricReader):
-    """The SDK's reader. Its thread starts with it, and may want to collect before the provider has registered it."""
-
-    registered = False
-
-    def collect(self, timeout_millis: float = 10_000) -> None:
-        """Collects once it is registered: before that, the SDK would log an error that reads like a wrong setting."""
-        if self.registered:
-            super().collect(timeout_millis)
 
 
 class _Exporter(OTLPMetricExporter):

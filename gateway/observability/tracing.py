@@ -52,9 +52,9 @@ class Tracing:
         self._provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(SERVICE, __version__)
-        if notes.first:  # for example "unrecognized sampler": the SDK would continue with its default
+        if notes.wrong_setting:  # for example "unrecognized sampler": the SDK would continue with its default
             self._provider.shutdown()
-            raise ValueError(notes.first)
+            raise ValueError(notes.wrong_setting)
 
     def begin(self, record: RequestRecord, operation: Operation, headers: Headers) -> Traced:
         """Starts a request's trace, or continues the caller's."""
