@@ -13,7 +13,8 @@
 own connection, and `AsgiClient` (asgi_client.py) for any other ASGI server.
 
 Mutable: `status` (None until the head is sent), `bytes_out`, and `first_byte` (the time at which the first byte of the
-body was written). After the client has disconnected, writes are discarded and change none of them.
+body was written). After the client has disconnected, writes are discarded and change none of them. `follows_answer`
+says that the request goes on from an answer that is still being made.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Client(Protocol):
     status: int | None
     bytes_out: int
     first_byte: float | None
+    follows_answer: bool
 
     @property
     def starts_now(self) -> bool:
@@ -110,6 +112,7 @@ class RequestHead:
     __slots__ = ("bytes_out", "facts", "fields", "first_byte", "headers", "scope", "status")
 
     starts_now = True
+    follows_answer = False
 
     def __init__(self, scope: Scope, fields: dict[bytes, bytes], facts: dict[Any, Any] | None = None) -> None:
         self.scope = scope

@@ -90,7 +90,8 @@ class BodyWork(NamedTuple):
     like a call. `background`: the response goes on without its caller. `compacts`: it may read the prompt once more to
     shorten it. `foreign`: a member that names something stored at the provider, whoever stored it, with the field that
     contains the member. `instead`: models that may answer instead. `advisors`: models that hosted tools ask. `facts`:
-    fields that affect the price. `provider`: the names of the members of the `provider` object.
+    fields that affect the price. `provider`: the names of the members of the `provider` object. `rereads_answer`: it
+    follows an answer that is still being made, with the same bounds.
     """
 
     unseen: bool = False
@@ -106,6 +107,7 @@ class BodyWork(NamedTuple):
     facts: Mapping[str, str] = EMPTY
     provider: tuple[str, ...] = ()
     unseen_images: int = 0
+    rereads_answer: bool = False
 
 
 NO_WORK: Final = BodyWork()

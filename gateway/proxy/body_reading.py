@@ -61,6 +61,8 @@ async def read_request(
         snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
         record.body_held_bytes = len(request.body)
     record.times.received = time.perf_counter()
+    if client.follows_answer:
+        return request._replace(work=request.work._replace(rereads_answer=True))
     return request
 
 

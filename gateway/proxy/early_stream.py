@@ -57,6 +57,8 @@ class EarlyClient:
     `_answers_with_next`, the next bytes are the first of the answer.
     """
 
+    follows_answer = False
+
     def __init__(self, client: Client, admitted: Admitted, record: RequestRecord) -> None:
         self.scope = client.scope
         self.headers = client.headers

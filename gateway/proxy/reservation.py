@@ -6,6 +6,7 @@
 |------------------------------------------|----------------------------------------------------------------------|
 | the body                                 | as many tokens as it has bytes; files and images by kind and size    |
 | an earlier response that it goes on from | the input and output tokens of that response                         |
+| an answer that is still being made       | what the request itself may put out                                  |
 | files, URLs, prompts, conversations,     | `reserve_input_tokens` of the route, or `context_tokens` of the      |
 | items by name, hosted tools              | price, or `limits.reserve_input_tokens`                              |
 | images                                   | `max_image_tokens` of the price, or what no model exceeds            |
@@ -109,7 +110,7 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
     prompt = (
         max(request.input_tokens_bound, request.input_tokens_estimate) if not request.images else _shown(request, row)
     )
-    prompt += asked.stored
+    prompt += asked.stored + (output.tokens if body_work.rereads_answer else 0)
     units, unheard = request.bounds.units, asked.operation.dialect.request.needs_duration and not request.bounds.units
     unseen = _unseen(row, route, limits) if body_work.unseen or asked.unsure or tools or unheard else 0
     prompt += unseen

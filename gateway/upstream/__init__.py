@@ -21,6 +21,7 @@ websocket         one WebSocket connection
 websocket_writer  what is written on it
 websocket_turn    one turn on it, as an answer
 websocket_messages    what is sent and what comes. Pure
+websocket_watches     who steers turns
 websocket_steering    the turn that follows a steered one
 upstream          one upstream: transport, health and keys
 health            circuit breakers and resting keys

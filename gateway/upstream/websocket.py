@@ -32,7 +32,8 @@ from websockets.uri import WebSocketURI
 from gateway.types import Headers
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 from gateway.upstream.websocket_messages import CREATED, ERROR, STEERING, Told, read
-from gateway.upstream.websocket_turn import SteeringWatch, UpstreamTurn
+from gateway.upstream.websocket_turn import UpstreamTurn
+from gateway.upstream.websocket_watches import SteeringWatch, Watches
 from gateway.upstream.websocket_writer import WebSocketWriter
 
 PING_S: Final = 30.0
@@ -90,7 +91,7 @@ class UpstreamSocket(asyncio.Protocol):
         self._message: bytearray | None = None
         self._closed = self._paused = self._has_lanes = self._lacks_lanes = False
         self._made: dict[str, str] = {}
-        self._watches: dict[str, SteeringWatch] = {}
+        self._watches = Watches()
 
     # for the pool
 
@@ -138,12 +139,12 @@ class UpstreamSocket(asyncio.Protocol):
 
     def steer(self, lane: str, watch: SteeringWatch, message: bytes) -> None:
         """Sends a message about the turn that runs in a lane."""
-        self._watches[lane] = watch
+        self._watches.add(lane, watch)
         self.send(message)
 
     def forget_watch(self, watch: SteeringWatch) -> None:
         """Nobody waits for a successor any more."""
-        self._watches = {lane: one for lane, one in self._watches.items() if one is not watch}
+        self._watches.remove(watch)
 
     def send(self, message: bytes) -> None:
         """One text message. After the end it leads nowhere."""
@@ -288,9 +289,7 @@ class UpstreamSocket(asyncio.Protocol):
         if told is None:
             return
         if told.kind.startswith(STEERING):
-            watch = self._watch_of(told.lane)
-            if watch is not None:
-                watch.on_answer(told, message)
+            self._watches.answer(told, message, has_lanes=self._has_lanes)
             return
         turn = self._turn_of(told)
         if turn is not None:
@@ -318,7 +317,7 @@ class UpstreamSocket(asyncio.Protocol):
 
     def _successor(self, lane: str | None, told: Told) -> UpstreamTurn | None:
         """The turn that follows a steered one by itself, when it begins."""
-        watch = self._watch_of(lane)
+        watch = self._watches.waiting(lane, has_lanes=self._has_lanes)
         if watch is None or told.kind not in (CREATED, ERROR):
             return None
         for turn in list(self.turns.values()):  # the steered turn's end may have come in the same read
@@ -332,11 +331,6 @@ class UpstreamSocket(asyncio.Protocol):
         self.turns[following.lane] = following
         return following
 
-    def _watch_of(self, lane: str | None) -> SteeringWatch | None:
-        if lane is not None:
-            return self._watches.get(lane)
-        return self._watches.get("") or (next(iter(self._watches.values()), None) if not self._has_lanes else None)
-
     def _turn_ended(self, turn: UpstreamTurn) -> None:
         """Its last message has come: its lane is free."""
         if self.turns.get(turn.lane) is not turn:
@@ -348,8 +342,7 @@ class UpstreamSocket(asyncio.Protocol):
             self._made[turn.lane] = turn.response_id
             if len(self._made) > _REMEMBERED:
                 del self._made[next(iter(self._made))]
-        if (watch := self._watches.get(turn.lane)) is not None:
-            watch.on_turn_end(clean=True)
+        self._watches.turn_ended(turn.lane)
         if self.is_retired and not self.turns and not self._watches:
             self.close()
         elif self.turns and all(one.is_over for one in self.turns.values()):
@@ -386,11 +379,9 @@ class UpstreamSocket(asyncio.Protocol):
         self._writer.end()
         self._fail_opening(UpstreamFault(FaultKind.RESET, f"{detail} in the opening handshake", sent=False))
         turns, self.turns = self.turns, {}
-        watches, self._watches = self._watches, {}
         for turn in turns.values():
             turn.died(detail)
-        for watch in watches.values():
-            watch.on_turn_end(clean=False)
+        self._watches.end()
         self.owner.socket_lost(self)
 
     def _fail_opening(self, fault: UpstreamFault) -> None:

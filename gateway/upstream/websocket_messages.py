@@ -27,6 +27,8 @@ ENDINGS: Final = frozenset({*TERMINAL_STATUSES, ERROR})
 """The messages that end a turn."""
 STEERING: Final = "response.steer."
 """How the answers to `response.steer` begin. They are about a turn, and none of its events."""
+ACCEPTED: Final = STEERING + "accepted"
+PENDING: Final = STEERING + "pending"
 NOT_KNOWN: Final = "previous_response_not_found"
 TOO_OLD: Final = "websocket_connection_limit_reached"
 """The code of an upstream that closes a connection for its age: nothing was begun."""
@@ -78,6 +80,13 @@ def response_id(message: bytes) -> str:
     """The id of the response that an event carries; "" for none."""
     response = (parse_object(message) or {}).get("response")
     identifier = response.get("id") if isinstance(response, dict) else None
+    return identifier if isinstance(identifier, str) else ""
+
+
+def steer_id(message: bytes) -> str:
+    """The id of the steering that an answer is about; "" for none."""
+    steer = (parse_object(message) or {}).get("steer")
+    identifier = steer.get("id") if isinstance(steer, dict) else None
     return identifier if isinstance(identifier, str) else ""
 
 

@@ -1,9 +1,9 @@
 """`response.steer` to an upstream, and the turn that follows a steered one by itself.
 
     sent                          the steering of a turn that runs; its successor's credits are held already
-    response.steer.accepted       passed on
-    response.steer.failed         passed on; there is no successor
-    response.steer.pending        passed on; there is no successor: it waits for its client's tool results
+    response.steer.accepted       passed on; the steerings that were accepted before have the same successor
+    response.steer.failed         passed on; there is no successor, unless there are others
+    response.steer.pending        the same: it waits for its client's tool results
     the turn ends                 its successor has `SUCCESSOR_S` to begin
     response.created              the successor's first event
 
@@ -20,12 +20,11 @@ from gateway.errors import GatewayError
 from gateway.types import Body, Headers
 from gateway.upstream.transport import Answer, FaultKind, Progress, UpstreamFault
 from gateway.upstream.websocket import UpstreamSocket
-from gateway.upstream.websocket_messages import STEERING, Told
+from gateway.upstream.websocket_messages import ACCEPTED, PENDING, Told
 from gateway.upstream.websocket_pool import UpstreamSockets
 from gateway.upstream.websocket_turn import UpstreamTurn
 
 SUCCESSOR_S: Final = 30.0
-_ACCEPTED: Final = STEERING + "accepted"
 
 
 class NoSuccessor(GatewayError):
@@ -40,11 +39,15 @@ class SteeringPassage:
     """The successor's way: it begins where the steered turn runs, or not at all. See `websocket_pool.Passage`.
 
     `on_answer` is given the upstream's messages about the steering. `after`: the client has all of the steered turn, so
-    that the successor's events may follow. State that changes: `turn`, when it has begun; what is known of it.
+    that the successor's events may follow. `sent`: is set when the steering has been sent.
+
+    State that changes: `turn`, when it has begun; what is known of the steering: its `identifier`, that it
+    `is_accepted` and `is_pending`; the `ids` of all for which it waits, and of those that have `failed` since.
     """
 
     __slots__ = (
-        "_accepted", "_after", "_ended", "_message", "_on_answer", "_waiter", "lane", "results", "socket", "turn",
+        "_after", "_ended", "_message", "_on_answer", "_sent", "_waiter", "failed", "identifier", "ids", "is_accepted",
+        "is_pending", "lane", "results", "socket", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +57,7 @@ class SteeringPassage:
         message: bytes,
         on_answer: Callable[[bytes], object],
         after: asyncio.Event,
+        sent: asyncio.Event,
     ) -> None:
         self.lane = steered.lane
         self.socket: UpstreamSocket | None = socket
@@ -62,7 +66,11 @@ class SteeringPassage:
         self._message = message
         self._on_answer = on_answer
         self._after = after
-        self._accepted = False
+        self._sent = sent
+        self.identifier = ""
+        self.is_accepted = self.is_pending = False
+        self.ids: set[str] = set()
+        self.failed: set[str] = set()
         self._ended: UpstreamFault | NoSuccessor | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -93,6 +101,7 @@ class SteeringPassage:
         self._waiter = socket.loop.create_future()
         timer: asyncio.TimerHandle | None = None
         socket.steer(self.lane, self, self._message)
+        self._sent.set()
         try:
             while self.turn is None and self._ended is None:
                 await self._waiter
@@ -121,28 +130,40 @@ class SteeringPassage:
             raise turn.answer.fault
         return turn.answer
 
-    # websocket.SteeringWatch
+    # websocket_watches.SteeringWatch
 
-    def on_answer(self, told: Told, message: bytes) -> None:
-        """See `websocket.SteeringWatch`."""
+    def on_answer(self, told: Told, message: bytes, identifier: str) -> None:
+        """See `websocket_watches.SteeringWatch`."""
         self._on_answer(message)
-        if told.kind == _ACCEPTED:
-            self._accepted = True
+        if told.kind == ACCEPTED:
+            self.is_accepted, self.identifier = True, identifier
+            self.ids |= {identifier} - {""}
         else:
-            self._ended = NoSuccessor(f"The provider answered {told.kind}.", told=True)
+            self.ids.discard(identifier)
+            if told.kind == PENDING:
+                self.is_pending = True
+            elif identifier:
+                self.failed.add(identifier)
+            if not self.ids:
+                self._ended = self._ended or NoSuccessor(f"The provider answered {told.kind}.", told=True)
+        self._wake()
+
+    def on_replaced(self) -> None:
+        """See `websocket_watches.SteeringWatch`."""
+        self._ended = NoSuccessor("The response that follows has the input of a later steering, too.", told=True)
         self._wake()
 
     def on_turn_end(self, *, clean: bool) -> None:
-        """See `websocket.SteeringWatch`."""
+        """See `websocket_watches.SteeringWatch`."""
         if not clean and self.turn is None and self._ended is None:
-            if self._accepted:  # the successor may have begun: it is settled as a turn whose connection died
+            if self.is_accepted:  # the successor may have begun: it is settled as a turn whose connection died
                 self._ended = UpstreamFault(FaultKind.RESET, "the connection died before the successor", sent=True)
             else:
                 self._ended = NoSuccessor("The provider's connection ended.", told=False)
         self._wake()
 
     def successor(self) -> UpstreamTurn | None:
-        """See `websocket.SteeringWatch`."""
+        """See `websocket_watches.SteeringWatch`."""
         socket = self.socket
         if socket is None or self._ended is not None:
             return None
@@ -158,7 +179,7 @@ class SteeringPassage:
 
     def _give_up(self) -> None:
         if self.turn is None and self._ended is None:
-            self._ended = NoSuccessor("No response followed.", told=self._accepted)
+            self._ended = NoSuccessor("No response followed.", told=self.is_accepted)
         self._wake()
 
     def _wake(self) -> None:

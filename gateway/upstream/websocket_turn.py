@@ -177,16 +177,3 @@ class UpstreamTurn:
             self.fail(FaultKind.CHUNK_TIMEOUT, f"no message for {self.config.chunk_timeout_s} s")
         else:
             self.fail(FaultKind.FIRST_BYTE_TIMEOUT, f"no message for {self.config.first_byte_timeout_s} s")
-
-
-class SteeringWatch(Protocol):
-    """Whoever steers a lane's turn: websocket_steering.py."""
-
-    def on_answer(self, told: Told, message: bytes) -> None:
-        """A message about the steering has come."""
-
-    def on_turn_end(self, *, clean: bool) -> None:
-        """The turn that is steered has ended. `clean`: by its last message."""
-
-    def successor(self) -> UpstreamTurn | None:
-        """The turn that may begin now by itself."""

@@ -6,12 +6,16 @@
 | here                                                 |                                                             |
 | of what does not run, of another response            | the same, `response_not_active`, `response_not_found`       |
 | without an input                                     | the same, `invalid_input`                                   |
-| while the one before waits for its response          | the same, `too_many_pending_steers`                         |
+| behind too many that wait for their response         | the same, `too_many_pending_steers`                         |
 | that its team cannot pay, or may not make            | the same, with that error; its upstream hears nothing of it |
 | any other                                            | its successor is admitted, and then it is passed on         |
 
-A successor is a turn of its own: request id, hold, settlement, log line. Its hold counts what was said so far as input.
-If none follows, nothing is charged. The lane's next turn waits for it.
+A successor is a turn of its own: request id, hold, settlement, log line. Its hold counts what was said so far as input,
+and what the steered turn may still say. If none follows, nothing is charged. The lane's next turn waits for it.
+
+One turn follows all steerings of a response. So each is admitted with the input of those before, whose holds end when
+it is accepted. What waits for tool results goes before the input of the turn that continues the response: it is
+remembered with it.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ _ERROR: Final = 400
 _NOT_ACTIVE: Final = ("response_not_active", "No response that runs here has this id: send the input as a turn.")
 _NOT_FOUND: Final = ("response_not_found", "The response that runs has another id.")
 _NO_INPUT: Final = ("invalid_input", "'input' is a text, or a list of items that is not empty.")
-_TOO_MANY: Final = ("too_many_pending_steers", "The steering before this one waits for its response.")
+_TOO_MANY: Final = ("too_many_pending_steers", "Too much steering waits for a response already.")
 
 
 class SteerableSocket(Socket, Protocol):
@@ -71,10 +75,15 @@ class _Following(NamedTuple):
 class Steering:
     """One socket's. State that changes: the successors of each lane that have not ended."""
 
-    def __init__(self, socket: SteerableSocket, handler: TurnHandler, bounds: BodyBounds) -> None:
+    def __init__(
+        self, socket: SteerableSocket, handler: TurnHandler, bounds: BodyBounds, most: int, most_bytes: int
+    ) -> None:
+        """`most`, `most_bytes`: how many steerings of a response may wait, and how many bytes they may have."""
         self._socket = socket
         self._handler = handler
         self._bounds = bounds
+        self._most = most
+        self._most_bytes = most_bytes
         self._following: dict[str, list[_Following]] = {}
 
     def steer(self, message: Message) -> None:
@@ -83,11 +92,17 @@ class Steering:
         if not isinstance(found, SocketTurn):
             self._socket.connection.send([steer_failed(message, *found)])
             return
+        lane = found.message.lane
+        others = [one.turn for one in self._following.get(lane, ()) if one.waits and one.turn.steered is found]
+        earlier = [*others[-1].earlier, others[-1]] if others else []
+        waiting_bytes = sum(len(turn.steer.text) for turn in earlier)
+        if len(earlier) >= self._most or waiting_bytes + len(message.text) > self._most_bytes:
+            self._socket.connection.send([steer_failed(message, *_TOO_MANY)])
+            return
         following = _Following(
-            Successor(self._socket, found, message, self._handler, self._bounds),
+            Successor(self._socket, found, message, earlier, self._handler, self._bounds),
             self._socket.connection.loop.create_future(),
         )
-        lane = found.message.lane
         self._following.setdefault(lane, []).append(following)
         self._socket.connection.spawn(self._follow(lane, following))
 
@@ -99,8 +114,11 @@ class Steering:
     async def _follow(self, lane: str, following: _Following) -> None:
         turn = following.turn
         try:
+            if turn.earlier:
+                await turn.earlier[-1].sent.wait()  # they are sent in the order in which they came
             self._socket.followed(turn, await turn.run())
         finally:
+            turn.sent.set()
             self._following[lane].remove(following)
             if not self._following[lane]:
                 del self._following[lane]
@@ -118,53 +136,82 @@ class Steering:
         if not named:
             in_its_lane = any(turn.message.lane == message.lane for turn in over_sockets)
             return _NOT_FOUND if in_its_lane else _NOT_ACTIVE
-        if any(one.waits and one.turn.message.lane == named[0].message.lane for one in successors):
-            return _TOO_MANY
         given = input_of(message)
         return named[0] if isinstance(given, str | list) and given else _NO_INPUT
 
 
 class Successor(SocketTurn):
-    """The turn that follows a steered one. See `SocketTurn`."""
+    """The turn that follows a steered one. See `SocketTurn`. `earlier`: steerings of the same turn that came before.
+
+    `sent`: is set when its steering has been sent, or will not be.
+    """
 
     def __init__(
-        self, socket: Socket, steered: SocketTurn, steer: Message, handler: TurnHandler, bounds: BodyBounds
+        self,
+        socket: Socket,
+        steered: SocketTurn,
+        steer: Message,
+        earlier: Sequence[Successor],
+        handler: TurnHandler,
+        bounds: BodyBounds,
     ) -> None:
         before = dumps(steered.upstream_response_id)
         changes = {"previous_response_id": before, "input": dumps(input_of(steer))}
         text = replace(steered.message.text, 0, changes)
         super().__init__(socket, read_message(text, bounds), handler)
-        self._steered = steered
-        self._steer = steer
+        self.steered = steered
+        self.steer = steer
+        self.earlier = earlier
+        self.sent = asyncio.Event()
         self.rule = steered.rule
+
+    async def run(self) -> str:
+        """See `SocketTurn.run`."""
+        result = await super().run()
+        if isinstance(self.over, SteeringPassage) and self.over.is_pending:
+            self._remember(self.steered.upstream_response_id, [])
+        return result
 
     def window(self) -> tuple[Sequence[Item], str | None]:
         """See `SocketTurn.window`."""
-        before, base = self._steered.window()
-        return [*before, *self._steered.output_so_far(), *as_items(input_of(self._steer))], base
+        before, base = self.steered.window()
+        said = [item for turn in (*self.earlier, self) for item in as_items(input_of(turn.steer))]
+        return [*before, *self.steered.output_so_far(), *said], base
 
     async def _prepare(self) -> Body:
         """What the hold is for: nothing of it is sent but the steering itself."""
-        passage = self._steered.over
+        passage = self.steered.over
         if passage is None or passage.turn is None or passage.socket is None:
             raise GatewayError("steering_failed", "The response that was to be steered has ended.")
-        self.over = SteeringPassage(passage.turn, passage.socket, self._steer.text, self._pass_on, self._steered.ended)
+        self.over = SteeringPassage(
+            passage.turn, passage.socket, self.steer.text, self._pass_on, self.steered.ended, self.sent
+        )
         items, base = self.window()
         sent = upstream_items(items, reasoning_ids=True)
         changes = {"previous_response_id": None if base is None else dumps(base), "input": dumps(sent)}
         return request_body(self.message, changes)
 
     def _client(self, body: Body | GatewayError) -> TurnClient:
-        return _SuccessorClient(self._socket, body, self._steer, self)
+        return _SuccessorClient(self._socket, body, self.steer, self)
 
     def _forget(self, previous: str) -> None:
         """The steered response stays what it is."""
 
     def _remember(self, response_id: str, output: Sequence[Item]) -> None:
-        before, memory = self._steered.upstream_response_id, self._socket.memory
-        recalled, said = memory.recall(self.message.lane, before), as_items(input_of(self._steer))
+        before, memory, said = self.steered.upstream_response_id, self._socket.memory, self._accepted()
+        recalled = memory.recall(self.message.lane, before)
         items, base = (said, before) if recalled is None else ([*recalled.read(), *said], recalled.base)
         memory.remember(self.message.lane, Remembered.of(response_id, [*items, *output], base))
+
+    def _accepted(self) -> list[Item]:
+        """The input of the steerings that the provider has accepted, as far as they have not failed since."""
+        failed = self.over.failed if isinstance(self.over, SteeringPassage) else frozenset[str]()
+        found: list[Item] = []
+        for turn in (*self.earlier, self):
+            over = turn.over
+            if isinstance(over, SteeringPassage) and over.is_accepted and over.identifier not in failed:
+                found += as_items(input_of(turn.steer))
+        return found
 
     def _pass_on(self, answer: bytes) -> None:
         """What the upstream says to the steering."""
@@ -176,6 +223,8 @@ class _SuccessorClient(TurnClient):
     """A successor's client: of one that does not begin it hears that the steering has failed."""
 
     __slots__ = ("_steer", "_successor")
+
+    follows_answer = True
 
     def __init__(self, socket: Socket, body: Body | GatewayError, steer: Message, successor: Successor) -> None:
         scope, lane = socket.scope, successor.message.lane

@@ -243,6 +243,21 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         f"{_TEST_UPSTREAMS}::test_more_sockets_than_a_key_may_have_go_by_post",
     ),
     Protection(
+        "the hold of a successor covers what the steered turn may still say",
+        "gateway/proxy/body_reading.py",
+        "    if client.follows_answer:\n",
+        "    if False:\n",
+        "tests/websocket/upstreams/test_steering.py"
+        "::test_the_hold_of_a_successor_covers_what_the_steered_turn_may_still_say",
+    ),
+    Protection(
+        "steering that waits is bounded",
+        "gateway/websocket/steering.py",
+        "if len(earlier) >= self._most or",
+        "if False or",
+        "tests/websocket/upstreams/test_steering.py::test_steering_that_waits_is_bounded",
+    ),
+    Protection(
         "what waits in the background and is cancelled gives the hold of its summary back",
         "gateway/proxy/background_runner.py",
         "            await before.drop(run.admitted)\n",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import NewKey, RunningGateway
+from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import Socket
 from tests.support.websocket_provider import Turn, WebSocketProvider
@@ -157,7 +157,7 @@ def test_steering_that_makes_no_sense_is_refused_here(
     assert not provider.steers
 
 
-def test_steering_of_what_has_ended_or_waits_already_is_refused_here(
+def test_steering_of_what_has_ended_is_refused_here(
     over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
 ) -> None:
     Steerable(provider, "accepted", steered_turn_ends=False)
@@ -165,8 +165,6 @@ def test_steering_of_what_has_ended_or_waits_already_is_refused_here(
         previous = begun(socket)
         steer(socket, previous)
         assert socket.receive()["type"] == "response.steer.accepted"
-        steer(socket, previous)
-        assert socket.receive()["error"]["code"] == "too_many_pending_steers"
     assert len(provider.steers) == 1
     wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
     provider.answers = lambda turn: turn.say("hello")
@@ -189,3 +187,142 @@ def test_a_connection_that_dies_before_the_successor_holds_nothing(
         while not {"response.failed", "response.steer.failed"} <= kinds:
             kinds.add(socket.receive()["type"])
     wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
+
+
+def test_the_hold_of_a_successor_covers_what_the_steered_turn_may_still_say(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
+) -> None:
+    Steerable(provider, "accepted", steered_turn_ends=False)
+    bound = 20_000
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket, max_output_tokens=bound)
+        wait_until_sync(lambda: spent(over, over_key)[1] > 0, what="the turn is admitted")
+        one_turn = spent(over, over_key)[1]
+        steer(socket, previous)
+        assert socket.receive()["type"] == "response.steer.accepted"
+        assert spent(over, over_key)[1] >= 2 * one_turn + bound * 1000  # as input, at 1 USD per million
+    wait_until_sync(lambda: spent(over, over_key)[1] == 0, what="nothing is held")
+
+
+class ManySteerings:
+    """A provider whose turn runs until a test ends it; each steering is accepted under an id of its own."""
+
+    def __init__(self, provider: WebSocketProvider) -> None:
+        self.provider = provider
+        self.count = 0
+        provider.answers, provider.steered = Turn.begin, self.accept
+
+    @property
+    def turn(self) -> Turn:
+        return self.provider.turns[0]
+
+    def tell(self, kind: str, number: int, **fields: Any) -> None:
+        steer = {"id": f"steer_{number}", "previous_response_id": self.turn.id}
+        self.turn.send({"type": f"response.steer.{kind}", "sequence_number": 0, "steer": steer, **fields})
+
+    def accept(self, _: Turn) -> None:
+        self.count += 1
+        self.tell("accepted", self.count)
+
+
+def test_several_steerings_of_a_response_are_followed_by_one_turn(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, lines: Log
+) -> None:
+    many = ManySteerings(provider)
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket, store=False)
+        held: list[int] = []
+        for text in ("Shorter.", "In French.", "And rhyme."):
+            steer(socket, previous, text)
+            assert socket.receive()["type"] == "response.steer.accepted"
+            lines.wait(over_key, len(held))  # the one before is replaced
+            held.append(spent(over, over_key)[1])
+        assert held == sorted(held)
+        assert held[2] - held[0] < held[0] // 100, "the holds of those before are given back"
+        assert [turn.fields["input"] for turn in provider.steers] == ["Shorter.", "In French.", "And rhyme."]
+        many.turn.finish("so far", status="incomplete", incomplete_details={"reason": "steered"})
+        many.turn.begin(f"{previous}_b")
+        many.turn.finish("all three", f"{previous}_b")
+        assert socket.events()[-1]["type"] == "response.incomplete"
+        assert socket.events()[-1]["response"]["id"] == f"{previous}_b"
+        wait_until_sync(lambda: spent(over, over_key) == (2 * COST_NANO_USD, 0), what="both turns are settled")
+        provider.turns[0].drop()
+        wait_until_sync(lambda: provider.open == 0, what="the socket is gone")
+        provider.answers = lambda turn: turn.say("hello")
+        again = {"model": MODEL, "input": "More.", "store": False, "previous_response_id": f"{previous}_b"}
+        assert socket.turn(again)[0] == 200
+    said = [item["content"][0]["text"] for item in provider.turns[1].fields["input"]]
+    assert said == ["Tell me.", "so far", "Shorter.", "In French.", "And rhyme.", "all three", "More."]
+
+
+def test_a_steering_that_fails_among_others_changes_nothing_for_them(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
+) -> None:
+    many = ManySteerings(provider)
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket, store=False)
+        for text in ("Shorter.", "In French."):
+            steer(socket, previous, text)
+            assert socket.receive()["type"] == "response.steer.accepted"
+        many.tell("failed", 1, error={"code": "invalid_input", "message": "No."})
+        assert socket.receive()["type"] == "response.steer.failed"
+        many.turn.finish("so far")
+        many.turn.begin(f"{previous}_b")
+        many.turn.finish("one of two", f"{previous}_b")
+        assert socket.events()[-1]["response"]["id"] == previous
+        assert socket.events()[-1]["response"]["id"] == f"{previous}_b"
+        many.turn.drop()
+        wait_until_sync(lambda: provider.open == 0, what="the socket is gone")
+        provider.answers = lambda turn: turn.say("hello")
+        again = {"model": MODEL, "input": "More.", "store": False, "previous_response_id": f"{previous}_b"}
+        assert socket.turn(again)[0] == 200
+    said = [item["content"][0]["text"] for item in provider.turns[1].fields["input"]]
+    assert said == ["Tell me.", "so far", "In French.", "one of two", "More."]
+    wait_until_sync(lambda: spent(over, over_key) == (3 * COST_NANO_USD, 0), what="all is settled")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_waits_for_tool_results_is_held_for_by_the_turn_that_brings_them(
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, stored: bool
+) -> None:
+    many = ManySteerings(provider)
+    long = "Shorter. " * 5000
+    with Socket(over.url, over_key.text) as socket:
+        previous = begun(socket, store=stored)
+        for text in (long, "In French."):
+            steer(socket, previous, text)
+            assert socket.receive()["type"] == "response.steer.accepted"
+        many.turn.finish("so far")
+        assert socket.events()[-1]["type"] == "response.completed"
+        for number in (1, 2):
+            many.tell("pending", number, required_input=[], reason="waiting_for_required_input")
+            assert socket.receive()["type"] == "response.steer.pending"
+        wait_until_sync(lambda: spent(over, over_key) == (COST_NANO_USD, 0), what="no successor is held for")
+        released = threading.Event()
+
+        def answers(turn: Turn) -> None:
+            assert released.wait(10)
+            turn.say("hello")
+
+        provider.answers = answers
+        turn = {"model": MODEL, "input": "The result.", "previous_response_id": previous, "store": stored}
+        socket.create(**turn)
+        provider.wait_for_turns(2)
+        assert spent(over, over_key)[1] > len(long) * 1000, "its bytes, at 1 USD per million tokens"
+        released.set()
+        assert socket.events()[-1]["type"] == "response.completed"
+    sent = provider.turns[1].fields
+    assert (sent["previous_response_id"], sent["input"]) == (previous, "The result."), "the provider has the rest"
+
+
+def test_steering_that_waits_is_bounded(start: StartGateway, provider: WebSocketProvider) -> None:
+    many = ManySteerings(provider)
+    with start(websocket={"max_queued": 2}) as gateway, Socket(gateway.url, gateway.new_key().text) as socket:
+        previous = begun(socket)
+        for _ in range(2):
+            steer(socket, previous)
+            assert socket.receive()["type"] == "response.steer.accepted"
+        steer(socket, previous)
+        assert socket.receive()["error"]["code"] == "too_many_pending_steers"
+        many.turn.finish("so far")
+    assert len(provider.steers) == 2
