@@ -111,9 +111,7 @@ class Session:
         self.turns = 0
         self.opened_s = self.idle_since_s = connection.loop.time()
         self._worker = worker
-        self._steering = Steering(
-            self, worker.handler, worker.body_bounds, worker.bounds.max_queued, worker.bounds.max_queued_bytes
-        )
+        self._steering = Steering(self, worker.handler, worker.bounds.max_queued, worker.bounds.max_queued_bytes)
         self._lanes: dict[str, deque[Message]] = {}
         self._queued = 0
         self._queued_bytes = 0

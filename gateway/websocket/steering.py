@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
+from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
-from gateway.protocol.body_bounds import BodyBounds
-from gateway.protocol.json_splice import replace
 from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.state.items import Item, as_items, upstream_items
 from gateway.types import Body, Headers
@@ -37,7 +37,6 @@ from gateway.websocket.messages import (
     Message,
     in_lane,
     input_of,
-    read_message,
     request_body,
     steer_failed,
 )
@@ -75,13 +74,10 @@ class _Following(NamedTuple):
 class Steering:
     """One socket's. State that changes: the successors of each lane that have not ended."""
 
-    def __init__(
-        self, socket: SteerableSocket, handler: TurnHandler, bounds: BodyBounds, most: int, most_bytes: int
-    ) -> None:
+    def __init__(self, socket: SteerableSocket, handler: TurnHandler, most: int, most_bytes: int) -> None:
         """`most`, `most_bytes`: how many steerings of a response may wait, and how many bytes they may have."""
         self._socket = socket
         self._handler = handler
-        self._bounds = bounds
         self._most = most
         self._most_bytes = most_bytes
         self._following: dict[str, list[_Following]] = {}
@@ -100,7 +96,7 @@ class Steering:
             self._socket.connection.send([steer_failed(message, *_TOO_MANY)])
             return
         following = _Following(
-            Successor(self._socket, found, message, earlier, self._handler, self._bounds),
+            Successor(self._socket, found, message, earlier, self._handler),
             self._socket.connection.loop.create_future(),
         )
         self._following.setdefault(lane, []).append(following)
@@ -136,7 +132,7 @@ class Steering:
         if not named:
             in_its_lane = any(turn.message.lane == message.lane for turn in over_sockets)
             return _NOT_FOUND if in_its_lane else _NOT_ACTIVE
-        given = input_of(message)
+        given = message.fields.get("input")
         return named[0] if isinstance(given, str | list) and given else _NO_INPUT
 
 
@@ -153,17 +149,19 @@ class Successor(SocketTurn):
         steer: Message,
         earlier: Sequence[Successor],
         handler: TurnHandler,
-        bounds: BodyBounds,
     ) -> None:
-        before = dumps(steered.upstream_response_id)
-        changes = {"previous_response_id": before, "input": dumps(input_of(steer))}
-        text = replace(steered.message.text, 0, changes)
-        super().__init__(socket, read_message(text, bounds), handler)
+        fields = {**steered.message.fields, "previous_response_id": steered.upstream_response_id}
+        super().__init__(socket, steered.message._replace(fields=fields), handler)
         self.steered = steered
         self.steer = steer
         self.earlier = earlier
         self.sent = asyncio.Event()
         self.rule = steered.rule
+
+    @property
+    def size(self) -> int:
+        """See `SocketTurn.size`."""
+        return super().size + self.steered.size + sum(len(turn.steer.text) for turn in (*self.earlier, self))
 
     async def run(self) -> str:
         """See `SocketTurn.run`."""
@@ -174,9 +172,13 @@ class Successor(SocketTurn):
 
     def window(self) -> tuple[Sequence[Item], str | None]:
         """See `SocketTurn.window`."""
+        return self._window_after(self.steered.output_so_far())
+
+    def _window_after(self, output: Sequence[Item]) -> tuple[Sequence[Item], str | None]:
+        """The window, where the steered turn has put this out. In any thread."""
         before, base = self.steered.window()
         said = [item for turn in (*self.earlier, self) for item in as_items(input_of(turn.steer))]
-        return [*before, *self.steered.output_so_far(), *said], base
+        return [*before, *output, *said], base
 
     async def _prepare(self) -> Body:
         """What the hold is for: nothing of it is sent but the steering itself."""
@@ -186,7 +188,11 @@ class Successor(SocketTurn):
         self.over = SteeringPassage(
             passage.turn, passage.socket, self.steer.text, self._pass_on, self.steered.ended, self.sent
         )
-        items, base = self.window()
+        work = partial(self._body_after, self.steered.output_so_far())
+        return await self._handler.snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
+
+    def _body_after(self, output: Sequence[Item]) -> Body:
+        items, base = self._window_after(output)
         sent = upstream_items(items, reasoning_ids=True)
         changes = {"previous_response_id": None if base is None else dumps(base), "input": dumps(sent)}
         return request_body(self.message, changes)
@@ -205,13 +211,10 @@ class Successor(SocketTurn):
 
     def _accepted(self) -> list[Item]:
         """The input of the steerings that the provider has accepted, as far as they have not failed since."""
-        failed = self.over.failed if isinstance(self.over, SteeringPassage) else frozenset[str]()
-        found: list[Item] = []
-        for turn in (*self.earlier, self):
-            over = turn.over
-            if isinstance(over, SteeringPassage) and over.is_accepted and over.identifier not in failed:
-                found += as_items(input_of(turn.steer))
-        return found
+        sent = [(turn, turn.over) for turn in (*self.earlier, self) if isinstance(turn.over, SteeringPassage)]
+        failed = {identifier for _, over in sent for identifier in over.failed}
+        accepted = [turn.steer for turn, over in sent if over.is_accepted and over.identifier not in failed]
+        return [item for steer in accepted for item in as_items(input_of(steer))]
 
     def _pass_on(self, answer: bytes) -> None:
         """What the upstream says to the steering."""

@@ -135,6 +135,12 @@ class SocketTurn:
         turn = None if self.over is None else self.over.turn
         return self.may_be_steered and turn is not None and not turn.is_over
 
+    @property
+    def size(self) -> int:
+        """About how many bytes its input and its output so far have."""
+        said = 0 if self._turn_client is None else self._turn_client.bytes_out
+        return len(self.message.text) + (0 if self._recalled is None else self._recalled.size) + said
+
     def window(self) -> tuple[Sequence[Item], str | None]:
         """Its whole input as it is known here, and the stored response that comes before that."""
         if self._recalled is not None:
@@ -177,8 +183,7 @@ class SocketTurn:
         work: Callable[[], Body] = self._body
         if self._source is None and self._recalled is not None:
             work = partial(self._continued, self._recalled, rule)
-        size = len(message.text) + (0 if self._recalled is None else self._recalled.size)
-        return await snapshot.off_loop.run(work) if size > LONG_BYTES else work()
+        return await snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
 
     def _continuable(self) -> Continued | None:
         """What it goes on from, for a socket whose provider remembers that."""

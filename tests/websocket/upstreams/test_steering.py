@@ -255,17 +255,28 @@ def test_several_steerings_of_a_response_are_followed_by_one_turn(
     assert said == ["Tell me.", "so far", "Shorter.", "In French.", "And rhyme.", "all three", "More."]
 
 
+@pytest.mark.parametrize("before_the_next", [False, True])
 def test_a_steering_that_fails_among_others_changes_nothing_for_them(
-    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider
+    over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, before_the_next: bool
 ) -> None:
     many = ManySteerings(provider)
+    failure = {"code": "invalid_input", "message": "No."}
+
+    def accept(turn: Turn) -> None:
+        if before_the_next and many.count == 1:
+            many.tell("failed", 1, error=failure)
+        many.accept(turn)
+
+    provider.steered = accept
     with Socket(over.url, over_key.text) as socket:
         previous = begun(socket, store=False)
         for text in ("Shorter.", "In French."):
             steer(socket, previous, text)
-            assert socket.receive()["type"] == "response.steer.accepted"
-        many.tell("failed", 1, error={"code": "invalid_input", "message": "No."})
-        assert socket.receive()["type"] == "response.steer.failed"
+        told = [socket.receive()["type"] for _ in range(2)]
+        if not before_the_next:
+            many.tell("failed", 1, error=failure)
+        told.append(socket.receive()["type"])
+        assert sorted(told) == [*["response.steer.accepted"] * 2, "response.steer.failed"]
         many.turn.finish("so far")
         many.turn.begin(f"{previous}_b")
         many.turn.finish("one of two", f"{previous}_b")
@@ -286,7 +297,7 @@ def test_what_waits_for_tool_results_is_held_for_by_the_turn_that_brings_them(
     over: RunningGateway, over_key: NewKey, provider: WebSocketProvider, stored: bool
 ) -> None:
     many = ManySteerings(provider)
-    long = "Shorter. " * 5000
+    long = "Shorter. " * 10_000
     with Socket(over.url, over_key.text) as socket:
         previous = begun(socket, store=stored)
         for text in (long, "In French."):
