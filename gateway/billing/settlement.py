@@ -81,7 +81,8 @@ class Hold(NamedTuple):
     `idempotency_key` is the client's own, if it sent one. `unchecked_secret` is set where the store could not be asked
     whether the API key is valid: it is the SHA-256 of the key's secret, and settlement checks it. `reserved`: the
     ledger knows of it; False for a free call, for which nothing is held. `counted`: the meters that count it, as the
-    scripts name them. `day`: in the team's time zone, days after 1970-01-01; -1: as in UTC.
+    scripts name them. `day`: in the team's time zone, days after 1970-01-01; -1: as in UTC. `tags`: what its usage is
+    also counted under, in the form of the script (protocol/attribution.py); "" for none.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Hold(NamedTuple):
     reserved: bool = True
     counted: str = ""
     day: int = -1
+    tags: str = ""
 
 
 class ExchangeResult(NamedTuple):

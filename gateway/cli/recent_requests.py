@@ -13,7 +13,7 @@ from gateway.reporting.latency_buckets import duration
 
 app = typer.Typer(help="Requests: the last ones, why one was refused, how one was settled.", no_args_is_help=True)
 _Team = Annotated[str | None, typer.Option(help="One team; without it, all.")]
-_SHOWN_APART: Final = ("object", "team_id", "key_id", "entry", "timings", "tried", "usage")
+_SHOWN_APART: Final = ("object", "team_id", "key_id", "entry", "timings", "tried", "usage", "tags")
 
 
 @app.command("list")
@@ -77,6 +77,8 @@ def show_(
         fields[name] = f"{found[name]} ({identifier})" if found[name] else identifier
     tried = [f"{one['upstream']}: {one['result']} after {duration(one['took_ms'])}" for one in found["tried"] or []]
     fields |= {"tried": "; ".join(tried)} if tried else {}
+    tags = [f"{name}={value}" for name, value in (found.get("tags") or {}).items()]
+    fields |= {"tags": ", ".join(tags)} if tags else {}
     output.fields({name.replace("_", " "): value for name, value in (fields | (found["usage"] or {})).items()})
     if found["timings"]:
         typer.echo()

@@ -15,6 +15,7 @@ import typer
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
+from gateway.cli.errors import USAGE, CliError
 from gateway.reporting.csv_text import lines
 from gateway.reporting.latency_buckets import duration
 
@@ -23,12 +24,24 @@ MOST: Final = 50
 
 
 class By(StrEnum):
-    """What a row is about."""
+    """What a row is about. VALUE: of a tag."""
 
     MODEL = "model"
     KEY = "key"
     TEAM = "team"
     TIME = "time"
+    USER = "user"
+    TAGS = "tags"
+    VALUE = "tag:NAME"
+
+
+def by_of(text: str) -> By:
+    """Returns what `--by` asks for. Raises CliError."""
+    if text.startswith("tag:") and text != "tag:":
+        return By.VALUE
+    if text in {one.value for one in By} - {By.VALUE}:
+        return By(text)
+    raise CliError(f"--by {text}: one of {', '.join(By)}", exit_code=USAGE)
 
 
 class Step(StrEnum):
@@ -41,7 +54,10 @@ class Step(StrEnum):
 def usage(
     *,
     team: Annotated[str | None, typer.Option(help="One team; without it, all.")] = None,
-    by: Annotated[By, typer.Option(help="What a row is about.")] = By.TEAM,
+    by: Annotated[
+        str,
+        typer.Option(help="What a row is about: model, key, team, time, user, tag:NAME, or tags: the names there are."),
+    ] = By.TEAM.value,
     since: Annotated[str | None, typer.Option("--from", help="ISO 8601, such as 2026-11-01.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not included.")] = None,
     step: Annotated[Step, typer.Option(help="The width of a step of time.")] = Step.DAY,
@@ -51,29 +67,51 @@ def usage(
     as_json: options.AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV, for spreadsheets.")] = False,
 ) -> None:
-    """Show usage and spend by model, key, team or time; by default of the last 30 days."""
+    """Show usage and spend by model, key, team, time, end user or tag; by default of the last 30 days."""
     asked = options.given(team=team, step=step.value, to=until, limit=limit)
     if limit is None and not as_json and not as_csv:
         asked["limit"] = MOST
-    asked |= {} if by is By.TIME else {"by": by.value}
+    about = by_of(by)
+    asked |= {} if about is By.TIME else {"by": by}
     asked |= {"from": since} if since else {}
+    if about is By.TAGS:
+        asked = {name: asked[name] for name in ("team", "from", "to") if name in asked}
     with AdminClient.from_environment() as client:
-        found = client.get("/usage", asked)
+        found = client.get("/usage/tags" if about is By.TAGS else "/usage", asked)
     if as_json:
         output.as_json(found)
-        return
+    elif about is By.TAGS:
+        _tags(found["data"], as_csv=as_csv)
+    elif as_csv:
+        sys.stdout.write(lines(_records(found, about), _COLUMNS[about]))
+    else:
+        _table(found, about)
+
+
+def _tags(tags: list[Json], *, as_csv: bool) -> None:
     if as_csv:
-        sys.stdout.write(lines(_records(found, by), _COLUMNS[by]))
+        sys.stdout.write(
+            lines([{column: tag[column] for column in _COLUMNS[By.TAGS]} for tag in tags], _COLUMNS[By.TAGS])
+        )
         return
+    output.table(
+        ("TAG", "VALUES", "REQUESTS", "INPUT", "CACHED", "OUTPUT", "COST USD"),
+        [(tag["name"] or "(other names)", tag["values"], *(tag[figure] for figure in _FIGURES)) for tag in tags],
+        empty="No request had a tag.",
+    )
+
+
+def _table(found: Json, by: By) -> None:
     rows = found["data"] if by is By.TIME else found["groups"]
     named = [(_name(row, by), row) for row in rows]
     if found["others"]:
         named.append((f"{found['others']['groups']} others", found["others"]))
     most = max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
-    timed = by is not By.KEY  # durations are not rolled up by key
+    timed = by in (By.MODEL, By.TEAM, By.TIME)  # durations are not rolled up by anything else
+    heading = found["by"] if by is By.VALUE else by.value
     output.table(
         (
-            *(by.value.upper(), "REQUESTS", *(("REFUSED", "MEDIAN", "P95") if timed else ())),
+            *(heading.upper(), "REQUESTS", *(("REFUSED", "MEDIAN", "P95") if timed else ())),
             *("INPUT", "CACHED", "OUTPUT", "COST USD", "COST"),
         ),
         [_row(name, row, most, timed=timed) for name, row in named],
@@ -91,6 +129,9 @@ _COLUMNS: Final = MappingProxyType(
     {
         By.TIME: ("start", *_FIGURES, "refused", "median_ms", "p95_ms"),
         By.KEY: ("team", "team_id", "key", "key_id", *_FIGURES),
+        By.USER: ("team", "team_id", "kind", "value", *_FIGURES),
+        By.VALUE: ("team", "team_id", "tag", "kind", "value", *_FIGURES),
+        By.TAGS: ("name", "values", *_FIGURES),
         By.TEAM: ("team", "team_id", *_FIGURES, "refused", "median_ms", "p95_ms"),
         By.MODEL: ("model", *_FIGURES, "refused", "median_ms", "p95_ms"),
     }
@@ -132,4 +173,9 @@ def _name(row: Json, by: By) -> str:
         return str(row["start"])
     if by is By.KEY:
         return f"{row['team']}/{row['key'] or row['key_id']}"
+    if by in (By.USER, By.VALUE):
+        return f"{row['team']}/{row['value'] or _UNNAMED[row['kind']]}"
     return str(row[by.value])
+
+
+_UNNAMED: Final = MappingProxyType({"none": "(none)", "other": "(other)"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     SecretStr,
     field_validator,
+    model_validator,
 )
 
 from gateway.config.types import (
@@ -135,6 +136,29 @@ class LedgerSettings(Section):
     refused_max_entries: int = Field(default=1000, ge=10, le=1_000_000)
     refused_retention_s: Retention = 7 * 86_400
     spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=4096, le=1024**4)
+
+
+MIN_HASH_KEY_CHARACTERS: Final = 32
+
+
+class AttributionSettings(Section):
+    """What of a request counts as a tag, and how much of it is kept."""
+
+    metadata: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ("*",)
+    end_users: Literal["plain", "hashed", "off"] = "plain"
+    hash_key: OptionalSecret = None
+    max_tags: int = Field(default=8, ge=1, le=32)
+    max_values: int = Field(default=500, ge=1, le=100_000)
+    max_names: int = Field(default=20, ge=1, le=1000)
+    retention_s: Retention = 90 * 86_400
+
+    @model_validator(mode="after")
+    def _hashes_with_a_key(self) -> Self:
+        if self.end_users == "hashed" and self.hash_key is None:
+            raise ValueError('end_users = "hashed" needs hash_key')
+        if self.hash_key is not None and len(self.hash_key.get_secret_value()) < MIN_HASH_KEY_CHARACTERS:
+            raise ValueError(f"hash_key must have at least {MIN_HASH_KEY_CHARACTERS} characters")
+        return self
 
 
 MIN_ENCRYPTION_KEY_CHARACTERS: Final = 32

@@ -2,8 +2,8 @@
 
     gateway.toml (--config, GATEWAY_CONFIG)  <  environment GATEWAY_<SECTION>__<NAME>
     secrets: "env:NAME" or "file:PATH", never the secret itself
-    sections: server websocket store admin oidc limits ledger routing errors log telemetry notices recipients.<name>
-        upstreams.<name> routes aliases prices."<pattern>"
+    sections: server websocket store admin oidc limits ledger attribution routing errors log telemetry notices
+        recipients.<name> upstreams.<name> routes aliases prices."<pattern>"
     lists and tables in the environment: JSON, GATEWAY_UPSTREAMS__SIRAYA__API_KEYS='["env:SIRAYA_API_KEY"]'
 
 Unknown keys are errors. `load_settings` reports every error at once, each with its place (errors.py).
@@ -40,6 +40,7 @@ from gateway.config.price_settings import PriceSettings
 from gateway.config.route_settings import RouteSettings
 from gateway.config.sections import (
     AdminSettings,
+    AttributionSettings,
     ErrorsSettings,
     LedgerSettings,
     LimitsSettings,
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     oidc: OidcSettings = OidcSettings()
     limits: LimitsSettings = LimitsSettings()
     ledger: LedgerSettings = LedgerSettings()
+    attribution: AttributionSettings = Field(default_factory=AttributionSettings)
     routing: RoutingSettings = RoutingSettings()
     errors: ErrorsSettings = ErrorsSettings()
     log: LogSettings = LogSettings()

@@ -133,9 +133,10 @@ def _store_url(text: str) -> str:
 _KEPT_HERE: Final = frozenset(
     {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-gateway-admin-key", "cookie", "host"}
     | {"connection", "content-length", "transfer-encoding", "expect", "upgrade", "keep-alive", "te", "trailer"}
+    | {"x-gateway-tags"}
     | {f"sec-websocket-{name}" for name in ("protocol", "key", "version", "extensions")}
 )
-"""Headers that never go from a client to an upstream: keys, also a browser's, and what belongs to one connection."""
+"""Headers that never go from a client to an upstream: keys, a browser's too, tags, and what belongs to one connection."""
 
 
 def _forwarded_header(text: str) -> str:

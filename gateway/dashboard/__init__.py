@@ -4,6 +4,7 @@
     sign_in_page.py   the sign-in page, and the form that it keeps when a session has ended
     single_sign_on.py GET /dashboard/login/oidc and /callback: signing in at an identity provider
     overview.py       GET /dashboard: spend, requests, refusals, durations; plots.py draws what charts.py collects
+    attribution.py    /attribution: usage by tag and by end user
     teams.py          /teams, /teams/{team}: balances, limits, credits; forecast.py says when a balance ends
     keys.py           POST /teams/{team}/keys and below: create, rotate, change, revoke
     journal.py        GET /teams/{team}/journal: every movement of credits
@@ -35,6 +36,7 @@ from fastapi import FastAPI
 
 from gateway.dashboard import (
     admin_keys,
+    attribution,
     configuration,
     downloads,
     journal,
@@ -56,6 +58,19 @@ from gateway.types import Scope
 def install(app: FastAPI, host_of: Callable[[Scope], str]) -> None:
     """Declares the dashboard's routes. `host_of` returns the address that attempts to sign in are counted against."""
     app.state.host_of = host_of
-    pages = (overview, teams, keys, journal, requests, upstreams, notices, prices, admin_keys, configuration, downloads)
+    pages = (
+        overview,
+        attribution,
+        teams,
+        keys,
+        journal,
+        requests,
+        upstreams,
+        notices,
+        prices,
+        admin_keys,
+        configuration,
+        downloads,
+    )
     for module in (sign_in, single_sign_on, static, *pages, not_found):
         app.include_router(module.router, prefix="/dashboard", include_in_schema=False)

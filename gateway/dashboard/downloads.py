@@ -21,7 +21,7 @@ from gateway.reporting.csv_text import lines
 router = APIRouter(prefix="/download", route_class=PageRoute)
 MAX_ROWS: Final = 10_000
 _PAGE: Final = 1000
-_FILTERS: Final = ("outcome", "type", "key", "model", "status", "from", "to", "id", "q")
+_FILTERS: Final = ("by", "outcome", "type", "key", "model", "status", "from", "to", "id", "q")
 
 
 class Download(NamedTuple):
@@ -33,6 +33,11 @@ class Download(NamedTuple):
     is_list: bool = True
 
 
+def _groups(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = answer["groups"]
+    return groups
+
+
 def _prices(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"model": pattern, **row} for pattern, row in answer["data"].items()]
 
@@ -40,7 +45,8 @@ def _prices(answer: dict[str, Any]) -> list[dict[str, Any]]:
 DOWNLOADS: Final[Mapping[str, Download]] = MappingProxyType(
     {
         "usage": Download("/usage", query={"by": "model"}, is_list=False),
-        "usage-by-key": Download("/usage", lambda answer: answer["groups"], {"by": "key"}, is_list=False),
+        "usage-by-key": Download("/usage", _groups, {"by": "key"}, is_list=False),
+        "attribution": Download("/usage", _groups, {"step": "day", "by": "user"}, is_list=False),
         "teams": Download("/teams"),
         "keys": Download("/teams/{team}/keys", query={"all": "true"}),
         "journal": Download("/teams/{team}/journal", query={"order": "newest"}),
@@ -68,7 +74,7 @@ async def download(request: Request, name: str) -> Response:
     asked = {part: forms.moment(query[part]) for part in _FILTERS if query.get(part)}
     if found.path == "/usage":
         period = period_of(request)
-        asked |= {"from": period.since, "step": period.step}
+        asked |= {"from": period.since, "step": found.query.get("step", period.step)}
     if "{team}" not in found.path and query.get("team"):
         asked["team"] = query["team"]
     rows = await _rows(visit.api, found, found.path.format(**named), {**found.query, **asked})

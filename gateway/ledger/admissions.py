@@ -24,6 +24,7 @@ class AdmissionRequest(NamedTuple):
     `operations`: names that stand for the operation in a list of permitted ones, one per line. `free`: only the key and
     what it may use is checked; nothing is reserved, and no limit is asked. `waits`: it has its place in the queue.
     `limited`: the patterns whose limits count it, where they are others than `patterns`.
+    `tags`: as a hold has them.
     """
 
     request_id: str
@@ -37,6 +38,7 @@ class AdmissionRequest(NamedTuple):
     free: bool = False
     waits: bool = False
     limited: tuple[str, ...] = ()
+    tags: str = ""
 
 
 class Admission(NamedTuple):
@@ -115,9 +117,7 @@ def hold_of(
     request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "", counted: str = "", day: int = -1
 ) -> Hold:
     """Returns the hold that a request asks for."""
-    request_id, key, _patterns, demand, _max_output_tokens, idempotency_key, _sends, _operations, free, _waits, _ = (
-        request
-    )
+    request_id, key, _patterns, demand, _most, idempotency_key, _sends, _operations, free, _waits, _, tags = request
     _model, amount, input_tokens, output_tokens, _worst, _unsaid, _operation = demand
     return Hold(
         request_id,
@@ -132,6 +132,7 @@ def hold_of(
         not free,
         counted,
         day,
+        tags,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a settlement sends to the store, the keys and arguments of `settle_v6`, and what that replies. Pure.
+"""What a settlement sends to the store, the keys and arguments of `settle_v7`, and what that replies. Pure.
 
 SettlementCalls(policy).call(settlement, memory)   for a settlement, and a response to remember
 read_posted(reply)                                 the team's balance behind it, and how it was handled
@@ -20,12 +20,12 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
-SETTLE: Final = Script.load("settle_v6")
+SETTLE: Final = Script.load("settle_v7")
 _NOTHING_TO_REMEMBER: Final = ("", "", "", "")
 
 
 class Resolution(IntEnum):
-    """How the ledger handled a settlement: the first number of `settle_v6`'s reply."""
+    """How the ledger handled a settlement: the first number of `settle_v7`'s reply."""
 
     CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
     APPLIED = 1
@@ -64,6 +64,8 @@ class SettlementCalls:
         names, admitted_ms = TeamKeys(hold.team_id), hold.admitted_ms
         indexed_ms = admitted_ms or time.time_ns() // 1_000_000  # where the reply to its admission was lost
         keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms, hold.day)
+        if hold.tags:
+            keys.append(names.attributed(indexed_ms, hold.day))
         if hold.idempotency_key is not None:
             keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
         ends = memory is not None and memory.shown_id
@@ -91,6 +93,7 @@ class SettlementCalls:
             _overrun(settlement),
             fingerprint(hold.id),
             *(_NOTHING_TO_REMEMBER if memory is None else memory[:4]),
+            hold.tags,
             *(("", "0") if ends else ()),
         ]
 
@@ -113,7 +116,7 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
 
     settle_v1 rolled usage up by the hour only; settle_v2 knew neither bills nor attempts; settle_v3 did not
     keep the ids of responses; settle_v4 paused no team; settle_v5 kept ends of holds and responses under keys of their
-    own. Raises LookupError or ValueError for a call that no version wrote.
+    own; settle_v6 knew no tags. Raises LookupError or ValueError for a call that no version wrote.
     """
     if script == "settle_v1":
         names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
@@ -128,4 +131,6 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
         names = TeamKeys(keys[0].partition("{")[2].partition("}")[0])
         keys = [*keys[:6], names.words, names.ended(int(args[12])), *keys[7:9], keys[6], *keys[9:]]
         script, args = "settle_v6", [*args[:22], fingerprint(args[0]), *_NOTHING_TO_REMEMBER, *args[22:]]
+    if script == "settle_v6":
+        script, args = "settle_v7", [*args[:27], "", *args[27:]]
     return script, keys, args

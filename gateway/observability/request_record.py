@@ -120,7 +120,8 @@ class RequestRecord:
     `early_refusal`: the status of a refusal that was told in a stream which had begun before it. `asked_model`: as the
     client wrote it; `answered_model`: as the answer names it. `body_held_bytes`: of the worker's memory of bodies.
     `spooled_form`: the body, if it is a large form. `queued_ms`: for how long it waited for its turn. `day`: of a
-    refused request, in its team's time zone: days after 1970-01-01; -1: as in UTC.
+    refused request, in its team's time zone: days after 1970-01-01; -1: as in UTC. `tags`: as its hold has
+    them.
     """
 
     request_id: str
@@ -152,6 +153,7 @@ class RequestRecord:
     body_held_bytes: int = 0
     spooled_form: Closable | None = None
     queued_ms: int | None = None
+    tags: str = ""
     rates: Rates = NO_RATES
     trace: Trace | None = None
 

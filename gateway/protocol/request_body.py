@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.protocol.attachments import find_attachments
+from gateway.protocol.attribution import LABELLED, NO_LABELS, BodyLabels, read_labels
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
 from gateway.protocol.body_changes import Places
 from gateway.protocol.byte_search import Readable
@@ -44,7 +45,8 @@ class RequestBody(NamedTuple):
     body. Otherwise it is the API's documented default or, with `model_in_prompt`, in a prompt that the provider has
     stored. `form` has the parts of a form with files. `work` is what the provider may do that the body does not show.
     `session` groups requests that belong together. `preferences` is the `provider` object. `places` are the positions
-    of members in a large body. `on_disk` is a large form, in place of `body`.
+    of members in a large body. `on_disk` is a large form, in place of `body`. `labels` say
+    whom it is for.
     """
 
     body: Body
@@ -69,6 +71,7 @@ class RequestBody(NamedTuple):
     places: Places | None = None
     model_in_prompt: bool = False
     on_disk: Readable | None = None
+    labels: BodyLabels = NO_LABELS
 
     @property
     def size_bytes(self) -> int:
@@ -126,6 +129,7 @@ def read_request_body(
         work=read_work(fields, text),
         places=places,
         model_in_prompt=is_unnamed and previous_named and bool(get("prompt")),
+        labels=NO_LABELS if LABELLED.isdisjoint(fields) else read_labels(fields),
     )
 
 

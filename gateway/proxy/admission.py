@@ -320,6 +320,7 @@ def _ask(
         operation.grants,
         free,
         limited=route.limited,
+        tags=record.tags,
     )
 
 

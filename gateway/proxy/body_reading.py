@@ -14,6 +14,8 @@ from gateway.http.client import Client
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.known_responses import KnownResponses
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.attribution import HEADER as TAGS_HEADER
+from gateway.protocol.attribution import NO_LABELS, tags_of
 from gateway.protocol.content_codings import BodyDecoder, check_coding, decode, is_coded
 from gateway.protocol.dialects.dialect import Dialect
 from gateway.protocol.form_body import read_form_request
@@ -61,6 +63,8 @@ async def read_request(
         snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
         record.body_held_bytes = len(request.body)
     record.times.received = time.perf_counter()
+    if request.labels is not NO_LABELS or TAGS_HEADER in client.fields:
+        _note_tags(client, request, limits, record)
     if client.follows_answer:
         return request._replace(work=request.work._replace(rereads_answer=True))
     return request
@@ -93,7 +97,14 @@ async def _read_large_form(
     snapshot.body_memory.give_back(held_bytes - left_bytes)
     record.body_held_bytes = left_bytes
     record.times.received = time.perf_counter()
+    _note_tags(client, request, limits, record)
     return request
+
+
+def _note_tags(client: Client, request: RequestBody, limits: RequestLimits, record: RequestRecord) -> None:
+    tags = client.fields.get(TAGS_HEADER)
+    if tags is not None or request.labels is not NO_LABELS:
+        record.tags = tags_of(tags, request.labels, limits.attribution)
 
 
 def _understood(

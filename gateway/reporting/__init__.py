@@ -1,6 +1,7 @@
 """What operators look at: usage, outcomes, refusals, recent and live requests, the audit log.
 
 usage_rollups      usage by hour and day, written by settlement
+attributed_usage   usage by tag and end user, written by settlement
 report_steps       hours, and days of a time zone
 outcome_rollups    outcomes, refusals and durations by hour and day
 latency_buckets    durations as counts in fixed buckets

@@ -22,6 +22,7 @@ from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.ledger.slot_times import SlotTimes
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.attribution import tag_names
 from gateway.reporting.audit_log import Action, AuditLog
 from gateway.reporting.latency_buckets import bucket_ms
 from gateway.reporting.live_requests import LiveRequests
@@ -246,10 +247,16 @@ def timing(record: RequestRecord) -> dict[str, Any]:
             for upstream, result, seconds in record.upstream.attempts
         ],
         "chosen_by": record.upstream.chosen_by or ("configuration" if record.upstream.attempts else None),
+        **_attribution(record.tags),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
         "timings": record.times.in_ms(),
     }
+
+
+def _attribution(lines: str) -> dict[str, Any]:
+    tags, end_user = tag_names(lines) if lines else ({}, None)
+    return {"tags": tags, "end_user": end_user}
 
 
 def _hour(at_ms: int) -> int:

@@ -30,7 +30,10 @@ _BATCH_SIZE: Final = 32  # calls per write to the store
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """The usage of one model by one key in one step of time. `cost` is in nano-USD; `start_ms`: see report_steps.py."""
+    """The usage of one model by one key in one step of time, or of one value of a tag.
+
+    `cost` is in nano-USD; `start_ms`: see report_steps.py.
+    """
 
     team_id: str
     key_id: str
@@ -41,6 +44,7 @@ class UsageRow:
     cached_input_tokens: int
     output_tokens: int
     cost: int
+    value: str = ""
 
 
 async def rolled_up(
@@ -83,4 +87,5 @@ async def _read(
 def _read_usage(team_id: str, start_ms: int, flat: list[bytes]) -> Iterator[UsageRow]:
     for name, totals in zip(flat[::2], flat[1::2], strict=True):
         key_id, _bar, model = name.decode().partition("|")  # the name of a model may contain a bar
-        yield UsageRow(team_id, key_id, model, start_ms, *map(int, totals.split()))
+        requests, read, cached, made, cost = map(int, totals.split())
+        yield UsageRow(team_id, key_id, model, start_ms, requests, read, cached, made, cost)

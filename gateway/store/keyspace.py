@@ -38,6 +38,7 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:done:<hold_id>     string  TTL of days: how a hold ended, as versions before this one kept it
     gw:{T}:used:<hour>        hash    TTL `ledger.usage_retention_s`: usage of an hour by key and model
     gw:{T}:used-day:<day>     hash    the same for a day, by the date in the team's time zone
+    gw:{T}:attributed:<day>   hash    TTL `attribution.retention_s`: usage of such a day by tag and end user; bounded
     gw:{T}:seen:<hour>        hash    TTL `ledger.usage_retention_s`: outcomes, durations and refusals of an hour
     gw:{T}:seen-day:<day>     hash    the same for a day
     gw:{T}:mark:<sha256>      string  TTL `ledger.idempotency_ttl_s`: a client's Idempotency-Key
@@ -211,6 +212,13 @@ class TeamKeys(NamedTuple):
     def usage(self, step: Step, at_ms: int) -> str:
         """The usage of the hour or the day (UTC) that contains a time (server's, ms)."""
         return self._name(_rolled_up("used", step, at_ms))
+
+    def attributed(self, at_ms: int, day: int = -1) -> str:
+        """The usage of a day by tag and end user.
+
+        Its date is that of a time (server's, ms) in UTC, or `day`, days after 1970-01-01.
+        """
+        return self._name(f"attributed:{at_ms // STEP_MS['day'] if day < 0 else day}")
 
     def outcomes(self, step: Step, at_ms: int) -> str:
         """The outcomes, durations and refusals of that hour or day."""

@@ -38,7 +38,17 @@ EVERY_S: Final = 1.0
 PATIENCE_S: Final = 3.0
 """How long an admin's order waits for the workers: three of their rounds."""
 _LOOKS_EVERY_S: Final = 0.05
-RELOADED: Final = ("upstreams", "routes", "aliases", "prices", "limits", "admin", "notices", "recipients")
+RELOADED: Final = (
+    "upstreams",
+    "routes",
+    "aliases",
+    "prices",
+    "limits",
+    "attribution",
+    "admin",
+    "notices",
+    "recipients",
+)
 _LONGEST_PROBLEM: Final = 4000
 _MODELS_SHOWN: Final = 20
 

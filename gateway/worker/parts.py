@@ -22,6 +22,7 @@ from gateway.http.websocket_handshake import WebSocketOptions
 from gateway.ledger.policy import LedgerPolicy
 from gateway.notices.policy import NoticePolicy, Recipient, Smtp
 from gateway.oidc.provider import IdentityProvider
+from gateway.protocol.attribution import AttributionPolicy
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.body_budget import BodyBudget
 from gateway.proxy.form_spool import FormSpool
@@ -94,6 +95,7 @@ def build_snapshot(
         charge_unanswered=settings.limits.charge_unanswered,
         charge_failed_input=settings.limits.charge_failed_input,
         on_overrun=settings.limits.on_overrun,
+        attribution=attribution_policy(settings),
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
@@ -282,6 +284,18 @@ def build_turns(settings: Settings, store: Store, off_loop: OffLoop) -> Turns:
         CompactionKeys(store, secrets),
         state.compact_threshold_tokens,
         state.off_for_teams,
+    )
+
+
+def attribution_policy(settings: Settings) -> AttributionPolicy:
+    """Returns what counts as a tag, as the settings describe it."""
+    given = settings.attribution
+    return AttributionPolicy(
+        metadata=frozenset(given.metadata),
+        end_users=given.end_users,
+        hash_key=given.hash_key.get_secret_value().encode() if given.hash_key else b"",
+        max_tags=given.max_tags,
+        bounds=f"{given.max_values} {given.max_names} {given.retention_s * 1000}",
     )
 
 

@@ -59,6 +59,7 @@ PATHS = {
     "request-refused": "/requests/{refused}",
     "upstreams": "/upstreams",
     "notices": "/notices",
+    "attribution": "/attribution?by=tag:project",
     "audit": "/audit",
     "prices": "/prices?model=gpt-5&input=1200&cached=200&output=300",
     "admin-keys": "/admin-keys",

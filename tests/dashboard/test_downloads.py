@@ -15,7 +15,18 @@ from tests.support.dashboard_client import DashboardClient, signed_in
 from tests.support.gateway import RunningGateway
 
 FORMULA = '=HYPERLINK("http://evil.example")'
-PAGES = ("", "/teams", "/requests", "/upstreams", "/notices", "/prices", "/audit", "/admin-keys", "/configuration")
+PAGES = (
+    "",
+    "/attribution",
+    "/teams",
+    "/requests",
+    "/upstreams",
+    "/notices",
+    "/prices",
+    "/audit",
+    "/admin-keys",
+    "/configuration",
+)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ PAGES = (
     "/requests",
     "/requests/none",
     "/upstreams",
+    "/attribution",
+    "/attribution?by=tag:none",
     "/notices",
     "/audit",
     "/admin-keys",

@@ -295,7 +295,7 @@ async def test_a_spooled_settlement_that_had_arrived_after_all_is_not_posted_twi
         assert parts.ledger.resolutions == {Resolution.APPLIED: 1, Resolution.REPLAYED: 1}
 
 
-@pytest.mark.parametrize("script", ["settle_v1", "settle_v2", "settle_v3", "settle_v4", "settle_v5"])
+@pytest.mark.parametrize("script", ["settle_v1", "settle_v2", "settle_v3", "settle_v4", "settle_v5", "settle_v6"])
 @pytest.mark.parametrize("remembered", [False, True])
 async def test_a_line_of_a_version_before_this_one_is_posted(
     store: Server, tmp_path: Path, script: str, remembered: bool
@@ -305,8 +305,9 @@ async def test_a_line_of_a_version_before_this_one_is_posted(
         hold = (await parts.ledger.admit(ask(key))).hold
         names = TeamKeys(key.team_id)
         keys, args = SettlementCalls(policy()).call(settled(hold, cost=5))
-        keys = [*keys[:6], names.resolution(hold.id), *keys[8:10]]
-        args = args[: {"settle_v3": 20, "settle_v4": 21, "settle_v5": 22}.get(script, 18)]
+        if script != "settle_v6":
+            keys = [*keys[:6], names.resolution(hold.id), *keys[8:10]]
+        args = args[: {"settle_v3": 20, "settle_v4": 21, "settle_v5": 22, "settle_v6": 27}.get(script, 18)]
         if script == "settle_v1":  # it rolled usage up by the hour alone
             keys = [*keys[:7], f"gw:{{{key.team_id}}}:usage:1"]
         if remembered:

@@ -35,7 +35,7 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "what was admitted without the store counts in every period",
-        "gateway/store/scripts/settle_v6.lua",
+        "gateway/store/scripts/settle_v7.lua",
         "hold.counted = meters_of_model(",
         "local _ = meters_of_model(",
         f"{_TEST}::test_what_was_admitted_without_the_store_counts_in_every_period",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.admin_protections import ADMIN_PROTECTIONS
+from tests.support.attribution_protections import ATTRIBUTION_PROTECTIONS
 from tests.support.deploy_protections import DEPLOY_PROTECTIONS
 from tests.support.form_protections import FORM_PROTECTIONS
 from tests.support.growth_protections import GROWTH_PROTECTIONS
@@ -36,6 +37,7 @@ ROOT: Final = Path(__file__).parents[2]
 EVERY: Final = (
     *PROTECTIONS,
     *ADMIN_PROTECTIONS,
+    *ATTRIBUTION_PROTECTIONS,
     *DEPLOY_PROTECTIONS,
     *FORM_PROTECTIONS,
     *GROWTH_PROTECTIONS,

@@ -10,7 +10,7 @@
     admin_keys.py        GET POST /admin-keys               DELETE /admin-keys/{id}         GET /whoami   GET /audit
                          POST /admin-keys/{id}/rotate
     sign_in.py           POST DELETE /sign-in               POST /sign-in/token             at an identity provider
-    usage.py             GET /usage; usage_totals.py adds its rows up
+    usage.py             GET /usage                         GET /usage/tags                 usage_totals.py adds up
     events.py            GET /events                        live, as server-sent events
     upstreams.py         GET /upstreams                     POST /upstreams/{name}/disable|enable
     notices.py           GET /notices                       POST /notices/test

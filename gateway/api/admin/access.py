@@ -61,6 +61,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "GET /keys/{key}": Rule(EVERYBODY),
         "GET /ledger/verify": Rule(LOOK),
         "GET /usage": Rule(EVERYBODY),
+        "GET /usage/tags": Rule(EVERYBODY),
         "GET /requests": Rule(EVERYBODY),
         "GET /requests/{request_id}": Rule(EVERYBODY),
         "GET /events": Rule(EVERYBODY),

@@ -248,6 +248,7 @@ def _request(request_id: str, team_id: str) -> dict[str, Any]:
         "state": None,
         "team_id": team_id,
         **dict.fromkeys(("team", "key", "client", "queued_ms", "asked_model", "answered_model")),
+        **dict.fromkeys(("tags", "end_user")),
         **dict.fromkeys(("response_id", "upstream_response_id", "upstream_request_id")),
         **dict.fromkeys(("key_id", "at", "model", "outcome", "upstream", "cost_usd", "settled_by", "usage")),
         **dict.fromkeys(("status", "code", "message", "detail", "limit", "scope")),

@@ -22,7 +22,8 @@ from gateway.reporting.usage_rollups import UsageRow
 
 MAX_ROWS: Final = 20_000
 MAX_ROWS_OF_A_TEAM: Final = 4 * MAX_ROWS
-By = Literal["model", "key", "team"]
+By = Literal["model", "key", "team", "value"]
+"""What a row is about. "value": of a tag, or an end user."""
 Group = tuple[str, str]
 """(team id, what a row is about); the team id is "" for groups that span teams."""
 
@@ -146,7 +147,7 @@ class UsageTotals:
 
     def complete(self) -> None:
         """Marks the rows of one team as complete."""
-        if self._by in ("team", "key"):  # any other group may still grow
+        if self._by in ("team", "key", "value"):  # any other group may still grow
             for group in self._open:
                 total = self.groups[group].total
                 heapq.heappush(self._final, (total.cost, total.requests, group))
@@ -178,8 +179,8 @@ class UsageTotals:
     def _group(self, row: UsageRow | OutcomeCounts) -> Group:
         if self._by == "model":
             return "", row.model
-        if self._by == "key" and isinstance(row, UsageRow):
-            return row.team_id, row.key_id
+        if isinstance(row, UsageRow) and self._by in ("key", "value"):
+            return row.team_id, row.key_id if self._by == "key" else row.value
         return (row.team_id, "") if self._by else ("", "")
 
     def _merge(self, group: Group) -> None:

@@ -207,7 +207,7 @@ local function check(name, scope, limits)
   end
 end
 if not free then
-  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v6
+  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v7
   if paused then
     local since_ms, id = string.match(paused, '^(%d+) (.*)$')
     consider('team_paused:' .. id, 'team', since_ms + 0, 0, -1)

@@ -1,7 +1,8 @@
--- settle_v6: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
+-- settle_v7: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 words  8 index  9 usage of the hour  10 usage of the day
---      11 how settle_v5 kept the end of this hold  [the client's idempotency key]  [response]
+--      11 how settle_v5 kept the end of this hold  [what its tags have used on the day]  [the client's idempotency key]
+--      [response]
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 lifetime of the index, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
@@ -15,7 +16,8 @@
 --      24 fingerprint of the response if it is remembered, otherwise ""  25 fingerprint of the upstream's key
 --      26 what to remember of the response if the entry does not tell it, otherwise ""
 --      27 the id of the response that is remembered, or ""
---      [28 text for the last key, the response: what settle_v5 kept; "": that key goes  29 for how long, ms]
+--      28 the request's tags for the key that counts them (attribution.lua), or ""
+--      [29 text for the last key, the response: what settle_v5 kept; "": that key goes  30 for how long, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
@@ -31,8 +33,9 @@
 
 local team_hash, key_hash, state, holds, held_hash, journal, words, index = unpack(KEYS, 1, 8)
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
-local response = ARGV[28] and KEYS[#KEYS]
-local mark = #KEYS > (response and 12 or 11) and KEYS[12]
+local response, is_tagged = ARGV[29] and KEYS[#KEYS], ARGV[28] ~= ''
+local behind = is_tagged and 13 or 12
+local mark = #KEYS >= behind + (response and 1 or 0) and KEYS[behind]
 local binary_id = packed_id(id)
 
 local text, hold, slots, status = redis.call('HGET', held_hash, id), nil, 1, 1
@@ -84,6 +87,11 @@ local ending = kind .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. ' ' .. ARGV[6] .. '\n
 local numbers = redis.call('HMGET', words, ':' .. row, ':' .. ending)
 local hour, day
 if kind == 'settle' then hour, day = redis.call('HGET', KEYS[9], row), redis.call('HGET', KEYS[10], row) end
+-- What is posted later for a response, under an id of its own, belongs to the request that made it.
+local counted, tags = string.sub(id, 1, 6) == 'usage_' and 0 or 1, nil
+if is_tagged and kind == 'settle' then
+--@include attribution
+end
 --@permits HDEL HINCRBY HSET PEXPIRE XADD ZREM
 if not (numbers[1] and numbers[2]) then
 --@permits HLEN
@@ -128,8 +136,6 @@ end
 add_to_index(index, indexed, entry_id, now, ARGV[14] + 0, ARGV[23], remembered and ARGV[24])
 
 if kind == 'settle' then
-  -- What is posted later for a response, under an id of its own, belongs to the request that made it.
-  local counted = string.sub(id, 1, 6) == 'usage_' and 0 or 1
   -- One field per key and model, with its five sums packed: five fields cost more here and where they are read.
   for at = 9, 10 do
     local before = at == 9 and hour or at == 10 and day
@@ -138,10 +144,14 @@ if kind == 'settle' then
       requests + counted, read + input, cached_before + cached, made + output, spent + cost))
     if not before then redis.call('PEXPIRE', KEYS[at], ARGV[15]) end
   end
+  if tags then
+    redis.call('HSET', KEYS[12], unpack(tags))
+    if tags.life then redis.call('PEXPIRE', KEYS[12], tags.life) end
+  end
 end
 pauser = ARGV[22] == '1' and id or pauser
 if pauser and pauser ~= '' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, pauser)) end
-if response and ARGV[28] ~= '' then redis.call('SET', response, ARGV[28], 'PX', ARGV[29])
+if response and ARGV[29] ~= '' then redis.call('SET', response, ARGV[29], 'PX', ARGV[30])
 elseif response then redis.call('DEL', response) end
 -- The client may have used the idempotency key again after this hold expired.
 if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then

@@ -1,0 +1,141 @@
+"""Whom a request is for: tags of the caller's own, and the end user. Pure.
+
+    read_labels(fields)                    what a body says -> BodyLabels
+    tags_of(header, labels, policy)        with the header `x-gateway-tags`, bounded -> lines for the ledger, or ""
+    tag_names(lines)                       the same for people
+
+The header has the form of W3C baggage: `project=alpha,env=prod`, values percent-encoded where they have to be. It is
+the gateway's own and never goes to an upstream; what is wrong with it is refused. A body is the provider's to judge:
+what of it is no tag is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import unquote
+
+from gateway.errors import GatewayError
+
+HEADER: Final = b"x-gateway-tags"
+EndUsers = Literal["plain", "hashed", "off"]
+END_USER: Final = "u"
+TAG: Final = "t:"
+"""How the ledger's lines begin: the end user, and a tag."""
+MAX_NAME: Final = 64
+MAX_VALUE: Final = 128
+MAX_MEMBERS: Final = 16
+"""Members of a body's `metadata` that are looked at: OpenAI allows no more."""
+EVERY: Final = "*"
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+LABELLED: Final = frozenset({"metadata", "user", "safety_identifier"})
+_USER_ID: Final = "user_id"  # where Anthropic's clients name the end user, in `metadata`
+_HASH_CHARACTERS: Final = 32
+
+
+class BodyLabels(NamedTuple):
+    """What a body says: members of its metadata, and the end user, "" if it names none."""
+
+    metadata: tuple[tuple[str, str], ...] = ()
+    end_user: str = ""
+
+
+NO_LABELS: Final = BodyLabels()
+
+
+class AttributionPolicy(NamedTuple):
+    """What counts as a tag, and how much of it is kept.
+
+    `metadata`: names of members that count, EVERY for all. `hash_key`: of "hashed" end users. `bounds`: the most values
+    of a name and the most names on a day, and how long a day is kept in ms, as the script reads them.
+    """
+
+    metadata: frozenset[str] = frozenset({EVERY})
+    end_users: EndUsers = "plain"
+    hash_key: bytes = b""
+    max_tags: int = 8
+    bounds: str = "500 20 7776000000"
+
+
+DEFAULT: Final = AttributionPolicy()
+
+
+def read_labels(fields: Mapping[str, Any]) -> BodyLabels:
+    """Returns what a decoded body says. Never raises: a value of another type counts as absent."""
+    metadata = fields.get("metadata")
+    members: dict[str, str] = {}
+    if isinstance(metadata, dict):
+        for name, value in list(metadata.items())[:MAX_MEMBERS]:
+            if isinstance(value, str) and _NAME.fullmatch(name) and (text := _text(value)):
+                members[name] = text
+    end_user = next(filter(None, (_text(fields.get(name)) for name in ("safety_identifier", "user"))), "")
+    if not end_user:
+        end_user = members.pop(_USER_ID, "")
+    return BodyLabels(tuple(members.items()), end_user)
+
+
+def tags_of(header: bytes | None, labels: BodyLabels, policy: AttributionPolicy = DEFAULT) -> str:
+    """Returns a request's tags for the ledger: the bounds, and a line for each tag and for the end user.
+
+    A tag of the header goes before one of the metadata. Raises GatewayError `invalid_field` for a header that is wrong.
+    """
+    tags = {} if header is None else _read_header(header, policy.max_tags)
+    for name, value in labels.metadata if policy.metadata else ():
+        if len(tags) == policy.max_tags:
+            break
+        if name in policy.metadata or EVERY in policy.metadata:
+            tags.setdefault(name, value)
+    lines = [f"{TAG}{name}={value}" for name, value in tags.items()]
+    if labels.end_user and policy.end_users != "off":
+        lines.append(f"{END_USER}={end_user_of(labels.end_user, policy)}")
+    return "\n".join((policy.bounds, *lines)) if lines else ""
+
+
+def end_user_of(name: str, policy: AttributionPolicy) -> str:
+    """Returns how an end user is kept."""
+    if policy.end_users != "hashed":
+        return name
+    return hmac.digest(policy.hash_key, name.encode(), hashlib.sha256).hex()[:_HASH_CHARACTERS]
+
+
+def tag_names(lines: str) -> tuple[dict[str, str], str | None]:
+    """Returns a request's tags by name, and its end user."""
+    pairs = dict(line.split("=", 1) for line in lines.split("\n")[1:])
+    end_user = pairs.pop(END_USER, None)
+    return {name.removeprefix(TAG): value for name, value in pairs.items()}, end_user
+
+
+def _read_header(header: bytes, most: int) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for part in header.decode("latin-1").split(","):
+        if not (member := part.strip()):
+            continue
+        name, equals, raw = (piece.strip() for piece in member.partition("="))
+        value = unquote(raw)
+        if not equals or not _NAME.fullmatch(name) or not 0 < len(value) <= MAX_VALUE or not value.isprintable():
+            raise _wrong(
+                f"{member[:MAX_VALUE]!r} is no tag: a name of 1 to {MAX_NAME} letters, digits, '_', '.' and '-', '=' "
+                f"and a value of 1 to {MAX_VALUE} characters, percent-encoded"
+            )
+        if name in tags:
+            raise _wrong(f"the tag {name!r} stands there twice")
+        tags[name] = value
+        if len(tags) > most:
+            raise _wrong(f"a request has {most} tags at most")
+    return tags
+
+
+def _wrong(why: str) -> GatewayError:
+    name = HEADER.decode()
+    return GatewayError("invalid_field", f"{name}: {why}.", param=name)
+
+
+def _text(value: object) -> str:
+    """Returns a text in one line and cut, "" for what is none."""
+    if not isinstance(value, str):
+        return ""
+    text = " ".join(value[: 4 * MAX_VALUE].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_VALUE]

@@ -1,0 +1,56 @@
+"""Protections of tags and end users: what switches each off, and the test that must fail then."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.protections import Protection
+
+_SCRIPT: Final = "gateway/store/scripts/attribution.lua"
+_LEDGER: Final = "tests/ledger/test_attribution.py"
+_BOUNDED: Final = f"{_LEDGER}::test_too_many_values_and_too_many_names_are_counted_together"
+
+ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
+    Protection(
+        "the values of a tag are bounded",
+        _SCRIPT,
+        "elseif values >= most_values + 0 then line = name .. '='",
+        "elseif false then line = ''",
+        _BOUNDED,
+    ),
+    Protection(
+        "the names of tags are bounded",
+        _SCRIPT,
+        "if is_new_name and names >= most_names + 0 then line = '='",
+        "if false then line = ''",
+        _BOUNDED,
+    ),
+    Protection(
+        "a request counts once among what is counted together",
+        _SCRIPT,
+        "  if not is_done[line] then\n",
+        "  if true then\n",
+        _BOUNDED,
+    ),
+    Protection(
+        "what is counted by tag has an end",
+        "gateway/store/scripts/settle_v7.lua",
+        "if tags.life then redis.call('PEXPIRE', KEYS[12], tags.life) end",
+        "",
+        f"{_LEDGER}::test_a_day_is_kept_as_long_as_the_policy_says",
+    ),
+    Protection(
+        "tags of a header never go to a provider",
+        "gateway/config/types.py",
+X
+        ', "upgrade"}',
+        "tests/unit/test_settings.py::test_the_gateway_s_own_headers_are_not_forwarded",
+    ),
+    Protection(
+        "an end user is hashed where the configuration says so",
+        "gateway/protocol/attribution.py",
+        '    if policy.end_users != "hashed":\n',
+        "    if True:\n",
+        "tests/unit/test_attribution.py::test_an_end_user_can_be_hashed_or_left_out",
+    ),
+)

@@ -1,0 +1,120 @@
+"""Tags of the header and of the body: what is taken, what is refused, and what stays bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import GatewayError
+from gateway.protocol.attribution import (
+    DEFAULT,
+    MAX_VALUE,
+    NO_LABELS,
+    BodyLabels,
+    read_labels,
+    tag_names,
+    tags_of,
+)
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyzABC019_.-", min_size=1, max_size=64)
+VALUES = st.text(min_size=1, max_size=MAX_VALUE).filter(str.isprintable)
+
+
+def tags(
+    header: str | None = None, body: dict[str, Any] | None = None, **policy: Any
+) -> tuple[dict[str, str], str | None]:
+    """The tags and the end user of a request."""
+    labels = NO_LABELS if body is None else read_labels(body)
+    lines = tags_of(None if header is None else header.encode(), labels, DEFAULT._replace(**policy))
+    return tag_names(lines) if lines else ({}, None)
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=8))
+def test_what_a_header_says_is_taken_as_it_was_meant(wanted: dict[str, str]) -> None:
+    header = ", ".join(f"{name}={quote(value)}" for name, value in wanted.items())
+    assert tags(header) == (wanted, None)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "project",
+        "project=",
+        "=alpha",
+        "pro ject=alpha",
+        "project=a%0Ab",
+        "project=" + "x" * 129,
+        "x" * 65 + "=a",
+        "a=1,a=2",
+        ",".join(f"n{number}=1" for number in range(9)),
+    ],
+)
+def test_a_header_that_is_wrong_is_refused_and_says_why(header: str) -> None:
+    with pytest.raises(GatewayError) as refused:
+        tags(header)
+    assert (refused.value.code, refused.value.param) == ("invalid_field", "x-gateway-tags")
+
+
+def test_an_empty_header_has_no_tags() -> None:
+    assert tags(" , ") == ({}, None)
+
+
+@given(st.dictionaries(st.text(max_size=80), st.none() | st.text() | st.integers() | st.lists(st.text()), max_size=40))
+def test_of_metadata_whatever_it_holds_what_is_no_tag_is_left_out(metadata: dict[str, Any]) -> None:
+    labels = read_labels({"metadata": metadata})
+    assert len(labels.metadata) <= 16
+    found, end_user = tags(None, {"metadata": metadata})
+    assert len(found) <= DEFAULT.max_tags
+    for name, value in found.items():
+        assert "\n" not in name + value
+        assert "=" not in name
+        assert 0 < len(value) <= MAX_VALUE
+        assert value.isprintable()
+    assert end_user is None or "\n" not in end_user
+
+
+def test_the_header_goes_before_the_metadata() -> None:
+    body = {"metadata": {"project": "beta", "run": "7"}}
+    assert tags("project=alpha", body) == ({"project": "alpha", "run": "7"}, None)
+
+
+def test_only_the_members_that_the_configuration_names_count() -> None:
+    body = {"metadata": {"project": "alpha", "request": "8"}}
+    assert tags(None, body, metadata=frozenset({"project"})) == ({"project": "alpha"}, None)
+    assert tags(None, body, metadata=frozenset()) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "user"),
+    [
+        ({"user": "bob"}, "bob"),
+        ({"user": "bob", "safety_identifier": "sid"}, "sid"),
+        ({"metadata": {"user_id": "claude"}}, "claude"),
+        ({"metadata": {"user_id": "claude"}, "user": "bob"}, "bob"),
+        ({"user": 7, "safety_identifier": None}, None),
+        ({"user": "  "}, None),
+        ({"user": "a\nb"}, "a b"),
+    ],
+)
+def test_who_the_end_user_is(body: dict[str, Any], user: str | None) -> None:
+    assert tags(None, body)[1] == user
+
+
+def test_an_end_user_can_be_hashed_or_left_out() -> None:
+    body = {"user": "bob@example.com"}
+    policy = {"end_users": "hashed", "hash_key": b"k" * 32}
+    _, hashed = tags(None, body, **policy)
+    assert hashed is not None
+    assert "bob" not in hashed
+    assert len(hashed) == 32
+    assert hashed == tags(None, body, **policy)[1]
+    assert hashed != tags(None, body, **{**policy, "hash_key": b"l" * 32})[1]
+    assert tags(None, body, end_users="off") == ({}, None)
+
+
+def test_what_says_nothing_costs_nothing() -> None:
+    assert tags_of(None, BodyLabels(), DEFAULT) == ""
