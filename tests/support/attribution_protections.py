@@ -21,15 +21,8 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the names of tags are bounded",
         _SCRIPT,
-        "if is_new_name and names >= most_names + 0 then line = '='",
+        "if values == 0 and names >= most_names + 0 then line = '='",
         "if false then line = ''",
-        _BOUNDED,
-    ),
-    Protection(
-        "a request counts once among what is counted together",
-        _SCRIPT,
-        "  if not is_done[line] then\n",
-        "  if true then\n",
         _BOUNDED,
     ),
     Protection(
@@ -44,7 +37,7 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "gateway/config/types.py",
 X
         ', "upgrade"}',
-        "tests/unit/test_settings.py::test_the_gateway_s_own_headers_are_not_forwarded",
+        "tests/unit/test_attribution_settings.py::test_the_gateway_s_own_headers_are_not_forwarded",
     ),
     Protection(
         "an end user is hashed where the configuration says so",

@@ -378,26 +378,3 @@ def test_a_base_url_that_ends_in_an_endpoint_is_named(ending: str, monkeypatch: 
     with pytest.raises(ValidationError) as refused:
         UpstreamSettings(base_url=f"https://provider.example/v1{ending}", api_keys=("env:TEST_BASE_URL_KEY",))
     assert "https://provider.example/v1" in str(refused.value)
-
-
-@pytest.mark.parametrize("header", ["x-gateway-tags", "x-gateway-t*", "x-gateway-*", "authorization"])
-def test_the_gateway_s_own_headers_are_not_forwarded(tmp_path: Path, header: str) -> None:
-    text = GOOD.replace("[[routes]]", f'forward_headers = ["{header}"]\n[[routes]]')
-    assert any("never goes to an upstream" in problem for problem in problems(tmp_path, text))
-
-
-@pytest.mark.parametrize(
-    ("attribution", "told"),
-    [
-        ('end_users = "hashed"', "needs hash_key"),
-        ('end_users = "hashed"\nhash_key = "env:SHORT_KEY"', "at least 32 characters"),
-        ("max_values = 0", "max_values"),
-    ],
-)
-def test_an_attribution_that_cannot_work_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribution: str, told: str
-) -> None:
-    monkeypatch.setenv("SHORT_KEY", "too-short")
-    found = "\n".join(problems(tmp_path, f"[attribution]\n{attribution}\n{GOOD}"))
-    assert told in found
-    assert "too-short" not in found

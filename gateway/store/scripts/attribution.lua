@@ -7,29 +7,24 @@
 -- Further values of a name count under "<name>=", and further names under "=". Sets `tags` to the fields to write, with
 -- `tags.life` for a new hash.
 local most_values, most_names, life = string.match(ARGV[28], '^(%d+) (%d+) (%d+)')
-local names, is_done = redis.call('HGET', KEYS[12], '#'), {}
+local names = redis.call('HGET', KEYS[12], '#')
 tags = { life = not names and life }
 names = tonumber(names or 0)
-for line in string.gmatch(ARGV[28], '\n([^\n]+)') do
+for line in string.gmatch(ARGV[28], '\n([^\n]+)') do -- no name twice; where two are counted together, both write the same
   local name = string.match(line, '^[^=]*')
   local found = redis.call('HMGET', KEYS[12], line, '#' .. name)
   local before, values = found[1], tonumber(found[2] or 0)
   if not before then
-    local is_new_name = values == 0 and not is_done['#' .. name]
-    if is_new_name and names >= most_names + 0 then line = '='
+    if values == 0 and names >= most_names + 0 then line = '='
     elseif values >= most_values + 0 then line = name .. '='
     else
-      if is_new_name then names = names + 1 end
-      is_done['#' .. name] = true
+      names = values == 0 and names + 1 or names
       tags[#tags + 1], tags[#tags + 2] = '#' .. name, string.format('%d', values + 1)
       tags[#tags + 1], tags[#tags + 2] = '#', string.format('%d', names)
     end
     if string.sub(line, -1) == '=' then before = redis.call('HGET', KEYS[12], line) end
   end
-  if not is_done[line] then
-    is_done[line] = true
-    local requests, read, cached_before, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
-    tags[#tags + 1], tags[#tags + 2] = line, string.format('%d %d %d %d %d',
-      requests + counted, read + input, cached_before + cached, made + output, spent + cost)
-  end
+  local requests, read, cached_before, made, spent = string.match(before or '0 0 0 0 0', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+  tags[#tags + 1], tags[#tags + 2] = line, string.format('%d %d %d %d %d',
+    requests + counted, read + input, cached_before + cached, made + output, spent + cost)
 end
