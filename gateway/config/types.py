@@ -136,7 +136,7 @@ _KEPT_HERE: Final = frozenset(
     | {"x-gateway-tags"}
     | {f"sec-websocket-{name}" for name in ("protocol", "key", "version", "extensions")}
 )
-"""Headers that never go from a client to an upstream: keys, a browser's too, tags, and what belongs to one connection."""
+"""Headers that never go from a client to an upstream: keys, a browser's too, tags, and a connection's own."""
 
 
 def _forwarded_header(text: str) -> str:

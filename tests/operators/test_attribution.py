@@ -6,6 +6,7 @@ import csv
 import io
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,15 @@ def test_turns_that_the_gateway_keeps_and_background_responses_count_once(start:
         assert groups(root, key, "user") == {("value", "bob"): 2, ("none", None): 1}
         assert groups(root, key, "tag:project") == {("value", "alpha"): 3}
         assert groups(root, key, "tag:run") == {("value", "1"): 1, ("none", None): 2}
+
+
+def test_a_day_is_that_of_the_team_s_time_zone(gateway: RunningGateway, root: httpx.Client, key: NewKey) -> None:
+    zone = "Pacific/Kiritimati" if datetime.now(UTC).hour >= 11 else "Etc/GMT+12"  # where it is another day just now
+    done(root.patch(f"/teams/{key.team.id}", json={"timezone": zone}))
+    ask(gateway, key, "project=alpha")
+    found = done(root.get("/usage", params={"team": key.team.id, "by": "tag:project"}))
+    (row,) = found["data"]
+    assert (row["kind"], row["value"], row["requests"]) == ("value", "alpha", 1)
+    assert found["timezone"] == zone
+    begun = datetime.fromisoformat(row["start"])
+    assert begun <= datetime.now(UTC) < begun + timedelta(days=1)

@@ -35,8 +35,8 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "tags of a header never go to a provider",
         "gateway/config/types.py",
-X
-        ', "upgrade"}',
+        '    | {"x-gateway-tags"}\n',
+        "",
         "tests/unit/test_attribution_settings.py::test_the_gateway_s_own_headers_are_not_forwarded",
     ),
     Protection(
