@@ -14,6 +14,7 @@ audio_length         how long an audio file plays
 audio_containers     how long MP4 and WebM files play
 audio_frames         how long a file of frames plays
 attachments          inline files in a body
+attribution          whom a request is for: its tags, and the end user
 stored_references    what a request names that only its provider can read
 request_work         what a request lets a provider read and do beyond its body
 output_size          how much an answer put out, where no usage says so
