@@ -84,7 +84,7 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a settlement that is posted again changes nothing",
-        "gateway/store/scripts/settle_v6.lua",
+        "gateway/store/scripts/settle_v7.lua",
         "local entry = not before and find_entry(index, journal, ARGV[23], binary_id, 1)",
         "local entry = nil",
         f"{_SCHEDULES}[cut_at_a_command]",
