@@ -139,6 +139,8 @@ class LedgerSettings(Section):
 
 
 MIN_HASH_KEY_CHARACTERS: Final = 32
+MAX_COUNTED: Final = 20_000
+"""Values that a team's day may tell apart, of all names together."""
 
 
 class AttributionSettings(Section):
@@ -148,7 +150,7 @@ class AttributionSettings(Section):
     end_users: Literal["plain", "hashed", "off"] = "plain"
     hash_key: OptionalSecret = None
     max_tags: int = Field(default=8, ge=1, le=32)
-    max_values: int = Field(default=500, ge=1, le=100_000)
+    max_values: int = Field(default=500, ge=1, le=10_000)
     max_names: int = Field(default=20, ge=1, le=1000)
     retention_s: Retention = 90 * 86_400
 
@@ -158,6 +160,12 @@ class AttributionSettings(Section):
             raise ValueError('end_users = "hashed" needs hash_key')
         if self.hash_key is not None and len(self.hash_key.get_secret_value()) < MIN_HASH_KEY_CHARACTERS:
             raise ValueError(f"hash_key must have at least {MIN_HASH_KEY_CHARACTERS} characters")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_a_day(self) -> Self:
+        if self.max_values * self.max_names > MAX_COUNTED:
+            raise ValueError(f"max_values * max_names must be at most {MAX_COUNTED}: a report reads a day at once")
         return self
 
 

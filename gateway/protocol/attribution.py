@@ -27,11 +27,14 @@ TAG: Final = "t:"
 """How the ledger's lines begin: the end user, and a tag."""
 MAX_NAME: Final = 64
 MAX_VALUE: Final = 128
+MAX_VALUE_BYTES: Final = 4 * MAX_VALUE
 MAX_MEMBERS: Final = 16
 """Members of a body's `metadata` that are looked at: OpenAI allows no more."""
 EVERY: Final = "*"
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-LABELLED: Final = frozenset({"metadata", "user", "safety_identifier"})
+USER_FIELDS: Final = ("safety_identifier", "user")
+"""Where a body names the end user, the first that does."""
+LABELLED: Final = frozenset({"metadata", *USER_FIELDS})
 _USER_ID: Final = "user_id"  # where Anthropic's clients name the end user, in `metadata`
 _HASH_CHARACTERS: Final = 32
 
@@ -71,7 +74,7 @@ def read_labels(fields: Mapping[str, Any]) -> BodyLabels:
         for name, value in list(metadata.items())[:MAX_MEMBERS]:
             if isinstance(value, str) and _NAME.fullmatch(name) and (text := _text(value)):
                 members[name] = text
-    end_user = next(filter(None, (_text(fields.get(name)) for name in ("safety_identifier", "user"))), "")
+    end_user = next(filter(None, (_text(fields.get(name)) for name in USER_FIELDS)), "")
     if not end_user:
         end_user = members.pop(_USER_ID, "")
     return BodyLabels(tuple(members.items()), end_user)

@@ -24,7 +24,7 @@ from gateway.store.store import Store
 NONE: Final = ""
 OTHER: Final = "\n"
 """Stand for values. A real one is neither empty nor has it a line's end."""
-_DAYS: Final = 4  # of one team, read by one call
+_DAYS: Final = 2  # of one team, read by one call
 _BATCH_SIZE: Final = 4  # calls per write to the store
 _LARGE: Final = 2000  # words of a hash, behind which others are served
 _NOTHING: Final = (0, 0, 0, 0, 0)
@@ -33,11 +33,11 @@ Sums = tuple[int, ...]
 
 
 class Day(NamedTuple):
-    """What one team used on one day: in all, and of each name and value that was asked for."""
+    """What one team used on one day: in all (None: no longer kept), and of each name and value that was asked for."""
 
     team_id: str
     start_ms: int
-    total: Sums
+    total: Sums | None
     values: Mapping[tuple[str, str], Sums]
 
 
@@ -49,12 +49,11 @@ async def by_value(
     Raises GatewayError `store_unavailable`.
     """
     async for day in _days(store, team_ids, starts, f"{name}=".encode()):
-        rest = day.total
+        rest = day.total or _NOTHING
         for (_, value), sums in day.values.items():
             rest = tuple(map(sub, rest, sums))
             yield _row(day, value, sums)
-        rest = tuple(max(0, one) for one in rest)
-        if any(rest):
+        if day.total is not None and any(rest):  # a later correction of a request with a tag may make it negative
             yield _row(day, NONE, rest)
 
 
@@ -125,11 +124,8 @@ def _values(flat: Sequence[bytes], prefix: bytes) -> dict[tuple[str, str], Sums]
     return values
 
 
-def _total(rows: Sequence[bytes]) -> Sums:
-    total: Sums = _NOTHING
-    for row in rows:
-        total = tuple(map(add, total, _sums(row)))
-    return total
+def _total(rows: Sequence[bytes]) -> Sums | None:
+    return tuple(map(sum, zip(*map(_sums, rows), strict=True))) or None
 
 
 def _sums(totals: bytes) -> Sums:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.billing.settlement import Hold
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.settlement_call import SETTLE, Resolution, SettlementCalls
 from gateway.protocol.attribution import DEFAULT, BodyLabels, tags_of
@@ -72,6 +73,18 @@ async def test_too_many_values_and_too_many_names_are_counted_together(store: Se
             "name0": (1, 1),
             OTHER: (1, 10),  # a request with two of them is one request
         }
+        await spend(parts, key, lines({"late": "x"}, "bob"), 1)
+        assert (await costs(parts, key, "u", at_ms))["bob"] == (1, 1), "an end user takes no tag's place"
+
+
+async def test_a_correction_that_comes_later_leaves_the_sum_right(store: Server, tmp_path: Path) -> None:
+    """It knows no tags, so that it is among the requests without one, if it must be below zero."""
+    async with open_ledger(store.url, tmp_path) as parts:
+        key = await parts.new_key()
+        at_ms = await spend(parts, key, lines({"project": "alpha"}), 10)
+        less = settled(Hold("usage_1", key.team_id, key.key_id, 0, 0, 0, at_ms), cost=-4)
+        await parts.ledger.settle(less)
+        assert await costs(parts, key, "t:project", at_ms) == {"alpha": (1, 10), NONE: (0, -4)}
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,7 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the names of tags are bounded",
         _SCRIPT,
-        "if values == 0 and names >= most_names + 0 then line = '='",
+        "if is_new and names >= most_names + 0 then line = '='",
         "if false then line = ''",
         _BOUNDED,
     ),

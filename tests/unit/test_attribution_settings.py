@@ -24,6 +24,7 @@ def test_the_gateway_s_own_headers_are_not_forwarded(tmp_path: Path, header: str
         ('end_users = "hashed"', "needs hash_key"),
         ('end_users = "hashed"\nhash_key = "env:SHORT_KEY"', "at least 32 characters"),
         ("max_values = 0", "max_values"),
+        ("max_values = 10000\nmax_names = 3", "at most 20000"),
     ],
 )
 def test_an_attribution_that_cannot_work_is_refused(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
+from gateway.protocol.attribution import MAX_VALUE
 from gateway.protocol.body_changes import with_model
 from gateway.protocol.dialects.audio import TRANSCRIPTION
 from gateway.protocol.dialects.images import IMAGES
@@ -154,3 +155,19 @@ def test_a_file_of_sound_counts_by_its_seconds() -> None:
     assert request.bounds.units == {"second": 90}
     assert request.facts.seconds == 90
     assert request.input_tokens_estimate < 3_000 < len(body) // 4
+
+
+@pytest.mark.parametrize(
+    ("parts", "user"),
+    [
+        ([], ""),
+        ([text_part("user", b"bob")], "bob"),
+        ([text_part("user", b"bob"), text_part("safety_identifier", b"sid")], "sid"),
+        ([text_part("user", b"x" * MAX_TEXT_BYTES)], "x" * MAX_VALUE),
+        ([text_part("user", b"\xff\n\xe9")], "\ufffd \ufffd"),
+        ([file_part("user", "bob.txt", b"bob")], ""),
+    ],
+)
+def test_a_form_names_its_end_user_in_a_part(parts: list[bytes], user: str) -> None:
+    body = closed(text_part("model", b"m"), text_part("prompt", b"x"), *parts)
+    assert read_form_request(body, CONTENT_TYPE.encode(), IMAGES.request).labels.end_user == user

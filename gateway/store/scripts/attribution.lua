@@ -3,8 +3,8 @@
 -- ARGV[28]: "<most values of a name> <most names> <lifetime, ms>", then a line for each tag, "<name>=<value>". A name is "t:" and
 -- the tag's name, or "u" for the end user; a value is not empty.
 -- KEYS[12], a hash: "<name>=<value>" -> "requests input cached output cost", as the usage of a day has them;
---   "#<name>" -> how many values it has; "#" -> how many names there are
--- Further values of a name count under "<name>=", and further names under "=". Sets `tags` to the fields to write, with
+--   "#<name>" -> how many values it has; "#" -> how many names of tags there are
+-- Further values of a name count under "<name>=", and further names of tags under "=". Sets `tags` to the fields to write, with
 -- `tags.life` for a new hash.
 local most_values, most_names, life = string.match(ARGV[28], '^(%d+) (%d+) (%d+)')
 local names = redis.call('HGET', KEYS[12], '#')
@@ -15,10 +15,11 @@ for line in string.gmatch(ARGV[28], '\n([^\n]+)') do -- no name twice; where two
   local found = redis.call('HMGET', KEYS[12], line, '#' .. name)
   local before, values = found[1], tonumber(found[2] or 0)
   if not before then
-    if values == 0 and names >= most_names + 0 then line = '='
+    local is_new = values == 0 and name ~= 'u'
+    if is_new and names >= most_names + 0 then line = '='
     elseif values >= most_values + 0 then line = name .. '='
     else
-      names = values == 0 and names + 1 or names
+      names = is_new and names + 1 or names
       tags[#tags + 1], tags[#tags + 2] = '#' .. name, string.format('%d', values + 1)
       tags[#tags + 1], tags[#tags + 2] = '#', string.format('%d', names)
     end
