@@ -23,6 +23,7 @@ TEAMS = (
 )
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 MODELS = ("gpt-5", "gpt-5-mini", "claude-sonnet", "llama-4-scout")
+PROJECTS = ("alpha", "beta", "x" * 128)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,12 @@ def team(gateway: RunningGateway) -> str:
             ]
             done(root.post(f"/teams/{found['id']}/keys/{keys[0]['id']}/rotate", json={"overlap_s": 86_400}))
             for number, key in enumerate((keys[0],) * 8 + (keys[1],) * 4):
-                with gateway.sdk(key["key"]) as client:
+                with gateway.sdk(
+                    key["key"], default_headers={"x-gateway-tags": f"project={PROJECTS[number % 3]}"}
+                ) as client:
                     try:
                         client.responses.create(
-                            model=MODELS[number % len(MODELS)], input="hello " * 30, max_output_tokens=60
+                            model=MODELS[number % len(MODELS)], input="hello " * 30, max_output_tokens=60, user="Ana"
                         )
                     except openai.APIStatusError as refused:
                         assert refused.status_code in (402, 429)  # noqa: PT017 - the others went through

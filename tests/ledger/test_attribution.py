@@ -118,7 +118,7 @@ async def test_of_any_requests_each_name_adds_up_to_what_was_spent(
                 if value not in (NONE, OTHER):
                     assert cost == model[name][value]
         stored = await parts.store.run("HLEN", TeamKeys(key.team_id).attributed(at_ms))
-        assert stored <= 2 * (3 + 2) + 2
+        assert stored <= 3 * (3 + 2) + 2, "two tags and the end user: values, the others, and their number"
 
 
 async def test_a_settlement_that_is_repeated_or_voided_counts_once_or_not_at_all(store: Server, tmp_path: Path) -> None:
