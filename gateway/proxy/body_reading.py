@@ -102,9 +102,7 @@ async def _read_large_form(
 
 
 def _note_tags(client: Client, request: RequestBody, limits: RequestLimits, record: RequestRecord) -> None:
-    tags = client.fields.get(TAGS_HEADER)
-    if tags is not None or request.labels is not NO_LABELS:
-        record.tags = tags_of(tags, request.labels, limits.attribution)
+    record.tags = tags_of(client.fields.get(TAGS_HEADER), request.labels, limits.attribution)
 
 
 def _understood(
