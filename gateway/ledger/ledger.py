@@ -65,7 +65,7 @@ from gateway.store.store import Store
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
 """Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
 _POSTED_AT_ONCE: Final = 500
-_LAST_WAIT_MS: Final = "700"
+_LAST_WAIT_MS: Final = 700
 """How long shutdown waits for a replica. It is shorter than the store's own timeout."""
 _TOLD_EVERY_S: Final = 60.0
 _ID_BYTES: Final = 12
@@ -201,6 +201,7 @@ class Ledger:
             return nothing
         self._open.pop(settlement.hold.id, None)
         keys, args = self._calls.call(settlement, memory)
+        epoch = self._store.epoch
         done: asyncio.Future[Posted | None] = self._loop.create_future()
 
         def on_reply(reply: asyncio.Future[Any]) -> None:
@@ -208,7 +209,7 @@ class Ledger:
             posted: Posted | None = None
             try:
                 posted = self._resolved(reply.result(), args)
-                self._unreplicated.keep(keys, args)
+                self._unreplicated.keep(keys, args, epoch)
             except (StoreUnavailable, StoreError, asyncio.CancelledError) as error:
                 self._spooled(keys, args, error)
             except (ValueError, TypeError, LookupError) as error:  # no reply that the script gives
@@ -223,16 +224,24 @@ class Ledger:
         return done
 
     async def flush(self) -> None:
-        """Waits at shutdown, after `works`, until settlements have arrived and the spool is replayed or on disk."""
+        """Waits at shutdown, after `works`, until settlements have arrived and the spool is replayed or on disk.
+
+        What a replica may still lack goes to the spool, too: nobody else knows of it when this worker is gone.
+        """
         await self._abandoned.end()
         while self._settling:
             await asyncio.wait(self._settling)
+        is_safe = False
         if self._store.available:
+            if self._unreplicated.lost_ground:
+                await self._post_again(self._unreplicated.take())
             await self._spool.replay(self._replay)
             with contextlib.suppress(StoreUnavailable, StoreError):
-                if self._unreplicated.is_replicated and len(self._unreplicated):
-                    await self._store.ask_nodes("WAIT", "1", _LAST_WAIT_MS)
+                is_safe = await self._unreplicated.wait_for_replicas(_LAST_WAIT_MS)
                 await self.upkeep.end()
+        if not is_safe:
+            for keys, args in self._unreplicated.take():
+                self._spool.add(SETTLE.name, keys, args)
         await self._spool.close()
 
     def _resolved(self, reply: list[Any], args: list[str]) -> Posted:
@@ -255,13 +264,14 @@ class Ledger:
         if script != SETTLE.name:
             raise LookupError(f"this version does not know the script {script!r}")
         team_id = _team_of(keys)
+        epoch = self._store.epoch
         try:
             reply = await self._store.call(SETTLE, keys, args)
         except StoreUnavailable as error:
             self._note_fault(team_id, error)
             raise
         self._resolved(reply, args)
-        self._unreplicated.keep(keys, args)
+        self._unreplicated.keep(keys, args, epoch)
         if (unsettled := self._unsettled.get(team_id)) is not None:
             unsettled.discard(args[0])
             if not unsettled:
@@ -270,20 +280,24 @@ class Ledger:
     async def _post_again(self, calls: list[Call]) -> int:
         """Posts settlements again that another server had acknowledged. Returns how many this server did not have.
 
-        Settlements that fail are spooled.
+        Settlements that fail are spooled. If it is cancelled, those without an answer are kept, to be posted later.
         """
         missing = 0
         for at in range(0, len(calls), _POSTED_AT_ONCE):
-            some = calls[at : at + _POSTED_AT_ONCE]
-            replies = await asyncio.gather(
-                *(self._store.call(SETTLE, keys, args) for keys, args in some), return_exceptions=True
-            )
+            some, epoch = calls[at : at + _POSTED_AT_ONCE], self._store.epoch
+            try:
+                replies = await asyncio.gather(
+                    *(self._store.call(SETTLE, keys, args) for keys, args in some), return_exceptions=True
+                )
+            except asyncio.CancelledError:
+                self._unreplicated.put_back(calls[at:])
+                raise
             for (keys, args), reply in zip(some, replies, strict=True):
                 if isinstance(reply, BaseException):
                     self._spooled(keys, args, reply)
                     continue
                 self._resolved(reply, args)
-                self._unreplicated.keep(keys, args)
+                self._unreplicated.keep(keys, args, epoch)
                 missing += reply[0] in (Resolution.APPLIED, Resolution.LATE)
         return missing
 

@@ -1,9 +1,10 @@
 """Keeps settlements that the store has acknowledged but may still lose, until its replicas have them too.
 
-    keep(keys, args)     adds an acknowledged settlement; costs one append
-    look()               runs a few times per second and drops what the replicas have acknowledged
-    lost_ground()        whether another server answers now than the one that acknowledged the kept settlements
-    take()               removes and returns all, so they can be posted again: settlement is idempotent
+    keep(keys, args, epoch)   adds an acknowledged settlement; costs one append
+    look()                    runs a few times per second and drops what the replicas have acknowledged
+    lost_ground               whether the present server may lack some: a connection has been made since
+    take()                    removes and returns all, so they can be posted again: settlement is idempotent
+    put_back(calls)           what was taken, and could not be posted
 
 Replication is asynchronous: what the primary has acknowledged but not yet replicated is lost with it. The reply of
 `ROLE` contains the primary's offset and the offset that each replica has reported (once per second). Everything that
@@ -12,7 +13,11 @@ was acknowledged before the command was sent lies before the primary's offset in
 If a node has no replica, acknowledged settlements are kept for only a moment, because a restarted server may have lost
 the last second of its own file. A replica that has just disconnected may be the next primary, so it is waited for.
 
-Mutable: the kept settlements in batches, where replicas were last seen, and `dropped`.
+A settlement that was sent on one connection may be acknowledged after another was made: a former primary answers what
+it had received before Sentinel named its successor. Then its epoch is the earlier one, and the ground is lost too.
+
+Mutable: the kept settlements in batches, the epoch of the connections that acknowledged them, where replicas were last
+seen, and `dropped`.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ Call = tuple[list[str], list[str]]
 """The keys and arguments of a settlement."""
 _WITHOUT_REPLICA_S: Final = 3.0
 _REPLICA_GONE_S: Final = 60.0
+_NO_EPOCH: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +63,52 @@ class Unreplicated:
         return len(self._fresh) + sum(len(batch.calls) for batch in self._batches)
 
     @property
-    def is_replicated(self) -> bool:
-        """Whether a replica has been seen."""
-        return bool(self._replicas_seen_s)
+    def lost_ground(self) -> bool:
+        """Whether the server that answers now may lack what is kept, because it may be another one."""
+        return self._epoch != self._store.epoch
 
-    def keep(self, keys: list[str], args: list[str]) -> None:
-        """Adds a settlement that the store has acknowledged."""
+    def keep(self, keys: list[str], args: list[str], epoch: int) -> None:
+        """Adds a settlement that the store has acknowledged. `epoch`: the store's when the settlement was sent."""
+        if epoch != self._store.epoch:
+            self._epoch = epoch
         if len(self._fresh) < self._limit:
             self._fresh.append((keys, args))
         else:
             self.dropped += 1
 
-    def lost_ground(self) -> bool:
-        """Whether a connection has been made since the last call."""
-        before, self._epoch = self._epoch, self._store.epoch
-        return before != self._epoch
-
     def take(self) -> list[Call]:
-        """Removes and returns all settlements."""
+        """Removes and returns all settlements. What is kept from now on is judged by the server that answers now."""
         calls = [call for batch in self._batches for call in batch.calls] + self._fresh
         self._batches.clear()
         self._fresh = []
+        self._epoch = self._store.epoch
         return calls
 
+    def put_back(self, calls: list[Call]) -> None:
+        """Keeps settlements again that were taken. They are still to be posted."""
+        self._fresh = calls + self._fresh
+        self._epoch = _NO_EPOCH
+
+    async def wait_for_replicas(self, timeout_ms: int) -> bool:
+        """Waits until a replica of each node has all that the node acknowledged. Returns whether that is so.
+
+        True at once where no replica has been seen. Raises StoreUnavailable or StoreError.
+        """
+        if not self._replicas_seen_s or not len(self):
+            return True
+        replies = await self._store.ask_nodes("WAIT", "1", timeout_ms)
+        return not self.lost_ground and all(reply >= 1 for reply in replies.values())
+
     async def look(self) -> None:
-        """Drops what the replicas have. Raises StoreUnavailable or StoreError."""
+        """Drops what the replicas have, unless ground is lost. Raises StoreUnavailable or StoreError."""
         if not self._fresh and not self._batches:
             return
         calls, self._fresh = self._fresh, []
         now_s = time.monotonic()
         self._batches.append(_Batch(calls, {}, now_s))  # before the first await, so that the batch cannot be lost
         roles = {node: _read_role(reply) for node, reply in (await self._store.ask_nodes("ROLE")).items()}
+        if self.lost_ground:  # the offsets are those of a server that may lack the settlements
+            return
         if self._batches and self._batches[-1].calls is calls:
             offsets = {node: offset for node, (offset, _) in roles.items()}
             self._batches[-1] = _Batch(calls, offsets, now_s)

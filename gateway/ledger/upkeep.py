@@ -10,8 +10,8 @@ If another server answers now than before, it may lack what was acknowledged las
 and running requests get their holds again. The same happens if this worker was silent for so long that the others
 considered it dead.
 
-Mutable: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`, `posted_again` and
-`restored`.
+Mutable: whether the spool waits, the lease, whether holds are to be restored, the workers that are `lost`, and the
+counts `expired`, `posted_again` and `restored`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Upkeep:
         self._spool_looked_s = -math.inf
         self._told_s = -math.inf
         self._leased = False
+        self._restore_due = False
         self._log = structlog.get_logger("gateway.ledger")
         self.works: Final = (
             self._periodic("renew-holds", self._round_s, self._renew),
@@ -165,13 +166,15 @@ class Upkeep:
         return reply
 
     async def _confirm(self) -> None:
-        if self._unreplicated.lost_ground():
-            calls = self._unreplicated.take()
-            missing = await self._post(calls)
+        if self._unreplicated.lost_ground:
+            self._restore_due = True
+            missing = await self._post(self._unreplicated.take())
             self.posted_again += missing
             if missing:
                 self._log.warning("settlements_posted_again", count=missing)
+        if self._restore_due:
             await self._restore()
+            self._restore_due = False
         await self._unreplicated.look()
 
     async def _restore(self) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.billing.settlement import Hold
+from gateway.identity.api_keys import ApiKey
 from gateway.ledger.replication import Unreplicated
 from tests.support.ledgers import LedgerParts, ask, kept_up, open_ledger, settled
 from tests.support.servers import valkey_sentinel, valkey_server
@@ -77,7 +79,7 @@ async def test_what_every_replica_has_is_let_go(tmp_path: Path) -> None:
             key = await parts.new_key()
             kept = Unreplicated(parts.store, 100)
             for _ in range(3):
-                kept.keep(["k"], [key.team_id])
+                kept.keep(["k"], [key.team_id], parts.store.epoch)
             group.replica.pause()
             await kept.look()
             await parts.ledger.settle(settled((await parts.ledger.admit(ask(key))).hold, cost=1))
@@ -97,7 +99,7 @@ async def test_more_than_the_limit_is_not_kept(tmp_path: Path) -> None:
         async with open_ledger(server.url, tmp_path) as parts:
             kept = Unreplicated(parts.store, 2)
             for number in range(5):
-                kept.keep([str(number)], [])
+                kept.keep([str(number)], [], parts.store.epoch)
             assert (len(kept), kept.dropped) == (2, 3)
             assert kept.take() == [(["0"], []), (["1"], [])]
             assert len(kept) == 0
@@ -118,3 +120,88 @@ async def test_a_server_that_is_started_again_without_its_last_second_gets_it_ag
             books = await parts.books(key)
             books.check()
             assert (books.spent, sorted(books.entries("settle"))) == (15, sorted(ids))
+
+
+async def test_offsets_of_a_server_that_was_connected_meanwhile_confirm_nothing(tmp_path: Path) -> None:
+    with valkey_sentinel() as group:
+        async with open_ledger(group.url, tmp_path) as parts:
+            kept = Unreplicated(parts.store, 100)
+            kept.keep(["k"], [], parts.store.epoch)
+            parts.store.epoch += 1
+            control = Unreplicated(parts.store, 100)
+            control.keep(["k"], [], parts.store.epoch)
+
+            async def let_go() -> bool:
+                await kept.look()
+                await control.look()
+                return len(control) == 0
+
+            await wait_until_found(let_go, what="the replica has caught up")
+            assert (kept.lost_ground, len(kept)) == (True, 1)
+
+
+async def test_what_a_former_primary_acknowledges_after_the_failover_is_posted_at_its_successor(tmp_path: Path) -> None:
+    with valkey_sentinel() as group:
+        async with open_ledger(group.url, tmp_path, timeout_s=60) as parts, kept_up(parts.ledger):
+            key = await parts.new_key(credit=1000)
+            hold = (await parts.ledger.admit(ask(key, amount=100))).hold
+            group.primary.run("WAIT", 1, 5000)
+            before = parts.store.epoch
+            group.primary.pause()
+            answer = parts.ledger.settle(settled(hold, cost=7))
+            await wait_until(lambda: parts.store.epoch > before, timeout_s=40, what="the replica is the primary")
+            assert (await parts.books(key)).holds == {hold.id}
+            group.primary.resume()
+            assert await answer is not None, "it was acknowledged"
+
+            async def is_posted() -> bool:
+                return (await parts.books(key)).entries("settle") == [hold.id]
+
+            await wait_until_found(is_posted, timeout_s=20)
+            (await parts.books(key)).check()
+
+
+async def test_a_worker_that_stops_in_an_outage_leaves_what_the_store_may_have_lost_in_the_spool(
+    tmp_path: Path,
+) -> None:
+    with valkey_server() as server:  # it keeps nothing, but what was saved by hand
+        async with open_ledger(server.url, tmp_path) as parts:
+            key = await parts.new_key(credit=1000)
+            hold = (await parts.ledger.admit(ask(key))).hold
+            server.run("SAVE")
+            await parts.ledger.settle(settled(hold, cost=5))
+            server.kill()
+            await wait_until(lambda: not parts.store.available)
+        server.start()
+        await _is_settled_once(server.url, tmp_path, key, hold)
+
+
+async def test_a_worker_that_stops_while_it_posts_again_posts_the_rest_before_its_end(tmp_path: Path) -> None:
+    with valkey_server() as server:
+        async with open_ledger(server.url, tmp_path, timeout_s=60) as parts:
+            key = await parts.new_key(credit=1000)
+            hold = (await parts.ledger.admit(ask(key))).hold
+            server.run("SAVE")
+            await parts.ledger.settle(settled(hold, cost=5))
+            before = parts.store.epoch
+            server.restart()
+            await wait_until(lambda: parts.store.epoch > before, timeout_s=20)
+            server.pause()
+            async with kept_up(parts.ledger):
+                await wait_until(lambda: parts.ledger.unreplicated == 0, what="it is on the way once more")
+            assert parts.ledger.unreplicated == 1
+            server.resume()
+        await _is_settled_once(server.url, tmp_path, key, hold)
+
+
+async def _is_settled_once(url: str, directory: Path, key: ApiKey, hold: Hold) -> None:
+    """Another worker of the same machine finds the settlement in the store, or puts it there."""
+    async with open_ledger(url, directory) as parts, kept_up(parts.ledger):
+
+        async def is_settled() -> bool:
+            return (await parts.books(key)).entries("settle") == [hold.id]
+
+        await wait_until_found(is_settled, timeout_s=20)
+        books = await parts.books(key)
+        books.check()
+        assert books.spent == 5

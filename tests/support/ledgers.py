@@ -182,9 +182,11 @@ async def read_books(store: Store, team_id: str) -> Books:
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(store_url: str, directory: Path, **changes: Any) -> AsyncIterator[LedgerParts]:
-    """A ledger that notices an outage within 0.2 s; `changes` are the policy's."""
-    store = await Store.open(StoreSettings(url=store_url, timeout_s=0.5, breaker_open_s=0.05))
+async def open_ledger(
+    store_url: str, directory: Path, *, timeout_s: float = 0.5, **changes: Any
+) -> AsyncIterator[LedgerParts]:
+    """A ledger that waits `timeout_s` for the store's replies; `changes` are the policy's."""
+    store = await Store.open(StoreSettings(url=store_url, timeout_s=timeout_s, breaker_open_s=0.05))
     rules = policy(**changes)
     spool = Spool(directory / "spool", 1024 * 1024, rules.resolution_ttl_s)
     ledger = Ledger(store, spool, rules)

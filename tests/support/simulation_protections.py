@@ -7,7 +7,9 @@ from typing import Final
 from tests.support.protections import Protection
 
 _SCHEDULES: Final = "tests/simulation/test_schedules.py::test_each_fault_alone_breaks_no_promise"
+_FAILOVER: Final = "tests/store/test_lagging_failover.py"
 _LEDGER: Final = "gateway/ledger/ledger.py"
+_REPLICATION: Final = "gateway/ledger/replication.py"
 _UPKEEP: Final = "gateway/ledger/upkeep.py"
 
 SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -78,9 +80,37 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "what the store has acknowledged is kept until its replicas have it",
         _LEDGER,
         "            posted = self._resolved(reply.result(), args)\n"
-        "                self._unreplicated.keep(keys, args)",
+        "                self._unreplicated.keep(keys, args, epoch)",
         "            posted = self._resolved(reply.result(), args)",
         f"{_SCHEDULES}[fails_over]",
+    ),
+    Protection(
+        "offsets of a server that may lack a settlement do not confirm it",
+        _REPLICATION,
+        "        if self.lost_ground:  # the offsets",
+        "        if False:  # the offsets",
+        f"{_FAILOVER}::test_offsets_of_a_server_that_was_connected_meanwhile_confirm_nothing",
+    ),
+    Protection(
+        "what a former primary acknowledges late is posted at its successor",
+        _REPLICATION,
+        "            self._epoch = epoch\n",
+        "            pass\n",
+        f"{_FAILOVER}::test_what_a_former_primary_acknowledges_after_the_failover_is_posted_at_its_successor",
+    ),
+    Protection(
+        "a worker that stops in an outage spools what the store may have lost",
+        _LEDGER,
+        "            for keys, args in self._unreplicated.take():",
+        "            for keys, args in []:",
+        f"{_FAILOVER}::test_a_worker_that_stops_in_an_outage_leaves_what_the_store_may_have_lost_in_the_spool",
+    ),
+    Protection(
+        "settlements that are being posted again survive a stop",
+        _LEDGER,
+        "                self._unreplicated.put_back(calls[at:])\n",
+        "                pass\n",
+        f"{_FAILOVER}::test_a_worker_that_stops_while_it_posts_again_posts_the_rest_before_its_end",
     ),
     Protection(
         "a settlement that is posted again changes nothing",
