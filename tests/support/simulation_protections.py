@@ -65,8 +65,8 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "running requests get their holds again after a failover",
         _UPKEEP,
-        'self._log.warning("settlements_posted_again", count=missing)\n            await self._restore()',
-        'self._log.warning("settlements_posted_again", count=missing)',
+        "            self._restore_due = True\n",
+        "",
         f"{_SCHEDULES}[fails_over]",
     ),
     Protection(
