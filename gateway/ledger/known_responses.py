@@ -59,7 +59,7 @@ class KnownResponse(NamedTuple):
 
     `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time. While its request
     runs, cost and tokens are those of its hold: the most that they can come to. `request_id`: that request;
-    `held_nano_usd`: what was held for it. "" and 0 where that is not known.
+    `held_nano_usd`: what was held for it; `tags`: as its hold had them. "" and 0 where that is not known.
     """
 
     response_id: str
@@ -76,6 +76,7 @@ class KnownResponse(NamedTuple):
     reasoning_tokens: int
     held_nano_usd: int = 0
     request_id: str = ""
+    tags: str = ""
 
 
 class Memory(NamedTuple):
@@ -204,6 +205,7 @@ def _known(response_id: str, packed: bytes, row: bytes, ending: bytes) -> KnownR
         *entry.tokens,
         entry.held_nano_usd,
         entry.request_id,
+        entry.tags,
     )
 
 
@@ -228,7 +230,8 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
     """
     usage = settlement.usage
     digest = hashlib.sha256(known_response.response_id.encode()).hexdigest()[:32]
-    hold = Hold(f"usage_{digest}", settlement.hold.team_id, known_response.key_id, 0, 0, 0, known_response.admitted_ms)
+    admitted_ms, tags = known_response.admitted_ms, known_response.tags
+    hold = Hold(f"usage_{digest}", settlement.hold.team_id, known_response.key_id, 0, 0, 0, admitted_ms, tags=tags)
     left = Usage(
         input_tokens=usage.input_tokens - known_response.input_tokens,
         cached_input_tokens=usage.cached_input_tokens - known_response.cached_input_tokens,

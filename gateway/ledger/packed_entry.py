@@ -31,6 +31,7 @@ _BILL: Final = 12
 _REMEMBERED: Final = 13
 _PROVIDERS: Final = 14
 _OVER: Final = 15
+_TAGS: Final = 16
 _FINGERPRINT_BYTES: Final = 7
 
 
@@ -38,7 +39,7 @@ _FINGERPRINT_BYTES: Final = 7
 class KnownEntry:
     """What an entry tells of a response. `remembered` is what was to be remembered instead, or "".
 
-    `request_id` made it, and `held_nano_usd` was held for that.
+    `request_id` made it, and `held_nano_usd` was held for that. `tags`: that request's, if the cost is an estimate.
     """
 
     request_id: str
@@ -52,6 +53,7 @@ class KnownEntry:
     held_nano_usd: int
     tokens: tuple[int, int, int, int]
     remembered: str
+    tags: str
 
 
 def fingerprint(name: str) -> str:
@@ -78,7 +80,7 @@ def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[by
     more = {
         "bill": _string(values, _BILL) or bill,
         "response": next((_id(values[at]) for at in (_PROVIDERS, _RESPONSE) if len(values) > at and values[at]), ""),
-        "over": str(_number(values[_OVER])) if values[_OVER:] else str(cost - hold) if 0 < hold < cost else "",
+        "over": str(over) if (over := _over(values, cost, hold)) else "",
     }
     plain |= {name: value for name, value in more.items() if value}
     return [word.encode() for pair in plain.items() for word in pair]
@@ -100,10 +102,14 @@ def read_known(packed: bytes, row: bytes, ending: bytes) -> KnownEntry:
         _number(value) for value in values[_FIRST_NUMBER : _ADMITTED + 1]
     )
     tokens = (used, cached, made, reasoning)
-    remembered = _string(values, _REMEMBERED)
+    texts = _string(values, _REMEMBERED), _string(values, _TAGS)
     return KnownEntry(
-        _id(values[0]), key_id, model, upstream, upstream_key, by, admitted_ms, cost, held, tokens, remembered
+        _id(values[0]), key_id, model, upstream, upstream_key, by, admitted_ms, cost, held, tokens, *texts
     )
+
+
+def _over(values: Sequence[int | bytes], cost: int, hold: int) -> int:
+    return _number(values[_OVER]) if len(values) > _OVER else cost - hold if 0 < hold < cost else 0
 
 
 def _ended(ending: str) -> tuple[list[str], str, str]:

@@ -95,8 +95,11 @@ class OtelMetrics:
         settlement = record.settlement
         if settlement is None or settlement.settled_by not in ("usage", "upstream_cost"):
             return
-        self._tokens.record(settlement.usage.input_tokens, {**attributes, "gen_ai.token.type": "input"})
-        self._tokens.record(settlement.usage.output_tokens, {**attributes, "gen_ai.token.type": "output"})
+        usage = settlement.usage
+        if usage.input_tokens < 0 or usage.output_tokens < 0:
+            return  # the correction of an estimate, which was not counted
+        self._tokens.record(usage.input_tokens, {**attributes, "gen_ai.token.type": "input"})
+        self._tokens.record(usage.output_tokens, {**attributes, "gen_ai.token.type": "output"})
 
     def _attributes(self, record: RequestRecord) -> dict[str, AttributeValue]:
         model = record.model or ""

@@ -4,7 +4,7 @@
 
 The script that posts a cost also writes these, so that they add up to what was charged: `by_value` yields the usage of
 each value of one name, of what was counted together because there were too many (OTHER), and of the requests without
-one (NONE), together the usage of the day. What a provider reports only after settlement is among the latter.
+one (NONE), together the usage of the day. A later correction counts where its request did.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def by_value(
         for (_, value), sums in day.values.items():
             rest = tuple(map(sub, rest, sums))
             yield _row(day, value, sums)
-        if day.total is not None and any(rest):  # a later correction of a request with a tag may make it negative
+        if day.total is not None and any(rest):  # a correction on the day of another time zone may make it negative
             yield _row(day, NONE, rest)
 
 

@@ -78,7 +78,7 @@ async def test_too_many_values_and_too_many_names_are_counted_together(store: Se
 
 
 async def test_a_correction_that_comes_later_leaves_the_sum_right(store: Server, tmp_path: Path) -> None:
-    """It knows no tags, so that it is among the requests without one, if it must be below zero."""
+    """One whose tags nobody knows is among the requests without one, if it must be below zero."""
     async with open_ledger(store.url, tmp_path) as parts:
         key = await parts.new_key()
         at_ms = await spend(parts, key, lines({"project": "alpha"}), 10)

@@ -98,6 +98,29 @@ def test_tokens_and_spend_are_those_of_the_ledger(gateway: RunningGateway) -> No
     assert value(gateway.url, "gateway_settled_total", settled_by="usage") == 3
 
 
+def test_what_is_taken_back_has_a_counter_of_its_own_so_that_none_falls(gateway: RunningGateway) -> None:
+    key = gateway.new_key()
+    labels = {"team": key.team.id}
+    with gateway.sdk(key) as client:
+        made = client.responses.create(model="sim/slow-20", input="x", background=True, max_output_tokens=500)
+        wait_until_sync(lambda: gateway.balance(key).spent > 0, what="it is charged by an estimate")
+        most = value(gateway.url, "gateway_spend_usd_total", **labels)
+        assert most == float(format_usd(gateway.balance(key).spent))
+        wait_until_sync(lambda: client.responses.retrieve(made.id).usage is not None, what="its usage is seen")
+        usage = client.responses.retrieve(made.id).usage
+    wait_until_sync(
+        lambda: value(gateway.url, "gateway_spend_corrections_usd_total", **labels) > 0, what="it is corrected"
+    )
+    assert value(gateway.url, "gateway_spend_usd_total", **labels) == most
+    taken_back = value(gateway.url, "gateway_spend_corrections_usd_total", **labels)
+    assert most - taken_back == pytest.approx(float(format_usd(gateway.balance(key).spent)))
+    assert usage is not None
+    tokens, taken_back = (
+        value(gateway.url, f"gateway_{name}_total", kind="output", **labels) for name in ("tokens", "token_corrections")
+    )
+    assert tokens - taken_back == usage.output_tokens
+
+
 def test_teams_and_models_beyond_the_bound_are_other(start: StartGateway) -> None:
     with start(server={"port": 0, "metrics_max_series": 2}) as gateway:
         keys = [gateway.new_key() for _ in range(4)]

@@ -130,3 +130,16 @@ async def test_an_interval_that_is_over_before_the_meter_is_built_is_no_wrong_se
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "0.001")
     for _ in range(20):
         await OtelMetrics(max_series=1).end()
+
+
+def test_what_corrects_an_estimate_is_no_usage_below_zero(measured: RunningGateway, received: Received) -> None:
+    with measured.sdk(measured.new_key()) as client:
+        made = client.responses.create(model="sim/slow-20", input="x", background=True, max_output_tokens=500)
+        wait_until_sync(lambda: client.responses.retrieve(made.id).usage is not None, what="it is corrected")
+        last = client.responses.create(model="sim/echo", input="hello").usage
+    assert last is not None
+    wait_until_sync(lambda: len(points(received, TOKENS)) == 2, what="the tokens arrive")
+    assert {(count, tokens) for _, count, tokens in points(received, TOKENS)} == {
+        (1, last.input_tokens),
+        (1, last.output_tokens),
+    }

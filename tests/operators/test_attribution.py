@@ -14,6 +14,7 @@ import anthropic
 import httpx
 import pytest
 
+from gateway.billing.money import format_usd
 from tests.support.admins import admin_client, code_of, done, new_admin
 from tests.support.dashboard_client import signed_in
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
@@ -216,6 +217,23 @@ def test_turns_that_the_gateway_keeps_and_background_responses_count_once(start:
         assert groups(root, key, "user") == {("value", "bob"): 2, ("none", None): 1}
         assert groups(root, key, "tag:project") == {("value", "alpha"): 3}
         assert groups(root, key, "tag:run") == {("value", "1"): 1, ("none", None): 2}
+
+
+def test_what_corrects_an_estimate_counts_where_that_was_counted(
+    gateway: RunningGateway, root: httpx.Client, key: NewKey
+) -> None:
+    with gateway.sdk(key, default_headers={"x-gateway-tags": "project=alpha"}) as client:
+        made = client.responses.create(
+            model="sim/slow-20", input="x", background=True, max_output_tokens=500, user="bob"
+        )
+    with gateway.sdk(key) as client:  # who reads it says nothing
+        wait_until_sync(lambda: client.responses.retrieve(made.id).usage is not None, what="its usage is seen")
+    for by, value in (("tag:project", "alpha"), ("user", "bob")):
+        (group,) = done(root.get("/usage", params={"team": key.team.id, "by": by}))["groups"]
+        assert (group["value"], group["requests"]) == (value, 1)
+        assert group["cost_usd"] == format_usd(gateway.balance(key).spent)
+    journal = done(root.get(f"/teams/{key.team.id}/journal"))["data"]
+    assert len([entry for entry in journal if entry["type"] == "settle"]) == 2
 
 
 def test_a_day_is_that_of_the_team_s_time_zone(gateway: RunningGateway, root: httpx.Client, key: NewKey) -> None:

@@ -46,4 +46,32 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "    if True:\n",
         "tests/unit/test_attribution.py::test_an_end_user_can_be_hashed_or_left_out",
     ),
+    Protection(
+        "a counter of what was charged never falls",
+        "gateway/observability/metrics/counters.py",
+        "                if amount < 0:  # a correction; a counter must not fall",
+        "                if False:",
+        "tests/observability/test_metrics.py::test_what_is_taken_back_has_a_counter_of_its_own_so_that_none_falls",
+    ),
+    Protection(
+        "a correction counts under the tags of the request that it corrects",
+        "gateway/store/scripts/settle_v7.lua",
+        "local kept_tags = remembered and is_tagged",
+        "local kept_tags = false and is_tagged",
+        "tests/operators/test_attribution.py::test_what_corrects_an_estimate_counts_where_that_was_counted",
+    ),
+    Protection(
+        "a correction is no usage below zero",
+        "gateway/observability/otel_metrics.py",
+        "        if usage.input_tokens < 0 or usage.output_tokens < 0:\n            return",
+        "        if False:\n            return",
+        "tests/observability/test_otel_metrics.py::test_what_corrects_an_estimate_is_no_usage_below_zero",
+    ),
+    Protection(
+        "an end user takes no tag's place",
+        _SCRIPT,
+        "local is_new = values == 0 and name ~= 'u'",
+        "local is_new = values == 0",
+        _BOUNDED,
+    ),
 )

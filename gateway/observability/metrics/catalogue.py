@@ -63,10 +63,22 @@ _ALL: Final = (
         "Tokens that were charged. `kind`: input, cached_input (part of input), output, reasoning (part of output).",
     ),
     Metric(
+        "gateway_token_corrections_total",
+        "counter",
+        ("team", "model", "kind"),
+        "Of those, what was taken back: a response's usage was seen after it had been charged by an estimate.",
+    ),
+    Metric(
         "gateway_spend_usd_total",
         "counter",
         ("team", "model"),
         "What was charged, in USD. The journal has the exact amounts.",
+    ),
+    Metric(
+        "gateway_spend_corrections_usd_total",
+        "counter",
+        ("team", "model"),
+        "Of that, what was given back: a response's usage was seen after it had been charged by an estimate.",
     ),
     Metric("gateway_settled_total", "counter", ("settled_by",), "Requests by what they were charged by; `-`: nothing."),
     Metric(

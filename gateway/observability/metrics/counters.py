@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from gateway.billing.lifecycle import Outcome
 from gateway.billing.settlement import Settlement
@@ -25,6 +25,8 @@ Value = int | float | list[int | float]
 Snapshot = dict[str, dict[Labels, Value]]
 
 STREAMED = ("false", "true")
+_CHARGED: Final = 5
+"""What is counted of a charge: the cost, and tokens of four kinds. Behind them stands what was taken back of each."""
 
 
 class Histogram:
@@ -124,12 +126,13 @@ class Counters:
         self._settled[settlement.settled_by] = self._settled.get(settlement.settled_by, 0) + 1
         if settlement.kind == "settle":
             usage = settlement.usage
+            charged = settlement.cost_nano_usd, *usage[:4]
             totals = self._totals(settlement.hold.team_id, settlement.model)
-            totals[0] += settlement.cost_nano_usd
-            totals[1] += usage.input_tokens
-            totals[2] += usage.cached_input_tokens
-            totals[3] += usage.output_tokens
-            totals[4] += usage.reasoning_tokens
+            for place, amount in enumerate(charged):
+                if amount < 0:  # a correction; a counter must not fall
+                    totals[_CHARGED + place] -= amount
+                else:
+                    totals[place] += amount
             if settlement.unpriced or settlement.lacks_cost or usage.quantities is not None or settlement.over_nano_usd:
                 self._note_oddities(settlement)
 
@@ -156,22 +159,24 @@ class Counters:
         totals = self._spent.get((team, model))
         if totals is None:
             pair = (team, model) if len(self._spent) < self._max_series else (OTHER, OTHER)
-            totals = self._spent.setdefault(pair, [0, 0, 0, 0, 0])
+            totals = self._spent.setdefault(pair, [0] * 2 * _CHARGED)
         return totals
 
     def snapshot(self) -> Snapshot:
         """Returns all counts under the catalogue's names."""
         spent = self._spent.items()
-        kinds = ("input", "cached_input", "output", "reasoning")
+        tokens = tuple(enumerate(("input", "cached_input", "output", "reasoning"), 1))
         return {
             "gateway_requests_total": {
                 (route, str(status), str(outcome), code or ""): count
                 for (route, status, outcome, code), count in self._requests.items()
             },
-            "gateway_tokens_total": {
-                (*pair, kind): totals[place] for pair, totals in spent for place, kind in enumerate(kinds, 1)
+            "gateway_tokens_total": {(*pair, kind): totals[place] for pair, totals in spent for place, kind in tokens},
+            "gateway_token_corrections_total": {
+                (*pair, kind): totals[_CHARGED + place] for pair, totals in spent for place, kind in tokens
             },
             "gateway_spend_usd_total": {pair: totals[0] for pair, totals in spent},
+            "gateway_spend_corrections_usd_total": {pair: totals[_CHARGED] for pair, totals in spent},
             "gateway_settled_total": {(by,): count for by, count in self._settled.items()},
             "gateway_unpriced_usage_total": dict(self._unpriced.items()),
             "gateway_usage_contradictions_total": {(name,): count for name, count in self._contradictions.items()},

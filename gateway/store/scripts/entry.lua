@@ -3,7 +3,8 @@
 --
 --   hold id | row | ending | cost | balance after it | hold, nano-USD | input, cached, output, reasoning tokens | admitted_ms
 --   [| the response's id [| how the cost came about [| what is remembered of the response [| the provider's id of it, if another
---   [| by how much the cost is above the hold of the request that made the response]]]]]
+--   [| by how much the cost is above the hold of the request that made the response
+--   [| the request's tags, where the response's usage may correct the cost later]]]]]]
 --
 --   row      "<key id>|<model>"
 --   ending   "<settle or void> <outcome> <settled_by> <upstream>", line, how a plain cost came about, line, fingerprint of

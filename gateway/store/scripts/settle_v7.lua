@@ -121,10 +121,13 @@ end
 local over, pauser = string.match(ARGV[22], '^over (%d+) (%S*)$')
 -- The provider may call a response otherwise than its client.
 local named = remembered and ARGV[27] or ARGV[21]
+-- Where the response's usage may still correct the cost, the correction is to have the same tags.
+local kept_tags = remembered and is_tagged and ARGV[8] ~= 'usage' and ARGV[8] ~= 'upstream_cost' and ARGV[28]
 local more, last = {
   named ~= '' and packed_id(named) or '', plain and '' or ARGV[19], ARGV[26],
-  (over or ARGV[21] ~= named) and ARGV[21] ~= '' and packed_id(ARGV[21]) or '', over and over + 0 or '',
-}, 5
+  (over or ARGV[21] ~= named) and ARGV[21] ~= '' and packed_id(ARGV[21]) or '',
+  over and over + 0 or kept_tags and (hold.amount > 0 and max(0, cost - hold.amount) or 0) or '', kept_tags or '',
+}, 6
 while last > 0 and more[last] == '' do last = last - 1 end
 local entry_id = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*', 'e', cmsgpack.pack(
   binary_id, word(numbers[1], row), word(numbers[2], ending), cost, balance, hold.amount, input, cached, output, reasoning,
