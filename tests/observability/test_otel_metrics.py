@@ -132,7 +132,10 @@ async def test_an_interval_that_is_over_before_the_meter_is_built_is_no_wrong_se
         await OtelMetrics(max_series=1).end()
 
 
-def test_what_corrects_an_estimate_is_no_usage_below_zero(measured: RunningGateway, received: Received) -> None:
+def test_what_corrects_an_estimate_is_no_usage_below_zero(
+    measured: RunningGateway, received: Received, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK would refuse it, with a warning for each."""
     with measured.sdk(measured.new_key()) as client:
         made = client.responses.create(model="sim/slow-20", input="x", background=True, max_output_tokens=500)
         wait_until_sync(lambda: client.responses.retrieve(made.id).usage is not None, what="it is corrected")
@@ -143,3 +146,4 @@ def test_what_corrects_an_estimate_is_no_usage_below_zero(measured: RunningGatew
         (1, last.input_tokens),
         (1, last.output_tokens),
     }
+    assert "non-negative" not in caplog.text
