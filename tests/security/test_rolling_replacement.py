@@ -153,7 +153,7 @@ async def test_no_request_after_sigterm_hangs_or_is_reset(
 async def test_a_kept_connection_ends_with_its_next_answer_once_the_gateway_leaves(
     gateway: RunningGateway, store: Server, upstream: str, tmp_path: Path
 ) -> None:
-    own = configured(store.url, upstream, tmp_path, server=AS_THEY_COME)
+    own = configured(store.url, upstream, tmp_path, server="shutdown_delay_s = 60")  # it is told twice to stop
     headers, body = {"authorization": f"Bearer {gateway.new_key().text}"}, {"model": "o4-mini", "input": "hello"}
     with own.serving() as serving:
         async with httpx.AsyncClient(base_url=serving.url, headers=headers, timeout=20) as http:
@@ -161,11 +161,12 @@ async def test_a_kept_connection_ends_with_its_next_answer_once_the_gateway_leav
             serving.program.process.send_signal(signal.SIGTERM)
 
             async def leaves() -> bool:
-                answer = await http.post("/v1/responses", json=body)
-                assert answer.status_code == 200
-                return bool(answer.headers.get("connection") == "close")
+                async with httpx.AsyncClient(base_url=serving.url, timeout=20) as other:
+                    return (await other.get("/readyz")).status_code == httpx.codes.SERVICE_UNAVAILABLE
 
             await wait_until_found(leaves)
+            answer = await http.post("/v1/responses", json=body)
+            assert (answer.status_code, answer.headers.get("connection")) == (200, "close")
 
 
 async def test_what_waits_to_be_accepted_when_listening_ends_is_served() -> None:

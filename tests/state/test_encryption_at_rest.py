@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.state.records import unpack_bytes
 from gateway.state.sealing import STATE, SealingKeys
 from tests.state.answers import MODEL, answer
 from tests.support.gateway import RunningGateway, running_gateway
@@ -24,11 +26,23 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEW_STATE_KEY", NEW)
 
 
+def opened(reply: Any) -> Iterator[bytes]:
+    """What anybody reads in a reply of the store: what was packed and not sealed, opened; other values as they are."""
+    if isinstance(reply, bytes):
+        try:
+            yield unpack_bytes(reply, "")
+        except ValueError:
+            yield reply
+    elif isinstance(reply, (list, tuple)):
+        for part in reply:
+            yield from opened(part)
+
+
 def everything_in(gateway: RunningGateway, team_id: str) -> list[bytes]:
-    """All values in the store that belong to a team, with what a compressed plain text would be opened to."""
+    """All values in the store that belong to a team, as anybody reads them."""
 
     async def read() -> list[bytes]:
-        run, found = gateway.services.store.run, []
+        run, found = gateway.services.store.run, list[bytes]()
         for name in await run("KEYS", f"gw:{{{team_id}}}:*", key=f"gw:{{{team_id}}}:x"):
             kind = await run("TYPE", name)
             read_all: dict[bytes, tuple[Any, ...]] = {
@@ -37,9 +51,7 @@ def everything_in(gateway: RunningGateway, team_id: str) -> list[bytes]:
                 b"stream": ("XRANGE", name, "-", "+"),
             }
             if kind in read_all:
-                found.append(repr(await run(*read_all[kind])).encode())
-                if kind == b"hash":
-                    found += [value for value in await run("HVALS", name) if isinstance(value, bytes)]
+                found += opened(await run(*read_all[kind]))
         return found
 
     return gateway.run(read())
@@ -66,8 +78,6 @@ def test_nothing_that_was_said_lies_readable_in_the_store(
         values = everything_in(gateway, key.team.id)
     assert len(values) > 10
     assert [value for value in values if SAID.encode() in value] == []
-    compressed = [value for value in values if value[:1] == b"\x01"]
-    assert compressed == [], "packed, and not sealed"
 
 
 def test_a_key_is_replaced_while_serving_and_what_lies_in_the_clear_stays_readable(
