@@ -56,7 +56,7 @@ async def test_a_head_that_drips_does_not_extend_its_bound(connect: Connect) -> 
 
 async def test_silence_inside_the_body_is_bounded_and_what_came_before_is_kept(connect: Connect) -> None:
     async with serve([request(), send(CHUNKED, b"3\r\none\r\n"), hang()]) as upstream:
-        transport = connect(upstream.url, chunk_timeout_s=0.05)
+        transport = connect(upstream.url, chunk_timeout_s=0.3)
         got = await post(transport)
         assert await got.read() == b"one"
         with fault(FaultKind.CHUNK_TIMEOUT, sent=True):
@@ -68,7 +68,7 @@ async def test_silence_inside_the_body_is_bounded_and_what_came_before_is_kept(c
 async def test_a_body_may_take_longer_than_the_bound_between_its_chunks(connect: Connect) -> None:
     pieces = [b"1\r\nx\r\n"] * 300  # 2 ms apart
     async with serve([request(), send(CHUNKED, *pieces, b"0\r\n\r\n")]) as upstream:
-        assert await fetch(connect(upstream.url, chunk_timeout_s=0.5, first_byte_timeout_s=0.5)) == (200, b"x" * 300)
+        assert await fetch(connect(upstream.url, chunk_timeout_s=0.5)) == (200, b"x" * 300)
 
 
 async def test_a_slow_reader_is_no_silence(connect: Connect) -> None:

@@ -49,7 +49,7 @@ async def test_while_the_upstream_is_silent_its_leaving_is_noticed(stages: Stage
         client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        await wait_until(lambda: bool(scenario.log_lines()), timeout_s=2, what="the leaving is noticed")
+        await wait_until(lambda: bool(scenario.log_lines()), timeout_s=20, what="the leaving is noticed")
         silence.set()
         await scenario.upstream_left()
         await scenario.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
@@ -73,7 +73,7 @@ async def test_drain_gives_up_after_its_timeout(stages: Stages) -> None:
         client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        await wait_until(lambda: scenario.upstream.gone == 1, timeout_s=5)
+        await wait_until(lambda: scenario.upstream.gone == 1)
         await scenario.ended(outcome="client_left", settled_by="estimate", output_tokens=1)
 
 
@@ -128,7 +128,7 @@ async def test_a_client_that_stops_reading_gives_its_slot_back(stages: Stages) -
 async def test_a_client_that_reads_slowly_gets_its_whole_answer(stages: Stages) -> None:
     flood = [delta("x" * 60_000, number) for number in range(1, 200)]
     answer = (request(), stream(created(), *flood, completed()), end_of_body())
-    async with stages(answer, server={"port": 0, "client_write_timeout_s": 0.5}) as scenario:
+    async with stages(answer, server={"port": 0, "client_write_timeout_s": 1}) as scenario:
         client = await scenario.ask(stream=True)
         received = b""
         while data := await client.reader.read(2_000_000):

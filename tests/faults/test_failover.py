@@ -131,7 +131,7 @@ async def test_no_answer_tells_a_right_guess_of_the_root_key_from_a_wrong_one(st
 
 
 async def test_a_breaker_opens_and_lets_one_probe_through(stages: Stages) -> None:
-    breaker = {"breaker_failures": 2, "breaker_open_s": 0.3}
+    breaker = {"breaker_failures": 2, "breaker_open_s": 1}
     steps = [step for refusal in (BROKEN, BROKEN, whole()) for step in (request(), refusal)]
     async with two_upstreams(stages, steps, upstream=breaker) as (scenario, _):
         for _ in range(2):
@@ -245,7 +245,7 @@ async def test_a_limited_key_rests_as_long_as_its_provider_says(
 
 
 async def test_all_connections_in_use_is_503_and_no_failure_of_the_upstream(stages: Stages) -> None:
-    one = {"max_connections": 1, "connect_timeout_s": 0.1, "breaker_failures": 1, "on_client_leave": "abort"}
+    one = {"max_connections": 1, "connect_timeout_s": 0.5, "breaker_failures": 1, "on_client_leave": "abort"}
     async with stages([request(), hang()], upstream=one, limits={}) as scenario:
         busy = await scenario.ask()
         await wait_until(lambda: len(scenario.upstream.requests) == 1)

@@ -40,7 +40,7 @@ sys.exit(run(settings, path, listener))
 
 async def test_a_stream_that_takes_too_long_in_all_gets_its_last_words(stages: Stages) -> None:
     script = [request(), stream(created(), delta("one")), hang()]
-    async with stages(script, server={"port": 0, "total_timeout_s": 0.3}) as scenario:
+    async with stages(script, server={"port": 0, "total_timeout_s": 1}) as scenario:
         client = await scenario.ask(stream=True)
         await client.read_all()
         assert_last_words(client.body, "upstream_timeout", first=2)
@@ -49,7 +49,7 @@ async def test_a_stream_that_takes_too_long_in_all_gets_its_last_words(stages: S
 
 
 async def test_a_request_that_takes_too_long_before_any_answer_is_a_408(stages: Stages) -> None:
-    async with stages([request(), hang()], server={"port": 0, "total_timeout_s": 0.3}) as scenario:
+    async with stages([request(), hang()], server={"port": 0, "total_timeout_s": 1}) as scenario:
         with pytest.raises(openai.APIStatusError) as caught:
             await scenario.sdk().responses.create(model=MODEL, input="hello")
         assert (caught.value.status_code, caught.value.code) == (408, "upstream_timeout")

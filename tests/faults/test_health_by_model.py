@@ -72,7 +72,7 @@ async def test_a_model_that_fails_is_left_alone_and_the_others_go_on(stages: Sta
 
 
 async def test_a_model_that_takes_too_long_costs_no_model_that_is_answered_meanwhile(stages: Stages) -> None:
-    async with two(stages, only_first=True, first_byte_timeout_s=0.3) as (stage, upstream):
+    async with two(stages, only_first=True, first_byte_timeout_s=0.7) as (stage, upstream):
         upstream.answers["slow"] = hang()
         for _ in range(BREAKER["breaker_failures"]):
             assert (await ask(stage, "well")).status_code == 200

@@ -20,9 +20,9 @@ def settings(upstream: str) -> dict[str, Any]:
     """Small limits, no WebSocket, and providers that are not there."""
     dead = {"base_url": f"http://127.0.0.1:{free_port()}/v1", "api_keys": ["env:TEST_UPSTREAM_KEY"]}
     return {
-        "server": {"max_body_bytes": MAX_BODY_BYTES, "body_timeout_s": 0.2},
+        "server": {"max_body_bytes": MAX_BODY_BYTES, "body_timeout_s": 1},
         "websocket": {"enabled": False},
-        "upstream": {"first_byte_timeout_s": 0.3, "breaker_failures": 1_000},
+        "upstream": {"first_byte_timeout_s": 1, "breaker_failures": 1_000},
         "upstreams": {"dead": {**dead, "breaker_failures": 1_000}, "tripped": {**dead, "breaker_failures": 1}},
         "routes": [
             {"model": "*", "upstreams": ["simulator"]},

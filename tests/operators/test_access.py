@@ -145,7 +145,7 @@ def test_a_deleted_or_expired_admin_key_ends_with_its_next_request(gateway: Runn
             assert client.get("/teams").is_success
             done(root.delete(f"/admin-keys/{made['id']}"))
             assert code_of(client.get("/teams")) == "invalid_admin_key"
-        soon = datetime.now(UTC) + timedelta(seconds=2)
+        soon = datetime.now(UTC) + timedelta(seconds=3)
         expiring = new_admin(root, "read", expires_at=soon.isoformat())
     with admin_client(gateway, expiring) as client:
         wait_until_sync(lambda: client.get("/teams").is_error, what="it has expired")

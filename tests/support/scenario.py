@@ -35,7 +35,8 @@ MODEL: Final = "test/model"
 EVENT_STREAM: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 JSON: Final = b"content-type: application/json\r\n"
 DONE: Final = b"data: [DONE]\n\n"
-PROMPT_NOTICE_S: Final = 1.0  # generous for a busy machine, far below every timeout that could close a socket instead
+READ_S: Final = 30.0
+PROMPT_NOTICE_S: Final = 5.0  # generous for a busy machine, far below every timeout that could close a socket instead
 
 
 def event(kind: str, number: int, **fields: Any) -> bytes:
@@ -134,7 +135,7 @@ class RawClient:
 
     async def read_until(self, mark: bytes) -> bytes:
         """Everything so far, once `mark` is in it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(READ_S):
             while mark not in self.received:
                 data = await self.reader.read(65536)
                 assert data, f"the gateway closed before {mark!r}: {bytes(self.received)!r}"
@@ -143,7 +144,7 @@ class RawClient:
 
     async def read_all(self) -> bytes:
         """Everything up to the gateway's end of the connection."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(READ_S):
             with contextlib.suppress(ConnectionError):
                 while data := await self.reader.read(65536):
                     self.received += data
