@@ -15,6 +15,7 @@ from tests.support.gateway import ADMIN_KEY, RunningGateway
 from tests.support.waiting import wait_until_sync
 
 AXE: Final = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+WAIT_MS: Final = 30_000
 PICTURES: Final = Path(__file__).parent / "screenshots"
 _WATCH: Final = "addEventListener('securitypolicyviolation', e => console.error('policy: ' + e.violatedDirective));"
 
@@ -37,7 +38,7 @@ class BrowserSession:
         """A session whose pages must report no error in the browser."""
         # Colours that are still in transition have no measurable contrast.
         context = browser.new_context(base_url=gateway.url, reduced_motion="reduce", **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(WAIT_MS)
         browser_session = cls(context, gateway)
         try:
             yield browser_session
@@ -49,12 +50,25 @@ class BrowserSession:
         """Signs in, from the sign-in page to the overview."""
         self.page.goto("/dashboard/login")
         self.fill_in_key(key)
-        self.page.get_by_role("heading", name="Overview", level=1).wait_for()
+        self.reads("Overview")
 
     def fill_in_key(self, key: str = ADMIN_KEY) -> None:
         """Sends the sign-in page that is shown."""
         self.page.get_by_label("Admin key").fill(key)
-        self.page.get_by_role("button", name="Sign in").click()
+        self.press("Sign in")
+
+    def follow(self, link: Locator) -> None:
+        """Clicks what leads to another page, and waits until that has loaded: what is read next stands there."""
+        with self.page.expect_navigation():
+            link.click()
+
+    def press(self, name: str, *, inside: Locator | None = None) -> None:
+        """Presses a button that sends a form, and waits until the page that answers has loaded."""
+        self.follow((inside or self.page).get_by_role("button", name=name))
+
+    def reads(self, heading: str) -> None:
+        """Waits for a page by its heading."""
+        self.page.get_by_role("heading", name=heading, level=1).wait_for()
 
     def end_session(self) -> None:
         """Ends this browser's session, as time does."""
@@ -63,7 +77,7 @@ class BrowserSession:
 
     def go(self, name: str) -> None:
         """Opens a page of the main menu."""
-        self.page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+        self.follow(self.page.get_by_role("navigation").get_by_role("link", name=name, exact=True))
 
     def make_team(self, name: str, credits_usd: str = "5", **limits: str) -> None:
         """Creates a team and ends on its page. Limits are given by their labels."""
@@ -74,8 +88,8 @@ class BrowserSession:
             self.page.get_by_text("Limits of the whole team").click()
         for limit, value in limits.items():
             self.page.locator(f"#new-{limit}").fill(value)
-        self.page.get_by_role("button", name="Make the team").click()
-        self.page.get_by_role("heading", name=name, level=1).wait_for()
+        self.press("Make the team")
+        self.reads(name)
 
     def make_key(self, label: str, **limits: str) -> str:
         """Creates a key on a team's page. Returns its text."""
@@ -84,7 +98,7 @@ class BrowserSession:
             self.page.get_by_text("Limits, models, expiry").click()
         for limit, value in limits.items():
             self.page.locator(f"#new-key-{limit}").fill(value)
-        self.page.get_by_role("button", name="Make the key").click()
+        self.press("Make the key")
         return self.secret()
 
     def rotate(self, label: str, overlap_hours: str = "24") -> str:
@@ -92,7 +106,7 @@ class BrowserSession:
         card = self.key(label)
         card.get_by_text(f"Rotate {label}").first.click()
         card.get_by_label("Hours for which the secrets of now still work").fill(overlap_hours)
-        card.get_by_role("button", name=f"Rotate {label}").click()
+        self.press(f"Rotate {label}", inside=card)
         return self.secret()
 
     def revoke(self, label: str) -> None:
@@ -100,7 +114,7 @@ class BrowserSession:
         card = self.key(label)
         card.get_by_text("Disable, revoke or delete").click()
         card.get_by_label("To revoke or delete it for ever, type its name").fill(label)
-        card.get_by_role("button", name=f"Revoke {label}").click()
+        self.press(f"Revoke {label}", inside=card)
         self.page.get_by_role("status").get_by_text("The key is revoked").wait_for()
 
     def key(self, label: str) -> Locator:

@@ -100,7 +100,7 @@ def test_twenty_keys_fit_a_screen_and_one_is_opened_by_its_name(browser: Browser
         for scheme in ("light", "dark"):
             session.picture("twenty-keys", scheme)
         assert session.page.locator("li.key").count() == 0
-        table.get_by_role("link", name="iPhone of worker 7", exact=True).click()
+        session.follow(table.get_by_role("link", name="iPhone of worker 7", exact=True))
         assert session.key("iPhone of worker 7").get_by_text("Limits and label").is_visible()
 
 
@@ -129,7 +129,7 @@ def test_a_form_outlives_its_session(browser_session: BrowserSession) -> None:
     page.get_by_label("Amount, USD").fill("12.5")
     page.get_by_label("Note").fill("typed for a long time")
     browser_session.end_session()
-    page.get_by_role("button", name="Book it").click()
+    browser_session.press("Book it")
     page.get_by_text("What you filled in is kept").wait_for()
     assert browser_session.faults_of_accessibility() == []
     browser_session.picture("login-kept")
@@ -137,7 +137,7 @@ def test_a_form_outlives_its_session(browser_session: BrowserSession) -> None:
     page.get_by_text("typed for a long time").wait_for()
     assert browser_session.faults_of_accessibility() == []
     browser_session.picture("send-again")
-    page.get_by_role("button", name="Send it").click()
+    browser_session.press("Send it")
     page.get_by_role("status").get_by_text("The credits were posted.").wait_for()
     with admin_client(browser_session.gateway) as root:
         balance = done(root.get(f"/teams/{team['id']}/credits"))
@@ -151,7 +151,7 @@ def test_a_usage_is_priced_line_by_line(browser_session: BrowserSession) -> None
     page.get_by_label("Model").fill("Any/Model")
     page.get_by_label("Input tokens").fill("1,000,000")
     page.get_by_label("Output tokens").fill("100000")
-    page.get_by_role("button", name="Reckon").click()
+    browser_session.press("Reckon")
     bill = page.get_by_role("table", name="The bill")
     assert bill.get_by_role("row").filter(has_text="In all").inner_text().split()[-1] == "2.00"
     assert page.get_by_text("is priced by the row").is_visible()

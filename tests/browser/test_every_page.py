@@ -133,12 +133,13 @@ def test_the_keyboard_is_enough(browser_session: BrowserSession, team: str) -> N
     # A browser gives the field its focus after the page has loaded; what is typed before goes nowhere.
     browser_session.page.wait_for_function("document.activeElement.matches('input[autofocus]')")
     keyboard.type(ADMIN_KEY)
-    keyboard.press("Enter")
-    browser_session.page.get_by_role("heading", name="Overview", level=1).wait_for()
+    with browser_session.page.expect_navigation():
+        keyboard.press("Enter")
+    browser_session.reads("Overview")
     keyboard.press("Tab")
     assert browser_session.page.evaluate("document.activeElement.textContent") == "Skip to the content"
     keyboard.press("Enter")
-    assert browser_session.page.url.endswith("#main")
+    browser_session.page.wait_for_url("**#main")
     browser_session.page.goto("/dashboard")
     seen = set()
     for _ in range(40):
@@ -149,7 +150,7 @@ def test_the_keyboard_is_enough(browser_session: BrowserSession, team: str) -> N
         if browser_session.page.evaluate("document.activeElement.textContent.trim()") == "Teams":
             break
     keyboard.press("Enter")
-    browser_session.page.get_by_role("heading", name="Teams", level=1).wait_for()
+    browser_session.reads("Teams")
 
 
 def test_all_but_the_live_feed_works_without_scripts(browser: Browser, gateway: RunningGateway, team: str) -> None:

@@ -38,9 +38,9 @@ def test_a_rotated_key_shows_who_uses_the_old_secret_and_a_revoked_one_is_refuse
     assert new != old
     for text in (old, new):
         browser_session.ask(text)
-    browser_session.page.get_by_role("heading", name="Ads", level=1).wait_for()
+    browser_session.reads("Ads")
     browser_session.go("Teams")
-    browser_session.page.get_by_role("link", name="Ads").click()
+    browser_session.follow(browser_session.page.get_by_role("link", name="Ads"))
     assert browser_session.key("bidder").get_by_role("row").count() == 3, "a head and two secrets"
     assert "never" not in browser_session.key("bidder").locator("tbody").inner_text()
     browser_session.revoke("bidder")
@@ -59,8 +59,8 @@ def test_whoever_runs_into_a_limit_reads_why(browser_session: BrowserSession) ->
         browser_session.ask(key)
     assert "requests" in str(refused.value)
     browser_session.go("Teams")
-    browser_session.page.get_by_role("link", name="Limited").click()
-    browser_session.page.get_by_role("heading", name="Limited", level=1).wait_for()
+    browser_session.follow(browser_session.page.get_by_role("link", name="Limited"))
+    browser_session.reads("Limited")
     row = (
         browser_session.page.get_by_role("group", name="Last refused")
         .get_by_role("row")
@@ -69,7 +69,7 @@ def test_whoever_runs_into_a_limit_reads_why(browser_session: BrowserSession) ->
     browser_session.reload_until(row.get_by_text("(requests per minute, of the key)"))
     browser_session.go("Requests")
     browser_session.page.get_by_label("Outcome").select_option("refused")
-    browser_session.page.get_by_role("button", name="Show").click()
+    browser_session.press("Show")
     why = browser_session.page.get_by_role("group", name="Recent requests").get_by_text(
         "(requests per minute, of the key)"
     )
@@ -82,7 +82,7 @@ def test_a_lead_sees_its_own_team_alone(browser_session: BrowserSession) -> None
         lead = new_admin(root, "team", own["id"])
     browser_session.sign_in(lead)
     browser_session.go("Team")
-    browser_session.page.get_by_role("heading", name=own["name"], level=1).wait_for()
+    browser_session.reads(own["name"])
     assert browser_session.page.get_by_role("heading", name="Credits").count() == 0
     assert browser_session.page.get_by_role("link", name="Upstreams").count() == 0
     assert browser_session.make_key("mine").startswith("sk-")
@@ -95,7 +95,7 @@ def test_a_lead_sees_its_own_team_alone(browser_session: BrowserSession) -> None
 
 def test_signing_out_ends_the_session(browser_session: BrowserSession) -> None:
     browser_session.sign_in()
-    browser_session.page.get_by_role("button", name="Sign out").click()
+    browser_session.press("Sign out")
     browser_session.page.get_by_role("heading", name="Sign in").wait_for()
     browser_session.page.goto("/dashboard/teams")
     browser_session.page.get_by_role("heading", name="Sign in").wait_for()

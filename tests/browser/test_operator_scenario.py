@@ -44,14 +44,13 @@ class ByDashboard:
         self._open(team)
         self._card(key_id).get_by_text("Limits and label").click()
         self._page.locator(f"#key-{key_id}-rpm").fill(str(rpm))
-        self._card(key_id).get_by_role("button", name="Save limits").click()
+        self._browser_session.press("Save limits", inside=self._card(key_id))
         self._page.get_by_role("status").get_by_text("The key was changed").wait_for()
 
     def spend(self, by: str, team: str | None = None) -> dict[str, Decimal]:
         self._browser_session.go("Overview")
         self._page.locator("#team").select_option(label=team or "All teams")
-        self._page.get_by_role("button", name="Show").click()
-        self._page.get_by_role("heading", name="Overview", level=1).wait_for()
+        self._browser_session.press("Show")
         table = "Models" if by == "model" else "Who spent it"
         found: dict[str, Decimal] = {}
         for row in self._page.get_by_role("group", name=table, exact=True).locator("tbody tr").all():
@@ -70,23 +69,23 @@ class ByDashboard:
         self._open(team)
         self._page.get_by_label("Amount, USD").fill(usd)
         self._page.get_by_label("Note").fill("for the experiments")
-        self._page.get_by_role("button", name="Book it").click()
+        self._browser_session.press("Book it")
         self._page.get_by_role("status").get_by_text("The credits were posted.").wait_for()
 
     def turn_upstream(self, name: str, *, on: bool) -> None:
         self._browser_session.go("Upstreams")
         if on:
-            self._page.get_by_role("button", name=f"Put {name} back").click()
+            self._browser_session.press(f"Put {name} back")
             self._page.get_by_text(f"Take {name} out …").wait_for()
         else:
             self._page.get_by_text(f"Take {name} out …").click()
-            self._page.get_by_role("button", name=f"Yes, take {name} out").click()
+            self._browser_session.press(f"Yes, take {name} out")
             self._page.get_by_role("button", name=f"Put {name} back").wait_for()
 
     def _open(self, team: str) -> None:
         self._browser_session.go("Teams")
-        self._page.get_by_role("link", name=team, exact=True).click()
-        self._page.get_by_role("heading", name=team, level=1).wait_for()
+        self._browser_session.follow(self._page.get_by_role("link", name=team, exact=True))
+        self._browser_session.reads(team)
 
     def _card(self, key_id: str) -> Locator:
         return self._page.locator("li.key").filter(has_text=key_id)

@@ -54,14 +54,14 @@ def test_a_file_with_mistakes_changes_nothing_and_a_good_one_is_in_force(runner:
     prices = page.get_by_role("group", name="Prices")
     before = prices.inner_text()
     file.sections = {"upstream": {"ca_file": "nothing.pem", "base_url": "https://127.0.0.1:1/v1"}}
-    page.get_by_role("button", name="Read the file again").click()
+    runner.press("Read the file again")
     page.get_by_role("alert").get_by_text("nothing was changed").wait_for()
     assert page.get_by_role("alert").get_by_role("listitem").count() == 1
     assert prices.inner_text() == before
     assert runner.faults_of_accessibility() == []
     runner.picture("configuration-mistakes")
     file.sections = {"prices": {"*": {"input": "7.25", "output": "8"}}}
-    page.get_by_role("button", name="Read the file again").click()
+    runner.press("Read the file again")
     page.get_by_role("status").get_by_text("Changed: prices.").wait_for()
     assert "7.25" in prices.inner_text()
     assert page.get_by_role("alert").count() == 0
@@ -76,18 +76,18 @@ def test_a_lead_gets_an_admin_key_signs_in_and_loses_it(
     runner.go("Admin keys")
     page.get_by_label("Name: whose it is").fill("Lea")
     page.get_by_label("Team that is led").select_option(label="Led")
-    page.get_by_role("button", name="Make the admin key").click()
+    runner.press("Make the admin key")
     text = page.get_by_label("Admin key", exact=True).input_value()
     assert runner.faults_of_accessibility() == []
     with BrowserSession.open(browser, reloadable) as lead:
         lead.sign_in(text)
         lead.go("Team")
-        lead.page.get_by_role("heading", name="Led", level=1).wait_for()
+        lead.reads("Led")
         runner.go("Admin keys")
         assert text not in page.content()
         page.get_by_text("Revoke Lea").first.click()
         page.get_by_label("Type its name").fill("Lea")
-        page.get_by_role("button", name="Revoke Lea").click()
+        runner.press("Revoke Lea")
         page.get_by_role("status").get_by_text("revoked").wait_for()
         lead.page.goto(f"/dashboard/teams/{team['id']}")
         lead.page.get_by_role("heading", name="Sign in").wait_for()
@@ -106,17 +106,17 @@ def test_from_the_live_list_to_one_request_and_from_the_journal_too(
     runner.ask(key)
     with pytest.raises(openai.RateLimitError):
         runner.ask(key)
-    live.get_by_role("row").filter(has_text="refused").get_by_role("link").click()
-    page.get_by_role("heading", name="One request", level=1).wait_for()
+    runner.follow(live.get_by_role("row").filter(has_text="refused").get_by_role("link"))
+    runner.reads("One request")
     assert "requests per minute, of the key" in page.locator(".alert").inner_text()
-    page.get_by_role("link", name="Followed").click()
-    page.get_by_role("link", name="Journal").click()
+    runner.follow(page.get_by_role("link", name="Followed"))
+    runner.follow(page.get_by_role("link", name="Journal"))
     page.locator("#type").select_option(label="charged")
-    page.get_by_role("button", name="Show").click()
+    runner.press("Show")
     rows = page.get_by_role("group", name="Entries of the journal").locator("tbody tr")
     assert rows.count() == 1
-    rows.get_by_role("link").click()
-    page.get_by_role("heading", name="One request", level=1).wait_for()
+    runner.follow(rows.get_by_role("link"))
+    runner.reads("One request")
     assert "admission by the ledger" in page.get_by_role("group", name="What it took").inner_text()
     page.go_back()
-    page.get_by_role("heading", name="Journal of Followed", level=1).wait_for()
+    runner.reads("Journal of Followed")

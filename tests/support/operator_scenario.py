@@ -107,6 +107,7 @@ def run_operator_scenario(operator: Operator, gateway: RunningGateway) -> None:
     assert operator.unused_secrets(search, keys[search].id) == 0
 
     send(gateway, keys[chat].text, "openai/large")
+    wait_until_sync(lambda: not gateway.services.ledger.open_holds, what="all are settled")
     by_team = operator.spend("team")
     assert by_team[search] > by_team[chat] > 0
     assert batch not in by_team
