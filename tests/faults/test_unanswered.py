@@ -97,7 +97,7 @@ async def test_a_client_that_leaves_before_the_request_was_sent_pays_nothing(sta
         assert (line["outcome"], line["settled_by"], line["state"]) == ("client_left", "-", "voided")
 
 
-TIMEOUTS = {
+TIMEOUTS: dict[str, Any] = {
     "first byte": {"upstream": {"first_byte_timeout_s": 0.3}},
     "total": {"server": {"port": 0, "total_timeout_s": 1}},
 }

@@ -240,7 +240,9 @@ async def _survives(upstream: str, directory: Path, rounds: int) -> None:
             who = await customer(parts)
             done = asyncio.Event()
             seen: list[Seen] = []
-            with gateway_process(server.url, upstream, directory / "gateway", workers=2, hold_ttl_s=3) as gateway:
+            with gateway_process(
+                server.url, upstream, directory / "gateway", workers=2, hold_ttl_s=3, store__timeout_s="0.3"
+            ) as gateway:
                 work = load(gateway.url, who.secret, STREAM, clients=8, until=done, seen=seen)
                 clients = asyncio.create_task(work)
                 for _ in range(rounds):

@@ -25,6 +25,7 @@ from tests.support.waiting import wait_until_sync
 
 REFUSED = b"POST /v1/responses HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n"
 KILOBYTE = 1024
+PATIENT = {"head_timeout_s": 600, "body_timeout_s": 600}
 ANSWERS = ("gateway_requests_total{", "gateway_errors_total{")
 
 
@@ -139,7 +140,7 @@ def test_what_is_held_for_nobody_in_particular_is_bounded(start: StartGateway, p
     if b"%b" in piece:  # a key of the right form, which nobody has: its body is read before it is looked up
         piece = (piece % unknown_key()).replace(b"content-length: 0", b"content-length: 60001") + b"{" * 60_000
     with (
-        start(server={"port": 0, "max_unverified_bytes": bound}) as gateway,
+        start(server={"port": 0, "max_unverified_bytes": bound, **PATIENT}) as gateway,
         connected(gateway) as (slow,),
         connected(gateway, 60) as clients,
     ):

@@ -21,17 +21,24 @@ def shared_store() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[PostOnlyProvider]:
+def post_only() -> Iterator[PostOnlyProvider]:
     with PostOnlyProvider.serving() as serving:
         yield serving
 
 
+@pytest.fixture
+def provider(post_only: PostOnlyProvider) -> PostOnlyProvider:
+    """The provider, with no answer that a test before this one has left."""
+    post_only.forget()
+    return post_only
+
+
 @pytest.fixture(scope="module")
 def gateway(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     directory = tmp_path_factory.mktemp("data")
-    with running_gateway(shared_store.url, provider.url, directory, route={"state": "gateway"}) as running:
+    with running_gateway(shared_store.url, post_only.url, directory, route={"state": "gateway"}) as running:
         yield running
 
 

@@ -27,12 +27,12 @@ STATE = {"background_concurrency": 2, "background_queue": 1}
 
 @pytest.fixture(scope="module")
 def gateways(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RunningGateway, RunningGateway]]:
     route, data = {"state": "gateway"}, tmp_path_factory.mktemp
     with (
-        running_gateway(shared_store.url, provider.url, data("one"), route=route, state=STATE) as one,
-        running_gateway(shared_store.url, provider.url, data("two"), route=route, state=STATE) as two,
+        running_gateway(shared_store.url, post_only.url, data("one"), route=route, state=STATE) as one,
+        running_gateway(shared_store.url, post_only.url, data("two"), route=route, state=STATE) as two,
     ):
         yield one, two
 

@@ -25,12 +25,12 @@ RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "seen"}
 
 @pytest.fixture(scope="module")
 def gateways(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RunningGateway, RunningGateway]]:
     route, data = {"state": "gateway"}, tmp_path_factory.mktemp
     with (
-        running_gateway(shared_store.url, provider.url, data("one"), route=route) as one,
-        running_gateway(shared_store.url, provider.url, data("two"), route=route) as two,
+        running_gateway(shared_store.url, post_only.url, data("one"), route=route) as one,
+        running_gateway(shared_store.url, post_only.url, data("two"), route=route) as two,
     ):
         yield one, two
 

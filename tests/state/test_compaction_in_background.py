@@ -24,13 +24,13 @@ LONG = "A long story. " * 50
 
 @pytest.fixture(scope="module")
 def gateways(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RunningGateway, RunningGateway]]:
     sections: dict[str, Any] = {"route": {"state": "gateway"}, "state": {"background_concurrency": 1}}
     data = tmp_path_factory.mktemp
     with (
-        running_gateway(shared_store.url, provider.url, data("one"), **sections) as one,
-        running_gateway(shared_store.url, provider.url, data("two"), **sections) as two,
+        running_gateway(shared_store.url, post_only.url, data("one"), **sections) as one,
+        running_gateway(shared_store.url, post_only.url, data("two"), **sections) as two,
     ):
         yield one, two
 

@@ -23,10 +23,10 @@ RESERVED_USD = 0.1
 
 @pytest.fixture(scope="module")
 def gateway(
-    shared_store: Server, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+    shared_store: Server, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     directory = tmp_path_factory.mktemp("passes")
-    with running_gateway(shared_store.url, provider.url, directory, route=PASSES) as running:
+    with running_gateway(shared_store.url, post_only.url, directory, route=PASSES) as running:
         yield running
 
 

@@ -55,6 +55,11 @@ class PostOnlyProvider:
         with self._lock:
             self._answers.append(answer)
 
+    def forget(self) -> None:
+        """Drops the answers that no call has asked for: a test before this one left them."""
+        with self._lock:
+            self._answers.clear()
+
     def wait_for_calls(self, count: int) -> None:
         wait_until_sync(lambda: len(self.received) >= count, what=f"{count} calls have reached the provider")
 

@@ -32,7 +32,6 @@ shutdown_delay_s = 0
 [store]
 url = "{store_url}"
 data_dir = "data"
-timeout_s = 0.3
 breaker_open_s = 0.1
 accept_data_loss = true
 [ledger]

@@ -53,10 +53,10 @@ class Talk:
 
 @pytest.fixture(scope="module", params=["gateway", "upstream", "none"])
 def by_state(
-    request: pytest.FixtureRequest, store: Any, provider: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, store: Any, post_only: PostOnlyProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     directory = tmp_path_factory.mktemp(request.param)
-    with running_gateway(store.url, provider.url, directory, route={"state": request.param}) as running:
+    with running_gateway(store.url, post_only.url, directory, route={"state": request.param}) as running:
         yield running
 
 
