@@ -245,7 +245,7 @@ class Gateway:
                 turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
             )
             late_usage = LateUsage(ledger, responses, handler)
-            handler.settler.usage_wanted = late_usage.want
+            handler.settler.on_estimated_usage = late_usage.add
             upgrades = self._upgrades(handler, responses)
             services = _services(settings, store, ledger, handler, request_log, self._source, upgrades)
             _begin_telemetry(settings, handler, services.reporter.note, stack)

@@ -117,8 +117,21 @@ def hold_of(
     request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "", counted: str = "", day: int = -1
 ) -> Hold:
     """Returns the hold that a request asks for."""
-    request_id, key, _patterns, demand, _most, idempotency_key, _sends, _operations, free, _waits, _, tags = request
-    _model, amount, input_tokens, output_tokens, _worst, _unsaid, _operation = demand
+    (
+        request_id,
+        key,
+        _patterns,
+        demand,
+        _max_output_tokens,
+        idempotency_key,
+        _sends,
+        _operations,
+        free,
+        _waits,
+        _,
+        tags,
+    ) = request
+    _model, amount, input_tokens, output_tokens, _worst, _output_field_tokens, _operation = demand
     return Hold(
         request_id,
         key.team_id,

@@ -43,10 +43,10 @@ from gateway.protocol.token_estimates import BYTES_PER_TOKEN
 
 
 class Demand(NamedTuple):
-    """What a request wanted to reserve.
+    """What a request needs to reserve.
 
-    `unsaid_tokens`: what its body would grow by if it said how much output it wants; 0 where it says so. `operation`:
-    the name of what it asks for.
+    `output_field_tokens`: by how many tokens a bound on its output would lengthen the body; 0 if it states one.
+    `operation`: the operation's name.
     """
 
     model: str
@@ -54,7 +54,7 @@ class Demand(NamedTuple):
     input_tokens: int
     output_tokens: int
     worst: WorstCase
-    unsaid_tokens: int = 0
+    output_field_tokens: int = 0
     operation: str = ""
 
 
@@ -210,8 +210,8 @@ def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 
 def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
     """The largest `max_output_tokens` with which the same request passes every credit and budget; 0: none."""
-    input_tokens = demand.input_tokens + demand.unsaid_tokens
-    by_usd = affordable_output_tokens(demand.worst, refusal.usd_left, demand.unsaid_tokens * BYTES_PER_TOKEN)
+    input_tokens = demand.input_tokens + demand.output_field_tokens
+    by_usd = affordable_output_tokens(demand.worst, refusal.usd_left, demand.output_field_tokens * BYTES_PER_TOKEN)
     by_tokens = max(0, refusal.tokens_left - input_tokens)
     return by_tokens if by_usd is None else min(by_usd, by_tokens)
 

@@ -1,12 +1,13 @@
-"""Steps 1 to 3 of a request: from a client's bytes to what step 4 asks for (admitting.py).
+"""Steps 1 to 3 of a request: from the client's bytes to the `AdmissionRequest` of step 4 (admitting.py).
 
     1 authenticate   headers -> ApiKey         api_keys.key_of_request        local: garbage never reaches the store
     2 read           body -> RequestBody       body_reading.read_request
-    3 route          model -> Route            Router.resolve; a response that is named pins the upstream that made it
-    4 admit          Route -> Admitted         admitting.admit                one script call; a hold is reserved
+    3 route          model -> Route            Router.resolve; a request that names a response goes to its maker
+    4 admit          Route -> Admitted         admitting.admit                one script call, which reserves a hold
 
-Each step takes the last one's frozen value and returns the next, or raises GatewayError. Before step 4 the store is
-asked only for a request that names a response (`KnownResponses.find`) or sends a large body (`KnownResponses.check`).
+Each step takes the frozen value of the previous one and returns the next one, or raises GatewayError. Before step 4
+only two kinds of requests query the store: those that name a response (`KnownResponses.find`), and those with a large
+body (`KnownResponses.check`).
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from gateway.protocol.operations import CREATE, CREATE_TARGET, Operation, Target
 from gateway.protocol.request_body import MAX_OUTPUT_TOKENS_FIELD, RequestBody, read_request_body
 from gateway.protocol.request_work import NO_WORK
 from gateway.proxy.body_reading import read_request
-from gateway.proxy.field_checks import checked
-from gateway.proxy.offers import offering
-from gateway.proxy.pinning import pinned, to_maker, wanted
-from gateway.proxy.reservation import NOTHING, reserve
+from gateway.proxy.field_checks import check_fields
+from gateway.proxy.offers import restrict_to_offering
+from gateway.proxy.pinning import apply_preferences, pin_to_response, pin_to_turn
+from gateway.proxy.reservation import NO_RESERVATION, reserve
 from gateway.proxy.snapshot import ConfigSnapshot
-from gateway.proxy.unnamed_models import by_its_answer, completed, streams
+from gateway.proxy.unnamed_models import asks_for_stream, complete_request, price_by_answer
 from gateway.routing.affinity import Affinity
 from gateway.routing.router import Route
 from gateway.state.past import PREVIOUS
@@ -50,9 +51,10 @@ MAX_IDEMPOTENCY_KEY: Final = 255
 
 
 class Routed(NamedTuple):
-    """After step 3. `known_response`: the response that this is about, or goes on from, where an upstream keeps it.
+    """A request after step 3.
 
-    `turn`: where the gateway keeps the state itself; it is to be closed.
+    `known_response` is the response that the request reads or continues, if an upstream keeps it. `turn` is set if the
+    gateway keeps the state itself. It must be closed.
     """
 
     key: ApiKey
@@ -64,24 +66,30 @@ class Routed(NamedTuple):
     turn: Turn | None = None
 
 
-class Before(Protocol):
-    """A summary that is made before a request in the background. See `compactor.Summary`."""
+class PendingSummary(Protocol):
+    """A summary of the conversation that is due before a request. `compactor.Summary` implements it."""
 
     @property
     def record(self) -> RequestRecord:
-        """Its own."""
+        """The record of the summary's own call."""
 
-    async def made(self, admitted: Admitted, client: Client | None = None) -> Routed | None:
-        """Makes it. Returns the request as it goes on, or None if it was ended on purpose. Raises GatewayError."""
+    async def admit(self) -> Admitted:
+        """Reserves the summary's hold. Raises GatewayError."""
 
-    async def drop(self, admitted: Admitted) -> None:
-        """Gives its hold back, because it is not made."""
+    async def make(self, admitted: Admitted, client: Client | None = None) -> Routed | None:
+        """Makes the summary. Returns the request that continues from it, or None if its call was ended on purpose.
+
+        `client` waits for the summary, if not the request's own client. Raises GatewayError.
+        """
+
+    async def discard(self, admitted: Admitted) -> None:
+        """Releases the hold of a summary that will not be made."""
 
 
 class Admitted(NamedTuple):
-    """After step 4. `snapshot`: the one it runs on to its end. `asked`: what it asked the ledger for.
+    """A request after step 4. It runs on `snapshot` to its end.
 
-    `before`: what is admitted is this summary, and the request itself is not yet.
+    `pending_summary` means that only this summary has been admitted so far, and not yet the request itself.
     """
 
     snapshot: ConfigSnapshot
@@ -89,17 +97,18 @@ class Admitted(NamedTuple):
     request: RequestBody
     route: Route
     known_response: KnownResponse | None
-    asked: AdmissionRequest
+    admission_request: AdmissionRequest
     admission: Admission
     turn: Turn | None = None
-    before: Before | None = None
+    pending_summary: PendingSummary | None = None
 
 
 class Opened(NamedTuple):
-    """After step 5: an upstream's answer, its head read. A 2xx, or a refusal of the upstream's own for the client.
+    """A request after step 5: an upstream's answer of which the head was read. It is a 2xx, or the upstream's refusal.
 
-    `added`: what the gateway has added to the request's body, `output_bound` as a bound that its caller did not state.
-    `read`: what has been read of the answer's body already. `is_last`: nobody else is to be asked, whatever it is.
+    `added` lists what the gateway has added to the request's body. `output_bound` is the bound that it has added, in
+    tokens. `already_read` is what has been read of the answer's body. `is_last` means that no other upstream may be
+    tried, even if the answer turns out to be an error.
     """
 
     upstream: Upstream
@@ -107,7 +116,7 @@ class Opened(NamedTuple):
     answer: Answer
     added: tuple[Addition, ...] = ()
     output_bound: int | None = None
-    read: bytes = b""
+    already_read: bytes = b""
     is_last: bool = False
 
 
@@ -119,7 +128,7 @@ async def prepare(
     record: RequestRecord,
     turns: TurnSource | None = None,
 ) -> Routed:
-    """Steps 1 to 3, and the question for step 4."""
+    """Runs steps 1 to 3, and makes the `AdmissionRequest` for step 4. Raises GatewayError."""
     key = of_head(client, key_of_request)
     record.key = key
     _refuse_upgrade(client)
@@ -129,11 +138,11 @@ async def prepare(
     known_response: KnownResponse | None = None
     if target.response_id is not None:
         known_response = found = await responses.find(key, target.response_id, "response_id")
-        request = about(found, query)
+        request = request_about(found, query)
     else:
         request = await read_request(snapshot, responses, target, client, record, key)
         if query or not request.model:
-            request, known_response = await completed(request, query, snapshot, responses, turns, key)
+            request, known_response = await complete_request(request, query, snapshot, responses, turns, key)
     record.model, record.stream = request.model, request.stream
     record.asked_model = request.model
     charge = target.operation.charge
@@ -143,31 +152,35 @@ async def prepare(
     record.model = route.model
     several = snapshot.has_several_keys or snapshot.offers_differ
     if several or route.rule.weights or request.preferences is not None:
-        route = _chosen(snapshot, route, client, request, key, None if known_response else target.operation)
+        route = _with_chosen_candidates(
+            snapshot, route, client, request, key, None if known_response else target.operation
+        )
     record.upstream.chosen_by = route.chosen_by or None
     if turns is not None and route.rule.state == "gateway" and target.operation.begins_turn:
-        return await _begin_turn(_Kept(turns, responses), snapshot, target, client, record, key, request, route)
+        return await _begin_turn(
+            _ResponseSources(turns, responses), snapshot, target, client, record, key, request, route
+        )
     if route.rule.state == "none" and request.previous_response_id:
         raise previous_not_found(request.previous_response_id)
     if known_response is None and request.previous_response_id:
         known_response = await responses.find(key, request.previous_response_id)
     if known_response is not None:
-        route = pinned(snapshot, route, known_response, target)
+        route = pin_to_response(snapshot, route, known_response, target)
         if request.preferences is not None:
-            route = wanted(snapshot, route, request.preferences)
+            route = apply_preferences(snapshot, route, request.preferences)
         record.upstream.chosen_by = "response"
-    route, ask = _ask(snapshot, record, client, key, request, route, target, known_response)
-    return Routed(key, target, request, route, known_response, ask)
+    route, admission_request = _admission_request(snapshot, record, client, key, request, route, target, known_response)
+    return Routed(key, target, request, route, known_response, admission_request)
 
 
-class _Kept(NamedTuple):
-    """Where responses are found: those that the gateway keeps, and who made those that it does not."""
+class _ResponseSources(NamedTuple):
+    """Where earlier responses are looked up: those that the gateway stores, and those that providers keep."""
 
     turns: TurnSource
     responses: KnownResponses
 
-    async def made(self, key: ApiKey, response_id: str) -> KnownResponse | None:
-        """Who made a response that its provider keeps; None if no request here has."""
+    async def find_known(self, key: ApiKey, response_id: str) -> KnownResponse | None:
+        """Returns what is known of a response that its provider keeps. None: it was not made through this gateway."""
         try:
             return await self.responses.find(key, response_id)
         except GatewayError as error:
@@ -177,7 +190,7 @@ class _Kept(NamedTuple):
 
 
 async def _begin_turn(
-    kept: _Kept,
+    sources: _ResponseSources,
     snapshot: ConfigSnapshot,
     target: Target,
     client: Client,
@@ -186,36 +199,36 @@ async def _begin_turn(
     request: RequestBody,
     route: Route,
 ) -> Routed:
-    """Where the gateway keeps the state: the past is resolved into the request, and so into its hold."""
+    """Begins a turn whose state the gateway keeps: earlier turns become part of the request, and of its hold."""
     body = request.body
-    if not (request.names_model or request.model_in_prompt):  # what names it here is not sent
+    if not (request.names_model or request.model_in_prompt):  # the gateway has chosen it, so the body lacks it
         body = await snapshot.off_loop.run(partial(with_model, body, request.model))
     if target.operation.summarises:
-        turn, target = await kept.turns.begin_compaction(key, body, route.rule), CREATE_TARGET
+        turn, target = await sources.turns.begin_compaction(key, body, route.rule), CREATE_TARGET
     else:
-        turn = await kept.turns.begin(key, body, route.rule)
+        turn = await sources.turns.begin(key, body, route.rule)
     try:
-        route, known_response = to_maker(snapshot, route, turn), None
+        route, known_response = pin_to_turn(snapshot, route, turn), None
         if turn.base is not None and turn.base.member == PREVIOUS and not turn.base_maker:
-            known_response = await kept.made(key, turn.base.id)
-            route = route if known_response is None else pinned(snapshot, route, known_response, target)
+            known_response = await sources.find_known(key, turn.base.id)
+            route = route if known_response is None else pin_to_response(snapshot, route, known_response, target)
         record.upstream.chosen_by = route.chosen_by or None
-        routed = await _with_body(snapshot, key, target, route, turn.body, client, record, known_response)
+        routed = await _route_with_body(snapshot, key, target, route, turn.body, client, record, known_response)
         return routed._replace(turn=turn)
     except BaseException:
         await turn.close()
         raise
 
 
-async def routed_again(
+async def with_new_body(
     snapshot: ConfigSnapshot, routed: Routed, body: bytes, client: Client, record: RequestRecord
 ) -> Routed:
-    """Returns a request with another body, for the same key on the same route. Raises GatewayError."""
-    again = await _with_body(snapshot, routed.key, routed.target, routed.route, body, client, record)
+    """Returns the request with another body, for the same key and on the same route. Raises GatewayError."""
+    again = await _route_with_body(snapshot, routed.key, routed.target, routed.route, body, client, record)
     return again._replace(turn=routed.turn)
 
 
-async def _with_body(
+async def _route_with_body(
     snapshot: ConfigSnapshot,
     key: ApiKey,
     target: Target,
@@ -226,29 +239,29 @@ async def _with_body(
     known_response: KnownResponse | None = None,
 ) -> Routed:
     form, bounds = target.operation.dialect.request, snapshot.limits.body_bounds
-    read = partial(read_request_body, body, form, body_bounds=bounds)
-    request = await snapshot.off_loop.run(read) if len(body) > LONG_BYTES else read()
+    parse = partial(read_request_body, body, form, body_bounds=bounds)
+    request = await snapshot.off_loop.run(parse) if len(body) > LONG_BYTES else parse()
     if request.model_in_prompt:
         request = request._replace(model=route.model)
-    if request.previous_response_id and known_response is None:  # of the provider's: nobody here knows its length
+    if request.previous_response_id and known_response is None:  # the provider keeps it, so its length is unknown
         request = request._replace(work=request.work._replace(unseen=True))
-    route, ask = _ask(snapshot, record, client, key, request, route, target, known_response)
-    return Routed(key, target, request, route, known_response, ask)
+    route, admission_request = _admission_request(snapshot, record, client, key, request, route, target, known_response)
+    return Routed(key, target, request, route, known_response, admission_request)
 
 
-def about(known_response: KnownResponse, query: bytes) -> RequestBody:
-    """A request about a response that exists: it has no body, and its model is the response's."""
+def request_about(known_response: KnownResponse, query: bytes) -> RequestBody:
+    """Returns the request for a call that refers to a response by its id. It has no body, and the response's model."""
     return RequestBody(
         body=b"",
         model=known_response.model,
-        stream=streams(query),
+        stream=asks_for_stream(query),
         max_output_tokens=None,
         previous_response_id=None,
         input_tokens_estimate=0,
     )
 
 
-def _chosen(
+def _with_chosen_candidates(
     snapshot: ConfigSnapshot,
     route: Route,
     client: Client,
@@ -256,17 +269,17 @@ def _chosen(
     key: ApiKey,
     operation: Operation | None,
 ) -> Route:
-    """The route with the candidates that offer the operation, as the session orders them, and its caller's wishes."""
+    """Returns the route with its candidates filtered and ordered by operation, session and the caller's preferences."""
     if route.rule.weights or snapshot.has_several_keys:
         route = snapshot.router.in_session(route, _session(route.rule.affinity, client, request, key))
     if operation is not None:
         is_own = route.rule.state == "gateway" and operation.begins_turn
-        route = offering(snapshot, route, CREATE if is_own else operation)
-    return route if request.preferences is None else wanted(snapshot, route, request.preferences)
+        route = restrict_to_offering(snapshot, route, CREATE if is_own else operation)
+    return route if request.preferences is None else apply_preferences(snapshot, route, request.preferences)
 
 
 def _session(affinity: Affinity, client: Client, request: RequestBody, key: ApiKey) -> str:
-    """What the request belongs to, in its team; "" where nothing says so, or its route does not care."""
+    """Returns the name of the request's session, with its team. "": it has none, or its route has no affinity."""
     if affinity == "none":
         return ""
     fields = client.fields
@@ -276,7 +289,7 @@ def _session(affinity: Affinity, client: Client, request: RequestBody, key: ApiK
     return f"{key.team_id}/{named}" if named else ""
 
 
-def _ask(
+def _admission_request(
     snapshot: ConfigSnapshot,
     record: RequestRecord,
     client: Client,
@@ -286,20 +299,22 @@ def _ask(
     target: Target,
     known_response: KnownResponse | None,
 ) -> tuple[Route, AdmissionRequest]:
-    reserved = NOTHING  # counted and limited as a request; nothing to reserve
+    reserved = NO_RESERVATION  # it counts as a request, but reserves no credits
     form = target.operation.dialect.request
     now_ms = time.time_ns() // 1_000_000
     if request.model_in_prompt:
-        route = by_its_answer(snapshot, route, request)
+        route = price_by_answer(snapshot, route, request)
     says_more = request.work is not NO_WORK or request.facts.service_tier or route.variants
     if says_more and target.response_id is None:
-        route = checked(request, route, snapshot, now_ms)
+        route = check_fields(request, route, snapshot, now_ms)
     if target.operation.charge == "usage or estimate":
         reserved = reserve(request, target.operation, route, snapshot.router, snapshot.limits, known_response, now_ms)
     input_tokens, output_tokens, worst, sends_bound = reserved
-    unsaid = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None and form.has_output else 0
+    output_field_tokens = MAX_OUTPUT_TOKENS_FIELD if request.max_output_tokens is None and form.has_output else 0
     operation = target.operation
-    demand = Demand(route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, unsaid, operation.name)
+    demand = Demand(
+        route.model, worst.amount_nano_usd, input_tokens, output_tokens, worst, output_field_tokens, operation.name
+    )
     free = operation.charge == "free"
     idempotency_key = None if free else client.text(b"idempotency-key")
     if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:
@@ -308,13 +323,13 @@ def _ask(
             f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters.",
             param="Idempotency-Key",
         )
-    most = request.max_output_tokens
+    max_output_tokens = request.max_output_tokens
     return route, AdmissionRequest(
         record.request_id,
         key,
         route.patterns,
         demand,
-        most,
+        max_output_tokens,
         idempotency_key,
         sends_bound,
         operation.grants,
@@ -325,6 +340,6 @@ def _ask(
 
 
 def _refuse_upgrade(client: Client) -> None:
-    """RFC 9110 lets a server ignore an upgrade, but llhttp stops at the head of such a request: its body is lost."""
+    """Refuses an upgrade. RFC 9110 permits ignoring it, but llhttp stops behind the head, so that the body is lost."""
     if client.fields.get(b"upgrade") is not None and b"upgrade" in (client.fields.get(b"connection") or b"").lower():
         raise GatewayError("upgrade_unsupported", "This gateway speaks HTTP/1.1: send the request without 'Upgrade'.")

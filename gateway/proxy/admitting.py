@@ -1,4 +1,4 @@
-"""Step 4 of a request: a hold is reserved by one script call, at once or when it is the request's turn."""
+"""Step 4 of a request: one script call reserves a hold, at once or after the request has waited in its queue."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from gateway.ledger.admissions import Admission, AdmissionRefused, AdmissionRequ
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.waiting_line import LeftQueue
 from gateway.observability.request_record import RequestRecord
-from gateway.proxy.admission import Admitted, Before, Routed
+from gateway.proxy.admission import Admitted, PendingSummary, Routed
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.state.background_turn import BackgroundTurn
 
 
-class Summary(Before, Protocol):
-    """A summary that is due."""
-
-    async def admit(self) -> Admitted:
-        """Reserves its hold. Raises GatewayError."""
-
-
-class Compacting(Protocol):
-    """Makes summaries for the requests that want one. `compactor.Compactor` is it."""
+class SummaryMaker(Protocol):
+    """Makes summaries for the requests that ask for one. `compactor.Compactor` implements it."""
 
     async def due(
         self, snapshot: ConfigSnapshot, routed: Routed, client: Client, record: RequestRecord
-    ) -> Summary | None:
-        """Returns the summary that is due before a request."""
+    ) -> PendingSummary | None:
+        """Returns the summary that is due before a request, or None."""
 
 
 async def admit(
@@ -39,11 +32,11 @@ async def admit(
     routed: Routed,
     client: Client,
     record: RequestRecord,
-    compactor: Compacting | None = None,
+    compactor: SummaryMaker | None = None,
 ) -> Admitted:
-    """Step 4. Raises GatewayError, or ClientDisconnected where the client has left while its request waited.
+    """Runs step 4. Raises GatewayError, or ClientDisconnected if the client left while its request waited.
 
-    Of a request in the background before which a summary is due, that is admitted: see `Admitted.before`.
+    If a summary is due before a background request, the summary is admitted first: see `Admitted.pending_summary`.
     """
     record.times.routed = time.perf_counter()
     try:
@@ -51,12 +44,12 @@ async def admit(
         if compactor is not None and routed.turn is not None and routed.turn.due is not None:
             summary = await compactor.due(snapshot, routed, client, record)
         if summary is not None and not isinstance(routed.turn, BackgroundTurn):
-            routed, summary = _goes_on(await summary.made(await summary.admit()), summary.record), None
+            routed, summary = _continue_after_summary(await summary.make(await summary.admit()), summary.record), None
         if routed.turn is not None:
             await routed.turn.announce()
         if summary is not None:
-            return (await summary.admit())._replace(turn=routed.turn, before=summary)
-        return await admit_itself(snapshot, ledger, routed, client, record)
+            return (await summary.admit())._replace(turn=routed.turn, pending_summary=summary)
+        return await admit_request(snapshot, ledger, routed, client, record)
     except BaseException as error:
         if isinstance(error, AdmissionRefused):
             record.day = error.day
@@ -65,26 +58,26 @@ async def admit(
         raise
 
 
-async def admit_itself(
+async def admit_request(
     snapshot: ConfigSnapshot, ledger: Ledger, routed: Routed, client: Client, record: RequestRecord
 ) -> Admitted:
-    """The same for a request before which nothing is due. Its turn stays open."""
+    """Reserves the hold of a request before which no summary is due. Its turn stays open if that fails."""
     try:
         admission = await ledger.admit(routed.admission_request)
     except AdmissionRefused as refused:
         if not refused.queue_s:
             raise
-        admission = await _in_turn(ledger, routed.admission_request, refused.queue_s, client, record)
+        admission = await _wait_in_queue(ledger, routed.admission_request, refused.queue_s, client, record)
     record.times.admitted = time.perf_counter()
     client.key_is_known()
     record.state = State.ADMITTED
     record.unchecked = admission.unchecked
-    _, target, request, route, known_response, asked, turn = routed
-    return Admitted(snapshot, target, request, route, known_response, asked, admission, turn)
+    _, target, request, route, known_response, admission_request, turn = routed
+    return Admitted(snapshot, target, request, route, known_response, admission_request, admission, turn)
 
 
-def _goes_on(routed: Routed | None, summary: RequestRecord) -> Routed:
-    """The request behind its summary, unless that was ended."""
+def _continue_after_summary(routed: Routed | None, summary: RequestRecord) -> Routed:
+    """Returns the request that continues from its summary. Raises if the summary's call was ended."""
     if routed is None:
         raise GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)
     if summary.outcome is Outcome.CLIENT_LEFT:
@@ -92,7 +85,7 @@ def _goes_on(routed: Routed | None, summary: RequestRecord) -> Routed:
     return routed
 
 
-async def _in_turn(
+async def _wait_in_queue(
     ledger: Ledger, request: AdmissionRequest, queue_s: int, client: Client, record: RequestRecord
 ) -> Admission:
     since_s = time.perf_counter()

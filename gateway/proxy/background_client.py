@@ -12,7 +12,7 @@ from typing import Final
 from gateway.http.client import Client, Watch
 from gateway.protocol.lenient_json import parse_object
 from gateway.proxy.collecting_client import CollectingClient
-from gateway.proxy.nobody_client import Unwatched
+from gateway.proxy.discarding_client import NullWatch
 from gateway.state.background_turn import BackgroundTurn, Problem
 from gateway.types import Headers
 
@@ -40,7 +40,7 @@ class BackgroundClient(CollectingClient):
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`. A background response is ended by its runner: no client can leave."""
         del on_leave
-        return Unwatched()
+        return NullWatch()
 
 
 def _problem(status: int, body: bytes) -> Problem:

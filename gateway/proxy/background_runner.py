@@ -28,7 +28,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.operations import Operation
 from gateway.proxy.admission import Admitted
-from gateway.proxy.admitting import admit_itself
+from gateway.proxy.admitting import admit_request
 from gateway.proxy.background_client import BackgroundClient
 from gateway.state.background import Background, Step
 from gateway.state.background_turn import BackgroundTurn, Problem
@@ -149,13 +149,13 @@ class BackgroundRunner:
     async def _begun(self, run: Run) -> Admitted | None:
         """Returns the request, admitted, behind the summary that is due before it. None: it has ended."""
         admitted, record = run.admitted, run.record
-        before = admitted.before
-        if before is None:
+        summary = admitted.pending_summary
+        if summary is None:
             return admitted
         try:
-            routed = await before.made(admitted._replace(turn=None, before=None), run.client)
+            routed = await summary.make(admitted._replace(turn=None, pending_summary=None), run.client)
             if routed is not None and not run.is_cancelled:
-                return await admit_itself(admitted.snapshot, self._ledger, routed, run.client, record)
+                return await admit_request(admitted.snapshot, self._ledger, routed, run.client, record)
             record.outcome = Outcome.CANCELLED if run.is_cancelled else Outcome.SHUT_DOWN
             run.turn.problem = _STOPPED
         except GatewayError as error:
@@ -168,9 +168,9 @@ class BackgroundRunner:
 
     async def _drop(self, run: Run) -> None:
         """Ends a response that does not run: it gives back what it held."""
-        record, before = run.record, run.admitted.before
-        if before is not None:
-            await before.drop(run.admitted)
+        record, summary = run.record, run.admitted.pending_summary
+        if summary is not None:
+            await summary.discard(run.admitted)
             record.outcome, record.state = Outcome.CANCELLED, TRANSITIONS[record.state, Event.REFUSE]
             await run.turn.close()
             return
@@ -183,8 +183,8 @@ class BackgroundRunner:
         """Ends a response that runs, because it was cancelled."""
         run.is_cancelled = True
         run.answer(starts=False)
-        before = run.admitted.before
-        records = [run.record] if before is None else [run.record, before.record]
+        summary = run.admitted.pending_summary
+        records = [run.record] if summary is None else [run.record, summary.record]
         for cancel_scope, relay in list(self._requests.running.items()):
             if any(relay.record is one for one in records):
                 cancel_scope.cancel(Reason.CANCELLED)

@@ -1,13 +1,13 @@
-"""Compacts a conversation in the course of a request that asks for it by `context_management`.
+"""Replaces a long conversation by a summary, for requests that ask for it by `context_management`.
 
-    summary = await compactor.due(...)      the summary that is to be made first, or None
-    admitted = await summary.admit()        its hold
-    routed = await summary.made(admitted)   the request as it goes on from it; None: it was ended on purpose
+    summary = await compactor.due(...)      the summary that must be made first, or None
+    admitted = await summary.admit()        reserves its hold
+    routed = await summary.make(admitted)   makes it, and returns the request that continues from it
 
-The summary is a call of its own: with its own id, hold, settlement and log line, on the same route and for the same
-key. If the ledger refuses it, the request is refused. If the provider makes no summary, the request goes on with its
-whole input, and the log says so. A request that runs in the background is queued with the summary's hold. It is
-admitted itself when the summary has been made.
+The summary is a model call of its own: it has its own id, hold, settlement and log line, on the same route and for the
+same key. If the ledger refuses the summary, the request is refused. If the provider makes no summary, the request goes
+on with its whole input, and the log says so. A background request is queued with the hold of its summary, and is
+admitted itself after the summary has been made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.observability.request_record import RequestRecord
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.operations import CREATE_TARGET
-from gateway.proxy.admission import Admitted, Routed, routed_again
+from gateway.proxy.admission import Admitted, Routed, with_new_body
 from gateway.proxy.collecting_client import CollectingClient
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.state.compaction import summary_of
@@ -34,17 +34,17 @@ _ENDED: Final = frozenset({Outcome.SHUT_DOWN, Outcome.CANCELLED})
 
 
 class Exchanges(Protocol):
-    """What a summary needs of the request handler."""
+    """The methods of the request handler that a summary uses."""
 
     async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
-        """Steps 5 to 9 for an admitted request."""
+        """Runs steps 5 to 8 for an admitted request."""
 
-    def note(self, client: Client, record: RequestRecord) -> None:
+    def record_end(self, client: Client, record: RequestRecord) -> None:
         """Writes the log line of a call that has ended, and counts it."""
 
 
 class Compactor:
-    """Makes summaries of what goes before a turn."""
+    """Makes summaries of the input of turns."""
 
     def __init__(self, ledger: Ledger, exchanges: Exchanges) -> None:
         self._ledger = ledger
@@ -61,64 +61,62 @@ class Compactor:
         own.key, own.model, own.upstream.chosen_by = record.key, record.model, record.upstream.chosen_by
         own.detail = f"a summary for {record.request_id}"
         plain = routed._replace(target=CREATE_TARGET, turn=None)
-        asks = await routed_again(snapshot, plain, due.body, client, own)
-        return Summary(self._ledger, self._exchanges, snapshot, routed, asks, client, record, own)
+        call = await with_new_body(snapshot, plain, due.body, client, own)
+        return Summary(self._ledger, self._exchanges, snapshot, routed, call, client, record, own)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One summary: what `asks` for it, before the request `routed`. `record`: its own, beside the request's.
+    """One summary that is due. See `admission.PendingSummary`.
 
-    `exchanges` makes it for `client`, the request's own.
+    `request`, `request_record` and `client` belong to the request that asks for a summary. `call` and `record` belong
+    to the model call that makes it.
     """
 
     ledger: Ledger
     exchanges: Exchanges
     snapshot: ConfigSnapshot
-    routed: Routed
-    asks: Routed
+    request: Routed
+    call: Routed
     client: Client
     request_record: RequestRecord
     record: RequestRecord
 
     async def admit(self) -> Admitted:
-        """Reserves its hold. Raises GatewayError."""
-        asks, own = self.asks, self.record
+        """See `PendingSummary`."""
+        call, record = self.call, self.record
         # The client's Idempotency-Key is for its own request.
-        asked = asks.admission_request._replace(idempotency_key=None)
+        admission_request = call.admission_request._replace(idempotency_key=None)
         try:
-            admission = await self.ledger.admit(asked)
+            admission = await self.ledger.admit(admission_request)
         except BaseException:
-            self.exchanges.note(CollectingClient(self.client), own)
+            self.exchanges.record_end(CollectingClient(self.client), record)
             raise
-        own.state = State.ADMITTED
-        return Admitted(self.snapshot, asks.target, asks.request, asks.route, None, asked, admission)
+        record.state = State.ADMITTED
+        return Admitted(self.snapshot, call.target, call.request, call.route, None, admission_request, admission)
 
-    async def made(self, admitted: Admitted, client: Client | None = None) -> Routed | None:
-        """Makes it. Returns the request as it goes on; None: it was ended on purpose. Raises GatewayError.
-
-        `client`: whoever waits for it, if not the request's own client.
-        """
-        own, routed, turn = self.record, self.routed, self.routed.turn
+    async def make(self, admitted: Admitted, client: Client | None = None) -> Routed | None:
+        """See `PendingSummary`."""
+        record, request, turn = self.record, self.request, self.request.turn
         inner = CollectingClient(client or self.client)
         try:
-            await self.exchanges.exchange(admitted, inner, own)
+            await self.exchanges.exchange(admitted, inner, record)
         finally:
-            self.exchanges.note(inner, own)
-        if own.outcome in _ENDED or turn is None:
+            self.exchanges.record_end(inner, record)
+        if record.outcome in _ENDED or turn is None:
             return None
         try:
             turn.follow_summary(summary_of(parse_object(bytes(inner.body)) or {}))
         except GatewayError as error:
-            told = {"request_id": self.request_record.request_id, "status": inner.status, "reason": error.message}
-            structlog.get_logger("gateway.state").warning("not_compacted", **told)
-            return routed
-        return await routed_again(self.snapshot, routed, turn.body, self.client, self.request_record)
+            fields = {"request_id": self.request_record.request_id, "status": inner.status, "reason": error.message}
+            structlog.get_logger("gateway.state").warning("not_compacted", **fields)
+            return request
+        return await with_new_body(self.snapshot, request, turn.body, self.client, self.request_record)
 
-    async def drop(self, admitted: Admitted) -> None:
-        """Gives its hold back, because it is not made."""
-        own = self.record
-        own.outcome, own.state = Outcome.CANCELLED, TRANSITIONS[own.state, Event.VOID]
-        own.settlement = void(admitted.admission.hold, own.outcome)
-        own.spooled = await self.ledger.settle(own.settlement) is None
-        self.exchanges.note(CollectingClient(self.client), own)
+    async def discard(self, admitted: Admitted) -> None:
+        """See `PendingSummary`."""
+        record = self.record
+        record.outcome, record.state = Outcome.CANCELLED, TRANSITIONS[record.state, Event.VOID]
+        record.settlement = void(admitted.admission.hold, record.outcome)
+        record.spooled = await self.ledger.settle(record.settlement) is None
+        self.exchanges.record_end(CollectingClient(self.client), record)

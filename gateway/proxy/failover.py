@@ -1,23 +1,24 @@
-"""Step 5 of a request: asks the route's candidates until one answers. Nothing has been sent to the client yet.
+"""Step 5 of a request: tries the route's candidates until one answers. Nothing has been sent to the client yet.
 
-| a candidate                             | then                                                          |
+| result of a candidate                   | consequence                                                   |
 |-----------------------------------------|---------------------------------------------------------------|
-| its breaker is open, its keys rest      | the next                                                      |
-| rests, and nobody else has answered     | the one that rests shortest is asked nevertheless             |
-| cannot be reached                       | the next upstream                                             |
-| fails after the request may have arrived| the error, unless the route says `repeat_started`             |
+| its breaker is open, or its keys rest   | the next candidate                                            |
+| all candidates rest                     | the key that rests for the shortest time is tried anyway      |
+| it cannot be reached                    | the next upstream                                             |
+| it fails after the request may have     | the error, unless the route says `repeat_started`             |
+|   arrived                               |                                                               |
 | 401, 402, 429                           | the next key, then the next upstream                          |
 | 5xx                                     | the next upstream                                             |
-| 404, 405, 501 to what not all upstreams | the next upstream; it says nothing about the model or the key |
-|   offer                                 |                                                               |
-| an error under a 200, before the output | as the status that it stands for                              |
-| 4xx that names a field which the gateway| the same once more, without it; remembered                    |
-|   added                                 |                                                               |
+| 404, 405, 501 for an operation that not | the next upstream; the health of key and model is unaffected  |
+|   all upstreams offer                   |                                                               |
+| an error under a 200, before the output | the same as for the status that the error stands for          |
+| a 4xx that names a field which the      | one retry without the field, which the upstream's policy then |
+|   gateway added                         |   remembers                                                   |
 | any other answer                        | it is the answer                                              |
 
-An attempt that failed after the request may have begun there is kept in `Search.begun`: its provider may charge for it.
-All of it ends within `failover_s`. If no candidate succeeds, the most helpful refusal is the answer (refusals.py), or
-503 if there is none to pass on. What nobody offers is a 404.
+An attempt that failed after the request may have started work is noted in `Search.started_attempts`, because its
+provider may charge for it. The whole search ends within `failover_s`. If no candidate succeeds, the most helpful
+refusal is the answer (refusals.py), or a 503 if there is none. An operation that no upstream offers is a 404.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ from gateway.upstream.decoded_answer import uncompressed
 from gateway.upstream.health import UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 from gateway.upstream.upstream import Upstream
-from gateway.upstream.websocket_pool import Passage
-from gateway.upstream.websocket_steering import SteeringPassage
+from gateway.upstream.websocket_pool import TurnTransport
+from gateway.upstream.websocket_steering import SteeringTransport
 
-_NEXT_KEY: Final = frozenset({401, 402, 429})
+_TRY_NEXT_KEY: Final = frozenset({401, 402, 429})
 _SUCCESS: Final = range(200, 300)
 _NOT_FOUND: Final = 404
 _NOT_OFFERED: Final = frozenset({_NOT_FOUND, 405, 501})
@@ -57,14 +58,14 @@ _SERVER_ERROR: Final = 500
 _UNSENT: Final = frozenset(
     {FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT, FaultKind.POOL_FULL, FaultKind.BODY_LOST}
 )
-_REFUSAL_S: Final = 1.0  # the least time that the body of a refusal has to arrive after its head
-_WAITED_IN_VAIN: Final = frozenset({504, 520, 524})
+_MIN_REFUSAL_READ_S: Final = 1.0  # the body of a refusal has at least this time to arrive after its head
+_PROXY_TIMEOUTS: Final = frozenset({504, 520, 524})
 """Statuses of servers in front of a provider's own, which may go on with the work (RFC 9110, 15.6.5; Cloudflare)."""
 _TIMEOUTS: Final = frozenset({FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.CHUNK_TIMEOUT})
 
 
 class InvalidAnswer(GatewayError):
-    """A 2xx that is no answer; `outcome` says what the policy goes by."""
+    """A 2xx without a valid answer. `outcome` decides what is charged."""
 
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__("upstream_invalid_response", message)
@@ -72,22 +73,24 @@ class InvalidAnswer(GatewayError):
 
 
 class NotAnAnswer(Exception):
-    """An upstream's answer turned out to be none, and nothing has been sent to the client: another may be asked.
+    """An upstream's answer is an error, and nothing has been sent to the client, so that another one may be tried.
 
-    `status`: what it stands for. `read`: what has been read of its body. `refused`: what the gateway added to the
-    request, and what it refuses: it may be asked once more without it.
+    `status` is the status that the error stands for. `already_read` is what has been read of its body.
+    `refused_addition` is a field that the gateway added and the upstream refuses: a retry without it is possible.
     """
 
-    def __init__(self, opened: Opened, status: int, read: bytes, refused: Addition | None = None) -> None:
+    def __init__(
+        self, opened: Opened, status: int, already_read: bytes, refused_addition: Addition | None = None
+    ) -> None:
         super().__init__(status)
         self.opened = opened
         self.status = status
-        self.read = read
-        self.refused = refused
+        self.already_read = already_read
+        self.refused_addition = refused_addition
 
 
-class Begun(NamedTuple):
-    """An attempt that gave no answer, and may have begun the work. `reason`: the status or the fault in its place."""
+class StartedAttempt(NamedTuple):
+    """An attempt without an answer whose upstream may have started work. `reason` is its status or its fault."""
 
     upstream: str
     reason: str
@@ -95,17 +98,18 @@ class Begun(NamedTuple):
 
 
 class Search:
-    """The search of one request through its candidates.
+    """The search of one request through its candidates. It ends at `_deadline_s`, by the monotonic clock.
 
-    Mutable: `_refused` (the most helpful refusal so far, or the answer), `_failure` (the last failure without an
-    answer), `_missing` (an upstream does not offer the operation), and the candidates that have been asked. It ends at
-    `_until_s` (monotonic). `sent`: the upstream that is being asked may have the request (transport.Progress).
-    `begun`: attempts that failed after that. `over`: how a turn of a client's socket goes over sockets of upstreams.
+    Mutable: `_best_answer` (the answer, or else the most helpful refusal so far), `_failure` (the last fault),
+    `_is_not_offered` (an upstream does not offer the operation), `_attempted_keys`, and `_excluded` (upstreams for
+    which another key would change nothing). `sent`: the current upstream may have the request (`transport.Progress`).
+    `started_attempts`: those that failed after that. `turn_transport` sends a turn over a WebSocket.
     """
 
     __slots__ = (
-        "_admitted", "_answered", "_asked", "_asking", "_body", "_client_headers", "_down", "_failure", "_given_up",
-        "_headers", "_missing", "_over", "_rank", "_record", "_refused", "_snapshot", "_until_s", "begun", "sent",
+        "_admitted", "_answered", "_attempted_keys", "_best_answer", "_body", "_client_headers", "_current_upstream",
+        "_deadline_s", "_excluded", "_failure", "_given_up", "_headers", "_is_not_offered", "_rank", "_record",
+        "_snapshot", "_turn_transport", "sent", "started_attempts",
     )  # fmt: skip
 
     def __init__(
@@ -114,82 +118,82 @@ class Search:
         admitted: Admitted,
         client: Client,
         record: RequestRecord,
-        over: Passage | SteeringPassage | None = None,
+        turn_transport: TurnTransport | SteeringTransport | None = None,
     ) -> None:
         self.sent = False
-        self.begun: list[Begun] = []
-        self._asking: Upstream | None = None
+        self.started_attempts: list[StartedAttempt] = []
+        self._current_upstream: Upstream | None = None
         self._answered = False
         self._given_up = False
-        self._refused: Opened | None = None
+        self._best_answer: Opened | None = None
         self._failure: GatewayError | None = None
-        self._missing = False
-        self._until_s = time.monotonic() + snapshot.limits.failover_s
+        self._is_not_offered = False
+        self._deadline_s = time.monotonic() + snapshot.limits.failover_s
         self._rank: Rank | None = None
-        self._over = over
+        self._turn_transport = turn_transport
         self._snapshot = snapshot
         self._admitted = admitted
         self._headers = _upstream_headers(client, admitted, record)
         self._client_headers = client.headers
         self._record = record
-        self._down: set[str] = set()  # upstreams for which another key would change nothing
-        self._asked: set[UpstreamKey] = set()
+        self._excluded: set[str] = set()
+        self._attempted_keys: set[UpstreamKey] = set()
         self._body = UpstreamBody(admitted)
 
     async def open(self) -> Opened:
-        """An upstream's answer, its head read. Raises GatewayError when there is none."""
+        """Returns an upstream's answer, of which the head was read. Raises GatewayError if there is none."""
         snapshot, admitted, record = self._snapshot, self._admitted, self._record
         for resting in (False, True):
-            # What the provider says now is better than what it said to somebody else, some time ago.
+            # If all keys rest, one is tried anyway: its refusal is more current than the one that made it rest.
             candidates = _candidates(snapshot, admitted, time.monotonic(), resting=resting)
-            if (over := self._over) is not None:
-                candidates.sort(key=lambda one: not over.prefers(one[0].sockets, one[1].fingerprint))
+            if (turn_transport := self._turn_transport) is not None:
+                candidates.sort(key=lambda one: not turn_transport.prefers(one[0].sockets, one[1].fingerprint))
             for upstream, key in candidates:
-                if record.upstream.tried and (self._given_up or time.monotonic() >= self._until_s):
+                if record.upstream.tried and (self._given_up or time.monotonic() >= self._deadline_s):
                     break
-                if self._is_worth_asking(upstream, key) and await self._ask(upstream, key):
-                    return self._told()
-            if self._refused is not None:
-                return self._told()
+                if self._may_attempt(upstream, key) and await self._attempt(upstream, key):
+                    return self._take_answer()
+            if self._best_answer is not None:
+                return self._take_answer()
         if self._failure is not None and (self._given_up or len(record.upstream.tried) == 1):
             raise self._failure
-        if self._missing and self._failure is None:
+        if self._is_not_offered and self._failure is None:
             raise not_offered(admitted.target.operation, admitted.route.model)
         raise GatewayError(
             "no_available_provider",
             f"No provider for {admitted.route.model!r} is available just now.",
-            wait_ms=_soonest_ms(snapshot, admitted.route, time.monotonic()),
-            cause=Cause("", self._why_nobody(time.monotonic())),
+            wait_ms=_next_probe_ms(snapshot, admitted.route, time.monotonic()),
+            cause=Cause("", self._explain_failure(time.monotonic())),
         )
 
-    def _why_nobody(self, now_s: float) -> str:
-        """Says of each candidate why it gives no answer, for operators."""
+    def _explain_failure(self, now_s: float) -> str:
+        """Returns, for operators, why each candidate gave no answer."""
         results: dict[str, str] = {}
         for name, result, _seconds in self._record.upstream.attempts:
-            results[name] = f"{results[name]}, {result}" if name in results else f"asked: {result}"
+            results[name] = f"{results[name]}, {result}" if name in results else f"tried: {result}"
         model, upstreams = self._admitted.route.upstream_model, self._snapshot.upstreams
         return "; ".join(
-            f"{name}: {results.get(name) or upstreams[name].unavailable_because(model, now_s) or 'not asked in time'}"
+            f"{name}: {results.get(name) or upstreams[name].unavailable_because(model, now_s) or 'not tried in time'}"
             for name in self._admitted.route.candidates
         )
 
-    async def go_on(self, refused: NotAnAnswer) -> Opened:
-        """A better answer than one that was none; where there is none, the most helpful of the refusals."""
-        opened, record, model = refused.opened, self._record, self._admitted.route.upstream_model
+    async def resume(self, rejected: NotAnAnswer) -> Opened:
+        """Continues the search after an error under a 2xx. Returns an answer, or else the most helpful refusal."""
+        opened, record, model = rejected.opened, self._record, self._admitted.route.upstream_model
         upstream, key = opened.upstream, opened.key
-        if refused.refused is not None:
-            self._body.leave_out(upstream, refused.refused)
+        if rejected.refused_addition is not None:
+            self._body.leave_out(upstream, rejected.refused_addition)
             opened.answer.abort()
-            self._refused, self._answered = None, False
-            return self._told() if await self._ask(upstream, key) else await self.open()
+            self._best_answer, self._answered = None, False
+            return self._take_answer() if await self._attempt(upstream, key) else await self.open()
         name, _, seconds = record.upstream.attempts[-1]
-        record.upstream.attempts[-1] = name, str(refused.status), seconds
-        upstream.note_answer(key, model, refused.status, None, time.monotonic())
-        self._refused = last_resort = opened._replace(read=refused.read, is_last=True)
-        self._rank = rank(refused.status, b"{}", None)
-        if refused.status >= _SERVER_ERROR:
-            self._down.add(name)
-        elif refused.status not in _NEXT_KEY:
+        record.upstream.attempts[-1] = name, str(rejected.status), seconds
+        upstream.note_answer(key, model, rejected.status, None, time.monotonic())
+        self._best_answer = last_resort = opened._replace(already_read=rejected.already_read, is_last=True)
+        self._rank = rank(rejected.status, b"{}", None)
+        if rejected.status >= _SERVER_ERROR:
+            self._excluded.add(name)
+        elif rejected.status not in _TRY_NEXT_KEY:
             return last_resort
         try:
             found = await self.open()
@@ -200,49 +204,50 @@ class Search:
         return found
 
     @property
-    def waits_for(self) -> Upstream | None:
-        """The upstream that may have the request, and has not answered it yet."""
-        return self._asking if self.sent else None
+    def awaited_upstream(self) -> Upstream | None:
+        """The upstream that may have the request and has not answered yet, or None."""
+        return self._current_upstream if self.sent else None
 
     def give_up(self) -> None:
-        """Nobody waits for an answer any more: no other candidate is asked."""
+        """Ends the search after the current attempt, because no client waits for an answer any more."""
         self._given_up = True
 
-    def unanswered(self, *, ended_by: str) -> Begun | None:
-        """The attempt that may have begun the work and got no head, where the whole search ended without an answer.
+    def unanswered(self, *, ended_by: str) -> StartedAttempt | None:
+        """Returns the last attempt that may have started work, if the search ended without the head of an answer.
 
-        `ended_by`: how the request ended, if an upstream was still being asked then. It is taken from `begun`.
+        The attempt is removed from `started_attempts`. `ended_by` is how the request ended, which becomes the attempt's
+        reason if its upstream was still awaited then.
         """
-        if (asking := self.waits_for) is not None:
+        if (asking := self.awaited_upstream) is not None:
             self.sent = False
-            return Begun(asking.name, ended_by)
+            return StartedAttempt(asking.name, ended_by)
         if not self._answered:
-            for at in reversed(range(len(self.begun))):
-                if not self.begun[at].has_head:
-                    return self.begun.pop(at)
+            for at in reversed(range(len(self.started_attempts))):
+                if not self.started_attempts[at].has_head:
+                    return self.started_attempts.pop(at)
         return None
 
-    def _is_worth_asking(self, upstream: Upstream, key: UpstreamKey) -> bool:
+    def _may_attempt(self, upstream: Upstream, key: UpstreamKey) -> bool:
         return (
             upstream.enabled
-            and upstream.name not in self._down
-            and key not in self._asked
+            and upstream.name not in self._excluded
+            and key not in self._attempted_keys
             and upstream.health.allows(self._admitted.route.upstream_model, time.monotonic())
         )
 
-    def _told(self) -> Opened:
-        """The answer: the record says who gave it."""
-        found = self._refused
+    def _take_answer(self) -> Opened:
+        """Returns the answer, and notes in the request's record which upstream gave it."""
+        found = self._best_answer
         if found is None:
-            raise LookupError("nobody has answered")
+            raise LookupError("no upstream has answered")
         self._answered = True
         self._record.upstream.name, self._record.upstream.status = found.upstream.name, found.answer.status
         return found
 
-    async def _ask(self, upstream: Upstream, key: UpstreamKey) -> bool:
-        """Whether the search is over: there is an answer. Raises GatewayError where it must not go on."""
+    async def _attempt(self, upstream: Upstream, key: UpstreamKey) -> bool:
+        """Tries one key. Returns whether there is an answer. Raises GatewayError if no other candidate may be tried."""
         admitted, record, name = self._admitted, self._record, upstream.name
-        self._asked.add(key)
+        self._attempted_keys.add(key)
         record.upstream.tried.append(f"{name}#{key.number}")
         record.upstream.name = name
         headers, target, model = self._headers, admitted.target, admitted.route.upstream_model
@@ -251,19 +256,19 @@ class Search:
         if record.trace is not None:
             headers = headers + record.trace.attempt(name, *upstream.address, model, admitted.request.max_output_tokens)
         began, began_s = time.perf_counter(), time.monotonic()
-        self._asking = upstream
+        self._current_upstream = upstream
         try:
-            body, added = await self._body.made_for(upstream)
-            method, over = target.operation.method.encode(), self._over
+            body, added = await self._body.build_for(upstream)
+            method, turn_transport = target.operation.method.encode(), self._turn_transport
             answer = await (
                 upstream.attempt(key, method, target.path, headers, body, self)
-                if over is None or isinstance(body, SentBody)
-                else upstream.attempt_over(over, key, target.path, headers, body, self)
+                if turn_transport is None or isinstance(body, SentBody)
+                else upstream.attempt_on_socket(turn_transport, key, target.path, headers, body, self)
             )
         except UpstreamFault as fault:
             self.sent = False
             record.upstream.attempts.append((name, fault.kind.value, time.perf_counter() - began))
-            self._failed(upstream, fault, began_s)
+            self._note_fault(upstream, fault, began_s)
             return False
         except BaseException as error:
             upstream.health.released(model)
@@ -275,34 +280,34 @@ class Search:
         if status in _NOT_OFFERED and target.operation.may_be_missing and not target.operation.by_id:
             await self._note_missing(upstream, key, answer)
             return False
-        if status < _SERVER_ERROR and status not in _NEXT_KEY:
-            if status not in _SUCCESS:  # of a 2xx `confirm` tells, when it has turned out to be an answer
+        if status < _SERVER_ERROR and status not in _TRY_NEXT_KEY:
+            if status not in _SUCCESS:  # a 2xx is noted by `Exchange.confirm`, once it has proved to be an answer
                 upstream.note_answer(key, model, status, None, time.monotonic())
             elif self._body.refused:
-                self._body.note_taken(upstream)
-            self._refused = Opened(upstream, key, answer, added, self._body.output_bound)
+                self._body.note_accepted(upstream)
+            self._best_answer = Opened(upstream, key, answer, added, self._body.output_bound)
             return True
-        await self._refuse(upstream, key, answer)
+        await self._keep_refusal(upstream, key, answer)
         return False
 
     async def _note_missing(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
-        """Goes on without an upstream that does not offer the operation; its 404 stays the answer if none is better."""
-        self._missing = True
-        self._down.add(upstream.name)
+        """Excludes an upstream that does not offer the operation. Its 404 is the answer if no better one follows."""
+        self._is_not_offered = True
+        self._excluded.add(upstream.name)
         upstream.health.released(self._admitted.route.upstream_model)
-        if answer.status != _NOT_FOUND or self._refused is not None:
+        if answer.status != _NOT_FOUND or self._best_answer is not None:
             answer.abort()
             return
-        timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
+        timeout_s = max(_MIN_REFUSAL_READ_S, self._deadline_s - time.monotonic())
         self._rank = NOT_OFFERED
-        self._refused = Opened(upstream, key, await read_refusal(answer, upstream, timeout_s))
+        self._best_answer = Opened(upstream, key, await read_refusal(answer, upstream, timeout_s))
 
-    async def _refuse(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
-        """Keeps a refusal where it is more helpful than the others: its body is read, its connection is free."""
-        if answer.status in _WAITED_IN_VAIN:
-            self.begun.append(Begun(upstream.name, str(answer.status), has_head=True))
+    async def _keep_refusal(self, upstream: Upstream, key: UpstreamKey, answer: Answer) -> None:
+        """Reads a refusal, and keeps it if it is more helpful than the earlier ones. Its connection becomes free."""
+        if answer.status in _PROXY_TIMEOUTS:
+            self.started_attempts.append(StartedAttempt(upstream.name, str(answer.status), has_head=True))
         try:
-            timeout_s = max(_REFUSAL_S, self._until_s - time.monotonic())
+            timeout_s = max(_MIN_REFUSAL_READ_S, self._deadline_s - time.monotonic())
             whole = await read_refusal(answer, upstream, timeout_s)
         except BaseException:
             upstream.health.released(self._admitted.route.upstream_model)
@@ -311,19 +316,19 @@ class Search:
         status = account_status(whole.status, whole.body)
         upstream.note_answer(key, self._admitted.route.upstream_model, status, wait_s, time.monotonic())
         if status >= _SERVER_ERROR:
-            self._down.add(upstream.name)
+            self._excluded.add(upstream.name)
         its_rank = rank(status, whole.body, wait_s)
         if self._rank is None or its_rank > self._rank:
             self._rank = its_rank
-            self._refused = Opened(upstream, key, whole)
+            self._best_answer = Opened(upstream, key, whole)
 
-    def _failed(self, upstream: Upstream, fault: UpstreamFault, began_s: float) -> None:
+    def _note_fault(self, upstream: Upstream, fault: UpstreamFault, began_s: float) -> None:
         upstream.note_fault(fault.kind, self._admitted.route.upstream_model, began_s, time.monotonic())
-        self._down.add(upstream.name)
+        self._excluded.add(upstream.name)
         self._record.detail = str(fault)
         self._failure = fault_error(fault)
         if fault.sent and fault.kind not in _UNSENT:
-            self.begun.append(Begun(upstream.name, fault.kind.value))
+            self.started_attempts.append(StartedAttempt(upstream.name, fault.kind.value))
             if not self._admitted.route.rule.repeat_started:
                 raise self._failure from None
 
@@ -333,12 +338,13 @@ async def read_refusal(answer: Answer, upstream: Upstream, timeout_s: float) -> 
     return await read_whole(uncompressed(answer), upstream.policy.max_answer_bytes, timeout_s)
 
 
-def fault_error(fault: UpstreamFault, *, begun: bool = False) -> GatewayError:
+def fault_error(fault: UpstreamFault, *, answer_begun: bool = False) -> GatewayError:
     """Returns the error that a client receives for a transport's failure. The detail is only for the log.
 
-    `begun` means that an answer had begun: it is charged, and a client that repeated it by itself would pay again.
+    An answer that had begun is charged. `answer_begun` therefore keeps clients from repeating the request by
+    themselves.
     """
-    repeat_helps = not begun
+    repeat_helps = not answer_begun
     if fault.kind in _TIMEOUTS:
         return GatewayError("upstream_timeout", "The provider did not answer in time.", repeat_helps=repeat_helps)
     if fault.kind in (FaultKind.PROTOCOL, FaultKind.TOO_LARGE, FaultKind.CUT):
@@ -364,7 +370,7 @@ def _candidates(
             found.append((upstream, key))  # noqa: PERF401 - there is usually one candidate, and a comprehension costs a call
     if resting:
         found.sort(key=lambda candidate: candidate[1].resting_until_s(model))
-    if admitted.route.key_fingerprint:  # admission has seen that there is such a key
+    if admitted.route.key_fingerprint:  # admission has checked that there is such a key
         return [(upstream, key) for upstream, key in found if key.fingerprint == admitted.route.key_fingerprint]
     if admitted.known_response is None:
         return found
@@ -378,8 +384,8 @@ def _candidates(
     return makers if known else found
 
 
-def _soonest_ms(snapshot: ConfigSnapshot, route: Route, now_s: float) -> int:
-    """Returns when the first breaker permits a probe, in ms; at least a second."""
+def _next_probe_ms(snapshot: ConfigSnapshot, route: Route, now_s: float) -> int:
+    """Returns in how many milliseconds the first breaker permits a probe, at least a second."""
     waits = [snapshot.upstreams[name].health.wait_s(route.upstream_model, now_s) for name in route.candidates]
     return max(1000, int(min((wait for wait in waits if wait > 0), default=1.0) * 1000))
 

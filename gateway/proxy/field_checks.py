@@ -44,7 +44,7 @@ class Check(NamedTuple):
     param: str
 
 
-def checked(request: RequestBody, route: Route, snapshot: ConfigSnapshot, now_ms: int) -> Route:
+def check_fields(request: RequestBody, route: Route, snapshot: ConfigSnapshot, now_ms: int) -> Route:
     """The route of a request whose fields it lets pass."""
     rule, work = route.rule, request.work
     if work.foreign.member and _refuses_foreign_ids(rule.foreign_ids, snapshot):

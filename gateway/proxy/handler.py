@@ -1,12 +1,12 @@
-"""Handles one request, and is its one exit: steps 6 to 9.
+"""Runs the nine steps of a request, and is the one exit through which every request leaves.
 
-    1-5          admission, failover        Authorization, body, route, hold, an upstream that answers
+    1-5 open     admission.py, failover.py  Authorization, body, route, hold, an upstream that answers
     6 relay      Opened -> bytes            Relay.run
     7, 8 settle  ExchangeResult -> Settlement -> the ledger   Settler.settle
     9 record     -> one log line            RequestLog.write; Counters.note
 
-From step 4 on a request holds credits and a slot. Whatever happens then (an error, a client that leaves, a deadline, a
-shutdown, a bug), `RequestHandler` passes 7 to 9 once.
+From step 4 on a request holds credits and a slot. `RequestHandler` therefore runs steps 7 to 9 exactly once, whatever
+happens: an error, a client that leaves, a deadline, a shutdown, or a bug.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gateway.observability.request_record import ErrorSummary, RequestRecord, Tr
 from gateway.protocol.operations import Operation, Target
 from gateway.proxy import admission
 from gateway.proxy.admission import Admitted
-from gateway.proxy.admitting import Compacting, admit
+from gateway.proxy.admitting import SummaryMaker, admit
 from gateway.proxy.answer_record import AnswerRecord
 from gateway.proxy.background_runner import BackgroundRunner
 from gateway.proxy.call_limit import CallLimit
@@ -46,28 +46,29 @@ from gateway.proxy.output_cap import CapReached
 from gateway.proxy.relay import Relay
 from gateway.proxy.settling import Settler
 from gateway.proxy.snapshot import ActiveSnapshot, ConfigSnapshot
-from gateway.proxy.stored_answers import AnswersHere, answered_here, pass_on, serve_stored
+from gateway.proxy.stored_answers import LocalResponder, answer_locally, pass_on, serve_stored
 from gateway.state.background_turn import BackgroundTurn
 from gateway.state.stored_calls import LocalAnswer, LocalStream
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Headers
 from gateway.upstream.transport import FaultKind, UpstreamFault
-from gateway.upstream.websocket_pool import Passage
-from gateway.upstream.websocket_steering import SteeringPassage
+from gateway.upstream.websocket_pool import TurnTransport
+from gateway.upstream.websocket_steering import SteeringTransport
 
 SWEEP_S: Final = 1.0
-"""How often `RequestHandler.end_overdue` is due."""
+"""How often `RequestHandler.end_overdue` is to be called."""
 
 
 class RequestHandler:
-    """Serves requests; one object a worker.
+    """Serves the requests of one worker.
 
-    `on_end` is told of each request when it has ended; `begin_trace` of each that begins, where traces are on.
-    `turns`: the responses that the gateway keeps itself; `background` runs those that run in the background,
-    `compactor` makes summaries for those that want one.
-    State that changes: `snapshot` (a reload replaces it; running requests keep theirs), `running` (a handle for each
-    request that talks to an upstream, by which it can be ended), `following` (the same for clients that follow a
-    background response), `streams` (how many of them stream), `stopping`, `begun` (requests so far).
+    `on_end` is called with the record of each request that has ended. `begin_trace` is called for each request that
+    begins, if traces are on. `turns` gives access to the responses that the gateway stores, `background` runs
+    background responses, and `compactor` makes summaries of long conversations.
+
+    State that changes: `snapshot` (a reload replaces it, and running requests keep theirs), `running` (the requests
+    that talk to an upstream, by the scope that can cancel each), `following` (the scopes of clients that follow a
+    background response), `streams` (how many requests stream), `stopping`, `request_count` (requests since the start).
     """
 
     def __init__(
@@ -85,20 +86,20 @@ class RequestHandler:
         self.on_end: Callable[[RequestRecord], None] | None = None
         self.turns: Turns | None = None
         self.background: BackgroundRunner | None = None
-        self.compactor: Compacting | None = None
+        self.compactor: SummaryMaker | None = None
         self.following: set[CancelScope] = set()
         self.begin_trace: Callable[[RequestRecord, Operation, Headers], Trace] | None = None
-        self._in_force = ActiveSnapshot(snapshot)
+        self._active_snapshot = ActiveSnapshot(snapshot)
         self.running: dict[CancelScope, Relay] = {}
         self.stopping = False
-        self.begun = 0
+        self.request_count = 0
         self._drained = False
         self.streams = 0
         self._ledger = ledger
         self._responses = responses
         self.settler = Settler(ledger, responses)
         self._log = log
-        self._loop = asyncio.get_running_loop()  # asked once: Python 3.11 asks the kernel each time who it is
+        self._loop = asyncio.get_running_loop()  # read once, because Python 3.11 makes a system call each time
         self._counters = counters
         self._throttle = throttle
         self._dry_runs, self._token_counts = CallLimit("dry runs"), CallLimit("counts of tokens")
@@ -111,13 +112,13 @@ class RequestHandler:
         target: Target,
         client: Client,
         turns: TurnSource | None = None,
-        here: AnswersHere | None = None,
-        over: Passage | SteeringPassage | None = None,
+        responder: LocalResponder | None = None,
+        turn_transport: TurnTransport | SteeringTransport | None = None,
     ) -> None:
-        """One request, from its first byte to its log line.
+        """Serves one request, from its first byte to its log line.
 
-        `turns`: where the turns of routes with state begin, if not with `self.turns`. `here`: see `answer_here`.
-        `over`: see `Search`.
+        `turns` begins turns on routes with state, instead of `self.turns`. `responder` gives an answer without an
+        upstream: see `answer_locally`. `turn_transport` sends a turn over a WebSocket: see `Search`.
         """
         scope, address = client.scope, self._throttle.addresses.of(client.scope)
         record = RequestRecord(
@@ -125,35 +126,35 @@ class RequestHandler:
         )
         if self.begin_trace is not None:
             record.trace = self.begin_trace(record, target.operation, client.headers)
-        self.begun += 1
-        in_force = self._in_force
-        in_force.requests += 1
-        goes_on = False  # in the background, after its client was answered
+        self.request_count += 1
+        active = self._active_snapshot
+        active.requests += 1
+        runs_in_background = False  # it goes on after its client was answered
         try:
-            admitted = await self._admit(in_force.snapshot, target, client, record, turns or self.turns, here)
+            admitted = await self._admit(active.snapshot, target, client, record, turns or self.turns, responder)
             if admitted is not None:
                 if isinstance(admitted.turn, BackgroundTurn) and self.background is not None:
-                    goes_on = True
+                    runs_in_background = True
                     answer = self.background.accept(
-                        admitted, admitted.turn, client, record, lambda: self._end(in_force, client, record)
+                        admitted, admitted.turn, client, record, lambda: self._end(active, client, record)
                     )
                     await self._pass_on(answer, client, record)
                 else:
-                    await self.exchange(admitted, client, record, over)
+                    await self.exchange(admitted, client, record, turn_transport)
         finally:
-            if not goes_on:
-                self._end(in_force, client, record)
+            if not runs_in_background:
+                self._end(active, client, record)
 
-    def _end(self, in_force: ActiveSnapshot, client: Client, record: RequestRecord) -> None:
-        in_force.requests -= 1
+    def _end(self, active: ActiveSnapshot, client: Client, record: RequestRecord) -> None:
+        active.requests -= 1
         if record.body_held_bytes:
-            in_force.snapshot.body_memory.give_back(record.body_held_bytes)
+            active.snapshot.body_memory.give_back(record.body_held_bytes)
         if record.spooled_form is not None:
             record.spooled_form.close()
-        self.note(client, record)
+        self.record_end(client, record)
 
-    def note(self, client: Client, record: RequestRecord) -> None:
-        """Step 9, for every request once."""
+    def record_end(self, client: Client, record: RequestRecord) -> None:
+        """Runs step 9: counts the request, and writes its log line. To be called once for every request."""
         record.status = record.early_refusal or client.status or 0
         record.bytes_out = client.bytes_out
         record.times.first_byte = client.first_byte
@@ -168,15 +169,15 @@ class RequestHandler:
     @property
     def snapshot(self) -> ConfigSnapshot:
         """The configuration that the next request runs on."""
-        return self._in_force.snapshot
+        return self._active_snapshot.snapshot
 
     def replace_snapshot(self, snapshot: ConfigSnapshot) -> ActiveSnapshot:
-        """The next request runs on another plan; running ones keep theirs. The old one, with how many it still has."""
-        before, self._in_force = self._in_force, ActiveSnapshot(snapshot)
-        return before
+        """Sets the configuration of the requests to come. Returns the old one, which running requests keep."""
+        replaced, self._active_snapshot = self._active_snapshot, ActiveSnapshot(snapshot)
+        return replaced
 
     async def end_overdue(self) -> None:
-        """Ends requests whose total time is over, or whose answer is: one sweep for all, so that none needs a timer."""
+        """Ends the requests whose time or whose answer is over. One sweep for all spares each a timer of its own."""
         now_s = self._loop.time()
         for cancel_scope, relay in list(self.running.items()):
             if cancel_scope.deadline_s <= now_s:
@@ -198,17 +199,17 @@ class RequestHandler:
             await self.turns.conversations.renew_locks()
 
     def drain(self, timeout_s: float) -> None:
-        """What still runs after `timeout_s` is ended properly: a stream gets its closing events.
+        """Begins to stop. Requests that run for longer than `timeout_s` are ended, streams with their closing events.
 
-        The server takes no new connections. A request on one that it had taken is served: a front that could not know
-        would have to give a refusal to its client.
+        The server accepts no new connections meanwhile, but requests on open connections are still served. A reverse
+        proxy that has not noticed the shutdown would otherwise pass a refusal to its client.
         """
         self.stopping = True
         self._ledger.line.stop()
         self._loop.call_later(timeout_s, self.end_all)
 
     def end_all(self) -> None:
-        """Ends everything that still runs. No more requests are admitted."""
+        """Ends all running requests, and admits no more."""
         self._drained = True
         for cancel_scope in [*self.running, *self.following]:
             cancel_scope.cancel(Reason.SHUT_DOWN)
@@ -222,9 +223,9 @@ class RequestHandler:
         client: Client,
         record: RequestRecord,
         turns: TurnSource | None,
-        here: AnswersHere | None,
+        responder: LocalResponder | None,
     ) -> Admitted | None:
-        """Steps 1 to 4; None where the request was refused, and the client has been told."""
+        """Runs steps 1 to 4. Returns None if the client has its answer already, for example a refusal."""
         try:
             if self._drained:
                 self._refuse_drained()
@@ -239,15 +240,15 @@ class RequestHandler:
             if target.operation.charge == "free":
                 self._token_counts.take(key_of_request(client.fields), snapshot.limits.token_counts_per_minute)
             routed = await admission.prepare(snapshot, self._responses, target, client, record, turns)
-            is_here = here is not None or target.operation.counts_input
-            if is_here and await answered_here(here, routed, self._responses, client, record):
+            may_answer_locally = responder is not None or target.operation.counts_input
+            if may_answer_locally and await answer_locally(responder, routed, self._responses, client, record):
                 return None
             return await admit(snapshot, self._ledger, routed, client, record, self.compactor)
         except GatewayError as error:
             await self.refuse(target.operation, client, record, self._throttle.throttle(client.scope, error))
         except ClientDisconnected:
             record.outcome = Outcome.CLIENT_LEFT
-        except Exception:  # noqa: BLE001 - the one exit: a bug is answered, logged and leaves nothing behind
+        except Exception:  # noqa: BLE001 - the one exit: a bug is logged and answered, and leaves nothing behind
             self._diagnostics.exception("admission_failed", request_id=record.request_id)
             await self.refuse(target.operation, client, record, internal_error())
         record.state = TRANSITIONS[record.state, Event.REFUSE]
@@ -258,7 +259,7 @@ class RequestHandler:
         raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
 
     async def _preview(self, snapshot: ConfigSnapshot, target: Target, client: Client, record: RequestRecord) -> None:
-        """Steps 1 to 4 without a trace, for a request that asks for a dry run."""
+        """Runs steps 1 to 4 without any effect, for a request that asks for a dry run."""
         self._dry_runs.take(key_of_request(client.fields), snapshot.limits.dry_runs_per_minute)
         routed = await admission.prepare(snapshot, self._responses, target, client, record, self.turns)
         await answer_dry_run(routed, self._ledger, client, record)
@@ -268,15 +269,15 @@ class RequestHandler:
         admitted: Admitted,
         client: Client,
         record: RequestRecord,
-        over: Passage | SteeringPassage | None = None,
+        turn_transport: TurnTransport | SteeringTransport | None = None,
     ) -> None:
-        """Steps 5 to 9 for an admitted request. The one exit."""
+        """Runs steps 5 to 8 for an admitted request. This is the one exit: it settles whatever happens."""
         turn, early = admitted.turn, None
         if admitted.route.rule.early_keepalive_s is not None and (early := early_client(client, admitted, record)):
             client = early
         exchange = Exchange(admitted, client, record, AnswerRecord())
-        relay = Relay(exchange, self._responses if self._is_named_early(admitted) else None)
-        search = Search(admitted.snapshot, admitted, client, record, over)
+        relay = Relay(exchange, self._responses if self._is_remembered_early(admitted) else None)
+        search = Search(admitted.snapshot, admitted, client, record, turn_transport)
         record.rates = admitted.admission.rates
         if early is not None:
             early.closing = relay.closing_before_any_event
@@ -284,7 +285,7 @@ class RequestHandler:
             with contextlib.nullcontext() if early is None else early.waiting():
                 await self._run(relay, search)
         except GatewayError as error:
-            # Nothing has been sent: the answer is ours to give.
+            # Nothing has been sent, so the gateway answers itself.
             exchange.answer.outcome = outcome_of(error)
             await self.refuse(admitted.target.operation, client, record, error)
         except Exception:  # noqa: BLE001 - the one exit: a bug is answered, settled and logged
@@ -303,14 +304,14 @@ class RequestHandler:
         deadline_s = self._loop.time() + self._total_timeout_s
         await pass_on(answer, client, record.request_id, self.following, deadline_s)
 
-    def _is_named_early(self, admitted: Admitted) -> bool:
-        """Whether a stream's response may be named by others while its request still runs."""
+    def _is_remembered_early(self, admitted: Admitted) -> bool:
+        """Whether other requests may refer to a stream's response while its own request still runs."""
         request, named = admitted.request, admitted.target.operation.makes_response
         is_kept = named and request.store and admitted.route.rule.state == "upstream"
         return is_kept and request.stream and self._responses.remembers
 
     async def _run(self, relay: Relay, search: Search) -> None:
-        """Steps 5 and 6. The upstream is given up in one place, whatever ends the answer; closing events follow."""
+        """Runs steps 5 and 6. Whatever ends the answer, the upstream is released here before the stream is closed."""
         _, client, record, answer = relay.exchange
         cancel_scope = CancelScope(self._loop.time() + self._total_timeout_s, self._loop)
         self.running[cancel_scope] = relay
@@ -335,7 +336,7 @@ class RequestHandler:
             record.detail = str(fault)
             is_stalled = fault.kind is FaultKind.CHUNK_TIMEOUT
             answer.outcome = Outcome.UPSTREAM_STALLED if is_stalled else Outcome.UPSTREAM_CUT
-            await self._end_broken(relay, fault_error(fault, begun=True))
+            await self._end_broken(relay, fault_error(fault, answer_begun=True))
         finally:
             watch.close()
             del self.running[cancel_scope]
@@ -343,19 +344,19 @@ class RequestHandler:
 
     @staticmethod
     async def _pass_answer(relay: Relay, search: Search, record: RequestRecord) -> None:
-        """Steps 5 and 6: asks until an upstream's answer is one, and passes it on."""
+        """Runs steps 5 and 6: tries upstreams until one gives a valid answer, and passes that on."""
         opened = await search.open()
         while True:
             record.times.opened = time.perf_counter()
             try:
                 await relay.run(opened)
-            except NotAnAnswer as refused:
-                opened = await search.go_on(refused)
+            except NotAnAnswer as rejected:
+                opened = await search.resume(rejected)
             else:
                 return
 
     async def _end_broken(self, relay: Relay, error: GatewayError) -> None:
-        """Tells the client of a failure: as an answer of its own, or at the end of a stream that has begun."""
+        """Reports a failure to the client: as the answer, or at the end of a stream that has begun."""
         admitted, client, record, _ = relay.exchange
         if client.status is None:
             await self.refuse(admitted.target.operation, client, record, error)
@@ -363,12 +364,12 @@ class RequestHandler:
             await relay.end_broken(error)
 
     async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
-        """Answers with an error of the gateway's own, in the form that the callers of this operation read."""
+        """Answers with an error of the gateway's own, in the format of the operation's dialect."""
         record.code = error.code
         record.refusal = ErrorSummary(error.message, error.explain, error.cause.reason)
         record.detail = error.cause.detail or record.detail
-        told = operation.dialect.error_body(error, record.request_id, self._numeric_codes)
-        status, headers, body = error.render(told)
+        error_body = operation.dialect.error_body(error, record.request_id, self._numeric_codes)
+        status, headers, body = error.render(error_body)
         if record.queued_ms is not None:
             headers.append((b"x-gateway-queued-ms", b"%d" % record.queued_ms))
         headers += [*record.rates.headers(), (b"x-request-id", record.request_id.encode())]

@@ -26,7 +26,7 @@ class KeptStreamRelay(StreamRelay):
         """See `StreamRelay.run`."""
         client, admitted = self._exchange.client, self._exchange.admitted
         max_tokens = cap_of(admitted)
-        data = self._opened.read + self._opened.answer.read_nowait()
+        data = self._opened.already_read + self._opened.answer.read_nowait()
         with keeping_alive(client, self._framer, admitted.route.rule.keepalive_s):
             data = await self._begin_with_event(data)
             client.flush()

@@ -8,8 +8,8 @@ from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.routing.router import Route
 
 
-def offering(snapshot: ConfigSnapshot, route: Route, operation: Operation) -> Route:
-    """Returns the route to those of its candidates that offer an operation. Raises GatewayError if none does."""
+def restrict_to_offering(snapshot: ConfigSnapshot, route: Route, operation: Operation) -> Route:
+    """Returns the route with only those candidates that offer an operation. Raises GatewayError if none does."""
     if not snapshot.offers_differ:
         return route
     upstreams = snapshot.upstreams

@@ -1,4 +1,4 @@
-"""Where a request must go: to who made what it goes on from, or to whom its caller prefers. Pure."""
+"""Restricts a route's candidates: to the maker of what a request continues, or to the caller's preference. Pure."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from gateway.errors import GatewayError
 from gateway.ledger.known_responses import KnownResponse
 from gateway.protocol.operations import Target
 from gateway.protocol.provider_preferences import Preferences
-from gateway.proxy.offers import offering
+from gateway.proxy.offers import restrict_to_offering
 from gateway.proxy.snapshot import ConfigSnapshot
 from gateway.routing.preferences import preferred
 from gateway.routing.router import Route
 from gateway.state.turn import Turn
 
 
-def to_maker(snapshot: ConfigSnapshot, route: Route, turn: Turn) -> Route:
-    """The route to the key that made the reasoning which a turn continues: no other key's organisation can read it.
+def pin_to_turn(snapshot: ConfigSnapshot, route: Route, turn: Turn) -> Route:
+    """Returns the route to the key that made the encrypted reasoning of a turn, which no other organisation can read.
 
-    If that key is gone, the reasoning is left out. Otherwise to the key that has what the turn goes on from.
+    If that key is not in use any more, the reasoning is left out. A turn without such reasoning goes to the key that
+    made the response or conversation which it continues.
     """
-    found = _to_key(snapshot, route, turn.blobs_made_by)
+    found = _pin_to_key(snapshot, route, turn.blobs_made_by)
     if found is not None:
         return found._replace(chosen_by="reasoning")
     if turn.blobs_made_by:
         turn.leave_blobs_out(f"its key of {turn.blobs_made_by.partition(' ')[0]} is not in use any more")
-    base = _to_key(snapshot, route, turn.base_maker)  # nobody else has what comes before the turn
+    base = _pin_to_key(snapshot, route, turn.base_maker)
     return route if base is None else base._replace(chosen_by="response")
 
 
-def _to_key(snapshot: ConfigSnapshot, route: Route, maker: str) -> Route | None:
-    """The route to one key of an upstream, as "upstream fingerprint"; None where that is not in use."""
+def _pin_to_key(snapshot: ConfigSnapshot, route: Route, maker: str) -> Route | None:
+    """Returns the route to one key. `maker` is "UPSTREAM FINGERPRINT". None: that key is not in use."""
     name, _, fingerprint = maker.partition(" ")
     upstream = snapshot.upstreams.get(name) if name in route.candidates else None
     if upstream is None or all(key.fingerprint != fingerprint for key in upstream.keys.keys):
@@ -39,16 +40,16 @@ def _to_key(snapshot: ConfigSnapshot, route: Route, maker: str) -> Route | None:
     return route._replace(candidates=(name,), key_fingerprint=fingerprint)
 
 
-def wanted(snapshot: ConfigSnapshot, route: Route, wishes: Preferences) -> Route:
-    """The route to the upstreams that the caller's `provider` object asks for."""
+def apply_preferences(snapshot: ConfigSnapshot, route: Route, preferences: Preferences) -> Route:
+    """Returns the route to the upstreams that the caller's `provider` object asks for."""
     rates = route.price.at(time.time_ns() // 1_000_000).plain
     prices = ceil(rates.per_million("input")), ceil(rates.per_million("output"))
-    left = preferred(route.candidates, wishes, snapshot.upstreams, *prices)
+    left = preferred(route.candidates, preferences, snapshot.upstreams, *prices)
     return route if left == route.candidates else route._replace(candidates=left, chosen_by="provider")
 
 
-def pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:
-    """The route to the upstream that made the response: nobody else knows it."""
+def pin_to_response(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse, target: Target) -> Route:
+    """Returns the route to the upstream that made the response, because no other one knows it. Raises GatewayError."""
     if known_response.upstream not in snapshot.upstreams:
         raise GatewayError(
             "response_not_found", f"The provider of {known_response.response_id!r} is not used here any more."
@@ -60,4 +61,4 @@ def pinned(snapshot: ConfigSnapshot, route: Route, known_response: KnownResponse
             param="previous_response_id",
         )
     known = route._replace(candidates=(known_response.upstream,), chosen_by="response")
-    return offering(snapshot, known, target.operation)
+    return restrict_to_offering(snapshot, known, target.operation)

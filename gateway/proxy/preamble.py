@@ -138,7 +138,7 @@ class Preamble:
         stream, and UpstreamFault.
         """
         opened, framer, observer = self._opened, self._framer, self._framer.observer
-        data = opened.read + opened.answer.read_nowait()
+        data = opened.already_read + opened.answer.read_nowait()
         read = [data]
         while True:
             self._ready += framer.feed(data)

@@ -122,7 +122,7 @@ class Relay:
 
         Before an answer, the request goes on if an upstream may have it already.
         """
-        upstream = search.waits_for if self._opened is None else self._opened.upstream
+        upstream = search.awaited_upstream if self._opened is None else self._opened.upstream
         if upstream is None or upstream.policy.on_client_leave == "abort":
             cancel_scope.cancel(Reason.CLIENT_LEFT)
         else:

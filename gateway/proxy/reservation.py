@@ -57,7 +57,7 @@ class Reservation(NamedTuple):
     sends_output_bound: bool | None = False
 
 
-NOTHING: Final = Reservation(0, 0, FREE)
+NO_RESERVATION: Final = Reservation(0, 0, FREE)
 
 
 def reserve(

@@ -26,17 +26,17 @@ from gateway.proxy.answered_price import priced_by
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.failover import Search
 
-UsageWanted = Callable[[ApiKey, KnownResponse], None]
+OnEstimatedUsage = Callable[[ApiKey, KnownResponse], None]
 """Told of a response that was charged by an estimate, and of which its provider may tell more later; and by whom."""
 
 
 class Settler:
-    """Settles requests; one object a worker. `usage_wanted`: see there; None: nobody asks later."""
+    """Settles requests; one object a worker. `on_estimated_usage`: see there; None: nobody asks later."""
 
     def __init__(self, ledger: Ledger, responses: KnownResponses) -> None:
         self._ledger = ledger
         self._responses = responses
-        self.usage_wanted: UsageWanted | None = None
+        self.on_estimated_usage: OnEstimatedUsage | None = None
         self._diagnostics = structlog.get_logger("gateway.relay")
 
     async def settle(self, exchange: Exchange, search: Search, *, answered: bool) -> None:
@@ -65,7 +65,7 @@ class Settler:
             response_id = kept_id(exchange)
             if response_id is not None:
                 memory = self._responses.memory(response_id, answer.upstream_key, shown_id=answer.remembered_id)
-                self._want_usage(exchange, settlement, response_id)
+                self._report_estimate(exchange, settlement, response_id)
         settled = self._ledger.settle(settlement, memory)
         record.outcome = result.outcome
         record.settlement = settlement
@@ -83,15 +83,15 @@ class Settler:
         if corrects and posted is not None and posted.resolution is not Resolution.LATE:
             record.settlement = void(hold, result.outcome)  # another request has seen the usage, and is counted with it
 
-    def _want_usage(self, exchange: Exchange, settlement: Settlement, response_id: str) -> None:
+    def _report_estimate(self, exchange: Exchange, settlement: Settlement, response_id: str) -> None:
         """Asks later, if the response was charged by an estimate, and its provider may know more."""
         admitted, _, record, answer = exchange
-        if self.usage_wanted is None or not answer.may_report_later or admitted.route.rule.state != "upstream":
+        if self.on_estimated_usage is None or not answer.may_report_later or admitted.route.rule.state != "upstream":
             return
         made = known_response_of(settlement, response_id, answer.upstream_key)
         if made.settled == Standing.ESTIMATED:
             hold = settlement.hold
-            self.usage_wanted(ApiKey(hold.team_id, hold.key_id, record.key.secret_hash), made)
+            self.on_estimated_usage(ApiKey(hold.team_id, hold.key_id, record.key.secret_hash), made)
 
 
 def kept_id(exchange: Exchange) -> str | None:
@@ -107,7 +107,7 @@ def kept_id(exchange: Exchange) -> str | None:
 def decided(exchange: Exchange, search: Search, hold: Hold) -> tuple[ExchangeResult, Settlement]:
     """Step 7."""
     admitted, _, record, answer = exchange
-    unanswered = search.unanswered(ended_by=answer.outcome.value) if search.begun or search.sent else None
+    unanswered = search.unanswered(ended_by=answer.outcome.value) if search.started_attempts or search.sent else None
     result = exchange_result(admitted, answer, begun=unanswered is not None)
     answered = answer.fields.get("model") if admitted.route.is_priced_by_answer else None
     bound = hold
@@ -118,10 +118,10 @@ def decided(exchange: Exchange, search: Search, hold: Hold) -> tuple[ExchangeRes
     if bound is not hold:
         settlement = settlement._replace(hold=hold)
     if unanswered is not None and not (result.begun and settlement.kind == "settle"):
-        search.begun.append(unanswered)
-    if search.begun and admitted.target.operation.charge == "usage or estimate":
+        search.started_attempts.append(unanswered)
+    if search.started_attempts and admitted.target.operation.charge == "usage or estimate":
         usage = input_usage(admitted)
-        attempts = (attempt_of(one.upstream, one.reason, usage, hold, terms) for one in search.begun)
+        attempts = (attempt_of(one.upstream, one.reason, usage, hold, terms) for one in search.started_attempts)
         settlement = settlement._replace(attempts=tuple(attempts))
     if settlement.kind == "settle" and (response_id := answer.response_id):
         settlement = settlement._replace(response_id=response_id)

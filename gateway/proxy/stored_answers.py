@@ -1,6 +1,6 @@
-"""Answers without a provider: calls about responses that the gateway stores itself, and what it answers here.
+"""Answers that need no provider: calls for responses that the gateway stores, and other answers of its own.
 
-No upstream is asked, and nothing is held or charged.
+No upstream is called, and nothing is held or charged.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ async def serve_stored(
 
 
 _SSE: Final = b"text/event-stream"
-AnswersHere = Callable[[Routed], bytes]
-"""Gives the answer, as events, to a request that has passed steps 1 to 3 and goes to no upstream."""
+LocalResponder = Callable[[Routed], bytes]
+"""Makes the answer, as events, to a request that has passed steps 1 to 3 and needs no upstream."""
 
 
-async def answered_here(
-    here: AnswersHere | None, routed: Routed, responses: KnownResponses, client: Client, record: RequestRecord
+async def answer_locally(
+    responder: LocalResponder | None, routed: Routed, responses: KnownResponses, client: Client, record: RequestRecord
 ) -> bool:
-    """Answers a request by `here`, or one for a count of tokens on a route whose state the gateway keeps.
+    """Answers a request by `responder`, or counts the tokens of its turn. Returns whether the request was answered.
 
-    Returns whether it was answered. Raises GatewayError if its key is not valid.
+    Tokens are counted here on routes whose state the gateway keeps. Raises GatewayError if the key is not valid.
     """
-    if here is None and routed.turn is None:
+    if responder is None and routed.turn is None:
         return False
     try:
         await responses.check(routed.key)
-        answer = _count(routed) if here is None else LocalAnswer(_SSE, here(routed))
+        answer = _count(routed) if responder is None else LocalAnswer(_SSE, responder(routed))
     finally:
         if routed.turn is not None:
             await routed.turn.close()
@@ -61,7 +61,7 @@ async def answered_here(
 
 
 def _count(routed: Routed) -> LocalAnswer:
-    """How many tokens an input has, with what it continues: as many as would be held for it."""
+    """Returns the number of tokens of the input and of what it continues, which is the number that would be held."""
     count = {"object": "response.input_tokens", "input_tokens": routed.request.input_tokens_estimate}
     return LocalAnswer(b"application/json", dumps(count))
 
@@ -86,7 +86,7 @@ async def pass_on(
             async for data in answer.events:
                 await client.write(data)
     except ScopeCancelled:
-        pass  # the response goes on, and whoever wants more of it asks again
+        pass  # the response goes on, and its client can follow it again
     finally:
         watch.close()
         scopes.discard(scope)

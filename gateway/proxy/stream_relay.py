@@ -69,7 +69,7 @@ class StreamRelay:
         cap = None if max_tokens is None else OutputCap(max_tokens, self.observer, take)
         if cap is not None:
             take = cap.take
-        first = self._opened.read + answer.read_nowait()  # what came with the head goes with the head
+        first = self._opened.already_read + answer.read_nowait()  # what came with the head goes with the head
         with keeping_alive(client, self._framer, rule.keepalive_s):
             if self.observer.form.holds_preamble:
                 is_paused = await self._pass_preamble(first)
@@ -143,7 +143,8 @@ class StreamRelay:
         """Begins the client's stream as soon as there is output. Returns whether the client has to catch up."""
         client, opened = self._exchange.client, self._opened
         dialect = self._exchange.admitted.target.operation.dialect
-        preamble = Preamble(opened._replace(read=first), self._framer, dialect, client, self._begin, self._off_loop)
+        opened_with_first = opened._replace(already_read=first)
+        preamble = Preamble(opened_with_first, self._framer, dialect, client, self._begin, self._off_loop)
         self._waiting, self._is_reading = preamble, True
         try:
             ready = await preamble.read()

@@ -1,14 +1,14 @@
-"""Step 3 for a request that does not name its model: what it goes on from names it, or its operator does.
+"""The model of a request that does not name one: that of the response it continues, or the operator's default.
 
-| the body has                          | its model is                                       | it is sent            |
+| the body has                          | its model is                                       | its name is sent      |
 |---------------------------------------|----------------------------------------------------|-----------------------|
 | `previous_response_id` of a response  | that response's                                    | yes                   |
-| that is remembered or kept here       |                                                    |                       |
-| `prompt`                              | `routing.unnamed_model`; the price is the one of   | if its route says     |
+| that the gateway knows or stores      |                                                    |                       |
+| `prompt`                              | `routing.unnamed_model`; the price is the one of   | if its route has      |
 |                                       | the model that answers                             | `rename`              |
 | `conversation`                        | `routing.unnamed_model`                            | yes                   |
 
-Nobody knows which model a stored prompt uses before it answers. So the dearest price of all is held.
+The model of a stored prompt is unknown until it answers. Therefore the hold is made at the highest price of all models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.routing.router import Route
 from gateway.state.turns import TurnSource
 
 
-async def completed(
+async def complete_request(
     request: RequestBody,
     query: bytes,
     snapshot: ConfigSnapshot,
@@ -31,9 +31,9 @@ async def completed(
     turns: TurnSource | None,
     key: ApiKey,
 ) -> tuple[RequestBody, KnownResponse | None]:
-    """The request with what its body leaves to its query, to what it goes on from, or to its operator.
+    """Returns the request with its model and its `stream` flag, where the body leaves them out.
 
-    Raises GatewayError `missing_field` for a model that nothing names.
+    Raises GatewayError `missing_field` if neither an earlier response nor the operator names a model.
     """
     known_response = None
     if not request.model and request.previous_response_id:
@@ -41,12 +41,12 @@ async def completed(
         request = request._replace(model=model, model_in_prompt=False)
     elif not request.model:
         request = request._replace(model=_model_of_operator(snapshot, model_in_prompt=request.model_in_prompt))
-    if query and not request.stream and streams(query):
+    if query and not request.stream and asks_for_stream(query):
         request = request._replace(stream=True)
     return request, known_response
 
 
-def streams(query: bytes) -> bool:
+def asks_for_stream(query: bytes) -> bool:
     """Whether a query asks for a stream."""
     return any(
         name == b"stream" and is_flag_set(value.decode("latin-1"))
@@ -54,8 +54,8 @@ def streams(query: bytes) -> bool:
     )
 
 
-def by_its_answer(snapshot: ConfigSnapshot, route: Route, request: RequestBody) -> Route:
-    """The route of a request whose prompt names a model that only its provider knows."""
+def price_by_answer(snapshot: ConfigSnapshot, route: Route, request: RequestBody) -> Route:
+    """Returns the route for a stored prompt, which is charged by the model that answers."""
     return snapshot.router.by_answer(route) if request.model_in_prompt and route.rule.rename is None else route
 
 

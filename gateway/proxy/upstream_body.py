@@ -43,12 +43,12 @@ class UpstreamBody:
         self.refused: dict[str, set[str]] = {}
         self.output_bound: int | None = None
 
-    async def made_for(self, upstream: Upstream) -> tuple[Body | SentBody, tuple[Addition, ...]]:
+    async def build_for(self, upstream: Upstream) -> tuple[Body | SentBody, tuple[Addition, ...]]:
         """The body for an upstream, and what was added to it that may be left out."""
         admitted = self._admitted
         route, request, turn = admitted.route, self._request, admitted.turn
-        sends, held_tokens = admitted.asked.sends_output_bound, admitted.admission.hold.output_tokens
-        if sends or (sends is None and held_tokens < admitted.asked.demand.output_tokens):
+        sends, held_tokens = admitted.admission_request.sends_output_bound, admitted.admission.hold.output_tokens
+        if sends or (sends is None and held_tokens < admitted.admission_request.demand.output_tokens):
             self.output_bound = bound_of_a_run(request, held_tokens)
         body, model, field = request.body, None, ""
         is_sent = not request.model_in_prompt or route.rule.rename is not None
@@ -106,7 +106,7 @@ class UpstreamBody:
             return
         self.refused.setdefault(upstream.name, set()).add(addition.name)
 
-    def note_taken(self, upstream: Upstream) -> None:
+    def note_accepted(self, upstream: Upstream) -> None:
         """The upstream has taken the body.
 
         Only now it is remembered what it refused: of a request that is refused without it, too, the words say nothing.

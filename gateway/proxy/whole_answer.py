@@ -31,7 +31,7 @@ async def read_whole(exchange: Exchange, opened: Opened, kind: bytes) -> WholeAn
     """Reads a 2xx. `kind`: its media type. Raises InvalidAnswer if it is no answer, or was cut, and UpstreamFault."""
     admitted, _, record, answer = exchange
     off_loop, operation = admitted.snapshot.off_loop, admitted.target.operation
-    body = opened.read or await read_body(opened, off_loop, answered=answer.answered)
+    body = opened.already_read or await read_body(opened, off_loop, answered=answer.answered)
     fields = await decoded(body, opened.upstream.policy, off_loop)
     if not body and operation.by_id and operation.method != "GET":
         fields, kind = {}, _JSON  # 204, to DELETE

@@ -33,8 +33,8 @@ from gateway.concurrency.disk_body import SentBody
 from gateway.types import Body, Headers
 from gateway.upstream.health import Change, Health, KeyRing, UpstreamKey
 from gateway.upstream.transport import Answer, FaultKind, Progress, Transport, UpstreamFault
-from gateway.upstream.websocket_pool import Passage, UpstreamSockets
-from gateway.upstream.websocket_steering import SteeringPassage
+from gateway.upstream.websocket_pool import TurnTransport, UpstreamSockets
+from gateway.upstream.websocket_steering import SteeringTransport
 
 _SERVER_ERROR: Final = 500
 RATE_LIMITED: Final = 429
@@ -147,9 +147,9 @@ class Upstream:
             headers, target = self.additions.apply(headers, target)
         return self.transport.send(method, target, headers, body, progress)
 
-    async def attempt_over(
+    async def attempt_on_socket(
         self,
-        passage: Passage | SteeringPassage,
+        passage: TurnTransport | SteeringTransport,
         key: UpstreamKey,
         target: bytes,
         headers: Headers,

@@ -116,7 +116,7 @@ class SessionSockets:
             socket.retire()
 
 
-class Passage:
+class TurnTransport:
     """One turn's way over its session's connections.
 
     State that changes: the connection that it took, and its turn; `results`, the upstreams that it was sent to over a
@@ -192,20 +192,20 @@ class UpstreamSockets:
 
     async def ask(
         self,
-        passage: Passage,
+        transport: TurnTransport,
         fingerprint: str,
         target: bytes,
         headers: Headers,
         body: Body,
         progress: Progress | None,
     ) -> Answer | None:
-        """See `Passage.ask`."""
-        short, fresh = await self._short(passage, fingerprint, body), False
+        """See `TurnTransport.ask`."""
+        short, fresh = await self._short(transport, fingerprint, body), False
         while True:
-            begun = await self._begin(passage, fingerprint, _Asked(target, headers, body, short), fresh=fresh)
+            begun = await self._begin(transport, fingerprint, _Asked(target, headers, body, short), fresh=fresh)
             if not isinstance(begun, _Begun):
                 return begun
-            turn, continued = begun.turn, passage.continued
+            turn, continued = begun.turn, transport.continued
             if progress is not None:
                 progress.sent = True
             try:
@@ -226,24 +226,26 @@ class UpstreamSockets:
             else:
                 return turn.answer
 
-    async def _begin(self, passage: Passage, fingerprint: str, asked: _Asked, *, fresh: bool) -> _Begun | Answer | None:
+    async def _begin(
+        self, transport: TurnTransport, fingerprint: str, asked: _Asked, *, fresh: bool
+    ) -> _Begun | Answer | None:
         """Begins the turn on a connection; otherwise as `_open`."""
-        async with passage.session.lock(self, fingerprint):
-            socket = None if fresh else self._free(passage, fingerprint, asked.short)
-            continued, message, is_new = passage.continued, asked.short, False
+        async with transport.session.lock(self, fingerprint):
+            socket = None if fresh else self._free(transport, fingerprint, asked.short)
+            continued, message, is_new = transport.continued, asked.short, False
             if socket is None or message is None or continued is None or not socket.made(continued.response_id):
-                message = await _message(passage, asked.body)
+                message = await _message(transport, asked.body)
             is_short = message is asked.short
             if len(message) >= MOST_BYTES:
                 return None
-            if socket is None or not socket.can_take(passage.lane, asyncio.get_running_loop().time()):
-                opened = await self._open(passage, fingerprint, asked)
+            if socket is None or not socket.can_take(transport.lane, asyncio.get_running_loop().time()):
+                opened = await self._open(transport, fingerprint, asked)
                 if not isinstance(opened, UpstreamSocket):
                     return opened
                 socket, is_new = opened, True
-            turn, written_s = socket.begin(passage.lane, message), time.monotonic()
-        passage.socket, passage.turn = socket, turn
-        if passage.session.has_ended:
+            turn, written_s = socket.begin(transport.lane, message), time.monotonic()
+        transport.socket, transport.turn = socket, turn
+        if transport.session.has_ended:
             socket.retire()
         return _Begun(socket, turn, written_s, is_new, is_short)
 
@@ -257,24 +259,24 @@ class UpstreamSockets:
         if not self._by_key[socket.fingerprint]:
             del self._by_key[socket.fingerprint]
 
-    async def _short(self, passage: Passage, fingerprint: str, body: Body) -> bytes | None:
+    async def _short(self, transport: TurnTransport, fingerprint: str, body: Body) -> bytes | None:
         """The message as its client wrote it, where a connection remembers what it goes on from."""
-        continued = passage.continued
-        if continued is None or not passage.prefers(self, fingerprint):
+        continued = transport.continued
+        if continued is None or not transport.prefers(self, fingerprint):
             return None
         return await _message(
-            passage, body, {"previous_response_id": dumps(continued.response_id), "input": continued.input}
+            transport, body, {"previous_response_id": dumps(continued.response_id), "input": continued.input}
         )
 
-    def _free(self, passage: Passage, fingerprint: str, short: bytes | None) -> UpstreamSocket | None:
+    def _free(self, transport: TurnTransport, fingerprint: str, short: bytes | None) -> UpstreamSocket | None:
         """A connection that the turn can take; the one that has made what it goes on from, if that is one."""
-        now_s, continued = asyncio.get_running_loop().time(), passage.continued
-        free = [one for one in passage.session.of(self, fingerprint) if one.can_take(passage.lane, now_s)]
+        now_s, continued = asyncio.get_running_loop().time(), transport.continued
+        free = [one for one in transport.session.of(self, fingerprint) if one.can_take(transport.lane, now_s)]
         if short is not None and continued is not None:
             return next((one for one in free if one.made(continued.response_id)), free[0] if free else None)
         return free[0] if free else None
 
-    async def _open(self, passage: Passage, fingerprint: str, asked: _Asked) -> UpstreamSocket | Answer | None:
+    async def _open(self, transport: TurnTransport, fingerprint: str, asked: _Asked) -> UpstreamSocket | Answer | None:
         """A new connection; or the upstream's refusal; None: it is to be asked by POST. Raises UpstreamFault."""
         if self._closed or time.monotonic() < self._asked_by_post_until_s:
             return None
@@ -283,9 +285,9 @@ class UpstreamSockets:
         sent = [field for field in asked.headers if field[0] not in _OF_A_BODY]
         head = self._heads.build(b"GET", asked.target, sent, 0)  # ValueError for what must not be sent
         socket = UpstreamSocket(self, self.config, self._max_message_bytes, fingerprint)
-        self._sockets[socket] = passage.session
+        self._sockets[socket] = transport.session
         self._by_key[fingerprint] += 1
-        passage.session.of(self, fingerprint).append(socket)
+        transport.session.of(self, fingerprint).append(socket)
         is_connected = False
         try:
             await self._connector.open(lambda: socket)
@@ -310,9 +312,9 @@ class UpstreamSockets:
         return socket
 
 
-async def _message(passage: Passage, body: Body, changes: Mapping[str, bytes | None] = NO_CHANGES) -> bytes:
-    work = partial(turn_message, body, passage.lane, changes)
-    return await passage.off_loop.run(work) if len(body) > LONG_BYTES else work()
+async def _message(transport: TurnTransport, body: Body, changes: Mapping[str, bytes | None] = NO_CHANGES) -> bytes:
+    work = partial(turn_message, body, transport.lane, changes)
+    return await transport.off_loop.run(work) if len(body) > LONG_BYTES else work()
 
 
 def _with_upgrade(head: bytes, key: str) -> bytes:

@@ -35,8 +35,8 @@ class NoSuccessor(GatewayError):
         self.told = told
 
 
-class SteeringPassage:
-    """The successor's way: it begins where the steered turn runs, or not at all. See `websocket_pool.Passage`.
+class SteeringTransport:
+    """The successor's way: it begins where the steered turn runs, or not at all. See `websocket_pool.TurnTransport`.
 
     `on_answer` is given the upstream's messages about the steering. `after`: the client has all of the steered turn, so
     that the successor's events may follow. `sent`: is set when the steering has been sent.
@@ -80,7 +80,7 @@ class SteeringPassage:
         return isinstance(self._ended, NoSuccessor) and self._ended.told
 
     def prefers(self, pool: UpstreamSockets | None, fingerprint: str) -> bool:
-        """See `Passage.prefers`. Nobody else can continue the turn."""
+        """See `TurnTransport.prefers`. Nobody else can continue the turn."""
         socket = self.socket
         return socket is not None and socket.owner is pool and socket.fingerprint == fingerprint
 
@@ -93,7 +93,7 @@ class SteeringPassage:
         body: Body,
         progress: Progress | None,
     ) -> Answer:
-        """See `Passage.ask`. Raises NoSuccessor too."""
+        """See `TurnTransport.ask`. Raises NoSuccessor too."""
         del target, headers, body, progress
         socket = self.socket
         if not self.prefers(pool, fingerprint) or socket is None or not self._runs(socket):

@@ -72,8 +72,8 @@ class Worker(Protocol):
     def has_ended(self, session: Session, code: int) -> None:
         """A socket is closed."""
 
-    def turn_ended(self, session: Session, result: str, over: Sequence[tuple[str, str]]) -> None:
-        """A turn has ended: `answered`, `refused`, `warm_up` or `left`. `over`: see `Passage.results`."""
+    def turn_ended(self, session: Session, result: str, transport: Sequence[tuple[str, str]]) -> None:
+        """A turn has ended: `answered`, `refused`, `warm_up` or `left`. `transport`: see `TurnTransport.results`."""
 
 
 class Ending(NamedTuple):
@@ -265,7 +265,7 @@ class Session:
         self._ended(turn, result)
 
     def _ended(self, turn: SocketTurn, result: str) -> None:
-        self._worker.turn_ended(self, result, () if turn.over is None else turn.over.results)
+        self._worker.turn_ended(self, result, () if turn.transport is None else turn.transport.results)
         if turn.is_unauthorized:
             self.end(Ending(CloseCode.POLICY_VIOLATION, "The key is not valid any more."))
         elif self.memory.size > self._worker.bounds.max_memory_bytes:

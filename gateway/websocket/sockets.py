@@ -115,11 +115,11 @@ class Sockets:
         """See `session.Worker`."""
         self.memory_bytes += by
 
-    def turn_ended(self, session: Session, result: str, over: Sequence[tuple[str, str]]) -> None:
+    def turn_ended(self, session: Session, result: str, transport: Sequence[tuple[str, str]]) -> None:
         """See `session.Worker`. What it remembers may be too much for the worker."""
         del session
         self.turns[result] += 1
-        self.upstream_turns.update(over)
+        self.upstream_turns.update(transport)
         if self.memory_bytes > self.policy.max_memory_bytes:
             self._make_room()
 

@@ -30,7 +30,7 @@ from gateway.errors import GatewayError
 from gateway.protocol.lenient_json import dumps, parse_object
 from gateway.state.items import Item, as_items, upstream_items
 from gateway.types import Body, Headers
-from gateway.upstream.websocket_steering import SteeringPassage
+from gateway.upstream.websocket_steering import SteeringTransport
 from gateway.websocket.memory import Remembered
 from gateway.websocket.messages import (
     NOT_SUPPORTED,
@@ -68,7 +68,7 @@ class _Following(NamedTuple):
     @property
     def waits(self) -> bool:
         """Whether it has not begun."""
-        return self.turn.over is None or self.turn.over.turn is None
+        return self.turn.transport is None or self.turn.transport.turn is None
 
 
 class Steering:
@@ -166,7 +166,7 @@ class Successor(SocketTurn):
     async def run(self) -> str:
         """See `SocketTurn.run`."""
         result = await super().run()
-        if isinstance(self.over, SteeringPassage) and self.over.is_pending:
+        if isinstance(self.transport, SteeringTransport) and self.transport.is_pending:
             self._remember(self.steered.upstream_response_id, [])
         return result
 
@@ -182,11 +182,11 @@ class Successor(SocketTurn):
 
     async def _prepare(self) -> Body:
         """What the hold is for: nothing of it is sent but the steering itself."""
-        passage = self.steered.over
-        if passage is None or passage.turn is None or passage.socket is None:
+        transport = self.steered.transport
+        if transport is None or transport.turn is None or transport.socket is None:
             raise GatewayError("steering_failed", "The response that was to be steered has ended.")
-        self.over = SteeringPassage(
-            passage.turn, passage.socket, self.steer.text, self._pass_on, self.steered.ended, self.sent
+        self.transport = SteeringTransport(
+            transport.turn, transport.socket, self.steer.text, self._pass_on, self.steered.ended, self.sent
         )
         work = partial(self._body_after, self.steered.output_so_far())
         return await self._handler.snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
@@ -211,9 +211,13 @@ class Successor(SocketTurn):
 
     def _accepted(self) -> list[Item]:
         """The input of the steerings that the provider has accepted, as far as they have not failed since."""
-        sent = [(turn, turn.over) for turn in (*self.earlier, self) if isinstance(turn.over, SteeringPassage)]
-        failed = {identifier for _, over in sent for identifier in over.failed}
-        accepted = [turn.steer for turn, over in sent if over.is_accepted and over.identifier not in failed]
+        sent = [
+            (turn, turn.transport) for turn in (*self.earlier, self) if isinstance(turn.transport, SteeringTransport)
+        ]
+        failed = {identifier for _, transport in sent for identifier in transport.failed}
+        accepted = [
+            turn.steer for turn, transport in sent if transport.is_accepted and transport.identifier not in failed
+        ]
         return [item for steer in accepted for item in as_items(input_of(steer))]
 
     def _pass_on(self, answer: bytes) -> None:
@@ -238,13 +242,13 @@ class _SuccessorClient(TurnClient):
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """See `Client`."""
-        over = self._successor.over
-        if status < _ERROR or (over is not None and over.turn is not None):
+        transport = self._successor.transport
+        if status < _ERROR or (transport is not None and transport.turn is not None):
             await super().answer(status, headers, body)
             return
         self.status = self.failed = status
         self.is_unauthorized = status == 401  # noqa: PLR2004 - HTTP's
-        if not (isinstance(over, SteeringPassage) and over.was_told):
+        if not (isinstance(transport, SteeringTransport) and transport.was_told):
             told: Any = (parse_object(body) or {}).get("error")
             error = told if isinstance(told, dict) else {}
             self._send([steer_failed(self._steer, str(error.get("code")), str(error.get("message")))])

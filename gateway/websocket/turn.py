@@ -25,7 +25,7 @@ from gateway.protocol.lenient_json import dumps
 from gateway.protocol.operations import CREATE, Target, find
 from gateway.proxy.admission import Routed
 from gateway.proxy.snapshot import ConfigSnapshot
-from gateway.proxy.stored_answers import AnswersHere
+from gateway.proxy.stored_answers import LocalResponder
 from gateway.routing.router import RouteRule
 from gateway.state.chain import Link, resolve
 from gateway.state.items import Item, as_items, upstream_items
@@ -33,8 +33,8 @@ from gateway.state.past import CONVERSATION, PREVIOUS, Recalled
 from gateway.state.turn import Turn, new_response_id
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Body, Scope
-from gateway.upstream.websocket_pool import Continued, Passage, SessionSockets
-from gateway.upstream.websocket_steering import SteeringPassage
+from gateway.upstream.websocket_pool import Continued, SessionSockets, TurnTransport
+from gateway.upstream.websocket_steering import SteeringTransport
 from gateway.websocket.memory import LaneMemory, Remembered
 from gateway.websocket.messages import Message, input_of, refuse_background, request_body
 from gateway.websocket.turn_client import LeaveWatch, TurnClient
@@ -58,8 +58,8 @@ class TurnHandler(Protocol):
         target: Target,
         client: TurnClient,
         turns: TurnSource | None = None,
-        here: AnswersHere | None = None,
-        over: Passage | SteeringPassage | None = None,
+        responder: LocalResponder | None = None,
+        turn_transport: TurnTransport | SteeringTransport | None = None,
     ) -> None:
         """Serves one request."""
 
@@ -77,15 +77,15 @@ class Socket(Protocol):
 class SocketTurn:
     """One turn. `message`: what began it.
 
-    State that changes: its route's `rule` and what its input is, once they are known; `over`, how it goes over sockets
-    of upstreams; its client; whether its key was refused; that it has `ended`.
+    State that changes: its route's `rule` and what its input is, once they are known; `transport`, how it goes
+    over sockets of upstreams; its client; whether its key was refused; that it has `ended`.
     """
 
     def __init__(self, socket: Socket, message: Message, handler: TurnHandler) -> None:
         self.is_unauthorized = False
         self.ended = asyncio.Event()
         self.message = message
-        self.over: Passage | SteeringPassage | None = None
+        self.transport: TurnTransport | SteeringTransport | None = None
         self.rule: RouteRule | None = None
         self._socket = socket
         self._handler = handler
@@ -103,12 +103,12 @@ class SocketTurn:
         except GatewayError as error:
             body = error
         self._turn_client = client = self._client(body)
-        here = None if message.generates else self._warm_up
+        responder = None if message.generates else self._warm_up
         target = find(CREATE.method, CREATE.route)
         if target is None:
             raise RuntimeError("the operation of a turn is in the table")
         try:
-            await self._handler(target, client, self._source, here, self.over)
+            await self._handler(target, client, self._source, responder, self.transport)
         finally:
             self.ended.set()
         self.is_unauthorized = client.is_unauthorized
@@ -117,22 +117,22 @@ class SocketTurn:
             self._forget(previous)
         if not client.ended:
             return "left"
-        return "refused" if client.failed else "warm_up" if here is not None else "answered"
+        return "refused" if client.failed else "warm_up" if responder is not None else "answered"
 
     @property
     def upstream_response_id(self) -> str:
         """The id of its response, where an upstream makes it over a socket; "" before that is known."""
-        return "" if self.over is None or self.over.turn is None else self.over.turn.response_id
+        return "" if self.transport is None or self.transport.turn is None else self.transport.turn.response_id
 
     @property
     def may_be_steered(self) -> bool:
         """Whether it goes over a socket to its upstream, which keeps its state."""
-        return self.over is not None and self.over.turn is not None and self._source is None
+        return self.transport is not None and self.transport.turn is not None and self._source is None
 
     @property
     def is_steerable(self) -> bool:
         """The same, and it has not ended."""
-        turn = None if self.over is None else self.over.turn
+        turn = None if self.transport is None else self.transport.turn
         return self.may_be_steered and turn is not None and not turn.is_over
 
     @property
@@ -179,7 +179,7 @@ class SocketTurn:
         if rule is not None and rule.state == "gateway" and turns is not None:
             self._source = _RecallingTurns(turns, self._recalled)
         if any(snapshot.upstreams[name].sockets for name in candidates):
-            self.over = Passage(self._socket.upstreams, message.lane, snapshot.off_loop, self._continuable())
+            self.transport = TurnTransport(self._socket.upstreams, message.lane, snapshot.off_loop, self._continuable())
         work: Callable[[], Body] = self._body
         if self._source is None and self._recalled is not None:
             work = partial(self._continued, self._recalled, rule)

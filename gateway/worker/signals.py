@@ -103,20 +103,20 @@ class _Shutdown:
         delay_s, now_s = self._services.settings.server.shutdown_delay_s, self._loop.time()
         if delay_s != "auto":
             self._loop.call_later(delay_s, self._stop_at_last, number)
-        elif number == signal.SIGINT or not self._services.handler.begun:
+        elif number == signal.SIGINT or not self._services.handler.request_count:
             self._stop_at_last(number)
         else:
-            self._look(number, now_s + LONGEST_DELAY_S, self._services.handler.begun, now_s + QUIET_S)
+            self._look(number, now_s + LONGEST_DELAY_S, self._services.handler.request_count, now_s + QUIET_S)
 
-    def _look(self, number: int, until_s: float, begun: int, quiet_at_s: float) -> None:
-        """Whether requests still come. `begun`: those that had, until `QUIET_S` before `quiet_at_s`."""
+    def _look(self, number: int, until_s: float, request_count: int, quiet_at_s: float) -> None:
+        """Whether requests still come. `request_count`: those that had, until `QUIET_S` before `quiet_at_s`."""
         now_s = self._loop.time()
-        if self._services.handler.begun != begun:
-            begun, quiet_at_s = self._services.handler.begun, now_s + QUIET_S
+        if self._services.handler.request_count != request_count:
+            request_count, quiet_at_s = self._services.handler.request_count, now_s + QUIET_S
         if now_s >= min(until_s, quiet_at_s):
             self._stop_at_last(number)
         else:
-            self._loop.call_later(_LOOK_EVERY_S, self._look, number, until_s, begun, quiet_at_s)
+            self._loop.call_later(_LOOK_EVERY_S, self._look, number, until_s, request_count, quiet_at_s)
 
     def _stop_at_last(self, number: int) -> None:
         if not self._services.handler.stopping:  # a second signal may have started the drain already

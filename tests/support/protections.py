@@ -331,7 +331,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "an attempt that may have begun is journalled",
         "gateway/proxy/failover.py",
-        "            self.begun.append(Begun(upstream.name, fault.kind.value))\n",
+        "            self.started_attempts.append(StartedAttempt(upstream.name, fault.kind.value))\n",
         "",
         f"{_TEST_UNANSWERED}::test_an_attempt_that_may_have_begun_is_journalled_beside_the_answer",
     ),

@@ -29,7 +29,7 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a response that nobody followed to its end is asked for later",
         "gateway/proxy/settling.py",
-        "                self._want_usage(exchange, settlement, response_id)\n",
+        "                self._report_estimate(exchange, settlement, response_id)\n",
         "",
         "tests/faults/test_late_usage.py::test_a_stream_that_was_left_is_charged_what_it_used",
     ),

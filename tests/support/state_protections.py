@@ -260,7 +260,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "what waits in the background and is cancelled gives the hold of its summary back",
         "gateway/proxy/background_runner.py",
-        "            await before.drop(run.admitted)\n",
+        "            await summary.discard(run.admitted)\n",
         "",
         "tests/state/test_compaction_in_background.py"
         "::test_one_that_waits_is_cancelled_and_gives_the_summarys_hold_back",

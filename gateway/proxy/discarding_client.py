@@ -1,4 +1,4 @@
-"""The client of a question that the gateway asks for itself, outside of any request: what comes back is not kept."""
+"""The client of a call that the gateway makes for itself, outside of any request. It discards the answer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from gateway.http.inner_client import InnerClient
 from gateway.types import Body, Headers
 
 
-class Unwatched:
-    """A watch that never calls."""
+class NullWatch:
+    """A watch on a client that cannot leave."""
 
     def close(self) -> None:
         """Stops watching."""
 
 
-class NobodyClient(InnerClient):
-    """See `http.client.Client`. It asks for a path, and never leaves."""
+class DiscardingClient(InnerClient):
+    """See `http.client.Client`. It gets one path, and never leaves."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ class NobodyClient(InnerClient):
         super().__init__({"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}, {})
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
-        """See `Client`. There is none."""
+        """See `Client`. The call has no body."""
         del max_bytes, timeout_s, length
         return b""
 
@@ -42,4 +42,4 @@ class NobodyClient(InnerClient):
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`."""
         del on_leave
-        return Unwatched()
+        return NullWatch()
