@@ -242,7 +242,7 @@ class Gateway:
             handler.turns = turns = build_turns(settings, store, self._off_loop)
             handler.compactor = Compactor(ledger, handler)
             handler.background = BackgroundRunner(
-                turns.background, ledger, handler, longest_wait_s=settings.server.total_timeout_s
+                turns.background, ledger, handler, max_wait_s=settings.server.total_timeout_s
             )
             late_usage = LateUsage(ledger, responses, handler)
             handler.settler.on_estimated_usage = late_usage.add

@@ -14,17 +14,17 @@ from gateway.config.errors import SettingsError
 from gateway.config.settings import load_settings
 from gateway.protocol.dialects.dialect import Json
 from gateway.protocol.moments import parse_moment
-from gateway.proxy.price_explain import Question, Unexplained
+from gateway.proxy.price_explain import NotExplainable, PriceQuestion
 from gateway.proxy.price_explain import explain as explained
 
 
-def explain(question: Question, config: Path) -> dict[str, Any]:
+def explain(question: PriceQuestion, config: Path) -> dict[str, Any]:
     """Returns the cost of a usage under a configuration. Raises CliError."""
     try:
         return explained(question, load_settings(config).router())
     except SettingsError as error:
         raise CliError(*error.problems) from None
-    except Unexplained as error:
+    except NotExplainable as error:
         raise CliError(str(error), exit_code=USAGE if error.is_usage else REFUSED) from None
 
 

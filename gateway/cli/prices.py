@@ -43,10 +43,10 @@ def explain(
 ) -> None:
     """Show line by line what a usage costs. Standard input has a usage object, or a whole answer, as JSON."""
     from gateway.cli import output, price_explain  # noqa: PLC0415 - the settings take long to import
-    from gateway.proxy.price_explain import Question  # noqa: PLC0415 - the same
+    from gateway.proxy.price_explain import PriceQuestion  # noqa: PLC0415 - the same
 
     found = price_explain.explain(
-        Question(
+        PriceQuestion(
             model,
             price_explain.read_object(sys.stdin.read(), "standard input"),
             dialect,

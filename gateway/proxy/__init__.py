@@ -27,8 +27,8 @@ preamble            step 6: holds back what precedes the output of a stream
 keep_alive          step 6: writes comments into a silent stream
 early_stream        step 6: begins a stream before its provider has answered
 output_cap          step 6: ends a stream before it costs more than its hold
-kept_answer         step 6: an answer that the gateway stores
-kept_stream         step 6: a stream that the gateway stores
+turn_answer         step 6: an answer that the gateway stores
+turn_stream         step 6: a stream that the gateway stores
 answer_record       what is noted of an upstream's answer, for the settlement
 answer_usage        the usage of an answer, reported or partly estimated
 answered_price      the model by whose price an answer is charged

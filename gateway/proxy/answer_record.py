@@ -1,7 +1,7 @@
-"""What a relay notes of an upstream's answer, and what follows from it for the settlement.
+"""What a relay notes of an upstream's answer, and the result that the settlement is decided by.
 
-AnswerRecord       how the answer ended, and what it told
-exchange_result    the outcome of a request, its usage, and what is estimated if no usage is known. Pure
+AnswerRecord       how the answer ended, and what it contained
+exchange_result    the outcome of a request and its usage, which is estimated if it was not reported. Pure
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ OUTCOMES: Final[Mapping[Ended, Outcome]] = MappingProxyType(
 )
 _BROKEN: Final = (Outcome.UPSTREAM_CUT, Outcome.UPSTREAM_STALLED)  # unless the answer had ended before
 _UNFINISHED: Final = frozenset({*_BROKEN, Outcome.TIMED_OUT, Outcome.CLIENT_LEFT, Outcome.CANCELLED, Outcome.SHUT_DOWN})
-"""Outcomes after which a provider that keeps responses may know a usage that it has not reported."""
+"""Outcomes after which a provider that keeps responses may have a usage that it has not reported."""
 
 
 @dataclass(slots=True)
 class AnswerRecord:
     """What is known of the answer to one request. Mutable: the steps from 5 on fill it in.
 
-    `outcome` starts as what a bug would leave. `answered`: an upstream has answered 2xx. `unconfirmed`: a 2xx that may
-    turn out to be no answer. `client_left`: the client has left, and the answer is read on for its usage. `stream`:
-    what a stream has told up to its end; `observer`: what estimates the output of that stream. `facts`, `body`: what a
-    whole answer has told. `remembered_id`: the id under which the response is known already, while its request still
-    runs. `upstream_key`: the fingerprint of the gateway's key that was used.
+    `outcome` is an internal error until another one is known. `answered`: an upstream has answered 2xx. `unconfirmed`:
+    a 2xx that may still prove to be an error. `client_left`: the client has left, and the answer is read on for its
+    usage. `stream`: the summary of a stream that has ended. `observer`: the stream's observer, which estimates its
+    output. `facts`, `body`: a whole answer. `remembered_id`: the id under which the response is remembered while its
+    request still runs. `upstream_key`: the fingerprint of the provider's key that was used.
     """
 
     outcome: Outcome = Outcome.INTERNAL_ERROR
@@ -53,18 +53,18 @@ class AnswerRecord:
     upstream_key: str = ""
 
     def end_stream(self, observer: SseObserver) -> StreamSummary:
-        """Notes what a stream has told. Nothing follows it."""
+        """Notes the summary of a stream that has ended."""
         self.observer, self.stream = observer, observer.summary()
         return self.stream
 
     @property
     def fields(self) -> Json:
-        """What the answer shows of itself: the response, or as much as a stream has shown of it."""
+        """The fields of the response, as far as the answer has shown them."""
         return self.body if self.stream is None else self.stream.answer
 
     @property
-    def works_on(self) -> bool:
-        """Whether the upstream goes on with the response after this answer, where nobody sees it."""
+    def continues_upstream(self) -> bool:
+        """Whether the upstream continues to work on the response after this answer has ended."""
         stream = self.stream
         if stream is None or stream.terminal is not None or stream.opening is None:
             return self.facts is not None and self.facts.in_progress
@@ -73,31 +73,31 @@ class AnswerRecord:
 
     @property
     def response_id(self) -> str | None:
-        """The id that the provider gave the answer, which may have broken off. The client may be shown another one."""
+        """The id that the provider gave the response. The client may have received another one."""
         if self.stream is not None:
             return self.stream.response_id
         return None if self.facts is None else self.facts.response_id
 
     @property
     def has_ended(self) -> bool:
-        """Whether the response itself has ended, and is known as a whole."""
+        """Whether the response itself has ended, and all of it is known."""
         if self.stream is not None:
             return self.stream.terminal is not None and bool(self.stream.answer)
         return self.facts is not None and not self.facts.in_progress
 
     @property
     def may_report_later(self) -> bool:
-        """Whether the upstream may come to know a usage of the response that it has not reported yet."""
-        return self.client_left or self.outcome in _UNFINISHED or self.works_on
+        """Whether the upstream may later report a usage that it has not reported yet."""
+        return self.client_left or self.outcome in _UNFINISHED or self.continues_upstream
 
     def output_tokens(self, dialect: Dialect) -> int:
-        """Returns an estimate of the output: from the answer itself, or else from what came of its stream."""
+        """Returns an estimate of the output in tokens: from the fields of the answer, or else from its stream."""
         tokens = -(-dialect.output_bytes(self.fields) // BYTES_PER_TOKEN)
         return tokens if tokens or self.observer is None else self.observer.output_tokens_estimate()
 
 
 def exchange_result(admitted: Admitted, answer: AnswerRecord, *, begun: bool) -> ExchangeResult:
-    """Returns what the policy decides on. `begun`: the request was sent, and no head of an answer came."""
+    """Returns the result that the billing policy decides by. `begun`: the request was sent, but got no answer."""
     outcome = Outcome.CLIENT_LEFT if answer.client_left else answer.outcome
     if not answer.answered:
         charged = begun and admitted.target.operation.charge == "usage or estimate"
@@ -116,8 +116,8 @@ def exchange_result(admitted: Admitted, answer: AnswerRecord, *, begun: bool) ->
         if usage is None or output_tokens or lacks_output(usage):
             partly = partial_usage(admitted, usage, reported, fields, output_tokens)
             usage = None
-    if answer.works_on:
-        output_tokens = admitted.admission.hold.output_tokens  # whatever it comes to is within the hold
+    if answer.continues_upstream:
+        output_tokens = admitted.admission.hold.output_tokens  # the hold covers whatever it still puts out
     return ExchangeResult(outcome, _is_charged(admitted, answer, usage), usage, output_tokens, partly)
 
 

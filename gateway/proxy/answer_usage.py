@@ -1,9 +1,9 @@
-"""What an answer used: as it was reported, and as much of it as is known where a part was not. Pure.
+"""The usage of an answer: as it was reported, or with estimates for the parts that were not. Pure.
 
 reported_usage    the usage that the answer reports
-may_lack_output   whether that counts no output: servers send zeros until they know
-partial_usage     where it reports none or no output: what it and the request tell, its output estimated
-input_usage       where no answer came: what was sent, as far as the request tells
+may_lack_output   whether that usage counts no output, as servers report it before they know
+partial_usage     the usage of an answer that reports none or no output, with an estimate of its output
+input_usage       the usage of a request without an answer: what was sent
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _NO_COST: Final = (None, "0")
 
 
 def reported_usage(admitted: Admitted, reported: Json | None, answer: Json) -> Usage | None:
-    """The usage of an answer; None where nothing sound was reported. `answer`: what of it bears on its price."""
+    """Returns the usage of an answer, or None if it reports no valid one.
+
+    `answer`: its fields that affect the price.
+    """
     if reported is None:
         return None
     facts, price = admitted.request.facts, admitted.route.price
@@ -35,32 +38,32 @@ def reported_usage(admitted: Admitted, reported: Json | None, answer: Json) -> U
 
 
 def lacks_output(usage: Usage) -> bool:
-    """Whether a usage counts the input alone, because its answer broke off."""
+    """Whether a usage counts only the input, because its answer broke off."""
     return usage.quantities is not None and usage.quantities.lacks_output
 
 
 def may_lack_output(admitted: Admitted, usage: Usage) -> bool:
-    """Whether a usage counts no output, and nothing else that an answer may be charged by instead."""
+    """Whether a usage counts neither output tokens nor anything else by which output is charged."""
     if usage.output_tokens:
         return False
     quantities = usage.quantities
     counts_more = quantities is not None and (quantities.units or quantities.images or quantities.tool_tokens)
-    is_charged_as_told = admitted.route.rule.cost_source == "upstream" and usage.cost_usd not in _NO_COST
-    return not (counts_more or is_charged_as_told)
+    has_upstream_cost = admitted.route.rule.cost_source == "upstream" and usage.cost_usd not in _NO_COST
+    return not (counts_more or has_upstream_cost)
 
 
 def partial_usage(
     admitted: Admitted, usage: Usage | None, reported: Json | None, answer: Json, output_tokens: int
 ) -> Usage | None:
-    """What is known where no whole usage was reported; None where neither answer nor request tell anything."""
+    """Returns a usage with estimated output. None: neither the answer nor the request states the input."""
     if usage is not None and usage.input_tokens:
-        told = {name: value for name, value in (reported or {}).items() if name not in _OUTPUT_AND_TOTAL}
-        return reported_usage(admitted, {**told, "output_tokens": output_tokens}, answer)
+        reported_counts = {name: value for name, value in (reported or {}).items() if name not in _OUTPUT_AND_TOTAL}
+        return reported_usage(admitted, {**reported_counts, "output_tokens": output_tokens}, answer)
     return reported_usage(admitted, admitted.request.bounds.usage, answer)
 
 
 def input_usage(admitted: Admitted) -> Usage:
-    """What was sent: the units that the request states, or else the estimate of its tokens."""
-    told = admitted.request.bounds.usage
-    usage = None if told is None else reported_usage(admitted, {**told, "output_tokens": 0}, {})
+    """Returns the usage of the input: the units that the request states, or else the estimate of its tokens."""
+    reported_counts = admitted.request.bounds.usage
+    usage = None if reported_counts is None else reported_usage(admitted, {**reported_counts, "output_tokens": 0}, {})
     return input_estimate(admitted.admission.hold) if usage is None else usage

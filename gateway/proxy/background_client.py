@@ -1,7 +1,7 @@
-"""The client of a request that runs in the background, for the relay: it takes everything, and nobody reads it.
+"""The client of a background request, as the relay sees it. It discards what it is given.
 
-The true client was answered before. What is worth reading goes to the store by way of the turn. An answer that is an
-error says why the response has failed.
+The real client was answered before the request ran. The turn stores the response. If the answer is an error, the
+response has failed for that reason.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _ERROR: Final = 400
 
 
 class BackgroundClient(CollectingClient):
-    """See `http.client.Client`. The request's head is that of the client that asked."""
+    """See `http.client.Client`. It has the request head of the real client."""
 
     __slots__ = ("_turn",)
 
-    def __init__(self, asked: Client, turn: BackgroundTurn) -> None:
-        super().__init__(asked)
+    def __init__(self, client: Client, turn: BackgroundTurn) -> None:
+        super().__init__(client)
         self._turn = turn
 
     def keep(self, data: bytes) -> None:
-        """See `CollectingClient`. The turn keeps what matters."""
+        """See `CollectingClient`. The answer is discarded, because the turn stores it."""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """See `Client`."""
@@ -38,16 +38,16 @@ class BackgroundClient(CollectingClient):
             self._turn.problem = _problem(status, body)
 
     def watch(self, on_leave: Callable[[], object]) -> Watch:
-        """See `Client`. A background response is ended by its runner: no client can leave."""
+        """See `Client`. The runner ends a background response, and no client can leave."""
         del on_leave
         return NullWatch()
 
 
 def _problem(status: int, body: bytes) -> Problem:
-    """Returns why the response failed: the provider's own error where it has one."""
+    """Returns why the response failed: the provider's own error if it gave one."""
     error = (parse_object(body) or {}).get("error")
-    told = error if isinstance(error, dict) else {}
-    code, message = told.get("code"), told.get("message")
+    error_fields = error if isinstance(error, dict) else {}
+    code, message = error_fields.get("code"), error_fields.get("message")
     return Problem(
         code if isinstance(code, str) and code else "server_error",
         message if isinstance(message, str) and message else f"The provider answered {status}.",

@@ -1,11 +1,11 @@
-"""Runs the background responses of this worker: each on a task of its own, after its client has been answered.
+"""Runs the background responses of one worker. Each has a task of its own, after its client has been answered.
 
-    runner.accept(...)     a response that was admitted and queued: gives its client's answer; it waits for its turn
-    runner.round()         due every ROUND_S: renews leases, starts those that may run, ends those that are gone
-    runner.finish(...)     at shutdown
+    runner.accept(...)     takes a response that was admitted and queued, and returns the answer for its client
+    runner.round()         every ROUND_S: renews leases, starts the responses that may run, ends cancelled ones
+    runner.finish(...)     waits for the responses at shutdown
 
-A response that waits holds its credits and its place. One whose worker has died is found by its lease, here or in
-another worker, and then fails: it may have begun at the provider, so nobody runs it again.
+A response that waits keeps its hold and its place in the queue. If its worker dies, its lease lapses, and any worker
+then marks it as failed. It is not run again, because it may have started work at the provider.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from gateway.state.background_turn import BackgroundTurn, Problem
 from gateway.state.stored_calls import LocalAnswer, LocalStream, shown_response
 
 ROUND_S: Final = 0.25
-"""How often `round` is due. A cancelled response ends within two rounds."""
+"""The interval between rounds. A cancelled response ends within two rounds."""
 _NOTES_PER_LEASE: Final = 3
 _STOPPED: Final = Problem("server_error", "The gateway was stopped before the response ran.")
-_TOO_LATE: Final = Problem("server_error", "The response waited for too long.")
+_WAITED_TOO_LONG: Final = Problem("server_error", "The response waited for too long.")
 
 
-class Requests(Protocol):
-    """What a run of a response needs of the request handler."""
+class RequestRunner(Protocol):
+    """The methods of the request handler that a background response uses."""
 
     @property
     def running(self) -> Mapping[CancelScope, HasRecord]:
-        """The requests that talk to an upstream, by what ends them."""
+        """The requests that talk to an upstream, by the scope that can cancel each."""
 
     async def exchange(self, admitted: Admitted, client: Client, record: RequestRecord) -> None:
-        """Steps 5 to 9 for an admitted request."""
+        """Runs steps 5 to 8 for an admitted request."""
 
     async def refuse(self, operation: Operation, client: Client, record: RequestRecord, error: GatewayError) -> None:
         """Answers with an error of the gateway's own."""
@@ -64,48 +64,52 @@ class HasRecord(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Run:
-    """One response in the background. `ended` is called at its end, however it came about.
+class BackgroundRun:
+    """One background response. `on_end` is called when it has ended, whatever the reason.
 
-    `waits_until_s`: the event loop's time at which it has waited for too long. `may_start`: resolved by the first round
-    with room for it; False if it does not run. Mutable: its task, and whether it was cancelled.
+    `waits_until_s` is the event loop's time at which it has waited for too long. `may_start` is resolved with True by
+    the first round that has room for the response, or with False if it will not run. Mutable: its task, and whether it
+    was cancelled.
     """
 
     admitted: Admitted
     turn: BackgroundTurn
     client: BackgroundClient
     record: RequestRecord
-    ended: Callable[[], None]
+    on_end: Callable[[], None]
     waits_until_s: float
     may_start: asyncio.Future[bool]
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
 
-    def answer(self, *, starts: bool) -> None:
-        """Starts the run, or ends its waiting."""
+    def release(self, *, may_run: bool) -> None:
+        """Ends the waiting of the response: it runs, or it will not run at all."""
         if not self.may_start.done():
-            self.may_start.set_result(starts)
+            self.may_start.set_result(may_run)
 
 
 class BackgroundRunner:
-    """The background responses of one worker. Mutable: its runs, and the teams of other workers that it watches."""
+    """Runs the background responses of one worker.
 
-    def __init__(self, background: Background, ledger: Ledger, requests: Requests, longest_wait_s: float) -> None:
+    Mutable: its responses, and the teams that it searches for responses of dead workers.
+    """
+
+    def __init__(self, background: Background, ledger: Ledger, requests: RequestRunner, max_wait_s: float) -> None:
         self._background = background
         self._ledger = ledger
         self._requests = requests
-        self._longest_wait_s = longest_wait_s
-        self._runs: dict[str, Run] = {}
-        self._watched: dict[str, tuple[str, int]] = {}  # team -> what `due_teams` gave, rounds that are left
+        self._max_wait_s = max_wait_s
+        self._runs: dict[str, BackgroundRun] = {}
+        self._watched: dict[str, tuple[str, int]] = {}  # team -> result of `due_teams`, remaining rounds
         self._loop = asyncio.get_running_loop()
-        self._noted_s = float("-inf")
-        self._due_s = float("-inf")
-        self._every_s = background.policy.lease_s / _NOTES_PER_LEASE
+        self._last_note_s = float("-inf")
+        self._last_search_s = float("-inf")
+        self._note_interval_s = background.policy.lease_s / _NOTES_PER_LEASE
         self._log = structlog.get_logger("gateway.background")
 
     @property
     def running(self) -> int:
-        """How many responses run or wait in this worker."""
+        """The number of responses that run or wait in this worker."""
         return len(self._runs)
 
     def accept(
@@ -114,40 +118,40 @@ class BackgroundRunner:
         turn: BackgroundTurn,
         client: Client,
         record: RequestRecord,
-        ended: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> LocalAnswer | LocalStream:
-        """Lets a queued response wait for its turn, and run. Returns its client's answer."""
+        """Takes a queued response, which runs as soon as there is room. Returns the answer for its client."""
         turn.accepted = True
         record.response_id = turn.response_id
-        run = Run(
+        run = BackgroundRun(
             admitted,
             turn,
             BackgroundClient(client, turn),
             record,
-            ended,
-            self._loop.time() + self._longest_wait_s,
+            on_end,
+            self._loop.time() + self._max_wait_s,
             self._loop.create_future(),
         )
         self._runs[turn.job.response_id] = run
         run.task = asyncio.create_task(self._run(run), name=f"background-{record.request_id}")
         return turn.followed if record.stream else shown_response(turn.snapshot)
 
-    async def _run(self, run: Run) -> None:
+    async def _run(self, run: BackgroundRun) -> None:
         try:
             if await run.may_start:
-                admitted = await self._begun(run)
+                admitted = await self._admit_after_summary(run)
                 if admitted is not None:
                     await self._requests.exchange(admitted, run.client, run.record)
             else:
-                await self._drop(run)
-        except Exception:  # noqa: BLE001 - nobody awaits this task: a bug is logged, and the response has its lease
+                await self._discard(run)
+        except Exception:  # noqa: BLE001 - nobody awaits this task: a bug is logged, and the response fails by its lease
             self._log.exception("background_run_failed", request_id=run.record.request_id)
         finally:
             del self._runs[run.turn.job.response_id]
-            run.ended()
+            run.on_end()
 
-    async def _begun(self, run: Run) -> Admitted | None:
-        """Returns the request, admitted, behind the summary that is due before it. None: it has ended."""
+    async def _admit_after_summary(self, run: BackgroundRun) -> Admitted | None:
+        """Makes the summary that is due, and returns the admitted request. None: the response has ended instead."""
         admitted, record = run.admitted, run.record
         summary = admitted.pending_summary
         if summary is None:
@@ -166,8 +170,8 @@ class BackgroundRunner:
         await run.turn.close()
         return None
 
-    async def _drop(self, run: Run) -> None:
-        """Ends a response that does not run: it gives back what it held."""
+    async def _discard(self, run: BackgroundRun) -> None:
+        """Ends a response that will not run, and releases its hold."""
         record, summary = run.record, run.admitted.pending_summary
         if summary is not None:
             await summary.discard(run.admitted)
@@ -179,10 +183,10 @@ class BackgroundRunner:
         record.spooled = await self._ledger.settle(record.settlement) is None
         await run.turn.close()
 
-    def _cancel(self, run: Run) -> None:
-        """Ends a response that runs, because it was cancelled."""
+    def _cancel(self, run: BackgroundRun) -> None:
+        """Ends a response that was cancelled, whether it runs or waits."""
         run.is_cancelled = True
-        run.answer(starts=False)
+        run.release(may_run=False)
         summary = run.admitted.pending_summary
         records = [run.record] if summary is None else [run.record, summary.record]
         for cancel_scope, relay in list(self._requests.running.items()):
@@ -191,26 +195,26 @@ class BackgroundRunner:
 
     async def round(self) -> None:
         """Runs one round. Raises GatewayError `store_unavailable`."""
-        by_team: defaultdict[str, list[Run]] = defaultdict(list)
+        by_team: defaultdict[str, list[BackgroundRun]] = defaultdict(list)
         for run in self._runs.values():
             by_team[run.turn.job.team_id].append(run)
-        await self._note(list(by_team))
+        await self._note_teams(list(by_team))
         for team_id in {*by_team, *self._watched}:
-            await self._round_of(team_id, by_team.get(team_id, []))
+            await self._run_team_round(team_id, by_team.get(team_id, []))
         for runs in by_team.values():
             for run in runs:
                 await run.turn.keep_events()
 
-    async def _round_of(self, team_id: str, runs: list[Run]) -> None:
+    async def _run_team_round(self, team_id: str, runs: list[BackgroundRun]) -> None:
         steps, lapsed, left = await self._background.round(team_id, [run.turn.job for run in runs])
         for run, step in zip(runs, steps, strict=True):
             if step is Step.GONE:
                 self._cancel(run)
             elif step is not Step.WAITS:
-                run.answer(starts=True)
+                run.release(may_run=True)
             elif self._loop.time() >= run.waits_until_s:
-                run.turn.problem = _TOO_LATE
-                run.answer(starts=False)
+                run.turn.problem = _WAITED_TOO_LONG
+                run.release(may_run=False)
         for response_id in lapsed:
             await self._background.fail_lost(team_id, response_id)
         if team_id in self._watched:
@@ -220,27 +224,27 @@ class BackgroundRunner:
             elif rounds > 0:
                 self._watched[team_id] = ends, rounds - 1
 
-    async def _note(self, team_ids: list[str]) -> None:
-        """Notes the teams with responses here, and looks for those whose workers may have died."""
+    async def _note_teams(self, team_ids: list[str]) -> None:
+        """Notes the teams that have responses here, and looks for teams whose workers may have died."""
         now_s = self._loop.time()
-        if team_ids and now_s - self._noted_s >= self._every_s:
+        if team_ids and now_s - self._last_note_s >= self._note_interval_s:
             await self._background.note(team_ids)
-            self._noted_s = now_s
-        if now_s - self._due_s >= self._every_s:
-            self._due_s = now_s
+            self._last_note_s = now_s
+        if now_s - self._last_search_s >= self._note_interval_s:
+            self._last_search_s = now_s
             rounds = int(self._background.policy.lease_s * 2 / ROUND_S)
             for team_id, ends in (await self._background.due_teams()).items():
                 self._watched[team_id] = ends, rounds
 
     def stop(self) -> None:
-        """Ends what waits. What runs is ended with the other requests."""
+        """Ends the responses that wait. Those that run are ended together with all other requests."""
         for run in list(self._runs.values()):
             if not run.may_start.done():
                 run.turn.problem = _STOPPED
-                run.answer(starts=False)
+                run.release(may_run=False)
 
     async def finish(self, timeout_s: float, stop: Callable[[], None]) -> None:
-        """Waits until everything has ended; `stop` is called after `timeout_s` to end what still runs."""
+        """Waits until all responses have ended. `stop` is called after `timeout_s` to end those that still run."""
         tasks = [run.task for run in self._runs.values() if run.task is not None]
         if not tasks:
             return

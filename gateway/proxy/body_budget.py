@@ -1,6 +1,6 @@
-"""How much the bodies of requests may take together: of one worker's memory, and of its disk.
+"""Bounds the bytes that the bodies of all requests take together, in one worker's memory or on its disk.
 
-A body is held until its request has ended, because another upstream may have to be asked. Those of at most
+A body is kept until its request has ended, because another upstream may have to be tried. Bodies of at most
 `concurrency.off_loop.LONG_BYTES` are not counted: the number of connections bounds them.
 """
 
@@ -14,16 +14,16 @@ _WAIT_MS: Final = 1000
 
 
 class BodyBudget:
-    """One worker's. State that changes: `held_bytes`."""
+    """The budget of one worker. State that changes: `held_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self.held_bytes = 0
         self._max_bytes = max_bytes
 
     def take(self, size_bytes: int) -> None:
-        """Counts a body that is going to be read. Raises GatewayError `too_many_bodies` beyond the bound.
+        """Reserves space for a body that will be read. Raises GatewayError `too_many_bodies` beyond the bound.
 
-        One body alone always fits.
+        A single body always fits.
         """
         if self.held_bytes and self.held_bytes + size_bytes > self._max_bytes:
             raise GatewayError(
@@ -35,5 +35,5 @@ class BodyBudget:
         self.held_bytes += size_bytes
 
     def give_back(self, size_bytes: int) -> None:
-        """A body, or a part of what was taken for it, is not held any more."""
+        """Releases space that was reserved, or a part of it."""
         self.held_bytes -= size_bytes

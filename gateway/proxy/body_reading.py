@@ -1,4 +1,4 @@
-"""Step 2 of a request: its body is read and understood, in memory or, where it is a large form, on disk."""
+"""Step 2 of a request: reads and parses its body, in memory or, for a large form, on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gateway.proxy.snapshot import ConfigSnapshot, RequestLimits
 from gateway.types import Body
 
 UNCHECKED_BODY_BYTES: Final = 256 * 1024
-"""A body up to this is read before the key is looked up: admission does that, in the same call as everything else."""
+"""Up to this size a body is read before its key is checked, because the admission script checks the key anyway."""
 
 
 async def read_request(
@@ -38,27 +38,27 @@ async def read_request(
     record: RequestRecord,
     key: ApiKey,
 ) -> RequestBody:
-    """The request's body, as far as the gateway reads it. Raises GatewayError, ClientDisconnected."""
+    """Reads the body, and returns the fields that the gateway needs. Raises GatewayError, ClientDisconnected."""
     limits = snapshot.limits
-    is_a_form = _read_media(client, target.operation.dialect)
+    is_a_form = _is_form(client, target.operation.dialect)
     length = client.body_length(limits.max_body_bytes)
-    coding = client.fields.get(b"content-encoding")  # small as it is, such a body may take long
+    coding = client.fields.get(b"content-encoding")  # even a small body may take long to decode
     if length is None or length > UNCHECKED_BODY_BYTES or coding is not None or client.memory_is_scarce:
         await responses.check(key)
         client.key_is_known()
-    most_bytes = limits.max_body_bytes if length is None or coding is not None else length
+    max_bytes = limits.max_body_bytes if length is None or coding is not None else length
     form_type = client.fields[b"content-type"] if is_a_form else None
-    if form_type is not None and most_bytes > snapshot.forms.over_bytes:
-        return await _read_large_form(snapshot, target, client, record, most_bytes, form_type)
-    if most_bytes > LONG_BYTES:
-        snapshot.body_memory.take(most_bytes)
-        record.body_held_bytes = most_bytes
+    if form_type is not None and max_bytes > snapshot.forms.over_bytes:
+        return await _read_large_form(snapshot, target, client, record, max_bytes, form_type)
+    if max_bytes > LONG_BYTES:
+        snapshot.body_memory.take(max_bytes)
+        record.body_held_bytes = max_bytes
     body = await client.read_body(limits.max_body_bytes, limits.body_timeout_s, length)
     record.bytes_in = len(body)
     if len(body) > LONG_BYTES or coding is not None:
-        request = await snapshot.off_loop.run(partial(_understood, body, coding, target, limits, form_type))
+        request = await snapshot.off_loop.run(partial(_parse_body, body, coding, target, limits, form_type))
     else:
-        request = _understood(body, None, target, limits, form_type)
+        request = _parse_body(body, None, target, limits, form_type)
     if record.body_held_bytes:
         snapshot.body_memory.give_back(record.body_held_bytes - len(request.body))
         record.body_held_bytes = len(request.body)
@@ -75,23 +75,23 @@ async def _read_large_form(
     target: Target,
     client: Client,
     record: RequestRecord,
-    most_bytes: int,
+    max_bytes: int,
     form_type: bytes,
 ) -> RequestBody:
-    """A form that is, or may be, larger than what stays in memory."""
+    """Reads a form that is, or may be, too large for memory."""
     limits, spool, coding = snapshot.limits, snapshot.forms, client.fields.get(b"content-encoding")
     name = "" if coding is None else coding.decode("latin-1")
     length = client.body_length(limits.max_body_bytes)
     decoder = BodyDecoder(name, limits.max_body_bytes, length) if is_coded(name) else None
     is_longer = decoder is None and length is not None and length > spool.over_bytes
-    form = record.spooled_form = spool.begin(most_bytes, is_longer=is_longer, decoder=decoder)
+    form = record.spooled_form = spool.begin(max_bytes, is_longer=is_longer, decoder=decoder)
     held_bytes = SLICES_BYTES + (0 if is_longer else spool.over_bytes)
     snapshot.body_memory.take(held_bytes)
     record.body_held_bytes = held_bytes
     await client.pass_body(form.take, limits.max_body_bytes, limits.body_timeout_s)
     body = await form.end()
     record.bytes_in = form.received_bytes
-    work = partial(_understood, body, None, target, limits, form_type)
+    work = partial(_parse_body, body, None, target, limits, form_type)
     request = await (spool.run(work) if isinstance(body, DiskBody) else snapshot.off_loop.run(work))
     left_bytes = SLICES_BYTES if isinstance(body, DiskBody) else len(body)
     snapshot.body_memory.give_back(held_bytes - left_bytes)
@@ -105,10 +105,10 @@ def _note_tags(client: Client, request: RequestBody, limits: RequestLimits, reco
     record.tags = tags_of(client.fields.get(TAGS_HEADER), request.labels, limits.attribution)
 
 
-def _understood(
+def _parse_body(
     body: Body | DiskBody, coding: bytes | None, target: Target, limits: RequestLimits, form_type: bytes | None
 ) -> RequestBody:
-    """What a body asks for. `form_type`: the Content-Type of one that is a form with files. In any thread."""
+    """Parses a body. `form_type` is the Content-Type of a form with files. May run in any thread."""
     operation, form = target.operation, target.operation.dialect.request
     if target.model:
         form = replace(form, default_model=target.model)
@@ -124,8 +124,8 @@ def _understood(
     return request._replace(model=model_of(target.model, form), names_model=False) if target.model else request
 
 
-def _read_media(client: Client, dialect: Dialect) -> bool:
-    """Whether the body is a form with files; JSON if not. Raises GatewayError `unsupported_media_type`."""
+def _is_form(client: Client, dialect: Dialect) -> bool:
+    """Whether the body is a form with files. If not, it is JSON. Raises GatewayError `unsupported_media_type`."""
     kind = client.fields.get(b"content-type")
     is_a_form = kind is not None and dialect.multipart and is_form(kind)
     if kind is not None and not is_a_form and kind.partition(b";")[0].strip().lower() != b"application/json":

@@ -1,4 +1,4 @@
-"""How many calls of a kind a key may make that cost nothing: dry runs, counts of tokens. No other limit counts them."""
+"""Limits calls that cost nothing, such as dry runs and counts of tokens. They count at no other limit."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Final
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 
-MOST_KEYS: Final = 10_000
-"""Keys that are remembered; more forget the oldest."""
+MAX_KEYS: Final = 10_000
+"""How many keys are remembered. Beyond that, the oldest one is forgotten."""
 _MINUTE_S: Final = 60.0
 
 
 class CallLimit:
-    """One worker's, of one kind of call. A bucket for each key, which drains evenly over a minute.
+    """The limit of one worker for one kind of call. Each key has a bucket that drains evenly over a minute.
 
-    It is the secret's, not the key id's: who guesses at a key takes nothing from its owner.
-    State that changes: when each key's bucket will be empty.
+    A bucket belongs to a secret and not to a key's id, so that calls with a guessed secret do not count for its owner.
+    State that changes: the time at which each bucket will be empty.
     """
 
     def __init__(self, calls: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`calls`: what they are called in a refusal."""
+        """`calls` is their name in a refusal."""
         self._calls = calls
         self._clock = clock
         self._empty_s: OrderedDict[str, float] = OrderedDict()
 
     def take(self, key: ApiKey, per_minute: int) -> None:
-        """Counts one of so many per minute. Raises GatewayError `rate_limit_exceeded`."""
+        """Counts one call. Raises GatewayError `rate_limit_exceeded` beyond `per_minute` calls per minute."""
         now_s, each_s = self._clock(), _MINUTE_S / per_minute
         empty_s = max(now_s, self._empty_s.pop(key.secret_hash, now_s))
         wait_s = empty_s + each_s - now_s - _MINUTE_S
-        refused = wait_s > each_s / 1000  # sums of fractions
+        refused = wait_s > each_s / 1000  # tolerates the rounding of floating-point sums
         self._empty_s[key.secret_hash] = empty_s if refused else empty_s + each_s
-        if len(self._empty_s) > MOST_KEYS:
+        if len(self._empty_s) > MAX_KEYS:
             self._empty_s.popitem(last=False)
         if refused:
             raise GatewayError(

@@ -1,6 +1,6 @@
-"""The client of a call that the gateway makes for itself, in the course of a request: it collects the answer.
+"""The client of a model call that the gateway makes during a request. It collects the answer.
 
-The call has the headers of the request's own client, and ends when that client leaves.
+The call has the headers of the request's own client, and is cancelled when that client leaves.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from gateway.types import Body, Headers
 
 
 class CollectingClient(InnerClient):
-    """See `http.client.Client`. State that changes besides: `body`, what was answered."""
+    """See `http.client.Client`. State that changes: `body`, the body of the answer so far."""
 
-    __slots__ = ("_asked", "body")
+    __slots__ = ("_client", "body")
 
-    def __init__(self, asked: Client) -> None:
-        super().__init__({**asked.scope, "headers": list(asked.headers)}, dict(asked.fields))
+    def __init__(self, client: Client) -> None:
+        super().__init__({**client.scope, "headers": list(client.headers)}, dict(client.fields))
         self.body = bytearray()
-        self._asked = asked
+        self._client = client
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
-        """See `Client`. The body of such a call is made, not read."""
+        """See `Client`. The gateway makes the body of such a call itself."""
         del max_bytes, timeout_s, length
         return b""
 
@@ -40,7 +40,7 @@ class CollectingClient(InnerClient):
         return True
 
     def keep(self, data: bytes) -> None:
-        """Keeps a part of the answer's body."""
+        """Stores a part of the answer's body."""
         self.body += data
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
@@ -50,4 +50,4 @@ class CollectingClient(InnerClient):
 
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`."""
-        return self._asked.watch(on_leave)
+        return self._client.watch(on_leave)

@@ -1,12 +1,13 @@
-"""`x-gateway-dry-run: true`: what would become of this request?
+"""Dry runs: the header `x-gateway-dry-run: true` asks what the gateway would decide about a request.
 
-A request with this header goes through steps 1 to 4, reserves nothing, asks no upstream and counts against no limit.
-Would it be refused, it is answered by the very refusal: status, headers, body. Would it be admitted, 200 and `answer`::
+Such a request passes steps 1 to 4, but reserves nothing, calls no upstream and counts at no limit. If it would be
+refused, the answer is exactly that refusal, with its status, headers and body. If it would be admitted, the answer is a
+200 with this body::
 
     {"object": "dry_run", "admitted": true, "request_id", "model",
-     "hold": {"amount_usd", "input_tokens", "output_tokens"},        the worst case, as it would be reserved
+     "hold": {"amount_usd", "input_tokens", "output_tokens"},        the worst case, which would be reserved
      "price": {"input_usd", "cached_input_usd", "output_usd"},       per million tokens
-     "key": {"id", "limits"}, "team": {"id", "balance", "limits"}}   what is left now, without this request
+     "key": {"id", "limits"}, "team": {"id", "balance", "limits"}}   what is available without this request
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gateway.proxy.admission import Routed
 
 
 def is_dry_run(client: Client) -> bool:
-    """Whether the client asks for a dry run. Raises GatewayError `invalid_field` for neither true nor false."""
+    """Whether the client asks for a dry run. Raises GatewayError `invalid_field` for any value but true and false."""
     value = client.fields.get(b"x-gateway-dry-run")
     if value is None:
         return False
@@ -41,7 +42,7 @@ def is_dry_run(client: Client) -> bool:
 
 
 async def answer_dry_run(routed: Routed, ledger: Ledger, client: Client, record: RequestRecord) -> None:
-    """Step 4 without a trace, and the answer. Raises GatewayError for what would be refused."""
+    """Runs step 4 without any effect, and sends the answer. Raises the GatewayError that would refuse the request."""
     try:
         preview = await ledger.preview(routed.admission_request)
     finally:
@@ -55,7 +56,7 @@ async def answer_dry_run(routed: Routed, ledger: Ledger, client: Client, record:
 
 
 def answer(request_id: str, model: str, price: Price, preview: Preview) -> bytes:
-    """The body for a request that would be admitted."""
+    """Returns the answer's body for a request that would be admitted."""
     hold, view = preview.admission.hold, preview.view
     fields: dict[str, Any] = {
         "object": "dry_run",

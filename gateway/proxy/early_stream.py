@@ -1,17 +1,17 @@
 """A stream that begins before its provider has answered, on routes with `early_keepalive_s`.
 
-Proxies and clients give up what is silent for long. So after that time the head goes out, 200 and an event stream, and
-a comment each time it passes again. What follows is:
+Proxies and clients give up on connections that are silent for long. After that time the head of an event stream is sent
+with status 200, followed by a comment each time that the same time passes again. The provider's answer then decides:
 
-| the provider's answer     | the client reads                                                          |
+| the provider's answer     | what the client receives                                                  |
 |---------------------------|---------------------------------------------------------------------------|
-| a stream                  | its events, as ever                                                       |
-| a refusal, or none        | an error event in its dialect's form, and the end                         |
-| a success that is no      | the same; what was done is charged                                        |
+| a stream                  | its events                                                                |
+| a refusal, or none        | an error event in the format of its dialect, and the end                  |
+| a 2xx that is not a       | the same; the work is charged                                             |
 |   stream                  |                                                                           |
 
-Until an answer begins nothing is decided for anybody else: the relay sees a client that has got nothing yet, other
-upstreams are asked, and what is logged and counted is the status of the refusal.
+The early head affects nothing but the client: for the relay, nothing has been sent, so that other upstreams are tried
+as usual, and the log and the metrics have the status of a refusal.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BAD_GATEWAY: Final = 502
 
 
 def early_client(client: Client, admitted: Admitted, record: RequestRecord) -> EarlyClient | None:
-    """The client of a stream that may begin early; None: this one does not."""
+    """Returns the client for a stream that may begin early, or None if this one may not."""
     streams = admitted.request.stream and admitted.target.operation.dialect.stream is not None
     over_http = isinstance(client, (ConnectionClient, AsgiClient))  # a WebSocket's answer has no head
     if admitted.route.rule.early_keepalive_s is None or not streams or not over_http:
@@ -51,10 +51,10 @@ def early_client(client: Client, admitted: Admitted, record: RequestRecord) -> E
 
 
 class EarlyClient:
-    """See `client.Client`. Its `status` is that of the answer, whatever has gone out before it.
+    """See `client.Client`. Its `status` is that of the provider's answer, even if an early head was sent.
 
-    State that changes: `status`; `closing`, set before it is used; `_is_early`, the head has gone out;
-    `_answers_with_next`, the next bytes are the first of the answer.
+    State that changes: `status`; `closing`, which makes the last events; `_is_early`: the early head was sent;
+    `_answers_with_next`: the next bytes are the first ones of the provider's answer.
     """
 
     follows_answer = False
@@ -71,7 +71,7 @@ class EarlyClient:
         self._record = record
         self._is_early = False
         self._answers_with_next = False
-        self._turn = asyncio.Lock()  # a head and a comment are whole before an answer begins
+        self._write_lock = asyncio.Lock()  # an answer begins only after a comment was written completely
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -83,10 +83,10 @@ class EarlyClient:
             task.cancel()
 
     async def _keep_alive(self, silence_s: float) -> None:
-        with contextlib.suppress(OSError):  # the client has left, which its watch tells
+        with contextlib.suppress(OSError):  # the client has left, and its watch handles that
             while True:
                 await asyncio.sleep(silence_s)
-                async with self._turn:
+                async with self._write_lock:
                     if self.status is not None:
                         return
                     if not self._is_early:
@@ -116,7 +116,7 @@ class EarlyClient:
 
     @property
     def first_byte(self) -> float | None:
-        """See `Client`. A comment is none."""
+        """See `Client`. Comments do not count."""
         return self._client.first_byte
 
     @first_byte.setter
@@ -124,15 +124,15 @@ class EarlyClient:
         self._client.first_byte = moment
 
     async def start(self, status: int, headers: Headers) -> None:
-        """See `Client`. Raises InvalidAnswer for an answer that is no stream, where a stream has begun."""
-        async with self._turn:
+        """See `Client`. Raises InvalidAnswer if a stream has begun early and the answer is not a stream."""
+        async with self._write_lock:
             if not self._is_early:
                 await self._client.start(status, headers)
             self._begin(status, headers)
 
     def start_now(self, status: int, headers: Headers) -> bool:
-        """See `Client`. Where writes are awaited, so is this."""
-        if self._turn.locked() or not self.starts_now:
+        """See `Client`. Returns False if writes have to be awaited."""
+        if self._write_lock.locked() or not self.starts_now:
             return False
         if not self._is_early:
             self._client.start_now(status, headers)
@@ -147,7 +147,7 @@ class EarlyClient:
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """See `Client`. A stream that has begun ends with an error event."""
-        async with self._turn:
+        async with self._write_lock:
             if not self._is_early:
                 await self._client.answer(status, headers, body)
                 self.status = self._client.status
@@ -161,24 +161,24 @@ class EarlyClient:
                 self.status = self._record.early_refusal = status
             await self.end(b"" if self.closing is None else self.closing(error))
 
-    def _note(self, data: bytes) -> None:
+    def _note_first_byte(self, data: bytes) -> None:
         if data and self._answers_with_next:
             self._answers_with_next = False
             self._client.first_byte = time.perf_counter()
 
     async def write(self, data: bytes) -> None:
         """See `Client`."""
-        self._note(data)
+        self._note_first_byte(data)
         await self._client.write(data)
 
     def write_now(self, data: bytes) -> bool:
         """See `Client`."""
-        self._note(data)
+        self._note_first_byte(data)
         return self._client.write_now(data)
 
     def buffer(self, data: bytes) -> None:
         """See `Client`."""
-        self._note(data)
+        self._note_first_byte(data)
         self._client.buffer(data)
 
     def flush(self) -> None:
@@ -191,7 +191,7 @@ class EarlyClient:
 
     async def end(self, data: bytes = b"") -> None:
         """See `Client`."""
-        self._note(data)
+        self._note_first_byte(data)
         await self._client.end(data)
 
     # the request

@@ -24,7 +24,7 @@ class Exchange(NamedTuple):
     answer: AnswerRecord
 
     def confirm(self, opened: Opened) -> None:
-        """Notes that an upstream's answer is one, and goes to the client."""
+        """Notes that an upstream's answer has proved to be valid, and is sent to the client."""
         record, answer = self.record, self.answer
         record.state = TRANSITIONS[record.state, Event.RELAY]
         if answer.unconfirmed is not None:
@@ -37,7 +37,8 @@ class Exchange(NamedTuple):
         return client_headers(opened, self.admitted, self.record, extra)
 
     def origin(self) -> Origin:
-        """Returns what the gateway knows of the answer if its upstream has shown nothing, for closing events."""
+        """Returns what the gateway knows of the answer by itself, for closing events."""
         request = self.admitted.request
-        works_on = self.admitted.target.operation.by_id or request.background or self.answer.works_on
-        return Origin(self.record.request_id, request.model, int(time.time()), works_on)
+        by_id = self.admitted.target.operation.by_id
+        continues_upstream = by_id or request.background or self.answer.continues_upstream
+        return Origin(self.record.request_id, request.model, int(time.time()), continues_upstream)

@@ -1,9 +1,9 @@
-"""Whether a route lets a request pass that says something about its price, or names what others may have stored. Pure.
+"""Refuses fields that change a request's price, or that name what other teams may have stored. Pure.
 
-    checked(request, route, snapshot, now_ms) -> Route    raises GatewayError `field_not_allowed`
+    check_fields(request, route, snapshot, now_ms) -> Route    raises GatewayError `field_not_allowed`
 
-The route that is returned knows the prices of models that may answer instead, and is permitted only to who may use all
-of them.
+The returned route has the prices of all models that may answer instead. Only keys that may use each of these models may
+use the route.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _BASE_VALUES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 """Values that mean the plain rates of a row."""
 
 
-class Asked(NamedTuple):
-    """A request, and what its price may know of it. `row`: the version of the price that is in force."""
+class CheckedRequest(NamedTuple):
+    """A request with its route and the version of its price row that is in force."""
 
     request: RequestBody
     route: Route
@@ -37,35 +37,38 @@ class Asked(NamedTuple):
 
 
 class Check(NamedTuple):
-    """`said`: what a request says, each thing once. `is_priced`: whether the price knows such a thing."""
+    """The check of one field.
 
-    said: Callable[[Asked], Iterator[str]]
-    is_priced: Callable[[Asked, str], bool]
+    `values` yields what the request states. `is_priced`: whether there is a price for that.
+    """
+
+    values: Callable[[CheckedRequest], Iterator[str]]
+    is_priced: Callable[[CheckedRequest, str], bool]
     param: str
 
 
 def check_fields(request: RequestBody, route: Route, snapshot: ConfigSnapshot, now_ms: int) -> Route:
-    """The route of a request whose fields it lets pass."""
+    """Returns the route, if all fields of the request may pass on it. Raises GatewayError `field_not_allowed`."""
     rule, work = route.rule, request.work
     if work.foreign.member and _refuses_foreign_ids(rule.foreign_ids, snapshot):
         member, field = work.foreign
-        raise _refusal(
+        raise _field_refused(
             f"{member!r} names something that is stored at the provider, where several teams share an account: this "
             "gateway cannot tell whose it is.",
             field,
             "foreign_ids",
         )
-    asked = Asked(request, route, route.price.at(now_ms), snapshot)
+    checked = CheckedRequest(request, route, route.price.at(now_ms), snapshot)
     for name, check in _CHECKS.items():
         policy = getattr(rule.fields, name)
-        for said in check.said(asked) if policy != "allowed" else ():
+        for value in check.values(checked) if policy != "allowed" else ():
             if policy == "refused":
-                raise _refusal(f"This gateway does not pass {check.param!r} on: {said!r}.", check.param, name)
-            if not check.is_priced(asked, said):
-                raise _refusal(
-                    f"The price of {route.model!r} does not say what {check.param} {said!r} costs.", check.param, name
+                raise _field_refused(f"This gateway does not pass {check.param!r} on: {value!r}.", check.param, name)
+            if not check.is_priced(checked, value):
+                raise _field_refused(
+                    f"The price of {route.model!r} does not say what {check.param} {value!r} costs.", check.param, name
                 )
-    if work.instead or work.advisors:  # the limits of each model that may be used count the request
+    if work.instead or work.advisors:  # the request counts at the limits of every model that may be used
         named = (snapshot.router.names.read(name).patterns for name in (*work.instead, *work.advisors))
         route = route._replace(limited=tuple(dict.fromkeys((*route.patterns, *itertools.chain(*named)))))
     if work.instead and rule.fields.models == "priced":
@@ -80,64 +83,64 @@ def _refuses_foreign_ids(setting: ForeignIds, snapshot: ConfigSnapshot) -> bool:
     return setting == "refuse" or (setting == "auto" and snapshot.tenancy.several_teams)
 
 
-def _refusal(message: str, param: str, name: str) -> GatewayError:
+def _field_refused(message: str, param: str, name: str) -> GatewayError:
     explain = {"limit": name, "scope": "route", "limit_source": "gateway"}
     return GatewayError("field_not_allowed", message, param=param, explain=explain)
 
 
-def _tier(asked: Asked) -> Iterator[str]:
-    if asked.request.facts.service_tier:
-        yield asked.request.facts.service_tier
+def _tier(checked: CheckedRequest) -> Iterator[str]:
+    if checked.request.facts.service_tier:
+        yield checked.request.facts.service_tier
 
 
-def _fact(name: str) -> Callable[[Asked], Iterator[str]]:
-    def said(asked: Asked) -> Iterator[str]:
-        value = asked.request.work.facts.get(name, "")
+def _fact(name: str) -> Callable[[CheckedRequest], Iterator[str]]:
+    def values(checked: CheckedRequest) -> Iterator[str]:
+        value = checked.request.work.facts.get(name, "")
         if value not in _BASE_VALUES[name]:
             yield value
 
-    return said
+    return values
 
 
-def _has_when(name: str) -> Callable[[Asked, str], bool]:
-    return lambda asked, value: value in asked.row.when.get(name, ())
+def _has_when(name: str) -> Callable[[CheckedRequest, str], bool]:
+    return lambda checked, value: value in checked.row.when.get(name, ())
 
 
-def _has_row(asked: Asked, model: str) -> bool:
-    router = asked.snapshot.router
+def _has_row(checked: CheckedRequest, model: str) -> bool:
+    router = checked.snapshot.router
     name = router.names.read(model)
     return router.prices.find(name.patterns) is not None and router.rule_of(name) is not None
 
 
-def _has_fee(asked: Asked, tool: str) -> bool:
-    prices = asked.snapshot.router.prices
-    stated = any(tool in layer.per_call for layer in asked.row.layers())
-    return stated or tool in asked.row.tools or tool in prices.fees or tool in prices.tools
+def _has_fee(checked: CheckedRequest, tool: str) -> bool:
+    prices = checked.snapshot.router.prices
+    stated = any(tool in layer.per_call for layer in checked.row.layers())
+    return stated or tool in checked.row.tools or tool in prices.fees or tool in prices.tools
 
 
-def _providers(asked: Asked) -> Iterator[str]:
-    wishes = asked.request.preferences
-    yield from asked.request.work.provider
-    if wishes is not None:
-        yield from (*wishes.order, *wishes.only, *wishes.ignore)
+def _providers(checked: CheckedRequest) -> Iterator[str]:
+    preferences = checked.request.preferences
+    yield from checked.request.work.provider
+    if preferences is not None:
+        yield from (*preferences.order, *preferences.only, *preferences.ignore)
 
 
-def _is_ours(asked: Asked, name: str) -> bool:
-    return name in asked.snapshot.upstreams or name in MEMBERS
+def _is_known_provider(checked: CheckedRequest, name: str) -> bool:
+    return name in checked.snapshot.upstreams or name in MEMBERS
 
 
 _CHECKS: Final[Mapping[str, Check]] = MappingProxyType(
     {
         "service_tier": Check(
-            _tier, lambda asked, tier: tier in CHEAP_TIERS or asked.row.tier_named(tier) is not None, "service_tier"
+            _tier, lambda checked, tier: tier in CHEAP_TIERS or checked.row.tier_named(tier) is not None, "service_tier"
         ),
         "speed": Check(_fact("speed"), _has_when("speed"), "speed"),
         "inference_geo": Check(_fact("inference_geo"), _has_when("inference_geo"), "inference_geo"),
         "models": Check(
-            lambda asked: iter((*asked.request.work.instead, *asked.request.work.advisors)), _has_row, "models"
+            lambda checked: iter((*checked.request.work.instead, *checked.request.work.advisors)), _has_row, "models"
         ),
-        "tools": Check(lambda asked: iter(asked.request.work.tools), _has_fee, "tools"),
-        "provider": Check(_providers, _is_ours, "provider"),
-        "variants": Check(lambda asked: iter(asked.route.variants), lambda _asked, _variant: False, "model"),
+        "tools": Check(lambda checked: iter(checked.request.work.tools), _has_fee, "tools"),
+        "provider": Check(_providers, _is_known_provider, "provider"),
+        "variants": Check(lambda checked: iter(checked.route.variants), lambda _checked, _variant: False, "model"),
     }
 )

@@ -1,9 +1,10 @@
-"""Large forms on disk: an upload takes its slices of a worker's memory, and not its size.
+"""Keeps large forms on disk, so that an upload takes only a few slices of a worker's memory, whatever its size.
 
-    FormSpool      one worker's: where, how many bytes together, and the threads that wait for the disk
-    SpooledForm    one form on its way from its client: take(piece), end() -> Body | DiskBody, close()
+    FormSpool      the forms of one worker: the directory, the bound on their bytes, and the threads for disk I/O
+    SpooledForm    one form while it is received: take(piece), end() -> Body | DiskBody, close()
 
-The disk has threads of its own: one that stands still keeps only forms waiting, and each no longer than `timeout_s`.
+Disk I/O has threads of its own. A disk that does not respond delays only forms, and each of them for at most
+`timeout_s`.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from gateway.types import Body
 T = TypeVar("T")
 
 SLICES_BYTES: Final = 1024 * 1024
-"""What one form on disk takes of the worker's memory at most: the slices on their way to the disk or from there."""
-_WRITTEN_BYTES: Final = 256 * 1024  # at a time
+"""The most memory that one form on disk takes: the slices that are being written or read."""
+_WRITE_BYTES: Final = 256 * 1024  # per write
 _THREADS: Final = 4
 
 
 class FormSpool:
-    """One worker's. `disk`: how much all forms may take of it together. `over_bytes`: smaller ones stay in memory."""
+    """The forms of one worker. `disk` bounds their bytes on disk. Forms of up to `over_bytes` stay in memory."""
 
     def __init__(self, directory: Path, over_bytes: int, max_bytes: int, timeout_s: float) -> None:
         self.over_bytes = over_bytes
@@ -39,71 +40,72 @@ class FormSpool:
         self._timeout_s = timeout_s
         self._off_loop = OffLoop(_THREADS)
 
-    def begin(self, most_bytes: int, *, is_longer: bool, decoder: BodyDecoder | None) -> SpooledForm:
-        """A form that is going to be read. Raises GatewayError `too_many_bodies`.
+    def begin(self, max_bytes: int, *, is_longer: bool, decoder: BodyDecoder | None) -> SpooledForm:
+        """Returns a form that is ready to receive up to `max_bytes`. Raises GatewayError `too_many_bodies`.
 
-        `most_bytes`: it has no more. `is_longer`: it is known to have more than `over_bytes`.
+        `is_longer`: the form is known to have more than `over_bytes`.
         """
-        return SpooledForm(self, DiskBody(self._directory), most_bytes, 0 if is_longer else self.over_bytes, decoder)
+        return SpooledForm(self, DiskBody(self._directory), max_bytes, 0 if is_longer else self.over_bytes, decoder)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Does in a thread what waits for the disk. Raises GatewayError `disk_unavailable` after `timeout_s`."""
+        """Runs disk I/O in a thread. Raises GatewayError `disk_unavailable` after `timeout_s`."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._off_loop.run(work)
         except TimeoutError:
             raise disk_unavailable(f"nothing from the disk within {self._timeout_s:g} s") from None
 
-    def sent(self, form: Readable, edit: tuple[int, int, bytes] = NO_EDIT) -> SentBody:
-        """How a form on disk is sent, with one place of it changed."""
+    def body_to_send(self, form: Readable, edit: tuple[int, int, bytes] = NO_EDIT) -> SentBody:
+        """Returns the body that sends a form from the disk, with at most one place changed."""
         return SentBody(form, self._off_loop, edit)
 
-    def forget(self, body: DiskBody) -> None:
-        """Ends a file in a thread: that of a large one takes a while."""
+    def close_in_thread(self, body: DiskBody) -> None:
+        """Closes a file in a thread, because deleting a large one takes a while."""
         try:
             _ = self._off_loop.begin(body.close)
-        except RuntimeError:  # the gateway stops: its threads take no more work
+        except RuntimeError:  # the gateway is stopping, and its threads accept no more work
             body.close()
 
     def close(self) -> None:
-        """Takes no more work."""
+        """Ends the threads. No more forms are accepted."""
         self._off_loop.close()
 
 
 class SpooledForm:
-    """One form. It is to be closed when its request has ended, and is then gone.
+    """One form. It must be closed when its request has ended, and is deleted then.
 
-    State that changes: `received_bytes`; what waits to be written; the body, in memory up to `_in_memory_bytes`.
+    State that changes: `received_bytes`, what has not been written yet, and the body, which stays in memory up to
+    `_in_memory_bytes`.
     """
 
     def __init__(
         self,
         spool: FormSpool,
         on_disk: DiskBody,
-        most_bytes: int,
+        max_bytes: int,
         in_memory_bytes: int,
         decoder: BodyDecoder | None,
     ) -> None:
-        spool.disk.take(most_bytes)
+        spool.disk.take(max_bytes)
         self.received_bytes = 0
         self._spool = spool
         self._on_disk = on_disk
-        self._taken_bytes = most_bytes
+        self._taken_bytes = max_bytes
         self._in_memory_bytes = in_memory_bytes
         self._decoder = decoder
-        self._waiting = bytearray()
+        self._unwritten = bytearray()
         self._in_memory = bytearray()
 
     async def take(self, piece: Body) -> None:
-        """More of the body. Raises GatewayError."""
+        """Takes the next piece of the body. Raises GatewayError."""
         self.received_bytes += len(piece)
-        self._waiting += piece
-        if len(self._waiting) >= _WRITTEN_BYTES:
+        self._unwritten += piece
+        if len(self._unwritten) >= _WRITE_BYTES:
             await self._write()
 
     async def end(self) -> Body | DiskBody:
-        """The body, when all of it has come. Raises GatewayError."""
-        if self._waiting:
+        """Returns the body after all of it was taken. Raises GatewayError."""
+        if self._unwritten:
             await self._write()
         if self._decoder is not None:
             self._decoder.end()
@@ -113,17 +115,17 @@ class SpooledForm:
         return self._on_disk if size else self._in_memory
 
     def close(self) -> None:
-        """Nobody wants it any more. Idempotent."""
+        """Deletes the form. Idempotent."""
         self._spool.disk.give_back(self._taken_bytes)
         self._taken_bytes = 0
-        self._spool.forget(self._on_disk)
+        self._spool.close_in_thread(self._on_disk)
 
     async def _write(self) -> None:
-        data, self._waiting = self._waiting, bytearray()
+        data, self._unwritten = self._unwritten, bytearray()
         await self._spool.run(partial(self._store, data))
 
     def _store(self, data: bytearray) -> None:
-        """In a thread, one call at a time."""
+        """Decodes and stores data. Runs in a thread, one call at a time."""
         for piece in (data,) if self._decoder is None else self._decoder.decoded(bytes(data)):
             if not len(self._on_disk) and len(self._in_memory) + len(piece) <= self._in_memory_bytes:
                 self._in_memory += piece

@@ -1,4 +1,4 @@
-"""Comments in a silent stream, if its route asks for them, because proxies close silent connections."""
+"""Writes comments into silent streams, on routes with `keepalive_s`, because proxies close silent connections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gateway.http.client import Client
 from gateway.protocol.sse_framer import SseFramer
 
 COMMENT: Final = b": keep-alive\n\n"
-_LOOKS: Final = 4  # checks per period of silence of what was written
+_CHECKS_PER_SILENCE: Final = 4
 
 
 @contextlib.contextmanager
 def keeping_alive(client: Client, framer: SseFramer, silence_s: float | None) -> Iterator[None]:
-    """Writes a comment between events after so much silence; None means never. The only task of a relay."""
+    """Writes a comment between events after `silence_s` without output; None: never. This is a relay's only task."""
     if silence_s is None:
         yield
         return
@@ -31,8 +31,8 @@ async def _keep_alive(client: Client, framer: SseFramer, silence_s: float) -> No
     quiet = 0
     while True:
         before = client.bytes_out
-        await asyncio.sleep(silence_s / _LOOKS)
+        await asyncio.sleep(silence_s / _CHECKS_PER_SILENCE)
         quiet = quiet + 1 if client.bytes_out == before else 0
-        if quiet >= _LOOKS and framer.aligned and client.status is not None:
+        if quiet >= _CHECKS_PER_SILENCE and framer.aligned and client.status is not None:
             await client.write(COMMENT)
             quiet = 0

@@ -1,4 +1,4 @@
-"""Large answers and events, which take long to understand: a thread does that, and the loop serves others meanwhile."""
+"""Parses large answers and events in a thread, so that the event loop serves other requests meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.upstream.upstream import UpstreamPolicy
 
 
 async def examine(observer: SseObserver, off_loop: OffLoop) -> None:
-    """Has the large events of a stream examined, if there are any."""
+    """Examines the large events of a stream, if there are any."""
     if observer.large:
         await off_loop.run_to_end(observer.examine)
 
@@ -24,8 +24,8 @@ async def finish(framer: SseFramer, off_loop: OffLoop) -> bytes:
     return await off_loop.run_to_end(framer.finish) if framer.takes_long else framer.finish()
 
 
-async def decoded(body: bytes, policy: UpstreamPolicy, off_loop: OffLoop) -> Json | None:
-    """A JSON answer as far as it has to be understood; None: it is none."""
+async def decode_answer(body: bytes, policy: UpstreamPolicy, off_loop: OffLoop) -> Json | None:
+    """Returns the needed fields of a JSON answer, or None if it is not a JSON object."""
     if len(body) <= LARGE_BYTES:
         return parse_object(body)
     return await off_loop.run(partial(read_large, body, policy.max_answer_values))

@@ -1,4 +1,4 @@
-"""Answers that are neither JSON nor events: sound, pictures, subtitles. They pass as they come, unread."""
+"""Passes on answers that are neither JSON nor events, such as audio, images and subtitles, without reading them."""
 
 from __future__ import annotations
 

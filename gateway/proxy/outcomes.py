@@ -1,4 +1,4 @@
-"""How a request ends for each error and for each reason from outside, and what its client is told. Pure."""
+"""The outcome of a request for each error and for each reason of a cancellation, and the client's error. Pure."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
 
 
 def internal_error() -> GatewayError:
-    """The error for a bug: nothing of it is shown."""
+    """Returns the error for a bug. It shows no details."""
     return GatewayError("internal_error", "The gateway failed. The operator's log has the reason.")
 
 
 def outcome_of(error: GatewayError) -> Outcome:
-    """How a request ends for this error, raised before anything was sent to its client."""
+    """Returns the outcome for an error that was raised before anything was sent to the client."""
     if isinstance(error, InvalidAnswer):
         return error.outcome
     return _OUTCOMES.get(error.code, Outcome.UPSTREAM_UNREACHABLE)
 
 
 def ended_error(reason: Reason) -> GatewayError:
-    """What a client is told of an end that it has not caused."""
+    """Returns the client's error for a cancellation that the client has not caused."""
     if reason is Reason.TIMED_OUT:
         return GatewayError("upstream_timeout", "The request took longer than this gateway allows.", repeat_helps=False)
     return GatewayError("shutting_down", "This gateway is stopping.", wait_ms=1000)

@@ -1,16 +1,17 @@
-"""How much output is held for a request that states no bound, and whether its provider is told. Pure.
+"""How much output a hold covers if the request states no bound, and whether the provider gets that bound. Pure.
 
 | `send_max_output_tokens` | held                                                            | sent                   |
 |--------------------------|-----------------------------------------------------------------|------------------------|
-| "auto"                   | the route's default, else what the API documents for such a     | where the model may    |
-|                          | body, else the model's own maximum as its price row states it,  | put out more than held |
+| "auto"                   | the route's default, else what the API documents for such a     | if the model can put   |
+|                          | body, else the model's own maximum as its price row states it,  | out more than is held  |
 |                          | else `limits.default_max_output_tokens`                         |                        |
 | true                     | the same, without the model's own maximum                       | always                 |
 | false                    | the route's default, else the model's own maximum, else         | never                  |
 |                          | `limits.default_max_output_tokens`                              |                        |
 
 The model's own maximum is `max_output_tokens` of its price row, or else `context_tokens`. A limit of the key or the
-team may lower what is held; then that is sent. Where output is free, "auto" sends nothing else.
+team may lower what is held, and the lower bound is then sent. If output is free, "auto" sends a bound only in that
+case.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from gateway.routing.router import Route
 
 
 class OutputPlan(NamedTuple):
-    """What is held for a request, all its runs together. `send`: True, False, or None: if less comes to be held."""
+    """The output that is held for a request, for all its runs together.
+
+    `send`: whether the provider gets this bound. None: only if a limit lowers what is held.
+    """
 
     tokens: int
     send: bool | None = False
@@ -35,32 +39,32 @@ class OutputPlan(NamedTuple):
 def plan_output(
     operation: Operation, request: RequestBody, row: Price, route: Route, limits: RequestLimits
 ) -> OutputPlan:
-    """The output of a request that may begin work. `row`: the version of its price that is in force."""
+    """Plans the output of a request. `row` is the version of its price row that is in force."""
     form, bounds, rule = operation.dialect.request, request.bounds, route.rule
     if request.max_output_tokens is not None or not form.has_output:
         return OutputPlan(request.max_output_tokens or 0)
     send = limits.send_max_output_tokens if rule.send_max_output_tokens is None else rule.send_max_output_tokens
     if not (form.output_fields and operation.bounds_output):
         send = False
-    own, of_route = row.own_output_tokens, rule.default_max_output_tokens
-    if of_route is not None:
-        held = of_route
+    model_max, route_default = row.own_output_tokens, rule.default_max_output_tokens
+    if route_default is not None:
+        tokens_per_run = route_default
     elif send is not False and form.documented_output is not None:
-        held = form.documented_output
-    elif send is True or own is None:
-        held = limits.default_max_output_tokens
+        tokens_per_run = form.documented_output
+    elif send is True or model_max is None:
+        tokens_per_run = limits.default_max_output_tokens
     else:
-        held = own
-    if own is not None:
-        held = min(held, own)
-    tokens = held * bounds.runs + bounds.more_output_tokens
+        tokens_per_run = model_max
+    if model_max is not None:
+        tokens_per_run = min(tokens_per_run, model_max)
+    tokens = tokens_per_run * bounds.runs + bounds.more_output_tokens
     if send != "auto":
         return OutputPlan(tokens, send)
-    return OutputPlan(tokens, None if held == own or not row.plain.rates["output"] else True)
+    return OutputPlan(tokens, None if tokens_per_run == model_max or not row.plain.rates["output"] else True)
 
 
-def bound_of_a_run(request: RequestBody, held_tokens: int) -> int:
-    """The bound that goes to the provider. Raises GatewayError where less is held than one token a run."""
+def bound_per_run(request: RequestBody, held_tokens: int) -> int:
+    """Returns the bound of each run, for the provider. Raises GatewayError if less than one token per run is held."""
     bounds = request.bounds
     per_run = (held_tokens - bounds.more_output_tokens) // bounds.runs
     if per_run < 1:

@@ -1,4 +1,4 @@
-"""A bound on the output of a stream, for routes and keys that want no answer to cost more than its hold."""
+"""Cuts a stream before it costs more than its hold, on routes and for keys that ask for it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gateway.proxy.admission import Admitted
 
 
 class CapReached(Exception):
-    """An answer has put out as many tokens as its cap. The upstream is given up, and the client's stream is ended."""
+    """An answer has reached its cap. The upstream is aborted, and the client's stream is ended."""
 
 
 def cap_of(admitted: Admitted) -> int | None:
-    """Returns the output tokens after which the answer is cut, or None if its route and key do not want that."""
+    """Returns after how many output tokens the answer is cut, or None if neither its route nor key asks for that."""
     rule, admission = admitted.route.rule, admitted.admission
     return admission.hold.output_tokens if rule.cut_at_cap or admission.cut_at_cap else None
 
 
 class OutputCap:
-    """A filter in front of what passes reads on. It lets events pass until the answer has put out `max_tokens`.
+    """Lets the events of a stream pass until the answer has put out `max_tokens`.
 
-    `take`: passes one read on to the client, and returns whether the next one may follow at once.
+    `take` passes on the data of one read, and returns whether the next read may follow at once.
     """
 
     def __init__(self, max_tokens: int, observer: SseObserver, take: Callable[[bytes], bool]) -> None:

@@ -1,8 +1,8 @@
-"""What precedes the output of a stream. It is held back, so that after an error another upstream can be asked.
+"""Holds back what precedes the output of a stream, so that another upstream can be tried after an error.
 
-Comments, a chunk with the role, a `message_start` or a `ping` mean nothing to a client without output. They wait for
-the first piece of the output: events for at most `LONGEST_S`, comments alone for `COMMENTS_S`. Then they are sent, and
-an error that follows belongs to the stream.
+Comments, a chunk with the role, a `message_start` or a `ping` are of no use to a client without output. They wait for
+the first piece of output: events for at most `MAX_EVENTS_S`, comments alone for `MAX_COMMENTS_S`. Then they are sent,
+and an error that follows is passed on as a part of the stream.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from gateway.proxy.upstream_answer import not_an_answer
 from gateway.types import Headers
 from gateway.upstream.transport import UpstreamFault
 
-LONGEST_S: Final = 1.0
-COMMENTS_S: Final = 10.0
-MOST_BYTES: Final = 65_536
+MAX_EVENTS_S: Final = 1.0
+MAX_COMMENTS_S: Final = 10.0
+MAX_BYTES: Final = 65_536
 _COMMENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:(?::[^\r\n]*+)?(?:\r\n|\n|\r))*+")
 
 
-class Waiting(Protocol):
-    """What waits for a stream to begin."""
+class HeldStart(Protocol):
+    """The start of a stream that is held back."""
 
     def check_times(self, now_s: float) -> None:
-        """Begins what has waited for too long. To be called about once a second."""
+        """Starts the client's stream if it was held back for too long. To be called about once a second."""
 
 
 def has_event(data: bytes) -> bool:
-    """Whether there is a whole event beside comments."""
+    """Whether the data has a complete event, not only comments."""
     if data[:1] != b":" and b"\n\n" in data:
         return True
     comments = _COMMENTS.match(data)
@@ -47,10 +47,10 @@ def has_event(data: bytes) -> bool:
 
 
 class FirstEvent:
-    """The first event of a stream that holds nothing else back: it may be an error, however it is cut. Mutable.
+    """Waits for the first event of a stream, which may be an error, for dialects that hold nothing else back. Mutable.
 
-    `begin` is called when the client's stream starts, and returns its head. That is after `LONGEST_S` at the latest,
-    where a server lets it start without being awaited; after `COMMENTS_S` where comments come.
+    `begin` is called when the client's stream starts, and returns its head. That is after `MAX_EVENTS_S` at the latest,
+    or after `MAX_COMMENTS_S` if only comments have come. Streams whose writes have to be awaited start without waiting.
     """
 
     def __init__(self, opened: Opened, client: Client, begin: Callable[[], Headers]) -> None:
@@ -62,12 +62,12 @@ class FirstEvent:
         self._has_begun = False
 
     async def read(self, data: bytes) -> bytes:
-        """Reads on behind `data` until there is an event, or the end, whichever."""
+        """Reads on behind `data` until there is an event, or until the end. Returns all of it."""
         self._data = data
-        while not (self._has_begun or has_event(self._data) or len(self._data) > MOST_BYTES):
+        while not (self._has_begun or has_event(self._data) or len(self._data) > MAX_BYTES):
             try:
                 more = await self._opened.answer.read()
-            except UpstreamFault:  # who reads on is told once more
+            except UpstreamFault:  # the next read raises it again
                 break
             if not more:
                 break
@@ -80,19 +80,19 @@ class FirstEvent:
         return self._has_begun
 
     def check_times(self, now_s: float) -> None:
-        """Starts what has waited for too long."""
+        """See `HeldStart`."""
         if self._since_s is None:
             self._since_s = now_s
-        longest_s = COMMENTS_S if self._data[:1] == b":" else LONGEST_S
-        if not self._has_begun and now_s - self._since_s >= longest_s:
+        max_s = MAX_COMMENTS_S if self._data[:1] == b":" else MAX_EVENTS_S
+        if not self._has_begun and now_s - self._since_s >= max_s:
             self._has_begun = self._client.start_now(self._opened.answer.status, self._begin())
             self._client.flush()
 
 
 def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first: bytes) -> bool:
-    """Whether the first bytes of a stream have an error and no output, for streams that hold nothing back.
+    """Whether the first bytes of a stream contain an error and no output, for dialects that hold nothing else back.
 
-    Raises NotAnAnswer if another upstream may be asked.
+    Raises NotAnAnswer if another upstream may be tried.
     """
     observer = SseObserver(form)
     SseFramer(observer, len(first)).feed(first)
@@ -106,9 +106,9 @@ def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first:
 
 
 class Preamble:
-    """The events before the output of one stream. Mutable.
+    """Holds back the events before the output of one stream. Mutable.
 
-    `begin` is called when the client's stream starts, and returns its head. `is_refusal`: an error came before the
+    `begin` is called when the client's stream starts, and returns its head. `is_refusal`: an error came before any
     output.
     """
 
@@ -132,9 +132,9 @@ class Preamble:
         self._since_s: float | None = None
 
     async def read(self) -> bytes:
-        """Reads until there is output, or the end. Returns what was not sent to the client yet.
+        """Reads until there is output, or until the end. Returns what has not been sent to the client yet.
 
-        Raises NotAnAnswer for an error before the output if another upstream may be asked, InvalidAnswer for an empty
+        Raises NotAnAnswer for an error before the output if another upstream may be tried, InvalidAnswer for an empty
         stream, and UpstreamFault.
         """
         opened, framer, observer = self._opened, self._framer, self._framer.observer
@@ -151,7 +151,7 @@ class Preamble:
                     raise not_an_answer(opened, self._dialect, summary.error, b"".join(read))
                 self.is_refusal = True
                 break
-            if summary.has_content or summary.ended is not None or len(self._ready) > MOST_BYTES:
+            if summary.has_content or summary.ended is not None or len(self._ready) > MAX_BYTES:
                 break
             data = await opened.answer.read()
             if not data:
@@ -167,15 +167,15 @@ class Preamble:
         return self._client.status is not None
 
     def check_times(self, now_s: float) -> None:
-        """See `Waiting`. Sends what was held back."""
+        """See `HeldStart`."""
         if self._has_begun or not self._ready:
             return
         if self._since_s is None:
             self._since_s = now_s
         observer = self._framer.observer
-        if observer.large:  # a thread examines it
+        if observer.large:  # a thread examines the event
             return
-        longest_s = LONGEST_S if observer.summary().begun else COMMENTS_S
-        if now_s - self._since_s >= longest_s and self._client.start_now(self._opened.answer.status, self._begin()):
+        max_s = MAX_EVENTS_S if observer.summary().begun else MAX_COMMENTS_S
+        if now_s - self._since_s >= max_s and self._client.start_now(self._opened.answer.status, self._begin()):
             self._client.write_now(bytes(self._ready))
             self._ready.clear()

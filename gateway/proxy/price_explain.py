@@ -1,6 +1,6 @@
-"""How a usage becomes a cost: what the gateway would charge for an answer, without asking for it.
+"""Explains what the gateway would charge for a usage or an answer.
 
-explain(question, router)     -> the lines of the cost, the row and its version, what no price covers
+explain(question, router)     -> the lines of the cost, the price row and its version, and what no price covers
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from gateway.routing.router import Route, Router
 _DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {operation.dialect.name: operation.dialect for operation in OPERATIONS}
 )
-_OF_ANSWERS: Final = frozenset(
+_ANSWER_MEMBERS: Final = frozenset(
     {"usage", "x_groq", "object", "choices", "output", "data", "content", "results", "meta", "usage_info", "duration"}
 )
-"""Members that answers have and usage objects do not."""
+"""Members that occur in answers and not in usage objects."""
 _BY_OBJECT: Final[Mapping[str, str]] = MappingProxyType(
     {"response": "responses", "chat.completion": "chat", "text_completion": "completions"}
 )
 
 
-class Question(NamedTuple):
-    """What is asked. `given`: a usage or an answer. `ended_ms`: milliseconds since 1970. `request`: its body, or {}."""
+class PriceQuestion(NamedTuple):
+    """A question. `given` is a usage or an answer. `ended_ms`: milliseconds since 1970. `request`: its body, or {}."""
 
     model: str
     given: Json
@@ -44,15 +44,15 @@ class Question(NamedTuple):
     request: Json
 
 
-class Unexplained(Exception):
-    """A usage cannot be read, or has no price. `is_usage`: what was asked is wrong."""
+class NotExplainable(Exception):
+    """A usage cannot be read, or has no price. `is_usage`: the question itself is invalid."""
 
     def __init__(self, message: str, *, is_usage: bool = False) -> None:
         super().__init__(message)
         self.is_usage = is_usage
 
 
-def explain(question: Question, router: Router) -> dict[str, Any]:
+def explain(question: PriceQuestion, router: Router) -> dict[str, Any]:
     """Returns the cost of a usage as JSON: that of `requests show`, with the row, its version and the sum.
 
     Raises Unexplained if there is no route or no price for the model, or nothing can be read.
@@ -60,23 +60,23 @@ def explain(question: Question, router: Router) -> dict[str, Any]:
     try:
         route = router.resolve(question.model)
     except GatewayError as error:
-        raise Unexplained(str(error)) from None
+        raise NotExplainable(str(error)) from None
     given = _unwrapped(question.given)
-    answer = {"usage": given} if _OF_ANSWERS.isdisjoint(given) else given
+    answer = {"usage": given} if _ANSWER_MEMBERS.isdisjoint(given) else given
     dialect = question.dialect or _dialect_of(answer)
     usage = _usage(question, route, dialect, answer)
     by = priced_by(route, router, answer.get("model")) if route.is_priced_by_answer else PricedBy(route.price)
-    made = charge(by.price, usage, question.ended_ms, router.prices, route.model, by.model, by.unlisted)
+    charged = charge(by.price, usage, question.ended_ms, router.prices, route.model, by.model, by.unlisted)
     own = _own_cost_nano_usd(usage) if route.rule.cost_source == "upstream" else None
     return {
-        "cost_usd": format_usd(made.nano_usd if own is None else own),
+        "cost_usd": format_usd(charged.nano_usd if own is None else own),
         "model": route.model,
         "row": _row_of(route, router, by),
         "in_force_from": by.price.at(question.ended_ms).version or None,
         "dialect": dialect,
         "at": datetime.fromtimestamp(question.ended_ms / 1000, UTC).isoformat().replace("+00:00", "Z"),
         "note": _note(route, own),
-        **_lines(made, usage),
+        **_lines(charged, usage),
     }
 
 
@@ -101,33 +101,33 @@ def _dialect_of(given: Json) -> str:
 
 
 def _reported(dialect: Dialect, answer: Json) -> Json | None:
-    """Returns what an answer reports to the gateway, or what an answer that is not whole counts."""
+    """Returns the usage that an answer reports, or the counts in an answer that is incomplete."""
     usage = dialect.read_answer(answer).usage
     stated = member(answer, "usage") or {}
     return stated if usage is None and any(count(value) for value in stated.values()) else usage
 
 
-def _usage(question: Question, route: Route, dialect: str, answer: Json) -> Usage:
+def _usage(question: PriceQuestion, route: Route, dialect: str, answer: Json) -> Usage:
     if dialect not in _DIALECTS:
-        raise Unexplained(f"{dialect!r} is no dialect: it is one of {', '.join(sorted(_DIALECTS))}", is_usage=True)
+        raise NotExplainable(f"{dialect!r} is no dialect: it is one of {', '.join(sorted(_DIALECTS))}", is_usage=True)
     facts = read_facts(question.request)
     if route.price.conditions:
         facts = facts._replace(conditions=route.price.conditions)
     reported = _reported(_DIALECTS[dialect], answer)
     usage = None if reported is None else read_usage(dialect, reported, answer, facts)
     if usage is None:
-        raise Unexplained(
+        raise NotExplainable(
             f"no usage can be read here as {dialect}: the gateway would charge an estimate. Another --dialect may fit"
         )
     return usage
 
 
-def _lines(made: Charge, usage: Usage) -> dict[str, Any]:
-    bill = read_bill(made.bill, usage)
+def _lines(charged: Charge, usage: Usage) -> dict[str, Any]:
+    bill = read_bill(charged.bill, usage)
     if bill is None:
-        raise Unexplained("the bill cannot be read again: this is a defect of the gateway")
+        raise NotExplainable("the bill cannot be read again: this is a defect of the gateway")
     written = bill_json(bill)
-    unpriced = tuple(dict.fromkeys((*bill.unpriced, *made.unpriced)))
+    unpriced = tuple(dict.fromkeys((*bill.unpriced, *charged.unpriced)))
     return {**written, "unpriced": list(unpriced), "contradictions": list(bill.contradictions)}
 
 

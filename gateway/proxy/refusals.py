@@ -1,6 +1,6 @@
 """Decides which of several upstreams' refusals the client receives, and whose account a refusal concerns. Pure.
 
-The most helpful one is chosen, whatever their order:
+The most helpful one is chosen, in this order and whenever it came:
 
     1. 429: retry after the shortest time that any of them states
     2. 5xx: retry; one that states a time before one that does not, a readable one before an unreadable one
@@ -25,7 +25,7 @@ NOT_OFFERED: Final[Rank] = (-1, False, 0.0)
 
 
 def account_status(status: int, body: bytes) -> int:
-    """Returns a refusal's status, or 402 for a 429 that says that the account is spent: waiting does not help."""
+    """Returns a refusal's status, or 402 for a 429 that reports a spent account, because waiting does not help then."""
     return PAYMENT_REQUIRED if status == RATE_LIMITED and _is_spent(body) else status
 
 

@@ -1,15 +1,16 @@
-"""Step 6 of a request: an upstream's answer on its way to the client.
+"""Step 6 of a request: passes an upstream's answer on to the client.
 
 2xx, event stream    whole events (stream_relay.py)
-2xx, JSON            read whole, then passed on (whole_answer.py)
-2xx, media           passed on as it comes (media.py)
-401, 402, no quota   502: the gateway's own account, never the caller's
-other 4xx, 5xx       unchanged where SDKs can read it (a 4xx: or nothing), else its status in our form; 5xx page: 502
-404 to another call  passed on whatever it is: what an upstream does not offer, it answers as it likes
+2xx, JSON            read completely, then passed on (whole_answer.py)
+2xx, media           passed on as it arrives (media.py)
+401, 402, no quota   502, because it concerns the gateway's own account and not the caller's
+other 4xx, 5xx       unchanged if SDKs can read its body, or if a 4xx has none; otherwise an error of the dialect with
+                     the same status, or 502 for a 5xx that is not JSON
+404                  unchanged, for an operation that the upstream may not offer
 3xx                  502
 
-An error under a 200 before any output, and a refusal of what the gateway added, are handed back (`NotAnAnswer`),
-because another upstream may do better.
+An error under a 200 before any output, and a refusal of what the gateway added, raise `NotAnAnswer`, because another
+attempt may succeed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from gateway.proxy.admission import Opened
 from gateway.proxy.answer_record import OUTCOMES
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.failover import Search
-from gateway.proxy.kept_answer import KeptAnswer
-from gateway.proxy.kept_stream import KeptStreamRelay
 from gateway.proxy.media import pass_media
 from gateway.proxy.stream_relay import StreamRelay
-from gateway.proxy.upstream_answer import peeked, readable_type, status_of_error
+from gateway.proxy.turn_answer import TurnAnswer
+from gateway.proxy.turn_stream import TurnStreamRelay
+from gateway.proxy.upstream_answer import detect_events, readable_type, status_of_error
 from gateway.proxy.whole_answer import read_refusal_body, read_whole
 from gateway.upstream.decoded_answer import uncompressed
 
@@ -35,9 +36,9 @@ _NO_CONTENT = 204
 
 
 class Relay:
-    """Step 6 for one request. Mutable, as are the records of its exchange.
+    """Runs step 6 for one request. Mutable, as are the records of its exchange.
 
-    `responses`: where a stream's response is remembered as soon as its id is shown; None: nobody names it later.
+    `responses` remembers a stream's response as soon as its id is shown. None: no other request can refer to it.
     """
 
     def __init__(self, exchange: Exchange, responses: KnownResponses | None = None) -> None:
@@ -45,19 +46,19 @@ class Relay:
         self.exchange = exchange
         self.record = exchange.record
         self._responses = responses
-        self._kept = None if turn is None else KeptAnswer(turn, exchange.record)
+        self._turn_answer = None if turn is None else TurnAnswer(turn, exchange.record)
         self._opened: Opened | None = None
         self._stream: StreamRelay | None = None
 
     async def run(self, opened: Opened) -> None:
         """Passes the answer on.
 
-        Raises while nothing has been sent: GatewayError, NotAnAnswer. After that: UpstreamFault, CapReached.
+        Raises GatewayError or NotAnAnswer while nothing has been sent, and UpstreamFault or CapReached after that.
         """
         admitted, _, record, answer = self.exchange
         self._opened, self._stream, answer.upstream_key = opened, None, opened.key.fingerprint
-        if self._kept is not None:
-            self._kept.turn.maker = f"{opened.upstream.name} {opened.key.fingerprint}"
+        if self._turn_answer is not None:
+            self._turn_answer.turn.maker = f"{opened.upstream.name} {opened.key.fingerprint}"
         if not 200 <= opened.answer.status < 300:  # noqa: PLR2004 - the range is HTTP's
             await self._pass_refusal(opened._replace(answer=uncompressed(opened.answer)))
             return
@@ -72,13 +73,13 @@ class Relay:
         form = dialect.stream if admitted.request.stream else None
         is_events = kind == b"text/event-stream"
         if form is not None and not is_events:
-            opened, is_events = await peeked(opened, kind)
+            opened, is_events = await detect_events(opened, kind)
         self._opened = opened
         if form is not None and is_events:
-            if self._kept is None:
+            if self._turn_answer is None:
                 self._stream = StreamRelay(self.exchange, opened, form, self._responses)
             else:
-                self._stream = KeptStreamRelay(self.exchange, opened, form, self._kept)
+                self._stream = TurnStreamRelay(self.exchange, opened, form, self._turn_answer)
             await self._stream.run()
         elif kind.startswith(dialect.media):
             await self._pass_media(opened)
@@ -102,8 +103,8 @@ class Relay:
             record.response_id, record.answered_model = facts.response_id, fields.get("model")
             answer.outcome = OUTCOMES[facts.ended]
             self.exchange.confirm(opened)
-            if self._kept is not None:
-                body = await self._kept.whole(body)
+            if self._turn_answer is not None:
+                body = await self._turn_answer.whole(body)
         length = [] if status == _NO_CONTENT else [(b"content-length", b"%d" % len(body))]  # RFC 9110, 8.6
         await client.answer(status, self.exchange.head(opened, length), body)
 
@@ -118,23 +119,24 @@ class Relay:
         return self._stream is not None and self._stream.check_times(now_s)
 
     def client_left(self, cancel_scope: CancelScope, search: Search) -> None:
-        """Ends the request, or reads its answer on for its usage if the operator chose so, for `drain_timeout_s`.
+        """Ends the request, or reads the answer on for its usage for `drain_timeout_s`, as the upstream's policy says.
 
-        Before an answer, the request goes on if an upstream may have it already.
+        Before there is an answer, the request goes on only if an upstream may have received it.
         """
         upstream = search.awaited_upstream if self._opened is None else self._opened.upstream
         if upstream is None or upstream.policy.on_client_leave == "abort":
             cancel_scope.cancel(Reason.CLIENT_LEFT)
         else:
-            # The relay goes on, and its writes lead nowhere. To cancel its read would close the upstream's connection.
+            # The relay goes on, and its writes are discarded. Cancelling its read would close the upstream's
+            # connection.
             self.exchange.answer.client_left = True
             search.give_up()
             cancel_scope.cancel_later(Reason.CLIENT_LEFT, upstream.policy.drain_timeout_s)
 
     def close(self) -> None:
-        """Gives the upstream up: its connection is closed unless the answer was read to its end.
+        """Releases the upstream. Its connection is closed unless the answer was read to its end.
 
-        What ends the client's stream may follow.
+        The client's stream may still be ended afterwards.
         """
         answer = self.exchange.answer
         if self._opened is not None:
@@ -146,7 +148,7 @@ class Relay:
             answer.end_stream(self._stream.observer)
 
     async def end(self) -> None:
-        """Ends the client's stream where nothing that matters can follow, though the upstream's goes on."""
+        """Ends the client's stream, although the upstream's stream is still open, because its answer has ended."""
         if self._stream is not None:
             await self._stream.end()
 
@@ -156,12 +158,12 @@ class Relay:
             await self._stream.end_at_cap()
 
     async def end_broken(self, error: GatewayError) -> None:
-        """Ends the client's stream with an error. If the answer is no stream, nothing can end it, and it breaks off."""
+        """Ends the client's stream with an error. An answer that is not a stream breaks off instead."""
         if self._stream is not None:
             await self._stream.end_broken(error)
 
     def closing_before_any_event(self, error: GatewayError) -> bytes:
-        """Returns what ends a stream that began before an upstream had answered, and for which none came."""
+        """Returns the closing events of a stream that began early, and for which no upstream's stream came."""
         form = self.exchange.admitted.target.operation.dialect.stream
         if form is None:
             raise RuntimeError("there is no such stream")

@@ -1,22 +1,22 @@
-"""What is reserved for a request before it runs: the most that it can cost, and the tokens that limits count. Pure.
+"""The reservation of a request before it runs: its highest possible cost, and the tokens that limits count. Pure.
 
     reserve(request, operation, route, ...) -> Reservation
 
-| what the provider may read or do         | is reserved as                                                       |
+| what the provider may read or do         | what is reserved for it                                              |
 |------------------------------------------|----------------------------------------------------------------------|
 | the body                                 | as many tokens as it has bytes; files and images by kind and size    |
-| an earlier response that it goes on from | the input and output tokens of that response                         |
+| an earlier response that it continues    | the input and output tokens of that response                         |
 | an answer that is still being made       | what the request itself may put out                                  |
 | files, URLs, prompts, conversations,     | `reserve_input_tokens` of the route, or `context_tokens` of the      |
 | items by name, hosted tools              | price, or `limits.reserve_input_tokens`                              |
-| images                                   | `max_image_tokens` of the price, or what no model exceeds            |
-| sound whose length nobody knows          | what so many bytes can play, and the reserve above at 20 tokens a    |
-|                                          | second                                                               |
-| calls of hosted tools                    | the dearest of them, `max_tool_calls` times                          |
-| models that hosted tools ask             | all that there is to read, `max_tool_calls` times                    |
-| models that may answer instead           | the dearest of them                                                  |
+| images                                   | `max_image_tokens` of the price, or the maximum of all models        |
+| audio of unknown duration                | the longest duration that its bytes can have, and the reserve above  |
+|                                          | at 20 tokens per second                                              |
+| calls of hosted tools                    | `max_tool_calls` times the price of the dearest tool                 |
+| models that hosted tools call            | `max_tool_calls` times the whole input and output                    |
+| models that may answer instead           | the price of the dearest model                                       |
 | a summary of a long prompt               | the prompt and the answer once more                                  |
-| an answer                                | its bound, or else what output_bound.py says                         |
+| an answer                                | its bound, or else the one that output_bound.py chooses              |
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ from gateway.routing.model_names import SEARCHES
 from gateway.routing.router import Route, Router
 
 _BACKGROUND_MS: Final = 86_400_000
-"""Background work goes on after its request; providers give it hours."""
+"""Background work continues after its request. Providers let it run for hours."""
 _SECOND: Final = "second"
 _TIMES_COMPACTED: Final = 2
-"""A provider that summarises reads the whole prompt and writes once, and then answers."""
+"""A provider that compacts a prompt reads it and writes a summary before it answers."""
 
 
 class Reservation(NamedTuple):
-    """`input_tokens`, `output_tokens`: what limits count, and what is charged where no usage becomes known.
+    """The reservation of a request.
 
-    `sends_output_bound`: the provider is told how much output is held; None: if limits lower it.
+    `input_tokens` and `output_tokens` count at token limits, and are charged if the usage stays unknown. `worst` is the
+    highest cost. `sends_output_bound`: whether the provider gets the bound on the output. None: only if a limit lowers
+    it.
     """
 
     input_tokens: int
@@ -69,63 +71,69 @@ def reserve(
     known_response: KnownResponse | None,
     now_ms: int,
 ) -> Reservation:
-    """What a request that may begin work reserves; `now_ms`: milliseconds since 1970."""
-    stored = 0 if known_response is None else known_response.input_tokens + known_response.output_tokens
-    unsure = known_response is not None and not known_response.settled  # these were estimates
+    """Returns the reservation of a request that may start work. `now_ms`: milliseconds since 1970."""
+    earlier_tokens = 0 if known_response is None else known_response.input_tokens + known_response.output_tokens
+    is_earlier_estimated = known_response is not None and not known_response.settled
     longest_ms = max(_BACKGROUND_MS, limits.longest_ms) if request.work.background else limits.longest_ms
-    asked = _Asked(request, operation, route, router, limits, stored, unsure, now_ms, now_ms + longest_ms)
-    output, worst, prompt = _of_several(asked) if route.instead else _of_row(asked, route.price)
+    inputs = _Inputs(
+        request, operation, route, router, limits, earlier_tokens, is_earlier_estimated, now_ms, now_ms + longest_ms
+    )
+    output, worst, prompt = _reserve_dearest(inputs) if route.instead else _reserve_at_price(inputs, route.price)
     if request.work.advisors:
-        worst = with_more(worst, _advice(asked, prompt + output.tokens))
-    return Reservation(request.input_tokens_estimate + stored, output.tokens, worst, output.send)
+        worst = with_more(worst, _advisor_cost_nano_usd(inputs, prompt + output.tokens))
+    return Reservation(request.input_tokens_estimate + earlier_tokens, output.tokens, worst, output.send)
 
 
-class _Asked(NamedTuple):
+class _Inputs(NamedTuple):
     request: RequestBody
     operation: Operation
     route: Route
     router: Router
     limits: RequestLimits
-    stored: int
-    unsure: bool
+    earlier_tokens: int
+    is_earlier_estimated: bool
     now_ms: int
     until_ms: int
 
 
-class _Held(NamedTuple):
+class _RowReservation(NamedTuple):
     output: OutputPlan
     worst: WorstCase
     prompt_tokens: int
 
 
-def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _Held:
-    """What is held at one price. `output`: what may be put out, where not this price alone decides."""
-    request, limits, route = asked.request, asked.limits, asked.route
-    body_work, row = request.work, price.at(asked.now_ms) if price.versions else price
+def _reserve_at_price(inputs: _Inputs, price: Price, output: OutputPlan | None = None) -> _RowReservation:
+    """Returns what is reserved at one price. `output` is planned by this price unless it is given."""
+    request, limits, route = inputs.request, inputs.limits, inputs.route
+    body_work, row = request.work, price.at(inputs.now_ms) if price.versions else price
     if output is None:
-        output = plan_output(asked.operation, request, row, route, limits)
+        output = plan_output(inputs.operation, request, row, route, limits)
     tools, calls = body_work.tools, 0
     if SEARCHES in route.variants:
         tools = (*tools, "web_search")
     prompt = (
-        max(request.input_tokens_bound, request.input_tokens_estimate) if not request.images else _shown(request, row)
+        max(request.input_tokens_bound, request.input_tokens_estimate)
+        if not request.images
+        else _visible_input_tokens(request, row)
     )
-    prompt += asked.stored + (output.tokens if body_work.rereads_answer else 0)
-    units, unheard = request.bounds.units, asked.operation.dialect.request.needs_duration and not request.bounds.units
-    unseen = _unseen(row, route, limits) if body_work.unseen or asked.unsure or tools or unheard else 0
-    prompt += unseen
-    if (body_work.media or unheard) and _SECOND in asked.router.prices.units and _SECOND not in units:
-        units = {**units, _SECOND: _seconds(request.size_bytes, unseen)}
+    prompt += inputs.earlier_tokens + (output.tokens if body_work.rereads_answer else 0)
+    units = request.bounds.units
+    is_duration_unknown = inputs.operation.dialect.request.needs_duration and not units
+    reads_hidden = body_work.unseen or inputs.is_earlier_estimated or tools or is_duration_unknown
+    hidden_tokens = _hidden_input_tokens(row, route, limits) if reads_hidden else 0
+    prompt += hidden_tokens
+    if (body_work.media or is_duration_unknown) and _SECOND in inputs.router.prices.units and _SECOND not in units:
+        units = {**units, _SECOND: _max_audio_seconds(request.size_bytes, hidden_tokens)}
     if tools:
-        calls = _calls(asked)
-    elif row.context_tokens is not None:  # a model takes no longer prompt; with tools it reads several
+        calls = _max_tool_calls(inputs)
+    elif row.context_tokens is not None:  # without tools the model reads one prompt, which cannot be longer
         prompt = min(prompt, row.context_tokens)
     number, quality, size = request.bounds.images or NO_IMAGES
     times = _TIMES_COMPACTED if body_work.compacts else 1
     work = Work(
         prompt * times,
         output.tokens * times,
-        media=body_work.media or asked.stored > 0 or not asked.operation.dialect.request.has_output,
+        media=body_work.media or inputs.earlier_tokens > 0 or not inputs.operation.dialect.request.has_output,
         tier=request.facts.service_tier,
         tools=tools,
         calls=calls,
@@ -135,55 +143,62 @@ def _of_row(asked: _Asked, price: Price, output: OutputPlan | None = None) -> _H
         size=size,
         units=units,
     )
-    return _Held(output, worst_case(price, work, asked.now_ms, asked.until_ms, asked.router.prices), work.input_tokens)
+    return _RowReservation(
+        output, worst_case(price, work, inputs.now_ms, inputs.until_ms, inputs.router.prices), work.input_tokens
+    )
 
 
-def _shown(request: RequestBody, row: Price) -> int:
-    """The most that the body's own texts, files and images come to, for the model of a row."""
-    unseen = request.work.unseen_images
-    bound = request.input_tokens_bound - unseen * MAX_IMAGE_TOKENS
+def _visible_input_tokens(request: RequestBody, row: Price) -> int:
+    """Returns the most tokens that the texts, files and images in the body can have for the model of a row."""
+    hidden_tokens = request.work.unseen_images
+    bound = request.input_tokens_bound - hidden_tokens * MAX_IMAGE_TOKENS
     if row.max_image_tokens is not None:
-        bound -= (request.images - unseen) * (MAX_IMAGE_TOKENS - row.max_image_tokens)
+        bound -= (request.images - hidden_tokens) * (MAX_IMAGE_TOKENS - row.max_image_tokens)
     return max(bound, request.input_tokens_estimate)
 
 
-def _seconds(body_bytes: int, unseen_tokens: int) -> Decimal:
-    """The longest sound that a body can hold, and may name besides, where its price counts seconds."""
+def _max_audio_seconds(body_bytes: int, unseen_tokens: int) -> Decimal:
+    """Returns the longest audio, in seconds, that a body can contain or refer to."""
     return Decimal(-(-body_bytes * 3 // (4 * SLOWEST_BYTES_PER_SECOND)) + -(-unseen_tokens // HEARD_TOKENS_PER_SECOND))
 
 
-def _of_several(asked: _Asked) -> _Held:
-    """What is held where another model may answer instead: the dearest of all, for what any of them may put out."""
-    prices = [asked.route.price, *(price for _, price in asked.route.instead)]
+def _reserve_dearest(inputs: _Inputs) -> _RowReservation:
+    """Returns what is reserved if other models may answer: the highest price, for the longest output of any model."""
+    prices = [inputs.route.price, *(price for _, price in inputs.route.instead)]
     plans = [
-        plan_output(asked.operation, asked.request, price.at(asked.now_ms), asked.route, asked.limits)
+        plan_output(inputs.operation, inputs.request, price.at(inputs.now_ms), inputs.route, inputs.limits)
         for price in prices
     ]
     tokens, sends = max(plan.tokens for plan in plans), {plan.send for plan in plans}
     output = OutputPlan(tokens, send=True if True in sends else None if None in sends else False)
-    held = [_of_row(asked, price, output) for price in prices]
-    return _Held(output, dearest_of([one.worst for one in held], tokens), max(one.prompt_tokens for one in held))
+    held = [_reserve_at_price(inputs, price, output) for price in prices]
+    return _RowReservation(
+        output, dearest_of([one.worst for one in held], tokens), max(one.prompt_tokens for one in held)
+    )
 
 
-def _calls(asked: _Asked) -> int:
-    work, calls = asked.request.work, asked.route.rule.max_tool_calls
+def _max_tool_calls(inputs: _Inputs) -> int:
+    work, calls = inputs.request.work, inputs.route.rule.max_tool_calls
     if work.calls is not None:
         calls = work.calls
-    return work.sources + (asked.limits.max_tool_calls if calls is None else calls)
+    return work.sources + (inputs.limits.max_tool_calls if calls is None else calls)
 
 
-def _advice(asked: _Asked, tokens: int) -> int:
-    """What models that are asked by the answering one may cost: each call reads all that there is."""
-    prices, route = asked.router.prices, asked.route
-    rows = [prices.named(model, route.model) or route.price for model in asked.request.work.advisors]
-    work = Work(tokens, asked.limits.reserve_tool_tokens)
-    cases = [worst_case(row, work, asked.now_ms, asked.until_ms, prices) for row in rows]
-    return _calls(asked) * max(case.amount_nano_usd for case in cases)
+def _advisor_cost_nano_usd(inputs: _Inputs, tokens: int) -> int:
+    """Returns the cost of the models that the answering model may call.
+
+    Each call may read the whole input and output.
+    """
+    prices, route = inputs.router.prices, inputs.route
+    rows = [prices.named(model, route.model) or route.price for model in inputs.request.work.advisors]
+    work = Work(tokens, inputs.limits.reserve_tool_tokens)
+    cases = [worst_case(row, work, inputs.now_ms, inputs.until_ms, prices) for row in rows]
+    return _max_tool_calls(inputs) * max(case.amount_nano_usd for case in cases)
 
 
-def _unseen(row: Price, route: Route, limits: RequestLimits) -> int:
-    """How much a request may read that its body does not show."""
-    of_route, context = route.rule.reserve_input_tokens, row.context_tokens
-    if of_route is not None:
-        return of_route
+def _hidden_input_tokens(row: Price, route: Route, limits: RequestLimits) -> int:
+    """Returns how many tokens the provider may read that are not in the body."""
+    route_reserve, context = route.rule.reserve_input_tokens, row.context_tokens
+    if route_reserve is not None:
+        return route_reserve
     return limits.reserve_input_tokens if context is None else context

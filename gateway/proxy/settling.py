@@ -1,7 +1,7 @@
-"""Steps 7 and 8 of a request: from what the relay learnt to what the ledger posts and what is remembered of a response.
+"""Steps 7 and 8 of a request: decides its settlement from what the relay has learned, and posts it.
 
-terms        route and configuration -> what a request is settled by
-Settler      decides, posts, remembers; once for each request
+terms_of     route and configuration -> the terms of a settlement
+Settler      decides, posts, and remembers the response; once for each request
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.failover import Search
 
 OnEstimatedUsage = Callable[[ApiKey, KnownResponse], None]
-"""Told of a response that was charged by an estimate, and of which its provider may tell more later; and by whom."""
+"""Called with a response that was charged by an estimate and whose provider may report its usage later."""
 
 
 class Settler:
-    """Settles requests; one object a worker. `on_estimated_usage`: see there; None: nobody asks later."""
+    """Settles the requests of one worker. `on_estimated_usage`: see `OnEstimatedUsage`. None: estimates are final."""
 
     def __init__(self, ledger: Ledger, responses: KnownResponses) -> None:
         self._ledger = ledger
@@ -40,16 +40,16 @@ class Settler:
         self._diagnostics = structlog.get_logger("gateway.relay")
 
     async def settle(self, exchange: Exchange, search: Search, *, answered: bool) -> None:
-        """Posts what a request costs. `answered`: its client has an answer that is no error.
+        """Posts the cost of a request. `answered`: its client has received an answer that is not an error.
 
-        A cancellation ends the waiting, not the settlement. The store's timeout is the deadline.
+        A cancellation ends the waiting, but not the settlement. The store's timeout is the deadline.
         """
         admitted, _, record, answer = exchange
         hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
         if not answered and hold.idempotency_key is not None:
-            hold = hold._replace(idempotency_key=None)  # not marked as answered, so that the client's repetition runs
+            hold = hold._replace(idempotency_key=None)  # so that a repetition by the client is not refused
         try:
-            result, settlement = decided(exchange, search, hold)
+            result, settlement = decide_settlement(exchange, search, hold)
         except Exception:  # noqa: BLE001 - a bug must not keep credits and a slot for ever
             self._diagnostics.exception("decision_failed", request_id=record.request_id)
             result = ExchangeResult(Outcome.INTERNAL_ERROR)
@@ -62,7 +62,7 @@ class Settler:
             )
             _ = self._ledger.settle(void(hold, result.outcome))
         elif settlement.kind == "settle" or answer.remembered_id:
-            response_id = kept_id(exchange)
+            response_id = referable_response_id(exchange)
             if response_id is not None:
                 memory = self._responses.memory(response_id, answer.upstream_key, shown_id=answer.remembered_id)
                 self._report_estimate(exchange, settlement, response_id)
@@ -81,10 +81,10 @@ class Settler:
         posted = await settled
         record.spooled = posted is None
         if corrects and posted is not None and posted.resolution is not Resolution.LATE:
-            record.settlement = void(hold, result.outcome)  # another request has seen the usage, and is counted with it
+            record.settlement = void(hold, result.outcome)  # another request has posted the usage before
 
     def _report_estimate(self, exchange: Exchange, settlement: Settlement, response_id: str) -> None:
-        """Asks later, if the response was charged by an estimate, and its provider may know more."""
+        """Reports a response that was charged by an estimate, if its provider may report the usage later."""
         admitted, _, record, answer = exchange
         if self.on_estimated_usage is None or not answer.may_report_later or admitted.route.rule.state != "upstream":
             return
@@ -94,8 +94,8 @@ class Settler:
             self.on_estimated_usage(ApiKey(hold.team_id, hold.key_id, record.key.secret_hash), made)
 
 
-def kept_id(exchange: Exchange) -> str | None:
-    """Returns the id of the response that was made, if it can be named later."""
+def referable_response_id(exchange: Exchange) -> str | None:
+    """Returns the id of the new response, if later requests can refer to it."""
     admitted, _, record, answer = exchange
     kept = admitted.request.store and admitted.route.rule.state != "none"
     if not admitted.target.operation.makes_response or not kept or not answer.answered:
@@ -104,15 +104,15 @@ def kept_id(exchange: Exchange) -> str | None:
     return found if found is not None and is_response_id(found) else None
 
 
-def decided(exchange: Exchange, search: Search, hold: Hold) -> tuple[ExchangeResult, Settlement]:
-    """Step 7."""
+def decide_settlement(exchange: Exchange, search: Search, hold: Hold) -> tuple[ExchangeResult, Settlement]:
+    """Runs step 7."""
     admitted, _, record, answer = exchange
     unanswered = search.unanswered(ended_by=answer.outcome.value) if search.started_attempts or search.sent else None
     result = exchange_result(admitted, answer, begun=unanswered is not None)
     answered = answer.fields.get("model") if admitted.route.is_priced_by_answer else None
     bound = hold
     if admitted.known_response is not None and admitted.target.operation.charge == "usage":
-        bound = held_before(admitted.known_response, hold, result.output_tokens_estimate)
+        bound = bound_of_known_response(admitted.known_response, hold, result.output_tokens_estimate)
     terms = terms_of(admitted, (record.upstream.name or "") if unanswered is None else unanswered.upstream, answered)
     settlement = decide(result, bound, terms)
     if bound is not hold:
@@ -128,21 +128,21 @@ def decided(exchange: Exchange, search: Search, hold: Hold) -> tuple[ExchangeRes
     return result, settlement
 
 
-def held_before(known_response: KnownResponse, hold: Hold, output_tokens: int) -> Hold:
-    """What bounds the charge of a response that a later request asks for: the hold of the one that made it.
+def bound_of_known_response(known_response: KnownResponse, hold: Hold, output_tokens: int) -> Hold:
+    """Returns the hold that bounds the charge of a known response: that of the request which made the response.
 
-    That is an amount, so that it bounds no `output_tokens`, which the answer has by an estimate. Where it is not known,
-    what was charged while the usage was open bounds both.
+    Only the amount of that hold is remembered, so that it does not bound the estimated `output_tokens`. If the amount
+    is unknown, the earlier charge by an estimate bounds both.
     """
     input_tokens, _, charged_tokens = known_response[8:11]
-    amount, most_tokens = known_response.held_nano_usd, max(charged_tokens, output_tokens)
+    amount, max_tokens = known_response.held_nano_usd, max(charged_tokens, output_tokens)
     if not amount:
-        amount, most_tokens = known_response.cost_nano_usd, charged_tokens
-    return hold._replace(amount_nano_usd=amount, input_tokens=input_tokens, output_tokens=most_tokens)
+        amount, max_tokens = known_response.cost_nano_usd, charged_tokens
+    return hold._replace(amount_nano_usd=amount, input_tokens=input_tokens, output_tokens=max_tokens)
 
 
 def terms_of(admitted: Admitted, upstream: str, answered: object) -> Terms:
-    """What a request is settled by, if its answer ends now. `answered`: the model whose price counts."""
+    """Returns the terms of a request whose answer ends now. `answered` is the model that its answer names."""
     route, limits = admitted.route, admitted.snapshot.limits
     rule = route.rule
     failed_input, unanswered, overrun = rule.charge_failed_input, rule.charge_unanswered, rule.on_overrun

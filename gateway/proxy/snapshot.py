@@ -1,4 +1,4 @@
-"""The configuration that a request runs on, from its first step to its last."""
+"""The configuration on which a request runs from its first step to its last."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gateway.routing.router import Router
 from gateway.upstream.upstream import Upstream
 
 SendOutputBound = Literal["auto", True, False]
-"""Whether a bound on the output is sent that the caller did not state (output_bound.py)."""
+"""Whether the provider gets a bound on the output that the caller did not state (output_bound.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What the line accepts from clients, and what it reserves for what their requests do not say.
+    """Bounds on requests, and defaults for what they leave open.
 
-    `longest_ms`: after which any request has ended, unless it goes on in the background.
+    `longest_ms`: every request has ended after this time, unless it runs in the background.
     """
 
     max_body_bytes: int
@@ -45,17 +45,16 @@ class RequestLimits:
 
 @dataclass(slots=True)
 class Tenancy:
-    """Mutable: `several_teams` share the upstreams' accounts, as far as the control loop has seen; at first they do."""
+    """Whether several teams share the upstreams' accounts. Mutable: the control loop updates it; True at first."""
 
     several_teams: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """The configuration that a request runs on, from its first step to its last; a reload makes another.
+    """The configuration on which a request runs from its first step to its last. A reload makes another one.
 
-    `offers_differ`: some upstream does not offer every operation.
-    `tenancy`: who else uses the upstreams' accounts.
+    `offers_differ`: not every upstream offers all operations.
     """
 
     router: Router
@@ -70,12 +69,12 @@ class ConfigSnapshot:
 
     @property
     def keeps_state(self) -> bool:
-        """Whether the gateway keeps the responses of any route."""
+        """Whether the gateway stores the responses of any route."""
         return any(rule.state == "gateway" for rule in self.router.rules.values())
 
 
 class ActiveSnapshot:
-    """A plan, and how many requests run on it. State that changes: `requests`."""
+    """A snapshot, and how many requests run on it. State that changes: `requests`."""
 
     def __init__(self, snapshot: ConfigSnapshot) -> None:
         self.snapshot = snapshot

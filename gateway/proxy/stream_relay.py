@@ -4,9 +4,9 @@
                    |
                    +-> SseObserver -> StreamSummary, for the settlement
 
-An error before any output is handed back (`NotAnAnswer`), because another upstream may do better. If the stream ends
-without an end of the answer, the gateway's closing events end it. A stream whose answer may have ended is read
-on for `end_wait_s` at most. None of it needs a task or a timer.
+An error before any output raises `NotAnAnswer`, because another upstream may succeed. If the stream ends without a
+terminal event, the gateway adds its own closing events. If the answer may have ended but the stream stays open, it is
+read on for at most `end_wait_s`. None of this needs a task or a timer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.large_answers import examine, finish
 from gateway.proxy.output_cap import CapReached, OutputCap, cap_of
-from gateway.proxy.preamble import FirstEvent, Preamble, Waiting, begins_with_error
+from gateway.proxy.preamble import FirstEvent, HeldStart, Preamble, begins_with_error
 from gateway.proxy.upstream_answer import EVENT_HEADERS
 from gateway.types import Headers
 
@@ -36,7 +36,7 @@ from gateway.types import Headers
 class StreamRelay:
     """Passes one stream on. Mutable.
 
-    `responses`: where the response is remembered as soon as its id is shown; None: nobody names it later.
+    `responses` remembers the response as soon as its id is shown. None: no other request can refer to it.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class StreamRelay:
         self._opened = opened
         self._responses = responses
         self._off_loop = exchange.admitted.snapshot.off_loop
-        self._waiting: Waiting | None = None  # waits for the stream's first events
-        self._is_reading = False  # the upstream is waited for, and not the client
-        self._is_refusal = False  # the stream begins with an error, and the client gets it as it is
+        self._held_start: HeldStart | None = None  # the stream's first events, while they are held back
+        self._is_reading = False  # the relay waits for the upstream, and not for the client
+        self._is_refusal = False  # the stream begins with an error that is passed on
         self._ended_since_s: float | None = None  # since when the answer may have ended
 
     async def run(self) -> None:
@@ -69,7 +69,7 @@ class StreamRelay:
         cap = None if max_tokens is None else OutputCap(max_tokens, self.observer, take)
         if cap is not None:
             take = cap.take
-        first = self._opened.already_read + answer.read_nowait()  # what came with the head goes with the head
+        first = self._opened.already_read + answer.read_nowait()  # sent together with the head
         with keeping_alive(client, self._framer, rule.keepalive_s):
             if self.observer.form.holds_preamble:
                 is_paused = await self._pass_preamble(first)
@@ -87,21 +87,21 @@ class StreamRelay:
         await self.end()
 
     def _take(self, data: bytes) -> bool:
-        """Passes one read on. Returns whether the next one may follow at once.
+        """Passes on the data of one read. Returns whether the next read may follow at once.
 
         If not, the client has to catch up, or a large event has to be examined first.
         """
         client, ends = self._exchange.client, self._opened.answer.ended
         ready = self._framer.feed(data)
-        if self._responses is not None and ready and not ends:  # a request that ends is settled at once
+        if self._responses is not None and ready and not ends:  # at its end the request is settled anyway
             self._remember_response(self._responses, ready)
-        if ends:  # the end is next: one write for both
+        if ends:  # one write together with the end, which follows at once
             client.buffer(ready)
             return True
         return (not ready or client.write_now(ready)) and not self.observer.large
 
     def _remember_response(self, responses: KnownResponses, ready: bytes) -> None:
-        """Remembers the response, once these events name it, before they go to the client."""
+        """Remembers the response as soon as events name it, before they are sent to the client."""
         shown_id = id_shown_first(ready)
         if shown_id is None and b'"response"' in ready and not self._framer.takes_long:
             shown_id = self.observer.summary().response_id
@@ -119,21 +119,21 @@ class StreamRelay:
         return self._exchange.head(self._opened, [*EVENT_HEADERS])
 
     async def _begin_with_event(self, data: bytes) -> bytes:
-        """Begins the client's stream with its first event. Raises NotAnAnswer for an error in its place.
+        """Begins the client's stream with its first event. Raises NotAnAnswer if that is an error.
 
-        `data`: what has come of it. Returns that, and what has come since.
+        `data` is what has been read of the stream. Returns it with what has been read since.
         """
         client, opened, form, has_begun = self._exchange.client, self._opened, self.observer.form, False
         if (b"\n\n" not in data or data[:1] == b":") and client.starts_now and not opened.answer.ended:
-            self._waiting = waiting = FirstEvent(opened, client, self._begin)
+            self._held_start = held_start = FirstEvent(opened, client, self._begin)
             self._is_reading = True
             try:
-                data = await waiting.read(data)
+                data = await held_start.read(data)
             finally:
-                self._is_reading, self._waiting = False, None
-            has_begun = waiting.has_begun
+                self._is_reading, self._held_start = False, None
+            has_begun = held_start.has_begun
         if not has_begun:
-            if form.error.search(data) is not None:  # it may be one
+            if form.error.search(data) is not None:  # it may be an error
                 dialect = self._exchange.admitted.target.operation.dialect
                 self._is_refusal = begins_with_error(opened, dialect, form, data)
             await client.start(opened.answer.status, self._begin())
@@ -145,12 +145,12 @@ class StreamRelay:
         dialect = self._exchange.admitted.target.operation.dialect
         opened_with_first = opened._replace(already_read=first)
         preamble = Preamble(opened_with_first, self._framer, dialect, client, self._begin, self._off_loop)
-        self._waiting, self._is_reading = preamble, True
+        self._held_start, self._is_reading = preamble, True
         try:
             ready = await preamble.read()
         finally:
             self._is_reading = False
-        self._is_refusal, self._waiting = preamble.is_refusal, None
+        self._is_refusal, self._held_start = preamble.is_refusal, None
         if client.status is None:
             await client.start(opened.answer.status, self._begin())
         if opened.answer.ended:
@@ -166,14 +166,14 @@ class StreamRelay:
             self._is_reading = False
 
     def check_times(self, now_s: float) -> bool:
-        """Sends what has been held back for too long. Returns whether nothing more is waited for.
+        """Starts a stream that was held back for too long. Returns whether the stream has to be ended.
 
-        To be called about once a second, so that no stream needs a timer of its own.
+        It has to if its answer ended a while ago. To be called about once a second, which saves a timer per stream.
         """
         if not self._is_reading or self.observer.large:
             return False
-        if self._waiting is not None:
-            self._waiting.check_times(now_s)
+        if self._held_start is not None:
+            self._held_start.check_times(now_s)
         summary = self.observer.summary()
         if summary.ended is None and not summary.may_end:
             self._ended_since_s = None
@@ -185,13 +185,13 @@ class StreamRelay:
         return False
 
     async def end(self) -> None:
-        """Ends the client's stream: the upstream's is over, or nothing that matters can follow."""
+        """Ends the client's stream, because the upstream's stream or its answer has ended."""
         admitted, _, record, answer = self._exchange
         rest = await finish(self._framer, self._off_loop)
         stream, closing, form = answer.end_stream(self.observer), b"", self.observer.form
         record.response_id = stream.response_id
         record.answered_model = stream.answer.get("model")
-        may_end = stream.may_end or admitted.target.operation.by_id  # the latter ends where its upstream ends it
+        may_end = stream.may_end or admitted.target.operation.by_id  # a stream by id may be a part of the response
         ended: Ended | None = stream.ended or ("completed" if may_end else None)
         if self._is_refusal:
             answer.outcome = Outcome.UPSTREAM_REFUSED
@@ -208,7 +208,7 @@ class StreamRelay:
         await self._write_end(rest, self._framer.separated(closing))
 
     async def end_at_cap(self) -> None:
-        """Ends the client's stream as an answer that has reached its length."""
+        """Ends the client's stream like an answer that has reached its maximum length."""
         answer, form = self._exchange.answer, self.observer.form
         answer.outcome = Outcome.CAPPED
         rest = self._framer.finish(was_cut=True)
@@ -229,5 +229,5 @@ class StreamRelay:
         await self._exchange.client.end(rest + closing)
 
     async def _shown(self, closing: bytes) -> bytes:
-        """Returns the end of a stream that broke off as the client is shown it."""
+        """Returns the end of a stream that broke off, in the form that the client receives."""
         return closing

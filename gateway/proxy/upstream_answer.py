@@ -1,4 +1,4 @@
-"""An upstream's answer as it comes: what its body is, the body read whole, a refusal that clients cannot read."""
+"""Reads an upstream's answer: its media type, its whole body, its errors, and the headers for the client."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from gateway.upstream.transport import UpstreamFault
 from gateway.upstream.upstream import ACCOUNT_REFUSED
 
 EVENT_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
-"""What the head of a stream has, and no other answer's: nobody on the way is to keep it back."""
-_COPIED_BYTES: Final = 1024 * 1024
+"""Headers of streams, which tell proxies not to buffer them."""
+_LARGE_BYTES: Final = 1024 * 1024
 _BAD_GATEWAY: Final = 502
 _EVENT_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class ProviderRefusal(InvalidAnswer):
-    """A provider's refusal whose body a client could not read: its status, in the form that clients do read."""
+    """A provider's refusal whose body clients cannot read. They get its status with an error of their dialect."""
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
-        told = read_provider_error(body, content_type(headers))
-        super().__init__(Outcome.UPSTREAM_REFUSED, told.message or f"The provider answered {status}.")
+        provider_error = read_provider_error(body, content_type(headers))
+        super().__init__(Outcome.UPSTREAM_REFUSED, provider_error.message or f"The provider answered {status}.")
         wait_s = retry_after_s(headers, time.time())
-        # What a server wrote for people is not worth a repetition, unless its status or its headers ask for one.
+        # Clients repeat the request only if the status or the headers say that this helps.
         retry: Literal["client", "never"] = "client" if status in _WORTH_A_RETRY or status >= _SERVER_ERROR else "never"
-        self.kind = Kind(status, told.type or _TYPES.get(status, "invalid_request"), retry)
-        self.code, self.param = told.code or "upstream_refused", told.param
+        self.kind = Kind(status, provider_error.type or _TYPES.get(status, "invalid_request"), retry)
+        self.code, self.param = provider_error.code or "upstream_refused", provider_error.param
         self.wait_ms = None if wait_s is None or retry == "never" else int(wait_s * 1000)
         self.explain = MappingProxyType({"limit_source": "upstream"})
 
@@ -72,9 +72,9 @@ def content_type(headers: Headers) -> bytes:
 
 
 def readable_type(headers: Headers) -> tuple[bytes, bool]:
-    """The media type of an answer, and whether it is compressed, which was not asked for.
+    """Returns the media type of an answer, and whether it is compressed, although the gateway did not ask for that.
 
-    Raises InvalidAnswer for a coding that nobody knows here.
+    Raises InvalidAnswer for an unknown coding.
     """
     kind, is_compressed = b"", False
     for name, value in headers:
@@ -88,9 +88,10 @@ def readable_type(headers: Headers) -> tuple[bytes, bool]:
 
 
 def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> None:
-    """Lets a refusal pass that clients can read.
+    """Returns for a refusal that clients can read, and raises for any other one.
 
-    Raises GatewayError for one of the gateway's own account, or a broken server's; ProviderRefusal for any other.
+    Raises GatewayError if it concerns the gateway's own account or comes from a broken server, and otherwise
+    ProviderRefusal.
     """
     status, headers = opened.answer.status, opened.answer.headers
     if account_status(status, body) in ACCOUNT_REFUSED:
@@ -98,9 +99,9 @@ def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> N
             "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
         )
     is_client_error = 400 <= status < _SERVER_ERROR  # noqa: PLR2004 - HTTP's 4xx
-    if may_be_missing and status == 404:  # noqa: PLR2004 - what an upstream does not offer, it answers as it likes
+    if may_be_missing and status == 404:  # noqa: PLR2004 - any body is passed on for an operation that the upstream does not offer
         return
-    if not body and is_client_error:  # a broken server's silence explains nothing, a refusal's status may
+    if not body and is_client_error:  # its status explains enough
         return
     if is_standard(body) and (len(body) > MAX_ERROR_BYTES or is_json(body)) and status >= 400:  # noqa: PLR2004 - a redirect is no answer
         return
@@ -111,8 +112,11 @@ def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> N
     raise GatewayError("upstream_invalid_response", "The provider's answer was not valid.", wait_ms=wait_ms)
 
 
-async def peeked(opened: Opened, kind: bytes) -> tuple[Opened, bool]:
-    """The same answer, and whether it is server-sent events: by its media type, or where that is odd by its bytes."""
+async def detect_events(opened: Opened, kind: bytes) -> tuple[Opened, bool]:
+    """Returns whether an answer is server-sent events: by its media type, or else by its first bytes.
+
+    The answer that is returned with it still has these bytes.
+    """
     if kind in (b"text/event-stream", b"application/json"):
         return opened, kind == b"text/event-stream"
     first = await opened.answer.read()
@@ -121,9 +125,10 @@ async def peeked(opened: Opened, kind: bytes) -> tuple[Opened, bool]:
 
 
 async def read_body(opened: Opened, off_loop: OffLoop, *, answered: bool) -> bytes:
-    """Reads the whole body; a large one is put together off the loop.
+    """Reads the whole body. The pieces of a large one are joined off the event loop.
 
-    If it is too large raises InvalidAnswer; UpstreamFault for a 2xx, GatewayError for a refusal.
+    Raises InvalidAnswer if it is too large. If it breaks off, raises UpstreamFault for a 2xx, and GatewayError for a
+    refusal.
     """
     answer, bound = opened.answer, opened.upstream.policy.max_answer_bytes
     pieces: list[bytes] = []
@@ -141,13 +146,13 @@ async def read_body(opened: Opened, off_loop: OffLoop, *, answered: bool) -> byt
         raise fault_error(fault) from None
     if len(pieces) == 1:
         return pieces[0]
-    return await off_loop.run(partial(b"".join, pieces)) if size > _COPIED_BYTES else b"".join(pieces)
+    return await off_loop.run(partial(b"".join, pieces)) if size > _LARGE_BYTES else b"".join(pieces)
 
 
 def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRecord, extra: Headers) -> Headers:
-    """The headers of the client's answer; the record is told how the upstream names the request.
+    """Returns the headers of the client's answer, and notes the upstream's request id in the record.
 
-    `opened`: None if no upstream has answered yet.
+    `opened` is None if no upstream has answered yet.
     """
     headers: Headers = []
     if opened is not None:
@@ -156,7 +161,7 @@ def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRec
             if name == b"x-request-id":
                 headers.append((b"x-upstream-request-id", value))
                 record.upstream.request_id = value.decode("latin-1")
-            elif name == b"request-id":  # Anthropic's name of it
+            elif name == b"request-id":  # Anthropic's name for the same
                 record.upstream.request_id = record.upstream.request_id or value.decode("latin-1")
         if opened.output_bound is not None:
             headers.append((b"x-gateway-max-output-tokens", b"%d" % opened.output_bound))
@@ -171,7 +176,7 @@ def client_headers(opened: Opened | None, admitted: Admitted, record: RequestRec
 
 
 def not_an_answer(opened: Opened, dialect: Dialect, error: Json, read: bytes) -> NotAnAnswer:
-    """What to raise for an error under a 2xx, of which so much was read, if nothing has been sent to the client."""
+    """Returns the exception for an error under a 2xx while nothing has been sent. `read`: the body so far."""
     status = dialect.error_status(error)
     is_callers = status is None or status < 500  # noqa: PLR2004 - an HTTP class
     refused = refused_addition(opened, dumps(error)) if is_callers else None
@@ -179,14 +184,14 @@ def not_an_answer(opened: Opened, dialect: Dialect, error: Json, read: bytes) ->
 
 
 def refused_addition(opened: Opened, refusal: bytes) -> Addition | None:
-    """What the gateway added to the request and a refusal names, if anything."""
+    """Returns the addition that a refusal names, if it names one."""
     return next((one for one in opened.added if one.is_named_in(refusal)), None)
 
 
 def status_of_error(opened: Opened, dialect: Dialect, error: Json, body: bytes) -> int:
-    """The status with which an error under a 2xx goes to the client.
+    """Returns the status with which an error under a 2xx is passed on to the client.
 
-    Raises NotAnAnswer where others may be asked, InvalidAnswer where the error does not say what it is.
+    Raises NotAnAnswer if another upstream may be tried, and InvalidAnswer if the error has no known status.
     """
     status = dialect.error_status(error)
     if not opened.is_last:

@@ -1,4 +1,4 @@
-"""The body that an upstream is sent: the caller's, with the changes that protocol/body_changes.py lists."""
+"""The body that an upstream gets: the caller's body, with the changes that protocol/body_changes.py lists."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from gateway.protocol.body_changes import (
 from gateway.protocol.multipart import text_edit
 from gateway.protocol.request_body import read_request_body
 from gateway.proxy.admission import Admitted
-from gateway.proxy.output_bound import bound_of_a_run
+from gateway.proxy.output_bound import bound_per_run
 from gateway.types import Body
 from gateway.upstream.upstream import Upstream
 
 
 class UpstreamBody:
-    """Makes the bodies of one request. Raises GatewayError where the bound that must be sent is less than one token.
+    """Makes the bodies of one request.
 
-    `output_bound`: the bound of one run that is added, or None. Mutable: `refused`, which additions each upstream has
-    refused.
+    `output_bound` is the bound per run, in tokens, that the gateway adds, or None. Mutable: `refused`, the additions
+    that each upstream has refused.
     """
 
     __slots__ = ("_admitted", "_request", "output_bound", "refused")
@@ -44,12 +44,15 @@ class UpstreamBody:
         self.output_bound: int | None = None
 
     async def build_for(self, upstream: Upstream) -> tuple[Body | SentBody, tuple[Addition, ...]]:
-        """The body for an upstream, and what was added to it that may be left out."""
+        """Returns the body for an upstream, and the additions that a retry may leave out.
+
+        Raises GatewayError if less than one token per run is held.
+        """
         admitted = self._admitted
         route, request, turn = admitted.route, self._request, admitted.turn
         sends, held_tokens = admitted.admission_request.sends_output_bound, admitted.admission.hold.output_tokens
         if sends or (sends is None and held_tokens < admitted.admission_request.demand.output_tokens):
-            self.output_bound = bound_of_a_run(request, held_tokens)
+            self.output_bound = bound_per_run(request, held_tokens)
         body, model, field = request.body, None, ""
         is_sent = not request.model_in_prompt or route.rule.rename is not None
         has_body = body or request.on_disk is not None
@@ -59,7 +62,7 @@ class UpstreamBody:
         if self.output_bound is not None:
             *newer, oldest = admitted.target.operation.dialect.request.output_fields
             field = next((one for one in newer if not self._refuses(upstream, one)), oldest)
-            if field is not oldest:  # with no bound at all the answer could cost more than its hold
+            if field is not oldest:  # the last one stays, because an unbounded answer could cost more than its hold
                 added = (output_bound_in(field),)
         if request.usage_unasked and not self._refuses(upstream, USAGE_ASKED.name):
             added = (*added, USAGE_ASKED)
@@ -82,12 +85,12 @@ class UpstreamBody:
         return with_flag(body, "usage", b"include") if COST_ASKED in added else body
 
     def _large(self, model: str | None, field: str, added: tuple[Addition, ...]) -> Body | SentBody:
-        """The same of a large body, in any thread. One on disk is not copied."""
+        """Makes the changes in a large body. May run in any thread. A body on disk is not copied."""
         request = self._request
         if request.on_disk is not None and request.form is not None:
             edit = NO_EDIT if model is None else text_edit(request.form, "model", model)
-            return self._admitted.snapshot.forms.sent(request.on_disk, edit)
-        if request.places is None:  # a form, which has neither of the others
+            return self._admitted.snapshot.forms.body_to_send(request.on_disk, edit)
+        if request.places is None:  # a form, in which only the model can change
             return request.body if model is None else with_model(request.body, model, request.form)
         values: dict[str, bytes] = {}
         if model is not None:
@@ -99,7 +102,7 @@ class UpstreamBody:
         return with_members(request.body, request.places, values, asks_usage=USAGE_ASKED in added)
 
     def leave_out(self, upstream: Upstream, addition: Addition) -> None:
-        """The upstream refuses an addition by its name: the next body for it comes without."""
+        """Leaves an addition that the upstream has refused out of its next body."""
         if addition is BLOBS and self._admitted.turn is not None:
             body = self._admitted.turn.leave_blobs_out(f"{upstream.name} refuses it")
             self._request = read_request_body(body, self._admitted.target.operation.dialect.request)
@@ -107,9 +110,9 @@ class UpstreamBody:
         self.refused.setdefault(upstream.name, set()).add(addition.name)
 
     def note_accepted(self, upstream: Upstream) -> None:
-        """The upstream has taken the body.
+        """Remembers the refused additions of an upstream that has now accepted the body.
 
-        Only now it is remembered what it refused: of a request that is refused without it, too, the words say nothing.
+        If the upstream refused the body without them too, its first refusal may have had another reason.
         """
         for field in self.refused.pop(upstream.name, ()):
             upstream.note_refused(self._admitted.route.upstream_model, field)

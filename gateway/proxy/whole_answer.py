@@ -1,6 +1,6 @@
-"""Step 6 for an answer that is no stream: it is read whole before its head is passed on.
+"""Step 6 for an answer that is not a stream. All of it is read and checked before its head is passed on.
 
-A 2xx that is no answer must not look like one.
+A 2xx without a valid answer must not reach the client as one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gateway.protocol.dialects.dialect import AnswerFacts, Json
 from gateway.proxy.admission import Opened
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.failover import InvalidAnswer, NotAnAnswer
-from gateway.proxy.large_answers import decoded
+from gateway.proxy.large_answers import decode_answer
 from gateway.proxy.upstream_answer import read_body, refuse_unreadable, refused_addition
 
 _JSON: Final = b"application/json"
@@ -20,7 +20,7 @@ _SERVER_ERROR: Final = 500
 
 
 class WholeAnswer(NamedTuple):
-    """A JSON answer: its bytes, its decoded fields, and what they tell."""
+    """A JSON answer: its bytes, its decoded fields, and the facts that the dialect reads from them."""
 
     body: bytes
     fields: Json
@@ -28,15 +28,15 @@ class WholeAnswer(NamedTuple):
 
 
 async def read_whole(exchange: Exchange, opened: Opened, kind: bytes) -> WholeAnswer:
-    """Reads a 2xx. `kind`: its media type. Raises InvalidAnswer if it is no answer, or was cut, and UpstreamFault."""
+    """Reads a 2xx. `kind` is its media type. Raises InvalidAnswer if it is invalid or was cut, and UpstreamFault."""
     admitted, _, record, answer = exchange
     off_loop, operation = admitted.snapshot.off_loop, admitted.target.operation
     body = opened.already_read or await read_body(opened, off_loop, answered=answer.answered)
-    fields = await decoded(body, opened.upstream.policy, off_loop)
+    fields = await decode_answer(body, opened.upstream.policy, off_loop)
     if not body and operation.by_id and operation.method != "GET":
         fields, kind = {}, _JSON  # 204, to DELETE
     if fields is None and kind == _JSON:
-        # The work behind it is probably done: the policy's "2xx without usage".
+        # The provider has probably done the work: the policy's "2xx without usage".
         answer.outcome = Outcome.UPSTREAM_CUT
         raise InvalidAnswer(answer.outcome, "The provider's answer was cut short.")
     facts = operation.dialect.read_answer(fields) if fields is not None and kind == _JSON else None
@@ -47,10 +47,10 @@ async def read_whole(exchange: Exchange, opened: Opened, kind: bytes) -> WholeAn
 
 
 async def read_refusal_body(exchange: Exchange, opened: Opened) -> bytes:
-    """Reads an upstream's own refusal, which goes to the client unchanged.
+    """Reads an upstream's own refusal, which is passed on unchanged.
 
-    Raises NotAnAnswer if it refuses a field that the gateway added, and GatewayError for a refusal of the gateway's
-    own account, which must not read as the caller's, or one that clients cannot read.
+    Raises NotAnAnswer if it refuses a field that the gateway added. Raises GatewayError if it concerns the gateway's
+    own account, which the client must not mistake for its own, or if clients cannot read it.
     """
     admitted, _, _, answer = exchange
     status = opened.answer.status

@@ -16,7 +16,7 @@ FORM_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a large form waits on disk",
         "gateway/proxy/body_reading.py",
-        "if form_type is not None and most_bytes > snapshot.forms.over_bytes:",
+        "if form_type is not None and max_bytes > snapshot.forms.over_bytes:",
         "if False:",
         f"{_TEST_FORMS}::test_it_takes_slices_of_the_memory_and_its_size_of_the_disk",
     ),
@@ -37,8 +37,8 @@ FORM_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "large forms take a bounded part of the disk",
         _SPOOL,
-        "        spool.disk.take(most_bytes)\n",
-        "        spool.disk.held_bytes += most_bytes\n",
+        "        spool.disk.take(max_bytes)\n",
+        "        spool.disk.held_bytes += max_bytes\n",
         f"{_TEST_FORMS}::test_the_disk_has_a_bound_of_its_own",
     ),
     Protection(

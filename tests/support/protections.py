@@ -275,7 +275,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the bound that is held is sent",
         "gateway/proxy/upstream_body.py",
-        "            self.output_bound = bound_of_a_run(request, held_tokens)\n",
+        "            self.output_bound = bound_per_run(request, held_tokens)\n",
         "            pass\n",
         "tests/billing/test_output_bounds.py::test_an_answer_of_a_hundred_thousand_tokens_is_not_had_for_a_hold_of_4096",
     ),

@@ -50,8 +50,8 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "what a later request shows is held against the hold of the first",
         "gateway/proxy/settling.py",
-        "amount, most_tokens = known_response.held_nano_usd, max(charged_tokens, output_tokens)",
-        "amount, most_tokens = 0, 0",
+        "amount, max_tokens = known_response.held_nano_usd, max(charged_tokens, output_tokens)",
+        "amount, max_tokens = 0, 0",
         f"{_TEST_LATE}::test_a_usage_that_nobody_believes_is_charged_once_however_often_it_is_told",
     ),
     Protection(
@@ -64,8 +64,8 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "nothing is made up of a response that goes on elsewhere",
         "gateway/proxy/exchange.py",
-        "        works_on = self.admitted.target.operation.by_id or request.background or self.answer.works_on\n",
-        "        works_on = False\n",
+        "        continues_upstream = by_id or request.background or self.answer.continues_upstream\n",
+        "        continues_upstream = False\n",
         "tests/faults/test_closing_words.py::test_nothing_is_made_up_of_a_response_by_id",
     ),
     Protection(

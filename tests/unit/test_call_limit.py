@@ -4,7 +4,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
-from gateway.proxy.call_limit import MOST_KEYS, CallLimit
+from gateway.proxy.call_limit import MAX_KEYS, CallLimit
 
 KEY, OTHER = ApiKey("t" * 10, "k" * 10, "a"), ApiKey("t" * 10, "k" * 10, "b")
 
@@ -36,6 +36,6 @@ def test_an_idle_key_has_its_whole_minute() -> None:
 
 def test_the_memory_of_keys_is_bounded() -> None:
     limit = CallLimit("calls")
-    for number in range(MOST_KEYS + 10):
+    for number in range(MAX_KEYS + 10):
         limit.take(ApiKey("t" * 10, "k" * 10, str(number)), 1)
-    assert len(limit._empty_s) == MOST_KEYS  # noqa: SLF001 - the bound is on what is kept inside
+    assert len(limit._empty_s) == MAX_KEYS  # noqa: SLF001 - the bound is on what is kept inside

@@ -199,7 +199,7 @@ def test_the_sdk_reads_a_stream_cut_at_its_cap_to_its_end() -> None:
 @pytest.mark.parametrize("chunks", [(), (CREATED,), (CREATED, DELTA)], ids=["nothing", "opened", "output"])
 def test_of_a_response_that_goes_on_elsewhere_nothing_is_made_up(chunks: tuple[bytes | str, ...]) -> None:
     """It can be read by its id, or resumed behind the last number that the provider gave."""
-    ending = failure_frames(after(*chunks), CUT, ORIGIN._replace(works_on=True)).decode()
+    ending = failure_frames(after(*chunks), CUT, ORIGIN._replace(continues_upstream=True)).decode()
     block, done = ending.removesuffix("\n\n").split("\n\n")
     event = json.loads(block.partition("data: ")[2])
     assert done == "data: [DONE]"

@@ -12,7 +12,7 @@ from gateway.api.admin.guard import GuardedRoute
 from gateway.api.admin.query_parameters import moment_ms
 from gateway.api.dependencies import services_of
 from gateway.errors import GatewayError
-from gateway.proxy.price_explain import Question, Unexplained, explain
+from gateway.proxy.price_explain import NotExplainable, PriceQuestion, explain
 
 router = APIRouter(prefix="/prices", route_class=GuardedRoute)
 MAX_USAGE: Final = 16_384
@@ -47,6 +47,6 @@ async def explain_price(
         raise GatewayError("invalid_field", "usage is a JSON object.", param="usage")
     ended_ms = moment_ms(at, "at", time.time_ns() // 1_000_000)
     try:
-        return explain(Question(model, given, dialect, ended_ms, {}), services_of(request).handler.snapshot.router)
-    except Unexplained as error:
+        return explain(PriceQuestion(model, given, dialect, ended_ms, {}), services_of(request).handler.snapshot.router)
+    except NotExplainable as error:
         raise GatewayError("invalid_field", f"{error}.", param="usage") from None

@@ -82,13 +82,13 @@ class StreamFacts:
 class Origin(NamedTuple):
     """What the gateway knows of an answer where its upstream has shown nothing. `created_at`: Unix time in seconds.
 
-    `works_on`: the answer goes on at its upstream whatever becomes of this stream: nothing of it is made up.
+    `continues_upstream`: the answer goes on at its upstream whatever becomes of this stream: nothing of it is made up.
     """
 
     request_id: str
     model: str
     created_at: int
-    works_on: bool = False
+    continues_upstream: bool = False
 
 
 class StreamSummary(NamedTuple):

@@ -107,7 +107,7 @@ def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) ->
     """Returns the bytes that end a broken stream, or b"" if it has ended already."""
     fields = {"code": error.code, "message": error.message, "param": error.param}
     event = {**fields, "error": {"type": error.kind.type, **fields}}
-    if origin.works_on:
+    if origin.continues_upstream:
         return _closing_error(summary, event)
     response = {"status": "failed", "error": {"code": error.code, "message": error.message}, "incomplete_details": None}
     events = [("error", event)] if summary.error is None else []

@@ -1,4 +1,4 @@
-"""Step 6 for a stream that the gateway keeps: it passes through its turn, which stores it.
+"""Step 6 for a stream that the gateway stores. It passes through its turn, which stores and rewrites it.
 
 Events are passed on one by one, because the first one may wait for an id and the last one for the store.
 """
@@ -9,18 +9,18 @@ from gateway.protocol.dialects.dialect import StreamForm
 from gateway.proxy.admission import Opened
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.keep_alive import keeping_alive
-from gateway.proxy.kept_answer import KeptAnswer
 from gateway.proxy.large_answers import examine
 from gateway.proxy.output_cap import CapReached, cap_of
 from gateway.proxy.stream_relay import StreamRelay
+from gateway.proxy.turn_answer import TurnAnswer
 
 
-class KeptStreamRelay(StreamRelay):
+class TurnStreamRelay(StreamRelay):
     """Passes one stream of a turn on. See `StreamRelay`."""
 
-    def __init__(self, exchange: Exchange, opened: Opened, form: StreamForm, kept: KeptAnswer) -> None:
+    def __init__(self, exchange: Exchange, opened: Opened, form: StreamForm, turn_answer: TurnAnswer) -> None:
         super().__init__(exchange, opened, form)
-        self._kept = kept
+        self._turn_answer = turn_answer
 
     async def run(self) -> None:
         """See `StreamRelay.run`."""
@@ -34,7 +34,7 @@ class KeptStreamRelay(StreamRelay):
             while data:
                 self._framer.feed(data)
                 await examine(self.observer, self._off_loop)
-                if ready := await self._kept.turn.stream(data):
+                if ready := await self._turn_answer.turn.stream(data):
                     await client.write(ready)
                 if max_tokens is not None and self.observer.exceeds(max_tokens):
                     raise CapReached
@@ -51,7 +51,7 @@ class KeptStreamRelay(StreamRelay):
     async def _write_end(self, rest: bytes, closing: bytes) -> None:
         """Writes what the turn still holds, which includes `rest`, and the gateway's own closing events."""
         del rest
-        await self._exchange.client.end(await self._kept.end(closing))
+        await self._exchange.client.end(await self._turn_answer.end(closing))
 
     async def _shown(self, closing: bytes) -> bytes:
-        return await self._kept.broken(closing)
+        return await self._turn_answer.broken(closing)

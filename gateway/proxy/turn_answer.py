@@ -1,4 +1,4 @@
-"""An answer that the gateway keeps, as its client is shown it: it passes through its turn, which stores it."""
+"""An answer that the gateway stores. It passes through its turn, which stores and rewrites it for the client."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from gateway.proxy.failover import InvalidAnswer
 from gateway.state.turn import Turn
 
 
-class KeptAnswer:
-    """The answer of one turn. The id that is shown is also written into the request's record."""
+class TurnAnswer:
+    """The answer of one turn. The id that the client sees is also written into the request's record."""
 
     def __init__(self, turn: Turn, record: RequestRecord) -> None:
         self.turn = turn
         self._record = record
 
     async def whole(self, body: bytes) -> bytes:
-        """Returns a complete answer as the client is shown it."""
+        """Returns a complete answer in the form that the client receives."""
         try:
             return self._noted(await self.turn.whole(body))
-        except GatewayError as error:  # the answer is not what the turn needs; its work is done, and costs its usage
+        except GatewayError as error:  # the turn cannot use the answer, but its usage is charged
             raise InvalidAnswer(Outcome.INVALID_ANSWER, error.message) from None
 
     async def end(self, closing: bytes) -> bytes:
@@ -31,6 +31,6 @@ class KeptAnswer:
         """Returns the gateway's own closing events, after a stream that broke off."""
         return self._noted(await self.turn.finish(closing, clean=False))
 
-    def _noted(self, shown: bytes) -> bytes:
+    def _noted(self, answer: bytes) -> bytes:
         self._record.response_id = self.turn.response_id
-        return shown
+        return answer
