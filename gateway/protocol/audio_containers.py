@@ -16,8 +16,8 @@ from gateway.protocol.byte_search import Readable
 
 _HEAD_BYTES: Final = 64 * 1024
 _SLICE_BYTES: Final = 64 * 1024
-_MOST_BOXES: Final = 20_000
-_MOST_ELEMENTS: Final = 20_000
+_MAX_BOXES: Final = 20_000
+_MAX_ELEMENTS: Final = 20_000
 _UNTOLD: Final = frozenset({0, 2**32 - 1, 2**64 - 1})
 _HAS_DATA_OFFSET: Final = 0x1
 _HAS_FIRST_FLAGS: Final = 0x4
@@ -75,7 +75,7 @@ def mp4(data: Readable) -> float | None:
 def _boxes(data: Readable) -> Iterator[tuple[bytes, int, int]]:
     """The boxes of the top level: type, start and end of the content."""
     at = 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(_MAX_BOXES):
         if at + 8 > len(data):
             return
         head = 8
@@ -163,7 +163,7 @@ def _last_block(data: Readable, at: int) -> int | None:
     """Returns the time of a cluster's last block, and the step that led to it once more; None if it is no cluster."""
     at += _length(data, at)[0]
     base, before, newest = None, 0, 0
-    for _ in range(_MOST_ELEMENTS):
+    for _ in range(_MAX_ELEMENTS):
         if at + 2 > len(data):
             break
         element = _element(data, at)

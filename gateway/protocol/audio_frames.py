@@ -21,7 +21,7 @@ _PLACES: Final = 16
 _SLICE_BYTES: Final = 64 * 1024
 _FRAMES_AT_A_PLACE: Final = 64
 _FRAMES_IN_A_ROW: Final = 4
-_MOST_TRIES: Final = 256
+_MAX_TRIES: Final = 256
 _XING_FRAMES: Final = 1
 _AGREES: Final = 0.2  # how far a count of frames may be from what the frames tell
 
@@ -67,9 +67,9 @@ def duration(data: Readable) -> float | None:
             first = (start + at, frames[0]) if first is None else first
     if first is None or 2 * places < _PLACES:
         return None
-    told = seconds * sound_bytes / size
+    stated = seconds * sound_bytes / size
     counted = _counted_frames(data.read(first[0], first[0] + first[1].size)) * first[1].seconds
-    return counted if abs(counted - told) <= _AGREES * told else told
+    return counted if abs(counted - stated) <= _AGREES * stated else stated
 
 
 def _behind_tag(data: Readable) -> int:
@@ -83,7 +83,7 @@ def _behind_tag(data: Readable) -> int:
 def _row(data: bytes, *, is_last: bool) -> tuple[int, list[Frame]]:
     """Returns the first frames in a row that are enough to be no chance, and where they are. `is_last`: data ends."""
     at = 0
-    for _ in range(_MOST_TRIES):
+    for _ in range(_MAX_TRIES):
         sync = _SYNC.search(data, at)
         if sync is None:
             break

@@ -25,7 +25,7 @@ FASTEST_BYTES_PER_SECOND: Final = 1_600_000
 """Eight channels of 24 bits at 64 kHz, which is more than any recording of speech has."""
 
 _HEAD_BYTES: Final = 64 * 1024
-_MOST_CHUNKS: Final = 1000
+_MAX_CHUNKS: Final = 1000
 """Of a RIFF file: each costs time, and those in front of the sound are a handful."""
 _EVEN_FORMATS: Final = frozenset({1, 3, 6, 7, 0xFFFE})
 """WAV formats of which a second always has the same bytes: PCM, floats, A-law, mu-law."""
@@ -53,7 +53,7 @@ def _wav(data: Readable) -> float | None:
     if data.read(8, 12) != b"WAVE":
         return None
     at, bytes_per_second, samples, rate, is_even = 12, 0, 0, 0, True
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if at + 8 > len(data):
             break
         name, (length,) = data.read(at, at + 4), unpack("<I", data, at + 4)

@@ -23,7 +23,7 @@ class DeltaHead:
         self.lines = 0
         self._crlf = False
         self._form = form
-        self._further_content = form.says_more and form.says_more.search
+        self._further_content = form.worth_parsing and form.worth_parsing.search
 
     def learn(self, events: bytes) -> None:
         """Remembers how the last delta of these events begins."""

@@ -118,7 +118,7 @@ def read_request_body(
         store,
         with_bounds(read_facts(fields), bounds),
         bounds,
-        stream and form.asks_usage and not _asks_usage(get("stream_options")),
+        stream and form.usage_on_request and not _asks_usage(get("stream_options")),
         get("model") is not None,
         previous_named and get("background") is True,
         session if isinstance(session, str) else None,

@@ -184,9 +184,9 @@ def _tool_types(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _calls(fields: Mapping[str, Any]) -> int | None:
-    asked = count(fields.get("max_tool_calls"))
-    if asked is not None:
-        return asked
+    stated = count(fields.get("max_tool_calls"))
+    if stated is not None:
+        return stated
     uses = [count(tool.get("max_uses")) for tool in _dicts(fields.get("tools"))]
     known = [number for number in uses if number is not None]
     others = [name for name in _tools(fields)[0] if name != LIVE_SEARCH]
@@ -196,8 +196,8 @@ def _calls(fields: Mapping[str, Any]) -> int | None:
 def _live_sources(parameters: object) -> int:
     if not isinstance(parameters, dict) or not _is_on(parameters):
         return 0
-    asked = count(parameters.get("max_search_results"))
-    return _LIVE_SOURCES if asked is None else asked
+    stated = count(parameters.get("max_search_results"))
+    return _LIVE_SOURCES if stated is None else stated
 
 
 def _compacts(management: object) -> bool:

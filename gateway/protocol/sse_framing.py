@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from typing import Final
 
-_LONGEST_FIELD: Final = 8  # of those that are read, with the colon
+_MAX_FIELD_LENGTH: Final = 8  # of those that are read, with the colon
 _PIECE_BYTES: Final = 512 * 1024
 BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 
@@ -77,8 +77,8 @@ def places_of_data(block: bytes) -> tuple[str, list[tuple[int, int]]]:
     while at < len(block):
         end = block.find(b"\n", at)
         end = len(block) if end < 0 else end
-        colon = block.find(b":", at, min(end, at + _LONGEST_FIELD))
-        field = block[at : min(end, at + _LONGEST_FIELD) if colon < 0 else colon]
+        colon = block.find(b":", at, min(end, at + _MAX_FIELD_LENGTH))
+        field = block[at : min(end, at + _MAX_FIELD_LENGTH) if colon < 0 else colon]
         start = end if colon < 0 else colon + 1 + block.startswith(b" ", colon + 1)
         if field == b"data":
             places.append((start, end))

@@ -153,12 +153,12 @@ class SseObserver:
             self._read_large(rest, len(rest))
         else:
             self._read(rest)
-        passes_half = self.form.passes_half
-        is_event = not was_cut and (passes_half or self._facts.ended is not None)
+        passes_partial_event = self.form.passes_partial_event
+        is_event = not was_cut and (passes_partial_event or self._facts.ended is not None)
         if not is_event:
             facts.usage, facts.answer = self._facts.usage, self._facts.answer
             self._facts, self._opening = facts, opening
-        return is_event or passes_half
+        return is_event or passes_partial_event
 
     def begin_oversized(self, beginning: bytes) -> None:
         """Takes the beginning of an event that is too large to be held, and is passed on in part."""

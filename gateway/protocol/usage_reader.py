@@ -248,8 +248,8 @@ def _facts(usage: Mapping[str, Any], answer: Mapping[str, Any], request: Request
     if tier not in BASE_TIERS:
         facts["service_tier"] = tier[:_MAX_FACT_CHARACTERS]
     for name in (*CONDITIONS, *request.conditions):
-        asked = getattr(request, name) if name in _FROM_REQUEST else None
-        for value in (usage.get(name), answer.get(name), asked):
+        requested = getattr(request, name) if name in _FROM_REQUEST else None
+        for value in (usage.get(name), answer.get(name), requested):
             if (text := _fact(value)) is not None:
                 facts[name] = text
                 break

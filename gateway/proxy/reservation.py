@@ -28,7 +28,7 @@ from gateway.billing.hold import FREE, Work, WorstCase, dearest_of, with_more, w
 from gateway.billing.price_row import Price
 from gateway.ledger.known_responses import KnownResponse
 from gateway.protocol.audio_length import SLOWEST_BYTES_PER_SECOND
-from gateway.protocol.dialects.audio import HEARD_TOKENS_PER_SECOND
+from gateway.protocol.dialects.audio import AUDIO_TOKENS_PER_SECOND
 from gateway.protocol.dialects.dialect import NO_IMAGES
 from gateway.protocol.operations import Operation
 from gateway.protocol.request_body import RequestBody
@@ -159,7 +159,7 @@ def _visible_input_tokens(request: RequestBody, row: Price) -> int:
 
 def _max_audio_seconds(body_bytes: int, unseen_tokens: int) -> Decimal:
     """Returns the longest audio, in seconds, that a body can contain or refer to."""
-    return Decimal(-(-body_bytes * 3 // (4 * SLOWEST_BYTES_PER_SECOND)) + -(-unseen_tokens // HEARD_TOKENS_PER_SECOND))
+    return Decimal(-(-body_bytes * 3 // (4 * SLOWEST_BYTES_PER_SECOND)) + -(-unseen_tokens // AUDIO_TOKENS_PER_SECOND))
 
 
 def _reserve_dearest(inputs: _Inputs) -> _RowReservation:

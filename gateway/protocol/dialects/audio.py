@@ -1,9 +1,9 @@
 """Speech, transcriptions and translations (OpenAI API reference, Audio).
 
-The answer to a speech request is sound, and reports no usage. It is priced by the characters of `input`, or by tokens,
-which are then estimated. A transcription reports tokens or seconds. `verbose_json` has a duration; plain text has
-nothing, and then the duration of the uploaded file counts. Its stream ends with `transcript.text.done`, without
-`[DONE]`.
+The answer to a speech request is audio without a usage. It is priced by the characters of `input`, or by tokens, which
+are then estimated. A transcription reports tokens or seconds, and `verbose_json` reports a duration. If an answer in
+plain text reports nothing, the duration of the uploaded file counts. A stream ends with `transcript.text.done`, and not
+with `[DONE]`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.protocol.dialects.dialect import (
 )
 from gateway.protocol.dialects.openai_form import (
     ERROR_EVENT,
-    answer_of,
+    answer_facts,
     close_broken,
     close_capped,
     error_body,
@@ -42,9 +42,9 @@ _HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"(?:trans
 _CHARACTERS_PER_SECOND: Final = 15
 _SPOKEN_TOKENS_PER_SECOND: Final = 21
 """The rate of speech at ordinary speed: 1,250 tokens per minute at OpenAI, 900 characters of English per minute."""
-_HELD_TIMES: Final = 3
-"""A speech's hold is this many times its estimate, because in other languages a character takes longer to say."""
-_SLOWEST: Final = 0.25
+_HOLD_FACTOR: Final = 3
+"""A speech's hold is this many times its estimate, because in other languages a character takes longer to speak."""
+_MIN_SPEED: Final = 0.25
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
@@ -60,7 +60,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def delta_bytes(body: Json) -> int:
-    """Returns the size of the text that a delta adds. Sound has none."""
+    """Returns the size of the text that a delta adds. Audio adds none."""
     return text_bytes(body.get("delta"))
 
 
@@ -69,13 +69,13 @@ def read_answer(body: Json) -> AnswerFacts:
     usage = member(body, "usage")
     if usage is None and (seconds := _seconds(body.get("duration"))) is not None:
         usage = {"type": "duration", "seconds": seconds}
-    return answer_of(body, usage)
+    return answer_facts(body, usage)
 
 
 def output_bytes(body: Json) -> int:
     """Returns the length of a transcription."""
-    said = body.get("text")
-    return len(said.encode("utf-8", "replace")) if isinstance(said, str) else 0
+    content = body.get("text")
+    return len(content.encode("utf-8", "replace")) if isinstance(content, str) else 0
 
 
 def streams_speech(fields: Mapping[str, Any]) -> bool:
@@ -95,34 +95,36 @@ def _seconds(value: object) -> float | None:
 
 
 def speech_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """The characters of `input`, which only the request states, and estimated tokens."""
-    said = fields.get("input")
-    characters = len(said) if isinstance(said, str) else 0
+    """Returns the characters of `input`, which only the request states, and an estimate of the tokens."""
+    content = fields.get("input")
+    characters = len(content) if isinstance(content, str) else 0
     speed = fields.get("speed")
-    pace = max(float(speed), _SLOWEST) if isinstance(speed, int | float) and not isinstance(speed, bool) else 1.0
-    spoken = int(characters * _SPOKEN_TOKENS_PER_SECOND / _CHARACTERS_PER_SECOND / pace) + 1
+    pace = max(float(speed), _MIN_SPEED) if isinstance(speed, int | float) and not isinstance(speed, bool) else 1.0
+    output_tokens = int(characters * _SPOKEN_TOKENS_PER_SECOND / _CHARACTERS_PER_SECOND / pace) + 1
     usage = {
         "characters": characters,
         "input_tokens": -(-characters // BYTES_PER_TOKEN),
-        "output_tokens": spoken,
+        "output_tokens": output_tokens,
     }
-    return Bounds(_HELD_TIMES * spoken, units={"character": Decimal(characters)}, usage=usage)
+    return Bounds(_HOLD_FACTOR * output_tokens, units={"character": Decimal(characters)}, usage=usage)
 
 
 def transcription_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """The seconds of the uploaded file, measured when the form was read, and the tokens that they may be."""
+    """Returns the measured seconds of the uploaded file, and an estimate of the tokens."""
     seconds = fields.get("file_seconds")
     if not isinstance(seconds, Decimal):
         return Bounds()
-    heard, said = int(seconds * HEARD_TOKENS_PER_SECOND) + 1, int(seconds * _SAID_TOKENS_PER_SECOND) + 1
-    usage = {"seconds": float(seconds), "input_tokens": heard, "output_tokens": said}
-    return Bounds(input_tokens=heard, units={"second": seconds}, usage=usage)
+    input_tokens, output_tokens = (
+        int(seconds * rate) + 1 for rate in (AUDIO_TOKENS_PER_SECOND, _TEXT_TOKENS_PER_SECOND)
+    )
+    usage = {"seconds": float(seconds), "input_tokens": input_tokens, "output_tokens": output_tokens}
+    return Bounds(input_tokens=input_tokens, units={"second": seconds}, usage=usage)
 
 
-_SAID_TOKENS_PER_SECOND: Final = 4
-"""Of its text, as people speak fast."""
-HEARD_TOKENS_PER_SECOND: Final = 20
-"""The rate of transcribed sound: about 1,000 tokens per minute at OpenAI, plus a margin."""
+_TEXT_TOKENS_PER_SECOND: Final = 4
+"""The rate of the transcribed text if people speak fast."""
+AUDIO_TOKENS_PER_SECOND: Final = 20
+"""The rate of the audio itself: about 1,000 tokens per minute at OpenAI, plus a margin."""
 
 _STREAM: Final = StreamForm(
     read_event=read_event,

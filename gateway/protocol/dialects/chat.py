@@ -1,8 +1,8 @@
 """Chat completions, and the older completions (OpenAI API reference, Create chat completion; Create completion).
 
 Any chunk may carry usage: alone with `choices: []`, next to the last choice, cumulatively on every chunk, or under
-`x_groq`. A later sound usage replaces an earlier one. They are never added, and none of them marks the end. An answer
-has ended after `[DONE]` or an error, or regularly if each choice has its `finish_reason` and the stream ends.
+`x_groq`. A later valid usage replaces an earlier one. They are never added, and none of them marks the end. An answer
+has ended after `[DONE]` or an error, or if each choice has a `finish_reason` when the stream ends.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from gateway.protocol.dialects.openai_form import (
     has_ended,
     note_facts,
 )
-from gateway.protocol.dialects.request_fields import MAX_TOKENS, token_bound, whole_number, written_tokens
+from gateway.protocol.dialects.request_fields import MAX_TOKENS, count_inputs, token_bound, whole_number
 from gateway.protocol.lenient_json import id_text
 from gateway.protocol.output_size import text_bytes
 
-_SAYS_MORE: Final = re.compile(
+_WORTH_PARSING: Final = re.compile(
     rb'"(?:usage|error)"\s*:\s*[^\sn]|"finish_reason"\s*:\s*"|"index"\s*:\s*[1-9]|"object"\s*:\s*"error"'
 )
 _CHAT_HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{[^\r\n]*?"delta" ?: ?\{ ?"')
@@ -52,13 +52,13 @@ _DELTA_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
 def usage_in(body: Json) -> Json | None:
     """Returns the usage of a chunk or an answer: `usage`, or else Groq's."""
     for usage in (member(body, "usage"), member(body, "x_groq", "usage")):
-        if usage is not None and is_sound(usage):
+        if usage is not None and is_valid_usage(usage):
             return usage
     return None
 
 
-def is_sound(usage: Json) -> bool:
-    """Whether a usage counts input and output and one of them is above zero: servers send zeros until they know."""
+def is_valid_usage(usage: Json) -> bool:
+    """Whether a usage counts input and output, and not zero for both, which servers send until they know."""
     counts = [
         next((number for name in names if (number := count(usage.get(name))) is not None), None)
         for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
@@ -85,7 +85,7 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def _read_choice(facts: StreamFacts, choice: Json) -> Json | None:
-    """Notes what a choice of a chunk says. Returns the error with which it ends."""
+    """Notes the content and the end of one choice of a chunk. Returns the error with which it ends, if any."""
     index = count(choice.get("index")) or 0
     facts.choices.add(index)
     facts.has_content = facts.has_content or bool(_piece(choice))
@@ -101,32 +101,34 @@ def _read_choice(facts: StreamFacts, choice: Json) -> Json | None:
 
 
 def _piece(choice: Json) -> str:
-    """Returns the text of a choice's delta or message: content, reasoning, calls."""
-    said = choice.get("delta")
-    if not isinstance(said, dict):
-        said = choice.get("message")
-    if not isinstance(said, dict):
+    """Returns the text of a choice's delta or message: content, reasoning and calls."""
+    message = choice.get("delta")
+    if not isinstance(message, dict):
+        message = choice.get("message")
+    if not isinstance(message, dict):
         return text(choice.get("text")) or ""
-    pieces = [said.get(name) for name in _DELTA_TEXTS]
-    calls = said.get("tool_calls")
+    pieces = [message.get(name) for name in _DELTA_TEXTS]
+    calls = message.get("tool_calls")
     functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    for function in [*functions, said.get("function_call")]:
+    for function in [*functions, message.get("function_call")]:
         if isinstance(function, dict):
             pieces += [function.get("name"), function.get("arguments")]
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
 def output_bytes(body: Json) -> int:
-    """Returns the size of what a chunk adds, or an answer has: texts, reasoning, calls, sound and pictures."""
+    """Returns the size of what a chunk adds, or an answer has: texts, reasoning, calls, audio and images."""
     choices = body.get("choices")
     if not isinstance(choices, list):
         return 0
-    said = [choice.get(name) for choice in choices if isinstance(choice, dict) for name in ("delta", "message", "text")]
-    return sum(map(text_bytes, said))
+    parts = [
+        choice.get(name) for choice in choices if isinstance(choice, dict) for name in ("delta", "message", "text")
+    ]
+    return sum(map(text_bytes, parts))
 
 
 def drops_usage(body: Json) -> bool:
-    """Whether a chunk has a sound usage, no choices, and nothing else that a caller could miss."""
+    """Whether a chunk has a valid usage, no choices and no error, so that no caller misses it."""
     return not body.get("choices") and usage_in(body) is not None and error_in(body) is None
 
 
@@ -145,7 +147,7 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
-    """Returns an error chunk, which clients raise, and `[DONE]`, or nothing if the stream has announced its end."""
+    """Returns an error chunk, which SDKs raise, and `[DONE]`. Returns nothing if the stream has ended already."""
     if has_ended(summary):
         return b""
     return frame(error_body(error, origin.request_id, False)) + DONE  # noqa: FBT003 - codes as words
@@ -157,7 +159,7 @@ def close_chat_capped(summary: StreamSummary, origin: Origin) -> bytes:
 
 
 def close_text_capped(summary: StreamSummary, origin: Origin) -> bytes:
-    """Does the same for completions."""
+    """Does the same for a stream of completions."""
     return _close_capped(summary, origin, "text_completion", {"text": ""})
 
 
@@ -176,15 +178,15 @@ def _close_capped(summary: StreamSummary, origin: Origin, kind: str, piece: Mapp
 
 
 def chat_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`n` choices of `max_completion_tokens`, or of its older name."""
+    """Returns `n` choices of `max_completion_tokens`, or of its older name `max_tokens`."""
     bounds = [token_bound(fields, name) for name in ("max_completion_tokens", "max_tokens")]
-    most = max((bound for bound in bounds if bound is not None), default=None)
-    n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
-    return Bounds(most, runs=n, choices=n, more_output_tokens=n * _beside_the_bound(fields))
+    highest = max((bound for bound in bounds if bound is not None), default=None)
+    n = whole_number(fields, "n", maximum=_MAX_CHOICES) or 1
+    return Bounds(highest, runs=n, choices=n, more_output_tokens=n * _tokens_beyond_bound(fields))
 
 
-def _beside_the_bound(fields: Mapping[str, Any]) -> int:
-    """Tokens of one answer that its bound leaves out: what is predicted and wrong, and a budget of thinking (Qwen)."""
+def _tokens_beyond_bound(fields: Mapping[str, Any]) -> int:
+    """Returns the output tokens that the bound does not include: wrong predictions, and Qwen's thinking budget."""
     prediction, tokens = fields.get("prediction"), 0
     waiting = [prediction.get("content")] if isinstance(prediction, dict) else []
     while waiting:
@@ -199,16 +201,16 @@ def _beside_the_bound(fields: Mapping[str, Any]) -> int:
 
 
 def text_bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`best_of` runs per prompt, of which `n` are returned."""
-    n = whole_number(fields, "n", most=_MOST_CHOICES) or 1
-    runs = max(n, whole_number(fields, "best_of", most=_MOST_CHOICES) or 1)
-    prompts, tokens = written_tokens(fields.get("prompt"))
+    """Returns `best_of` runs per prompt, of which `n` come back as choices."""
+    n = whole_number(fields, "n", maximum=_MAX_CHOICES) or 1
+    runs = max(n, whole_number(fields, "best_of", maximum=_MAX_CHOICES) or 1)
+    prompts, tokens = count_inputs(fields.get("prompt"))
     return Bounds(token_bound(fields, "max_tokens"), runs * prompts, n * prompts, input_tokens=tokens)
 
 
-_MOST_CHOICES: Final = 1024
+_MAX_CHOICES: Final = 1024
 _DOCUMENTED_OUTPUT: Final = 16
-"""What Create completion documents for `max_tokens` where a body does not state it."""
+"""The documented default of `max_tokens` in Create completion."""
 
 _CHAT_STREAM: Final = StreamForm(
     read_event=read_event,
@@ -218,7 +220,7 @@ _CHAT_STREAM: Final = StreamForm(
     delta_head=_CHAT_HEAD,
     delta_bytes=output_bytes,
     error=ERROR_EVENT,
-    says_more=_SAYS_MORE,
+    worth_parsing=_WORTH_PARSING,
     reads_all=True,
     drops_usage=drops_usage,
 )
@@ -232,7 +234,7 @@ CHAT: Final = Dialect(
         bounds=chat_bounds,
         image=b'"image_url"',
         output_fields=("max_completion_tokens", "max_tokens"),
-        asks_usage=True,
+        usage_on_request=True,
     ),
     read_answer,
     error_body,
@@ -247,7 +249,7 @@ COMPLETIONS: Final = Dialect(
         bounds=text_bounds,
         output_fields=("max_tokens",),
         documented_output=_DOCUMENTED_OUTPUT,
-        asks_usage=True,
+        usage_on_request=True,
     ),
     read_answer,
     error_body,

@@ -1,10 +1,10 @@
-"""What a dialect consists of: how its requests, answers, streams and errors look. The modules beside it fill it in.
+"""The definition of a dialect: the format of its requests, answers, streams and errors. The other modules are dialects.
 
-Dialect.request     where a body names model, stream, output bound and input
-Dialect.read_answer JSON answer -> AnswerFacts: its usage, how it ended
-Dialect.stream      StreamForm: how events are told apart, and what each tells; None: it has no streams
-Dialect.error_body  GatewayError -> the error body that its clients read
-Dialect.headers     request headers that its clients send and its upstreams read
+Dialect.request     the fields of a body for the model, the stream, the bound on the output, and the input
+Dialect.read_answer JSON answer -> AnswerFacts: its usage, and how it ended
+Dialect.stream      StreamForm: the events of a stream and their meaning; None: the dialect has no streams
+Dialect.error_body  GatewayError -> the error body that clients of the dialect read
+Dialect.headers     request headers of the dialect that are passed on to upstreams
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.errors import GatewayError
 
 Json = dict[str, Any]
 Ended = Literal["completed", "incomplete", "failed"]
-"""How an answer ended by its own word."""
+"""How an answer ended, as the answer itself states."""
 
 NO_UNITS: Final[Mapping[str, Decimal]] = MappingProxyType({})
 NO_HEADERS: Final[frozenset[bytes]] = frozenset()
@@ -31,9 +31,9 @@ _SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 
 
 class AnswerFacts(NamedTuple):
-    """What a JSON answer tells. `usage`: the raw object, as its upstream reported it; None: it reported none.
+    """What the gateway reads from a JSON answer. `usage` is the reported object, or None if there is none.
 
-    `in_progress`: the upstream works on, unseen. `error`: the error that it is instead of an answer.
+    `in_progress`: the upstream continues to work on the response. `error`: the answer is this error.
     """
 
     usage: Json | None = None
@@ -45,14 +45,13 @@ class AnswerFacts(NamedTuple):
 
 @dataclass(slots=True)
 class StreamFacts:
-    """What the events of one stream have told so far. Mutable: a dialect's `read_event` fills it in.
+    """What the events of one stream have contained so far. Mutable: a dialect's `read_event` fills it in.
 
-    `terminal`: the type of the first event that ends an answer. `ended`: how the answer ended, once nothing that
-    follows can change it. `may_end`: nothing that matters is missing, so that a clean end ends the answer well.
-    `usage`: the raw object, merged over all events. `answer`: what else picks rates (`service_tier`, `model` ...).
-    `begun`: something else than an error has come. `has_content`: a piece of the output has come. `expected`: how many
-    choices (or images) the request asked for; `choices`: the indexes of those that have begun; `finished`: of those
-    that have ended.
+    `terminal`: the type of the first event that ends an answer. `ended`: how the answer ended; later events do not
+    change it. `may_end`: the answer is complete if the stream ends now. `usage`: the reported object, merged over all
+    events. `answer`: other fields that select rates, such as `service_tier` and `model`. `begun`: an event that is not
+    an error has come. `has_content`: a piece of the output has come. `expected`: the number of requested choices or
+    images. `choices`: the indexes of those that have begun. `finished`: the indexes of those that have ended.
     """
 
     terminal: str | None = None
@@ -70,19 +69,19 @@ class StreamFacts:
     finished: set[int] = field(default_factory=set)
 
     def end(self, how: Ended, terminal: str | None = None) -> None:
-        """The answer has ended so; the first end stays."""
+        """Notes how the answer has ended. Only the first call counts."""
         self.terminal = self.terminal or terminal
         self.ended = self.ended or how
 
     def fail(self, error: Json) -> None:
-        """The stream tells of an error; the first one stays."""
+        """Notes an error in the stream. Only the first one counts."""
         self.error = error if self.error is None else self.error
 
 
 class Origin(NamedTuple):
-    """What the gateway knows of an answer where its upstream has shown nothing. `created_at`: Unix time in seconds.
+    """What the gateway knows of an answer by itself. `created_at`: Unix time in seconds.
 
-    `continues_upstream`: the answer goes on at its upstream whatever becomes of this stream: nothing of it is made up.
+    `continues_upstream`: the upstream continues with the answer after this stream, so that no end of it is made up.
     """
 
     request_id: str
@@ -92,13 +91,13 @@ class Origin(NamedTuple):
 
 
 class StreamSummary(NamedTuple):
-    """What the events of a stream have told up to one moment. What has the name of one of `StreamFacts` is the same.
+    """What the events of a stream have contained up to one moment. See `StreamFacts` for fields with the same name.
 
-    `has_content`: a client would miss something in another stream. `response_id`: as the terminal event shows it, or
-    else the opening event. `has_opening`: an opening event has passed before any output; `opening`: its data, None if
-    it is too long. `deltas`: events that carried a piece of the output. `events`: blocks that a blank line ended,
-    whether events or comments; several blank lines in a row may count. `numbered`: the end of the last events that had
-    a sequence number.
+    `has_content`: the client has received output, so that no other stream can replace this one. `response_id`: from the
+    terminal event, or else from the opening event. `has_opening`: an opening event has passed before any output.
+    `opening`: its data, or None if it is too long. `deltas`: the number of events with a piece of the output. `events`:
+    the number of blocks that a blank line ended, events or comments; several blank lines in a row may count as blocks.
+    `numbered`: the end of the last events that had a sequence number.
     """
 
     answer: Json
@@ -121,14 +120,14 @@ class StreamSummary(NamedTuple):
     numbered: bytes = b""
 
     def last_sequence_number(self) -> int:
-        """Returns the number of the last event that had one; if none had, as if each had one; -1 before any event."""
+        """Returns the last sequence number. If no event had one, each counts as numbered. -1: there was no event."""
         numbers = _SEQUENCE.findall(self.numbered)
         return int(numbers[-1]) if numbers else self.events - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The event that shows an answer before its output. `anywhere` finds it, `of_type` tells it by its JSON."""
+    """The event that shows an answer before its output. `anywhere` finds it in bytes, `of_type` in its JSON."""
 
     types: frozenset[str]
     anywhere: re.Pattern[bytes]
@@ -136,23 +135,26 @@ class Opening:
 
 
 def no_output(_: Json) -> int:
-    """What is put out is not counted."""
+    """Returns 0, for dialects whose output is not counted."""
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class StreamForm:
-    """How a stream's events are told apart without parsing most of them, and what the others tell.
+    """The events of a stream: how most of them are recognised without parsing, and how the others are read.
 
-    `delta` stands in every event that carries a piece of output, and outside such events in few. `delta_head` matches
-    the start of one, up to what tells it from all other events or, where nothing does, up to its piece: then
-    `says_more` finds what makes an event with such a head worth parsing. `reads_all`: what does not start as the last
-    delta did is parsed, event by event; else only events in which one of `markers`, or `error`, stands. `item` stands
-    in events that carry a whole piece of output at once, whose size `item_bytes` gives. `delta_tokens`: that a delta is
-    at least; what it adds counts where `delta_bytes` gives it. `drops_usage`: whether an event is a usage that a caller
-    did not ask for. `terminals`: types of events that end an answer. `passes_half`: the half event in which a stream
-    breaks off goes to the client, and is closed; else it is dropped. `holds_preamble`: what comes before the output
-    waits for it, so that another upstream may still be asked.
+    Deltas are events with a piece of the output. `delta` occurs in each of them, and in few other events. `delta_head`
+    matches the start of a delta, up to the point where no other event looks the same, or else up to its piece of
+    output. In the latter case `worth_parsing` finds whatever makes an event with such a start worth parsing.
+
+    Events are parsed if one of `markers` or `error` occurs in them. With `reads_all`, every event is parsed that does
+    not start like the last delta. `item` occurs in events with a whole output item, whose size is `item_bytes`. A delta
+    counts as at least `delta_tokens`, and as the size that `delta_bytes` returns. `drops_usage`: whether an event is a
+    usage that the caller did not ask for. `terminals`: the types of events that end an answer.
+
+    `passes_partial_event`: if a stream breaks off inside an event, this event is passed on and closed; otherwise it is
+    dropped. `holds_preamble`: events before the output are held back until there is output, so that another upstream
+    can still be tried.
     """
 
     read_event: Callable[[StreamFacts, str, Json], None]
@@ -164,43 +166,43 @@ class StreamForm:
     item_bytes: Callable[[Json], int] = no_output
     markers: tuple[bytes, ...] = ()
     error: re.Pattern[bytes] = _NEVER
-    says_more: re.Pattern[bytes] | None = None
+    worth_parsing: re.Pattern[bytes] | None = None
     reads_all: bool = False
     terminals: frozenset[str] = frozenset()
     opening: Opening | None = None
     item: bytes = b""
     delta_tokens: int = 1
-    passes_half: bool = True
+    passes_partial_event: bool = True
     holds_preamble: bool = True
     drops_usage: Callable[[Json], bool] | None = None
 
     def may_end_in(self, data: bytes) -> bool:
-        """Whether events in these bytes may tell what the answer used, or how it ended."""
-        if self.says_more is not None:
-            return self.says_more.search(data) is not None
+        """Whether events in these bytes may contain the usage or the end of the answer."""
+        if self.worth_parsing is not None:
+            return self.worth_parsing.search(data) is not None
         return any(map(data.__contains__, self.markers))
 
 
-class ImagesAsked(NamedTuple):
-    """Pictures that a request asks for; an empty quality or size: the provider chooses."""
+class RequestedImages(NamedTuple):
+    """The images that a request asks for. An empty quality or size: the provider chooses."""
 
     number: int
     quality: str = ""
     size: str = ""
 
 
-NO_IMAGES: Final = ImagesAsked(0)
+NO_IMAGES: Final = RequestedImages(0)
 
 
 class Bounds(NamedTuple):
-    """What a request may use. `output_tokens`: of one run; None: it does not say. `runs`: so many times that.
+    """The most that a request may use.
 
-    `choices`: how many of them come back. `more_output_tokens`: in any case, beside those of the runs.
-    `input_tokens`: where the body's bytes do not tell; None: they do.
-    `units`: what may be priced by the piece: seconds, characters, search units. `images`: pictures to make;
-    `read_images`: pictures to read, where no type of a part tells. `repeated_bytes`: of texts that are read more than
-    once, beyond the first time.
-    `usage`: what was used as far as the request itself tells, for answers that report none.
+    `output_tokens`: the bound per run, or None if the request states none. `runs`: how many answers are made.
+    `choices`: how many of them are returned. `more_output_tokens`: output outside of the bounds of the runs.
+    `input_tokens`: None if the body's bytes bound them. `units`: seconds, characters or search units that may be
+    priced. `images`: images to make. `read_images`: images to read that no content part announces. `repeated_bytes`:
+    bytes of texts that are read several times, without the first time. `usage`: the usage that the request itself
+    states, for answers without one.
     """
 
     output_tokens: int | None = None
@@ -209,14 +211,14 @@ class Bounds(NamedTuple):
     more_output_tokens: int = 0
     input_tokens: int | None = None
     units: Mapping[str, Decimal] = NO_UNITS
-    images: ImagesAsked | None = None
+    images: RequestedImages | None = None
     read_images: int = 0
     repeated_bytes: int = 0
     usage: Json | None = None
 
 
 def asks_stream(fields: Mapping[str, Any]) -> bool:
-    """Whether a body asks for a stream, as loosely as servers take `stream`. Raises GatewayError `invalid_field`."""
+    """Whether a body asks for a stream, read as tolerantly as servers do. Raises GatewayError `invalid_field`."""
     value = fields.get("stream")
     if value is True:
         return True
@@ -228,23 +230,23 @@ def asks_stream(fields: Mapping[str, Any]) -> bool:
 
 
 def is_flag_set(value: object) -> bool:
-    """Whether a value says "true" as loosely as servers take it: true, "True", 1, "1"."""
+    """Whether a value means true, read as tolerantly as servers do: true, "True", 1 or "1"."""
     return str(value).strip().lower() in _TRUE if isinstance(value, (bool, int, str)) else False
 
 
 @dataclass(frozen=True, slots=True)
 class RequestForm:
-    """Where a body names what the gateway reads.
+    """The fields of a request's body that the gateway reads.
 
-    `fields`: names that gateway and upstream must read alike: each once at most, and spelt so. `bounds`: of the decoded
-    fields; raises GatewayError `invalid_field`. `streams`: whether they ask for a stream.
-    `has_output`: it puts tokens out, so that where it does not say how many, a default is held. `output_fields`: where
-    it may say how many of one run, the name that most providers know first. `documented_output`: what the API documents
-    for a body that does not say; None: what the model can.
-    `image`: the type of a part that is an image. `asks_usage`: its streams report usage where they are asked to.
-    `needs_duration`: the length of an uploaded file of sound bears on its price.
-    `default_model`: what the API documents for a body without a model; "": it must name one.
-    `name`: made of `fields`; finds each of them, quoted.
+    `fields`: names that the gateway and the upstream must read alike, so that each may occur only once, in this
+    spelling. `bounds`: returns the bounds for the decoded fields; raises GatewayError `invalid_field`. `streams`:
+    whether the fields ask for a stream. `has_output`: the answer has output tokens, so that a default is held if the
+    body states no bound. `output_fields`: the names of the bound per run; most providers know the last one, newer ones
+    the first. `documented_output`: the documented default of the bound; None: the model's maximum. `image`: the type of
+    content parts with images. `usage_on_request`: streams report their usage only if the body asks for it.
+    `needs_duration`: the duration of an uploaded audio file affects the price. `default_model`: the documented model of
+    a body that names none; "": it must name one. `name`: a pattern, made of `fields`, which finds each of them in
+    quotes.
     """
 
     fields: frozenset[str]
@@ -254,7 +256,7 @@ class RequestForm:
     image: bytes = b""
     output_fields: tuple[str, ...] = ()
     documented_output: int | None = None
-    asks_usage: bool = False
+    usage_on_request: bool = False
     needs_duration: bool = False
     default_model: str = ""
     name: re.Pattern[bytes] = field(init=False)
@@ -267,11 +269,11 @@ class RequestForm:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One dialect. `name`: by which `usage_fields` has its table. `multipart`: requests may be forms with files.
+    """One dialect. `name` is the key of its table in `usage_fields`. `multipart`: requests may be forms with files.
 
-    `media`: types of answers, as prefixes, that are neither JSON nor events and pass as they come.
-    `error_status`: the HTTP status that an error in an answer of status 200 stands for; None: it does not say.
-    `output_bytes`: the size of what an answer puts out, as bytes of text, for an estimate (output_size.py).
+    `media`: prefixes of the media types of answers that are neither JSON nor events, and are passed on unread.
+    `error_status`: returns the HTTP status that an error under a 200 stands for, or None if it is unknown.
+    `output_bytes`: returns the size of an answer's output as bytes of text, for an estimate (output_size.py).
     """
 
     name: str
@@ -287,19 +289,19 @@ class Dialect:
 
 
 def count(value: object) -> int | None:
-    """A count as servers write it, 12 or 12.0; None for anything else."""
+    """Returns a count that servers write as 12 or 12.0, or None for anything else."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def text(value: object) -> str | None:
-    """The value, if it is a text that says something."""
+    """Returns the value if it is a text that is not empty."""
     return value if isinstance(value, str) and value else None
 
 
 def member(value: object, *names: str) -> Json | None:
-    """The object at a path of names inside a decoded JSON value; None where there is none."""
+    """Returns the object at a path of names inside a decoded JSON value, or None."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else None

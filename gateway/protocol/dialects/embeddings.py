@@ -9,22 +9,22 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, count, member
-from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
-from gateway.protocol.dialects.request_fields import written_tokens
+from gateway.protocol.dialects.openai_form import answer_facts, error_body, error_status
+from gateway.protocol.dialects.request_fields import count_inputs
 
 _COUNTS: Final = ("prompt_tokens", "input_tokens", "total_tokens")
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Reads vectors. A usage of zeros counts as none, because some servers do not count."""
+    """Reads vectors. A usage of zeros counts as no usage, because some servers do not count."""
     usage = member(body, "usage")
     counted = usage is not None and any(count(usage.get(name)) for name in _COUNTS)
-    return answer_of(body, usage if counted else None)
+    return answer_facts(body, usage if counted else None)
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """A token id is one token, however many digits it has."""
-    return Bounds(input_tokens=written_tokens(fields.get("input"))[1])
+    """Returns the number of input tokens if the input consists of token ids."""
+    return Bounds(input_tokens=count_inputs(fields.get("input"))[1])
 
 
 EMBEDDINGS: Final = Dialect(

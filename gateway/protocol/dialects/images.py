@@ -1,8 +1,8 @@
 """Images (OpenAI API reference, Create image, image edit, image variation; image streaming events).
 
-They are priced by tokens, or per picture of a quality and a size; if a request says `auto`, its answer says what was
-used. A stream shows partial pictures of about 100 output tokens each, and ends with `image_generation.completed` or
-`image_edit.completed`, without `[DONE]`.
+Images are priced by tokens, or per image of a quality and a size. If a request says `auto`, its answer names the
+quality and size that were used. A stream has partial images of about 100 output tokens each, and ends with
+`image_generation.completed` or `image_edit.completed`, and not with `[DONE]`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gateway.protocol.dialects.dialect import (
     AnswerFacts,
     Bounds,
     Dialect,
-    ImagesAsked,
     Json,
+    RequestedImages,
     RequestForm,
     StreamFacts,
     StreamForm,
@@ -25,7 +25,7 @@ from gateway.protocol.dialects.dialect import (
 )
 from gateway.protocol.dialects.openai_form import (
     ERROR_EVENT,
-    answer_of,
+    answer_facts,
     close_broken,
     close_capped,
     error_body,
@@ -37,11 +37,11 @@ from gateway.protocol.dialects.request_fields import whole_number
 
 PARTIAL_IMAGE_TOKENS: Final = 100
 TERMINALS: Final = frozenset({"image_generation.completed", "image_edit.completed"})
-_MOST_IMAGES: Final = 100
-_MOST_PARTIAL: Final = 10
+_MAX_IMAGES: Final = 100
+_MAX_PARTIAL_IMAGES: Final = 10
 _HEAD: Final = re.compile(rb'(?:event:[^\r\n]*\r?\n)?data: ?\{"type": ?"image_(?:generation|edit)\.partial_image"')
-_READ: Final = ("image", "images", "mask")
-"""Fields of a JSON body that name pictures to begin with: one, or a list of them."""
+_INPUT_IMAGE_FIELDS: Final = ("image", "images", "mask")
+"""Fields of a JSON body with input images: each has one image or a list of them."""
 _CHOSEN_BY_PROVIDER: Final = ("", "auto")
 
 
@@ -63,19 +63,19 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Pictures. Where tokens are not reported, their number is: the usage is empty, not unknown."""
-    return answer_of(body, member(body, "usage") or {})
+    """Reads images. Without reported tokens the usage is empty and not unknown, because the number of images counts."""
+    return answer_facts(body, member(body, "usage") or {})
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`n` pictures of the default bound, plus the partial ones."""
-    n = whole_number(fields, "n", most=_MOST_IMAGES) or 1
-    partial = whole_number(fields, "partial_images", most=_MOST_PARTIAL, least=0) or 0
+    """Returns `n` images, each with the default bound, plus the partial images."""
+    n = whole_number(fields, "n", maximum=_MAX_IMAGES) or 1
+    partial = whole_number(fields, "partial_images", maximum=_MAX_PARTIAL_IMAGES, minimum=0) or 0
     quality, size = (value if isinstance(value := fields.get(name), str) else "" for name in ("quality", "size"))
-    asked = ImagesAsked(n, *("" if one in _CHOSEN_BY_PROVIDER else one for one in (quality, size)))
-    named = [fields.get(name) for name in _READ]
+    images = RequestedImages(n, *("" if one in _CHOSEN_BY_PROVIDER else one for one in (quality, size)))
+    named = [fields.get(name) for name in _INPUT_IMAGE_FIELDS]
     read = sum(len(one) if isinstance(one, list) else one is not None for one in named)
-    return Bounds(None, n, n, partial * PARTIAL_IMAGE_TOKENS, images=asked, read_images=read)
+    return Bounds(None, n, n, partial * PARTIAL_IMAGE_TOKENS, images=images, read_images=read)
 
 
 IMAGES: Final = Dialect(

@@ -1,8 +1,8 @@
 """Anthropic's Messages (API reference, Messages; streaming events), and its counting of tokens.
 
-`message_start` shows the input and a placeholder for the output, which is never charged. `message_delta` is cumulative:
-what it states replaces what was known, input included, and what it leaves out is kept (the split of cache writes).
-There is no `[DONE]`: `message_stop` ends an answer, and `event: error` breaks it off.
+`message_start` has the input, and a placeholder for the output that is never charged. `message_delta` is cumulative:
+its fields replace earlier values, including those of the input. Fields that it leaves out, such as the split of cache
+writes, keep their values. There is no `[DONE]`: `message_stop` ends an answer, and `event: error` breaks it off.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.protocol.dialects.dialect import (
     text,
 )
 from gateway.protocol.dialects.openai_form import (
-    answer_of,
+    answer_facts,
     error_status,
     frame,
     has_ended,
@@ -93,7 +93,7 @@ def _read_start(facts: StreamFacts, body: Json) -> None:
 
 
 def _read_delta(facts: StreamFacts, body: Json) -> None:
-    """Merges a cumulative usage. One without any input says nothing about the input, because every request has some."""
+    """Merges a cumulative usage. A usage without any input leaves the known input unchanged."""
     facts.has_content = True
     usage = member(body, "usage") or {}
     stated = {name: value for name, value in usage.items() if value is not None}
@@ -115,11 +115,11 @@ def delta_bytes(body: Json) -> int:
 
 def read_answer(body: Json) -> AnswerFacts:
     """Reads a whole message."""
-    return answer_of(body, member(body, "usage"))
+    return answer_facts(body, member(body, "usage"))
 
 
 def output_bytes(body: Json) -> int:
-    """Returns the size of a message's texts, thinking and tool inputs: what would come as deltas in a stream."""
+    """Returns the size of a message's texts, thinking and tool inputs, which are the deltas of a stream."""
     content = body.get("content")
     blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
     return sum(
@@ -131,11 +131,11 @@ def output_bytes(body: Json) -> int:
 
 def read_count(body: Json) -> AnswerFacts:
     """Reads a count of tokens. The number is the answer, not a usage."""
-    return answer_of(body, None)
+    return answer_facts(body, None)
 
 
 def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
-    """Returns `event: error`, without which a cut stream looks complete, or nothing if the stream has ended."""
+    """Returns an error event, without which a cut stream looks complete. Returns nothing if the stream has ended."""
     if has_ended(summary):
         return b""
     fields = error.body()["error"]
@@ -154,12 +154,12 @@ def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """`max_tokens`, which the API requires; the provider enforces that."""
+    """Returns the bound `max_tokens`. The API requires it, and the provider refuses a body without it."""
     return Bounds(token_bound(fields, "max_tokens"))
 
 
 def no_bounds(_: Mapping[str, Any]) -> Bounds:
-    """Counting tokens produces no output."""
+    """Returns no bounds, because counting tokens produces no output."""
     return Bounds()
 
 

@@ -1,4 +1,4 @@
-"""Moderations (OpenAI API reference, Create moderation). Where no usage is reported, the request alone is priced."""
+"""Moderations (OpenAI API reference, Create moderation). Answers without a usage are priced per request."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member
-from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
+from gateway.protocol.dialects.openai_form import answer_facts, error_body, error_status
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Reads a verdict. Nothing is reported because nothing is counted: the usage is empty, not unknown."""
-    return answer_of(body, member(body, "usage") or {})
+    """Reads a verdict. Without a reported usage nothing is counted, so that the usage is empty and not unknown."""
+    return answer_facts(body, member(body, "usage") or {})
 
 
 def bounds(_: Mapping[str, Any]) -> Bounds:
-    """Only the input costs anything, where its provider counts it."""
+    """Returns no bounds, because there is no output."""
     return Bounds()
 
 

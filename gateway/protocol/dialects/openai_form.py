@@ -1,4 +1,4 @@
-"""What OpenAI's dialects share: the error body, events, and errors in answers with status 200."""
+"""What OpenAI's dialects share: the error body, the format of events, and errors in answers with status 200."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gateway.protocol.lenient_json import id_text
 
 DONE: Final = b"data: [DONE]\n\n"
 ERROR_EVENT: Final = re.compile(rb'event: ?error|"error"\s*:\s*[^\sn]|"type"\s*:\s*"error"|"object"\s*:\s*"error"')
-"""What may be an error. Parsing decides."""
-_LONGEST_FACT: Final = 256
+"""Finds what may be an error. Parsing decides."""
+_MAX_FACT_LENGTH: Final = 256
 
 ERROR_STATUSES: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -68,14 +68,14 @@ def error_in(body: Json, name: str = "") -> Json | None:
     return None
 
 
-def answer_of(body: Json, usage: Json | None) -> AnswerFacts:
-    """Returns what a JSON answer tells that has this usage, and is either whole or an error."""
+def answer_facts(body: Json, usage: Json | None) -> AnswerFacts:
+    """Returns the facts of a JSON answer with this usage, which is either complete or an error."""
     error = error_in(body)
     return AnswerFacts(usage, "completed" if error is None else "failed", id_text(body.get("id")), error=error)
 
 
 def note_failure(facts: StreamFacts, body: Json, name: str) -> bool:
-    """Notes the error that an event is or contains, with which its stream ends. Returns whether it is one."""
+    """Notes the error that an event is or contains, and that ends its stream. Returns whether there is one."""
     error = error_in(body, name)
     if error is None:
         return False
@@ -85,7 +85,7 @@ def note_failure(facts: StreamFacts, body: Json, name: str) -> bool:
 
 
 def error_status(error: Json) -> int | None:
-    """Returns the HTTP status that an error stands for, by its number or its words, or None."""
+    """Returns the HTTP status that an error stands for, by a number or a type in it, or None."""
     for name in ("status", "status_code", "http_status", "code"):
         value = error.get(name)
         number = int(value) if isinstance(value, str) and value.isdecimal() else count(value)
@@ -100,27 +100,27 @@ def error_status(error: Json) -> int | None:
 
 
 def note_facts(facts: StreamFacts, body: Json) -> None:
-    """Keeps the short scalars that name an answer and select its rates."""
+    """Notes the short scalar fields of an answer, which identify it and select its rates."""
     for name, value in body.items():
-        if isinstance(value, str | int | float) and value and len(str(value)) <= _LONGEST_FACT:
+        if isinstance(value, str | int | float) and value and len(str(value)) <= _MAX_FACT_LENGTH:
             facts.answer[name] = value
     if facts.response_id is None:
         facts.response_id = id_text(body.get("id"))
 
 
 def frame(body: Mapping[str, Any], name: str = "") -> bytes:
-    """Returns one event in ASCII JSON by the standard library, which also writes lone surrogates."""
+    """Returns one event in ASCII JSON. The standard library writes it, because it also accepts lone surrogates."""
     data = json.dumps(body, separators=(",", ":"))
     return (f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n").encode("ascii")
 
 
 def has_ended(summary: StreamSummary) -> bool:
-    """Whether the client has been told how the answer ended."""
+    """Whether the client knows how the answer ended."""
     return summary.ended is not None or summary.done or summary.error is not None
 
 
 def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
-    """Returns an `error` event, which clients raise."""
+    """Returns an `error` event, which SDKs raise. Returns nothing if the stream has ended already."""
     if has_ended(summary):
         return b""
     body = {"type": "error", **error_body(error, origin.request_id, False)}  # noqa: FBT003 - codes as words
@@ -128,6 +128,6 @@ def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) ->
 
 
 def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
-    """Ends nothing: pictures, sound and its transcript have no shorter form, so they break off."""
+    """Returns an error, because images, audio and transcripts that are cut are not valid answers."""
     error = GatewayError("upstream_invalid_response", "The answer costs more than this request holds.")
     return close_broken(summary, error, origin)

@@ -1,7 +1,7 @@
-"""Rerank in Cohere's form (API reference, v2/rerank), which Jina, Voyage and OpenRouter follow.
+"""Rerank in Cohere's format (API reference, v2/rerank), which Jina, Voyage and OpenRouter follow.
 
-Cohere counts search units: one query over up to 100 pieces of documents, where a long document has several pieces.
-Others count tokens. Both also charge for empty results.
+Cohere counts search units: one unit is a query over up to 100 pieces of documents, and a long document has several
+pieces. Other providers count tokens. Both also charge for empty results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from gateway.protocol.dialects.dialect import AnswerFacts, Bounds, Dialect, Json, RequestForm, member
-from gateway.protocol.dialects.openai_form import answer_of, error_body, error_status
+from gateway.protocol.dialects.openai_form import answer_facts, error_body, error_status
 
 _PIECES_PER_UNIT: Final = 100
 _FRAME_TOKENS: Final = 4  # between the query and each piece
@@ -20,21 +20,24 @@ _PIECE_BYTES: Final = 1_000
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Reads an order of documents."""
+    """Reads a ranking of documents."""
     usage = dict(member(body, "usage") or {})
     billed = member(body, "meta", "billed_units")
     if billed is not None:
         usage["billed_units"] = billed
-    return answer_of(body, usage or None)
+    return answer_facts(body, usage or None)
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """The search units that its documents may need. The query is read with each piece of a document."""
+    """Returns the search units that the documents may need.
+
+    The query is read together with each piece of a document.
+    """
     documents = fields.get("documents")
     pieces = sum(-(-_size(one) // _PIECE_BYTES) or 1 for one in documents) if isinstance(documents, list) else 1
     units = Decimal(max(1, -(-pieces // _PIECES_PER_UNIT)))
-    again = (max(1, pieces) - 1) * _size(fields.get("query")) + pieces * _FRAME_TOKENS
-    return Bounds(units={"search_unit": units}, usage={"search_units": int(units)}, repeated_bytes=again)
+    repeated_bytes = (max(1, pieces) - 1) * _size(fields.get("query")) + pieces * _FRAME_TOKENS
+    return Bounds(units={"search_unit": units}, usage={"search_units": int(units)}, repeated_bytes=repeated_bytes)
 
 
 def _size(document: object) -> int:

@@ -1,17 +1,16 @@
 """OpenResponses, the dialect of /v1/responses and below.
 
-How the gateway ends a stream that its upstream did not end:
+The gateway ends a stream that its upstream did not end with these closing events:
 
-    nothing                      if the response has ended already (a terminal event or [DONE] has passed)
-    (response.created)           if no event has shown the response, because the SDKs' stream helpers need it first
+    (none)                       if the response has ended already (a terminal event or [DONE] has passed)
+    response.created             if no event has shown the response, because the SDKs' stream helpers need it first
     error                        the specification's ErrorStreamingEvent, which the official SDK raises; at most one;
-                                 message, code and param stand at its top level too, for clients that look there
-    response.failed              what the opening event showed, with the gateway's status, error and sequence number
+                                 message, code and param are also at its top level, for clients that look there
+    response.failed              the response of the opening event, with the gateway's status, error and sequence number
     data: [DONE]
 
-By id, resumed or in the background, the response goes on at its upstream: then there is an error event alone.
-
-A stream that is cut at its cap ends with response.incomplete instead, and without an error.
+If the response continues at its upstream (a stream by id, a resumed one, or a background response), only the error
+event is sent. A stream that is cut at its cap ends with response.incomplete, and without an error.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ _IN_PROGRESS: Final = ("queued", "in_progress")
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:
     """Reads one event that contains a marker."""
     kind = body.get("type")
-    kind = kind if isinstance(kind, str) else name  # clients use the JSON's type
+    kind = kind if isinstance(kind, str) else name  # clients prefer the type in the JSON
     error = member(body, "error")
-    if kind == "error" or (error and not kind):  # without a type it is what servers of chat completions send
+    if kind == "error" or (error and not kind):  # an error without a type comes from servers of chat completions
         facts.fail(error or body)
     elif status := TERMINAL_STATUSES.get(kind):
         response = body.get("response")
@@ -69,23 +68,23 @@ def read_event(facts: StreamFacts, name: str, body: Json) -> None:
 
 
 def delta_bytes(body: Json) -> int:
-    """Returns the size of what a delta adds: text, or sound in base64."""
+    """Returns the size of what a delta adds: text, or audio in base64."""
     kind, size = str(body.get("type")), text_bytes(body.get("delta"))
     return file_bytes(size) if "audio" in kind and "transcript" not in kind else size
 
 
 def item_bytes(body: Json) -> int:
-    """Returns the size of the item that an event shows as a whole."""
+    """Returns the size of the output item in an event."""
     return text_bytes(body.get("item"))
 
 
 def output_bytes(body: Json) -> int:
-    """Returns the size of what a response has put out. What it repeats of its request is no output."""
+    """Returns the size of a response's output. Fields that repeat the request do not count."""
     return text_bytes(body.get("output"))
 
 
 def read_answer(body: Json) -> AnswerFacts:
-    """Reads a response. A failed one has an error too, but its object says "response"."""
+    """Reads a response. An error inside an object "response" is the reason of a failed response."""
     status, response_id, error = body.get("status"), body.get("id"), body.get("error")
     in_progress = status in _IN_PROGRESS
     usage = body.get("usage")
@@ -99,12 +98,12 @@ def read_answer(body: Json) -> AnswerFacts:
 
 
 def bounds(fields: Mapping[str, Any]) -> Bounds:
-    """One answer of `max_output_tokens`."""
+    """Returns the bound `max_output_tokens` of one answer."""
     return Bounds(token_bound(fields, "max_output_tokens"))
 
 
 def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) -> bytes:
-    """Returns the bytes that end a broken stream, or b"" if it has ended already."""
+    """Returns the closing events of a broken stream, or b"" if it has ended already."""
     fields = {"code": error.code, "message": error.message, "param": error.param}
     event = {**fields, "error": {"type": error.kind.type, **fields}}
     if origin.continues_upstream:
@@ -115,14 +114,14 @@ def close_broken(summary: StreamSummary, error: GatewayError, origin: Origin) ->
 
 
 def _closing_error(summary: StreamSummary, event: dict[str, Any]) -> bytes:
-    """Of a response that goes on elsewhere: no ending, id or number of it is made up, so that it can be resumed."""
+    """Returns the error event of a response that continues upstream. It makes up no end, id or number of it."""
     if summary.ended is not None or summary.error is not None:
         return b""
     return frame({"type": "error", **event}, "error") + DONE
 
 
 def close_capped(summary: StreamSummary, origin: Origin) -> bytes:
-    """Returns the bytes that end a stream at its cap, or b"" if it has ended already."""
+    """Returns the closing events of a stream that is cut at its cap, or b"" if it has ended already."""
     response = {"status": "incomplete", "error": None, "incomplete_details": {"reason": "max_output_tokens"}}
     return _frames(summary, origin, [("response.incomplete", {"response": _snapshot(summary, origin) | response})])
 
@@ -138,13 +137,13 @@ def _frames(summary: StreamSummary, origin: Origin, events: list[tuple[str, dict
 
 
 def _frame(kind: str, sequence_number: int, body: dict[str, Any]) -> bytes:
-    """Writes ASCII JSON with the standard library, which also writes lone surrogates and large integers."""
+    """Writes ASCII JSON with the standard library, which also accepts lone surrogates and large integers."""
     data = json.dumps({"type": kind, "sequence_number": sequence_number, **body}, separators=(",", ":"))
     return f"event: {kind}\ndata: {data}\n\n".encode("ascii")
 
 
 def _snapshot(summary: StreamSummary, origin: Origin) -> dict[str, Any]:
-    """Returns the response in progress: every field that the specification requires, then what the upstream showed."""
+    """Returns the response in progress: the fields that the specification requires, and those of the opening event."""
     opening = (parse_object(summary.opening) if summary.opening is not None else None) or {}
     shown = opening.get("response")
     identifier = summary.response_id or f"resp_{origin.request_id.removeprefix('req_')}"
@@ -219,7 +218,7 @@ RESPONSES: Final = Dialect(
             re.compile(rb'"type"\s*:\s*"response\.(?:created|queued|in_progress)"'),
         ),
         item=b"response.output_item.done",
-        passes_half=False,
+        passes_partial_event=False,
         holds_preamble=False,
     ),
     error_status=error_status,
