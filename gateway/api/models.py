@@ -51,7 +51,7 @@ async def _permitted(request: Request) -> list[dict[str, Any]]:
     table = services.handler.snapshot.router
     listings = await _listings(services, table.rules)
     asked = {name for pattern in table.rules if pattern.endswith("*") for name in table.rules[pattern].upstreams}
-    if asked and not any(listings[name].learnt for name in asked):
+    if asked and not any(listings[name].was_received for name in asked):
         raise _not_learnt()
     offered = _offered(table, listings)
     upstreams = services.handler.snapshot.upstreams
@@ -71,7 +71,7 @@ async def show_model(request: Request, model: str) -> dict[str, Any]:
     named = {folded(name): found for name, found in _offered(table, listings).items()}
     if (found := next((named[name] for name in wanted if name in named), None)) is not None:
         return model_info(found) if is_anthropic_client(request.scope["path"], request.headers.raw) else found
-    if not all(listing.learnt for listing in listings.values()):
+    if not all(listing.was_received for listing in listings.values()):
         raise _not_learnt()
     raise GatewayError(
         "model_not_found", f"The model {model!r} is not listed by its provider; it may be served all the same."

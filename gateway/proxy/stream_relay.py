@@ -180,7 +180,7 @@ class StreamRelay:
         elif self._ended_since_s is None:
             self._ended_since_s = now_s
         else:
-            wait_s = self._opened.upstream.policy.waits_s(has_ended=summary.ended is not None)
+            wait_s = self._opened.upstream.policy.max_end_wait_s(has_ended=summary.ended is not None)
             return now_s - self._ended_since_s >= wait_s
         return False
 

@@ -1,9 +1,9 @@
-"""An answer on a native connection: its bytes on their way from the parser to the reader.
+"""An answer while it arrives on a native connection: a buffer between the parser and the reader.
 
-    read, read_nowait    the reader's task takes everything that arrived since the last read
-    pump                 each read's bytes pass from the socket's callback to a callable, without waking a task
+    read, read_nowait    return everything that has arrived since the last read
+    pump                 passes each read's bytes from the socket's callback to a callable, without waking a task
 
-Mutable: the connection fills it, the reader empties it.
+Mutable: the connection fills it, and the reader empties it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 
 
 class Connection(Protocol):
-    """What an answer needs of its connection."""
+    """The methods of a connection that its answer uses."""
 
     config: TransportConfig
 
@@ -22,14 +22,14 @@ class Connection(Protocol):
         """Return a future that ends when the answer has something new."""
 
     def taken(self, answer: "NativeAnswer") -> None:
-        """Note that the reader took all the pieces."""
+        """Note that the reader has taken all pieces."""
 
     def fail(self, kind: FaultKind, detail: str) -> None:
         """End the running answer with a fault."""
 
 
 class NativeAnswer:
-    """`transport.Answer` over an HTTP/1.1 connection. `connection` is None once the message has ended or failed."""
+    """`transport.Answer` on a connection. `connection` is None once the message has ended or failed."""
 
     __slots__ = ("connection", "ended", "fault", "headers", "pieces", "status", "take", "unread_bytes", "waiter")
 
@@ -40,7 +40,7 @@ class NativeAnswer:
         self.pieces = pieces  # the connection's own list while the message runs
         self.unread_bytes = 0  # bytes as received, including the framing
         self.waiter: asyncio.Future[None] | None = None
-        self.take: Callable[[bytes], bool] | None = None  # takes what arrives while `pump` waits
+        self.take: Callable[[bytes], bool] | None = None  # receives the data while `pump` waits
         self.fault: UpstreamFault | None = None
         self.ended = False  # see `Answer.ended`
 
@@ -93,7 +93,7 @@ class NativeAnswer:
                 return True
         return False
 
-    def refuse(self, error: Exception) -> None:
+    def raise_in_pump(self, error: Exception) -> None:
         """Makes `pump` raise the exception of its callable."""
         self.take = None
         waiter, self.waiter = self.waiter, None
@@ -107,7 +107,7 @@ class NativeAnswer:
             self.pieces = ()
 
     def wake(self) -> None:
-        """Let the waiting reader go on, if there is one."""
+        """Wake the waiting reader, if there is one."""
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None

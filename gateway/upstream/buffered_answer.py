@@ -1,6 +1,6 @@
-"""An answer that was read completely: a refusal that is kept while other upstreams are asked.
+"""An answer that was read completely, such as a refusal that is kept while other upstreams are tried.
 
-    read_whole(answer, ...) -> BufferedAnswer     never raises; what ended the answer early is raised by its reader
+    read_whole(answer, ...) -> BufferedAnswer     never raises; a fault is raised when the buffered answer is read
 
 Mutable: how much of it has been read.
 """
@@ -15,7 +15,7 @@ from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 
 
 class BufferedAnswer:
-    """`transport.Answer` without a connection. `fault` is raised after its bytes, in place of a regular end."""
+    """`transport.Answer` without a connection. `fault` is raised behind its bytes, in place of a regular end."""
 
     def __init__(self, status: int, headers: Headers, body: bytes, fault: UpstreamFault | None = None) -> None:
         self.status = status
@@ -54,7 +54,7 @@ class BufferedAnswer:
 
 
 class PeekedAnswer:
-    """An answer some of whose bytes have been read: they come first, once more."""
+    """An answer of which some bytes have been read already. They are returned once more, before the rest."""
 
     def __init__(self, answer: Answer, first: bytes) -> None:
         self.status = answer.status

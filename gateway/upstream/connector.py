@@ -1,4 +1,4 @@
-"""The way to one origin: TCP, the tunnel through a forward proxy where there is one, and TLS."""
+"""Opens connections to one origin: TCP, the tunnel through a forward proxy if there is one, and TLS."""
 
 import asyncio
 import ssl
@@ -15,28 +15,28 @@ class Connector:
     """Opens connections to the origin of one upstream.
 
     Attributes:
-        origin: where the upstream is.
-        relay: the forward proxy that is sent whole requests; None where they go to the upstream itself.
+        origin: the address of the upstream.
+        http_proxy: the forward proxy that gets whole requests, or None.
 
     Raises:
-        ValueError: the base URL, the proxy or a TLS file is wrong.
+        ValueError: the base URL, the proxy or a TLS file is invalid.
     """
 
     def __init__(self, config: TransportConfig, alpn: Sequence[str], *, tunnels: bool = False) -> None:
-        """`tunnels`: a forward proxy opens a tunnel without TLS too; one that is sent requests cannot upgrade them."""
+        """`tunnels`: use a proxy's tunnel even without TLS, because a proxy that gets requests cannot upgrade them."""
         self.origin = parse_origin(config.base_url)
         proxy = parse_proxy(config.proxy) if config.proxy else None
         tunnels = tunnels or self.origin.tls
-        self.relay: ForwardProxy | None = None if tunnels else proxy
+        self.http_proxy: ForwardProxy | None = None if tunnels else proxy
         self._tunnel = proxy if tunnels else None
         self._tls = tls_context(config, list(alpn)) if self.origin.tls else None
         self._timeout_s = config.connect_timeout_s
         self._replay_within_s = config.replay_within_s
-        self._round_trip_s = 0.0  # the shortest that connecting has taken; 0: not known yet
+        self._round_trip_s = 0.0  # the shortest time in which a connection was made; 0: not known yet
         self._first_hop = (proxy.host, proxy.port) if proxy else (self.origin.host, self.origin.port)
 
     async def open(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Connect, within `connect_timeout_s` for everything together, and tell the protocol.
+        """Connect, within `connect_timeout_s` for all steps together, and hand the connection to the protocol.
 
         Raises:
             UpstreamFault: CONNECT, TLS or CONNECT_TIMEOUT; nothing was sent.
@@ -53,12 +53,12 @@ class Connector:
             raise UpstreamFault(FaultKind.CONNECT, str(error), sent=False) from error
 
     def may_replay(self, method: bytes, fault: UpstreamFault, written_s: float) -> bool:
-        """Whether a request that died with a reused connection may go once more, on a new one.
+        """Whether a request that failed because a reused connection died may be repeated on a new one.
 
         Args:
             method: of the request.
-            fault: how it died.
-            written_s: when it was written (monotonic).
+            fault: the fault of the first attempt.
+            written_s: when the request was written (monotonic).
         """
         if method in IDEMPOTENT or not fault.sent:
             return True

@@ -1,6 +1,6 @@
-"""An answer that its upstream compressed although it was asked not to: decoded as it comes.
+"""An answer that its upstream compressed although the gateway did not ask for it. It is decoded while it arrives.
 
-uncompressed(answer) -> Answer     the same one where it is not compressed, or in a way that is not known
+uncompressed(answer) -> Answer     the same answer if it is not compressed, or in an unknown way
 
 Mutable: how much of it has been read and decoded.
 """
@@ -15,11 +15,11 @@ from gateway.protocol.stream_decoder import NotValid, StreamDecoder, coding_of
 from gateway.types import Headers
 from gateway.upstream.transport import Answer, FaultKind, UpstreamFault
 
-_OF_THE_CODED_BODY: Final = frozenset({b"content-encoding", b"content-length"})
+_CODED_BODY_HEADERS: Final = frozenset({b"content-encoding", b"content-length"})
 
 
 def uncompressed(answer: Answer) -> Answer:
-    """The answer as its reader wants it: decoded if its headers name a coding that is known."""
+    """Returns the answer, decoded if its headers name a known coding."""
     for name, value in answer.headers:
         if name == b"content-encoding" and (coding := coding_of(value.decode("latin-1"))) is not None:
             return DecodedAnswer(answer, coding)
@@ -27,19 +27,19 @@ def uncompressed(answer: Answer) -> Answer:
 
 
 class DecodedAnswer:
-    """`transport.Answer` over one whose body is compressed.
+    """`transport.Answer` over an answer with a compressed body.
 
-    A read gives `stream_decoder.STEP_BYTES` at most, and the loop serves others between two of them. A body that is cut
-    or is not what its coding says ends as one of a connection that breaks.
+    A read returns at most `stream_decoder.STEP_BYTES`, and the event loop serves others between two reads. A body that
+    is cut or invalid ends with the same fault as one whose connection breaks.
     """
 
     def __init__(self, answer: Answer, coding: str) -> None:
         self.status = answer.status
-        self.headers: Headers = [header for header in answer.headers if header[0] not in _OF_THE_CODED_BODY]
+        self.headers: Headers = [header for header in answer.headers if header[0] not in _CODED_BODY_HEADERS]
         self._answer = answer
         self._decoder = StreamDecoder(coding)
-        self._has_all = False  # nothing follows what the decoder was given
-        self._next: bytes = b""  # decoded ahead, to know whether it is the last
+        self._has_all = False  # the decoder has got the whole body
+        self._next: bytes = b""  # decoded in advance, which shows whether another piece follows
         self._fault: UpstreamFault | None = None
 
     @property
@@ -91,7 +91,7 @@ class DecodedAnswer:
             raise
 
     def _decode(self) -> bytes:
-        """The next piece of what has arrived."""
+        """Returns the next decoded piece of what has arrived, or b""."""
         while self._fault is None:
             try:
                 if piece := self._decoder.take():

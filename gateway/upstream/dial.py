@@ -1,7 +1,7 @@
 """TCP connections by Happy Eyeballs (RFC 8305): the next address is tried when the last one failed, or after 250 ms.
 
-It is implemented here because uvloop's `create_connection` has no `happy_eyeballs_delay`. uvloop tries addresses one
-after another, and an unreachable IPv6 route would use up the whole connect timeout.
+uvloop's `create_connection` has no `happy_eyeballs_delay`. It tries addresses one after another, so that an unreachable
+IPv6 route would use up the whole connect timeout.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def interleave(infos: Sequence[AddressInfo]) -> list[AddressInfo]:
 
 
 async def race(infos: Sequence[AddressInfo]) -> socket.socket:
-    """Connect to the addresses in turn, overlapping; the first that answers wins, the others are closed.
+    """Connect to the addresses in turn, overlapping. The first connection is returned, and the others are closed.
 
     Raises:
         OSError: every attempt failed.
@@ -82,7 +82,7 @@ async def _attempt(info: AddressInfo) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(sock)
         await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:  # cancellation included: nobody else knows the socket
+    except BaseException:  # cancellation included, because nobody else can close the socket
         sock.close()
         raise
     return sock

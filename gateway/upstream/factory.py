@@ -1,4 +1,4 @@
-"""Selects the transport of an upstream: the native one, or HTTP/2 where it is wanted and there is TLS."""
+"""Selects the transport of an upstream: HTTP/2 if it is configured and the upstream has TLS, or else the native one."""
 
 from importlib.util import find_spec
 from typing import Literal
@@ -11,15 +11,15 @@ TransportKind = Literal["native", "httpx", "auto"]
 
 
 def build_transport(config: TransportConfig, kind: TransportKind) -> Transport:
-    """Build a transport; nothing is connected yet.
+    """Build a transport. It does not connect yet.
 
     Args:
         config: of the upstream.
-        kind: `auto` is HTTP/2 where the configuration wants it and the upstream is reached by TLS, and native
-            otherwise. `httpx`, once a transport of its own, means the same. `native` is HTTP/1.1 alone.
+        kind: `auto` is HTTP/2 if the configuration has `http2` and the upstream has TLS, and native otherwise.
+            `httpx`, the name of an earlier transport, means the same. `native` is only HTTP/1.1.
 
     Raises:
-        ValueError: the configuration is wrong, or HTTP/2 is wanted and the package `h2` is not installed.
+        ValueError: the configuration is invalid, or the package `h2` is needed and not installed.
     """
     if not config.http2:
         return NativeTransport(config)

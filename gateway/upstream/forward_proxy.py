@@ -1,7 +1,7 @@
-"""A forward proxy on the way to an upstream: its URL, and the tunnel through it (RFC 9110, 9.3.6).
+"""A forward proxy between the gateway and an upstream: its URL, and the tunnel through it (RFC 9110, 9.3.6).
 
-http:// upstream    the proxy is sent the whole request, with an absolute target and the proxy's credentials
-https:// upstream   CONNECT host:port, and TLS to the upstream inside: the proxy sees neither request nor key
+http:// upstream    the proxy gets the whole request, with an absolute target and the proxy's credentials
+https:// upstream   CONNECT host:port, and TLS to the upstream inside the tunnel, so that the proxy sees no key
 """
 
 import asyncio
@@ -20,22 +20,22 @@ _END: Final = b"\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class ForwardProxy:
-    """Where the proxy is. `authorization`: the value of Proxy-Authorization, or None."""
+    """The address of a proxy. `authorization`: the value of Proxy-Authorization, or None."""
 
     host: str
     port: int
     authorization: bytes | None = field(default=None, repr=False)
 
     def fields(self) -> bytes:
-        """The lines that each request to the proxy itself has."""
+        """Return the header lines that each request to the proxy itself needs."""
         return b"" if self.authorization is None else b"proxy-authorization: %b\r\n" % self.authorization
 
 
 def parse_proxy(url: str) -> ForwardProxy:
-    """Take `http://[user:password@]host[:port]` apart.
+    """Parse `http://[user:password@]host[:port]`.
 
     Raises:
-        ValueError: another scheme, no host, a port that is none, or something behind the port.
+        ValueError: another scheme, no host, an invalid port, or a path or query.
     """
     try:
         parts = urlsplit(url)
@@ -57,7 +57,7 @@ def parse_proxy(url: str) -> ForwardProxy:
 
 
 async def open_tunnel(sock: socket.socket, proxy: ForwardProxy, host: str, port: int) -> None:
-    """Ask the proxy at the other end of `sock`, which is connected and does not block, for a way to `host`.
+    """Open a tunnel to `host` through the proxy to which `sock` is connected. The socket must be non-blocking.
 
     Raises:
         UpstreamFault: CONNECT; the proxy refused, or did not speak HTTP. Nothing was sent to the upstream.

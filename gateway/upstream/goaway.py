@@ -1,7 +1,7 @@
-"""GOAWAY frames (RFC 9113, 6.8), taken out of the bytes of an HTTP/2 connection before h2 sees them.
+"""Removes GOAWAY frames (RFC 9113, 6.8) from the bytes of an HTTP/2 connection before h2 receives them.
 
-h2 reads nothing any more behind a GOAWAY. A server that sends one lets the streams that it has begun go on to their
-end: nginx does so after every `keepalive_requests`. Read by h2, it would cut an answer that is on its way.
+A server that sends GOAWAY still finishes the streams that it has begun. nginx does so after `keepalive_requests`. But
+h2 reads nothing after a GOAWAY, and would cut the answers on these streams.
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ _STREAM_BITS: Final = 0x7FFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Goaway:
-    """`last_stream_id`: streams beyond it were not begun."""
+    """A GOAWAY frame. The upstream has not begun the streams beyond `last_stream_id`."""
 
     last_stream_id: int
     error_code: int
 
 
 class GoawayFilter:
-    """Splits what is received into frames. Mutable: the frame that is not whole yet."""
+    """Splits the received bytes into frames. Mutable: the incomplete frame."""
 
     def __init__(self) -> None:
-        self._start = b""  # of a frame: its header, or a GOAWAY that is not whole
-        self._rest_bytes = 0  # of a frame that is passed on as it comes
+        self._start = b""  # the incomplete header of a frame, or an incomplete GOAWAY frame
+        self._rest_bytes = 0  # the remaining bytes of another frame, which are passed on as they arrive
 
     def feed(self, data: bytes) -> tuple[bytes, list[Goaway]]:
-        """Return the bytes without GOAWAY frames, and those.
+        """Return the bytes without GOAWAY frames, and the GOAWAY frames.
 
         Raises:
-            ValueError: a GOAWAY that is none.
+            ValueError: an invalid GOAWAY frame.
         """
         passed: list[bytes] = []
         found: list[Goaway] = []

@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 _FINGERPRINT_DIGITS: Final = 16
-_LOOK_AGAIN_S: Final = 1.0
+_RELOAD_INTERVAL_S: Final = 1.0
 
 
 Auth = Literal["bearer", "api-key", "x-api-key"]
@@ -138,7 +138,7 @@ class Health:
         max_models: models that are distinguished; beyond that, the one that failed first is forgotten.
     """
 
-    __slots__ = ("_answered_s", "_failures", "_max_models", "_models", "_open_s", "_row", "whole")
+    __slots__ = ("_answered_s", "_failures", "_failures_by_model", "_max_models", "_models", "_open_s", "whole")
 
     def __init__(self, failures: int, open_s: float, max_models: int) -> None:
         self.whole = Breaker(failures, open_s)
@@ -146,7 +146,7 @@ class Health:
         self._open_s = open_s
         self._max_models = max_models
         self._models: OrderedDict[str, Breaker] = OrderedDict()
-        self._row: dict[str, int] = {}  # failures by model since the upstream last answered any request
+        self._failures_by_model: dict[str, int] = {}  # since the upstream last answered any request
         self._answered_s = float("-inf")
 
     def allows(self, model: str, now_s: float) -> bool:
@@ -170,23 +170,23 @@ class Health:
     def answered(self, model: str, now_s: float) -> Change:
         """Notes an answer below 500."""
         self._answered_s = now_s
-        if self._row:
-            self._row.clear()
+        if self._failures_by_model:
+            self._failures_by_model.clear()
         breaker = self._models.pop(model, None) if self._models else None
         whole = self.whole.succeeded()
         return Change(breaker is not None and breaker.succeeded(), whole)
 
-    def broke(self, model: str, now_s: float, *, answered: bool) -> Change:
+    def failed(self, model: str, now_s: float, *, answered: bool) -> Change:
         """Notes a 5xx or a broken answer. `answered` says whether there was an HTTP answer at all."""
         if answered:
             self._answered_s = now_s
-        return Change(self._breaker(model).failed(now_s), self._spreads(model, now_s))
+        return Change(self._breaker(model).failed(now_s), self._count_for_whole(model, now_s))
 
     def timed_out(self, model: str, began_s: float, now_s: float) -> Change:
         """Notes that a request that started at `began_s` got no answer in time."""
         opened = self._breaker(model).failed(now_s)
         if self._answered_s >= began_s:  # the upstream worked: it is this model that is slow
-            return Change(opened, self._spreads(model, now_s))
+            return Change(opened, self._count_for_whole(model, now_s))
         return Change(opened, self.whole.failed(now_s))
 
     def unreachable(self, now_s: float) -> Change:
@@ -207,18 +207,15 @@ class Health:
             found = self._models[model] = Breaker(self._failures, self._open_s)
         return found
 
-    def _spreads(self, model: str, now_s: float) -> bool:
-        """Counts a model's failure.
-
-        Returns whether the failures of several models opened the breaker of the whole upstream.
-        """
-        row, most = self._row, -(-self._failures // 2)
-        before = row.get(model, 0)
-        if before == most or (not before and len(row) >= self._max_models):
+    def _count_for_whole(self, model: str, now_s: float) -> bool:
+        """Counts a model's failure for the whole upstream. Returns whether that opened the upstream's breaker."""
+        failures, max_per_model = self._failures_by_model, -(-self._failures // 2)
+        before = failures.get(model, 0)
+        if before == max_per_model or (not before and len(failures) >= self._max_models):
             self.whole.released()
             return False
-        row[model] = before + 1
-        if len(row) > 1 and sum(row.values()) >= self._failures:
+        failures[model] = before + 1
+        if len(failures) > 1 and sum(failures.values()) >= self._failures:
             return self.whole.trip(now_s)
         self.whole.released()
         return False
@@ -246,7 +243,7 @@ class UpstreamKey:
         self._max_models = max_models
         self._reload = reload
         self._auth = AUTH_HEADERS[auth]
-        self._look_again_s = 0.0
+        self._next_reload_s = 0.0
         self._take(secret)
 
     def _take(self, secret: str) -> None:
@@ -302,9 +299,9 @@ class UpstreamKey:
         return True
 
     def _renewed(self, now_s: float) -> bool:
-        if self._reload is None or now_s < self._look_again_s:
+        if self._reload is None or now_s < self._next_reload_s:
             return False
-        self._look_again_s = now_s + _LOOK_AGAIN_S
+        self._next_reload_s = now_s + _RELOAD_INTERVAL_S
         return self.renew()
 
 

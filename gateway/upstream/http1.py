@@ -1,4 +1,4 @@
-"""One native HTTP/1.1 connection (RFC 9112) and the answers that arrive on it. httptools parses; this class decides.
+"""One native HTTP/1.1 connection (RFC 9112) and the answers that arrive on it. httptools parses what arrives.
 
     IDLE --begin--> HEAD --final head--> OPENED --same read--> BODY --last byte--> COMPLETE --> IDLE, back to its owner
                      |  1xx: stays HEAD                          |                    or closed, if it must not be
@@ -33,8 +33,8 @@ _OPENED: Final = 2
 _BODY: Final = 3
 _COMPLETE: Final = 4
 
-_JOIN_LIMIT_BYTES: Final = 16 * 1024  # a smaller body is copied behind its head into one write
-_PIECE_BYTES: Final = 128 * 1024  # of a larger one go out at a time
+_MAX_JOINED_BYTES: Final = 16 * 1024  # up to this size a body is written together with its head
+_PIECE_BYTES: Final = 128 * 1024  # a larger body is written in pieces of this size
 _MAX_INFORMATIONAL: Final = 16
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
@@ -86,7 +86,7 @@ class Http1Connection(asyncio.Protocol):
         self._informational = 0
         self._overhead_bytes = 0  # bytes since the last byte of the body: head, chunk extensions, trailers
         self._paused = False
-        self._unsent: UnsentBody | None = None  # of a long body
+        self._unsent: UnsentBody | None = None  # the rest of a long body
         self._write_paused = False
         self._deadline = Deadline(loop, self._on_deadline)
         self._pieces: list[bytes] = []
@@ -117,12 +117,12 @@ class Http1Connection(asyncio.Protocol):
         self._answer = answer
         self._phase = _HEAD
         self._informational = 0
-        if not isinstance(body, SentBody) and len(body) <= _JOIN_LIMIT_BYTES:
+        if not isinstance(body, SentBody) and len(body) <= _MAX_JOINED_BYTES:
             transport.write(head + body)
         else:
             transport.write(head)
             self._unsent = UnsentBody(body, _PIECE_BYTES)
-            self._write_on()
+            self._write_next_piece()
         return answer
 
     def wait(self, answer: NativeAnswer, timeout_s: float) -> asyncio.Future[None]:
@@ -165,30 +165,30 @@ class Http1Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket (and TLS) is up."""
         self._transport = cast("asyncio.Transport", transport)
-        if self.closed:  # it was given up while it was being opened
+        if self.closed:  # its request was cancelled while the connection was being opened
             self._transport.abort()
 
     def pause_writing(self) -> None:
-        """The upstream is slower than a long body."""
+        """The upstream reads a long body more slowly than it is written."""
         self._write_paused = True
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The upstream has caught up."""
         self._write_paused = False
         if self._unsent is not None:
-            self._loop.call_soon(self._write_on)
+            self._loop.call_soon(self._write_next_piece)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and wake the reader once for everything that this read brought."""
         answer = self._answer
         if answer is None:
-            self._unasked()
+            self._on_unexpected_bytes()
             return
         before = self._phase
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            self._stopped(error)
+            self._on_parser_error(error)
         pieces = self._pieces
         if before != _BODY or self._phase != _BODY or not pieces:
             self._step(answer, before, len(data))
@@ -203,8 +203,8 @@ class Http1Connection(asyncio.Protocol):
                 pieces.clear()
             try:
                 more = take(body)
-            except Exception as error:  # noqa: BLE001 - it belongs to the task that waits in `pump`, not to the event loop
-                answer.refuse(error)
+            except Exception as error:  # noqa: BLE001 - the task that waits in `pump` handles it, not the event loop
+                answer.raise_in_pump(error)
                 self._deadline.unset()
                 return
             if more:
@@ -233,11 +233,11 @@ class Http1Connection(asyncio.Protocol):
             self._keep_alive = False
             self._finish(answer)
         else:
-            self._died("closed by the upstream")
+            self._on_connection_death("closed by the upstream")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by either side."""
-        self._died(str(exc) if exc is not None else "closed by the upstream")
+        self._on_connection_death(str(exc) if exc is not None else "closed by the upstream")
         del self._parser  # it holds bound methods of this object; without it there is no reference cycle
         self._owner.connection_lost(self)
 
@@ -285,7 +285,7 @@ class Http1Connection(asyncio.Protocol):
 
     # internals
 
-    def _stopped(self, error: Exception) -> None:
+    def _on_parser_error(self, error: Exception) -> None:
         """Handle bytes that the parser refused. After the end of the message they only make the connection unusable."""
         if self._phase == _COMPLETE:
             self._keep_alive = False
@@ -336,7 +336,7 @@ class Http1Connection(asyncio.Protocol):
         self._deadline.unset()
         answer.wake()
         transport = self._transport
-        # The next request would be written into one that is still being written.
+        # If the request is still being written, the next request cannot follow it on this connection.
         if not self._keep_alive or transport is None or self._unsent is not None or transport.get_write_buffer_size():
             self.close()
         else:
@@ -346,17 +346,17 @@ class Http1Connection(asyncio.Protocol):
             self.idle_since = self._loop.time()
             self._owner.connection_free(self)
 
-    def _died(self, detail: str) -> None:
+    def _on_connection_death(self, detail: str) -> None:
         self.fail(FaultKind.RESET if self._phase == _HEAD else FaultKind.CUT, detail)
 
-    def _unasked(self) -> None:
+    def _on_unexpected_bytes(self) -> None:
         """Handle bytes that arrive while no request runs. They must not become part of an answer."""
         if not self.closed:
             self.refusal = None if self.answered else UpstreamFault(FaultKind.PROTOCOL, "spoke unasked", sent=False)
             self.close()
 
-    def _write_on(self) -> None:
-        """One piece of a long body, and the next when the loop has served others: to encrypt it takes time."""
+    def _write_next_piece(self) -> None:
+        """Write one piece of a long body. The next one follows after others were served, because TLS takes time."""
         unsent, transport = self._unsent, self._transport
         if unsent is None or transport is None:
             return
@@ -366,7 +366,7 @@ class Http1Connection(asyncio.Protocol):
         if piece:
             transport.write(piece)
             if self._unsent is not None and not self._write_paused:
-                self._loop.call_soon(self._write_on)
+                self._loop.call_soon(self._write_next_piece)
 
     def _piece_is_read(self, unsent: UnsentBody, error: GatewayError | None) -> None:
         """Go on with a body on disk, or end a request whose rest cannot be read."""
@@ -375,7 +375,7 @@ class Http1Connection(asyncio.Protocol):
         if error is not None:
             self.fail(FaultKind.BODY_LOST, error.cause.detail)
         elif not self._write_paused:
-            self._write_on()
+            self._write_next_piece()
 
     def _resume(self) -> None:
         self._paused = False

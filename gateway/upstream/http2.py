@@ -1,14 +1,14 @@
-"""One HTTP/2 connection to an upstream (RFC 9113), and the streams on it. h2 keeps the protocol's state; this decides.
+"""One HTTP/2 connection to an upstream (RFC 9113), and the streams on it. h2 keeps the state of the protocol.
 
-    begin      a request on a stream of its own                -> NativeAnswer, filled by its Http2Stream
-    GOAWAY     no new stream; those it disowns were not begun, the others go on to their end
-    RST_STREAM, a lost connection                              -> RESET before the head, CUT behind it
-    bytes that are no HTTP/2                                   -> PROTOCOL for every stream
+    begin      sends a request on a stream of its own          -> NativeAnswer, filled by its Http2Stream
+    GOAWAY     no new streams; the upstream has not begun those beyond its last id, and finishes the others
+    RST_STREAM, a lost connection                              -> RESET before the head, CUT after it
+    bytes that are not HTTP/2                                  -> PROTOCOL for every stream
 
 Rules:
-- A stream may receive `max_unread_bytes` more than its reader has taken: that is its flow-control window.
-- The connection's own window is as large as the protocol allows, so that a reader that is slow holds up no other.
-- A stream that is not wanted any more is reset with CANCEL, so that the upstream works no longer.
+- A stream may receive `max_unread_bytes` more than its reader has taken. That is its flow-control window.
+- The connection's own window is as large as the protocol allows, so that a slow reader does not delay other streams.
+- An aborted stream is reset with CANCEL, so that the upstream stops working on it.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 from gateway.upstream.unsent_body import UnsentBody
 
 _MAX_WINDOW_BYTES: Final = 2**31 - 1  # RFC 9113, 6.9.1
-_FIRST_WINDOW_BYTES: Final = 65_535  # RFC 9113, 6.9.2: what a connection's window is before it is moved
-_MAX_STREAMS: Final = 100  # at once on one connection, where the upstream allows more
-_PIECE_BYTES: Final = 128 * 1024  # of a body go out at a time
+_FIRST_WINDOW_BYTES: Final = 65_535  # RFC 9113, 6.9.2: the initial window of a connection
+_MAX_STREAMS: Final = 100  # on one connection, even if the upstream allows more
+_PIECE_BYTES: Final = 128 * 1024  # a body is written in pieces of this size
 _MAX_INFORMATIONAL: Final = 16
 _FIRST_STATUS: Final = 200
 _LAST_STATUS: Final = 599
@@ -54,9 +54,9 @@ class Owner(Protocol):
 
 
 class Http2Stream:
-    """One exchange, as its answer sees it. `released` is called once, when the exchange is over.
+    """One exchange on its own stream. `released` is called once, when the exchange is over.
 
-    Mutable: what of the body is unsent, and how much of what was received is not yet acknowledged.
+    Mutable: the unsent rest of the body, and how many received bytes are not acknowledged yet.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Http2Stream:
         self.answer = NativeAnswer(self, [])
         self.id = 0
         self.unsent = unsent
-        self.goes_on = False  # with the next piece of its body, in the loop's next turn
+        self.is_scheduled = False  # the next piece of its body is written in the next turn of the event loop
         self.informational = 0
         self._connection = connection
         self._released = released
@@ -86,21 +86,21 @@ class Http2Stream:
         return waiter
 
     def taken(self, answer: NativeAnswer) -> None:
-        """Note that the reader took all pieces: the upstream may send as many again."""
+        """Note that the reader has taken all pieces, so that the upstream may send as many bytes again."""
         self._pieces.clear()
         answer.unread_bytes = 0
         received, self._unacknowledged_bytes = self._unacknowledged_bytes, 0
         self._connection.acknowledge(self, received)
 
     def fail(self, kind: FaultKind, detail: str) -> None:
-        """End the answer with a fault, and the stream with CANCEL."""
+        """End the answer with a fault, and reset the stream with CANCEL."""
         self.end(UpstreamFault(kind, detail, sent=True))
         self._connection.cancel(self, self._unacknowledged_bytes)
 
     # for the connection
 
     def head(self, headers: list[tuple[bytes, bytes]]) -> str | None:
-        """Take the answer's head. Return what is wrong with it, if anything."""
+        """Take the answer's head. Return what is invalid in it, or None."""
         status = 0
         for name, value in headers:
             if name == b":status":
@@ -110,7 +110,7 @@ class Http2Stream:
         if not _FIRST_STATUS <= status <= _LAST_STATUS:
             return f"status {status}"
         self.answer.status = status
-        self._news()
+        self._wake_reader()
         return None
 
     def data(self, data: bytes, flow_controlled_bytes: int) -> None:
@@ -119,13 +119,13 @@ class Http2Stream:
         if data:
             self._pieces.append(data)
             self.answer.unread_bytes += len(data)
-            self._news()
+            self._wake_reader()
         else:
             self._connection.acknowledge(self, self._unacknowledged_bytes)
             self._unacknowledged_bytes = 0
 
     def skip_informational(self) -> None:
-        """Pass over a 1xx answer; not over any number of them."""
+        """Skip a 1xx answer. Fails the stream beyond a number of them."""
         self.informational += 1
         if self.informational > _MAX_INFORMATIONAL:
             self.fail(FaultKind.PROTOCOL, "too many informational answers")
@@ -149,7 +149,7 @@ class Http2Stream:
         self._released()
         answer.wake()
 
-    def _news(self) -> None:
+    def _wake_reader(self) -> None:
         if self.answer.waiter is not None:
             self._deadline.unset()
             self.answer.wake()
@@ -195,7 +195,7 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def running(self) -> int:
-        """How many streams run."""
+        """The number of running streams."""
         return len(self._streams)
 
     @property
@@ -213,7 +213,7 @@ class Http2Connection(asyncio.Protocol):
         try:
             stream.id = self._state.get_next_available_stream_id()
             self._state.send_headers(stream.id, fields, end_stream=not body)
-        except h2.exceptions.ProtocolError as error:  # no stream numbers are left, or the connection has just ended
+        except h2.exceptions.ProtocolError as error:  # no stream ids are left, or the connection has just ended
             self._leave()
             stream.end(UpstreamFault(FaultKind.RESET, repr(error), sent=False))
             return stream
@@ -243,19 +243,19 @@ class Http2Connection(asyncio.Protocol):
             self._flush()
 
     def cancel(self, stream: Http2Stream, unread_bytes: int) -> None:
-        """Tell the upstream that a stream is not wanted any more; its unread bytes burden no other stream."""
+        """Reset a stream, and give its unread bytes back to the connection's window."""
         if self._streams.pop(stream.id, None) is None:
             return
         with suppress(h2.exceptions.ProtocolError):
             self._state.reset_stream(stream.id, ErrorCodes.CANCEL)
         self.acknowledge(stream, unread_bytes)
         self._flush()
-        self._over()
+        self._close_if_drained()
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket and TLS are up: introduce the gateway."""
+        """The socket and TLS are up. Send the connection preface."""
         self._transport = cast("asyncio.Transport", transport)
         if self.closed:
             self._transport.abort()
@@ -265,7 +265,7 @@ class Http2Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        """Act on what has arrived."""
+        """Handle the frames that have arrived."""
         try:
             frames, goaways = self._goaway.feed(data)
             events = self._state.receive_data(frames) if frames else []
@@ -278,9 +278,9 @@ class Http2Connection(asyncio.Protocol):
         for event in events:
             self._handle(event)
         for goaway in goaways:
-            self._disown(goaway)
+            self._on_goaway(goaway)
         self._flush()
-        self._over()
+        self._close_if_drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by either side."""
@@ -292,7 +292,7 @@ class Http2Connection(asyncio.Protocol):
         self._write_paused = True
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The upstream has caught up."""
         self._write_paused = False
         if not self.closed:
             self._send_bodies()
@@ -306,7 +306,7 @@ class Http2Connection(asyncio.Protocol):
             return
         stream = self._streams.get(getattr(event, "stream_id", None) or 0)
         if stream is None:
-            return  # it has been cancelled; h2 gives the bytes of its data back
+            return  # the stream was cancelled; h2 gives its bytes back to the connection's window
         match event:
             case h2.events.ResponseReceived(headers=headers):
                 self._head(stream, headers)
@@ -324,7 +324,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _finish(self, stream: Http2Stream) -> None:
         del self._streams[stream.id]
-        if stream.unsent:  # the answer did not wait for the whole request
+        if stream.unsent:  # the answer ended before the whole request was sent
             self._state.reset_stream(stream.id, ErrorCodes.NO_ERROR)
         stream.finish()
 
@@ -334,12 +334,12 @@ class Http2Connection(asyncio.Protocol):
         elif problem := stream.head(headers):
             stream.fail(FaultKind.PROTOCOL, problem)
 
-    def _disown(self, goaway: Goaway) -> None:
+    def _on_goaway(self, goaway: Goaway) -> None:
         self._leave()
         detail = f"the upstream ended the connection: error {goaway.error_code}"
         for stream_id in [one for one in self._streams if one > goaway.last_stream_id]:
             stream = self._streams.pop(stream_id)
-            begun = bool(stream.answer.status)  # a head says so, whatever the upstream says now
+            begun = bool(stream.answer.status)  # a head has arrived, whatever GOAWAY states
             stream.end(UpstreamFault(FaultKind.CUT if begun else FaultKind.RESET, detail, sent=begun))
         if goaway.error_code != ErrorCodes.NO_ERROR:
             self.close(FaultKind.CUT, detail)
@@ -349,29 +349,29 @@ class Http2Connection(asyncio.Protocol):
             self._send_body(unsent)
 
     def _send_body(self, stream: Http2Stream) -> None:
-        """As much of a body as the upstream takes, but a piece at a time: a large one is not to keep others waiting."""
+        """Send as much of a body as the windows permit, in pieces, so that a large body does not delay others."""
         left = 0 if self._write_paused else _PIECE_BYTES
         while stream.unsent and left:
             room = min(self._state.local_flow_control_window(stream.id), self._state.max_outbound_frame_size, left)
             if room <= 0:
-                return  # a WINDOW_UPDATE goes on with it
+                return  # continued after a WINDOW_UPDATE
             chunk = stream.unsent.take(room, partial(self._piece_is_read, stream))
             if not chunk:
-                return  # it is being read from disk
+                return  # the piece is being read from disk
             self._state.send_data(stream.id, bytes(chunk), end_stream=not stream.unsent)
             left -= len(chunk)
-        if stream.unsent and not (stream.goes_on or self._write_paused):
-            stream.goes_on = True
+        if stream.unsent and not (stream.is_scheduled or self._write_paused):
+            stream.is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_more, stream)
 
     def _send_more(self, stream: Http2Stream) -> None:
-        stream.goes_on = False
+        stream.is_scheduled = False
         if stream.id in self._streams:
             self._send_body(stream)
             self._flush()
 
     def _piece_is_read(self, stream: Http2Stream, unsent: UnsentBody, error: GatewayError | None) -> None:
-        """Go on with a body on disk, or end a request whose rest cannot be read."""
+        """Continue with a body on disk, or fail a request whose body cannot be read."""
         del unsent
         if stream.id not in self._streams:
             return
@@ -389,8 +389,8 @@ class Http2Connection(asyncio.Protocol):
             self.leaving = True
             self._owner.connection_closing(self)
 
-    def _over(self) -> None:
-        """After the last stream: a connection that accepts no more is closed."""
+    def _close_if_drained(self) -> None:
+        """Close the connection after its last stream if it accepts no more."""
         if not self._streams:
             self.idle_since_s = asyncio.get_running_loop().time()
             if self.leaving:

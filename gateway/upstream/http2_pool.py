@@ -1,10 +1,10 @@
 """The HTTP/2 transport: requests share a few connections to one origin, each on a stream of its own.
 
-    send: a place (`max_connections` bounds the exchanges), then a connection that has room, or a new one
-    an upstream that does not speak HTTP/2 gets the native transport, from its first answer to TLS on
+    send: takes a place (`max_connections` bounds the exchanges), then a connection that has room, or a new one
+    If the TLS handshake does not select HTTP/2, the native transport is used from then on.
 
-As in the native pool, a request that was lost with a reused connection before its answer began is sent once more, over
-a new connection. One that the upstream itself ended is not, unless the upstream says that it had not begun.
+As in the native pool, a request is repeated on a new connection if a reused connection died before the answer began. A
+request whose stream the upstream reset is only repeated if the upstream states that it had not begun.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from gateway.upstream.transport import FaultKind, Progress, TransportConfig, Ups
 _ALPN: Final = ("h2", "http/1.1")
 
 
-class _Chooser(asyncio.Protocol):
-    """Waits for TLS to say which protocol was chosen, and hands the connection to it."""
+class _ProtocolSelector(asyncio.Protocol):
+    """Waits until TLS has negotiated a protocol, and hands the connection over."""
 
     def __init__(self, connection: Http2Connection) -> None:
         self._connection = connection
@@ -44,10 +44,10 @@ class _Chooser(asyncio.Protocol):
 
 
 class Http2Transport:
-    """`transport.Transport` over HTTP/2. Mutable: connections, places, and whether the upstream speaks it.
+    """`transport.Transport` over HTTP/2. Mutable: connections, places, and whether the upstream speaks HTTP/2.
 
     Raises:
-        ValueError: the base URL, the proxy or a TLS file is wrong.
+        ValueError: the base URL, the proxy or a TLS file is invalid.
     """
 
     def __init__(self, config: TransportConfig) -> None:
@@ -58,7 +58,7 @@ class Http2Transport:
         self._speaks_http2 = True
         self._connections: set[Http2Connection] = set()
         self._places = asyncio.Semaphore(config.max_connections)
-        self._dialling = asyncio.Lock()  # callers that find no room wait for the one who dials
+        self._dialling = asyncio.Lock()  # callers without a connection wait for the one that dials
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -102,7 +102,7 @@ class Http2Transport:
                 return await self._native.send(method, target, headers, body, progress)
             may_retry = connection is known or connection.running > 0
             return await self._exchange(connection, fields, body, release, progress, may_retry=may_retry)
-        except BaseException:  # cancellation too: the place is for the next caller
+        except BaseException:  # cancellation included: the place must become free
             release()
             raise
 
@@ -119,10 +119,10 @@ class Http2Transport:
     # http2.Owner
 
     def connection_closing(self, connection: Http2Connection) -> None:
-        """It accepts no more requests: `has_room` says so."""
+        """See `http2.Owner`. `has_room` is False from now on."""
 
     def connection_lost(self, connection: Http2Connection) -> None:
-        """Its socket is closed."""
+        """See `http2.Owner`."""
         self._connections.discard(connection)
 
     # internals
@@ -163,8 +163,8 @@ class Http2Transport:
     ) -> NativeAnswer:
         sent = False
         while True:
-            hold = _Hold(release)
-            stream, written_s = connection.begin(fields, body, hold.over), time.monotonic()
+            deferred = _DeferredRelease(release)
+            stream, written_s = connection.begin(fields, body, deferred.on_stream_end), time.monotonic()
             answer = stream.answer
             if answer.fault is None:
                 if progress is not None:
@@ -176,7 +176,7 @@ class Http2Transport:
                     raise
             fault = answer.fault
             if fault is None or answer.status:  # the body may be cut already, but its head still counts
-                hold.let_go()
+                deferred.release_at_stream_end()
                 return answer
             fault.sent, sent = fault.sent or sent, fault.sent or sent  # bytes of the first attempt count as sent
             lost = fault.kind is FaultKind.RESET and (connection.closed or not fault.sent)
@@ -192,7 +192,7 @@ class Http2Transport:
         return next((one for one in self._connections if one.has_room), None)
 
     async def _new_connection(self) -> Http2Connection | None:
-        """Return a connection that can take one more request; None if the upstream does not speak HTTP/2."""
+        """Return a connection with room for a request, or None if the upstream does not speak HTTP/2."""
         self._refuse_if_closed()
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
@@ -210,15 +210,15 @@ class Http2Transport:
         if not self._speaks_http2:
             return None
         connection = Http2Connection(self, self._config)
-        chooser = _Chooser(connection)
+        selector = _ProtocolSelector(connection)
         self._connections.add(connection)
         try:
-            await self._connector.open(lambda: chooser)
+            await self._connector.open(lambda: selector)
         except BaseException:
             connection.close()
             self._connections.discard(connection)
             raise
-        if not chooser.speaks_http2:
+        if not selector.speaks_http2:
             self._speaks_http2 = False
             self._connections.discard(connection)
             return None
@@ -235,7 +235,7 @@ class Http2Transport:
             raise UpstreamFault(FaultKind.CONNECT, "the transport is closed", sent=False)
 
     def _sweep(self) -> None:
-        """Close connections that have been idle for too long, or that are more than `max_idle`."""
+        """Close connections that have been idle for too long, or that exceed `max_idle`."""
         self._sweeper = None
         loop = asyncio.get_running_loop()
         idle = sorted((one for one in self._connections if not one.running), key=lambda one: one.idle_since_s)
@@ -248,22 +248,25 @@ class Http2Transport:
             self._sweeper = loop.call_later(self._config.idle_expiry_s, self._sweep)
 
 
-class _Hold:
-    """The end of a stream, until its head has come: an attempt that is repeated keeps its place. Mutable."""
+class _DeferredRelease:
+    """Releases a place at the end of a stream, but only after its head has come. Mutable.
+
+    If the attempt fails before that, the repeated attempt keeps the place.
+    """
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release = release
-        self._kept = True
+        self._is_deferred = True
         self._ended = False
 
-    def over(self) -> None:
-        """The stream has ended."""
+    def on_stream_end(self) -> None:
+        """Releases the place unless that is deferred. To be called when the stream has ended."""
         self._ended = True
-        if not self._kept:
+        if not self._is_deferred:
             self._release()
 
-    def let_go(self) -> None:
-        """From now on the stream's end gives the place up."""
-        self._kept = False
+    def release_at_stream_end(self) -> None:
+        """Releases the place at the end of the stream, or at once if it has ended already."""
+        self._is_deferred = False
         if self._ended:
             self._release()

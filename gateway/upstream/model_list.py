@@ -1,9 +1,9 @@
 """The models that the upstreams offer, from their own `GET /models`.
 
-Lists are cached, and no model request waits for one.
+Lists are cached, and no model request waits for one. If a list cannot be fetched, the last one stays. An upstream that
+answers 404, 405 or 501 offers no list, which is cached too.
 
-If a list cannot be fetched, its last state is kept. An upstream that answers 404, 405 or 501 offers no list; that is
-kept too. Mutable: `_known`, one entry per upstream.
+Mutable: `_known`, one entry per upstream.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _OK: Final = 200
 _PATH: Final = b"/models"
-_WHOLE_PATH: Final = b"/models?limit=1000"
-"""Anthropic's list has 20 models a page, and at most so many. Others may refuse a limit."""
+_ONE_PAGE_PATH: Final = b"/models?limit=1000"
+"""The path for lists in pages. Anthropic's pages have 20 models by default, and at most 1000."""
 _NOT_OFFERED: Final = frozenset({404, 405, 501})
-_OF_THE_KEY: Final = frozenset({401, 402, 403, 429})  # another key may be permitted to read the list
-_NO_MODEL: Final = ""  # the name under which a key rests where a request concerns no model
+_KEY_REFUSED: Final = frozenset({401, 402, 403, 429})  # another key may be permitted to read the list
+_NO_MODEL: Final = ""  # the name under which a key rests after requests that concern no model
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """An upstream's models, each as the upstream describes it.
 
-    `learnt`: a list was received at some time since the start.
+    `was_received`: a list has been received since the start.
     """
 
     models: tuple[Model, ...] = ()
-    learnt: bool = False
+    was_received: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,17 @@ class _Entry:
 
 
 class ModelList:
-    """The upstreams' lists of models. A list that cannot be fetched keeps its last state.
+    """The upstreams' lists of models.
 
     Args:
         upstreams: by name.
-        before: an earlier list, whose knowledge of the same upstreams is kept.
+        before: an earlier object, whose lists of the same upstreams are taken over.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], before: ModelList | None = None) -> None:
         self._upstreams = upstreams
         self._known: dict[str, _Entry] = before.known_of(upstreams) if before is not None else {}
-        self._asking: dict[str, asyncio.Task[_Entry]] = {}
+        self._fetching: dict[str, asyncio.Task[_Entry]] = {}
 
     def known_of(self, upstreams: Mapping[str, Upstream]) -> dict[str, _Entry]:
         """Returns what is known of those upstreams that are also in this list."""
@@ -74,12 +74,12 @@ class ModelList:
         known = self._known.get(name)
         if known is not None and clock() < known.until_s:
             return known.listing
-        asking = self._asking.get(name)
-        if asking is None:
+        fetching = self._fetching.get(name)
+        if fetching is None:
             # One request serves all callers that wait. It continues if the first of them leaves.
-            asking = self._asking[name] = asyncio.create_task(self._fetch(name))
-            asking.add_done_callback(lambda _: self._asking.pop(name, None))
-        return (await asyncio.shield(asking)).listing
+            fetching = self._fetching[name] = asyncio.create_task(self._fetch(name))
+            fetching.add_done_callback(lambda _: self._fetching.pop(name, None))
+        return (await asyncio.shield(fetching)).listing
 
     async def _fetch(self, name: str) -> _Entry:
         clock = asyncio.get_running_loop().time
@@ -87,7 +87,7 @@ class ModelList:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 models = await _fetch(self._upstreams[name], clock())
-            entry = _Entry(Listing(models, learnt=True), clock() + FRESH_S)
+            entry = _Entry(Listing(models, was_received=True), clock() + FRESH_S)
         except (UpstreamFault, TimeoutError, ValueError):
             entry = _Entry(before.listing if before else Listing(), clock() + RETRY_S)
         self._known[name] = entry
@@ -95,7 +95,7 @@ class ModelList:
 
 
 async def _fetch(upstream: Upstream, now_s: float, path: bytes = _PATH) -> tuple[Model, ...]:
-    """Fetches the list with one key after the other, resting keys last; one that comes in pages is asked for whole.
+    """Fetches a list with one key after the other, resting keys last. A list in pages is fetched again as one page.
 
     Raises UpstreamFault, or ValueError for an answer that is not a list of models.
     """
@@ -109,10 +109,10 @@ async def _fetch(upstream: Upstream, now_s: float, path: bytes = _PATH) -> tuple
             return ()
         fields = (parse_object(whole.body) or {}) if status == _OK and whole.fault is None else {}
         if fields.get("has_more") is True and path == _PATH:
-            return await _fetch(upstream, now_s, _WHOLE_PATH)
+            return await _fetch(upstream, now_s, _ONE_PAGE_PATH)
         listed = fields.get("data")
         if isinstance(listed, list):
             return tuple(model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str))
-        if status not in _OF_THE_KEY:
+        if status not in _KEY_REFUSED:
             break
     raise ValueError(f"not a list of models (status {status})")

@@ -17,8 +17,8 @@ class Origin:
 
     Attributes:
         host: for DNS and SNI; an IPv6 address without brackets.
-        authority: for the Host field: brackets, and the port where it is not the scheme's.
-        path: without a slash at its end; empty for none.
+        authority: for the Host field: with brackets, and with the port if it is not the scheme's default.
+        path: without a slash at its end, or empty.
     """
 
     tls: bool
@@ -29,10 +29,10 @@ class Origin:
 
 
 def parse_origin(base_url: str) -> Origin:
-    """Take a base URL apart.
+    """Parse a base URL.
 
     Raises:
-        ValueError: no http(s) URL, or one with credentials, a query, a fragment or characters that a URL cannot have.
+        ValueError: not an http(s) URL, or one with credentials, a query, a fragment or invalid characters.
     """
     if not base_url.isprintable() or " " in base_url:
         raise ValueError("base_url contains characters that a URL cannot have")
@@ -44,7 +44,7 @@ def parse_origin(base_url: str) -> Origin:
     if not parts.path.isascii():
         raise ValueError("base_url's path must be percent-encoded")
     host = parts.hostname
-    if ":" not in host:  # not an IPv6 address. UnicodeError is a ValueError: a label that is too long is refused here.
+    if ":" not in host:  # not an IPv6 address. A label that is too long raises UnicodeError, which is a ValueError.
         host = host.encode("idna").decode("ascii")
     port = parts.port if parts.port is not None else _DEFAULT_PORTS[parts.scheme]
     name = f"[{host}]" if ":" in host else host
@@ -59,11 +59,11 @@ def parse_origin(base_url: str) -> Origin:
 
 
 def tls_context(config: TransportConfig, alpn: list[str] | None) -> ssl.SSLContext:
-    """Build the client side of TLS: system trust or `ca_file`, host names checked, the client certificate if any.
+    """Build the TLS context of a client: trusts the system or `ca_file`, checks host names, has a client certificate.
 
     Args:
         config: of the upstream.
-        alpn: protocols to offer; None leaves that to the caller's library.
+        alpn: the protocols to offer, or None.
 
     Raises:
         ValueError: a file is absent or not PEM.
@@ -75,7 +75,7 @@ def tls_context(config: TransportConfig, alpn: list[str] | None) -> ssl.SSLConte
     except OSError as error:  # ssl.SSLError is one
         raise ValueError(f"TLS files of {config.base_url}: {error}") from error
     if config.ca_file is not None:
-        # Python 3.13 checks by RFC 5280 to the letter, which many private authorities are not made by.
+        # Python 3.13 applies RFC 5280 strictly, which certificates of many private authorities do not satisfy.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if alpn is not None:
         context.set_alpn_protocols(alpn)
@@ -83,5 +83,5 @@ def tls_context(config: TransportConfig, alpn: list[str] | None) -> ssl.SSLConte
 
 
 def _refuse_password() -> str:
-    """Is called for a private key that is encrypted. OpenSSL itself would ask on the terminal, and wait for ever."""
+    """Refuses an encrypted private key. Without this callback OpenSSL would wait for a password on the terminal."""
     raise ValueError("client_key_file is encrypted: give it without a password, readable by the gateway alone")

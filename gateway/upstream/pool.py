@@ -1,17 +1,17 @@
 """The native transport: a pool of HTTP/1.1 connections to one origin.
 
-    send: an idle connection (the last used one first)   -> write, wait for the head
-          none, and fewer than max_connections are open  -> dial, TLS
-          full                                           -> queue, first come first served, for connect_timeout_s
+    send takes an idle connection (the last used one first)  -> writes the request, waits for the head
+         or a new one if fewer than max_connections are open -> dials, TLS handshake
+         or waits in a queue, first come first served, for at most connect_timeout_s
 
-A connection occupies its place (`max_connections`) from the start of dialling until its socket is closed. While callers
-queue, a connection or a place that becomes free goes to the first of them.
+A connection occupies one of `max_connections` places from the start of dialling until its socket is closed. While
+callers queue, a connection or a place that becomes free goes to the first of them.
 
-The upstream may close a reused connection in the moment of writing. If it dies before the first byte of the answer, and
-so soon that no server can have worked on the request (`replay_within_s` and two round trips), the request is sent once
-more, over a new connection, because the other idle ones may be dead too. A method that means the same once and twice
-(GET, DELETE) is repeated however late. If the pool is full, an idle connection is closed for it, or the next one that
-becomes free. A new connection that dies is never retried.
+The upstream may close a reused connection while a request is being written. If the connection dies before the first
+byte of the answer, the request is repeated once on a new connection, because other idle ones may be dead too. An
+idempotent method (GET, DELETE) is always repeated, any other one only if the connection died so soon that no server can
+have worked on the request: within `replay_within_s` and two round trips. If the pool is full, an idle connection is
+closed for the new one, or the next one that becomes free. A request on a new connection is never repeated.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ class NativeTransport:
     """`transport.Transport` over asyncio and httptools. Belongs to the event loop of its first request.
 
     Raises:
-        ValueError: the base URL, the proxy or a TLS file is wrong.
+        ValueError: the base URL, the proxy or a TLS file is invalid.
     """
 
     def __init__(self, config: TransportConfig) -> None:
         self._config = config
         self._connector = Connector(config, ["http/1.1"])
-        self._heads = RequestHeads(self._connector.origin, self._connector.relay)
+        self._heads = RequestHeads(self._connector.origin, self._connector.http_proxy)
         # Mutable from here on.
         self._connections: set[Http1Connection] = set()  # every occupied place
         self._idle: dict[Http1Connection, None] = {}  # an ordered set: oldest first
@@ -140,7 +140,7 @@ class NativeTransport:
     # internals
 
     async def _acquire(self, *, fresh: bool = False) -> Http1Connection:
-        """Return a connected connection for this caller alone; with `fresh`, one that has not been idle."""
+        """Return a connected connection for this caller alone. `fresh`: it has not been used before."""
         self._refuse_if_closed()
         if self._idle and not fresh:
             return self._idle.popitem()[0]
@@ -151,7 +151,7 @@ class NativeTransport:
             connection = await self._wait_in_queue(first=fresh) if full else self._new()
             if not fresh or not connection.connected:
                 break
-            connection.close()  # a connection became free; its place is enough
+            connection.close()  # a used connection became free, of which only the place is needed
         if not connection.connected:
             await self._connect(connection)
             self._refuse_if_closed()  # `close` was called while the connection was being opened

@@ -43,10 +43,12 @@ class RequestHeads:
 
     __slots__ = ("_first_lines", "_known", "_own_lines", "_path")
 
-    def __init__(self, origin: Origin, relay: ForwardProxy | None = None) -> None:
-        """`relay`: a forward proxy, which is sent absolute targets (RFC 9112, 3.2.2)."""
-        self._path = b" " + (b"" if relay is None else b"http://" + origin.authority) + origin.path
-        self._first_lines = b" HTTP/1.1\r\nhost: " + origin.authority + b"\r\n" + (relay.fields() if relay else b"")
+    def __init__(self, origin: Origin, http_proxy: ForwardProxy | None = None) -> None:
+        """`http_proxy`: a forward proxy, which gets absolute targets (RFC 9112, 3.2.2)."""
+        self._path = b" " + (b"" if http_proxy is None else b"http://" + origin.authority) + origin.path
+        self._first_lines = (
+            b" HTTP/1.1\r\nhost: " + origin.authority + b"\r\n" + (http_proxy.fields() if http_proxy else b"")
+        )
         self._own_lines = self._first_lines.count(b"\r\n") + 1
         self._known: dict[bytes, bytes] = {}  # name -> b"name: ", or b"" for a field that is dropped
 

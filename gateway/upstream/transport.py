@@ -1,4 +1,4 @@
-"""The interface to an upstream: one request out, one answer back. No implementation.
+"""The interface to an upstream: sends one request, and returns one answer.
 
 | module             | what it is                                                             |
 |--------------------|------------------------------------------------------------------------|
@@ -13,8 +13,8 @@
 | http2.py           | one HTTP/2 connection and its streams; goaway.py: how it ends          |
 | connector.py       | TCP, the tunnel through a forward_proxy.py, and TLS                    |
 
-Every failure is an `UpstreamFault`. `kind` says what happened and `sent` whether the upstream may have begun to work,
-which is what decides if another upstream may be asked.
+Every failure is an `UpstreamFault`. `kind` is what happened. `sent` is whether the upstream may have started work,
+which decides whether another upstream may be tried.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class FaultKind(StrEnum):
 
 
 IDEMPOTENT: Final = frozenset({b"GET", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"})
-"""Idempotent methods (RFC 9110, 9.2.2). They are sent once more if a reused connection dies."""
+"""Idempotent methods (RFC 9110, 9.2.2). They are always repeated if a reused connection dies."""
 
 
 class UpstreamFault(Exception):
@@ -51,7 +51,7 @@ class UpstreamFault(Exception):
 
     Attributes:
         kind: what happened.
-        detail: for the log; may quote the peer or the operating system, so never for clients.
+        detail: for the log and never for clients, because it may quote the peer or the operating system.
         sent: request bytes may have reached the upstream's program.
     """
 
@@ -67,25 +67,25 @@ class TransportConfig:
     """How to reach one origin.
 
     Attributes:
-        base_url: `http(s)://host[:port][/path]`; the path is put before every target.
+        base_url: `http(s)://host[:port][/path]`; the path precedes every target.
         connect_timeout_s: for TCP and TLS together, and again for the wait for a free connection.
         first_byte_timeout_s: from the start of the request to the end of the answer's head.
         chunk_timeout_s: how long one read may wait for body bytes.
-        max_connections: open at once; callers beyond it queue, first come first served.
-        max_idle: kept for reuse at once.
-        idle_expiry_s: an idle connection is closed after this.
-        max_head_bytes: of an answer; also of what may surround body bytes (chunk extensions, trailers).
-        max_unread_bytes: of body, held for a slow reader before the upstream is no longer read.
+        max_connections: connections that are open at once; further callers queue, first come first served.
+        max_idle: idle connections that are kept for reuse.
+        idle_expiry_s: an idle connection is closed after this time.
+        max_head_bytes: of an answer's head, and of the framing around body bytes (chunk extensions, trailers).
+        max_unread_bytes: body bytes that are buffered for a slow reader before reading from the upstream pauses.
         ca_file: PEM; trusted instead of the system's authorities.
         client_cert_file: PEM; shown to the upstream.
-        client_key_file: PEM; where the key is not in client_cert_file.
+        client_key_file: PEM; needed if client_cert_file does not contain the key.
         http2: offer HTTP/2 (needs the `http2` extra).
         proxy: `http://[user:password@]host:port` of a forward proxy.
-        replay_within_s: how soon after a POST was written a reused connection must have died, beside two round trips,
-            for the POST to go once more on a new one: before that no server can have worked on it. 0: never.
+        replay_within_s: a POST is repeated if its reused connection died within this time and two round trips after it
+            was written, because no server can have worked on it so soon. 0: never.
 
     Raises:
-        ValueError: a bound that is not positive, or a key without its certificate.
+        ValueError: a bound is not positive, or a key has no certificate.
     """
 
     base_url: str
@@ -105,7 +105,7 @@ class TransportConfig:
     replay_within_s: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse bounds that would block or never end."""
+        """Refuse bounds with which a request would block or never end."""
         for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s", "idle_expiry_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number of seconds")
@@ -123,7 +123,7 @@ class TransportConfig:
 class Answer(Protocol):
     """An upstream's answer whose head has arrived.
 
-    Its holder reads it to the end or calls `abort`. There is one reader at a time. Cancelling a read aborts the answer.
+    Its user reads it to the end or calls `abort`. There is one reader at a time. Cancelling a read aborts the answer.
     """
 
     status: int  # 200..599: informational answers are skipped
@@ -131,7 +131,7 @@ class Answer(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the body is known to be complete: nothing follows the bytes that have arrived."""
+        """Whether the body has arrived completely."""
 
     def read_nowait(self) -> bytes:
         """Return the body bytes that have arrived, or `b""`. Raises nothing."""
@@ -140,16 +140,16 @@ class Answer(Protocol):
         """Return all body bytes that have arrived, waiting for the first. Returns `b""` exactly at the regular end.
 
         Raises:
-            UpstreamFault: CUT, CHUNK_TIMEOUT, PROTOCOL or TOO_LARGE, after the bytes that came before it.
+            UpstreamFault: CUT, CHUNK_TIMEOUT, PROTOCOL or TOO_LARGE, after the bytes that came before the fault.
         """
 
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
-        """Pass on body bytes as they arrive, each read's at once and without a task in between.
+        """Pass on body bytes as they arrive, without waking a task for each read.
 
         `take` receives what `read` would return. It is called from the event loop, and its exceptions are raised here.
 
         Returns:
-            True if `take` returned False: the rest is still to be read. False at the regular end.
+            True if `take` returned False, so that the rest is still to be read. False at the regular end.
 
         Raises:
             UpstreamFault: as `read`.
@@ -163,7 +163,7 @@ class Answer(Protocol):
 
 
 class Progress(Protocol):
-    """How far a request has come. `sent`: its bytes may have reached the upstream's program."""
+    """The progress of a request. `sent`: its bytes may have reached the upstream's program."""
 
     sent: bool
 
@@ -193,8 +193,8 @@ class Transport(Protocol):
             method: upper-case letters; not HEAD or CONNECT.
             target: `/path[?query]`, appended to the base URL's path.
             headers: sent as given, except that host, lengths and hop-by-hop fields are dropped.
-            body: the whole body; a large one is never copied, and one on disk is read piece by piece.
-            progress: is told when bytes of the request leave, for a caller that may be cancelled.
+            body: the whole body; a large one is never copied, and a body on disk is read in pieces.
+            progress: its `sent` is set when bytes of the request leave, for callers that may be cancelled.
 
         Raises:
             UpstreamFault: no answer.

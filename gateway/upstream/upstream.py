@@ -1,15 +1,15 @@
 """One upstream: its transport, its health, its keys.
 
-attempt(...) -> Answer     one request with one key; raises UpstreamFault
-attempt_over(...)          the same for a turn of a client's socket, over a socket where the upstream has that
-note_answer / note_fault   what health and keys learn from the result
+attempt(...) -> Answer     sends one request with one key; raises UpstreamFault
+attempt_on_socket(...)     sends a turn of a client's WebSocket over a WebSocket, if the upstream has them
+note_answer / note_fault   update health and keys by the result
 
  answer               | health (health.py)          | key                                                              |
 ----------------------|-----------------------------|------------------------------------------------------------------|
  2xx, 3xx, 4xx        | the model answers           | -                                                                |
- 401, 402             | the model answers           | rests `key_rest_s` for all models, or until its file has a new   |
-                      |                             | secret                                                           |
- 429                  | the model answers           | rests for this model as long as Retry-After says, or 5 s; at     |
+ 401, 402             | the model answers           | rests for all models, for `key_rest_s` or until its file has a   |
+                      |                             | new secret                                                       |
+ 429                  | the model answers           | rests for this model, for the time in Retry-After or 5 s, at     |
                       |                             | most `key_rest_s`                                                |
  5xx, a broken answer | the model fails             | -                                                                |
  no connection, TLS   | the whole upstream fails    | -                                                                |
@@ -41,20 +41,20 @@ RATE_LIMITED: Final = 429
 ACCOUNT_REFUSED: Final = (401, 402)
 """The statuses with which a provider refuses the gateway's own key or account."""
 _UNREACHABLE: Final = frozenset({FaultKind.CONNECT, FaultKind.TLS, FaultKind.CONNECT_TIMEOUT})
-_OWN: Final = frozenset({FaultKind.POOL_FULL, FaultKind.BODY_LOST})
-"""Faults of the gateway itself."""
-_LAST_WORDS_S: Final = 1.0
-"""What may follow the event that ends an answer, such as `[DONE]`, comes with it."""
-_UNTOLD_REST_S: Final = 5.0
-_MOST_REFUSING: Final = 1000
-"""The most pairs of a model and a field that one upstream is remembered to refuse."""
+_GATEWAY_FAULTS: Final = frozenset({FaultKind.POOL_FULL, FaultKind.BODY_LOST})
+"""Faults of the gateway itself, which do not concern the upstream."""
+_AFTER_END_S: Final = 1.0
+"""Whatever follows the event that ends an answer, such as `[DONE]`, arrives within this time."""
+_DEFAULT_REST_S: Final = 5.0
+_MAX_REFUSED_FIELDS: Final = 1000
+"""How many pairs of a model and a refused field are remembered per upstream."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
-    """What the operator configured for one upstream. `operations`: names of those that it offers; empty: all.
+    """The operator's configuration of one upstream. `operations`: the names of those that it offers; empty: all.
 
-    `ask_for_cost`: it reports what a request costs, where it is asked to.
+    `ask_for_cost`: it reports the cost of a request if the body asks for it.
     """
 
     max_answer_bytes: int
@@ -67,45 +67,45 @@ class UpstreamPolicy:
     operations: frozenset[str] = frozenset()
     ask_for_cost: bool = False
 
-    def waits_s(self, *, has_ended: bool) -> float:
-        """How long a stream may go on whose answer has ended by its own word, or may have ended."""
-        return min(self.end_wait_s, _LAST_WORDS_S) if has_ended else self.end_wait_s
+    def max_end_wait_s(self, *, has_ended: bool) -> float:
+        """Returns how long a stream is read on after its answer has ended, or after it may have ended."""
+        return min(self.end_wait_s, _AFTER_END_S) if has_ended else self.end_wait_s
 
 
 @dataclass(frozen=True, slots=True)
-class Additions:
-    """What requests to one upstream have beside the others. Header names in lower case.
+class RequestAdditions:
+    """Headers and query that requests to one upstream have in addition. Header names are in lower case.
 
-    `forward`: client headers that go on too; a name that ends in "*" stands for all that begin so. `headers`: sent in
-    place of what the client sent by the same name. `query`: `name=value&...`, added to every target.
+    `forward`: names of client headers that are also passed on; a "*" at the end stands for any rest. `headers`: sent
+    instead of the client's headers with the same names. `query`: `name=value&...`, added to every target.
     """
 
     forward: tuple[bytes, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
     query: bytes = b""
 
-    def forwarded(self, headers: Headers, of_client: Headers) -> Headers:
-        """The headers with those of the client that go to this upstream alone."""
+    def forwarded(self, headers: Headers, client_headers: Headers) -> Headers:
+        """Returns the headers together with the client's headers that only this upstream gets."""
         known = {name for name, _ in headers}
-        return headers + [header for header in of_client if header[0] not in known and self._wants(header[0])]
+        return headers + [header for header in client_headers if header[0] not in known and self._forwards(header[0])]
 
     def apply(self, headers: Headers, target: bytes) -> tuple[Headers, bytes]:
-        """Headers and target as they are sent."""
+        """Returns headers and target with the additions."""
         own = {name for name, _ in self.headers}
         headers = [*(header for header in headers if header[0] not in own), *self.headers]
         if not self.query:
             return headers, target
         return headers, target + (b"&" if b"?" in target else b"?") + self.query
 
-    def _wants(self, name: bytes) -> bool:
+    def _forwards(self, name: bytes) -> bool:
         return any(name == one or (one.endswith(b"*") and name.startswith(one[:-1])) for one in self.forward)
 
 
 class Upstream:
     """One provider, as requests use it. `address` is its host and port, for traces.
 
-    `sockets`: its WebSocket connections, where it has that.
-    Mutable: `enabled`, which an operator decides, and which additions to a body each model refuses.
+    `sockets`: its WebSocket connections, or None if it is not reached by WebSocket.
+    Mutable: `enabled`, which an operator sets, and the additions to a body that each model refuses.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Upstream:
         keys: KeyRing,
         health: Health,
         policy: UpstreamPolicy,
-        additions: Additions | None = None,
+        additions: RequestAdditions | None = None,
         sockets: UpstreamSockets | None = None,
     ) -> None:
         self.name = name
@@ -149,25 +149,25 @@ class Upstream:
 
     async def attempt_on_socket(
         self,
-        passage: TurnTransport | SteeringTransport,
+        transport: TurnTransport | SteeringTransport,
         key: UpstreamKey,
         target: bytes,
         headers: Headers,
         body: Body,
         progress: Progress | None = None,
     ) -> Answer:
-        """Begins a turn of a client's socket over a socket to here, or else by POST. Raises UpstreamFault."""
+        """Sends a turn of a client's WebSocket over a WebSocket, or else by POST. Raises UpstreamFault."""
         sent_headers, sent_target = [*headers, key.header], target
         if self.additions is not None:
             sent_headers, sent_target = self.additions.apply(sent_headers, sent_target)
         try:
-            answer = await passage.ask(self.sockets, key.fingerprint, sent_target, sent_headers, body, progress)
+            answer = await transport.send(self.sockets, key.fingerprint, sent_target, sent_headers, body, progress)
         except UpstreamFault as fault:
-            if passage.turn is not None:
-                passage.results.append((self.name, fault.kind.value))
+            if transport.turn is not None:
+                transport.results.append((self.name, fault.kind.value))
             raise
-        if answer is not None and passage.turn is not None:
-            passage.results.append((self.name, str(answer.status)))
+        if answer is not None and transport.turn is not None:
+            transport.results.append((self.name, str(answer.status)))
         return answer or await self.transport.send(b"POST", sent_target, sent_headers, body, progress)
 
     async def close(self) -> None:
@@ -178,23 +178,23 @@ class Upstream:
 
     @property
     def connections(self) -> tuple[int, int]:
-        """How many connections are open, and how many of them wait for a request."""
+        """The number of open connections, and how many of them are idle."""
         transport, sockets = self.transport, self.sockets
         opened, idle = transport.open_connections, transport.idle_connections
         return (opened, idle) if sockets is None else (opened + len(sockets), idle + sockets.idle)
 
     def offers(self, operation: frozenset[str]) -> bool:
-        """Whether an operation is offered here, by the names that stand for it."""
+        """Whether the upstream offers an operation, which is given by all names that stand for it."""
         offered = self.policy.operations
         return not offered or not offered.isdisjoint(operation)
 
     def refuses(self, model: str, field: str) -> bool:
-        """Whether this model has refused a field here, which is not added again before the gateway restarts."""
+        """Whether this model has refused a field. The field is not added again until the gateway restarts."""
         return (model, field) in self._refused
 
     def note_refused(self, model: str, field: str) -> None:
-        """Remembers that this model refuses a field here."""
-        if len(self._refused) < _MOST_REFUSING:
+        """Remembers that this model refuses a field."""
+        if len(self._refused) < _MAX_REFUSED_FIELDS:
             self._refused.add((model, field))
         self._log.info("upstream_refuses_field", upstream=self.name, model=model, field=field)
 
@@ -202,7 +202,7 @@ class Upstream:
         """Notes the answer to a request for `model`, which is the upstream's own name for it."""
         if status >= _SERVER_ERROR:
             self._last_fault = f"status {status}"
-            self._log_opened(self.health.broke(model, now_s, answered=True), model, f"status {status}")
+            self._log_opened(self.health.failed(model, now_s, answered=True), model, f"status {status}")
             return
         change = self.health.answered(model, now_s)
         if change.whole:
@@ -215,7 +215,7 @@ class Upstream:
                 self._log_rest(key, status, rest_s, was_resting=key.rests_until_s > now_s)
                 key.rest(now_s + rest_s)
         elif status == RATE_LIMITED:
-            rest_s = min(_UNTOLD_REST_S if retry_after_s is None else retry_after_s, self.policy.key_rest_s)
+            rest_s = min(_DEFAULT_REST_S if retry_after_s is None else retry_after_s, self.policy.key_rest_s)
             self._log_rest(key, status, rest_s, was_resting=key.resting_until_s(model) > now_s, model=model)
             key.rest_model(model, now_s + rest_s)
 
@@ -223,14 +223,14 @@ class Upstream:
         """Notes that a request for `model`, started at `began_s`, got no answer."""
         health = self.health
         self._last_fault = kind.value
-        if kind in _OWN:
+        if kind in _GATEWAY_FAULTS:
             health.released(model)
         elif kind in _UNREACHABLE:
             self._log_opened(health.unreachable(now_s), model, kind.value)
         elif kind is FaultKind.FIRST_BYTE_TIMEOUT:
             self._log_opened(health.timed_out(model, began_s, now_s), model, kind.value)
         else:
-            self._log_opened(health.broke(model, now_s, answered=False), model, kind.value)
+            self._log_opened(health.failed(model, now_s, answered=False), model, kind.value)
 
     def unavailable_because(self, model: str, now_s: float) -> str:
         """Returns why requests for `model` are not sent here now, for operators; "" if they are."""

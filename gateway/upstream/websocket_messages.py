@@ -1,11 +1,11 @@
 """The messages of a WebSocket connection to an upstream (OpenResponses, 2026-04-24, "WebSocket mode"). Pure.
 
-    turn_message(body, lane) -> bytes        a body of POST as a `response.create`
-    read(message) -> Told                    what an upstream's message is, and whose
-    as_event(told, message) -> bytes         the message as a server-sent event, which is what relays read
-    refusal(message) -> (status, headers, body)   an `error` in place of an answer, as HTTP would say it
+    turn_message(body, lane) -> bytes        the body of a POST as a `response.create` message
+    read_head(message) -> MessageHead        the type and the lane of an upstream's message
+    as_event(head, message) -> bytes         the message as a server-sent event, which relays read
+    refusal(message) -> (status, headers, body)   an `error` message as the answer to a POST
 
-A message is passed on byte for byte, but for line ends inside it: of those, CR is no part of an event's data.
+A message is passed on byte for byte, except for line ends inside it, because CR cannot occur in an event's data.
 """
 
 from __future__ import annotations
@@ -23,75 +23,81 @@ from gateway.types import Body, Headers
 
 CREATED: Final = "response.created"
 ERROR: Final = "error"
-ENDINGS: Final = frozenset({*TERMINAL_STATUSES, ERROR})
+FINAL_KINDS: Final = frozenset({*TERMINAL_STATUSES, ERROR})
 """The messages that end a turn."""
 STEERING: Final = "response.steer."
-"""How the answers to `response.steer` begin. They are about a turn, and none of its events."""
+"""The prefix of answers to `response.steer`. They concern a turn, but are not events of its stream."""
 ACCEPTED: Final = STEERING + "accepted"
 PENDING: Final = STEERING + "pending"
-NOT_KNOWN: Final = "previous_response_not_found"
-TOO_OLD: Final = "websocket_connection_limit_reached"
-"""The code of an upstream that closes a connection for its age: nothing was begun."""
+PREVIOUS_NOT_FOUND: Final = "previous_response_not_found"
+CONNECTION_TOO_OLD: Final = "websocket_connection_limit_reached"
+"""The error code of an upstream that closes a connection because of its age. It has not begun the turn."""
 NO_CHANGES: Final[Mapping[str, bytes | None]] = MappingProxyType({})
-_OF_POST: Final[Mapping[str, None]] = MappingProxyType(dict.fromkeys(("stream", "stream_options", "background")))
+_POST_MEMBERS: Final[Mapping[str, None]] = MappingProxyType(dict.fromkeys(("stream", "stream_options", "background")))
 _KIND: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"type"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9_.:\-]+)"')
 _LANE: Final = b'"stream_id"'
 _SERVER_ERROR: Final = 500
 _STATUSES: Final = range(400, 600)
-_PASSED_ON: Final = re.compile(r"retry-after(-ms)?|x-(should-retry|request-id|ratelimit-[a-z\-]+)", re.IGNORECASE)
+_FORWARDED: Final = re.compile(r"retry-after(-ms)?|x-(should-retry|request-id|ratelimit-[a-z\-]+)", re.IGNORECASE)
 _JSON: Final = (b"content-type", b"application/json")
 
 
-class Told(NamedTuple):
-    """What a message is. `lane`: its `stream_id`; None: it names none."""
+class MessageHead(NamedTuple):
+    """The type and the lane of a message. `lane`: its `stream_id`, or None if it has none."""
 
     kind: str
     lane: str | None
 
 
 def turn_message(body: Body, lane: str, changes: Mapping[str, bytes | None] = NO_CHANGES) -> bytes:
-    """A body of POST as the message that begins the same turn. `changes`: other values of members. In any thread."""
-    text = replace(bytes(body), 0, {**_OF_POST, **changes})
+    """Returns the message that begins the same turn as a POST with this body. May run in any thread.
+
+    `changes`: other values of members; None removes one.
+    """
+    text = replace(bytes(body), 0, {**_POST_MEMBERS, **changes})
     named = b'"stream_id":%b,' % dumps(lane) if lane else b""
     return b'{"type":"response.create",%b%b' % (named, text[text.index(b"{") + 1 :])
 
 
-def read(message: bytes) -> Told | None:
-    """What it is; None: it is no message of this protocol. Only a message with a lane is parsed."""
+def read_head(message: bytes) -> MessageHead | None:
+    """Reads the type and the lane of a message. None: it is not a message of this protocol.
+
+    Only messages with a lane are parsed.
+    """
     found = _KIND.match(message)
     if found is not None and _LANE not in message:
-        return Told(found[1].decode(), None)
+        return MessageHead(found[1].decode(), None)
     fields = parse_object(message)
     kind = None if fields is None else fields.get("type")
     if fields is None or not isinstance(kind, str) or "\n" in kind or "\r" in kind:
         return None
     lane = fields.get("stream_id")
-    return Told(kind, lane if isinstance(lane, str) else None)
+    return MessageHead(kind, lane if isinstance(lane, str) else None)
 
 
-def as_event(told: Told, message: bytes) -> bytes:
-    """The message as one server-sent event."""
+def as_event(head: MessageHead, message: bytes) -> bytes:
+    """Returns the message as one server-sent event."""
     if b"\n" in message or b"\r" in message:
         message = message.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
-    return b"event: %b\ndata: %b\n\n" % (told.kind.encode(), message)
+    return b"event: %b\ndata: %b\n\n" % (head.kind.encode(), message)
 
 
 def response_id(message: bytes) -> str:
-    """The id of the response that an event carries; "" for none."""
+    """Returns the id of the response in an event, or ""."""
     response = (parse_object(message) or {}).get("response")
     identifier = response.get("id") if isinstance(response, dict) else None
     return identifier if isinstance(identifier, str) else ""
 
 
 def steer_id(message: bytes) -> str:
-    """The id of the steering that an answer is about; "" for none."""
+    """Returns the id of the steering that a message answers, or ""."""
     steer = (parse_object(message) or {}).get("steer")
     identifier = steer.get("id") if isinstance(steer, dict) else None
     return identifier if isinstance(identifier, str) else ""
 
 
-def error_of(message: bytes) -> Mapping[str, Any]:
-    """What an error says, in either of its forms: nested, or flat as on a stream."""
+def read_error(message: bytes) -> Mapping[str, Any]:
+    """Returns the fields of an error, which may be nested, or flat as in a stream."""
     fields = parse_object(message) or {}
     nested = fields.get("error")
     if isinstance(nested, dict):
@@ -100,14 +106,14 @@ def error_of(message: bytes) -> Mapping[str, Any]:
 
 
 def refusal(message: bytes) -> tuple[int, Headers, bytes]:
-    """An error that came in place of a turn's first event, as the answer to a POST."""
-    fields, error = parse_object(message) or {}, error_of(message)
+    """Returns an error that came in place of a turn's first event, in the form of an answer to a POST."""
+    fields, error = parse_object(message) or {}, read_error(message)
     status = fields.get("status", fields.get("status_code"))
     if not isinstance(status, int) or isinstance(status, bool) or status not in _STATUSES:
         status = error_status(dict(error)) or _SERVER_ERROR
     named = fields.get("headers")
     headers: Headers = [_JSON]
     for name, value in named.items() if isinstance(named, dict) else ():
-        if _PASSED_ON.fullmatch(name) and isinstance(value, str | int) and str(value).isascii():
+        if _FORWARDED.fullmatch(name) and isinstance(value, str | int) and str(value).isascii():
             headers.append((name.lower().encode(), str(value).encode()))
     return status, headers, dumps({"error": dict(error)})

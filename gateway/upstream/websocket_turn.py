@@ -1,11 +1,11 @@
-"""One turn on a WebSocket connection to an upstream: its messages become an `Answer`, as HTTP would have given it.
+"""One turn on a WebSocket connection to an upstream. Its messages become an `Answer` like that to a POST.
 
-    begun by `response.create`      -> waits for its first message, `first_byte_timeout_s`
+    `response.create` was sent      -> waits for its first message, at most `first_byte_timeout_s`
     first message: an `error`       -> a refusal with its status; nothing else follows
-    first message: anything else    -> 200, `text/event-stream`: each message is an event, to the one that ends it all
+    first message: anything else    -> 200, `text/event-stream`; each message is an event, up to a final one
 
-The reader's side is `NativeAnswer`, as on HTTP/1.1. One who leaves before the end closes the connection, unless turns
-of other lanes are on it: then the rest of this one is dropped as it comes.
+The reader has a `NativeAnswer`, as on HTTP/1.1. If it aborts the answer, the connection is closed, unless turns of
+other lanes run on it. In that case the rest of this turn is discarded.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gateway.upstream.answer import NativeAnswer
 from gateway.upstream.transport import FaultKind, TransportConfig, UpstreamFault
 from gateway.upstream.websocket_messages import (
     CREATED,
-    ENDINGS,
     ERROR,
-    Told,
+    FINAL_KINDS,
+    MessageHead,
     as_event,
-    error_of,
+    read_error,
     refusal,
     response_id,
 )
@@ -31,37 +31,37 @@ _OK: Final = 200
 _EVENTS: Final = (b"content-type", b"text/event-stream")
 
 
-class TurnsSocket(Protocol):
-    """What a turn needs of its connection."""
+class TurnConnection(Protocol):
+    """The methods of a connection that its turns use."""
 
-    def read_on(self) -> None:
-        """Its reader has caught up."""
+    def resume_reading(self) -> None:
+        """Reads again, because the turn's reader has caught up."""
 
-    def pause(self) -> None:
-        """Its reader is slow."""
+    def pause_reading(self) -> None:
+        """Stops reading, because the turn's reader is slow."""
 
-    def gave_up(self, turn: UpstreamTurn) -> None:
-        """Nobody reads the turn any more."""
+    def on_abandoned(self, turn: UpstreamTurn) -> None:
+        """Is called when nobody reads the turn any more."""
 
 
 class UpstreamTurn:
-    """One turn; `answer.Connection` for its answer. `loop` has its timer.
+    """One turn. For its answer it is an `answer.Connection`.
 
-    State that changes: `begun`, a message has come; `has_ended`, the last one has; `is_over`, nobody waits for more;
-    the id of its response; the code of an error that came in place of it.
+    State that changes: `has_begun`: a message has come; `has_ended`: the last message has come; `is_over`: the reader
+    waits for no more; the id of its response; the code of an error that came in its place.
     """
 
     __slots__ = (
-        "_deadline", "_loop", "_pieces", "_socket", "answer", "begun", "config", "error_code", "has_ended", "is_over",
-        "lane", "response_id",
+        "_deadline", "_loop", "_pieces", "_socket", "answer", "config", "error_code", "has_begun", "has_ended",
+        "is_over", "lane", "response_id",
     )  # fmt: skip
 
     def __init__(
-        self, socket: TurnsSocket, config: TransportConfig, lane: str, loop: asyncio.AbstractEventLoop
+        self, socket: TurnConnection, config: TransportConfig, lane: str, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.config = config
         self.lane = lane
-        self.begun = self.has_ended = self.is_over = False
+        self.has_begun = self.has_ended = self.is_over = False
         self.response_id = ""
         self.error_code = ""
         self._pieces: list[bytes] = []
@@ -72,27 +72,27 @@ class UpstreamTurn:
 
     # for its socket
 
-    def push(self, told: Told, message: bytes) -> None:
-        """Takes a message of this turn; `flush` passes on what has come together."""
-        self.has_ended = told.kind in ENDINGS
+    def push(self, head: MessageHead, message: bytes) -> None:
+        """Takes a message of this turn. `flush` passes on all messages that came together."""
+        self.has_ended = head.kind in FINAL_KINDS
         if self.is_over:
             return
         answer = self.answer
-        if told.kind == CREATED:
+        if head.kind == CREATED:
             self.response_id = response_id(message)
-        if self.begun:
-            piece = as_event(told, message)
-        elif told.kind == ERROR:
+        if self.has_begun:
+            piece = as_event(head, message)
+        elif head.kind == ERROR:
             answer.status, answer.headers, piece = refusal(message)
-            self.error_code = str(error_of(message).get("code"))
+            self.error_code = str(read_error(message).get("code"))
         else:
-            answer.status, answer.headers, piece = _OK, [_EVENTS], as_event(told, message)
-        self.begun = True
+            answer.status, answer.headers, piece = _OK, [_EVENTS], as_event(head, message)
+        self.has_begun = True
         self._pieces.append(piece)
         answer.unread_bytes += len(piece)
 
     def flush(self) -> None:
-        """Lets the reader have what has come."""
+        """Passes the messages that have come on to the reader."""
         answer, pieces = self.answer, self._pieces
         if self.is_over or not (pieces or self.has_ended):
             return
@@ -107,15 +107,15 @@ class UpstreamTurn:
                 self._deadline.unset()
                 answer.wake()
             elif answer.unread_bytes > self.config.max_unread_bytes:
-                self._socket.pause()
+                self._socket.pause_reading()
             return
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         answer.unread_bytes = 0
         try:
             more = answer.take(data)
-        except Exception as error:  # noqa: BLE001 - it belongs to the task that waits in `pump`, not to the event loop
-            answer.refuse(error)
+        except Exception as error:  # noqa: BLE001 - the task that waits in `pump` handles it, not the event loop
+            answer.raise_in_pump(error)
             self._deadline.unset()
             return
         if more:
@@ -126,7 +126,7 @@ class UpstreamTurn:
             answer.wake()
 
     def end(self, kind: FaultKind, detail: str, *, sent: bool = True) -> None:
-        """Ends it with a fault. Idempotent."""
+        """Ends the turn with a fault. Idempotent."""
         if self.is_over:
             return
         self._stop()
@@ -135,11 +135,11 @@ class UpstreamTurn:
         self.answer.wake()
 
     def died(self, detail: str) -> None:
-        """Its connection is gone."""
-        self.end(FaultKind.CUT if self.begun else FaultKind.RESET, detail)
+        """Ends the turn, because its connection is lost."""
+        self.end(FaultKind.CUT if self.has_begun else FaultKind.RESET, detail)
 
     def wait_until_begun(self, timeout_s: float) -> asyncio.Future[None]:
-        """Ends when its first message has come, or its fault is set."""
+        """Returns a future that ends when the first message has come or the answer's fault is set."""
         return self.wait(self.answer, timeout_s)
 
     # answer.Connection
@@ -159,12 +159,12 @@ class UpstreamTurn:
         """See `answer.Connection`."""
         self._pieces.clear()
         answer.unread_bytes = 0
-        self._socket.read_on()
+        self._socket.resume_reading()
 
     def fail(self, kind: FaultKind, detail: str) -> None:
         """See `answer.Connection`."""
         self.end(kind, detail)
-        self._socket.gave_up(self)
+        self._socket.on_abandoned(self)
 
     # inside
 
@@ -173,7 +173,7 @@ class UpstreamTurn:
         self._deadline.close()
 
     def _on_deadline(self) -> None:
-        if self.begun:
+        if self.has_begun:
             self.fail(FaultKind.CHUNK_TIMEOUT, f"no message for {self.config.chunk_timeout_s} s")
         else:
             self.fail(FaultKind.FIRST_BYTE_TIMEOUT, f"no message for {self.config.first_byte_timeout_s} s")

@@ -248,7 +248,7 @@ class _SuccessorClient(TurnClient):
             return
         self.status = self.failed = status
         self.is_unauthorized = status == 401  # noqa: PLR2004 - HTTP's
-        if not (isinstance(transport, SteeringTransport) and transport.was_told):
+        if not (isinstance(transport, SteeringTransport) and transport.client_informed):
             told: Any = (parse_object(body) or {}).get("error")
             error = told if isinstance(told, dict) else {}
             self._send([steer_failed(self._steer, str(error.get("code")), str(error.get("message")))])

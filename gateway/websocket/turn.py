@@ -33,7 +33,7 @@ from gateway.state.past import CONVERSATION, PREVIOUS, Recalled
 from gateway.state.turn import Turn, new_response_id
 from gateway.state.turns import Turns, TurnSource
 from gateway.types import Body, Scope
-from gateway.upstream.websocket_pool import Continued, SessionSockets, TurnTransport
+from gateway.upstream.websocket_pool import ContinuedResponse, SessionSockets, TurnTransport
 from gateway.upstream.websocket_steering import SteeringTransport
 from gateway.websocket.memory import LaneMemory, Remembered
 from gateway.websocket.messages import Message, input_of, refuse_background, request_body
@@ -185,13 +185,13 @@ class SocketTurn:
             work = partial(self._continued, self._recalled, rule)
         return await snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
 
-    def _continuable(self) -> Continued | None:
+    def _continuable(self) -> ContinuedResponse | None:
         """What it goes on from, for a socket whose provider remembers that."""
         recalled, place = self._recalled, self.message.places.get("input")
         keeps = self.rule is not None and self.rule.state == "upstream"
         if recalled is None or place is None or not keeps:
             return None
-        return Continued(recalled.response_id, self.message.text[place[0] : place[1]])
+        return ContinuedResponse(recalled.response_id, self.message.text[place[0] : place[1]])
 
     def _body(self) -> Body:
         return request_body(self.message)

@@ -40,7 +40,7 @@ from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Health, KeyRing, UpstreamKey
 from gateway.upstream.origin import parse_origin
 from gateway.upstream.transport import TransportConfig
-from gateway.upstream.upstream import Additions, Upstream, UpstreamPolicy
+from gateway.upstream.upstream import RequestAdditions, Upstream, UpstreamPolicy
 from gateway.upstream.websocket_pool import UpstreamSockets
 from gateway.websocket.session import SessionBounds
 from gateway.websocket.sockets import SocketPolicy
@@ -155,10 +155,10 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
     )
 
 
-def _additions(settings: UpstreamSettings) -> Additions | None:
+def _additions(settings: UpstreamSettings) -> RequestAdditions | None:
     if not (settings.forward_headers or settings.headers or settings.query):
         return None
-    return Additions(
+    return RequestAdditions(
         tuple(name.encode() for name in settings.forward_headers),
         tuple((name.encode(), value.get_secret_value().encode()) for name, value in settings.headers.items()),
         urlencode({name: value.get_secret_value() for name, value in settings.query.items()}).encode(),

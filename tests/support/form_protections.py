@@ -86,7 +86,7 @@ FORM_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a body that the gateway lost is no fault of the upstream",
         "gateway/upstream/upstream.py",
-        "if kind in _OWN:",
+        "if kind in _GATEWAY_FAULTS:",
         "if False:",
         f"{_TEST_FORMS}::test_a_file_that_is_lost_on_its_way_is_a_503_and_no_fault_of_the_upstream",
     ),

@@ -275,14 +275,14 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "an upstream that does not read is waited for",
         "gateway/upstream/websocket_writer.py",
-        "if rest is None or self._is_paused:",
-        "if rest is None:",
+        "if unwritten is None or self._is_paused:",
+        "if unwritten is None:",
         "tests/websocket/upstreams/test_long_messages.py::test_an_upstream_that_does_not_read_is_waited_for",
     ),
     Protection(
         "a response that nobody asked for ends the upstream's socket",
         _UPSTREAM,
-        "        elif told.kind == CREATED:\n            self.abort()\n",
+        "        elif head.kind == CREATED:\n            self.abort()\n",
         "",
         f"{_TEST_UPSTREAMS}::test_a_response_that_nobody_asked_for_ends_the_socket",
     ),

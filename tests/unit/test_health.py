@@ -18,7 +18,7 @@ def test_one_models_failures_alone_never_close_the_way_for_another(
     health = Health(failures, OPEN_S, 100)
     for at, (model, _) in enumerate(events):
         if model == "sick":
-            health.broke("sick", float(at), answered=True)
+            health.failed("sick", float(at), answered=True)
         else:
             assert health.allows(model, float(at))
             health.answered(model, float(at))
@@ -33,14 +33,14 @@ def test_what_has_answered_last_is_closed(events: list[tuple[str, bool]]) -> Non
             health.answered(model, now_s)
             assert health.allows(model, now_s)
         else:
-            health.broke(model, now_s, answered=True)
+            health.failed(model, now_s, answered=True)
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=200), st.integers(1, 5))
 def test_no_more_models_are_kept_than_the_bound(models: list[str], most: int) -> None:
     health, key = Health(1000, OPEN_S, most), UpstreamKey(0, "secret", max_models=most)
     for model in models:
-        health.broke(model, 0.0, answered=True)
+        health.failed(model, 0.0, answered=True)
         key.rest_model(model, 100.0)
         assert len(list(health.models(0.0))) <= most
         assert len(key.resting_models(0.0)) <= most
@@ -59,11 +59,11 @@ def test_a_probe_that_tells_nothing_is_waited_for_no_longer_than_the_breaker_sta
 def test_a_probe_of_a_model_that_failed_alone_leaves_the_place_of_the_wholes() -> None:
     health = Health(2, OPEN_S, 10)
     for model in ("a", "a", "b", "b"):
-        health.broke(model, 0.0, answered=True)
+        health.failed(model, 0.0, answered=True)
     assert health.whole.condition(0.0) is Condition.OPEN
     assert health.allows("a", OPEN_S)
     assert health.allows("c", OPEN_S)
-    health.broke("a", OPEN_S, answered=True)
+    health.failed("a", OPEN_S, answered=True)
     assert health.whole.condition(OPEN_S) is not Condition.OPEN
     health.answered("c", OPEN_S)
     assert health.allows("d", OPEN_S)
@@ -72,7 +72,7 @@ def test_a_probe_of_a_model_that_failed_alone_leaves_the_place_of_the_wholes() -
 
 def test_a_request_that_tells_nothing_gives_the_place_of_its_probe_back() -> None:
     health = Health(1, OPEN_S, 10)
-    health.broke("a", 0.0, answered=True)
+    health.failed("a", 0.0, answered=True)
     assert health.allows("a", OPEN_S)
     assert not health.allows("a", OPEN_S)
     health.released("a")

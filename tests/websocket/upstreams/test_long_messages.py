@@ -83,7 +83,7 @@ async def test_others_are_served_while_a_long_message_is_written() -> None:
         reading.transport.resume_reading()
         writing.writer.send(message)
         turns = 0
-        while writing.writer.is_in_a_message:
+        while writing.writer.is_writing_message:
             turns += 1
             await asyncio.sleep(0)
         assert turns >= 50
