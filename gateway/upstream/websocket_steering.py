@@ -132,7 +132,7 @@ class SteeringTransport:
             raise turn.answer.fault
         return turn.answer
 
-    # websocket_watches.SteeringWatch
+    # websocket_listeners.SteeringListener
 
     def on_answer(self, head: MessageHead, message: bytes, identifier: str) -> None:
         """See `websocket_listeners.SteeringListener`."""

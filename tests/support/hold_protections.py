@@ -35,14 +35,14 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a wrong prediction is held as output",
         "gateway/protocol/dialects/chat.py",
-        "more_output_tokens=n * _beside_the_bound(fields)",
+        "more_output_tokens=n * _tokens_beyond_bound(fields)",
         "more_output_tokens=0",
         f"{_TEST_RESERVATION}::test_a_wrong_prediction_is_held_as_output",
     ),
     Protection(
         "sound of unknown length is held by the second",
         "gateway/proxy/reservation.py",
-        "(body_work.media or unheard) and _SECOND in asked.router.prices.units",
+        "(body_work.media or is_duration_unknown) and _SECOND in inputs.router.prices.units",
         "False",
         f"{_TEST_RESERVATION}::test_sound_of_unknown_length_is_held_by_the_second",
     ),
@@ -56,7 +56,7 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a rerank reads its query with each document",
         "gateway/protocol/dialects/rerank.py",
-        "repeated_bytes=again",
+        "repeated_bytes=repeated_bytes",
         "repeated_bytes=0",
         f"{_TEST_RESERVATION}::test_a_rerank_reads_its_query_with_each_piece",
     ),

@@ -296,8 +296,8 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the dearest model that may answer is held",
         "gateway/proxy/reservation.py",
-        "_of_several(asked) if route.instead else _of_row(asked, route.price)",
-        "_of_row(asked, route.price)",
+        "_reserve_dearest(inputs) if route.instead else _reserve_at_price(inputs, route.price)",
+        "_reserve_at_price(inputs, route.price)",
         "tests/billing/test_answered_price.py::test_what_is_held_is_the_dearest_that_may_answer",
     ),
     Protection(
