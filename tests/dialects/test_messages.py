@@ -180,7 +180,7 @@ async def read_all(client: anthropic.AsyncAnthropic) -> None:
 
 
 async def test_the_first_piece_does_not_wait_for_the_second(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preamble, "LONGEST_S", 1e9)  # what is held back is not let go by time
+    monkeypatch.setattr(preamble, "MAX_EVENTS_S", 1e9)  # what is held back is not let go by time
     go_on = asyncio.Event()
     begun = [start(), BLOCK, text("Hel")]
     script = [request(), stream(*begun), wait_for(go_on), more(text("lo"), *STOPPED), end_of_body()]

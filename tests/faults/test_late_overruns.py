@@ -67,7 +67,7 @@ LEFT_IN_THE_BACKGROUND: Final = (request(), send(EVENT_STREAM, chunk(IN_THE_BACK
 @pytest.fixture(autouse=True)
 def asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway's own questions come late, except where a test hastens them."""
-    monkeypatch.setattr(late_usage, "_AFTER_S", (60.0,))
+    monkeypatch.setattr(late_usage, "_DELAYS_S", (60.0,))
 
 
 async def by_id(scenario: Scenario, method: str = "GET", path: str = "") -> None:
@@ -153,7 +153,7 @@ async def test_a_late_overrun_is_journalled_counted_and_pauses_as_any_other(
 ) -> None:
     happens, scripts = SEEN[name]
     if name == "the gateway":
-        monkeypatch.setattr(late_usage, "_AFTER_S", (0.1, 0.2, 0.3))
+        monkeypatch.setattr(late_usage, "_DELAYS_S", (0.1, 0.2, 0.3))
     async with stages(*scripts, upstream=ABORTS, route=route, limits={}) as scenario:
         await happens(scenario)
         made, corrected = await settled(scenario)

@@ -39,7 +39,7 @@ ABORTS = {"on_client_leave": "abort"}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedule, some times faster."""
-    monkeypatch.setattr(late_usage, "_AFTER_S", (0.1, 0.2, 0.3))
+    monkeypatch.setattr(late_usage, "_DELAYS_S", (0.1, 0.2, 0.3))
 
 
 def spent(scenario: Scenario) -> int:

@@ -46,7 +46,7 @@ HUGE = 10**15
 @pytest.fixture(autouse=True)
 def asks_no_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway's own questions after what a response used wait until these tests are over."""
-    monkeypatch.setattr(late_usage, "_AFTER_S", (600.0,))
+    monkeypatch.setattr(late_usage, "_DELAYS_S", (600.0,))
 
 
 @dataclass
