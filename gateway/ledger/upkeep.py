@@ -6,12 +6,12 @@
     lease    every third of `ledger.lease_s`    renews this worker's lease; voids what dead workers held
     confirm  four times per second              drops the settlements that every replica has
 
-If another server answers now than before, it may lack what was acknowledged last. Settlements are then posted again,
-and running requests get their holds again. The same happens if this worker was silent for so long that the others
-considered it dead.
+If another server answers now than before, it may lack what was acknowledged last. `confirm` then posts settlements
+again, and `renew` finds the holds that are gone, which running requests get again. The same happens if this worker was
+silent for so long that the others considered it dead.
 
-Mutable: whether the spool waits, the lease, whether holds are to be restored, the workers that are `lost`, and the
-counts `expired`, `posted_again` and `restored`.
+Mutable: whether the spool waits, the lease, the workers that are `lost`, and the counts `expired`, `posted_again` and
+`restored`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class Upkeep:
         self._spool_looked_s = -math.inf
         self._told_s = -math.inf
         self._leased = False
-        self._restore_due = False
         self._log = structlog.get_logger("gateway.ledger")
         self.works: Final = (
             self._periodic("renew-holds", self._round_s, self._renew),
@@ -127,7 +126,7 @@ class Upkeep:
     async def _renew(self) -> None:
         await self._store.measure_clocks()
         if await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms):
-            # Another worker took this one for dead, and gave its holds back after it was known to live.
+            # Another server answers since a failover, or another worker took this one for dead and gave its holds back.
             await self._restore()
 
     async def _expire(self) -> None:
@@ -167,14 +166,10 @@ class Upkeep:
 
     async def _confirm(self) -> None:
         if self._unreplicated.lost_ground:
-            self._restore_due = True
             missing = await self._post(self._unreplicated.take())
             self.posted_again += missing
             if missing:
                 self._log.warning("settlements_posted_again", count=missing)
-        if self._restore_due:
-            await self._restore()
-            self._restore_due = False
         await self._unreplicated.look()
 
     async def _restore(self) -> None:

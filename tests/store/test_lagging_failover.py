@@ -35,7 +35,7 @@ async def _settle_until(parts: LedgerParts, key_count: int, done: asyncio.Event)
 
 async def test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half_a_second(tmp_path: Path) -> None:
     with valkey_sentinel(lag_s=0.5) as group:
-        async with open_ledger(group.url, tmp_path, hold_ttl_s=30.0) as parts, kept_up(parts.ledger):
+        async with open_ledger(group.url, tmp_path, hold_ttl_s=3000.0) as parts, kept_up(parts.ledger):
             running_key = await parts.new_key(credit=1000, limits={"concurrency": 1})
             group.primary.run("WAIT", 1, 5000)  # teams and credits are an admin's, not a request's
             done = asyncio.Event()

@@ -65,9 +65,9 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "running requests get their holds again after a failover",
         _UPKEEP,
-        "            self._restore_due = True\n",
-        "",
-        f"{_SCHEDULES}[fails_over]",
+        "gave its holds back.\n            await self._restore()\n",
+        "gave its holds back.\n            pass\n",
+        f"{_FAILOVER}::test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half_a_second",
     ),
     Protection(
         "holds of running requests are renewed",
