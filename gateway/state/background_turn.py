@@ -24,7 +24,6 @@ from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.state.background import Background, Ended, Ending, Job, Queued, new_job, queue_full
 from gateway.state.event_log import EventLog
 from gateway.state.following import follow
-from gateway.state.items import shown
 from gateway.state.large_work import parse_object_whole
 from gateway.state.records import RUNNING, StoredResponse
 from gateway.state.replay import ending_events, terminal_event
@@ -192,7 +191,7 @@ class BackgroundTurn(Turn):
         appended: list[bytes] = []
         conversation = self._past.conversation
         if conversation is not None and self.keep and record.status in ("completed", "incomplete"):
-            items = [*self._input, *shown(record.output)]
+            items = [*self._input, *record.output]
             appended = await self._keeper.conversations.packed(self._key.team_id, items)
         await self._try_to_end(Ending(record, self._log, conversation, self.lock, appended))
 

@@ -12,7 +12,7 @@ before it. One that a client has put into its input is left where it is: the cli
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.state.items import COMPACTION, LOCAL_SHELL_OUTPUT, Item, kind_of, new_item_id
@@ -85,7 +85,7 @@ def since_compaction(items: Sequence[Item]) -> Sequence[Item]:
 
 
 class _Seen:
-    """The items so far, by what a repetition is told by: the id, or the call. Mutable."""
+    """The items so far, by what a repetition is told by: the id and what it says, or the call. Mutable."""
 
     def __init__(self) -> None:
         self._named: dict[tuple[str, str], list[Item]] = {}
@@ -113,11 +113,25 @@ class _Seen:
 
 
 def _says_the_same(before: Item, item: Item) -> bool:
-    """Whether an item is one that came before, by its id. A message with another text is not, whatever its id is.
+    """Whether an item is one that came before, by its id. One that says something else is not, whatever its id is.
 
-    Clients number their messages anew in every turn, and send earlier ones back without what they do not need.
+    Providers and clients number their items anew in every turn. Clients send earlier items back without what they do
+    not need.
     """
-    return kind_of(item) != "message" or _said(before) == _said(item)
+    if kind_of(item) == "message":
+        return _said(before) == _said(item)
+    return _agree({**before, "status": None}, item)
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """Whether two values contradict each other nowhere. Null, and what is empty or missing, contradicts nothing."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_agree(before[name], now[name]) for name in before.keys() & now.keys())
+    if any(value is None or (isinstance(value, str | list | dict) and not value) for value in (before, now)):
+        return True
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_agree, before, now))
+    return bool(before == now)
 
 
 def _said(message: Item) -> tuple[object, list[object]]:

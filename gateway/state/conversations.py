@@ -64,7 +64,14 @@ class Conversation(NamedTuple):
 
     def listed(self) -> list[Item]:
         """Returns the items as lists show them: of those that share an id, the first keeps it."""
-        return with_ids(self.items, [f"{self.id}/{place}" for place in self.places], self.gone)
+        return shown(self.items, self._named_places, self.gone)
+
+    def _with_ids(self) -> list[Item]:
+        return with_ids(self.items, self._named_places, self.gone)
+
+    @property
+    def _named_places(self) -> list[str]:
+        return [f"{self.id}/{place}" for place in self.places]
 
     @property
     def last_place(self) -> int:
@@ -75,7 +82,7 @@ class Conversation(NamedTuple):
         """Returns the items since the latest compaction as a turn that is continued: all, or those up to a place."""
         end = len(self.items) if last_place is None else bisect_right(self.places, last_place)
         start = end - len(since_compaction(self.items[:end]))
-        return Link(self.id, self.items[start:end], (), lambda: self.listed()[start:end])
+        return Link(self.id, self.items[start:end], (), lambda: self._with_ids()[start:end])
 
     def resource(self) -> dict[str, Any]:
         """Returns the conversation as the API shows it."""
@@ -145,8 +152,7 @@ class Conversations:
 
         Raises `invalid_item` if the conversation would grow beyond `state.max_response_bytes`, or 10,000 items.
         """
-        added = await self._large_work.run(partial(shown, items), is_long=is_long(*items))
-        packed = await self.packed(team_id, added)
+        packed = await self.packed(team_id, items)
         most, of_all = str(self._policy.max_response_bytes), str(self._policy.max_team_bytes)
         done = _TEAM_FULL
         for _ in range(_MOST_DROPPED):

@@ -1,12 +1,13 @@
 """Items of a response's input and output: how they are stored, shown and sent upstream. Pure.
 
     as_items(input)               a request's `input` as a list of items: a string is one user message
-    shown(items, prefix)          the items as lists show them: each with a type and an id of its own
+    shown(items, places)          the items as lists show them: each with an id of its own
     upstream_items(items, ids)    the items in the form that a provider without state accepts
 
 A provider without state refuses references to its store and fields that occur only in answers: `id`, `status`, keys
 whose value is null, the `logprobs` of a text, and reasoning without `encrypted_content`. These are removed. Items of
-unknown kinds otherwise pass unchanged. Item types: OpenResponses specification of 2026-04-24, schema `ItemParam`.
+unknown kinds otherwise pass unchanged. Item types: OpenResponses specification of 2026-04-24, schemas `ItemParam` of
+what clients send, and `ItemField` of what is shown, which requires more.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ _ID_PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
         "compaction": "cmp",
     }
 )
+_SPECIFIED: Final = frozenset({"message", "reasoning", "function_call", "function_call_output", "compaction"})
+_HAVE_STATUS: Final = frozenset({"message", "function_call", "function_call_output"})
+_STATUSES: Final = frozenset({"in_progress", "completed", "incomplete"})
+_REQUIRED_OF_PARTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {"output_text": {"annotations": []}, "input_image": {"image_url": None, "detail": "auto"}}
+)
+"""What a list shows of parts, and a request may leave out."""
 _NEVER_SENT: Final = frozenset({"id", "status"})
 _TEXT_PARTS: Final = frozenset({"output_text", "input_text", "text"})
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,256}")
@@ -105,23 +113,36 @@ def new_item_id(kind: str, place: str = "") -> str:
     return f"{_ID_PREFIXES.get(kind, 'item')}_{word}"
 
 
-def shown(items: Sequence[Item], places: Sequence[str] = ()) -> list[Item]:
-    """Returns items as a list shows them. Typed clients cannot read a message without a type or with a bare string."""
-    return [_shown(item) for item in with_ids(items, places)]
+def shown(items: Sequence[Item], places: Sequence[str] = (), gone: Iterable[str] = ()) -> list[Item]:
+    """Returns items as a list shows them: each with an id, and with what the specification requires of its kind."""
+    return [_shown(item) for item in with_ids(items, places, gone)]
 
 
 def _shown(item: Item) -> Item:
     kind = kind_of(item)
-    if kind != "message":
+    if kind not in _SPECIFIED:
         return {**item, "type": kind} if kind else item
-    content = item.get("content")
-    if isinstance(content, str):
-        part_type = "output_text" if item.get("role") == "assistant" else "input_text"
-        part: Item = {"type": part_type, "text": content}
-        if part_type == "output_text":
-            part["annotations"] = []
-        content = [part]
-    return {"type": "message", "status": "completed", **item, "content": content}
+    found = {"type": kind, **_without_nulls(item)}
+    if kind in _HAVE_STATUS and found.get("status") not in _STATUSES:
+        found["status"] = "completed"
+    if kind == "message":
+        said = found.get("content", [])
+        text = {"type": "output_text" if item.get("role") == "assistant" else "input_text", "text": said}
+        found["content"] = [text] if isinstance(said, str) else said
+    for name in ("content", "output"):
+        if isinstance(found.get(name), list):
+            found[name] = [_shown_part(part) for part in found[name]]
+    return found
+
+
+def _shown_part(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {**_REQUIRED_OF_PARTS.get(str(part.get("type")), {}), **_without_nulls(part)}
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def has_blob(item: Mapping[str, Any]) -> bool:
@@ -140,7 +161,7 @@ def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs:
         kind = kind_of(item)
         if kind == "reasoning" and not (blobs and has_blob(item)):
             continue
-        kept = {name: value for name, value in item.items() if name not in _NEVER_SENT and value is not None}
+        kept = {name: value for name, value in _without_nulls(item).items() if name not in _NEVER_SENT}
         if kind == LOCAL_SHELL_OUTPUT or is_reference(item) or (kind == "reasoning" and reasoning_ids):
             kept |= {"id": item["id"]} if item.get("id") else {}
         if kind == "message":
@@ -154,7 +175,7 @@ def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs:
 def _without_logprobs(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
-    part = {name: value for name, value in part.items() if value is not None}
+    part = _without_nulls(part)
     if part.get("type") in _TEXT_PARTS:
         part.pop("logprobs", None)
         if part.get("annotations") == []:

@@ -6,55 +6,87 @@ is echoed, what it leaves out has the specification's default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.protocol.dialects.responses import blank_response
 
-_ECHOED: Final[Mapping[str, type | tuple[type, ...]]] = MappingProxyType(
+_NUMBER: Final = (int, float)
+_ECHOED: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
-        "instructions": str,
-        "tools": list,
+        "instructions": (str,),
+        "tools": (list,),
         "tool_choice": (str, dict),
-        "truncation": str,
-        "parallel_tool_calls": bool,
-        "text": dict,
-        "top_p": (int, float),
-        "presence_penalty": (int, float),
-        "frequency_penalty": (int, float),
-        "top_logprobs": int,
-        "temperature": (int, float),
-        "reasoning": dict,
-        "max_output_tokens": int,
-        "max_tool_calls": int,
-        "service_tier": str,
-        "metadata": dict,
-        "safety_identifier": str,
-        "prompt_cache_key": str,
+        "truncation": (str,),
+        "parallel_tool_calls": (bool,),
+        "text": (dict,),
+        "top_p": _NUMBER,
+        "presence_penalty": _NUMBER,
+        "frequency_penalty": _NUMBER,
+        "top_logprobs": (int,),
+        "temperature": _NUMBER,
+        "reasoning": (dict,),
+        "max_output_tokens": (int,),
+        "max_tool_calls": (int,),
+        "service_tier": (str,),
+        "metadata": (dict,),
+        "safety_identifier": (str,),
+        "prompt_cache_key": (str,),
     }
 )
+"""The fields of a request that its response repeats, where they have their type."""
 _OF_FUNCTIONS: Final[Mapping[str, Any]] = MappingProxyType({"description": None, "parameters": None, "strict": None})
-_OF_REASONING: Final[Mapping[str, Any]] = MappingProxyType({"effort": None, "summary": None})
+
+
+def begun_response(fields: Mapping[str, Any], response_id: str, model: str, created_at: int) -> dict[str, Any]:
+    """Returns the response in progress to a request of these fields. `created_at`: Unix time in seconds."""
+    echoed = {name: fields[name] for name, kinds in _ECHOED.items() if _is_of(fields.get(name), kinds)}
+    for name, whole in _WHOLE.items():
+        if name in echoed:
+            echoed[name] = whole(echoed[name])
+    return {**blank_response(response_id, model, created_at), **echoed}
 
 
 def queued_response(fields: Mapping[str, Any], response_id: str, created_at: int) -> dict[str, Any]:
     """Returns the response to a request that waits. `created_at`: Unix time in seconds."""
-    response = blank_response(response_id, str(fields.get("model") or ""), created_at)
-    for name, kind in _ECHOED.items():
-        value = fields.get(name)
-        if isinstance(value, kind):
-            response[name] = value
-    response["tools"] = [_tool(tool) for tool in response["tools"] if isinstance(tool, dict)]
-    if isinstance(response["reasoning"], dict):
-        response["reasoning"] = {**_OF_REASONING, **response["reasoning"]}
-    if not isinstance(response["text"].get("format"), dict):
-        response["text"] = {**response["text"], "format": {"type": "text"}}
-    return {**response, "status": "queued", "background": True}
+    begun = begun_response(fields, response_id, str(fields.get("model") or ""), created_at)
+    return {**begun, "status": "queued", "background": True}
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_OF_FUNCTIONS, **tool} if tool.get("type") == "function" else dict(tool)
+def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+def _tools(tools: list[Any]) -> list[Any]:
+    given = [tool for tool in tools if isinstance(tool, dict)]
+    return [{**_OF_FUNCTIONS, **tool} if tool.get("type") == "function" else tool for tool in given]
+
+
+def _tool_choice(choice: Any) -> Any:
+    is_list = isinstance(choice, dict) and choice.get("type") == "allowed_tools"
+    return {"mode": "auto", **choice} if is_list else choice
+
+
+def _text(text: dict[str, Any]) -> dict[str, Any]:
+    shape = text.get("format")
+    if not isinstance(shape, dict):
+        return {**text, "format": {"type": "text"}}
+    if shape.get("type") != "json_schema":
+        return text
+    # The schema itself is not repeated: the specification's `JsonSchemaResponseFormat` has null there.
+    strict = shape.get("strict") is True
+    return {**text, "format": {"name": "", "description": None, **shape, "schema": None, "strict": strict}}
+
+
+def _reasoning(reasoning: dict[str, Any]) -> dict[str, Any]:
+    return {"effort": None, "summary": None, **reasoning}
+
+
+_WHOLE: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
+    {"tools": _tools, "tool_choice": _tool_choice, "text": _text, "reasoning": _reasoning}
+)
+"""What a request may leave out, and its response may not."""
 
 
 def failed_response(response: Mapping[str, Any], code: str, message: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.protocol.response_events import TERMINAL_STATUSES
 from gateway.protocol.sse_framing import last_boundary, split_events
 from gateway.state.conversations import Conversations
-from gateway.state.items import Item, shown, with_ids
+from gateway.state.items import Item, with_ids
 from gateway.state.large_work import parse_object_whole
 from gateway.state.past import Base, Past
 from gateway.state.records import StoredResponse
@@ -290,7 +290,7 @@ class Turn:
         """Appends a completed turn's input and output to its conversation in one step."""
         conversation = self._past.conversation
         if conversation is not None and response.get("status") in ("completed", "incomplete"):
-            items = [*self._input, *shown(response.get("output") or [])]
+            items = [*self._input, *(response.get("output") or [])]
             await self._keeper.conversations.append(self._key.team_id, conversation, items, self.lock)
 
     def _id_for(self, response: dict[str, Any]) -> str:

@@ -216,10 +216,13 @@ def steer_failed(message: Message, code: str, text: str) -> bytes:
 
 
 def _whole_error(error: dict[str, Any], status: int) -> dict[str, Any]:
-    """With what the specification requires of it, as text."""
+    """With what the specification requires of it, as text, and without what it does not allow."""
     code = error.get("code") or error.get("type") or f"http_{status}"
-    message = error.get("message")
-    return {**error, "code": str(code), "message": message if isinstance(message, str) else f"HTTP status {status}."}
+    message, param = error.get("message"), error.get("param")
+    told = {**error, "code": str(code), "message": message if isinstance(message, str) else f"HTTP status {status}."}
+    if "type" in told:
+        told["type"] = str(told["type"])
+    return {**told, "param": param if isinstance(param, str) else None} if "param" in told else told
 
 
 def _with_status(data: bytes, event: Mapping[str, Any]) -> bytes:

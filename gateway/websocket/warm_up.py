@@ -11,26 +11,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.protocol.dialects.responses import blank_response
 from gateway.state import replay
+from gateway.state.snapshot import begun_response
 
-_SHOWN: Final[Mapping[str, type | tuple[type, ...]]] = MappingProxyType(
-    {
-        "instructions": str,
-        "tools": list,
-        "tool_choice": (str, dict),
-        "truncation": str,
-        "parallel_tool_calls": bool,
-        "text": dict,
-        "reasoning": dict,
-        "metadata": dict,
-        "prompt_cache_key": str,
-        "safety_identifier": str,
-        "max_output_tokens": int,
-        "max_tool_calls": int,
-    }
-)
-"""Fields of a request that its response repeats, where they have their type."""
 _NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "input_tokens": 0,
@@ -45,10 +28,8 @@ _NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
 def warm_up_response(response_id: str, model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The response that a warm-up gets. `fields`: of its message."""
     now_s = int(time.time())
-    repeated = {name: fields[name] for name, kind in _SHOWN.items() if isinstance(fields.get(name), kind)}
     return {
-        **blank_response(response_id, model, now_s),
-        **repeated,
+        **begun_response(fields, response_id, model, now_s),
         "status": "completed",
         "completed_at": now_s,
         "previous_response_id": fields.get("previous_response_id"),

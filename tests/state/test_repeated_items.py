@@ -40,6 +40,25 @@ def test_a_call_that_is_sent_again_beside_its_output_goes_on_for_many_turns(
         assert [item["type"] for item in listed[: len(kinds)]] == kinds
 
 
+def test_items_of_one_id_that_say_something_else_are_all_taken(
+    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey
+) -> None:
+    reasoning = {"type": "reasoning", "id": "rs_0", "summary": [], "encrypted_content": "first"}
+    with gateway.http(key) as client:
+        provider.next(answer("said", "resp_first", output=[reasoning, {**CALL, "status": "completed"}]))
+        first = client.post("/v1/responses", json={"model": MODEL, "input": "Call it."}).json()
+        again = [{**reasoning, "summary": None, "encrypted_content": "second"}, {**CALL, "call_id": "call_2"}]
+        results = [RESULT, {**RESULT, "call_id": "call_2"}]
+        without = {name: value for name, value in reasoning.items() if name != "encrypted_content"}
+        provider.next(answer("said", "resp_second"))
+        body = {"model": MODEL, "previous_response_id": first["id"], "input": [without, RESULT, *again, results[1]]}
+        got = client.post("/v1/responses", json=body)
+        assert got.status_code == 200, got.text
+    sent = provider.received[-1]["input"]
+    assert [item.get("encrypted_content") for item in sent if item["type"] == "reasoning"] == ["first", "second"]
+    assert [item["call_id"] for item in sent if item["type"] == "function_call"] == ["call_1", "call_2"]
+
+
 def test_items_that_are_added_under_one_id_are_listed_read_and_deleted_one_by_one(
     gateway: RunningGateway, key: NewKey
 ) -> None:

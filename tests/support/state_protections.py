@@ -258,6 +258,27 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/websocket/upstreams/test_steering.py::test_steering_that_waits_is_bounded",
     ),
     Protection(
+        "an item of an id that is known, and that says something else, is an item of its own",
+        "gateway/state/chain.py",
+        'return _agree({**before, "status": None}, item)',
+        "return True",
+        "tests/state/test_repeated_items.py::test_items_of_one_id_that_say_something_else_are_all_taken",
+    ),
+    Protection(
+        "lists show what the specification requires of an item",
+        "gateway/state/items.py",
+        "    if kind not in _SPECIFIED:\n",
+        "    if True:\n",
+        "tests/state/test_specification.py::test_everything_that_the_gateway_makes_is_what_the_specification_describes",
+    ),
+    Protection(
+        "a response that the gateway begins has what its request left out",
+        "gateway/state/snapshot.py",
+        "        if name in echoed:\n",
+        "        if False:\n",
+        "tests/state/test_specification.py::test_everything_that_the_gateway_makes_is_what_the_specification_describes",
+    ),
+    Protection(
         "what waits in the background and is cancelled gives the hold of its summary back",
         "gateway/proxy/background_runner.py",
         "            await summary.discard(run.admitted)\n",
