@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.gateway import RunningGateway, StartGateway, running_gateway, simulator
 from tests.support.servers import Server, valkey_server
 
-settings.register_profile("local", deadline=None)
-settings.register_profile("fast", deadline=None, max_examples=10)  # make test-fast
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+# How long an example takes depends on the machine, and a property may use a test's fixtures in all of its examples.
+settings.register_profile(
+    "local", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("fast", settings.get_profile("local"), max_examples=10)  # make test-fast
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # Tests start some two hundred Python processes. Where compiled modules are not kept (images often say so), each

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contract.conftest import Connect
@@ -34,7 +34,7 @@ def cut(wire: bytes, places: list[int]) -> Iterator[bytes]:
     yield wire[start:]
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50)
 @given(st.one_of(chunked(), WITH_LENGTH, TO_THE_END), st.lists(st.integers(min_value=0), max_size=12))
 async def test_any_body_in_any_framing_arrives_as_the_same_bytes(
     connect: Connect, framed: tuple[bytes, bytes, bool], places: list[int]

@@ -2,14 +2,14 @@
 
 from itertools import pairwise
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.fundamentals.raw import RawProvider, chunked
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=60)
 FRAGMENTS = st.sampled_from(
     [
         b"\n",

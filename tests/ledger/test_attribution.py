@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.billing.settlement import Hold
@@ -87,7 +87,7 @@ async def test_a_correction_that_comes_later_leaves_the_sum_right(store: Server,
         assert await costs(parts, key, "t:project", at_ms) == {"alpha": (1, 10), NONE: (0, -4)}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(
     st.lists(
         st.tuples(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
@@ -59,7 +59,7 @@ MOVES = st.lists(
 
 
 @given(moves=MOVES)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_any_order_of_movements_verifies(store: Server, tmp_path: Path, moves: list[tuple[str, int]]) -> None:
     async def run() -> None:
         async with open_ledger(store.url, tmp_path) as parts:

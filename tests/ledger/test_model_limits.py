@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounts.entities import Changes
@@ -257,7 +257,7 @@ steps = st.lists(
     of_key=st.booleans(),
     steps=steps,
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50)
 def test_limits_of_patterns_count_what_a_plain_model_counts(
     store: Server, tmp_path: Path, limits: dict[str, int], of_key: bool, steps: list[tuple[str, str, int, int]]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounts.calendars import CALENDAR
@@ -304,7 +304,7 @@ steps = st.lists(
     of_key=st.booleans(),
     steps=steps,
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_no_budget_is_exceeded_in_any_period_whenever_requests_come(
     moving: Server,
     clock: Clock,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.accounts.entities import Changes, Key, Team
@@ -169,7 +169,7 @@ async def test_a_key_is_found_by_its_id_alone(bench: Bench) -> None:
         await bench.parts.accounts.find_key("0123456789")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from(["overlap", "now", "overlaps end"]), max_size=12))
 async def test_whatever_the_order_the_promised_secrets_work_and_never_more_than_the_bound(
     store: Server, tmp_path: Path, steps: list[str]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.simulator import build_simulator
@@ -96,7 +96,7 @@ items = st.fixed_dictionaries({"type": item_types}, optional={"content": json_va
     given_items=st.none() | st.lists(items, min_size=1, max_size=2),
     model=st.sampled_from(["m", "sim/reasoner"]),
 )
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 def test_no_value_of_any_field_breaks_it(
     simulator: Simulator, fields: dict[str, object], given_items: object, model: str
 ) -> None:

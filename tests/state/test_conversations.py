@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
@@ -145,7 +145,7 @@ ADDED = st.lists(st.sampled_from(["m", "n", None]) | st.integers(0, 9), min_size
 """The ids of items that are added in one call: a text, none, or that of an item that is listed already."""
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.lists(ADDED | st.integers(0, 9), max_size=8))
 async def test_whatever_is_added_and_removed_each_item_is_listed_under_an_id_of_its_own_for_good(
     kept: Conversations, steps: list[list[str | int | None] | int]

@@ -314,10 +314,10 @@ def machine(shared_store: Server, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_any_order_of_calls_answers_as_the_model_says(machine: type[States]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=25))
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_many_orders_of_calls_answer_as_the_model_says(machine: type[States]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=50))

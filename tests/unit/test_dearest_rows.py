@@ -34,7 +34,7 @@ WORKS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(rows(), min_size=2, max_size=4), WORKS)
 def test_the_rows_that_are_left_out_are_never_the_dearest(found: list[dict[str, Any]], work: Work) -> None:
     table = PriceTable({f"a/{n}": PriceSettings.model_validate(row).price() for n, row in enumerate(found)})
@@ -51,7 +51,7 @@ def test_a_cheap_row_is_left_out() -> None:
     assert [name for name, _ in dearest_rows(PriceTable(prices))] == ["b/huge"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows(versions=False))
 def test_the_highest_rates_bound_every_combination(row: dict[str, Any]) -> None:
     price = PriceSettings.model_validate(row).price()

@@ -123,7 +123,7 @@ def test_a_version_that_may_be_in_force_at_the_deadline_counts() -> None:
     assert worst_case(row, Work(1000, 0), midnight - 1000, midnight).amount_nano_usd == 2_000_000
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(rows(versions=False), WORKS, st.integers(0, 10**12))
 def test_what_a_balance_buys_is_covered_by_it(row: dict[str, Any], work: Work, available: int) -> None:
     price = PriceSettings.model_validate(row).price()

@@ -109,7 +109,7 @@ SIZES = st.sampled_from([0, 1, 125, 126, 65_535, 65_536]) | st.integers(-1, 1).m
 SIZES |= st.integers(-1, 1).map(lambda by: 3 * SLICE_BYTES + by)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(SIZES | st.just("ping"), min_size=1, max_size=6))
 @example([3 * SLICE_BYTES, "ping", 1, 2 * SLICE_BYTES, 0])
 def test_messages_of_any_length_arrive_whole_and_in_their_order(sent: list[int | str]) -> None:
