@@ -1,7 +1,6 @@
 """Requests wait for their turn instead of being refused: first come, first served, over all workers."""
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from gateway.store.keyspace import TeamKeys
 from tests.support.admins import admin_client, done
 from tests.support.dashboard_client import signed_in
 from tests.support.gateway import NewKey, RunningGateway, running_gateway, simulator
+from tests.support.journals import journal_entries
 from tests.support.servers import Server, valkey_server
 from tests.support.waiting import wait_until_sync
 
@@ -55,6 +55,13 @@ class Workers:
                 return client.post("/v1/responses", json=body)
 
         return self._pool.submit(send)
+
+    def served(self, key: NewKey) -> list[str]:
+        """Its requests in the order in which they were settled, once none runs."""
+        wait_until_sync(lambda: not self.held_usd(key), what="all are settled")
+        return [
+            entry["id"] for entry in journal_entries(self.store, key.team.id) if entry["type"] in ("settle", "void")
+        ]
 
     def waiting(self, key: NewKey) -> int:
         return int(self.store.run("HLEN", TeamKeys(key.team.id).queue))
@@ -107,21 +114,13 @@ def test_without_a_queue_a_request_is_refused_at_once(workers: Workers) -> None:
 
 
 def test_who_came_first_is_served_first_over_all_workers(workers: Workers) -> None:
-    key, served, answers = workers.new_key(team=ONE), [], []
-    lock = threading.Lock()
+    key, answers = workers.new_key(team=ONE), []
     with workers.slot_kept(key):
         for number in range(8):
-            answer = workers.sent(key, number % 2, {"model": "sim/slow-20", "input": "x"})
-
-            def note(_: Future[httpx.Response], number: int = number) -> None:
-                with lock:
-                    served.append(number)
-
-            answer.add_done_callback(note)
-            answers.append(answer)
+            answers.append(workers.sent(key, number % 2))
             workers.wait_for(key, number + 1)
     assert [answer.result().status_code for answer in answers] == [200] * 8
-    assert served == list(range(8))
+    assert workers.served(key)[-8:] == [answer.result().headers["x-request-id"] for answer in answers]
 
 
 def test_nobody_who_comes_later_goes_first(workers: Workers) -> None:
@@ -163,7 +162,7 @@ def test_a_client_that_leaves_frees_its_place_at_once_and_nothing_is_held_while_
         held = workers.held_usd(key)
         with contextlib.suppress(httpx.ReadTimeout), workers.gateways[1].http(key) as client:
             client.post("/v1/responses", json=QUICK, timeout=httpx.Timeout(20, read=1.0))
-        wait_until_sync(lambda: workers.waiting(key) == 0, timeout_s=1.5, what="its place is free")
+        wait_until_sync(lambda: workers.waiting(key) == 0, what="its place is free")  # nobody else would clear it
         assert workers.held_usd(key) == held
         waits = workers.sent(key)
         workers.wait_for(key, 1)
@@ -198,24 +197,18 @@ def test_a_key_that_waits_for_itself_does_not_stop_its_team(workers: Workers) ->
 @pytest.mark.parametrize("scope", ["team", "key"])
 def test_who_waits_for_a_model_stops_no_other_model_and_is_served_in_order(workers: Workers, scope: str) -> None:
     limits = {"concurrency@sim/*": 1, "queue_s": 30, "queue_length": 20}
-    key, served, answers = workers.new_key(**{scope: limits}), [], []
+    key, answers = workers.new_key(**{scope: limits}), []
     with workers.slot_kept(key):
         for number in range(4):
-            answer = workers.sent(key, number % 2, {"model": "sim/slow-20", "input": "x"})
-
-            def note(_: Future[httpx.Response], number: int = number) -> None:
-                served.append(number)
-
-            answer.add_done_callback(note)
-            answers.append(answer)
+            answers.append(workers.sent(key, number % 2))
             workers.wait_for(key, number + 1)
         for number in range(2):
             free = workers.sent(key, number, {"model": "other/echo", "input": "x"}).result()
             assert free.status_code == 200, "another model passes those that wait"
-        assert served == []
+        assert not any(answer.done() for answer in answers)
     assert [answer.result().status_code for answer in answers] == [200] * 4
     assert all(int(answer.result().headers[QUEUED]) > 0 for answer in answers)
-    assert served == [0, 1, 2, 3]
+    assert workers.served(key)[-4:] == [answer.result().headers["x-request-id"] for answer in answers]
     workers.wait_for(key, 0)
 
 
