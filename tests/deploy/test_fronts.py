@@ -226,11 +226,11 @@ def running(command: list[str], environment: dict[str, str]) -> Iterator[None]:
 def test_a_stream_passes_as_it_is_made(front: Front, pair: Pair) -> None:
     with (
         sdk(front.url, pair.key.text, ca_file=front.ca_file) as client,
-        client.responses.create(model="sim/slow-20+tokens-50", input="hello", stream=True) as events,
+        client.responses.create(model="sim/slow-20+tokens-100", input="hello", stream=True) as events,
     ):
         arrivals = [(time.monotonic(), event.type) for event in events]
     assert arrivals[-1][1] == "response.completed"
-    # 50 tokens, 20 ms apart: held back until the end they would come at once.
+    # 100 tokens, 20 ms apart: held back until the end they would come at once.
     assert arrivals[-1][0] - arrivals[0][0] > 0.5
 
 

@@ -66,11 +66,11 @@ def test_a_body_that_would_take_long_is_refused_before_it_is_parsed(piece: bytes
         if piece.endswith(b",") and piece[0] in b'"[1'
         else (b'{"model":"m","input":"%b"}' % many)
     )
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(GatewayError) as refused:
         read_request_body(body, RESPONSES.request)
     assert refused.value.code == "body_too_large"
-    assert time.process_time() - began < 1, "of seconds, a machine that is busy included"
+    assert time.thread_time() - began < 1, "of seconds, a machine that is busy included"
 
 
 def test_an_attachment_is_no_text() -> None:
