@@ -108,7 +108,8 @@ class Opened(NamedTuple):
 
     `added` lists what the gateway has added to the request's body. `output_bound` is the bound that it has added, in
     tokens. `already_read` is what has been read of the answer's body. `is_last` means that no other upstream may be
-    tried, even if the answer turns out to be an error.
+    tried, even if the answer turns out to be an error. `refused` names the additions that this upstream has refused; it
+    was then asked without them.
     """
 
     upstream: Upstream
@@ -118,6 +119,7 @@ class Opened(NamedTuple):
     output_bound: int | None = None
     already_read: bytes = b""
     is_last: bool = False
+    refused: frozenset[str] = frozenset()
 
 
 async def prepare(

@@ -23,14 +23,20 @@ class Exchange(NamedTuple):
     record: RequestRecord
     answer: AnswerRecord
 
-    def confirm(self, opened: Opened) -> None:
-        """Notes that an upstream's answer has proved to be valid, and is sent to the client."""
+    def confirm(self, opened: Opened, *, is_answer: bool = True) -> None:
+        """Notes that an upstream's answer is sent to the client. `is_answer` is false for an error under a 2xx.
+
+        Refused additions are remembered only for a valid answer. If the upstream refused the request without them too,
+        its first refusal may have had another reason.
+        """
         record, answer = self.record, self.answer
         record.state = TRANSITIONS[record.state, Event.RELAY]
-        if answer.unconfirmed is not None:
+        if is_answer and answer.unconfirmed is not None:
             answer.unconfirmed = None
             model, status = self.admitted.route.upstream_model, opened.answer.status
             opened.upstream.note_answer(opened.key, model, status, None, time.monotonic())
+            for field in opened.refused:
+                opened.upstream.note_refused(model, field)
 
     def head(self, opened: Opened, extra: Headers) -> Headers:
         """Returns the headers of the client's answer."""

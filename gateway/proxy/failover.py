@@ -283,9 +283,9 @@ class Search:
         if status < _SERVER_ERROR and status not in _TRY_NEXT_KEY:
             if status not in _SUCCESS:  # a 2xx is noted by `Exchange.confirm`, once it has proved to be an answer
                 upstream.note_answer(key, model, status, None, time.monotonic())
-            elif self._body.refused:
-                self._body.note_accepted(upstream)
             self._best_answer = Opened(upstream, key, answer, added, self._body.output_bound)
+            if self._body.refused:
+                self._best_answer = self._best_answer._replace(refused=self._body.refused_by(upstream))
             return True
         await self._keep_refusal(upstream, key, answer)
         return False

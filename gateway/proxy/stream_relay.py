@@ -115,7 +115,7 @@ class StreamRelay:
 
     def _begin(self) -> Headers:
         """Notes that the stream goes to the client from here on. Returns its head."""
-        self._exchange.confirm(self._opened)
+        self._exchange.confirm(self._opened, is_answer=not self._is_refusal)
         return self._exchange.head(self._opened, [*EVENT_HEADERS])
 
     async def _begin_with_event(self, data: bytes) -> bytes:

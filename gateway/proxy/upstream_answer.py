@@ -45,7 +45,8 @@ class ProviderRefusal(InvalidAnswer):
         wait_s = retry_after_s(headers, time.time())
         # Clients repeat the request only if the status or the headers say that this helps.
         retry: Literal["client", "never"] = "client" if status in _WORTH_A_RETRY or status >= _SERVER_ERROR else "never"
-        self.kind = Kind(status, provider_error.type or _TYPES.get(status, "invalid_request"), retry)
+        usual_type = "server_error" if status >= _SERVER_ERROR else "invalid_request"
+        self.kind = Kind(status, provider_error.type or _TYPES.get(status, usual_type), retry)
         self.code, self.param = provider_error.code or "upstream_refused", provider_error.param
         self.wait_ms = None if wait_s is None or retry == "never" else int(wait_s * 1000)
         self.explain = MappingProxyType({"limit_source": "upstream"})
@@ -59,7 +60,7 @@ class ProviderRefusal(InvalidAnswer):
 _SERVER_ERROR: Final = 500
 _WORTH_A_RETRY: Final = frozenset({408, 409, 425, 429})
 _TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {403: "permission_denied", 404: "not_found", 429: "too_many_requests", 500: "server_error", 503: "server_error"}
+    {403: "permission_denied", 404: "not_found", 429: "too_many_requests"}
 )
 
 
@@ -87,13 +88,12 @@ def readable_type(headers: Headers) -> tuple[bytes, bool]:
     return kind, is_compressed
 
 
-def refuse_unreadable(opened: Opened, body: bytes, *, may_be_missing: bool) -> None:
-    """Returns for a refusal that clients can read, and raises for any other one.
+def refuse_unreadable(status: int, headers: Headers, body: bytes, *, may_be_missing: bool) -> None:
+    """Returns for a refusal that clients can read, and raises for any other one. `status` is what it stands for.
 
     Raises GatewayError if it concerns the gateway's own account or comes from a broken server, and otherwise
     ProviderRefusal.
     """
-    status, headers = opened.answer.status, opened.answer.headers
     if account_status(status, body) in ACCOUNT_REFUSED:
         raise GatewayError(
             "upstream_rejected_gateway", "The provider refused the gateway's own account. Tell its operator."
@@ -191,11 +191,13 @@ def refused_addition(opened: Opened, refusal: bytes) -> Addition | None:
 def status_of_error(opened: Opened, dialect: Dialect, error: Json, body: bytes) -> int:
     """Returns the status with which an error under a 2xx is passed on to the client.
 
-    Raises NotAnAnswer if another upstream may be tried, and InvalidAnswer if the error has no known status.
+    Raises NotAnAnswer if another upstream may be tried, ProviderRefusal if the error has no known status, and what
+    `refuse_unreadable` raises.
     """
-    status = dialect.error_status(error)
     if not opened.is_last:
         raise not_an_answer(opened, dialect, error, body)
-    if status is None or status in ACCOUNT_REFUSED:
-        raise InvalidAnswer(Outcome.INVALID_ANSWER, "The provider's answer was not a response.")
+    status = dialect.error_status(error)
+    if status is None:
+        raise ProviderRefusal(_BAD_GATEWAY, opened.answer.headers, body)
+    refuse_unreadable(status, opened.answer.headers, body, may_be_missing=False)
     return status

@@ -109,13 +109,9 @@ class UpstreamBody:
             return
         self.refused.setdefault(upstream.name, set()).add(addition.name)
 
-    def note_accepted(self, upstream: Upstream) -> None:
-        """Remembers the refused additions of an upstream that has now accepted the body.
-
-        If the upstream refused the body without them too, its first refusal may have had another reason.
-        """
-        for field in self.refused.pop(upstream.name, ()):
-            upstream.note_refused(self._admitted.route.upstream_model, field)
+    def refused_by(self, upstream: Upstream) -> frozenset[str]:
+        """Returns the names of the additions that the upstream has refused for this request."""
+        return frozenset(self.refused.get(upstream.name, ()))
 
     def _refuses(self, upstream: Upstream, field: str) -> bool:
         known = field in self.refused.get(upstream.name, ())

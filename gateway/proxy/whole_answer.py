@@ -59,5 +59,6 @@ async def read_refusal_body(exchange: Exchange, opened: Opened) -> bytes:
         refused = refused_addition(opened, body)
         if refused is not None:
             raise NotAnAnswer(opened, status, body, refused)
-    refuse_unreadable(opened, body, may_be_missing=admitted.target.operation.may_be_missing)
+    headers = opened.answer.headers
+    refuse_unreadable(status, headers, body, may_be_missing=admitted.target.operation.may_be_missing)
     return body

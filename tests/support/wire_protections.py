@@ -8,6 +8,7 @@ from tests.support.protections import Protection
 
 _DECODER: Final = "gateway/protocol/stream_decoder.py"
 _TEST_CODINGS: Final = "tests/unit/test_content_codings.py"
+_TEST_ERRORS: Final = "tests/dialects/test_errors_in_json.py"
 _TEST_COMPRESSED: Final = "tests/dialects/test_compressed_answers.py"
 
 WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -94,5 +95,19 @@ WIRE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "known if known is not None and known.size <= self._max_head_bytes else None",
         "known",
         "tests/unit/test_known_heads.py::test_a_head_that_could_outgrow_the_bound_is_parsed_each_time",
+    ),
+    Protection(
+        "an error under a 200 is no answer of its model, and nothing is remembered of it",
+        "gateway/proxy/exchange.py",
+        "if is_answer and answer.unconfirmed is not None:",
+        "if answer.unconfirmed is not None:",
+        f"{_TEST_ERRORS}::test_a_model_whose_streams_are_errors_is_left_alone",
+    ),
+    Protection(
+        "a refusal of the gateway's account under a 200 shows nothing of it",
+        "gateway/proxy/upstream_answer.py",
+        "    refuse_unreadable(status, opened.answer.headers, body, may_be_missing=False)\n",
+        "",
+        f"{_TEST_ERRORS}::test_a_refusal_of_the_gateways_account_shows_nothing_of_it",
     ),
 )

@@ -19,33 +19,52 @@ _MAX_FACT_LENGTH: Final = 256
 
 ERROR_STATUSES: Final[Mapping[str, int]] = MappingProxyType(
     {
-        "invalid_request_error": 400,
-        "invalid_request": 400,
-        "badrequesterror": 400,
+        "bad_request": 400,
+        "bad_request_error": 400,
         "context_length_exceeded": 400,
+        "data_inspection_failed": 400,
+        "invalid_parameter": 400,
+        "invalid_request": 400,
+        "invalid_request_error": 400,
+        "invalid_url": 400,
         "authentication_error": 401,
         "invalid_api_key": 401,
+        "unauthorized": 401,
+        "arrearage": 402,
         "billing_error": 402,
+        "access_denied": 403,
+        "permission_denied": 403,
         "permission_error": 403,
-        "not_found_error": 404,
         "model_not_found": 404,
+        "not_found": 404,
+        "not_found_error": 404,
+        "request_timeout": 408,
         "timeout": 408,
         "request_too_large": 413,
+        "insufficient_quota": 429,
+        "limit_requests": 429,
         "rate_limit_error": 429,
         "rate_limit_exceeded": 429,
-        "insufficient_quota": 429,
+        "throttling": 429,
         "too_many_requests": 429,
         "api_error": 500,
-        "server_error": 500,
         "internal_error": 500,
-        "internalservererror": 500,
+        "internal_server_error": 500,
+        "server_error": 500,
+        "system_error": 500,
         "provider_unavailable": 502,
+        "model_unavailable": 503,
         "service_unavailable": 503,
         "timeout_error": 504,
         "overloaded_error": 529,
     }
 )
-"""Values of `type` or `code` in errors, and the HTTP status that each stands for."""
+"""Values of `type` or `code` in errors, and the HTTP status that each stands for.
+
+Providers write them as "rate_limit_error", as "InternalServerError", and as "Throttling.RateQuota".
+"""
+_NO_LETTER: Final = re.compile(r"[^a-z]")
+_STATUSES: Final = MappingProxyType({_NO_LETTER.sub("", word): status for word, status in ERROR_STATUSES.items()})
 
 
 def error_body(error: GatewayError, request_id: str, numeric_codes: bool) -> Json:  # noqa: FBT001 - the signature of Dialect.error_body
@@ -60,7 +79,7 @@ def error_in(body: Json, name: str = "") -> Json | None:
     if isinstance(error, dict) and error:
         return error
     if error and not isinstance(error, bool):
-        return {"message": str(error)}
+        return {**body, "message": str(error)}
     if name == "error" or body.get("object") == "error" or body.get("type") == "error":
         return body
     if "choices" not in body and text(body.get("message")) is not None and body.get("code"):
@@ -93,10 +112,8 @@ def error_status(error: Json) -> int | None:
             return number
     metadata = error.get("metadata")
     words = [error.get("type"), error.get("code"), metadata.get("error_type") if isinstance(metadata, dict) else None]
-    for word in words:
-        if isinstance(word, str) and word.lower() in ERROR_STATUSES:
-            return ERROR_STATUSES[word.lower()]
-    return None
+    parts = [part for word in words if isinstance(word, str) for part in (word, *word.split("."))]
+    return next((_STATUSES[name] for part in parts if (name := _NO_LETTER.sub("", part.lower())) in _STATUSES), None)
 
 
 def note_facts(facts: StreamFacts, body: Json) -> None:

@@ -36,7 +36,7 @@ from gateway.protocol.dialects.dialect import (
     StreamSummary,
     member,
 )
-from gateway.protocol.dialects.openai_form import DONE, error_body, error_status, frame
+from gateway.protocol.dialects.openai_form import DONE, error_body, error_in, error_status, frame
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.output_size import file_bytes, text_bytes
@@ -85,7 +85,7 @@ def output_bytes(body: Json) -> int:
 
 def read_answer(body: Json) -> AnswerFacts:
     """Reads a response. An error inside an object "response" is the reason of a failed response."""
-    status, response_id, error = body.get("status"), body.get("id"), body.get("error")
+    status, response_id = body.get("status"), body.get("id")
     in_progress = status in _IN_PROGRESS
     usage = body.get("usage")
     return AnswerFacts(
@@ -93,7 +93,7 @@ def read_answer(body: Json) -> AnswerFacts:
         _ENDED.get(str(status), "completed"),
         id_text(response_id),
         in_progress=in_progress,
-        error=(error if isinstance(error, dict) else body) if error and body.get("object") != "response" else None,
+        error=None if body.get("object") == "response" else error_in(body),
     )
 
 
