@@ -35,8 +35,11 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 PUT: Final = Script.load("response_put_v2")
-WALK: Final = Script.load("response_walk_v1")
+WALK: Final = Script.load("response_walk_v2")
+USE: Final = Script.load("response_use_v1")
 DELETE: Final = Script.load("response_delete_v1")
+_SLICE: Final = 1000
+"""How many turns of a chain one script renews. See response_entries.lua."""
 _AT_ONCE: Final = 8
 """How many contents are read at once, from the newest turn back. A chain may end early at a compaction."""
 _LONG_PACKED_BYTES: Final = 8 * 1024
@@ -214,17 +217,36 @@ class ResponseStore:
         return next((item for item in reversed(record.output) if item.get("id") == item_id), None)
 
     async def _walk(self, key: ApiKey, response_id: str) -> list[str]:
-        names = TeamKeys(key.team_id)
+        """Returns the ids of a chain, from this response to its root, and renews the lifetime of each."""
+        names, ids, rest = TeamKeys(key.team_id), list[str](), response_id
         keys = [*names.stored_responses, names.team, names.key(key.key_id)]
-        args = [key.secret_hash, response_id, self._ttl_ms, str(self.policy.max_depth)]
-        word, *found = (await gather([self.store.call(WALK, keys, args)]))[0]
-        if word == b"key":
-            raise invalid_api_key(found[0].decode(), found[1])
-        if word == b"gone":
-            raise previous_not_found(found[0].decode())
-        if word == b"deep":
-            raise _too_long(f"it has more than {self.policy.max_depth} turns")
-        return [identifier.decode() for identifier in found]
+        while True:
+            args = [key.secret_hash, rest, self._ttl_ms, str(len(ids))]
+            word, *found = (await gather([self.store.call(WALK, keys, args)]))[0]
+            if word == b"key":
+                raise invalid_api_key(found[0].decode(), found[1])
+            if word == b"gone":
+                raise previous_not_found(found[0].decode())
+            ids += [identifier.decode() for identifier in found[1]]
+            rest = found[0].decode()
+            if len(ids) > self.policy.max_depth or (rest and len(ids) == self.policy.max_depth):
+                raise _too_long(f"it has more than {self.policy.max_depth} turns")
+            if not rest:
+                break
+        if len(ids) >= _SLICE:
+            await self._renew(names, ids)
+        return ids
+
+    async def _renew(self, names: TeamKeys, ids: Sequence[str]) -> None:
+        """Renews a chain that is too long for one script, from its root on: no turn outlives what it continues.
+
+        It lives for longer by the time that a turn may run, which renews only the part next to it when it ends.
+        """
+        ahead_ms = str(int(min(self.policy.longest_s, self.policy.ttl_s) * 1000))
+        at_ms = ""
+        for start in reversed(range(0, len(ids), _SLICE)):
+            args = [self._ttl_ms, at_ms, ahead_ms, str(start), *ids[start : start + _SLICE]]
+            at_ms = str((await gather([self.store.call(USE, names.stored_responses, args)]))[0])
 
     async def _contents(self, team_id: str, ids: Sequence[str]) -> list[bytes | None]:
         contents = TeamKeys(team_id).stored_responses[0]

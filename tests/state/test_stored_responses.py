@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -180,3 +181,53 @@ async def test_every_key_of_stored_responses_has_a_life(ledgers: LedgerParts) ->
 def test_a_record_survives_packing_with_half_an_emoji_and_a_large_number() -> None:
     record = turn("a", text="\ud83d", metadata={"n": 2**70})
     assert unpack(pack(record, "team"), "team") == record
+
+
+async def long_chain(responses: ResponseStore, key: ApiKey, turns: int) -> str:
+    """Puts a chain into the store, as if its turns had been stored half a minute ago. Returns its last id."""
+    contents, entries, use, _ = TeamKeys(key.team_id).stored_responses
+    then_ms, names = int(time.time() * 1000) - 30_000, [f"r{number}" for number in range(turns)]
+    for start in range(0, turns, 1000):
+        some = list(enumerate(names))[start : start + 1000]
+        packed = {name: pack(turn(name, f"r{at - 1}" if at else None), key.team_id) for at, name in some}
+        parents = {name: f"{f'r{at - 1}' if at else ''}|{int(at < turns - 1)}|1|s|" for at, name in some}
+        scores = [(str(then_ms * 1000 + turns - at), name) for at, name in some]
+        run = responses.store.run
+        await asyncio.gather(
+            run("HSET", contents, *(part for pair in packed.items() for part in pair)),
+            run("HSET", entries, *(part for pair in parents.items() for part in pair)),
+            run("ZADD", use, *(part for pair in scores for part in pair)),
+            run("HINCRBY", entries, "*", str(len(some))),
+        )
+    return names[-1]
+
+
+async def by_use(responses: ResponseStore, key: ApiKey) -> tuple[list[str], int]:
+    """Returns all ids, the one that goes first in front, and when that was used, in 1/1000 ms."""
+    _, _, use, _ = TeamKeys(key.team_id).stored_responses
+    scored = await responses.store.run("ZRANGE", use, "0", "-1", "WITHSCORES")
+    return [name.decode() for name in scored[::2]], int(float(scored[1]))
+
+
+@pytest.mark.parametrize("turns", [999, 1000, 1001, 2001, 9000])
+async def test_a_chain_may_have_as_many_turns_as_the_setting_says(ledgers: LedgerParts, turns: int) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(max_depth=turns)), await ledgers.new_key()
+    last, begun_ms = await long_chain(responses, key, turns), int(time.time() * 1000)
+    names = [f"r{number}" for number in range(turns)]
+    assert await ids(responses, key, last) == names
+    first, used = await by_use(responses, key)
+    assert first == names[::-1], "no turn goes before one that continues it"
+    assert used >= begun_ms * 1000, "every turn is renewed"
+    await store(responses, key, turn("next", last))
+    assert (await by_use(responses, key))[0] == ["next", *names[::-1]]
+    fewer = ResponseStore(ledgers.store, policy(max_depth=turns - 1))
+    assert f"more than {turns - 1} turns" in (await refusal(fewer, key, last)).message
+
+
+async def test_a_long_chain_goes_piece_by_piece_and_from_its_end(ledgers: LedgerParts) -> None:
+    responses, key = ResponseStore(ledgers.store, policy(max_depth=5000, max_team_bytes=1)), await ledgers.new_key()
+    await long_chain(responses, key, 2500)
+    for number, kept in enumerate((1500, 500, 0)):
+        await store(responses, key, turn(f"new{number}"))
+        left = set((await by_use(responses, key))[0])
+        assert {name for name in left if name[0] == "r"} == {f"r{at}" for at in range(kept)}

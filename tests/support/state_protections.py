@@ -41,7 +41,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a key that is not alive reads nothing that is kept",
-        "gateway/store/scripts/response_walk_v1.lua",
+        "gateway/store/scripts/response_walk_v2.lua",
         "if invalid then return",
         "if false then return",
         "tests/state/test_stored_responses.py::test_a_key_that_is_not_alive_reads_nothing",
@@ -263,6 +263,20 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         'return _agree({**before, "status": None}, item)',
         "return True",
         "tests/state/test_repeated_items.py::test_items_of_one_id_that_say_something_else_are_all_taken",
+    ),
+    Protection(
+        "a chain that is too long for one script is renewed whole",
+        "gateway/state/responses.py",
+        "        if len(ids) >= _SLICE:\n",
+        "        if False:\n",
+        "tests/state/test_stored_responses.py::test_a_chain_may_have_as_many_turns_as_the_setting_says",
+    ),
+    Protection(
+        "one script removes a bounded part of a long chain",
+        "gateway/store/scripts/response_entries.lua",
+        "and id ~= kept and left > 0 do",
+        "and id ~= kept do",
+        "tests/state/test_stored_responses.py::test_a_long_chain_goes_piece_by_piece_and_from_its_end",
     ),
     Protection(
         "lists show what the specification requires of an item",

@@ -8,7 +8,8 @@
 --
 -- A use renews all ancestors, with a higher score than the turn itself. The entry with the lowest score is therefore
 -- always the last turn of a chain, and removing entries from the lowest score up never leaves a turn without its
--- ancestors.
+-- ancestors. A script renews 1000 turns at most; others are renewed from the root on (response_use_v1), and those
+-- that are further from its end for longer than a turn may run, so that a turn that ends need not renew them.
 local function read(id)
   local text = redis.call('HGET', KEYS[2], id)
   if not text then return nil end
@@ -28,10 +29,15 @@ local function forget_items(id, entry)
   end
 end
 
+-- How many turns of a chain one script renews or removes: the store serves nobody else meanwhile.
+local SLICE = 1000
+
 -- Removes an entry. A deleted ancestor that has no other children is removed with it.
 local function remove(id)
   local entry = read(id)
-  while entry do
+  local left = SLICE
+  while entry and left > 0 do
+    left = left - 1
     redis.call('HDEL', KEYS[1], id, id .. '|events')
     redis.call('HDEL', KEYS[2], id)
     redis.call('ZREM', KEYS[3], id)
@@ -52,36 +58,43 @@ end
 local function trim(now, ttl_ms, max_bytes, kept, most)
   local before = string.format('(%d', (now - ttl_ms) * 1000)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', before, 'LIMIT', 0, most)) do remove(id) end
-  while most > 0 and tonumber(redis.call('HGET', KEYS[2], '*') or '0') > max_bytes do
+  local left = SLICE
+  while most > 0 and left > 0 and tonumber(redis.call('HGET', KEYS[2], '*') or '0') > max_bytes do
     local id = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
     if not id or id == kept then break end
-    -- Removes a whole chain: the turn with the lowest score, then each ancestor that no other turn continues.
-    while id and id ~= '' and id ~= kept do
+    -- Removes a whole chain: the turn with the lowest score, then each ancestor that no other turn continues. Of a long
+    -- chain, the next call removes the rest.
+    while id and id ~= '' and id ~= kept and left > 0 do
       local entry = read(id)
       if not entry or entry.children > 0 then break end
       remove(id)
-      most = most - 1
+      left = left - 1
       id = entry.parent
     end
     most = most - 1
   end
 end
 
--- Renews a turn and its ancestors. Returns their ids from the turn to the root, or nil and the id that is missing.
-local function walk(id, now, ttl_ms, max_depth)
+-- Looks up a turn and its ancestors, `most` at most. Returns their ids from the turn on, and that of the next one, or "".
+-- Returns nil and the id of a turn that is missing.
+local function walk(id, now, ttl_ms, most)
   local ids = {}
-  while id ~= '' do
+  while id ~= '' and #ids < most do
     local entry = read(id)
     local used = redis.call('ZSCORE', KEYS[3], id)
     if not entry or entry.kind == 'd' or not used or tonumber(used) < (now - ttl_ms) * 1000 then return nil, id end
     ids[#ids + 1] = id
-    if #ids > max_depth then return nil, '' end
     id = entry.parent
   end
-  for step, name in ipairs(ids) do
-    redis.call('ZADD', KEYS[3], 'GT', string.format('%d', now * 1000 + math.min(step - 1, 999999)), name)
+  return ids, id
+end
+
+-- Notes the use of turns, of which `before` stand between the first one and the turn that is used.
+local function use(ids, now, before)
+  for at, id in ipairs(ids) do
+    local step = math.min(before + at - 1, 999999)
+    redis.call('ZADD', KEYS[3], 'XX', 'GT', string.format('%d', now * 1000 + step), id)
   end
-  return ids
 end
 
 local function renew(ttl_ms)
