@@ -29,8 +29,8 @@ from gateway.api.middleware import RouteMiddleware
 from gateway.concurrency.caller_turns import CallerTurns
 from gateway.concurrency.off_loop import OffLoop
 from gateway.concurrency.periodic import Periodic
+from gateway.config.environment_proxy import environment_proxy
 from gateway.config.settings import Settings
-from gateway.config.types import environment_proxy
 from gateway.errors import GatewayError
 from gateway.http.auth_throttle import AuthThrottle
 from gateway.http.client_address import ClientAddresses

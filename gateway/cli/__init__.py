@@ -3,9 +3,10 @@
     commands         the flags of init, serve, demo, simulate and check
     init             writes a configuration to begin with
     serve, demo      run the gateway; greeting is what the demo prints, simulated runs a provider beside it
-    check            checks a configuration
+    check            checks a configuration; store_check asks its store
     try_prompt       sends one request through the gateway: GATEWAY_API_KEY
     doctor           examines a staging gateway; doctor_patient is the team and the requests by which it does
+    calls            HTTP calls by the standard library
     client           the client of the admin API: GATEWAY_URL and GATEWAY_ADMIN_KEY, or --profile (profiles)
     sign_in          signs in at an identity provider
     teams, team_changes, team_credits, kept_state, keys, key_changes, key_search, limits, usage, ledger,
@@ -13,6 +14,7 @@
                      commands that use the admin API
     prices           how a cost comes about (price_explain); price_import: rows from the data of a package
                      (price_catalogue), as TOML (price_toml), and where a file differs (price_comparison)
+    signatures       commands of annotated functions: what click is told of each
     options, output  shared flags; tables and JSON
     errors           how a command fails
 
@@ -22,16 +24,16 @@ Exit codes: 0 success; 1 refused or impossible, with one line on standard error 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-import typer
+import click
 
 from gateway.cli import commands
 from gateway.cli.errors import CliError
 from gateway.cli.options import as_options
+from gateway.cli.signatures import Command, Group
 
 
 class _Part(NamedTuple):
@@ -70,46 +72,42 @@ _PARTS: Final = MappingProxyType(
 """What follows `gateway`, beside the commands in commands.py."""
 
 
-def build(arguments: Sequence[str]) -> typer.Typer:
-    """Returns the command line for these arguments.
+class CommandLine(Group):
+    """All commands. A part is imported once it is asked for: the import of all takes longer than most commands."""
 
-    Only the part that they name is imported, because the import of all parts takes longer than most commands. Help and
-    mistakes need all parts.
-    """
-    app = typer.Typer(
-        name="gateway",
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names of the commands."""
+        return list(dict.fromkeys((*super().list_commands(ctx), *_PARTS)))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns a command, or None if there is none of that name."""
+        part = _PARTS.get(cmd_name)
+        if part is not None and cmd_name not in self.commands:
+            found = getattr(import_module(f"gateway.cli.{part.module}"), part.name)
+            for module in part.also:
+                import_module(f"gateway.cli.{module}")
+            self.add_command(found if isinstance(found, Group) else Command(cmd_name, found), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def command_line() -> CommandLine:
+    """Returns the command line."""
+    root = CommandLine(
+        "gateway",
         help="A self-hosted OpenResponses gateway: local keys, limits and credits in front of an LLM provider.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    commands.register(app)
-    if arguments and arguments[0] in commands.NAMES:
-        return app
-    for name in arguments[:1] if arguments and arguments[0] in _PARTS else _PARTS:
-        part = _PARTS[name]
-        found = getattr(import_module(f"gateway.cli.{part.module}"), part.name)
-        for module in part.also:
-            import_module(f"gateway.cli.{module}")
-        if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
-        else:
-            app.command(name)(found)
-    return app
+    commands.register(root)
+    return root
 
 
 def main() -> None:
     """Runs the command line and exits."""
-    app = build(sys.argv[1:])
+    root = command_line()
     try:
-        app()
+        root()
     except CliError as error:
         field = getattr(error, "field", "")
         for line in error.lines:
-            sys.stderr.write(f"gateway: {as_options(line, field, app, sys.argv[1:]) if field else line}\n")
+            sys.stderr.write(f"gateway: {as_options(line, field, root, sys.argv[1:]) if field else line}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)  # the exit code that shells use for a program ended by Ctrl-C
-    except BrokenPipeError:
-        sys.stderr.close()  # for example `gateway teams list | head`: nobody reads the rest
-        sys.exit(1)

@@ -7,12 +7,13 @@ import json
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, segment
+from gateway.cli.signatures import Group, argument, option
 
-app = typer.Typer(help="Admin keys: for those who run the gateway, and for teams' leads.", no_args_is_help=True)
+app = Group(help="Admin keys: for those who run the gateway, and for teams' leads.")
 
 
 class Scope(StrEnum):
@@ -25,10 +26,10 @@ class Scope(StrEnum):
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="The name of its owner.")],
+    name: Annotated[str, argument("The name of its owner.")],
     *,
-    scope: Annotated[Scope, typer.Option(help="all: everything; read: reading only; team: one team.")],
-    team: Annotated[str | None, typer.Option(help="The team, for the scope team.")] = None,
+    scope: Annotated[Scope, option("all: everything; read: reading only; team: one team.")],
+    team: Annotated[str | None, option("The team, for the scope team.")] = None,
     expires_at: options.ExpiresAt = None,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
@@ -41,7 +42,7 @@ def create(
         output.as_json(created)
         return
     output.fields({"key": created["key"], "id": created["id"], "scope": created["scope"]})
-    typer.echo("\nKeep it now: it is not shown again.")
+    click.echo("\nKeep it now: it is not shown again.")
 
 
 @app.command("list")
@@ -64,7 +65,7 @@ def list_(*, as_json: options.AsJson = False) -> None:
 
 @app.command()
 def rotate(
-    admin_key: Annotated[str, typer.Argument(metavar="ID", help="The admin key's id.")],
+    admin_key: Annotated[str, argument("The admin key's id.", metavar="ID")],
     *,
     overlap: options.Overlap = "24h",
     now: options.EndNow = False,
@@ -87,7 +88,7 @@ def rotate(
 
 @app.command()
 def delete(
-    admin_key: Annotated[str, typer.Argument(metavar="ID", help="The admin key's id.")],
+    admin_key: Annotated[str, argument("The admin key's id.", metavar="ID")],
     *,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
@@ -99,7 +100,7 @@ def delete(
     if as_json:
         output.as_json(gone)
     else:
-        typer.echo(f"{gone['name']} ({gone['id']}) is gone")
+        click.echo(f"{gone['name']} ({gone['id']}) is gone")
 
 
 def whoami(*, as_json: options.AsJson = False) -> None:
@@ -114,8 +115,8 @@ def whoami(*, as_json: options.AsJson = False) -> None:
 
 def audit(
     *,
-    team: Annotated[str | None, typer.Option(help="One team; without it, everything.")] = None,
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 20,
+    team: Annotated[str | None, option("One team; without it, everything.")] = None,
+    limit: Annotated[int, option("How many.", minimum=1, maximum=10_000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
     """Show what admins changed, newest first."""

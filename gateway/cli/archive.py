@@ -19,10 +19,11 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
-import typer
+import click
 
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import CliError
+from gateway.cli.signatures import argument, option
 
 _AT_ONCE: Final = 20_000
 _PAGE: Final = "1000"
@@ -30,10 +31,10 @@ _KEPT_DAYS: Final = 30
 
 
 def archive(
-    directory: Annotated[Path, typer.Argument(help="Where the files go.")],
+    directory: Annotated[Path, argument("Where the files go.")],
     *,
-    team: Annotated[str | None, typer.Option(help="One team, by name or id; without it, all teams.")] = None,
-    before: Annotated[str | None, typer.Option(help="The first day that stays, such as 2026-11-01 (UTC).")] = None,
+    team: Annotated[str | None, option("One team, by name or id; without it, all teams.")] = None,
+    before: Annotated[str | None, option("The first day that stays, such as 2026-11-01 (UTC).")] = None,
 ) -> None:
     """Move the journal's days to files: written, verified, and only then taken out of the store.
 
@@ -48,7 +49,7 @@ def archive(
                 path = directory / str(owner["id"]) / f"{name}.jsonl"
                 count += _archive_day(client, owner, path, entries)
                 days += 1
-    typer.echo(f"{count} entries of {days} day{'s' if days != 1 else ''} are in {directory} and no longer in the store")
+    click.echo(f"{count} entries of {days} day{'s' if days != 1 else ''} are in {directory} and no longer in the store")
 
 
 def _day(text: str | None) -> date:

@@ -9,26 +9,25 @@ client.every(path)               all entries of a list, page by page
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-import httpx
-
+from gateway.cli.calls import TIMEOUT_S, Answer, Calls, NoAnswerError, NoConnectionError, UrlError
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.options import program
 from gateway.cli.profiles import Profile, default_profile, named_profile, secret, signed_in_file
+from gateway.config.environment_proxy import is_this_machine
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 DEMO_ADMIN_KEY: Final = Path("data/admin-key")
 API: Final = "/admin/v1"
-TIMEOUT_S: Final = 30.0
 
 Json = dict[str, Any]
 
@@ -57,15 +56,8 @@ class AdminClient:
     def __init__(self, url: str, key: str, key_from: str) -> None:
         self._url = url.rstrip("/")
         self._key_from = key_from
-        try:
-            self._http = httpx.Client(
-                base_url=self._url,
-                headers={"authorization": f"Bearer {key}"},
-                timeout=TIMEOUT_S,
-                trust_env=not is_loopback(url),  # a proxy for external traffic must not be used for this machine
-            )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise CliError(f"GATEWAY_URL is not a valid URL: {error}", exit_code=USAGE) from None
+        self._key = key
+        self._calls = called(self._url, key)
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -111,7 +103,7 @@ class AdminClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._http.close()
+        self._calls.close()
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         """Returns the object at a path."""
@@ -120,11 +112,11 @@ class AdminClient:
     def post(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Json:
         """Creates an object. A repeat with the same idempotency key changes nothing; by default a fresh key is used."""
         key = idempotency_key or str(uuid.uuid4())
-        return self._call("POST", path, json=body, headers={"idempotency-key": key}, repeatable=key)
+        return self._call("POST", path, body=body, headers={"idempotency-key": key}, repeatable=key)
 
     def patch(self, path: str, body: Json) -> Json:
         """Changes the given fields."""
-        return self._call("PATCH", path, json=body)
+        return self._call("PATCH", path, body=body)
 
     def delete(self, path: str) -> Json:
         """Deletes an object."""
@@ -133,15 +125,17 @@ class AdminClient:
     def events(self, params: Mapping[str, str] | None = None) -> Iterator[Json]:
         """Yields live events without an end. The first one is {}; from then on, every request is shown."""
         try:
-            with self._http.stream("GET", f"{API}/events", params=params, timeout=None) as answer:
-                if not answer.is_success:
-                    answer.read()
-                    self._read(answer)
-                for line in answer.iter_lines():
+            with (
+                called(self._url, self._key, timeout_s=None) as calls,
+                calls.opened("GET", f"{API}/events", params) as stream,
+            ):
+                if not stream.is_success:
+                    self._read(stream.whole())
+                for line in stream.lines():
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
-        except httpx.TransportError as error:
-            raise CliError(f"no answer from {self._url} ({str(error) or type(error).__name__})") from None
+        except (NoConnectionError, NoAnswerError) as error:
+            raise CliError(f"no answer from {self._url} ({error})") from None
 
     def every(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[Json]:
         """Yields all entries of a list."""
@@ -156,36 +150,31 @@ class AdminClient:
     def is_ready(self) -> bool:
         """Whether the gateway serves: its store answers and was seen to enforce limits."""
         try:
-            return self._http.get("/readyz").is_success
-        except httpx.TransportError:
+            return self._calls.request("GET", "/readyz").is_success
+        except (NoConnectionError, NoAnswerError):
             return False
 
     def _call(self, method: str, path: str, *, repeatable: str | None = None, **request: Any) -> Json:
         try:
-            answer = self._http.request(method, API + path, **request)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise CliError(f"GATEWAY_URL {self._url} is not a valid URL: {error}", exit_code=USAGE) from None
-        except httpx.ConnectError as error:
+            answer = self._calls.request(method, API + path, **request)
+        except NoConnectionError as error:
             raise CliError(
                 f"nothing answers at {self._url} ({error}); start the gateway, or name another one in GATEWAY_URL"
             ) from None
-        except httpx.TransportError as error:
+        except NoAnswerError as error:
             doubt = f"; it may be done: repeat it with --idempotency-key {repeatable}" if repeatable else ""
-            raise CliError(f"no answer from {self._url} ({str(error) or type(error).__name__}){doubt}") from None
+            raise CliError(f"no answer from {self._url} ({error}){doubt}") from None
         return self._read(answer)
 
-    def _read(self, answer: httpx.Response) -> Json:
-        try:
-            body = answer.json()
-        except ValueError:
-            body = None
+    def _read(self, answer: Answer) -> Json:
+        body = answer.json()
         if answer.is_success and isinstance(body, dict):
             return cast("Json", body)
         error = body.get("error") if isinstance(body, dict) else None
         if not isinstance(error, dict):
-            raise CliError(f"{self._url} answered {answer.status_code} unlike a gateway: check the URL")
+            raise CliError(f"{self._url} answered {answer.status} unlike a gateway: check the URL")
         code, message = str(error.get("code", "")), str(error.get("message", ""))
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
+        if answer.status == HTTPStatus.UNAUTHORIZED:
             raise AdminApiError(
                 code, f"the gateway at {self._url} does not know the admin key in {self._key_from}: {message}"
             )
@@ -199,6 +188,14 @@ class AdminClient:
         if near:
             return f" Is it {near[0]!r}?"
         return f" There is none yet: {program()} teams create NAME" if not names else ""
+
+
+def called(url: str, key: str = "", *, timeout_s: float | None = TIMEOUT_S) -> Calls:
+    """Returns a connection to a gateway, with a key where one is given. Raises CliError for what is no URL."""
+    try:
+        return Calls(url, {"authorization": f"Bearer {key}"} if key else {}, timeout_s)
+    except UrlError as error:
+        raise CliError(f"GATEWAY_URL is not a valid URL: {error}", exit_code=USAGE) from None
 
 
 def _key_in(path: Path) -> str:
@@ -230,7 +227,6 @@ def _quoted(message: str) -> str:
 def is_loopback(url: str) -> bool:
     """Whether a URL points to this machine."""
     try:
-        host = httpx.URL(url).host
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except (httpx.InvalidURL, ValueError):
+        return is_this_machine(urlsplit(url).hostname or "")
+    except ValueError:
         return False

@@ -10,13 +10,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Final
 
-import typer
+import click
 
 from gateway import __version__
+from gateway.cli.signatures import Group, option, parameters_of
 
-_Config = Annotated[
-    Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.", show_default=True)
-]
+_Config = Annotated[Path, option("The configuration.", "--config", "-c", envvar="GATEWAY_CONFIG")]
 _CONFIG: Final = Path("gateway.toml")
 _LARGEST_PORT: Final = 65_535
 _GC_AT_START: Final = (
@@ -25,62 +24,68 @@ _GC_AT_START: Final = (
 )
 
 
-NAMES: Final = frozenset({"init", "serve", "demo", "simulate", "check", "--version"})
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the command line."""
-    app.callback()(_options)
+def register(root: Group) -> None:
+    """Adds the commands, and the options that stand before any command, to the command line."""
+    root.callback = _before_any
+    root.params = parameters_of(_before_any)
+    click.version_option(__version__, message="%(version)s", help="Print the version and exit.")(root)
+    root.params.append(
+        click.Option(
+            ["--show-completion"],
+            help="Print a script by which the shell completes commands and options.",
+            type=click.Choice(("bash", "fish", "zsh")),
+            is_eager=True,
+            expose_value=False,
+            callback=_print_completion,
+        )
+    )
     for command in (init, serve, demo, simulate, check):
-        app.command()(command)
+        root.command()(command)
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer defines the signature of a callback
-    if wanted:
-        typer.echo(__version__)
-        raise typer.Exit
+def _print_completion(context: click.Context, _option: click.Parameter, shell: str | None) -> None:
+    if shell is None:
+        return
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 - only this option needs it
+
+    written = get_completion_class(shell)
+    if written is not None:
+        click.echo(written(context.command, {}, "gateway", "_GATEWAY_COMPLETE").source())
+    context.exit()
 
 
-def _options(
+def _before_any(
     *,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
-    ] = False,
-    profile: Annotated[
-        str | None, typer.Option(help="A gateway by its name in profiles.toml.", envvar="GATEWAY_PROFILE")
-    ] = None,
+    profile: Annotated[str | None, option("A gateway by its name in profiles.toml.", envvar="GATEWAY_PROFILE")] = None,
 ) -> None:
-    del version  # its callback has handled it
     if profile is not None:
         os.environ["GATEWAY_PROFILE"] = profile
 
 
 def init(
     config: _Config = _CONFIG,
-    provider: Annotated[
-        str | None, typer.Option(help="siraya, openai, openrouter, simulator, or the URL of an API.")
-    ] = None,
-    key: Annotated[str | None, typer.Option(help="The provider's key as a reference: env:NAME or file:PATH.")] = None,
-    store: Annotated[str | None, typer.Option(help='"embedded", or the URL of a Redis or Valkey.')] = None,
+    provider: Annotated[str | None, option("siraya, openai, openrouter, simulator, or the URL of an API.")] = None,
+    key: Annotated[str | None, option("The provider's key as a reference: env:NAME or file:PATH.")] = None,
+    store: Annotated[str | None, option('"embedded", or the URL of a Redis or Valkey.')] = None,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: defaults for what is not given.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write in the place of a file that is there.")] = False,
-    example: Annotated[bool, typer.Option("--example", help="Print a file with every setting, no more.")] = False,
+    yes: Annotated[bool, option("Ask nothing: defaults for what is not given.", "--yes", "-y")] = False,
+    force: Annotated[bool, option("Write in the place of a file that is there.", "--force")] = False,
+    example: Annotated[bool, option("Print a file with every setting, no more.", "--example")] = False,
 ) -> None:
     """Write a configuration to begin with, and an admin key. It asks for provider, key and store."""
     from gateway.cli import init  # noqa: PLC0415 - see the module's docstring
 
     if example:
-        typer.echo(init.example(), nl=False)
+        click.echo(init.example(), nl=False)
         return
     init.run(config, init.Given(provider, key, store), ask=not yes, force=force)
 
 
 def serve(
     config: _Config = _CONFIG,
-    host: Annotated[str | None, typer.Option(help="Instead of server.host.")] = None,
-    port: Annotated[int | None, typer.Option(help="Instead of server.port.", min=0, max=_LARGEST_PORT)] = None,
-    workers: Annotated[int | None, typer.Option(help="Instead of server.workers.", min=1, max=64)] = None,
+    host: Annotated[str | None, option("Instead of server.host.")] = None,
+    port: Annotated[int | None, option("Instead of server.port.", minimum=0, maximum=_LARGEST_PORT)] = None,
+    workers: Annotated[int | None, option("Instead of server.workers.", minimum=1, maximum=64)] = None,
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM."""
     gc.set_threshold(_GC_AT_START)
@@ -91,13 +96,11 @@ def serve(
 
 def demo(
     port: Annotated[
-        int, typer.Option(help="Where to listen.", envvar="GATEWAY_SERVER__PORT", min=0, max=_LARGEST_PORT)
+        int, option("Where to listen.", envvar="GATEWAY_SERVER__PORT", minimum=0, maximum=_LARGEST_PORT)
     ] = 8080,
-    data_dir: Annotated[Path, typer.Option(help="Where all data is stored.", envvar="GATEWAY_STORE__DATA_DIR")] = Path(
-        "data"
-    ),
+    data_dir: Annotated[Path, option("Where all data is stored.", envvar="GATEWAY_STORE__DATA_DIR")] = Path("data"),
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 in a container.", envvar="GATEWAY_SERVER__HOST")
+        str, option("The address to listen on; 0.0.0.0 in a container.", envvar="GATEWAY_SERVER__HOST")
     ] = "127.0.0.1",
 ) -> None:
     """Run a gateway with a store, a team and a key, ready to try. With SIRAYA_API_KEY set it uses Siraya."""
@@ -108,12 +111,12 @@ def demo(
 
 def simulate(
     port: Annotated[
-        int, typer.Option(help="The port to listen on; 0 selects a free one.", min=0, max=_LARGEST_PORT)
+        int, option("The port to listen on; 0 selects a free one.", minimum=0, maximum=_LARGEST_PORT)
     ] = 8081,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[str, option("Where to listen.")] = "127.0.0.1",
     *,
     post_only: Annotated[
-        bool, typer.Option("--post-only", help="Keep nothing, and refuse whatever refers to something kept.")
+        bool, option("Keep nothing, and refuse whatever refers to something kept.", "--post-only")
     ] = False,
 ) -> None:
     """Run a provider that needs no key and no network, for tests and trials."""

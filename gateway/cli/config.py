@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient
+from gateway.cli.signatures import Group, option
 
-app = typer.Typer(help="Routes, prices and upstreams as in force; reload.", no_args_is_help=True)
+app = Group(help="Routes, prices and upstreams as in force; reload.")
 
 _CONFIG: Final = Path("gateway.toml")
 
@@ -24,26 +25,26 @@ def show_(*, as_json: options.AsJson = False) -> None:
         output.as_json(found)
         return
     if found["problem"]:
-        typer.echo(f"The last reload failed, and changed nothing: {found['problem']}\n")
+        click.echo(f"The last reload failed, and changed nothing: {found['problem']}\n")
     output.table(
         ("UPSTREAM", "BASE URL", "KEYS"),
         [(name, upstream["base_url"], upstream["api_keys"]) for name, upstream in found["upstreams"].items()],
         empty="no upstreams",
     )
-    typer.echo()
+    click.echo()
     output.table(
         ("MODEL", "UPSTREAMS"), [(r["model"], ", ".join(r["upstreams"])) for r in found["routes"]], empty="no routes"
     )
-    typer.echo()
+    click.echo()
     if found["aliases"]:
         output.table(("ALIAS", "MODEL"), list(found["aliases"].items()), empty="")
-        typer.echo()
+        click.echo()
     output.table(
         ("PRICE OF", "INPUT", "CACHED INPUT", "OUTPUT"),
         [(model, p["input"], p["cached_input"], p["output"]) for model, p in found["prices"].items()],
         empty="no prices",
     )
-    typer.echo()
+    click.echo()
     output.table(
         ("WORKER", "HOST", "PID", "LOADED", "GENERATION", "RUNNING", "SOCKETS", "PROBLEM"),
         [
@@ -65,9 +66,7 @@ def show_(*, as_json: options.AsJson = False) -> None:
 
 @app.command()
 def check(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.")
-    ] = _CONFIG,
+    config: Annotated[Path, option("The configuration.", "--config", "-c", envvar="GATEWAY_CONFIG")] = _CONFIG,
 ) -> None:
     """Check a file on this machine, as `gateway check` does."""
     from gateway.cli import check  # noqa: PLC0415 - a client command does not wait for the server's packages

@@ -19,13 +19,13 @@ import signal
 import sys
 import threading
 import tomllib
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Self
 
-import httpx
-
 from gateway import server
-from gateway.cli.client import AdminApiError, AdminClient, team_path
+from gateway.cli.calls import NoAnswerError, NoConnectionError
+from gateway.cli.client import AdminApiError, AdminClient, called, team_path
 from gateway.cli.errors import CliError
 from gateway.cli.greeting import Demo, text
 from gateway.cli.init import PROVIDERS, Answers, Provider, configuration, secret_file
@@ -104,7 +104,7 @@ class Greeting(threading.Thread):
                     sys.stdout.flush()
         except CliError as fault:
             self._end_with(fault)
-        except (OSError, UnicodeDecodeError, httpx.TransportError) as error:
+        except (OSError, UnicodeDecodeError, NoConnectionError, NoAnswerError) as error:
             self._end_with(CliError(f"the demo's key could not be created: {error}"))
 
     def _end_with(self, fault: CliError) -> None:
@@ -126,11 +126,9 @@ def _team_key(client: AdminClient, demo: Demo) -> str:
     path = demo.data_dir / "demo-key"
     if path.exists():
         key = path.read_text(encoding="ascii").strip()
-        answer = httpx.get(
-            f"{demo.url}/v1/key", headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=10
-        )
-        if answer.status_code != httpx.codes.UNAUTHORIZED:
-            return key
+        with called(demo.url, key) as calls:
+            if calls.request("GET", "/v1/key").status != HTTPStatus.UNAUTHORIZED:
+                return key
         path.unlink()
     try:
         client.get(team_path(TEAM))

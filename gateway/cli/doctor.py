@@ -27,12 +27,11 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple
 
-import typer
-
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient
 from gateway.cli.doctor_patient import Patient, Reply, most_at_once
 from gateway.cli.errors import CliError
+from gateway.cli.signatures import option
 
 _SLOTS: Final = 3
 _REQUESTS_A_MINUTE: Final = 5
@@ -60,13 +59,13 @@ class Tools(NamedTuple):
 
 def doctor(  # noqa: PLR0913 - the command's flags
     *,
-    model: Annotated[str, typer.Option(help="A model with answers of some seconds; each check sends requests to it.")],
-    requests: Annotated[int, typer.Option(help="Requests at once.", min=4, max=500)] = 20,
-    max_output_tokens: Annotated[int, typer.Option(help="The longest answer.", min=16)] = 256,
-    credits_usd: Annotated[str, typer.Option("--credits", help="What it may spend in all, in USD.")] = "1.00",
-    kill: Annotated[int, typer.Option(help="The process id of a gateway or of its worker, to be killed.", min=0)] = 0,
-    pause_store: Annotated[int, typer.Option(help="The process id of the store, to be paused.", min=0)] = 0,
-    pause_s: Annotated[float, typer.Option(help="For how long.", min=0.1, max=300)] = 5.0,
+    model: Annotated[str, option("A model with answers of some seconds; each check sends requests to it.")],
+    requests: Annotated[int, option("Requests at once.", minimum=4, maximum=500)] = 20,
+    max_output_tokens: Annotated[int, option("The longest answer.", minimum=16)] = 256,
+    credits_usd: Annotated[str, option("What it may spend in all, in USD.", "--credits")] = "1.00",
+    kill: Annotated[int, option("The process id of a gateway or of its worker, to be killed.", minimum=0)] = 0,
+    pause_store: Annotated[int, option("The process id of the store, to be paused.", minimum=0)] = 0,
+    pause_s: Annotated[float, option("For how long.", minimum=0.1, maximum=300)] = 5.0,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:

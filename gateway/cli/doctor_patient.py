@@ -14,17 +14,19 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import httpx
-
-from gateway.cli.client import AdminClient, is_loopback, team_path
+from gateway.cli.calls import NoAnswerError, NoConnectionError, Stream
+from gateway.cli.client import AdminClient, called, team_path
 from gateway.cli.errors import CliError
 
 LONGEST_S: Final = 60.0
 """How long anything is waited for that has to come: a settlement, a gateway that is back."""
 _EVERY_S: Final = 0.1
-_TIMEOUT: Final = httpx.Timeout(30.0, read=120.0)
+_TIMEOUT_S: Final = 120.0
+_DRY_RUN: Final = MappingProxyType({"x-gateway-dry-run": "true"})
 _PROMPT: Final = "Count from 1 to 200, a number a line."
 
 
@@ -38,7 +40,7 @@ class Reply(NamedTuple):
     @property
     def is_good(self) -> bool:
         """Whether it was served."""
-        return self.status == httpx.codes.OK
+        return self.status == HTTPStatus.OK
 
 
 class Patient:
@@ -65,33 +67,28 @@ class Patient:
         self, key: str, *, stream: bool = True, on_bytes: Callable[[], bool] = lambda: True, dry_run: bool = False
     ) -> Reply:
         """Sends one request. `on_bytes` is called when the first bytes have come; False: the client leaves."""
-        headers = {"authorization": f"Bearer {key}", **({"x-gateway-dry-run": "true"} if dry_run else {})}
+        headers = _DRY_RUN if dry_run else None
         body = {**self._body, "stream": stream}
         try:
             with (
-                httpx.Client(
-                    base_url=self.admin.url,
-                    headers=headers,
-                    timeout=_TIMEOUT,
-                    trust_env=not is_loopback(self.admin.url),
-                ) as http,
-                http.stream("POST", "/v1/responses", json=body) as answer,
+                called(self.admin.url, key, timeout_s=_TIMEOUT_S) as calls,
+                calls.opened("POST", "/v1/responses", body=body, headers=headers) as answer,
             ):
                 return self._read(answer, on_bytes)
-        except httpx.TransportError as error:
-            return Reply(0, type(error).__name__)
+        except (NoConnectionError, NoAnswerError) as error:
+            return Reply(0, str(error))
 
-    def _read(self, answer: httpx.Response, on_bytes: Callable[[], bool]) -> Reply:
+    def _read(self, answer: Stream, on_bytes: Callable[[], bool]) -> Reply:
         request_id = answer.headers.get("x-request-id", "")
         pieces: list[bytes] = []
-        for piece in answer.iter_bytes():
+        for piece in answer.pieces():
             if not pieces and not on_bytes():
                 self.served.append(request_id)
-                return Reply(answer.status_code, "left", request_id)
+                return Reply(answer.status, "left", request_id)
             pieces.append(piece)
         if answer.is_success:
             self.served.append(request_id)
-        return Reply(answer.status_code, _code(b"".join(pieces)), request_id)
+        return Reply(answer.status, _code(b"".join(pieces)), request_id)
 
     def parallel(self, key: str, count: int = 0, **options: Any) -> list[Reply]:
         """Sends many requests at once."""
@@ -101,16 +98,10 @@ class Patient:
 
     def hold_usd(self, key: str) -> str:
         """Returns what is held for one of the requests."""
-        headers = {"authorization": f"Bearer {key}", "x-gateway-dry-run": "true"}
-        answer = httpx.post(
-            f"{self.admin.url}/v1/responses",
-            json=self._body,
-            headers=headers,
-            timeout=_TIMEOUT,
-            trust_env=not is_loopback(self.admin.url),
-        )
+        with called(self.admin.url, key, timeout_s=_TIMEOUT_S) as calls:
+            answer = calls.request("POST", "/v1/responses", body=self._body, headers=_DRY_RUN)
         if not answer.is_success:
-            raise CliError(f"a dry run is refused: {answer.status_code} {_code(answer.content)}")
+            raise CliError(f"a dry run is refused: {answer.status} {_code(answer.body)}")
         return str(answer.json()["hold"]["amount_usd"])
 
     def settled(self) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-import typer
+import click
 
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.options import program
@@ -95,7 +95,7 @@ def run(path: Path, given: Given, *, ask: bool, force: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror or error}") from None
-    typer.echo(_next_steps(path, answers, unset))
+    click.echo(_next_steps(path, answers, unset))
 
 
 def example() -> str:
@@ -127,11 +127,11 @@ def _asked(question: str, default: str, *, ask: bool) -> str:
     if not ask:
         return default
     try:
-        return str(typer.prompt(question, default=default)).strip()
-    except typer.Abort:
+        return str(click.prompt(question, default=default)).strip()
+    except click.Abort:
         if sys.stdin.isatty():
             raise CliError("nothing was written") from None
-        typer.echo()
+        click.echo()
         return default
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
+from gateway.cli.signatures import Group, option
 
-app = typer.Typer(help="What the gateway keeps of responses and conversations.", no_args_is_help=True)
+app = Group(help="What the gateway keeps of responses and conversations.")
 
-_Team = Annotated[str, typer.Option("--team", help="The team, by name or id.")]
+_Team = Annotated[str, option("The team, by name or id.", "--team")]
 
 
 @app.command("usage")
@@ -25,12 +26,12 @@ def usage(team: _Team, *, as_json: options.AsJson = False) -> None:
 def purge(
     team: _Team,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, option("Do not ask.", "--yes")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Delete all of it. What runs in the background is cancelled; clients cannot continue what was deleted."""
     if not yes:
-        typer.confirm(f"Delete all stored responses and conversations of {team}?", abort=True)
+        click.confirm(f"Delete all stored responses and conversations of {team}?", abort=True)
     with AdminClient.from_environment() as client:
         _show(client.delete(f"{team_path(team)}/state"), as_json=as_json)
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.keys import KeyArgument, app, find_key
 from gateway.cli.limits import LimitArguments, limits_of
+from gateway.cli.signatures import argument
 
 
 @app.command()
@@ -70,7 +69,7 @@ def enable(key: KeyArgument, *, as_json: options.AsJson = False) -> None:
 
 @app.command()
 def label(
-    key: KeyArgument, name: Annotated[str, typer.Argument(help="The new label.")], *, as_json: options.AsJson = False
+    key: KeyArgument, name: Annotated[str, argument("The new label.")], *, as_json: options.AsJson = False
 ) -> None:
     """Change a key's label."""
     _change(key, {"name": name}, as_json=as_json)
@@ -79,9 +78,7 @@ def label(
 @app.command()
 def expire(
     key: KeyArgument,
-    at: Annotated[
-        str, typer.Argument(help='A day or a time, such as 2027-01-31, 2027-01-31T06:00:00Z or tomorrow; or "never".')
-    ],
+    at: Annotated[str, argument('A day or a time, such as 2027-01-31, 2027-01-31T06:00:00Z or tomorrow; or "never".')],
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -92,7 +89,7 @@ def expire(
 @app.command()
 def allow(
     key: KeyArgument,
-    models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
+    models: Annotated[str, argument('Exact ids or "provider/*", separated by commas; "*" for all.')],
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -103,9 +100,7 @@ def allow(
 @app.command()
 def operations(
     key: KeyArgument,
-    names: Annotated[
-        str, typer.Argument(help='Such as "chat.completions,images.*", separated by commas; "*" for all.')
-    ],
+    names: Annotated[str, argument('Such as "chat.completions,images.*", separated by commas; "*" for all.')],
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -122,7 +117,7 @@ def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson
 @app.command()
 def release(
     key: KeyArgument,
-    fields: Annotated[list[str], typer.Argument(help="As `keys show` names them, such as status or limits.rpm.")],
+    fields: Annotated[list[str], argument("As `keys show` names them, such as status or limits.rpm.")],
     *,
     as_json: options.AsJson = False,
 ) -> None:

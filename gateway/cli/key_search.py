@@ -7,12 +7,13 @@ import re
 import sys
 from typing import Annotated, Final
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, segment, team_path
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.keys import app, last_used
+from gateway.cli.signatures import argument
 
 _KEY: Final = re.compile(r"sk-gw-(?P<team>[0-9A-Za-z]{10})-(?P<key>[0-9A-Za-z]{10})(?:-(?P<rest>[0-9A-Za-z]{0,51}))?")
 """As much of a key as names it (gateway/identity/api_keys.py): its team and itself. The secret is not needed."""
@@ -25,10 +26,10 @@ _LONGEST_LINE: Final = 65_536
 def find_(
     text: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[TEXT]",
-            help="A key's beginning, sk-gw-TEAM-KEY. Without it, text is read from standard input, so that a whole key "
+        argument(
+            "A key's beginning, sk-gw-TEAM-KEY. Without it, text is read from standard input, so that a whole key "
             "stays out of the shell's history.",
+            metavar="[TEXT]",
         ),
     ] = None,
     *,
@@ -37,7 +38,7 @@ def find_(
     """Show whose a key is, and how to revoke or rotate it. No command repeats a secret."""
     if text is None:
         if sys.stdin.isatty():
-            text = typer.prompt("The key (it is not shown)", hide_input=True)
+            text = click.prompt("The key (it is not shown)", hide_input=True)
         else:
             text = sys.stdin.read(_LONGEST_LINE)
     match = _KEY.search(text or "")
@@ -64,8 +65,8 @@ def find_(
     )
     program = options.program()
     if found["status"] != "revoked":
-        typer.echo(f"\nTo end it now:         {program} keys revoke {place}")
-        typer.echo(f"To replace its secret: {program} keys rotate {place} --now")
+        click.echo(f"\nTo end it now:         {program} keys revoke {place}")
+        click.echo(f"To replace its secret: {program} keys rotate {place} --now")
 
 
 def _standing(rest: str, key: Json) -> str:

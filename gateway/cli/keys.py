@@ -8,24 +8,25 @@ from __future__ import annotations
 import shlex
 from typing import Annotated
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminApiError, AdminClient, Json, segment, team_path
 from gateway.cli.errors import CliError
 from gateway.cli.limits import limits_of
+from gateway.cli.signatures import Group, argument, option
 
-app = typer.Typer(help="Keys of a team.", no_args_is_help=True)
+app = Group(help="Keys of a team.")
 
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="team/key (id or label), or a key's id alone.")]
+KeyArgument = Annotated[str, argument("team/key (id or label), or a key's id alone.", metavar="KEY")]
 
 
 @app.command()
 def create(  # noqa: PLR0913 - the command's flags
     team: options.TeamArgument,
     *,
-    name: Annotated[str, typer.Option(help="A label: who or what uses the key.")],
+    name: Annotated[str, option("A label: who or what uses the key.")],
     rpm: options.Rpm = None,
     tpm: options.Tpm = None,
     concurrency: options.Concurrency = None,
@@ -42,9 +43,7 @@ def create(  # noqa: PLR0913 - the command's flags
     models: options.Models = None,
     operations: options.Operations = None,
     expires_at: options.ExpiresAt = None,
-    cut_at_cap: Annotated[
-        bool, typer.Option("--cut-at-cap", help="End a stream where it would exceed its hold.")
-    ] = False,
+    cut_at_cap: Annotated[bool, option("End a stream where it would exceed its hold.", "--cut-at-cap")] = False,
     idempotency_key: options.IdempotencyKey = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -64,7 +63,7 @@ def create(  # noqa: PLR0913 - the command's flags
         output.as_json(key)
         return
     output.fields({"key": key["key"], "id": key["id"], "name": key["name"]})
-    typer.echo("\nKeep it now: it is not shown again.")
+    click.echo("\nKeep it now: it is not shown again.")
 
 
 @app.command("list")
@@ -96,7 +95,7 @@ def list_(team: options.TeamArgument, *, every: options.All = False, as_json: op
 @app.command("show")
 def show_(
     key: KeyArgument,
-    of_team: Annotated[str | None, typer.Argument(metavar="[KEY]", help="Or TEAM KEY, in two words.")] = None,
+    of_team: Annotated[str | None, argument("Or TEAM KEY, in two words.", metavar="[KEY]")] = None,
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -118,9 +117,9 @@ def show_(
             "set by operators": ", ".join(found["set_by_operator"]) or "nothing: the team may lift every limit",
         }
     )
-    typer.echo()
+    click.echo()
     output.limits_table(found["limits"])
-    typer.echo()
+    click.echo()
     output.table(
         ("SECRET (SHA-256)", "WORKS UNTIL", "LAST USED"),
         [

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TextIO
 
-import typer
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,9 +27,10 @@ from gateway.cli import options, output
 from gateway.cli.archive import archive
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import CliError
+from gateway.cli.signatures import Group, argument, option
 from gateway.reporting.csv_text import cell
 
-app = typer.Typer(help="The ledger: verify it, export it, archive it.", no_args_is_help=True)
+app = Group(help="The ledger: verify it, export it, archive it.")
 app.command()(archive)
 
 _TEAMS_AT_ONCE: Final = "20"  # each team is verified from its first entry, and one answer should not take minutes
@@ -39,7 +40,7 @@ _COLUMNS: Final = (
     "upstream", "outcome", "settled_by", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
     "note", "response_id",
 )  # fmt: skip
-_Team = Annotated[str | None, typer.Argument(help="A team's name or id; without one, all teams.")]
+_Team = Annotated[str | None, argument("A team's name or id; without one, all teams.")]
 
 
 class Format(StrEnum):
@@ -51,7 +52,7 @@ class Format(StrEnum):
 
 @app.command()
 def verify(
-    team: _Team = None, *, as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one per team.")] = False
+    team: _Team = None, *, as_json: Annotated[bool, option("JSON Lines, one per team.", "--json")] = False
 ) -> None:
     """Verify that balances agree with the journal. The exit code is 1 if they do not."""
     wrong = teams = entries = 0
@@ -67,7 +68,7 @@ def verify(
     if wrong:
         raise CliError(f"the books of {wrong} of {teams} teams do not agree")
     if not as_json:
-        typer.echo(f"the ledger is consistent: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
+        click.echo(f"the ledger is consistent: {teams} team{'s' if teams != 1 else ''}, {entries} entries")
 
 
 class Type(StrEnum):
@@ -85,8 +86,8 @@ class Type(StrEnum):
 def journal(
     team: options.TeamArgument,
     *,
-    type_: Annotated[Type | None, typer.Option("--type", help="Entries of one type.")] = None,
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
+    type_: Annotated[Type | None, option("Entries of one type.", "--type")] = None,
+    limit: Annotated[int, option("How many.", minimum=1, maximum=1000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the last movements of a team's credits, newest first."""
@@ -113,10 +114,10 @@ def journal(
 def export(
     team: _Team = None,
     *,
-    since: Annotated[str | None, typer.Option("--from", help="The start, ISO 8601: 2026-11-01.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="The end (exclusive), ISO 8601.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="JSON Lines, or CSV with a header line.")] = Format.JSONL,
-    output: Annotated[Path | None, typer.Option(help="A file instead of standard output.")] = None,
+    since: Annotated[str | None, option("The start, ISO 8601: 2026-11-01.", "--from")] = None,
+    until: Annotated[str | None, option("The end (exclusive), ISO 8601.", "--to")] = None,
+    form: Annotated[Format, option("JSON Lines, or CSV with a header line.", "--format")] = Format.JSONL,
+    output: Annotated[Path | None, option("A file instead of standard output.")] = None,
 ) -> None:
     """Write the journal of a period."""
     period = {name: value for name, value in (("from", since), ("to", until)) if value is not None}
@@ -157,7 +158,7 @@ def _verifications(client: AdminClient, team: str | None) -> Iterator[Json]:
 
 
 def _print_differences(found: Json) -> None:
-    typer.echo(f"{found['team_name']} ({found['team_id']}), {found['entries']} entries:")
+    click.echo(f"{found['team_name']} ({found['team_id']}), {found['entries']} entries:")
     rows = [(one["name"], one["expected"], one["found"], one["entry_id"]) for one in found["differences"]]
     output.table(("DIFFERENCE", "EXPECTED", "FOUND", "ENTRY"), rows, empty="")
 

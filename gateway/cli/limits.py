@@ -5,22 +5,21 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any
 
-import typer
-
 from gateway.accounts.limit_names import LIMITS, MODELS, is_limit, with_pattern
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, team_path
 from gateway.cli.errors import USAGE, CliError
+from gateway.cli.signatures import Group, argument
 
-app = typer.Typer(help="A team's limits. Changes apply from its next request on.", no_args_is_help=True)
+app = Group(help="A team's limits. Changes apply from its next request on.")
 
 LimitArguments = Annotated[
     list[str],
-    typer.Argument(
-        metavar="NAME=VALUE...",
-        help=f"{', '.join(LIMITS)}; budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d; "
+    argument(
+        f"{', '.join(LIMITS)}; budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d; "
         "limits of some models, such as rpm@openai/*; "
         "the value none removes one.",
+        metavar="NAME=VALUE...",
     ),
 ]
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.errors import CliError
+from gateway.cli.signatures import Group, argument, option
 
-app = typer.Typer(help="Notices: their recipients, what was sent, and a test.", no_args_is_help=True)
-_Name = Annotated[str | None, typer.Argument(help="The recipient's name in the configuration; without it, all.")]
+app = Group(help="Notices: their recipients, what was sent, and a test.")
+_Name = Annotated[str | None, argument("The recipient's name in the configuration; without it, all.")]
 
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20, *, as_json: options.AsJson = False
+    limit: Annotated[int, option("How many.", minimum=1, maximum=1000)] = 20, *, as_json: options.AsJson = False
 ) -> None:
     """List the recipients, the notices that wait, and the last ones that were sent or given up."""
     with AdminClient.from_environment() as client:
@@ -39,7 +40,7 @@ def list_(
         ],
         empty="No recipients are configured: see [recipients.NAME] in the example configuration.",
     )
-    typer.echo()
+    click.echo()
     output.table(
         ("ID", "STATE", "AT", "TO", "ATTEMPTS", "TEXT", "ERROR"),
         [

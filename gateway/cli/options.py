@@ -12,53 +12,48 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-import typer
+import click
 
 from gateway.accounts.limit_names import is_limit
 from gateway.cli.errors import USAGE, CliError
+from gateway.cli.signatures import Group, argument, option
 
 _DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d)?")
 _SECONDS: Final = (("s", 1), ("m", 60), ("h", 3600), ("d", 86_400))
 _BOUND: Final = 2**53 - 1  # the largest number that the ledger counts exactly
 
-TeamArgument = Annotated[str, typer.Argument(help="A team's name or id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The API's JSON, for scripts.")]
-Overlap = Annotated[str, typer.Option(help="For how long the old secrets still work: 90s, 30m, 24h, 7d.")]
-EndNow = Annotated[bool, typer.Option("--now", help="The old secrets end at once.")]
-Models = Annotated[
-    str | None, typer.Option(help='Allowed models, separated by commas: exact ids, "provider/*" or "*".')
-]
+TeamArgument = Annotated[str, argument("A team's name or id.")]
+AsJson = Annotated[bool, option("The API's JSON, for scripts.", "--json")]
+Overlap = Annotated[str, option("For how long the old secrets still work: 90s, 30m, 24h, 7d.")]
+EndNow = Annotated[bool, option("The old secrets end at once.", "--now")]
+Models = Annotated[str | None, option('Allowed models, separated by commas: exact ids, "provider/*" or "*".')]
 Operations = Annotated[
-    str | None, typer.Option(help="Allowed operations, separated by commas: chat.completions, images.*, or * for all.")
+    str | None, option("Allowed operations, separated by commas: chat.completions, images.*, or * for all.")
 ]
 ExpiresAt = Annotated[
-    str | None, typer.Option(help="When it stops working: a day or a time, such as 2027-01-31T00:00:00Z or tomorrow.")
+    str | None, option("When it stops working: a day or a time, such as 2027-01-31T00:00:00Z or tomorrow.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-All = Annotated[bool, typer.Option("--all", "-a", help="Also what was deleted or revoked.")]
+Yes = Annotated[bool, option("Do not ask for confirmation.", "--yes", "-y")]
+All = Annotated[bool, option("Also what was deleted or revoked.", "--all", "-a")]
 IdempotencyKey = Annotated[
-    str | None, typer.Option(help="A name for this action: repeating it under the same name changes nothing.")
+    str | None, option("A name for this action: repeating it under the same name changes nothing.")
 ]
 
-Rpm = Annotated[int | None, typer.Option(help="Requests per minute.", min=0, max=_BOUND)]
-Tpm = Annotated[int | None, typer.Option(help="Tokens per minute.", min=0, max=_BOUND)]
-Concurrency = Annotated[int | None, typer.Option(help="Requests at the same time.", min=0, max=_BOUND)]
-MaxOutputTokens = Annotated[int | None, typer.Option(help="Largest max_output_tokens.", min=1, max=_BOUND)]
-BudgetUsd = Annotated[str | None, typer.Option(help="USD per period of the team's calendar, or in total.")]
+Rpm = Annotated[int | None, option("Requests per minute.", minimum=0, maximum=_BOUND)]
+Tpm = Annotated[int | None, option("Tokens per minute.", minimum=0, maximum=_BOUND)]
+Concurrency = Annotated[int | None, option("Requests at the same time.", minimum=0, maximum=_BOUND)]
+MaxOutputTokens = Annotated[int | None, option("Largest max_output_tokens.", minimum=1, maximum=_BOUND)]
+BudgetUsd = Annotated[str | None, option("USD per period of the team's calendar, or in total.")]
 BudgetTokens = Annotated[
-    int | None, typer.Option(help="Tokens per period of the team's calendar, or in total.", min=0, max=_BOUND)
+    int | None, option("Tokens per period of the team's calendar, or in total.", minimum=0, maximum=_BOUND)
 ]
 
 Limits = Annotated[
     list[str] | None,
-    typer.Option("--limit", metavar="NAME=VALUE", help="Any limit, such as budget_usd_week=25; may be repeated."),
+    option("Any limit, such as budget_usd_week=25; may be repeated.", "--limit", metavar="NAME=VALUE"),
 ]
-Timezone = Annotated[
-    str | None, typer.Option(help="Where its days, weeks, months and quarters begin, such as Asia/Kolkata.")
-]
-Anchor = Annotated[
-    str | None, typer.Option(help="A day on which its weeks, months and quarters begin, such as 2026-11-15.")
-]
+Timezone = Annotated[str | None, option("Where its days, weeks, months and quarters begin, such as Asia/Kolkata.")]
+Anchor = Annotated[str | None, option("A day on which its weeks, months and quarters begin, such as 2026-11-15.")]
 
 
 def given(**fields: Any) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CliError(f"{question} Confirm with --yes: there is no terminal to ask", exit_code=USAGE)
-    if not typer.confirm(question, default=False):
+    if not click.confirm(question, default=False):
         raise CliError("nothing was changed")
 
 
@@ -90,11 +85,12 @@ _FIELDS: Final = MappingProxyType({"credits_usd": "credits", "amount_usd": "amou
 """Fields of the API whose option has another name."""
 
 
-def as_options(message: str, field: str, app: typer.Typer, words: Sequence[str]) -> str:
+def as_options(message: str, field: str, root: Group, words: Sequence[str]) -> str:
     """Returns the API's message about a field, with the option for it of the command that these words call."""
-    command: Any = typer.main.get_command(app)
+    command: click.Command = root
     for word in words:
-        command = getattr(command, "commands", {}).get(word, command)
+        if isinstance(command, Group):
+            command = command.get_command(click.Context(command), word) or command
     name = next((part for part in reversed(field.split(".")) if not part.isdigit()), "")
     for parameter in command.params if name else ():
         longest = max(parameter.opts, key=len)

@@ -11,21 +11,18 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from gateway.cli import output
-from gateway.cli.errors import USAGE, CliError
+from gateway.cli.errors import REFUSED, USAGE, CliError
 from gateway.cli.prices import CONFIG, Config, app
+from gateway.cli.signatures import argument, option
 from gateway.protocol.moments import parse_moment
 
 if TYPE_CHECKING:
     from gateway.cli.price_catalogue import Catalogue, Entry
 
-_Names = Annotated[
-    list[str] | None, typer.Argument(help='Providers ("openai") or models ("openai/gpt-5.2"). Without any, all.')
-]
+_Names = Annotated[list[str] | None, argument('Providers ("openai") or models ("openai/gpt-5.2"). Without any, all.')]
 _Day = Annotated[
-    str | None, typer.Option("--at", help="A day (UTC): the prices in force then, and later ones. Without it, today.")
+    str | None, option("A day (UTC): the prices in force then, and later ones. Without it, today.", "--at")
 ]
 
 
@@ -34,10 +31,8 @@ def import_(
     names: _Names = None,
     *,
     at: _Day = None,
-    file: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file to write. Without it, standard output.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace the file if it exists.")] = False,
+    file: Annotated[Path | None, option("A file to write. Without it, standard output.", "--output", "-o")] = None,
+    yes: Annotated[bool, option("Replace the file if it exists.", "--yes", "-y")] = False,
 ) -> None:
     """Write price rows (TOML) from the data of the package genai-prices."""
     from gateway.cli import price_catalogue  # noqa: PLC0415 - only these commands need it
@@ -60,7 +55,7 @@ def diff(
     *,
     config: Config = CONFIG,
     at: _Day = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for scripts.")] = False,
+    as_json: Annotated[bool, option("JSON, for scripts.", "--json")] = False,
 ) -> None:
     """Show which price rows of a configuration differ from that data. Exit code 1 if one does."""
     from gateway.cli import price_comparison  # noqa: PLC0415 - only this command needs it
@@ -74,7 +69,7 @@ def diff(
     for model in found.unlisted:
         sys.stderr.write(f"gateway: {model}: the data has no price for it\n")
     if found.differences:
-        raise typer.Exit(1)
+        sys.exit(REFUSED)
 
 
 def _day(text: str | None) -> date:

@@ -10,36 +10,31 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import typer
-
 from gateway.cli.errors import USAGE, CliError
+from gateway.cli.signatures import Group, argument, option
 
-app = typer.Typer(help="Prices: how a cost comes about, and rows from a public catalogue.", no_args_is_help=True)
+app = Group(help="Prices: how a cost comes about, and rows from a public catalogue.")
 
-Config = Annotated[
-    Path, typer.Option("--config", "-c", envvar="GATEWAY_CONFIG", help="The configuration.", show_default=True)
-]
+Config = Annotated[Path, option("The configuration.", "--config", "-c", envvar="GATEWAY_CONFIG")]
 CONFIG: Final = Path("gateway.toml")
 
 
 @app.command()
 def explain(
-    model: Annotated[str, typer.Argument(help="A model as a request names it: an alias or a variant will do.")],
+    model: Annotated[str, argument("A model as a request names it: an alias or a variant will do.")],
     *,
     config: Config = CONFIG,
     dialect: Annotated[
         str | None,
-        typer.Option(
-            help="How the usage is read: responses, chat, messages ... Without it, by the names of its fields."
-        ),
+        option("How the usage is read: responses, chat, messages ... Without it, by the names of its fields."),
     ] = None,
     at: Annotated[
-        str | None, typer.Option(help="When the answer ended: ISO 8601, UTC without an offset. Without it, now.")
+        str | None, option("When the answer ended: ISO 8601, UTC without an offset. Without it, now.")
     ] = None,
     request: Annotated[
-        Path | None, typer.Option(help="A file with the request's body, for a tier that only the request names.")
+        Path | None, option("A file with the request's body, for a tier that only the request names.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for scripts.")] = False,
+    as_json: Annotated[bool, option("JSON, for scripts.", "--json")] = False,
 ) -> None:
     """Show line by line what a usage costs. Standard input has a usage object, or a whole answer, as JSON."""
     from gateway.cli import output, price_explain  # noqa: PLC0415 - the settings take long to import

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Final
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, segment
+from gateway.cli.signatures import Group, argument, option
 from gateway.reporting.latency_buckets import duration
 
-app = typer.Typer(help="Requests: the last ones, why one was refused, how one was settled.", no_args_is_help=True)
-_Team = Annotated[str | None, typer.Option(help="One team; without it, all.")]
+app = Group(help="Requests: the last ones, why one was refused, how one was settled.")
+_Team = Annotated[str | None, option("One team; without it, all.")]
 _SHOWN_APART: Final = ("object", "team_id", "key_id", "entry", "timings", "tried", "usage", "tags")
 
 
@@ -20,14 +21,14 @@ _SHOWN_APART: Final = ("object", "team_id", "key_id", "entry", "timings", "tried
 def list_(  # noqa: PLR0913 - the command's flags
     *,
     team: _Team = None,
-    key: Annotated[str | None, typer.Option(help="A key's id, team/label, or with --team its label.")] = None,
-    model: Annotated[str | None, typer.Option(help='An exact id or "provider/*".')] = None,
-    status: Annotated[str | None, typer.Option(help="Such as 429, or 4xx for all of them.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="Such as completed, client_left or refused.")] = None,
-    identifier: Annotated[str | None, typer.Option("--id", help="The beginning of a request's id.")] = None,
-    since: Annotated[str | None, typer.Option("--from", help="ISO 8601, such as 2026-11-01.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not included.")] = None,
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
+    key: Annotated[str | None, option("A key's id, team/label, or with --team its label.")] = None,
+    model: Annotated[str | None, option('An exact id or "provider/*".')] = None,
+    status: Annotated[str | None, option("Such as 429, or 4xx for all of them.")] = None,
+    outcome: Annotated[str | None, option("Such as completed, client_left or refused.")] = None,
+    identifier: Annotated[str | None, option("The beginning of a request's id.", "--id")] = None,
+    since: Annotated[str | None, option("ISO 8601, such as 2026-11-01.", "--from")] = None,
+    until: Annotated[str | None, option("ISO 8601, not included.", "--to")] = None,
+    limit: Annotated[int, option("How many.", minimum=1, maximum=1000)] = 20,
     as_json: options.AsJson = False,
 ) -> None:
     """List the last requests, newest first."""
@@ -59,7 +60,7 @@ def list_(  # noqa: PLR0913 - the command's flags
 @app.command("show")
 def show_(
     request_id: Annotated[
-        str, typer.Argument(help="The x-request-id of an answer, a response's id, or the upstream's request id.")
+        str, argument("The x-request-id of an answer, a response's id, or the upstream's request id.")
     ],
     *,
     team: _Team = None,
@@ -81,11 +82,11 @@ def show_(
     fields |= {"tags": ", ".join(tags)} if tags else {}
     output.fields({name.replace("_", " "): value for name, value in (fields | (found["usage"] or {})).items()})
     if found["timings"]:
-        typer.echo()
+        click.echo()
         output.table(("STEP", "ENDED AFTER", "TOOK"), _steps(found["timings"]), empty="")
     bill = (found["entry"] or {}).get("bill")
     if bill is not None:
-        typer.echo()
+        click.echo()
         output.bill(bill)
 
 

@@ -7,13 +7,14 @@ exit code is 1 if the two sides differ by more than --tolerance, and 2 if the ex
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
-import typer
+import click
 
 from gateway.billing.money import MoneyError, format_usd, parse_usd
 from gateway.billing.provider_export import COLUMNS, Charge, ExportError, csv_rows, day_of, page_rows
@@ -30,6 +31,7 @@ from gateway.billing.reconciliation import (
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import REFUSED, USAGE, CliError
+from gateway.cli.signatures import argument, option
 from gateway.protocol.moments import parse_moment
 
 _ENTRIES_AT_ONCE: Final = "1000"
@@ -41,22 +43,22 @@ _REPORTED: Final = ("usage", "upstream_cost")
 
 
 def reconcile(  # noqa: PLR0913 - each parameter is an option
-    file: Annotated[Path, typer.Argument(help="The provider's export: CSV, or OpenAI's costs or usage as JSON.")],
+    file: Annotated[Path, argument("The provider's export: CSV, or OpenAI's costs or usage as JSON.")],
     *,
-    upstream: Annotated[str, typer.Option(help="The upstream whose provider has made the export.")],
-    since: Annotated[str, typer.Option("--from", help="The first day (UTC): 2026-11-01.")],
-    until: Annotated[str, typer.Option("--to", help="The day (UTC) after the last one.")],
+    upstream: Annotated[str, option("The upstream whose provider has made the export.")],
+    since: Annotated[str, option("The first day (UTC): 2026-11-01.", "--from")],
+    until: Annotated[str, option("The day (UTC) after the last one.", "--to")],
     columns: Annotated[
         str | None,
-        typer.Option(help=f"Headings of a CSV that are not known: id=...,time=...; of {', '.join(COLUMNS)}."),
+        option(f"Headings of a CSV that are not known: id=...,time=...; of {', '.join(COLUMNS)}."),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="THEIRS=OURS: the name of a model in the export and in the journal.")
+        list[str] | None, option("THEIRS=OURS: the name of a model in the export and in the journal.")
     ] = None,
-    tolerance: Annotated[str, typer.Option(help="USD by which the sides may differ.")] = "0.01",
-    limit: Annotated[int, typer.Option(help="How many differences are shown; JSON has all.", min=1)] = _SHOWN,
-    max_keys: Annotated[int, typer.Option(help="How many ids, days and models are kept in memory.", min=1)] = MAX_KEYS,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON, for scripts.")] = False,
+    tolerance: Annotated[str, option("USD by which the sides may differ.")] = "0.01",
+    limit: Annotated[int, option("How many differences are shown; JSON has all.", minimum=1)] = _SHOWN,
+    max_keys: Annotated[int, option("How many ids, days and models are kept in memory.", minimum=1)] = MAX_KEYS,
+    as_json: Annotated[bool, option("The result as JSON, for scripts.", "--json")] = False,
 ) -> None:
     """Hold the journal against a provider's export. The exit code is 1 if they differ by more than --tolerance."""
     first, end = _day(since, "--from"), _day(until, "--to")
@@ -91,7 +93,7 @@ def reconcile(  # noqa: PLR0913 - each parameter is an option
     else:
         _print(report, ignored, limit)
     if not ok:
-        raise typer.Exit(REFUSED)
+        sys.exit(REFUSED)
 
 
 def _add_journal(books: Reconciliation, client: AdminClient, upstream: str, period: dict[str, str]) -> None:
@@ -255,7 +257,7 @@ def _print(report: Report, ignored: int, limit: int) -> None:
         empty="The journal and the export agree.",
     )
     if len(report.findings) > limit:
-        typer.echo(f"and {len(report.findings) - limit} more: --limit shows them, --json has all")
+        click.echo(f"and {len(report.findings) - limit} more: --limit shows them, --json has all")
     journal, export = (_amount(sums, has_costs=report.has_costs) for sums in (report.journal, report.export))
     totals: dict[str, object] = {
         f"journal {unit}": f"{journal} in {report.journal.rows} entries{_rests_on(report.journal, ', of them ')}",

@@ -17,18 +17,20 @@ import errno
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-import typer
+import click
 
 from gateway import server, simulator
-from gateway.cli.check import load, store_refusal
+from gateway.cli.check import load
 from gateway.cli.errors import CliError
 from gateway.cli.simulated import simulated
+from gateway.cli.store_check import store_refusal
 from gateway.config.settings import Settings
 from gateway.ledger.spool import SPOOL
 from gateway.store.embedded import EmbeddedStore, EmbeddedStoreError
@@ -51,9 +53,9 @@ def serve(config: Path, *, host: str | None, port: int | None, workers: int | No
         settings = stack.enter_context(stored(settings))
         settings = stack.enter_context(simulated(settings))
         count = settings.server.workers
-        typer.echo(f"Gateway: {url_of(listeners[0])}/v1" + (f" ({count} workers)" if count > 1 else ""))
+        click.echo(f"Gateway: {url_of(listeners[0])}/v1" + (f" ({count} workers)" if count > 1 else ""))
         code = server.run(settings, config, *listeners)
-    raise typer.Exit(code)
+    sys.exit(code)
 
 
 def simulate(host: str, port: int, *, post_only: bool) -> None:

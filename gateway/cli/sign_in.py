@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from http import HTTPStatus
 from time import monotonic, sleep
 from typing import Final
 
-import httpx
-import typer
+import click
 
 from gateway.cli import options, output
-from gateway.cli.client import AdminClient, Json, gateway_url, is_loopback
+from gateway.cli.calls import Calls, NoAnswerError, NoConnectionError
+from gateway.cli.client import API, AdminClient, Json, called, gateway_url
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.profiles import signed_in_file
 
-_TIMEOUT_S: Final = 30.0
-_TOO_OFTEN: Final = 429
 _SLOWER_S: Final = 5  # RFC 8628, section 3.5
 
 
@@ -32,16 +31,16 @@ class _AskedTooOften(CliError):
 def login(*, as_json: options.AsJson = False) -> None:
     """Sign in at the identity provider that the gateway uses for operators."""
     url = gateway_url()
-    with httpx.Client(base_url=f"{url}/admin/v1", timeout=_TIMEOUT_S, trust_env=not is_loopback(url)) as client:
-        begun = _post(client, "/sign-in", {})
-        typer.echo(f"Open {begun['verification_uri']} and enter the code {begun['user_code']}", err=True)
+    with called(url) as calls:
+        begun = _post(calls, url, "/sign-in", {})
+        click.echo(f"Open {begun['verification_uri']} and enter the code {begun['user_code']}", err=True)
         if begun["verification_uri_complete"]:
-            typer.echo(f"or open {begun['verification_uri_complete']}", err=True)
+            click.echo(f"or open {begun['verification_uri_complete']}", err=True)
         deadline_s, pause_s = monotonic() + begun["expires_in_s"], begun["interval_s"]
         while True:
             sleep(pause_s)
             try:
-                answer = _post(client, "/sign-in/token", {"device_code": begun["device_code"]})
+                answer = _post(calls, url, "/sign-in/token", {"device_code": begun["device_code"]})
             except _AskedTooOften:
                 answer, pause_s = {}, pause_s + _SLOWER_S
             if "key" in answer:
@@ -69,20 +68,20 @@ def logout(*, as_json: options.AsJson = False) -> None:
     if as_json:
         output.as_json(ended)
     else:
-        typer.echo(f"{ended['name']} is signed out of {url}")
+        click.echo(f"{ended['name']} is signed out of {url}")
 
 
-def _post(client: httpx.Client, path: str, body: dict[str, str]) -> Json:
+def _post(calls: Calls, url: str, path: str, body: dict[str, str]) -> Json:
     try:
-        answer = client.post(path, json=body)
-        found: Json = answer.json()
-    except httpx.HTTPError as error:
-        raise CliError(f"{client.base_url} does not answer: {error}") from None
-    except ValueError:
-        raise CliError(f"{client.base_url} is no gateway") from None
-    if answer.is_error:
-        refused = _AskedTooOften if answer.status_code == _TOO_OFTEN else CliError
-        raise refused(str(found.get("error", {}).get("message", answer.status_code)))
+        answer = calls.request("POST", API + path, body=body)
+    except (NoConnectionError, NoAnswerError) as error:
+        raise CliError(f"{url} does not answer: {error}") from None
+    found = answer.json()
+    if not isinstance(found, dict):
+        raise CliError(f"{url} is no gateway")
+    if not answer.is_success:
+        refused = _AskedTooOften if answer.status == HTTPStatus.TOO_MANY_REQUESTS else CliError
+        raise refused(str(found.get("error", {}).get("message", answer.status)))
     return found
 
 

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import USAGE, CliError
+from gateway.cli.signatures import argument
 from gateway.cli.teams import app
 
 
 @app.command()
 def rename(
     team: options.TeamArgument,
-    name: Annotated[str, typer.Argument(help="The new name.")],
+    name: Annotated[str, argument("The new name.")],
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -57,9 +56,7 @@ def resume(team: options.TeamArgument, *, as_json: options.AsJson = False) -> No
 @app.command()
 def expire(
     team: options.TeamArgument,
-    at: Annotated[
-        str, typer.Argument(help='A day or a time, such as 2027-01-31, 2027-01-31T06:00:00Z or tomorrow; or "never".')
-    ],
+    at: Annotated[str, argument('A day or a time, such as 2027-01-31, 2027-01-31T06:00:00Z or tomorrow; or "never".')],
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -88,7 +85,7 @@ def periods(
 @app.command()
 def allow(
     team: options.TeamArgument,
-    models: Annotated[str, typer.Argument(help='Exact ids or "provider/*", separated by commas; "*" for all.')],
+    models: Annotated[str, argument('Exact ids or "provider/*", separated by commas; "*" for all.')],
     *,
     as_json: options.AsJson = False,
 ) -> None:
@@ -99,9 +96,7 @@ def allow(
 @app.command()
 def operations(
     team: options.TeamArgument,
-    names: Annotated[
-        str, typer.Argument(help='Such as "chat.completions,images.*", separated by commas; "*" for all.')
-    ],
+    names: Annotated[str, argument('Such as "chat.completions,images.*", separated by commas; "*" for all.')],
     *,
     as_json: options.AsJson = False,
 ) -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
+from gateway.cli.signatures import Group, argument, option
 
-app = typer.Typer(help="A team's balance.", no_args_is_help=True)
+app = Group(help="A team's balance.")
 
-_Note = Annotated[str | None, typer.Option(help="Why; kept in the journal.")]
+_Note = Annotated[str | None, option("Why; kept in the journal.")]
 
 
 @app.command()
 def grant(
     team: options.TeamArgument,
-    usd: Annotated[str, typer.Argument(help="How much, such as 25.00.")],
+    usd: Annotated[str, argument("How much, such as 25.00.")],
     *,
     note: _Note = None,
     idempotency_key: options.IdempotencyKey = None,
@@ -30,7 +29,7 @@ def grant(
 @app.command(context_settings={"ignore_unknown_options": True})  # -5 is an amount here, not a flag
 def adjust(
     team: options.TeamArgument,
-    usd: Annotated[str, typer.Argument(help="How much, with its sign, such as -2.50.")],
+    usd: Annotated[str, argument("How much, with its sign, such as -2.50.")],
     *,
     note: _Note = None,
     idempotency_key: options.IdempotencyKey = None,

@@ -5,23 +5,22 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.limits import limits_of
+from gateway.cli.signatures import Group, argument, option
 
-app = typer.Typer(help="Teams: their credits, limits and allowed models.", no_args_is_help=True)
+app = Group(help="Teams: their credits, limits and allowed models.")
 
 
 @app.command()
 def create(  # noqa: PLR0913 - the command's flags
-    name: Annotated[str, typer.Argument(help="The team's name.")],
+    name: Annotated[str, argument("The team's name.")],
     *,
-    credits_usd: Annotated[str | None, typer.Option("--credits", help="Initial credits in USD, such as 25.00.")] = None,
-    unmetered: Annotated[
-        bool, typer.Option("--unmetered", help="Requests are never refused because of the balance.")
-    ] = False,
+    credits_usd: Annotated[str | None, option("Initial credits in USD, such as 25.00.", "--credits")] = None,
+    unmetered: Annotated[bool, option("Requests are never refused because of the balance.", "--unmetered")] = False,
     rpm: options.Rpm = None,
     tpm: options.Tpm = None,
     concurrency: options.Concurrency = None,
@@ -62,7 +61,7 @@ def create(  # noqa: PLR0913 - the command's flags
         output.as_json(team)
     else:
         _show(team)
-        typer.echo(f"\nA key for it: {options.program()} keys create {shlex.quote(name)} --name LABEL")
+        click.echo(f"\nA key for it: {options.program()} keys create {shlex.quote(name)} --name LABEL")
 
 
 @app.command("list")
@@ -130,5 +129,5 @@ def _show(team: Json) -> None:
             "created": team["created_at"],
         }
     )
-    typer.echo()
+    click.echo()
     output.limits_table(team["limits"])

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
+from gateway.cli.signatures import option
 
 LAST: Final = 12
 
@@ -57,9 +57,9 @@ class LiveTable:
 
 def top(
     *,
-    team: Annotated[str | None, typer.Option(help="One team; without it, all.")] = None,
-    count: Annotated[int | None, typer.Option(help="End after so many requests.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines.")] = False,
+    team: Annotated[str | None, option("One team; without it, all.")] = None,
+    count: Annotated[int | None, option("End after so many requests.", minimum=1)] = None,
+    as_json: Annotated[bool, option("JSON Lines.", "--json")] = False,
 ) -> None:
     """Watch requests as they end, live."""
     with AdminClient.from_environment() as client:

@@ -11,44 +11,44 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-import httpx
-import typer
+import click
 
 from gateway.cli import output
-from gateway.cli.client import DEFAULT_URL, AdminClient, is_loopback
+from gateway.cli.calls import Answer, Calls, NoAnswerError, NoConnectionError
+from gateway.cli.client import DEFAULT_URL, AdminClient, called
 from gateway.cli.errors import USAGE, CliError
 from gateway.cli.profiles import default_profile, named_profile, secret
+from gateway.cli.signatures import argument, option
 from gateway.protocol.response_events import TERMINAL_EVENTS, TERMINAL_STATUSES
 
-_TIMEOUT: Final = httpx.Timeout(30.0, read=600.0)
+_TIMEOUT_S: Final = 600.0
 
 
 def try_(
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    prompt: Annotated[str, argument("What to ask.")],
     *,
-    model: Annotated[str | None, typer.Option(help="By default, the first that the key may use.")] = None,
-    key: Annotated[str | None, typer.Option(envvar="GATEWAY_API_KEY", help="An API key of a team.")] = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="The longest answer.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, for scripts.")] = False,
+    model: Annotated[str | None, option("By default, the first that the key may use.")] = None,
+    key: Annotated[str | None, option("An API key of a team.", envvar="GATEWAY_API_KEY")] = None,
+    max_output_tokens: Annotated[int | None, option("The longest answer.", minimum=1)] = None,
+    as_json: Annotated[bool, option("One JSON object at the end, for scripts.", "--json")] = False,
 ) -> None:
     """Send a request through the gateway and stream its answer; then show its cost and the limits."""
     url, text = _where(key)
-    headers = {"authorization": f"Bearer {text}"}
-    with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not is_loopback(url)) as http:
+    with called(url, text, timeout_s=_TIMEOUT_S) as calls:
         try:
-            body = {"model": model or _first_model(http), "input": prompt, "stream": True}
+            body = {"model": model or _first_model(calls), "input": prompt, "stream": True}
             if max_output_tokens is not None:
                 body["max_output_tokens"] = max_output_tokens
-            answer = _stream(http, body, silent=as_json)
-            mine = _good(http.get("/v1/key"))
-        except httpx.TransportError as error:
-            raise CliError(f"no answer from {url} ({str(error) or type(error).__name__})") from None
+            answer = _stream(calls, body, silent=as_json)
+            mine = _good(calls.request("GET", "/v1/key"))
+        except (NoConnectionError, NoAnswerError) as error:
+            raise CliError(f"no answer from {url} ({error})") from None
     usage, cost = answer.usage, _cost(answer.request_id)
     if as_json:
         seen = {"id": answer.request_id, "output_text": answer.text, "usage": usage or None, "cost_usd": cost or None}
         output.as_json({**seen, "key": mine})
         return
-    typer.echo()
+    click.echo()
     output.fields(
         {
             "request": answer.request_id,
@@ -59,7 +59,7 @@ def try_(
     )
     for scope, limits in (("key", mine["limits"]), ("team", mine["team"]["limits"])):
         if limits:
-            typer.echo(f"\nlimits of the {scope}")
+            click.echo(f"\nlimits of the {scope}")
             output.limits_table(limits)
 
 
@@ -75,8 +75,8 @@ def _where(key: str | None) -> tuple[str, str]:
     return url.rstrip("/"), key
 
 
-def _first_model(http: httpx.Client) -> str:
-    models = _good(http.get("/v1/models"))["data"]
+def _first_model(calls: Calls) -> str:
+    models = _good(calls.request("GET", "/v1/models"))["data"]
     if not models:
         raise CliError("this key may use no model that the gateway can name: give one with --model", exit_code=USAGE)
     return str(models[0]["id"])
@@ -91,15 +91,14 @@ class _Answer:
     usage: dict[str, Any]
 
 
-def _stream(http: httpx.Client, body: dict[str, Any], *, silent: bool) -> _Answer:
+def _stream(calls: Calls, body: dict[str, Any], *, silent: bool) -> _Answer:
     """Prints the answer's text as it arrives, unless silent."""
     usage: dict[str, Any] = {}
     text: list[str] = []
-    with http.stream("POST", "/v1/responses", json=body) as answer:
+    with calls.opened("POST", "/v1/responses", body=body) as answer:
         if not answer.is_success:
-            answer.read()
-            _good(answer)
-        for line in answer.iter_lines():
+            _good(answer.whole())
+        for line in answer.lines():
             if not line.startswith("data:") or line.endswith("[DONE]"):
                 continue
             event = json.loads(line.removeprefix("data:"))
@@ -117,16 +116,13 @@ def _stream(http: httpx.Client, body: dict[str, Any], *, silent: bool) -> _Answe
         return _Answer(answer.headers.get("x-request-id", ""), "".join(text), usage)
 
 
-def _good(answer: httpx.Response) -> dict[str, Any]:
-    try:
-        body = answer.json()
-    except ValueError:
-        body = {}
+def _good(answer: Answer) -> dict[str, Any]:
+    body = answer.json()
     if answer.is_success and isinstance(body, dict):
         return body
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
-        raise CliError(f"{answer.request.url} answered {answer.status_code} unlike a gateway: check the URL")
+        raise CliError(f"what answers is no gateway ({answer.status}): check the URL")
     resets = f" (from {error['resets_at']} on)" if error.get("resets_at") else ""
     raise CliError(f"{error.get('code')}: {error.get('message')}{resets}")
 

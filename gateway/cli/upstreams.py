@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, segment
+from gateway.cli.signatures import Group, argument
 
-app = typer.Typer(help="Upstreams: their health, in and out of service.", no_args_is_help=True)
-_Name = Annotated[str, typer.Argument(help="The upstream's name in the configuration.")]
+app = Group(help="Upstreams: their health, in and out of service.")
+_Name = Annotated[str, argument("The upstream's name in the configuration.")]
 
 
 @app.command("list")

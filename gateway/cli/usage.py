@@ -11,11 +11,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-import typer
+import click
 
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.errors import USAGE, CliError
+from gateway.cli.signatures import option
 from gateway.reporting.csv_text import lines
 from gateway.reporting.latency_buckets import duration
 
@@ -53,19 +54,18 @@ class Step(StrEnum):
 
 def usage(
     *,
-    team: Annotated[str | None, typer.Option(help="One team; without it, all.")] = None,
+    team: Annotated[str | None, option("One team; without it, all.")] = None,
     by: Annotated[
-        str,
-        typer.Option(help="What a row is about: model, key, team, time, user, tag:NAME, or tags: the names there are."),
+        str, option("What a row is about: model, key, team, time, user, tag:NAME, or tags: the names there are.")
     ] = By.TEAM.value,
-    since: Annotated[str | None, typer.Option("--from", help="ISO 8601, such as 2026-11-01.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not included.")] = None,
-    step: Annotated[Step, typer.Option(help="The width of a step of time.")] = Step.DAY,
+    since: Annotated[str | None, option("ISO 8601, such as 2026-11-01.", "--from")] = None,
+    until: Annotated[str | None, option("ISO 8601, not included.", "--to")] = None,
+    step: Annotated[Step, option("The width of a step of time.")] = Step.DAY,
     limit: Annotated[
-        int | None, typer.Option(help="How many rows; the others are added up.", min=1, max=20_000, show_default="50")
+        int | None, option("How many rows; the others are added up.", show_default="50", minimum=1, maximum=20_000)
     ] = None,
     as_json: options.AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV, for spreadsheets.")] = False,
+    as_csv: Annotated[bool, option("All rows as CSV, for spreadsheets.", "--csv")] = False,
 ) -> None:
     """Show usage and spend by model, key, team, time, end user or tag; by default of the last 30 days."""
     asked = options.given(team=team, step=step.value, to=until, limit=limit)
@@ -119,9 +119,9 @@ def _table(found: Json, by: By) -> None:
     )
     if rows:
         total = found["total"]
-        typer.echo(f"\n{total['requests']} requests, {total['cost_usd']} USD, {found['from']} to {found['to']}")
+        click.echo(f"\n{total['requests']} requests, {total['cost_usd']} USD, {found['from']} to {found['to']}")
         if timed:
-            typer.echo("MEDIAN and P95 are durations of whole requests, accurate to within a third.")
+            click.echo("MEDIAN and P95 are durations of whole requests, accurate to within a third.")
 
 
 _FIGURES: Final = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")

@@ -7,6 +7,7 @@ upstream_settings   [upstreams.NAME]
 route_settings      [[routes]]
 price_settings      [prices."PATTERN"]
 notice_settings     [notices] and [recipients.NAME]
+environment_proxy   the forward proxy that the environment names
 types               the types of single values: secrets, patterns, prices, proxies
 errors              problems of a configuration and where they are
 messages            what is wrong, in our own words, and what was probably meant

@@ -5,14 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
-from urllib.request import (  # type: ignore[attr-defined]  # typeshed leaves the second out; every platform has it
-    getproxies_environment,
-    proxy_bypass_environment,
-)
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -57,34 +52,6 @@ class FileSecret(SecretStr):
     def read_again(self) -> str:
         """Returns the secret that the file contains now. Raises ValueError."""
         return read_secret(self._reference)
-
-
-def environment_proxy(base_url: str) -> str | None:
-    """Returns the upstream's forward proxy from HTTPS_PROXY or HTTP_PROXY, by scheme; None for hosts in NO_PROXY.
-
-    Lower-case names take precedence, as in curl. An upstream on this machine is never reached through such a proxy,
-    whatever NO_PROXY says, because the proxy would look for it on its own host. A proxy without a scheme is an HTTP
-    proxy.
-    """
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname or ""
-    except ValueError:
-        return None  # not a URL; building the upstream reports that
-    proxies = getproxies_environment()
-    proxy = proxies.get(parts.scheme)
-    # Both with and without the port: the library mistakes the end of a bare IPv6 address for a port.
-    hosts = (parts.netloc.rpartition("@")[2], host)
-    if not proxy or _is_loopback(host) or any(proxy_bypass_environment(name, proxies) for name in hosts):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name; every name under localhost is this machine (RFC 6761, 6.3)
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _secret(value: SecretStr) -> SecretStr:

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from gateway.config.environment_proxy import environment_proxy
 from gateway.config.sections import (
     Section,
 )
@@ -17,11 +18,11 @@ from gateway.config.types import (
     Seconds,
     Secret,
     StaticHeader,
-    environment_proxy,
     matching,
 )
 from gateway.protocol.operations import checked_names
 from gateway.upstream.health import Auth
+from gateway.upstream.transport import TransportConfig
 
 _ENDPOINTS: Final = ("/responses", "/chat/completions", "/messages", "/embeddings", "/completions")
 
@@ -87,3 +88,25 @@ class UpstreamSettings(Section):
         if self.proxy is not None:
             return self.proxy or None
         return None if self.transport == "native" else environment_proxy(self.base_url)
+
+    def transport_config(self) -> TransportConfig:
+        """Where the upstream is, and how it is reached, as the transport wants it."""
+        return TransportConfig(
+            base_url=self.base_url,
+            connect_timeout_s=self.connect_timeout_s,
+            first_byte_timeout_s=self.first_byte_timeout_s,
+            chunk_timeout_s=self.chunk_timeout_s,
+            max_connections=self.max_connections,
+            max_idle=self.max_idle_connections,
+            idle_expiry_s=self.idle_expiry_s,
+            replay_within_s=self.replay_within_s,
+            ca_file=_text(self.ca_file),
+            client_cert_file=_text(self.client_cert_file),
+            client_key_file=_text(self.client_key_file),
+            http2=self.http2,
+            proxy=self.effective_proxy(),
+        )
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None

@@ -39,7 +39,6 @@ from gateway.store.store import StoreSettings as StoreOptions
 from gateway.upstream.factory import build_transport
 from gateway.upstream.health import Health, KeyRing, UpstreamKey
 from gateway.upstream.origin import parse_origin
-from gateway.upstream.transport import TransportConfig
 from gateway.upstream.upstream import RequestAdditions, Upstream, UpstreamPolicy
 from gateway.upstream.websocket_pool import UpstreamSockets
 from gateway.websocket.session import SessionBounds
@@ -117,21 +116,7 @@ def build_upstream(name: str, settings: UpstreamSettings) -> Upstream:
 
     Raises ValueError for files that cannot be used.
     """
-    config = TransportConfig(
-        base_url=settings.base_url,
-        connect_timeout_s=settings.connect_timeout_s,
-        first_byte_timeout_s=settings.first_byte_timeout_s,
-        chunk_timeout_s=settings.chunk_timeout_s,
-        max_connections=settings.max_connections,
-        max_idle=settings.max_idle_connections,
-        idle_expiry_s=settings.idle_expiry_s,
-        replay_within_s=settings.replay_within_s,
-        ca_file=_path(settings.ca_file),
-        client_cert_file=_path(settings.client_cert_file),
-        client_key_file=_path(settings.client_key_file),
-        http2=settings.http2,
-        proxy=settings.effective_proxy(),
-    )
+    config = settings.transport_config()
     origin = parse_origin(settings.base_url)
     return Upstream(
         name,

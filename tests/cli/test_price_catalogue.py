@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import CliRunner, Result
 
 from gateway.billing.cost import itemise
 from gateway.billing.price_row import Price
-from gateway.cli import build, price_catalogue
+from gateway.cli import command_line, price_catalogue
 from gateway.cli.errors import CliError
 from gateway.config.price_settings import PriceSettings
 from gateway.config.settings import load_settings
@@ -44,7 +44,7 @@ def models() -> dict[str, tuple[Any, Any]]:
 
 
 def run_prices(*words: str) -> Result:
-    return CliRunner().invoke(build(["prices"]), ["prices", *words], env={"TEST_UPSTREAM_KEY": "not-used"})
+    return CliRunner().invoke(command_line(), ["prices", *words], env={"TEST_UPSTREAM_KEY": "not-used"})
 
 
 class Case(NamedTuple):

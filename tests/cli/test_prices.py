@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import CliRunner, Result
 
 from gateway.billing.money import format_usd
-from gateway.cli import build
+from gateway.cli import command_line
 from gateway.cli.errors import CliError
 from gateway.cli.price_toml import written
 
@@ -47,7 +47,7 @@ def configuration(directory: Path, rows: dict[str, Any], head: str = HEAD) -> Pa
 
 def run_prices(*words: str, given: object = None) -> Result:
     text = given if isinstance(given, str) else json.dumps(given)
-    return CliRunner().invoke(build(["prices"]), ["prices", *words], input=text)
+    return CliRunner().invoke(command_line(), ["prices", *words], input=text)
 
 
 def explained(path: Path, *words: str, given: object) -> dict[str, Any]:

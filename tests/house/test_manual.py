@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import click
 import pytest
-import typer
 
 from gateway.api.admin.access import RULES
 from gateway.api.admin.sign_in import OPEN
-from gateway.cli import build
+from gateway.cli import command_line
+from gateway.cli.signatures import Group
 from gateway.config.messages import settings_at
 from gateway.config.settings import Settings
 from gateway.errors import CATALOGUE
@@ -43,16 +43,16 @@ def test_every_error_and_every_metric_is_in_its_reference(pages: dict[str, str])
 
 
 def test_every_command_with_every_option_is_in_the_reference(pages: dict[str, str]) -> None:
-    def walk(command: Any, words: tuple[str, ...]) -> None:
+    def walk(command: click.Command, words: tuple[str, ...]) -> None:
         if len(words) > 1:
             assert f"# {' '.join(words)}\n" in pages["cli"]
         for parameter in command.params:
             for name in parameter.opts:
                 assert name in ("--help", "-h") or f"`{name}`" in pages["cli"] or not name.startswith("-"), name
-        for name, child in getattr(command, "commands", {}).items():
+        for name, child in command.children().items() if isinstance(command, Group) else ():
             walk(child, (*words, name))
 
-    walk(typer.main.get_command(build([])), ("gateway",))
+    walk(command_line(), ("gateway",))
 
 
 def test_every_call_of_the_admin_api_is_in_the_reference(pages: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import sys
 import threading
 import uuid
@@ -16,7 +17,7 @@ import pytest
 from gateway.cli.options import seconds
 from tests.support.admins import admin_client, new_admin
 from tests.support.gateway import ADMIN_KEY, RunningGateway
-from tests.support.program import run
+from tests.support.program import environment, run
 from tests.support.shell import Shell
 from tests.support.waiting import wait_until_sync
 
@@ -310,9 +311,20 @@ url = "{gateway.url}"
 
 
 def test_completion_is_offered_for_the_shell(tmp_path: Path) -> None:
-    env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    done = run("--show-completion", "bash", cwd=tmp_path, env=env)
-    assert "complete" in done.out
+    script = run("--show-completion", "bash", cwd=tmp_path)
+    assert (script.code, script.err) == (0, "")
+    assert "_GATEWAY_COMPLETE=bash_complete" in script.out  # what the script asks, with the words so far:
+    asked = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_CWORD": "2", "COMP_WORDS": "gateway keys l"}
+    completed = "from gateway.cli import command_line; command_line()(prog_name='gateway')"
+    done = subprocess.run(
+        [sys.executable, "-c", completed],
+        env=environment(asked),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["plain,list", "plain,label", "plain,limits"], "")
 
 
 def test_try_gives_scripts_one_object(shell: Shell, key: dict[str, Any]) -> None:

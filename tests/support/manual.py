@@ -19,11 +19,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import typer
+import click
 
 from gateway.api.admin.config import admin_openapi
 from gateway.app import build_app
-from gateway.cli import build
+from gateway.cli import command_line
+from gateway.cli.signatures import Group
 from gateway.config.settings import Settings, load_settings
 from gateway.errors import CATALOGUE
 from gateway.observability.metrics.catalogue import METRICS
@@ -142,12 +143,11 @@ def _metrics() -> Iterator[str]:
 
 
 def _commands() -> Iterator[str]:
-    root: Any = typer.main.get_command(build([]))
-    yield from _command(root, ("gateway",))
+    yield from _command(command_line(), ("gateway",))
 
 
-def _command(command: Any, words: tuple[str, ...]) -> Iterator[str]:
-    children = getattr(command, "commands", {})
+def _command(command: click.Command, words: tuple[str, ...]) -> Iterator[str]:
+    children = command.children() if isinstance(command, Group) else {}
     options = [parameter for parameter in command.params if parameter.name != "help"]
     if len(words) > 1:
         yield from ("", f"{'#' * len(words)} {' '.join(words)}", "", _cell(command.help or ""), "")
