@@ -94,7 +94,8 @@ def _parameter(declared: inspect.Parameter, kind: Any, described: Described) -> 
         kind = get_args(kind)[0]
     attributes = {**described.attributes, "help": described.text}
     if declared.default is not inspect.Parameter.empty:
-        attributes["default"] = declared.default
+        default = declared.default
+        attributes["default"] = default.value if isinstance(default, StrEnum) else default
     if described.is_option:
         names = described.names or ("--" + declared.name.replace("_", "-"),)
         if kind is bool:
