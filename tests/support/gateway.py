@@ -46,11 +46,50 @@ ADMIN_KEY = "admin-key-of-the-tests-with-32-characters"
 UPSTREAM_KEY = "upstream-key-of-the-tests"
 
 
+class PromptServer(uvicorn.Server):
+    """uvicorn's server, which ends as soon as it is told to: it looks every 0.1 s, and tests start thousands."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def end(self) -> None:
+        """Tells it to end. From any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
+
+    async def main_loop(self) -> None:
+        """Serves until it is told to end."""
+        self._loop, ticks = asyncio.get_running_loop(), 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), 0.1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no more connections, and waits for those that it has; those that stay are cancelled."""
+        del sockets
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.005)
+        for task in state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+
 class ServerThread:
     """uvicorn in a thread. `url` is known once it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
-        self._server = uvicorn.Server(config)
+        self._server = PromptServer(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def start(self) -> str:
@@ -77,7 +116,7 @@ class ServerThread:
         return sum(cast("ClientConnection", one).unverified_bytes() for one in connections)
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join(timeout=30)
         assert not self._thread.is_alive(), "the server did not stop"
 
