@@ -61,6 +61,7 @@ level = "error"
 [upstreams.simulator]
 base_url = "{upstream_url}"
 api_keys = ["env:TEST_UPSTREAM_KEY"]
+on_client_leave = "abort"
 [[routes]]
 model = "*"
 upstreams = ["simulator"]

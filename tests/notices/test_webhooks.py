@@ -123,7 +123,7 @@ async def test_a_server_that_never_answers_ends_an_attempt_and_delays_no_other_r
 
         silent.before_answer = never
         both = (recipient("silent", url=silent.url), recipient("ops", url=receiver.url))
-        async with noticing(store.url, *both, timeout_s=0.5, max_attempts=1) as parts:
+        async with noticing(store.url, *both, timeout_s=2, max_attempts=1) as parts:
             await parts.new_team()
             await parts.rounds_until(lambda: parts.notices.results["silent", "given_up"])
             found = {one.notice.recipient: one for one in await parts.notices.outbox.ended(10)}
@@ -137,7 +137,7 @@ async def test_an_answer_that_never_ends_ends_an_attempt(store: Server) -> None:
     steps = [request(), send(b"HTTP/1.1 500 No\r\ncontent-length: 10\r\n\r\nbegun"), hang()]
     async with serve(steps) as endless:
         ops = recipient("ops", url=endless.url)
-        async with noticing(store.url, ops, timeout_s=0.5, max_attempts=1) as parts:
+        async with noticing(store.url, ops, timeout_s=2, max_attempts=1) as parts:
             await parts.new_team()
             await parts.rounds_until(lambda: parts.notices.results["ops", "given_up"])
             assert (await ended(parts))[0][2] == "not done within 0.5 s"
@@ -187,10 +187,10 @@ async def test_a_recipient_that_was_taken_out_of_the_configuration_is_not_sent_t
     store: Server, receiver: WebhookReceiver
 ) -> None:
     receiver.answers = [500]
+    other = recipient("other", url="http://127.0.0.1:1/", teams=frozenset({"none"}))
     async with noticing(store.url, recipient("ops", url=receiver.url), max_attempts=2) as parts:
+        receiver.before_answer = lambda _: parts.change(recipients={"other": other})
         await parts.new_team()
-        await parts.rounds_until(lambda: receiver.requests)
-        parts.change(recipients={"other": recipient("other", url="http://127.0.0.1:1/", teams=frozenset({"none"}))})
         await parts.rounds_until(lambda: parts.notices.results["ops", "given_up"])
         assert (await ended(parts))[0][2] == "the configuration has no such recipient"
 

@@ -28,9 +28,12 @@ def provider() -> Iterator[WebSocketProvider]:
         yield serving
 
 
-def test_sockets_of_clients_and_their_turns_are_counted_by_how_they_ended(gateway: RunningGateway) -> None:
-    key = gateway.new_key().text
-    with Socket(gateway.url, key) as idle, Socket(gateway.url, key) as socket:
+def test_sockets_of_clients_and_their_turns_are_counted_by_how_they_ended(start: StartGateway) -> None:
+    with (
+        start(upstream={"on_client_leave": "abort"}) as gateway,
+        Socket(gateway.url, key := gateway.new_key().text) as idle,
+        Socket(gateway.url, key) as socket,
+    ):
         assert socket.turn(ECHO)[0] == 200
         assert idle.turn({**ECHO, "generate": False})[0] == 200
         assert socket.turn({"input": "of no model"})[0] == 400
@@ -41,8 +44,9 @@ def test_sockets_of_clients_and_their_turns_are_counted_by_how_they_ended(gatewa
         name = "gateway_websocket_turns_total"
         wait_until_sync(lambda: value(gateway.url, name, result="left") == 1, what="the turn has ended")
         assert [value(gateway.url, name, result=result) for result in ("answered", "warm_up", "refused")] == [1, 1, 1]
-    wait_until_sync(lambda: value(gateway.url, "gateway_websockets_closed_total") == 2, what="both have ended")
-    assert value(gateway.url, "gateway_websockets") == 0
+        idle.close()
+        wait_until_sync(lambda: value(gateway.url, "gateway_websockets_closed_total") == 2, what="both have ended")
+        assert value(gateway.url, "gateway_websockets") == 0
 
 
 def test_sockets_to_an_upstream_and_the_turns_over_them_are_counted(
