@@ -21,16 +21,20 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.effort import IN_CI, effort
 from tests.support.gateway import RunningGateway, StartGateway, running_gateway, simulator
 from tests.support.servers import Server, valkey_server
 
 # How long an example takes depends on the machine, and a property may use a test's fixtures in all of its examples.
 settings.register_profile(
-    "local", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    "all",
+    max_examples=effort(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("fast", settings.get_profile("local"), max_examples=10)  # make test-fast
-settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("fast", settings.get_profile("all"), max_examples=10)  # make test-fast
+settings.register_profile("ci", settings.get_profile("all"), derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if IN_CI else "all")
 
 # Tests start some two hundred Python processes. Where compiled modules are not kept (images often say so), each
 # of them compiles every library anew, and starts in 4.6 s of CPU time instead of 1.3 s.

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,13 +10,14 @@ import uvloop
 
 from gateway.upstream.factory import build_transport
 from gateway.upstream.transport import Transport, TransportConfig
+from tests.support.effort import IN_CI
 from tests.support.forward_proxies import forward_proxy
 from tests.support.waiting import wait_until
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}  # what serves
-    return loops | {"asyncio": asyncio.new_event_loop} if os.environ.get("CI") else loops
+    return loops | {"asyncio": asyncio.new_event_loop} if IN_CI else loops
 
 
 class Connect(Protocol):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contract.conftest import Connect
+from tests.support.effort import effort
 from tests.support.scripted_upstream import Peer, serve
 from tests.support.upstream_exchange import fetch
 
@@ -34,7 +35,7 @@ def cut(wire: bytes, places: list[int]) -> Iterator[bytes]:
     yield wire[start:]
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 @given(st.one_of(chunked(), WITH_LENGTH, TO_THE_END), st.lists(st.integers(min_value=0), max_size=12))
 async def test_any_body_in_any_framing_arrives_as_the_same_bytes(
     connect: Connect, framed: tuple[bytes, bytes, bool], places: list[int]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gateway.http import connection
 from gateway.http.body_reader import DirectBodyReader
 from tests.faults.conftest import Stages
+from tests.support.effort import effort
 from tests.support.scenario import RawClient, Scenario, body_of
 from tests.support.waiting import wait_until
 
@@ -162,7 +163,7 @@ class Whole:
         raise AssertionError(f"{name} was not called for")
 
 
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 @given(data=st.binary(min_size=2, max_size=2000), begun=st.integers(0, 1999), reads=st.lists(st.integers(1, 700)))
 def test_the_reader_takes_no_byte_beyond_the_length(data: bytes, begun: int, reads: list[int]) -> None:
     begun = min(begun, len(data) - 1)

@@ -6,10 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.fundamentals.raw import RawProvider, chunked
+from tests.support.effort import effort
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-EXAMPLES = settings(max_examples=60)
+EXAMPLES = settings(max_examples=effort(60))
 FRAGMENTS = st.sampled_from(
     [
         b"\n",

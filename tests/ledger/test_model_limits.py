@@ -27,6 +27,7 @@ from gateway.ledger.refusals import Demand
 from gateway.ledger.verification import verify
 from gateway.routing.model_patterns import specificity
 from gateway.store.keyspace import TeamKeys
+from tests.support.effort import effort
 from tests.support.ledgers import LedgerParts, open_ledger, settled, voided
 from tests.support.servers import Server
 
@@ -257,7 +258,7 @@ steps = st.lists(
     of_key=st.booleans(),
     steps=steps,
 )
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 def test_limits_of_patterns_count_what_a_plain_model_counts(
     store: Server, tmp_path: Path, limits: dict[str, int], of_key: bool, steps: list[tuple[str, str, int, int]]
 ) -> None:

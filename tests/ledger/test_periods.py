@@ -24,6 +24,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.ledger import hold_expiry
 from gateway.ledger.verification import verify
 from gateway.store.keyspace import TeamKeys
+from tests.support.effort import effort
 from tests.support.ledgers import LedgerParts, ask, open_ledger, settled
 from tests.support.servers import Server, valkey_server
 from tests.support.shifted_clock import Clock, clock_of
@@ -304,7 +305,7 @@ steps = st.lists(
     of_key=st.booleans(),
     steps=steps,
 )
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 def test_no_budget_is_exceeded_in_any_period_whenever_requests_come(
     moving: Server,
     clock: Clock,

@@ -17,6 +17,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 from tests.support.counters import set_counters
+from tests.support.effort import effort
 from tests.support.ledgers import LedgerParts, ask, open_ledger, settled
 from tests.support.servers import Server
 
@@ -112,7 +113,7 @@ return {}
 
 
 @given(requests=REQUESTS)
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 def test_a_corrected_bucket_is_never_emptier_than_one_that_had_known_from_the_start(
     store: Server, requests: list[tuple[int, int, int, int, int]]
 ) -> None:

@@ -19,6 +19,7 @@ from gateway.http.parser import RequestParser
 from gateway.identity.api_keys import new_id, new_secret
 from gateway.server import bound
 from tests.support.any_bytes import CountingOwner
+from tests.support.effort import effort
 from tests.support.gateway import RunningGateway, StartGateway
 from tests.support.sockets import HEALTH, connected, is_open, read_all, send_until_stuck
 from tests.support.waiting import wait_until_sync
@@ -223,7 +224,7 @@ class Holds:
         self.dropped, self.size = True, 0
 
 
-@settings(max_examples=300)
+@settings(max_examples=effort(300))
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 700), st.booleans()), max_size=60))
 def test_the_budget_holds_at_most_its_bound_and_ends_nobody_below_it(moves: list[tuple[int, int, bool]]) -> None:
     """Who holds less than before may not have told: what is counted is never less than what is held."""
@@ -248,7 +249,7 @@ def test_the_budget_holds_at_most_its_bound_and_ends_nobody_below_it(moves: list
 CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
 
 
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 @given(CHUNKS, st.binary(max_size=20), st.data(), st.booleans())
 def test_the_end_of_a_chunked_body_is_found_however_it_is_cut(
     chunks: list[bytes], behind: bytes, data: st.DataObject, trailer: bool

@@ -1,4 +1,4 @@
-"""Ten thousand schedules: nothing is charged twice, lost, held for ever or beyond a limit, whatever goes wrong.
+"""Ten thousand schedules in CI: nothing is charged twice, lost, held for ever or beyond a limit, whatever goes wrong.
 
 Each kind of fault by itself, and all kinds together. The chaos group runs as many other seeds as it is told.
 """
@@ -14,11 +14,12 @@ import pytest
 from tests.simulation.faults import FAULTS
 from tests.simulation.nodes import Wire
 from tests.simulation.schedules import replay, run
+from tests.support.effort import effort
 
 pytestmark = pytest.mark.timeout(900)
-OF_EACH_KIND: Final = 300
+OF_EACH_KIND: Final = effort(300)
 SHARDS: Final = 16
-OF_A_SHARD: Final = (10_000 - OF_EACH_KIND * len(FAULTS)) // SHARDS
+OF_A_SHARD: Final = (effort(10_000) - OF_EACH_KIND * len(FAULTS)) // SHARDS
 MANY: Final = int(os.environ.get("SCHEDULES", "20000"))
 
 

@@ -14,6 +14,7 @@ from gateway.simulator import build_simulator
 from gateway.simulator.record import Recent
 from tests.simulator.client import Simulator, read_events, text_of
 from tests.simulator.conftest import running
+from tests.support.effort import effort
 from tests.support.waiting import wait_until_sync
 
 
@@ -96,7 +97,7 @@ items = st.fixed_dictionaries({"type": item_types}, optional={"content": json_va
     given_items=st.none() | st.lists(items, min_size=1, max_size=2),
     model=st.sampled_from(["m", "sim/reasoner"]),
 )
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 def test_no_value_of_any_field_breaks_it(
     simulator: Simulator, fields: dict[str, object], given_items: object, model: str
 ) -> None:

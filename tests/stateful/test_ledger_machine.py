@@ -38,6 +38,7 @@ from gateway.ledger import hold_expiry
 from gateway.ledger.settlement_call import Resolution
 from gateway.store.keyspace import TeamKeys
 from tests.stateful.model import ModelHold, ModelTeam, Scope
+from tests.support.effort import effort
 from tests.support.ledgers import Books, LedgerParts, ask, open_ledger, settled, voided
 from tests.support.servers import valkey_server
 
@@ -264,7 +265,7 @@ def _run(examples: int, steps: int) -> None:
 
 
 def test_any_order_of_movements_gives_what_the_model_gives() -> None:
-    _run(examples=100, steps=40)
+    _run(examples=effort(100), steps=40)
 
 
 @pytest.mark.chaos

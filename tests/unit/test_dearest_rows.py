@@ -14,6 +14,7 @@ from gateway.billing.price_row import Conditions
 from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import KINDS
 from gateway.config.price_settings import PriceSettings
+from tests.support.effort import effort
 from tests.support.price_rows import NOW, rows
 
 ROWS = {
@@ -34,7 +35,7 @@ WORKS = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(st.lists(rows(), min_size=2, max_size=4), WORKS)
 def test_the_rows_that_are_left_out_are_never_the_dearest(found: list[dict[str, Any]], work: Work) -> None:
     table = PriceTable({f"a/{n}": PriceSettings.model_validate(row).price() for n, row in enumerate(found)})
@@ -51,7 +52,7 @@ def test_a_cheap_row_is_left_out() -> None:
     assert [name for name, _ in dearest_rows(PriceTable(prices))] == ["b/huge"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(rows(versions=False))
 def test_the_highest_rates_bound_every_combination(row: dict[str, Any]) -> None:
     price = PriceSettings.model_validate(row).price()

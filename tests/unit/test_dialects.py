@@ -28,6 +28,7 @@ from gateway.protocol.sse_framing import split_events
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.usage_dropping import UsageDroppingFramer
 from gateway.protocol.usage_reader import RequestFacts, read_usage
+from tests.support.effort import effort
 from tests.support.sse_corpus import cuts
 
 ANSWERS = Path(__file__).parent.parent / "data" / "dialects"
@@ -130,7 +131,7 @@ def expected(name: str) -> dict[str, Any] | None:
 
 @pytest.mark.parametrize("name", STREAMS)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 def test_a_stream_gives_its_usage_its_ending_and_its_bytes_in_any_chunking(name: str, data: st.DataObject) -> None:
     body = body_of(name)
     seen = passed(name, data.draw(cuts(body)))

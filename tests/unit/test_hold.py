@@ -16,6 +16,7 @@ from gateway.billing.price_table import PriceTable
 from gateway.billing.rates import KINDS, MILLION
 from gateway.config.price_settings import PriceSettings
 from gateway.protocol.quantities import Images, Quantities, Segment, Usage
+from tests.support.effort import effort
 from tests.support.price_rows import NOW, TIER_NAMES, TOOLS, rows
 
 
@@ -66,7 +67,7 @@ WORKS = st.builds(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=effort(100), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rows(), st.data())
 def test_nothing_within_the_bounds_costs_more_than_the_hold(row: dict[str, Any], data: st.DataObject) -> None:
     price = PriceSettings.model_validate(row).price()
@@ -123,7 +124,7 @@ def test_a_version_that_may_be_in_force_at_the_deadline_counts() -> None:
     assert worst_case(row, Work(1000, 0), midnight - 1000, midnight).amount_nano_usd == 2_000_000
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 @given(rows(versions=False), WORKS, st.integers(0, 10**12))
 def test_what_a_balance_buys_is_covered_by_it(row: dict[str, Any], work: Work, available: int) -> None:
     price = PriceSettings.model_validate(row).price()

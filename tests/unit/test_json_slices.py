@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.protocol.byte_search import joined
 from gateway.protocol.json_slices import MAX_DEPTH, TooManyValues, parse_in_slices
 from gateway.types import Body
+from tests.support.effort import effort
 
 TEXT = st.text(alphabet='ab"\\/\n\x07\u00e9\u20ac\U0001f600[]{},:', max_size=60)
 JSON = st.recursive(
@@ -44,7 +45,7 @@ def written(value: Any, draw: st.DataObject) -> bytes:
     return json.dumps(value, ensure_ascii=ascii_, indent=indent).encode()
 
 
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 @given(ROOT, SLICES, st.data())
 def test_a_value_is_the_same_however_it_is_sliced(value: Any, slice_bytes: int, data: st.DataObject) -> None:
     text = written(value, data)
@@ -52,7 +53,7 @@ def test_a_value_is_the_same_however_it_is_sliced(value: Any, slice_bytes: int, 
     assert parsed(bytearray(text), slice_bytes) == value
 
 
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 @given(ROOT, SLICES, EDITS, st.data())
 def test_what_is_no_json_is_refused_however_it_is_sliced(
     value: Any, slice_bytes: int, edit: bytes, data: st.DataObject

@@ -13,6 +13,7 @@ from gateway.errors import GatewayError
 from gateway.http.known_head import KnownHead, ParsedHead
 from gateway.http.parser import RequestParser
 from gateway.types import Headers
+from tests.support.effort import effort
 
 BOUND: Final = 600
 PLAIN: Final = b"POST /v1/responses HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nAuthorization: Bearer x\r\n\r\n"
@@ -94,7 +95,7 @@ def told(wire: list[bytes], *, remembers: bool) -> list[object]:
     return seen.told
 
 
-@settings(max_examples=300)
+@settings(max_examples=effort(300))
 @given(runs=st.lists(RUN, min_size=1, max_size=4), cuts=CUTS, at_once=st.booleans())
 @example(runs=[(HEADS[0], [b"5", b"5", b"1"], b"+5")], cuts=[], at_once=False)
 @example(runs=[(HEADS[0], [b"5", b"5"], b"9" * 16)], cuts=[], at_once=False)

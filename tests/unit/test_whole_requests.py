@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gateway.billing.bill import charge
 from gateway.billing.price_row import DAY_MS
 from gateway.protocol.usage_reader import read_usage
+from tests.support.effort import effort
 from tests.support.price_rows import NOW, rows
 from tests.support.reservations import LIMITS, OF_NAME, RESERVE, held_for
 
@@ -270,7 +271,7 @@ def price_rows(draw: st.DrawFn) -> dict[str, Any]:
     return row
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=effort(150), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(price_rows(), BODIES, st.data())
 def test_no_honest_answer_costs_more_than_what_was_held_for_its_request(
     row: dict[str, Any], asked: Asked, data: st.DataObject
