@@ -1,12 +1,12 @@
-"""WebSocket mode at GET /v1/responses: another client's side in front of the same request handler.
+"""WebSocket mode at GET /v1/responses: another client interface in front of the same request handler.
 
-upgrade      decides about an upgrade: who asks, from where, and whether there is room
-session      one socket's life: its lanes, the turns that wait in them, and when it ends
-turn         one turn: what it goes on from, and its way through the request handler
-steering     the turns that follow a steered one, where an upstream is asked over a socket
-turn_client  one turn's client: events become messages
-messages     what clients send, and what they are sent. Pure
-memory       what a socket remembers of responses that nobody stores
+upgrade      answers upgrades: checks the key, the origin and the bounds
+session      one client's WebSocket: its lanes, the turns that wait in them, and its end
+turn         one turn: what it continues, and its path through the request handler
+steering     the turns that follow a steered turn, if it is sent to its upstream by WebSocket
+turn_client  the client of one turn: events become messages
+messages     the format of messages from and to clients. Pure
+memory       the responses that nobody stores, and that a WebSocket remembers
 warm_up      answers `generate: false`
-sockets      all sockets of a worker: bounds, upkeep, counts
+sockets      all WebSockets of a worker: bounds, maintenance and counts
 """

@@ -1,15 +1,15 @@
-"""What a socket remembers: the last response of each lane that nobody stores, with its whole input.
+"""The memory of a WebSocket: the last response of each lane that nobody stores, with its whole input.
 
-    memory.recall(lane, response_id)                a remembered response, or None
-    memory.remember(lane, remembered)               replaces what the lane had
-    memory.forget(lane)                             its last response is stored: nothing to remember
-    memory.evict(lane, response_id)                 its continuation failed: this lane cannot name it again
+    memory.recall(lane, response_id)                returns a remembered response, or None
+    memory.remember(lane, remembered)               replaces the last response of a lane
+    memory.forget(lane)                             removes it, because the lane's last response is stored
+    memory.evict(lane, response_id)                 removes it for this lane, because its continuation failed
 
-Specification of 2026-04-24, "WebSocket mode": with `store: false` a response can be continued on its own connection
-alone; a continuation that fails with 4xx or 5xx evicts the response that it names. A lane may continue what another one
-made, and its failure takes nothing away from the other.
+Specification of 2026-04-24, "WebSocket mode": a response with `store: false` can be continued only on its own
+connection, and a continuation that fails with 4xx or 5xx evicts the response that it names. A lane may continue a
+response of another lane, whose own memory is unaffected if that fails.
 
-A response is kept as one text, the items of its input and output: what goes upstream with the next turn.
+A response is kept as one JSON text, the items of its input and output, which are sent upstream with the next turn.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from gateway.state.chain import Link
 from gateway.state.items import Item
 
 _ENTRY_BYTES: Final = 1024
-"""What an entry takes beside its items."""
+"""The size of an entry without its items."""
 
 
 class Remembered(NamedTuple):
-    """A response that nobody stores. `items`: JSON, the input that it was made from and its output.
+    """A response that nobody stores. `items`: its input and its output, as JSON.
 
-    `base`: a response that its provider stores and that comes before these items, or None.
+    `base`: a response that its provider stores, and that precedes these items, or None.
     """
 
     response_id: str
@@ -37,26 +37,26 @@ class Remembered(NamedTuple):
 
     @classmethod
     def of(cls, response_id: str, items: Sequence[Item], base: str | None = None) -> Remembered:
-        """Remembers these items."""
+        """Makes an entry with these items."""
         return cls(response_id, dumps(list(items)), base)
 
     @property
     def size(self) -> int:
-        """What it takes, in bytes."""
+        """The size of the entry in bytes."""
         return len(self.items) + _ENTRY_BYTES
 
     def read(self) -> list[Item]:
-        """The items."""
+        """Returns the items."""
         found: list[Any] = parse_json(self.items)
         return found
 
     def link(self) -> Link:
-        """The items as one turn that is continued."""
+        """Returns the items as the input of one turn that is continued."""
         return Link(self.response_id, self.read(), ())
 
 
 class LaneMemory:
-    """One socket's. `on_change` is told by how many bytes it has grown. State that changes: all of it but that."""
+    """The memory of one WebSocket. `on_change` is called with the change of its size in bytes. Mutable."""
 
     def __init__(self, on_change: Callable[[int], None]) -> None:
         self.size = 0
@@ -65,29 +65,29 @@ class LaneMemory:
         self._evicted: set[tuple[str, str]] = set()  # a lane, and a response of another one
 
     def recall(self, lane: str, response_id: str) -> Remembered | None:
-        """A remembered response of any lane, unless this lane has lost it."""
+        """Returns a remembered response of any lane. None: there is none, or it was evicted for this lane."""
         if (lane, response_id) in self._evicted:
             return None
         return next((found for found in self._lanes.values() if found.response_id == response_id), None)
 
     def remember(self, lane: str, remembered: Remembered) -> None:
-        """The lane's last response."""
+        """Sets the last response of a lane."""
         self.forget(lane)
         self._lanes[lane] = remembered
         self._grow(remembered.size)
-        self._take_back({(lane, remembered.response_id)})
+        self._undo_evictions({(lane, remembered.response_id)})
 
     def forget(self, lane: str) -> None:
-        """The lane's last response is not remembered any more."""
+        """Removes the last response of a lane."""
         before = self._lanes.pop(lane, None)
         if before is None:
             return
         self._grow(-before.size)
         if all(other.response_id != before.response_id for other in self._lanes.values()):
-            self._take_back({evicted for evicted in self._evicted if evicted[1] == before.response_id})
+            self._undo_evictions({evicted for evicted in self._evicted if evicted[1] == before.response_id})
 
     def evict(self, lane: str, response_id: str) -> None:
-        """The lane cannot continue it any more, for as long as another one has it."""
+        """Removes a response for this lane. Other lanes can still continue it."""
         found = self._lanes.get(lane)
         if found is not None and found.response_id == response_id:
             self.forget(lane)
@@ -96,12 +96,12 @@ class LaneMemory:
             self._grow(_ENTRY_BYTES)
 
     def clear(self) -> None:
-        """Everything is forgotten."""
+        """Removes everything."""
         self._lanes.clear()
         self._evicted.clear()
         self._grow(-self.size)
 
-    def _take_back(self, evicted: set[tuple[str, str]]) -> None:
+    def _undo_evictions(self, evicted: set[tuple[str, str]]) -> None:
         evicted &= self._evicted
         self._evicted -= evicted
         self._grow(-_ENTRY_BYTES * len(evicted))

@@ -1,25 +1,25 @@
-"""One socket's life: its lanes, the turns that wait in them, and when it ends.
+"""One client's WebSocket: its lanes, the turns that wait in them, and its end.
 
-| a message                               | what happens                                                              |
+| message                                 | what happens                                                              |
 |-----------------------------------------|---------------------------------------------------------------------------|
-| `response.create`                       | a turn of its lane: one at a time, the others wait, in their order        |
-| the same, for one lane too many, or     | error `too_many_turns`; the turns before go on                            |
-| behind too many that wait               |                                                                           |
-| the same, with `generate: false`        | answered here: warm_up.py                                                 |
-| `response.steer`                        | steering.py                                                               |
-| of any other type                       | nothing: clients send `response.processed`, and would take an answer for  |
-|                                         | one to their next turn                                                    |
-| that is none                            | error; after `MOST_BROKEN` in a row, close 1008                           |
+| `response.create`                       | a turn in its lane; the turns of a lane run one at a time, in their order |
+| the same, with too many lanes or        | error `too_many_turns`; the earlier turns go on                           |
+| waiting turns                           |                                                                           |
+| the same, with `generate: false`        | the gateway answers itself (warm_up.py)                                   |
+| `response.steer`                        | see steering.py                                                           |
+| any other type                          | ignored; an answer to `response.processed`, which clients send, would be  |
+|                                         | mistaken for one to their next turn                                       |
+| an invalid message                      | an error; after `MAX_INVALID_MESSAGES` in a row, close code 1008          |
 
-| a socket                                | ends, when no turn runs                                                   |
+| reason to end                           | close code, sent when no turn runs                                        |
 |-----------------------------------------|---------------------------------------------------------------------------|
-| whose key is not valid any more         | 1008, behind the refusal of the turn                                      |
-| of a worker that stops                  | 1012                                                                      |
-| that remembers too much                 | 1012: its client comes back, and sends its past again                     |
-| of `max_age_s`                          | error `websocket_connection_limit_reached`, 1001                          |
-| without a turn for `idle_s`             | 1001                                                                      |
+| the key is not valid any more           | 1008, after the refusal of the turn                                       |
+| the worker stops                        | 1012                                                                      |
+| the remembered responses are too large  | 1012; the client connects again, and sends its whole input                |
+| the age reaches `max_age_s`             | error `websocket_connection_limit_reached`, 1001                          |
+| no turn for `idle_s`                    | 1001                                                                      |
 
-Codes: RFC 6455, 7.4. SDKs connect again after 1001 and 1012 and not after 1008.
+Codes: RFC 6455, 7.4. SDKs connect again after 1001 and 1012, and not after 1008.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from gateway.websocket.steering import Steering
 from gateway.websocket.turn import SocketTurn, TurnHandler
 from gateway.websocket.turn_client import LeaveWatch
 
-MOST_BROKEN: Final = 16
+MAX_INVALID_MESSAGES: Final = 16
 _WAIT_MS: Final = 1000
 
 
 class SessionBounds(NamedTuple):
-    """Bounds of one socket. Bytes are of messages that wait, and of what is remembered."""
+    """Bounds of one WebSocket: of its lanes, its waiting messages, its memory, its idle time and its age."""
 
     max_lanes: int
     max_queued: int
@@ -60,24 +60,24 @@ class SessionBounds(NamedTuple):
 
 
 class Worker(Protocol):
-    """What a session needs of its worker."""
+    """The part of a worker that its sessions use. `sockets.Sockets` implements it."""
 
     handler: TurnHandler
     bounds: SessionBounds
     body_bounds: BodyBounds
 
-    def remembered(self, by: int) -> None:
-        """What sockets remember has grown by so many bytes."""
+    def memory_changed(self, by: int) -> None:
+        """The memory of a session has grown by `by` bytes."""
 
-    def has_ended(self, session: Session, code: int) -> None:
-        """A socket is closed."""
+    def session_ended(self, session: Session, code: int) -> None:
+        """A session has ended."""
 
     def turn_ended(self, session: Session, result: str, transport: Sequence[tuple[str, str]]) -> None:
         """A turn has ended: `answered`, `refused`, `warm_up` or `left`. `transport`: see `TurnTransport.results`."""
 
 
-class Ending(NamedTuple):
-    """How a socket is to end, when no turn runs any more. `error`: what its client is told first."""
+class CloseReason(NamedTuple):
+    """Why a WebSocket ends as soon as no turn runs. `error` is sent to the client before the close frame."""
 
     code: int
     reason: str
@@ -85,16 +85,18 @@ class Ending(NamedTuple):
 
 
 class Session:
-    """One socket's. `scope`: its upgrade's, as turns have it. `upstreams`: its sockets to upstreams.
+    """The session of one WebSocket.
 
-    State that changes: the lanes with a turn, `running`, and what waits; what is remembered; how it is to end; since
-    when no turn runs; how many turns there were.
+    `scope` is that of its upgrade, as turns get it. `upstreams` are its WebSockets to upstreams.
+
+    State that changes: the running turns by lane, and the waiting messages; the memory; the close reason; since when no
+    turn runs; how many turns there were.
     """
 
     __slots__ = (
-        "_broken", "_ending", "_lanes", "_queued", "_queued_bytes", "_steering", "_unread", "_worker", "connection",
-        "idle_since_s", "key_id", "memory", "opened_s", "running", "scope", "socket_id", "turns", "upstreams",
-        "watches",
+        "_close_reason", "_invalid_messages", "_lanes", "_queued", "_queued_bytes", "_steering", "_unread", "_worker",
+        "connection", "idle_since_s", "key_id", "memory", "opened_s", "running", "scope", "socket_id", "turns",
+        "upstreams", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -104,7 +106,7 @@ class Session:
         self.scope = scope
         self.socket_id = socket_id
         self.key_id = key_id
-        self.memory = LaneMemory(worker.remembered)
+        self.memory = LaneMemory(worker.memory_changed)
         self.upstreams = SessionSockets()
         self.watches: set[LeaveWatch] = set()
         self.running: dict[str, SocketTurn] = {}
@@ -115,28 +117,28 @@ class Session:
         self._lanes: dict[str, deque[Message]] = {}
         self._queued = 0
         self._queued_bytes = 0
-        self._broken = 0
+        self._invalid_messages = 0
         self._unread: deque[bytes] = deque()
-        self._ending: Ending | None = None
+        self._close_reason: CloseReason | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether a turn runs."""
         return bool(self._lanes)
 
-    def end(self, ending: Ending) -> None:
-        """Ends the socket as soon as no turn runs. What waits then is not begun."""
-        if self._ending is None:
-            self._ending = ending
+    def end(self, ending: CloseReason) -> None:
+        """Ends the session as soon as no turn runs. Waiting turns do not begin any more."""
+        if self._close_reason is None:
+            self._close_reason = ending
         if not self._lanes:
             self._end_now()
 
     def tick(self, now_s: float) -> None:
-        """About once a second: what is due."""
+        """Checks the bounds on time. To be called about once a second."""
         self.connection.tick(now_s)
         self.upstreams.tick(now_s)
         bounds = self._worker.bounds
-        if self._ending is not None:
+        if self._close_reason is not None:
             return
         if now_s - self.opened_s >= bounds.max_age_s:
             minutes = bounds.max_age_s / 60
@@ -144,16 +146,16 @@ class Session:
                 "websocket_connection_limit_reached",
                 f"This connection has reached its limit of {minutes:g} minutes. Open another one to go on.",
             )
-            self.end(Ending(CloseCode.GOING_AWAY, "The connection has reached its age.", limit))
+            self.end(CloseReason(CloseCode.GOING_AWAY, "The connection has reached its age.", limit))
         elif not self._lanes and now_s - self.idle_since_s >= bounds.idle_s:
-            self.end(Ending(CloseCode.GOING_AWAY, "No turn came for a long time."))
+            self.end(CloseReason(CloseCode.GOING_AWAY, "No turn came for a long time."))
 
     # for the connection
 
     def on_message(self, text: bytes) -> None:
         """See `websocket_connection.Listener`."""
         if not self._unread and len(text) <= LONG_BYTES:
-            self._take(_read(text, self._worker.body_bounds))
+            self._handle(_read(text, self._worker.body_bounds))
             return
         self._unread.append(text)
         if len(self._unread) == 1:
@@ -161,7 +163,7 @@ class Session:
             self.connection.spawn(self._read_long())
 
     async def _read_long(self) -> None:
-        """Reads large messages off the event loop, and those behind them in their order. Meanwhile no more come."""
+        """Reads large messages off the event loop, in order with those behind them. No more are received meanwhile."""
         try:
             while self._unread:
                 text = self._unread[0]
@@ -169,21 +171,21 @@ class Session:
                 off_loop = self._worker.handler.snapshot.off_loop
                 found = await off_loop.run(read) if len(text) > LONG_BYTES else read()
                 self._unread.popleft()
-                self._take(found)
+                self._handle(found)
         finally:
             self._unread.clear()
             self.connection.go_on()
 
-    def _take(self, message: Message | GatewayError) -> None:
-        if self._ending is not None:
+    def _handle(self, message: Message | GatewayError) -> None:
+        if self._close_reason is not None:
             return
         if isinstance(message, GatewayError):
-            self._broken += 1
+            self._invalid_messages += 1
             self.connection.send([gateway_error_message(message, "")])
-            if self._broken >= MOST_BROKEN:
+            if self._invalid_messages >= MAX_INVALID_MESSAGES:
                 self.connection.close(CloseCode.POLICY_VIOLATION, "Too many messages that are none.")
             return
-        self._broken = 0
+        self._invalid_messages = 0
         if message.kind == CREATE:
             self._begin_or_queue(message)
         elif message.kind == STEER:
@@ -191,8 +193,8 @@ class Session:
 
     def on_close(self, code: int) -> None:
         """See `websocket_connection.Listener`."""
-        if self._ending is None:
-            self._ending = Ending(code, "")
+        if self._close_reason is None:
+            self._close_reason = CloseReason(code, "")
         self.memory.clear()
         self.upstreams.end()
         for queue in self._lanes.values():
@@ -200,11 +202,11 @@ class Session:
         watches, self.watches = self.watches, set()
         for watch in watches:
             watch.on_leave()
-        self._worker.has_ended(self, code)
+        self._worker.session_ended(self, code)
 
     def on_shutdown(self) -> None:
         """See `websocket_connection.Listener`."""
-        self.end(Ending(CloseCode.SERVICE_RESTART, "This gateway is stopping. Connect again."))
+        self.end(CloseReason(CloseCode.SERVICE_RESTART, "This gateway is stopping. Connect again."))
 
     # inside
 
@@ -230,49 +232,49 @@ class Session:
         self.connection.send([gateway_error_message(error, message.lane)])
 
     async def _run(self, message: Message, queue: deque[Message]) -> None:
-        """The turns of one lane, until none waits."""
+        """Runs the turns of one lane, until none waits."""
         lane = message.lane
         try:
-            await self._turn(message)
-            while queue and self._ending is None:
+            await self._run_turn(message)
+            while queue and self._close_reason is None:
                 message = queue.popleft()
                 self._queued -= 1
                 self._queued_bytes -= len(message.text)
-                await self._turn(message)
-        except Exception as error:  # noqa: BLE001 - a bug ends the lane's turn, never the socket's others
+                await self._run_turn(message)
+        except Exception as error:  # noqa: BLE001 - a bug ends the turns of this lane, but not those of other lanes
             structlog.get_logger("gateway.websocket").error("turn_crashed", exc_info=error)
         finally:
             self._queued -= len(queue)
             self._queued_bytes -= sum(len(waiting.text) for waiting in queue)
             del self._lanes[lane]
             self.idle_since_s = self.connection.loop.time()
-            if self._ending is not None and not self._lanes:
+            if self._close_reason is not None and not self._lanes:
                 self._end_now()
 
-    async def _turn(self, message: Message) -> None:
+    async def _run_turn(self, message: Message) -> None:
         self.running[message.lane] = turn = SocketTurn(self, message, self._worker.handler)
         self.turns += 1
         try:
             result = await turn.run()
         finally:
             del self.running[message.lane]
-        self._ended(turn, result)
+        self._on_turn_end(turn, result)
         await self._steering.finish(message.lane)
 
-    def followed(self, turn: SocketTurn, result: str) -> None:
+    def successor_ended(self, turn: SocketTurn, result: str) -> None:
         """See `steering.SteerableSocket`."""
         self.turns += 1
-        self._ended(turn, result)
+        self._on_turn_end(turn, result)
 
-    def _ended(self, turn: SocketTurn, result: str) -> None:
+    def _on_turn_end(self, turn: SocketTurn, result: str) -> None:
         self._worker.turn_ended(self, result, () if turn.transport is None else turn.transport.results)
         if turn.is_unauthorized:
-            self.end(Ending(CloseCode.POLICY_VIOLATION, "The key is not valid any more."))
+            self.end(CloseReason(CloseCode.POLICY_VIOLATION, "The key is not valid any more."))
         elif self.memory.size > self._worker.bounds.max_memory_bytes:
-            self.end(Ending(CloseCode.SERVICE_RESTART, "The responses are too large to remember. Connect again."))
+            self.end(CloseReason(CloseCode.SERVICE_RESTART, "The responses are too large to remember. Connect again."))
 
     def _end_now(self) -> None:
-        ending = self._ending
+        ending = self._close_reason
         if ending is None or not self.connection.is_open:
             return
         if ending.error is not None:
@@ -281,7 +283,7 @@ class Session:
 
 
 def _read(text: bytes, bounds: BodyBounds) -> Message | GatewayError:
-    """A message, or what is wrong with it. In any thread."""
+    """Returns a message, or the error of an invalid one. May run in any thread."""
     try:
         return read_message(text, bounds)
     except GatewayError as error:

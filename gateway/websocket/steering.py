@@ -1,21 +1,24 @@
-"""`response.steer`: the turns that follow a steered one by itself, where its upstream is asked over a socket.
+"""`response.steer`: steers a running turn that was sent by WebSocket to its upstream.
 
-| a steering                                           | then                                                        |
+Another turn follows it by itself.
+
+| a steering                                           | what happens                                                |
 |------------------------------------------------------|-------------------------------------------------------------|
-| of a turn that goes by POST, or whose state is kept  | `response.steer.failed`, `steering_not_supported`           |
-| here                                                 |                                                             |
-| of what does not run, of another response            | the same, `response_not_active`, `response_not_found`       |
-| without an input                                     | the same, `invalid_input`                                   |
-| behind too many that wait for their response         | the same, `too_many_pending_steers`                         |
-| that its team cannot pay, or may not make            | the same, with that error; its upstream hears nothing of it |
+| the turn was sent by POST, or the gateway keeps its  | `response.steer.failed` with `steering_not_supported`       |
+| state                                                |                                                             |
+| no turn runs, or it has another response             | the same with `response_not_active`, `response_not_found`   |
+| it has no input                                      | the same with `invalid_input`                               |
+| too many steerings of the response wait              | the same with `too_many_pending_steers`                     |
+| its team cannot pay for it, or may not make it       | the same with that error; the upstream does not get it      |
 | any other                                            | its successor is admitted, and then it is passed on         |
 
-A successor is a turn of its own: request id, hold, settlement, log line. Its hold counts what was said so far as input,
-and what the steered turn may still say. If none follows, nothing is charged. The lane's next turn waits for it.
+A successor is a turn of its own, with a request id, a hold, a settlement and a log line. Its hold covers the
+conversation so far as input, and what the steered turn may still put out. If no turn follows, nothing is charged. The
+next turn of the lane waits for the successor.
 
-One turn follows all steerings of a response. So each is admitted with the input of those before, whose holds end when
-it is accepted. What waits for tool results goes before the input of the turn that continues the response: it is
-remembered with it.
+One turn follows all steerings of a response. Each of them is therefore admitted with the input of those before, whose
+holds end when it is accepted. If the provider waits for tool results, the input of the steerings is remembered, and
+precedes the input of the turn that continues the response.
 """
 
 from __future__ import annotations
@@ -35,10 +38,10 @@ from gateway.websocket.memory import Remembered
 from gateway.websocket.messages import (
     NOT_SUPPORTED,
     Message,
-    in_lane,
     input_of,
     request_body,
     steer_failed,
+    with_lane,
 )
 from gateway.websocket.turn import Socket, SocketTurn, TurnHandler
 from gateway.websocket.turn_client import TurnClient
@@ -51,15 +54,15 @@ _TOO_MANY: Final = ("too_many_pending_steers", "Too much steering waits for a re
 
 
 class SteerableSocket(Socket, Protocol):
-    """The socket of the turns that are steered."""
+    """The session of steered turns."""
 
     running: dict[str, SocketTurn]
 
-    def followed(self, turn: SocketTurn, result: str) -> None:
+    def successor_ended(self, turn: SocketTurn, result: str) -> None:
         """A successor has ended. See `SocketTurn.run`."""
 
 
-class _Following(NamedTuple):
+class _PendingSuccessor(NamedTuple):
     """A successor, and the future that ends with it."""
 
     turn: Successor
@@ -67,79 +70,79 @@ class _Following(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether it has not begun."""
+        """Whether the successor has not begun yet."""
         return self.turn.transport is None or self.turn.transport.turn is None
 
 
 class Steering:
-    """One socket's. State that changes: the successors of each lane that have not ended."""
+    """Steers the turns of one WebSocket. State that changes: the successors in each lane that have not ended."""
 
-    def __init__(self, socket: SteerableSocket, handler: TurnHandler, most: int, most_bytes: int) -> None:
-        """`most`, `most_bytes`: how many steerings of a response may wait, and how many bytes they may have."""
+    def __init__(self, socket: SteerableSocket, handler: TurnHandler, max_waiting: int, max_waiting_bytes: int) -> None:
+        """`max_waiting`, `max_waiting_bytes`: how many steerings of a response may wait, and their size together."""
         self._socket = socket
         self._handler = handler
-        self._most = most
-        self._most_bytes = most_bytes
-        self._following: dict[str, list[_Following]] = {}
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._pending: dict[str, list[_PendingSuccessor]] = {}
 
     def steer(self, message: Message) -> None:
-        """A client's steering."""
+        """Handles a client's steering."""
         found = self._find(message)
         if not isinstance(found, SocketTurn):
             self._socket.connection.send([steer_failed(message, *found)])
             return
         lane = found.message.lane
-        others = [one.turn for one in self._following.get(lane, ()) if one.waits and one.turn.steered is found]
+        others = [one.turn for one in self._pending.get(lane, ()) if one.waits and one.turn.steered is found]
         earlier = [*others[-1].earlier, others[-1]] if others else []
         waiting_bytes = sum(len(turn.steer.text) for turn in earlier)
-        if len(earlier) >= self._most or waiting_bytes + len(message.text) > self._most_bytes:
+        if len(earlier) >= self._max_waiting or waiting_bytes + len(message.text) > self._max_waiting_bytes:
             self._socket.connection.send([steer_failed(message, *_TOO_MANY)])
             return
-        following = _Following(
+        pending = _PendingSuccessor(
             Successor(self._socket, found, message, earlier, self._handler),
             self._socket.connection.loop.create_future(),
         )
-        self._following.setdefault(lane, []).append(following)
-        self._socket.connection.spawn(self._follow(lane, following))
+        self._pending.setdefault(lane, []).append(pending)
+        self._socket.connection.spawn(self._follow(lane, pending))
 
     async def finish(self, lane: str) -> None:
         """Waits until no successor of a lane's turn runs."""
-        while following := self._following.get(lane):
-            await following[0].ended
+        while pending := self._pending.get(lane):
+            await pending[0].ended
 
-    async def _follow(self, lane: str, following: _Following) -> None:
-        turn = following.turn
+    async def _follow(self, lane: str, pending: _PendingSuccessor) -> None:
+        turn = pending.turn
         try:
             if turn.earlier:
-                await turn.earlier[-1].sent.wait()  # they are sent in the order in which they came
-            self._socket.followed(turn, await turn.run())
+                await turn.earlier[-1].sent.wait()  # steerings are sent in the order in which they came
+            self._socket.successor_ended(turn, await turn.run())
         finally:
             turn.sent.set()
-            self._following[lane].remove(following)
-            if not self._following[lane]:
-                del self._following[lane]
-            following.ended.set_result(None)
+            self._pending[lane].remove(pending)
+            if not self._pending[lane]:
+                del self._pending[lane]
+            pending.ended.set_result(None)
 
     def _find(self, message: Message) -> SocketTurn | tuple[str, str]:
-        """The turn that is steered, or why there is none."""
-        successors = [one for following in self._following.values() for one in following]
+        """Returns the turn to steer, or the code and message of a refusal."""
+        successors = [one for pending in self._pending.values() for one in pending]
         turns = [*self._socket.running.values(), *(one.turn for one in successors if not one.waits)]
         able = [turn for turn in turns if turn.may_be_steered]
         if not able:
             return NOT_SUPPORTED if turns or not list(self._socket.upstreams) else _NOT_ACTIVE
-        over_sockets = [turn for turn in able if turn.is_steerable]
-        named = [turn for turn in over_sockets if turn.upstream_response_id == message.previous_response_id]
+        steerable = [turn for turn in able if turn.is_steerable]
+        named = [turn for turn in steerable if turn.upstream_response_id == message.previous_response_id]
         if not named:
-            in_its_lane = any(turn.message.lane == message.lane for turn in over_sockets)
+            in_its_lane = any(turn.message.lane == message.lane for turn in steerable)
             return _NOT_FOUND if in_its_lane else _NOT_ACTIVE
         given = message.fields.get("input")
         return named[0] if isinstance(given, str | list) and given else _NO_INPUT
 
 
 class Successor(SocketTurn):
-    """The turn that follows a steered one. See `SocketTurn`. `earlier`: steerings of the same turn that came before.
+    """The turn that follows a steered turn. See `SocketTurn`. `earlier`: the successors of its earlier steerings.
 
-    `sent`: is set when its steering has been sent, or will not be.
+    `sent` is set when its steering has been sent, or will not be sent.
     """
 
     def __init__(
@@ -175,13 +178,13 @@ class Successor(SocketTurn):
         return self._window_after(self.steered.output_so_far())
 
     def _window_after(self, output: Sequence[Item]) -> tuple[Sequence[Item], str | None]:
-        """The window, where the steered turn has put this out. In any thread."""
+        """Returns the window after this output of the steered turn. May run in any thread."""
         before, base = self.steered.window()
-        said = [item for turn in (*self.earlier, self) for item in as_items(input_of(turn.steer))]
-        return [*before, *output, *said], base
+        steering_input = [item for turn in (*self.earlier, self) for item in as_items(input_of(turn.steer))]
+        return [*before, *output, *steering_input], base
 
     async def _prepare(self) -> Body:
-        """What the hold is for: nothing of it is sent but the steering itself."""
+        """Returns the body for the hold. Only the steering itself is sent."""
         transport = self.steered.transport
         if transport is None or transport.turn is None or transport.socket is None:
             raise GatewayError("steering_failed", "The response that was to be steered has ended.")
@@ -201,16 +204,18 @@ class Successor(SocketTurn):
         return _SuccessorClient(self._socket, body, self.steer, self)
 
     def _forget(self, previous: str) -> None:
-        """The steered response stays what it is."""
+        """Evicts nothing, because the steered response can still be continued."""
 
     def _remember(self, response_id: str, output: Sequence[Item]) -> None:
-        before, memory, said = self.steered.upstream_response_id, self._socket.memory, self._accepted()
+        before, memory, steering_input = self.steered.upstream_response_id, self._socket.memory, self._accepted()
         recalled = memory.recall(self.message.lane, before)
-        items, base = (said, before) if recalled is None else ([*recalled.read(), *said], recalled.base)
+        items, base = (
+            (steering_input, before) if recalled is None else ([*recalled.read(), *steering_input], recalled.base)
+        )
         memory.remember(self.message.lane, Remembered.of(response_id, [*items, *output], base))
 
     def _accepted(self) -> list[Item]:
-        """The input of the steerings that the provider has accepted, as far as they have not failed since."""
+        """Returns the input of the steerings that the provider has accepted and that have not failed since."""
         sent = [
             (turn, turn.transport) for turn in (*self.earlier, self) if isinstance(turn.transport, SteeringTransport)
         ]
@@ -221,13 +226,13 @@ class Successor(SocketTurn):
         return [item for steer in accepted for item in as_items(input_of(steer))]
 
     def _pass_on(self, answer: bytes) -> None:
-        """What the upstream says to the steering."""
+        """Passes an answer of the upstream to the steering on to the client."""
         text = answer if answer.isascii() else answer.decode("utf-8", "replace").encode()
-        self._socket.connection.send([in_lane(text, self.message.lane)])
+        self._socket.connection.send([with_lane(text, self.message.lane)])
 
 
 class _SuccessorClient(TurnClient):
-    """A successor's client: of one that does not begin it hears that the steering has failed."""
+    """The client of a successor. If the successor does not begin, the client gets `response.steer.failed`."""
 
     __slots__ = ("_steer", "_successor")
 
@@ -236,7 +241,7 @@ class _SuccessorClient(TurnClient):
     def __init__(self, socket: Socket, body: Body | GatewayError, steer: Message, successor: Successor) -> None:
         scope, lane = socket.scope, successor.message.lane
         fields = dict(scope["headers"])
-        super().__init__({**scope}, fields, body, lane, socket.connection, socket.watches, successor.note)
+        super().__init__({**scope}, fields, body, lane, socket.connection, socket.watches, successor.on_response_end)
         self._steer = steer
         self._successor = successor
 
@@ -249,7 +254,7 @@ class _SuccessorClient(TurnClient):
         self.status = self.failed = status
         self.is_unauthorized = status == 401  # noqa: PLR2004 - HTTP's
         if not (isinstance(transport, SteeringTransport) and transport.client_informed):
-            told: Any = (parse_object(body) or {}).get("error")
-            error = told if isinstance(told, dict) else {}
+            fields: Any = (parse_object(body) or {}).get("error")
+            error = fields if isinstance(fields, dict) else {}
             self._send([steer_failed(self._steer, str(error.get("code")), str(error.get("message")))])
         self.ended = True

@@ -1,12 +1,12 @@
-"""One turn of a socket: what it goes on from, and its way through the request handler.
+"""One turn of a WebSocket: what it continues, and its path through the request handler.
 
-| the turn goes on from         | on a route of state "gateway"    | on any other route                 |
+| the turn continues            | on a route with state "gateway"  | on any other route                 |
 |-------------------------------|----------------------------------|------------------------------------|
-| what the socket remembers     | resolved as a stored response is | its items are put before the input |
-| a stored response             | read from the store              | its id passes, as by POST          |
-| what was forgotten or evicted | `previous_response_not_found`    | its id passes, as by POST          |
+| a remembered response         | resolved like a stored response  | its items precede the input        |
+| a stored response             | read from the store              | its id is passed on, as by POST    |
+| a forgotten or evicted one    | `previous_response_not_found`    | its id is passed on, as by POST    |
 
-A response is remembered where nobody stores it: it, or its answer, says `store: false`, or its route keeps no state.
+A response is remembered if nobody stores it: the turn or its answer has `store: false`, or its route has no state.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from gateway.websocket.turn_client import LeaveWatch, TurnClient
 from gateway.websocket.warm_up import events, warm_up_response
 
 _CONTINUABLE: Final = frozenset({"completed", "incomplete"})
-_REMEMBERED_BY_NOBODY_ELSE: Final = "none"
+_STATELESS: Final = "none"
 
 
 class TurnHandler(Protocol):
-    """The request handler, as a turn needs it. `proxy.handler.RequestHandler` is it."""
+    """The part of the request handler that a turn uses. `proxy.handler.RequestHandler` implements it."""
 
     turns: Turns | None
 
@@ -65,7 +65,7 @@ class TurnHandler(Protocol):
 
 
 class Socket(Protocol):
-    """The socket of a turn."""
+    """The session of a turn."""
 
     connection: WebSocketConnection
     memory: LaneMemory
@@ -75,10 +75,10 @@ class Socket(Protocol):
 
 
 class SocketTurn:
-    """One turn. `message`: what began it.
+    """One turn. `message` has begun it.
 
-    State that changes: its route's `rule` and what its input is, once they are known; `transport`, how it goes
-    over sockets of upstreams; its client; whether its key was refused; that it has `ended`.
+    State that changes: the `rule` of its route and its input, once they are known; `transport`, which sends it over a
+    WebSocket of an upstream; its client; whether its key was refused; `ended`, which is set at its end.
     """
 
     def __init__(self, socket: Socket, message: Message, handler: TurnHandler) -> None:
@@ -95,7 +95,7 @@ class SocketTurn:
         self._window: Sequence[Item] = ()
 
     async def run(self) -> str:
-        """Runs it. Returns `answered`, `refused`, `warm_up`, or `left`: its client has gone."""
+        """Runs the turn. Returns `answered`, `refused`, `warm_up`, or `left` if its client has left."""
         message = self.message
         body: Body | GatewayError
         try:
@@ -121,53 +121,55 @@ class SocketTurn:
 
     @property
     def upstream_response_id(self) -> str:
-        """The id of its response, where an upstream makes it over a socket; "" before that is known."""
+        """The id of its response, if it was sent by WebSocket and the id is known, or else ""."""
         return "" if self.transport is None or self.transport.turn is None else self.transport.turn.response_id
 
     @property
     def may_be_steered(self) -> bool:
-        """Whether it goes over a socket to its upstream, which keeps its state."""
+        """Whether the turn was sent by WebSocket to an upstream that keeps its state."""
         return self.transport is not None and self.transport.turn is not None and self._source is None
 
     @property
     def is_steerable(self) -> bool:
-        """The same, and it has not ended."""
+        """Whether the turn may be steered and has not ended."""
         turn = None if self.transport is None else self.transport.turn
         return self.may_be_steered and turn is not None and not turn.is_over
 
     @property
     def size(self) -> int:
-        """About how many bytes its input and its output so far have."""
-        said = 0 if self._turn_client is None else self._turn_client.bytes_out
-        return len(self.message.text) + (0 if self._recalled is None else self._recalled.size) + said
+        """The approximate size of its input and of its output so far, in bytes."""
+        output_bytes = 0 if self._turn_client is None else self._turn_client.bytes_out
+        return len(self.message.text) + (0 if self._recalled is None else self._recalled.size) + output_bytes
 
     def window(self) -> tuple[Sequence[Item], str | None]:
-        """Its whole input as it is known here, and the stored response that comes before that."""
+        """Returns the whole input as far as it is known here, and the stored response that precedes it, or None."""
         if self._recalled is not None:
             return self._window, self._recalled.base
         return as_items(input_of(self.message)), self.message.previous_response_id
 
     def output_so_far(self) -> Sequence[Item]:
-        """The items of its output that are complete."""
+        """Returns the complete output items so far."""
         return [] if self._turn_client is None else self._turn_client.output_so_far()
 
     def _client(self, body: Body | GatewayError) -> TurnClient:
         socket = self._socket
         scope, fields = {**socket.scope}, dict(socket.scope["headers"])
-        return TurnClient(scope, fields, body, self.message.lane, socket.connection, socket.watches, self.note)
+        return TurnClient(
+            scope, fields, body, self.message.lane, socket.connection, socket.watches, self.on_response_end
+        )
 
     def _forget(self, previous: str) -> None:
-        """It has failed: what it named cannot be continued again."""
+        """Evicts the continued response, because the turn has failed."""
         self._socket.memory.evict(self.message.lane, previous)
 
     async def _prepare(self) -> Body:
-        """The request's body. Raises GatewayError."""
+        """Prepares the turn, and returns the body of its request. Raises GatewayError."""
         message, snapshot = self.message, self._handler.snapshot
         refuse_background(message)
         model, previous = message.fields.get("model"), message.previous_response_id
         candidates: Sequence[str] = ()
         if isinstance(model, str):
-            with contextlib.suppress(GatewayError):  # the handler says so
+            with contextlib.suppress(GatewayError):  # the handler raises it again
                 route = snapshot.router.resolve(model)
                 self.rule, candidates = route.rule, route.candidates
         rule = self.rule
@@ -179,14 +181,16 @@ class SocketTurn:
         if rule is not None and rule.state == "gateway" and turns is not None:
             self._source = _RecallingTurns(turns, self._recalled)
         if any(snapshot.upstreams[name].sockets for name in candidates):
-            self.transport = TurnTransport(self._socket.upstreams, message.lane, snapshot.off_loop, self._continuable())
+            self.transport = TurnTransport(
+                self._socket.upstreams, message.lane, snapshot.off_loop, self._continued_response()
+            )
         work: Callable[[], Body] = self._body
         if self._source is None and self._recalled is not None:
-            work = partial(self._continued, self._recalled, rule)
+            work = partial(self._body_with_memory, self._recalled, rule)
         return await snapshot.off_loop.run(work) if self.size > LONG_BYTES else work()
 
-    def _continuable(self) -> ContinuedResponse | None:
-        """What it goes on from, for a socket whose provider remembers that."""
+    def _continued_response(self) -> ContinuedResponse | None:
+        """Returns the continued response, for a connection on which its provider remembers it."""
         recalled, place = self._recalled, self.message.places.get("input")
         keeps = self.rule is not None and self.rule.state == "upstream"
         if recalled is None or place is None or not keeps:
@@ -196,27 +200,27 @@ class SocketTurn:
     def _body(self) -> Body:
         return request_body(self.message)
 
-    def _continued(self, recalled: Remembered, rule: RouteRule | None) -> Body:
-        """The body with what the socket remembers before its input. In any thread."""
+    def _body_with_memory(self, recalled: Remembered, rule: RouteRule | None) -> Body:
+        """Returns the body with the remembered items before its input. May run in any thread."""
         self._window = resolve([recalled.link()], as_items(input_of(self.message)))
         sent = upstream_items(self._window, reasoning_ids=rule is not None and rule.replay_ids == "reasoning")
         base = None if recalled.base is None else dumps(recalled.base)
         return request_body(self.message, {"previous_response_id": base, "input": dumps(sent)})
 
     def _warm_up(self, routed: Routed) -> bytes:
-        """The answer to a warm-up; what it says is remembered, and continued like a response."""
+        """Returns the answer to a warm-up. It is remembered, so that it can be continued like a response."""
         response = warm_up_response(new_response_id(), routed.request.model, self.message.fields)
         self._remember(response["id"], [])
         return events(response)
 
-    def note(self, response: dict[str, Any], output: Sequence[Item]) -> None:
-        """The turn's response has ended, and its client is about to be told."""
+    def on_response_end(self, response: dict[str, Any], output: Sequence[Item]) -> None:
+        """Remembers the response of the turn, which has ended, unless it is stored."""
         if not self.message.generates or response.get("status") not in _CONTINUABLE:
             return
-        asked = self.message.fields.get("store") is not False
-        stores_nothing = self.rule is not None and self.rule.state == _REMEMBERED_BY_NOBODY_ELSE
+        may_be_stored = self.message.fields.get("store") is not False
+        stores_nothing = self.rule is not None and self.rule.state == _STATELESS
         response_id = response.get("id")
-        if response.get("store", asked) is not False and not stores_nothing:
+        if response.get("store", may_be_stored) is not False and not stores_nothing:
             self._socket.memory.forget(self.message.lane)
         elif isinstance(response_id, str):
             self._remember(response_id, output)
@@ -224,8 +228,8 @@ class SocketTurn:
     def _remember(self, response_id: str, output: Sequence[Item]) -> None:
         source, memory = self._source, self._socket.memory
         in_conversation = self.message.fields.get(CONVERSATION) is not None
-        if source.is_the_providers if source is not None else in_conversation:
-            memory.forget(self.message.lane)  # what came before is in a conversation that cannot be read here
+        if source.in_provider_conversation if source is not None else in_conversation:
+            memory.forget(self.message.lane)  # earlier turns are in a conversation of the provider
             return
         window, base = self.window() if source is None else (source.window, source.base)
         items = resolve([Link(response_id, window, output)], [])
@@ -233,16 +237,16 @@ class SocketTurn:
 
 
 class _RecallingTurns:
-    """Begins the turn with what its socket remembers.
+    """Begins a turn that continues a remembered response.
 
-    State that changes: `window`, its whole input as it is known here; `base`, a response of the provider's that comes
-    before it; `is_the_providers`, that a conversation of the provider's does.
+    State that changes: `window`, the whole input as far as it is known here; `base`, a response of the provider that
+    precedes it; `in_provider_conversation`, whether a conversation of the provider precedes it.
     """
 
     def __init__(self, turns: Turns, recalled: Remembered | None) -> None:
         self.window: Sequence[Item] = ()
         self.base: str | None = None
-        self.is_the_providers = False
+        self.in_provider_conversation = False
         self._turns = turns
         self._recalled = recalled
 
@@ -251,11 +255,11 @@ class _RecallingTurns:
         turn = await self._turns.begin(key, body, rule, self._recall)
         self.window, base = turn.window, turn.base
         self.base = base.id if base is not None and base.member == PREVIOUS else None
-        self.is_the_providers = base is not None and base.member == CONVERSATION
+        self.in_provider_conversation = base is not None and base.member == CONVERSATION
         return turn
 
     async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
-        """See `Turns.begin_compaction`. No message of a socket asks for it."""
+        """See `Turns.begin_compaction`. No message of a WebSocket asks for it."""
         return await self._turns.begin_compaction(key, body, rule)
 
     async def model_of(self, key: ApiKey, response_id: str) -> str | None:

@@ -1,6 +1,6 @@
-"""One turn's client: the handler reads a message as a request's body, and its events leave as messages.
+"""The client of one turn: the handler reads a message as a request's body, and events are sent as messages.
 
-It is another `http.client.Client`, so that a turn passes the whole path of a request.
+It implements `http.client.Client`, so that a turn passes the whole path of a request.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ from gateway.state.rewriting import OutputItems, read_event
 from gateway.types import Body, Headers, Scope
 from gateway.websocket.messages import error_message, event_message
 
-_TELLING: Final = (b"output_item.done", *(kind.encode() for kind in TERMINAL_STATUSES))
-"""What stands in the events that are looked at."""
+_EXAMINED: Final = (b"output_item.done", *(kind.encode() for kind in TERMINAL_STATUSES))
+"""Events that contain one of these words are examined."""
 _ERROR: Final = 400
 _UNAUTHORIZED: Final = 401
 _SERVER_ERROR: Final = 500
-OnAnswer = Callable[[dict[str, Any], Sequence[Item]], None]
-"""Is told of the response of a terminal event and its output items, before the client is."""
+OnResponse = Callable[[dict[str, Any], Sequence[Item]], None]
+"""Called with the response of a terminal event and its output items, before the client receives the event."""
 
 
 class TurnClient(InnerClient):
-    """See `http.client.Client`. `body`: the request's, or why there is none.
+    """See `http.client.Client`. `body` is the body of the request, or the error that prevented it.
 
-    State that changes: what `RequestHead` has; `ended`, the answer is whole; `failed`, the status of an error that it
-    was; `is_unauthorized`, the key is not valid any more; `_rest`, an event that is not complete; `_output`, the items
-    so far.
+    State that changes: `ended`: the answer is complete; `failed`: the status of the answer if it is an error;
+    `is_unauthorized`: the key is not valid any more; `_rest`: an incomplete event; `_output`: the items so far.
     """
 
     __slots__ = (
-        "_body", "_connection", "_lane", "_on_answer", "_output", "_rest", "_watches", "ended", "failed",
+        "_body", "_connection", "_lane", "_on_response", "_output", "_rest", "_watches", "ended", "failed",
         "is_unauthorized",
     )  # fmt: skip
 
@@ -52,7 +51,7 @@ class TurnClient(InnerClient):
         lane: str,
         connection: WebSocketConnection,
         watches: set[LeaveWatch],
-        on_answer: OnAnswer,
+        on_response: OnResponse,
     ) -> None:
         super().__init__(scope, fields)
         self.ended = False
@@ -62,7 +61,7 @@ class TurnClient(InnerClient):
         self._lane = lane
         self._connection = connection
         self._watches = watches
-        self._on_answer = on_answer
+        self._on_response = on_response
         self._output = OutputItems()
         self._rest = b""
 
@@ -74,7 +73,7 @@ class TurnClient(InnerClient):
         return length
 
     async def read_body(self, max_bytes: int, timeout_s: float, length: int | None = None) -> Body:
-        """See `Client`. It has come with its message."""
+        """See `Client`. The body has come with the message."""
         del timeout_s, length
         body, self._body = self._body, b""
         if isinstance(body, GatewayError):
@@ -82,14 +81,14 @@ class TurnClient(InnerClient):
         return bounded(body, max_bytes)
 
     def write_now(self, data: bytes) -> bool:
-        """See `Client`. Whole events leave, each as a message; the beginning of one waits."""
+        """See `Client`. Each complete event is sent as a message. An incomplete one waits for its rest."""
         window = self._rest + data if self._rest else data
         end = max(0, last_boundary(window))
         self._rest = window[end:]
         messages = []
         for event in split_events(window[:end]):
-            if any(word in event for word in _TELLING):
-                self._note(event)
+            if any(word in event for word in _EXAMINED):
+                self._examine(event)
             shown = event_message(event, self._lane)
             if shown is not None:
                 messages.append(shown.message)
@@ -103,12 +102,12 @@ class TurnClient(InnerClient):
         await self._connection.drain()
 
     async def end(self, data: bytes = b"") -> None:
-        """See `Client`. An event that was cut is none."""
+        """See `Client`. An incomplete event is dropped."""
         self.write_now(data)
         self.ended = True
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """See `Client`. What is no stream becomes one: an error, or the events of a whole response."""
+        """See `Client`. The answer is sent as an error message, or as the events of a whole response."""
         self.status = status
         if status >= _ERROR:
             self.failed = status
@@ -121,14 +120,14 @@ class TurnClient(InnerClient):
         self.ended = True
 
     def output_so_far(self) -> Sequence[Item]:
-        """The items of the answer that are complete."""
+        """Returns the complete output items of the answer so far."""
         return self._output.merged([])
 
     def watch(self, on_leave: Callable[[], object]) -> Watch:
         """See `Client`."""
         return LeaveWatch(on_leave, self._connection, self._watches)
 
-    def _note(self, event: bytes) -> None:
+    def _examine(self, event: bytes) -> None:
         fields = read_event(event).fields
         if fields is None:
             return
@@ -136,7 +135,7 @@ class TurnClient(InnerClient):
         response = fields.get("response")
         if fields.get("type") in TERMINAL_STATUSES and isinstance(response, dict):
             output = response.get("output")
-            self._on_answer(response, self._output.merged(output if isinstance(output, list) else []))
+            self._on_response(response, self._output.merged(output if isinstance(output, list) else []))
 
     def _send(self, messages: list[bytes]) -> bool:
         if messages and not self.bytes_out:
@@ -146,7 +145,7 @@ class TurnClient(InnerClient):
 
 
 class LeaveWatch:
-    """One turn's wish to be told that its client has left."""
+    """Calls `on_leave` when the client of one turn has left."""
 
     __slots__ = ("_watches", "on_leave")
 

@@ -1,19 +1,19 @@
-"""GET /v1/responses with an upgrade: who asks, from where, and whether there is room. Then the socket begins.
+"""Answers GET /v1/responses with an upgrade: checks the key, the origin and the bounds, and begins the session.
 
 | an upgrade                                                    | answer                                             |
 |---------------------------------------------------------------|----------------------------------------------------|
-| where WebSocket is off: `websocket.enabled`, every route      | 426: clients such as Codex go on over HTTP at once |
-| on another ASGI server than the gateway's own                 | the same                                           |
-| while the gateway stops                                       | 503 with Retry-After                               |
-| from a page of an origin that `server.cors_origins` lacks     | 403                                                |
-| without a key that is alive                                   | 401                                                |
-| that asks for a dry run                                       | 400: a dry run is a POST                           |
-| that is no handshake, or of another version                   | 400, 426                                           |
-| of a key with `max_per_key` sockets                           | 429                                                |
+| WebSocket is off, by `websocket.enabled` or on all routes     | 426; clients such as Codex then use HTTP at once   |
+| the ASGI server is not the gateway's own                      | the same                                           |
+| the gateway is stopping                                       | 503 with Retry-After                               |
+| a page whose origin is not in `server.cors_origins`           | 403                                                |
+| no valid key                                                  | 401                                                |
+| a dry run                                                     | 400, because a dry run is a POST                   |
+| no valid handshake, or another version                        | 400, 426                                           |
+| the key has `max_per_key` WebSockets already                  | 429                                                |
 
-Browsers cannot set a header: there the key comes as the subprotocol `openai-insecure-api-key.<key>`, beside one that is
-chosen in the answer. It is never chosen itself, and no turn has it in its headers. The same holds for an idempotency
-key: it would make every turn but the first a repetition.
+Browsers cannot set headers. They send the key as the subprotocol `openai-insecure-api-key.<key>`, next to another
+subprotocol that the answer selects. The key itself is never selected, and no turn has it in its headers. Turns have no
+idempotency key either, because it would make every turn but the first a repetition.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from gateway.types import Headers, Receive, Scope, Send
 from gateway.websocket.sockets import Sockets
 
 _KEY_PROTOCOL: Final = "openai-insecure-api-key."
-_OF_A_VENDOR: Final = "openai-"
+_VENDOR_PREFIX: Final = "openai-"
 _METHOD: Final = "WS"
-"""What turns have in logs, where other requests have HTTP's method."""
-_NOT_A_TURNS: Final = frozenset(
+"""The method of turns in logs."""
+_UPGRADE_ONLY: Final = frozenset(
     {b"connection", b"upgrade", b"idempotency-key", b"content-type", b"content-length", b"content-encoding"}
     | {b"origin", b"expect", b"te", b"transfer-encoding"}
 )
-_NOT_A_TURNS_PREFIX: Final = b"sec-websocket-"
+_UPGRADE_ONLY_PREFIX: Final = b"sec-websocket-"
 
 
 def is_websocket(scope: Scope) -> bool:
@@ -60,7 +60,7 @@ def is_websocket(scope: Scope) -> bool:
 
 
 class Upgrades:
-    """Answers upgrades. `sockets`: all that have begun."""
+    """Answers upgrades. `sockets`: all open WebSockets of the worker."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Upgrades:
         self._numeric_codes = numeric_codes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One upgrade."""
+        """Answers one upgrade."""
         cycle: RequestCycle | None = scope.get("extensions", {}).get(EXTENSION)
         client, socket_id = client_of(scope, receive, send), new_request_id()
         named: Headers = [(b"x-request-id", socket_id.encode())]
@@ -91,23 +91,23 @@ class Upgrades:
             headers = _turn_headers(client, _key_headers(client, protocols))
             key = key_of_request(dict(headers))
             _refuse_dry_run(client)
-            chosen = next((name for name in protocols if not name.startswith(_OF_A_VENDOR)), None)
+            chosen = next((name for name in protocols if not name.startswith(_VENDOR_PREFIX)), None)
             protocol, head = accept(scope, self.sockets.policy.message, chosen, named)
             await self._responses.check(key)
             self.sockets.admit(key.key_id)
         except GatewayError as error:
-            told = self._throttle.throttle(scope, error)
-            self._counters.note_answer(PREFIX, told.status, told.code)
-            status, told_by, body = told.render(numeric_codes=self._numeric_codes)
-            await client.answer(status, [*told_by, *named], body)
+            throttled = self._throttle.throttle(scope, error)
+            self._counters.note_answer(PREFIX, throttled.status, throttled.code)
+            status, error_headers, body = throttled.render(numeric_codes=self._numeric_codes)
+            await client.answer(status, [*error_headers, *named], body)
             return
         if cycle is None or cycle.disconnected:
-            self.sockets.give_back(key.key_id)
+            self.sockets.release(key.key_id)
             return
         self._counters.note_answer(PREFIX, 101, None)
         connection = WebSocketConnection(cycle.detach(), protocol, self.sockets.policy.socket)
-        of_turns = {**scope, "method": _METHOD, "headers": headers, "extensions": {}}
-        connection.begin(self.sockets.open(connection, of_turns, socket_id, key.key_id), head)
+        turn_scope = {**scope, "method": _METHOD, "headers": headers, "extensions": {}}
+        connection.begin(self.sockets.open(connection, turn_scope, socket_id, key.key_id), head)
 
     def _refuse_unserved(self, cycle: RequestCycle | None) -> None:
         sockets = self.sockets
@@ -118,7 +118,7 @@ class Upgrades:
             raise GatewayError("shutting_down", "This gateway is stopping. Connect again.", wait_ms=1000)
 
     def _refuse_origin(self, fields: dict[bytes, bytes]) -> None:
-        """Browsers name the page that asks. WebSocket has no preflight, so the answer itself is refused."""
+        """Refuses pages of other origins, which browsers name. WebSocket has no preflight request."""
         origin = fields.get(b"origin")
         if origin is None:
             return
@@ -134,7 +134,7 @@ class Upgrades:
 
 
 def _key_headers(client: Client, protocols: list[str]) -> Headers:
-    """A browser's key in the header where other clients have theirs. Raises GatewayError for two keys."""
+    """Returns a browser's key as the header that other clients send. Raises GatewayError for two keys."""
     keys = {name.removeprefix(_KEY_PROTOCOL) for name in protocols if name.startswith(_KEY_PROTOCOL)}
     if len(keys) > 1 or (keys and b"authorization" in client.fields):
         raise GatewayError("invalid_api_key", "The request carries two API keys. Send one.")
@@ -147,22 +147,22 @@ def _refuse_dry_run(client: Client) -> None:
 
 
 def _turn_headers(client: Client, key: Headers) -> Headers:
-    """What each turn has of its upgrade's headers."""
-    kept = [
+    """Returns the headers of the upgrade that each turn gets."""
+    own = [
         (name, value)
         for name, value in client.headers
-        if name not in _NOT_A_TURNS and not name.startswith(_NOT_A_TURNS_PREFIX)
+        if name not in _UPGRADE_ONLY and not name.startswith(_UPGRADE_ONLY_PREFIX)
     ]
-    return kept + key
+    return own + key
 
 
 async def refuse_elsewhere(receive: Receive, send: Send) -> None:
-    """Answers 426 on an ASGI server that accepts WebSocket itself: its messages are not the gateway's."""
+    """Answers 426 on another ASGI server, whose WebSocket messages the gateway does not use."""
     error = GatewayError("websocket_unsupported", "This gateway speaks HTTP: POST /v1/responses.")
     status, headers, body = error.render()
     await receive()
     try:
         await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
-    except Exception:  # noqa: BLE001 - the server has not this extension of ASGI; what it raises is its own
+    except Exception:  # noqa: BLE001 - the server lacks this extension of ASGI, and may raise anything
         await send({"type": "websocket.close"})

@@ -1,7 +1,7 @@
 """The answer to a warm-up, `generate: false`: a response without output that costs nothing. Pure.
 
-It is not in the specification; Codex and others send it before their first turn, and then continue it with an empty
-input. It never reaches a provider that is asked by POST: that would answer it, and be paid.
+Warm-ups are not in the specification. Codex and others send one before their first turn, and then continue its response
+with an empty input. A warm-up is never sent to a provider, which would answer and charge for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 def warm_up_response(response_id: str, model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The response that a warm-up gets. `fields`: of its message."""
+    """Returns the response to a warm-up. `fields` are the members of its message."""
     now_s = int(time.time())
     return {
         **begun_response(fields, response_id, model, now_s),
@@ -38,5 +38,5 @@ def warm_up_response(response_id: str, model: str, fields: Mapping[str, Any]) ->
 
 
 def events(response: Mapping[str, Any]) -> bytes:
-    """Its events, from `response.created` to `response.completed`."""
+    """Returns the events of the response, from `response.created` to `response.completed`."""
     return b"".join(replay.events(response))

@@ -40,7 +40,7 @@ from gateway.reporting.request_reporter import RequestReporter
 from gateway.state.conversations import LOCK_LIFE_S
 from gateway.store.errors import StoreUnavailable
 from gateway.store.store import Store
-from gateway.websocket.sockets import TEND_S, Sockets
+from gateway.websocket.sockets import MAINTAIN_S, Sockets
 from gateway.worker import control_loop
 from gateway.worker.control_loop import ControlLoop
 from gateway.worker.metrics_collector import MetricsCollector
@@ -74,7 +74,7 @@ def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
     return (
         *parts.ledger.works,
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
-        Periodic("tend-websockets", TEND_S, parts.sockets.tend),
+        Periodic("tend-websockets", MAINTAIN_S, parts.sockets.maintain),
         Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),
         Periodic("report-requests", request_reporter.EVERY_S, parts.reporter.report, outages=OUTAGES),
         Periodic("run-background", ROUND_S, parts.handler.run_background, outages=OUTAGES),

@@ -196,22 +196,22 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a key has a bounded number of sockets",
         _SOCKETS,
-        "if self._by_key[key_id] >= most:",
+        "if self._by_key[key_id] >= max_sockets:",
         "if False:",
         f"{_TEST_BOUNDS}::test_a_key_has_a_bounded_number_of_sockets",
     ),
     Protection(
         "a browser's key is never echoed",
         _UPGRADE,
-        "if not name.startswith(_OF_A_VENDOR)), None)",
+        "if not name.startswith(_VENDOR_PREFIX)), None)",
         "if name), None)",
         f"{_TEST_UPGRADES}::test_a_browsers_key_comes_as_a_subprotocol_and_is_never_echoed",
     ),
     Protection(
         "a browser's key is no header of a turn",
         _UPGRADE,
-        "if name not in _NOT_A_TURNS and not name.startswith(_NOT_A_TURNS_PREFIX)",
-        "if name not in _NOT_A_TURNS",
+        "if name not in _UPGRADE_ONLY and not name.startswith(_UPGRADE_ONLY_PREFIX)",
+        "if name not in _UPGRADE_ONLY",
         "tests/websocket/test_browser_keys.py::test_no_turn_has_it_in_another_header_than_a_programs_key",
     ),
     Protection(
@@ -253,7 +253,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "steering that waits is bounded",
         "gateway/websocket/steering.py",
-        "if len(earlier) >= self._most or",
+        "if len(earlier) >= self._max_waiting or",
         "if False or",
         "tests/websocket/upstreams/test_steering.py::test_steering_that_waits_is_bounded",
     ),

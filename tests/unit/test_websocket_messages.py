@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.protocol.decoded_body import LARGE_BYTES
-from gateway.websocket.messages import error_message, event_message, in_lane, input_of, read_message, request_body
+from gateway.websocket.messages import error_message, event_message, input_of, read_message, request_body, with_lane
 
 BOUNDS = BodyBounds()
 NAMES = ["model", "input", "stream", "stream_options", "stream_id", "generate", "background", "store", "x", "y z", "é"]
@@ -94,8 +94,8 @@ def test_what_has_no_object_is_no_message(event: bytes) -> None:
 @example({"stream_id": "theirs"}, False)
 def test_an_event_of_a_lane_says_so(fields: dict[str, Any], spaced: bool) -> None:
     data = json.dumps(fields, indent=1 if spaced else None).encode()
-    assert json.loads(in_lane(data, "a.b")) == {**fields, "stream_id": "a.b"}
-    assert in_lane(data, "") == data
+    assert json.loads(with_lane(data, "a.b")) == {**fields, "stream_id": "a.b"}
+    assert with_lane(data, "") == data
 
 
 def test_bytes_that_are_no_utf_8_are_replaced() -> None:

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from gateway.websocket.session import MOST_BROKEN
+from gateway.websocket.session import MAX_INVALID_MESSAGES
 from tests.support.gateway import NewKey, RunningGateway, StartGateway
 from tests.support.waiting import wait_until_sync
 from tests.support.websocket_client import Socket, Wire
@@ -162,10 +162,10 @@ def test_a_flood_of_frames_keeps_nobody_waiting_and_fills_no_memory(gateway: Run
 
 def test_messages_that_are_none_end_the_socket_after_some(gateway: RunningGateway, key: NewKey) -> None:
     with Socket(gateway.url, key.text) as sock:
-        for _ in range(MOST_BROKEN - 1):
+        for _ in range(MAX_INVALID_MESSAGES - 1):
             sock.send("none")
         assert sock.turn({**ECHO, "stream_id": "a"})[0] == 200
-        for _ in range(MOST_BROKEN):
+        for _ in range(MAX_INVALID_MESSAGES):
             sock.send("none")
         assert sock.closed()[0] == 1008
 
