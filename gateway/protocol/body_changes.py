@@ -79,7 +79,7 @@ COST_ASKED: Final = Addition(
         b"field usage",
     ),
 )
-BLOBS: Final = Addition("encrypted_content", (b"encrypted_content", b"ncrypted content"))
+ENCRYPTED_REASONING: Final = Addition("encrypted_content", (b"encrypted_content", b"ncrypted content"))
 """Encrypted reasoning, which the gateway adds to later turns if it keeps the state."""
 NOTHING_ADDED: Final[tuple[Addition, ...]] = ()
 

@@ -30,9 +30,9 @@ from gateway.protocol.operations import Operation
 from gateway.proxy.admission import Admitted
 from gateway.proxy.admitting import admit_request
 from gateway.proxy.background_client import BackgroundClient
-from gateway.state.background import Background, Step
+from gateway.state.background import Background, JobStep
 from gateway.state.background_turn import BackgroundTurn, Problem
-from gateway.state.stored_calls import LocalAnswer, LocalStream, shown_response
+from gateway.state.stored_calls import LocalAnswer, LocalStream, response_answer
 
 ROUND_S: Final = 0.25
 """The interval between rounds. A cancelled response ends within two rounds."""
@@ -134,7 +134,7 @@ class BackgroundRunner:
         )
         self._runs[turn.job.response_id] = run
         run.task = asyncio.create_task(self._run(run), name=f"background-{record.request_id}")
-        return turn.followed if record.stream else shown_response(turn.snapshot)
+        return turn.event_stream if record.stream else response_answer(turn.snapshot)
 
     async def _run(self, run: BackgroundRun) -> None:
         try:
@@ -208,9 +208,9 @@ class BackgroundRunner:
     async def _run_team_round(self, team_id: str, runs: list[BackgroundRun]) -> None:
         steps, lapsed, left = await self._background.round(team_id, [run.turn.job for run in runs])
         for run, step in zip(runs, steps, strict=True):
-            if step is Step.GONE:
+            if step is JobStep.GONE:
                 self._cancel(run)
-            elif step is not Step.WAITS:
+            elif step is not JobStep.WAITS:
                 run.release(may_run=True)
             elif self._loop.time() >= run.waits_until_s:
                 run.turn.problem = _WAITED_TOO_LONG
@@ -228,7 +228,7 @@ class BackgroundRunner:
         """Notes the teams that have responses here, and looks for teams whose workers may have died."""
         now_s = self._loop.time()
         if team_ids and now_s - self._last_note_s >= self._note_interval_s:
-            await self._background.note(team_ids)
+            await self._background.note_teams(team_ids)
             self._last_note_s = now_s
         if now_s - self._last_search_s >= self._note_interval_s:
             self._last_search_s = now_s

@@ -22,11 +22,11 @@ def pin_to_turn(snapshot: ConfigSnapshot, route: Route, turn: Turn) -> Route:
     If that key is not in use any more, the reasoning is left out. A turn without such reasoning goes to the key that
     made the response or conversation which it continues.
     """
-    found = _pin_to_key(snapshot, route, turn.blobs_made_by)
+    found = _pin_to_key(snapshot, route, turn.reasoning_maker)
     if found is not None:
         return found._replace(chosen_by="reasoning")
-    if turn.blobs_made_by:
-        turn.leave_blobs_out(f"its key of {turn.blobs_made_by.partition(' ')[0]} is not in use any more")
+    if turn.reasoning_maker:
+        turn.leave_reasoning_out(f"its key of {turn.reasoning_maker.partition(' ')[0]} is not in use any more")
     base = _pin_to_key(snapshot, route, turn.base_maker)
     return route if base is None else base._replace(chosen_by="response")
 

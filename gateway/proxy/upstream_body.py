@@ -10,8 +10,8 @@ from gateway.concurrency.disk_body import NO_EDIT, SentBody
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.protocol.body_changes import (
     ASKS_COST,
-    BLOBS,
     COST_ASKED,
+    ENCRYPTED_REASONING,
     USAGE_ASKED,
     Addition,
     output_bound_in,
@@ -68,8 +68,8 @@ class UpstreamBody:
             added = (*added, USAGE_ASKED)
         if upstream.policy.ask_for_cost and request.cost_unasked and not self._refuses(upstream, COST_ASKED.name):
             added = (*added, COST_ASKED)
-        if turn is not None and turn.without_blobs is not None:
-            added = (*added, BLOBS)
+        if turn is not None and turn.without_encrypted_reasoning is not None:
+            added = (*added, ENCRYPTED_REASONING)
         if len(body) > LONG_BYTES or request.on_disk is not None:
             work = partial(self._large, model, field, added)
             return await self._admitted.snapshot.off_loop.run(work), added
@@ -103,8 +103,8 @@ class UpstreamBody:
 
     def leave_out(self, upstream: Upstream, addition: Addition) -> None:
         """Leaves an addition that the upstream has refused out of its next body."""
-        if addition is BLOBS and self._admitted.turn is not None:
-            body = self._admitted.turn.leave_blobs_out(f"{upstream.name} refuses it")
+        if addition is ENCRYPTED_REASONING and self._admitted.turn is not None:
+            body = self._admitted.turn.leave_reasoning_out(f"{upstream.name} refuses it")
             self._request = read_request_body(body, self._admitted.target.operation.dialect.request)
             return
         self.refused.setdefault(upstream.name, set()).add(addition.name)

@@ -1,14 +1,14 @@
-"""Responses that run in the background, in the store: queued, run under a lease, ended once.
+"""Background responses in the store: queued, run under a lease, ended once.
 
-    put(job, record, log)        queues a response; REFUSED, PARENT_GONE or FULL if it cannot be
-    round(team, jobs)            renews the leases of a worker's own, starts those that may run, names the lapsed ones
-    keep_events(job, log)        keeps its events while it runs
-    end(job, who, ending)        ends it: by its worker under its lease, by a client, or by anybody after the lease
-    fail_lost(team, id)          ends one whose worker has died: it is not run again
-    events(team, id, after)      its events behind a number, and whether more will come
+    put(job, record, log)        queues a response; the result is TAKEN, PARENT_GONE or FULL if that is impossible
+    round(team, jobs)            renews a worker's leases, starts jobs that may run, and returns the lapsed ones
+    keep_events(job, log)        stores the events of a running response
+    end(job, ended_by, end)      ends a response: its worker while it has the lease, a client, or anyone after the lease
+    fail_lost(team, id)          ends a response whose worker has died; it is not run again
+    events(team, id, number)     the events after a number, and whether more will come
 
-Each step is one script in the team's slot. A job that has ended is gone from the list of jobs, so nothing can change
-it. Raises GatewayError `store_unavailable`.
+Each step is one script in the team's slot. A job that has ended is removed from the list of jobs, so that nothing can
+change it any more. Raises GatewayError `store_unavailable`.
 """
 
 from __future__ import annotations
@@ -45,30 +45,31 @@ TEAMS: Final = Script.load("background_teams_v1")
 TEMPORARY_MS: Final = 600_000
 """How long a response that is not stored can be read after it has ended. OpenAI keeps it about ten minutes."""
 QUEUE_FULL_WAIT_MS: Final = 5000
-"""A guess: nobody knows when a place in the queue becomes free."""
-_PIECES_AT_ONCE: Final = 256
+"""An estimate, because it is unknown when a place in the queue becomes free."""
+_MAX_PIECES: Final = 256
 _LIST_LIFE_MS: Final = "86400000"
 _LOST: Final = ("server_error", "The worker that ran the response has stopped. The response is not run again.")
 
-Who = Literal["worker", "lost", "client", "unborn"]
+EndedBy = Literal["worker", "lost", "client", "unborn"]
 
 
 @dataclass(frozen=True, slots=True)
 class BackgroundPolicy:
     """Bounds of background responses.
 
-    `concurrency` and `queue`: how many of one team run and wait. `lease_s`: how long a worker may be silent before its
-    responses fail. `longest_s`: how long one may wait and run. `max_bytes`: requests that wait in one worker.
+    `concurrency` and `queue`: how many responses of one team may run and wait. `lease_s`: how long a worker may be
+    silent before its responses fail. `max_duration_s`: how long one may wait and run together. `max_bytes`: of all
+    requests that wait in one worker.
     """
 
     concurrency: int
     queue: int
     lease_s: float
-    longest_s: float
+    max_duration_s: float
     max_bytes: int
 
 
-class Queued(IntEnum):
+class QueueResult(IntEnum):
     """The result of queueing a response."""
 
     DONE = 1
@@ -77,18 +78,18 @@ class Queued(IntEnum):
     FULL = -2
 
 
-class Ended(IntEnum):
+class EndResult(IntEnum):
     """The result of ending a response."""
 
     DONE = 1
     DELETED = 2  # it was deleted meanwhile, so it is not kept
     NOT_APPENDED = 3  # its conversation is full
-    NOT_OURS = 0  # somebody else has ended it
-    LEASE = -1  # the worker's lease has lapsed; or, for others, it has not
+    ALREADY_ENDED = 0
+    LEASE = -1  # for its worker: its lease has lapsed; for others: it has not lapsed yet
 
 
-class Step(IntEnum):
-    """What a round says of a job."""
+class JobStep(IntEnum):
+    """What a round decides about a job."""
 
     GONE = 0
     WAITS = 1
@@ -96,11 +97,11 @@ class Step(IntEnum):
     RUNS = 3
 
 
-_STEPS: Final[Mapping[int, Step]] = MappingProxyType({int(step): step for step in Step})
+_STEPS: Final[Mapping[int, JobStep]] = MappingProxyType({int(step): step for step in JobStep})
 
 
 class Job(NamedTuple):
-    """One background response and the token of the worker that runs it. `kept`: it is stored as others are."""
+    """One background response, and the token of the worker that runs it. `kept`: it is stored after it has ended."""
 
     team_id: str
     response_id: str
@@ -108,8 +109,8 @@ class Job(NamedTuple):
     kept: bool
 
 
-class Ending(NamedTuple):
-    """How a response ends: what is stored of it, its events, and the items for its conversation."""
+class ResponseEnd(NamedTuple):
+    """The end of a response: its record, its events, and the items that its conversation gets."""
 
     record: StoredResponse
     log: EventLog
@@ -119,17 +120,17 @@ class Ending(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The result of a round: a step for each job, the ids whose leases have lapsed, and how many jobs are left."""
+    """The result of a round: a step for each job, the ids with lapsed leases, and how many jobs the team has left."""
 
-    steps: Sequence[Step]
+    steps: Sequence[JobStep]
     lapsed: Sequence[str]
     left: int
 
 
-class Found(NamedTuple):
-    """Events of a response. `last`: the number of the last of them. `is_over`: no more will come.
+class FoundEvents(NamedTuple):
+    """Events of a response. `last`: the number of the last one. `is_over`: no more will come.
 
-    `are_gone`: the response has ended, and its events are not kept.
+    `are_gone`: the response has ended, and its events were not kept.
     """
 
     last: int
@@ -148,13 +149,13 @@ def _keys(job: Job) -> list[str]:
 
 
 def queue_full(message: str, limit: int, scope: str) -> GatewayError:
-    """The refusal of a background response for which there is no place."""
+    """Returns the refusal of a background response for which there is no room."""
     explain: dict[str, JsonScalar] = {"limit": limit, "scope": scope}
     return GatewayError("background_queue_full", message, wait_ms=QUEUE_FULL_WAIT_MS, explain=explain)
 
 
 class Background:
-    """The background responses of all teams. Mutable: the bytes of the requests that wait in this worker."""
+    """The background responses of all teams. Mutable: the bytes of all requests that wait in this worker."""
 
     def __init__(
         self, store: Store, responses: ResponseStore, policy: BackgroundPolicy, sealer: Sealer | None = None
@@ -164,29 +165,29 @@ class Background:
         self._store = store
         self._sealer = sealer
         self._lease_ms = str(int(policy.lease_s * 1000))
-        self._longest_ms = str(int(policy.longest_s * 1000))
+        self._longest_ms = str(int(policy.max_duration_s * 1000))
         self._waiting_bytes = 0
         self._log = structlog.get_logger("gateway.state")
 
-    def take_room(self, size: int) -> None:
-        """Counts the bytes of a request that waits in this worker. Raises GatewayError `background_queue_full`."""
+    def reserve_bytes(self, size: int) -> None:
+        """Reserves room for a request that waits in this worker. Raises GatewayError `background_queue_full`."""
         if self._waiting_bytes + size > self.policy.max_bytes:
             raise queue_full(
                 "This worker holds as many background requests as it may.", self.policy.max_bytes, "worker"
             )
         self._waiting_bytes += size
 
-    def give_room(self, size: int) -> None:
-        """Counts the bytes of a request that has ended."""
+    def release_bytes(self, size: int) -> None:
+        """Releases the room of a request that has ended."""
         self._waiting_bytes -= size
 
     def new_log(self) -> EventLog:
         """Returns a log for the events of one response."""
         return EventLog(self.responses.policy.max_response_bytes)
 
-    async def put(self, job: Job, record: StoredResponse, log: EventLog) -> Queued:
-        """Queues a response. Raises ValueError if it is too large to be kept."""
-        await self.note([job.team_id])
+    async def put(self, job: Job, record: StoredResponse, log: EventLog) -> QueueResult:
+        """Queues a response. Raises ValueError if it is too large to be stored."""
+        await self.note_teams([job.team_id])
         policy, piece = self.responses.policy, log.unsent or Piece(0, b"")
         args: list[str | bytes] = [
             job.response_id,
@@ -202,13 +203,13 @@ class Background:
             str(piece.end),
             await self._packed(job.team_id, piece.data),
         ]
-        done = Queued((await gather([self._store.call(PUT, _keys(job), args, is_large=True)]))[0])
-        if done is Queued.DONE:
+        done = QueueResult((await gather([self._store.call(PUT, _keys(job), args, is_large=True)]))[0])
+        if done is QueueResult.DONE:
             log.sent(piece)
         return done
 
     async def round(self, team_id: str, jobs: Sequence[Job]) -> Round:
-        """Runs one round for a worker's own jobs of a team, which may be none."""
+        """Runs one round for the jobs of one team that a worker has, which may be none."""
         args = [self._lease_ms, str(self.policy.concurrency), self._longest_ms]
         for job in jobs:
             args += [job.response_id, job.token]
@@ -217,7 +218,7 @@ class Background:
         return Round([_STEPS[step] for step in steps], [raw.decode() for raw in lapsed], left)
 
     async def keep_events(self, job: Job, log: EventLog) -> None:
-        """Keeps the new events of a running response. They stay in the log if the store does not take them."""
+        """Stores the new events of a running response. If that fails, they stay in the log."""
         piece = log.unsent
         if piece is None:
             return
@@ -228,68 +229,69 @@ class Background:
         await gather([self._store.call(EVENTS, names, args, is_large=True)])
         log.sent(piece)
 
-    async def end(self, job: Job, who: Who, ending: Ending) -> Ended:
-        """Ends a response. Raises ValueError if it is too large to be kept."""
+    async def end(self, job: Job, ended_by: EndedBy, response_end: ResponseEnd) -> EndResult:
+        """Ends a response. Raises ValueError if it is too large to be stored."""
         policy = self.responses.policy
-        packed = await self.responses.packed(job.team_id, ending.record)
-        events = await self._packed(job.team_id, ending.log.whole) if ending.log.whole else b""
+        packed = await self.responses.packed(job.team_id, response_end.record)
+        events = await self._packed(job.team_id, response_end.log.whole) if response_end.log.whole else b""
         if len(packed) + len(events) > policy.max_response_bytes:
-            events = b""  # the response is then shown again without its own events
+            events = b""  # its stream can then only be replayed from the response
         args: list[str | bytes] = [
             job.response_id,
-            who,
+            ended_by,
             job.token,
             packed,
             events,
             "kept" if job.kept else "temporary",
             str(policy.ttl_s * 1000),
             str(policy.max_team_bytes),
-            self.responses.item_ids(ending.record),
+            self.responses.item_ids(response_end.record),
             str(TEMPORARY_MS),
-            str(ending.log.end),
+            str(response_end.log.end),
             str(policy.max_response_bytes),
-            ending.lock,
-            ending.conversation or "",
-            *ending.appended,
+            response_end.lock,
+            response_end.conversation or "",
+            *response_end.appended,
         ]
         keys = _keys(job)
-        if ending.conversation is not None:
+        if response_end.conversation is not None:
             names = TeamKeys(job.team_id)
-            keys += [names.conversation(ending.conversation), *names.conversation_account]
-        return Ended((await gather([self._store.call(END, keys, args, is_large=True)]))[0])
+            keys += [names.conversation(response_end.conversation), *names.conversation_account]
+        return EndResult((await gather([self._store.call(END, keys, args, is_large=True)]))[0])
 
     async def delete(self, team_id: str, response_id: str) -> bool:
-        """Deletes what is only kept for a while, and cancels what runs. Returns whether there was any of it."""
+        """Deletes a temporary response, and cancels a running one. Returns whether there was one."""
         call = self._store.call(DELETE, TeamKeys(team_id).background_response(response_id), [response_id])
         return bool((await gather([call]))[0])
 
     async def cancel(self, team_id: str, record: StoredResponse, response: dict[str, Any]) -> bool:
-        """Ends a response that waits or runs with this last state. Returns whether it did not end before."""
-        return await self._end_outside(team_id, "client", record._replace(response=response)) is not Ended.NOT_OURS
+        """Ends a waiting or running response with this last state. Returns False if it had ended already."""
+        ended = await self._end_without_worker(team_id, "client", record._replace(response=response))
+        return ended is not EndResult.ALREADY_ENDED
 
     async def fail_lost(self, team_id: str, response_id: str) -> None:
-        """Ends a response whose worker has died as failed."""
+        """Marks a response whose worker has died as failed."""
         record = await self.responses.read(team_id, response_id)
         if record is None or record.status not in RUNNING:
             return
         failed = record._replace(response=failed_response(record.response, *_LOST))
-        if await self._end_outside(team_id, "lost", failed) is Ended.DONE:
+        if await self._end_without_worker(team_id, "lost", failed) is EndResult.DONE:
             self._log.warning("background_response_lost", team_id=team_id, response_id=response_id)
 
-    async def _end_outside(self, team_id: str, who: Who, record: StoredResponse) -> Ended:
+    async def _end_without_worker(self, team_id: str, ended_by: EndedBy, record: StoredResponse) -> EndResult:
         job = Job(team_id, record.response_id, "-", record.response.get("store") is not False)
         found = await self.events(team_id, record.response_id, -1)
         log = self.new_log()
         log.restore(found.data)
         log.add(*terminal_event(record.response))
-        return await self.end(job, who, Ending(record, log))
+        return await self.end(job, ended_by, ResponseEnd(record, log))
 
-    async def events(self, team_id: str, response_id: str, number: int) -> Found:
-        """Returns the events of a response behind the one with this number, as far as it has got."""
+    async def events(self, team_id: str, response_id: str, number: int) -> FoundEvents:
+        """Returns the events of a response so far, after the one with this number."""
         contents, *_, jobs, events, _ = TeamKeys(team_id).background_response(response_id)
         calls = [
             self._store.run("HEXISTS", jobs, response_id),
-            self._store.run("XRANGE", events, f"{number + 2}-0", "+", "COUNT", str(_PIECES_AT_ONCE)),
+            self._store.run("XRANGE", events, f"{number + 2}-0", "+", "COUNT", str(_MAX_PIECES)),
             self._store.run("HGET", contents, f"{response_id}|events"),
             self._store.run("EXISTS", events),
         ]
@@ -302,26 +304,26 @@ class Background:
                 Piece(int(name.partition(b"-")[0]), unpack_bytes(fields[1], team_id, self._sealer))
                 for name, fields in entries
             ]
-        is_over = not runs and len(entries) < _PIECES_AT_ONCE
-        return Found(*after(pieces, number), is_over, is_over and whole is None and not follows)
+        is_over = not runs and len(entries) < _MAX_PIECES
+        return FoundEvents(*after(pieces, number), is_over, is_over and whole is None and not follows)
 
-    async def note(self, team_ids: Sequence[str]) -> None:
-        """Notes that these teams have jobs, so that others notice if this worker dies."""
+    async def note_teams(self, team_ids: Sequence[str]) -> None:
+        """Notes that these teams have jobs, so that other workers find them if this one dies."""
         await self._teams("note", *team_ids)
 
     async def due_teams(self) -> dict[str, str]:
         """Returns the teams whose leases may have lapsed. The values are for `forget`."""
-        told = await self._teams("due")
-        return dict(zip((raw.decode() for raw in told[::2]), map(str, told[1::2]), strict=True))
+        reply = await self._teams("due")
+        return dict(zip((raw.decode() for raw in reply[::2]), map(str, reply[1::2]), strict=True))
 
     async def forget(self, team_id: str, ends: str) -> None:
-        """Notes that a team has no jobs, unless it was noted again since it was due."""
+        """Notes that a team has no jobs any more, unless it was noted again since `due_teams`."""
         await self._teams("forget", team_id, ends)
 
     async def _teams(self, what: str, *names: str) -> list[Any]:
         args = [what, self._lease_ms, _LIST_LIFE_MS, *names]
-        told: list[Any] = (await gather([self._store.call(TEAMS, [BACKGROUND_TEAMS], args)]))[0]
-        return told
+        reply: list[Any] = (await gather([self._store.call(TEAMS, [BACKGROUND_TEAMS], args)]))[0]
+        return reply
 
     async def _packed(self, team_id: str, data: bytes) -> bytes:
         work = partial(pack_bytes, data, team_id, self._sealer)

@@ -1,12 +1,12 @@
-"""One turn that runs in the background: its client is answered before it runs, and reads what it stores.
+"""One turn that runs in the background. Its client is answered before it runs, and reads the stored response later.
 
-    await turn.announce()          before admission: the response is queued, or GatewayError says why it cannot be
-    turn.snapshot                  the queued response, as its client is shown it
-    await turn.keep_events()       now and then while it runs: its events, for clients that follow them
-    turn.problem = ...             why it ends as failed, where it does
+    await turn.announce()          before admission: queues the response, or raises GatewayError
+    turn.snapshot                  the queued response, as its client receives it
+    await turn.keep_events()       from time to time while it runs: stores its events for clients that follow them
+    turn.problem = ...             the reason, if the response fails
     await turn.close()             at the end of its run
 
-What the relay passes through the turn goes to the store and to nobody else.
+What the relay passes through the turn is only stored, and not sent to any client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
 from gateway.protocol.response_events import TERMINAL_STATUSES
-from gateway.state.background import Background, Ended, Ending, Job, Queued, new_job, queue_full
+from gateway.state.background import Background, EndResult, Job, QueueResult, ResponseEnd, new_job, queue_full
 from gateway.state.event_log import EventLog
 from gateway.state.following import follow
 from gateway.state.large_work import parse_object_whole
@@ -34,16 +34,16 @@ from gateway.state.stored_calls import LocalStream
 from gateway.state.turn import Turn, new_response_id
 from gateway.store.errors import StoreError
 
-_OURS: Final = frozenset({"response.created", "response.queued"})
-"""Events that the gateway has made itself before the provider makes them."""
+_OWN_EVENTS: Final = frozenset({"response.created", "response.queued"})
+"""Events of the provider that are dropped, because the gateway has made its own before."""
 _RETRY_S: Final = 0.25
-_END_WITHIN_S: Final = 30.0
-"""How long the end of a response is tried to be stored while the store is away. Then its lease lapses."""
+_END_TIMEOUT_S: Final = 30.0
+"""How long storing the end of a response is retried while the store is unavailable. Then its lease lapses."""
 _KEEP_EVERY_S: Final = 0.1
 
 
 class Problem(NamedTuple):
-    """Why a response has failed, as its client is told."""
+    """Why a response has failed, for its client."""
 
     code: str
     message: str
@@ -56,8 +56,8 @@ NO_ANSWER: Final = Problem("server_error", "The response was not finished.")
 class BackgroundTurn(Turn):
     """One turn in the background.
 
-    Mutable: `accepted` (its client was told that it is queued), `problem` (why it failed, if it does), its log, and
-    whether it has been queued and has ended.
+    Mutable: `accepted` (its client has received the queued response), `problem` (the reason, if the response fails),
+    its log, and whether it has been queued and has ended.
     """
 
     background: Background = field(kw_only=True)
@@ -67,8 +67,8 @@ class BackgroundTurn(Turn):
     _job: Job = field(init=False)
     _log: EventLog = field(init=False)
     _queued: bool = False
-    _room: int = 0
-    _kept_at_s: float = 0.0
+    _reserved_bytes: int = 0
+    _events_kept_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Gives the response its id."""
@@ -81,27 +81,27 @@ class BackgroundTurn(Turn):
 
     @property
     def job(self) -> Job:
-        """The job, for the rounds of its worker."""
+        """The job of the response, for the rounds of its worker."""
         return self._job
 
     @property
-    def followed(self) -> LocalStream:
-        """All its events, as they come."""
+    def event_stream(self) -> LocalStream:
+        """A stream of all its events, as they come."""
         return LocalStream(follow(self.background, self._job.team_id, self._job.response_id, -1))
 
     async def announce(self) -> None:
         """Queues the response. Raises GatewayError."""
-        self.background.take_room(len(self.body))
-        self._room = len(self.body)  # it may be another body until the end
+        self.background.reserve_bytes(len(self.body))
+        self._reserved_bytes = len(self.body)  # the body may change before the end
         try:
             done = await self.background.put(self._job, self._record(self.snapshot), self._log)
         except ValueError:
             raise GatewayError("invalid_item", "The input is larger than what is kept of a response.") from None
-        if done is Queued.FULL:
+        if done is QueueResult.FULL:
             policy = self.background.policy
-            told = f"{policy.concurrency} background responses of a team may run, and {policy.queue} may wait."
-            raise queue_full(told, policy.concurrency + policy.queue, "team")
-        if done is not Queued.DONE:
+            message = f"{policy.concurrency} background responses of a team may run, and {policy.queue} may wait."
+            raise queue_full(message, policy.concurrency + policy.queue, "team")
+        if done is not QueueResult.DONE:
             raise previous_not_found(self._past.parent or self.snapshot["id"])
         self._queued = True
 
@@ -110,7 +110,7 @@ class BackgroundTurn(Turn):
         response = await self._run(partial(parse_object_whole, body), is_long=len(body) > LONG_BYTES)
         if response is None or response.get("object") != "response":
             return body
-        body, response = self._shaped(body, response)
+        body, response = self._changed(body, response)
         record = self._record({**response, **self._changes(response, kept=self.keep)})
         self._log.add("response.in_progress", {"response": {**self.snapshot, "status": "in_progress"}})
         if await self._fits(record):
@@ -120,64 +120,64 @@ class BackgroundTurn(Turn):
         return body
 
     async def keep_events(self) -> None:
-        """Stores the events that are new. If the store does not take them now, the next call tries again."""
-        self._kept_at_s = time.monotonic()
+        """Stores the new events. If that fails, the next call tries again."""
+        self._events_kept_s = time.monotonic()
         if not self._ended:
             await self.background.keep_events(self._job, self._log)
 
     async def close(self) -> None:
-        """Ends what has not ended: a response that was accepted as failed, any other as if it had never been."""
-        self.background.give_room(self._room)
-        self._room = 0
+        """Ends a response that has not ended: one that was accepted fails, and any other is removed."""
+        self.background.release_bytes(self._reserved_bytes)
+        self._reserved_bytes = 0
         try:
             await self._end_unended()
             await self._unlock()
         except (GatewayError, StoreError) as error:
-            self._told("turn_not_released", str(error))
+            self._warn("turn_not_released", str(error))
 
     async def _end_unended(self) -> None:
         if self._queued and not self._ended:
             if self.accepted:
                 response = failed_response(self.snapshot, *self.problem)
                 self._log.add(*terminal_event(response))
-                await self._try_to_end(Ending(self._record(response), self._log))
+                await self._try_to_end(ResponseEnd(self._record(response), self._log))
             else:
                 self._ended = True
-                await self.background.end(self._job, "unborn", Ending(self._record(self.snapshot), self._log))
+                await self.background.end(self._job, "unborn", ResponseEnd(self._record(self.snapshot), self._log))
 
     async def _events(self, data: bytes) -> bytes:
-        work = partial(self._shaped_events, data, whole=True)
+        work = partial(self._changed_events, data, whole=True)
         for event in await self._run(work, is_long=len(data) > LONG_BYTES):
             await self._event(event)
-        if not self._ended and time.monotonic() - self._kept_at_s >= _KEEP_EVERY_S:
+        if not self._ended and time.monotonic() - self._events_kept_s >= _KEEP_EVERY_S:
             try:
                 await self.keep_events()
             except (GatewayError, StoreError) as error:
-                self._told("response_not_stored", str(error))
+                self._warn("response_not_stored", str(error))
         return b""
 
     async def _event(self, event: Event) -> bytes:
         fields = event.fields
-        if fields is None or self._ended or fields.get("type") in _OURS:
+        if fields is None or self._ended or fields.get("type") in _OWN_EVENTS:
             return b""
         self._output.note(fields)
         response = fields.get("response")
         changes = self._changes(response, kept=self.keep) if isinstance(response, dict) else {}
         if not isinstance(response, dict) or fields.get("type") not in TERMINAL_STATUSES:
-            await self._log.relay(event, changes, self._keeper.responses.large_work)
+            await self._log.relay(event, changes, self._turn_store.responses.large_work)
             return b""
         output = response.get("output")
         merged = self._output.merged(output if isinstance(output, list) else [])
         record = self._record({**response, **changes, "output": merged})
         if await self._fits(record):
-            await self._log.relay(event, changes, self._keeper.responses.large_work)
+            await self._log.relay(event, changes, self._turn_store.responses.large_work)
             await self._end_with(record)
         return b""
 
     async def _fits(self, record: StoredResponse) -> bool:
-        """Whether the response can be kept and has ended. If not, `close` ends it as failed, for this reason."""
+        """Whether the response can be stored and has ended. If not, sets the `problem` with which `close` ends it."""
         try:
-            await self._keeper.responses.packed(self._key.team_id, record)
+            await self._turn_store.responses.packed(self._key.team_id, record)
         except ValueError as error:
             self.problem = Problem("server_error", f"The answer cannot be kept: {error}.")
             return False
@@ -187,35 +187,35 @@ class BackgroundTurn(Turn):
         return True
 
     async def _end_with(self, record: StoredResponse) -> None:
-        """Stores the end of the response, for as long as the worker has its lease."""
+        """Stores the end of the response, while the worker has its lease."""
         appended: list[bytes] = []
         conversation = self._past.conversation
         if conversation is not None and self.keep and record.status in ("completed", "incomplete"):
             items = [*self._input, *record.output]
-            appended = await self._keeper.conversations.packed(self._key.team_id, items)
-        await self._try_to_end(Ending(record, self._log, conversation, self.lock, appended))
+            appended = await self._turn_store.conversations.packed(self._key.team_id, items)
+        await self._try_to_end(ResponseEnd(record, self._log, conversation, self.lock, appended))
 
-    async def _try_to_end(self, ending: Ending) -> None:
-        deadline_s = time.monotonic() + _END_WITHIN_S
+    async def _try_to_end(self, response_end: ResponseEnd) -> None:
+        deadline_s = time.monotonic() + _END_TIMEOUT_S
         while True:
             try:
-                ended = await self.background.end(self._job, "worker", ending)
+                ended = await self.background.end(self._job, "worker", response_end)
             except (GatewayError, StoreError) as error:
-                self._told("response_not_stored", str(error))
+                self._warn("response_not_stored", str(error))
             else:
-                if ended is not Ended.LEASE:
+                if ended is not EndResult.LEASE:
                     self._ended = True
-                    self._note(ended)
+                    self._note_end(ended)
                     return
             if time.monotonic() >= deadline_s:
-                self._keeper.unstored += 1
-                self._told("response_not_stored", "the store was away for too long")
+                self._turn_store.unstored += 1
+                self._warn("response_not_stored", "the store was away for too long")
                 return
-            await asyncio.sleep(_RETRY_S)  # the next round renews the lease, if nobody has taken the worker for dead
+            await asyncio.sleep(_RETRY_S)  # the next round renews the lease, unless the response was ended meanwhile
 
-    def _note(self, ended: Ended) -> None:
-        if ended is Ended.NOT_APPENDED:
-            self._told("response_not_stored", f"the conversation {self._past.conversation!r} is full or gone")
+    def _note_end(self, ended: EndResult) -> None:
+        if ended is EndResult.NOT_APPENDED:
+            self._warn("response_not_stored", f"the conversation {self._past.conversation!r} is full or gone")
 
     def _record(self, response: dict[str, Any]) -> StoredResponse:
         return self._stored({**response})

@@ -1,7 +1,7 @@
-"""A call of `POST /v1/responses/compact`: its answer is made of the model's summary, and is not stored.
+"""A call of `POST /v1/responses/compact`. Its answer contains the model's summary, and is not stored.
 
-The answer is all messages of the user and one sealed item. It is an input, not an id: clients send it back as the
-beginning of a new chain (OpenResponses specification of 2026-04-24, schema `CompactResource`).
+The answer consists of all messages of the user and one sealed item. Clients send these items back as the beginning of a
+new chain (OpenResponses specification of 2026-04-24, schema `CompactResource`).
 """
 
 from __future__ import annotations
@@ -10,29 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from gateway.concurrency.off_loop import LONG_BYTES
+from gateway.protocol.dialects.responses import NO_USAGE
 from gateway.state.compaction import summary_of, user_messages
 from gateway.state.items import Item, shown
 from gateway.state.large_work import dump_whole, is_long, parse_object_whole
 from gateway.state.turn import Turn, new_response_id
 
-_NO_USAGE: Final = MappingProxyType(
-    {
-        "input_tokens": 0,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": 0,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 0,
-    }
-)
-
 
 @dataclass(slots=True)
 class CompactTurn(Turn):
-    """One such call. `seal` makes the item of the summary."""
+    """One such call. `seal` makes the sealed item from the summary."""
 
     seal: Callable[[str], Item] = field(kw_only=True)
 
@@ -47,6 +37,6 @@ class CompactTurn(Turn):
             "object": "response.compaction",
             "created_at": int(time.time()),
             "output": [*shown(user_messages(self.window)), item],
-            "usage": usage if isinstance(usage, dict) else dict(_NO_USAGE),
+            "usage": usage if isinstance(usage, dict) else dict(NO_USAGE),
         }
         return await self._run(partial(dump_whole, compacted), is_long=is_long(compacted))

@@ -1,13 +1,13 @@
-"""Compaction: a model's own summary takes the place of what it summarises. Pure.
+"""Compaction: a model's own summary replaces a long conversation. Pure.
 
     summary_request(...)     the changes of a request's body that make it ask for the summary
     summary_of(response)     the text of the model's answer
     compaction_item(...)     the sealed item that clients keep and send back
-    opened(items, open)      the items with each compaction item as the text that it stands for, as input
+    open_items(items, open)  the items, with each compaction item replaced by its text as input
 
-The three ways to ask for it lead here: `POST /v1/responses/compact`, a `compaction_trigger` at the end of the input,
-and `context_management`. Sources: the OpenResponses specification of 2026-04-24, "/responses/compact"; OpenAI's guide
-on compaction. A summary is input, never instructions: whoever could forge one would otherwise give orders.
+There are three ways to ask for it: `POST /v1/responses/compact`, a `compaction_trigger` at the end of the input, and
+`context_management`. Sources: the OpenResponses specification of 2026-04-24, "/responses/compact"; OpenAI's guide on
+compaction. A summary becomes input and never instructions, so that a forged summary cannot give orders.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gateway.protocol.lenient_json import dumps
 from gateway.state.chain import check_calls
 from gateway.state.items import COMPACTION, TRIGGER, Item, kind_of, new_item_id
 
-_ASKED: Final = (
+_PROMPT: Final = (
     "Summarise the conversation up to here, so that it can be continued from your summary alone. Keep every fact, "
     "name, number, decision, constraint and open task, the state of the work, and what the user asked for last. Write "
     "the summary and nothing else. Do not continue the conversation, and call no tools."
 )
-_INTRODUCED: Final = "Summary of the conversation so far:\n\n"
+_SUMMARY_HEADING: Final = "Summary of the conversation so far:\n\n"
 
 
 def without_trigger(items: Sequence[Item]) -> tuple[list[Item], bool]:
@@ -33,22 +33,22 @@ def without_trigger(items: Sequence[Item]) -> tuple[list[Item], bool]:
 
     Raises GatewayError `invalid_item` for a trigger elsewhere.
     """
-    asked = bool(items) and kind_of(items[-1]) == TRIGGER
-    rest = list(items[:-1] if asked else items)
+    is_requested = bool(items) and kind_of(items[-1]) == TRIGGER
+    rest = list(items[:-1] if is_requested else items)
     if any(kind_of(item) == TRIGGER for item in rest):
         raise GatewayError("invalid_item", "A compaction_trigger must be the last item of the input.", param="input")
-    return rest, asked
+    return rest, is_requested
 
 
 def threshold_tokens(fields: Mapping[str, Any], default: int) -> int | None:
-    """Returns from how many input tokens on a request wants its past compacted; None if it does not.
+    """Returns from how many input tokens on a request asks for compaction, or None if it does not.
 
-    `default`: for a request that wants it and names no threshold.
+    `default`: the threshold of a request that names none.
     """
-    wanted = fields.get("context_management")
-    if not isinstance(wanted, list):
+    entries = fields.get("context_management")
+    if not isinstance(entries, list):
         return None
-    for entry in wanted:
+    for entry in entries:
         if isinstance(entry, dict) and entry.get("type") == COMPACTION:
             threshold = entry.get("compact_threshold")
             is_number = isinstance(threshold, int) and not isinstance(threshold, bool)
@@ -59,13 +59,13 @@ def threshold_tokens(fields: Mapping[str, Any], default: int) -> int | None:
 def summary_request(fields: Mapping[str, Any], items: Sequence[Item]) -> dict[str, bytes | None]:
     """Returns the changes of a body that make it ask for a summary of these items. Raises GatewayError `invalid_item`.
 
-    The tools stay, so that the provider's cache of the same prompt serves it, but none may be called.
+    The tools stay, so that the provider's prompt cache applies, but none may be called.
     """
     if not items:
         raise GatewayError("invalid_item", "There is nothing to compact: the input is empty.", param="input")
-    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": _ASKED}]}
+    prompt = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": _PROMPT}]}
     return {
-        "input": dumps([*items, asked]),
+        "input": dumps([*items, prompt]),
         "tool_choice": b'"none"' if fields.get("tools") else None,
         "text": None,
         "context_management": None,
@@ -89,11 +89,11 @@ def summary_of(response: Mapping[str, Any]) -> str:
 
 
 def compaction_item(sealed: str) -> Item:
-    """Returns the item that stands for what was summarised."""
+    """Returns the item that replaces the summarised items."""
     return {"type": COMPACTION, "id": new_item_id(COMPACTION), "encrypted_content": sealed}
 
 
-def opened(items: Iterable[Item], open_sealed: Callable[[str], str]) -> list[Item]:
+def open_items(items: Iterable[Item], open_sealed: Callable[[str], str]) -> list[Item]:
     """Returns the items with each compaction item as a message of the user. Raises GatewayError `invalid_item`."""
     found = []
     for item in items:
@@ -107,20 +107,20 @@ def opened(items: Iterable[Item], open_sealed: Callable[[str], str]) -> list[Ite
             raise GatewayError(
                 "invalid_item", f"The compaction item {name} cannot be opened here: {error}.", param="input"
             ) from None
-        part = {"type": "input_text", "text": _INTRODUCED + text}
+        part = {"type": "input_text", "text": _SUMMARY_HEADING + text}
         found.append({"type": "message", "role": "user", "content": [part]})
     return found
 
 
 def user_messages(items: Iterable[Item]) -> list[Item]:
-    """Returns the messages of the user, which a compacted conversation keeps as they are."""
+    """Returns the messages of the user, which a compacted conversation contains unchanged."""
     return [item for item in items if kind_of(item) == "message" and item.get("role") == "user"]
 
 
-def kept_behind(items: Sequence[Item]) -> list[Item]:
-    """Returns what a turn still shows its model word for word behind a summary of all items: what the user asked last.
+def verbatim_tail(items: Sequence[Item]) -> list[Item]:
+    """Returns the items that follow the summary unchanged: the user's last message, and what came after it.
 
-    What followed it stays too, unless it is more than half of everything, as after many calls of tools.
+    If what came after it is more than half of all items, for example after many tool calls, only the message stays.
     """
     last = max((at for at, item in enumerate(items) if item in user_messages([item])), default=None)
     if last is None:

@@ -1,7 +1,7 @@
-"""The events of one background response: numbered from 0, without a gap, as clients resume them.
+"""The events of one background response, numbered from 0 without a gap, so that clients can resume the stream.
 
-log.add(kind, body)         an event that the gateway makes
-await log.relay(...)        the provider's, with the gateway's number and these fields of its response
+log.add(kind, body)         adds an event that the gateway makes
+await log.relay(...)        adds an event of the provider, with the gateway's number and changed fields
 log.unsent, log.sent(...)   the events that the store has not taken yet
 log.whole                   all events
 """
@@ -20,7 +20,7 @@ from gateway.state.rewriting import Event, with_data
 
 
 class Piece(NamedTuple):
-    """Some events in a row. `end`: the number of the last one, plus one."""
+    """Consecutive events. `end`: the number of the last one, plus one."""
 
     end: int
     data: bytes
@@ -29,12 +29,12 @@ class Piece(NamedTuple):
 class EventLog:
     """The events so far. Mutable.
 
-    `end`: the number of the next one. If they hold more than `most_bytes`, the log keeps nothing for `whole`.
+    `end`: the number of the next one. If all events have more than `max_bytes`, they are not kept for `whole`.
     """
 
-    def __init__(self, most_bytes: int, end: int = 0) -> None:
+    def __init__(self, max_bytes: int, end: int = 0) -> None:
         self.end = end
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._all: list[bytes] | None = []
         self._bytes = 0
         self._new: list[bytes] = []
@@ -45,14 +45,14 @@ class EventLog:
         self._append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
 
     def restore(self, data: bytes) -> None:
-        """Adds events that another log has numbered, for a log that is empty."""
+        """Adds events that another log has numbered. This log must be empty."""
         for event in split_events(data):
             self._append(event)
 
     async def relay(self, event: Event, changes: Mapping[str, Any], large_work: LargeWork) -> None:
-        """Adds an event of the provider's. One without a JSON object uses up no number and is left out.
+        """Adds an event of the provider. An event without a JSON object is left out, and takes no number.
 
-        Nothing else is added meanwhile.
+        Nothing else may be added meanwhile.
         """
         work = partial(_numbered, event, changes, self.end)
         frame = await large_work.run(work, is_long=len(event.raw) > LONG_BYTES)
@@ -70,13 +70,13 @@ class EventLog:
 
     @property
     def whole(self) -> bytes:
-        """All events, or nothing if they hold more than `most_bytes`."""
+        """All events, or b"" if they have more than `max_bytes`."""
         return b"" if self._all is None else b"".join(self._all)
 
     def _append(self, frame: bytes) -> None:
         self.end += 1
         self._bytes += len(frame)
-        if self._bytes > self._most_bytes:
+        if self._bytes > self._max_bytes:
             self._all = None
         if self._all is not None:
             self._all.append(frame)
@@ -98,7 +98,7 @@ def _numbered(event: Event, changes: Mapping[str, Any], number: int) -> bytes | 
 
 
 def after(pieces: Sequence[Piece], number: int) -> tuple[int, bytes]:
-    """Returns the events behind the one with this number, and the number of the last of them."""
+    """Returns the number of the last event, and all events after the one with this number."""
     found: list[bytes] = []
     for end, data in pieces:
         events = split_events(data)

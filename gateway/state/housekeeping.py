@@ -1,7 +1,7 @@
-"""What is kept of a team: how much it is, and how all of it is deleted, for operators.
+"""The stored state of a team, for operators: its size, and its deletion.
 
-usage(team_id)     what lies in the store
-purge(team_id)     deletes it; what runs in the background is cancelled
+usage(team_id)     returns how much is stored
+purge(team_id)     deletes all of it, and cancels background responses
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
 from gateway.store.store import Store
 
-_AT_ONCE: Final = 200
+_BATCH_SIZE: Final = 200
 _COUNTERS: Final = frozenset({b"#", b"@"})
 
 
 class StateUsage(NamedTuple):
-    """What is kept of a team. Bytes are as they are kept: compressed, and encrypted if a key is set."""
+    """How much state of a team is stored. Bytes are counted as stored: compressed, and encrypted if a key is set."""
 
     responses: int
     response_bytes: int
@@ -29,7 +29,7 @@ class StateUsage(NamedTuple):
 
 
 class Housekeeping:
-    """Looks at and deletes what is kept of teams."""
+    """Measures and deletes the state of teams."""
 
     def __init__(self, store: Store, conversations: Conversations, background: Background) -> None:
         self._store = store
@@ -37,7 +37,7 @@ class Housekeeping:
         self._background = background
 
     async def usage(self, team_id: str) -> StateUsage:
-        """Returns what is kept. Raises GatewayError `store_unavailable`."""
+        """Returns how much is stored. Raises GatewayError `store_unavailable`."""
         names = TeamKeys(team_id)
         _, entries, use, _ = names.stored_responses
         calls = [
@@ -50,7 +50,7 @@ class Housekeeping:
         return StateUsage(int(count), int(size or 0), conversations, held, len(set(jobs) - _COUNTERS))
 
     async def purge(self, team_id: str) -> StateUsage:
-        """Deletes everything, and returns what it was. Raises GatewayError `store_unavailable`."""
+        """Deletes everything, and returns how much it was. Raises GatewayError `store_unavailable`."""
         names, before = TeamKeys(team_id), await self.usage(team_id)
         for raw in (await gather([self._store.run("HKEYS", names.background)]))[0]:
             if raw not in _COUNTERS:
@@ -61,11 +61,11 @@ class Housekeeping:
         return before
 
     async def _unlink(self, pattern: str) -> None:
-        """Deletes the keys with such names. They all lie in one slot."""
+        """Deletes the keys whose names match. They are all in one slot."""
         found: list[bytes] = []
         async for name in self._store.redis.scan_iter(match=pattern, count=1000):
             found.append(name)
-            if len(found) >= _AT_ONCE:
+            if len(found) >= _BATCH_SIZE:
                 await gather([self._store.run("UNLINK", *found)])
                 found = []
         if found:

@@ -35,21 +35,21 @@ _ID_PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
 _SPECIFIED: Final = frozenset({"message", "reasoning", "function_call", "function_call_output", "compaction"})
 _HAVE_STATUS: Final = frozenset({"message", "function_call", "function_call_output"})
 _STATUSES: Final = frozenset({"in_progress", "completed", "incomplete"})
-_REQUIRED_OF_PARTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+_PART_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {"output_text": {"annotations": []}, "input_image": {"image_url": None, "detail": "auto"}}
 )
 """What a list shows of parts, and a request may leave out."""
-_NEVER_SENT: Final = frozenset({"id", "status"})
+_REMOVED_FIELDS: Final = frozenset({"id", "status"})
 _TEXT_PARTS: Final = frozenset({"output_text", "input_text", "text"})
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,256}")
 COMPACTION: Final = "compaction"
 TRIGGER: Final = "compaction_trigger"
 LOCAL_SHELL_OUTPUT: Final = "local_shell_call_output"
-"""Its `id` is not its own: it names the call (OpenAI's API reference, `LocalShellCallOutput`)."""
+"""The `id` of such an item is not its own, but names the call (OpenAI's API reference, `LocalShellCallOutput`)."""
 
 
 def as_items(given: object) -> list[Item]:
-    """Returns a request's `input` as items. List elements that are not objects are left for the provider to judge."""
+    """Returns a request's `input` as items. List elements that are not objects are left for the provider to refuse."""
     if given is None:
         return []
     if isinstance(given, str):
@@ -80,13 +80,13 @@ def is_reference(item: Mapping[str, Any]) -> bool:
     return kind == "image_generation_call" and isinstance(item.get("id"), str) and item.get("result") is None
 
 
-def with_ids(items: Iterable[Item], places: Sequence[str] = (), gone: Iterable[str] = ()) -> list[Item]:
+def with_ids(items: Iterable[Item], places: Sequence[str] = (), removed_ids: Iterable[str] = ()) -> list[Item]:
     """Returns the items with one id each. An item keeps its own id if it is usable and unique among the items.
 
-    `places` name each item's place for good: another id is then derived from it, so that a list has the same ids every
-    time. Without them it is random. `gone`: ids that are taken by items that are there no more.
+    `places` are permanent names of the items' positions. New ids are derived from them, so that a list has the same ids
+    every time. Without them, new ids are random. `removed_ids`: ids of removed items, which are not used again.
     """
-    taken = set(gone)
+    taken = set(removed_ids)
     found = []
     for at, item in enumerate(items):
         identifier = item.get("id")
@@ -109,13 +109,13 @@ def _free_id(kind: str, place: str, taken: Container[str]) -> str:
 
 def new_item_id(kind: str, place: str = "") -> str:
     """Returns a new item id for this kind of item: random, or the same every time for the same place."""
-    word = hashlib.sha256(place.encode()).hexdigest()[:32] if place else secrets.token_hex(16)
-    return f"{_ID_PREFIXES.get(kind, 'item')}_{word}"
+    digest = hashlib.sha256(place.encode()).hexdigest()[:32] if place else secrets.token_hex(16)
+    return f"{_ID_PREFIXES.get(kind, 'item')}_{digest}"
 
 
-def shown(items: Sequence[Item], places: Sequence[str] = (), gone: Iterable[str] = ()) -> list[Item]:
+def shown(items: Sequence[Item], places: Sequence[str] = (), removed_ids: Iterable[str] = ()) -> list[Item]:
     """Returns items as a list shows them: each with an id, and with what the specification requires of its kind."""
-    return [_shown(item) for item in with_ids(items, places, gone)]
+    return [_shown(item) for item in with_ids(items, places, removed_ids)]
 
 
 def _shown(item: Item) -> Item:
@@ -138,37 +138,39 @@ def _shown(item: Item) -> Item:
 def _shown_part(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
-    return {**_REQUIRED_OF_PARTS.get(str(part.get("type")), {}), **_without_nulls(part)}
+    return {**_PART_DEFAULTS.get(str(part.get("type")), {}), **_without_nulls(part)}
 
 
 def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def has_blob(item: Mapping[str, Any]) -> bool:
-    """Whether an item is reasoning in encrypted form, which only the key's organisation that made it can read."""
+def has_encrypted_reasoning(item: Mapping[str, Any]) -> bool:
+    """Whether an item is encrypted reasoning, which only the organisation of the key that made it can read."""
     return kind_of(item) == "reasoning" and bool(item.get("encrypted_content"))
 
 
-def upstream_items(items: Iterable[Item], *, reasoning_ids: bool = False, blobs: bool = True) -> list[Item]:
-    """Returns stored items in the form that goes upstream.
+def upstream_items(
+    items: Iterable[Item], *, reasoning_ids: bool = False, encrypted_reasoning: bool = True
+) -> list[Item]:
+    """Returns stored items in the form that is sent upstream.
 
-    `reasoning_ids`: reasoning with encrypted content keeps its id, which Azure requires. `blobs`: it is sent at all.
-    An id stays where it is what the item says: of the call that an output of the local shell answers, of a reference.
+    `reasoning_ids`: encrypted reasoning keeps its id, which Azure requires. `encrypted_reasoning`: whether such
+    reasoning is sent at all. Outputs of the local shell and references keep their id, because it names another item.
     """
     found = []
     for item in items:
         kind = kind_of(item)
-        if kind == "reasoning" and not (blobs and has_blob(item)):
+        if kind == "reasoning" and not (encrypted_reasoning and has_encrypted_reasoning(item)):
             continue
-        kept = {name: value for name, value in _without_nulls(item).items() if name not in _NEVER_SENT}
+        fields = {name: value for name, value in _without_nulls(item).items() if name not in _REMOVED_FIELDS}
         if kind == LOCAL_SHELL_OUTPUT or is_reference(item) or (kind == "reasoning" and reasoning_ids):
-            kept |= {"id": item["id"]} if item.get("id") else {}
+            fields |= {"id": item["id"]} if item.get("id") else {}
         if kind == "message":
-            kept["type"] = "message"
-            if isinstance(kept.get("content"), list):
-                kept["content"] = [_without_logprobs(part) for part in kept["content"]]
-        found.append(kept)
+            fields["type"] = "message"
+            if isinstance(fields.get("content"), list):
+                fields["content"] = [_without_logprobs(part) for part in fields["content"]]
+        found.append(fields)
     return found
 
 

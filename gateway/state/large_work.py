@@ -1,9 +1,9 @@
-"""Work on what is kept of responses: a thread does what is long, in short calls, and the loop serves others meanwhile.
+"""Long work on stored responses runs in a thread, in short calls, so that the event loop serves others meanwhile.
 
-await LargeWork(off_loop).run(work, is_long=...)     at once where it is not
-is_long(value)                                       of decoded JSON; looks at no more than it takes to know
-parse_whole(data), parse_object_whole(data)          as lenient_json parses, in slices
-dump_whole(value)                                    as lenient_json writes, member by member
+await LargeWork(off_loop).run(work, is_long=...)     runs work in a thread if it is long
+is_long(value)                                       whether work on decoded JSON takes long
+parse_whole(data), parse_object_whole(data)          parse like lenient_json, in slices
+dump_whole(value)                                    serializes like lenient_json, member by member
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ T = TypeVar("T")
 
 _NODE_BYTES: Final = 8
 _LEVELS: Final = 6
-"""A record, its input, an item, its content, a part: what is in a part is written in one go."""
+"""A record, its input, an item, its content, a part. The content of a part is written in one call."""
 
 
 class LargeWork:
-    """Runs work in a worker's threads; without them all of it at once."""
+    """Runs long work in a worker's threads. Without threads, all work runs at once."""
 
     def __init__(self, off_loop: OffLoop | None = None) -> None:
         self._off_loop = off_loop
 
     async def run(self, work: Callable[[], T], *, is_long: bool) -> T:
-        """The work's result. What it works on is nobody else's meanwhile."""
+        """Returns the result of the work. Nobody else may change its data meanwhile."""
         if not is_long or self._off_loop is None:
             return work()
         return await self._off_loop.run(work)
 
 
-def is_long(*values: object, most_bytes: int = LONG_BYTES) -> bool:
-    """Whether so much is to be read or written that it takes longer than a loop should wait."""
+def is_long(*values: object, max_bytes: int = LONG_BYTES) -> bool:
+    """Whether reading or writing these values takes longer than the event loop should wait."""
     size, waiting = 0, list(values)
-    while waiting and size <= most_bytes:
+    while waiting and size <= max_bytes:
         value = waiting.pop()
         size += _NODE_BYTES
         if isinstance(value, (str, bytes, bytearray)):
             size += len(value)
         elif isinstance(value, (list, tuple)):
             size += _NODE_BYTES * len(value)
-            waiting += value[: most_bytes // _NODE_BYTES]
+            waiting += value[: max_bytes // _NODE_BYTES]
         elif isinstance(value, dict):
             size += _NODE_BYTES * len(value)
-            waiting += list(value.values()) if len(value) * _NODE_BYTES <= most_bytes else ()
-    return size > most_bytes
+            waiting += list(value.values()) if len(value) * _NODE_BYTES <= max_bytes else ()
+    return size > max_bytes
 
 
 def parse_whole(data: bytes) -> Any:

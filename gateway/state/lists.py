@@ -24,8 +24,8 @@ def page(items: Sequence[Item], query: bytes) -> dict[str, Any]:
 
     `items` are ordered from old to new, each with an id. Raises GatewayError `invalid_item` (400).
     """
-    asked = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
-    limit, order, after = asked.get("limit", str(DEFAULT_LIMIT)), asked.get("order", "desc"), asked.get("after")
+    params = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
+    limit, order, after = params.get("limit", str(DEFAULT_LIMIT)), params.get("order", "desc"), params.get("after")
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MAX_LIMIT:
         raise GatewayError("invalid_item", f"'limit' must be a number from 1 to {MAX_LIMIT}.", param="limit")
     if order not in ("asc", "desc"):

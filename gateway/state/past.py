@@ -1,15 +1,16 @@
 """What a turn continues.
 
-    past = await pasts.find(request, lock)        raises GatewayError; a conversation is locked under this name
-    await pasts.context(team_id, record)          what a response that was made in a conversation goes on from
+    past = await pasts.find(request, lock)        raises GatewayError; a conversation is locked with this name
+    await pasts.context(team_id, record)          the items of a conversation before a response that was made in it
 
-| the request names                        | is continued from                                             |
+| the request names                        | what it continues                                             |
 |------------------------------------------|---------------------------------------------------------------|
-| a response that its connection remembers | that                                                          |
-| a stored response                        | its chain; of one made in a conversation, what that held then |
-| a conversation                           | its items, since the latest compaction                        |
-| what is not stored here, on a route with | its provider's: the name is sent on, with what comes after    |
-|   `foreign_ids = "pass"`                 | it                                                            |
+| a response that its connection remembers | that response                                                 |
+| a stored response                        | its chain, and the conversation in which it was made, as that |
+|                                          | was then                                                      |
+| a conversation                           | its items since the latest compaction                         |
+| what is not stored here, on a route with | what its provider has: the id is passed on together with the  |
+|   `foreign_ids = "pass"`                 | input that follows                                            |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.state.chain import Link, last_compaction
 from gateway.state.conversations import LOCK_LIFE_S, Conversations
-from gateway.state.items import has_blob
+from gateway.state.items import has_encrypted_reasoning
 from gateway.state.records import StoredResponse
 from gateway.state.responses import MissingResponse, ResponseStore, previous_not_found
 
@@ -30,25 +31,25 @@ PREVIOUS: Final = "previous_response_id"
 CONVERSATION: Final = "conversation"
 
 
-class Base(NamedTuple):
-    """What only the provider has of a turn's past, before everything else: a response, or a conversation."""
+class ProviderBase(NamedTuple):
+    """The beginning of a turn's past that only the provider has: a response, or a conversation."""
 
     member: str
     id: str
 
     @classmethod
-    def read(cls, text: str) -> Base | None:
-        """Returns what a record says of it."""
+    def read(cls, text: str) -> ProviderBase | None:
+        """Reads the text in a record."""
         member, _, identifier = text.partition(" ")
         return cls(member, identifier) if identifier else None
 
     def text(self) -> str:
-        """Returns it as a record has it."""
+        """Returns the text for a record."""
         return f"{self.member} {self.id}"
 
 
 class Recalled(NamedTuple):
-    """What a connection remembers of a response. `base`: a response of the provider's that comes before it."""
+    """What a connection remembers of a response. `base`: a response that precedes it and that the provider has."""
 
     link: Link
     base: str | None = None
@@ -60,11 +61,12 @@ Recall = Callable[[str], Recalled | None]
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a turn continues: `links`, oldest first, and the response or conversation that the request named.
+    """What a turn continues: `links`, oldest first, and the response or conversation that the request names.
 
-    `stored` means that the links can be read from the store. If they cannot, a response that is stored holds them too.
-    `maker`: who made the latest reasoning in encrypted form, see `StoredResponse`. `place`: that of the conversation's
-    last item. `base_maker`: who has what comes before the links; "" if that is not known.
+    `stored`: the links can be read from the store. If they cannot, the stored response of the turn contains them.
+    `maker`: the key that made the latest encrypted reasoning, see `StoredResponse`. `place`: the position of the
+    conversation's last item. `base`, `base_maker`: the beginning that only the provider has, and the key that made it,
+    or "" if that is unknown.
     """
 
     links: Sequence[Link] = ()
@@ -73,16 +75,19 @@ class Past:
     stored: bool = True
     maker: str = ""
     place: int = 0
-    base: Base | None = None
+    base: ProviderBase | None = None
     base_maker: str = ""
 
 
-class Asked(Protocol):
-    """A request, as far as it says what it continues. `passes`: names of what its provider has may be sent on."""
+class PastRequest(Protocol):
+    """A request, as far as it says what it continues.
+
+    `passes_foreign_ids`: names of what its provider has may be sent on.
+    """
 
     @property
     def key(self) -> ApiKey:
-        """Whose it is."""
+        """The key of the caller."""
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -90,11 +95,11 @@ class Asked(Protocol):
 
     @property
     def recall(self) -> Recall | None:
-        """Where a previous response is looked for before the store is asked."""
+        """Looks up a previous response before the store is read, or None."""
 
     @property
-    def passes(self) -> bool:
-        """Whether ids of what is stored at the provider may be sent on."""
+    def passes_foreign_ids(self) -> bool:
+        """Whether ids of responses and items that the provider stores are passed on."""
 
 
 class Pasts:
@@ -104,21 +109,21 @@ class Pasts:
         self._responses = responses
         self._conversations = conversations
 
-    async def find(self, asked: Asked, lock: str) -> Past:
-        """Returns the past. If it is a conversation, it is locked, and to be unlocked."""
-        previous, conversation = _named(asked.fields)
+    async def find(self, request: PastRequest, lock: str) -> Past:
+        """Returns the past. A conversation is locked, and the caller must unlock it."""
+        previous, conversation = _named(request.fields)
         if previous is not None:
-            return await self._of_response(asked, previous)
-        await self._responses.check(asked.key)
+            return await self._find_response(request, previous)
+        await self._responses.check(request.key)
         if conversation is None:
             return Past()
-        team_id = asked.key.team_id
+        team_id = request.key.team_id
         try:
             await self._conversations.lock(team_id, conversation, lock, LOCK_LIFE_S)
         except GatewayError as error:
-            if error.code != "conversation_not_found" or not asked.passes:
+            if error.code != "conversation_not_found" or not request.passes_foreign_ids:
                 raise
-            return Past(base=Base(CONVERSATION, conversation))
+            return Past(base=ProviderBase(CONVERSATION, conversation))
         try:
             found = await self._conversations.read(team_id, conversation)
         except BaseException:
@@ -127,7 +132,7 @@ class Pasts:
         return Past([found.link()], conversation=conversation, place=found.last_place)
 
     async def context(self, team_id: str, record: StoredResponse) -> Link | None:
-        """Returns what the conversation in which a response was made held before it; None if there is none.
+        """Returns the items of a conversation before a response that was made in it, or None.
 
         Raises GatewayError `conversation_not_found`.
         """
@@ -136,23 +141,24 @@ class Pasts:
             return None
         return (await self._conversations.read(team_id, identifier)).link(record.place)
 
-    async def _of_response(self, asked: Asked, previous: str) -> Past:
-        recalled = None if asked.recall is None else asked.recall(previous)
-        if recalled is not None and (recalled.base is None or asked.passes):
-            await self._responses.check(asked.key)
-            base = None if recalled.base is None else Base(PREVIOUS, recalled.base)
+    async def _find_response(self, request: PastRequest, previous: str) -> Past:
+        recalled = None if request.recall is None else request.recall(previous)
+        if recalled is not None and (recalled.base is None or request.passes_foreign_ids):
+            await self._responses.check(request.key)
+            base = None if recalled.base is None else ProviderBase(PREVIOUS, recalled.base)
             return Past([recalled.link], parent=previous, stored=False, base=base)
         try:
-            records = await self._responses.chain(asked.key, previous)
+            records = await self._responses.chain(request.key, previous)
         except MissingResponse as missing:
-            if not asked.passes or missing.response_id != previous:
+            if not request.passes_foreign_ids or missing.response_id != previous:
                 raise
-            return Past(parent=previous, base=Base(PREVIOUS, previous))
+            return Past(parent=previous, base=ProviderBase(PREVIOUS, previous))
         links = [Link(record.response_id, record.input, record.output) for record in records]
-        makers = [record.maker for record in records if any(map(has_blob, record.output))]
+        makers = [record.maker for record in records if any(map(has_encrypted_reasoning, record.output))]
         root, base = records[0], None
-        if last_compaction(root.output) is None:  # it stands for all that comes before it
-            links, base = [*await self._before(asked.key.team_id, root), *links], Base.read(root.base)
+        if last_compaction(root.output) is None:  # a compaction item replaces everything before it
+            links = [*await self._conversation_before(request.key.team_id, root), *links]
+            base = ProviderBase.read(root.base)
         if base is not None and base.member == CONVERSATION:
             raise GatewayError(
                 "invalid_item",
@@ -163,7 +169,7 @@ class Pasts:
             links, parent=previous, maker=makers[-1] if makers else "", base=base, base_maker=root.maker if base else ""
         )
 
-    async def _before(self, team_id: str, root: StoredResponse) -> list[Link]:
+    async def _conversation_before(self, team_id: str, root: StoredResponse) -> list[Link]:
         try:
             found = await self.context(team_id, root)
         except GatewayError as error:
@@ -174,14 +180,14 @@ class Pasts:
 
 
 def _conversation_of(record: StoredResponse) -> str | None:
-    """Returns the conversation in which a response was made, if that had items before it."""
+    """Returns the conversation in which a response was made, if it had items before the response."""
     conversation = record.response.get(CONVERSATION)
     identifier = conversation.get("id") if isinstance(conversation, dict) else None
     return identifier if record.place and isinstance(identifier, str) else None
 
 
 def _named(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Returns the response and the conversation that a request names: one of them at most."""
+    """Returns the response and the conversation that a request names, of which at most one is set."""
     previous, conversation = fields.get(PREVIOUS), fields.get(CONVERSATION)
     if previous is not None and conversation is not None:
         raise GatewayError(

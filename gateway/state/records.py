@@ -22,7 +22,7 @@ SEALED: Final = b"\x02"
 RUNNING: Final = frozenset({"queued", "in_progress"})
 """The statuses of a response that has not ended."""
 _LEVEL: Final = 3
-_MOST_BYTES: Final = 256 * 1024 * 1024  # a record that expands beyond this was not written by the gateway
+_MAX_BYTES: Final = 256 * 1024 * 1024  # a record that expands beyond this was not written by the gateway
 
 
 class Sealer(Protocol):
@@ -38,11 +38,11 @@ class Sealer(Protocol):
 class StoredResponse(NamedTuple):
     """One stored turn.
 
-    `response` is the response as it was shown, with its output. `input` are the turn's own items. `parent` is the
-    response that it continues. `stored_s`: when it was stored, Unix time in seconds. `maker`: the upstream and the
-    fingerprint of its key that made it, as "upstream fingerprint", or "". `place`: that of the last item that its
-    conversation had before it, or 0. `base`: what only its provider has before it, see `past.Base`, or "". Records of
-    older versions lack these.
+    `response` is the response as the client received it, with its output. `input` are the turn's own items. `parent` is
+    the response that it continues. `stored_s`: Unix time in seconds. `maker`: the upstream and the fingerprint of the
+    key that made it, as "UPSTREAM FINGERPRINT", or "". `place`: the position of the last item that its conversation had
+    before it, or 0. `base`: what precedes it and only its provider has, see `past.ProviderBase`, or "". Records of
+    older versions lack the fields with defaults.
     """
 
     response: dict[str, Any]
@@ -82,7 +82,7 @@ def unpack(data: bytes, team_id: str, sealer: Sealer | None = None) -> StoredRes
     Raises ValueError if it is damaged or was encrypted with a key that is no longer configured.
     """
     fields = parse_whole(unpack_bytes(data, team_id, sealer))
-    return StoredResponse(*fields[: len(StoredResponse._fields)])  # a newer version may know more
+    return StoredResponse(*fields[: len(StoredResponse._fields)])  # a newer version may write more fields
 
 
 def pack_bytes(data: bytes, team_id: str, sealer: Sealer | None = None) -> bytes:
@@ -101,6 +101,6 @@ def unpack_bytes(data: bytes, team_id: str, sealer: Sealer | None = None) -> byt
     elif version != PLAIN:
         raise ValueError("not packed by the gateway")
     try:
-        return zlib.decompressobj().decompress(body, _MOST_BYTES)
+        return zlib.decompressobj().decompress(body, _MAX_BYTES)
     except zlib.error as error:
         raise ValueError(str(error)) from None

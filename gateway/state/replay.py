@@ -34,7 +34,7 @@ def _opening(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def ending_events(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the type and the body of each event behind the opening ones. There are none if the response still runs."""
+    """Yields the type and the body of each event after the opening ones. There are none if the response still runs."""
     if str(response.get("status")) not in TERMINAL_EVENTS:
         return
     for index, item in enumerate(response.get("output") or []):
@@ -46,7 +46,7 @@ def ending_events(response: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
 def terminal_event(response: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns the type and the body of the event that ends the stream of this response."""
     status = str(response.get("status"))
-    # The specification has no event of its own for a cancelled response, and typed clients know none.
+    # The specification has no event for a cancelled response, and typed clients would not know one.
     kind = TERMINAL_EVENTS["incomplete" if status == "cancelled" else status]
     return kind, {"response": dict(response)}
 

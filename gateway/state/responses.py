@@ -1,14 +1,14 @@
-"""The stored responses of all teams. Each is a link that names its parent and is read and written by its id.
+"""The stored responses of all teams. Each names its parent, and is read and written by its id.
 
-    chain(key, id)      a response and all that it continues, oldest first; renews the lifetime of each
+    chain(key, id)      a response and the responses that it continues, oldest first; renews the lifetime of each
     get(key, id)        one response
     put(...)            stores a response, or reserves its id while it runs
     delete(...)         deletes a response
     item(...)           the team's latest output item with this id
 
 All keys of a team are in one slot. Contents are read in pipelined calls, a few MiB at a time, and never inside a
-script. `StatePolicy` has the bounds. Raises GatewayError: `invalid_api_key`, `store_unavailable`, and what each method
-names.
+script. `StatePolicy` has the bounds. Raises GatewayError: `invalid_api_key`, `store_unavailable`, and the codes that
+each method names.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ USE: Final = Script.load("response_use_v1")
 DELETE: Final = Script.load("response_delete_v1")
 _SLICE: Final = 1000
 """How many turns of a chain one script renews. See response_entries.lua."""
-_AT_ONCE: Final = 8
+_BATCH_SIZE: Final = 8
 """How many contents are read at once, from the newest turn back. A chain may end early at a compaction."""
 _LONG_PACKED_BYTES: Final = 8 * 1024
-"""What is packed in more takes long to open: text is packed in a fifth, and less."""
+"""Larger packed records take long to open, because packing reduces text to a fifth or less."""
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 _CONTINUABLE: Final = frozenset({"completed", "incomplete"})
 
 
 @dataclass(frozen=True, slots=True)
 class StatePolicy:
-    """What is stored and how much of it. `max_resolved_bytes` bounds a whole chain, as JSON.
+    """Bounds of stored responses. `max_resolved_bytes` bounds a whole chain, as JSON.
 
-    `longest_s`: after which any response has ended, unless it runs in the background.
+    `max_duration_s`: every response has ended after this time, unless it runs in the background.
     """
 
     ttl_s: int
@@ -60,16 +60,16 @@ class StatePolicy:
     max_team_bytes: int
     max_depth: int
     max_resolved_bytes: int
-    longest_s: float = 3600.0
+    max_duration_s: float = 3600.0
 
 
-class Put(IntEnum):
+class PutResult(IntEnum):
     """The result of storing a response."""
 
     STORED = 1
     REFUSED = 0  # the id is already taken, or the response was deleted while it ran
     PARENT_GONE = -1
-    LATE = -2  # the store ran it when its caller had given up
+    LATE = -2  # the store ran the call after its deadline
 
 
 class MissingResponse(GatewayError):
@@ -95,7 +95,7 @@ class ResponseStore:
         self._log = structlog.get_logger("gateway.state")
 
     async def chain(self, key: ApiKey, response_id: str) -> list[StoredResponse]:
-        """Returns the response and what it continues, oldest first, from the latest compaction on.
+        """Returns the response and those that it continues, oldest first, from the latest compaction on.
 
         Raises MissingResponse, which names the response that is missing. Raises `invalid_item` if the response cannot
         be continued or the chain exceeds the bounds.
@@ -103,8 +103,8 @@ class ResponseStore:
         ids = await self._walk(key, response_id)
         found: list[StoredResponse] = []
         size = 0
-        for start in range(0, len(ids), _AT_ONCE):
-            some = ids[start : start + _AT_ONCE]
+        for start in range(0, len(ids), _BATCH_SIZE):
+            some = ids[start : start + _BATCH_SIZE]
             for identifier, packed in zip(some, await self._contents(key.team_id, some), strict=True):
                 record = await self._open(key.team_id, packed)
                 if record is None:
@@ -124,7 +124,7 @@ class ResponseStore:
         await self._walk(key, "")
 
     async def get(self, key: ApiKey, response_id: str) -> StoredResponse | None:
-        """Returns a response of the key's team, or None. Renews the lifetime of what it continues."""
+        """Returns a response of the key's team, or None. Renews its lifetime, and that of those that it continues."""
         try:
             await self._walk(key, response_id)
         except GatewayError as error:
@@ -133,27 +133,27 @@ class ResponseStore:
         return await self.read(key.team_id, response_id)
 
     async def read(self, team_id: str, response_id: str) -> StoredResponse | None:
-        """Returns a response of the team, also one that is only kept for a while, with its present status."""
+        """Returns a response of the team with its present status, or None. It may be a temporary one."""
         contents, *_, jobs, _, temporary = TeamKeys(team_id).background_response(response_id)
-        # The job is read first: a response that has no job any more has its last state when it is read.
+        # The job is read first. If there is none any more, the response that is read next has its last state.
         calls = [
             self.store.run("HGET", jobs, response_id),
             self.store.run("HGET", contents, response_id),
             self.store.run("GET", temporary),
         ]
-        job, stored, kept_for_a_while = await gather(calls)
-        record = await self._open(team_id, stored if stored is not None else kept_for_a_while)
+        job, stored, temporary_record = await gather(calls)
+        record = await self._open(team_id, stored if stored is not None else temporary_record)
         if record is None or record.status not in RUNNING:
             return record
         if record.response.get("background") is not True:
-            is_over = record.stored_s + self.policy.longest_s < time.time()
+            is_over = record.stored_s + self.policy.max_duration_s < time.time()
             return record._replace(response=_lost(record)) if is_over else record
         if job is None:
             return record._replace(response=_lost(record))
         return record._replace(response={**record.response, "status": job.split(b" ")[1].decode()})
 
     async def ancestors(self, key: ApiKey, record: StoredResponse) -> list[StoredResponse]:
-        """Returns what a response continues, oldest first, without the deleted responses."""
+        """Returns the responses that a response continues, oldest first, up to a deleted one."""
         found: list[StoredResponse] = []
         parent = record.parent
         while parent and len(found) < self.policy.max_depth:
@@ -166,10 +166,10 @@ class ResponseStore:
 
     async def put(
         self, team_id: str, record: StoredResponse, *, running: bool, reserved: bool, packed: bytes | None = None
-    ) -> Put:
+    ) -> PutResult:
         """Stores a response. Raises ValueError if it is too large.
 
-        `reserved`: an earlier call has reserved its id. `packed`: the record, where it has been packed already.
+        `reserved`: an earlier call has reserved its id. `packed`: the record, if it has been packed already.
         """
         args: list[str | bytes | int] = [
             record.response_id,
@@ -182,14 +182,15 @@ class ResponseStore:
             self.item_ids(record),
             self.store.run_by_ms(TeamKeys(team_id).team),
         ]
-        return Put((await gather([self.store.call(PUT, TeamKeys(team_id).stored_responses, args, is_large=True)]))[0])
+        call = self.store.call(PUT, TeamKeys(team_id).stored_responses, args, is_large=True)
+        return PutResult((await gather([call]))[0])
 
     async def packed(self, team_id: str, record: StoredResponse) -> bytes:
-        """Returns a record as it is stored. Raises ValueError if it is larger than what is kept."""
+        """Returns a record as it is stored. Raises ValueError if it is too large."""
         work = partial(pack, record, team_id, self._sealer)
         packed = await self.large_work.run(work, is_long=is_long(record.response, record.input))
         if len(packed) > self.policy.max_response_bytes:
-            raise ValueError(f"a response of {len(packed)} bytes is larger than what is kept")
+            raise ValueError(f"a response of {len(packed)} bytes is too large to be stored")
         return packed
 
     @staticmethod
@@ -264,12 +265,12 @@ class ResponseStore:
 
 
 def _lost(record: StoredResponse) -> dict[str, Any]:
-    """Returns a response that can run no more, as one that failed: its worker died, or could not reach the store."""
+    """Returns a lost response as failed: its worker died, or could not reach the store."""
     return failed_response(record.response, "server_error", "The response was lost before its end was stored.")
 
 
 def previous_not_found(response_id: str) -> MissingResponse:
-    """The error for a previous response that is unknown, expired, deleted or of another team."""
+    """Returns the error for a previous response that is unknown, expired, deleted or of another team."""
     return MissingResponse(response_id)
 
 

@@ -2,11 +2,11 @@
 
 | field                  | reason for the change                                                                     |
 |------------------------|-------------------------------------------------------------------------------------------|
-| `id`                   | changed only if the provider's is unusable: no `resp_`, over 64 characters, or taken      |
-| `previous_response_id` | the provider was not sent it and answers null                                             |
-| `store`                | the provider was sent false, but clients continue a response only if it says true         |
-| `conversation`         | the provider was not sent it                                                              |
-| `background`           | the provider was not sent it                                                              |
+| `id`                   | the provider's id is unusable: no `resp_`, more than 64 characters, or already taken      |
+| `previous_response_id` | the provider did not receive it, and answers null                                         |
+| `store`                | the provider received false, but clients continue a response only if it says true         |
+| `conversation`         | the provider did not receive it                                                           |
+| `background`           | the provider did not receive it                                                           |
 
 These are fields of the response object, which is the JSON answer itself or an event's `response`.
 """
@@ -28,7 +28,7 @@ _HAS_RESPONSE: Final = b'"response"'
 
 
 def is_usable_id(identifier: object) -> bool:
-    """Whether the client can be shown a provider's response id unchanged."""
+    """Whether a provider's response id can be passed on unchanged."""
     return isinstance(identifier, str) and _ID.fullmatch(identifier) is not None
 
 
@@ -67,12 +67,12 @@ def rewrite_event(event: Event, changes: dict[str, Any]) -> bytes:
 
 
 def with_data(raw: bytes, data: bytes) -> bytes:
-    """Returns an event with other data. What else it has stays, in lines that end in LF."""
+    """Returns an event with other data. Its other fields stay, in lines that end in LF."""
     lines = _lines(raw)
     first = next(at for at, line in enumerate(lines) if line.startswith(b"data:"))
-    kept = [line for line in lines if not line.startswith(b"data:")]
-    kept[first:first] = [b"data: " + line for line in data.split(b"\n")]
-    return b"\n".join(kept)
+    changed = [line for line in lines if not line.startswith(b"data:")]
+    changed[first:first] = [b"data: " + line for line in data.split(b"\n")]
+    return b"\n".join(changed)
 
 
 def _lines(raw: bytes) -> list[bytes]:

@@ -1,11 +1,11 @@
-"""Encrypts what the gateway keeps of a team, and what it gives to clients and takes back from them: compaction items.
+"""Encrypts the stored state of teams, and compaction items, which clients keep and send back.
 
     SealingKeys(secrets, purpose)    seals with the first key and opens with each: AES-256-GCM (NIST SP 800-38D)
-    CompactionKeys               the ring for compaction items: the operator's keys, or one that is made once
+    CompactionKeys                   the key ring for compaction items: the operator's keys, or one that is made once
 
-A key of each purpose is derived from each secret (HKDF-SHA-256, RFC 5869). What was sealed for one team can be opened
-for that team alone, because its id is authenticated with it. The form is: a version byte, the key's number (4 bytes),
-the nonce (12 bytes), the encrypted data with its tag.
+A key for each purpose is derived from each secret (HKDF-SHA-256, RFC 5869). Sealed data can be opened only for its
+team, because the team's id is authenticated with it. The format is: a version byte, the key's number (4 bytes), the
+nonce (12 bytes), and the encrypted data with its tag.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _HEAD_BYTES: Final = 1 + _NUMBER_BYTES + _NONCE_BYTES
 
 
 class SealingKeys:
-    """Keys of one purpose. The first one seals; each opens what it has sealed, so that keys can be replaced."""
+    """Keys for one purpose.
+
+    The first one seals. Every key can open what it has sealed, so that keys can be replaced.
+    """
 
     def __init__(self, secrets: Sequence[bytes], purpose: str) -> None:
         derived = [_derived(secret, purpose) for secret in secrets]
@@ -66,10 +69,10 @@ class SealingKeys:
 
 
 class CompactionKeys:
-    """Seals texts that clients keep. Mutable: the ring, once it is known.
+    """The keys that seal texts for clients. Mutable: the key ring, once it is known.
 
-    Without keys of the operator's, one key is made at the first use and kept in the store, where all workers find it.
-    It stays there, because clients may keep what it has sealed for as long as they like.
+    If the operator has set no keys, one key is made at the first use and kept in the store, where all workers find it.
+    It is never deleted, because clients may keep sealed texts for any time.
     """
 
     def __init__(self, store: Store, secrets: Sequence[bytes]) -> None:
@@ -80,15 +83,15 @@ class CompactionKeys:
     async def ring(self) -> SealingKeys:
         """Returns the keys. Raises GatewayError `store_unavailable`."""
         if self._ring is None:
-            made = os.urandom(_KEY_BYTES).hex()
-            calls = [] if self._secrets else [self._store.run("SET", SEALING_KEY, made, "NX")]
+            new_key = os.urandom(_KEY_BYTES).hex()
+            calls = [] if self._secrets else [self._store.run("SET", SEALING_KEY, new_key, "NX")]
             kept: bytes | None = (await gather([*calls, self._store.run("GET", SEALING_KEY)]))[-1]
             self._ring = SealingKeys([*self._secrets, *([] if kept is None else [kept])], COMPACTION)
         return self._ring
 
 
 def seal_text(ring: SealingKeys, text: str, team_id: str) -> str:
-    """Returns a text that nobody but this gateway can open again, for this team."""
+    """Returns a sealed text that only this gateway can open, for this team."""
     return base64.urlsafe_b64encode(ring.seal(text.encode("utf-8", "surrogatepass"), team_id)).decode("ascii")
 
 

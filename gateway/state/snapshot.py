@@ -1,7 +1,7 @@
-"""A response as the gateway shows it before the provider has one, and how it shows one that failed. Pure.
+"""A response before the provider has one, and a response that failed or was cancelled. Pure.
 
-The fields are those of the OpenResponses specification of 2026-04-24, schema `ResponseResource`. What the request sets
-is echoed, what it leaves out has the specification's default.
+The fields are those of the OpenResponses specification of 2026-04-24, schema `ResponseResource`. Fields that the
+request sets are repeated, and the others have the specification's defaults.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ _ECHOED: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     }
 )
 """The fields of a request that its response repeats, where they have their type."""
-_OF_FUNCTIONS: Final[Mapping[str, Any]] = MappingProxyType({"description": None, "parameters": None, "strict": None})
+_FUNCTION_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {"description": None, "parameters": None, "strict": None}
+)
 
 
 def begun_response(fields: Mapping[str, Any], response_id: str, model: str, created_at: int) -> dict[str, Any]:
     """Returns the response in progress to a request of these fields. `created_at`: Unix time in seconds."""
-    echoed = {name: fields[name] for name, kinds in _ECHOED.items() if _is_of(fields.get(name), kinds)}
-    for name, whole in _WHOLE.items():
+    echoed = {name: fields[name] for name, kinds in _ECHOED.items() if _has_kind(fields.get(name), kinds)}
+    for name, complete in _COMPLETIONS.items():
         if name in echoed:
-            echoed[name] = whole(echoed[name])
+            echoed[name] = complete(echoed[name])
     return {**blank_response(response_id, model, created_at), **echoed}
 
 
@@ -54,13 +56,13 @@ def queued_response(fields: Mapping[str, Any], response_id: str, created_at: int
     return {**begun, "status": "queued", "background": True}
 
 
-def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
+def _has_kind(value: object, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _tools(tools: list[Any]) -> list[Any]:
     given = [tool for tool in tools if isinstance(tool, dict)]
-    return [{**_OF_FUNCTIONS, **tool} if tool.get("type") == "function" else tool for tool in given]
+    return [{**_FUNCTION_DEFAULTS, **tool} if tool.get("type") == "function" else tool for tool in given]
 
 
 def _tool_choice(choice: Any) -> Any:
@@ -69,21 +71,21 @@ def _tool_choice(choice: Any) -> Any:
 
 
 def _text(text: dict[str, Any]) -> dict[str, Any]:
-    shape = text.get("format")
-    if not isinstance(shape, dict):
+    form = text.get("format")
+    if not isinstance(form, dict):
         return {**text, "format": {"type": "text"}}
-    if shape.get("type") != "json_schema":
+    if form.get("type") != "json_schema":
         return text
     # The schema itself is not repeated: the specification's `JsonSchemaResponseFormat` has null there.
-    strict = shape.get("strict") is True
-    return {**text, "format": {"name": "", "description": None, **shape, "schema": None, "strict": strict}}
+    strict = form.get("strict") is True
+    return {**text, "format": {"name": "", "description": None, **form, "schema": None, "strict": strict}}
 
 
 def _reasoning(reasoning: dict[str, Any]) -> dict[str, Any]:
     return {"effort": None, "summary": None, **reasoning}
 
 
-_WHOLE: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
+_COMPLETIONS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
     {"tools": _tools, "tool_choice": _tool_choice, "text": _text, "reasoning": _reasoning}
 )
 """What a request may leave out, and its response may not."""

@@ -1,8 +1,8 @@
-"""Answers calls about stored responses without the provider: GET, DELETE, input_items, cancel.
+"""Answers calls for stored responses without the provider: GET, DELETE, input_items, cancel.
 
     answer = await stored.serve(operation, key, response_id, query)    None: the response is not stored here
 
-These calls cost nothing and count against no limit, because programs poll.
+These calls cost nothing and count at no limit, because programs poll.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gateway.types import Headers
 _JSON = b"application/json"
 _SSE = b"text/event-stream"
 _POLL_AFTER: Final = ((b"openai-poll-after-ms", b"1000"),)
-"""After how long to ask again. The SDKs' polling helpers honour it."""
+"""The interval for polling, which the SDKs' helpers respect."""
 _NUMBER: Final = re.compile(r"-?[0-9]{1,15}")
 
 
@@ -39,7 +39,7 @@ class LocalAnswer(NamedTuple):
 
     content_type: bytes
     body: bytes
-    more: tuple[tuple[bytes, bytes], ...] = ()
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def head(self, request_id: str) -> Headers:
         """Returns the answer's headers."""
@@ -47,7 +47,7 @@ class LocalAnswer(NamedTuple):
             (b"content-type", self.content_type),
             (b"content-length", b"%d" % len(self.body)),
             (b"x-request-id", request_id.encode()),
-            *self.more,
+            *self.extra_headers,
         ]
 
 
@@ -97,10 +97,10 @@ class StoredCalls:
         return None
 
     def _retrieve(self, key: ApiKey, record: StoredResponse, query: bytes) -> LocalAnswer | LocalStream:
-        asked = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
-        if asked.get("stream") not in ("true", "True", "1"):
-            return shown_response(record.response)
-        after = asked.get("starting_after", "-1")
+        params = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
+        if params.get("stream") not in ("true", "True", "1"):
+            return response_answer(record.response)
+        after = params.get("starting_after", "-1")
         if _NUMBER.fullmatch(after) is None:
             raise GatewayError("invalid_item", "'starting_after' must be a sequence number.", param="starting_after")
         number = max(-1, int(after))
@@ -117,7 +117,7 @@ class StoredCalls:
         cancelled = cancelled_response(record.response)
         if await self._background.cancel(key.team_id, record, cancelled):
             return _json(cancelled)
-        ended = await self._responses.read(key.team_id, record.response_id)  # it ended a moment before
+        ended = await self._responses.read(key.team_id, record.response_id)  # it had ended just before
         return _json(cancelled if ended is None else ended.response)
 
     async def _input(self, key: ApiKey, record: StoredResponse) -> list[Item]:
@@ -133,7 +133,7 @@ class StoredCalls:
         return shown([item for _, item in placed], [place for place, _ in placed])
 
     async def _context(self, team_id: str, record: StoredResponse) -> list[tuple[str, Item]]:
-        """Returns the items of its conversation that came before a response, if they are there."""
+        """Returns the items of its conversation that precede a response, if they still exist."""
         try:
             link = await self._pasts.context(team_id, record)
         except GatewayError as error:
@@ -144,9 +144,9 @@ class StoredCalls:
         return [(f"{item['id']}/{record.response_id}", item) for item in items]
 
 
-def shown_response(response: dict[str, Any]) -> LocalAnswer:
-    """Returns a response as JSON. One that still runs says when to ask again."""
-    return _json(response)._replace(more=_POLL_AFTER if response.get("status") in RUNNING else ())
+def response_answer(response: dict[str, Any]) -> LocalAnswer:
+    """Returns a response as JSON. If it still runs, a header tells clients when to poll again."""
+    return _json(response)._replace(extra_headers=_POLL_AFTER if response.get("status") in RUNNING else ())
 
 
 def _json(value: dict[str, Any]) -> LocalAnswer:

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
+from gateway.protocol.dialects.responses import NO_USAGE
 from gateway.state import replay
 from gateway.state.snapshot import begun_response
-
-_NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        "input_tokens": 0,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": 0,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 0,
-    }
-)
 
 
 def warm_up_response(response_id: str, model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +23,7 @@ def warm_up_response(response_id: str, model: str, fields: Mapping[str, Any]) ->
         "status": "completed",
         "completed_at": now_s,
         "previous_response_id": fields.get("previous_response_id"),
-        "usage": dict(_NO_USAGE),
+        "usage": dict(NO_USAGE),
     }
 
 

@@ -242,20 +242,20 @@ def socket_policy(settings: Settings) -> SocketPolicy:
 
 def build_turns(settings: Settings, store: Store, off_loop: OffLoop) -> Turns:
     """What keeps responses and conversations, for routes whose state the gateway keeps."""
-    state, longest_s = settings.state, settings.server.total_timeout_s
+    state, max_duration_s = settings.state, settings.server.total_timeout_s
     policy = StatePolicy(
         state.ttl_s,
         state.max_response_bytes,
         state.max_team_bytes,
         state.max_depth,
         state.max_resolved_bytes,
-        longest_s + _BACKGROUND_SLACK_S,
+        max_duration_s + _BACKGROUND_SLACK_S,
     )
     in_background = BackgroundPolicy(
         concurrency=state.background_concurrency,
         queue=state.background_queue,
         lease_s=state.background_lease_s,
-        longest_s=2 * longest_s + _BACKGROUND_SLACK_S,
+        max_duration_s=2 * max_duration_s + _BACKGROUND_SLACK_S,
         max_bytes=state.background_max_bytes,
     )
     secrets = [key.get_secret_value().encode() for key in state.encryption_keys]

@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.state.records import StoredResponse, pack, unpack
-from gateway.state.responses import Put, ResponseStore, StatePolicy
+from gateway.state.responses import PutResult, ResponseStore, StatePolicy
 from gateway.store.keyspace import TeamKeys
 from tests.support.ledgers import LedgerParts
 
@@ -31,7 +31,7 @@ def turn(identifier: str, parent: str | None = None, text: str = "", **fields: A
 
 async def store(responses: ResponseStore, key: ApiKey, *records: StoredResponse) -> None:
     for record in records:
-        assert await responses.put(key.team_id, record, running=False, reserved=False) is Put.STORED
+        assert await responses.put(key.team_id, record, running=False, reserved=False) is PutResult.STORED
 
 
 async def ids(responses: ResponseStore, key: ApiKey, identifier: str) -> list[str]:
@@ -110,14 +110,14 @@ async def test_only_a_finished_response_can_be_continued(ledgers: LedgerParts, s
 async def test_an_id_is_taken_once(ledgers: LedgerParts) -> None:
     responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
     puts = [responses.put(key.team_id, turn("a", text=str(n)), running=True, reserved=False) for n in range(20)]
-    assert sorted(await asyncio.gather(*puts)) == [Put.REFUSED] * 19 + [Put.STORED]
+    assert sorted(await asyncio.gather(*puts)) == [PutResult.REFUSED] * 19 + [PutResult.STORED]
 
 
 async def test_what_was_deleted_while_it_ran_is_not_stored(ledgers: LedgerParts) -> None:
     responses, key = ResponseStore(ledgers.store, policy()), await ledgers.new_key()
-    assert await responses.put(key.team_id, turn("a"), running=True, reserved=False) is Put.STORED
+    assert await responses.put(key.team_id, turn("a"), running=True, reserved=False) is PutResult.STORED
     assert await responses.delete(key.team_id, "a")
-    assert await responses.put(key.team_id, turn("a"), running=False, reserved=True) is Put.REFUSED
+    assert await responses.put(key.team_id, turn("a"), running=False, reserved=True) is PutResult.REFUSED
     assert await responses.get(key, "a") is None
 
 
@@ -157,7 +157,7 @@ async def test_a_chain_is_bounded_in_turns_and_bytes(ledgers: LedgerParts) -> No
 
 async def test_a_response_beyond_the_bound_is_not_kept(ledgers: LedgerParts) -> None:
     responses, key = ResponseStore(ledgers.store, policy(max_response_bytes=50)), await ledgers.new_key()
-    with pytest.raises(ValueError, match="larger than what is kept"):
+    with pytest.raises(ValueError, match="too large to be stored"):
         await responses.put(key.team_id, turn("a"), running=False, reserved=False)
 
 

@@ -98,22 +98,22 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "items that the gateway has not made are not passed on",
         "gateway/state/references.py",
-        "if there is None and not passes:",
+        "if named_item is None and not passes_foreign_ids:",
         "if False:",
         f"{_TEST_KEPT}::test_a_reference_to_what_the_gateway_has_not_made_is_refused",
     ),
     Protection(
         "responses that the gateway has not made are not passed on",
         _PAST,
-        "if not asked.passes or missing.response_id != previous:",
+        "if not request.passes_foreign_ids or missing.response_id != previous:",
         "if missing.response_id != previous:",
         f"{_TEST_FOREIGN}::test_where_they_are_refused_nothing_is_sent",
     ),
     Protection(
         "a chain through a deleted response is not passed on",
         _PAST,
-        "if not asked.passes or missing.response_id != previous:",
-        "if not asked.passes:",
+        "if not request.passes_foreign_ids or missing.response_id != previous:",
+        "if not request.passes_foreign_ids:",
         f"{_TEST_FOREIGN}::test_a_chain_through_a_deleted_response_stays_refused",
     ),
     Protection(
@@ -126,7 +126,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "what agents send again is stored once",
         "gateway/state/turns.py",
-        "with_ids(sent.own)",
+        "with_ids(upstream_input.own)",
         "with_ids(new)",
         "tests/state/test_repeated_items.py::test_a_call_that_is_sent_again_beside_its_output_goes_on_for_many_turns",
     ),
@@ -260,7 +260,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "an item of an id that is known, and that says something else, is an item of its own",
         "gateway/state/chain.py",
-        'return _agree({**before, "status": None}, item)',
+        'return _is_compatible({**before, "status": None}, item)',
         "return True",
         "tests/state/test_repeated_items.py::test_items_of_one_id_that_say_something_else_are_all_taken",
     ),

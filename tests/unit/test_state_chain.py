@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.state.chain import Link, check_calls, continued, resolve
+from gateway.state.chain import Link, check_calls, resolve, resolve_parts
 from gateway.state.items import Item, as_items, is_reference, shown, upstream_items, with_ids
 
 
@@ -78,7 +78,7 @@ def test_whatever_each_turn_sends_again_of_the_turns_before_is_taken_once(again:
         links.append(Link(f"resp_{turn}", [*repeated, *results, asked], [made]))
         said += [*results, asked, made]
     assert resolve(links, []) == said
-    assert continued(links, said) == (said, [])
+    assert resolve_parts(links, said) == (said, [])
     check_calls([*said, output(f"call_{len(again) - 1}")])
 
 

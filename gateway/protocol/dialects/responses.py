@@ -48,6 +48,16 @@ _ENDED: Final[Mapping[str, Ended]] = MappingProxyType(
 )
 """How a response ended, by its status. Every other final status is an answer that is complete."""
 _IN_PROGRESS: Final = ("queued", "in_progress")
+NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "input_tokens": 0,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 0,
+    }
+)
+"""The usage of a response that used no tokens."""
 
 
 def read_event(facts: StreamFacts, name: str, body: Json) -> None:

@@ -1,10 +1,10 @@
-"""What compaction changes in an answer's output: the summary becomes an item, or an item goes before the output. Pure.
+"""The changes of an answer's output that compaction makes: the summary becomes an item, or precedes the output. Pure.
 
-Summarised(seal)     the answer is a summary: its output is the one item that `seal` makes of it
-Preceded(item)       the item is the first of the output, and the provider's own follow it
+SummaryOutput(seal)       the answer is a summary, and its output becomes the one item that `seal` makes of it
+PrefixedOutput(item)      the item precedes the provider's own items
 
-shape.whole(response)     the output of a JSON answer, or None if it stays
-shape.events(event)       the events in the place of one of the provider's, renumbered
+change.whole(response)    the output of a JSON answer, or None if it stays unchanged
+change.events(event)      the events that replace one of the provider's events, renumbered
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from gateway.state.snapshot import failed_response
 _DONE: Final = "completed"
 
 
-class Shape(Protocol):
+class OutputChange(Protocol):
     """A change of an answer's output."""
 
     def whole(self, response: Mapping[str, Any]) -> list[Item] | None:
-        """Returns the output that a JSON answer is shown with, or None if it stays. Raises GatewayError."""
+        """Returns the new output of a JSON answer, or None if it stays unchanged. Raises GatewayError."""
 
     def events(self, event: Event) -> list[Event]:
-        """Returns the events that are shown in the place of this one. Raises GatewayError."""
+        """Returns the events that replace this one. Raises GatewayError."""
 
 
-class _Renumbered:
-    """Numbers the events anew, because some are added and some left out. Mutable: the next number."""
+class _Renumbering:
+    """Numbers the events anew, because some are added and some are left out. Mutable: the next number."""
 
     def __init__(self) -> None:
         self._next = 0
 
     def numbered(self, event: Event, changes: Mapping[str, bytes], output: list[Item] | None = None) -> Event:
-        """Returns the event with its number, these fields, and this output of its response."""
+        """Returns the event with its new number, with these changes, and with this output of its response."""
         if event.data is None:
             return event
         data = replace(event.data, 0, {**changes, "sequence_number": b"%d" % self._next})
@@ -51,20 +51,20 @@ class _Renumbered:
         self._next += 1
         return read_event(with_data(event.raw, data), whole=True)
 
-    def made(self, item: Item) -> Iterator[Event]:
-        """Yields the events of an item that is the first of the output."""
+    def item_events(self, item: Item) -> Iterator[Event]:
+        """Yields the events of an item that is the first one of the output."""
         for kind in ("response.output_item.added", "response.output_item.done"):
-            yield self.made_event(kind, {"output_index": 0, "item": item})
+            yield self.own_event(kind, {"output_index": 0, "item": item})
 
-    def made_event(self, kind: str, body: Mapping[str, Any]) -> Event:
-        """Returns an event of the gateway's own, with its number."""
+    def own_event(self, kind: str, body: Mapping[str, Any]) -> Event:
+        """Returns a numbered event of the gateway itself."""
         data = dumps({"type": kind, "sequence_number": self._next, **body})
         self._next += 1
         return read_event(b"event: %b\ndata: %b\n\n" % (kind.encode(), data), whole=True)
 
 
-class Summarised(_Renumbered):
-    """The answer is a summary. `seal` makes the item of its text. Mutable: the output so far."""
+class SummaryOutput(_Renumbering):
+    """Replaces the output of an answer that is a summary. `seal` makes the item. Mutable: the output so far."""
 
     def __init__(self, seal: Callable[[str], Item]) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class Summarised(_Renumbered):
         self._output = OutputItems()
 
     def whole(self, response: Mapping[str, Any]) -> list[Item] | None:
-        """See `Shape`. An answer that is not complete is shown as it is."""
+        """See `OutputChange`. An answer that is not complete stays unchanged."""
         return [self._seal(summary_of(response))] if response.get("status") == _DONE else None
 
     def events(self, event: Event) -> list[Event]:
-        """See `Shape`. The events of the summary's own items are left out."""
+        """See `OutputChange`. The events of the summary's own items are left out."""
         fields = event.fields
         if fields is None:
             return [event]
@@ -94,13 +94,13 @@ class Summarised(_Renumbered):
             item = self._seal(summary_of({**response, "output": merged}))
         except GatewayError as error:
             return [
-                self.made_event("response.failed", {"response": failed_response(response, error.code, error.message)})
+                self.own_event("response.failed", {"response": failed_response(response, error.code, error.message)})
             ]
-        return [*self.made(item), self.numbered(event, {}, [item])]
+        return [*self.item_events(item), self.numbered(event, {}, [item])]
 
 
-class Preceded(_Renumbered):
-    """An item goes before the output. Mutable: whether it has been shown."""
+class PrefixedOutput(_Renumbering):
+    """Adds an item before the output. Mutable: whether it has been sent."""
 
     def __init__(self, item: Item) -> None:
         super().__init__()
@@ -108,12 +108,12 @@ class Preceded(_Renumbered):
         self._shown = False
 
     def whole(self, response: Mapping[str, Any]) -> list[Item] | None:
-        """See `Shape`."""
+        """See `OutputChange`."""
         output = response.get("output")
         return [self._item, *(output if isinstance(output, list) else [])]
 
     def events(self, event: Event) -> list[Event]:
-        """See `Shape`. The provider's items move on by one place."""
+        """See `OutputChange`. The indexes of the provider's items grow by one."""
         fields = event.fields
         if fields is None:
             return [event]
@@ -122,7 +122,7 @@ class Preceded(_Renumbered):
         before: list[Event] = []
         if not self._shown and (ends or isinstance(index, int)):
             self._shown = True
-            before = list(self.made(self._item))
+            before = list(self.item_events(self._item))
         if ends and isinstance(response, dict):
             return [*before, self.numbered(event, {}, self.whole(response))]
         moved = {"output_index": b"%d" % (index + 1)} if isinstance(index, int) else {}
