@@ -2,6 +2,7 @@
 
 TERMINAL_EVENTS     status -> event type. Source: the OpenResponses specification of 2026-04-24, "Streaming"
 TERMINAL_STATUSES   event type -> status
+RUNNING             the statuses of a response that has not ended
 """
 
 from __future__ import annotations
@@ -16,3 +17,4 @@ TERMINAL_EVENTS: Final[Mapping[str, str]] = MappingProxyType(
 TERMINAL_STATUSES: Final[Mapping[str, str]] = MappingProxyType(
     {event: status for status, event in TERMINAL_EVENTS.items()}
 )
+RUNNING: Final = frozenset({"queued", "in_progress"})

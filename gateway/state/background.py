@@ -25,9 +25,10 @@ import structlog
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError, JsonScalar
+from gateway.protocol.response_events import RUNNING
 from gateway.protocol.sse_framing import split_events
 from gateway.state.event_log import EventLog, Piece, after
-from gateway.state.records import RUNNING, Sealer, StoredResponse, pack_bytes, unpack_bytes
+from gateway.state.records import Sealer, StoredResponse, pack_bytes, unpack_bytes
 from gateway.state.replay import terminal_event
 from gateway.state.responses import ResponseStore
 from gateway.state.snapshot import failed_response

@@ -20,12 +20,12 @@ from typing import Any, Final, NamedTuple
 
 from gateway.concurrency.off_loop import LONG_BYTES
 from gateway.errors import GatewayError
-from gateway.protocol.response_events import TERMINAL_STATUSES
+from gateway.protocol.response_events import RUNNING, TERMINAL_STATUSES
 from gateway.state.background import Background, EndResult, Job, QueueResult, ResponseEnd, new_job, queue_full
 from gateway.state.event_log import EventLog
 from gateway.state.following import follow
 from gateway.state.large_work import parse_object_whole
-from gateway.state.records import RUNNING, StoredResponse
+from gateway.state.records import StoredResponse
 from gateway.state.replay import ending_events, terminal_event
 from gateway.state.responses import previous_not_found
 from gateway.state.rewriting import Event

@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
+from gateway.protocol.response_events import RUNNING
 from gateway.state.background import Background
 from gateway.state.event_log import EventLog
-from gateway.state.records import RUNNING
 from gateway.state.replay import events, terminal_event
 
 DONE: Final = b"data: [DONE]\n\n"

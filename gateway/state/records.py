@@ -19,8 +19,6 @@ from gateway.state.large_work import dump_whole, parse_whole
 
 PLAIN: Final = b"\x01"
 SEALED: Final = b"\x02"
-RUNNING: Final = frozenset({"queued", "in_progress"})
-"""The statuses of a response that has not ended."""
 _LEVEL: Final = 3
 _MAX_BYTES: Final = 256 * 1024 * 1024  # a record that expands beyond this was not written by the gateway
 

@@ -25,9 +25,10 @@ import structlog
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey, invalid_api_key
+from gateway.protocol.response_events import RUNNING
 from gateway.state.items import COMPACTION, Item, kind_of
 from gateway.state.large_work import LargeWork, is_long
-from gateway.state.records import RUNNING, Sealer, StoredResponse, pack, unpack
+from gateway.state.records import Sealer, StoredResponse, pack, unpack
 from gateway.state.snapshot import failed_response
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather

@@ -15,13 +15,14 @@ from urllib.parse import parse_qs
 
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
+from gateway.protocol.response_events import RUNNING
 from gateway.state.background import Background
 from gateway.state.following import DONE, follow
 from gateway.state.items import Item, shown
 from gateway.state.large_work import dump_whole, is_long
 from gateway.state.lists import page
 from gateway.state.past import Pasts
-from gateway.state.records import RUNNING, StoredResponse
+from gateway.state.records import StoredResponse
 from gateway.state.replay import events
 from gateway.state.responses import ResponseStore
 from gateway.state.snapshot import cancelled_response

@@ -40,14 +40,13 @@ from gateway.protocol.dialects.openai_form import DONE, error_body, error_in, er
 from gateway.protocol.dialects.request_fields import token_bound
 from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.output_size import file_bytes, text_bytes
-from gateway.protocol.response_events import TERMINAL_STATUSES
+from gateway.protocol.response_events import RUNNING, TERMINAL_STATUSES
 
 OPENINGS: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDED: Final[Mapping[str, Ended]] = MappingProxyType(
     {"incomplete": "incomplete", "failed": "failed", "cancelled": "incomplete"}
 )
 """How a response ended, by its status. Every other final status is an answer that is complete."""
-_IN_PROGRESS: Final = ("queued", "in_progress")
 NO_USAGE: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "input_tokens": 0,
@@ -96,7 +95,7 @@ def output_bytes(body: Json) -> int:
 def read_answer(body: Json) -> AnswerFacts:
     """Reads a response. An error inside an object "response" is the reason of a failed response."""
     status, response_id = body.get("status"), body.get("id")
-    in_progress = status in _IN_PROGRESS
+    in_progress = str(status) in RUNNING
     usage = body.get("usage")
     return AnswerFacts(
         usage if isinstance(usage, dict) and not in_progress else None,
