@@ -63,7 +63,7 @@ from gateway.types import Headers, Receive, Scope, Send
 from gateway.upstream.model_list import ModelList
 from gateway.websocket.sockets import Sockets
 from gateway.websocket.upgrade import Upgrades, is_websocket, refuse_elsewhere
-from gateway.worker.background import EnforcementCheck, background_works
+from gateway.worker.background import EnforcementCheck, background_periodics
 from gateway.worker.cluster_state import ClusterState
 from gateway.worker.control_loop import ControlLoop, Source
 from gateway.worker.metrics_collector import MetricsCollector
@@ -116,7 +116,7 @@ class Services:
     sockets: Sockets
     upgrades: Upgrades
     notices: Notices = field(init=False)
-    works: tuple[Periodic, ...] = ()
+    periodics: tuple[Periodic, ...] = ()
     control_loop: ControlLoop = field(init=False)
     metrics_collector: MetricsCollector = field(init=False)
     ready: bool = False
@@ -261,9 +261,9 @@ class Gateway:
             services.metrics_collector = metrics_collector = MetricsCollector(services, self._counters, spool, shared)
             stack.push_async_callback(metrics_collector.end)
             app.state.services = self.services = services
-            works = (*background_works(services, EnforcementCheck(services).work), late_usage.work)
-            services.works = (*store.works, *works)
-            for work in works:
+            periodics = (*background_periodics(services, EnforcementCheck(services).work), late_usage.work)
+            services.periodics = (*store.periodics, *periodics)
+            for work in periodics:
                 stack.push_async_callback(_cancel, asyncio.create_task(work.run(), name=work.name))
             stack.push_async_callback(handler.background.finish, settings.server.drain_timeout_s, handler.end_all)
             self._on_started()
@@ -333,7 +333,7 @@ def _services(
             RequestTimings(store),
             live_requests,
             audit_log,
-            ledger.line.slot_times,
+            ledger.queue.slot_times,
         ),
         request_log=request_log,
         store_inspection=StoreInspection(store),

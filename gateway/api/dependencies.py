@@ -55,7 +55,7 @@ class Services(Protocol):
     metrics_collector: MetricsCollector
     store_inspection: StoreInspection
     notices: Notices
-    works: tuple[Periodic, ...]
+    periodics: tuple[Periodic, ...]
     ready: bool
     leaving: bool
 

@@ -45,7 +45,7 @@ async def readyz(request: Request) -> Response:
         name: upstream.enabled and upstream.health.whole.wait_s(now_s) <= 0
         for name, upstream in snapshot.upstreams.items()
     }
-    dead_work = dead(services.works, now_s)
+    dead_work = dead(services.periodics, now_s)
     open_admission = services.ledger.admits_unchecked
     parts: dict[str, Any] = {
         "store": (services.store.available and services.store_inspection.lets_us_serve) or open_admission,

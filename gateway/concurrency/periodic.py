@@ -121,6 +121,6 @@ class Periodic:
             pass
 
 
-def dead(works: tuple[Periodic, ...], now_s: float) -> list[str]:
+def dead(periodics: tuple[Periodic, ...], now_s: float) -> list[str]:
     """Returns the names of the dead works, for /readyz. `now_s` is the event loop's time."""
-    return [work.name for work in works if work.is_dead(now_s)]
+    return [work.name for work in periodics if work.is_dead(now_s)]

@@ -1,8 +1,8 @@
 """Voids the holds of admissions that nobody waits for any more: their caller has left, or their reply was lost.
 
-Such an admission may still be on its way over a lost connection while the void takes a new one, and then it runs behind
-the void. Nobody would know of its hold, which would stay for a whole life. So the void is sent at once, and again when
-the admission is too late to run: it names the latest time at which it may (`Store.run_by_ms`).
+Such an admission may still be under way on a lost connection, and may reach the store after a void that was sent on a
+new connection. Its hold would then stay until it expires. Therefore the void is sent at once, and a second time when
+the deadline of the admission has passed, after which it cannot run any more (`Store.run_by_ms`).
 
 Mutable: the timers of the second voids.
 """
@@ -18,7 +18,7 @@ from gateway.billing.settlement import NO_USAGE, Settlement
 from gateway.ledger.admissions import AdmissionRequest, hold_of
 
 _ROUNDING_S: Final = 0.005
-"""A deadline is a whole number of ms, and belongs to its time."""
+"""Deadlines are rounded to milliseconds, and include the last one."""
 
 
 class Abandoned:
@@ -37,7 +37,7 @@ class Abandoned:
         self._timers[request.request_id] = self._loop.call_later(self._wait_s, self._again, void)
 
     async def end(self) -> None:
-        """Waits at shutdown until the last of them has been voided for certain, at most the store's timeout."""
+        """Waits at shutdown until the second voids have been sent, for at most the store's timeout."""
         if self._timers:
             last_s = max(timer.when() for timer in self._timers.values())
             await asyncio.sleep(last_s + _ROUNDING_S - self._loop.time())

@@ -1,4 +1,4 @@
-"""What an admission sends to the store: the keys and arguments of `admit_v5`. Pure.
+"""The keys and arguments of the admission script. Pure.
 
 AdmissionCalls(policy).call(request, ...)   for a request, or for its dry run
 """
@@ -17,9 +17,9 @@ ADMIT: Final = Script.load("admit_v5")
 
 
 class AdmissionCalls:
-    """Writes calls with the lifetimes of a policy.
+    """Makes calls with the lifetimes of a policy.
 
-    `run_by_ms`: for a key of the store, the latest time at which a call may run, by the store's clock in ms.
+    `run_by_ms` returns, for a key of the store, the deadline of a call in ms by the store's clock.
     """
 
     def __init__(self, policy: LedgerPolicy, run_by_ms: Callable[[str], str]) -> None:

@@ -14,17 +14,16 @@ from gateway.protocol.rate_limit_headers import NO_RATES, Rates
 
 _LATE: Final = b"late"
 _CALENDAR: Final = b"calendar"
-_ANSWER: Final = 17  # values of a reply that every one has
+_COMMON_VALUES: Final = 17  # values that every reply has
 
 
 class AdmissionRequest(NamedTuple):
-    """What step 4 asks for. `patterns`: the model's, the most specific first.
+    """The input of step 4. `patterns`: the patterns that match the model, the most specific one first.
 
-    `sends_output_bound`: the provider is told how much output is held; None: if a limit lowers it.
-    `operations`: names that stand for the operation in a list of permitted ones, one per line. `free`: only the key and
-    what it may use is checked; nothing is reserved, and no limit is asked. `waits`: it has its place in the queue.
-    `limited`: the patterns whose limits count it, where they are others than `patterns`.
-    `tags`: as a hold has them.
+    `sends_output_bound`: whether the provider gets the bound on the output; None: only if a limit lowers it.
+    `operations`: the names that permit the operation, one per line. `free`: only the key and its permissions are
+    checked, nothing is reserved, and no limit counts the request. `waits`: it has a place in the queue. `limited`: the
+    patterns whose limits count the request, if they differ from `patterns`. `tags`: see `Hold`.
     """
 
     request_id: str
@@ -44,8 +43,8 @@ class AdmissionRequest(NamedTuple):
 class Admission(NamedTuple):
     """A request that may run.
 
-    `unchecked`: admitted without the store, by `store.on_failure = "open"`. `cut_at_cap`: its key wants no answer to
-    cost more than its hold.
+    `unchecked`: admitted without the store, by `store.on_failure = "open"`. `cut_at_cap`: its key asks for answers to
+    be cut before they cost more than the hold.
     """
 
     hold: Hold
@@ -57,17 +56,17 @@ class Admission(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a dry run found: the admission that would be, and the limits as they stand without it."""
+    """The result of a dry run: the admission that would be made, and the limits without it."""
 
     admission: Admission
     view: View
 
 
 class AdmissionRefused(GatewayError):
-    """A refusal by the admission script; carries the rates for the answer's headers.
+    """A refusal by the admission script, with the rates for the answer's headers.
 
-    `queue_s`: for how long it may wait for its turn instead; 0: not at all. `ahead`: how many it waits for. `used`: of
-    the limit. `day`: as a hold has it.
+    `queue_s`: for how long the request may wait in the queue instead; 0: not at all. `ahead`: how many requests are
+    before it. `used`: the use of the limit. `day`: see `Hold`.
     """
 
     rates: Rates = NO_RATES
@@ -80,7 +79,7 @@ class AdmissionRefused(GatewayError):
     def of(
         cls, error: GatewayError, rates: Rates, queue_s: int, ahead: int, used: int, day: int = -1
     ) -> AdmissionRefused:
-        """The same error, with what the script says besides."""
+        """Returns the error together with the script's other values."""
         refused = cls(
             error.code,
             error.message,
@@ -93,7 +92,7 @@ class AdmissionRefused(GatewayError):
         return refused
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The error's headers, and what is left of the rate limits."""
+        """Returns the error's headers and those of the rate limits."""
         return [*super().headers(), *self.rates.headers()]
 
 
@@ -109,7 +108,7 @@ class CalendarDue(Exception):
     """The ends of the team's periods are not known yet, so nothing was decided. `now_ms` is the store's time."""
 
     def __init__(self, now_ms: int) -> None:
-        super().__init__("the team's calendar is to be written first")
+        super().__init__("the team's calendar must be written first")
         self.now_ms = now_ms
 
 
@@ -156,16 +155,16 @@ def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
         raise AdmissionLate(now_ms)
     if code == _CALENDAR:
         raise CalendarDue(now_ms)
-    rates = Rates(*reply[11:_ANSWER])
+    rates = Rates(*reply[11:_COMMON_VALUES])
     demand = request.demand
-    if tokens != demand.input_tokens + demand.output_tokens:  # a limit lowered the default that the hold is made of
+    if tokens != demand.input_tokens + demand.output_tokens:  # a limit has lowered the default bound on the output
         demand = demand._replace(amount_nano_usd=amount, output_tokens=tokens - demand.input_tokens)
         request = request._replace(demand=demand)
     if admitted == 1:
-        counted, day = (reply[17].decode(), reply[18]) if len(reply) > _ANSWER else ("", -1)
+        counted, day = (reply[17].decode(), reply[18]) if len(reply) > _COMMON_VALUES else ("", -1)
         return Admission(hold_of(request, now_ms, counted=counted, day=day), rates, available, cut_at_cap=cut == 1)
     wait = None if wait_ms < 0 else wait_ms
-    usd_left, tokens_left, queue_s, ahead, day, pattern = reply[_ANSWER:]
+    usd_left, tokens_left, queue_s, ahead, day, pattern = reply[_COMMON_VALUES:]
     refusal = AdmissionRefusal(
         now_ms, code.decode(), scope.decode(), limit, used, wait, available, usd_left, tokens_left, pattern.decode()
     )

@@ -1,10 +1,10 @@
-"""Entries that have left the journal for files, and what the store keeps of them: their sums.
+"""Removes entries from the journal that are in a file, and keeps their sums in the store.
 
-    archive(store, team_id, part, render)   takes the oldest entries out, if a file has exactly these
-    Archived.read(flat)                     the sums, from which `verification` goes on
+    archive(store, team_id, part, render)   removes the oldest entries, if a file has exactly these entries
+    Archived.read(flat)                     the sums, with which `verification` begins
 
-A file is compared with the journal by a digest: the SHA-256 of its lines. The sums are carried forward in the script
-that trims the journal, so that balances can be verified from the team's first entry on, however much was archived.
+A file is compared with the journal by the SHA-256 of its lines. The script that trims the journal also updates the
+sums, so that balances can be verified from the team's first entry on, however much was archived.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BY_KEY: Final = ("spent:", "tokens:")
 
 
 class Part(NamedTuple):
-    """The oldest entries of a journal, as a file has them: the last one's id, how many, the digest of their lines."""
+    """The oldest entries of a journal that a file has: the id of the last one, their number, and the file's digest."""
 
     through: str
     entries: int
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Archived:
-    """The sums of entries: money in nano-USD, by key what was spent and the tokens. `through`: the last one's id."""
+    """The sums of archived entries. Money is in nano-USD. `spent` and `tokens` are by key. `through`: the last id."""
 
     entries: int = 0
     through: str = ""
@@ -47,13 +47,13 @@ class Archived:
 
     @classmethod
     def read(cls, flat: Iterable[bytes]) -> Self:
-        """Returns what the store keeps. Raises ValueError for a value that no script of ours has written."""
+        """Reads the stored sums. Raises ValueError for a value that the gateway has not written."""
         words = [word.decode() for word in flat]
         fields = dict(zip(words[::2], words[1::2], strict=True))
         entries, balance, granted = (int(fields.get(name, "0")) for name in ("entries", "balance", "granted"))
         spent, tokens = (
-            Counter({name.removeprefix(what): int(n) for name, n in fields.items() if name.startswith(what)})
-            for what in _BY_KEY
+            Counter({name.removeprefix(prefix): int(n) for name, n in fields.items() if name.startswith(prefix)})
+            for prefix in _BY_KEY
         )
         return cls(entries, fields.get("through", ""), balance, granted, spent, tokens)
 
@@ -69,7 +69,7 @@ class Archived:
             self.tokens[entry.key_id] += entry.usage.total_tokens if entry.usage is not None else 0
 
     def increments(self) -> list[str]:
-        """Returns the fields of the sums, each followed by what is to be added to it."""
+        """Returns the fields of the sums, each followed by its increment."""
         plain = {"entries": self.entries, "granted": self.granted}
         plain |= {f"spent:{key}": amount for key, amount in self.spent.items()}
         plain |= {f"tokens:{key}": count for key, count in self.tokens.items()}
@@ -77,9 +77,9 @@ class Archived:
 
 
 async def archive(store: Store, team_id: str, part: Part, render: Callable[[Entry], bytes]) -> int:
-    """Takes entries out of a journal and returns how many. `render` writes one as a line of the file.
+    """Removes entries from a journal, and returns how many. `render` writes an entry as a line of the file.
 
-    Raises GatewayError `already_exists` if the file has something else than the journal, and `store_unavailable`.
+    Raises GatewayError `already_exists` if the file differs from the journal, and `store_unavailable`.
     """
     sums, oldest, digest = Archived(), "", hashlib.sha256()
     async for page in Journal(store).export(team_id, to_ms=int(part.through.partition("-")[0]) + 1):

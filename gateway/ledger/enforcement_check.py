@@ -1,8 +1,8 @@
-"""The start-up proof: a limit of one must refuse the second request, on this very store, by the very scripts.
+"""Checks at the start that this store enforces limits: with a limit of one, the second request must be refused.
 
-A store that answers but does not enforce (a proxy that swallows scripts, a wrong version) must not take traffic. The
-proof has a team of its own, whose keys all have a TTL before the scripts touch them: it leaves nothing, wherever it is
-cut off.
+A store that answers but does not enforce limits, such as a proxy that swallows scripts, must not serve traffic. The
+check uses a team of its own. All of its keys have a TTL before the scripts use them, so that nothing is left behind,
+wherever the check is interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _LIFE_S: Final = 60
 
 
 async def check_enforcement(store: Store, ledger: Ledger) -> str:
-    """Admits one request of a team with a limit of one, and sees the second refused. Returns what is wrong, or ""."""
+    """Admits a request of a team with a limit of one, and expects the second to be refused.
+
+    Returns a problem, or "".
+    """
     team_id = "canary" + "".join(secrets.choice(ALPHABET) for _ in range(4))
     try:
         key = await _make_team(store, team_id)
@@ -38,12 +41,12 @@ async def check_enforcement(store: Store, ledger: Ledger) -> str:
         return f"the store refuses the gateway's commands: {error}"
     except GatewayError as error:
         return f"the store does not work: {error.message}"
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # replies that no script of ours gives
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # replies that the scripts do not give
         return f"the store does not run the gateway's scripts: {error!r}"
 
 
 async def _make_team(store: Store, team_id: str) -> ApiKey:
-    """A team with one key that may run one request a minute. Holds get a neighbour, so that no key is ever emptied."""
+    """Makes a team with a key of one request per minute. Other values in its hashes keep them from being deleted."""
     keys, key_id = TeamKeys(team_id), new_id()
     contents = {
         keys.team: ("HSET", "status", "active", "metered", "0"),

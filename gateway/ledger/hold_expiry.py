@@ -2,7 +2,7 @@
 
     renew(store, holds, life)             extends the holds of this worker's running requests
     restore(store, holds, life)           reserves them again if the store lost or voided them
-    reclaim(store, owner)                 voids the holds of a dead worker, which its lease has reported
+    reclaim(store, owner)                 voids the holds of a dead worker, whose lease has lapsed
     expire_holds(store, round_s, life_s)  voids all other holds that nobody has renewed
 
 Both renewal and expiry run every third of `ledger.hold_ttl_s`, so a hold survives two rounds that fail. The store may
@@ -32,7 +32,7 @@ _RESTORED: Final = 1
 
 
 async def renew(store: Store, holds: Iterable[Hold], life_ms: str) -> int:
-    """Moves the expiry of open holds on, and returns how many holds are gone.
+    """Extends the lifetime of open holds, and returns how many holds do not exist any more.
 
     Raises StoreUnavailable or StoreError when every team has been tried.
     """
@@ -46,8 +46,8 @@ async def renew(store: Store, holds: Iterable[Hold], life_ms: str) -> int:
     ]
     gone = sum(len(ids) for _, ids in calls)
     for at in range(0, len(calls), _BATCH_SIZE):
-        some = calls[at : at + _BATCH_SIZE]
-        gone -= sum(await _all([store.call(RENEW, [key], [life_ms, *ids]) for key, ids in some]))
+        batch = calls[at : at + _BATCH_SIZE]
+        gone -= sum(await _all([store.call(RENEW, [key], [life_ms, *ids]) for key, ids in batch]))
     return gone
 
 
@@ -77,18 +77,18 @@ async def expire_holds(store: Store, round_s: float, life_s: float) -> int:
     expired = 0
     faults: list[StoreError] = []
     async for teams in _teams(store):
-        rest = teams
-        while rest:
-            replies = await _all([store.call(EXPIRE, _held_keys(keys), args) for keys in rest], faults)
+        remaining = teams
+        while remaining:
+            replies = await _all([store.call(EXPIRE, _held_keys(keys), args) for keys in remaining], faults)
             counts = [(0, 0) if reply is None else reply for reply in replies]
             expired += sum(voided for voided, _ in counts)
-            rest = [keys for keys, (_, seen) in zip(rest, counts, strict=True) if seen == _BATCH_SIZE]
+            remaining = [keys for keys, (_, seen) in zip(remaining, counts, strict=True) if seen == _BATCH_SIZE]
     _raise_first(faults)
     return expired
 
 
 async def reclaim(store: Store, owner: str) -> int:
-    """Voids what a dead worker held, for every team, and returns how many holds. Their ids begin with `owner`.
+    """Voids the holds of a dead worker in every team, and returns how many. Their ids begin with `owner`.
 
     Raises StoreUnavailable or StoreError after every team has been tried.
     """

@@ -9,11 +9,11 @@
     adjust    either sign     + amount
     settle    - the cost      + amount
     void      0               unchanged
-    expire    0               unchanged: the hold of a gateway that died
-    attempt   0               unchanged: an upstream that failed may have started the work, and may charge for it
+    expire    0               unchanged; the gateway that made the hold has died
+    attempt   0               unchanged; an upstream that failed may have started work, and may charge for it
 
-An entry's id is the stream's: "<server time, ms>-<number>". A cursor is such an id. verification.py checks the balances
-against the journal.
+An entry's id is that of the stream: "<server time, ms>-<number>". A cursor is such an id. verification.py checks the
+balances against the journal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from gateway.billing.bill import Bill, read_bill
 from gateway.errors import GatewayError
-from gateway.ledger.packed_entry import fingerprint, plain_fields, read_known, spelled_out
+from gateway.ledger.packed_entry import expand_fields, fingerprint, plain_fields, read_known
 from gateway.protocol.quantities import Usage
 from gateway.store.keyspace import WEEK_MS, TeamKeys
 from gateway.store.replies import gather, gather_pages
@@ -39,9 +39,9 @@ from gateway.types import Page
 ENTRIES: Final = Script.load("entries_v1")
 FIND: Final = Script.load("find_v1")
 PAGE: Final = 100
-"""Entries that are read at once. They keep the store and the event loop busy for a millisecond or two."""
+"""How many entries are read at once. They keep the store and the event loop busy for a millisecond or two."""
 UNREADABLE: Final = "unreadable"
-_ROUNDS: Final = 200  # pages that are looked through for a type that is rare
+_ROUNDS: Final = 200  # pages that are searched for a rare type
 _NO_END: Final = 2**63 - 1
 _NO_TEXTS: Final[Mapping[int, bytes]] = MappingProxyType({})
 
@@ -51,8 +51,8 @@ class Entry:
     """One movement. Money is in nano-USD, `at_ms` is the server's time. Fields that do not apply are "" or 0.
 
     `ref` is the id of the request, or of the movement for grants and adjustments. `usage` and `bill` belong to a
-    settlement, and `over` is what its hold did not cover. `attempt` is a failed attempt that may have started the work.
-    `response_id` is the provider's id of the answer.
+    settlement, and `over` is the part of its cost that the hold did not cover. `attempt` describes a failed attempt
+    that may have started work. `response_id` is the provider's id of the answer.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """A request that runs: its reservation in nano-USD and tokens, when it was admitted, the meters that count it."""
+    """A running request: its reservation in nano-USD and tokens, when it was admitted, and the meters that count it."""
 
     id: str
     key_id: str
@@ -88,8 +88,8 @@ class OpenHold:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Where a request was found: open, or ended as its entry says. `entry` is None where retention has taken it."""
+class FoundRequest:
+    """A request that was found, which is open or has ended. `entry` is None if retention has removed it."""
 
     team_id: str
     open: OpenHold | None = None
@@ -116,16 +116,16 @@ class Journal:
         type_: str | None = None,
         newest: bool = False,
     ) -> Page[Entry]:
-        """Entries with from_ms <= time < to_ms that follow the cursor `after`; of one type; the newest first.
+        """Returns entries with from_ms <= time < to_ms after the cursor, optionally of one type, or newest first.
 
-        A page of one type may be short, even empty, and not be the last: `next` says.
+        A page of one type may be short or even empty, although more pages follow. `next` is None only on the last one.
         """
         start, end = str(from_ms), f"({to_ms}-0"
-        if after is not None and newest and _place(after) < (to_ms, 0):
+        if after is not None and newest and _position(after) < (to_ms, 0):
             end = f"({after}"
-        elif after is not None and not newest and _place(after) >= (from_ms, 0):
+        elif after is not None and not newest and _position(after) >= (from_ms, 0):
             start = f"({after}"
-        if end == "(0-0" or to_ms <= 0:  # the store knows no interval that ends before its beginning
+        if end == "(0-0" or to_ms <= 0:  # the store refuses an interval that ends before its beginning
             return Page((), None)
         found: list[Entry] = []
         for _ in range(_ROUNDS if type_ is not None else limit // PAGE + 1):
@@ -142,7 +142,7 @@ class Journal:
         return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
 
     async def export(self, team_id: str, *, from_ms: int = 0, to_ms: int = _NO_END) -> AsyncIterator[tuple[Entry, ...]]:
-        """All entries of a period, in pages."""
+        """Yields all entries of a period, in pages."""
         after: str | None = None
         while True:
             page = await self.entries(team_id, limit=PAGE - 1, after=after, from_ms=from_ms, to_ms=to_ms)
@@ -152,34 +152,34 @@ class Journal:
                 return
             after = page.next
 
-    async def find(self, team_ids: Sequence[str], request_id: str, *, remembered_s: int) -> Found | None:
-        """A request among teams: running, or how it ended. An expired hold is not seen: `find_expired`.
+    async def find(self, team_ids: Sequence[str], request_id: str, *, remembered_s: int) -> FoundRequest | None:
+        """Finds a request of any of these teams, running or ended. For expired holds see `find_expired`.
 
         `remembered_s` is `ledger.resolution_ttl_s`.
         """
-        replies = await self._look(team_ids, request_id, remembered_s, "")
+        replies = await self._find(team_ids, request_id, remembered_s, "")
         for team_id, reply in zip(team_ids, replies, strict=True):
             match reply:
                 case [b"open", held]:
-                    return Found(team_id, open=read_hold(request_id, held.decode()))
+                    return FoundRequest(team_id, open=read_hold(request_id, held.decode()))
                 case [b"done", done]:
                     return await self._ended(team_id, done.decode())
                 case [b"entry", entry_id, packed, row, ending]:
-                    entry = read_entry(entry_id, spelled_out(packed, row, ending))
-                    return Found(team_id, None, entry.type, -entry.amount, entry.settled_by, entry)
+                    entry = read_entry(entry_id, expand_fields(packed, row, ending))
+                    return FoundRequest(team_id, None, entry.type, -entry.amount, entry.settled_by, entry)
         return None
 
     async def find_response(
         self, team_ids: Sequence[str], response_id: str, *, remembered_s: int
     ) -> tuple[str, int] | None:
-        """Returns (team id, when its request was admitted, ms) of a response that is remembered, or None."""
-        replies = await self._look(team_ids, response_id, remembered_s, "12")
+        """Returns the team's id and the admission time in ms of a remembered response, or None."""
+        replies = await self._find(team_ids, response_id, remembered_s, "12")
         for team_id, reply in zip(team_ids, replies, strict=True):
             if reply:
                 return team_id, read_known(*reply[2:]).admitted_ms
         return None
 
-    async def _look(self, team_ids: Sequence[str], name: str, remembered_s: int, place: str) -> list[Any]:
+    async def _find(self, team_ids: Sequence[str], name: str, remembered_s: int, place: str) -> list[Any]:
         now_ms = time.time_ns() // 1_000_000
         since_ms, sought = max(0, now_ms - remembered_s * 1000 - WEEK_MS), [name, fingerprint(name), place]
 
@@ -192,20 +192,20 @@ class Journal:
 
         return await gather_pages(self._store, [partial(look, team_id) for team_id in team_ids])
 
-    async def find_expired(self, team_id: str, request_id: str, *, since_ms: int = 0) -> Found | None:
-        """The entry of a hold that expired, searched from the newest entry back."""
+    async def find_expired(self, team_id: str, request_id: str, *, since_ms: int = 0) -> FoundRequest | None:
+        """Finds the entry of an expired hold, beginning with the newest entry."""
         end = "+"
         while found := await self._range("XREVRANGE", team_id, end, str(since_ms), PAGE):
             for entry in found:
                 if entry.ref == request_id:
-                    return Found(team_id, kind=entry.type, cost=-entry.amount, settled_by="expired", entry=entry)
+                    return FoundRequest(team_id, kind=entry.type, cost=-entry.amount, settled_by="expired", entry=entry)
             end = f"({found[-1].id}"
         return None
 
-    async def _ended(self, team_id: str, done: str) -> Found:
+    async def _ended(self, team_id: str, done: str) -> FoundRequest:
         kind, cost, _balance, entry_id, settled_by = done.split(" ", 4)
         found = await self._range("XRANGE", team_id, entry_id, entry_id, 1)
-        return Found(team_id, None, kind, int(cost), settled_by, found[0] if found else None)
+        return FoundRequest(team_id, None, kind, int(cost), settled_by, found[0] if found else None)
 
     async def _range(self, command: str, team_id: str, start: str, end: str, count: int) -> list[Entry]:
         reply = (await gather([read_entries(self._store, team_id, command, start, end, str(count))]))[0]
@@ -215,32 +215,32 @@ class Journal:
 def read_entries(
     store: Store, team_id: str, command: str, start: str, end: str, count: str = ""
 ) -> asyncio.Future[Any]:
-    """Asks for entries; `entries_of` reads the reply. `command` is XRANGE or XREVRANGE."""
+    """Starts to read entries. `entries_of` parses the reply. `command` is XRANGE or XREVRANGE."""
     names = TeamKeys(team_id)
     return store.call(ENTRIES, [names.journal, names.words], [command, start, end, count])
 
 
 def entries_of(reply: list[Any]) -> Iterator[Entry]:
-    """The entries in a reply to `read_entries`."""
+    """Returns the entries in the reply of `read_entries`."""
     found, flat = reply
     texts = {int(number): text for number, text in zip(flat[::2], flat[1::2], strict=True)}
     return (read_entry(entry_id, fields, texts) for entry_id, fields in found)
 
 
 def read_hold(hold_id: str, text: str) -> OpenHold:
-    """A hold as the scripts keep it: "amount tokens admitted_ms key_id ..."."""
+    """Parses a hold as the scripts store it: "amount tokens admitted_ms key_id ..."."""
     amount, tokens, admitted_ms, key_id, *rest = text.split(" ")
     counted = frozenset(rest[1].split(",")) if len(rest) > 1 else frozenset[str]()
     return OpenHold(hold_id, key_id, int(amount), int(tokens), int(admitted_ms), counted)
 
 
 def check_cursor(after: str | None) -> None:
-    """Raises GatewayError `invalid_field` for what is no entry's id."""
+    """Raises GatewayError `invalid_field` if a cursor is not an entry's id."""
     if after is not None:
-        _place(after)
+        _position(after)
 
 
-def _place(entry_id: str) -> tuple[int, int]:
+def _position(entry_id: str) -> tuple[int, int]:
     ms, separator, number = entry_id.partition("-")
     if not (separator and ms.isascii() and ms.isdigit() and number.isascii() and number.isdigit()):
         raise GatewayError("invalid_field", f"{entry_id!r} is not a cursor of a journal.", param="after")
@@ -248,15 +248,15 @@ def _place(entry_id: str) -> tuple[int, int]:
 
 
 def read_entry(entry_id: bytes, flat: list[bytes], texts: Mapping[int, bytes] = _NO_TEXTS) -> Entry:
-    """An entry of a journal; of the type UNREADABLE where no script of ours has written it.
+    """Parses an entry. It has the type UNREADABLE if the gateway has not written it.
 
-    `texts` explains the numbers in packed entries.
+    `texts` are the texts that numbers in packed entries stand for.
     """
     try:
         return _read_entry(entry_id, plain_fields(flat, texts))
     except (ValueError, TypeError, LookupError):
         entry = entry_id.decode()
-        return Entry(entry, _place(entry)[0], UNREADABLE, "", 0, 0)
+        return Entry(entry, _position(entry)[0], UNREADABLE, "", 0, 0)
 
 
 def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
@@ -265,12 +265,14 @@ def _read_entry(entry_id: bytes, flat: list[bytes]) -> Entry:
     entry = entry_id.decode()
     usage, bill = None, None
     if fields["type"] == "settle":
-        used, cached, created, reasoning = (int(fields[name]) for name in ("in", "cached", "out", "reasoning"))
-        usage = Usage(used, cached, created, reasoning, used + created, None)
+        input_tokens, cached, output_tokens, reasoning = (
+            int(fields[name]) for name in ("in", "cached", "out", "reasoning")
+        )
+        usage = Usage(input_tokens, cached, output_tokens, reasoning, input_tokens + output_tokens, None)
         bill = read_bill(fields.get("bill", ""), usage)
     return Entry(
         id=entry,
-        at_ms=_place(entry)[0],
+        at_ms=_position(entry)[0],
         type=fields["type"],
         ref=fields["id"],
         amount=int(fields["amount"]),

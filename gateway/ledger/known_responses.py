@@ -1,13 +1,13 @@
-"""Who made a response, per team, for a bounded time: so that what follows goes to the same upstream and key.
+"""Remembers which upstream and key made a response, so that requests that continue it go there.
 
-    remember_running(...)       before its client is shown its id: what follows may come while its request still runs
-    memory(response_id, ...)    what the settlement writes down, in the same call to the store: `Ledger.settle`
-    find(key, response_id)      one call, only where a request names a response
-    check(key)                  the same call without a response: is this key alive, and may it use an operation?
+    remember_running(...)       before the client receives the id, because other requests may refer to it at once
+    memory(response_id, ...)    what the settlement remembers, in the same call to the store: `Ledger.settle`
+    find(key, response_id)      one call, only for requests that name a response
+    check(key)                  the same call without a response: checks the key, and whether it may use an operation
 
-A response is charged once: by its own request, while that runs (`Standing.RUNNING`). One whose usage was not known when
-that ended (it runs in the background, its client left) was charged by an estimate; the first usage that is seen later,
-or that it ended without one, corrects that, by the difference: `correction`.
+A response is charged once, by its own request. While that runs, its standing is `Standing.RUNNING`. If the usage was
+unknown when the request ended, for example because its client left, the response was charged by an estimate. The first
+usage that is seen later corrects the charge by the difference, and so does its end without a usage: `correction`.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from gateway.store.keyspace import WEEK_MS, TeamKeys
 from gateway.store.script import Script
 from gateway.store.store import Store
 
-_OF_THE_KEY: Final = -1
+_REFUSED_BY_KEY: Final = -1
 _BY_USAGE: Final = ("usage", "upstream_cost")
 _STORED: Final = 12
-"""Where those fields of a `KnownResponse` end that are kept as such; the entry of its settlement tells the others."""
-_CLOCKS_MS: Final = 60_000
-"""By how much the store's clock may be ahead of this one."""
+"""How many fields of a `KnownResponse` are stored as JSON. The others come from the entry of its settlement."""
+_MAX_CLOCK_SKEW_MS: Final = 60_000
+"""By how much the store's clock may be ahead of this worker's."""
 LOOK: Final = Script.load("look_v3")
 
 
-_LOOK_AGAIN_S: Final = (0.02, 0.08)
-"""Pauses before a response counts as unknown: what another worker wrote as its client saw the id may be on its way."""
+_RETRY_PAUSES_S: Final = (0.02, 0.08)
+"""Pauses before a response counts as unknown, because another worker may just be writing it."""
 
 
 class Standing(IntEnum):
     """How a response was charged. Stored as a number, of which earlier versions knew the first two, as a boolean."""
 
-    ESTIMATED = 0  # a usage that is seen later is charged, less what was
-    SETTLED = 1  # by its usage, or as it ended without one
-    RUNNING = 2  # its request has not been settled yet, and will be
+    ESTIMATED = 0  # a usage that is seen later is charged, less the estimate
+    SETTLED = 1  # by its usage, or because it ended without one
+    RUNNING = 2  # its request will still be settled
 
 
 class KnownResponse(NamedTuple):
-    """A response: who made it, for whom, and what it was charged. `settled`: its `Standing`.
+    """A response: the upstream that made it, the key that requested it, and its charge. `settled`: its `Standing`.
 
-    `upstream_key` is the fingerprint of the gateway's own key there. `admitted_ms`: the store's time. While its request
-    runs, cost and tokens are those of its hold: the most that they can come to. `request_id`: that request;
-    `held_nano_usd`: what was held for it; `tags`: as its hold had them. "" and 0 where that is not known.
+    `upstream_key` is the fingerprint of the provider's key that was used. `admitted_ms`: the store's time. While its
+    request runs, cost and tokens are those of its hold. `request_id`, `held_nano_usd` and `tags`: of that request and
+    its hold; "" and 0 if they are unknown.
     """
 
     response_id: str
@@ -79,11 +79,11 @@ class KnownResponse(NamedTuple):
     tags: str = ""
 
 
-class Memory(NamedTuple):
-    """A response that a settlement remembers: the fingerprints of its id and of the upstream's key, and its id.
+class ResponseMemory(NamedTuple):
+    """What a settlement remembers of a response: the fingerprints of its id and of the upstream's key, and its id.
 
-    `text` is what to remember where the settlement itself does not tell it, or "". `shown_id` is under which it was
-    remembered as running, which ends; or "".
+    `text` is remembered instead of the settlement's own values, unless it is "". `shown_id` is the id under which the
+    response was remembered while it ran, or "". That entry is removed.
     """
 
     fingerprint: str
@@ -94,9 +94,9 @@ class Memory(NamedTuple):
 
 
 class KnownResponses:
-    """What the store remembers of responses; `ttl_s` bounds how long, 0 is not at all.
+    """The responses that the store remembers for `ttl_s`; 0: none.
 
-    `admits_unchecked`: without a store a key passes for alive (`store.on_failure = "open"`).
+    `admits_unchecked`: without the store every key counts as valid (`store.on_failure = "open"`).
     """
 
     def __init__(self, store: Store, ttl_s: int, *, admits_unchecked: bool = False) -> None:
@@ -110,9 +110,9 @@ class KnownResponses:
         return self._ttl_s > 0
 
     def remember_running(self, hold: Hold, model: str, response_id: str, upstream: str, upstream_key: str) -> None:
-        """Writes down a response whose request runs. Nobody waits for it: the settlement remembers what it becomes.
+        """Remembers a response whose request still runs. Nobody waits for this write.
 
-        It replaces nothing, since that may have been written before.
+        It does not replace an entry, because the settlement may have been faster.
         """
         tokens = hold.input_tokens, 0, hold.output_tokens, 0
         cost = hold.amount_nano_usd
@@ -122,30 +122,30 @@ class KnownResponses:
 
     def memory(
         self, response_id: str, upstream_key: str, corrected: KnownResponse | None = None, *, shown_id: str = ""
-    ) -> Memory | None:
-        """What the settlement of a response is to remember; None: nothing is remembered.
+    ) -> ResponseMemory | None:
+        """Returns what the settlement of a response remembers. None: nothing is remembered.
 
-        `corrected` is what is known after a settlement that posts a difference. `shown_id`: see `Memory`.
+        `corrected` is the response after a settlement that posts a difference. `shown_id`: see `ResponseMemory`.
         """
         if not self._ttl_s:
             return None
         text = "" if corrected is None else orjson.dumps(corrected[1:_STORED]).decode()
-        return Memory(fingerprint(response_id), upstream_key, text, response_id, shown_id)
+        return ResponseMemory(fingerprint(response_id), upstream_key, text, response_id, shown_id)
 
     async def find(self, key: ApiKey, response_id: str, param: str = "previous_response_id") -> KnownResponse:
-        """Raises GatewayError: `invalid_api_key`, `response_not_found`, `store_unavailable`."""
+        """Returns a response. Raises GatewayError `invalid_api_key`, `response_not_found`, `store_unavailable`."""
         names, now_ms = TeamKeys(key.team_id), time.time_ns() // 1_000_000
         places = [
             names.response(response_id),
             names.journal,
             names.words,
-            *names.ended_since(max(0, now_ms - self._ttl_s * 1000 - WEEK_MS), now_ms + _CLOCKS_MS),
+            *names.ended_since(max(0, now_ms - self._ttl_s * 1000 - WEEK_MS), now_ms + _MAX_CLOCK_SKEW_MS),
         ]
-        sought = [response_id, fingerprint(response_id), str(self._ttl_s * 1000)]
-        text, *entry = await self._query(key, places, sought)
-        for pause_s in () if text or entry or not self._ttl_s else _LOOK_AGAIN_S:
+        args = [response_id, fingerprint(response_id), str(self._ttl_s * 1000)]
+        text, *entry = await self._query(key, places, args)
+        for pause_s in () if text or entry or not self._ttl_s else _RETRY_PAUSES_S:
             await asyncio.sleep(pause_s)
-            text, *entry = await self._query(key, places, sought)
+            text, *entry = await self._query(key, places, args)
             if text or entry:
                 break
         if entry:
@@ -160,7 +160,7 @@ class KnownResponses:
         return KnownResponse(response_id, *orjson.loads(text))
 
     async def check(self, key: ApiKey, operation: Operation | None = None) -> None:
-        """Raises GatewayError: `invalid_api_key`, `operation_not_allowed`, `store_unavailable`."""
+        """Checks a key. Raises GatewayError `invalid_api_key`, `operation_not_allowed`, `store_unavailable`."""
         try:
             await self._query(key, [], [], operation)
         except GatewayError as error:
@@ -182,14 +182,14 @@ class KnownResponses:
                 "store_unavailable", f"The gateway cannot reach its store at the moment ({error.reason}).", wait_ms=1000
             ) from None
         if alive < 0 and operation is not None:
-            raise operation_not_allowed("key" if alive == _OF_THE_KEY else "team", operation.name)
+            raise operation_not_allowed("key" if alive == _REFUSED_BY_KEY else "team", operation.name)
         if alive != 1:
             raise invalid_api_key(text.decode(), *more)
         return [text, *more]
 
 
 def _known(response_id: str, packed: bytes, row: bytes, ending: bytes) -> KnownResponse:
-    """A response as the entry of its settlement tells it."""
+    """Reads a response from the entry of its settlement."""
     entry = read_known(packed, row, ending)
     if entry.remembered:
         return KnownResponse(response_id, *orjson.loads(entry.remembered))
@@ -210,7 +210,7 @@ def _known(response_id: str, packed: bytes, row: bytes, ending: bytes) -> KnownR
 
 
 def known_response_of(settlement: Settlement, response_id: str, upstream_key: str) -> KnownResponse:
-    """What is remembered of a response, from how its request was settled."""
+    """Returns what is remembered of a response after the settlement of its request."""
     hold, cost, usage = settlement.hold, settlement.cost_nano_usd, settlement.usage
     model, upstream = settlement.model, settlement.upstream
     standing = Standing.SETTLED if settlement.settled_by in _BY_USAGE else Standing.ESTIMATED
@@ -221,12 +221,12 @@ def known_response_of(settlement: Settlement, response_id: str, upstream_key: st
 
 
 def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[Settlement, KnownResponse]:
-    """A later settlement -> what is left to post, under an id that the response gives, and what to remember.
+    """Returns the settlement that corrects an earlier one by the difference, and what is remembered after it.
 
-    It is by the response's usage, or by how it ended where it has none (a void: for nothing); either way it is the
-    last. The id makes it idempotent: however many requests see the usage at once, the ledger posts it once. It belongs
-    to the key, and to the budget periods, of the request that made the response; and it is over that request's hold by
-    as much as what had been charged before was not.
+    `settlement` is that of a later request which saw the usage, or the end of the response without a usage (a void).
+    The correction is final. Its id is derived from the response's, so that it is posted once, however many requests see
+    the usage. It counts for the key and the budget periods of the request that made the response. Its overrun is the
+    part above that request's hold that was not charged before.
     """
     usage = settlement.usage
     digest = hashlib.sha256(known_response.response_id.encode()).hexdigest()[:32]

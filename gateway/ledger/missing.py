@@ -1,12 +1,12 @@
-"""Teams and keys that something still names, and that are gone: evicted, or deleted by hand.
+"""Finds teams and keys that something still names, although they were evicted or deleted by hand.
 
-    what names a team                            what must be there      difference, expected 1, found 0
+    what names it                                what must exist         difference, expected 1, found 0
     gw:teams, gw:team-names, gw:key-teams        the team's hash         team
     the team's hash, gw:team-names               its place in gw:teams   listed
-    gw:key-teams                                 the key's hash          key:<id>, if the team's list lacks it, too
+    gw:key-teams                                 the key's hash          key:<id>, if the team's list also lacks it
 
-Keys that the team's own list, its counters or its journal name are `verification`'s. What an interrupted change of an
-admin left behind is repaired first, because nothing is missing there.
+`verification` finds missing keys that the team's list, its counters or its journal name. Interrupted changes by an
+admin are repaired first, because nothing is missing there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BATCH_SIZE: Final = 500
 
 
 class Missing(NamedTuple):
-    """A team of which something is gone. `name` is "" where nothing tells it."""
+    """A team of which something is missing. `name` is "" if it is unknown."""
 
     name: str
     verification: Verification
@@ -54,7 +54,7 @@ async def find_missing(store: Store) -> list[Missing]:
             differences.append(Difference("team", 1, 0))
         elif team_id not in listed:
             differences.append(Difference("listed", 1, 0))
-        differences += [Difference(f"key:{key_id}", 1, 0) for key_id in await _lost(store, team_id, keys[team_id])]
+        differences += [Difference(f"key:{key_id}", 1, 0) for key_id in await _lost_keys(store, team_id, keys[team_id])]
         if differences:
             found.append(
                 Missing(
@@ -65,15 +65,15 @@ async def find_missing(store: Store) -> list[Missing]:
 
 
 async def _forget_unless_created(store: Store, team_id: str, key_id: str) -> None:
-    """Repairs the index after a creation of a key. A creation that still runs writes its entry anew at its end."""
+    """Repairs the index after an interrupted creation of a key. A creation that still runs writes its entry again."""
     if await _exist(store, [TeamKeys(team_id).key(key_id)]) == [True]:
         await gather([store.run("HSET", KEY_TEAMS, key_id, team_id)])
     else:
         await gather([store.call(FORGET, [KEY_TEAMS], [key_id, team_id + CREATING])])
 
 
-async def _lost(store: Store, team_id: str, key_ids: Sequence[str]) -> list[str]:
-    """Of a team's keys, those that neither have a hash nor stand in its list."""
+async def _lost_keys(store: Store, team_id: str, key_ids: Sequence[str]) -> list[str]:
+    """Returns those of a team's keys that neither have a hash nor are in its list."""
     if not key_ids:
         return []
     names = TeamKeys(team_id)
@@ -88,7 +88,7 @@ async def _exist(store: Store, names: Sequence[str]) -> list[bool]:
 
 
 async def _hash(store: Store, name: str) -> dict[str, str]:
-    """All of a large hash, a page at a time."""
+    """Reads a large hash page by page."""
     found: dict[str, str] = {}
     cursor: Any = b"0"
     while True:

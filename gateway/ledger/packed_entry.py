@@ -1,9 +1,9 @@
-"""Reads settlements as the journal keeps them: one field of MessagePack values, which scripts/entry.lua explains. Pure.
+"""Reads packed entries of the journal: one field of MessagePack values, which scripts/entry.lua explains. Pure.
 
-plain_fields(fields, texts)       -> the fields of an entry as older versions wrote them: names and values
-spelled_out(packed, row, ending)  -> the same, where the two texts came with the entry
-read_known(packed, row, ending)   -> what the entry tells of a response that it remembers
-fingerprint(id)                   -> under what the index lists a hold or a response
+plain_fields(fields, texts)         -> the fields of an entry as older versions wrote them: names and values
+expand_fields(packed, row, ending)  -> the same, if the two texts came with the entry
+read_known(packed, row, ending)     -> what the entry remembers of a response
+fingerprint(id)                     -> the name of a hold or a response in the index
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _FINGERPRINT_BYTES: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class KnownEntry:
-    """What an entry tells of a response. `remembered` is what was to be remembered instead, or "".
+    """What an entry remembers of a response. `remembered`: a text that replaces the other values, or "".
 
-    `request_id` made it, and `held_nano_usd` was held for that. `tags`: that request's, if the cost is an estimate.
+    `request_id` is the request that made it, and `held_nano_usd` was its hold. `tags`: those of that request, if the
+    cost is an estimate.
     """
 
     request_id: str
@@ -71,7 +72,7 @@ def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[by
     values = list(_read(fields[1]))
     row, ending = (_text(values[at], texts) for at in (1, 2))
     key_id, _, model = row.partition("|")
-    (kind, outcome, by, upstream), bill, _ = _ended(ending)
+    (kind, outcome, by, upstream), bill, _ = _split_ending(ending)
     cost, _, hold, *_ = numbers = [_number(value) for value in values[_FIRST_NUMBER:_ADMITTED]]
     plain = {"type": kind, "id": _id(values[0]), "key": key_id, "model": model, "upstream": upstream}
     plain |= {"outcome": outcome, "by": by} | {
@@ -86,18 +87,18 @@ def plain_fields(fields: Sequence[bytes], texts: Mapping[int, bytes]) -> list[by
     return [word.encode() for pair in plain.items() for word in pair]
 
 
-def spelled_out(packed: bytes, row: bytes, ending: bytes) -> list[bytes]:
-    """Returns the same for a packed entry whose texts are known."""
+def expand_fields(packed: bytes, row: bytes, ending: bytes) -> list[bytes]:
+    """Returns the same as `plain_fields` for a packed entry whose texts are known."""
     _, first, second, *_ = _read(packed)
     texts = {value: text for value, text in ((first, row), (second, ending)) if isinstance(value, int)}
     return plain_fields([_PACKED, packed], texts)
 
 
 def read_known(packed: bytes, row: bytes, ending: bytes) -> KnownEntry:
-    """Reads an entry for what is remembered of its response. Raises the same."""
+    """Reads what an entry remembers of its response. Raises as `plain_fields` does."""
     values = list(_read(packed))
     key_id, _, model = row.decode().partition("|")
-    (_, _, by, upstream), _, upstream_key = _ended(ending.decode())
+    (_, _, by, upstream), _, upstream_key = _split_ending(ending.decode())
     cost, _, held, used, cached, made, reasoning, admitted_ms = (
         _number(value) for value in values[_FIRST_NUMBER : _ADMITTED + 1]
     )
@@ -112,7 +113,7 @@ def _over(values: Sequence[int | bytes], cost: int, hold: int) -> int:
     return _number(values[_OVER]) if len(values) > _OVER else cost - hold if 0 < hold < cost else 0
 
 
-def _ended(ending: str) -> tuple[list[str], str, str]:
+def _split_ending(ending: str) -> tuple[list[str], str, str]:
     said, bill, upstream_key = ending.split("\n")
     return said.split(" ", 3), bill, upstream_key
 
@@ -143,7 +144,7 @@ def _number(value: int | bytes) -> int:
 
 
 def _read(packed: bytes) -> Iterator[int | bytes]:
-    """The values of a sequence of MessagePack integers and strings."""
+    """Yields the values of a sequence of MessagePack integers and strings."""
     at = 0
     while at < len(packed):
         kind, at = packed[at], at + 1

@@ -1,4 +1,4 @@
-"""The parts of the settings that the ledger needs, as values."""
+"""The settings of the ledger, as values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LedgerPolicy:
-    """How long things live, and what an outage of the store means."""
+    """Lifetimes, bounds, and what happens while the store is unavailable."""
 
     hold_ttl_s: float
     resolution_ttl_s: int

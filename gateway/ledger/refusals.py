@@ -6,16 +6,16 @@
     operation_not_allowed  403 operation_not_allowed, no
     max_output_tokens      400 invalid_field      no
     rpm, tpm               429 rate_limit_exceeded, exact to the millisecond; not if the request exceeds the whole limit
-    concurrency            429 concurrency_exceeded; as long as slots are kept (slot_times.py); not if the limit is 0
-    queue                  429 concurrency_exceeded; others wait for their turn, and the queue has no room
+    concurrency            429 concurrency_exceeded; for about as long as slots are kept (slot_times.py); not if it is 0
+    queue                  429 concurrency_exceeded; other requests wait in the queue, which is full
     budget_*               402 insufficient_quota until the period ends, or old use has left it; `total`: no
     credits                402 insufficient_quota no
-    team_paused            402 team_paused        no: an operator or a grant lets it go on
-    request_in_progress    409 request_in_progress; one second is a guess
+    team_paused            402 team_paused        no; an operator or a grant ends the pause
+    request_in_progress    409 request_in_progress; one second is an estimate
     already_answered       409 already_answered   no
 
-If several limits refuse a request, the one that takes longest to clear is reported, so a client that waits as told
-succeeds.
+If several limits refuse a request, the one that takes longest to clear is reported, so that a client which waits for
+the stated time succeeds.
 
 A request with an `Idempotency-Key` runs and is charged once per API key. A repetition gets:
 
@@ -60,10 +60,10 @@ class Demand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRefusal:
-    """The script's answer. `wait_ms` is None where waiting does not help.
+    """The script's refusal. `wait_ms` is None if waiting does not help.
 
-    `usd_left`, `tokens_left`: what the least of all credits and budgets lets through, in nano-USD and in tokens.
-    `pattern`: the limit's models, or "" for all.
+    `usd_left`, `tokens_left`: the least that is available in all credits and budgets, in nano-USD and in tokens.
+    `pattern`: the models of the limit, or "" for all.
     """
 
     now_ms: int
@@ -79,16 +79,16 @@ class AdmissionRefusal:
 
     @property
     def for_models(self) -> str:
-        """For which models the limit is, behind what it says: " for openai/*"."""
+        """A suffix for messages that names the models of the limit, such as " for openai/*", or ""."""
         return f" for {self.pattern}" if self.pattern else ""
 
 
 def to_error(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
-    """The error for a refusal."""
-    word = refusal.code.partition(":")[0]
-    if word == "invalid_api_key":
+    """Returns the error for a refusal."""
+    code = refusal.code.partition(":")[0]
+    if code == "invalid_api_key":
         return invalid_api_key(refusal.scope, refusal.limit)
-    return _budget(refusal, demand) if word.startswith("budget_") else _BUILDERS[word](refusal, demand)
+    return _budget(refusal, demand) if code.startswith("budget_") else _BUILDERS[code](refusal, demand)
 
 
 def _model(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
@@ -123,26 +123,26 @@ def _max_output_tokens(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
 
 
 def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
-    guessed = replace(refusal, wait_ms=None)  # no time to name in resets_at
+    without_time = replace(refusal, wait_ms=None)  # no time to name in resets_at
     return GatewayError(
         "concurrency_exceeded",
         f"This {refusal.scope} has {refusal.used} requests running{refusal.for_models}, its limit is {refusal.limit}.",
         wait_ms=refusal.wait_ms,
-        explain=_explain(guessed, "concurrency", refusal.limit),
+        explain=_explain(without_time, "concurrency", refusal.limit),
     )
 
 
 def _queue(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
-    guessed = replace(refusal, wait_ms=None)
+    without_time = replace(refusal, wait_ms=None)
     return GatewayError(
         "concurrency_exceeded",
         f"{refusal.used or 'Other'} requests of this {refusal.scope} wait for their turn already.",
         wait_ms=refusal.wait_ms,
-        explain=_explain(guessed, "queue_length"),
+        explain=_explain(without_time, "queue_length"),
     )
 
 
-def _seen_before(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
+def _repeated(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     code, _separator, request_id = refusal.code.partition(":")
     state = "is still running" if code == "request_in_progress" else "was answered already"
     return GatewayError(
@@ -209,7 +209,7 @@ def _credits(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 
 
 def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
-    """The largest `max_output_tokens` with which the same request passes every credit and budget; 0: none."""
+    """Returns the largest `max_output_tokens` with which the request would pass all credits and budgets; 0: none."""
     input_tokens = demand.input_tokens + demand.output_field_tokens
     by_usd = affordable_output_tokens(demand.worst, refusal.usd_left, demand.output_field_tokens * BYTES_PER_TOKEN)
     by_tokens = max(0, refusal.tokens_left - input_tokens)
@@ -219,15 +219,15 @@ def _affordable(refusal: AdmissionRefusal, demand: Demand) -> int:
 def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     name = read_limit_name(refusal.code) or LimitName(refusal.code)
     if name.is_money:
-        limit, used, wanted = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
+        limit, used, required = (f"{format_usd(n)} USD" for n in (refusal.limit, refusal.used, demand.amount_nano_usd))
     else:
-        limit, used, wanted = (
+        limit, used, required = (
             f"{n} tokens" for n in (refusal.limit, refusal.used, demand.input_tokens + demand.output_tokens)
         )
     return GatewayError(
         "insufficient_quota",
         f"This {refusal.scope} has a budget of {limit} {span(name)}{refusal.for_models}; {used} are used or held, "
-        f"and this request may take {wanted}.",
+        f"and this request may take {required}.",
         wait_ms=refusal.wait_ms,
         explain={
             **_explain(refusal, refusal.code, format_usd(refusal.limit) if name.is_money else refusal.limit),
@@ -247,7 +247,7 @@ _BUILDERS: Final[Mapping[str, Callable[[AdmissionRefusal, Demand], GatewayError]
         "queue": _queue,
         "credits": _credits,
         "team_paused": _paused,
-        "request_in_progress": _seen_before,
-        "already_answered": _seen_before,
+        "request_in_progress": _repeated,
+        "already_answered": _repeated,
     }
 )

@@ -1,10 +1,10 @@
 """Keeps settlements that the store has acknowledged but may still lose, until its replicas have them too.
 
     keep(keys, args, epoch)   adds an acknowledged settlement; costs one append
-    look()                    runs a few times per second and drops what the replicas have acknowledged
-    lost_ground               whether the present server may lack some: a connection has been made since
-    take()                    removes and returns all, so they can be posted again: settlement is idempotent
-    put_back(calls)           what was taken, and could not be posted
+    drop_replicated()         runs a few times per second, and drops what the replicas have acknowledged
+    may_have_lost             whether the present server may lack settlements, because connections were made since
+    take()                    removes and returns all settlements, to be posted again; settlement is idempotent
+    put_back(calls)           keeps settlements again that were taken and could not be posted
 
 Replication is asynchronous: what the primary has acknowledged but not yet replicated is lost with it. The reply of
 `ROLE` contains the primary's offset and the offset that each replica has reported (once per second). Everything that
@@ -13,11 +13,12 @@ was acknowledged before the command was sent lies before the primary's offset in
 If a node has no replica, acknowledged settlements are kept for only a moment, because a restarted server may have lost
 the last second of its own file. A replica that has just disconnected may be the next primary, so it is waited for.
 
-A settlement that was sent on one connection may be acknowledged after another was made: a former primary answers what
-it had received before Sentinel named its successor. Then its epoch is the earlier one, and the ground is lost too.
+A settlement that was sent on one connection may be acknowledged after another connection was made, because a former
+primary still answers what it received before Sentinel named its successor. Its epoch is then the earlier one, and the
+present server may lack it too.
 
-Mutable: the kept settlements in batches, the epoch of the connections that acknowledged them, where replicas were last
-seen, and `dropped`.
+Mutable: the kept settlements in batches, the epoch of the connections that acknowledged them, when each node was last
+seen with replicas, and `dropped`.
 """
 
 from __future__ import annotations
@@ -55,59 +56,59 @@ class Unreplicated:
         self._store = store
         self._limit = limit
         self._epoch = store.epoch
-        self._fresh: list[Call] = []
+        self._new: list[Call] = []
         self._batches: deque[_Batch] = deque()
         self._replicas_seen_s: dict[Address, float] = {}
 
     def __len__(self) -> int:
-        return len(self._fresh) + sum(len(batch.calls) for batch in self._batches)
+        return len(self._new) + sum(len(batch.calls) for batch in self._batches)
 
     @property
-    def lost_ground(self) -> bool:
-        """Whether the server that answers now may lack what is kept, because it may be another one."""
+    def may_have_lost(self) -> bool:
+        """Whether the present server may lack kept settlements, because it may be another one."""
         return self._epoch != self._store.epoch
 
     def keep(self, keys: list[str], args: list[str], epoch: int) -> None:
-        """Adds a settlement that the store has acknowledged. `epoch`: the store's when the settlement was sent."""
+        """Adds an acknowledged settlement. `epoch`: the store's epoch when it was sent."""
         if epoch != self._store.epoch:
             self._epoch = epoch
-        if len(self._fresh) < self._limit:
-            self._fresh.append((keys, args))
+        if len(self._new) < self._limit:
+            self._new.append((keys, args))
         else:
             self.dropped += 1
 
     def take(self) -> list[Call]:
-        """Removes and returns all settlements. What is kept from now on is judged by the server that answers now."""
-        calls = [call for batch in self._batches for call in batch.calls] + self._fresh
+        """Removes and returns all settlements. Those that are kept from now on belong to the present server."""
+        calls = [call for batch in self._batches for call in batch.calls] + self._new
         self._batches.clear()
-        self._fresh = []
+        self._new = []
         self._epoch = self._store.epoch
         return calls
 
     def put_back(self, calls: list[Call]) -> None:
-        """Keeps settlements again that were taken. They are still to be posted."""
-        self._fresh = calls + self._fresh
+        """Keeps settlements again that were taken and have not been posted."""
+        self._new = calls + self._new
         self._epoch = _NO_EPOCH
 
     async def wait_for_replicas(self, timeout_ms: int) -> bool:
-        """Waits until a replica of each node has all that the node acknowledged. Returns whether that is so.
+        """Waits until a replica of each node has everything that the node acknowledged. Returns whether it has.
 
-        True at once where no replica has been seen. Raises StoreUnavailable or StoreError.
+        Returns True at once if there are no replicas. Raises StoreUnavailable or StoreError.
         """
         if not self._replicas_seen_s or not len(self):
             return True
         replies = await self._store.ask_nodes("WAIT", "1", timeout_ms)
-        return not self.lost_ground and all(reply >= 1 for reply in replies.values())
+        return not self.may_have_lost and all(reply >= 1 for reply in replies.values())
 
-    async def look(self) -> None:
-        """Drops what the replicas have, unless ground is lost. Raises StoreUnavailable or StoreError."""
-        if not self._fresh and not self._batches:
+    async def drop_replicated(self) -> None:
+        """Drops the settlements that the replicas have. Raises StoreUnavailable or StoreError."""
+        if not self._new and not self._batches:
             return
-        calls, self._fresh = self._fresh, []
+        calls, self._new = self._new, []
         now_s = time.monotonic()
         self._batches.append(_Batch(calls, {}, now_s))  # before the first await, so that the batch cannot be lost
         roles = {node: _read_role(reply) for node, reply in (await self._store.ask_nodes("ROLE")).items()}
-        if self.lost_ground:  # the offsets are those of a server that may lack the settlements
+        if self.may_have_lost:  # the offsets are those of a server that may lack the settlements
             return
         if self._batches and self._batches[-1].calls is calls:
             offsets = {node: offset for node, (offset, _) in roles.items()}
@@ -128,11 +129,11 @@ class Unreplicated:
                 return False
             _, replicas = roles[node]
             if replicas:
-                waits = min(replicas) < offset
+                is_missing = min(replicas) < offset
             else:
                 seen_s = self._replicas_seen_s.get(node, -_REPLICA_GONE_S)
-                waits = now_s - seen_s < _REPLICA_GONE_S or now_s - batch.at_s < _WITHOUT_REPLICA_S
-            if waits:
+                is_missing = now_s - seen_s < _REPLICA_GONE_S or now_s - batch.at_s < _WITHOUT_REPLICA_S
+            if is_missing:
                 return False
         return True
 

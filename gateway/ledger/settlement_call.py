@@ -1,8 +1,8 @@
 """What a settlement sends to the store, the keys and arguments of `settle_v7`, and what that replies. Pure.
 
 SettlementCalls(policy).call(settlement, memory)   for a settlement, and a response to remember
-read_posted(reply)                                 the team's balance behind it, and how it was handled
-upgrade_call(script, keys, args)                   for a call that an older version spooled
+read_posted(reply)                                 the team's balance after it, and how it was handled
+upgrade_call(script, keys, args)                   the call for one that an older version spooled
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from gateway.billing.settlement import Settlement
-from gateway.ledger.known_responses import Memory
+from gateway.ledger.known_responses import ResponseMemory
 from gateway.ledger.packed_entry import fingerprint
 from gateway.ledger.policy import LedgerPolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
 SETTLE: Final = Script.load("settle_v7")
-_NOTHING_TO_REMEMBER: Final = ("", "", "", "")
+_NO_MEMORY: Final = ("", "", "", "")
 
 
 class Resolution(IntEnum):
     """How the ledger handled a settlement: the first number of `settle_v7`'s reply."""
 
-    CONFLICT = -1  # the hold was resolved before, and differently: nothing was posted
+    CONFLICT = -1  # the hold was resolved differently before, so nothing was posted
     APPLIED = 1
-    REPLAYED = 2  # the very same was posted before
-    LATE = 3  # its hold had expired, or never was: a cost is posted, a void is nothing to do
-    UNKNOWN = 4  # admitted unchecked, and no such team or secret exists: nothing was posted
+    REPLAYED = 2  # the same settlement was posted before
+    LATE = 3  # the hold had expired or never existed; a cost is posted, and a void does nothing
+    UNKNOWN = 4  # admitted unchecked, and there is no such team or secret, so nothing was posted
 
 
 class Posted(NamedTuple):
-    """The store's answer to a settlement: the team's balance behind it, nano-USD, and how it was handled."""
+    """The store's answer to a settlement: the team's balance after it in nano-USD, and how it was handled."""
 
     balance: int
     resolution: Resolution
@@ -45,7 +45,7 @@ _RESOLUTIONS: Final[Mapping[int, Resolution]] = MappingProxyType({int(one): one 
 
 
 class SettlementCalls:
-    """Writes calls with the lifetimes of a policy."""
+    """Makes calls with the lifetimes of a policy."""
 
     def __init__(self, policy: LedgerPolicy) -> None:
         self._lifetimes = tuple(
@@ -58,19 +58,19 @@ class SettlementCalls:
             )
         )
 
-    def call(self, settlement: Settlement, memory: Memory | None = None) -> tuple[list[str], list[str]]:
+    def call(self, settlement: Settlement, memory: ResponseMemory | None = None) -> tuple[list[str], list[str]]:
         """Returns the keys and arguments."""
         hold, usage = settlement.hold, settlement.usage
         names, admitted_ms = TeamKeys(hold.team_id), hold.admitted_ms
-        indexed_ms = admitted_ms or time.time_ns() // 1_000_000  # where the reply to its admission was lost
+        indexed_ms = admitted_ms or time.time_ns() // 1_000_000  # it is 0 if the reply to the admission was lost
         keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms, hold.day)
         if hold.tags:
             keys.append(names.attributed(indexed_ms, hold.day))
         if hold.idempotency_key is not None:
             keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
-        ends = memory is not None and memory.shown_id
-        if ends:
-            keys.append(names.response(ends))
+        shown_id = memory is not None and memory.shown_id
+        if shown_id:
+            keys.append(names.response(shown_id))
         return keys, [
             hold.id,
             settlement.kind,
@@ -92,20 +92,20 @@ class SettlementCalls:
             settlement.response_id,
             _overrun(settlement),
             fingerprint(hold.id),
-            *(_NOTHING_TO_REMEMBER if memory is None else memory[:4]),
+            *(_NO_MEMORY if memory is None else memory[:4]),
             hold.tags,
-            *(("", "0") if ends else ()),
+            *(("", "0") if shown_id else ()),
         ]
 
 
 def read_posted(reply: list[Any]) -> Posted:
-    """Reads the script's reply. Raises ValueError, TypeError or LookupError for what is none."""
+    """Reads the script's reply. Raises ValueError, TypeError or LookupError for an invalid one."""
     resolution, _, balance, _ = reply
     return Posted(int(balance), _RESOLUTIONS[resolution])
 
 
 def _overrun(settlement: Settlement) -> str:
-    """What the script must be told of a cost above its hold: whose hold that was, where it is not this one."""
+    """Returns the script's argument about a cost above its hold, which may be the hold of another request."""
     if settlement.made_by and settlement.over_nano_usd:
         return f"over {settlement.over_nano_usd} {settlement.made_by if settlement.pauses else ''}"
     return "1" if settlement.pauses else ""
@@ -130,7 +130,7 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
     if script == "settle_v5":
         names = TeamKeys(keys[0].partition("{")[2].partition("}")[0])
         keys = [*keys[:6], names.words, names.ended(int(args[12])), *keys[7:9], keys[6], *keys[9:]]
-        script, args = "settle_v6", [*args[:22], fingerprint(args[0]), *_NOTHING_TO_REMEMBER, *args[22:]]
+        script, args = "settle_v6", [*args[:22], fingerprint(args[0]), *_NO_MEMORY, *args[22:]]
     if script == "settle_v6":
         script, args = "settle_v7", [*args[:27], "", *args[27:]]
     return script, keys, args

@@ -1,7 +1,7 @@
-"""Keeps settlements that the store could not accept on disk until it can.
+"""Keeps settlements on disk until the store accepts them.
 
     add(script, keys, args)   appends one JSON line, written and fsynced by a thread; never blocks the event loop
-    has_room                  whether requests that start now can rely on the spool; updated by `look`
+    has_room                  whether requests that start now can rely on the spool; updated by `update_room`
     replay(call)              sends the lines to the store, then removes the file; stops at the first outage
     <random>.spool            a worker's file, locked while the worker writes; an unlocked one may be replayed by anyone
     <random>.refused          for people: lines torn by a crash, refused by the store, or too old
@@ -36,11 +36,11 @@ SPOOL: Final = "spool"
 SUFFIX: Final = ".spool"
 REFUSED: Final = ".refused"
 _DRAFT: Final = ".new"
-_AT_ONCE_BYTES: Final = 64 * 1024
-# Reserved for requests that are running when the spool, or its disk, is found nearly full: about a thousand lines.
-_KEPT_BYTES: Final = 1024 * 1024
-_KEPT_SHARE: Final = 0.25
-# The share of the store's memory of resolutions that is used. The rest allows for clocks and for the replay itself.
+_READ_BYTES: Final = 64 * 1024
+# Reserved for requests that already run when the spool or its disk is nearly full: about a thousand lines.
+_RESERVED_BYTES: Final = 1024 * 1024
+_RESERVED_SHARE: Final = 0.25
+# The share of `remembered_s` after which a line is too old. The rest allows for clock skew and for the replay itself.
 _TOO_OLD: Final = 0.95
 
 
@@ -97,7 +97,7 @@ class Spool:
         self.replayed = 0
         self.refused = 0
         self.lost = 0
-        self._waits_for = ""  # the reason for which the store did not accept lines
+        self._waits_for = ""  # the reason why the store did not accept lines
 
     @property
     def pending(self) -> bool:
@@ -107,7 +107,7 @@ class Spool:
     def add(self, script: str, keys: list[str], args: list[str]) -> None:
         """Spools one call.
 
-        It is written soon after; `close` waits for that. A call that cannot be written is logged completely.
+        It is written soon afterwards, and `close` waits for that. A call that cannot be written is logged completely.
         """
         if not self.pending:
             self._log.warning("spooling", directory=str(self._directory))
@@ -116,33 +116,33 @@ class Spool:
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_waiting())
 
-    async def look(self) -> None:
+    async def update_room(self) -> None:
         """Updates `has_room`: the size bound, the free space of the disk, and the permissions of the directory."""
-        self._note_room(await asyncio.to_thread(self._finds_room))
+        self._note_room(await asyncio.to_thread(self._measure_room))
 
     async def replay(self, call: Replay) -> bool:
         """Sends the lines on disk to the store: those of this worker and those of workers that have ended.
 
-        Returns False if lines are left that the store could not accept. For those, `call` raises StoreUnavailable or
-        StoreError. It raises LookupError or ValueError for a line that no store will ever accept.
+        Returns False if lines remain that the store could not accept. For those, `call` raises StoreUnavailable or
+        StoreError. It raises LookupError or ValueError for a line that can never be accepted.
         """
         await self.close()
-        whole = True
+        is_empty = True
         for path in await asyncio.to_thread(self._files):
             try:
-                whole = await self._replay_file(path, call) and whole
+                is_empty = await self._replay_file(path, call) and is_empty
             except FileNotFoundError:  # another worker replayed it first
                 continue
             except StoreUnavailable:
                 return False
             except OSError as error:
                 self._log.error("spool_unreadable", file=path.name, error=str(error))
-        if whole:
+        if is_empty:
             self._waits_for = ""
-        return whole
+        return is_empty
 
     async def close(self) -> None:
-        """Waits until every spooled call is on disk, and releases the file to whoever replays it."""
+        """Waits until every spooled call is on disk, and releases the file, so that any worker can replay it."""
         while self._writer is not None and not self._writer.done():
             await asyncio.wait({self._writer})  # `await self._writer` would pass a cancellation on to the writer
         if self._file is not None:
@@ -163,22 +163,22 @@ class Spool:
                 self.lost += len(lines)
                 for line in lines:  # the log is the last place where a person can find the settlement
                     self._log.error("settlement_lost", error=str(error), line=line.decode())
-            await self.look()
+            await self.update_room()
 
     def _note_room(self, has_room: bool) -> None:  # noqa: FBT001 - its only argument
         if self.has_room and not has_room:
             self._log.error("spool_full", directory=str(self._directory), max_bytes=self._max_bytes)
         self.has_room = has_room
 
-    def _finds_room(self) -> bool:
+    def _measure_room(self) -> bool:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             disk = os.statvfs(self._directory)
         except OSError:
             return False
         left = self._max_bytes - sum(map(_size, self._files()))
-        kept = min(_KEPT_BYTES, int(self._max_bytes * _KEPT_SHARE))
-        return left > kept and disk.f_bavail * disk.f_frsize > kept and os.access(self._directory, os.W_OK)
+        remaining = min(_RESERVED_BYTES, int(self._max_bytes * _RESERVED_SHARE))
+        return left > remaining and disk.f_bavail * disk.f_frsize > remaining and os.access(self._directory, os.W_OK)
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
@@ -199,7 +199,7 @@ class Spool:
     def _create(self) -> FileIO:
         """Creates this worker's file under a temporary name, and renames it once it is locked.
 
-        No worker can take it for abandoned.
+        Otherwise another worker could take the file for an abandoned one.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(_DRAFT)
@@ -215,36 +215,38 @@ class Spool:
         return sorted(self._directory.glob(f"*{SUFFIX}"))
 
     async def _replay_file(self, path: Path, call: Replay) -> bool:
-        """Replays a file. Lines that the store did not accept stay in it. Returns False if there are any.
+        """Replays a file. Lines that the store did not accept remain in it. Returns False if there are any.
 
         Raises StoreUnavailable if the store became unavailable. The next replay then starts at the beginning of the
         file.
         """
         refused: list[bytes] = []
-        kept: list[bytes] = []
+        remaining: list[bytes] = []
         count = 0
         with path.open("rb") as file:
             if not _lock(file):
                 return True
-            while raw := await asyncio.to_thread(file.readlines, _AT_ONCE_BYTES):
+            while raw := await asyncio.to_thread(file.readlines, _READ_BYTES):
                 count += len(raw)
                 problems = await asyncio.gather(*(self._replay_line(line, call) for line in raw))
                 for line, problem in zip(raw, problems, strict=True):
                     if isinstance(problem, StoreUnavailable) and not is_fault_of_call(problem.reason):
                         raise problem
                     if isinstance(problem, StoreUnavailable | StoreError):
-                        kept.append(line)
+                        remaining.append(line)
                         self._note_wait(problem)
                     elif problem is not None:
                         refused.append(line)
                         self._log.error("spool_line_refused", error=str(problem), line=line.decode(errors="replace"))
-            if count > len(kept):
-                await asyncio.to_thread(_finish, path, b"".join(refused), b"".join(kept))
+            if count > len(remaining):
+                await asyncio.to_thread(_finish, path, b"".join(refused), b"".join(remaining))
         self.refused += len(refused)
-        self.replayed += count - len(refused) - len(kept)
-        if count > len(kept):
-            self._log.info("spool_replayed", file=path.name, lines=count, refused=len(refused), kept=len(kept))
-        return not kept
+        self.replayed += count - len(refused) - len(remaining)
+        if count > len(remaining):
+            self._log.info(
+                "spool_replayed", file=path.name, lines=count, refused=len(refused), remaining=len(remaining)
+            )
+        return not remaining
 
     def _note_wait(self, problem: Exception) -> None:
         """Logs the store's reason once, however many lines it concerns."""
@@ -263,16 +265,16 @@ class Spool:
         return None
 
 
-def _finish(path: Path, refused: bytes, kept: bytes) -> None:
+def _finish(path: Path, refused: bytes, remaining: bytes) -> None:
     if refused:
         with path.with_suffix(REFUSED).open("ab") as file:
             file.write(refused)
             file.flush()
             os.fsync(file.fileno())
-    if kept:
+    if remaining:
         draft = path.with_suffix(_DRAFT)
         with draft.open("wb") as file:
-            file.write(kept)
+            file.write(remaining)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -1,9 +1,9 @@
 """The background work of a worker's ledger. When the store becomes available again, every kind runs at once.
 
-    renew    every third of a hold's life       extends the holds of running requests; reads the store's clock
-    expire   the same                           one worker for all voids what nobody has renewed
-    replay   four times per second, if needed   sends what the store did not accept
-    lease    every third of `ledger.lease_s`    renews this worker's lease; voids what dead workers held
+    renew    every third of a hold's lifetime   extends the holds of running requests; reads the store's clock
+    expire   the same                           one worker voids the holds that nobody has renewed, for all workers
+    replay   four times per second, if needed   sends spooled settlements
+    lease    every third of `ledger.lease_s`    renews this worker's lease; voids the holds of dead workers
     confirm  four times per second              drops the settlements that every replica has
 
 If another server answers now than before, it may lack what was acknowledged last. `confirm` then posts settlements
@@ -40,7 +40,7 @@ _CONFIRM_EVERY_S: Final = 0.25
 _RETRY_S: Final = 0.25
 _REPLAY_S: Final = 900.0
 """The maximum duration of one round of `replay-spool`, which replays a full spool."""
-_TOLD_EVERY_S: Final = 60.0
+_LOG_INTERVAL_S: Final = 60.0
 
 Post = Callable[[list[Call]], Awaitable[int]]
 """Posts settlements again. Returns how many the store did not have."""
@@ -80,10 +80,10 @@ class Upkeep:
         self.spool_waits = False
         self._spooled_since = False
         self._spool_looked_s = -math.inf
-        self._told_s = -math.inf
+        self._logged_s = -math.inf
         self._leased = False
         self._log = structlog.get_logger("gateway.ledger")
-        self.works: Final = (
+        self.periodics: Final = (
             self._periodic("renew-holds", self._round_s, self._renew),
             self._periodic("expire-holds", self._round_s, self._expire),
             self._periodic("replay-spool", _RETRY_S, self._replay_spool, dead_after_s=_REPLAY_S),
@@ -94,16 +94,16 @@ class Upkeep:
     def wake(self) -> None:
         """Starts every kind of work now, because the store is available again."""
         self.spool_waits = True
-        for work in self.works:
+        for work in self.periodics:
             work.wake()
 
     def note_spooled(self) -> None:
-        """Notes that a settlement went to the spool. If the store is available all the same, it is sent again soon."""
+        """Notes that a settlement was spooled. If the store is available nevertheless, it is sent again soon."""
         self.spool_waits = self._spooled_since = True
 
     def replay_soon(self) -> None:
         """Sends the lines in this worker's spool now."""
-        self.works[2].wake()
+        self.periodics[2].wake()
 
     async def end(self) -> None:
         """Ends the lease at shutdown, after everything was settled. Raises StoreUnavailable or StoreError."""
@@ -115,10 +115,10 @@ class Upkeep:
         async def tried() -> None:
             try:
                 await work()
-            except StoreError as error:  # logged once in a while, because an operator of the store must act
+            except StoreError as error:  # logged from time to time, because the store's operator must act
                 now_s = time.monotonic()
-                if now_s - self._told_s >= _TOLD_EVERY_S:
-                    self._told_s = now_s
+                if now_s - self._logged_s >= _LOG_INTERVAL_S:
+                    self._logged_s = now_s
                     self._log.error("upkeep_refused", work=name, error=str(error))
 
         return Periodic(name, every_s, tried, outages=(StoreUnavailable,), dead_after_s=dead_after_s)
@@ -126,12 +126,12 @@ class Upkeep:
     async def _renew(self) -> None:
         await self._store.measure_clocks()
         if await hold_expiry.renew(self._store, self._holds.values(), self._hold_ttl_ms):
-            # Another server answers since a failover, or another worker took this one for dead and gave its holds back.
+            # There was a failover, or another worker considered this one dead and voided its holds.
             await self._restore()
 
     async def _expire(self) -> None:
         if self._policy.on_failure == "open":
-            await self._spool.look()
+            await self._spool.update_room()
         self.expired += await hold_expiry.expire_holds(self._store, self._round_s, self._policy.hold_ttl_s)
 
     async def _replay_spool(self) -> None:
@@ -154,7 +154,7 @@ class Upkeep:
             problem, reclaimed = "", 0
             try:
                 reclaimed = await hold_expiry.reclaim(self._store, owner)
-            except StoreError as error:  # a team's data is damaged; the other teams' holds were given back
+            except StoreError as error:  # a team's data is damaged; the holds of the other teams were voided
                 problem = str(error)
             self.expired += reclaimed
             del self.lost[0]  # during an outage the next round tries again
@@ -165,12 +165,12 @@ class Upkeep:
         return reply
 
     async def _confirm(self) -> None:
-        if self._unreplicated.lost_ground:
+        if self._unreplicated.may_have_lost:
             missing = await self._post(self._unreplicated.take())
             self.posted_again += missing
             if missing:
                 self._log.warning("settlements_posted_again", count=missing)
-        await self._unreplicated.look()
+        await self._unreplicated.drop_replicated()
 
     async def _restore(self) -> None:
         restored = await hold_expiry.restore(self._store, list(self._holds.values()), self._hold_ttl_ms)

@@ -1,4 +1,4 @@
-"""Recomputes a team's balance from its journal and compares it with the numbers that are enforced.
+"""Recomputes a team's balance from its journal, and compares it with the enforced numbers.
 
     name                    expected                          found
     opening_balance         0, if retention removed nothing   the balance before the first entry
@@ -16,7 +16,7 @@
     entries:granted         granted                           sum of grants and adjustments  (if nothing was trimmed)
     entries:spent           spent                             sum of settlements             (if nothing was trimmed)
     total_usd:<key>         settled + held by that key        its counter                    (if nothing was trimmed)
-    key:<id>                a key that list, counters or journal name   its hash, which is gone
+    key:<id>                1: the list, the counters or the journal name the key   0: its hash does not exist
     total_tokens[:<key>]    settled + held tokens             the counter for budgets        (if nothing was trimmed)
 
 One script reads the balances at one moment. Then the journal is read up to that moment, while traffic continues.
@@ -71,21 +71,21 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
-class _Books:
+class _LedgerState:
     state: Mapping[str, int]
     holds: frozenset[str]
     held: tuple[OpenHold, ...]
     first: str
     last: str
-    whole: bool
+    is_complete: bool
     archived: Archived
     slots: tuple[tuple[str, str, int], ...]
-    wrong: tuple[Difference, ...]
+    unreadable: tuple[Difference, ...]
 
 
 @dataclass(slots=True)
 class _JournalTotals:
-    """The sums of the journal, updated entry by entry. They begin with those of what was archived before, if any."""
+    """The sums of the journal, updated entry by entry. They begin with those of archived entries."""
 
     sums: Archived
     entries: int = 0
@@ -104,7 +104,7 @@ class _JournalTotals:
             self.differences.append(Difference("balance_after", before + entry.amount, entry.balance, entry.id))
         if (cost := _recomputed(entry)) not in (None, -entry.amount):
             self.differences.append(Difference("cost", cost or 0, -entry.amount, entry.id))
-        self.sums.add(entry)  # with its balance, so that one wrong entry is reported once
+        self.sums.add(entry)  # takes over its balance, so that a wrong entry is reported only once
 
 
 def _recomputed(entry: Entry) -> int | None:
@@ -118,27 +118,27 @@ def _recomputed(entry: Entry) -> int | None:
 async def verify(store: Store, team_id: str) -> Verification:
     """Verifies one team. Raises GatewayError `store_unavailable`."""
     try:
-        books = await _read_books(store, team_id)
-    except StoreError:  # keys of a type that no script of ours gives them
+        ledger_state = await _read_state(store, team_id)
+    except StoreError:  # keys of a type that the gateway does not use
         return Verification(team_id, 0, complete=False, differences=(Difference(UNREADABLE, 0, 1),))
-    totals = _JournalTotals(books.archived if books.whole else Archived())
+    totals = _JournalTotals(ledger_state.archived if ledger_state.is_complete else Archived())
     first = ""
-    if books.last:
-        async for page in Journal(store).export(team_id, to_ms=int(books.last.partition("-")[0]) + 1):
+    if ledger_state.last:
+        async for page in Journal(store).export(team_id, to_ms=int(ledger_state.last.partition("-")[0]) + 1):
             first = first or page[0].id
             for entry in page:
-                if _place(entry.id) <= _place(books.last):
+                if _position(entry.id) <= _position(ledger_state.last):
                     totals.add(entry)
-    complete = books.whole and first == books.first
-    differences = [*books.wrong, *totals.differences, *_compare(books, totals)]
+    complete = ledger_state.is_complete and first == ledger_state.first
+    differences = [*ledger_state.unreadable, *totals.differences, *_compare(ledger_state, totals)]
     if complete:
-        differences += _compare_whole(books, totals)
-    differences += await _missing_keys(store, team_id, _keys(books.state) | set(totals.sums.spent))
+        differences += _compare_whole(ledger_state, totals)
+    differences += await _missing_keys(store, team_id, _keys(ledger_state.state) | set(totals.sums.spent))
     return Verification(team_id, totals.entries, complete, tuple(differences))
 
 
 async def _missing_keys(store: Store, team_id: str, named: set[str]) -> list[Difference]:
-    """Keys that the counters, the journal or the team's list name, and that are gone."""
+    """Returns the keys that the counters, the journal or the team's list name, and that do not exist."""
     names = TeamKeys(team_id)
     listed = (await gather([store.run("ZRANGE", names.keys, "0", "-1")]))[0]
     key_ids = sorted({raw.decode() for raw in listed} | {key_id for key_id in named if key_id})
@@ -146,25 +146,25 @@ async def _missing_keys(store: Store, team_id: str, named: set[str]) -> list[Dif
     return [Difference(f"key:{key_id}", 1, 0) for key_id, exists in zip(key_ids, there, strict=True) if not exists]
 
 
-def _compare(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
-    state = books.state
-    balance = _of(state, "available") + _of(state, "held")
+def _compare(ledger_state: _LedgerState, totals: _JournalTotals) -> Iterator[Difference]:
+    state = ledger_state.state
+    balance = _value(state, "available") + _value(state, "held")
     checks = [
         ("balance", totals.sums.balance, balance),
-        ("granted", balance + _of(state, "spent"), _of(state, "granted")),
-        ("held", sum(hold.amount for hold in books.held), _of(state, "held")),
-        ("holds", len(books.held), len(books.holds & {hold.id for hold in books.held})),
-        ("holds", len(books.held), len(books.holds)),
-        ("open", len(books.held), _of(state, "open")),
-        ("total_usd", _of(state, "spent") + _of(state, "held"), _of(state, "total_usd")),
+        ("granted", balance + _value(state, "spent"), _value(state, "granted")),
+        ("held", sum(hold.amount for hold in ledger_state.held), _value(state, "held")),
+        ("holds", len(ledger_state.held), len(ledger_state.holds & {hold.id for hold in ledger_state.held})),
+        ("holds", len(ledger_state.held), len(ledger_state.holds)),
+        ("open", len(ledger_state.held), _value(state, "open")),
+        ("total_usd", _value(state, "spent") + _value(state, "held"), _value(state, "total_usd")),
     ]
-    running = Counter(hold.key_id for hold in books.held)
+    running = Counter(hold.key_id for hold in ledger_state.held)
     checks += [
-        (f"open:{key_id}", running[key_id], _of(state, f"{key_id}:open")) for key_id in _keys(state) | set(running)
+        (f"open:{key_id}", running[key_id], _value(state, f"{key_id}:open")) for key_id in _keys(state) | set(running)
     ]
-    for key_id, rule, found in books.slots:
-        mine = f"k{rule}" if key_id else f"t{rule}"
-        counted = sum(mine in hold.counted and key_id in ("", hold.key_id) for hold in books.held)
+    for key_id, rule, found in ledger_state.slots:
+        meter = f"k{rule}" if key_id else f"t{rule}"
+        counted = sum(meter in hold.counted and key_id in ("", hold.key_id) for hold in ledger_state.held)
         checks.append((f"slots:{key_id}:{rule}", counted, found))
     seen = set()
     for name, expected, found in checks:
@@ -173,35 +173,35 @@ def _compare(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
             yield Difference(name, expected, found)
 
 
-def _compare_whole(books: _Books, totals: _JournalTotals) -> Iterator[Difference]:
-    state = books.state
+def _compare_whole(ledger_state: _LedgerState, totals: _JournalTotals) -> Iterator[Difference]:
+    state = ledger_state.state
     held: Counter[str] = Counter()
     held_tokens: Counter[str] = Counter()
-    for hold in books.held:
+    for hold in ledger_state.held:
         held[hold.key_id] += hold.amount
         held_tokens[hold.key_id] += hold.tokens
     checks = [
         ("opening_balance", 0, totals.opening),
-        ("entries:granted", _of(state, "granted"), totals.sums.granted),
-        ("entries:spent", _of(state, "spent"), totals.sums.spent.total()),
-        ("total_tokens", totals.sums.tokens.total() + held_tokens.total(), _of(state, "total_tokens")),
+        ("entries:granted", _value(state, "granted"), totals.sums.granted),
+        ("entries:spent", _value(state, "spent"), totals.sums.spent.total()),
+        ("total_tokens", totals.sums.tokens.total() + held_tokens.total(), _value(state, "total_tokens")),
     ]
     for key_id in sorted(_keys(state) | set(held)):
         usd, tokens = totals.sums.spent[key_id] + held[key_id], totals.sums.tokens[key_id] + held_tokens[key_id]
         checks += [
-            (f"total_usd:{key_id}", usd, _of(state, f"{key_id}:total_usd")),
-            (f"total_tokens:{key_id}", tokens, _of(state, f"{key_id}:total_tokens")),
+            (f"total_usd:{key_id}", usd, _value(state, f"{key_id}:total_usd")),
+            (f"total_tokens:{key_id}", tokens, _value(state, f"{key_id}:total_tokens")),
         ]
     for name, expected, found in checks:
         if expected != found:
             yield Difference(name, expected, found)
 
 
-async def _read_books(store: Store, team_id: str) -> _Books:
+async def _read_state(store: Store, team_id: str) -> _LedgerState:
     keys = TeamKeys(team_id)
     reply = (await gather([store.call(BOOKS, [keys.state, keys.holds, keys.held, keys.journal, keys.archived], [])]))[0]
     state, holds, held, first, last, length, added, deleted, archived, slots = reply
-    wrong: list[Difference] = []
+    unreadable: list[Difference] = []
     counters: dict[str, int] = {}
     for raw, value in zip(state[::2], state[1::2], strict=True):
         name = raw.decode(errors="replace")
@@ -209,31 +209,31 @@ async def _read_books(store: Store, team_id: str) -> _Books:
             if not name.endswith("window"):  # packed counters of rates and periods, which verification does not cover
                 counters[name] = int(value)
         except ValueError:
-            wrong.append(Difference(f"unreadable:{name}", 0, 1))
+            unreadable.append(Difference(f"unreadable:{name}", 0, 1))
     open_holds: list[OpenHold] = []
     for raw, text in zip(held[::2], held[1::2], strict=True):
         name = raw.decode(errors="replace")
         try:
             open_holds.append(read_hold(name, text.decode()))
         except ValueError:
-            wrong.append(Difference(f"unreadable:{name}", 0, 1))
+            unreadable.append(Difference(f"unreadable:{name}", 0, 1))
     sums = Archived()
     try:
         sums = Archived.read(archived)
     except ValueError:
-        wrong.append(Difference("unreadable:archived", 0, 1))
+        unreadable.append(Difference("unreadable:archived", 0, 1))
     if deleted != b"0-0":
-        wrong.append(Difference("deleted", 0, 1, deleted.decode()))
-    return _Books(
+        unreadable.append(Difference("deleted", 0, 1, deleted.decode()))
+    return _LedgerState(
         state=counters,
         holds=frozenset(raw.decode(errors="replace") for raw in holds),
         held=tuple(open_holds),
         first=first.decode(),
         last=last.decode(),
-        whole=length + sums.entries == added,
+        is_complete=length + sums.entries == added,
         archived=sums,
         slots=tuple(_slots(slots)),
-        wrong=tuple(wrong),
+        unreadable=tuple(unreadable),
     )
 
 
@@ -246,10 +246,10 @@ def _keys(state: Mapping[str, int]) -> set[str]:
     return {key_id for key_id, separator, _ in (name.partition(":") for name in state) if separator}
 
 
-def _of(state: Mapping[str, int], name: str) -> int:
+def _value(state: Mapping[str, int], name: str) -> int:
     return state.get(name, 0)
 
 
-def _place(entry_id: str) -> tuple[int, int]:
+def _position(entry_id: str) -> tuple[int, int]:
     ms, _, number = entry_id.partition("-")
     return int(ms), int(number)

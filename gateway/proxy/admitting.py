@@ -10,7 +10,7 @@ from gateway.errors import GatewayError
 from gateway.http.client import Client, ClientDisconnected
 from gateway.ledger.admissions import Admission, AdmissionRefused, AdmissionRequest
 from gateway.ledger.ledger import Ledger
-from gateway.ledger.waiting_line import LeftQueue
+from gateway.ledger.request_queue import LeftQueue
 from gateway.observability.request_record import RequestRecord
 from gateway.proxy.admission import Admitted, PendingSummary, Routed
 from gateway.proxy.snapshot import ConfigSnapshot
@@ -90,7 +90,7 @@ async def _wait_in_queue(
 ) -> Admission:
     since_s = time.perf_counter()
     try:
-        return await ledger.line.admit(ledger.admit, request, queue_s, client.watch)
+        return await ledger.queue.admit(ledger.admit, request, queue_s, client.watch)
     except LeftQueue:
         raise ClientDisconnected from None
     finally:

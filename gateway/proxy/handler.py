@@ -205,7 +205,7 @@ class RequestHandler:
         proxy that has not noticed the shutdown would otherwise pass a refusal to its client.
         """
         self.stopping = True
-        self._ledger.line.stop()
+        self._ledger.queue.stop()
         self._loop.call_later(timeout_s, self.end_all)
 
     def end_all(self) -> None:

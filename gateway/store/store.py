@@ -60,7 +60,7 @@ class Store:
     """The ledger's store; `await Store.open(settings)`.
 
     `lane`: large reads take turns in it, for a page of calls or a slice of work each; it serves who came first.
-    `works`: background work of the store itself. With Sentinels, it watches for a new primary. `redis`: a redis-py
+    `periodics`: background work of the store itself. With Sentinels, it watches for a new primary. `redis`: a redis-py
     client for lists and exports, outside the hot path. It raises redis-py's exceptions. `on_change`: called with
     `available` each time it changes. `epoch`: counts the connections that were made. If it has changed, another server
     may answer now, or the same server with less data than it had acknowledged.
@@ -90,7 +90,7 @@ class Store:
         self._log = structlog.get_logger("gateway.store")
         # What can change: who serves what, the links that are up, and why the others are not.
         self._layout = Layout(url.addresses if url.mode is Mode.SINGLE else ())
-        self.works: tuple[Periodic, ...] = ()
+        self.periodics: tuple[Periodic, ...] = ()
         self._connections: dict[Address, StoreConnection] = {}
         self._faults: dict[Address, StoreUnavailable] = {}
         self._discovery_fault: StoreUnavailable | None = None
@@ -123,7 +123,7 @@ class Store:
         if store._sentinel is not None:
             every_s = settings.breaker_open_s
             watch = Periodic("watch-primary", every_s, store._watch_primary, outages=(StoreUnavailable,))
-            store.works = (watch,)
+            store.periodics = (watch,)
             store._watch = store._loop.create_task(watch.run(), name=watch.name)
         return store
 

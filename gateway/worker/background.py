@@ -69,10 +69,10 @@ class Parts(Protocol):
     ready: bool
 
 
-def background_works(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
+def background_periodics(parts: Parts, check: Periodic) -> tuple[Periodic, ...]:
     """Returns the works that the application runs from its start to its shutdown."""
     return (
-        *parts.ledger.works,
+        *parts.ledger.periodics,
         Periodic("end-overdue-requests", SWEEP_S, parts.handler.end_overdue),
         Periodic("tend-websockets", MAINTAIN_S, parts.sockets.maintain),
         Periodic("control", control_loop.EVERY_S, parts.control_loop.obey, outages=OUTAGES),

@@ -34,7 +34,7 @@ def counters(
     reporter: RequestReporter,
     log: RequestLog,
     admins: Admins,
-    works: tuple[Periodic, ...],
+    periodics: tuple[Periodic, ...],
 ) -> Snapshot:
     """Returns what the parts and the background work have counted since this worker started."""
     return {
@@ -52,19 +52,19 @@ def counters(
         },
         "gateway_feed_dropped_total": {(): reporter.dropped},
         "gateway_counts_lost_total": {(): reporter.lost},
-        "gateway_queued_requests_total": {(result,): count for result, count in ledger.line.results.items()},
-        "gateway_queued_seconds_total": {(): ledger.line.waited_s},
+        "gateway_queued_requests_total": {(result,): count for result, count in ledger.queue.results.items()},
+        "gateway_queued_seconds_total": {(): ledger.queue.waited_s},
         "gateway_log_lines_dropped_total": {(): log.dropped},
         "gateway_admin_sign_ins_total": {(result,): count for result, count in admins.sign_ins.items()},
         "gateway_background_rounds_total": {
-            (work.name, result): count for work in works for result, count in work.rounds.items()
+            (work.name, result): count for work in periodics for result, count in work.rounds.items()
         },
     }
 
 
-def background(works: tuple[Periodic, ...], now_s: float) -> Snapshot:
+def background(periodics: tuple[Periodic, ...], now_s: float) -> Snapshot:
     """Returns which background work is dead. `now_s` is the event loop's time."""
-    return {"gateway_background_dead": {(work.name,): int(work.is_dead(now_s)) for work in works}}
+    return {"gateway_background_dead": {(work.name,): int(work.is_dead(now_s)) for work in periodics}}
 
 
 def gauges(
@@ -87,7 +87,7 @@ def gauges(
             sockets[name, "open"], sockets[name, "idle"] = len(upstream.sockets), upstream.sockets.idle
     return {
         "gateway_holds_open": {(): ledger.open_holds},
-        "gateway_requests_waiting": {(): ledger.line.waiting},
+        "gateway_requests_waiting": {(): ledger.queue.waiting},
         "gateway_settlements_unreplicated": {(): ledger.unreplicated},
         "gateway_spool_pending": {(): int(spool.pending)},
         "gateway_store_breakers": {("closed",): int(store.available), ("open",): int(not store.available)},

@@ -31,7 +31,7 @@ class Parts(Protocol):
     request_log: RequestLog
     store_inspection: StoreInspection
     admins: Admins
-    works: tuple[Periodic, ...]
+    periodics: tuple[Periodic, ...]
     sockets: Sockets
     notices: Notices
     ready: bool
@@ -79,7 +79,9 @@ class MetricsCollector:
 
     def _worker_counts(self) -> Snapshot:
         parts = self._parts
-        own = gauges.counters(parts.ledger, self._spool, parts.reporter, parts.request_log, parts.admins, parts.works)
+        own = gauges.counters(
+            parts.ledger, self._spool, parts.reporter, parts.request_log, parts.admins, parts.periodics
+        )
         return (
             self._counters.snapshot()
             | own
@@ -99,4 +101,4 @@ class MetricsCollector:
         sockets = gauges.open_sockets(parts.sockets)
         kept = gauges.background_responses(handler.background)
         waiting = gauges.waiting_notices(parts.notices)
-        return state | requests | dangers | sockets | kept | waiting | gauges.background(parts.works, now_s)
+        return state | requests | dangers | sockets | kept | waiting | gauges.background(parts.periodics, now_s)

@@ -168,7 +168,7 @@ def test_background_work_that_stays_dead_makes_it_not_ready_and_is_named(
 
         async def begin() -> tuple[Periodic, asyncio.Task[None]]:
             one = Periodic("count-sheep", 0.01, work, dead_after_s=0.2)
-            gateway.services.works = (*gateway.services.works, one)
+            gateway.services.periodics = (*gateway.services.periodics, one)
             return one, asyncio.create_task(one.run())
 
         one, task = gateway.run(begin())

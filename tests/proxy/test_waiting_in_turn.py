@@ -281,20 +281,20 @@ def refusal(used: int, ahead: int = 0) -> AdmissionRefused:
 
 def test_a_refusal_says_when_a_slot_comes_free_as_slots_are_really_kept() -> None:
     times, key = SlotTimes(), ApiKey("team", "key", "hash")
-    assert times.told(refusal(2), key).wait_ms == 1000, "a guess"
+    assert times.with_wait_time(refusal(2), key).wait_ms == 1000, "a guess"
     for _ in range(50):
         times.note("team", "key", 8.0)
-    assert times.told(refusal(1), key).wait_ms == 8000
-    assert times.told(refusal(4), key).wait_ms == 2000
-    assert times.told(refusal(4, ahead=2), key).wait_ms == 6000
-    assert times.told(refusal(4), ApiKey("team", "other", "hash")).wait_ms == 1000
+    assert times.with_wait_time(refusal(1), key).wait_ms == 8000
+    assert times.with_wait_time(refusal(4), key).wait_ms == 2000
+    assert times.with_wait_time(refusal(4, ahead=2), key).wait_ms == 6000
+    assert times.with_wait_time(refusal(4), ApiKey("team", "other", "hash")).wait_ms == 1000
 
 
 def test_a_refusal_over_http_says_so(workers: Workers) -> None:
     key, gateway = workers.new_key(key={"concurrency": 1}), workers.gateways[0]
     with gateway.http(key) as client:
         client.post("/v1/responses", json={"model": "sim/slow-150+tokens-20", "input": "x"})
-        wait_until_sync(lambda: gateway.services.ledger.line.slot_times.wait_ms(key.team.id, key.id, 1) > 1500)
+        wait_until_sync(lambda: gateway.services.ledger.queue.slot_times.wait_ms(key.team.id, key.id, 1) > 1500)
         with workers.slot_kept(key):
             assert float(client.post("/v1/responses", json=QUICK).headers["retry-after-ms"]) > 1500
 

@@ -99,7 +99,7 @@ class Gateway:
         self.store = store = await Store.open(self.rules.store)
         self.spool = Spool(self.directory, _SPOOL_BYTES, self.rules.policy.resolution_ttl_s)
         self.ledger = Ledger(store, self.spool, self.rules.policy, lost=self._lost)
-        self._works = [self.loop.create_task(work.run()) for work in self.ledger.works]
+        self._works = [self.loop.create_task(work.run()) for work in self.ledger.periodics]
 
     async def _end(self) -> None:
         assert self.ledger is not None

@@ -20,7 +20,7 @@ from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.admission_call import ADMIT
-from gateway.ledger.known_responses import Memory
+from gateway.ledger.known_responses import ResponseMemory
 from gateway.ledger.packed_entry import fingerprint
 from gateway.ledger.settlement_call import SETTLE
 from gateway.store.errors import StoreUnavailable
@@ -91,7 +91,7 @@ async def _limit(parts: LedgerParts, key: ApiKey, **limits: int) -> None:
 
 
 async def _settlement(
-    parts: LedgerParts, key: ApiKey, *, memory: Memory | None = None, changes: dict[str, Any], **asked: Any
+    parts: LedgerParts, key: ApiKey, *, memory: ResponseMemory | None = None, changes: dict[str, Any], **asked: Any
 ) -> Callable[[], Awaitable[object]]:
     hold = (await parts.ledger.admit(ask(key, **asked))).hold
     return lambda: parts.ledger.settle(settled(hold, cost=7)._replace(**changes), memory)
@@ -132,7 +132,7 @@ async def _settled_again_in_known_words(parts: LedgerParts, _: Server, key: ApiK
 async def _remembered(parts: LedgerParts, server: Server, key: ApiKey) -> Callable[[], Awaitable[object]]:
     shown = "resp_shown"
     server.run("SET", TeamKeys(key.team_id).response(shown), "running", "PX", 60_000)
-    memory = Memory(fingerprint("resp_a"), "0123", "", "resp_a", shown)
+    memory = ResponseMemory(fingerprint("resp_a"), "0123", "", "resp_a", shown)
     return await _settlement(parts, key, memory=memory, changes={"response_id": "resp_a"})
 
 

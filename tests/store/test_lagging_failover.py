@@ -81,14 +81,14 @@ async def test_what_every_replica_has_is_let_go(tmp_path: Path) -> None:
             for _ in range(3):
                 kept.keep(["k"], [key.team_id], parts.store.epoch)
             group.replica.pause()
-            await kept.look()
+            await kept.drop_replicated()
             await parts.ledger.settle(settled((await parts.ledger.admit(ask(key))).hold, cost=1))
-            await kept.look()
+            await kept.drop_replicated()
             assert len(kept) == 3, "the replica has said nothing since"
             group.replica.resume()
 
             async def let_go() -> bool:
-                await kept.look()
+                await kept.drop_replicated()
                 return len(kept) == 0
 
             await wait_until_found(let_go, what="the replica has caught up")
@@ -132,12 +132,12 @@ async def test_offsets_of_a_server_that_was_connected_meanwhile_confirm_nothing(
             control.keep(["k"], [], parts.store.epoch)
 
             async def let_go() -> bool:
-                await kept.look()
-                await control.look()
+                await kept.drop_replicated()
+                await control.drop_replicated()
                 return len(control) == 0
 
             await wait_until_found(let_go, what="the replica has caught up")
-            assert (kept.lost_ground, len(kept)) == (True, 1)
+            assert (kept.may_have_lost, len(kept)) == (True, 1)
 
 
 async def test_what_a_former_primary_acknowledges_after_the_failover_is_posted_at_its_successor(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ GROWTH_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "the sums of what left the journal are carried forward",
         "gateway/ledger/verification.py",
-        "_JournalTotals(books.archived if books.whole else Archived())",
+        "_JournalTotals(ledger_state.archived if ledger_state.is_complete else Archived())",
         "_JournalTotals(Archived())",
         f"{_TEST_ARCHIVE}::test_days_leave_for_files_and_the_books_still_add_up",
     ),

@@ -201,7 +201,7 @@ async def open_ledger(
 @contextlib.asynccontextmanager
 async def kept_up(ledger: Ledger) -> AsyncIterator[None]:
     """The ledger's upkeep runs inside the block."""
-    work = asyncio.gather(*(one.run() for one in ledger.works))
+    work = asyncio.gather(*(one.run() for one in ledger.periodics))
     try:
         yield
     finally:

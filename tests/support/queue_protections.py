@@ -46,7 +46,7 @@ QUEUE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a client that leaves frees its place",
-        "gateway/ledger/waiting_line.py",
+        "gateway/ledger/request_queue.py",
         '            if result != "admitted":\n                self._leave(request)\n',
         "",
         f"{_TEST}::test_a_client_that_leaves_frees_its_place_at_once_and_nothing_is_held_while_it_waits",

@@ -65,8 +65,8 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "running requests get their holds again after a failover",
         _UPKEEP,
-        "gave its holds back.\n            await self._restore()\n",
-        "gave its holds back.\n            pass\n",
+        "considered this one dead and voided its holds.\n            await self._restore()\n",
+        "considered this one dead and voided its holds.\n            pass\n",
         f"{_FAILOVER}::test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half_a_second",
     ),
     Protection(
@@ -87,7 +87,7 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "offsets of a server that may lack a settlement do not confirm it",
         _REPLICATION,
-        "        if self.lost_ground:  # the offsets",
+        "        if self.may_have_lost:  # the offsets",
         "        if False:  # the offsets",
         f"{_FAILOVER}::test_offsets_of_a_server_that_was_connected_meanwhile_confirm_nothing",
     ),
@@ -130,7 +130,7 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a spooled line that the store refuses stays in the spool",
         "gateway/ledger/spool.py",
-        "                        kept.append(line)\n",
+        "                        remaining.append(line)\n",
         "                        pass\n",
         f"{_SCHEDULES}[errors_on_requests]",
     ),

@@ -14,7 +14,7 @@ from gateway.accounts.authority import param_of
 from gateway.accounts.serialization import balance_json, limits_json, pause_json, time_json
 from gateway.billing.bill import bill_json
 from gateway.billing.money import format_usd
-from gateway.ledger.journal import Entry, Found
+from gateway.ledger.journal import Entry, FoundRequest
 from gateway.ledger.verification import Verification
 from gateway.reporting.audit_log import Action
 from gateway.reporting.refused_requests import RefusedRequest
@@ -120,7 +120,7 @@ def entry_line(entry: Entry) -> bytes:
     return orjson.dumps(entry_json(entry), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
-def request_json(request_id: str, found: Found, took: Mapping[str, Any] | None) -> dict[str, Any]:
+def request_json(request_id: str, found: FoundRequest, took: Mapping[str, Any] | None) -> dict[str, Any]:
     """A request. `state` is running, settled, voided or expired; `entry` is its journal entry if it is still kept.
 
     `took` is the result of `request_reporter.timing`, if it is still kept.

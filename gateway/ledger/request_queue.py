@@ -1,8 +1,8 @@
-"""Requests that wait for their turn instead of being refused at a limit that clears: `queue_s`, `queue_length`.
+"""Lets requests wait in a queue instead of refusing them at a limit that clears: `queue_s`, `queue_length`.
 
-The queue is in the store, so that all workers serve in one order (queue.lua). A request that waits holds nothing. It
-asks again a few times per second, and leaves its place at once when its client leaves, its time is over or its worker
-stops.
+The queue is in the store, so that all workers serve it in one order (queue.lua). A waiting request has no hold. It
+retries its admission a few times per second. It leaves the queue at once when its client leaves, its time is over, or
+its worker stops.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gateway.store.script import Script
 from gateway.store.store import Store
 
 LEAVE: Final = Script.load("queue_leave_v1")
-_ASKS_EVERY_S: Final = 0.05
-_SLOWEST_S: Final = 0.5  # a quarter of the time after which the queue takes a request for gone
+_RETRY_S: Final = 0.05
+_MAX_PAUSE_S: Final = 0.5  # a quarter of the time after which the queue drops a silent request
 Result = Literal["admitted", "refused", "left"]
 OnLeave = Callable[[], object]
 
 
 class Watch(Protocol):
-    """What a client's `watch` gives."""
+    """The result of a client's `watch`."""
 
     def close(self) -> None:
         """Stops watching."""
@@ -39,8 +39,8 @@ class LeftQueue(Exception):
     """The client has left while its request waited."""
 
 
-class WaitingLine:
-    """The requests that wait in one worker.
+class RequestQueue:
+    """The waiting requests of one worker.
 
     Mutable: `waiting`, `results` and `waited_s` for metrics, and whether the worker stops.
     """
@@ -55,19 +55,19 @@ class WaitingLine:
         self._stopped = False
 
     def stop(self) -> None:
-        """Sends everybody away, because the worker stops: another one will serve them."""
+        """Refuses all waiting requests, because the worker stops. Another one will serve them."""
         self._stopped = True
         for woken in self._woken:
             woken.set()
 
     async def admit(
         self,
-        ask: Callable[[AdmissionRequest], Awaitable[Admission]],
+        admit: Callable[[AdmissionRequest], Awaitable[Admission]],
         request: AdmissionRequest,
         queue_s: int,
         watch: Callable[[OnLeave], Watch],
     ) -> Admission:
-        """Waits for a request's turn.
+        """Waits until a request is admitted. `admit` makes one attempt.
 
         Raises the refusal of the last attempt, GatewayError `shutting_down`, or LeftQueue.
         """
@@ -84,7 +84,7 @@ class WaitingLine:
         self.waiting += 1
         result: Result = "refused"
         try:
-            admission = await self._ask_again(ask, request, since_s + queue_s, woken, gone)
+            admission = await self._retry(admit, request, since_s + queue_s, woken, gone)
         except (LeftQueue, asyncio.CancelledError):
             result = "left"
             raise
@@ -100,9 +100,9 @@ class WaitingLine:
             if result != "admitted":
                 self._leave(request)
 
-    async def _ask_again(
+    async def _retry(
         self,
-        ask: Callable[[AdmissionRequest], Awaitable[Admission]],
+        admit: Callable[[AdmissionRequest], Awaitable[Admission]],
         request: AdmissionRequest,
         deadline_s: float,
         woken: asyncio.Event,
@@ -115,22 +115,22 @@ class WaitingLine:
             if self._stopped:
                 raise GatewayError("shutting_down", "This gateway is stopping. Try again.", wait_ms=1000)
             try:
-                return await ask(request)
+                return await admit(request)
             except AdmissionRefused as refused:
                 left_s = deadline_s - loop.time()
                 if not refused.queue_s or left_s <= 0:
                     raise
-                pause_s = min(left_s, _SLOWEST_S, _ASKS_EVERY_S * (1 + refused.ahead / 4))
+                pause_s = min(left_s, _MAX_PAUSE_S, _RETRY_S * (1 + refused.ahead / 4))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), pause_s)
 
     def _leave(self, request: AdmissionRequest) -> None:
         names = TeamKeys(request.key.team_id)
         reply = self._store.call(LEAVE, [names.queue, names.state], [request.request_id])
-        reply.add_done_callback(_heard)
+        reply.add_done_callback(_ignore_outage)
 
 
-def _heard(reply: asyncio.Future[object]) -> None:
-    """Where the store is away, the place lapses by itself."""
+def _ignore_outage(reply: asyncio.Future[object]) -> None:
+    """Ignores an unavailable store, because a place in the queue lapses by itself."""
     with contextlib.suppress(StoreUnavailable, StoreError, asyncio.CancelledError):
         reply.result()
