@@ -131,7 +131,7 @@ class Journal:
         for _ in range(_ROUNDS if type_ is not None else limit // PAGE + 1):
             count = PAGE if type_ is not None else min(PAGE, limit + 1 - len(found))
             bounds = ("XREVRANGE", team_id, end, start) if newest else ("XRANGE", team_id, start, end)
-            async with self._store.lane:
+            async with self._store.large_reads:
                 page = await self._range(*bounds, count)
             found += [entry for entry in page if type_ in (None, entry.type)]
             if len(found) > limit or len(page) < count:

@@ -97,7 +97,7 @@ class Unreplicated:
         """
         if not self._replicas_seen_s or not len(self):
             return True
-        replies = await self._store.ask_nodes("WAIT", "1", timeout_ms)
+        replies = await self._store.run_on_nodes("WAIT", "1", timeout_ms)
         return not self.may_have_lost and all(reply >= 1 for reply in replies.values())
 
     async def drop_replicated(self) -> None:
@@ -107,7 +107,7 @@ class Unreplicated:
         calls, self._new = self._new, []
         now_s = time.monotonic()
         self._batches.append(_Batch(calls, {}, now_s))  # before the first await, so that the batch cannot be lost
-        roles = {node: _read_role(reply) for node, reply in (await self._store.ask_nodes("ROLE")).items()}
+        roles = {node: _read_role(reply) for node, reply in (await self._store.run_on_nodes("ROLE")).items()}
         if self.may_have_lost:  # the offsets are those of a server that may lack the settlements
             return
         if self._batches and self._batches[-1].calls is calls:

@@ -100,7 +100,7 @@ class AuditLog:
         found: list[Any] = []
         while len(found) <= limit:
             count = min(_PAGE, limit + 1 - len(found))
-            async with self._store.lane:
+            async with self._store.large_reads:
                 page = (await gather([self._store.run("XREVRANGE", name, end, "-", "COUNT", str(count))]))[0]
             found += page
             if len(page) < count:

@@ -41,12 +41,12 @@ pack: Final = cast("Callable[[tuple[Word, ...]], bytes]", hiredis.pack_command)
 
 _ASKING: Final = pack((b"ASKING",))
 
-# How much longer replies are awaited after a missed deadline: one more turn of the loop, see `_on_deadline`.
+# How much longer replies are awaited after a missed deadline: one more turn of the event loop. See `_on_deadline`.
 _TIMER_GRACE_S: Final = 0.002
 
 
 def pack_large(words: tuple[Word, ...]) -> bytes:
-    """Packs a command with megabytes in it, of which `pack` makes several copies: that takes the event loop's time."""
+    """Packs a command with megabytes of data. `pack` would copy them several times, which blocks the event loop."""
     pieces = [b"*%d\r\n" % len(words)]
     for word in words:
         data = word if isinstance(word, bytes) else str(word).encode()
@@ -56,7 +56,7 @@ def pack_large(words: tuple[Word, ...]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What all connections to a store have in common. `db` is 0 in a cluster, which has only one database."""
+    """The settings of all connections to a store. `db` is 0 in a cluster, which has only one database."""
 
     timeout_s: float
     connect_timeout_s: float
@@ -78,7 +78,7 @@ class Call:
 
     def __init__(self, packed: bytes, future: asyncio.Future[Any] | None, script: Script | None = None) -> None:
         self.packed = packed
-        self.future = future  # None if nobody waits: `post`; ASKING and SCRIPT LOAD, for the call that follows
+        self.future = future  # None if nobody waits for the reply: `post`, ASKING, SCRIPT LOAD
         self.script = script
         self.deadline = math.inf
         self.asking = False
@@ -136,7 +136,7 @@ class StoreConnection(asyncio.Protocol):
         return self.send(pack(command))
 
     def post(self, packed: bytes) -> None:
-        """Writes a packed command now, and what waits before it. Nobody hears of its reply, or of a failure."""
+        """Writes a packed command now, together with those that wait. Its reply or failure is ignored."""
         if self.fault is None and len(self._pending) < self._settings.max_pending:
             self._put(Call(packed, None))
             self._flush()
@@ -156,16 +156,13 @@ class StoreConnection(asyncio.Protocol):
     def run_by_ms(self, within_s: float | None = None) -> int:
         """Returns the deadline for a call that is sent now, in ms of the server's clock.
 
-        By default, nobody waits for the call after it.
+        By default it is the time until which the reply is awaited.
         """
         within_s = self._settings.timeout_s if within_s is None else within_s
         return int(self._loop.time() * 1000 + self._clock_ahead_ms + within_s * 1000)
 
     def note_clock(self, server_ms: int) -> None:
-        """Notes the server's time, which is now a moment old.
-
-        The estimate therefore never runs ahead of the server's clock.
-        """
+        """Notes the server's time. It is a moment old, so that the estimate is never ahead of the server's clock."""
         self._clock_ahead_ms = server_ms - self._loop.time() * 1000
 
     async def measure_clock(self) -> None:
@@ -272,7 +269,7 @@ class StoreConnection(asyncio.Protocol):
 
     def _refused(self, call: Call, message: str) -> None:
         script = call.script
-        if call.future is None:  # if ASKING fails, the reply to the call behind it says so
+        if call.future is None:  # if ASKING fails, so does the call after it
             if script is not None:
                 self._loads[script.sha] = reply_exception(message)
             return

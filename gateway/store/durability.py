@@ -1,12 +1,12 @@
-"""Checks whether the store may lose what the ledger must keep, or forbids what it needs. `inspect` asks it.
+"""Checks whether the store may lose the ledger's data, or forbids commands that the gateway needs.
 
-    danger          what was found
+    danger          meaning
     evicts          its maxmemory-policy is allkeys-*: when memory is full it evicts teams, balances and journals
     evicts_expiring volatile-*: when memory is full it evicts settlement results, and a repetition is charged twice
-    not_persistent  neither an append-only file nor snapshots: a restart of the server loses everything
+    not_persistent  there is neither an append-only file nor a snapshot: a restart of the server loses everything
     no_replica      there is no copy: losing the machine loses everything
-    old_version     older than Redis 7
-    forbids         our user may not run a command that scripts need. Those scripts refuse to start (script.py)
+    old_version     the server is older than Redis 7
+    forbids         the gateway's user may not run a command that scripts need; they refuse to start (script.py)
 
 The gateway does not start with a danger in `FATAL`, unless `store.accept_data_loss` is set.
 """
@@ -35,15 +35,15 @@ DANGERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 FATAL: Final = frozenset({"evicts", "not_persistent"})
-_OLDEST: Final = 7
+_MIN_VERSION: Final = 7
 PERMISSIONS: Final = Script.load("permissions_v1")
-_KEY: Final = "gw:{probe-0}"  # stands for the gateway's keys; nothing is done with it
+_KEY: Final = "gw:{probe-0}"  # represents the gateway's keys, and is not used otherwise
 _FORBIDDEN_COMMAND: Final = re.compile(r"the '([a-z|]+)' command")
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a node reports about itself, or None. `forbidden`: the commands that the gateway needs and may not run."""
+    """What a node reports about itself. `forbidden`: the commands that the gateway needs and may not run."""
 
     version: str
     policy: str
@@ -64,7 +64,7 @@ class Inspection:
         if self.replicas == 0:
             found.append("no_replica")
         major = self.version.partition(".")[0]
-        if major.isdigit() and int(major) < _OLDEST:
+        if major.isdigit() and int(major) < _MIN_VERSION:
             found.append("old_version")
         if self.forbidden:
             found.append("forbids")
@@ -94,17 +94,17 @@ def read_inspection(info: bytes, save: str | None) -> Inspection:
 
 
 async def inspect(store: Store) -> dict[Address, Inspection]:
-    """Asks every node. Raises StoreUnavailable. A node that hides INFO is left out unless it forbids more."""
+    """Inspects every node. A node that hides INFO is left out unless it forbids commands. Raises StoreUnavailable."""
     forbidden = await _forbidden(store)
     found = {node: Inspection("", "", None, None, commands) for node, commands in forbidden.items() if commands}
     try:
-        infos = await store.ask_nodes("INFO")
+        infos = await store.run_on_nodes("INFO")
     except (StoreError, StoreUnavailable) as error:
         if isinstance(error, StoreUnavailable) and error.reason != "NOPERM":
             raise
         return found
     try:
-        saves = await store.ask_nodes("CONFIG", "GET", "save")
+        saves = await store.run_on_nodes("CONFIG", "GET", "save")
     except (StoreError, StoreUnavailable):  # managed servers often forbid CONFIG
         saves = {}
     for node, info in infos.items():
@@ -115,9 +115,9 @@ async def inspect(store: Store) -> dict[Address, Inspection]:
 
 
 async def _forbidden(store: Store) -> dict[Address, tuple[str, ...]]:
-    """Returns the commands that our user may not run, per node. Raises StoreUnavailable."""
+    """Returns the commands that the gateway's user may not run, per node. Raises StoreUnavailable."""
     try:
-        replies = await store.ask_nodes("EVALSHA", PERMISSIONS.sha, 0, _KEY, *COMMANDS, script=PERMISSIONS)
+        replies = await store.run_on_nodes("EVALSHA", PERMISSIONS.sha, 0, _KEY, *COMMANDS, script=PERMISSIONS)
     except StoreUnavailable as error:
         if error.reason != "NOPERM":
             raise
@@ -129,7 +129,7 @@ async def _forbidden(store: Store) -> dict[Address, tuple[str, ...]]:
     return {node: tuple(sorted(command.decode() for command in reply)) for node, reply in replies.items()}
 
 
-def explained(found: Mapping[Address, Inspection], only: frozenset[str] | None = None) -> list[str]:
+def explain_dangers(found: Mapping[Address, Inspection], only: frozenset[str] | None = None) -> list[str]:
     """Returns one sentence per danger, with the first node that has it."""
     seen: dict[str, str] = {}
     for node, inspection in found.items():

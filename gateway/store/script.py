@@ -5,14 +5,14 @@ A line `--@include NAME` is replaced by scripts/NAME.lua, which may have such li
 of a script would otherwise set these locals and capture them in every function that uses them, which took a tenth of an
 admission's time in the store. The server identifies a script by the SHA-1 of its source.
 
-A script that fails in the middle keeps what it has written. So each script that writes first asks the server whether
-its user may run all of its commands (`_permission_check`), and otherwise answers NOPERM with those that are missing. A
-line `--@reads` says that a script writes nothing, although it includes functions that could.
+The writes of a script that fails in the middle are not undone. Each script that writes therefore checks first whether
+its user may run all of its commands (`_permission_check`). If not, it answers NOPERM with the names of the missing
+ones. A line `--@reads` states that a script writes nothing, although it includes functions that could.
 
-To ask takes as long as a third of a command, so the scripts of every request ask less: with a line
-`--@permits HSET ZADD` before its first write, a script asks there, and only about the commands that it names. Those are
-the ones that may follow the first write. What runs before needs no question: if it is refused, nothing is written.
-The inspection (durability.py) asks about all commands.
+Checking a command takes a third of the time of running it, so that the scripts of every request check less. With a line
+`--@permits HSET ZADD` before its first write, a script checks only these commands, and only there. They must include
+all commands that may follow the first write. Commands before it need no check, because nothing has been written if one
+of them is refused. The inspection (durability.py) checks all commands.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ _WORD: Final = re.compile(rf"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|--[^\n]*
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script. `sha` is the SHA-1 of `source` in hexadecimal, which EVALSHA uses. `commands`: those that it runs."""
+    """A script. `sha` is the SHA-1 of `source` in hexadecimal, for EVALSHA. `commands`: the commands that it runs."""
 
     name: str
     source: str
@@ -64,15 +64,15 @@ class Script:
     @classmethod
     def load(cls, name: str) -> "Script":
         """Reads scripts/`name`.lua of this package with its includes. Raises FileNotFoundError if it does not exist."""
-        return cls.written(name, _read(name))
+        return cls.from_text(name, _read(name))
 
     @classmethod
-    def written(cls, name: str, text: str) -> "Script":
-        """Creates a script from a text with includes and constants, as the files of this package are written.
+    def from_text(cls, name: str, text: str) -> "Script":
+        """Creates a script from a text with includes and constants, such as the files of this package.
 
         Raises ValueError if a constant has two values.
         """
-        source = _without_constants(_included(_READS.sub("", text)))
+        source = _without_constants(_expand_includes(_READS.sub("", text)))
         commands = tuple(sorted({" ".join(filter(None, found)) for found in _CALL.findall(source)}))
         if _PERMITS.search(source):
             source = _PERMITS.sub(lambda line: _permission_check(line[1].split(), commands), source)
@@ -81,13 +81,13 @@ class Script:
         return replace(cls.of(name, source), commands=commands)
 
 
-def _permission_check(asked: Iterable[str], commands: Iterable[str]) -> str:
-    """Returns a statement that ends a script whose user may not run all of the `asked` commands.
+def _permission_check(required: Iterable[str], commands: Iterable[str]) -> str:
+    """Returns a statement that ends a script whose user may not run all of the `required` commands.
 
-    The answer names each of its `commands` that is missing. It is on one line, so that the numbers of lines stay.
-    Servers that cannot be asked (no `acl_check_cmd`) are older than Redis 7.
+    The answer names each of the script's `commands` that is not permitted. The statement is on one line, so that line
+    numbers stay the same. Servers without `acl_check_cmd` are older than Redis 7.
     """
-    permitted = " and ".join(f"c({_words(command)},k)" for command in asked)
+    permitted = " and ".join(f"c({_words(command)},k)" for command in required)
     named = ",".join("{" + _words(command) + "}" for command in commands)
     return (
         f"do local c,k=redis.acl_check_cmd,KEYS[1] if c and not({permitted}) then local m={{}} "
@@ -101,8 +101,8 @@ def _words(command: str) -> str:
     return "'" + command.replace(" ", "','") + "'"
 
 
-def _included(text: str) -> str:
-    return _INCLUDE.sub(lambda line: _included(_read(line[1]).rstrip("\n")), text)
+def _expand_includes(text: str) -> str:
+    return _INCLUDE.sub(lambda line: _expand_includes(_read(line[1]).rstrip("\n")), text)
 
 
 def _read(name: str) -> str:

@@ -1,13 +1,13 @@
-"""The store: the gateway's calls go to the node that serves their keys, or fail at once.
+"""The store: sends each call to the node that serves its keys, or fails it at once.
 
-    closed breaker   a node has a link in `_connections`: calls go out on it
-    open breaker     it has none, `_faults` says why: calls fail at once, nothing waits, nothing piles up
+    closed breaker   the node has a connection in `_connections`, on which calls are sent
+    open breaker     it has none, and `_faults` has the reason; calls fail at once, so that nothing piles up
 
-A missed deadline, a lost connection, or a reply that says "I take no writes" opens a node's breaker. One task then
-looks for the primary, connects and writes, again and again with growing, jittered pauses, until every node takes
-writes; it ends there. In a cluster a node that is down fails the calls for its slots alone. With Sentinels, they are
-asked every second who the primary is: after a planned failover the old one takes writes, which will be lost, for
-seconds.
+A missed deadline, a lost connection, or a reply that the node accepts no writes opens the node's breaker. One task then
+finds the primary, connects, and tries a write. It repeats this with growing, jittered pauses until every node accepts
+writes. In a cluster, a node that is down fails only the calls for its slots. With Sentinels, the store asks them every
+second which node is the primary, because after a planned failover the old one still accepts writes for some seconds,
+which are lost.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ _FIRST_PAUSE_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """How to reach the store; the forms of `url` are in url.py."""
+    """How to reach the store. For the forms of `url` see url.py."""
 
     url: str = field(repr=False)
     timeout_s: float = 0.5  # from a call's write to its reply
     connect_timeout_s: float = 1.0
     breaker_open_s: float = 1.0  # the longest pause between two attempts to reach a store that is down
-    max_pending: int = 4096  # calls that wait for one node; those beyond fail at once
-    username: str | None = None  # this and the password go before the URL's
+    max_pending: int = 4096  # calls that wait for one node; further calls fail at once
+    username: str | None = None  # this and the password take precedence over those in the URL
     password: str | None = field(default=None, repr=False)
     ca_file: str | None = None  # instead of the system's authorities, for rediss
     sentinel_username: str | None = None
@@ -57,19 +57,19 @@ class StoreSettings:
 
 
 class Store:
-    """The ledger's store; `await Store.open(settings)`.
+    """The gateway's store. Opened by `await Store.open(settings)`.
 
-    `lane`: large reads take turns in it, for a page of calls or a slice of work each; it serves who came first.
-    `periodics`: background work of the store itself. With Sentinels, it watches for a new primary. `redis`: a redis-py
-    client for lists and exports, outside the hot path. It raises redis-py's exceptions. `on_change`: called with
-    `available` each time it changes. `epoch`: counts the connections that were made. If it has changed, another server
-    may answer now, or the same server with less data than it had acknowledged.
+    `large_reads`: a lock that large reads take in turn, for one page of calls each. `periodics`: background work of the
+    store itself; with Sentinels, it watches for a new primary. `redis`: a redis-py client for lists and exports,
+    outside of a request's path, which raises redis-py's exceptions. `on_change` is called with `available` each time it
+    changes. `epoch` counts the connections that were made. If it has changed, another server may answer now, or the
+    same server with less data than it had acknowledged.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
         self.on_change: Callable[[bool], None] | None = None
         self.epoch = 0
-        self.lane = asyncio.Lock()
+        self.large_reads = asyncio.Lock()
         self._settings = settings
         self._url = url = _parsed(settings.url)
         self._connection_settings = ConnectionSettings(
@@ -88,7 +88,7 @@ class Store:
         self._redis: Redis | RedisCluster | None = None
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("gateway.store")
-        # What can change: who serves what, the links that are up, and why the others are not.
+        # Mutable from here on: the layout, the open connections, and the faults of the other nodes.
         self._layout = Layout(url.addresses if url.mode is Mode.SINGLE else ())
         self.periodics: tuple[Periodic, ...] = ()
         self._connections: dict[Address, StoreConnection] = {}
@@ -96,18 +96,18 @@ class Store:
         self._discovery_fault: StoreUnavailable | None = None
         self._available = False
         self._closed = False
-        self._parked: list[tuple[Call, Address]] = []  # redirected to a node that has no link yet
+        self._parked: list[tuple[Call, Address]] = []  # redirected to a node without a connection
         self._recovery: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._stale = False  # something changed since the last look
+        self._stale = False  # something has changed since the last attempt to restore
         self._attempts = 0
         self._recovered_at = float("-inf")
 
     @classmethod
     async def open(cls, settings: StoreSettings) -> Self:
-        """Connects. A store that is down is opened all the same, unavailable, and looked for in the background.
+        """Connects. If the store is down, it is opened as unavailable, and connected in the background.
 
-        Raises StoreError where waiting cannot help: a bad URL, wrong credentials, an unreadable CA file.
+        Raises StoreError if waiting cannot help: for an invalid URL, wrong credentials, or an unreadable CA file.
         """
         store = cls(settings)
         try:
@@ -129,24 +129,27 @@ class Store:
 
     @property
     def available(self) -> bool:
-        """Whether every key's node takes calls."""
+        """Whether there is a connected node for every key."""
         return self._available
 
     @property
     def timeout_s(self) -> float:
-        """How long a reply is awaited. A call with a deadline runs within this time after it was sent, or never."""
+        """How long a reply is awaited.
+
+        A call with a deadline runs within this time after it was sent, or not at all.
+        """
         return self._settings.timeout_s
 
     @property
     def redis(self) -> Redis | RedisCluster:
-        """A redis-py client of the same store. It is made when it is first asked for."""
+        """A redis-py client of the same store. It is made at the first use."""
         if self._redis is None:
             self._redis = redis_client(self._url, self._connection_settings, self._settings.ca_file, self._sentinel)
         return self._redis
 
     @property
     def fault(self) -> StoreUnavailable | None:
-        """Why the store is not available; None while it is."""
+        """Why the store is not available, or None."""
         if self._available:
             return None
         down = (self._faults[node] for node in self._layout.nodes if node in self._faults)
@@ -155,11 +158,11 @@ class Store:
     def call(
         self, script: Script, keys: Sequence[str], args: Sequence[Word], *, is_large: bool = False
     ) -> asyncio.Future[Any]:
-        """Runs a script on the node of its first key, with all other calls of this turn of the loop in one write.
+        """Runs a script on the node of its first key. All calls of one turn of the event loop are sent in one write.
 
         `is_large`: an argument may have megabytes.
 
-        Raises nothing. The future's result is the script's reply (bytes, int, list, None); it fails with
+        Raises nothing. The future's result is the script's reply (bytes, int, list, None). It fails with
         StoreUnavailable or StoreError.
         """
         try:
@@ -169,7 +172,7 @@ class Store:
         return self._dispatch(keys[0] if keys else "", packed, script)
 
     def run(self, *command: Word, key: str | None = None) -> asyncio.Future[Any]:
-        """Runs one command on the node of `key`, by default its second word; else as `call`."""
+        """Runs one command on the node of `key`, which by default is the command's second word. See `call`."""
         try:
             packed = pack(command)
         except TypeError as exc:
@@ -180,7 +183,7 @@ class Store:
         return self._dispatch(key, packed, None)
 
     def post(self, key: str, *command: Word) -> None:
-        """Runs a command of which nobody hears the reply. It is written when this returns, unless the node is away."""
+        """Runs a command without waiting for its reply. It is written at once, unless the node is not connected."""
         node = self._layout.node_of(key)
         if node is not None and (connection := self._connections.get(node)) is not None:
             connection.post(pack(command))
@@ -195,7 +198,7 @@ class Store:
         return "" if connection is None else str(connection.run_by_ms(within_s))
 
     def note_clock(self, key: str, server_ms: int) -> None:
-        """Notes the time of the clock of the key's node, a moment ago."""
+        """Notes a recent time of the clock of the key's node."""
         node = self._layout.node_of(key)
         if node is not None and (connection := self._connections.get(node)) is not None:
             connection.note_clock(server_ms)
@@ -206,11 +209,11 @@ class Store:
 
     @property
     def connected(self) -> tuple[Address, ...]:
-        """The nodes that take calls."""
+        """The connected nodes."""
         return tuple(self._connections)
 
-    async def ask_nodes(self, *command: Word, script: Script | None = None) -> dict[Address, Any]:
-        """Sends one command, or the EVALSHA of `script`, to every node and returns the replies.
+    async def run_on_nodes(self, *command: Word, script: Script | None = None) -> dict[Address, Any]:
+        """Sends one command, or the EVALSHA of `script`, to every connected node, and returns the replies.
 
         Raises StoreUnavailable or StoreError.
         """
@@ -219,7 +222,7 @@ class Store:
         return dict(zip(nodes, replies, strict=True))
 
     async def close(self) -> None:
-        """Fails what is pending and closes every connection. Idempotent."""
+        """Fails all pending calls, and closes every connection. Idempotent."""
         self._closed = True
         for task in (self._recovery, self._watch):
             if task is not None:
@@ -259,7 +262,7 @@ class Store:
         call.asking = redirect.asking
         if (other := self._connections.get(node)) is not None:
             other.forward(call, asking=redirect.asking)
-        elif self._attempts > 1 or len(self._parked) >= self._settings.max_pending:  # no quick answer is in sight
+        elif self._attempts > 1 or len(self._parked) >= self._settings.max_pending:  # it will not be connected soon
             call.fail(StoreUnavailable("MOVED", f"to {node}, which is not connected"))
         else:
             self._parked.append((call, node))
@@ -298,29 +301,32 @@ class Store:
         self._stale = True
         if self._recovery is None and not self._closed:
             if self._loop.time() - self._recovered_at > self._settings.breaker_open_s:
-                self._attempts = 0  # else it flaps: go on with the pauses where they were
+                self._attempts = 0  # otherwise the connection flaps, and the pauses continue to grow
             self._recovery = self._loop.create_task(self._recover(), name="store-recovery")
 
     async def _recover(self) -> None:
-        # `close` cancels, but a library may turn that into an error of its own, when it meets one of its timeouts.
+        # `close` cancels this task, but a library may turn the cancellation into an error of its own.
         while self._stale and not self._closed:
             if self._attempts:
-                longest_s = min(self._settings.breaker_open_s, _FIRST_PAUSE_S * 2 ** min(self._attempts, 20))
-                await asyncio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
+                max_pause_s = min(self._settings.breaker_open_s, _FIRST_PAUSE_S * 2 ** min(self._attempts, 20))
+                await asyncio.sleep(max_pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
             self._attempts += 1
             self._stale = False
             try:
                 await self._restore()
-            except (StoreUnavailable, StoreError):  # kept in _faults; a StoreError: its operator may yet set it right
+            except (
+                StoreUnavailable,
+                StoreError,
+            ):  # the reason is in `_faults`; an operator may still correct the cause of a StoreError
                 self._stale = True
-            except Exception as exc:  # noqa: BLE001 - whatever a strange server caused, the search must go on, and show it
+            except Exception as exc:  # noqa: BLE001 - after any error the attempts must go on
                 self._discovery_fault = StoreUnavailable("refused", repr(exc))
                 self._stale = True
         self._recovered_at = self._loop.time()
         self._recovery = None
 
     async def _restore(self) -> None:
-        """One attempt: find the nodes, connect to those without a link. Raises the first thing that went wrong."""
+        """Makes one attempt to find the nodes and to connect to those without a connection. Raises the first fault."""
         try:
             layout = await self._discover()
         except (StoreUnavailable, StoreError) as exc:
@@ -328,13 +334,13 @@ class Store:
             self._unpark(self._discovery_fault)
             raise
         self._layout, self._discovery_fault = layout, None
-        wanted = {*layout.nodes, *(node for _, node in self._parked)}
-        for node in self._connections.keys() - wanted:
+        needed = {*layout.nodes, *(node for _, node in self._parked)}
+        for node in self._connections.keys() - needed:
             self._connections.pop(node).retire(StoreUnavailable("closed", f"{node} serves nothing any more"))
-        for node in self._faults.keys() - wanted:
+        for node in self._faults.keys() - needed:
             del self._faults[node]
-        self._report()  # before the first await: while a new node is being connected, its keys have none
-        missing = wanted - self._connections.keys()
+        self._report()  # before the first await, because a new node is not connected yet
+        missing = needed - self._connections.keys()
         faults = [fault for fault in await asyncio.gather(*map(self._connect_node, missing)) if fault is not None]
         self._unpark(StoreUnavailable("MOVED", "the named node is not connected"))
         self._report()
@@ -342,7 +348,7 @@ class Store:
             raise faults[0]
 
     async def _watch_primary(self) -> None:
-        """Raises StoreUnavailable without Sentinels: then the primary that we have is the best guess."""
+        """Starts a recovery if the primary has changed. If no Sentinel answers, raises StoreUnavailable."""
         if (await self._discover()).nodes != self._layout.nodes:
             self._start_recovery()
 
@@ -355,7 +361,7 @@ class Store:
         return self._layout
 
     async def _connect_node(self, node: Address) -> StoreUnavailable | StoreError | None:
-        """Connects, and closes the node's breaker if it takes a write; answers what went wrong."""
+        """Connects to a node, and closes its breaker if it accepts a write. Returns the fault, if any."""
         try:
             connection = await open_connection(node, self._connection_settings)
             try:
@@ -377,7 +383,7 @@ class Store:
         try:
             await connection.run(*self._layout.probe(connection.address))
         except StoreUnavailable as fault:
-            if fault.reason != "ASK":  # a primary that is giving this very slot away
+            if fault.reason != "ASK":  # a primary whose slot is being moved away
                 raise
         if connection.fault is not None:
             raise connection.fault.copy()

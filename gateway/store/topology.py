@@ -1,6 +1,7 @@
-"""From `store.url` to the nodes that serve it. url.py parses the URL.
+"""Finds the nodes of a store.
 
-Layout            which node serves a key; the primary, according to the Sentinels or CLUSTER SLOTS
+Layout            which node serves a key
+discover_*        the layout according to the Sentinels, or to CLUSTER SLOTS
 *_client          redis-py's client of the same store
 """
 
@@ -57,7 +58,7 @@ class Layout:
         return ("SETRANGE", next(key for key in keys if self.node_of(key) == node), 0, b"")
 
 
-def layout_of_slots(reply: Sequence[Sequence[object]], asked: Address) -> Layout:
+def layout_of_slots(reply: Sequence[Sequence[object]], address: Address) -> Layout:
     """Parses CLUSTER SLOTS: `[[first, last, [host, port, id, ...], replicas...], ...]`.
 
     An empty or null host means the host that was asked (Redis: CLUSTER SLOTS, "preferred endpoint").
@@ -67,13 +68,13 @@ def layout_of_slots(reply: Sequence[Sequence[object]], asked: Address) -> Layout
         match row:
             case [int(first), int(last), [host, int(port), *_], *_]:
                 name = host.decode() if isinstance(host, bytes) else ""
-                node = Address(name or asked.host, port)
+                node = Address(name or address.host, port)
                 slots[first : last + 1] = [node] * (last - first + 1)
             case _:
-                raise StoreUnavailable("cluster", f"{asked}: CLUSTER SLOTS was not understood")
+                raise StoreUnavailable("cluster", f"{address}: CLUSTER SLOTS was not understood")
     nodes = tuple(dict.fromkeys(node for node in slots if node))
     if not nodes:
-        raise StoreUnavailable("cluster", f"{asked}: the cluster has no slots yet")
+        raise StoreUnavailable("cluster", f"{address}: the cluster has no slots yet")
     return Layout(nodes, slots)
 
 

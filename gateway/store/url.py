@@ -2,11 +2,11 @@
 
     embedded                                                   the server that comes with the gateway; no StoreUrl
     unix:///path[?db=N]                                        one node
-    redis://[user:pw@]host[:6379][/db]         rediss://       one node (rediss: TLS, also for the next two)
+    redis://[user:pw@]host[:6379][/db]         rediss://       one node; rediss is with TLS, also for the next two
     redis+sentinel://[user:pw@]h1[:26379],h2.../name[/db]      the primary that the Sentinels name
     redis+cluster://[user:pw@]h1[:6379],h2...                  every primary, by slot
 
-User and password are those of the store; Sentinels have their own. Both may be percent-encoded.
+User and password are those of the store; the Sentinels have their own. Both may be percent-encoded.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class StoreInspection:
             return
         self.found = await durability.inspect(self._store)
         self._epoch, self._looked_s = epoch, now_s
-        self._say_forbidden(durability.explained(self.found, _FORBIDS))
-        named_dangers = durability.explained(self.found, frozenset(durability.DANGERS) - _QUIET - _FORBIDS)
+        self._say_forbidden(durability.explain_dangers(self.found, _FORBIDS))
+        named_dangers = durability.explain_dangers(self.found, frozenset(durability.DANGERS) - _QUIET - _FORBIDS)
         if named_dangers != self._named_dangers:
             self._named_dangers = named_dangers
             for danger in named_dangers:

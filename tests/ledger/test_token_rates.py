@@ -118,4 +118,4 @@ def test_a_corrected_bucket_is_never_emptier_than_one_that_had_known_from_the_st
     store: Server, requests: list[tuple[int, int, int, int, int]]
 ) -> None:
     words = [number for request in requests for number in request]
-    assert store.run("EVAL", Script.written("race", RACE).source, 1, "race", LIMIT, *words) == []
+    assert store.run("EVAL", Script.from_text("race", RACE).source, 1, "race", LIMIT, *words) == []

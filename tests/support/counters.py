@@ -23,4 +23,4 @@ save_state(KEYS[1], ARGV[1], available, held, team, key)
 def set_counters(store: Server, team_id: str, key_id: str, scope: str, **counters: int) -> None:
     """Sets counters of a team (`scope` "team") or of its key ("key"), by the names in scripts/names.lua."""
     words = [str(word) for pair in counters.items() for word in pair]
-    store.run("EVAL", Script.written("set", _SET).source, 1, TeamKeys(team_id).state, key_id, scope, *words)
+    store.run("EVAL", Script.from_text("set", _SET).source, 1, TeamKeys(team_id).state, key_id, scope, *words)

@@ -15,19 +15,21 @@ NAMES = sorted(
 
 
 def test_a_constant_is_written_as_its_number() -> None:
-    source = Script.written("a", "local ONE, TWO = 1, 22 -- of them\nlocal x = { ONE, scope[TWO], ONE_MORE }\n").source
+    source = Script.from_text(
+        "a", "local ONE, TWO = 1, 22 -- of them\nlocal x = { ONE, scope[TWO], ONE_MORE }\n"
+    ).source
     assert source == "\nlocal x = { 1, scope[22], ONE_MORE }\n"
 
 
 def test_strings_and_comments_keep_their_words() -> None:
     text = "local TIME = 5\nredis.call('TIME', \"TIME\", 'it\\'s TIME', TIME) -- TIME\n"
-    assert Script.written("a", text).source == "\nredis.call('TIME', \"TIME\", 'it\\'s TIME', 5) -- TIME\n"
+    assert Script.from_text("a", text).source == "\nredis.call('TIME', \"TIME\", 'it\\'s TIME', 5) -- TIME\n"
 
 
 def test_a_constant_has_one_value() -> None:
-    assert Script.written("a", "local A = 1\nlocal A = 1\nreturn A\n").source.endswith("return 1\n")
+    assert Script.from_text("a", "local A = 1\nlocal A = 1\nreturn A\n").source.endswith("return 1\n")
     with pytest.raises(ValueError, match="the constant A is 1 and 2"):
-        Script.written("a", "local A = 1\nlocal A = 2\n")
+        Script.from_text("a", "local A = 1\nlocal A = 2\n")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,7 +38,7 @@ async def _rendered(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[byt
     found: list[bytes] = []
     waiting = iter(rows)
     while True:
-        async with store.lane:
+        async with store.large_reads:
             end_s = time.perf_counter() + SLICE_S
             for row in waiting:
                 found.append(orjson.dumps(row))
