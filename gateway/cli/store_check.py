@@ -1,7 +1,7 @@
-"""What a store that is not embedded says of itself before the gateway serves.
+"""Checks a store that is not embedded, before the gateway serves.
 
-store_refusal(...) why the store refuses the gateway permanently (wrong credentials); a store that is down does not
-dangers(...)       what its configuration may lose
+store_refusal(...) returns why the store will never accept the gateway, such as wrong credentials
+dangers(...)       returns how the store's configuration may lose data
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.worker.parts import store_settings
 def store_refusal(settings: Settings) -> str:
     """Returns why the store will never accept the gateway, or "".
 
-    An unavailable store is no reason: the gateway waits for it.
+    An unavailable store is no reason, because the gateway waits for it.
     """
 
     async def attempt() -> str:
@@ -33,27 +33,27 @@ def store_refusal(settings: Settings) -> str:
             return ""
         finally:
             await store.close()
-        dangers = durability.explained(found, durability.FATAL)
+        dangers = durability.explain_dangers(found, durability.FATAL)
         return "; ".join([*dangers, "or set store.accept_data_loss = true"] if dangers else [])
 
-    configure_logging(settings.log, level="error")  # the attempt itself is not worth a log line
+    configure_logging(settings.log, level="error")  # the attempt itself needs no log line
     return "" if settings.store.url == EMBEDDED else asyncio.run(attempt())
 
 
 def dangers(settings: Settings) -> list[str]:
-    """Returns the dangers of the store's configuration. A store that cannot be reached is one line."""
+    """Returns the dangers of the store's configuration. An unreachable store counts as one."""
 
-    async def ask() -> list[str]:
+    async def inspect() -> list[str]:
         try:
             store = await Store.open(store_settings(settings))
         except StoreError as error:
             return [str(error)]
         try:
-            return durability.explained(await durability.inspect(store))
+            return durability.explain_dangers(await durability.inspect(store))
         except StoreUnavailable as error:
-            return [f"it is not there to be asked: {error}"]
+            return [f"it could not be inspected: {error}"]
         finally:
             await store.close()
 
     configure_logging(settings.log, level="error")
-    return asyncio.run(ask())
+    return asyncio.run(inspect())

@@ -39,8 +39,8 @@ PUT: Final = Script.load("response_put_v2")
 WALK: Final = Script.load("response_walk_v2")
 USE: Final = Script.load("response_use_v1")
 DELETE: Final = Script.load("response_delete_v1")
-_SLICE: Final = 1000
-"""How many turns of a chain one script renews. See response_entries.lua."""
+_SLICE_TURNS: Final = 1000
+"""How many turns of a chain one script reads or renews: SLICE in response_entries.lua."""
 _BATCH_SIZE: Final = 8
 """How many contents are read at once, from the newest turn back. A chain may end early at a compaction."""
 _LONG_PACKED_BYTES: Final = 8 * 1024
@@ -235,19 +235,21 @@ class ResponseStore:
                 raise _too_long(f"it has more than {self.policy.max_depth} turns")
             if not rest:
                 break
-        if len(ids) >= _SLICE:
+        if len(ids) >= _SLICE_TURNS:
             await self._renew(names, ids)
         return ids
 
     async def _renew(self, names: TeamKeys, ids: Sequence[str]) -> None:
-        """Renews a chain that is too long for one script, from its root on: no turn outlives what it continues.
+        """Renews a chain that is too long for one script.
 
-        It lives for longer by the time that a turn may run, which renews only the part next to it when it ends.
+        It begins at the root, so that no turn outlives its ancestors.
+
+        The added lifetime is the maximum duration of a turn, because the end of a turn renews only the last ancestors.
         """
-        ahead_ms = str(int(min(self.policy.longest_s, self.policy.ttl_s) * 1000))
+        ahead_ms = str(int(min(self.policy.max_duration_s, self.policy.ttl_s) * 1000))
         at_ms = ""
-        for start in reversed(range(0, len(ids), _SLICE)):
-            args = [self._ttl_ms, at_ms, ahead_ms, str(start), *ids[start : start + _SLICE]]
+        for start in reversed(range(0, len(ids), _SLICE_TURNS)):
+            args = [self._ttl_ms, at_ms, ahead_ms, str(start), *ids[start : start + _SLICE_TURNS]]
             at_ms = str((await gather([self.store.call(USE, names.stored_responses, args)]))[0])
 
     async def _contents(self, team_id: str, ids: Sequence[str]) -> list[bytes | None]:

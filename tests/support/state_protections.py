@@ -56,7 +56,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a conversation has a bounded number of items",
         "gateway/store/scripts/conversation_append.lua",
-        "if redis.call('HLEN', conversation) + last - first >= MOST_ITEMS then return -1 end",
+        "if redis.call('HLEN', conversation) + last - first >= MAX_ITEMS then return -1 end",
         "",
         "tests/state/test_conversations.py::test_the_number_of_its_items_is_bounded",
     ),
@@ -267,15 +267,15 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a chain that is too long for one script is renewed whole",
         "gateway/state/responses.py",
-        "        if len(ids) >= _SLICE:\n",
+        "        if len(ids) >= _SLICE_TURNS:\n",
         "        if False:\n",
         "tests/state/test_stored_responses.py::test_a_chain_may_have_as_many_turns_as_the_setting_says",
     ),
     Protection(
         "one script removes a bounded part of a long chain",
         "gateway/store/scripts/response_entries.lua",
-        "and id ~= kept and left > 0 do",
-        "and id ~= kept do",
+        "and id ~= new_id and left > 0 do",
+        "and id ~= new_id do",
         "tests/state/test_stored_responses.py::test_a_long_chain_goes_piece_by_piece_and_from_its_end",
     ),
     Protection(

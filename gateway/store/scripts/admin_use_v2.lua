@@ -1,10 +1,10 @@
--- admin_use_v2: reads an admin key for a caller that presents one of its secrets, and notes the time of the use.
+-- admin_use_v2: reads an admin key for a caller that presents one of its secrets, and records the time of the use.
 --
 -- KEYS 1 admin key
--- ARGV 1 SHA-256 of the secret  2 how old the time of the last use may be, ms
--- Returns {now_ms, field, value, ...}; only now_ms if there is no such key, or the secret is not valid.
+-- ARGV 1 SHA-256 of the secret  2 age in ms from which the recorded time is replaced
+-- Returns {now_ms, field, value, ...}; only now_ms if the key does not exist, or the secret is not valid.
 --
--- The field "secret" is the newest secret. The field "s:<SHA-256>" of an earlier one says when it ends (admin_rotate_v1).
+-- admin_rotate_v1 describes the fields of the secrets.
 --@include common
 local now = server_ms()
 local stored = redis.call('HMGET', KEYS[1], 'secret', 's:' .. ARGV[1], 'used_ms', 'expires_ms')

@@ -4,29 +4,29 @@
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
 --      (all in lower case, and compared so)
 --      5 hold, nano-USD  6 hold, tokens  7 requested max_output_tokens, or -1  8 lifetime of the hold, ms
---      9 "1": decide only, reserve nothing  10 lifetime of the idempotency key, ms
+--      9 "1": decide, but reserve nothing  10 lifetime of the idempotency key, ms
 --      11 output tokens in the hold  12 price of a million of them, nano-USD
 --      13 the latest time at which this may run, by the server's clock in ms; "" for any time
 --      14 share of a minute's limit that may come at once, in thousandths
 --      15 names that stand for the operation, one per line: its own, and those that include it
---      16 "1": it is free: only who asks for it and what that may use is checked, no limit, and nothing is reserved
---      17 "1": it waits for its turn in the queue, or joins it
+--      16 "1": it is free: only the key and its permissions are checked, no limit applies, and nothing is reserved
+--      17 "1": it has a place in the queue, or joins it
 --      18 patterns whose limits count it, one per line, or "" for those of 4
--- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...[, the meters
---           that count it (meter_counting.lua), its day in the team's time zone (days after 1970-01-01), or -1]} or
+-- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...[, the
+--           meters that count it (meter_counting.lua), its day in the team's time zone (days after 1970-01-01), or -1]} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
 --           cut, rates..., the least nano-USD left in credits and budgets, the least tokens left in budgets and tpm,
---           for how many seconds it may wait for its turn, or 0; how many it waits for, its day as above, the pattern
---           of the limit's models or ""}
+--           for how many seconds it may wait in the queue, or 0; how many requests are ahead of it, its day as above,
+--           the pattern of the limit's models or ""}
 --   rates: requests limit, left, reset_ms; tokens limit, left, reset_ms; of the scope with the least left (-1: no limit)
 --
--- "calendar" as the code: the team's calendar (accounts/periods.py) is to be written first; nothing was decided.
--- For an invalid key, scope is the reason and limit the time in ms since when (key_status.lua).
--- A call that waited in the socket of a store that hung is refused as "late": its sender has given up on it.
--- No hold is voided here, because after such a pause a running request's hold looks expired: see expire_v2, reclaim_v1.
--- If several limits stand in the way, the one that lasts longest is reported, so that a client that waits as told
--- succeeds. What costs nothing is not asked whether it can be paid: neither credits nor budgets stop a request that holds
--- none of them. queue.lua says how requests wait. A request that does not state its output holds no more output tokens than its key and its team permit.
+-- With the code "calendar", nothing was decided: the team's calendar (accounts/periods.py) must be written first.
+-- For an invalid key, scope is the reason, and limit is the time in ms since when it applies (key_status.lua).
+-- A call that waited in the socket of a store that hung is refused as "late", because its caller no longer waits.
+-- Admission voids no hold, because after such a pause the hold of a running request looks expired: see expire_v2 and
+-- reclaim_v1. If several limits refuse a request, the answer names the one that lasts longest, so that a client that waits
+-- for that long succeeds. Credits and budgets do not refuse a request that reserves none of them. queue.lua describes how
+-- requests wait. A request that does not state its output reserves at most the output tokens that its key and team permit.
 --@include common
 --@include limits
 --@include key_status
@@ -34,7 +34,7 @@
 --@include queue
 
 local NO_LIMIT = 9007199254740991
-local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- their places behind the limits in what is loaded
+local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- places of these fields, after the limits
 local team_hash, key_hash, state, holds, held_hash = unpack(KEYS, 1, 5)
 local queue = ARGV[17] == '1' and KEYS[#KEYS]
 local mark = #KEYS > (queue and 7 or 6) and KEYS[7]
@@ -50,7 +50,7 @@ local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_
   'e:' .. secret_hash, 'operations', 'queue_s', 'queue_length', 'rules')
 local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused', 'queue_s', 'queue_length', 'rules')
 local key_rules, team_rules = key_limits[FOURTH + 7], team_limits[FOURTH + 5]
--- The rules that apply besides the plain limits, and how; nil where there are none. meters.lua says what they are.
+-- The rules that apply besides the plain limits, the function that checks one, and the meters of both scopes (meters.lua).
 local rules, wait_under, meters
 local counting -- the names of the meters that count the request
 local day = -1 -- the day in the team's time zone, if it has one
@@ -77,7 +77,7 @@ local function least_of_bucket(limit, level)
   return most, least, reset
 end
 
--- The name of a rule's meter, as a hold has it.
+-- Returns the name of a rule's meter, as holds contain it.
 local function meter_name(entry) return (entry[3] == 'key' and 'k' or 't') .. entry[1][1] end
 
 local function answer(admitted, code, scope, limit, used, wait_ms)
@@ -92,7 +92,7 @@ local function answer(admitted, code, scope, limit, used, wait_ms)
   }
 end
 
--- Adds the nano-USD and the tokens that a request may use at most to pass every credit and budget.
+-- Returns the answer to a refused request. It has the maximum nano-USD and tokens that credits and budgets would permit.
 local function refuse(code, scope, limit, used, wait_ms, pattern)
   local usd, units = metered and available or NO_LIMIT, NO_LIMIT
   for _, pair in ipairs(key and { { key, key_limits }, { team, team_limits } } or {}) do
@@ -153,7 +153,7 @@ if mark then
   end
 end
 
-local worst, blocked = nil, {} -- the scopes in whose way a limit stands, and the meter if it is one of some models alone
+local worst, blocked = nil, {} -- blocked: the scopes whose limits refuse, and the meter of a limit for some models only
 local function consider(code, scope, limit, used, wait_ms, pattern, meter)
   blocked[meter and 'meter' or scope] = meter or true
   if not worst or worst.wait_ms >= 0 and (wait_ms < 0 or wait_ms > worst.wait_ms) then
@@ -228,7 +228,7 @@ if not free then
   end
   if metered and amount > 0 and available < amount then consider('credits', 'team', available, held, -1) end
 end
--- What waits in the queue may be written from here on, as its silent entries go.
+-- From here on the queue may be written, because entries that are no longer renewed are removed.
 if queue then
 --@permits EXISTS HDEL HINCRBY HSET PEXPIRE SET ZADD
 end
@@ -265,7 +265,7 @@ local function reserve(scope, limits)
   if limits[TPM] then scope[TK] = scope[TK] + tokens * MINUTE_MS end
   add_used(scope, now, amount, tokens)
 end
-local counted, team_meters, key_meters = '', nil, nil -- which meters count it; how they are saved
+local counted, team_meters, key_meters = '', nil, nil -- counted: the meters' names; the others: the packed meters
 if rules then
   for _, entry in ipairs(rules) do
     local rule, meter = entry[1], entry[2]

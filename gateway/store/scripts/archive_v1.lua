@@ -1,9 +1,9 @@
--- archive_v1: takes the oldest entries out of a journal, and carries their sums forward.
+-- archive_v1: removes the oldest entries of a journal, and adds their sums to the archived sums.
 --
 -- KEYS 1 journal  2 archived
--- ARGV 1 id of the oldest entry  2 id of the last entry that goes  3 id from which entries stay  4 balance after the last one
---      5... field, what is added to it
--- Returns how many entries went, or 0 if the journal no longer begins with that entry.
+-- ARGV 1 id of the oldest entry  2 id of the last entry to remove  3 id of the first entry to leave
+--      4 balance after the last removed entry  5... field of the archived sums, amount to add
+-- Returns the number of removed entries, or 0 if the journal no longer begins with that entry.
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 if not oldest or oldest[1] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[2], 'through', ARGV[2], 'balance', ARGV[4])

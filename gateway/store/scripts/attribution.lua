@@ -1,16 +1,17 @@
--- What a request's tags have used on a day, for settlement. Inside of a block, before anything is written.
+-- The usage of a request's tags on a day, for settlement. A script includes it inside of a block, before its first
+-- write.
 --
--- ARGV[28]: "<most values of a name> <most names> <lifetime, ms>", then a line for each tag, "<name>=<value>". A name is "t:" and
--- the tag's name, or "u" for the end user; a value is not empty.
--- KEYS[12], a hash: "<name>=<value>" -> "requests input cached output cost", as the usage of a day has them;
---   "#<name>" -> how many values it has; "#" -> how many names of tags there are
--- Further values of a name count under "<name>=", and further names of tags under "=". Sets `tags` to the fields to write, with
--- `tags.life` for a new hash.
+-- ARGV[28]: "<maximum values of a name> <maximum names> <lifetime, ms>", then a line for each tag, "<name>=<value>". A
+-- name is "t:" and the tag's name, or "u" for the end user. A value is not empty.
+-- KEYS[12], a hash: "<name>=<value>" -> "requests input cached output cost", as in the usage of a day;
+--   "#<name>" -> the number of the name's values; "#" -> the number of the tags' names
+-- Values beyond the maximum count under "<name>=", and names beyond the maximum count under "=". The variable `tags`
+-- becomes the fields to write. `tags.life` is the lifetime of a hash that this request creates.
 local most_values, most_names, life = string.match(ARGV[28], '^(%d+) (%d+) (%d+)')
 local names = redis.call('HGET', KEYS[12], '#')
 tags = { life = not names and life }
 names = tonumber(names or 0)
-for line in string.gmatch(ARGV[28], '\n([^\n]+)') do -- no name twice; where two are counted together, both write the same
+for line in string.gmatch(ARGV[28], '\n([^\n]+)') do -- no name comes twice; tags that count together write the same value
   local name = string.match(line, '^[^=]*')
   local found = redis.call('HMGET', KEYS[12], line, '#' .. name)
   local before, values = found[1], tonumber(found[2] or 0)

@@ -1,16 +1,16 @@
--- background_end_v2: ends a background response. What has ended never changes.
+-- background_end_v2: ends a background response. A response that has ended never changes.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items  5 jobs  6 events  7 temporary
 --      [8 conversation  9 use of the team's conversations  10 their sizes]
 -- ARGV 1 id  2 who ends it:
---        "worker"  its worker, which needs its lease    "lost"  anybody, once the lease has lapsed
---        "client"  a client that cancels it             "unborn"  its worker, which refuses it before it ran
---      3 token  4 packed response  5 its packed events  6 "kept" | "temporary"  7 lifetime in ms
+--        "worker"  its worker, whose lease must be valid   "lost"    any worker, once the lease has lapsed
+--        "client"  a client that cancels it                "unborn"  its worker, which refuses it before it runs
+--      3 token  4 packed response  5 its packed events  6 "kept": it is stored | "temporary"  7 lifetime in ms
 --      8 maximum bytes of the team  9 the ids of its output items, separated by commas  10 lifetime if temporary, in ms
 --      11 the number of its last event, plus one  12 maximum bytes of the conversation  13 the lock's name or ""
 --      14 the conversation's id or ""  15... packed items for the conversation
--- Returns 1 if ended; 2 the same, but it was deleted before; 3 the same, but the conversation does not take its items;
---         0 if somebody else has ended it; -1 if the lease has lapsed (worker) or has not (lost)
+-- Returns 1 if ended; 2 if ended, but it was deleted before; 3 if ended, but the conversation cannot take its items;
+--         0 if another worker or client has ended it; -1 if the lease has lapsed ("worker") or has not ("lost")
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 --@include response_entries

@@ -1,8 +1,8 @@
--- background_events_v1: keeps events of a background response, so that a stream can be resumed while it runs.
+-- background_events_v1: stores events of a background response, so that clients can resume its stream while it runs.
 --
 -- KEYS 1 jobs  2 events
 -- ARGV 1 id  2 token  3 the number of the last of these events, plus one  4 the packed events  5 lifetime in ms
--- Returns 1 if kept; 0 if its lease has ended
+-- Returns 1 if stored; 0 if its lease has ended
 --@include background_jobs
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,7 +1,8 @@
--- The background responses of one team that have not ended, for the background_*_v1 scripts. `jobs` is a hash:
+-- The background responses of one team that have not ended, for the background_* scripts. `jobs` is a hash:
 --
--- id    "token state until order": who runs it, "queued" | "in_progress", the end of its lease in ms, its place in line
--- "#"   the last place in line that was given
+-- id    "token state until order": the token of its worker, "queued" | "in_progress", the end of its lease in ms, its place
+--       in the queue
+-- "#"   the last place in the queue that was given
 -- "@"   the time of the last round in ms
 local function read_job(jobs, id)
   local text = redis.call('HGET', jobs, id)

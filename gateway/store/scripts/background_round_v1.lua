@@ -1,13 +1,13 @@
 -- background_round_v1: renews the leases of a worker's background responses, and starts those that may run.
 --
 -- KEYS 1 jobs
--- ARGV 1 lease in ms  2 how many of the team may run at once  3 the longest that one may wait and run, in ms
+-- ARGV 1 lease in ms  2 how many of the team may run at once  3 maximum time for which one may wait and run, in ms
 --      4... pairs: id, token
--- Returns {of each pair: 0 gone | 1 waits | 2 starts now | 3 runs, the ids whose leases have lapsed, how many are left}
+-- Returns {for each pair: 0 gone | 1 waits | 2 starts now | 3 runs, the ids whose leases have lapsed, how many are left}
 --
--- If the last round of any worker is longer ago than half a lease, the store stopped or the worker that ran them has
--- died. The time in which nobody could renew does not count for any lease. A worker that died is found out by the
--- rounds that follow.
+-- If the last round of any worker is longer ago than half a lease, the store stopped or all workers of the team's
+-- responses have died. Then all leases are renewed, because no worker could renew its own. The rounds that follow
+-- detect workers that have died.
 --@include background_jobs
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,10 +1,10 @@
--- books_v3: reads a team's balances, holds and the bounds of its journal at one moment, for verification.
+-- books_v3: reads a team's balances, holds and the first and last entry of its journal in one step, for verification.
 --
 -- KEYS 1 state  2 holds  3 held  4 journal  5 archived
 -- Returns {{state field, value...}, {hold id...}, {hold id, hold...}, first entry's id, last entry's id,
 --   number of entries, number of entries ever added, the last entry that was deleted by hand (XDEL; 0-0: none),
---   {field, value...} of what was archived,
---   {key id or "", rule's id, how many run, ...} of the limits of concurrency that are counted by themselves (meters.lua)};
+--   {field, value...} of the archived sums,
+--   {key id or "", rule's id, how many run, ...} of the limits of concurrency that have a meter of their own (meters.lua)};
 --   ids are "" for an empty journal.
 local OF_SLOTS = 3
 local function edge(command, from, to)
@@ -25,7 +25,7 @@ local state, slots = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #state, 2 do
   local key_id = string.match(state[i], '^(%w*):?meter_window$')
   if key_id then
-    -- Meters that cannot be read count nothing. Admission says so, because it cannot read them either.
+    -- Unreadable meters count nothing. Admission cannot read them either, and reports that.
     local whole, meters = pcall(cmsgpack.unpack, state[i + 1])
     for id, meter in pairs(whole and meters or {}) do
       if type(meter) == 'table' and meter[1] == OF_SLOTS then

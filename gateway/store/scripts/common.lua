@@ -11,8 +11,8 @@
 --
 -- While a script runs, a scope's counters are one array. names.lua lists their names by place:
 --   scope[OPEN]  scope[TK], followed by the time of that level  scope[USD + DAY], for the period scope[PERIOD + DAY]
--- Counters that matter only for a while are packed into the one field "window": a field for each took a quarter of a
--- script's time. Each call also pays for every function and table defined here. What only some scripts need is in
+-- The counters from RQ on are packed into one field "window", because a field for each took a quarter of a script's
+-- time. Each call also pays for every function and table defined here. Functions for only some scripts are therefore in
 -- limits.lua and resolving.lua.
 
 local RPM, TPM = 1, 2 -- places in a scope's limits
@@ -64,7 +64,7 @@ local function load_state(state, key_id, ...)
     fields[11], fields[12]
 end
 
--- A total that a double cannot hold exactly. Its change is added in the store, with 64 bits.
+-- Saves a total. If it is so large that a double is not exact, the store adds the change, with 64 bits.
 local function save_large_total(state, field, scope)
   if scope.added then redis.call('HINCRBY', state, field, scope.added)
   else redis.call('HSET', state, field, scope[TOTAL_USD]) end
@@ -121,7 +121,7 @@ local function advance(scope, limits, now)
   end
 end
 
--- Adds usd and tokens to the total, and to each period that is still the one of the admission.
+-- Adds usd and tokens to the total, and to each period that was the same when the request was admitted.
 local function add_used(scope, admitted_ms, usd, tokens)
   local day, first = floor(admitted_ms / DAY_MS), nil
   if scope.behind or scope[PERIOD + HOUR] == floor(admitted_ms / HOUR_MS) then first = HOUR

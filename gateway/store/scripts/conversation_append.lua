@@ -1,12 +1,12 @@
--- Appends packed items to a conversation, and keeps account of a team's conversations, for the scripts that change them.
+-- Appends packed items to a conversation, and maintains the sizes of a team's conversations.
 --
 -- `use`    zset  the team's conversations by the time of their last change in ms
--- `sizes`  hash  id -> bytes of its items, and 256 for the rest of it; "*" -> the bytes of all
+-- `sizes`  hash  id -> bytes of its items, plus 256 for its other fields; "*" -> the bytes of all conversations
 
--- More items take the store, and who reads them, longer than others should wait.
-local MOST_ITEMS = 10000
+-- Reading more items would block the store, and the worker that reads them, for too long.
+local MAX_ITEMS = 10000
 
--- Takes a conversation out of the account.
+-- Removes a conversation from `use` and `sizes`.
 local function drop_conversation(use, sizes, id)
   local before = tonumber(redis.call('HGET', sizes, id) or '0')
   redis.call('HDEL', sizes, id)
@@ -14,7 +14,7 @@ local function drop_conversation(use, sizes, id)
   redis.call('ZREM', use, id)
 end
 
--- Notes a conversation's size and use. Those whose life has ended are taken out, at most 100 a call.
+-- Records a conversation's size and use. Removes expired conversations from `use` and `sizes`, at most 100 in a call.
 local function note_conversation(conversation, use, sizes, id, now, ttl_ms)
   local over = string.format('(%d', now - ttl_ms)
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', use, '-inf', over, 'LIMIT', 0, 100)) do
@@ -28,13 +28,13 @@ local function note_conversation(conversation, use, sizes, id, now, ttl_ms)
   for _, name in ipairs({ conversation, use, sizes }) do redis.call('PEXPIRE', name, string.format('%d', ttl_ms)) end
 end
 
--- `first`, `last`: where the packed items stand in ARGV. Returns the first position; 0 if the conversation does not
--- exist; -1 if it would be larger than `max_bytes`, or have more than MOST_ITEMS; -3 if the team's conversations would hold more than `team_bytes`. A
--- lock with this name is released.
+-- Appends the packed items in ARGV[first] to ARGV[last], and releases the lock with this name. Returns the position of
+-- the first item; 0 if the conversation does not exist; -1 if it would have more than `max_bytes` or MAX_ITEMS; -3 if
+-- the team's conversations would have more than `team_bytes`.
 local function append(conversation, sizes, max_bytes, team_bytes, lock, first, last)
   if redis.call('HEXISTS', conversation, 'meta') == 0 then return 0 end
   local size = 0
-  if redis.call('HLEN', conversation) + last - first >= MOST_ITEMS then return -1 end
+  if redis.call('HLEN', conversation) + last - first >= MAX_ITEMS then return -1 end
   for at = first, last do size = size + #ARGV[at] end
   if tonumber(redis.call('HGET', conversation, 'bytes')) + size > max_bytes then return -1 end
   if tonumber(redis.call('HGET', sizes, '*') or '0') + size > team_bytes then return -3 end

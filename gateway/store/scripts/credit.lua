@@ -1,6 +1,6 @@
 -- For the scripts that move credits.
 
--- Posts a grant or an adjustment, and remembers it under its idempotency key. Returns what is available afterwards.
+-- Posts a grant or an adjustment, and records it under its idempotency key. Returns the available amount afterwards.
 local function post_credit(state, journal, idem, kind, amount, id, note, now, idem_ttl, journal_ttl)
   local money = redis.call('HMGET', state, 'held')
   local available = redis.call('HINCRBY', state, 'available', amount)

@@ -1,11 +1,11 @@
--- credit_v1: an admin moves credits: a grant (> 0) or an adjustment (either sign), once per idempotency key.
+-- credit_v1: posts a grant (> 0) or an adjustment (either sign) of an admin, once per idempotency key.
 --
 -- KEYS 1 team  2 state  3 journal  4 idempotency
 -- ARGV 1 "grant" or "adjust"  2 amount, nano-USD  3 id of the movement  4 note  5 largest balance
 --      6 lifetime of the idempotency key, ms  7 lifetime of journal entries, ms
 --
--- The bound applies to the balance, not to the sum of all grants. A grant lets a team go on that a cost above its hold
--- has paused.
+-- The largest balance bounds the balance, not the sum of all grants. A grant ends the pause of a team. A cost above its
+-- hold may have paused it.
 -- Returns {1 applied | 2 replayed | 0 no such team | -1 conflict | -2 over the largest balance, available, held, id}
 --
 --@include common

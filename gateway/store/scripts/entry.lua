@@ -1,20 +1,22 @@
--- A settlement as the journal keeps it: one field "e" of a stream's entry, a sequence of MessagePack values.
+-- The form of a settlement in the journal: one field "e" of a stream's entry, a sequence of MessagePack values.
 -- ledger/packed_entry.py reads it.
 --
 --   hold id | row | ending | cost | balance after it | hold, nano-USD | input, cached, output, reasoning tokens | admitted_ms
---   [| the response's id [| how the cost came about [| what is remembered of the response [| the provider's id of it, if another
---   [| by how much the cost is above the hold of the request that made the response
+--   [| the response's id [| the cost's calculation [| the note about the response [| the provider's id of it, if different
+--   [| the amount by which the cost exceeds the hold of the request that created the response
 --   [| the request's tags, where the response's usage may correct the cost later]]]]]]
 --
 --   row      "<key id>|<model>"
---   ending   "<settle or void> <outcome> <settled_by> <upstream>", line, how a plain cost came about, line, fingerprint of
---            the upstream's key if the response is remembered
--- Texts that return in many entries, rows and endings, are numbers. The team's hash "words" explains them
--- (":<text>" -> number, "=<number>" -> text). It is bounded: beyond that the texts stand in the entries.
+--   ending   three lines: "<settle or void> <outcome> <settled_by> <upstream>", the calculation of a plain cost, the
+--            fingerprint of the upstream's key if the response is remembered
+-- Rows and endings recur in many entries. The entries therefore have numbers for them, which the team's hash "words"
+-- explains (":<text>" -> number, "=<number>" -> text). Once it has MAX_WORDS texts, entries contain new texts
+-- themselves.
 
-local MOST_WORDS = 4096
+local MAX_WORDS = 4096
 
--- Returns an id with its hexadecimal digits as bytes. The first byte names the prefix; an id in another form is a text.
+-- Returns an id with its hexadecimal digits as bytes. The first byte stands for the prefix. An id in another form
+-- remains a text.
 local function packed_id(id)
   local prefix, digits = string.match(id, '^(%l+)_([0-9a-f]+)$')
   local code = prefix == 'req' and '\1' or prefix == 'resp' and '\2' or prefix == 'usage' and '\3'

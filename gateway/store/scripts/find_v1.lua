@@ -1,8 +1,10 @@
--- find_v1: finds a request by its id: running, or how it ended.
+-- find_v1: finds a request by its id, whether it runs or has ended.
 --
--- KEYS 1 held  2 journal  3 words  4 how settle_v5 kept its end  5... indexes, the newest first
--- ARGV 1 hold id  2 its fingerprint, for the indexes  3 "": a hold id; "12": the id of a response, whose last entry is found
--- Returns {} | {"open", hold} | {"done", what settle_v5 kept} | {"entry", entry id, packed entry, its row, its ending} (entry.lua)
+-- KEYS 1 held  2 journal  3 words  4 the record in which settle_v5 stored its end  5... indexes, the newest first
+-- ARGV 1 id  2 its fingerprint, for the indexes  3 "": the id is a hold's; "12": it is a response's, and its last entry
+--      is searched
+-- Returns {} | {"open", hold} | {"done", settle_v5's record} | {"entry", entry id, packed entry, its row, its ending}
+--   (entry.lua)
 --@reads
 --@include common
 --@include entry

@@ -1,10 +1,11 @@
--- An index of the journal: where the entry of a hold, or of a response, is. It makes settlement idempotent.
+-- An index of the journal. It finds the entry of a hold or of a response, and makes settlement idempotent.
 --
--- There is one per team and week, of the week in which a request was admitted, so that a settlement that is repeated looks
--- where the first one wrote, whatever the settings are by then. It is a hash of shards. A shard is a string of records: 4 bytes
--- of a fingerprint and 6 of the time of an entry. A fingerprint is the beginning of the SHA-256 of an id, 14 hexadecimal digits;
--- the first six name the shard. So that shards stay short, their number grows with the number of records: at depth d it
--- is 64 * 4^d. A few records of one shard have the same fingerprint by chance, so the entry itself is compared.
+-- A team has one index per week. A request belongs to the index of the week in which it was admitted. A repeated
+-- settlement therefore searches where the first one wrote, even after a change of settings. An index is a hash of
+-- shards. A shard is a string of records: 4 bytes of a fingerprint, and 6 bytes for the time of an entry. A fingerprint
+-- is the beginning of the SHA-256 of an id, 14 hexadecimal digits. The first six select the shard. To keep shards
+-- short, their number grows with the number of records: at depth d it is 64 * 4^d. By chance a few records of a shard
+-- may have the same fingerprint, so the entry itself is compared.
 
 local RECORD, DEEPEST, LONG = 10, 9, 1280
 local WEEK_MS = 604800000

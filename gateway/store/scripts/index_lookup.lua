@@ -1,23 +1,23 @@
--- Looking things up in the index: index.lua.
+-- Searches in the index (index.lua).
 
--- Returns the times at which entries may be whose fingerprint this is, the newest last.
+-- Returns the times of the entries that may have this fingerprint, the newest last.
 local function times_in(index, fingerprint)
-  local place, wanted = tonumber(string.sub(fingerprint, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(fingerprint, 7), 16))
+  local place, rest = tonumber(string.sub(fingerprint, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(fingerprint, 7), 16))
   local fields, times = {}, {}
   for depth = 0, DEEPEST do fields[depth + 1] = shard_of(place, depth) end
   for _, shard in ipairs(redis.call('HMGET', index, unpack(fields))) do
-    local at = shard and string.find(shard, wanted, 1, true)
+    local at = shard and string.find(shard, rest, 1, true)
     while at do
       if at % RECORD == 1 then times[#times + 1] = (struct.unpack('>I6', shard, at + 4)) end
-      at = string.find(shard, wanted, at + 1, true)
+      at = string.find(shard, rest, at + 1, true)
     end
   end
   table.sort(times)
   return times
 end
 
--- Returns the newest entry that has a packed id at a place among its values, as {id, packed entry, its values}. If the
--- journal has been trimmed since, it is {}. Returns nil if there is none.
+-- Returns the newest entry whose value at a place is this packed id, as {id, packed entry, its values}. Returns {} if
+-- the journal has been trimmed and no longer has the entry. Returns nil if there is no entry.
 local function find_entry(index, journal, fingerprint, id, place)
   local times = times_in(index, fingerprint)
   for at = #times, 1, -1 do
@@ -35,7 +35,7 @@ local function find_entry(index, journal, fingerprint, id, place)
   end
 end
 
--- Returns the text for a word's number, or the text itself.
+-- Returns the text that a number stands for (entry.lua), or a text itself.
 local function text_of(words, word)
   if type(word) == 'string' then return word end
   return redis.call('HGET', words, '=' .. string.format('%d', word)) or ''

@@ -1,4 +1,4 @@
--- Adding to the index: index.lua.
+-- Adds to the index (index.lua).
 
 -- Returns the depth at which a record is written when the index has n records: about 32 in each shard.
 local function depth_of(n)
@@ -7,20 +7,21 @@ local function depth_of(n)
   return depth
 end
 
--- Returns a shard with a record in the place of one with the same fingerprint, or behind the others. A provider may give
--- one id to all of its responses: the newest is the one that is found, and the shard must not grow with each.
+-- Returns a shard with a record that replaces the one with the same fingerprint, or follows the others. A provider may
+-- give one id to all of its responses. A search then finds the newest, and the shard does not grow with each response.
 local function with_newest(shard, record)
-  local wanted = string.sub(record, 1, 4)
-  local at = string.find(shard, wanted, 1, true)
+  local fingerprint = string.sub(record, 1, 4)
+  local at = string.find(shard, fingerprint, 1, true)
   while at do
     if at % RECORD == 1 then return string.sub(shard, 1, at - 1) .. record .. string.sub(shard, at + RECORD) end
-    at = string.find(shard, wanted, at + 1, true)
+    at = string.find(shard, fingerprint, at + 1, true)
   end
   return shard .. record
 end
 
--- Adds one or two fingerprints for an entry; the second is that of a response. `n` is about how many records there are; where shards turn out to be long,
--- because it is not, the next depth is taken. The index lives for `life` behind its week, and behind its last shard.
+-- Adds one or two fingerprints for an entry. The second belongs to a response. `n` is an estimate of the number of
+-- records. Where it is too low and the shards have become long, the next depth is used. The index lives until `life`
+-- after the end of its week, and until `life` after its last new shard.
 local function add_to_index(index, n, entry_id, now, life, one, two)
   local time = struct.pack('>I6', string.match(entry_id, '^%d+'))
   local place, record = tonumber(string.sub(one, 1, 6), 16), struct.pack('>I4', tonumber(string.sub(one, 7), 16)) .. time
@@ -40,7 +41,7 @@ local function add_to_index(index, n, entry_id, now, life, one, two)
   else added = redis.call('HSET', index, first, (found[1] or '') .. record, second, with_newest(found[2] or '', more)) end
   if added > 0 then
     local left = (string.match(index, '%d+$') + 1) * WEEK_MS - now
-    -- A key without a lifetime counts as one that lives for ever, which GT does not shorten.
+    -- For a key without a lifetime, GT changes nothing, because such a key lives for ever.
     if redis.call('PEXPIRE', index, max(left, 0) + life, 'GT') == 0 then
       redis.call('PEXPIRE', index, max(left, 0) + life, 'NX')
     end

@@ -2,7 +2,7 @@
 --
 -- KEYS 1 key  2 keys: the team's keys by creation  3 team
 -- ARGV 1 key id  2 "1": only in an active team  3... field, value of the key
--- Returns 1 created | 0 it exists | -1 no such team, or it was deleted | -2 the team is disabled
+-- Returns 1 if created | 0 if the key exists | -1 if the team does not exist or was deleted | -2 if the team is disabled
 --@include common
 --@include fields
 local key, keys, team = unpack(KEYS)

@@ -5,8 +5,9 @@ local function has_passed(time_ms, now)
   return time_ms ~= 0 and now >= time_ms
 end
 
--- `secret_until` is the key's field "s:<SHA-256>", `ended_ms` its field "e:<SHA-256>" (rotate_v1). Returns nil if the key is valid; otherwise why not, and the time in ms since when, or 0. The client is not told which:
--- unknown, disabled and expired keys get the same answer. The reasons are listed in gateway/identity/api_keys.py.
+-- Returns nil if the key is valid; otherwise the reason (gateway/identity/api_keys.py), and the time in ms since when
+-- it applies, or 0. `secret_until` is the key's field "s:<SHA-256>", `ended_ms` its field "e:<SHA-256>" (rotate_v1).
+-- Clients do not see the reason: unknown, disabled and expired keys get the same answer.
 local function why_invalid(now, secret_until, ended_ms, key_status, key_expires_ms, team_status, team_expires_ms)
   if not key_status then return 'unknown_key', 0 end
   if not secret_until then

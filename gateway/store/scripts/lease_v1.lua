@@ -1,12 +1,13 @@
--- lease_v1: a worker renews its lease and learns which workers have died.
+-- lease_v1: renews a worker's lease, and returns the workers that have died.
 --
 -- KEYS 1 leases
--- ARGV 1 worker id  2 lease, ms; 0: ends the lease, because all that it held is settled  3 lifetime of all leases, ms
--- Returns {1 if its lease was alive | 0 if it is new or had lapsed, ids of workers whose leases have lapsed}
--- Each lapsed lease is returned to one worker only.
+-- ARGV 1 worker id  2 lease, ms; 0: ends the lease, because all holds of the worker are settled
+--      3 lifetime of all leases, ms
+-- Returns {1 if its lease was valid | 0 if it is new or had lapsed, ids of workers whose leases have lapsed}
+-- Only one worker gets a lapsed lease.
 --
 -- The member "" has the time of the last call. If that is longer ago than the time between two calls of a worker, the
--- store stopped or all workers were disconnected. The time in which nobody could renew does not count for any lease.
+-- store stopped or all workers were disconnected. Then all leases are renewed, because no worker could renew its own.
 local leases, worker, lease = KEYS[1], ARGV[1], ARGV[2] + 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,10 +1,10 @@
--- For the scripts that decide about or show limits: the limits of team and key, and what is left of them.
+-- For the scripts that enforce or show limits: reads the limits of a team and a key, and calculates what is left.
 
--- places in a scope's limits, behind RPM and TPM; eight budgets, BUDGETS + i
+-- places in a scope's limits after RPM and TPM; the eight budgets are at BUDGETS + i
 local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4
 local COUNTED = { 12, 13, 14, 2, 15, 16, 17, 3 } -- places of the counters that belong to the budgets
 local PERIODS, TOTAL = { 'hour', 'day', 'month', 'total' }, 4
-local CONCURRENCY_WAIT_MS = 1000 -- a guess: nobody knows when a slot becomes free
+local CONCURRENCY_WAIT_MS = 1000 -- an estimate: a request may end at any time
 local ceil = math.ceil
 
 -- Loads a scope's limits as numbers, followed by the other requested fields.
@@ -22,10 +22,10 @@ local function period_end_ms(period, index)
   return first_day(index + 1) * DAY_MS
 end
 
-local burst = 1 -- the share of a minute's limit that may be used at once; the scripts set it
+local burst = 1 -- the share of a minute's limit that may be used at once; each script sets it
 
--- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never. An amount that is larger
--- than a burst fits into an empty bucket.
+-- Returns the milliseconds until `units` more fit into the bucket: 0 for now, -1 for never. An amount larger than a
+-- burst fits into an empty bucket.
 local function bucket_wait(level, limit, units)
   if limit == 0 or units > limit then return -1 end
   return max(0, ceil((level + units * MINUTE_MS - max(limit * burst, units) * MINUTE_MS) / limit))

@@ -1,11 +1,11 @@
--- look_v3: checks whether a key is valid and which upstream made a response, for requests that must know before admission.
+-- look_v3: checks a key and finds the upstream of a response, for requests that need either before admission.
 --
 -- It only reads.
--- KEYS 1 team  2 key  [3 response: as it is kept while its request runs, and as settle_v5 kept it  4 journal  5 words
+-- KEYS 1 team  2 key  [3 record of the response while its request runs, and of settle_v5  4 journal  5 words
 --      6... indexes, the newest first]
--- ARGV 1 SHA-256 of the secret  2 names that stand for the operation, one per line; "" asks for none
+-- ARGV 1 SHA-256 of the secret  2 names that stand for the operation, one per line; "" to check no operation
 --      [3 id of the response  4 its fingerprint, for the indexes  5 for how long responses are remembered, ms]
--- Returns {1, what was kept of the response or ""}, or {1, "", packed entry, its row, its ending} (entry.lua), or
+-- Returns {1, record of the response or ""}, or {1, "", packed entry, its row, its ending} (entry.lua), or
 --         {0, why the key is not valid, since when in ms} (key_status.lua), or
 --         {-1 the key, or -2 the team, may not use the operation, ""}
 --@reads

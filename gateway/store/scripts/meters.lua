@@ -1,19 +1,20 @@
--- For the scripts that decide about or show limits beyond the plain ones. Inside of a block, behind limits.lua,
--- permitted.lua and meter_counting.lua; the locals team_hash, now and the two functions' arguments come from the script.
+-- For the scripts that enforce or show limits beyond the plain ones. Included inside of a block, after limits.lua,
+-- permitted.lua and meter_counting.lua. The including script defines the locals `team_hash` and `now`.
 --
 -- The field "rules" of a team's or a key's hash is JSON (accounts/rules.py):
 --   {"rules": [[id, name, kind, value, pattern, period], ...], "local": ["day", ...], "zone": "...", "dated": true}
--- `pattern`: of models, in lower case; "" for all. `period` of a budget: hour, day, week, month, quarter, total, or the width
--- in ms of a slot. A team's "local" names the periods of plain budgets that do not follow UTC; they are counted in meters
--- with the name of the budget as their id. "zone" changes with the team's time zone and anchor. "dated": its days are not those of UTC.
--- The team's field "calendar" has the edges of its periods (accounts/periods.py). It is read where a period begins.
+-- `pattern`: of models, in lower case; "" for all. `period` of a budget: hour, day, week, month, quarter, total, or the
+-- width in ms of a slot. A team's "local" names the periods of plain budgets that do not follow UTC. They are counted
+-- in meters with the name of the budget as their id. "zone" changes with the team's time zone and anchor. "dated": its
+-- days are not those of UTC. The team's field "calendar" has the times at which its periods begin and end, its "edges"
+-- (accounts/periods.py). It is read only when a period begins.
 
 local NO_END = 9007199254740991
-local applied = {} -- what applies: { rule, meter, "key" or "team", limit or false }
+local applied = {} -- the rules that apply: { rule, meter, "key" or "team", limit or false }
 local calendar, lacks_calendar = nil, false
 
--- Returns the beginning and the end of the present period, and the number of its edge. Returns nothing where the calendar
--- does not say.
+-- Returns the beginning and the end of the present period, and the number of its first edge. Returns nothing if the
+-- calendar does not contain the period.
 local function edges_around(period)
   if period == 'total' then return 0, NO_END end
   if period == 'hour' then
@@ -32,8 +33,9 @@ local function edges_around(period)
   lacks_calendar = true
 end
 
--- Returns the meter of a rule as it stands now. A new one counts from now on, from `used`. A period that a clock left by
--- being set back continues. Where the zone has changed, what the present period has counted counts until its new end.
+-- Returns the meter of a rule, brought up to now. A new meter begins now with the amount `used`. If the clock was set
+-- back before the beginning of the meter's period, the period continues. If the time zone has changed, the counted
+-- amount applies until the period's new end.
 local function meter_of(rule, meter, limit, used, has_moved)
   local kind, period = rule[3], rule[6]
   if kind == OF_SLOTS then return meter or { kind, 0 } end
@@ -60,7 +62,8 @@ local function meter_of(rule, meter, limit, used, has_moved)
 end
 
 -- Brings the meters of a scope up to now. `models` are the patterns that match the request; with nil all rules apply.
--- Plain budgets that are counted here are taken out of `limits`. Returns the scope's meters; of other rules none is kept.
+-- Removes from `limits` the plain budgets that are counted in meters. Returns the scope's meters. Meters of rules that
+-- no longer exist are left out.
 local function load_meters(name, scope, limits, compiled, of_team, meters, models)
   local before = meters or {}
   local kept = { zone = of_team.zone }
@@ -87,7 +90,7 @@ local function load_meters(name, scope, limits, compiled, of_team, meters, model
   return kept
 end
 
--- Returns the number of the day in the team's time zone, which is kept until the day ends.
+-- Returns the number of the day in the team's time zone, or -1. `kept` stores it until the day ends.
 local function today(before, kept)
   local date = before.zone == kept.zone and before.date
   if not date or now >= date[2] then
@@ -98,7 +101,7 @@ local function today(before, kept)
   return date and date[1] or -1
 end
 
--- Returns what is used, and after how many ms a request of `usd` and `units` fits: 0 for now, -1 for never.
+-- Returns the used amount, and the ms until a request of `usd` and `units` fits: 0 for now, -1 for never.
 local function wait_for(entry, usd, units)
   local rule, meter, _, limit = unpack(entry)
   local kind = meter[1]

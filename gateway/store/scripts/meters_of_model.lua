@@ -1,7 +1,8 @@
--- For settlement without a hold: which meters count a request for a model. Inside of a block.
+-- For settlement without a hold: finds the meters that count a request for a model. Included inside of a block.
 
--- Returns their names as a hold has them, or nil. `compiled` are the rules of both scopes (meters.lua). What runs is not
--- counted, because nobody would count it back. Meters with names in letters are those of plain budgets.
+-- Returns the names of the meters in the form of a hold. `compiled` has the rules of both scopes (meters.lua). The
+-- meters of running requests are left out, because nothing would reduce them again. Names in letters are those of plain
+-- budgets.
 local function meters_of_model(model, compiled)
   local patterns, found = { [''] = true, ['*'] = true, [model] = true }, {}
   for at in string.gmatch(model, '()/') do patterns[string.sub(model, 1, at) .. '*'] = true end

@@ -1,4 +1,4 @@
--- The names of a scope's limits and counters by their places, for the scripts that show them.
+-- The names of a scope's limits and counters by their places (common.lua, limits.lua), for the scripts that show them.
 
 local LIMITS = {
   'rpm', 'tpm', 'concurrency', 'max_output_tokens',

@@ -1,18 +1,18 @@
--- names_v1: the names of teams. A change of names reserves them, changes the team, and commits; what dies in between is
--- repaired by whoever meets it.
+-- names_v1: changes the names of teams. A change reserves the names, changes the team, and commits. If its worker dies
+-- in between, the next worker that finds the change repairs it.
 --
--- KEYS 1 names: name -> team id  2 changes: name -> "<token> <until, ms> <team id>", the changes that are on their way
+-- KEYS 1 names: name -> team id  2 changes: name -> "<token> <until, ms> <team id>", the changes in progress
 -- ARGV 1 step  2...
 --   reserve  2 token  3 life, ms  4 team id  5... names
 --            returns {1, present owner or "" of each name} | {0, name, text, ms left}: another change has reserved it
 --              | {-1, name, text, 0}: a change that has died has reserved it; repair it first
 --   commit   2 token  3 team id  4 name from now on, or ""  5 name until now, or ""
---            returns 1, or 0 if the reservation is gone, because somebody has repaired it
+--            returns 1, or 0 if the reservation is gone because another worker has repaired it
 --   release  2 token  3... names                    returns 1
 --   look     2 name                                 returns {owner or "", text or "", 1 if the change has died}
 --   dead                                            returns {name, text, ...} of all changes that have died
---   repair   2 name  3 text  4 id of the team that has the name, or ""   returns 1, or 0 if it changed since
---   heal     2 name  3 owner that was seen, or ""  4 id of the team that has the name   returns the same
+--   repair   2 name  3 text  4 id of the team that has the name, or ""   returns 1, or 0 if it has changed since
+--   heal     2 name  3 owner that was read, or ""  4 id of the team that has the name   returns 1, or 0 likewise
 local names, changes, step = KEYS[1], KEYS[2], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,7 +1,7 @@
--- notice_due_v1: the notices that are due, the first first.
+-- notice_due_v1: returns the notices that are due, the earliest first.
 --
 -- KEYS 1 waiting  2 due
--- ARGV 1 the most
+-- ARGV 1 maximum number of notices
 -- Returns {the notices, JSON}
 --@reads
 local time = redis.call('TIME')

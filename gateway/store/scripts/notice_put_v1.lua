@@ -1,11 +1,12 @@
--- notice_put_v1: puts a notice among those that wait, unless its threshold was noticed before.
+-- notice_put_v1: queues a notice, unless its threshold was noticed before.
 --
 -- KEYS 1 marks  2 waiting  3 due
--- ARGV 1 notice id  2 the notice, JSON  3 the most that wait  4 lifetime of marks, ms  5 lifetime of what waits, ms
---      6... marks: the threshold's own, and those of the thresholds that it passed
--- Returns 1, 0 if it was noticed before, -1 if too many wait; then nothing was changed, and the next look tries again
+-- ARGV 1 notice id  2 the notice, JSON  3 maximum number of waiting notices  4 lifetime of marks, ms
+--      5 lifetime of waiting notices, ms  6... marks: the threshold's own, and those of the thresholds that it passed
+-- Returns 1 if queued; 0 if it was noticed before; -1 if too many wait: nothing was changed, and the next check tries
+-- again
 --
--- A mark lives on for as long as its threshold is seen to be reached. It is written again once a quarter of its life is over.
+-- A mark remains while checks find its threshold reached. A check renews it once a quarter of its lifetime has passed.
 local marks, waiting, due, life = KEYS[1], KEYS[2], KEYS[3], ARGV[4] + 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

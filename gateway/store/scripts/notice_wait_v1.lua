@@ -1,8 +1,8 @@
--- notice_wait_v1: keeps a notice that could not be sent for another attempt, and lets others wait with it.
+-- notice_wait_v1: delays a notice that could not be sent until its next attempt, and delays others with it.
 --
 -- KEYS 1 waiting  2 due
--- ARGV 1 its id  2 the notice, JSON  3 for how long, ms  4 lifetime of what waits, ms  5... ids of the others
--- Returns 1, or 0 if it does not wait any more
+-- ARGV 1 its id  2 the notice, JSON  3 the delay, ms  4 lifetime of waiting notices, ms  5... ids of the others
+-- Returns 1, or 0 if it no longer waits
 local waiting, due = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local at = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]

@@ -1,7 +1,8 @@
--- permissions_v1: which of these commands the user may not run. It runs none of them.
+-- permissions_v1: finds the commands that the store's user may not run. It runs none of them.
 --
 -- ARGV 1 a key of the gateway  2... commands, a subcommand after a space
--- Returns the commands that the user may not run on the key. A server older than Redis 7 cannot be asked: none.
+-- Returns the commands that the user may not run on the key. On a server older than Redis 7, which cannot check that, it
+-- returns none.
 local missing = {}
 for place = 2, redis.acl_check_cmd and #ARGV or 0 do
   local words = {}

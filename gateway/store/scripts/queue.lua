@@ -1,18 +1,21 @@
--- For admission: requests that wait for their turn, instead of being refused at a limit that clears.
+-- For admission: the queue of a team's requests that wait at a limit until it permits them, instead of being refused.
 --
--- The team's queue is a hash: hold id -> "<arrived, us> <seen, ms> <key id> <key or team>[ <meter>]". The fourth word says
--- whose limit stands in the way, the last one its meter where it is one of some models alone (meter_counting.lua). A
--- request waits behind all that arrived earlier with the same key, and behind those of other keys that wait for the team;
--- but behind those that wait for some models only if it is for one of these. It asks again a few times per second, which renews "seen"; what was not seen for a while
--- has gone with its worker. Nothing is held for it. While somebody waits, the field "queued" of the team's state says so,
--- and until when, so that nobody who comes later goes first.
+-- The queue is a hash: hold id -> "<arrived, us> <seen, ms> <key id> <key or team>[ <meter>]". The fourth word says
+-- whose limit the request waits for. The last word is the meter of that limit, if the limit is for some models only
+-- (meter_counting.lua). A request waits behind all earlier requests of its key, and behind earlier requests of other
+-- keys that wait for a limit of the team. It waits behind a request that waits for some models only if it is for one of
+-- these models. A waiting request repeats its admission a few times per second, which renews "seen". An entry that has
+-- not been renewed for SILENT_MS is removed, because its worker has died. Nothing is reserved for a waiting request.
+-- While requests wait, the field "queued" of the team's state has a time until which requests without a place in the
+-- queue must join it.
 local SILENT_MS, KEPT_MS = 2000, 60000
 local WAITABLE = { rpm = true, tpm = true, concurrency = true }
 
--- Returns the place of a request: `behind` whose requests it waits ("key", "team" or nil: it is its turn), how many are
--- `ahead` and `waiting`, when it `arrived`, and whether the queue `is_full`. `room_*` are nil where nothing bounds it.
--- `meters` are those that count it (as keys of a table). `meter` is the one of the models for which it waits, if those
--- whom it waits behind all wait for models.
+-- Returns the place of a request in the queue, a table. `behind`: "key" or "team", whose earlier requests it must wait
+-- for; nil if it is its turn. `ahead`, `waiting`: how many requests it must wait for, and how many wait in all.
+-- `arrived`: when it arrived. `is_full`: whether the queue is full. `meter`: if all requests ahead wait for some
+-- models, the meter of the last one of them; otherwise "". `room_key`, `room_team`: the maximum number of waiting
+-- requests, or nil. `meters`: the meters that count the request, as keys of a table.
 local function turn_of(queue, state, id, key_id, now, room_key, room_team, meters)
   local turn = { ahead = 0, waiting = 0, is_full = not (room_key or room_team) or room_key == 0 or room_team == 0 }
   if not queue then
@@ -47,6 +50,7 @@ local function turn_of(queue, state, id, key_id, now, room_key, room_team, meter
   return turn
 end
 
+-- Puts a request into the queue, or renews its entry.
 local function wait_on(queue, state, id, key_id, turn, scope, meter, now)
   local entry = string.format('%.0f %d %s %s', turn.arrived, now, key_id, scope)
   redis.call('HSET', queue, id, meter == '' and entry or entry .. ' ' .. meter)
@@ -54,6 +58,7 @@ local function wait_on(queue, state, id, key_id, turn, scope, meter, now)
   redis.call('HSET', state, 'queued', now + SILENT_MS)
 end
 
+-- Removes a request from the queue.
 local function leave(queue, state, id)
   redis.call('HDEL', queue, id)
   if redis.call('EXISTS', queue) == 0 then redis.call('HDEL', state, 'queued') end

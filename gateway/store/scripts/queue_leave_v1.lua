@@ -1,4 +1,4 @@
--- queue_leave_v1: takes a request out of its team's queue: its client has left, or it has waited long enough.
+-- queue_leave_v1: removes a request from its team's queue: its client has left, or its time in the queue has ended.
 --
 -- KEYS 1 queue  2 state
 -- ARGV 1 hold id

@@ -2,7 +2,7 @@
 --
 -- KEYS 1 state  2 holds  3 held  4 journal
 -- ARGV 1 prefix of the ids of its holds
--- Returns how many were voided.
+-- Returns the number of voided holds.
 --
 --@include common
 --@include resolving

@@ -1,7 +1,7 @@
--- For the scripts that end holds: what a hold reserved is replaced by what was used. Behind common.lua.
+-- For the scripts that end holds: replaces the reserved amounts by the used ones. Included after common.lua.
 
--- Parses a hold: "amount tokens admitted_ms key_id buckets[ meters]". `buckets` says whose bucket holds its tokens: 1 the
--- key's, 2 the team's, 3 both. `meters` names those that count it (meter_counting.lua).
+-- Parses a hold: "amount tokens admitted_ms key_id buckets[ meters]". `buckets` says whose bucket holds its tokens: 1
+-- the key's, 2 the team's, 3 both. `meters` names those that count it (meter_counting.lua).
 local function parse_hold(text)
   local amount, tokens, admitted, key_id, buckets, counted = string.match(text, '^(%d+) (%d+) (%d+) (%w+) (%d) ?([%w_.,]*)$')
   return {

@@ -1,5 +1,5 @@
--- response_delete_v1: deletes a response. While other turns continue it, an entry stays, so that they are refused by
--- name.
+-- response_delete_v1: deletes a response. If other turns continue it, its entry stays, marked as deleted, so that an
+-- error can name the response that is missing.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items
 -- ARGV 1 id

@@ -1,15 +1,15 @@
 -- Entries of stored responses, shared by the response_*_v1 scripts. KEYS 1 contents  2 entries  3 use  4 items.
 --
--- contents  hash  id -> the packed response; "<id>|events" -> the packed events of one that ran in the background
+-- contents  hash  id -> the packed response; "<id>|events" -> the packed events of a background response
 -- entries   hash  id -> "parent|children|bytes|kind|items". kind: r running, s stored, d deleted but still has children.
 --                  items: the ids of its output items, separated by commas. The field "*" has the total bytes.
 -- items     hash  item id -> the id of the latest response that has it
 -- use       zset  id -> 1000 x the time of the last use in ms, plus 1 for each step up from the turn that was used
 --
--- A use renews all ancestors, with a higher score than the turn itself. The entry with the lowest score is therefore
--- always the last turn of a chain, and removing entries from the lowest score up never leaves a turn without its
--- ancestors. A script renews 1000 turns at most; others are renewed from the root on (response_use_v1), and those
--- that are further from its end for longer than a turn may run, so that a turn that ends need not renew them.
+-- Each use renews all ancestors, with a higher score than the turn itself. The entry with the lowest score is therefore
+-- always the last turn of a chain. Removing entries from the lowest score up never leaves a turn without its ancestors.
+-- A script renews at most 1000 turns. Longer chains are renewed from the root on (response_use_v1). Turns that are more
+-- than 1000 from the end are renewed for longer than a turn may run, so that the end of a turn need not renew them.
 local function read(id)
   local text = redis.call('HGET', KEYS[2], id)
   if not text then return nil end
@@ -53,33 +53,33 @@ local function remove(id)
   end
 end
 
--- Removes entries that are older than `ttl_ms`, at most `most` per call. While there are more than `max_bytes`, removes
--- whole chains in order of their last use. Never removes `kept`.
-local function trim(now, ttl_ms, max_bytes, kept, most)
+-- Removes entries that are older than `ttl_ms`, at most `max_entries` per call. While there are more than `max_bytes`,
+-- removes whole chains in order of their last use. Never removes `new_id`.
+local function trim(now, ttl_ms, max_bytes, new_id, max_entries)
   local before = string.format('(%d', (now - ttl_ms) * 1000)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', before, 'LIMIT', 0, most)) do remove(id) end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', before, 'LIMIT', 0, max_entries)) do remove(id) end
   local left = SLICE
-  while most > 0 and left > 0 and tonumber(redis.call('HGET', KEYS[2], '*') or '0') > max_bytes do
+  while max_entries > 0 and left > 0 and tonumber(redis.call('HGET', KEYS[2], '*') or '0') > max_bytes do
     local id = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
-    if not id or id == kept then break end
-    -- Removes a whole chain: the turn with the lowest score, then each ancestor that no other turn continues. Of a long
-    -- chain, the next call removes the rest.
-    while id and id ~= '' and id ~= kept and left > 0 do
+    if not id or id == new_id then break end
+    -- Removes a whole chain: the turn with the lowest score, then each ancestor that no other turn continues. The next
+    -- calls remove the rest of a long chain.
+    while id and id ~= '' and id ~= new_id and left > 0 do
       local entry = read(id)
       if not entry or entry.children > 0 then break end
       remove(id)
       left = left - 1
       id = entry.parent
     end
-    most = most - 1
+    max_entries = max_entries - 1
   end
 end
 
--- Looks up a turn and its ancestors, `most` at most. Returns their ids from the turn on, and that of the next one, or "".
--- Returns nil and the id of a turn that is missing.
-local function walk(id, now, ttl_ms, most)
+-- Finds a turn and its ancestors, at most `max_turns`. Returns their ids, beginning with the turn's, and the id of the next
+-- ancestor or "". If a turn is missing, returns nil and its id.
+local function walk(id, now, ttl_ms, max_turns)
   local ids = {}
-  while id ~= '' and #ids < most do
+  while id ~= '' and #ids < max_turns do
     local entry = read(id)
     local used = redis.call('ZSCORE', KEYS[3], id)
     if not entry or entry.kind == 'd' or not used or tonumber(used) < (now - ttl_ms) * 1000 then return nil, id end
@@ -89,7 +89,7 @@ local function walk(id, now, ttl_ms, most)
   return ids, id
 end
 
--- Notes the use of turns, of which `before` stand between the first one and the turn that is used.
+-- Records the use of turns. `before` is the number of turns between the first of them and the used turn.
 local function use(ids, now, before)
   for at, id in ipairs(ids) do
     local step = math.min(before + at - 1, 999999)

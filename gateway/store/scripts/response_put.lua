@@ -1,11 +1,11 @@
 -- Stores one response, for the scripts that write responses. It needs response_entries.
 --
--- `kind`: "r" running | "s" ended. `known`: its id was reserved before. `items`: the ids of its output items, separated
--- by commas. `events`: its packed events, or "". Returns 1 if stored; 0 if its id is taken (new) or it was deleted
--- meanwhile (known); -1 if its parent does not exist.
-local function put(now, id, parent, content, kind, known, items, events, ttl_ms, max_bytes)
+-- `kind`: "r" running | "s" ended. `is_reserved`: whether its id was reserved before. `items`: the ids of its output
+-- items, separated by commas. `events`: its packed events, or "". Returns 1 if stored; 0 if a new id is taken, or a
+-- reserved one was deleted meanwhile; -1 if its parent does not exist.
+local function put(now, id, parent, content, kind, is_reserved, items, events, ttl_ms, max_bytes)
   local entry = read(id)
-  if known then
+  if is_reserved then
     if not entry or entry.kind == 'd' then return 0 end
   else
     if entry then return 0 end

@@ -6,7 +6,7 @@
 --      8 the ids of its output items, separated by commas
 --      9 the latest time at which this may run, by the server's clock in ms; "" for any time
 -- Returns 1 if stored; 0 if its id is taken (new) or it was deleted meanwhile (known); -1 if its parent does not exist;
---         -2 if it is too late: it waited in the socket of a store that hung, and its client was told that it is not stored
+--         -2 if the call came too late: it waited in the socket of a store that hung, and the client has got an error
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 --@include response_entries

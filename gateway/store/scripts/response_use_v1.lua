@@ -1,9 +1,9 @@
--- response_use_v1: renews the lifetime of a slice of a chain. The slices come from the root on.
+-- response_use_v1: renews the lifetime of a slice of a chain. The caller begins with the slice that contains the root.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items
--- ARGV 1 lifetime in ms  2 the time of the use, as the first slice has returned it, or ""  3 how many ms it is ahead
---      4 how many turns are between the first of these and the turn that is used  5... ids, towards the root
--- Returns the time of the use, for the next slices
+-- ARGV 1 lifetime in ms  2 time of the use, which the call for the first slice returned, or ""  3 ms to add to the present
+--      time, in the first call  4 number of turns between the first of these and the used turn  5... ids, towards the root
+-- Returns the time of the use, for the next calls
 --@include response_entries
 local now = tonumber(ARGV[2])
 if not now then

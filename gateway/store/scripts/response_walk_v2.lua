@@ -1,9 +1,9 @@
--- response_walk_v2: returns the ids of a chain, at most a slice of it, after checking the key as look_v2 does. Renews the
--- lifetime of a chain that is no longer than that.
+-- response_walk_v2: returns the ids of a chain, at most a slice of it, after checking the key as look_v3 does. If the chain
+-- is no longer than a slice, its lifetime is renewed.
 --
 -- KEYS 1 contents  2 entries  3 use  4 items  5 team  6 key
 -- ARGV 1 SHA-256 of the secret  2 id  3 lifetime in ms  4 how many turns of the chain came in earlier slices
--- Returns {"key", why, since when in ms} if the key is not valid (key_status.lua); {"gone", id} if this id is missing or
+-- Returns {"key", reason, since when in ms} if the key is not valid (key_status.lua); {"gone", id} if this id is missing or
 --         deleted; {"ids", the next id or "", {id, ...}} from this turn to the root
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,12 +1,13 @@
--- restore_v3: reserves the hold of a running request again, after a failover lost it or it was voided as a dead worker's.
+-- restore_v3: reserves the hold of a running request again, after a failover of the store has lost it, or another
+-- worker has voided it as the hold of a dead worker.
 --
--- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 how settle_v5 kept its end  8 index
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 the record in which settle_v5 stored its end  8 index
 -- ARGV 1 hold id  2 key id  3 hold, nano-USD  4 hold, tokens  5 admitted_ms  6 lifetime of the hold, ms
 --      7 the latest time at which this may run, by the server's clock in ms; "" for any time
 --      8 fingerprint of the hold id, for the index  9 the meters that counted it, or "" (meter_counting.lua)
--- Returns 1 restored | 2 it exists | 3 it has ended | 4 no such team, or too late
+-- Returns 1 if restored | 2 if it exists | 3 if it has ended | 4 if the team does not exist, or the call came too late
 --
--- Limits are not checked, because the request already runs. The rates are not charged again.
+-- No limit is checked, because the request already runs. It does not count for the rates again.
 --
 --@include common
 --@include entry

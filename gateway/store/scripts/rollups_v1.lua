@@ -1,7 +1,7 @@
--- rollups_v1: reads several roll-ups of one team in one call. Most of them do not exist.
+-- rollups_v1: reads several roll-ups of one team in one call. Most of them may not exist.
 --
--- KEYS the roll-ups, so few that reading all of them blocks nobody
--- Returns {number of a key, its fields and values, ...} for those that exist.
+-- KEYS the roll-ups, few enough to read all of them without blocking the store
+-- Returns {number of a key, its fields and values, ...} for the existing ones.
 local found = {}
 for number, name in ipairs(KEYS) do
   local flat = redis.call('HGETALL', name)

@@ -1,16 +1,17 @@
--- rotate_v1: gives a key a new secret. The others work until the end of an overlap, or end at once.
+-- rotate_v1: gives a key a new secret. Its other secrets work until an overlap ends, or end at once.
 --
 -- KEYS 1 key  [2 the claim of an idempotency key]
--- ARGV 1 SHA-256 of the new secret  2 overlap, ms; 0: the others end now  3 the most secrets that may be valid at once
+-- ARGV 1 SHA-256 of the new secret  2 overlap, ms; 0: the others end now  3 maximum number of secrets valid at once
 -- Returns {1 done | 2 done before | 0 no such key | -3 revoked | -4 too many valid secrets, version, ms until the next ends}
 --
--- A secret keeps the end that an earlier rotation gave it. Secrets that have ended are removed; of the last ones, the field
--- "e:<SHA-256>" says when they ended, so that operators can be told why a program that still uses one is refused. The claim is marked
--- "done" in the same step, so that a repeat never restores a secret that was replaced since.
+-- An earlier secret ends when its own rotation said; later rotations do not change that. Secrets that have ended are
+-- removed. For the last MAX_ENDED of them, the field "e:<SHA-256>" has the time at which they ended. Operators can then
+-- see why a program that still uses one is refused. The claim is marked "done" in the same step, so that a repeated
+-- call never restores a secret that has been replaced since.
 --@include common
-local MOST_ENDED = 8
+local MAX_ENDED = 8
 local key, claim = KEYS[1], KEYS[2]
-local new, overlap, most = 's:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local new, overlap, max_valid = 's:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local version = tonumber(redis.call('HGET', key, 'version') or false)
 if not version then return { 0, 0, 0 } end
 local claimed = claim and redis.call('GET', claim)
@@ -35,7 +36,7 @@ for i = 1, #fields, 2 do
     end
   end
 end
-if #live + 1 > most then return { -4, version, next_end and next_end - now or 0 } end
+if #live + 1 > max_valid then return { -4, version, next_end and next_end - now or 0 } end
 
 for _, hash in ipairs(ended) do redis.call('HDEL', key, 's:' .. hash, 'u:' .. hash) end
 table.sort(remembered, function(one, other)
@@ -43,7 +44,7 @@ table.sort(remembered, function(one, other)
   return one.hash < other.hash
 end)
 for place, secret in ipairs(remembered) do
-  if place > MOST_ENDED then redis.call('HDEL', key, 'e:' .. secret.hash)
+  if place > MAX_ENDED then redis.call('HDEL', key, 'e:' .. secret.hash)
   else redis.call('HSET', key, 'e:' .. secret.hash, secret.ended_ms) end
 end
 for _, secret in ipairs(live) do

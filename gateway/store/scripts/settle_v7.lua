@@ -1,30 +1,30 @@
--- settle_v7: ends a hold exactly once: settled (a cost is posted) or voided (nothing is).
+-- settle_v7: ends a hold exactly once. It settles the hold and posts a cost, or voids it and posts nothing.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 words  8 index  9 usage of the hour  10 usage of the day
---      11 how settle_v5 kept the end of this hold  [what its tags have used on the day]  [the client's idempotency key]
+--      11 the record in which settle_v5 stored this hold's end  [usage of its tags on the day]  [the client's idempotency key]
 --      [response]
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 lifetime of the index, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
 --      17 lifetime of the idempotency key, ms
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
---      19 how the cost came about, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
+--      19 the cost's calculation, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
 --      21 the provider's id of the response, or ""
 --      22 "1": a cost above the hold pauses the team; "over <nano-USD> <request or nothing>": by so much it is above the
 --         hold of the request that made the response, which is named where that pauses the team; otherwise ""
 --      23 fingerprint of the hold id, for the index
 --      24 fingerprint of the response if it is remembered, otherwise ""  25 fingerprint of the upstream's key
---      26 what to remember of the response if the entry does not tell it, otherwise ""
+--      26 a note about the response with what the entry does not contain, otherwise ""
 --      27 the id of the response that is remembered, or ""
 --      28 the request's tags for the key that counts them (attribution.lua), or ""
---      [29 text for the last key, the response: what settle_v5 kept; "": that key goes  30 for how long, ms]
+--      [29 text for the last key, the response, in the form of settle_v5; "": the key is deleted  30 its lifetime, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
--- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it;
--- admit_v5 refuses what costs something until it is gone.
+-- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it. As
+-- long as the team has this field, admit_v5 refuses every request that costs something.
 --
--- A hold that is open has not ended. So only without one is it looked up how it ended.
+-- An open hold has not ended. The end is therefore searched only if there is no open hold.
 --@include common
 --@include resolving
 --@include entry
@@ -50,7 +50,7 @@ else
   elseif entry and entry[3] then
     was, by = string.match(text_of(words, entry[3][3]), '^(%S+) %S+ (%S+)')
     posted, balance = entry[3][4], entry[3][5]
-  elseif entry then -- the journal has been trimmed since, so nothing else is known of it
+  elseif entry then -- the journal has been trimmed and no longer has the entry
     local money = redis.call('HMGET', state, 'available', 'held')
     was, posted, balance, by = kind, cost, (money[1] or 0) + (money[2] or 0), ARGV[8]
   end
@@ -81,13 +81,13 @@ if hold.admitted_ms == 0 then hold.admitted_ms = now end
 local team_tpm, key_tpm = redis.call('HGET', team_hash, 'tpm'), redis.call('HGET', key_hash, 'tpm')
 local input, cached, output, reasoning = ARGV[9] + 0, ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
 local row, remembered = key_id .. '|' .. ARGV[5], ARGV[24] ~= ''
--- The bill of a plain price is its rates, so that it returns. Any other belongs to this request alone.
+-- The calculation of a plain cost is its prices, so it recurs in other entries. Any other belongs to this request only.
 local plain = string.sub(ARGV[19], 1, 1) ~= '{'
 local ending = kind .. ' ' .. ARGV[7] .. ' ' .. ARGV[8] .. ' ' .. ARGV[6] .. '\n' .. (plain and ARGV[19] or '') .. '\n' .. ARGV[25]
 local numbers = redis.call('HMGET', words, ':' .. row, ':' .. ending)
 local hour, day
 if kind == 'settle' then hour, day = redis.call('HGET', KEYS[9], row), redis.call('HGET', KEYS[10], row) end
--- What is posted later for a response, under an id of its own, belongs to the request that made it.
+-- A later correction of a response's cost has an id of its own. It does not count as another request.
 local counted, tags = string.sub(id, 1, 6) == 'usage_' and 0 or 1, nil
 if is_tagged and kind == 'settle' then
 --@include attribution
@@ -110,18 +110,18 @@ if text then
   redis.call('HDEL', held_hash, id)
 end
 
--- Returns the number of a text, which gets one as long as there is room, or the text.
+-- Returns the number of a text (entry.lua), or the text itself if it can have no number.
 local function word(number, said)
   if number then return number + 0 end
   local many = redis.call('HLEN', words) / 2
-  if many >= MOST_WORDS then return said end
+  if many >= MAX_WORDS then return said end
   redis.call('HSET', words, ':' .. said, many + 1, '=' .. string.format('%d', many + 1), said)
   return many + 1
 end
 local over, pauser = string.match(ARGV[22], '^over (%d+) (%S*)$')
--- The provider may call a response otherwise than its client.
+-- The provider and the client may have different ids of a response.
 local named = remembered and ARGV[27] or ARGV[21]
--- Where the response's usage may still correct the cost, the correction is to have the same tags.
+-- If the response's usage may correct the cost later, the correction needs the same tags.
 local kept_tags = remembered and is_tagged and ARGV[8] ~= 'usage' and ARGV[8] ~= 'upstream_cost' and ARGV[28]
 local more, last = {
   named ~= '' and packed_id(named) or '', plain and '' or ARGV[19], ARGV[26],

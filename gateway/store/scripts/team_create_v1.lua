@@ -5,7 +5,7 @@
 --      2 first credits, nano-USD  3 id of their movement  4 note
 --      5 lifetime of the idempotency key, ms  6 lifetime of journal entries, ms
 --      7... field, value of the team
--- Returns 1 created | 0 it exists | -5 too late
+-- Returns 1 if created | 0 if the team exists | -5 if the call came too late
 --@include common
 --@include fields
 --@include credit

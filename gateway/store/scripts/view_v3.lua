@@ -1,11 +1,11 @@
--- view_v3: the enforced numbers as they stand now, for admins and for a key's owner.
+-- view_v3: returns the present state of credits, limits and counters, for admins and for a key's owner.
 --
 -- KEYS 1 team  2 state  [3 key]
 -- ARGV 1 key id or ""  2 share of a minute's limit that may come at once, in thousandths
 -- Returns {now_ms, {money name, value...}, {team name, value...}, {key name, value...}, {team's rule...}, {key's rule...},
 --   1 if the team's calendar is to be written first}. The third and fourth contain every plain limit that is set, every
 --   counter, `<period>_ends_ms`, and `<rate>_left` and `<rate>_reset_ms` of each limited rate.
---   A rule: {name, limit, used, left, when all of it is left again: the server's time in ms, or 0} (meters.lua)
+--   A rule: {name, limit, used, left, the server's time in ms at which all of it is left again, or 0} (meters.lua)
 --@reads
 --@include common
 --@include limits
@@ -16,14 +16,14 @@ burst = ARGV[2] / 1000
 local team_hash = KEYS[1]
 local available, held, team, key = load_state(KEYS[2], ARGV[1])
 local team_rules, key_rules = redis.call('HGET', team_hash, 'rules'), KEYS[3] and redis.call('HGET', KEYS[3], 'rules')
-local rules_of, lacking -- of a scope: its rules as they stand now
+local rules_of, lacking -- rules_of: returns the present rules of a scope; lacking: whether the calendar must be written
 if team_rules or key_rules then
 --@include meter_counting
 --@include meters
   local of_team, of_key = team_rules and cjson.decode(team_rules) or {}, key_rules and cjson.decode(key_rules) or {}
   local before = read_meters(KEYS[2], ARGV[1])
 
-  -- When all that a rule permits is left again.
+  -- Returns the time at which all that a rule permits is left again, or 0.
   local function ends_at(meter, reset_ms)
     local kind = meter[1]
     if kind < OF_SLOTS then return reset_ms > 0 and now + reset_ms or 0 end
@@ -74,7 +74,7 @@ local function shown(hash, scope, name)
   return out, rules
 end
 
--- These two may exceed what a double can hold, so they are returned as they are stored.
+-- A double cannot represent these two exactly if they are large, so they are returned as they are stored.
 local sums = redis.call('HMGET', KEYS[2], 'granted', 'spent')
 local of_team, team_rows = shown(team_hash, team, 'team')
 local of_key, key_rows = {}, {}
