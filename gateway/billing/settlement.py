@@ -82,7 +82,8 @@ class Hold(NamedTuple):
     whether the API key is valid: it is the SHA-256 of the key's secret, and settlement checks it. `reserved`: the
     ledger knows of it; False for a free call, for which nothing is held. `counted`: the meters that count it, as the
     scripts name them. `day`: in the team's time zone, days after 1970-01-01; -1: as in UTC. `tags`: what its usage is
-    also counted under, in the form of the script (protocol/attribution.py); "" for none.
+    also counted under, in the form of the script (protocol/attribution.py); "" for none. `is_followed`: it is of a call
+    for a request, which then goes on under the same idempotency key.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Hold(NamedTuple):
     counted: str = ""
     day: int = -1
     tags: str = ""
+    is_followed: bool = False
 
 
 class ExchangeResult(NamedTuple):

@@ -13,7 +13,7 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
-ADMIT: Final = Script.load("admit_v5")
+ADMIT: Final = Script.load("admit_v6")
 
 
 class AdmissionCalls:
@@ -54,4 +54,5 @@ class AdmissionCalls:
             "1" if request.free else "0",
             "1" if request.waits else "",
             "\n".join(request.limited),
+            request.followed_by,
         ]

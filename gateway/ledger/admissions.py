@@ -1,4 +1,4 @@
-"""The values of an admission, and the parser of the reply of `admit_v5`. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v6`. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class AdmissionRequest(NamedTuple):
     `sends_output_bound`: whether the provider gets the bound on the output; None: only if a limit lowers it.
     `operations`: the names that permit the operation, one per line. `free`: only the key and its permissions are
     checked, nothing is reserved, and no limit counts the request. `waits`: it has a place in the queue. `limited`: the
-    patterns whose limits count the request, if they differ from `patterns`. `tags`: see `Hold`.
+    patterns whose limits count the request, if they differ from `patterns`. `tags`: see `Hold`. `followed_by`: the
+    request for which this call is made, and which then goes on under the same idempotency key; "" for none.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class AdmissionRequest(NamedTuple):
     waits: bool = False
     limited: tuple[str, ...] = ()
     tags: str = ""
+    followed_by: str = ""
 
 
 class Admission(NamedTuple):
@@ -129,6 +131,7 @@ def hold_of(
         _waits,
         _,
         tags,
+        followed_by,
     ) = request
     _model, amount, input_tokens, output_tokens, _worst, _output_field_tokens, _operation = demand
     return Hold(
@@ -145,11 +148,12 @@ def hold_of(
         counted,
         day,
         tags,
+        followed_by != "",
     )
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """Parses the reply of `admit_v5`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
+    """Parses the reply of `admit_v6`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)

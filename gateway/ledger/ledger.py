@@ -60,8 +60,10 @@ from gateway.protocol.rate_limit_headers import NO_RATES
 from gateway.store.errors import StoreError, StoreUnavailable, is_fault_of_call, is_forbidden, repeats
 from gateway.store.keyspace import TeamKeys
 from gateway.store.replies import gather
+from gateway.store.script import Script
 from gateway.store.store import Store
 
+FREE: Final = Script.load("mark_free_v1")
 _REPEAT_AFTER_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, None)
 """Pauses between the attempts of an admission that met a temporary fault (`REPLY_FAULTS`). None is the last attempt."""
 _POST_BATCH_SIZE: Final = 500
@@ -222,6 +224,16 @@ class Ledger:
         self._settling.add(reply)
         reply.add_done_callback(on_reply)
         return done
+
+    async def free_idempotency_key(self, request: AdmissionRequest) -> None:
+        """A request that was to follow a call made for it will not run: a repetition of it may.
+
+        Where the store does not take it, the key is free after a minute (idempotency.lua).
+        """
+        if request.idempotency_key is not None:
+            name = TeamKeys(request.key.team_id).idempotency_key(request.key.key_id, request.idempotency_key)
+            with contextlib.suppress(StoreUnavailable, StoreError):
+                await self._store.call(FREE, [name], [request.request_id])
 
     async def flush(self) -> None:
         """Waits at shutdown, after the background work, until all settlements are in the store or on disk.

@@ -1,4 +1,4 @@
-"""Turns a refusal by `admit_v5` into an error that people and programs can act on. Pure.
+"""Turns a refusal by `admit_v6` into an error that people and programs can act on. Pure.
 
     script's code          error                  does waiting help?
     invalid_api_key        401 invalid_api_key    no
@@ -23,6 +23,7 @@ A request with an `Idempotency-Key` runs and is charged once per API key. A repe
     after it was charged      409 already_answered with its `request_id`; the answer itself is not stored
     after it was not charged  (refused, or no provider answered) the repetition runs
     after it expired          (its gateway died) the repetition runs
+    of a request that needs a summary first: the same, from the summary's admission on
     remembered for            `ledger.idempotency_ttl_s` from its admission, and again from its end
 """
 

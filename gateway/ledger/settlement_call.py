@@ -21,6 +21,7 @@ from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
 SETTLE: Final = Script.load("settle_v7")
+_FOLLOWED: Final = "0"
 _NO_MEMORY: Final = ("", "", "", "")
 
 
@@ -85,7 +86,8 @@ class SettlementCalls:
             str(usage.output_tokens),
             str(usage.reasoning_tokens),
             str(admitted_ms),
-            *self._lifetimes,
+            *self._lifetimes[:-1],
+            _FOLLOWED if hold.is_followed else self._lifetimes[-1],
             hold.unchecked_secret,
             settlement.bill,
             "\n".join(settlement.attempts),

@@ -85,6 +85,9 @@ class PendingSummary(Protocol):
     async def discard(self, admitted: Admitted) -> None:
         """Releases the hold of a summary that will not be made."""
 
+    async def give_up(self) -> None:
+        """To be called behind the summary if the request does not run: its Idempotency-Key may be used again."""
+
 
 class Admitted(NamedTuple):
     """A request after step 4. It runs on `snapshot` to its end.

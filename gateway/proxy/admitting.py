@@ -39,15 +39,15 @@ async def admit(
     If a summary is due before a background request, the summary is admitted first: see `Admitted.pending_summary`.
     """
     record.times.routed = time.perf_counter()
+    summary, waits = None, isinstance(routed.turn, BackgroundTurn)
     try:
-        summary = None
         if compactor is not None and routed.turn is not None and routed.turn.due is not None:
             summary = await compactor.due(snapshot, routed, client, record)
-        if summary is not None and not isinstance(routed.turn, BackgroundTurn):
-            routed, summary = _continue_after_summary(await summary.make(await summary.admit()), summary.record), None
+        if summary is not None and not waits:
+            routed = _continue_after_summary(await summary.make(await summary.admit()), summary.record)
         if routed.turn is not None:
             await routed.turn.announce()
-        if summary is not None:
+        if summary is not None and waits:
             return (await summary.admit())._replace(turn=routed.turn, pending_summary=summary)
         return await admit_request(snapshot, ledger, routed, client, record)
     except BaseException as error:
@@ -55,6 +55,8 @@ async def admit(
             record.day = error.day
         if routed.turn is not None:
             await routed.turn.close()
+        if summary is not None:
+            await summary.give_up()
         raise
 
 

@@ -168,6 +168,7 @@ class BackgroundRunner:
             await self._requests.refuse(admitted.target.operation, run.client, record, error)
         record.state = TRANSITIONS[record.state, Event.REFUSE]
         await run.turn.close()
+        await summary.give_up()
         return None
 
     async def _discard(self, run: BackgroundRun) -> None:
@@ -175,6 +176,7 @@ class BackgroundRunner:
         record, summary = run.record, run.admitted.pending_summary
         if summary is not None:
             await summary.discard(run.admitted)
+            await summary.give_up()
             record.outcome, record.state = Outcome.CANCELLED, TRANSITIONS[record.state, Event.REFUSE]
             await run.turn.close()
             return

@@ -85,8 +85,7 @@ class Summary:
     async def admit(self) -> Admitted:
         """See `PendingSummary`."""
         call, record = self.call, self.record
-        # The client's Idempotency-Key is for its own request.
-        admission_request = call.admission_request._replace(idempotency_key=None)
+        admission_request = call.admission_request._replace(followed_by=self.request_record.request_id)
         try:
             admission = await self.ledger.admit(admission_request)
         except BaseException:
@@ -112,6 +111,10 @@ class Summary:
             structlog.get_logger("gateway.state").warning("not_compacted", **fields)
             return request
         return await with_new_body(self.snapshot, request, turn.body, self.client, self.request_record)
+
+    async def give_up(self) -> None:
+        """See `PendingSummary`."""
+        await self.ledger.free_idempotency_key(self.request.admission_request)
 
     async def discard(self, admitted: Admitted) -> None:
         """See `PendingSummary`."""

@@ -46,7 +46,7 @@ class Settler:
         """
         admitted, _, record, answer = exchange
         hold, known_response, memory = admitted.admission.hold, admitted.known_response, None
-        if not answered and hold.idempotency_key is not None:
+        if not answered and hold.idempotency_key is not None and not hold.is_followed:
             hold = hold._replace(idempotency_key=None)  # so that a repetition by the client is not refused
         try:
             result, settlement = decide_settlement(exchange, search, hold)

@@ -15,7 +15,7 @@ _UPKEEP: Final = "gateway/ledger/upkeep.py"
 SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "an admission that comes late runs no more",
-        "gateway/store/scripts/admit_v5.lua",
+        "gateway/store/scripts/admit_v6.lua",
         "if ARGV[13] ~= '' and now > ARGV[13] + 0 then return refuse('late', '', 0, 0, -1) end",
         "",
         f"{_SCHEDULES}[lost_by_the_client]",

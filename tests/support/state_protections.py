@@ -21,6 +21,7 @@ _TEST_JOBS: Final = "tests/state/test_background_store.py"
 _TEST_BOUNDS: Final = "tests/websocket/test_bounds.py"
 _TEST_MEMORY: Final = "tests/websocket/test_memory.py"
 _TEST_ENDS: Final = "tests/websocket/test_ends.py"
+_TEST_ONCE: Final = "tests/state/test_summary_once.py"
 _TEST_UPGRADES: Final = "tests/websocket/test_upgrades.py"
 _TEST_UPSTREAMS: Final = "tests/websocket/upstreams/test_bounds_of_sockets.py"
 
@@ -263,6 +264,27 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
         'return _is_compatible({**before, "status": None}, item)',
         "return True",
         "tests/state/test_repeated_items.py::test_items_of_one_id_that_say_something_else_are_all_taken",
+    ),
+    Protection(
+        "a summary is made once for an Idempotency-Key",
+        "gateway/proxy/compactor.py",
+        "_replace(followed_by=self.request_record.request_id)",
+        "_replace(idempotency_key=None)",
+        f"{_TEST_ONCE}::test_of_two_at_once_one_runs_and_one_summary_is_made",
+    ),
+    Protection(
+        "an Idempotency-Key is taken between a summary and its request",
+        "gateway/store/scripts/settle_v7.lua",
+        "  if follower then redis",
+        "  if false then redis",
+        f"{_TEST_ONCE}::test_between_its_summary_and_its_own_admission_the_key_is_taken",
+    ),
+    Protection(
+        "an Idempotency-Key is free again if its request does not follow its summary",
+        "gateway/ledger/ledger.py",
+        "                await self._store.call(FREE, [name], [request.request_id])\n",
+        "                pass\n",
+        f"{_TEST_ONCE}::test_one_that_does_not_follow_its_summary_may_be_sent_again",
     ),
     Protection(
         "a chain that is too long for one script is renewed whole",

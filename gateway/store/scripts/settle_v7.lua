@@ -6,7 +6,7 @@
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 lifetime of the index, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
---      17 lifetime of the idempotency key, ms
+--      17 lifetime of the idempotency key, ms; "0": another request follows under it (idempotency.lua)
 --      18 SHA-256 of the secret if the request was admitted while this store was unavailable, otherwise ""
 --      19 the cost's calculation, or ""  20 earlier attempts that may have started the work: JSON texts, one per line
 --      21 the provider's id of the response, or ""
@@ -22,7 +22,7 @@
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 -- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it. As
--- long as the team has this field, admit_v5 refuses every request that costs something.
+-- long as the team has this field, admit_v6 refuses every request that costs something.
 --
 -- An open hold has not ended. The end is therefore searched only if there is no open hold.
 --@include common
@@ -30,6 +30,7 @@
 --@include entry
 --@include index
 --@include index_writing
+--@include idempotency
 
 local team_hash, key_hash, state, holds, held_hash, journal, words, index = unpack(KEYS, 1, 8)
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
@@ -157,8 +158,11 @@ if pauser and pauser ~= '' then redis.call('HSETNX', team_hash, 'paused', string
 if response and ARGV[29] ~= '' then redis.call('SET', response, ARGV[29], 'PX', ARGV[30])
 elseif response then redis.call('DEL', response) end
 -- The client may have used the idempotency key again after this hold expired.
-if mark and string.match(redis.call('GET', mark) or id, '^%S+') == id then
-  if kind == 'settle' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
+local first, _, follower
+if mark then first, _, follower = read_mark(mark) end
+if mark and (first or id) == id then
+  if follower then redis.call('SET', mark, follower .. ' waits', 'PX', WAITS_MS)
+  elseif kind == 'settle' and ARGV[17] ~= '0' then redis.call('SET', mark, id .. ' settled', 'PX', ARGV[17])
   else redis.call('DEL', mark) end
 end
 return { status, cost, balance, ARGV[8] }

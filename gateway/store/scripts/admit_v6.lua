@@ -1,4 +1,4 @@
--- admit_v5: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
+-- admit_v6: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [the client's idempotency key]  [the team's queue]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
@@ -12,6 +12,7 @@
 --      16 "1": it is free: only the key and its permissions are checked, no limit applies, and nothing is reserved
 --      17 "1": it has a place in the queue, or joins it
 --      18 patterns whose limits count it, one per line, or "" for those of 4
+--      19 id of the request that follows this one under the same idempotency key, or ""
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...[, the
 --           meters that count it (meter_counting.lua), its day in the team's time zone (days after 1970-01-01), or -1]} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
@@ -32,6 +33,7 @@
 --@include key_status
 --@include permitted
 --@include queue
+--@include idempotency
 
 local NO_LIMIT = 9007199254740991
 local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- places of these fields, after the limits
@@ -144,12 +146,15 @@ if (key_rules or team_rules) and not free then
   if lacks_calendar then return refuse('calendar', '', 0, 0, -1) end
 end
 
+local follows = false -- what was kept under the idempotency key is of a call that was made for this request
 if mark then
-  local first = redis.call('GET', mark)
-  if first then
-    local id, ended = string.match(first, '^(%S+) ?(.*)$')
-    if ended ~= '' then return refuse('already_answered:' .. id, 'key', 0, 0, -1) end
-    if redis.call('HEXISTS', held_hash, id) == 1 then return refuse('request_in_progress:' .. id, 'key', 0, 0, 1000) end
+  local id, word, follower = read_mark(mark)
+  follows = follower == hold_id or id == hold_id and word == 'waits'
+  if id and not follows then
+    if word == 'settled' then return refuse('already_answered:' .. id, 'key', 0, 0, -1) end
+    if word == 'waits' or redis.call('HEXISTS', held_hash, id) == 1 then
+      return refuse('request_in_progress:' .. (follower or id), 'key', 0, 0, 1000)
+    end
   end
 end
 
@@ -246,6 +251,7 @@ if worst or turn and turn.behind then
         if meter ~= '' then scope = string.sub(meter, 1, 1) == 'k' and 'key' or 'team'
         else scope = (blocked.key or turn.behind == 'key') and 'key' or 'team' end
         wait_on(queue, state, hold_id, key_id, turn, scope, meter, now)
+        if follows then redis.call('PEXPIRE', mark, WAITS_MS) end
       end
       reply[20], reply[21] = patience_s, turn.ahead
     elseif queue then leave(queue, state, hold_id) end
@@ -297,7 +303,7 @@ if not free then
 end
 -- Records to the second when each secret was last used. After a rotation this shows who still uses the old one.
 if now - (tonumber(key_limits[FOURTH + 2] or '0') or 0) >= 1000 then redis.call('HSET', key_hash, 'u:' .. secret_hash, now) end
-if mark then redis.call('SET', mark, hold_id, 'PX', ARGV[10]) end
+if mark then redis.call('SET', mark, ARGV[19] == '' and hold_id or hold_id .. ' >' .. ARGV[19], 'PX', ARGV[10]) end
 local reply = answer(1, '', '', 0, 0, 0)
 if rules then reply[18], reply[19] = string.sub(counted, 2), day end
 return reply
