@@ -6,6 +6,7 @@ team_names      names of teams, and their repair
 admin_keys      admin keys
 entities        teams, keys and balances as values
 limit_names     which limits there are
+overrides       limits that hold for a while instead of others
 periods         where the periods of budgets begin, in time zones
 calendars       writes the ends of a team's periods
 rules           what scripts need to know of limits

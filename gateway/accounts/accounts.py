@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
-from gateway.accounts.authority import held_fields
+from gateway.accounts.authority import held_fields, refuse_lifting_overrides
 from gateway.accounts.entities import (
     ARCHIVED,
     ENDED,
@@ -39,7 +39,7 @@ from gateway.accounts.entities import (
 )
 from gateway.accounts.idempotency import IdempotencyKey, claim, mismatch
 from gateway.accounts.records import Records, Status, flat
-from gateway.accounts.rules import rule_fields
+from gateway.accounts.rules import derived_fields, rule_fields
 from gateway.accounts.team_names import LEASE_S, TeamNames
 from gateway.accounts.views import Subject, read_views
 from gateway.billing.money import MAX_NANO_USD, format_usd
@@ -208,13 +208,14 @@ class Accounts:
         """
         name = "" if changes.status == ARCHIVED else changes.name
         for _ in range(_ATTEMPTS):
-            rules = rule_fields(team, changes)
+            derived = derived_fields(team, changes, await self._now_ms(TeamKeys(team.id).team, team, changes))
             change = partial(
                 self._records.configure,
                 TeamKeys(team.id).team,
-                {**changes.fields(), **rules},
+                {**changes.fields(), **derived.fields},
                 version,
-                decided=team.version if rules else None,
+                decided=team.version if derived.fields else None,
+                until_ms=derived.until_ms,
             )
             if name is None or name == team.name:
                 status = await change(called=name or "")
@@ -311,18 +312,26 @@ class Accounts:
         """
         name = TeamKeys(team.id).key(key.id)
         for _ in range(_ATTEMPTS):
-            held, rules = held_fields(key, changes, by_operator=by_operator), rule_fields(key, changes)
-            decides = bool(rules) or not (by_operator and key.origins_known)
+            now_ms = await self._now_ms(name, key, changes)
+            if not by_operator:
+                refuse_lifting_overrides(key, changes, now_ms)
+            held, derived = held_fields(key, changes, by_operator=by_operator), derived_fields(key, changes, now_ms)
+            decides = bool(derived.fields) or not (by_operator and key.origins_known)
             status = await self._records.configure(
                 name,
-                {**changes.fields(), **held, **rules},
+                {**changes.fields(), **held, **derived.fields},
                 version,
                 decided=key.version if decides else None,
+                until_ms=derived.until_ms,
             )
             key = await self.key(team, key.id)
             if status is Status.DONE:
                 return key
         raise _late(key.name)
+
+    async def _now_ms(self, name: str, account: Account, changes: Changes) -> int:
+        """The time by the clock of the store, where a change depends on it; otherwise 0."""
+        return await self._records.now_ms(name) if account.overrides or changes.overrides else 0
 
     # credits and enforced limits
 

@@ -14,6 +14,8 @@ anybody may change who may change the key. An operator can release a field, whic
 
 Hashes of versions that did not know this lack `o:known`. Everything that restricts such a key is taken for an
 operator's, because nobody can tell any more; its first change writes that down.
+
+What an operator set for a while (overrides.py) no lead changes, and a lead's override is as tight as what is held.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from gateway.accounts.limit_names import is_limit
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.protocol.operations import names_of
+from gateway.protocol.timestamps import iso_time
 from gateway.routing.model_patterns import specificity
 
 _NAMES: Final[Mapping[str, Callable[[str], tuple[str, ...]]]] = MappingProxyType(
@@ -56,6 +59,21 @@ def held_fields(key: Key | None, changes: Changes, *, by_operator: bool) -> dict
         if held and not _is_as_tight(name, value, held):
             raise _lifted(name, held)
     return {**before, **known}
+
+
+def refuse_lifting_overrides(key: Key, changes: Changes, now_ms: int) -> None:
+    """Raises GatewayError `not_allowed` if a lead changes an operator's override, or sets one above what is held."""
+    for name, override in changes.overrides.items():
+        known, held = key.overrides.get(name), key.held.get(name, "")
+        if known is not None and known.by_operator and known.holds(now_ms) and known.differs(override):
+            raise GatewayError(
+                "not_allowed",
+                f"An operator set {name} of this key until {iso_time(known.until_ms)}.",
+                param=f"overrides.{name}",
+            )
+        value = "" if override is None or override.value is None else str(override.value)
+        if override is not None and held and not _is_as_tight(name, value, held):
+            raise _lifted(name, held)
 
 
 def param_of(name: str) -> str:

@@ -8,6 +8,7 @@ expires_ms            milliseconds since 1970; an absent field means no expiry
 metered               "1" or "0" (teams)
 paused                "<ms> <request id>": since when, and by which request (teams); absent: not
 a limit (limit_names) an integer; amounts of money are in nano-USD
+t:<limit>             what holds for a while instead (overrides.py)
 rules                 what the scripts need to know of limits besides (rules.py)
 timezone, anchor      where the team's periods begin (teams; periods.py): a name of the IANA database, a date
 calendar              the edges of its periods around now (teams)
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from gateway.accounts.limit_names import is_limit
+from gateway.accounts.overrides import Override, read_overrides
 
 UNREADABLE: Final = "unreadable"
 ARCHIVED: Final = "archived"
@@ -62,6 +64,7 @@ class Account:
     version: int
     fault: str = field(default="", kw_only=True)
     rules: str = field(default="", kw_only=True)
+    overrides: Mapping[str, Override] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ class Changes:
     """Fields to change.
 
     None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry, and "" a
-    time zone or an anchor (teams). `release` names fields of a key that its team's lead may lift from now on. `resume`
-    lets a paused team go on.
+    time zone or an anchor (teams). In `overrides`, None ends one. `release` names fields of a key that its team's lead
+    may lift from now on. `resume` lets a paused team go on.
     """
 
     name: str | None = None
@@ -126,6 +129,7 @@ class Changes:
     models: tuple[str, ...] | None = None
     operations: tuple[str, ...] | None = None
     limits: Mapping[str, int | None] = field(default_factory=dict)
+    overrides: Mapping[str, Override | None] = field(default_factory=dict)
     expires_ms: int | None = None
     metered: bool | None = None
     timezone: str | None = None
@@ -135,7 +139,7 @@ class Changes:
     resume: bool = False
 
     def fields(self) -> dict[str, str]:
-        """Returns the changes as hash fields. An empty value removes a field."""
+        """Returns the changes as hash fields, without those of overrides. An empty value removes a field."""
         given: dict[str, str | None] = {
             "name": self.name,
             "status": self.status,
@@ -286,6 +290,7 @@ def _read_account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
         "operations": tuple(filter(None, stored.get("operations", "").split("\n"))),
         "limits": {name: int(value) for name, value in stored.items() if is_limit(name)},
         "rules": stored.get("rules", ""),
+        "overrides": read_overrides(stored),
         "expires_ms": int(stored.get("expires_ms", "0")),
         "created_ms": int(stored["created_ms"]),
         "version": int(stored["version"]),

@@ -57,6 +57,11 @@ class Records:
         calls = [partial(self._store.run, "HGETALL", name) for name in names]
         return await gather_pages(self._store, calls, _read_hash, faults=True)
 
+    async def now_ms(self, name: str) -> int:
+        """Returns the time by the clock of the server that has a hash."""
+        seconds, micros = (await gather([self._store.run("TIME", key=name)]))[0]
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def find_team(self, team_id: str) -> Team | None:
         """Returns a team by its id, or None."""
         stored = (await self.hashes([TeamKeys(team_id).team]))[0]
@@ -113,16 +118,19 @@ class Records:
         decided: int | None = None,
         called: str = "",
         run_by_ms: str = "",
+        until_ms: int | None = None,
     ) -> Status:
         """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE.
 
         `decided`: the fields were decided from this version, and hold for it alone. Where the caller knows no version,
-        OTHER_VERSION is returned then, and the change begins anew. Raises `version_mismatch`, and `not_allowed` for
-        what was deleted or revoked.
+        OTHER_VERSION is returned then, and the change begins anew. `until_ms`: they are true before this time. Raises
+        `version_mismatch`, and `not_allowed` for what was deleted or revoked.
         """
         if decided is not None and version not in (None, decided):
             raise changed_meanwhile(decided)
         seen = decided if version is None else version
+        if until_ms is not None:
+            run_by_ms = str(min(until_ms - 1, int(run_by_ms or until_ms)))
         number, now = await self.call(
             CONFIG, [name], ["" if seen is None else str(seen), called, run_by_ms, *flat(fields)]
         )

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from gateway.accounts.entities import Balance, Pause, Rule, View
+from gateway.accounts.entities import Account, Balance, Pause, Rule, View
 from gateway.accounts.limit_names import QUEUE_LIMITS, in_order, read_limit_name
+from gateway.accounts.overrides import Override
 from gateway.billing.money import format_usd
 from gateway.protocol.timestamps import iso_time
 
-NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
+_NOTHING: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 def time_json(ms: int) -> str | None:
@@ -29,19 +30,38 @@ def pause_json(pause: Pause | None) -> dict[str, str] | None:
     return None if pause is None else {"at": iso_time(pause.at_ms), "request_id": pause.request_id}
 
 
-def limits_json(
-    view: View, scope: Literal["team", "key"], limits: Mapping[str, int] = NOTHING
-) -> dict[str, dict[str, Any]]:
-    """Returns each configured limit of a team or a key as {"limit", "remaining", "resets_at"}.
+def limits_json(view: View, scope: Literal["team", "key"], account: Account | None = None) -> dict[str, dict[str, Any]]:
+    """Returns each limit of a team or a key that holds now as {"limit", "remaining", "resets_at"}.
 
-    `resets_at` is the time at which the whole limit is available again, or null. `limits` are the account's own: the
-    view has those that are counted.
+    `resets_at` is the time at which the whole limit is available again, or null. With the account, those that hold for
+    a while instead of another have "override": until when, and the limit that holds again then. Such a limit is null if
+    there is none for that while.
     """
-    counted, rows = (view.team, view.team_rules) if scope == "team" else (view.key, view.key_rules)
-    plain = {**counted, **{name: limits[name] for name in QUEUE_LIMITS if name in limits}}
+    plain, rows = (view.team, view.team_rules) if scope == "team" else (view.key, view.key_rules)
     rules = {rule.name: rule for rule in rows}
-    names = in_order({name for name in plain if read_limit_name(name) is not None} | set(rules))
-    return {name: _ruled(rules[name]) if name in rules else _limit(name, plain, view.now_ms) for name in names}
+    overrides = account.overrides if account is not None else _NOTHING
+    overrides = {name: one for name, one in overrides.items() if one.holds(view.now_ms)}
+    names = {name for name in plain if read_limit_name(name) is not None} | set(rules)
+    found: dict[str, dict[str, Any]] = {}
+    for name in in_order(names | set(overrides)):
+        if name in names:
+            found[name] = _ruled(rules[name]) if name in rules else _limit(name, plain, view.now_ms)
+        else:
+            usd = "_usd" if _is_money(name) else ""
+            found[name] = dict.fromkeys((f"limit{usd}", f"remaining{usd}", "resets_at"))
+        if name in overrides and account is not None:
+            found[name]["override"] = _override_json(name, overrides[name], account.limits.get(name))
+    return found
+
+
+def _override_json(name: str, override: Override, otherwise: int | None) -> dict[str, Any]:
+    shown = format_usd(otherwise) if otherwise is not None and _is_money(name) else otherwise
+    return {"until": iso_time(override.until_ms), "otherwise": shown}
+
+
+def _is_money(name: str) -> bool:
+    read = read_limit_name(name)
+    return read is not None and read.is_money
 
 
 def _ruled(rule: Rule) -> dict[str, Any]:

@@ -24,7 +24,7 @@ async def show_key(request: Request) -> dict[str, Any]:
         "expires_at": time_json(key.expires_ms),
         "models": list(key.models),
         "operations": list(key.operations),
-        "limits": limits_json(view, "key"),
+        "limits": limits_json(view, "key", key),
         "team": {
             "id": team.id,
             "name": team.name,
@@ -36,6 +36,6 @@ async def show_key(request: Request) -> dict[str, Any]:
             "timezone": team.timezone or "UTC",
             "anchor": team.anchor or None,
             "balance": balance_json(view.balance),
-            "limits": limits_json(view, "team"),
+            "limits": limits_json(view, "team", team),
         },
     }

@@ -1,4 +1,4 @@
-"""`gateway keys rotate|revoke|delete|disable|enable|label|expire|allow|operations|limits|release`: they change a key.
+"""The commands of `gateway keys` that change a key: its secrets, status, label, expiry, models and limits.
 
 KEY is team/key, by id or label, or the id of a key.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json
 from gateway.cli.keys import KeyArgument, app, find_key
-from gateway.cli.limits import LimitArguments, limits_of
+from gateway.cli.limits import LimitArguments, NamesArgument, Until, changes_of, ended
 from gateway.cli.signatures import argument
 
 
@@ -109,9 +109,17 @@ def operations(
 
 
 @app.command()
-def limits(key: KeyArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
+def limits(key: KeyArgument, changes: LimitArguments, *, until: Until = None, as_json: options.AsJson = False) -> None:
     """Set a key's limits, such as rpm=60 budget_usd_day=5; NAME=none removes one."""
-    _change(key, {"limits": limits_of(changes)}, as_json=as_json)
+    _change(key, changes_of(changes, until), as_json=as_json)
+
+
+@app.command()
+def restore_limits(key: KeyArgument, names: NamesArgument = None, *, as_json: options.AsJson = False) -> None:
+    """End limits of a key now that were set until a time, so that those of before hold again."""
+    with AdminClient.from_environment() as client:
+        found = find_key(client, key)
+        _shown(client.patch(_path(found), ended(found, names)), as_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""`gateway limits`: set and show a team's limits. A key's limits: `gateway keys limits`."""
+"""`gateway limits`: set and show a team's limits. A key's limits: `gateway keys limits`.
+
+With `--until` they hold for a while; then those of before hold again.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import Annotated, Any
 
 from gateway.accounts.limit_names import LIMITS, MODELS, is_limit, with_pattern
 from gateway.cli import options, output
-from gateway.cli.client import AdminClient, team_path
+from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import USAGE, CliError
-from gateway.cli.signatures import Group, argument
+from gateway.cli.signatures import Group, argument, option
 
 app = Group(help="A team's limits. Changes apply from its next request on.")
 
@@ -24,11 +27,33 @@ LimitArguments = Annotated[
 ]
 
 
+Until = Annotated[
+    str | None,
+    option("Set them until this day or time only, such as 2026-12-24; then the limits of before hold again."),
+]
+NamesArgument = Annotated[
+    list[str] | None, argument("Limits that hold for a while; without, all of them.", metavar="[NAME...]")
+]
+
+
 @app.command("set")
-def set_(team: options.TeamArgument, changes: LimitArguments, *, as_json: options.AsJson = False) -> None:
+def set_(
+    team: options.TeamArgument, changes: LimitArguments, *, until: Until = None, as_json: options.AsJson = False
+) -> None:
     """Set limits, such as rpm=600 budget_usd_day=5; NAME=none removes one."""
     with AdminClient.from_environment() as client:
-        changed = client.patch(team_path(team), {"limits": limits_of(changes)})
+        changed = client.patch(team_path(team), changes_of(changes, until))
+    if as_json:
+        output.as_json(changed)
+    else:
+        output.limits_table(changed["limits"])
+
+
+@app.command()
+def restore(team: options.TeamArgument, names: NamesArgument = None, *, as_json: options.AsJson = False) -> None:
+    """End limits now that were set until a time, so that those of before hold again."""
+    with AdminClient.from_environment() as client:
+        changed = client.patch(team_path(team), ended(client.get(team_path(team)), names))
     if as_json:
         output.as_json(changed)
     else:
@@ -44,6 +69,23 @@ def show_(team: options.TeamArgument, *, as_json: options.AsJson = False) -> Non
         output.as_json(limits)
     else:
         output.limits_table(limits)
+
+
+def changes_of(words: list[str], until: str | None) -> dict[str, Any]:
+    """Returns the body that sets limits, or those until a time."""
+    limits = limits_of(words)
+    if until is None:
+        return {"limits": limits}
+    return {"overrides": {name: {"limit": value, "until": until} for name, value in limits.items()}}
+
+
+def ended(account: Json, names: list[str] | None) -> dict[str, Any]:
+    """Returns the body that ends limits of a team or key that hold for a while. Raises CliError for others."""
+    there = [name for name, limit in account["limits"].items() if limit.get("override")]
+    for name in names or ():
+        if name not in there:
+            raise CliError(f"{name!r} is not set for a while; what is: {', '.join(there) or 'nothing'}")
+    return {"overrides": dict.fromkeys(names or there)}
 
 
 def limits_of(changes: list[str]) -> dict[str, Any]:

@@ -113,21 +113,33 @@ def bill(found: Mapping[str, Any]) -> None:
 
 def limits_table(limits: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints each limit and what remains of it."""
-    rows = [
-        (
-            name,
-            limit.get("limit", limit.get("limit_usd")),
-            limit.get("remaining", limit.get("remaining_usd")),
-            limit.get("resets_at"),
-        )
+    columns: tuple[str, ...] = ("LIMIT", "SET TO", "LEFT", "RESETS AT")
+    rows: list[tuple[object, ...]] = [
+        (name, _value(limit), limit.get("remaining", limit.get("remaining_usd")), limit.get("resets_at"))
         for name, limit in limits.items()
     ]
-    table(("LIMIT", "SET TO", "LEFT", "RESETS AT"), rows, empty="no limits")
+    for_a_while = [limit.get("override") for limit in limits.values()]
+    if any(for_a_while):
+        columns = (*columns, "UNTIL", "THEN")
+        ends = [(one["until"], _or_none(one["otherwise"])) if one else (None, None) for one in for_a_while]
+        rows = [(*row, *end) for row, end in zip(rows, ends, strict=True)]
+    table(columns, rows, empty="no limits")
 
 
 def limits_line(limits: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns all limits in one cell: "rpm 60, concurrency 5"."""
-    return ", ".join(f"{name} {limit.get('limit', limit.get('limit_usd'))}" for name, limit in limits.items())
+    return ", ".join(
+        f"{name} {_value(limit)}" + (f" until {limit['override']['until']}" if limit.get("override") else "")
+        for name, limit in limits.items()
+    )
+
+
+def _value(limit: Mapping[str, Any]) -> object:
+    return _or_none(limit.get("limit", limit.get("limit_usd")))
+
+
+def _or_none(value: object) -> object:
+    return "none" if value is None else value
 
 
 def permitted_line(names: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.dashboard.render import moment
+
 ACTION_TEXTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "POST /teams": "created the team",
@@ -72,7 +74,11 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tu
 
 
 def _limit(limit: Mapping[str, Any] | None) -> str:
-    return "none" if limit is None else str(limit.get("limit_usd", limit.get("limit")))
+    if limit is None:
+        return "none"
+    value, override = limit.get("limit_usd", limit.get("limit")), limit.get("override")
+    until = f" until {moment(override['until'])}" if override else ""
+    return f"{'none' if value is None else value}{until}"
 
 
 def _text(value: Any) -> str:

@@ -25,9 +25,22 @@ def limits(form: Mapping[str, str]) -> dict[str, Any]:
     """
     found = {name: _limit(name, form.get(f"limits.{name}")) for name in LIMITS}
     found |= dict.fromkeys(form.get("limits.had", "").split())
-    for line in filter(str.strip, form.get("limits", "").splitlines()):
+    return found | _lines(form.get("limits", ""))
+
+
+def overrides(form: Mapping[str, str]) -> dict[str, Any]:
+    """Returns limits for a while, lines such as rpm=600 or rpm=none, all until one time; None for the one that ends."""
+    if "end" in form:
+        return {form["end"]: None}
+    until = moment(form.get("until", ""))
+    return {name: {"limit": value, "until": until} for name, value in _lines(form.get("overrides", "")).items()}
+
+
+def _lines(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for line in filter(str.strip, text.splitlines()):
         name, _, value = (part.strip() for part in line.partition("="))
-        found[name] = _limit(name, value)
+        found[name] = _limit(name, None if value == "none" else value)
     return found
 
 

@@ -57,6 +57,14 @@ async def change_limits(request: Request, team: str, key: str) -> Response:
     return await changed(visit_of(request), team, _path(team, key), body, form, "key", f"limits-{key}")
 
 
+@router.post("/{key}/overrides")
+async def change_overrides(request: Request, team: str, key: str) -> Response:
+    """Sets limits of the key for a while, or ends one of them."""
+    form = form_of(request)
+    body = {"overrides": forms.overrides(form)}
+    return await changed(visit_of(request), team, _path(team, key), body, form, "key", f"while-{key}")
+
+
 @router.post("/{key}/status")
 async def change_status(request: Request, team: str, key: str) -> Response:
     """Disables, enables, revokes or deletes the key. To revoke or delete it, its name must be typed."""

@@ -106,6 +106,14 @@ async def change_limits(request: Request, team: str) -> Response:
     return await changed(visit_of(request), team, team_path(team), body, form, "limits")
 
 
+@router.post("/teams/{team}/overrides")
+async def change_overrides(request: Request, team: str) -> Response:
+    """Sets limits for a while, or ends one of them."""
+    form = form_of(request)
+    body = {"overrides": forms.overrides(form)}
+    return await changed(visit_of(request), team, team_path(team), body, form, "limits", "while")
+
+
 @router.post("/teams/{team}/status")
 async def change_status(request: Request, team: str) -> Response:
     """Enables the team; or disables it: its page has asked."""

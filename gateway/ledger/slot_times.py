@@ -14,6 +14,8 @@ from gateway.identity.api_keys import ApiKey
 from gateway.ledger.admissions import AdmissionRefused
 
 GUESS_S: Final = 1.0
+_GUESS_MS: Final = round(GUESS_S * 1000)
+"""What the admission script says where it knows no better."""
 _WEIGHT: Final = 0.2  # of the newest request in the average
 _MAX_SUBJECTS: Final = 10_000
 _MIN_WAIT_MS, _MAX_WAIT_MS = 100, 60_000
@@ -37,12 +39,12 @@ class SlotTimes:
         """Returns after how long one of the running requests of a key ends. A key_id of "" means the whole team."""
         average_s = self._average_s.get(f"{team_id}/{key_id}" if key_id else team_id)
         if average_s is None:
-            return round(GUESS_S * 1000)
+            return _GUESS_MS
         return min(_MAX_WAIT_MS, max(_MIN_WAIT_MS, round(average_s * 1000 / max(1, running))))
 
     def with_wait_time(self, refused: AdmissionRefused, key: ApiKey) -> AdmissionRefused:
         """Returns a refusal. At a limit of concurrency it states when a slot becomes free."""
-        if refused.code == "concurrency_exceeded" and refused.wait_ms and refused.used:
+        if refused.code == "concurrency_exceeded" and refused.wait_ms == _GUESS_MS and refused.used:
             key_id = key.key_id if refused.explain.get("scope") == "key" else ""
             refused.wait_ms = self.wait_ms(key.team_id, key_id, refused.used) * (1 + refused.ahead)
         return refused

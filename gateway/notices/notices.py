@@ -280,7 +280,7 @@ def _is_watched(key: Key, now_ms: int, *, expiries: bool) -> bool:
 
 
 def _budgets(key: Key) -> Iterator[str]:
-    return (name for name in key.limits if name.startswith("budget_"))
+    return (name for name in {**key.limits, **key.overrides} if name.startswith("budget_"))
 
 
 def _new_id() -> str:

@@ -97,6 +97,8 @@ def budgets(subject: Subject) -> list[Budget]:
     shown_limits = limits_json(subject.view, "team" if subject.key is None else "key")
     found = []
     for name, shown in shown_limits.items():
+        if shown.get("limit_usd", shown.get("limit")) is None:
+            continue  # there is none for a while
         if "limit_usd" in shown:
             limit, used = _nano(shown["limit_usd"]), _nano(shown["used_usd"])
         elif "used" in shown:

@@ -24,6 +24,7 @@ LEASE_S = 0.5
 HASTY = {"breaker_open_s": 0.05}
 UNAVAILABLE = 503
 MOST_COMMANDS = 40
+LATER = "2099-12-24T00:00:00Z"
 
 
 @dataclass
@@ -152,6 +153,29 @@ def changes_a_team(bench: Bench) -> tuple[Call, Check]:
         assert (changed["limits"]["rpm"]["limit"], changed["limits"]["tpm"]["limit"]) == (7, 8)
 
     return lambda: bench.admin.patch(f"/teams/{team['id']}", json={"limits": {"rpm": 7, "tpm": 8}}), check
+
+
+def sets_limits_for_a_while(bench: Bench) -> tuple[Call, Check]:
+    team = new_team(bench.admin, limits={"rpm": 7})
+    ended = {"budget_usd_7d": {"limit": "9", "until": LATER}, "tpm": {"limit": 5, "until": LATER}}
+    done(bench.admin.patch(f"/teams/{team['id']}", json={"overrides": ended}))
+
+    def check(answer: httpx.Response) -> None:
+        limits = done(answer)["limits"]
+        assert limits.keys() == {"rpm", "concurrency@sim/*", "tpm"}
+        assert {name: (one["limit"], one["override"]["otherwise"]) for name, one in limits.items()} == {
+            "rpm": (700, 7),
+            "concurrency@sim/*": (8, None),
+            "tpm": (9, None),
+        }
+
+    overrides = {
+        "rpm": {"limit": 700, "until": LATER},
+        "concurrency@sim/*": {"limit": 8, "until": LATER},
+        "budget_usd_7d": None,
+        "tpm": {"limit": 9, "until": LATER},
+    }
+    return lambda: bench.admin.patch(f"/teams/{team['id']}", json={"overrides": overrides}), check
 
 
 def creates_a_key(bench: Bench) -> tuple[Call, Check]:
@@ -284,6 +308,7 @@ CHANGES: tuple[Change, ...] = (
     creates_a_team_without_an_idempotency_key,
     renames_a_team,
     changes_a_team,
+    sets_limits_for_a_while,
     creates_a_key,
     changes_a_key,
     rotates_a_key,

@@ -10,6 +10,10 @@ _COUNTING: Final = "gateway/store/scripts/meter_counting.lua"
 _METERS: Final = "gateway/store/scripts/meters.lua"
 _TEST: Final = "tests/ledger/test_periods.py"
 _TEST_MODELS: Final = "tests/ledger/test_model_limits.py"
+_OVERRIDES: Final = "gateway/store/scripts/overrides.lua"
+_OVERRIDES_PY: Final = "gateway/accounts/overrides.py"
+_TEST_OVERRIDES: Final = "tests/ledger/test_overrides.py"
+_TEST_BY_MODEL: Final = "tests/ledger/test_overrides_by_model.py"
 
 LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
@@ -43,7 +47,7 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "changes at once lose no limit",
         "gateway/accounts/accounts.py",
-        "decided=team.version if rules else None",
+        "decided=team.version if derived.fields else None",
         "decided=None",
         f"{_TEST}::test_changes_at_once_lose_no_limit",
     ),
@@ -85,8 +89,88 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a team or a key has a bounded number of limits",
         "gateway/api/admin/feasibility.py",
-        "if sum(value is not None for name, value in kept.items() if name not in PLAIN) > MAX_RULES:",
+        "if sum(name not in PLAIN for name in kept) > MAX_RULES:",
         "if False:",
         "tests/operators/test_time_zones.py::test_what_is_no_zone_anchor_or_limit_is_refused",
+    ),
+    Protection(
+        "a limit for a while ends",
+        _OVERRIDES,
+        "if now < until_ms then",
+        "if true then",
+        f"{_TEST_OVERRIDES}::test_a_higher_limit_ends_to_the_millisecond_on_every_worker",
+    ),
+    Protection(
+        "a limit of some models for a while ends",
+        _METERS,
+        "if until_ms and now < until_ms then",
+        "if until_ms and now <= until_ms then",
+        f"{_TEST_OVERRIDES}::test_a_higher_limit_ends_to_the_millisecond_on_every_worker",
+    ),
+    Protection(
+        "who used a higher rate in time is not refused for long",
+        _OVERRIDES,
+        "limit and min(bucket[level], limit * MINUTE_MS) or 0",
+        "bucket[level]",
+        f"{_TEST_BY_MODEL}::test_rates_and_what_holds_instead_let_through_what_a_plain_model_does"
+        "_and_who_waits_as_told_is_served",
+    ),
+    Protection(
+        "refusals know of the end of a limit",
+        "gateway/store/scripts/override_ends.lua",
+        "if not over or wait >= 0 and now + wait < over[1] then return wait end",
+        "if true then return wait end",
+        f"{_TEST_OVERRIDES}::test_who_waits_for_the_end_of_a_lower_limit_is_served",
+    ),
+    Protection(
+        "what was cut off at the end is not given back",
+        "gateway/store/scripts/resolving.lua",
+        "and again < tpm then tokens = max(tokens, hold.tokens) end",
+        "and again < tpm then tokens = tokens end",
+        f"{_TEST_OVERRIDES}::test_settling_behind_the_end_gives_back_nothing_that_others_have_used",
+    ),
+    Protection(
+        "settlement knows of a rate's override",
+        "gateway/store/scripts/settle_v7.lua",
+        "over[scope] = one",
+        "over = nil",
+        f"{_TEST_OVERRIDES}::test_settling_in_time_gives_back_what_has_not_drained_at_the_rate_that_holds",
+    ),
+    Protection(
+        "no limit for a while goes on counting",
+        _METERS,
+        "if (limit or over and over[2]) and PERIODS",
+        "if limit and PERIODS",
+        f"{_TEST_OVERRIDES}::test_a_local_budget_without_its_limit_for_a_while_counts_on",
+    ),
+    Protection(
+        "a limit for a while that returns has another name",
+        "gateway/accounts/rules.py",
+        "there = {*before.limits, *(name for name, one in before.overrides.items() if one.holds(now_ms))}",
+        "there = {*before.limits, *before.overrides}",
+        f"{_TEST_OVERRIDES}"
+        "::test_a_limit_for_a_while_alone_that_returns_counts_anew_and_is_not_counted_down_by_those_of_before",
+    ),
+    Protection(
+        "an end that has passed is refused",
+        _OVERRIDES_PY,
+        "if change is not None and not change.holds(now_ms):",
+        "if False:",
+        f"{_TEST_OVERRIDES}::test_one_that_has_passed_is_refused_with_the_reason_by_the_stores_clock",
+    ),
+    Protection(
+        "a rate's override is known for a while behind its end",
+        _OVERRIDES_PY,
+        "if one.holds(now_ms) or _is_kept(name, one, limits, now_ms)}",
+        "if one.holds(now_ms)}",
+        f"{_TEST_OVERRIDES}::test_an_override_that_is_ended_early_forgives_what_the_limit_does_not_permit",
+    ),
+    Protection(
+        "a lead changes no override of an operator",
+        "gateway/accounts/accounts.py",
+        "refuse_lifting_overrides(key, changes, now_ms)",
+        "pass",
+        "tests/operators/test_overrides.py"
+        "::test_a_lead_changes_no_override_of_an_operator_and_sets_none_above_what_is_held",
     ),
 )

@@ -22,7 +22,7 @@
     answers.py           renders large answers in slices
     guard.py             authentication, bounded bodies, idempotency keys, versions
     request_models.py    the bodies that are accepted
-    limit_models.py      limits in these bodies
+    limit_models.py      limits in these bodies; override_models.py those for a while, moments.py times
     query_parameters.py  query parameters that several routes accept
     serialization.py     the JSON of answers
 

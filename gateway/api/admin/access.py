@@ -125,7 +125,7 @@ def refuse_other_team(request: Request, team_id: str) -> None:
         raise GatewayError("not_allowed", "This admin key is for another team.")
 
 
-def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int | None]) -> None:
+def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int | None], field: str = "limits") -> None:
     """Raises GatewayError `not_allowed` if a team-scoped admin sets a key's limit above the limit of the team."""
     if admin_of(request).scope != "team":
         return
@@ -133,7 +133,7 @@ def refuse_beyond_quota(request: Request, team: Team, limits: Mapping[str, int |
         most = team.limits.get(name)
         if value is not None and most is not None and value > most:
             raise GatewayError(
-                "not_allowed", f"{name} of a key must not exceed the team's own limit.", param=f"limits.{name}"
+                "not_allowed", f"{name} of a key must not exceed the team's own limit.", param=f"{field}.{name}"
             )
 
 

@@ -7,6 +7,7 @@
 | `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead          |
 | `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
 | `limits`                    | there would be more than `MAX_RULES` that scripts do not read by themselves        |
+| `overrides`                 | the same; but 0 is permitted, as it refuses for a while only                       |
 
 A value that is set already may be sent again: forms send all of them.
 """
@@ -16,12 +17,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 
 from gateway.accounts.accounts import Changes, Key, Team
 from gateway.accounts.limit_names import MODELS, PLAIN, read_limit_name, with_pattern
+from gateway.accounts.overrides import Override
 from gateway.accounts.rules import MAX_RULES
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
@@ -34,6 +37,8 @@ from gateway.routing.router import Router
 
 _LOCKS_OUT_AT_ZERO: Final = ("rpm", "tpm", "concurrency")
 _LEAST_TOKENS: Final = 2  # one in, one out
+_NOTHING: Final[Mapping[str, Override]] = MappingProxyType({})
+_Value = TypeVar("_Value", int, Override)
 _ROUNDED_MS: Final = 60_000  # a browser's form sends an expiry without its seconds
 
 
@@ -60,26 +65,26 @@ def feasible(
         changes = replace(changes, models=tuple(dict.fromkeys(models)))
     unset: Mapping[str, int] = {}
     set_before = before.limits if before is not None else unset
-    new = _new(changes.limits, set_before)
-    for name in _LOCKS_OUT_AT_ZERO:
-        if new.get(name) == 0:
+    for name, value in _new(changes.limits, set_before).items():
+        if name in _LOCKS_OUT_AT_ZERO and value == 0:
             raise _impossible(
                 f"limits.{name}", "0 refuses every request for ever: set the status to disabled instead, or null"
             )
-    if any(MODELS in name for name in new):
-        changes = replace(changes, limits=_resolved_names(snapshot.router, changes.limits, new))
-        new = _new(changes.limits, set_before)
-    kept = {**set_before, **changes.limits}
-    if sum(value is not None for name, value in kept.items() if name not in PLAIN) > MAX_RULES:
+    overridden = before.overrides if before is not None else _NOTHING
+    limits = _resolved_names(snapshot.router, changes.limits, set_before, "limits")
+    overrides = _resolved_names(snapshot.router, changes.overrides, overridden, "overrides")
+    changes = replace(changes, limits=limits, overrides=overrides)
+    kept = {name for name, value in {**set_before, **limits}.items() if value is not None}
+    kept |= {name for name, one in {**overridden, **overrides}.items() if one is not None}
+    if sum(name not in PLAIN for name in kept) > MAX_RULES:
         raise _impossible(
             "limits", f"at most {MAX_RULES} limits besides the plain ones: each is looked at in each request"
         )
-    sized = [name for name in new if name.startswith(("tpm", "budget_"))]
     own = changes.models if changes.models is not None else before.models if before is not None else ()
-    for pattern in sorted({name.partition(MODELS)[2] for name in sized}):
-        lists = [own, team.models if team is not None else (), (pattern,) if pattern else ()]
-        of_pattern = {name: new[name] for name in sized if name.partition(MODELS)[2] == pattern}
-        _refuse_too_small(of_pattern, _least(snapshot, lists))
+    lists = [own, team.models if team is not None else ()]
+    _refuse_too_small(snapshot, lists, _new(limits, set_before), "limits")
+    for_a_while = {name: one.value for name, one in overrides.items() if one and one != overridden.get(name)}
+    _refuse_too_small(snapshot, lists, {name: value for name, value in for_a_while.items() if value}, "overrides")
     return changes
 
 
@@ -93,13 +98,15 @@ def _new(limits: Mapping[str, int | None], before: Mapping[str, int]) -> dict[st
     return {name: value for name, value in limits.items() if value is not None and before.get(name) != value}
 
 
-def _resolved_names(router: Router, limits: Mapping[str, int | None], new: Mapping[str, int]) -> dict[str, int | None]:
+def _resolved_names(
+    router: Router, limits: Mapping[str, _Value | None], before: Mapping[str, _Value], field: str
+) -> dict[str, _Value | None]:
     """Returns limits whose patterns are those of models for aliases. Raises GatewayError where no route fits."""
-    found: dict[str, int | None] = {}
+    found: dict[str, _Value | None] = {}
     for name, value in limits.items():
         plain, _, pattern = name.partition(MODELS)
-        is_new = pattern and name in new
-        found[with_pattern(plain, _resolved(router, pattern, f"limits.{name}")) if is_new else name] = value
+        is_new = pattern and value is not None and before.get(name) != value
+        found[with_pattern(plain, _resolved(router, pattern, f"{field}.{name}")) if is_new else name] = value
     return found
 
 
@@ -117,9 +124,17 @@ def _resolved(router: Router, pattern: str, param: str = "models") -> str:
     return name.model
 
 
-def _refuse_too_small(limits: Mapping[str, int], least: _Least | None) -> None:
+def _refuse_too_small(
+    snapshot: ConfigSnapshot, lists: list[tuple[str, ...]], limits: Mapping[str, int], field: str
+) -> None:
+    least_of: dict[str, _Least | None] = {}
     for name, value in limits.items():
-        needed = ""
+        if not name.startswith(("tpm", "budget_")):
+            continue
+        pattern = name.partition(MODELS)[2]
+        if pattern not in least_of:
+            least_of[pattern] = _least(snapshot, [*lists, (pattern,) if pattern else ()])
+        least, needed = least_of[pattern], ""
         read = read_limit_name(name)
         counts_tokens = read is not None and read.what in ("tpm", "budget_tokens")
         if read is not None and read.is_money and least is not None and value < least.nano_usd:
@@ -127,7 +142,7 @@ def _refuse_too_small(limits: Mapping[str, int], least: _Least | None) -> None:
         elif counts_tokens and value < _LEAST_TOKENS:
             needed = f"{_LEAST_TOKENS} tokens"
         if needed:
-            raise _impossible(f"limits.{name}", f"it lets no request through: the smallest one holds {needed}")
+            raise _impossible(f"{field}.{name}", f"it lets no request through: the smallest one holds {needed}")
 
 
 def _least(snapshot: ConfigSnapshot, permitted: list[tuple[str, ...]]) -> _Least | None:

@@ -57,12 +57,14 @@ async def change_key(request: Request, response: Response, team: str, key: str, 
     """Changes a key. The change applies from its next request on, on every worker."""
     accounts = services_of(request).accounts
     owner = await accounts.team(team)
-    refuse_beyond_quota(request, owner, body.limits.changes())
+    by_operator = is_operator(request)
+    changes = body.changes(by_operator=by_operator)
+    refuse_beyond_quota(request, owner, changes.limits)
+    for_a_while = {name: one.value for name, one in changes.overrides.items() if one is not None}
+    refuse_beyond_quota(request, owner, for_a_while, "overrides")
     before = await accounts.key(owner, key)
-    changes = feasible(services_of(request).handler.snapshot, body.changes(), before, owner)
-    changed = await accounts.update_key(
-        owner, before, changes, version=version_of(request), by_operator=is_operator(request)
-    )
+    changes = feasible(services_of(request).handler.snapshot, changes, before, owner)
+    changed = await accounts.update_key(owner, before, changes, version=version_of(request), by_operator=by_operator)
     return await _shown(accounts, owner, changed, response)
 
 

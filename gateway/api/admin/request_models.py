@@ -1,21 +1,19 @@
 """The bodies that the admin API accepts. Every field has bounds, and an unknown field is an error.
 
 Money is a decimal string in USD and becomes nano-USD. Times are ISO 8601 with a zone, days (UTC), or words such as
-tomorrow. In a PATCH, an absent field stays as it is, and `null` removes a limit or an expiry.
+tomorrow. In a PATCH, an absent field stays as it is, and `null` removes a limit or an expiry, or ends an override.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     Strict,
@@ -28,7 +26,8 @@ from gateway.accounts.entities import RESTRICTIONS, is_holdable
 from gateway.accounts.periods import LONGEST_NAME, zone_of
 from gateway.accounts.rotation import MAX_OVERLAP_S
 from gateway.api.admin.limit_models import NO_LIMITS, Limits, PositiveUsd, Usd
-from gateway.protocol.moments import parse_moment
+from gateway.api.admin.moments import Moment, epoch_ms
+from gateway.api.admin.override_models import Overrides, override_changes
 from gateway.protocol.operations import checked_names
 from gateway.routing.model_patterns import is_pattern
 
@@ -36,7 +35,6 @@ MAX_NAME: Final = 64
 MAX_MODELS: Final = 500
 MAX_ARCHIVED: Final = 20_000
 MAX_RELEASED: Final = 100
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_ANCHOR, _LAST_ANCHOR = date(1970, 1, 1), date(2199, 12, 31)
 
 
@@ -56,24 +54,11 @@ def _operations(names: list[str]) -> list[str]:
     return list(checked_names(names))
 
 
-def _moment(value: object) -> object:
-    """Reads a day or a word. A time must name its zone: an expiry is no place for a guess."""
-    is_time = isinstance(value, str) and len(value.strip()) > len("2026-11-01")
-    return parse_moment(value, datetime.now(UTC)) if isinstance(value, str) and not is_time else value
-
-
-def _later(moment: datetime) -> datetime:
-    if moment <= _EPOCH:
-        raise ValueError("must lie after 1970")
-    return moment
-
-
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_name)]
 Pattern = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
 Models = Annotated[list[Pattern], Field(max_length=MAX_MODELS)]
 Operations = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64), AfterValidator(_operations)]
 Flag = Annotated[bool, Strict()]
-Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(_later)]
 
 
 _HELD: Final[Mapping[str, str]] = MappingProxyType({param_of(name): name for name in RESTRICTIONS})
@@ -118,6 +103,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+OVERRIDES: Final[Any] = Field(default={}, description="Limits for a while, by name; null ends one now")
 CUT_AT_CAP: Final = Field(default=False, description="End a stream where it would exceed its hold")
 
 
@@ -131,18 +117,19 @@ class _Account(Body):
     expires_at: Moment | None = None
     limits: Limits = NO_LIMITS
 
-    def changes(self) -> Changes:
-        """Returns the fields that were sent, as the ledger accepts them."""
+    def changes(self, *, by_operator: bool = True) -> Changes:
+        """Returns the fields that were sent, as the ledger accepts them. `by_operator`: the lead of a team did not."""
         given = self.model_fields_set
         expires_ms = None
         if "expires_at" in given:
-            expires_ms = int(self.expires_at.timestamp() * 1000) if self.expires_at else 0
+            expires_ms = epoch_ms(self.expires_at) if self.expires_at else 0
         return Changes(
             name=getattr(self, "name", None) if "name" in given else None,
             status=getattr(self, "status", None) if "status" in given else None,
             models=tuple(dict.fromkeys(self.models)) if "models" in given else None,
             operations=tuple(self.operations) if "operations" in given else None,
             limits=self.limits.changes(),
+            overrides=override_changes(getattr(self, "overrides", {}), by_operator=by_operator),
             expires_ms=expires_ms,
             metered=getattr(self, "metered", None) if "metered" in given else None,
             timezone=_text(getattr(self, "timezone", None)) if "timezone" in given else None,
@@ -170,13 +157,19 @@ class NewTeam(_Account):
 class TeamPatch(_Account):
     """PATCH /teams/{team}."""
 
-    model_config = example({"limits": {"rpm": 1200, "budget_usd_day": None}})
+    model_config = example(
+        {
+            "limits": {"rpm": 1200, "budget_usd_day": None},
+            "overrides": {"tpm": {"limit": 500000, "until": "2026-12-24"}},
+        }
+    )
 
     name: Name = ""
     status: Literal["active", "disabled"] = "active"
     metered: Flag = True
     timezone: Zone | None = TIMEZONE
     anchor: Anchor | None = ANCHOR
+    overrides: Overrides = OVERRIDES
     paused: Annotated[Literal[False], Field(description="false lets a paused team go on")] = False
 
 
@@ -197,6 +190,7 @@ class KeyPatch(_Account):
     name: Name = ""
     status: Literal["active", "disabled", "revoked"] = "active"
     cut_at_cap: Flag = CUT_AT_CAP
+    overrides: Overrides = OVERRIDES
     release: list[Held] = Field(
         default=[], max_length=MAX_RELEASED, description="What operators set and the team's lead may lift from now on"
     )

@@ -45,7 +45,7 @@ def team_json(team: Team, view: View) -> dict[str, Any]:
         "created_at": time_json(team.created_ms),
         "version": team.version,
         "balance": None if view.fault else balance_json(view.balance),
-        "limits": limits_json(view, "team", team.limits),
+        "limits": limits_json(view, "team", team),
         "fault": team.fault or view.fault or None,
     }
 
@@ -64,10 +64,10 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "expired": _has_expired(key, view),
         "created_at": time_json(key.created_ms),
         "version": key.version,
-        "limits": limits_json(view, "key", key.limits),
+        "limits": limits_json(view, "key", key),
         "fault": key.fault or view.fault or None,
         "cut_at_cap": key.cut_at_cap,
-        "set_by_operator": sorted(map(param_of, key.held)),
+        "set_by_operator": sorted([*map(param_of, key.held), *_overridden_by_operator(key, view)]),
         "secrets": [
             {
                 "sha256_prefix": secret.sha256[:_PREFIX],
@@ -77,6 +77,11 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
             for secret in key.secrets
         ],
     }
+
+
+def _overridden_by_operator(key: Key, view: View) -> list[str]:
+    overrides = key.overrides.items()
+    return [f"overrides.{name}" for name, one in overrides if one.by_operator and one.holds(view.now_ms)]
 
 
 def _has_expired(account: Team | Key, view: View) -> bool:

@@ -36,7 +36,7 @@
 --@include idempotency
 
 local NO_LIMIT = 9007199254740991
-local STATUS, EXPIRES_MS, MODELS, FOURTH = 13, 14, 15, 16 -- places of these fields, after the limits
+local STATUS, EXPIRES_MS, MODELS, FOURTH = 15, 16, 17, 18 -- places of these fields, after the limits
 local team_hash, key_hash, state, holds, held_hash = unpack(KEYS, 1, 5)
 local queue = ARGV[17] == '1' and KEYS[#KEYS]
 local mark = #KEYS > (queue and 7 or 6) and KEYS[7]
@@ -49,11 +49,14 @@ local metered = false
 local cut = 0 -- 1: by the key's setting, no stream may exceed its hold
 local key, team -- the counters of both, once they are loaded; their limits
 local key_limits = load_limits(key_hash, 'status', 'expires_ms', 'models', 'cut_at_cap', 's:' .. secret_hash, 'u:' .. secret_hash,
-  'e:' .. secret_hash, 'operations', 'queue_s', 'queue_length', 'rules')
-local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused', 'queue_s', 'queue_length', 'rules')
-local key_rules, team_rules = key_limits[FOURTH + 7], team_limits[FOURTH + 5]
+  'e:' .. secret_hash, 'operations', 'rules')
+local team_limits = load_limits(team_hash, 'status', 'expires_ms', 'models', 'metered', 'operations', 'paused', 'rules')
+local key_rules, team_rules = key_limits[FOURTH + 5], team_limits[FOURTH + 3]
+if key_rules and now > (string.match(key_rules, '^{"ends":(%d+)') or NO_LIMIT) + 0 then key_rules = nil end
+if team_rules and now > (string.match(team_rules, '^{"ends":(%d+)') or NO_LIMIT) + 0 then team_rules = nil end
 -- The rules that apply besides the plain limits, the function that checks one, and the meters of both scopes (meters.lua).
 local rules, wait_under, meters
+local later -- returns how long a request waits if an override ends before (override_ends.lua)
 local counting -- the names of the meters that count the request
 local day = -1 -- the day in the team's time zone, if it has one
 
@@ -125,25 +128,35 @@ if invalid then return refuse('invalid_api_key', invalid, since_ms, 0, -1) end
 metered = team_limits[FOURTH] ~= '0'
 if key_limits[FOURTH] == '1' then cut = 1 end
 available, held, team, key = load_state(state, key_id)
-advance(key, key_limits, now)
-advance(team, team_limits, now)
 local models, operations, free = ARGV[4], ARGV[15], ARGV[16] == '1'
 
-if (key_rules or team_rules) and not free then
+if not (key_rules or team_rules) then
+  advance(key, key_limits, now)
+  advance(team, team_limits, now)
+else
 --@include meter_counting
+--@include overrides
 --@include meters
+--@include override_ends
   local of_team, of_key = team_rules and cjson.decode(team_rules) or {}, key_rules and cjson.decode(key_rules) or {}
-  local before = read_meters(state, key_id)
-  local limited = ARGV[18] == '' and models or ARGV[18]
-  rules, wait_under = applied, wait_for
-  meters = {
-    k = load_meters('key', key, key_limits, of_key, of_team, before.k, limited),
-    t = load_meters('team', team, team_limits, of_team, of_team, before.t, limited),
-  }
-  counting = {}
-  for _, entry in ipairs(rules) do counting[meter_name(entry)] = true end
-  if of_team.dated then day = today(before.t or {}, meters.t) end
-  if lacks_calendar then return refuse('calendar', '', 0, 0, -1) end
+  override(key, key_limits, of_key.overrides, now)
+  override(team, team_limits, of_team.overrides, now)
+  advance(key, key_limits, now)
+  advance(team, team_limits, now)
+  later = wait_beyond
+  if not free and (of_key.rules or of_team.rules or of_team['local'] or of_team.dated) then
+    local before = read_meters(state, key_id)
+    local limited = ARGV[18] == '' and models or ARGV[18]
+    rules, wait_under = applied, wait_for
+    meters = {
+      k = load_meters('key', key, key_limits, of_key, of_team, before.k, limited),
+      t = load_meters('team', team, team_limits, of_team, of_team, before.t, limited),
+    }
+    counting = {}
+    for _, entry in ipairs(rules) do counting[meter_name(entry)] = true end
+    if of_team.dated then day = today(before.t or {}, meters.t) end
+    if lacks_calendar then return refuse('calendar', '', 0, 0, -1) end
+  end
 end
 
 local follows = false -- what was kept under the idempotency key is of a call that was made for this request
@@ -186,17 +199,21 @@ if key_limits[MAX_OUTPUT] then cap_output('key', key_limits[MAX_OUTPUT]) end
 if team_limits[MAX_OUTPUT] then cap_output('team', team_limits[MAX_OUTPUT]) end
 
 local function check(name, scope, limits)
-  local rpm, tpm, slots = limits[RPM], limits[TPM], limits[CONCURRENCY]
+  local rpm, tpm, slots, over = limits[RPM], limits[TPM], limits[CONCURRENCY], limits.over
   if rpm then
     local wait = bucket_wait(scope[RQ], rpm, 1)
+    if over and wait ~= 0 then wait = later(wait, over[RPM], { OF_REQUESTS, scope[RQ] }, rpm) end
     if wait ~= 0 then consider('rpm', name, rpm, ceil(scope[RQ] / MINUTE_MS), wait) end
   end
   if tpm then
     local wait = tokens > 0 and bucket_wait(scope[TK], tpm, tokens) or 0
+    if over and wait ~= 0 then wait = later(wait, over[TPM], { OF_TOKENS, scope[TK] }, tpm, 0, tokens) end
     if wait ~= 0 then consider('tpm', name, tpm, ceil(scope[TK] / MINUTE_MS), wait) end
   end
   if slots and scope[OPEN] >= slots then
-    consider('concurrency', name, slots, scope[OPEN], slots > 0 and CONCURRENCY_WAIT_MS or -1)
+    local wait = slots > 0 and CONCURRENCY_WAIT_MS or -1
+    if over then wait = later(wait, over[CONCURRENCY], { OF_SLOTS, scope[OPEN] }, slots) end
+    consider('concurrency', name, slots, scope[OPEN], wait)
   end
   for i = 1, 2 * TOTAL do
     local limit = limits[BUDGETS + i]
@@ -204,8 +221,10 @@ local function check(name, scope, limits)
       local used, more = scope[COUNTED[i]], i <= TOTAL and amount or tokens
       if more > 0 and used + more > limit then
         -- Waiting for the next period helps if the request fits into an empty period.
-        local period, wait = (i - 1) % TOTAL + 1, -1
-        if period ~= TOTAL and more <= limit then wait = period_end_ms(period, scope[PERIOD + period]) - now end
+        local period, wait, ends_ms = (i - 1) % TOTAL + 1, -1, NO_LIMIT
+        if period ~= TOTAL then ends_ms = period_end_ms(period, scope[PERIOD + period]) end
+        if period ~= TOTAL and more <= limit then wait = ends_ms - now end
+        if over then wait = later(wait, over[BUDGETS + i], { OF_USD, used, 0, ends_ms }, limit, more, more, PERIODS[period]) end
         consider('budget_' .. (i <= TOTAL and 'usd_' or 'tokens_') .. PERIODS[period], name, limit, used, wait)
       end
     end
@@ -224,6 +243,7 @@ if not free then
       local rule, _, scope, limit = unpack(entry)
       if limit then
         local used, wait = wait_under(entry, amount, tokens)
+        if wait ~= 0 and entry[5] then wait = later(wait, entry[5], entry[2], limit, amount, tokens, rule[6]) end
         if wait ~= 0 then
         local name, pattern = string.match(rule[2], '^([^@]+)@?(.*)$')
         consider(name, scope, limit, used, wait, pattern, rule[5] ~= '' and meter_name(entry))
@@ -237,9 +257,9 @@ end
 if queue then
 --@permits EXISTS HDEL HINCRBY HSET PEXPIRE SET ZADD
 end
-local patience_s = tonumber(key_limits[FOURTH + 5] or team_limits[FOURTH + 3] or 0)
+local patience_s = key_limits[QUEUE_S] or team_limits[QUEUE_S] or 0
 local turn = patience_s > 0 and not free and ARGV[9] ~= '1' and turn_of(queue, state, hold_id, key_id, now,
-  tonumber(key_limits[FOURTH + 6] or false), tonumber(team_limits[FOURTH + 4] or false), counting)
+  key_limits[QUEUE_LENGTH], team_limits[QUEUE_LENGTH], counting)
 if worst or turn and turn.behind then
   local reply
   if worst then reply = refuse(worst.code, worst.scope, worst.limit, worst.used, worst.wait_ms, worst.pattern)

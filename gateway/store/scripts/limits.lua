@@ -2,6 +2,7 @@
 
 -- places in a scope's limits after RPM and TPM; the eight budgets are at BUDGETS + i
 local CONCURRENCY, MAX_OUTPUT, BUDGETS = 3, 4, 4
+local QUEUE_S, QUEUE_LENGTH, LAST_LIMIT = 13, 14, 14
 local COUNTED = { 12, 13, 14, 2, 15, 16, 17, 3 } -- places of the counters that belong to the budgets
 local PERIODS, TOTAL = { 'hour', 'day', 'month', 'total' }, 4
 local CONCURRENCY_WAIT_MS = 1000 -- an estimate: a request may end at any time
@@ -11,8 +12,8 @@ local ceil = math.ceil
 local function load_limits(hash, ...)
   local limits = redis.call('HMGET', hash, 'rpm', 'tpm', 'concurrency', 'max_output_tokens',
     'budget_usd_hour', 'budget_usd_day', 'budget_usd_month', 'budget_usd_total',
-    'budget_tokens_hour', 'budget_tokens_day', 'budget_tokens_month', 'budget_tokens_total', ...)
-  for i = 1, 12 do limits[i] = limits[i] and tonumber(limits[i]) end
+    'budget_tokens_hour', 'budget_tokens_day', 'budget_tokens_month', 'budget_tokens_total', 'queue_s', 'queue_length', ...)
+  for i = 1, LAST_LIMIT do limits[i] = limits[i] and tonumber(limits[i]) end
   return limits
 end
 

@@ -3,7 +3,7 @@
 -- The meters of a scope are one MessagePack map in the team's state: the field "meter_window" for the team, "<key
 -- id>:meter_window" for a key. It maps the id of a rule (meters.lua) to an array that begins with the meter's kind:
 --   OF_REQUESTS      level of a bucket, its time
---   OF_TOKENS        the same, limit
+--   OF_TOKENS        the same, limit or 0[, the time until which that holds, the limit after it or 0]
 --   OF_SLOTS         how many requests run
 --   OF_USD OF_UNITS  used amount in nano-USD or tokens, beginning and end of the period
 --   OF_LAST_USD ...  width of a slot in ms, number of the newest slot, amount used in that slot, in the one before, ...

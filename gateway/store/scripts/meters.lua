@@ -1,16 +1,21 @@
 -- For the scripts that enforce or show limits beyond the plain ones. Included inside of a block, after limits.lua,
--- permitted.lua and meter_counting.lua. The including script defines the locals `team_hash` and `now`.
+-- permitted.lua, meter_counting.lua and overrides.lua. The including script defines the locals `team_hash` and `now`.
 --
 -- The field "rules" of a team's or a key's hash is JSON (accounts/rules.py):
---   {"rules": [[id, name, kind, value, pattern, period], ...], "local": ["day", ...], "zone": "...", "dated": true}
+--   {"rules": [[id, name, kind, value, pattern, period], ...], "local": ["day", ...], "zone": "...", "dated": true,
+--    "overrides": [...], "ends": ...}
 -- `pattern`: of models, in lower case; "" for all. `period` of a budget: hour, day, week, month, quarter, total, or the
 -- width in ms of a slot. A team's "local" names the periods of plain budgets that do not follow UTC. They are counted
 -- in meters with the name of the budget as their id. "zone" changes with the team's time zone and anchor. "dated": its
 -- days are not those of UTC. The team's field "calendar" has the times at which its periods begin and end, its "edges"
 -- (accounts/periods.py). It is read only when a period begins.
+-- A rule with an override (overrides.lua) has two more values: the value for a while, false for no limit, and until when.
+-- Its own value is false if there is no limit otherwise. "ends" is the first field of rules that hold only for a while:
+-- after that time (ms) they need not be read any more.
 
 local NO_END = 9007199254740991
-local applied = {} -- the rules that apply: { rule, meter, "key" or "team", limit or false }
+-- The rules that apply: { rule, meter, "key" or "team", limit or false, { until when, the limit after it } or nil }
+local applied = {}
 local calendar, lacks_calendar = nil, false
 
 -- Returns the beginning and the end of the present period, and the number of its first edge. Returns nothing if the
@@ -42,7 +47,10 @@ local function meter_of(rule, meter, limit, used, has_moved)
   if kind < OF_SLOTS then
     meter = meter or { kind, 0, now }
     drain(meter, 2, limit, now)
-    if kind == OF_TOKENS then meter[4] = limit or 0 end
+    if kind == OF_TOKENS then
+      meter[4], meter[5], meter[6] = limit or 0, nil, nil
+      if rule[8] then meter[4], meter[5], meter[6] = rule[7] or 0, rule[8], rule[4] or 0 end
+    end
     return meter
   end
   if type(period) == 'number' then
@@ -68,21 +76,26 @@ local function load_meters(name, scope, limits, compiled, of_team, meters, model
   local before = meters or {}
   local kept = { zone = of_team.zone }
   local has_moved = before.zone ~= of_team.zone
-  local function apply(rule, limit, used)
+  local function apply(rule, limit, used, over)
     local meter = meter_of(rule, before[rule[1]], limit, used, has_moved)
     kept[rule[1]] = meter
-    applied[#applied + 1] = { rule, meter, name, limit }
+    applied[#applied + 1] = { rule, meter, name, limit, over }
   end
   for _, rule in ipairs(compiled.rules or {}) do
-    if not models or permitted(rule[5], models) then apply(rule, rule[4], 0)
-    else kept[rule[1]] = before[rule[1]] end
+    local limit, until_ms, meter, over = rule[4], rule[8], before[rule[1]], nil
+    if until_ms and now < until_ms then limit, over = rule[7], { until_ms, limit }
+    elseif until_ms and meter and rule[3] < OF_SLOTS then pass_end(meter, 2, rule[7], until_ms, limit) end
+    if not limit and not over then -- it was there for a while only
+    elseif not models or permitted(rule[5], models) then apply(rule, limit, 0, over)
+    else kept[rule[1]] = meter end
   end
   for _, period in ipairs(of_team['local'] or {}) do
     for i = 1, 2 * TOTAL do
       local limit, is_usd = limits[BUDGETS + i], i <= TOTAL
-      if limit and PERIODS[(i - 1) % TOTAL + 1] == period then
+      local over = limits.over and limits.over[BUDGETS + i]
+      if (limit or over and over[2]) and PERIODS[(i - 1) % TOTAL + 1] == period then
         local id = 'budget_' .. (is_usd and 'usd_' or 'tokens_') .. period
-        apply({ id, id, is_usd and OF_USD or OF_UNITS, limit, '', period }, limit, scope[COUNTED[i]])
+        apply({ id, id, is_usd and OF_USD or OF_UNITS, limit, '', period }, limit, scope[COUNTED[i]], over)
         limits[BUDGETS + i] = nil
       end
     end

@@ -27,32 +27,51 @@ local function refill(bucket, level, hold, reserved, tpm, now, tokens)
   bucket[level] = corrected(bucket[level], hold, reserved, tokens, tpm, now)
 end
 
-local function resolve_scope(scope, hold, reserved, tpm, now, cost, tokens, slots)
+-- The same for a limit that changes at a time: `tpm` until then, and `again` from then on; each may be false for none.
+local function refill_overridden(bucket, level, hold, reserved, tpm, until_ms, again, now, tokens)
+--@include overrides
+  if now >= until_ms then
+    if reserved and tpm and tokens <= hold.tokens and bucket[level + 1] <= until_ms then
+      refill(bucket, level, hold, reserved, tpm, until_ms, tokens)
+      return
+    end
+    pass_end(bucket, level, tpm, until_ms, again)
+    -- What it had reserved may have been cut off at the end, so that nothing of it is given back.
+    if tpm and again and hold.admitted_ms < until_ms and again < tpm then tokens = max(tokens, hold.tokens) end
+    tpm = again
+  end
+  if tpm then refill(bucket, level, hold, reserved, tpm, now, tokens) end
+end
+
+local function resolve_scope(scope, hold, reserved, tpm, now, cost, tokens, slots, over)
   advance(scope, nil, now)
   scope[OPEN] = max(0, scope[OPEN] - slots)
-  if tpm then refill(scope, TK, hold, reserved, tpm, now, tokens) end
+  if over then refill_overridden(scope, TK, hold, reserved, over[2], over[3], tpm, now, tokens)
+  elseif tpm then refill(scope, TK, hold, reserved, tpm, now, tokens) end
   add_used(scope, hold.admitted_ms, cost - hold.amount, tokens - hold.tokens)
 end
 
 -- Resolves a hold in one step: returns its money to `available`, frees its slot and its share of the budgets, and posts
 -- the cost. The buckets keep the tokens that were used. `tpm` are the limits of their rates, of team and key. Where
 -- `tokens` is nil the buckets are not changed, because tokens reserved by a gateway that died count as used and drain.
--- Returns the balance.
+-- `over` has the overrides of these limits, `t` of the team's and `k` of the key's (overrides.lua). Returns the balance.
 --
 -- With `records`, so many are added to the number of records in the newest index, which is kept as
 -- its week * 2^32 + the number. `week` is that of the index at hand, in the same form. Then the sum is returned, too.
-local function resolve(state, hold, now, team_tpm, key_tpm, cost, tokens, slots, week, records)
+local function resolve(state, hold, now, team_tpm, key_tpm, cost, tokens, slots, week, records, over)
   local available, held, team, key, spent, indexed = load_state(state, hold.key_id, 'spent', 'indexed')
   local used = tokens or 0
-  resolve_scope(team, hold, hold.in_team_bucket, tokens and team_tpm, now, cost, used, slots)
-  resolve_scope(key, hold, hold.in_key_bucket, tokens and key_tpm, now, cost, used, slots)
+  resolve_scope(team, hold, hold.in_team_bucket, tokens and team_tpm, now, cost, used, slots, over and over.t)
+  resolve_scope(key, hold, hold.in_key_bucket, tokens and key_tpm, now, cost, used, slots, over and over.k)
   if hold.counted then
 --@include meter_counting
     local meters = read_meters(state, hold.key_id)
     for scope, id in string.gmatch(hold.counted, '([tk])([^,]+)') do
       local meter = meters[scope] and meters[scope][id]
       if meter and meter[1] == OF_TOKENS then
-        if tokens and meter[4] > 0 then refill(meter, 2, hold, slots > 0, meter[4], now, tokens) end
+        local limit, again = meter[4] > 0 and meter[4], meter[6] and meter[6] > 0 and meter[6]
+        if tokens and meter[5] then refill_overridden(meter, 2, hold, slots > 0, limit, meter[5], again, now, tokens)
+        elseif tokens and limit then refill(meter, 2, hold, slots > 0, limit, now, tokens) end
       elseif meter then count_in_meter(meter, hold.admitted_ms, cost - hold.amount, used - hold.tokens, -slots) end
     end
     redis.call('HSET', state, 'meter_window', cmsgpack.pack(meters.t or {}),

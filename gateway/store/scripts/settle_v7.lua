@@ -79,7 +79,19 @@ local now = server_ms()
 if hold.admitted_ms == 0 then hold.admitted_ms = now end
 
 -- Everything is read before anything is written.
-local team_tpm, key_tpm = redis.call('HGET', team_hash, 'tpm'), redis.call('HGET', key_hash, 'tpm')
+local team_tpm, key_tpm, over = redis.call('HMGET', team_hash, 'tpm', 'rules'), redis.call('HMGET', key_hash, 'tpm', 'rules'), nil
+if team_tpm[2] or key_tpm[2] then
+  for scope, compiled in pairs({ t = team_tpm[2], k = key_tpm[2] }) do
+    local has = compiled and string.find(compiled, '"overrides":', 1, true)
+    has = has and now <= (string.match(compiled, '^{"ends":(%d+)') or now) + 0
+    for _, one in ipairs(has and cjson.decode(compiled).overrides or {}) do
+      if one[1] == TPM then
+        over = over or {}
+        over[scope] = one
+      end
+    end
+  end
+end
 local input, cached, output, reasoning = ARGV[9] + 0, ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
 local row, remembered = key_id .. '|' .. ARGV[5], ARGV[24] ~= ''
 -- The calculation of a plain cost is its prices, so it recurs in other entries. Any other belongs to this request only.
@@ -104,8 +116,8 @@ if response or mark then
 --@permits DEL GET SET
 end
 local balance, indexed = resolve(
-  state, hold, now, team_tpm and tonumber(team_tpm), key_tpm and tonumber(key_tpm), cost, kind == 'settle' and input + output or 0, slots,
-  string.match(index, '%d+$') * 4294967296, remembered and 2 or 1)
+  state, hold, now, team_tpm[1] and tonumber(team_tpm[1]), key_tpm[1] and tonumber(key_tpm[1]), cost, kind == 'settle' and input + output or 0, slots,
+  string.match(index, '%d+$') * 4294967296, remembered and 2 or 1, over)
 if text then
   redis.call('ZREM', holds, id)
   redis.call('HDEL', held_hash, id)

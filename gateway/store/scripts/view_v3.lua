@@ -16,9 +16,12 @@ burst = ARGV[2] / 1000
 local team_hash = KEYS[1]
 local available, held, team, key = load_state(KEYS[2], ARGV[1])
 local team_rules, key_rules = redis.call('HGET', team_hash, 'rules'), KEYS[3] and redis.call('HGET', KEYS[3], 'rules')
-local rules_of, lacking -- rules_of: returns the present rules of a scope; lacking: whether the calendar must be written
+-- override_of: applies the overrides of a scope; rules_of: returns its present rules; lacking: whether the calendar must
+-- be written
+local override_of, rules_of, lacking
 if team_rules or key_rules then
 --@include meter_counting
+--@include overrides
 --@include meters
   local of_team, of_key = team_rules and cjson.decode(team_rules) or {}, key_rules and cjson.decode(key_rules) or {}
   local before = read_meters(KEYS[2], ARGV[1])
@@ -34,6 +37,8 @@ if team_rules or key_rules then
     end
     return 0
   end
+
+  function override_of(name, scope, limits) override(scope, limits, (name == 'key' and of_key or of_team).overrides, now) end
 
   function rules_of(name, scope, limits)
     local rows, is_key = {}, name == 'key'
@@ -59,6 +64,7 @@ local function shown(hash, scope, name)
     out[#out + 1] = name
     out[#out + 1] = value
   end
+  if override_of then override_of(name, scope, limits) end
   advance(scope, limits, now)
   local rules = rules_of and rules_of(name, scope, limits) or {}
   for i, name in ipairs(LIMITS) do if limits[i] then put(name, limits[i]) end end
