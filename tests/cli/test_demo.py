@@ -44,7 +44,7 @@ def block(printed: str, heading: str) -> str:
 
 def pasted(command: str, cwd: Path) -> str:
     done = subprocess.run(
-        ["sh", "-ec", command], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=50, check=False
+        ["sh", "-ec", command], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -75,7 +75,7 @@ def test_the_printed_streaming_request_works_as_pasted(demo: str, home: Path) ->
 def test_the_printed_sdk_lines_work_as_pasted(demo: str, home: Path) -> None:
     lines = block(demo, "The OpenAI SDK for Python")
     done = subprocess.run(
-        [sys.executable, "-c", lines], cwd=home, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", lines], cwd=home, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -142,7 +142,7 @@ def test_a_machine_without_a_valkey_binary_is_told_so_in_one_line(tmp_path: Path
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 1
@@ -258,6 +258,6 @@ def test_a_copy_of_its_configuration_serves_from_anywhere_when_the_demo_has_ende
                 return httpx.post(f"{url}/responses", headers=headers, json=body, trust_env=False).status_code == 200
             return False
 
-        wait_until_sync(answers, timeout_s=40, what="the copy serves")
+        wait_until_sync(answers, what="the copy serves")
         assert program.stop() == 0
     wait_until_sync(lambda: not processes_in(tmp_path / "data"), what="no store is left behind")

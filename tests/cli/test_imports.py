@@ -31,7 +31,7 @@ def imported_by(
     )
     done = subprocess.run(
         [sys.executable, "-c", telling],
-        env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=50, check=False,
+        env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return set(done.stdout.splitlines()[-1].split())
@@ -72,7 +72,7 @@ def test_commands_import_few_modules_beside_a_bare_start(gateway: RunningGateway
 def test_a_command_that_does_not_exist_is_wrong_usage(arguments: list[str]) -> None:
     program = f"import sys; sys.argv = ['gateway', *{arguments!r}]\nfrom gateway.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 2
     assert "No such command 'nothing'" in done.stderr

@@ -21,7 +21,7 @@ def values(path: Path) -> dict[str, dict[str, object]]:
 def answered(text: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PROGRAM, "init", *words],
-        cwd=cwd, env=environment(), input=text, capture_output=True, text=True, timeout=50, check=False,
+        cwd=cwd, env=environment(), input=text, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_what_it_writes_for_the_simulator_serves_with_a_team_and_a_key(tmp_path:
             env = {"GATEWAY_URL": url.removesuffix("/v1")}
             return run("teams", "create", "first", "--credits", "10", cwd=tmp_path, env=env).code == 0
 
-        wait_until_sync(created, timeout_s=40, what="the printed command makes a team")
+        wait_until_sync(created, what="the printed command makes a team")
         env = {"GATEWAY_URL": url.removesuffix("/v1")}
         key = (
             run("keys", "create", "first", "--name", "laptop", cwd=tmp_path, env=env).out.split("sk-gw-")[1].split()[0]

@@ -56,7 +56,7 @@ def url_of(program: Program) -> str:
             return httpx.get(f"{url}/readyz", trust_env=False).is_success
         return False
 
-    wait_until_sync(ready, timeout_s=40, what="the gateway is ready")
+    wait_until_sync(ready, what="the gateway is ready")
     return str(url)
 
 
@@ -110,7 +110,7 @@ def test_after_kill_9_of_a_gateway_with_workers_its_port_and_data_are_free_again
             return True
         return False
 
-    wait_until_sync(port_is_free, timeout_s=30, what="the workers have ended")
+    wait_until_sync(port_is_free, what="the workers have ended")
     with started("serve", "--config", str(config), "--port", str(port), cwd=tmp_path, env=ENV) as again:
         assert url_of(again) == url
         teams = run("teams", "list", cwd=tmp_path, env=ENV | {"GATEWAY_URL": url})

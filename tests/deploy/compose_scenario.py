@@ -169,7 +169,7 @@ def test_the_store_is_reached_by_the_gateways_alone(stack: Stack, load_key: str)
 def test_a_container_killed_under_load_loses_nothing(stack: Stack, load_key: str, service: str) -> None:
     with Load(stack.url, load_key) as load:
         stack.docker("kill", "--signal", "KILL", stack.container(service))
-        wait_until_sync(lambda: bool(load.failures), timeout_s=20, what="clients notice")
+        wait_until_sync(lambda: bool(load.failures), what="clients notice")
         stack.docker("start", stack.container(service))
         stack.wait_healthy("valkey", "gateway")
         load.wait_for(10)
@@ -214,7 +214,7 @@ def test_a_store_cut_off_the_network_heals_by_itself(stack: Stack, load_key: str
         running.join(timeout=60)
         assert streamed, "the stream goes on without the store"
         stack.docker("network", "connect", "--alias", "valkey", network, store)
-        wait_until_sync(lambda: httpx.get(f"{stack.url}/readyz").is_success, timeout_s=30, what="ready again")
+        wait_until_sync(lambda: httpx.get(f"{stack.url}/readyz").is_success, what="ready again")
         load.wait_for(10)
     books_agree(stack, [*load.answers, *streamed])
 
@@ -251,7 +251,7 @@ def front(stack: Stack, load_key: str, tmp_path_factory: pytest.TempPathFactory)
     authority = "/data/caddy/pki/authorities/local/root.crt"
     wait_until_sync(lambda: stack.attempt(container, "test", "-s", authority).returncode == 0, what="a certificate")
     stack.docker("cp", f"{container}:{authority}", str(root))
-    wait_until_sync(lambda: _answers(url, root), timeout_s=30, what="Caddy answers")
+    wait_until_sync(lambda: _answers(url, root), what="Caddy answers")
     return url, root
 
 

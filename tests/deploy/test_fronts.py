@@ -77,7 +77,7 @@ output = "25"
             [sys.executable, "-m", "gateway", "serve", "--config", self._config],
             cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until_sync(lambda: is_ready(f"http://127.0.0.1:{self.port}"), timeout_s=30, what="a gateway is ready")
+        wait_until_sync(lambda: is_ready(f"http://127.0.0.1:{self.port}"), what="a gateway is ready")
 
     def is_used(self) -> bool:
         """Whether it has answered a request since it started."""
@@ -87,7 +87,7 @@ output = "25"
     def stop(self) -> None:
         """SIGTERM; returns when it has ended by itself."""
         self._process.terminate()
-        assert self._process.wait(timeout=40) == 0
+        assert self._process.wait(timeout=100) == 0
 
     def kill(self) -> None:
         self._process.kill()
@@ -107,7 +107,7 @@ class Pair:
         for gateway in self.gateways:
             gateway.stop()
             gateway.start()
-            wait_until_sync(gateway.is_used, timeout_s=20, what="the front uses a gateway that is back")
+            wait_until_sync(gateway.is_used, what="the front uses a gateway that is back")
 
 
 def is_ready(url: str, ca_file: Path | None = None) -> bool:
@@ -148,7 +148,7 @@ def front(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.T
     directory = tmp_path_factory.mktemp(request.param)
     start = {"nginx": start_nginx, "caddy": start_caddy}[request.param]
     with start(program, directory, pair) as front:
-        wait_until_sync(lambda: is_ready(front.url, front.ca_file), timeout_s=20, what=f"{request.param} answers")
+        wait_until_sync(lambda: is_ready(front.url, front.ca_file), what=f"{request.param} answers")
         yield front
 
 
@@ -330,7 +330,7 @@ def limited_nginx(pair: Pair, directory: Path, changes: Mapping[str, str]) -> It
     if program is None:
         pytest.skip("nginx is not installed")
     with start_nginx(program, directory, pair, changes) as front:
-        wait_until_sync(lambda: is_ready(front.url, front.ca_file), timeout_s=20, what="nginx answers")
+        wait_until_sync(lambda: is_ready(front.url, front.ca_file), what="nginx answers")
         yield front
 
 

@@ -49,7 +49,7 @@ async def test_while_the_upstream_is_silent_its_leaving_is_noticed(stages: Stage
         client = await scenario.ask(stream=True)
         await client.read_until(b'"one"')
         client.leave()
-        await wait_until(lambda: bool(scenario.log_lines()), timeout_s=20, what="the leaving is noticed")
+        await wait_until(lambda: bool(scenario.log_lines()), what="the leaving is noticed")
         silence.set()
         await scenario.upstream_left()
         await scenario.ended(outcome="client_left", settled_by="estimate", output_tokens=1)

@@ -81,10 +81,10 @@ async def test_a_killed_gateway_s_slots_come_back_and_a_living_one_s_stay(
         gateway_process(server.url, upstream, tmp_path / "dies", hold_ttl_s=FOR_EVER_S) as dies,
     ):
         kept, lost = asyncio.create_task(_stream(lives, living)), asyncio.create_task(_stream(dies, dying))
-        await wait_until_found(both_run, timeout_s=30)
+        await wait_until_found(both_run)
         dies.program.kill()
         assert not await lost
-        await wait_until_found(is_free, timeout_s=30, what="its slot is back")
+        await wait_until_found(is_free, what="its slot is back")
         assert await runs(living_team), "the living one keeps its own"
         assert await kept
         await wait_until_found(is_settled)
@@ -110,12 +110,12 @@ async def test_a_worker_s_death_is_told_to_the_one_in_its_place(
         server.url, upstream, tmp_path / "both", workers=2, hold_ttl_s=FOR_EVER_S, **no_lease
     ) as gateway:
         stream = asyncio.create_task(_stream(gateway, secret))
-        await wait_until_found(runs, timeout_s=30)
+        await wait_until_found(runs)
         [owner] = {hold_id[:12] for hold_id in (await parts.team_books(team_id)).holds}
         pids = {owner_of(gateway.run, pid): pid for pid in gateway.workers}
         os.kill(pids[owner], signal.SIGKILL)
         assert not await stream
-        await wait_until_found(is_free, timeout_s=40, what="its slot is back")
+        await wait_until_found(is_free, what="its slot is back")
     (await parts.team_books(team_id)).check()
 
 

@@ -220,11 +220,11 @@ async def _misfortunes(server: Server, gateway: GatewayProcess, seen: list[Seen]
 
     async def served() -> None:
         before = len(seen)
-        await wait_until(lambda: sum(one.whole for one in seen[before:]) >= 4, timeout_s=30, what="requests are served")
+        await wait_until(lambda: sum(one.whole for one in seen[before:]) >= 4, what="requests are served")
 
     starts = gateway.program.err.count(READY)
     os.kill(gateway.workers[0], signal.SIGKILL)
-    await wait_until(lambda: gateway.program.err.count(READY) > starts, timeout_s=30, what="another worker is ready")
+    await wait_until(lambda: gateway.program.err.count(READY) > starts, what="another worker is ready")
     await served()
     server.pause()
     await asyncio.sleep(0.7)  # the outage itself: longer than the store's timeout

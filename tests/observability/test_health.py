@@ -43,7 +43,7 @@ def parts(one: Configured) -> dict[str, bool]:
 
 
 def becomes(one: Configured, **changes: bool) -> None:
-    wait_until_sync(lambda: parts(one) == GOOD | changes, timeout_s=40, what=f"{changes or 'ready'}")
+    wait_until_sync(lambda: parts(one) == GOOD | changes, what=f"{changes or 'ready'}")
 
 
 def lives(one: Configured, method: str = "GET") -> bool:
@@ -191,7 +191,7 @@ async def test_a_store_that_does_not_enforce_is_named(own_store: Server, upstrea
         with contextlib.ExitStack() as stack:
             program: Program = await asyncio.to_thread(stack.enter_context, gateway.program())
             stack.callback(program.kill)
-            await wait_until(lambda: proxy.admissions > 2, timeout_s=40, what="the canary has tried")
+            await wait_until(lambda: proxy.admissions > 2, what="the canary has tried")
             status, answer = await asyncio.to_thread(readiness, gateway)
             assert status == 503
             assert answer["parts"] == GOOD | {"enforcement": False}

@@ -51,7 +51,7 @@ def unread(store: Server, directory: Path) -> Iterator[tuple[httpx.Client, subpr
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
         ):
             try:
-                wait_until_sync(lambda: _answers(client, "/readyz"), timeout_s=40, what="the gateway is ready")
+                wait_until_sync(lambda: _answers(client, "/readyz"), what="the gateway is ready")
                 yield client, process
             finally:
                 process.kill()
@@ -87,7 +87,7 @@ def test_a_gateway_whose_log_is_stuck_ends_all_the_same(store: Server, tmp_path:
     with unread(store, tmp_path) as (client, process):
         _ask_often(client)
         process.terminate()
-        assert process.wait(timeout=40) == 0
+        assert process.wait(timeout=100) == 0
 
 
 def _read(process: subprocess.Popen[bytes]) -> list[bytes]:

@@ -321,7 +321,7 @@ def test_completion_is_offered_for_the_shell(tmp_path: Path) -> None:
         env=environment(asked),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert (done.stdout.split(), done.stderr) == (["plain,list", "plain,label", "plain,limits"], "")

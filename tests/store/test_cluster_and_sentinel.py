@@ -97,7 +97,7 @@ async def test_a_failover_under_load_loses_no_settlement_and_doubles_none(tmp_pa
             )  # replication is asynchronous: what has not arrived dies with the primary
             group.primary.kill()
             assert await asyncio.gather(*(parts.ledger.settle(settled(hold, cost=3)) for hold in holds)) == [None] * 20
-            await wait_until(lambda: parts.store.available, timeout_s=20, what="the replica is the primary")
+            await wait_until(lambda: parts.store.available, what="the replica is the primary")
             await wait_until(lambda: parts.spool.replayed == 20, what="the spool is replayed")
             books = await parts.books(key)
             books.check()

@@ -206,7 +206,7 @@ class Clients:
     async def served_on(self) -> None:
         """Waits until some more requests were admitted."""
         enough = self.asked + 20
-        await wait_until(lambda: self.asked > enough, timeout_s=20, what="the team is served")
+        await wait_until(lambda: self.asked > enough, what="the team is served")
 
 
 async def _slots_move(cluster: Cluster, directory: Path, *, teams: int, rounds: int) -> None:

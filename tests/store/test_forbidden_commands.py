@@ -188,10 +188,10 @@ def test_a_gateway_names_what_is_missing_is_not_ready_and_is_ready_again(server:
         assert seen() == (200, True, [])
         _forbid(server, "XADD")
         _forbid(server, "XINFO STREAM")
-        wait_until_sync(lambda: seen() == (503, False, ["XADD", "XINFO STREAM"]), timeout_s=20, what="it is named")
+        wait_until_sync(lambda: seen() == (503, False, ["XADD", "XINFO STREAM"]), what="it is named")
         assert 'gateway_store_dangers{danger="forbids"} 1' in client.get("/metrics").text
         _permit_all(server)
-        wait_until_sync(lambda: seen() == (200, True, []), timeout_s=20, what="it serves again")
+        wait_until_sync(lambda: seen() == (200, True, []), what="it serves again")
 
 
 def test_a_gateway_that_lacks_a_command_from_the_start_is_ready_as_soon_as_it_is_permitted(
@@ -206,7 +206,7 @@ def test_a_gateway_that_lacks_a_command_from_the_start_is_ready_as_soon_as_it_is
         wait_until_sync(lambda: client.get("/readyz").json()["store_forbids"] == ["XADD"], what="it is named")
         assert client.get("/readyz").status_code == 503
         _permit_all(server)
-        wait_until_sync(lambda: client.get("/readyz").status_code == 200, timeout_s=20, what="it serves")
+        wait_until_sync(lambda: client.get("/readyz").status_code == 200, what="it serves")
 
 
 def test_check_names_what_is_missing(server: Server, tmp_path: Path) -> None:

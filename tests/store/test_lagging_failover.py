@@ -46,7 +46,7 @@ async def test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half
             acknowledged = await load
             group.die()
             await wait_until(lambda: not parts.store.available, what="the primary is missed")
-            await wait_until(lambda: parts.store.available, timeout_s=40, what="the replica is the primary")
+            await wait_until(lambda: parts.store.available, what="the replica is the primary")
 
             async def all_there() -> bool:
                 for team_id, ids in acknowledged.items():
@@ -55,7 +55,7 @@ async def test_no_acknowledged_settlement_is_lost_where_the_replica_lags_by_half
                         return False
                 return True
 
-            await wait_until_found(all_there, timeout_s=20, what="what was acknowledged is in the journals")
+            await wait_until_found(all_there, what="what was acknowledged is in the journals")
             assert parts.ledger.upkeep.posted_again > 0, "the replica lagged"
             for team_id, ids in acknowledged.items():
                 books = await parts.team_books(team_id)
@@ -116,7 +116,7 @@ async def test_a_server_that_is_started_again_without_its_last_second_gets_it_ag
                 ids.append(hold.id)
                 await parts.ledger.settle(settled(hold, cost=5))
             server.restart()
-            await wait_until(lambda: parts.ledger.upkeep.posted_again == 3, timeout_s=20)
+            await wait_until(lambda: parts.ledger.upkeep.posted_again == 3)
             books = await parts.books(key)
             books.check()
             assert (books.spent, sorted(books.entries("settle"))) == (15, sorted(ids))
@@ -149,7 +149,7 @@ async def test_what_a_former_primary_acknowledges_after_the_failover_is_posted_a
             before = parts.store.epoch
             group.primary.pause()
             answer = parts.ledger.settle(settled(hold, cost=7))
-            await wait_until(lambda: parts.store.epoch > before, timeout_s=40, what="the replica is the primary")
+            await wait_until(lambda: parts.store.epoch > before, what="the replica is the primary")
             assert (await parts.books(key)).holds == {hold.id}
             group.primary.resume()
             assert await answer is not None, "it was acknowledged"
@@ -157,7 +157,7 @@ async def test_what_a_former_primary_acknowledges_after_the_failover_is_posted_a
             async def is_posted() -> bool:
                 return (await parts.books(key)).entries("settle") == [hold.id]
 
-            await wait_until_found(is_posted, timeout_s=20)
+            await wait_until_found(is_posted)
             (await parts.books(key)).check()
 
 
@@ -185,7 +185,7 @@ async def test_a_worker_that_stops_while_it_posts_again_posts_the_rest_before_it
             await parts.ledger.settle(settled(hold, cost=5))
             before = parts.store.epoch
             server.restart()
-            await wait_until(lambda: parts.store.epoch > before, timeout_s=20)
+            await wait_until(lambda: parts.store.epoch > before)
             server.pause()
             async with kept_up(parts.ledger):
                 await wait_until(lambda: parts.ledger.unreplicated == 0, what="it is on the way once more")
@@ -201,7 +201,7 @@ async def _is_settled_once(url: str, directory: Path, key: ApiKey, hold: Hold) -
         async def is_settled() -> bool:
             return (await parts.books(key)).entries("settle") == [hold.id]
 
-        await wait_until_found(is_settled, timeout_s=20)
+        await wait_until_found(is_settled)
         books = await parts.books(key)
         books.check()
         assert books.spent == 5

@@ -210,7 +210,7 @@ async def test_a_node_that_is_down_fails_the_calls_for_its_slots_alone() -> None
             assert [await attempt(store, kept) for _ in range(3)] == [1, 2, 3]
             assert await attempt(store, key_of(cluster, other)) == 1
             victim.resume()
-            await wait_until(lambda: store.available, timeout_s=20)
+            await wait_until(lambda: store.available)
             assert isinstance(await attempt(store, lost), int)
 
 
@@ -229,7 +229,7 @@ async def test_a_replica_that_takes_over_is_found(how: str) -> None:
                 replica.run("CLUSTER", "FAILOVER")
                 await wait_until(lambda: replica.run("ROLE")[0] == b"master")
                 assert await attempt(store, key) == 2  # MOVED: followed within the call
-            await wait_until(lambda: store.available, timeout_s=20)
+            await wait_until(lambda: store.available)
             assert isinstance(await attempt(store, key), int)
             assert int(replica.run("GET", key)) >= 2
 
@@ -242,4 +242,4 @@ async def test_a_cluster_that_is_down_at_the_start_is_found_when_it_comes(cluste
         assert store.call(COUNT, ["n"], [1]).done()
         for node in cluster.nodes:
             node.resume()
-        await wait_until(lambda: store.available, timeout_s=20)
+        await wait_until(lambda: store.available)

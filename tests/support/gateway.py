@@ -118,7 +118,7 @@ class ServerThread:
 
     def stop(self) -> None:
         self._server.end()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=100)
         assert not self._thread.is_alive(), "the server did not stop"
 
 

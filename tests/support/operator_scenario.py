@@ -66,7 +66,7 @@ class Load:
     def more(self, count: int) -> None:
         """Waits for a number of further requests."""
         until = self.done + count
-        wait_until_sync(lambda: self.done >= until or bool(self.failures), timeout_s=30, what="requests go on")
+        wait_until_sync(lambda: self.done >= until or bool(self.failures), what="requests go on")
 
     def stop(self) -> None:
         self._stop.set()

@@ -44,7 +44,7 @@ class Ended:
 def run(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
     """Runs a command to its end."""
     done = subprocess.run(
-        [*PROGRAM, *words], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=50, check=False
+        [*PROGRAM, *words], cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=100, check=False
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -70,7 +70,7 @@ class Program:
         """Waits for the text and returns the output."""
         wait_until_sync(
             lambda: (self.out + self.err).count(text) >= count or self.process.poll() is not None,
-            timeout_s=40,
+            timeout_s=100,
             what=f"{text!r} is printed",
         )
         assert (self.out + self.err).count(text) >= count, f"it ended with {self.process.returncode}: {self.err}"
@@ -79,12 +79,12 @@ class Program:
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Asks it to end and returns its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=100)
 
     def kill(self) -> None:
         """`kill -9`."""
         self.process.kill()
-        self.process.wait(timeout=40)
+        self.process.wait(timeout=100)
 
 
 @contextlib.contextmanager

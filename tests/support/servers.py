@@ -135,7 +135,7 @@ class Server:
     def _end(self, number: signal.Signals) -> None:
         self._signal(number)
         if self._process is not None:
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=100)
 
 
 def _arguments(options: dict[str, str]) -> list[str]:
@@ -243,13 +243,11 @@ def valkey_cluster(
                 node.run("CLUSTER", "ADDSLOTSRANGE", first, last)
             for other in nodes[:number]:
                 node.run("CLUSTER", "MEET", "127.0.0.1", other.port, _bus_port(other))
-        wait_until_sync(
-            lambda: all(_knows(node, nodes) for node in nodes), timeout_s=20, what="all nodes know each other"
-        )
+        wait_until_sync(lambda: all(_knows(node, nodes) for node in nodes), what="all nodes know each other")
         copies = nodes[primaries : primaries + replicas]
         for primary, replica in zip(nodes, copies, strict=False):
             replica.run("CLUSTER", "REPLICATE", cluster.node_id(primary))
-        wait_until_sync(lambda: all(map(_is_synced, copies)), timeout_s=20, what="all replicas are in sync")
+        wait_until_sync(lambda: all(map(_is_synced, copies)), what="all replicas are in sync")
         yield cluster
         living = [node for node in nodes if node.answers]
         for node in living:  # where most have died, the others refuse to be read
@@ -322,9 +320,7 @@ def valkey_sentinel(
             stack.callback(watcher.kill)
             watcher.start()
             watchers.append(watcher)
-        wait_until_sync(
-            lambda: all(_sees_replica(watcher) for watcher in watchers), timeout_s=20, what="Sentinel is ready"
-        )
+        wait_until_sync(lambda: all(_sees_replica(watcher) for watcher in watchers), what="Sentinel is ready")
         yield SentinelGroup(primary, replica, watchers, proxy)
 
 

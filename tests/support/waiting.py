@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 _POLL_S = 0.005
 
 
-async def wait_until(predicate: Callable[[], bool], *, timeout_s: float = 30.0, what: str = "") -> None:
+async def wait_until(predicate: Callable[[], bool], *, timeout_s: float = 60.0, what: str = "") -> None:
     """Returns as soon as `predicate()` is true; fails the test when it is not within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not predicate():
@@ -24,7 +24,7 @@ async def let_run(turns: int = 50) -> None:
         await asyncio.sleep(0)
 
 
-async def wait_until_found(probe: Callable[[], Awaitable[bool]], *, timeout_s: float = 30.0, what: str = "") -> None:
+async def wait_until_found(probe: Callable[[], Awaitable[bool]], *, timeout_s: float = 60.0, what: str = "") -> None:
     """`wait_until`, for something that has to be asked for."""
     deadline = time.monotonic() + timeout_s
     while not await probe():
@@ -32,7 +32,7 @@ async def wait_until_found(probe: Callable[[], Awaitable[bool]], *, timeout_s: f
         await asyncio.sleep(_POLL_S)
 
 
-def wait_until_sync(predicate: Callable[[], bool], *, timeout_s: float = 30.0, what: str = "") -> None:
+def wait_until_sync(predicate: Callable[[], bool], *, timeout_s: float = 60.0, what: str = "") -> None:
     """`wait_until`, for code without an event loop."""
     deadline = time.monotonic() + timeout_s
     while not predicate():
