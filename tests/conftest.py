@@ -47,6 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "speed" not in item.path.parts)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_authority() -> Iterator[None]:
+    """Each client of httpx loads all authorities that browsers trust, in 25 ms of CPU time; tests make thousands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(Path(__file__).parent / "data" / "authority.pem"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def store() -> Iterator[Server]:
     with valkey_server() as server:

@@ -35,6 +35,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
         yield running
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_authority() -> None:
+    """What is installed comes from the package index, whose authorities are this machine's."""
+
+
 def installed(client: Client) -> Path:
     """The Python of the client's own environment, which is made where it is not there."""
     home = Path(os.environ.get("CLIENTS_DIR", ROOT / ".clients")) / client.program
