@@ -1,17 +1,17 @@
 """Teams, API keys, admin keys, sessions and credits in the store.
 
-accounts        teams, keys and movements of credits
-authority       who may lift a restriction of a key
+accounts        operations on teams, keys and credits
+authority       which admins may lift a restriction of a key
 team_names      names of teams, and their repair
 admin_keys      admin keys
 entities        teams, keys and balances as values
-limit_names     which limits there are
-overrides       limits that hold for a while instead of others
-periods         where the periods of budgets begin, in time zones
-calendars       writes the ends of a team's periods
-rules           what scripts need to know of limits
+limit_names     the names of limits
+overrides       limits that replace others until a time
+periods         when the periods of budgets begin, in time zones
+calendars       writes a team's calendar, the beginnings and ends of its periods
+rules           limits in the form that scripts read
 views           limits with their present usage
-records         their hashes and lists as they are stored
+records         the stored hashes and lists of teams and keys
 rotation        new secrets for existing keys
 sessions        sessions of the dashboard
 sign_in         sign-in by an identity provider

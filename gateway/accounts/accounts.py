@@ -5,14 +5,14 @@
     move_credits                                 grants or adjusts credits, once per idempotency key
     view, views                                  the enforced limits with their current usage
 
-Each change of a team or a key is one script. What lies in other slots of a cluster (the index of names, the list of
-teams, key -> team) is an index of that. It is written beside the script, checked against the team when it is read, and
-repaired where a change died in between (team_names.py). A key that is being created is marked in `gw:key-teams` until
-its team has it.
+Each change of a team or a key is one script. The names of teams, the list of teams, and the list key -> team are in
+other slots of a cluster. They are indexes: they are written separately, checked against the team when they are read,
+and repaired if a change died in between (team_names.py). `gw:key-teams` marks a key that is being created until its
+team has it.
 
 A creation with an idempotency key first stores a claim: `gw:made:<sha256>` -> id, digest of the request, salt. A
-repeated request finds the claim and returns the same object. It completes the object first where the earlier request
-died before it had finished.
+repeated request finds the claim and returns the same object. If the earlier request died before it had finished, the
+repeat completes the object first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
-from gateway.accounts.authority import held_fields, refuse_lifting_overrides
+from gateway.accounts.authority import operator_fields, refuse_lifting_overrides
 from gateway.accounts.entities import (
     ARCHIVED,
     ENDED,
@@ -68,7 +68,7 @@ CREATE_TEAM: Final = Script.load("team_create_v1")
 CREATE_KEY: Final = Script.load("key_create_v1")
 CREDIT: Final = Script.load("credit_v1")
 _ATTEMPTS: Final = 50
-"""How often a change begins anew because another one came first."""
+"""How often a change is tried, because another change may come first each time."""
 _TEAM_DISABLED: Final = -2
 
 
@@ -117,7 +117,7 @@ class Accounts:
             if status is not Status.LATE:
                 break
         else:
-            raise _late(name)
+            raise _changed_by_others(name)
         team = await self._records.team(team_id)
         if status is Status.EXISTS and credits_nano_usd:  # an older version granted them in a step of its own
             await self.move_credits(
@@ -128,7 +128,7 @@ class Accounts:
     async def _create_team(
         self, team_id: str, name: str, changes: Changes, credits_nano_usd: int, first_credits: str
     ) -> Status:
-        """Returns DONE, EXISTS, or LATE: it took longer than the name was reserved, and nothing was done."""
+        """Returns DONE, EXISTS, or LATE if the name's reservation had ended, so that nothing was changed."""
         async with self._names.reserved(team_id, name) as reservation:
             keys = TeamKeys(team_id)
             fields = {"status": "active", "metered": "1", **changes.fields(), **rule_fields(None, changes)}
@@ -140,7 +140,7 @@ class Accounts:
                     str(credits_nano_usd),
                     uuid.uuid4().hex,
                     "first credits",
-                    *self._movement_lives(),
+                    *self._credit_ttls(),
                     *flat(fields),
                 ],
             )
@@ -169,7 +169,7 @@ class Accounts:
     async def names(self, subjects: Sequence[Subject]) -> list[str | None]:
         """Returns the names of (team id, key id) pairs.
 
-        A key id of None asks for the team's name; a deleted subject gives None.
+        With a key id of None, the name is the team's. A deleted team or key has the name None.
         """
         parts = [(TeamKeys(team_id), key_id) for team_id, key_id in subjects]
         hashes = [keys.key(key_id) if key_id else keys.team for keys, key_id in parts]
@@ -178,13 +178,13 @@ class Accounts:
         return [reply.decode(errors="replace") if isinstance(reply, bytes) else None for reply in replies]
 
     async def teams(self, limit: int = 1000, after: str | None = None, *, ended: bool = False) -> Page[Team]:
-        """Returns one page of teams in order of creation, with `ended` also those that were deleted.
+        """Returns one page of teams in order of creation. With `ended`, it includes deleted teams.
 
         Raises `invalid_field` for an unknown cursor.
         """
         if after is None:
             await self._names.repair()
-        page = await self._records.listed(
+        page = await self._records.list_accounts(
             TEAMS, limit, after, hash_of=lambda team_id: TeamKeys(team_id).team, read=read_team, ended=ended
         )
         named = (team for team in page.data if team.name and not team.fault and team.status not in ENDED)
@@ -203,8 +203,8 @@ class Accounts:
     async def update_team(self, team: Team, changes: Changes, *, version: int | None = None) -> Team:
         """Changes a team.
 
-        The change applies from the team's next request on. The status ARCHIVED deletes it: its keys are refused, and
-        its name is free. Raises `version_mismatch`, `already_exists`, `not_allowed` for a team that was deleted.
+        The change applies from the team's next request on. The status ARCHIVED deletes the team: its keys are refused,
+        and its name becomes free. Raises `version_mismatch`, `already_exists`, and `not_allowed` for a deleted team.
         """
         name = "" if changes.status == ARCHIVED else changes.name
         for _ in range(_ATTEMPTS):
@@ -214,21 +214,21 @@ class Accounts:
                 TeamKeys(team.id).team,
                 {**changes.fields(), **derived.fields},
                 version,
-                decided=team.version if derived.fields else None,
+                based_on=team.version if derived.fields else None,
                 until_ms=derived.until_ms,
             )
             if name is None or name == team.name:
-                status = await change(called=name or "")
+                status = await change(expected_name=name or "")
             else:
                 status = await self._rename(team, name, change)
             if status is Status.DONE:
                 return await self._records.team(team.id)
             team = await self._records.team(team.id)
-        raise _late(name or "")
+        raise _changed_by_others(name or "")
 
     async def _rename(self, team: Team, name: str, change: Callable[..., Awaitable[Status]]) -> Status:
         async with self._names.reserved(team.id, name, team.name) as reservation:
-            status = await change(called=team.name, run_by_ms=reservation.run_by_ms)
+            status = await change(expected_name=team.name, run_by_ms=reservation.run_by_ms)
             if status is Status.DONE:
                 await reservation.commit(name, team.name)
             else:
@@ -247,8 +247,8 @@ class Accounts:
     ) -> tuple[Key, str]:
         """Creates a key of a team and returns it with its text, which is not stored.
 
-        A repeated request returns the same text. It returns "" if the secret was rotated away or the pepper has changed
-        since. Raises `not_allowed` if a team's lead creates one while the team is disabled.
+        A repeated request returns the same text, or "" if a rotation has replaced the secret or the pepper has changed.
+        Raises `not_allowed` if a team's lead creates a key while the team is disabled.
         """
         keys = TeamKeys(team.id)
         key_id, seed = new_id(), None
@@ -258,10 +258,10 @@ class Accounts:
             )
             seed = idempotency_key.seed(salt)
         text, secret_hash = new_secret(team.id, key_id, seed)
-        held = held_fields(None, changes, by_operator=by_operator)
-        fields = {"status": "active", **changes.fields(), **held, **rule_fields(None, changes)}
+        origins = operator_fields(None, changes, by_operator=by_operator)
+        fields = {"status": "active", **changes.fields(), **origins, **rule_fields(None, changes)}
         fields[SECRET_FIELD + secret_hash] = "0"
-        # The team's place in the list is written again, because a key of a team that no list has would never expire.
+        # The team is added to the list again, because a key whose team is not in the list would never expire.
         await gather(
             [
                 self._store.run("HSETNX", KEY_TEAMS, key_id, team.id + CREATING),
@@ -279,13 +279,13 @@ class Accounts:
         return key, text if any(secret.sha256 == secret_hash for secret in key.secrets) else ""
 
     async def keys(self, team: Team, limit: int = 1000, after: str | None = None, *, ended: bool = False) -> Page[Key]:
-        """Returns one page of a team's keys in order of creation, with `ended` also those revoked or deleted.
+        """Returns one page of a team's keys in order of creation. With `ended`, it includes revoked and deleted keys.
 
         Raises `invalid_field` for an unknown cursor.
         """
         names = TeamKeys(team.id)
         read = partial(read_key, team.id)
-        return await self._records.listed(names.keys, limit, after, hash_of=names.key, read=read, ended=ended)
+        return await self._records.list_accounts(names.keys, limit, after, hash_of=names.key, read=read, ended=ended)
 
     async def key(self, team: Team, key_id: str) -> Key:
         """Returns one key of a team. Raises `key_not_found`."""
@@ -308,29 +308,32 @@ class Accounts:
         """Changes a key. The change applies from the key's next request on.
 
         Raises `version_mismatch`, and `not_allowed` if a revoked key would become active again, or if a team's lead
-        would lift what an operator holds.
+        would lift an operator's restriction.
         """
         name = TeamKeys(team.id).key(key.id)
         for _ in range(_ATTEMPTS):
             now_ms = await self._now_ms(name, key, changes)
             if not by_operator:
                 refuse_lifting_overrides(key, changes, now_ms)
-            held, derived = held_fields(key, changes, by_operator=by_operator), derived_fields(key, changes, now_ms)
-            decides = bool(derived.fields) or not (by_operator and key.origins_known)
+            origins, derived = (
+                operator_fields(key, changes, by_operator=by_operator),
+                derived_fields(key, changes, now_ms),
+            )
+            depends_on_version = bool(derived.fields) or not (by_operator and key.origins_known)
             status = await self._records.configure(
                 name,
-                {**changes.fields(), **held, **derived.fields},
+                {**changes.fields(), **origins, **derived.fields},
                 version,
-                decided=key.version if decides else None,
+                based_on=key.version if depends_on_version else None,
                 until_ms=derived.until_ms,
             )
             key = await self.key(team, key.id)
             if status is Status.DONE:
                 return key
-        raise _late(key.name)
+        raise _changed_by_others(key.name)
 
     async def _now_ms(self, name: str, account: Account, changes: Changes) -> int:
-        """The time by the clock of the store, where a change depends on it; otherwise 0."""
+        """Returns the store's time if a change depends on it; otherwise 0."""
         return await self._records.now_ms(name) if account.overrides or changes.overrides else 0
 
     # credits and enforced limits
@@ -341,14 +344,14 @@ class Accounts:
         """Grants (amount > 0) or adjusts (either sign) a team's credits, once per idempotency key.
 
         Raises `idempotency_mismatch` for an idempotency key that belongs to another movement, and `invalid_field` if
-        the balance would pass its upper bound.
+        the balance would exceed its upper bound.
         """
         keys = TeamKeys(team.id)
         movement = uuid.uuid4().hex
         call = self._store.call(
             CREDIT,
             [keys.team, keys.state, keys.journal, keys.grant(idempotency_key or movement)],
-            [kind, str(amount_nano_usd), movement, note, str(MAX_NANO_USD), *self._movement_lives()],
+            [kind, str(amount_nano_usd), movement, note, str(MAX_NANO_USD), *self._credit_ttls()],
         )
         reply = (await gather([call]))[0]
         if reply[0] == 0:
@@ -375,16 +378,16 @@ class Accounts:
         """Returns the views of many (team id, key id or None) pairs. A view may have a fault."""
         return await read_views(self._store, subjects, self._burst)
 
-    async def waiting(self, teams: Sequence[Team]) -> list[int]:
-        """Returns how many requests of each team wait for their turn."""
+    async def queue_lengths(self, teams: Sequence[Team]) -> list[int]:
+        """Returns how many requests of each team wait in its queue."""
         calls = [partial(self._store.run, "HLEN", TeamKeys(team.id).queue) for team in teams]
         return [reply if isinstance(reply, int) else 0 for reply in await gather_pages(self._store, calls, faults=True)]
 
-    def _movement_lives(self) -> list[str]:
+    def _credit_ttls(self) -> list[str]:
         return [str(self._idempotency_ttl_ms), str(self._journal_retention_ms)]
 
 
-def _late(name: str) -> GatewayError:
+def _changed_by_others(name: str) -> GatewayError:
     return GatewayError(
         "request_in_progress", f"{name!r} is being changed by others. Nothing was changed.", wait_ms=1000
     )

@@ -1,16 +1,17 @@
 """Admin keys created through the API. Each has one scope and is stored as a SHA-256. The root key is configuration.
 
 scope    permits
-all      everything that the root key may do, except where the access table says otherwise
+all      everything that the root key permits, with the exceptions of the access table
 read     reading everything
 team     managing one team: its keys within its quotas, and its usage
 
 gw:admin:<id>    name, scope, team, secret (SHA-256), expires_ms, created_ms, created_by, used_ms,
-                 subject (of a sign-in, which deletes itself), s:<SHA-256> and e:<SHA-256> of earlier secrets
-                 (admin_rotate_v1)
+                 subject (only if a sign-in created the key; the store deletes such a key when it expires),
+                 s:<SHA-256> and e:<SHA-256> of earlier secrets (admin_rotate_v1)
 
-A key is listed before it is stored, and removed before it leaves the list. A place in the list without a key therefore
-belongs to a change that died. It is dropped when the list is read and no creation can need it any more.
+A new key is added to the list before it is stored. A deleted key is removed from the list last. A place in the list
+without a key therefore belongs to a change that died, or to a creation that still runs. Reading the list removes the
+place when no creation can need it any more.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ CREATE: Final = Script.load("admin_create_v2")
 USE: Final = Script.load("admin_use_v2")
 ROTATE: Final = Script.load("admin_rotate_v1")
 MAX_ADMIN_KEYS: Final = 1000
-MOST_SIGN_INS: Final = 10
+MAX_SIGN_INS: Final = 10
 SCOPES: Final = ("all", "read", "team")
-_USED_EVERY_MS: Final = 60_000
+_USE_RECORDED_EVERY_MS: Final = 60_000
 _CREATED_WITHIN_S: Final = 10.0
 _NO_KEY, _TOO_MANY = 0, -4
 _ENDING: Final = "s:"
 _ABANDONED_MS: Final = 60_000
-"""When a place in the list without a key is dropped. Its creation must have run within _CREATED_WITHIN_S."""
+"""Age at which a place in the list without a key is removed. Creations end within _CREATED_WITHIN_S."""
 
 
 class EndingSecret(NamedTuple):
@@ -81,7 +82,7 @@ ROOT: Final = Admin("root", "root", "all", "", 0, 0, "", 0)
 class Admins:
     """The admin keys in one store. Raises GatewayError, with `store_unavailable` if the store is unavailable.
 
-    Mutable: `sign_ins`, how often a right and a wrong key was presented to this worker.
+    Mutable: `sign_ins` counts the "right" and "wrong" keys that were presented to this worker.
     """
 
     def __init__(self, store: Store, *, idempotency_ttl_s: int) -> None:
@@ -91,7 +92,7 @@ class Admins:
         self._idempotency_ttl_ms = idempotency_ttl_s * 1000
 
     def note_sign_in(self, address: str, *, right: bool) -> None:
-        """Counts a key that was presented; a wrong one is logged, without the key."""
+        """Counts a presented key. If it is wrong, logs the attempt without the key."""
         self.sign_ins["right" if right else "wrong"] += 1
         if not right:
             self._log.warning("admin_sign_in_failed", address=address)
@@ -123,12 +124,12 @@ class Admins:
         return _admin(admin_id, stored), text if stored["secret"] == secret_hash else ""
 
     async def sign_in(self, name: str, scope: str, *, team_id: str, subject: str, lasts_s: int) -> tuple[Admin, str]:
-        """Creates an admin key for somebody whom the identity provider knows as `subject`. It deletes itself.
+        """Creates an admin key for a person, `subject` at the identity provider. The store deletes it after `lasts_s`.
 
-        A person has MOST_SIGN_INS of them; one more deletes the oldest.
+        A person has at most MAX_SIGN_INS of them. A further sign-in deletes the oldest.
         """
         own = [admin for admin in await self.admins() if admin.subject == subject]
-        for oldest in own[: max(0, len(own) + 1 - MOST_SIGN_INS)]:
+        for oldest in own[: max(0, len(own) + 1 - MAX_SIGN_INS)]:
             await self.delete(oldest)
         admin_id, now_ms = new_id(), await self._now_ms()
         text, secret_hash = new_admin_secret(admin_id, None)
@@ -139,7 +140,7 @@ class Admins:
     async def _put(
         self, admin_id: str, created_ms: int, fields: Mapping[str, str], delete_ms: str = ""
     ) -> dict[str, str]:
-        """Lists and stores a new admin key. Returns what is stored."""
+        """Adds a new admin key to the list and stores it. Returns the stored fields."""
         listed = await self._run("ZCARD", keyspace.ADMINS)
         if listed >= MAX_ADMIN_KEYS and len(await self.admins()) >= MAX_ADMIN_KEYS:
             raise GatewayError("not_allowed", f"There are {MAX_ADMIN_KEYS} admin keys. Delete one first.")
@@ -149,7 +150,7 @@ class Admins:
         words = [word for pair in {**fields, "created_ms": str(created_ms)}.items() for word in pair]
         await gather([self._store.call(CREATE, [name_of_key], [run_by_ms, delete_ms, *words])])
         stored = await self._fields(admin_id)
-        if not stored:  # it ran too late, or was deleted at once
+        if not stored:  # the script ran too late, or the key was deleted at once
             raise GatewayError("store_unavailable", "The admin key was not created. Try again.", wait_ms=1000)
         return stored
 
@@ -207,7 +208,7 @@ class Admins:
 
     async def recognise(self, presented: AdminKey) -> Admin | None:
         """Returns the active admin key that was presented, or None. Records the time of its use."""
-        args = [presented.secret_hash, str(_USED_EVERY_MS)]
+        args = [presented.secret_hash, str(_USE_RECORDED_EVERY_MS)]
         now_ms, *flat = (await gather([self._store.call(USE, [keyspace.admin(presented.id)], args)]))[0]
         if not flat:
             return None

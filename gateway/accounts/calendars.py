@@ -1,7 +1,7 @@
-"""Writes the calendars of teams: the edges of their periods, ahead of time, by the store's clock (periods.py).
+"""Writes the calendars of teams: the beginnings and ends of their periods in the near future (periods.py).
 
-A script that meets a period whose end nobody has computed says so, and is asked again behind this: about once a month
-for a team with such budgets or a time zone of its own.
+A script that needs a period that the calendar does not contain reports that. The caller then writes the calendar and
+runs the script again. For a team with such budgets or a time zone of its own, this happens about once a month.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ CALENDAR: Final = Script.load("calendar_v1")
 
 
 async def write_calendar(store: Store, team_id: str, now_ms: int) -> None:
-    """Writes a team's calendar around a time. `now_ms` is the store's.
+    """Writes a team's calendar around `now_ms`, the store's time.
 
-    Raises StoreUnavailable and StoreError, and GatewayError `internal_error` where this system lacks the time zone.
+    Raises StoreUnavailable and StoreError, and GatewayError `internal_error` if this system lacks the time zone.
     """
     name = TeamKeys(team_id).team
     timezone, anchor = (raw.decode() if raw else "" for raw in await store.run("HMGET", name, "timezone", "anchor"))
@@ -28,4 +28,4 @@ async def write_calendar(store: Store, team_id: str, now_ms: int) -> None:
         calendar = Calendar.around(now_ms, timezone, anchor)
     except ValueError as error:
         raise GatewayError("internal_error", f"The team's periods cannot be computed here: {error}.") from None
-    await store.call(CALENDAR, [name], [timezone, anchor, calendar.stored()])
+    await store.call(CALENDAR, [name], [timezone, anchor, calendar.to_json()])

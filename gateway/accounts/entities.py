@@ -1,20 +1,22 @@
 """Teams and keys as values, and the hash fields that store them. Pure.
 
 hash field            value
-name, status          text; the status is active, disabled, and for good archived (deleted) or, of keys, revoked
+name, status          text; the status is active, disabled, archived (deleted) or, for keys only, revoked; the last two
+                      are permanent
 models                patterns, one per line; an absent field permits all models
 operations            names (operations.names_of), one per line; an absent field permits all operations
 expires_ms            milliseconds since 1970; an absent field means no expiry
 metered               "1" or "0" (teams)
-paused                "<ms> <request id>": since when, and by which request (teams); absent: not
+paused                "<ms> <request id>": the beginning of the team's pause, and the request that caused it (teams)
 a limit (limit_names) an integer; amounts of money are in nano-USD
-t:<limit>             what holds for a while instead (overrides.py)
-rules                 what the scripts need to know of limits besides (rules.py)
-timezone, anchor      where the team's periods begin (teams; periods.py): a name of the IANA database, a date
-calendar              the edges of its periods around now (teams)
+t:<limit>             an override: the value that replaces this limit until a time (overrides.py)
+rules                 the limits that the scripts do not read from fields of their own (rules.py)
+timezone, anchor      decide when the periods begin (teams; periods.py): a name of the IANA database, a date
+calendar              the beginnings and ends of the team's periods around now (teams)
 s:<sha256>            a secret -> the time at which it stops working, 0 for never (keys)
 u:<sha256>            a secret -> the time of its last use
-o:<field>             the value that an operator set, which a team's lead may not lift (keys): authority.py
+e:<sha256>            an ended secret -> the time at which it ended (keys; rotate_v1)
+o:<field>             the value that an operator set (keys; authority.py)
 version, created_ms, updated_ms
 """
 
@@ -30,10 +32,10 @@ from gateway.accounts.overrides import Override, read_overrides
 UNREADABLE: Final = "unreadable"
 ARCHIVED: Final = "archived"
 ENDED: Final = frozenset({"revoked", ARCHIVED})
-"""The statuses that last for ever. Lists show them only where they are asked for."""
+"""The permanent statuses. Lists leave such teams and keys out unless a caller requests them."""
 SECRET_FIELD: Final = "s:"  # noqa: S105 - the prefix of a field, not a password
 LAST_USED_FIELD: Final = "u:"
-HELD_FIELD: Final = "o:"
+OPERATOR_FIELD: Final = "o:"
 ORIGINS_KNOWN: Final = "o:known"
 
 
@@ -41,8 +43,8 @@ RESTRICTIONS: Final = ("status", "expires_ms", "models", "operations", "cut_at_c
 """The fields of a key that can restrict it, besides its limits."""
 
 
-def is_holdable(name: str) -> bool:
-    """Whether a field of a key can restrict it."""
+def is_restriction(name: str) -> bool:
+    """Returns whether a field of a key can restrict it."""
     return name in RESTRICTIONS or is_limit(name)
 
 
@@ -50,7 +52,7 @@ def is_holdable(name: str) -> bool:
 class Account:
     """The fields that teams and keys share. `limits` maps names (limit_names.py) to values; money is in nano-USD.
 
-    If its hash cannot be read, `fault` says why, `status` is UNREADABLE, and the other fields are empty.
+    If the hash cannot be read, `fault` is the reason, `status` is UNREADABLE, and the other fields are empty.
     """
 
     id: str
@@ -69,7 +71,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Since when a team is stopped, and by the request that cost more than was held for it."""
+    """The pause of a team: when it began, and the request that cost more than its hold."""
 
     at_ms: int
     request_id: str
@@ -77,9 +79,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Team(Account):
-    """A team. An unmetered one is charged but never refused for its balance. A paused one is refused what costs.
+    """A team. An unmetered team is charged, but no request is refused because of its balance.
 
-    `timezone` and `anchor` say where its periods begin (periods.py); "": in UTC, and with the calendar's own.
+    All requests of a paused team that cost something are refused. `timezone` and `anchor` decide when its periods begin
+    (periods.py). A `timezone` of "" is UTC; an `anchor` of "" is the beginning of calendar weeks, months and quarters.
     """
 
     metered: bool
@@ -104,14 +107,14 @@ class SecretState:
 class Key(Account):
     """A key of a team. `name` is its label. With `cut_at_cap`, a stream ends before it would exceed its hold.
 
-    `held` maps fields that an operator set to their stored values. If `origins_known` is False, an older version wrote
-    the key, and everything that restricts it counts as held.
+    `operator_values` maps fields that an operator set to their stored values. If `origins_known` is False, an older
+    version wrote the key, and all of its restrictions count as an operator's.
     """
 
     team_id: str
     secrets: tuple[SecretState, ...]
     cut_at_cap: bool
-    held: Mapping[str, str]
+    operator_values: Mapping[str, str]
     origins_known: bool
 
 
@@ -119,9 +122,9 @@ class Key(Account):
 class Changes:
     """Fields to change.
 
-    None leaves a field as it is. In `limits`, None removes a limit; an `expires_ms` of 0 removes the expiry, and "" a
-    time zone or an anchor (teams). In `overrides`, None ends one. `release` names fields of a key that its team's lead
-    may lift from now on. `resume` lets a paused team go on.
+    None leaves a field as it is. In `limits`, None removes a limit. In `overrides`, None ends an override. An
+    `expires_ms` of 0 removes the expiry; a time zone or an anchor of "" removes it (teams). `release` names fields of a
+    key whose restriction its team's lead may lift from now on. `resume` ends the pause of a team.
     """
 
     name: str | None = None
@@ -140,7 +143,7 @@ class Changes:
 
     def fields(self) -> dict[str, str]:
         """Returns the changes as hash fields, without those of overrides. An empty value removes a field."""
-        given: dict[str, str | None] = {
+        values: dict[str, str | None] = {
             "name": self.name,
             "status": self.status,
             "models": None if self.models is None else "\n".join(self.models),
@@ -152,7 +155,7 @@ class Changes:
             "cut_at_cap": None if self.cut_at_cap is None else "1" if self.cut_at_cap else "",
             "paused": "" if self.resume else None,
         }
-        out = {name: value for name, value in given.items() if value is not None}
+        out = {name: value for name, value in values.items() if value is not None}
         for name, value in self.limits.items():
             out[name] = "" if value is None else str(value)
         return out
@@ -169,7 +172,7 @@ class Balance:
 
 
 class Rule(NamedTuple):
-    """A limit that is counted by itself, as it stands. `ends_ms`: when all of it is left again, or 0."""
+    """The state of a limit with a meter of its own. `ends_ms`: the time at which all of it is left again, or 0."""
 
     name: str
     limit: int
@@ -184,7 +187,7 @@ class View:
 
     `team` and `key` map names to numbers: plain limits, `used_*` counters, `<period>_ends_ms` and `<rate>_left`.
     `team_rules` and `key_rules` are the other limits. `lacks_calendar`: the ends of their periods are not known yet.
-    If the counters cannot be read, `fault` says why, and nothing else is known.
+    If the counters cannot be read, `fault` is the reason, and the other fields are empty.
     """
 
     now_ms: int
@@ -219,31 +222,31 @@ def read_key(team_id: str, key_id: str, stored: Mapping[str, str]) -> Key:
     ]
     secrets.sort(key=lambda secret: (secret.until_ms != 0, -secret.until_ms))
     known = ORIGINS_KNOWN in stored
-    held = {
-        name.removeprefix(HELD_FIELD): value
+    operator_values = {
+        name.removeprefix(OPERATOR_FIELD): value
         for name, value in stored.items()
-        if (name.startswith(HELD_FIELD) and name != ORIGINS_KNOWN if known else restricts(name, value))
+        if (name.startswith(OPERATOR_FIELD) and name != ORIGINS_KNOWN if known else restricts(name, value))
     }
     return Key(
         **_account(key_id, stored),
         team_id=team_id,
         secrets=tuple(secrets),
         cut_at_cap=stored.get("cut_at_cap") == "1",
-        held=held,
+        operator_values=operator_values,
         origins_known=known,
     )
 
 
 def restricts(name: str, value: str) -> bool:
-    """Whether a field of a key's hash restricts the key."""
+    """Returns whether a field of a key's hash restricts the key."""
     if name == "status":
         return value == "disabled"
-    return value != "" and is_holdable(name)
+    return value != "" and is_restriction(name)
 
 
 def read_view(reply: list[Any]) -> View:
     """Parses the reply of view_v3."""
-    now_ms, money, team, key, team_rules, key_rules, lacking = reply
+    now_ms, money, team, key, team_rules, key_rules, lacks_calendar = reply
     return View(
         now_ms,
         Balance(**_pairs(money)),
@@ -251,7 +254,7 @@ def read_view(reply: list[Any]) -> View:
         _pairs(key),
         _rules(team_rules),
         _rules(key_rules),
-        lacks_calendar=lacking == 1,
+        lacks_calendar=lacks_calendar == 1,
     )
 
 
@@ -298,7 +301,7 @@ def _read_account(identifier: str, stored: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _number(text: str) -> int:
-    """Returns a time of a secret. One that cannot be read is in the past: the scripts take no such secret."""
+    """Returns a time of a secret. An unreadable time is in the past, because the scripts refuse such a secret too."""
     return int(text) if text.isdecimal() else 1
 
 

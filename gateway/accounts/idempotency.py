@@ -1,7 +1,6 @@
-"""Idempotency keys of creations. The first request stores a claim; a repeat finds it and completes the same creation.
+"""Idempotency keys of creations. The first request stores a claim. A repeat finds it and completes the same creation.
 
-A claim's value is "<id> <digest of the request> <salt>". A script appends " done" where it marks the claim as
-completed.
+A claim's value is "<id> <digest of the request> <salt>". A script that marks the claim as completed appends " done".
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gateway.store.store import Store
 
 
 async def claim(store: Store, name: str, new: str, idempotency_key: IdempotencyKey, ttl_ms: int) -> tuple[str, str]:
-    """Returns the id and the salt for this creation: new ones, or those of the earlier request that it repeats.
+    """Returns the id and the salt for this creation: new ones, or those of an earlier request with the same key.
 
     Raises GatewayError `idempotency_mismatch` if the key was used for another request, and `store_unavailable`.
     """

@@ -1,12 +1,12 @@
-"""The names of limits, and what they say. Pure.
+"""The names of limits and their meaning. Pure.
 
     rpm, tpm, concurrency, max_output_tokens, queue_s, queue_length
     budget_usd_<period>, budget_tokens_<period>     of an hour, day, week, month, quarter, or total;
                                                     or of the last hours or days, as in budget_usd_24h, budget_tokens_7d
     <name>@<pattern>                                the same for the models of a pattern, as in rpm@openai/*
 
-The hash of a team or a key has a field for each. The scripts read those of `PLAIN` by themselves; what the others say
-is compiled for them (rules.py).
+The hash of a team or a key has a field for each limit. The scripts read the fields of `PLAIN` limits. The other limits
+are compiled into the field "rules" for them (rules.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from gateway.routing.model_patterns import is_pattern
 
 QUEUE_LIMITS: Final = ("queue_s", "queue_length")
-"""How long requests wait for their turn instead of being refused, and how many may wait; nobody waits without both."""
+"""How long requests wait in the queue instead of being refused, and how many may wait. Without both, none waits."""
 UNITS: Final = ("usd", "tokens")
 _PLAIN_PERIODS: Final = ("hour", "day", "month", "total")
 PLAIN: Final = (
@@ -32,7 +32,7 @@ PLAIN: Final = (
 )
 """The limits that scripts read from the hash. limits.lua has the first twelve in the same order."""
 CALENDAR_PERIODS: Final = ("day", "week", "month", "quarter")
-"""The periods whose edges depend on a time zone and an anchor."""
+"""The periods whose beginnings depend on a time zone and an anchor."""
 FIXED_PERIODS: Final = ("hour", "day", "week", "month", "quarter", "total")
 LIMITS: Final = (
     "rpm",
@@ -42,40 +42,41 @@ LIMITS: Final = (
     *(f"budget_{unit}_{period}" for unit in UNITS for period in FIXED_PERIODS),
     *QUEUE_LIMITS,
 )
-"""Every limit whose name has no number in it, in the order in which lists show them."""
+"""Every limit without a number in its name, in the order of lists."""
 MAX_ROLLING_HOURS: Final = 366 * 24
 MODELS: Final = "@"
-"""Between a limit's name and the pattern of its models."""
-LONGEST_PATTERN: Final = 256
+"""The separator between a limit's name and the pattern of its models."""
+MAX_PATTERN_LENGTH: Final = 256
 _OF_MODELS: Final = frozenset({"rpm", "tpm", "concurrency", "budget_usd", "budget_tokens"})
 _SEPARATORS: Final = frozenset(",|=")
-"""What stands beside names of limits in lists, roll-ups and on the command line."""
+"""Separators that follow names of limits in lists, in roll-ups and on the command line."""
 _HOURS: Final = MappingProxyType({"h": 1, "d": 24})
 _BUDGET: Final = re.compile(r"budget_(usd|tokens)_(?:([1-9][0-9]{0,3})([hd])|([a-z]+))", re.ASCII)
 _ORDER: Final = MappingProxyType({name: at for at, name in enumerate(LIMITS)})
 
 
 class LimitName(NamedTuple):
-    """What a limit bounds.
+    """The parts of a limit's name.
 
-    `what`: the name without a period, such as rpm or budget_usd. `period`: of a budget, otherwise "". `rolling_hours`:
-    over how many of the last hours a budget goes, if it does. `pattern`: of its models; "" for all of them.
+    `base`: the name without a period, such as rpm or budget_usd. `period`: the period of a budget, otherwise "".
+    `rolling_hours`: for a budget of the last hours or days, the number of hours, otherwise 0. `pattern`: the pattern of
+    its models; "" for all models.
     """
 
-    what: str
+    base: str
     period: str = ""
     rolling_hours: int = 0
     pattern: str = ""
 
     @property
     def is_money(self) -> bool:
-        """Whether its value is in nano-USD."""
-        return self.what == "budget_usd"
+        """Returns whether its value is in nano-USD."""
+        return self.base == "budget_usd"
 
     @property
     def is_budget(self) -> bool:
-        """Whether it adds up what requests take."""
-        return self.what.startswith("budget_")
+        """Returns whether it is a budget."""
+        return self.base.startswith("budget_")
 
 
 def read_limit_name(name: str) -> LimitName | None:
@@ -83,9 +84,9 @@ def read_limit_name(name: str) -> LimitName | None:
     plain, separator, pattern = name.partition(MODELS)
     if not separator:
         return _read_plain(name)
-    fits = is_pattern(pattern) and len(pattern) <= LONGEST_PATTERN and _SEPARATORS.isdisjoint(pattern)
-    read = _read_plain(plain) if fits else None
-    return read._replace(pattern=pattern) if read is not None and read.what in _OF_MODELS else None
+    is_valid = is_pattern(pattern) and len(pattern) <= MAX_PATTERN_LENGTH and _SEPARATORS.isdisjoint(pattern)
+    read = _read_plain(plain) if is_valid else None
+    return read._replace(pattern=pattern) if read is not None and read.base in _OF_MODELS else None
 
 
 def _read_plain(name: str) -> LimitName | None:
@@ -105,19 +106,19 @@ def with_pattern(name: str, pattern: str) -> str:
 
 
 def is_limit(name: str) -> bool:
-    """Whether there is a limit of this name."""
+    """Returns whether a limit has this name."""
     return read_limit_name(name) is not None
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Returns names of limits in the order of `LIMITS`, then those of patterns, by pattern.
+    """Returns names of limits in the order of `LIMITS`, then those with patterns, sorted by pattern.
 
-    Budgets of the last hours or days stand before the total.
+    Budgets of the last hours or days come before the total.
     """
-    return sorted(names, key=_place)
+    return sorted(names, key=_sort_key)
 
 
-def span(name: LimitName) -> str:
+def period_in_words(name: LimitName) -> str:
     """Returns the period of a budget in words: "a week", "in total", "in any 7 days"."""
     if name.rolling_hours:
         number, scale = int(name.period[:-1]), "hour" if name.period.endswith("h") else "day"
@@ -125,9 +126,9 @@ def span(name: LimitName) -> str:
     return {"total": "in total", "hour": "an hour"}.get(name.period, f"a {name.period}")
 
 
-def _place(name: str) -> tuple[str, float, int, str]:
+def _sort_key(name: str) -> tuple[str, float, int, str]:
     plain, _, pattern = name.partition(MODELS)
     read = read_limit_name(plain)
     if read is not None and read.rolling_hours:
-        return pattern, _ORDER[f"{read.what}_total"] - 0.5, read.rolling_hours, name
+        return pattern, _ORDER[f"{read.base}_total"] - 0.5, read.rolling_hours, name
     return pattern, _ORDER.get(plain, len(_ORDER)), 0, name

@@ -110,4 +110,4 @@ def first_end_ms(overrides: Mapping[str, Override], now_ms: int) -> int | None:
 def _is_kept(name: str, ended: Override, limits: Mapping[str, int | None], now_ms: int) -> bool:
     read = read_limit_name(name)
     goes_on = name in PLAIN or limits.get(name) is not None
-    return read is not None and read.what in _RATES and goes_on and now_ms < ended.until_ms + KEPT_MS
+    return read is not None and read.base in _RATES and goes_on and now_ms < ended.until_ms + KEPT_MS

@@ -1,11 +1,12 @@
-"""Where the periods of budgets begin, in a team's time zone and from its anchor. Pure.
+"""Computes when the periods of budgets begin, in a team's time zone and from its anchor. Pure.
 
-A day begins with the first moment of a date in the team's time zone, so that it has 23 or 25 hours where clocks are
-changed. A week, a month and a quarter begin with the day of the team's anchor and each 7 days, month or three months
-before and after it. Months that have no such day begin with their last one. Without an anchor, weeks begin on Mondays,
-months with their first day, and quarters in January, April, July and October. An hour is one of UTC's.
+A day begins with the first moment of a date in the team's time zone. It has 23 or 25 hours when clocks are changed. A
+week, a month and a quarter begin on the day of the team's anchor, and every 7 days, one month or three months before
+and after it. A month that has no such day begins on its last day. Without an anchor, weeks begin on Mondays, months on
+their first day, and quarters in January, April, July and October. Hours are those of UTC.
 
-The store decides by its own clock whether an edge has passed; here edges are only computed, ahead of time (`Calendar`).
+An edge is the time at which one period ends and the next begins. This module computes edges in advance (`Calendar`).
+The store decides by its own clock whether an edge has passed.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from gateway.accounts.limit_names import CALENDAR_PERIODS
 
 NO_ANCHOR: Final = date(2001, 1, 1)
 """The first day of a week, a month, a quarter and a year."""
-LONGEST_NAME: Final = 64
+MAX_ZONE_LENGTH: Final = 64
 VALID_DAYS: Final = 31
-"""For how long a calendar is used: rules of time zones change, and the system's tables of them with it."""
+"""How long a calendar is valid. Rules of time zones change, and updates of the system bring them."""
 _MONTHS: Final = MappingProxyType({"month": 1, "quarter": 3})
 _DAYS: Final = MappingProxyType({"day": 1, "week": 7})
 _DAY_MS: Final = 86_400_000
@@ -40,8 +41,8 @@ def zone_of(name: str) -> tzinfo:
     """Returns a time zone by its name in the IANA database; "" is UTC. Raises UnknownZone."""
     if name in ("", "UTC"):
         return UTC
-    if len(name) > LONGEST_NAME:
-        raise UnknownZone(f"a time zone's name has at most {LONGEST_NAME} characters")
+    if len(name) > MAX_ZONE_LENGTH:
+        raise UnknownZone(f"a time zone's name has at most {MAX_ZONE_LENGTH} characters")
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
@@ -49,7 +50,7 @@ def zone_of(name: str) -> tzinfo:
 
 
 def anchor_of(text: str) -> date:
-    """Returns the anchor of a team by its stored text; "" is none. Raises ValueError."""
+    """Returns the anchor for its stored text, and NO_ANCHOR for "". Raises ValueError."""
     return date.fromisoformat(text) if text else NO_ANCHOR
 
 
@@ -60,16 +61,16 @@ def day_of(at_ms: int, zone: tzinfo) -> date:
 
 def begin_ms(day: date, zone: tzinfo) -> int:
     """Returns the first moment of a date in a time zone."""
-    # Where midnight is skipped, the time before the change names the change itself; where it comes twice, the first.
+    # If a clock change skips midnight, this is the time of the change. If midnight comes twice, this is the first one.
     return round(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() * 1000)
 
 
 def edges(period: str, zone: tzinfo, anchor: date, from_ms: int, to_ms: int) -> list[int]:
-    """Returns the edges of a kind of period, from the last one up to `from_ms` to the first one behind `to_ms`."""
+    """Returns the edges of a kind of period, from the last one not after `from_ms` to the first one after `to_ms`."""
     found: list[int] = []
     for edge in _edges_since(period, zone, anchor, from_ms):
         if found and edge <= found[-1]:
-            continue  # a date that a time zone left out
+            continue  # the time zone skipped a date
         if edge <= from_ms:
             found.clear()
         found.append(edge)
@@ -79,7 +80,7 @@ def edges(period: str, zone: tzinfo, anchor: date, from_ms: int, to_ms: int) -> 
 
 
 def _edges_since(period: str, zone: tzinfo, anchor: date, from_ms: int) -> Iterator[int]:
-    """The edges from some time before a moment on."""
+    """Yields the edges, beginning with some edge before `from_ms`."""
     day = day_of(from_ms, zone)
     months, days = _MONTHS.get(period), _DAYS.get(period)
     if months is not None:
@@ -104,8 +105,8 @@ def _months_later(day: date, months: int) -> date:
 class Calendar:
     """The edges around a time and for `VALID_DAYS` after it, for a time zone and an anchor.
 
-    It is stored in the team's hash. `until_ms`: until when it is used. `days_from`: how many days after 1970-01-01 the
-    first edge of a day is.
+    It is stored in the team's hash. `until_ms`: the end of its validity. `days_from`: the date of the first edge of a
+    day, in days after 1970-01-01.
     """
 
     until_ms: int
@@ -114,12 +115,12 @@ class Calendar:
 
     @classmethod
     def around(cls, now_ms: int, timezone: str, anchor: str) -> Calendar:
-        """Computes one. Raises ValueError for a time zone or an anchor that cannot be read."""
+        """Computes a calendar. Raises ValueError for an invalid time zone or anchor."""
         zone, first = zone_of(timezone), anchor_of(anchor)
         until_ms = now_ms + VALID_DAYS * _DAY_MS
         found = {period: edges(period, zone, first, now_ms, until_ms) for period in CALENDAR_PERIODS}
         return cls(until_ms, (day_of(found["day"][0], zone) - date(1970, 1, 1)).days, found)
 
-    def stored(self) -> str:
-        """Returns it as meters.lua reads it."""
+    def to_json(self) -> str:
+        """Returns the calendar in the form that meters.lua reads."""
         return orjson.dumps({"until_ms": self.until_ms, "days_from": self.days_from, **self.edges}).decode()

@@ -1,7 +1,8 @@
-"""The hashes of teams and keys, and their lists, as they are stored.
+"""The stored hashes of teams and keys, and their lists.
 
-    hashes, team, page     reading; `listed` leaves out what has ended
-    configure              changes one hash, by one script
+    hashes, team, page     read hashes and lists
+    list_accounts          reads a page of teams or keys, and leaves out those that have ended
+    configure              changes one hash with one script
 
 `Status` is the first number in the replies of the scripts that change a team or a key.
 """
@@ -22,12 +23,12 @@ from gateway.store.store import Store, StoreError
 from gateway.types import Page
 
 CONFIG: Final = Script.load("config_v3")
-_ROUNDS: Final = 20  # pages that are looked through for what has not ended
+_MAX_PAGES: Final = 20  # how many pages of the list are searched for accounts that have not ended
 _Account = TypeVar("_Account", bound=Account)
 
 
 class Status(IntEnum):
-    """How a script ended."""
+    """The result of a script."""
 
     DONE = 1
     EXISTS = 0
@@ -39,7 +40,10 @@ class Status(IntEnum):
 
 
 class Records:
-    """What one store has of teams and keys. Raises GatewayError, with `store_unavailable` if the store is."""
+    """The records of teams and keys in one store.
+
+    Raises GatewayError `store_unavailable` if the store is unavailable.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -53,7 +57,7 @@ class Records:
         return (await gather([self._store.call(script, keys, args)]))[0]
 
     async def hashes(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Reads several hashes. One that does not exist is empty; one that is no hash has only a field "name"."""
+        """Reads several hashes. A missing hash is empty. A key of another type has only a field "name"."""
         calls = [partial(self._store.run, "HGETALL", name) for name in names]
         return await gather_pages(self._store, calls, _read_hash, faults=True)
 
@@ -75,7 +79,10 @@ class Records:
         return team
 
     async def page(self, name: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
-        """Returns ids of a list in order of creation, and the next cursor. Raises `invalid_field` for a wrong one."""
+        """Returns ids of a list in order of creation, and the next cursor.
+
+        Raises `invalid_field` for a wrong cursor.
+        """
         start = 0
         if after is not None:
             rank = await self.run("ZRANK", name, after)
@@ -85,7 +92,7 @@ class Records:
         ids = [raw.decode() for raw in await self.run("ZRANGE", name, str(start), str(start + limit))]
         return ids[:limit], ids[limit - 1] if len(ids) > limit else None
 
-    async def listed(
+    async def list_accounts(
         self,
         name: str,
         limit: int,
@@ -95,12 +102,12 @@ class Records:
         read: Callable[[str, Mapping[str, str]], _Account],
         ended: bool,
     ) -> Page[_Account]:
-        """Returns a page of a list's accounts. Without `ended`, a page may be short and not be the last.
+        """Returns a page of a list's accounts. Without `ended`, a page may be short although it is not the last.
 
         Raises `invalid_field` for an unknown cursor.
         """
         found: list[_Account] = []
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_PAGES):
             ids, after = await self.page(name, limit - len(found), after)
             hashes = await self.hashes([hash_of(identifier) for identifier in ids])
             accounts = (read(identifier, stored) for identifier, stored in zip(ids, hashes, strict=True) if stored)
@@ -115,31 +122,32 @@ class Records:
         fields: Mapping[str, str],
         version: int | None,
         *,
-        decided: int | None = None,
-        called: str = "",
+        based_on: int | None = None,
+        expected_name: str = "",
         run_by_ms: str = "",
         until_ms: int | None = None,
     ) -> Status:
         """Changes one hash, if it still has this version and this name. Returns DONE, OTHER_NAME or LATE.
 
-        `decided`: the fields were decided from this version, and hold for it alone. Where the caller knows no version,
-        OTHER_VERSION is returned then, and the change begins anew. `until_ms`: they are true before this time. Raises
-        `version_mismatch`, and `not_allowed` for what was deleted or revoked.
+        `version`: the version that the client expects. `based_on`: the version from which the fields were computed;
+        they are valid for it only. If only `based_on` is given and the hash has another version, returns OTHER_VERSION.
+        `until_ms`: the time from which the fields are no longer valid. Raises `version_mismatch`, and `not_allowed` for
+        a deleted or revoked account.
         """
-        if decided is not None and version not in (None, decided):
-            raise changed_meanwhile(decided)
-        seen = decided if version is None else version
+        if based_on is not None and version not in (None, based_on):
+            raise changed_meanwhile(based_on)
+        expected = based_on if version is None else version
         if until_ms is not None:
             run_by_ms = str(min(until_ms - 1, int(run_by_ms or until_ms)))
         number, now = await self.call(
-            CONFIG, [name], ["" if seen is None else str(seen), called, run_by_ms, *flat(fields)]
+            CONFIG, [name], ["" if expected is None else str(expected), expected_name, run_by_ms, *flat(fields)]
         )
         status = Status(number)
         if status is Status.OTHER_VERSION and version is not None:
             raise changed_meanwhile(now)
         if status is Status.FINAL:
             raise GatewayError("not_allowed", "It was deleted or revoked, for good. Create a new one.", param="status")
-        return Status.DONE if status is Status.GONE else status  # who reads it next says what is missing
+        return Status.DONE if status is Status.GONE else status  # the caller reads it next, and raises the error
 
 
 def _read_hash(reply: list[bytes] | StoreError) -> dict[str, str]:
@@ -150,10 +158,10 @@ def _read_hash(reply: list[bytes] | StoreError) -> dict[str, str]:
 
 
 def flat(fields: Mapping[str, str]) -> list[str]:
-    """Returns fields and values in turns, as commands and scripts take them."""
+    """Returns fields and values in one list, in the form of arguments of commands and scripts."""
     return [word for pair in fields.items() for word in pair]
 
 
 def changed_meanwhile(version: int) -> GatewayError:
-    """Returns the error for a change of a version that is not the present one."""
+    """Returns the error for a change of an outdated version."""
     return GatewayError("version_mismatch", f"It was changed in the meantime: its version is now {version}.")

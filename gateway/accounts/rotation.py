@@ -2,14 +2,14 @@
 
     new secret     works at once, for as long as the key does
     old secrets    work until the end of the overlap that their own rotation set; an overlap of 0 ends them all now
-    MAX_SECRETS    secrets at most are valid at once; one more is refused, with the time at which the next one ends
+    MAX_SECRETS    secrets at most are valid at once; the error for one more has the time at which the next one ends
 
-With an idempotency key, a repeated rotation returns the same secret without one being stored. The secret is derived
-from the idempotency key, a random salt that the claim `gw:{T}:rotated:<sha256>` keeps, and the operator's pepper
-(`IdempotencyKey.seed`). A lost reply therefore leaves no unknown secret in force: the repeat shows the valid one. A
-copy of the store reveals no secret, because the store knows neither the pepper nor the idempotency key. rotate_v1 marks
-the claim "done" in the same step that adds the secret, so a repeat that arrives after a later rotation gets no secret
-and restores none.
+With an idempotency key, a repeated rotation returns the same secret, although no secret is stored. The secret is
+derived from the idempotency key, a random salt in the claim `gw:{T}:rotated:<sha256>`, and the operator's pepper
+(`IdempotencyKey.seed`). A lost reply therefore leaves no unknown valid secret: the repeat returns it. A copy of the
+store reveals no secret, because the store knows neither the pepper nor the idempotency key. rotate_v1 marks the claim
+"done" in the same step that adds the secret. A repeat that arrives after a later rotation therefore gets no secret and
+restores none.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What the scripts need to know of limits that they do not read by themselves: the field "rules". Pure.
+"""Compiles the limits that scripts do not read from fields of their own into the field "rules". Pure.
 
-    rule_fields(before, changes)             -> the fields to write beside a change, which hold for this version alone
-    derived_fields(before, changes, now_ms)  -> the same with those of overrides, and until when they hold
+    rule_fields(before, changes)             returns the fields to write with a change; valid for this version only
+    derived_fields(before, changes, now_ms)  returns these and the fields of overrides, and the end of their validity
 
-meters.lua explains the form. A rule has an id for as long as the limit is there, whatever its value becomes: what it
-has counted stays. A limit that is removed and set again gets another one, so that requests which ran meanwhile do not
-count back what nobody has counted. One that only an override sets is removed when that ends.
+meters.lua describes the form. A rule has an id, which stays the same while the limit exists, so that a new value keeps
+the counted amount. A limit that is removed and set again gets a new id, so that requests that ran meanwhile do not
+return amounts that the new limit has not counted. A limit that only an override sets ends with the override.
 """
 
 from __future__ import annotations
@@ -24,24 +24,29 @@ from gateway.protocol.model_spelling import folded
 RULES: Final = "rules"
 CALENDAR: Final = "calendar"
 MAX_RULES: Final = 32
-"""Of a team or a key. Each costs a few microseconds of the store's time per request."""
+"""The maximum for a team or a key. Each rule costs a few microseconds of the store's time per request."""
 _KINDS: Final[Mapping[str, int]] = MappingProxyType(
     {"rpm": 1, "tpm": 2, "concurrency": 3, "budget_usd": 4, "budget_tokens": 5}
 )
 _SLOT_MS: Final = 3_600_000 // 24
-"""A budget of the last hours is counted in 24 slots."""
-_NONE_YET: Final[Mapping[str, Override]] = MappingProxyType({})
+"""The width of a slot for each rolling hour, because a budget of the last hours is counted in 24 slots."""
+_NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 class Derived(NamedTuple):
-    """Fields that follow from a change. They are true before `until_ms`, by the store's clock; None: for good."""
+    """Fields that follow from a change.
+
+    By the store's clock they are valid until `until_ms`; with None, permanently.
+    """
 
     fields: dict[str, str]
     until_ms: int | None
 
 
 def derived_fields(before: Account, changes: Changes, now_ms: int) -> Derived:
-    """Returns what a change makes necessary, of overrides too. `now_ms` is the store's time, or 0 where there are none.
+    """Returns the fields that follow from a change, with those of overrides.
+
+    `now_ms` is the store's time, or 0 if there are no overrides.
 
     Raises GatewayError `invalid_field` for an override whose end has passed.
     """
@@ -52,28 +57,28 @@ def derived_fields(before: Account, changes: Changes, now_ms: int) -> Derived:
 
 
 def rule_fields(
-    before: Account | None, changes: Changes, overrides: Mapping[str, Override] = _NONE_YET, now_ms: int = 0
+    before: Account | None, changes: Changes, overrides: Mapping[str, Override] = _NO_OVERRIDES, now_ms: int = 0
 ) -> dict[str, str]:
-    """Returns the fields that a change makes necessary, "" for one that goes; none where nothing is compiled.
+    """Returns the compiled fields to write with a change; "" removes a field. Returns {} if nothing needs compiling.
 
-    They are true of the version that was read, so that they must not be written over another one; and, where there are
-    `overrides`, until the first of those that hold at `now_ms` ends.
+    They were computed from the version `before`, so they must not be written to another version. With `overrides`, they
+    are valid until the first override that applies at `now_ms` ends.
     """
-    moves = changes.timezone is not None or changes.anchor is not None
-    had = before.rules if before is not None else ""
+    changes_calendar = changes.timezone is not None or changes.anchor is not None
+    compiled_before = before.rules if before is not None else ""
     if (
-        not had
-        and not moves
+        not compiled_before
+        and not changes_calendar
         and not overrides
         and not any(name not in PLAIN and value is not None for name, value in changes.limits.items())
     ):
         return {}
     limits = {**(before.limits if before is not None else {}), **changes.limits}
-    kept = {name: value for name, value in limits.items() if value is not None}
-    timezone, anchor = _place(before, changes)
+    remaining = {name: value for name, value in limits.items() if value is not None}
+    timezone, anchor = _zone_and_anchor(before, changes)
     compiled: dict[str, Any] = {}
-    known = _ids(had, before, now_ms)
-    if rules := _compiled(kept, overrides, known, before.version if before is not None else 0):
+    known = _ids(compiled_before, before, now_ms)
+    if rules := _compile(remaining, overrides, known, before.version if before is not None else 0):
         compiled["rules"] = rules
     if of_plain := {name: one for name, one in overrides.items() if name in PLAIN}:
         compiled["overrides"] = [[PLAIN.index(name) + 1, *_for_a_while(of_plain[name])] for name in in_order(of_plain)]
@@ -81,14 +86,14 @@ def rule_fields(
         compiled |= {"local": local, "zone": f"{timezone} {anchor}"}
     if timezone:
         compiled["dated"] = True
-    if overrides and compiled.keys() <= {"overrides", "rules"} and all(name in PLAIN for name in kept):
+    if overrides and compiled.keys() <= {"overrides", "rules"} and all(name in PLAIN for name in remaining):
         compiled = {"ends": max(one.until_ms for one in overrides.values()) + KEPT_MS} | compiled
     fields = {RULES: orjson.dumps(compiled).decode() if compiled else ""}
-    return fields | ({CALENDAR: ""} if moves else {})
+    return fields | ({CALENDAR: ""} if changes_calendar else {})
 
 
-def _place(before: Account | None, changes: Changes) -> tuple[str, str]:
-    """Returns the time zone and the anchor behind a change; keys have none."""
+def _zone_and_anchor(before: Account | None, changes: Changes) -> tuple[str, str]:
+    """Returns the time zone and the anchor after a change. Keys have none."""
     timezone, anchor = (before.timezone, before.anchor) if isinstance(before, Team) else ("", "")
     return (
         timezone if changes.timezone is None else changes.timezone,
@@ -96,7 +101,7 @@ def _place(before: Account | None, changes: Changes) -> tuple[str, str]:
     )
 
 
-def _compiled(
+def _compile(
     limits: Mapping[str, int], overrides: Mapping[str, Override], ids: Mapping[str, str], version: int
 ) -> list[list[str | int]]:
     rules: list[list[str | int]] = []
@@ -106,7 +111,7 @@ def _compiled(
                 [
                     ids.get(name, f"{version}.{at}"),
                     name,
-                    _KINDS[read.what],
+                    _KINDS[read.base],
                     limits.get(name, False),
                     folded(read.pattern),
                     _period(read),
@@ -125,7 +130,7 @@ def _period(name: LimitName) -> str | int:
 
 
 def _ids(stored: str, before: Account | None, now_ms: int) -> dict[str, str]:
-    """The ids of the rules that there are."""
+    """Returns the ids of the stored rules by the names of their limits."""
     ids = {name: identifier for identifier, name, *_ in orjson.loads(stored or "{}").get("rules", ())}
     if before is None:
         return ids

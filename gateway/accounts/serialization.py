@@ -1,4 +1,4 @@
-"""Stored values as JSON: money as decimal strings in USD, times as ISO 8601, limits with what remains of them."""
+"""Stored values as JSON: money as decimal strings in USD, times as ISO 8601, limits with their remaining amounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.accounts.overrides import Override
 from gateway.billing.money import format_usd
 from gateway.protocol.timestamps import iso_time
 
-_NOTHING: Final[Mapping[str, Override]] = MappingProxyType({})
+_NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 def time_json(ms: int) -> str | None:
@@ -26,26 +26,26 @@ def balance_json(balance: Balance) -> dict[str, str]:
 
 
 def pause_json(pause: Pause | None) -> dict[str, str] | None:
-    """Returns since when a team is paused, and the request that cost more than was held for it; None: it is not."""
+    """Returns when the pause of a team began, and the request that cost more than its hold; None without a pause."""
     return None if pause is None else {"at": iso_time(pause.at_ms), "request_id": pause.request_id}
 
 
 def limits_json(view: View, scope: Literal["team", "key"], account: Account | None = None) -> dict[str, dict[str, Any]]:
-    """Returns each limit of a team or a key that holds now as {"limit", "remaining", "resets_at"}.
+    """Returns each present limit of a team or a key as {"limit", "remaining", "resets_at"}.
 
-    `resets_at` is the time at which the whole limit is available again, or null. With the account, those that hold for
-    a while instead of another have "override": until when, and the limit that holds again then. Such a limit is null if
-    there is none for that while.
+    `resets_at` is the time at which the whole limit is available again, or null. If the account is given, a limit with
+    an override has "override": the override's end, and the limit that applies after it. The limit is null if the
+    override removes it.
     """
     plain, rows = (view.team, view.team_rules) if scope == "team" else (view.key, view.key_rules)
     rules = {rule.name: rule for rule in rows}
-    overrides = account.overrides if account is not None else _NOTHING
+    overrides = account.overrides if account is not None else _NO_OVERRIDES
     overrides = {name: one for name, one in overrides.items() if one.holds(view.now_ms)}
     names = {name for name in plain if read_limit_name(name) is not None} | set(rules)
     found: dict[str, dict[str, Any]] = {}
     for name in in_order(names | set(overrides)):
         if name in names:
-            found[name] = _ruled(rules[name]) if name in rules else _limit(name, plain, view.now_ms)
+            found[name] = _rule_json(rules[name]) if name in rules else _limit_json(name, plain, view.now_ms)
         else:
             usd = "_usd" if _is_money(name) else ""
             found[name] = dict.fromkeys((f"limit{usd}", f"remaining{usd}", "resets_at"))
@@ -64,14 +64,14 @@ def _is_money(name: str) -> bool:
     return read is not None and read.is_money
 
 
-def _ruled(rule: Rule) -> dict[str, Any]:
+def _rule_json(rule: Rule) -> dict[str, Any]:
     name = read_limit_name(rule.name)
     if name is not None and name.is_budget:
-        return _budget(rule.limit, rule.used, time_json(rule.ends_ms), in_usd=name.is_money)
+        return _budget_json(rule.limit, rule.used, time_json(rule.ends_ms), in_usd=name.is_money)
     return {"limit": rule.limit, "remaining": rule.left, "resets_at": time_json(rule.ends_ms)}
 
 
-def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
+def _limit_json(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
     limit = view[name]
     if name in ("rpm", "tpm"):
         wait_ms = view[f"{name}_reset_ms"]
@@ -84,10 +84,10 @@ def _limit(name: str, view: Mapping[str, int], now_ms: int) -> dict[str, Any]:
     _, unit, period = name.split("_")
     used = view[f"used_{period}_{unit}"]
     resets_at = None if period == "total" else iso_time(view[f"{period}_ends_ms"])
-    return _budget(limit, used, resets_at, in_usd=unit == "usd")
+    return _budget_json(limit, used, resets_at, in_usd=unit == "usd")
 
 
-def _budget(limit: int, used: int, resets_at: str | None, *, in_usd: bool) -> dict[str, Any]:
+def _budget_json(limit: int, used: int, resets_at: str | None, *, in_usd: bool) -> dict[str, Any]:
     if in_usd:
         return {
             "limit_usd": format_usd(limit),

@@ -1,11 +1,11 @@
-"""Dashboard sessions: who is signed in, for how long, and how many attempts an address may make.
+"""Dashboard sessions, and the bound for failed sign-ins of an address.
 
     gw:session:<sha256 of the token>   "<admin id> <start, ms> <proof>"   TTL: the idle timeout; renewed by use
     gw:sign-in:<sha256 of the host>    number of wrong keys               TTL: the window
 
-The token exists only in the browser's cookie. `proof` is HMAC(token, root key) and ties a session of the root key to
-that key: changing the root key ends its sessions. A deleted or expired admin key ends its sessions with the next
-request.
+The token exists only in the browser's cookie. `proof` is HMAC(token, root key). It ties a session of the root key to
+that key, so that changing the root key ends its sessions. After an admin key is deleted or expires, the next request of
+its sessions is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIGNED_IN: Final = "gateway.signed_in"
 
 
 class Sessions:
-    """The sessions of one store. Raises GatewayError `store_unavailable` where the store is away."""
+    """The sessions of one store. Raises GatewayError `store_unavailable` if the store is unavailable."""
 
     def __init__(self, store: Store, admins: Admins, *, ttl_s: int, max_attempts: int) -> None:
         self._store = store
@@ -71,21 +71,21 @@ class Sessions:
         await gather([self._store.run("DEL", keyspace.session(token))])
 
     async def count_failure(self, host: str) -> None:
-        """Counts an attempt to sign in with a wrong key. A right key is not asked for: nobody can lock it out.
+        """Counts an attempt to sign in with a wrong key. A right key always signs in, so that nobody can lock it out.
 
         Raises GatewayError `rate_limit_exceeded` if there were too many.
         """
         await self._count(host, self._max_attempts)
 
     async def count_attempt(self, host: str, what: str = "sign-ins", factor: int = 1) -> None:
-        """Counts a step of a sign-in at the identity provider: `factor` times as many are allowed as wrong keys.
+        """Counts a step of a sign-in at the identity provider. `factor` times as many steps are allowed as wrong keys.
 
         Raises GatewayError `rate_limit_exceeded` if there were too many.
         """
         await self._count(f"{what} {host}", factor * self._max_attempts)
 
-    async def _count(self, counted: str, most: int) -> None:
-        name = keyspace.sign_in(counted)
+    async def _count(self, counter: str, max_attempts: int) -> None:
+        name = keyspace.sign_in(counter)
         # Both commands go out in one write. PEXPIRE sets a TTL on a new key only, so no counter is left without one.
         replies = await gather(
             [
@@ -94,7 +94,7 @@ class Sessions:
                 self._store.run("PTTL", name),
             ]
         )
-        if replies[0] > most:
+        if replies[0] > max_attempts:
             wait_ms = max(1, replies[2])
             raise GatewayError(
                 "rate_limit_exceeded",

@@ -1,7 +1,7 @@
-"""Sign-in by an identity provider: a person's groups become an admin key that lasts for a working day.
+"""Sign-in by an identity provider. A person's groups decide the scope of an admin key, which expires after a while.
 
-So there is one kind of admin. A browser's session belongs to such a key, and a command line holds its text. It has the
-person's name in lists and in the audit log, and whoever may delete admin keys can end it at once.
+People and programs are therefore the same kind of admin. A browser's session belongs to such a key, and the command
+line stores its text. Lists and the audit log show the key with the person's name. Deleting the key ends the sign-in.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from gateway.oidc.provider import Device, IdentityProvider
 
 
 class SingleSignOn:
-    """Turns people into admins. `provider` says who somebody is, `grants` what the members of a group may do.
+    """Creates admin keys for people. `provider` authenticates them; `grants` maps their groups to scopes.
 
-    `label` is the provider's name on the sign-in page. `lasts_s` is how long a sign-in lasts.
+    `label` is the provider's name on the sign-in page. `lasts_s` is the lifetime of a sign-in.
     Raises GatewayError `sign_in_failed`, `identity_provider_unavailable`, `store_unavailable`.
     """
 

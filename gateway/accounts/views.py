@@ -1,7 +1,7 @@
 """The enforced limits with their present usage, computed by the same Lua functions that enforce them.
 
-read_views(store, subjects, burst)      of many teams and keys; a view may have a fault
-view_call(store, team_id, key_id, ...)  one of its calls
+read_views(store, subjects, burst)      returns the views of many teams and keys; a view may have a fault
+view_call(store, team_id, key_id, ...)  sends one of these calls
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from gateway.store.store import Store, StoreError
 
 VIEW: Final = Script.load("view_v3")
 Subject = tuple[str, str | None]
-"""(team id, key id), or (team id, None) for the team alone."""
+"""(team id, key id), or (team id, None) for a team without a key."""
 
 
 async def read_views(store: Store, subjects: Sequence[Subject], burst: str) -> list[View]:
-    """Returns the views of teams and keys. `burst`: the share of a minute's limit that comes at once, in thousandths.
+    """Returns the views of teams and keys. `burst`: the share of a minute's limit that may be used at once, in 1/1000.
 
     Raises GatewayError, `store_unavailable` among others.
     """
     views = await _read(store, subjects, burst)
-    lacking = {team_id: view.now_ms for (team_id, _), view in zip(subjects, views, strict=True) if view.lacks_calendar}
-    if not lacking:
+    without_calendar = {
+        team_id: view.now_ms for (team_id, _), view in zip(subjects, views, strict=True) if view.lacks_calendar
+    }
+    if not without_calendar:
         return views
-    await gather([asyncio.ensure_future(write_calendar(store, *one)) for one in lacking.items()])
+    await gather([asyncio.ensure_future(write_calendar(store, *one)) for one in without_calendar.items()])
     return await _read(store, subjects, burst)
 
 
 def view_call(store: Store, team_id: str, key_id: str | None, burst: str) -> asyncio.Future[Any]:
-    """Asks for one view; `entities.read_view` reads the reply."""
+    """Sends the call for one view. `entities.read_view` parses the reply."""
     keys = TeamKeys(team_id)
     names = [keys.team, keys.state, *([keys.key(key_id)] if key_id else [])]
     return store.call(VIEW, names, [key_id or "", burst])

@@ -9,7 +9,7 @@ from typing import Any, Final
 from fastapi import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gateway.accounts.limit_names import LIMITS, read_limit_name, span
+from gateway.accounts.limit_names import LIMITS, period_in_words, read_limit_name
 from gateway.reporting.latency_buckets import duration
 
 _SAID: Final[Mapping[str, str]] = {
@@ -28,7 +28,7 @@ def limit_label(name: str | None) -> str:
     read = read_limit_name(name or "")
     if read is None:
         return words(name)
-    said = _SAID.get(read.what) or f"{_UNITS[read.what]} {span(read)}"
+    said = _SAID.get(read.base) or f"{_UNITS[read.base]} {period_in_words(read)}"
     return f"{said} for {read.pattern}" if read.pattern else said
 
 

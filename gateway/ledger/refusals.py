@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from gateway.accounts.limit_names import LimitName, read_limit_name, span
+from gateway.accounts.limit_names import LimitName, period_in_words, read_limit_name
 from gateway.billing.hold import WorstCase, affordable_output_tokens
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError, JsonScalar
@@ -227,7 +227,8 @@ def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
         )
     return GatewayError(
         "insufficient_quota",
-        f"This {refusal.scope} has a budget of {limit} {span(name)}{refusal.for_models}; {used} are used or held, "
+        f"This {refusal.scope} has a budget of {limit} {period_in_words(name)}{refusal.for_models}; "
+        f"{used} are used or held, "
         f"and this request may take {required}.",
         wait_ms=refusal.wait_ms,
         explain={

@@ -239,9 +239,9 @@ async def test_a_calendar_that_came_too_late_is_not_stored(parts: LedgerParts) -
     team = await parts.accounts.team(key.team_id)
     await parts.accounts.update_team(team, Changes(timezone="Asia/Kolkata"))
     name, found = TeamKeys(team.id).team, Calendar.around(await now_ms(parts), "", "")
-    assert await parts.store.call(CALENDAR, [name], ["", "", found.stored()]) == 0
+    assert await parts.store.call(CALENDAR, [name], ["", "", found.to_json()]) == 0
     assert await parts.store.run("HGET", name, "calendar") is None
-    assert await parts.store.call(CALENDAR, [TeamKeys("nobody").team], ["", "", found.stored()]) == 0
+    assert await parts.store.call(CALENDAR, [TeamKeys("nobody").team], ["", "", found.to_json()]) == 0
     assert await refused_by(parts, key) is None
     assert b"until_ms" in await parts.store.run("HGET", name, "calendar")
 

@@ -46,7 +46,7 @@ def key(**changes: Any) -> Key:
         "team_id": "t1",
         "secrets": (),
         "cut_at_cap": False,
-        "held": {},
+        "operator_values": {},
         "origins_known": True,
     }
     return Key(**{**values, **changes})

@@ -17,7 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from starlette.responses import JSONResponse
 
-from gateway.accounts.admin_keys import MOST_SIGN_INS
+from gateway.accounts.admin_keys import MAX_SIGN_INS
 from tests.support.admins import admin_client, code_of, done, new_team
 from tests.support.dashboard_client import DashboardClient, signed_out
 from tests.support.gateway import RunningGateway, running_gateway
@@ -273,9 +273,9 @@ def test_a_person_has_a_bounded_number_of_sign_ins(
     gateway: RunningGateway, provider: Provider, browser: DashboardClient
 ) -> None:
     provider.person |= {"sub": "often", "email": "often@example.com"}
-    for _ in range(MOST_SIGN_INS + 2):
+    for _ in range(MAX_SIGN_INS + 2):
         assert sign_in(browser).status_code == 200
-    assert len(whoami(gateway, "often@example.com")) == MOST_SIGN_INS
+    assert len(whoami(gateway, "often@example.com")) == MAX_SIGN_INS
 
 
 @pytest.fixture

@@ -66,8 +66,8 @@ ADMIN_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "what a lead may change is decided for one version of the key",
         "gateway/accounts/accounts.py",
-        "decided=key.version if decides else None",
-        "decided=None",
+        "based_on=key.version if depends_on_version else None",
+        "based_on=None",
         "tests/operators/test_who_set_a_limit.py::test_a_lead_who_read_the_key_before_the_operator_lifts_nothing",
     ),
 )

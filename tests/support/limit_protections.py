@@ -47,8 +47,8 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "changes at once lose no limit",
         "gateway/accounts/accounts.py",
-        "decided=team.version if derived.fields else None",
-        "decided=None",
+        "based_on=team.version if derived.fields else None",
+        "based_on=None",
         f"{_TEST}::test_changes_at_once_lose_no_limit",
     ),
     Protection(

@@ -219,7 +219,7 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a lead lifts nothing that an operator set",
         "gateway/accounts/authority.py",
-        "if held and not _is_as_tight(name, value, held):",
+        "if operator_value and not _is_as_tight(name, value, operator_value):",
         "if False:",
         "tests/operators/test_who_set_a_limit.py::test_a_lead_cannot_lift_what_an_operator_set",
     ),

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.accounts import limit_names
-from gateway.accounts.authority import held_fields
+from gateway.accounts.authority import operator_fields
 from gateway.accounts.entities import RESTRICTIONS, Changes, Key, read_key
 from gateway.errors import GatewayError
 from gateway.protocol.operations import names_of
@@ -71,11 +71,11 @@ def as_tight(stored: Mapping[str, str], bound: Mapping[str, str]) -> bool:
 
 @given(steps)
 def test_whatever_leads_send_a_key_stays_within_what_operators_set(history: list[tuple[bool, Changes]]) -> None:
-    stored = apply(KEY, held_fields(None, Changes(), by_operator=True))
+    stored = apply(KEY, operator_fields(None, Changes(), by_operator=True))
     bound: dict[str, str] = {}
     for by_operator, change in history:
         try:
-            held = held_fields(key_of(stored), change, by_operator=by_operator)
+            held = operator_fields(key_of(stored), change, by_operator=by_operator)
         except GatewayError:
             assert not by_operator
             continue
@@ -87,10 +87,10 @@ def test_whatever_leads_send_a_key_stays_within_what_operators_set(history: list
 
 @given(steps)
 def test_what_leads_set_they_may_lift(history: list[tuple[bool, Changes]]) -> None:
-    stored = apply(KEY, held_fields(None, Changes(), by_operator=False))
+    stored = apply(KEY, operator_fields(None, Changes(), by_operator=False))
     for _, change in history:
-        stored = apply(stored, {**change.fields(), **held_fields(key_of(stored), change, by_operator=False)})
-    assert key_of(stored).held == {}
+        stored = apply(stored, {**change.fields(), **operator_fields(key_of(stored), change, by_operator=False)})
+    assert key_of(stored).operator_values == {}
 
 
 @given(changes, changes)
@@ -98,21 +98,23 @@ def test_what_restricts_a_key_of_an_older_version_counts_as_an_operators(before:
     stored = apply(KEY, before.fields())
     assume(stored["status"] != "revoked")
     try:
-        held = held_fields(key_of(stored), change, by_operator=False)
+        held = operator_fields(key_of(stored), change, by_operator=False)
     except GatewayError:
         return
     after = apply(stored, {**change.fields(), **held})
     assert as_tight(after, stored)
     assert key_of(after).origins_known
-    assert key_of(after).held == key_of(stored).held, "what a lead tightened may be lifted up to what was there before"
+    assert key_of(after).operator_values == key_of(stored).operator_values, (
+        "what a lead tightened may be lifted up to what was there before"
+    )
 
 
 def test_an_operator_releases_a_restriction_without_lifting_it() -> None:
-    stored = apply(KEY, {"rpm": "5", **held_fields(None, Changes(limits={"rpm": 5}), by_operator=True)})
+    stored = apply(KEY, {"rpm": "5", **operator_fields(None, Changes(limits={"rpm": 5}), by_operator=True)})
     with pytest.raises(GatewayError, match="not lift"):
-        held_fields(key_of(stored), Changes(limits={"rpm": None}), by_operator=False)
+        operator_fields(key_of(stored), Changes(limits={"rpm": None}), by_operator=False)
     with pytest.raises(GatewayError, match="Only an operator"):
-        held_fields(key_of(stored), Changes(release=("rpm",)), by_operator=False)
-    stored = apply(stored, held_fields(key_of(stored), Changes(release=("rpm",)), by_operator=True))
+        operator_fields(key_of(stored), Changes(release=("rpm",)), by_operator=False)
+    stored = apply(stored, operator_fields(key_of(stored), Changes(release=("rpm",)), by_operator=True))
     assert stored["rpm"] == "5"
-    held_fields(key_of(stored), Changes(limits={"rpm": None}), by_operator=False)
+    operator_fields(key_of(stored), Changes(limits={"rpm": None}), by_operator=False)

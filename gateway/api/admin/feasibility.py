@@ -136,7 +136,7 @@ def _refuse_too_small(
             least_of[pattern] = _least(snapshot, [*lists, (pattern,) if pattern else ()])
         least, needed = least_of[pattern], ""
         read = read_limit_name(name)
-        counts_tokens = read is not None and read.what in ("tpm", "budget_tokens")
+        counts_tokens = read is not None and read.base in ("tpm", "budget_tokens")
         if read is not None and read.is_money and least is not None and value < least.nano_usd:
             needed = f"{format_usd(least.nano_usd)} USD, of the model {least.model!r}"
         elif counts_tokens and value < _LEAST_TOKENS:

@@ -104,7 +104,7 @@ class Limits(BaseModel):
             if read is None:
                 wrong = InitErrorDetails(type="extra_forbidden", loc=(name,), input=value)
                 raise ValidationError.from_exception_data(cls.__name__, [wrong])
-            checked |= _MANY[read.what].validate_python({name: value})
+            checked |= _MANY[read.base].validate_python({name: value})
         return {**given, **checked}
 
     def changes(self) -> dict[str, int | None]:

@@ -22,8 +22,8 @@ from pydantic import (
 
 from gateway.accounts.accounts import Changes
 from gateway.accounts.authority import param_of
-from gateway.accounts.entities import RESTRICTIONS, is_holdable
-from gateway.accounts.periods import LONGEST_NAME, zone_of
+from gateway.accounts.entities import RESTRICTIONS, is_restriction
+from gateway.accounts.periods import MAX_ZONE_LENGTH, zone_of
 from gateway.accounts.rotation import MAX_OVERLAP_S
 from gateway.api.admin.limit_models import NO_LIMITS, Limits, PositiveUsd, Usd
 from gateway.api.admin.moments import Moment, epoch_ms
@@ -61,13 +61,13 @@ Operations = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_len
 Flag = Annotated[bool, Strict()]
 
 
-_HELD: Final[Mapping[str, str]] = MappingProxyType({param_of(name): name for name in RESTRICTIONS})
+_RESTRICTION_FIELDS: Final[Mapping[str, str]] = MappingProxyType({param_of(name): name for name in RESTRICTIONS})
 
 
 def _holdable(param: str) -> str:
-    name = _HELD.get(param, param.removeprefix("limits."))
-    if param not in (*_HELD, f"limits.{name}") or not is_holdable(name):
-        raise ValueError(f"one of {', '.join(_HELD)}, or a limit such as limits.rpm")
+    name = _RESTRICTION_FIELDS.get(param, param.removeprefix("limits."))
+    if param not in (*_RESTRICTION_FIELDS, f"limits.{name}") or not is_restriction(name):
+        raise ValueError(f"one of {', '.join(_RESTRICTION_FIELDS)}, or a limit such as limits.rpm")
     return name
 
 
@@ -86,7 +86,7 @@ def _anchor(day: date) -> date:
     return day
 
 
-Zone = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_zone)]
+Zone = Annotated[str, Field(min_length=1, max_length=MAX_ZONE_LENGTH), AfterValidator(_zone)]
 Anchor = Annotated[date, AfterValidator(_anchor)]
 TIMEZONE: Final = Field(default=None, description="A name of the IANA database, such as Asia/Kolkata; null: UTC")
 ANCHOR: Final = Field(default=None, description="A day on which weeks, months and quarters of budgets begin")

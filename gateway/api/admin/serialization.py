@@ -67,7 +67,7 @@ def key_json(key: Key, view: View) -> dict[str, Any]:
         "limits": limits_json(view, "key", key),
         "fault": key.fault or view.fault or None,
         "cut_at_cap": key.cut_at_cap,
-        "set_by_operator": sorted([*map(param_of, key.held), *_overridden_by_operator(key, view)]),
+        "set_by_operator": sorted([*map(param_of, key.operator_values), *_overridden_by_operator(key, view)]),
         "secrets": [
             {
                 "sha256_prefix": secret.sha256[:_PREFIX],

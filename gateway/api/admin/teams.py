@@ -37,7 +37,7 @@ async def list_teams(request: Request, limit: Limit = 100, after: After = None, 
     own = await team_asked(request, None)
     page = Page((own,), None) if own is not None else await accounts.teams(limit, after, ended=ended)
     views = await accounts.views([(team.id, None) for team in page.data])
-    rows = zip(page.data, views, await accounts.waiting(page.data), strict=True)
+    rows = zip(page.data, views, await accounts.queue_lengths(page.data), strict=True)
     shown = ({**team_json(team, view), "waiting": waiting} for team, view, waiting in rows)
     return await page_answer(services_of(request).store, shown, page)
 
@@ -75,5 +75,5 @@ async def delete_team(request: Request, response: Response, team: str) -> dict[s
 async def _shown(accounts: Accounts, team: Team, response: Response) -> dict[str, Any]:
     response.headers["etag"] = f'"{team.version}"'
     [view] = await accounts.views([(team.id, None)])
-    [waiting] = await accounts.waiting([team])
+    [waiting] = await accounts.queue_lengths([team])
     return {**team_json(team, view), "waiting": waiting}
