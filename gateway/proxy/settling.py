@@ -97,7 +97,7 @@ class Settler:
 def referable_response_id(exchange: Exchange) -> str | None:
     """Returns the id of the new response, if later requests can refer to it."""
     admitted, _, record, answer = exchange
-    kept = admitted.request.store and admitted.route.rule.state != "none"
+    kept = admitted.request.store and admitted.route.rule.state == "upstream"
     if not admitted.target.operation.makes_response or not kept or not answer.answered:
         return None
     found = record.response_id if answer.stream is None else answer.response_id

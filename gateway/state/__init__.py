@@ -3,6 +3,7 @@
 items           one item in its three forms: from a client, to a client, to an upstream
 chain           resolves earlier turns and a new input into the input that is sent upstream
 past            what a turn continues
+own_ids         ids that the gateway has made
 references      finds the items that references name
 rewriting       the fields of an answer that the gateway changes
 large_work      long parsing and serializing: in threads, in short calls

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from gateway.protocol.lenient_json import dumps, parse_json
 from gateway.state.chain import Link, since_compaction
 from gateway.state.items import Item, shown, with_ids
 from gateway.state.large_work import LargeWork, dump_whole, is_long, parse_whole
+from gateway.state.own_ids import new_id
 from gateway.state.records import Sealer, pack_bytes, unpack_bytes
 from gateway.state.responses import StatePolicy
 from gateway.store.keyspace import TeamKeys
@@ -109,7 +109,7 @@ class Conversations:
 
     async def create(self, team_id: str, metadata: dict[str, Any], items: Sequence[Item]) -> Conversation:
         """Creates a conversation with these items. It is returned without them."""
-        identifier = f"conv_{secrets.token_hex(24)}"
+        identifier = new_id("conv")
         created_at = int(time.time())
         await self._change(team_id, identifier, "create", self._meta(team_id, created_at, metadata))
         if items:

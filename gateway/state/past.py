@@ -9,8 +9,9 @@
 | a stored response                        | its chain, and the conversation in which it was made, as that |
 |                                          | was then                                                      |
 | a conversation                           | its items since the latest compaction                         |
-| what is not stored here, on a route with | what its provider has: the id is passed on together with the  |
-|   `foreign_ids = "pass"`                 | input that follows                                            |
+| what is not stored here and was not made | what its provider has: the id is passed on together with the  |
+|   here, on a route with                  | input that follows                                            |
+|   `foreign_ids = "pass"`                 |                                                               |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gateway.identity.api_keys import ApiKey
 from gateway.state.chain import Link, last_compaction
 from gateway.state.conversations import LOCK_LIFE_S, Conversations
 from gateway.state.items import has_encrypted_reasoning
+from gateway.state.own_ids import is_own
 from gateway.state.records import StoredResponse
 from gateway.state.responses import MissingResponse, ResponseStore, previous_not_found
 
@@ -121,7 +123,7 @@ class Pasts:
         try:
             await self._conversations.lock(team_id, conversation, lock, LOCK_LIFE_S)
         except GatewayError as error:
-            if error.code != "conversation_not_found" or not request.passes_foreign_ids:
+            if error.code != "conversation_not_found" or not _may_be_the_providers(request, conversation):
                 raise
             return Past(base=ProviderBase(CONVERSATION, conversation))
         try:
@@ -150,7 +152,7 @@ class Pasts:
         try:
             records = await self._responses.chain(request.key, previous)
         except MissingResponse as missing:
-            if not request.passes_foreign_ids or missing.response_id != previous:
+            if missing.response_id != previous or not _may_be_the_providers(request, previous):
                 raise
             return Past(parent=previous, base=ProviderBase(PREVIOUS, previous))
         links = [Link(record.response_id, record.input, record.output) for record in records]
@@ -177,6 +179,11 @@ class Pasts:
                 raise
             raise previous_not_found(_conversation_of(root) or "") from None
         return [] if found is None else [found]
+
+
+def _may_be_the_providers(request: PastRequest, identifier: str) -> bool:
+    """Whether what is not stored here may be named to the provider. See own_ids.py."""
+    return request.passes_foreign_ids and not is_own(identifier)
 
 
 def _conversation_of(record: StoredResponse) -> str | None:

@@ -135,15 +135,17 @@ class ResponseStore:
 
     async def read(self, team_id: str, response_id: str) -> StoredResponse | None:
         """Returns a response of the team with its present status, or None. It may be a temporary one."""
-        contents, *_, jobs, _, temporary = TeamKeys(team_id).background_response(response_id)
+        contents, _, use, _, jobs, _, temporary = TeamKeys(team_id).background_response(response_id)
         # The job is read first. If there is none any more, the response that is read next has its last state.
         calls = [
             self.store.run("HGET", jobs, response_id),
             self.store.run("HGET", contents, response_id),
+            self.store.run("ZSCORE", use, response_id),
             self.store.run("GET", temporary),
         ]
-        job, stored, temporary_record = await gather(calls)
-        record = await self._open(team_id, stored if stored is not None else temporary_record)
+        job, stored, used, temporary_record = await gather(calls)
+        is_stored = stored is not None and not self._has_expired(used)
+        record = await self._open(team_id, stored if is_stored else temporary_record)
         if record is None or record.status not in RUNNING:
             return record
         if record.response.get("background") is not True:
@@ -208,15 +210,20 @@ class ResponseStore:
 
     async def item(self, team_id: str, item_id: str) -> Item | None:
         """Returns the output item with this id, from the latest response that has one."""
-        contents, _, _, items = TeamKeys(team_id).stored_responses
+        contents, _, use, items = TeamKeys(team_id).stored_responses
         response_id = (await gather([self.store.run("HGET", items, item_id)]))[0]
         if response_id is None:
             return None
-        packed = (await gather([self.store.run("HGET", contents, response_id)]))[0]
-        record = await self._open(team_id, packed)
+        calls = [self.store.run("HGET", contents, response_id), self.store.run("ZSCORE", use, response_id)]
+        packed, used = await gather(calls)
+        record = None if self._has_expired(used) else await self._open(team_id, packed)
         if record is None:
             return None
         return next((item for item in reversed(record.output) if item.get("id") == item_id), None)
+
+    def _has_expired(self, used: bytes | None) -> bool:
+        """Whether a response that was used then, as `response_entries.lua` notes it, has outlived its lifetime."""
+        return used is None or float(used) < (time.time() - self.policy.ttl_s) * 1_000_000
 
     async def _walk(self, key: ApiKey, response_id: str) -> list[str]:
         """Returns the ids of a chain, from this response to its root, and renews the lifetime of each."""

@@ -2,7 +2,8 @@
 
 | field                  | reason for the change                                                                     |
 |------------------------|-------------------------------------------------------------------------------------------|
-| `id`                   | the provider's id is unusable: no `resp_`, more than 64 characters, or already taken      |
+| `id`                   | the provider's id is unusable: no `resp_`, more than 64 characters, or already taken; or  |
+|                        | foreign ids pass on the route (own_ids.py)                                                |
 | `previous_response_id` | the provider did not receive it, and answers null                                         |
 | `store`                | the provider received false, but clients continue a response only if it says true         |
 | `conversation`         | the provider did not receive it                                                           |

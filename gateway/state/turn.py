@@ -6,7 +6,6 @@ A response that cannot be stored is sent with `store: false`, so that its client
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from gateway.state.conversations import Conversations
 from gateway.state.items import Item, with_ids
 from gateway.state.large_work import parse_object_whole
 from gateway.state.output_changes import OutputChange, PrefixedOutput
+from gateway.state.own_ids import new_id
 from gateway.state.past import Past, ProviderBase
 from gateway.state.records import StoredResponse
 from gateway.state.responses import PutResult, ResponseStore
@@ -72,6 +72,7 @@ class Turn:
     `window` is its whole input, with what it continues. `output_change` is how compaction changes its output.
 
     `without_encrypted_reasoning` makes the body without reasoning in encrypted form; None if there is none in it.
+    `has_own_id`: the response never has its provider's id, see own_ids.py.
 
     Mutable: the response's id once it is known, whether it is stored, and the output so far.
     """
@@ -89,6 +90,7 @@ class Turn:
     maker: str = ""
     without_encrypted_reasoning: Callable[[], bytes] | None = None
     response_id: str | None = None
+    has_own_id: bool = False
     _reserved: bool = False
     _ended: bool = False
     _partial: list[bytes] = field(default_factory=list)  # the event that is not complete yet
@@ -298,7 +300,7 @@ class Turn:
 
     def _id_for(self, response: dict[str, Any]) -> str:
         identifier = response.get("id")
-        return str(identifier) if is_usable_id(identifier) else new_response_id()
+        return str(identifier) if is_usable_id(identifier) and not self.has_own_id else new_response_id()
 
     def _changes(self, response: Mapping[str, Any], *, kept: bool) -> dict[str, Any]:
         """Returns the fields of the table in `rewriting` in which the response differs from the provider's."""
@@ -314,4 +316,4 @@ class Turn:
 
 def new_response_id() -> str:
     """Returns a new response id."""
-    return f"resp_{secrets.token_hex(24)}"
+    return new_id("resp")

@@ -130,6 +130,7 @@ class Turns:
             output_change=output_change,
             due=due,
             without_encrypted_reasoning=without_reasoning,
+            has_own_id=request.passes_foreign_ids,
         )
 
     async def begin_compaction(self, key: ApiKey, body: Body, rule: RouteRule) -> Turn:
@@ -156,7 +157,7 @@ class Turns:
             if past.conversation is not None:
                 check_number(new, "input")
             new = await self.references.resolved(
-                key.team_id, new, past.links, past.conversation, passes_foreign_ids=request.passes_foreign_ids
+                key.team_id, new, past.links, past.conversation, passes_foreign_ids=request.passes_foreign_items
             )
             items, upstream_input = await self._upstream_input(request, past, new)
         except BaseException:
@@ -223,6 +224,11 @@ class _Request:
     def passes_foreign_ids(self) -> bool:
         """See `past.PastRequest`."""
         return self.rule.foreign_ids == "pass"
+
+    @property
+    def passes_foreign_items(self) -> bool:
+        """Whether names of items may be sent on: not to a provider that stores what it answers here, under its ids."""
+        return self.passes_foreign_ids and self.rule.upstream_store == "false"
 
 
 @dataclass(slots=True)

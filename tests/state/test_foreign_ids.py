@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.state.own_ids import is_own, new_id
+from gateway.state.rewriting import is_usable_id
+from gateway.store.keyspace import TeamKeys
 from tests.state.answers import MODEL, answer, message
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.post_only_provider import PostOnlyProvider
@@ -87,9 +92,9 @@ def test_an_output_may_answer_a_call_that_only_the_provider_has(
     provider.next(answer("more", "resp_more_done"))
     with gateway.http(key) as client:
         body = {"model": MODEL, "input": [result], "previous_response_id": "resp_calling"}
-        assert shown(client.post("/v1/responses", json=body))["id"] == "resp_done"
-        body = {"model": MODEL, "input": "More.", "previous_response_id": "resp_done"}
-        assert shown(client.post("/v1/responses", json=body))["id"] == "resp_more_done"
+        done = shown(client.post("/v1/responses", json=body))["id"]
+        body = {"model": MODEL, "input": "More.", "previous_response_id": done}
+        assert shown(client.post("/v1/responses", json=body))["previous_response_id"] == done
         twice = client.post("/v1/responses", json={**body, "input": [{**result, "output": "2"}]})
         assert (twice.status_code, "call_theirs" in twice.text) == (400, True)
 
@@ -101,10 +106,10 @@ def test_a_conversation_of_the_providers_is_named_and_it_may_store_the_turn(
     with gateway.http(key) as client:
         got = shown(client.post("/v1/responses", json={"model": MODEL, "input": "x", "conversation": "conv_theirs"}))
         assert got["conversation"] == {"id": "conv_theirs"}
-        assert client.get("/v1/responses/resp_in_theirs").status_code == 200
+        assert client.get(f"/v1/responses/{got['id']}").status_code == 200
         sent = provider.received[-1]
         assert (sent["conversation"], sent["input"], "store" in sent) == ("conv_theirs", "x", False)
-        continued = {"model": MODEL, "input": "x", "previous_response_id": "resp_in_theirs"}
+        continued = {"model": MODEL, "input": "x", "previous_response_id": got["id"]}
         refused = client.post("/v1/responses", json=continued).json()["error"]
         assert (refused["param"], "conversation" in refused["message"]) == ("previous_response_id", True)
         asks = {"model": MODEL, "conversation": "conv_theirs"}
@@ -181,8 +186,8 @@ def test_what_only_the_provider_can_see_is_held_for(
     provider.next(answer("a", "resp_held"))
     with gateway.http(key) as client:
         body = {"model": MODEL, "input": "x", "previous_response_id": "resp_long", "max_output_tokens": 1}
-        shown(client.post("/v1/responses", json=body))
-        for previous in ("resp_long", "resp_held"):
+        held = shown(client.post("/v1/responses", json=body))["id"]
+        for previous in ("resp_long", held):
             again = {**body, "previous_response_id": previous}
             dry = client.post("/v1/responses", json=again, headers={"x-gateway-dry-run": "true"}).json()
             assert held_usd(dry) >= RESERVED_USD
@@ -209,19 +214,22 @@ def test_a_response_from_before_the_gateway_kept_them_goes_on_and_its_length_is_
 
 
 def test_a_chain_through_a_deleted_response_stays_refused(
-    provider: PostOnlyProvider, gateway: RunningGateway, key: NewKey
+    shared_store: Server, provider: PostOnlyProvider, gateway: RunningGateway, tmp_path: Path
 ) -> None:
+    """It was made before foreign ids passed, under the provider's ids."""
+    with running_gateway(shared_store.url, provider.url, tmp_path, route={"state": "gateway"}) as before:
+        key, made = before.new_key(), [""]
+        with before.http(key) as client:
+            for number in range(2):
+                provider.next(answer("x", f"resp_through_{number}"))
+                body = {"model": MODEL, "input": "x", "previous_response_id": made[-1] or None}
+                made.append(shown(client.post("/v1/responses", json=body))["id"])
+            client.delete("/v1/responses/resp_through_0")
+    calls = len(provider.received)
     with gateway.http(key) as client:
-        previous = None
-        for number in range(2):
-            provider.next(answer("x", f"resp_through_{number}"))
-            body = {"model": MODEL, "input": "x", "previous_response_id": previous}
-            previous = shown(client.post("/v1/responses", json=body))["id"]
-        client.delete("/v1/responses/resp_through_0")
-        calls = len(provider.received)
-        got = client.post("/v1/responses", json={"model": MODEL, "input": "x", "previous_response_id": previous})
-        assert (got.status_code, "resp_through_0" in got.text) == (400, True)
-        assert len(provider.received) == calls
+        got = client.post("/v1/responses", json={"model": MODEL, "input": "x", "previous_response_id": made[-1]})
+    assert (got.status_code, "resp_through_0" in got.text) == (400, True)
+    assert len(provider.received) == calls
 
 
 def test_a_summary_stands_for_what_the_provider_has_too(
@@ -235,7 +243,8 @@ def test_a_summary_stands_for_what_the_provider_has_too(
         assert shown(got)["output"][0]["type"] == "compaction"
         assert provider.received[-1]["previous_response_id"] == "resp_theirs"
         provider.next(answer("on", "resp_after_summary"))
-        shown(client.post("/v1/responses", json={**body, "input": "x", "previous_response_id": "resp_summed"}))
+        summed = shown(got)["id"]
+        shown(client.post("/v1/responses", json={**body, "input": "x", "previous_response_id": summed}))
         sent = provider.received[-1]
         assert "previous_response_id" not in sent
         assert "the summary" in json.dumps(sent["input"])
@@ -270,9 +279,97 @@ def test_it_goes_on_in_the_background_and_on_a_socket(
         assert (sent["previous_response_id"], texts(sent)) == ("resp_theirs", ["one", "heard one", "two"])
         provider.next(answer("said", "resp_socket_conversation"))
         turn = {"model": MODEL, "input": "x", "conversation": "conv_theirs", "store": False}
-        assert socket.turn(turn)[0] == 200
-        provider.next(answer("more", "resp_socket_more"))
-        turn = {"model": MODEL, "input": "y", "previous_response_id": "resp_socket_conversation", "store": False}
-        assert socket.turn(turn)[0] == 200
-        sent = provider.received[-1]
-        assert (sent["previous_response_id"], texts(sent)) == ("resp_socket_conversation", ["y"])
+        status, last = socket.turn(turn)
+        assert status == 200, last
+        turn = {"model": MODEL, "input": "y", "previous_response_id": last["response"]["id"], "store": False}
+        assert socket.turn(turn)[1]["error"]["code"] == "previous_response_not_found"
+        assert provider.received[-1]["conversation"] == "conv_theirs"
+
+
+@pytest.fixture(scope="module", params=["false", "omit"])
+def sharing(
+    request: pytest.FixtureRequest,
+    shared_store: Server,
+    post_only: PostOnlyProvider,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningGateway]:
+    """A gateway whose provider may store what it answers."""
+    directory, route = tmp_path_factory.mktemp("sharing"), {**PASSES, "upstream_store": request.param}
+    with running_gateway(shared_store.url, post_only.url, directory, route=route, state={"ttl_s": 60}) as running:
+        yield running
+
+
+async def expire(gateway: RunningGateway, key: NewKey, response_id: str) -> None:
+    """Makes a response one that was last used long ago."""
+    _, _, use, _ = TeamKeys(key.team.id).stored_responses
+    await gateway.services.store.run("ZADD", use, "0", response_id)
+
+
+@pytest.mark.parametrize("how", ["deleted", "expired", "another team's", "not stored"])
+def test_what_was_made_here_is_not_looked_for_at_the_provider(
+    provider: PostOnlyProvider, sharing: RunningGateway, how: str
+) -> None:
+    owner, other = sharing.new_key(), sharing.new_key()
+    body = {"model": MODEL, "input": "x", "store": how != "not stored"}
+    with sharing.http(owner) as client, sharing.http(other) as stranger:
+        provider.next(answer("kept", "resp_at_the_provider"))
+        made = shown(client.post("/v1/responses", json=body))["id"]
+        conversation = client.post("/v1/conversations", json={}).json()["id"]
+        asks = stranger if how == "another team's" else client
+        if how == "deleted":
+            assert client.delete(f"/v1/responses/{made}").status_code == 200
+            assert client.delete(f"/v1/conversations/{conversation}").status_code == 200
+        elif how == "expired":
+            sharing.run(expire(sharing, owner, made))
+        calls = len(provider.received)
+        refused = asks.post("/v1/responses", json={**body, "previous_response_id": made})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "previous_response_not_found")
+        assert asks.get(f"/v1/responses/{made}").status_code == 404
+        if how in ("deleted", "another team's"):
+            refused = asks.post("/v1/responses", json={**body, "conversation": conversation})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "conversation_not_found")
+        with Socket(sharing.url, (other if asks is stranger else owner).text) as socket:
+            last = socket.turn({**body, "previous_response_id": made})[1]
+            assert last["error"]["code"] == "previous_response_not_found"
+        assert len(provider.received) == calls
+        provider.next(answer("theirs", "resp_theirs_too"))
+        shown(asks.post("/v1/responses", json={**body, "previous_response_id": "resp_at_the_provider"}))
+
+
+def test_items_of_deleted_responses_are_not_looked_for_at_a_provider_that_may_store_them(
+    provider: PostOnlyProvider, sharing: RunningGateway
+) -> None:
+    key = sharing.new_key()
+    with sharing.http(key) as client:
+        provider.next(answer("said", "resp_with_item", output=[message("said", "msg_of_deleted")]))
+        made = shown(client.post("/v1/responses", json={"model": MODEL, "input": "x"}))["id"]
+        client.delete(f"/v1/responses/{made}")
+        provider.next(answer("never kept", "resp_named_item"))
+        named = {"model": MODEL, "input": [{"type": "item_reference", "id": "msg_of_deleted"}]}
+        got = client.post("/v1/responses", json=named)
+    told = next(iter(sharing.services.settings.routes)).upstream_store
+    assert got.status_code == (404 if told == "omit" else 200), got.text
+
+
+def test_a_deleted_response_is_not_asked_for_at_a_provider_that_may_store_it(
+    shared_store: Server, provider: PostOnlyProvider, tmp_path: Path
+) -> None:
+    route = {"state": "gateway", "upstream_store": "omit"}
+    with (
+        running_gateway(shared_store.url, provider.url, tmp_path, route=route) as gateway,
+        gateway.http(gateway.new_key()) as client,
+    ):
+        provider.next(answer("said", "resp_stored_twice"))
+        assert shown(client.post("/v1/responses", json={"model": MODEL, "input": "x"}))["id"] == "resp_stored_twice"
+        client.delete("/v1/responses/resp_stored_twice")
+        got = client.get("/v1/responses/resp_stored_twice")
+        assert (got.status_code, got.json()["error"]["code"]) == (404, "response_not_found")
+
+
+@given(st.text())
+def test_an_id_of_the_gateways_is_told_from_any_other(text: str) -> None:
+    made = new_id("resp")
+    assert is_own(made)
+    assert is_usable_id(made)
+    assert not is_own(text)
+    assert not is_own(f"conv_{made.partition('_')[2]}")
