@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway.accounts.entities import OPERATOR_FIELD, ORIGINS_KNOWN, Changes, Key, restricts
-from gateway.accounts.limit_names import is_limit
+from gateway.accounts.limit_names import is_limit, read_limit_name
 from gateway.billing.money import format_usd
 from gateway.errors import GatewayError
 from gateway.protocol.operations import names_of
@@ -99,7 +99,8 @@ def _is_as_tight(name: str, value: str, operator_value: str) -> bool:
 
 
 def _lift_refused(name: str, value: str) -> GatewayError:
-    shown = f"{format_usd(int(value))} USD" if name.startswith("budget_usd") else value.replace("\n", ", ")
+    read = read_limit_name(name)
+    shown = f"{format_usd(int(value))} USD" if read is not None and read.is_money else value.replace("\n", ", ")
     to = "" if name in ("expires_ms", "cut_at_cap") else f" to {shown}"
     return GatewayError(
         "not_allowed",

@@ -4,6 +4,7 @@
     budget_usd_<period>, budget_tokens_<period>     of an hour, day, week, month, quarter, or total;
                                                     or of the last hours or days, as in budget_usd_24h, budget_tokens_7d
     <name>@<pattern>                                the same for the models of a pattern, as in rpm@openai/*
+    end_user.<name>                                 the same for each end user by itself, as in end_user.rpm@openai/*
 
 The hash of a team or a key has a field for each limit. The scripts read the fields of `PLAIN` limits. The other limits
 are compiled into the field "rules" for them (rules.py).
@@ -42,12 +43,18 @@ LIMITS: Final = (
     *(f"budget_{unit}_{period}" for unit in UNITS for period in FIXED_PERIODS),
     *QUEUE_LIMITS,
 )
-"""Every limit without a number in its name, in the order of lists."""
+"""Every limit without a number in its name, in the order of lists; without those of each end user."""
 MAX_ROLLING_HOURS: Final = 366 * 24
 MODELS: Final = "@"
 """The separator between a limit's name and the pattern of its models."""
 MAX_PATTERN_LENGTH: Final = 256
-_OF_MODELS: Final = frozenset({"rpm", "tpm", "concurrency", "budget_usd", "budget_tokens"})
+END_USER: Final = "end_user."
+"""The prefix of a limit that applies to each end user separately."""
+_EACH: Final = ("rpm", "tpm", "concurrency", "budget_usd", "budget_tokens")
+OF_EACH_END_USER: Final = tuple(
+    END_USER + name for name in LIMITS if name.startswith(_EACH) and not name.endswith("_total")
+)
+_OF_MODELS: Final = frozenset(_EACH)
 _SEPARATORS: Final = frozenset(",|=")
 """Separators that follow names of limits in lists, in roll-ups and on the command line."""
 _HOURS: Final = MappingProxyType({"h": 1, "d": 24})
@@ -60,13 +67,14 @@ class LimitName(NamedTuple):
 
     `base`: the name without a period, such as rpm or budget_usd. `period`: the period of a budget, otherwise "".
     `rolling_hours`: for a budget of the last hours or days, the number of hours, otherwise 0. `pattern`: the pattern of
-    its models; "" for all models.
+    its models; "" for all models. `each`: it applies to each end user separately.
     """
 
     base: str
     period: str = ""
     rolling_hours: int = 0
     pattern: str = ""
+    each: bool = False
 
     @property
     def is_money(self) -> bool:
@@ -81,6 +89,11 @@ class LimitName(NamedTuple):
 
 def read_limit_name(name: str) -> LimitName | None:
     """Reads the name of a limit. Returns None if there is no such limit."""
+    if name.startswith(END_USER):
+        read = read_limit_name(name.removeprefix(END_USER))
+        # What an end user has used in total would have to be counted for ever.
+        fits = read is not None and not read.each and read.base in _EACH and read.period != "total"
+        return read._replace(each=True) if read is not None and fits else None
     plain, separator, pattern = name.partition(MODELS)
     if not separator:
         return _read_plain(name)
@@ -113,7 +126,7 @@ def is_limit(name: str) -> bool:
 def in_order(names: Iterable[str]) -> list[str]:
     """Returns names of limits in the order of `LIMITS`, then those with patterns, sorted by pattern.
 
-    Budgets of the last hours or days come before the total.
+    Budgets of the last hours or days come before the total, limits of each end user after all others.
     """
     return sorted(names, key=_sort_key)
 
@@ -126,9 +139,10 @@ def period_in_words(name: LimitName) -> str:
     return {"total": "in total", "hour": "an hour"}.get(name.period, f"a {name.period}")
 
 
-def _sort_key(name: str) -> tuple[str, float, int, str]:
-    plain, _, pattern = name.partition(MODELS)
+def _sort_key(name: str) -> tuple[bool, str, float, int, str]:
+    each = name.startswith(END_USER)
+    plain, _, pattern = name.removeprefix(END_USER).partition(MODELS)
     read = read_limit_name(plain)
     if read is not None and read.rolling_hours:
-        return pattern, _ORDER[f"{read.base}_total"] - 0.5, read.rolling_hours, name
-    return pattern, _ORDER.get(plain, len(_ORDER)), 0, name
+        return each, pattern, _ORDER[f"{read.base}_total"] - 0.5, read.rolling_hours, name
+    return each, pattern, _ORDER.get(plain, len(_ORDER)), 0, name

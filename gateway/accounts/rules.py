@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from gateway.accounts.entities import Account, Changes, Team
-from gateway.accounts.limit_names import PLAIN, LimitName, in_order, read_limit_name
+from gateway.accounts.limit_names import END_USER, PLAIN, LimitName, in_order, read_limit_name
 from gateway.accounts.overrides import KEPT_MS, Override, changed_overrides, first_end_ms, override_fields
 from gateway.protocol.model_spelling import folded
 
@@ -28,6 +28,8 @@ MAX_RULES: Final = 32
 _KINDS: Final[Mapping[str, int]] = MappingProxyType(
     {"rpm": 1, "tpm": 2, "concurrency": 3, "budget_usd": 4, "budget_tokens": 5}
 )
+_EACH: Final = "end_users"
+_FIELDS: Final = ("rules", _EACH)
 _SLOT_MS: Final = 3_600_000 // 24
 """The width of a slot for each rolling hour, because a budget of the last hours is counted in 24 slots."""
 _NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
@@ -78,15 +80,15 @@ def rule_fields(
     timezone, anchor = _zone_and_anchor(before, changes)
     compiled: dict[str, Any] = {}
     known = _ids(compiled_before, before, now_ms)
-    if rules := _compile(remaining, overrides, known, before.version if before is not None else 0):
-        compiled["rules"] = rules
+    rules = _compile(remaining, overrides, known, before.version if before is not None else 0)
+    compiled |= {field: some for field, some in rules.items() if some}
     if of_plain := {name: one for name, one in overrides.items() if name in PLAIN}:
         compiled["overrides"] = [[PLAIN.index(name) + 1, *_for_a_while(of_plain[name])] for name in in_order(of_plain)]
     if local := [period for period, follows in (("day", timezone), ("month", timezone or anchor)) if follows]:
         compiled |= {"local": local, "zone": f"{timezone} {anchor}"}
     if timezone:
         compiled["dated"] = True
-    if overrides and compiled.keys() <= {"overrides", "rules"} and all(name in PLAIN for name in remaining):
+    if overrides and compiled.keys() <= {"overrides", *_FIELDS} and all(name in PLAIN for name in remaining):
         compiled = {"ends": max(one.until_ms for one in overrides.values()) + KEPT_MS} | compiled
     fields = {RULES: orjson.dumps(compiled).decode() if compiled else ""}
     return fields | ({CALENDAR: ""} if changes_calendar else {})
@@ -103,14 +105,14 @@ def _zone_and_anchor(before: Account | None, changes: Changes) -> tuple[str, str
 
 def _compile(
     limits: Mapping[str, int], overrides: Mapping[str, Override], ids: Mapping[str, str], version: int
-) -> list[list[str | int]]:
-    rules: list[list[str | int]] = []
+) -> dict[str, list[list[str | int]]]:
+    rules: dict[str, list[list[str | int]]] = {field: [] for field in _FIELDS}
     for at, name in enumerate(in_order(name for name in {**limits, **overrides} if name not in PLAIN)):
         if (read := read_limit_name(name)) is not None:
-            rules.append(
+            rules[_FIELDS[read.each]].append(
                 [
                     ids.get(name, f"{version}.{at}"),
-                    name,
+                    name.removeprefix(END_USER),
                     _KINDS[read.base],
                     limits.get(name, False),
                     folded(read.pattern),
@@ -131,7 +133,12 @@ def _period(name: LimitName) -> str | int:
 
 def _ids(stored: str, before: Account | None, now_ms: int) -> dict[str, str]:
     """Returns the ids of the stored rules by the names of their limits."""
-    ids = {name: identifier for identifier, name, *_ in orjson.loads(stored or "{}").get("rules", ())}
+    compiled = orjson.loads(stored or "{}")
+    ids = {
+        (END_USER if field == _EACH else "") + name: identifier
+        for field in _FIELDS
+        for identifier, name, *_ in compiled.get(field, ())
+    }
     if before is None:
         return ids
     there = {*before.limits, *(name for name, one in before.overrides.items() if one.holds(now_ms))}

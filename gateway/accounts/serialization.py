@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from gateway.accounts.entities import Account, Balance, Pause, Rule, View
-from gateway.accounts.limit_names import QUEUE_LIMITS, in_order, read_limit_name
+from gateway.accounts.limit_names import END_USER, QUEUE_LIMITS, in_order, read_limit_name
 from gateway.accounts.overrides import Override
 from gateway.billing.money import format_usd
 from gateway.protocol.timestamps import iso_time
@@ -35,7 +35,7 @@ def limits_json(view: View, scope: Literal["team", "key"], account: Account | No
 
     `resets_at` is the time at which the whole limit is available again, or null. If the account is given, a limit with
     an override has "override": the override's end, and the limit that applies after it. The limit is null if the
-    override removes it.
+    override removes it. Limits of each end user come from the account, without what remains of them.
     """
     plain, rows = (view.team, view.team_rules) if scope == "team" else (view.key, view.key_rules)
     rules = {rule.name: rule for rule in rows}
@@ -43,8 +43,12 @@ def limits_json(view: View, scope: Literal["team", "key"], account: Account | No
     overrides = {name: one for name, one in overrides.items() if one.holds(view.now_ms)}
     names = {name for name in plain if read_limit_name(name) is not None} | set(rules)
     found: dict[str, dict[str, Any]] = {}
-    for name in in_order(names | set(overrides)):
-        if name in names:
+    each = {name for name in account.limits if name.startswith(END_USER)} if account is not None else set()
+    for name in in_order(names | each | set(overrides)):
+        if name.startswith(END_USER) and account is not None:
+            value = overrides[name].value if name in overrides else account.limits[name]
+            found[name] = _amount("limit", name, value)
+        elif name in names:
             found[name] = _rule_json(rules[name]) if name in rules else _limit_json(name, plain, view.now_ms)
         else:
             usd = "_usd" if _is_money(name) else ""
@@ -52,6 +56,11 @@ def limits_json(view: View, scope: Literal["team", "key"], account: Account | No
         if name in overrides and account is not None:
             found[name]["override"] = _override_json(name, overrides[name], account.limits.get(name))
     return found
+
+
+def _amount(field: str, name: str, value: int | None) -> dict[str, Any]:
+    shown = None if value is None else format_usd(value)
+    return {f"{field}_usd": shown} if _is_money(name) else {field: value}
 
 
 def _override_json(name: str, override: Override, otherwise: int | None) -> dict[str, Any]:

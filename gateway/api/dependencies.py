@@ -97,7 +97,7 @@ async def caller_of(request: Request) -> Caller:
 def _alive(presented: ApiKey, team: Team, key: Key, now_ms: int) -> bool:
     """Whether the key is valid.
 
-    The rule is the same as in admit_v6, which decides alone for requests that cost money.
+    The rule is the same as in admit_v7, which decides alone for requests that cost money.
     """
     accounts_alive = all(
         account.status == "active" and (not account.expires_ms or now_ms < account.expires_ms)

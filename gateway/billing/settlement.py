@@ -83,7 +83,8 @@ class Hold(NamedTuple):
     ledger knows of it; False for a free call, for which nothing is held. `counted`: the meters that count it, as the
     scripts name them. `day`: in the team's time zone, days after 1970-01-01; -1: as in UTC. `tags`: what its usage is
     also counted under, in the form of the script (protocol/attribution.py); "" for none. `is_followed`: it is of a call
-    for a request, which then goes on under the same idempotency key.
+    for a request, which then goes on under the same idempotency key. `end_user`: for whom limits of each end user
+    count it, or may; "" where none does.
     """
 
     id: str
@@ -100,6 +101,7 @@ class Hold(NamedTuple):
     day: int = -1
     tags: str = ""
     is_followed: bool = False
+    end_user: str = ""
 
 
 class ExchangeResult(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any
 
-from gateway.accounts.limit_names import LIMITS, MODELS, is_limit, with_pattern
+from gateway.accounts.limit_names import LIMITS, MODELS, OF_EACH_END_USER, read_limit_name, with_pattern
 from gateway.cli import options, output
 from gateway.cli.client import AdminClient, Json, team_path
 from gateway.cli.errors import USAGE, CliError
@@ -20,7 +20,7 @@ LimitArguments = Annotated[
     list[str],
     argument(
         f"{', '.join(LIMITS)}; budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d; "
-        "limits of some models, such as rpm@openai/*; "
+        "limits of some models, such as rpm@openai/*; of each end user, such as end_user.rpm; "
         "the value none removes one.",
         metavar="NAME=VALUE...",
     ),
@@ -94,16 +94,21 @@ def limits_of(changes: list[str]) -> dict[str, Any]:
     for word in changes:
         name, separator, value = word.partition("=")
         plain, at, pattern = name.partition(MODELS)
-        name = f"{plain.replace('-', '_')}{at}{pattern}"
-        if not is_limit(name):
-            near = difflib.get_close_matches(plain.replace("-", "_"), LIMITS, n=1)
+        plain = plain.replace("-", "_")
+        name = f"{plain}{at}{pattern}"
+        if (read := read_limit_name(name)) is None:
+            if pattern and read_limit_name(plain) is not None:
+                raise CliError(
+                    f"{word!r}: no limit for {pattern!r}: name a model, or all below one part: a/*", exit_code=USAGE
+                )
+            near = difflib.get_close_matches(plain, (*LIMITS, *OF_EACH_END_USER), n=1)
             hint = f"; is it {with_pattern(near[0], pattern)}?" if near else f": {', '.join(LIMITS)}"
             raise CliError(f"{name!r} is not a limit{hint}", exit_code=USAGE)
         if not separator or not value:
             raise CliError(f"{word!r}: give a value, such as {name}=10, or {name}=none", exit_code=USAGE)
         if value == "none":
             out[name] = None
-        elif name.startswith("budget_usd"):
+        elif read.is_money:
             out[name] = value
         elif value.isascii() and value.isdigit():
             out[name] = int(value)

@@ -120,6 +120,8 @@ class LimitsSettings(Section):
     charge_unanswered: Literal["input", "nothing"] = "input"
     charge_failed_input: bool = True
     on_overrun: Literal["allow", "pause"] = "allow"
+    max_end_users: int = Field(default=100_000, ge=1, le=10_000_000)
+    unnamed_end_users: Literal["together", "refused"] = "together"
 
 
 class LedgerSettings(Section):

@@ -30,7 +30,7 @@ ACTION_TEXTS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 _UNREPORTED_FIELDS: Final = frozenset(
-    {"version", "limits", "balance", "workers", "healthy", "secrets", "last_used_at", "key"}
+    {"version", "limits", "balance", "workers", "healthy", "secrets", "last_used_at", "key", "waiting"}
 )
 _LONGEST: Final = 80
 

@@ -62,7 +62,7 @@ def _for_a_while(bar: LimitBar, override: Mapping[str, Any] | None) -> LimitBar:
 def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
     if limit.get("limit_usd", limit.get("limit")) is None:
         return LimitBar(name, limit_label(name), "", NO_LIMIT, None, "ok", None)
-    if "limit_usd" in limit:
+    if "used_usd" in limit:
         # inexact, which is enough for the length of a bar
         most, used = float(limit["limit_usd"]), float(limit["used_usd"])
         texts = usd(limit["used_usd"]), usd(limit["limit_usd"])
@@ -70,7 +70,8 @@ def _bar(name: str, limit: Mapping[str, Any]) -> LimitBar:
         most, used = limit["limit"], limit["limit"] - limit["remaining"]
         texts = count(used), count(most)
     else:
-        return LimitBar(name, limit_label(name), "", f"{count(limit['limit'])} at most", None, "ok", None)
+        most_text = usd(limit["limit_usd"]) if "limit_usd" in limit else count(limit["limit"])
+        return LimitBar(name, limit_label(name), "", f"{most_text} at most", None, "ok", None)
     share = min(1.0, max(0.0, used / most)) if most else 1.0
     state = "full" if share >= 1 else "nearly" if share >= _NEARLY else "ok"
     return LimitBar(name, limit_label(name), *texts, round(share, 4), state, limit.get("resets_at"))

@@ -72,7 +72,7 @@ def reason(refused: Mapping[str, Any]) -> str:
     limit = refused["limit"]
     if not limit:
         return words(refused["code"])
-    return f"{limit_label(limit)}{', of the ' + refused['scope'] if refused['scope'] else ''}"
+    return f"{limit_label(limit)}{', of the ' + words(refused['scope']) if refused['scope'] else ''}"
 
 
 TABLES: Final[Mapping[str, Callable[[dict[str, Any]], charts.Table | charts.Times]]] = MappingProxyType(

@@ -29,7 +29,8 @@ def limit_label(name: str | None) -> str:
     if read is None:
         return words(name)
     said = _SAID.get(read.base) or f"{_UNITS[read.base]} {period_in_words(read)}"
-    return f"{said} for {read.pattern}" if read.pattern else said
+    said = f"{said} for {read.pattern}" if read.pattern else said
+    return f"{said}, each end user" if read.each else said
 
 
 def usd(amount: str | Decimal | None) -> str:

@@ -13,7 +13,7 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
-ADMIT: Final = Script.load("admit_v6")
+ADMIT: Final = Script.load("admit_v7")
 
 
 class AdmissionCalls:
@@ -26,12 +26,13 @@ class AdmissionCalls:
         self._run_by_ms = run_by_ms
         self._hold_ttl_ms = str(int(policy.hold_ttl_s * 1000))
         self._idempotency_ttl_ms = str(policy.idempotency_ttl_s * 1000)
+        self._most_end_users = f"{policy.max_end_users} "
         self.burst = str(round(policy.burst * 1000))
 
     def call(self, request: AdmissionRequest, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
         """Returns the keys and arguments."""
         key, demand, names = request.key, request.demand, TeamKeys(request.key.team_id)
-        keys = names.of_request(key.key_id)
+        keys = names.of_admission(key.key_id)
         if request.idempotency_key is not None:
             keys.append(names.idempotency_key(key.key_id, request.idempotency_key))
         keys += [names.queue] if request.waits else []
@@ -55,4 +56,5 @@ class AdmissionCalls:
             "1" if request.waits else "",
             "\n".join(request.limited),
             request.followed_by,
+            self._most_end_users + request.end_user,
         ]

@@ -1,4 +1,4 @@
-"""The values of an admission, and the parser of the reply of `admit_v6`. Pure."""
+"""The values of an admission, and the parser of the reply of `admit_v7`. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from gateway.billing.settlement import Hold
 from gateway.errors import GatewayError
 from gateway.identity.api_keys import ApiKey
 from gateway.ledger.refusals import AdmissionRefusal, Demand, to_error
+from gateway.protocol.attribution import NOBODY
 from gateway.protocol.rate_limit_headers import NO_RATES, Rates
 
 _LATE: Final = b"late"
 _CALENDAR: Final = b"calendar"
+_FOR_AN_END_USER: Final = ",u"  # scripts/end_users.lua
 _COMMON_VALUES: Final = 17  # values that every reply has
 
 
@@ -25,6 +27,7 @@ class AdmissionRequest(NamedTuple):
     checked, nothing is reserved, and no limit counts the request. `waits`: it has a place in the queue. `limited`: the
     patterns whose limits count the request, if they differ from `patterns`. `tags`: see `Hold`. `followed_by`: the
     request for which this call is made, and which then goes on under the same idempotency key; "" for none.
+    `end_user`: for whom limits of each end user count it (protocol/attribution.py).
     """
 
     request_id: str
@@ -40,6 +43,7 @@ class AdmissionRequest(NamedTuple):
     limited: tuple[str, ...] = ()
     tags: str = ""
     followed_by: str = ""
+    end_user: str = NOBODY
 
 
 class Admission(NamedTuple):
@@ -115,9 +119,14 @@ class CalendarDue(Exception):
 
 
 def hold_of(
-    request: AdmissionRequest, admitted_ms: int, *, unchecked_secret: str = "", counted: str = "", day: int = -1
+    request: AdmissionRequest,
+    admitted_ms: int,
+    *,
+    unchecked_secret: str = "",
+    counted: str | None = None,
+    day: int = -1,
 ) -> Hold:
-    """Returns the hold that a request asks for."""
+    """Returns the hold that a request asks for. `counted` is None where nobody knows which meters count it."""
     (
         request_id,
         key,
@@ -132,6 +141,7 @@ def hold_of(
         _,
         tags,
         followed_by,
+        end_user,
     ) = request
     _model, amount, input_tokens, output_tokens, _worst, _output_field_tokens, _operation = demand
     return Hold(
@@ -145,15 +155,16 @@ def hold_of(
         idempotency_key,
         unchecked_secret,
         not free,
-        counted,
+        counted or "",
         day,
         tags,
         followed_by != "",
+        end_user if counted is None or _FOR_AN_END_USER in counted else "",
     )
 
 
 def read_admission(reply: list[Any], request: AdmissionRequest) -> Admission:
-    """Parses the reply of `admit_v6`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
+    """Parses the reply of `admit_v7`. Raises AdmissionRefused, AdmissionLate or CalendarDue."""
     admitted, now_ms, code, scope, limit, used, wait_ms, available, amount, tokens, cut = reply[:11]
     if code == _LATE:
         raise AdmissionLate(now_ms)

@@ -7,7 +7,7 @@
 
 Both renewal and expiry run every third of `ledger.hold_ttl_s`, so a hold survives two rounds that fail. The store may
 stop for longer than that. An expired hold therefore gets a grace period of one round when it is first seen
-(`expire_v2`), and admission voids no holds. If a node of a cluster is down, only its own teams wait.
+(`expire_v3`), and admission voids no holds. If a node of a cluster is down, only its own teams wait.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from gateway.store.script import Script
 from gateway.store.store import Store, StoreError
 
 RENEW: Final = Script.load("renew_v1")
-RESTORE: Final = Script.load("restore_v3")
-EXPIRE: Final = Script.load("expire_v2")
-RECLAIM: Final = Script.load("reclaim_v1")
+RESTORE: Final = Script.load("restore_v4")
+EXPIRE: Final = Script.load("expire_v3")
+RECLAIM: Final = Script.load("reclaim_v2")
 _BATCH_SIZE: Final = 200
 _RESTORED: Final = 1
 
@@ -105,7 +105,7 @@ def _restore(store: Store, hold: Hold, life_ms: str) -> asyncio.Future[Any]:
     names = TeamKeys(hold.team_id)
     return store.call(
         RESTORE,
-        [*names.of_request(hold.key_id), names.resolution(hold.id), names.ended(hold.admitted_ms)],
+        [*names.of_request(hold.key_id), names.resolution(hold.id), names.ended(hold.admitted_ms), names.end_users],
         [
             hold.id,
             hold.key_id,
@@ -128,7 +128,7 @@ async def _teams(store: Store) -> AsyncIterator[list[TeamKeys]]:
 
 
 def _held_keys(keys: TeamKeys) -> list[str]:
-    return [keys.state, keys.holds, keys.held, keys.journal]
+    return [keys.state, keys.holds, keys.held, keys.journal, keys.end_users]
 
 
 async def _all(calls: list[asyncio.Future[Any]], refused: list[StoreError] | None = None) -> list[Any]:

@@ -58,8 +58,8 @@ class KnownResponse(NamedTuple):
     """A response: the upstream that made it, the key that requested it, and its charge. `settled`: its `Standing`.
 
     `upstream_key` is the fingerprint of the provider's key that was used. `admitted_ms`: the store's time. While its
-    request runs, cost and tokens are those of its hold. `request_id`, `held_nano_usd` and `tags`: of that request and
-    its hold; "" and 0 if they are unknown.
+    request runs, cost and tokens are those of its hold. `request_id`, `held_nano_usd`, `tags` and `end_user`: of that
+    request and its hold; "" and 0 if they are unknown.
     """
 
     response_id: str
@@ -77,6 +77,7 @@ class KnownResponse(NamedTuple):
     held_nano_usd: int = 0
     request_id: str = ""
     tags: str = ""
+    end_user: str = ""
 
 
 class ResponseMemory(NamedTuple):
@@ -206,6 +207,7 @@ def _known(response_id: str, packed: bytes, row: bytes, ending: bytes) -> KnownR
         entry.held_nano_usd,
         entry.request_id,
         entry.tags,
+        entry.end_user,
     )
 
 
@@ -230,8 +232,9 @@ def correction(known_response: KnownResponse, settlement: Settlement) -> tuple[S
     """
     usage = settlement.usage
     digest = hashlib.sha256(known_response.response_id.encode()).hexdigest()[:32]
-    admitted_ms, tags = known_response.admitted_ms, known_response.tags
-    hold = Hold(f"usage_{digest}", settlement.hold.team_id, known_response.key_id, 0, 0, 0, admitted_ms, tags=tags)
+    team_id, key_id, admitted_ms = settlement.hold.team_id, known_response.key_id, known_response.admitted_ms
+    tags, end_user = known_response.tags, known_response.end_user
+    hold = Hold(f"usage_{digest}", team_id, key_id, 0, 0, 0, admitted_ms, tags=tags, end_user=end_user)
     left = Usage(
         input_tokens=usage.input_tokens - known_response.input_tokens,
         cached_input_tokens=usage.cached_input_tokens - known_response.cached_input_tokens,

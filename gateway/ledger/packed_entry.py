@@ -32,6 +32,7 @@ _REMEMBERED: Final = 13
 _PROVIDERS: Final = 14
 _OVER: Final = 15
 _TAGS: Final = 16
+_END_USER: Final = 17
 _FINGERPRINT_BYTES: Final = 7
 
 
@@ -39,8 +40,8 @@ _FINGERPRINT_BYTES: Final = 7
 class KnownEntry:
     """What an entry remembers of a response. `remembered`: a text that replaces the other values, or "".
 
-    `request_id` is the request that made it, and `held_nano_usd` was its hold. `tags`: those of that request, if the
-    cost is an estimate.
+    `request_id` is the request that made it, and `held_nano_usd` was its hold. `tags` and `end_user`: those of that
+    request, if the cost is an estimate.
     """
 
     request_id: str
@@ -55,6 +56,7 @@ class KnownEntry:
     tokens: tuple[int, int, int, int]
     remembered: str
     tags: str
+    end_user: str
 
 
 def fingerprint(name: str) -> str:
@@ -103,7 +105,7 @@ def read_known(packed: bytes, row: bytes, ending: bytes) -> KnownEntry:
         _number(value) for value in values[_FIRST_NUMBER : _ADMITTED + 1]
     )
     tokens = (used, cached, made, reasoning)
-    texts = _string(values, _REMEMBERED), _string(values, _TAGS)
+    texts = (_string(values, at) for at in (_REMEMBERED, _TAGS, _END_USER))
     return KnownEntry(
         _id(values[0]), key_id, model, upstream, upstream_key, by, admitted_ms, cost, held, tokens, *texts
     )

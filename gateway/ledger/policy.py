@@ -18,3 +18,4 @@ class LedgerPolicy:
     lease_s: float
     unreplicated_max: int
     burst: float
+    max_end_users: int

@@ -1,4 +1,4 @@
-"""Turns a refusal by `admit_v6` into an error that people and programs can act on. Pure.
+"""Turns a refusal by `admit_v7` into an error that people and programs can act on. Pure.
 
     script's code          error                  does waiting help?
     invalid_api_key        401 invalid_api_key    no
@@ -11,6 +11,8 @@
     budget_*               402 insufficient_quota until the period ends, or old use has left it; `total`: no
     credits                402 insufficient_quota no
     team_paused            402 team_paused        no; an operator or a grant ends the pause
+    no_end_user            400 missing_field      no; each end user has limits, and the request names none
+    end_users              429 rate_limit_exceeded; the most end users are counted; a minute is an estimate
     request_in_progress    409 request_in_progress; one second is an estimate
     already_answered       409 already_answered   no
 
@@ -64,7 +66,7 @@ class AdmissionRefusal:
     """The script's refusal. `wait_ms` is None if waiting does not help.
 
     `usd_left`, `tokens_left`: the least that is available in all credits and budgets, in nano-USD and in tokens.
-    `pattern`: the models of the limit, or "" for all.
+    `scope`: team, key or end_user. `pattern`: the models of the limit, or "" for all.
     """
 
     now_ms: int
@@ -77,6 +79,11 @@ class AdmissionRefusal:
     usd_left: int = 0
     tokens_left: int = 0
     pattern: str = ""
+
+    @property
+    def who(self) -> str:
+        """Whose limit it is, for people."""
+        return self.scope.replace("_", " ")
 
     @property
     def for_models(self) -> str:
@@ -95,7 +102,7 @@ def to_error(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 def _model(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     return GatewayError(
         "model_not_allowed",
-        f"This {refusal.scope} may not use the model {demand.model!r}.",
+        f"This {refusal.who} may not use the model {demand.model!r}.",
         param="model",
         explain=_explain(refusal, "models"),
     )
@@ -117,7 +124,7 @@ def _operation(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
 def _max_output_tokens(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     return GatewayError(
         "invalid_field",
-        f"This {refusal.scope} may ask for {refusal.limit} output tokens at most.",
+        f"This {refusal.who} may ask for {refusal.limit} output tokens at most.",
         param="max_output_tokens",
         explain=_explain(refusal, "max_output_tokens", refusal.limit),
     )
@@ -127,7 +134,7 @@ def _concurrency(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     without_time = replace(refusal, wait_ms=None)  # no time to name in resets_at
     return GatewayError(
         "concurrency_exceeded",
-        f"This {refusal.scope} has {refusal.used} requests running{refusal.for_models}, its limit is {refusal.limit}.",
+        f"This {refusal.who} has {refusal.used} requests running{refusal.for_models}, its limit is {refusal.limit}.",
         wait_ms=refusal.wait_ms,
         explain=_explain(without_time, "concurrency", refusal.limit),
     )
@@ -137,7 +144,7 @@ def _queue(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
     without_time = replace(refusal, wait_ms=None)
     return GatewayError(
         "concurrency_exceeded",
-        f"{refusal.used or 'Other'} requests of this {refusal.scope} wait for their turn already.",
+        f"{refusal.used or 'Other'} requests of this {refusal.who} wait for their turn already.",
         wait_ms=refusal.wait_ms,
         explain=_explain(without_time, "queue_length"),
     )
@@ -151,6 +158,25 @@ def _repeated(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
         f"A request with this Idempotency-Key {state}: {request_id}. It is not run or charged twice.",
         wait_ms=refusal.wait_ms,
         explain={"request_id": request_id},
+    )
+
+
+def _no_end_user(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
+    return GatewayError(
+        "missing_field",
+        f"This {refusal.who} has limits for each of its end users: name the end user in 'safety_identifier' or 'user'.",
+        param="safety_identifier",
+        explain=_explain(refusal, "end_user"),
+    )
+
+
+def _end_users(refusal: AdmissionRefusal, _: Demand) -> GatewayError:
+    guessed = replace(refusal, wait_ms=None)
+    return GatewayError(
+        "rate_limit_exceeded",
+        f"The limits of each end user count {refusal.limit} of this team's end users already, as many as they may.",
+        wait_ms=refusal.wait_ms,
+        explain=_explain(guessed, "max_end_users", refusal.limit),
     )
 
 
@@ -178,11 +204,11 @@ def _explain(refusal: AdmissionRefusal, limit: str, value: int | str | None = No
 
 def _rate(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
     unit = "requests" if refusal.code == "rpm" else "tokens"
-    message = f"This {refusal.scope} is at its limit of {refusal.limit} {unit} per minute{refusal.for_models}."
+    message = f"This {refusal.who} is at its limit of {refusal.limit} {unit} per minute{refusal.for_models}."
     if refusal.wait_ms is None and refusal.limit:
         tokens = demand.input_tokens + demand.output_tokens
         message = (
-            f"This request may take {tokens} tokens, over the {refusal.scope}'s limit of {refusal.limit} tokens per "
+            f"This request may take {tokens} tokens, over the {refusal.who}'s limit of {refusal.limit} tokens per "
             f"minute{refusal.for_models}: make it smaller or set max_output_tokens."
         )
     return GatewayError(
@@ -227,7 +253,7 @@ def _budget(refusal: AdmissionRefusal, demand: Demand) -> GatewayError:
         )
     return GatewayError(
         "insufficient_quota",
-        f"This {refusal.scope} has a budget of {limit} {period_in_words(name)}{refusal.for_models}; "
+        f"This {refusal.who} has a budget of {limit} {period_in_words(name)}{refusal.for_models}; "
         f"{used} are used or held, "
         f"and this request may take {required}.",
         wait_ms=refusal.wait_ms,
@@ -249,6 +275,8 @@ _BUILDERS: Final[Mapping[str, Callable[[AdmissionRefusal, Demand], GatewayError]
         "queue": _queue,
         "credits": _credits,
         "team_paused": _paused,
+        "no_end_user": _no_end_user,
+        "end_users": _end_users,
         "request_in_progress": _repeated,
         "already_answered": _repeated,
     }

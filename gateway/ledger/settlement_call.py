@@ -1,4 +1,4 @@
-"""What a settlement sends to the store, the keys and arguments of `settle_v7`, and what that replies. Pure.
+"""What a settlement sends to the store, the keys and arguments of `settle_v8`, and what that replies. Pure.
 
 SettlementCalls(policy).call(settlement, memory)   for a settlement, and a response to remember
 read_posted(reply)                                 the team's balance after it, and how it was handled
@@ -20,13 +20,13 @@ from gateway.ledger.policy import LedgerPolicy
 from gateway.store.keyspace import TeamKeys
 from gateway.store.script import Script
 
-SETTLE: Final = Script.load("settle_v7")
+SETTLE: Final = Script.load("settle_v8")
 _FOLLOWED: Final = "0"
 _NO_MEMORY: Final = ("", "", "", "")
 
 
 class Resolution(IntEnum):
-    """How the ledger handled a settlement: the first number of `settle_v7`'s reply."""
+    """How the ledger handled a settlement: the first number of `settle_v8`'s reply."""
 
     CONFLICT = -1  # the hold was resolved differently before, so nothing was posted
     APPLIED = 1
@@ -67,6 +67,8 @@ class SettlementCalls:
         keys = names.of_settlement(hold.key_id, hold.id, admitted_ms, indexed_ms, hold.day)
         if hold.tags:
             keys.append(names.attributed(indexed_ms, hold.day))
+        if hold.end_user:
+            keys.append(names.end_users)
         if hold.idempotency_key is not None:
             keys.append(names.idempotency_key(hold.key_id, hold.idempotency_key))
         shown_id = memory is not None and memory.shown_id
@@ -96,6 +98,7 @@ class SettlementCalls:
             fingerprint(hold.id),
             *(_NO_MEMORY if memory is None else memory[:4]),
             hold.tags,
+            hold.end_user,
             *(("", "0") if shown_id else ()),
         ]
 
@@ -118,7 +121,9 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
 
     settle_v1 rolled usage up by the hour only; settle_v2 knew neither bills nor attempts; settle_v3 did not
     keep the ids of responses; settle_v4 paused no team; settle_v5 kept ends of holds and responses under keys of their
-    own; settle_v6 knew no tags. Raises LookupError or ValueError for a call that no version wrote.
+    own; settle_v6 knew no tags, settle_v7 no end users.
+
+    Raises LookupError or ValueError for a call that no version wrote.
     """
     if script == "settle_v1":
         names, admitted_ms = TeamKeys(keys[0].partition("{")[2].partition("}")[0]), int(args[12])
@@ -135,4 +140,6 @@ def upgrade_call(script: str, keys: list[str], args: list[str]) -> tuple[str, li
         script, args = "settle_v6", [*args[:22], fingerprint(args[0]), *_NO_MEMORY, *args[22:]]
     if script == "settle_v6":
         script, args = "settle_v7", [*args[:27], "", *args[27:]]
+    if script == "settle_v7":
+        script, args = "settle_v8", [*args[:28], "", *args[28:]]
     return script, keys, args

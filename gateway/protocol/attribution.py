@@ -3,6 +3,7 @@
     read_labels(fields)                    what a body says -> BodyLabels
     tags_of(header, labels, policy)        with the header `x-gateway-tags`, bounded -> lines for the ledger, or ""
     tag_names(lines)                       the same for people
+    counted_as(labels, policy, unnamed)    whom limits of each end user count the request for
 
 The header has the form of W3C baggage: `project=alpha,env=prod`, values percent-encoded where they have to be. It is
 the gateway's own and never goes to an upstream; what is wrong with it is refused. A body is the provider's to judge:
@@ -27,7 +28,6 @@ TAG: Final = "t:"
 """How the ledger's lines begin: the end user, and a tag."""
 MAX_NAME: Final = 64
 MAX_VALUE: Final = 128
-MAX_VALUE_BYTES: Final = 4 * MAX_VALUE
 MAX_MEMBERS: Final = 16
 """Members of a body's `metadata` that are looked at: OpenAI allows no more."""
 EVERY: Final = "*"
@@ -37,6 +37,9 @@ USER_FIELDS: Final = ("safety_identifier", "user")
 LABELLED: Final = frozenset({"metadata", *USER_FIELDS})
 _USER_ID: Final = "user_id"  # where Anthropic's clients name the end user, in `metadata`
 _HASH_CHARACTERS: Final = 32
+NOBODY: Final = "none"
+"""Stands for the end users of all requests that name none, where limits count. No digest is like it."""
+_MARK_CHARACTERS: Final = 16
 
 
 class BodyLabels(NamedTuple):
@@ -104,6 +107,15 @@ def end_user_of(name: str, policy: AttributionPolicy) -> str:
     return hmac.digest(policy.hash_key, name.encode(), hashlib.sha256).hex()[:_HASH_CHARACTERS]
 
 
+def counted_as(labels: BodyLabels, policy: AttributionPolicy, unnamed: str) -> str:
+    """Returns the digest by which limits of each end user know who that is. `unnamed`: where the body names nobody."""
+    if not labels.end_user:
+        return unnamed
+    name = labels.end_user.encode()
+    digest = hmac.digest(policy.hash_key, name, hashlib.sha256) if policy.hash_key else hashlib.sha256(name).digest()
+    return digest.hex()[:_HASH_CHARACTERS]
+
+
 def tag_names(lines: str) -> tuple[dict[str, str], str | None]:
     """Returns a request's tags by name, and its end user."""
     pairs = dict(line.split("=", 1) for line in lines.split("\n")[1:])
@@ -137,8 +149,12 @@ def _wrong(why: str) -> GatewayError:
 
 
 def _text(value: object) -> str:
-    """Returns a text in one line and cut, "" for what is none."""
+    """Returns a text in one line, "" for what is none. A long one ends in a digest, so that it stays another's."""
     if not isinstance(value, str):
         return ""
     text = " ".join(value[: 4 * MAX_VALUE].split())
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_VALUE]
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if len(value) <= 4 * MAX_VALUE and len(text) <= MAX_VALUE:
+        return text
+    mark = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:_MARK_CHARACTERS]
+    return f"{text[: MAX_VALUE - _MARK_CHARACTERS - 1]}~{mark}"

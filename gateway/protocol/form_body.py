@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.errors import GatewayError
-from gateway.protocol.attribution import MAX_VALUE_BYTES, NO_LABELS, USER_FIELDS, BodyLabels, read_labels
+from gateway.protocol.attribution import NO_LABELS, USER_FIELDS, BodyLabels, read_labels
 from gateway.protocol.audio_length import seconds_of
 from gateway.protocol.byte_search import InMemory, Readable, Window
 from gateway.protocol.dialects.dialect import RequestForm
-from gateway.protocol.multipart import Form, boundary_of, read_form
+from gateway.protocol.multipart import MAX_TEXT_BYTES, Form, boundary_of, read_form
 from gateway.protocol.request_body import RequestBody, model_of, with_bounds
 from gateway.protocol.request_work import FILES_ALONE, NO_WORK
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN, IMAGE_TOKENS, MAX_EDITED_IMAGE_TOKENS
@@ -65,7 +65,7 @@ def _labels(source: Readable, form: Form) -> BodyLabels:
     named = [part for part in form.parts if part.name in USER_FIELDS and part.filename is None]
     if not named:
         return NO_LABELS
-    texts = {part.name: source.read(part.start, min(part.end, part.start + MAX_VALUE_BYTES)) for part in named}
+    texts = {part.name: source.read(part.start, min(part.end, part.start + MAX_TEXT_BYTES)) for part in named}
     return read_labels({name: text.decode("utf-8", "replace") for name, text in texts.items()})
 
 

@@ -25,6 +25,7 @@ from gateway.ledger.admissions import Admission, AdmissionRequest
 from gateway.ledger.known_responses import KnownResponse, KnownResponses
 from gateway.ledger.refusals import Demand
 from gateway.observability.request_record import RequestRecord
+from gateway.protocol.attribution import NO_LABELS, NOBODY, counted_as
 from gateway.protocol.body_changes import Addition, with_model
 from gateway.protocol.forwarded_headers import SESSION_HEADERS
 from gateway.protocol.operations import CREATE, CREATE_TARGET, Operation, Target
@@ -329,6 +330,9 @@ def _admission_request(
             param="Idempotency-Key",
         )
     max_output_tokens = request.max_output_tokens
+    end_user = NOBODY if target.response_id is not None else snapshot.limits.unnamed
+    if request.labels is not NO_LABELS:
+        end_user = counted_as(request.labels, snapshot.limits.attribution, end_user)
     return route, AdmissionRequest(
         record.request_id,
         key,
@@ -341,6 +345,7 @@ def _admission_request(
         free,
         limited=route.limited,
         tags=record.tags,
+        end_user=end_user,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.concurrency.off_loop import OffLoop
-from gateway.protocol.attribution import DEFAULT, AttributionPolicy
+from gateway.protocol.attribution import DEFAULT, NOBODY, AttributionPolicy
 from gateway.protocol.body_bounds import DEFAULT_BOUNDS, BodyBounds
 from gateway.proxy.body_budget import BodyBudget
 from gateway.proxy.form_spool import FormSpool
@@ -41,6 +41,7 @@ class RequestLimits:
     charge_failed_input: bool = True
     on_overrun: Literal["allow", "pause"] = "allow"
     attribution: AttributionPolicy = DEFAULT
+    unnamed: str = NOBODY
 
 
 @dataclass(slots=True)

@@ -30,6 +30,8 @@ All keys of a team carry the hash tag `{team_id}`, so that a request touches one
     gw:{T}:holds              zset    emptied by settlement and expiry: open holds by their expiry
     gw:{T}:held               hash    emptied by settlement and expiry: amounts of the open holds
     gw:{T}:queue              hash    TTL of a minute: requests that wait in the queue
+    gw:{T}:end-users          hash    TTL of a week after the longest period that counts: counters of the limits of each
+                                      end user; at most `limits.max_end_users`
     gw:{T}:journal            stream  trimmed by each entry to `ledger.journal_retention_s`
     gw:{T}:archived           hash    permanent: the sums of journal entries that were moved to files
     gw:{T}:words              hash    permanent, bounded: repeated texts of journal entries, by number
@@ -122,8 +124,20 @@ class TeamKeys(NamedTuple):
     def _name(self, rest: str) -> str:
         return f"gw:{{{self.team_id}}}:{rest}"
 
+    def of_admission(self, key_id: str) -> list[str]:
+        """Returns the keys that every admission touches: team, key, state, holds, held, end users."""
+        prefix = f"gw:{{{self.team_id}}}:"
+        return [
+            prefix + "team",
+            f"{prefix}key:{key_id}",
+            prefix + "state",
+            prefix + "holds",
+            prefix + "held",
+            prefix + "end-users",
+        ]
+
     def of_request(self, key_id: str) -> list[str]:
-        """Returns the keys that every request touches: team, key, state, holds, held, journal."""
+        """Returns the keys that every settlement touches: team, key, state, holds, held, journal."""
         prefix = f"gw:{{{self.team_id}}}:"
         return [
             prefix + "team",
@@ -153,6 +167,11 @@ class TeamKeys(NamedTuple):
     def team(self) -> str:
         """The team's settings and limits."""
         return self._name("team")
+
+    @property
+    def end_users(self) -> str:
+        """What limits of each end user have counted."""
+        return self._name("end-users")
 
     @property
     def keys(self) -> str:

@@ -30,8 +30,8 @@ COMMANDS: Final = MappingProxyType(
             ("DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "PEXPIREAT", "SET", "XADD", "XTRIM"), True
         ),
         **dict.fromkeys(("ZADD", "ZREM"), True),
-        **dict.fromkeys(("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "PTTL"), False),
-        **dict.fromkeys(("TIME", "XINFO STREAM", "XRANGE", "XREVRANGE"), False),
+        **dict.fromkeys(("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HRANDFIELD"), False),
+        **dict.fromkeys(("PTTL", "TIME", "XINFO STREAM", "XRANGE", "XREVRANGE"), False),
         **dict.fromkeys(("ZRANGE", "ZRANGEBYSCORE", "ZSCORE"), False),
     }
 )

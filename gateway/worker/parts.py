@@ -22,7 +22,7 @@ from gateway.http.websocket_handshake import WebSocketOptions
 from gateway.ledger.policy import LedgerPolicy
 from gateway.notices.policy import NoticePolicy, Recipient, Smtp
 from gateway.oidc.provider import IdentityProvider
-from gateway.protocol.attribution import AttributionPolicy
+from gateway.protocol.attribution import NOBODY, AttributionPolicy
 from gateway.protocol.body_bounds import BodyBounds
 from gateway.proxy.body_budget import BodyBudget
 from gateway.proxy.form_spool import FormSpool
@@ -95,6 +95,7 @@ def build_snapshot(
         charge_failed_input=settings.limits.charge_failed_input,
         on_overrun=settings.limits.on_overrun,
         attribution=attribution_policy(settings),
+        unnamed=NOBODY if settings.limits.unnamed_end_users == "together" else "",
         body_bounds=BodyBounds(settings.server.max_text_bytes, settings.server.max_json_values),
     )
     several = any(len(upstream.keys.keys) > 1 for upstream in upstreams.values())
@@ -198,6 +199,7 @@ def ledger_policy(settings: Settings) -> LedgerPolicy:
         lease_s=ledger.lease_s,
         unreplicated_max=ledger.unreplicated_max,
         burst=settings.ledger.burst,
+        max_end_users=settings.limits.max_end_users,
     )
 
 

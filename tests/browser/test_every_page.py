@@ -16,6 +16,18 @@ CUT = """[...document.querySelectorAll("data, .figure, .ticks span, .labels span
     each => each.scrollWidth > each.clientWidth + 1 && getComputedStyle(each).display !== "inline"
 ).map(each => each.textContent)"""
 """Figures that are wider than their place: digits that nobody can read."""
+LETTERS_IN_A_COLUMN = """(() => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+    while (walker.nextNode()) {
+        const range = document.createRange();
+        range.selectNode(walker.currentNode);
+        const { width, height } = range.getBoundingClientRect();
+        if (walker.currentNode.data.trim().length > 5 && width > 0 && width < 40 && height > 80)
+            found.push(walker.currentNode.data);
+    }
+    return found;
+})()"""
+"""Texts that have so little width that their letters stand below one another."""
 TEAMS = (
     ("Search & ranking", "40", {"rpm": 600, "budget_usd_day": "0.02", "concurrency": 20}),
     ("Support assistants", "0.0006", {"budget_usd_month": "500", "tpm": 2_000_000}),
@@ -114,6 +126,7 @@ def test_every_page_fits_a_phone(browser: Browser, gateway: RunningGateway, plac
                 browser_session.picture(f"phone-{name}", scheme)
             assert browser_session.overflow_px() <= 0, name
             assert browser_session.page.evaluate(CUT) == [], name
+            assert browser_session.page.evaluate(LETTERS_IN_A_COLUMN) == [], name
 
 
 def test_open_forms_are_accessible_too(browser_session: BrowserSession, team: str) -> None:

@@ -183,7 +183,7 @@ async def test_a_cancelled_admission_is_undone_where_its_script_has_to_be_loaded
         key = await parts.new_key()
         hold = (await parts.ledger.admit(ask(key))).hold
         await parts.store.run("SCRIPT", "FLUSH", key="")
-        await parts.ledger.settle(voided(hold))  # settle_v2 is there, admit_v6 is not
+        await parts.ledger.settle(voided(hold))  # settle_v2 is there, admit_v7 is not
         admission = asyncio.ensure_future(parts.ledger.admit(ask(key)))
         await asyncio.sleep(0)
         admission.cancel()

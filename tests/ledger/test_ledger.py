@@ -102,7 +102,7 @@ async def test_an_admission_voids_no_hold_that_looks_dead(parts: LedgerParts) ->
 
 async def _expire(parts: LedgerParts, key: ApiKey, *, grace_ms: int = 1000, life_ms: int = 60_000) -> list[int]:
     names = TeamKeys(key.team_id)
-    keys = [names.state, names.holds, names.held, names.journal]
+    keys = [names.state, names.holds, names.held, names.journal, names.end_users]
     reply: list[int] = await parts.store.call(hold_expiry.EXPIRE, keys, ["200", str(grace_ms), str(life_ms)])
     return reply
 

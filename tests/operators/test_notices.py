@@ -87,10 +87,14 @@ def test_a_team_s_balance_is_noticed_and_shown_without_a_secret(
     assert "gateway_notices_waiting 0" in metrics
 
 
+@pytest.mark.parametrize(
+    "budget",
+    ["budget_tokens_total", "budget_tokens_week", "budget_tokens_total@SIM/*", "budget_tokens_7d@sim/tokens-900"],
+)
 def test_a_key_s_budget_that_refuses_requests_is_noticed(
-    gateway: RunningGateway, root: httpx.Client, receiver: WebhookReceiver
+    gateway: RunningGateway, root: httpx.Client, receiver: WebhookReceiver, budget: str
 ) -> None:
-    key = gateway.new_key(key_limits={"budget_tokens_total": 1000})
+    key = gateway.new_key(key_limits={budget: 1000})
     with gateway.http(key) as client:
         body = {"model": "sim/tokens-900", "input": "x", "max_output_tokens": 910}
         assert client.post("/v1/responses", json=body).status_code == 200
@@ -101,7 +105,8 @@ def test_a_key_s_budget_that_refuses_requests_is_noticed(
 
     wait_until_sync(lambda: 100 in thresholds(), what="it is noticed that the budget refuses")
     sent = receiver.requests[thresholds().index(100)]
-    assert sent.json["data"]["key"]["id"] == key.id
+    assert (sent.json["data"]["key"]["id"], sent.json["data"]["budget"]) == (key.id, budget)
+    assert f"% of {budget}: " in sent.json["data"]["text"]
     assert "Requests are refused because of it." in sent.json["data"]["text"]
 
 

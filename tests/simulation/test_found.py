@@ -50,7 +50,7 @@ def test_a_worker_that_was_taken_for_dead_keeps_the_holds_that_it_got_back(scene
     world.run(world.now_s + 0.1)
     assert scene.peek()
     # The other one learns that the lease has ended, and can give nothing back before the silent one is there again.
-    scene.node.errors.append(Errors(b"-TRYAGAIN\r\n", frozenset({"reclaim_v1"}), 1.0, world.now_s + 1.3))
+    scene.node.errors.append(Errors(b"-TRYAGAIN\r\n", frozenset({"reclaim_v2"}), 1.0, world.now_s + 1.3))
     silent.loop.stop_until(world.now_s + 1.1)
     world.run(world.now_s + 1.9)
     assert other.ledger is not None

@@ -149,7 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def reap(self) -> None:
         keys = TeamKeys(self.keys[0].team_id)
-        names = [keys.state, keys.holds, keys.held, keys.journal]
+        names = [keys.state, keys.holds, keys.held, keys.journal, keys.end_users]
         time.sleep(0.002)  # a grace of nothing ends with the millisecond that it began in
         args = ["200", "0", str(10**9)]
         voided, _ = self.run(_wait(lambda: self.parts.store.call(hold_expiry.EXPIRE, names, args)))

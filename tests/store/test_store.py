@@ -226,7 +226,7 @@ def test_settings_do_not_show_secrets() -> None:
 
 
 def test_every_script_of_the_package_loads_with_its_includes() -> None:
-    script = Script.load("admit_v6")
+    script = Script.load("admit_v7")
     assert "--@include" not in script.source
     assert len(script.sha) == 40
 

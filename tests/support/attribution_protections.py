@@ -8,6 +8,7 @@ from tests.support.protections import Protection
 
 _SCRIPT: Final = "gateway/store/scripts/attribution.lua"
 _LEDGER: Final = "tests/ledger/test_attribution.py"
+_USERS: Final = "tests/ledger/test_end_users.py"
 _BOUNDED: Final = f"{_LEDGER}::test_too_many_values_and_too_many_names_are_counted_together"
 
 ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
@@ -27,7 +28,7 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "what is counted by tag has an end",
-        "gateway/store/scripts/settle_v7.lua",
+        "gateway/store/scripts/settle_v8.lua",
         "if tags.life then redis.call('PEXPIRE', KEYS[12], tags.life) end",
         "",
         f"{_LEDGER}::test_a_day_is_kept_as_long_as_the_policy_says",
@@ -55,9 +56,9 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a correction counts under the tags of the request that it corrects",
-        "gateway/store/scripts/settle_v7.lua",
-        "local kept_tags = remembered and is_tagged",
-        "local kept_tags = false and is_tagged",
+        "gateway/store/scripts/settle_v8.lua",
+        "is_open and is_tagged and ARGV[28], is_open",
+        "false, is_open",
         "tests/operators/test_attribution.py::test_what_corrects_an_estimate_counts_where_that_was_counted",
     ),
     Protection(
@@ -73,5 +74,68 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "local is_new = values == 0 and name ~= 'u'",
         "local is_new = values == 0",
         _BOUNDED,
+    ),
+    Protection(
+        "the end users that are counted are bounded",
+        "gateway/store/scripts/end_users_admission.lua",
+        "if counted + new - #over_entries > most + 0 then crowd = counted end",
+        "",
+        f"{_USERS}::test_so_many_end_users_are_counted_at_a_time_and_those_who_are_done_make_room",
+    ),
+    Protection(
+        "an end user of whom something runs is counted on",
+        "gateway/store/scripts/end_users.lua",
+        "(running > 0 and WEEK_MS or 0)",
+        "0",
+        f"{_USERS}::test_so_many_end_users_are_counted_at_a_time_and_those_who_are_done_make_room",
+    ),
+    Protection(
+        "what is counted for end users has an end",
+        "gateway/store/scripts/end_users.lua",
+        "if kept_ms < wanted_ms - DAY_MS then redis.call('PEXPIRE', end_users, wanted_ms) end",
+        "",
+        f"{_USERS}::test_what_is_counted_is_kept_until_no_period_counts_it",
+    ),
+    Protection(
+        "a dead worker's holds give end users their slots back",
+        "gateway/store/scripts/void.lua",
+        "  if hold then hold.end_users = end_users end\n",
+        "  if hold then hold.end_user = nil end\n",
+        f"{_USERS}::test_a_dead_worker_s_end_users_get_their_slots_back",
+    ),
+    Protection(
+        "an admission whose reply was lost gives its end user's slot back",
+        "gateway/ledger/admissions.py",
+        "end_user if counted is None or ",
+        "end_user if counted is not None and ",
+        f"{_USERS}::test_an_admission_whose_reply_was_lost_is_given_back_to_its_end_user",
+    ),
+    Protection(
+        "one end user waits in the queue behind nobody else",
+        "gateway/store/scripts/admit_v7.lua",
+        " .. (entry[6] and '.' .. end_user or '')",
+        "",
+        f"{_USERS}::test_one_end_user_waits_in_the_queue_behind_nobody_else",
+    ),
+    Protection(
+        "who names no end user does not pass where one is to be named",
+        "gateway/store/scripts/end_users_admission.lua",
+        "if end_user == '' and next(entries) then return",
+        "if false then return",
+        f"{_USERS}::test_requests_that_name_nobody_are_one_end_user_or_refused",
+    ),
+    Protection(
+        "end users whose long names begin alike are two",
+        "gateway/protocol/attribution.py",
+        '    return f"{text[: MAX_VALUE - _MARK_CHARACTERS - 1]}~{mark}"',
+        "    return text[:MAX_VALUE]",
+        "tests/unit/test_attribution.py::test_end_users_whose_names_begin_alike_stay_two",
+    ),
+    Protection(
+        "what corrects an estimate corrects the end user's budget",
+        "gateway/store/scripts/settle_v8.lua",
+        "is_open and end_users and ARGV[29]",
+        "false",
+        "tests/operators/test_end_user_limits.py::test_what_corrects_an_estimate_corrects_the_end_user_s_budget",
     ),
 )

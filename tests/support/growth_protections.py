@@ -6,7 +6,7 @@ from typing import Final
 
 from tests.support.protections import Protection
 
-_SETTLE: Final = "gateway/store/scripts/settle_v7.lua"
+_SETTLE: Final = "gateway/store/scripts/settle_v8.lua"
 _LOOKUP: Final = "gateway/store/scripts/index_lookup.lua"
 _TEST: Final = "tests/ledger/test_growth.py"
 _TEST_ARCHIVE: Final = "tests/admin/test_archive.py"

@@ -20,14 +20,14 @@ HOLD_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a paused team is refused what costs",
-        "gateway/store/scripts/admit_v6.lua",
+        "gateway/store/scripts/admit_v7.lua",
         "local paused = amount > 0 and team_limits[FOURTH + 2]",
         "local paused = false",
         f"{_TEST_OVERRUNS}::test_the_refusal_says_why_since_when_and_who_can_help",
     ),
     Protection(
         "a paused team is not refused what is free",
-        "gateway/store/scripts/admit_v6.lua",
+        "gateway/store/scripts/admit_v7.lua",
         "amount > 0 and team_limits[FOURTH + 2]",
         "team_limits[FOURTH + 2]",
         f"{_TEST_OVERRUNS}::test_what_costs_nothing_passes",

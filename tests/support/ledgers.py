@@ -48,6 +48,7 @@ def policy(**changes: Any) -> LedgerPolicy:
         "lease_s": 3.0,
         "unreplicated_max": 10_000,
         "burst": 1.0,
+        "max_end_users": 1000,
     }
     return LedgerPolicy(**{**values, **changes})
 
@@ -153,7 +154,7 @@ async def expire_hold(store: Store, team_id: str, hold_id: str) -> None:
     names = TeamKeys(team_id)
     seconds, _ = await store.run("TIME", key=names.team)
     await store.run("ZADD", names.holds, "XX", f"{int(seconds) * 1000 - 1000}.5", hold_id)
-    keys = [names.state, names.holds, names.held, names.journal]
+    keys = [names.state, names.holds, names.held, names.journal, names.end_users]
     assert (await store.call(hold_expiry.EXPIRE, keys, ["200", "1000", "1000000"]))[0] >= 1
 
 

@@ -39,7 +39,7 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "what was admitted without the store counts in every period",
-        "gateway/store/scripts/settle_v7.lua",
+        "gateway/store/scripts/settle_v8.lua",
         "hold.counted = meters_of_model(",
         "local _ = meters_of_model(",
         f"{_TEST}::test_what_was_admitted_without_the_store_counts_in_every_period",
@@ -131,7 +131,7 @@ LIMIT_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "settlement knows of a rate's override",
-        "gateway/store/scripts/settle_v7.lua",
+        "gateway/store/scripts/settle_v8.lua",
         "over[scope] = one",
         "over = nil",
         f"{_TEST_OVERRIDES}::test_settling_in_time_gives_back_what_has_not_drained_at_the_rate_that_holds",

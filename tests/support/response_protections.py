@@ -70,7 +70,7 @@ RESPONSE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "what costs nothing needs no credits",
-        "gateway/store/scripts/admit_v6.lua",
+        "gateway/store/scripts/admit_v7.lua",
         "metered and amount > 0 and available < amount",
         "metered and available < amount",
         f"{_TEST_FREE}::test_what_costs_nothing_passes_where_nothing_is_left",

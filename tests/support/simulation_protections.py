@@ -15,7 +15,7 @@ _UPKEEP: Final = "gateway/ledger/upkeep.py"
 SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "an admission that comes late runs no more",
-        "gateway/store/scripts/admit_v6.lua",
+        "gateway/store/scripts/admit_v7.lua",
         "if ARGV[13] ~= '' and now > ARGV[13] + 0 then return refuse('late', '', 0, 0, -1) end",
         "",
         f"{_SCHEDULES}[lost_by_the_client]",
@@ -43,7 +43,7 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a hold that has expired has a grace when it is first seen",
-        "gateway/store/scripts/expire_v2.lua",
+        "gateway/store/scripts/expire_v3.lua",
         "if expiry % 1 == 0 or now - expiry > life then",
         "if false then",
         f"{_SCHEDULES}[store_stands_still]",
@@ -114,7 +114,7 @@ SIMULATION_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "a settlement that is posted again changes nothing",
-        "gateway/store/scripts/settle_v7.lua",
+        "gateway/store/scripts/settle_v8.lua",
         "local entry = not before and find_entry(index, journal, ARGV[23], binary_id, 1)",
         "local entry = nil",
         f"{_SCHEDULES}[cut_at_a_command]",

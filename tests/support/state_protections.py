@@ -309,7 +309,7 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     ),
     Protection(
         "an Idempotency-Key is taken between a summary and its request",
-        "gateway/store/scripts/settle_v7.lua",
+        "gateway/store/scripts/settle_v8.lua",
         "  if follower then redis",
         "  if false then redis",
         f"{_TEST_ONCE}::test_between_its_summary_and_its_own_admission_the_key_is_taken",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +15,9 @@ from gateway.protocol.attribution import (
     DEFAULT,
     MAX_VALUE,
     NO_LABELS,
+    NOBODY,
     BodyLabels,
+    counted_as,
     read_labels,
     tag_names,
     tags_of,
@@ -118,3 +121,28 @@ def test_an_end_user_can_be_hashed_or_left_out() -> None:
 
 def test_what_says_nothing_costs_nothing() -> None:
     assert tags_of(None, BodyLabels(), DEFAULT) == ""
+
+
+@given(
+    one=st.text(min_size=1, max_size=3 * MAX_VALUE).filter(str.isprintable),
+    other=st.text(min_size=1, max_size=9),
+    times=st.integers(1, 90),
+)
+def test_end_users_whose_names_begin_alike_stay_two(one: str, other: str, times: int) -> None:
+    """However long they are, what is kept of a name is bounded."""
+    names = {one * times, one * times + other}
+    found = {read_labels({"user": name}).end_user for name in names if not name.isspace()}
+    assert all(len(name) <= MAX_VALUE for name in found)
+    assert len(found) == len({" ".join(name.split()) for name in names if not name.isspace()}) or any(
+        not letter.isprintable() for letter in other
+    )
+
+
+def test_limits_know_an_end_user_by_a_digest() -> None:
+    bob, eve = (read_labels({"user": name}) for name in ("bob", "eve"))
+    keyed = DEFAULT._replace(hash_key=b"k" * 32)
+    digests = {counted_as(user, policy, NOBODY) for user in (bob, eve) for policy in (DEFAULT, keyed)}
+    assert len(digests) == 4
+    assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in digests)
+    assert counted_as(NO_LABELS, DEFAULT, NOBODY) == NOBODY
+    assert counted_as(read_labels({"metadata": {"run": "1"}}), DEFAULT, "") == ""

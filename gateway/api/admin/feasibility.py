@@ -4,7 +4,8 @@
 |-----------------------------|------------------------------------------------------------------------------------|
 | `expires_at`                | it has passed                                                                      |
 | `models`, a limit's models  | no route fits; an alias becomes the model that it stands for                       |
-| `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead          |
+| `rpm`, `tpm`, `concurrency` | it is 0, which refuses every request: disable the team or the key instead; of each  |
+|                             | end user too                                                                       |
 | `tpm` and each budget       | it is below what the smallest request holds at the cheapest model that may be used |
 | `limits`                    | there would be more than `MAX_RULES` that scripts do not read by themselves        |
 | `overrides`                 | the same; but 0 is permitted, as it refuses for a while only                       |
@@ -23,7 +24,7 @@ from typing import Final, NamedTuple, TypeVar
 import orjson
 
 from gateway.accounts.accounts import Changes, Key, Team
-from gateway.accounts.limit_names import MODELS, PLAIN, read_limit_name, with_pattern
+from gateway.accounts.limit_names import END_USER, MODELS, PLAIN, read_limit_name, with_pattern
 from gateway.accounts.overrides import Override
 from gateway.accounts.rules import MAX_RULES
 from gateway.billing.money import format_usd
@@ -66,7 +67,7 @@ def feasible(
     unset: Mapping[str, int] = {}
     set_before = before.limits if before is not None else unset
     for name, value in _new(changes.limits, set_before).items():
-        if name in _LOCKS_OUT_AT_ZERO and value == 0:
+        if name.removeprefix(END_USER) in _LOCKS_OUT_AT_ZERO and value == 0:
             raise _impossible(
                 f"limits.{name}", "0 refuses every request for ever: set the status to disabled instead, or null"
             )
@@ -129,7 +130,7 @@ def _refuse_too_small(
 ) -> None:
     least_of: dict[str, _Least | None] = {}
     for name, value in limits.items():
-        if not name.startswith(("tpm", "budget_")):
+        if not name.removeprefix(END_USER).startswith(("tpm", "budget_")):
             continue
         pattern = name.partition(MODELS)[2]
         if pattern not in least_of:

@@ -66,7 +66,8 @@ class Limits(BaseModel):
     """Limits of a team or a key. null removes one; what lets no request through is refused (feasibility.py).
 
     Besides those listed there are budgets of the last hours or days, such as budget_usd_24h or budget_tokens_7d, and
-    limits for the models of a pattern, such as rpm@openai/* or budget_usd_day@openai/gpt-5.
+    limits for the models of a pattern, such as rpm@openai/* or budget_usd_day@openai/gpt-5, and limits of each end user
+    by itself, such as end_user.rpm or end_user.budget_usd_day.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

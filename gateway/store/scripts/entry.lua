@@ -4,7 +4,7 @@
 --   hold id | row | ending | cost | balance after it | hold, nano-USD | input, cached, output, reasoning tokens | admitted_ms
 --   [| the response's id [| the cost's calculation [| the note about the response [| the provider's id of it, if different
 --   [| the amount by which the cost exceeds the hold of the request that created the response
---   [| the request's tags, where the response's usage may correct the cost later]]]]]]
+--   [| the request's tags [| and its end user, where the response's usage may correct the cost later]]]]]]]
 --
 --   row      "<key id>|<model>"
 --   ending   three lines: "<settle or void> <outcome> <settled_by> <upstream>", the calculation of a plain cost, the

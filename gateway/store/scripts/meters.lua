@@ -3,7 +3,7 @@
 --
 -- The field "rules" of a team's or a key's hash is JSON (accounts/rules.py):
 --   {"rules": [[id, name, kind, value, pattern, period], ...], "local": ["day", ...], "zone": "...", "dated": true,
---    "overrides": [...], "ends": ...}
+--    "overrides": [...], "ends": ..., "end_users": [...]}
 -- `pattern`: of models, in lower case; "" for all. `period` of a budget: hour, day, week, month, quarter, total, or the
 -- width in ms of a slot. A team's "local" names the periods of plain budgets that do not follow UTC. They are counted
 -- in meters with the name of the budget as their id. "zone" changes with the team's time zone and anchor. "dated": its
@@ -11,7 +11,8 @@
 -- (accounts/periods.py). It is read only when a period begins.
 -- A rule with an override (overrides.lua) has two more values: the value for a while, false for no limit, and until when.
 -- Its own value is false if there is no limit otherwise. "ends" is the first field of rules that hold only for a while:
--- after that time (ms) they need not be read any more.
+-- after that time (ms) they need not be read any more. "end_users" has rules of the same form, for each end user
+-- separately (end_users.lua).
 
 local NO_END = 9007199254740991
 -- The rules that apply: { rule, meter, "key" or "team", limit or false, { until when, the limit after it } or nil }

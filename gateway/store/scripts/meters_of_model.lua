@@ -7,8 +7,12 @@ local function meters_of_model(model, compiled)
   local patterns, found = { [''] = true, ['*'] = true, [model] = true }, {}
   for at in string.gmatch(model, '()/') do patterns[string.sub(model, 1, at) .. '*'] = true end
   for scope, text in pairs(compiled) do
-    for _, rule in ipairs(text and cjson.decode(text).rules or {}) do
+    local rules = text and cjson.decode(text) or {}
+    for _, rule in ipairs(rules.rules or {}) do
       if patterns[rule[5]] and rule[3] ~= 3 then found[#found + 1] = scope .. rule[1] end
+    end
+    for _, rule in ipairs(rules.end_users or {}) do
+      if patterns[rule[5]] and rule[3] ~= 3 then found[#found + 1] = (scope == 't' and 'e' or 'f') .. rule[1] end
     end
   end
   for _, unit in ipairs({ 'usd', 'tokens' }) do

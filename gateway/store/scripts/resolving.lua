@@ -1,13 +1,15 @@
 -- For the scripts that end holds: replaces the reserved amounts by the used ones. Included after common.lua.
 
 -- Parses a hold: "amount tokens admitted_ms key_id buckets[ meters]". `buckets` says whose bucket holds its tokens: 1
--- the key's, 2 the team's, 3 both. `meters` names those that count it (meter_counting.lua).
+-- the key's, 2 the team's, 3 both. `meters` names those that count it (meter_counting.lua), and the end user
+-- (end_users.lua).
 local function parse_hold(text)
   local amount, tokens, admitted, key_id, buckets, counted = string.match(text, '^(%d+) (%d+) (%d+) (%w+) (%d) ?([%w_.,]*)$')
+  local names, end_user = string.match(counted, '^(.*),u(%w+)$')
   return {
     amount = amount + 0, tokens = tokens + 0, admitted_ms = admitted + 0, key_id = key_id,
     in_key_bucket = buckets % 2 == 1, in_team_bucket = buckets + 0 >= 2,
-    counted = counted ~= '' and counted,
+    counted = counted ~= '' and (names or counted), end_user = end_user,
   }
 end
 
@@ -54,7 +56,8 @@ end
 -- Resolves a hold in one step: returns its money to `available`, frees its slot and its share of the budgets, and posts
 -- the cost. The buckets keep the tokens that were used. `tpm` are the limits of their rates, of team and key. Where
 -- `tokens` is nil the buckets are not changed, because tokens reserved by a gateway that died count as used and drain.
--- `over` has the overrides of these limits, `t` of the team's and `k` of the key's (overrides.lua). Returns the balance.
+-- `over` has the overrides of these limits, `t` of the team's and `k` of the key's (overrides.lua). `hold.end_users` is the key of
+-- the hash that counts for end users. Returns the balance.
 --
 -- With `records`, so many are added to the number of records in the newest index, which is kept as
 -- its week * 2^32 + the number. `week` is that of the index at hand, in the same form. Then the sum is returned, too.
@@ -65,8 +68,14 @@ local function resolve(state, hold, now, team_tpm, key_tpm, cost, tokens, slots,
   resolve_scope(key, hold, hold.in_key_bucket, tokens and key_tpm, now, cost, used, slots, over and over.k)
   if hold.counted then
 --@include meter_counting
-    local meters = read_meters(state, hold.key_id)
-    for scope, id in string.gmatch(hold.counted, '([tk])([^,]+)') do
+    local meters, entries, kept_ms, save_resolved = read_meters(state, hold.key_id), nil, nil, nil
+    if hold.end_user then
+--@include end_users_resolving
+      entries, kept_ms = read_entries(hold.end_users, hold.key_id, hold.end_user)
+      for scope, entry in pairs(entries) do meters[scope] = entry[3] end
+      save_resolved = save_counted
+    end
+    for scope, id in string.gmatch(hold.counted, '([tkef])([^,]+)') do
       local meter = meters[scope] and meters[scope][id]
       if meter and meter[1] == OF_TOKENS then
         local limit, again = meter[4] > 0 and meter[4], meter[6] and meter[6] > 0 and meter[6]
@@ -76,6 +85,7 @@ local function resolve(state, hold, now, team_tpm, key_tpm, cost, tokens, slots,
     end
     redis.call('HSET', state, 'meter_window', cmsgpack.pack(meters.t or {}),
       hold.key_id .. ':meter_window', cmsgpack.pack(meters.k or {}))
+    if save_resolved then save_resolved(hold, hold.counted, entries, kept_ms, now, -slots) end
   end
   available, held, spent = available + hold.amount - cost, held - hold.amount, (spent or 0) + 0
   indexed = max((indexed or 0) + 0, week or 0) + (records or 0)

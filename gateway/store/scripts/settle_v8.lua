@@ -1,8 +1,8 @@
--- settle_v7: ends a hold exactly once. It settles the hold and posts a cost, or voids it and posts nothing.
+-- settle_v8: ends a hold exactly once. It settles the hold and posts a cost, or voids it and posts nothing.
 --
 -- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  7 words  8 index  9 usage of the hour  10 usage of the day
---      11 the record in which settle_v5 stored this hold's end  [usage of its tags on the day]  [the client's idempotency key]
---      [response]
+--      11 the record in which settle_v5 stored this hold's end  [usage of its tags on the day]  [end users]
+--      [the client's idempotency key]  [response]
 -- ARGV 1 hold id  2 "settle" or "void"  3 cost, nano-USD  4 key id  5 model  6 upstream  7 outcome  8 settled_by
 --      9 input tokens  10 cached  11 output  12 reasoning  13 admitted_ms (server time, from admit)
 --      14 lifetime of the index, ms  15 lifetime of the usage, ms  16 lifetime of journal entries, ms
@@ -17,12 +17,13 @@
 --      26 a note about the response with what the entry does not contain, otherwise ""
 --      27 the id of the response that is remembered, or ""
 --      28 the request's tags for the key that counts them (attribution.lua), or ""
---      [29 text for the last key, the response, in the form of settle_v5; "": the key is deleted  30 its lifetime, ms]
+--      29 the end user, if limits of each end user count the request, or may; otherwise "" (end_users.lua)
+--      [30 text for the last key, the response, in the form of settle_v5; "": the key is deleted  31 its lifetime, ms]
 -- Returns {1 applied | 2 replayed | 3 without its hold | 4 unknown | -1 conflict, cost posted, balance, settled_by}
 --   3: the hold had expired, or never existed (the store was unavailable). A cost is posted; a void writes nothing.
 --   4: the team does not exist, or its key does not have the secret. Nothing is written, so that a stranger creates no keys.
 -- A cost above the hold is posted completely. The field `paused` of the team names the first request that paused it. As
--- long as the team has this field, admit_v6 refuses every request that costs something.
+-- long as the team has this field, admit_v7 refuses every request that costs something.
 --
 -- An open hold has not ended. The end is therefore searched only if there is no open hold.
 --@include common
@@ -34,8 +35,10 @@
 
 local team_hash, key_hash, state, holds, held_hash, journal, words, index = unpack(KEYS, 1, 8)
 local id, kind, cost, key_id = ARGV[1], ARGV[2], ARGV[3] + 0, ARGV[4]
-local response, is_tagged = ARGV[29] and KEYS[#KEYS], ARGV[28] ~= ''
+local response, is_tagged = ARGV[30] and KEYS[#KEYS], ARGV[28] ~= ''
 local behind = is_tagged and 13 or 12
+local end_users = ARGV[29] ~= '' and KEYS[behind]
+if end_users then behind = behind + 1 end
 local mark = #KEYS >= behind + (response and 1 or 0) and KEYS[behind]
 local binary_id = packed_id(id)
 
@@ -67,7 +70,7 @@ else
     return { 3, 0, (money[1] or 0) + (money[2] or 0), ARGV[8] }
   end
   -- Nothing is reserved any more, so every counter gets the whole cost.
-  hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id }
+  hold = { amount = 0, tokens = 0, admitted_ms = ARGV[13] + 0, key_id = key_id, end_user = end_users and ARGV[29] }
   slots, status = 0, 3
   local team_rules, key_rules = redis.call('HGET', team_hash, 'rules'), redis.call('HGET', key_hash, 'rules')
   if team_rules or key_rules then
@@ -75,6 +78,8 @@ else
     hold.counted = meters_of_model(string.lower(ARGV[5]), { t = team_rules, k = key_rules })
   end
 end
+hold.end_users = end_users
+hold.end_user = end_users and hold.counted and hold.end_user
 local now = server_ms()
 if hold.admitted_ms == 0 then hold.admitted_ms = now end
 
@@ -134,13 +139,14 @@ end
 local over, pauser = string.match(ARGV[22], '^over (%d+) (%S*)$')
 -- The provider and the client may have different ids of a response.
 local named = remembered and ARGV[27] or ARGV[21]
--- If the response's usage may correct the cost later, the correction needs the same tags.
-local kept_tags = remembered and is_tagged and ARGV[8] ~= 'usage' and ARGV[8] ~= 'upstream_cost' and ARGV[28]
+-- If the response's usage may correct the cost later, the correction needs the same tags and end user.
+local is_open = remembered and ARGV[8] ~= 'usage' and ARGV[8] ~= 'upstream_cost'
+local kept_tags, kept_user = is_open and is_tagged and ARGV[28], is_open and end_users and ARGV[29]
 local more, last = {
   named ~= '' and packed_id(named) or '', plain and '' or ARGV[19], ARGV[26],
   (over or ARGV[21] ~= named) and ARGV[21] ~= '' and packed_id(ARGV[21]) or '',
-  over and over + 0 or kept_tags and (hold.amount > 0 and max(0, cost - hold.amount) or 0) or '', kept_tags or '',
-}, 6
+  over and over + 0 or (kept_tags or kept_user) and (hold.amount > 0 and max(0, cost - hold.amount) or 0) or '', kept_tags or '', kept_user or '',
+}, 7
 while last > 0 and more[last] == '' do last = last - 1 end
 local entry_id = redis.call('XADD', journal, 'MINID', '~', now - ARGV[16], '*', 'e', cmsgpack.pack(
   binary_id, word(numbers[1], row), word(numbers[2], ending), cost, balance, hold.amount, input, cached, output, reasoning,
@@ -167,7 +173,7 @@ if kind == 'settle' then
 end
 pauser = ARGV[22] == '1' and id or pauser
 if pauser and pauser ~= '' then redis.call('HSETNX', team_hash, 'paused', string.format('%d %s', now, pauser)) end
-if response and ARGV[29] ~= '' then redis.call('SET', response, ARGV[29], 'PX', ARGV[30])
+if response and ARGV[30] ~= '' then redis.call('SET', response, ARGV[30], 'PX', ARGV[31])
 elseif response then redis.call('DEL', response) end
 -- The client may have used the idempotency key again after this hold expired.
 local first, _, follower

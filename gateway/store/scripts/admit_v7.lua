@@ -1,6 +1,6 @@
--- admit_v6: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
+-- admit_v7: decides whether a request may run. It checks everything first, and then reserves everything or nothing.
 --
--- KEYS 1 team  2 key  3 state  4 holds  5 held  6 journal  [the client's idempotency key]  [the team's queue]
+-- KEYS 1 team  2 key  3 state  4 holds  5 held  6 end users  [the client's idempotency key]  [the team's queue]
 -- ARGV 1 hold id  2 key id  3 SHA-256 of the secret  4 patterns that match the model, most specific first, one per line
 --      (all in lower case, and compared so)
 --      5 hold, nano-USD  6 hold, tokens  7 requested max_output_tokens, or -1  8 lifetime of the hold, ms
@@ -13,6 +13,8 @@
 --      17 "1": it has a place in the queue, or joins it
 --      18 patterns whose limits count it, one per line, or "" for those of 4
 --      19 id of the request that follows this one under the same idempotency key, or ""
+--      20 how many end users may be counted at most, a space, and the request's end user (end_users.lua); nothing if it
+--         names none, so that a limit of each end user refuses it
 -- Returns {1, admitted_ms, "", "", 0, 0, 0, available, hold nano-USD, hold tokens, 1: cut at the hold, rates...[, the
 --           meters that count it (meter_counting.lua), its day in the team's time zone (days after 1970-01-01), or -1]} or
 --         {0, now_ms, code, scope, limit, used, wait_ms (-1: waiting does not help), available, hold nano-USD, hold tokens,
@@ -24,8 +26,8 @@
 -- With the code "calendar", nothing was decided: the team's calendar (accounts/periods.py) must be written first.
 -- For an invalid key, scope is the reason, and limit is the time in ms since when it applies (key_status.lua).
 -- A call that waited in the socket of a store that hung is refused as "late", because its caller no longer waits.
--- Admission voids no hold, because after such a pause the hold of a running request looks expired: see expire_v2 and
--- reclaim_v1. If several limits refuse a request, the answer names the one that lasts longest, so that a client that waits
+-- Admission voids no hold, because after such a pause the hold of a running request looks expired: see expire_v3 and
+-- reclaim_v2. If several limits refuse a request, the answer names the one that lasts longest, so that a client that waits
 -- for that long succeeds. Credits and budgets do not refuse a request that reserves none of them. queue.lua describes how
 -- requests wait. A request that does not state its output reserves at most the output tokens that its key and team permit.
 --@include common
@@ -37,7 +39,7 @@
 
 local NO_LIMIT = 9007199254740991
 local STATUS, EXPIRES_MS, MODELS, FOURTH = 15, 16, 17, 18 -- places of these fields, after the limits
-local team_hash, key_hash, state, holds, held_hash = unpack(KEYS, 1, 5)
+local team_hash, key_hash, state, holds, held_hash, end_users = unpack(KEYS, 1, 6)
 local queue = ARGV[17] == '1' and KEYS[#KEYS]
 local mark = #KEYS > (queue and 7 or 6) and KEYS[7]
 local hold_id, key_id, secret_hash = ARGV[1], ARGV[2], ARGV[3]
@@ -58,6 +60,9 @@ if team_rules and now > (string.match(team_rules, '^{"ends":(%d+)') or NO_LIMIT)
 local rules, wait_under, meters
 local later -- returns how long a request waits if an override ends before (override_ends.lua)
 local counting -- the names of the meters that count the request
+-- Whom the request is for, what limits of each end user have counted for that one, and what writes it down; nil where there
+-- are none. `crowd`: so many are counted already, and the request is for another one.
+local end_user, entries, save_end_users, crowd
 local day = -1 -- the day in the team's time zone, if it has one
 
 -- Returns limit, left and reset_ms of the limit with the least left.
@@ -82,8 +87,9 @@ local function least_of_bucket(limit, level)
   return most, least, reset
 end
 
--- Returns the name of a rule's meter, as holds contain it.
-local function meter_name(entry) return (entry[3] == 'key' and 'k' or 't') .. entry[1][1] end
+-- Returns the name of a rule's meter, as holds contain it, and as the team's queue contains it.
+local function meter_name(entry) return (entry[6] or entry[3] == 'key' and 'k' or 't') .. entry[1][1] end
+local function queued_name(entry) return meter_name(entry) .. (entry[6] and '.' .. end_user or '') end
 
 local function answer(admitted, code, scope, limit, used, wait_ms)
   local rq_limit, rq_left, rq_reset, tk_limit, tk_left, tk_reset = -1, -1, 0, -1, -1, 0
@@ -144,7 +150,8 @@ else
   advance(key, key_limits, now)
   advance(team, team_limits, now)
   later = wait_beyond
-  if not free and (of_key.rules or of_team.rules or of_team['local'] or of_team.dated) then
+  local of_end_users = of_key.end_users or of_team.end_users
+  if not free and (of_key.rules or of_team.rules or of_team['local'] or of_team.dated or of_end_users) then
     local before = read_meters(state, key_id)
     local limited = ARGV[18] == '' and models or ARGV[18]
     rules, wait_under = applied, wait_for
@@ -152,8 +159,11 @@ else
       k = load_meters('key', key, key_limits, of_key, of_team, before.k, limited),
       t = load_meters('team', team, team_limits, of_team, of_team, before.t, limited),
     }
+    if of_end_users then
+--@include end_users_admission
+    end
     counting = {}
-    for _, entry in ipairs(rules) do counting[meter_name(entry)] = true end
+    for _, entry in ipairs(rules) do counting[queued_name(entry)] = true end
     if of_team.dated then day = today(before.t or {}, meters.t) end
     if lacks_calendar then return refuse('calendar', '', 0, 0, -1) end
   end
@@ -231,7 +241,7 @@ local function check(name, scope, limits)
   end
 end
 if not free then
-  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v7
+  local paused = amount > 0 and team_limits[FOURTH + 2] -- settle_v8
   if paused then
     local since_ms, id = string.match(paused, '^(%d+) (.*)$')
     consider('team_paused:' .. id, 'team', since_ms + 0, 0, -1)
@@ -246,11 +256,12 @@ if not free then
         if wait ~= 0 and entry[5] then wait = later(wait, entry[5], entry[2], limit, amount, tokens, rule[6]) end
         if wait ~= 0 then
         local name, pattern = string.match(rule[2], '^([^@]+)@?(.*)$')
-        consider(name, scope, limit, used, wait, pattern, rule[5] ~= '' and meter_name(entry))
+        consider(name, scope, limit, used, wait, pattern, (rule[5] ~= '' or entry[6]) and queued_name(entry))
       end
       end
     end
   end
+  if crowd then consider('end_users', 'team', crowd, crowd, MINUTE_MS) end
   if metered and amount > 0 and available < amount then consider('credits', 'team', available, held, -1) end
 end
 -- From here on the queue may be written, because entries that are no longer renewed are removed.
@@ -268,7 +279,7 @@ if worst or turn and turn.behind then
     if (not worst or worst.wait_ms >= 0 and WAITABLE[worst.code]) and not turn.is_full then
       if queue then
         local meter, scope = blocked.meter or not worst and turn.meter or '', nil
-        if meter ~= '' then scope = string.sub(meter, 1, 1) == 'k' and 'key' or 'team'
+        if meter ~= '' then scope = string.find('kf', string.sub(meter, 1, 1), 1, true) and 'key' or 'team'
         else scope = (blocked.key or turn.behind == 'key') and 'key' or 'team' end
         wait_on(queue, state, hold_id, key_id, turn, scope, meter, now)
         if follows then redis.call('PEXPIRE', mark, WAITS_MS) end
@@ -282,6 +293,9 @@ if ARGV[9] == '1' then return answer(1, '', '', 0, 0, 0) end
 --@permits HSET ZADD
 if mark then
 --@permits SET
+end
+if entries then
+--@permits HDEL PEXPIRE
 end
 if queue then leave(queue, state, hold_id) end
 
@@ -306,6 +320,10 @@ if rules then
     counted = counted .. (counted == '' and ' ' or ',') .. meter_name(entry)
   end
   team_meters, key_meters = cmsgpack.pack(meters.t), cmsgpack.pack(meters.k)
+end
+if entries then
+  if next(entries) then counted = counted .. ',u' .. end_user end
+  save_end_users()
 end
 if not free then
   reserve(key, key_limits)

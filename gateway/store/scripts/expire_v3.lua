@@ -1,6 +1,6 @@
--- expire_v2: voids holds that no worker has renewed, because their worker died and no lease reported it.
+-- expire_v3: voids holds that no worker has renewed, because their worker died and no lease reported it.
 --
--- KEYS 1 state  2 holds  3 held  4 journal
+-- KEYS 1 state  2 holds  3 held  4 journal  5 end users
 -- ARGV 1 maximum number of holds  2 grace period, ms  3 lifetime of a hold, ms
 -- Returns {number of voided holds, number of expired holds}
 --
@@ -13,7 +13,7 @@
 --@include common
 --@include resolving
 --@include void
-local state, holds, held, journal = unpack(KEYS)
+local state, holds, held, journal, end_users = unpack(KEYS)
 local max_holds, grace, life = ARGV[1], ARGV[2] + 0, ARGV[3] + 0
 local now = server_ms()
 
@@ -27,7 +27,7 @@ for i = 1, #expired, 2 do
   if expiry % 1 == 0 or now - expiry > life then
     redis.call('ZADD', holds, 'XX', string.format('%.1f', now + grace + 0.5), expired[i])
   else
-    void_hold(state, holds, held, journal, now, expired[i])
+    void_hold(state, holds, held, journal, end_users, now, expired[i])
     voided = voided + 1
   end
 end
