@@ -59,7 +59,7 @@ class Compactor:
             return None
         own = RequestRecord(self._ledger.new_request_id(), record.method, record.path, record.route, record.client)
         own.key, own.model, own.upstream.chosen_by = record.key, record.model, record.upstream.chosen_by
-        own.detail = f"a summary for {record.request_id}"
+        own.detail, own.tags = f"a summary for {record.request_id}", record.tags
         plain = routed._replace(target=CREATE_TARGET, turn=None)
         call = await with_new_body(snapshot, plain, due.body, client, own)
         return Summary(self._ledger, self._exchanges, snapshot, routed, call, client, record, own)
@@ -85,7 +85,9 @@ class Summary:
     async def admit(self) -> Admitted:
         """See `PendingSummary`."""
         call, record = self.call, self.record
-        admission_request = call.admission_request._replace(followed_by=self.request_record.request_id)
+        end_user = self.request.admission_request.end_user
+        followed_by = self.request_record.request_id
+        admission_request = call.admission_request._replace(followed_by=followed_by, end_user=end_user)
         try:
             admission = await self.ledger.admit(admission_request)
         except BaseException:

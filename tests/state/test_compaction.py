@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.state.answers import COST_NANO_USD, MODEL, answer, response
+from tests.support.admins import admin_client
 from tests.support.gateway import NewKey, RunningGateway, running_gateway
 from tests.support.post_only_provider import Answer, PostOnlyProvider
 from tests.support.servers import Server
@@ -187,6 +188,23 @@ def test_without_a_summary_the_turn_goes_on_with_its_whole_context(team: Team) -
     assert [item["type"] for item in made["output"]] == ["message"]
     assert "Long. Long." in team.sent()
     assert team.spent() == COST_NANO_USD
+
+
+def test_a_summary_is_for_the_end_user_and_the_tags_of_its_turn(team: Team) -> None:
+    gateway = team.gateways[0]
+    key = gateway.new_key(limits={"end_user.rpm": 2})
+    team.provider.next(answer("In short.", "gen"))
+    team.provider.next(answer("fine", "gen"))
+    body = {"model": MODEL, "input": "Long. " * 200, "context_management": [{"type": "compaction"}], "user": "bob"}
+    body["context_management"][0]["compact_threshold"] = 10  # type: ignore[index]  # the one list of the body
+    with gateway.http(key) as client, admin_client(gateway) as root:
+        headers = {"x-gateway-tags": "project=alpha"}
+        assert client.post("/v1/responses", json=body, headers=headers).status_code == 200
+        assert client.post("/v1/responses", json=body).json()["error"]["scope"] == "end_user"
+        wait_until_sync(lambda: not gateway.balance(key).held, what="nothing is held")
+        for by, value in (("user", "bob"), ("tag:project", "alpha")):
+            (group,) = root.get("/usage", params={"team": key.team.id, "by": by}).json()["groups"]
+            assert (group["value"], group["requests"]) == (value, 2)
 
 
 def test_a_team_that_cannot_pay_for_the_summary_gets_no_turn(team: Team) -> None:
