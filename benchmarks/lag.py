@@ -8,6 +8,7 @@ itself (`probed.py`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import mmap
 import socket
@@ -15,18 +16,22 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
+from benchmarks import exchanges
 from benchmarks.machine import Cores, Missing
 from benchmarks.probed import SIZE
-from benchmarks.servers import Bench, Target
+from benchmarks.servers import NO_ENV, RESPONSES_PATH, Bench, Target
 
 _TEXT_BYTES: Final = 8_000_000  # just below server.max_text_bytes
 _VALUES: Final = 199_000  # just below server.max_json_values
 _EVENT_BYTES: Final = 15_000_000  # just below upstreams.max_event_bytes
 _REPEATS: Final = 5
 WHOLE: Final = b'{"model":"m","input":"x"}'
+DRY: Final = MappingProxyType({"x-gateway-dry-run": "true"})
 STREAM: Final = b'{"model":"m","input":"x","stream":true}'
 
 
@@ -79,11 +84,10 @@ def answers(size: int) -> Iterator[tuple[str, bytes]]:
 
 
 class Provider:
-    """Answers each request with what was set, as JSON or as a stream of one event. Mutable: `body`, `streams`."""
+    """Answers each request with what was set: `kind` and `body`, with `coding` if it is compressed. Mutable."""
 
     def __init__(self) -> None:
-        self.body = b""
-        self.streams = False
+        self.kind, self.body, self.coding = b"application/json", b"", b""
         self.port = 0
 
     def start(self) -> None:
@@ -91,6 +95,14 @@ class Provider:
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+
+    def answer(self, body: bytes, *, coding: bytes = b"") -> None:
+        """Answers with JSON from now on."""
+        self.kind, self.body, self.coding = b"application/json", body, coding
+
+    def stream(self, events: bytes, *, coding: bytes = b"") -> None:
+        """Answers with a stream of events from now on, written at once."""
+        self.kind, self.body, self.coding = b"text/event-stream", events, coding
 
     def _serve(self, listener: socket.socket) -> None:
         while True:
@@ -104,23 +116,21 @@ class Provider:
                 while (line := lines.readline().lower()) not in (b"\r\n", b""):
                     if line.startswith(b"content-length:"):
                         length = int(line.partition(b":")[2])
-                lines.read(length)
-                kind, body = b"application/json", self.body
-                if self.streams:
-                    kind = b"text/event-stream"
-                    body = b'data: {"type":"response.completed","response":%b}\n\ndata: [DONE]\n\n' % body
-                head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (kind, len(body))
-                client.sendall(head + body)
+                while length:
+                    length -= len(lines.read(min(length, 1 << 20)))
+                head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n" % (self.kind, len(self.body))
+                coding = b"content-encoding: %b\r\n" % self.coding if self.coding else b""
+                with contextlib.suppress(OSError):  # a gateway that has refused its answer
+                    client.sendall(b"%b%b\r\n" % (head, coding))
+                    client.sendall(self.body)
 
 
-def ask(target: Target, body: bytes, *, dry: bool) -> int:
-    """Sends one request and reads its answer; gives the status."""
+def ask(target: Target, body: bytes, path: str = RESPONSES_PATH, more: Mapping[str, str] = NO_ENV) -> int:
+    """Sends one request and reads its answer; gives the status. `more`: further headers."""
     connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=60)
-    headers = {"authorization": f"Bearer {target.key}", "content-type": "application/json"}
-    if dry:
-        headers["x-gateway-dry-run"] = "true"
+    headers = {"authorization": f"Bearer {target.key}", "content-type": "application/json", **more}
     try:
-        connection.request("POST", "/v1/responses", body, headers)
+        connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         answer.read()
         return answer.status
@@ -128,14 +138,14 @@ def ask(target: Target, body: bytes, *, dry: bool) -> int:
         connection.close()
 
 
-def measure(target: Target, gaps: mmap.mmap, body: bytes, *, dry: bool) -> tuple[int, float, float]:
+def measure(gaps: mmap.mmap, exchange: Callable[[], int]) -> tuple[int, float, float]:
     """The status, how long the answer took, and the longest gap of the loop, both in ms: the best of a few."""
     best: tuple[int, float, float] = (0, 0.0, float("inf"))
     for _ in range(_REPEATS):
         time.sleep(0.1)
         gaps[:] = struct.pack("q", 0)
         began_s = time.perf_counter()
-        status = ask(target, body, dry=dry)
+        status = exchange()
         took_ms = 1000 * (time.perf_counter() - began_s)
         time.sleep(0.02)
         gap_ms = struct.unpack("q", gaps[:])[0] / 1e6
@@ -148,31 +158,49 @@ def main() -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lag")
     parser.add_argument("--megabytes", type=int, default=33)
-    size = parser.parse_args().megabytes * 1_000_000
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    options = parser.parse_args()
+    size, only = options.megabytes * 1_000_000, options.only
     provider = Provider()
     provider.start()
     try:
         with Bench(Cores.of_this_machine()) as bench:
             target, path = bench.start_probed_gateway(provider.port)
             with path.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as gaps:
-                provider.body = b'{"id":"resp_1","object":"response","status":"completed","output":[],%b}' % USAGE
-                for name, body in bodies(size):
-                    show(name, body, [measure(target, gaps, body, dry=dry) for dry in (True, False)])
-                for (name, answer), (_, event) in zip(answers(size), answers(min(size, _EVENT_BYTES)), strict=True):
-                    provider.body, provider.streams = answer, False
-                    rows = [measure(target, gaps, WHOLE, dry=False)]
-                    provider.body, provider.streams = event, True
-                    show(f"answer: {name}", answer, [*rows, measure(target, gaps, STREAM, dry=False)])
+                for name, data, exchanges in rows(target, provider, size):
+                    if only in name:
+                        show(name, len(data), [measure(gaps, exchange) for exchange in exchanges])
     except Missing as missing:
         sys.stderr.write(f"{missing}\n")
         return 1
     return 0
 
 
-def show(name: str, data: bytes, rows: Sequence[tuple[int, float, float]]) -> None:
+def rows(target: Target, provider: Provider, size: int) -> Iterator[tuple[str, bytes, Sequence[Callable[[], int]]]]:
+    """Names, what is large, and the exchanges whose gaps stand beside each other."""
+    answer = b'{"id":"resp_1","object":"response","status":"completed","output":[],%b}' % USAGE
+    for name, body in bodies(size):
+        provider.answer(answer)
+        yield name, body, [partial(ask, target, body, more=DRY), partial(ask, target, body)]
+    for (name, body), (_, response) in zip(answers(size), answers(min(size, _EVENT_BYTES)), strict=True):
+        event = b'data: {"type":"response.completed","response":%b}\n\ndata: [DONE]\n\n' % response
+
+        def whole(body: bytes = body) -> int:
+            provider.answer(body)
+            return ask(target, WHOLE)
+
+        def streamed(event: bytes = event) -> int:
+            provider.stream(event)
+            return ask(target, STREAM)
+
+        yield f"answer: {name}", body, [whole, streamed]
+    yield from exchanges.rows(target, provider, size, min(size, _EVENT_BYTES))
+
+
+def show(name: str, size: int, rows: Sequence[tuple[int, float, float]]) -> None:
     """Prints one line of the table."""
     cells = [f"{status} in {took_ms:,.0f} ms, {gap_ms:.1f} ms" for status, took_ms, gap_ms in rows]
-    sys.stdout.write(f"| {name} | {len(data) / 1e6:.1f} MB | {' | '.join(cells)} |\n")
+    sys.stdout.write(f"| {name} | {size / 1e6:.1f} MB | {' | '.join(cells)} |\n")
     sys.stdout.flush()
 
 

@@ -114,9 +114,13 @@ general_settings: {{master_key: {key}}}
 PEERS: Final = Path(".peers")
 """Where `make bench-peers` installs other gateways, in an environment of their own."""
 NO_ENV: Final[Mapping[str, str]] = MappingProxyType({})
-MANY_DRY_RUNS: Final = """
+PROBED: Final = """
 [limits]
 dry_runs_per_minute = 1000000
+[[routes]]
+model = "kept"
+upstreams = ["mock"]
+state = "gateway"
 """
 
 
@@ -257,7 +261,7 @@ class Bench:
         gaps = self.directory / "gaps"
         gaps.write_bytes(bytes(SIZE))
         command = ("benchmarks.probed", str(gaps))
-        return self.start_gateway("probed", command=command, settings=MANY_DRY_RUNS, upstream=_url(upstream)), gaps
+        return self.start_gateway("probed", command=command, settings=PROBED, upstream=_url(upstream)), gaps
 
     def start_gateway(
         self,

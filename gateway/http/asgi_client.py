@@ -86,18 +86,18 @@ class AsgiClient(RequestHead):
         del status, headers
         return False
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Body) -> None:
         """See `Client`."""
         self.write_now(data)
         await self.drained()
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`."""
         self._note(data)
         self._unsent += data
         return False
 
-    def buffer(self, data: bytes) -> None:
+    def buffer(self, data: Body) -> None:
         """See `Client`."""
         if data:
             self._note(data)
@@ -112,7 +112,7 @@ class AsgiClient(RequestHead):
             data, self._unsent = self._unsent, b""
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def end(self, data: bytes = b"") -> None:
+    async def end(self, data: Body = b"") -> None:
         """See `Client`."""
         self._note(data)
         data, self._unsent = self._unsent + data, b""
@@ -132,7 +132,7 @@ class AsgiClient(RequestHead):
 
         return DisconnectWatch(self._receive, left)
 
-    def _note(self, data: bytes) -> None:
+    def _note(self, data: Body) -> None:
         if self._gone:
             return
         if not self.bytes_out:

@@ -81,13 +81,13 @@ class Client(Protocol):
     def start_now(self, status: int, headers: Headers) -> bool:
         """Sends the head without waiting. Returns False if this server cannot (`starts_now`): use `start` then."""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Body) -> None:
         """Sends body bytes. Waits while the client is slower than the upstream."""
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """Sends body bytes without waiting. Returns False if `drained` must be awaited before the next write."""
 
-    def buffer(self, data: bytes) -> None:
+    def buffer(self, data: Body) -> None:
         """Sends body bytes together with those that follow, or with the end."""
 
     def flush(self) -> None:
@@ -96,7 +96,7 @@ class Client(Protocol):
     async def drained(self) -> None:
         """Waits until the client has read most of what was written, or has disconnected."""
 
-    async def end(self, data: bytes = b"") -> None:
+    async def end(self, data: Body = b"") -> None:
         """Sends the last body bytes."""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:

@@ -75,12 +75,12 @@ class ConnectionClient(RequestHead):
         self._cycle.start(status, headers)
         return True
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Body) -> None:
         """See `Client`."""
         if not self.write_now(data):
             await self._cycle.drain()
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`."""
         cycle = self._cycle
         if not cycle.disconnected:
@@ -89,7 +89,7 @@ class ConnectionClient(RequestHead):
             self.bytes_out += len(data)
         return cycle.write(data)
 
-    def buffer(self, data: bytes) -> None:
+    def buffer(self, data: Body) -> None:
         """See `Client`."""
         if data and not self._cycle.disconnected:
             if not self.bytes_out:
@@ -105,7 +105,7 @@ class ConnectionClient(RequestHead):
         """See `Client`."""
         await self._cycle.drain()
 
-    async def end(self, data: bytes = b"") -> None:
+    async def end(self, data: Body = b"") -> None:
         """See `Client`."""
         if not self._cycle.disconnected:
             if not self.bytes_out:

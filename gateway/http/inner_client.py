@@ -45,15 +45,15 @@ class InnerClient(RequestHead, ABC):
         return True
 
     @abstractmethod
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`."""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Body) -> None:
         """See `Client`."""
         if not self.write_now(data):
             await self.drained()
 
-    def buffer(self, data: bytes) -> None:
+    def buffer(self, data: Body) -> None:
         """See `Client`."""
         self.write_now(data)
 
@@ -63,7 +63,7 @@ class InnerClient(RequestHead, ABC):
     async def drained(self) -> None:
         """See `Client`. There is no slow reader to wait for."""
 
-    async def end(self, data: bytes = b"") -> None:
+    async def end(self, data: Body = b"") -> None:
         """See `Client`."""
         self.write_now(data)
 

@@ -309,43 +309,47 @@ class RequestCycle:
             return b"transfer-encoding: chunked\r\n\r\n"
         return b"\r\n"
 
-    def write(self, data: bytes) -> bool:
+    def write(self, data: Body) -> bool:
         """Writes body bytes. Returns False if the client is slower: `drain` must be awaited before the next write."""
         if self._left == CHUNKED:
             if len(data) > _COPY_LIMIT_BYTES:
                 self._write_large(data)
             elif data:
-                data = b"%b%x\r\n%b\r\n" % (self._held, len(data), data)
+                chunk = b"".join((self._held, b"%x\r\n" % len(data), data, b"\r\n"))
                 self._held = b""
                 if self.disconnected:
                     return True
-                self.connection.transport.write(data)
+                self.connection.transport.write(chunk)
         elif data:
             self._send(self._counted(data))
         return not self.connection.write_paused or self.disconnected
 
-    def _write_large(self, data: bytes) -> None:
+    def _write_large(self, data: Body) -> None:
         """Writes a chunk without copying it."""
         head, self._held = b"%b%x\r\n" % (self._held, len(data)), b""
         if not self.disconnected:
             self.connection.transport.writelines((head, data, b"\r\n"))
 
-    def buffer(self, data: bytes) -> None:
+    def buffer(self, data: Body) -> None:
         """Collects body bytes that go out with those that follow. For use shortly before `end`."""
         if len(data) > _COPY_LIMIT_BYTES:
             self.write(data)
         elif data:
-            self._held += b"%x\r\n%b\r\n" % (len(data), data) if self._left == CHUNKED else self._counted(data)
+            is_chunk = self._left == CHUNKED
+            self._held += b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if is_chunk else self._counted(data)
 
     def flush(self) -> None:
         """Writes what has been collected."""
         if self._held:
             self._send(b"")
 
-    def end(self, data: bytes) -> None:
+    def end(self, data: Body) -> None:
         """Writes the last body bytes. The connection goes on to its next request."""
         if self._left == CHUNKED:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+            if len(data) > _COPY_LIMIT_BYTES:
+                self._write_large(data)
+                data = b""
+            data = b"".join((b"%x\r\n" % len(data), data, b"\r\n0\r\n\r\n")) if data else b"0\r\n\r\n"
         else:
             data = self._counted(data)
             if self._left > 0:
@@ -356,7 +360,7 @@ class RequestCycle:
         self.wake()
         self.connection.answered(self)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: Body) -> None:
         held, self._held = self._held, b""
         if self.disconnected:
             return
@@ -366,7 +370,7 @@ class RequestCycle:
         elif held or data:
             transport.write(held + data if held else data)
 
-    def _counted(self, data: bytes) -> bytes:
+    def _counted(self, data: Body) -> Body:
         """Counts `data` against Content-Length. Returns what is sent of it."""
         if self._left >= 0:
             if len(data) > self._left:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from gateway.protocol.byte_search import joined
 from gateway.protocol.json_slices import TooManyValues, parse_in_slices
 from gateway.protocol.lenient_json import parse_json
 from gateway.protocol.sse_framing import places_of_data
 from gateway.protocol.usage_reader import find_usage
+from gateway.types import Body
 
 LARGE_BYTES: Final = 64 * 1024
 """Smaller answers and events are parsed in one call."""
@@ -26,7 +28,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 def read_large(
-    data: bytes, max_values: int = DEFAULT_MAX_VALUES, place: tuple[int, int] | None = None
+    data: Body, max_values: int = DEFAULT_MAX_VALUES, place: tuple[int, int] | None = None
 ) -> dict[str, Any] | None:
     """Reads a JSON object. `place` is its start and end, or None if it is all of `data`. Never raises."""
     start, end = place or (len(_BOM) if data.startswith(_BOM) else 0, len(data))
@@ -35,7 +37,7 @@ def read_large(
             data, parse_json, longest=_MAX_STRING_CHARACTERS, most_brackets=max_values, place=(start, end)
         ).value
     except TooManyValues as beginning:
-        usage = find_usage(data[max(start, end - _END_BYTES) : end])
+        usage = find_usage(bytes(data[max(start, end - _END_BYTES) : end]))
         response = beginning.found.get("response")
         inner = {**(response if isinstance(response, dict) else {}), "usage": usage}
         return {**beginning.found, "usage": usage, "response": inner}
@@ -44,10 +46,11 @@ def read_large(
     return value if isinstance(value, dict) else None
 
 
-def read_large_event(event: bytes, max_values: int) -> tuple[str, dict[str, Any] | None]:
+def read_large_event(event: Body, max_values: int) -> tuple[str, dict[str, Any] | None]:
     """Returns the name of an event with LF line ends, and the JSON object in its data. Never raises."""
     name, places = places_of_data(event)
     if len(places) > 1:
-        event = b"\n".join([event[start:end] for start, end in places])
+        view = memoryview(event)
+        event = joined([piece for start, end in places for piece in (view[start:end], b"\n")])
         places = [(0, len(event))]
     return name, read_large(event, max_values, places[0]) if places else None

@@ -8,13 +8,14 @@ from typing import Any, Final
 from gateway.protocol.dialects.dialect import Opening
 from gateway.protocol.lenient_json import id_text, parse_object
 from gateway.protocol.sse_framing import block_at, fields
+from gateway.types import Body
 
 _FIRST_ID: Final = re.compile(rb'"response": ?\{ ?"id": ?"([\w.~:=+-]{1,512})"', re.ASCII)
 """Finds the id in an event that is written as most providers do, without parsing the rest of the event."""
 _MAX_BYTES: Final = 65_536  # the event repeats the request's instructions
 
 
-def id_shown_first(events: bytes) -> str | None:
+def id_shown_first(events: Body) -> str | None:
     """Returns the id of the response in events, if the first one is written as most providers do."""
     first = _FIRST_ID.search(events)
     return first[1].decode() if first else None

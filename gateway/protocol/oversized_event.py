@@ -11,6 +11,7 @@ from typing import Final
 from gateway.protocol.dialects.dialect import StreamFacts, StreamForm
 from gateway.protocol.sse_framing import fields
 from gateway.protocol.usage_reader import find_usage
+from gateway.types import Body
 
 _FIRST_TYPE: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _END_BYTES: Final = 16_384  # kept of a terminal event, because its usage is near its end
@@ -21,7 +22,7 @@ class OversizedEvent:
 
     __slots__ = ("_end", "_form", "type")
 
-    def __init__(self, form: StreamForm, head: bytes, beginning: bytes) -> None:
+    def __init__(self, form: StreamForm, head: bytes, beginning: Body) -> None:
         """Takes its beginning. `head`: the first bytes of that, with LF lines."""
         name, data = fields(head)
         first_type = _FIRST_TYPE.match(data)
@@ -30,10 +31,10 @@ class OversizedEvent:
         self._end = b""
         self.add(beginning)
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Body) -> None:
         """Takes more of it."""
         if self.type in self._form.terminals:
-            self._end = (self._end + data)[-_END_BYTES:]
+            self._end = (self._end + data[-_END_BYTES:])[-_END_BYTES:]
 
     def end(self, facts: StreamFacts, last: bytes = b"", *, whole: bool = True) -> None:
         """Notes in `facts` what it tells. An event that is not whole, because it was cut, tells its usage at most."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from gateway.protocol.large_json import LARGE_BYTES
 from gateway.protocol.sse_framing import first_boundary, last_boundary
 from gateway.protocol.sse_observer import SseObserver
+from gateway.types import Body
 
 
 class SseFramer:
@@ -23,7 +24,7 @@ class SseFramer:
     """
 
     __slots__ = (
-        "_at_boundary", "_examine_at_bytes", "_held", "_held_bytes", "_last_two_bytes", "_max_event_bytes", "_pending",
+        "_at_boundary", "_examine_at_bytes", "_held", "_last_two_bytes", "_max_event_bytes", "_pending",
         "_pending_bytes", "aligned", "observer",
     )  # fmt: skip
 
@@ -34,12 +35,11 @@ class SseFramer:
         self._pending = observer.pending
         self._pending_bytes = 0
         self._examine_at_bytes = 0
-        self._held: list[bytes] = []  # the incomplete event, which is joined once, when it is complete
-        self._held_bytes = 0
+        self._held: Body = b""  # the incomplete event
         self._last_two_bytes = b"\n"  # at a boundary, as if a line had ended
         self._at_boundary = True  # nothing is held, and no event has been passed on in part
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Body:
         """Takes one read from the upstream. Returns what may be written now: whole events, or a part of a long one."""
         if not (self._at_boundary and data.endswith((b"\n\n", b"\n\r\n"))):
             return self._realign(data)
@@ -50,7 +50,7 @@ class SseFramer:
             self._pending_bytes = 0
         return data
 
-    def finish(self, *, was_cut: bool = False) -> bytes:
+    def finish(self, *, was_cut: bool = False) -> Body:
         """Ends the stream. Returns the unterminated rest that is still held, if it is to be written.
 
         An event without its blank line counts as an event if it ends the answer. Otherwise it is half an event, which
@@ -74,9 +74,9 @@ class SseFramer:
     @property
     def takes_long(self) -> bool:
         """Whether examining what was fed takes long, because a large event is part of it."""
-        return bool(self.observer.large) or self._held_bytes > LARGE_BYTES
+        return bool(self.observer.large) or len(self._held) > LARGE_BYTES
 
-    def _realign(self, data: bytes) -> bytes:
+    def _realign(self, data: bytes) -> Body:
         """Takes a read that begins or ends inside an event."""
         before = self._last_two_bytes
         window = before + data
@@ -85,20 +85,22 @@ class SseFramer:
             self._last_two_bytes = window[-2:]
             return self._hold(data)
         cut = boundary - len(before)
-        ready, rest = data[:cut], data[cut:]
+        last, rest = data[:cut], data[cut:]
+        ready: Body = last
         if not self.aligned:
-            self._end_oversized(ready, first_boundary(before, ready))
-        elif self._held_bytes > LARGE_BYTES:
-            end = self._held_bytes + first_boundary(before, ready)
-            ready = self._release(ready)
+            self._end_oversized(last, first_boundary(before, last))
+        elif len(self._held) > LARGE_BYTES:
+            end = len(self._held) + first_boundary(before, last)
+            ready = self._release(last)
             self._set_aside(ready, end)
         else:
-            if self._held_bytes:
-                ready = self._release(ready)
-            self._pass_to_observer(ready)
+            ready = whole = bytes(self._release(last))
+            self._pass_to_observer(whole)
         self._last_two_bytes = (b"\n" + rest)[-2:]
         self._at_boundary = self.aligned = True
-        return ready + self._hold(rest) if rest else ready
+        if rest and (beginning := self._hold(rest)):
+            ready += beginning
+        return ready
 
     def _pass_to_observer(self, ready: bytes) -> None:
         self._pending.append(ready)
@@ -107,22 +109,27 @@ class SseFramer:
             self._examine_at_bytes = self.observer.examine()
             self._pending_bytes = 0
 
-    def _set_aside(self, ready: bytes, end: int) -> None:
+    def _set_aside(self, ready: Body, end: int) -> None:
         """Lets a thread examine the large event that ends at `end`. Whole events may follow it in `ready`."""
         self.observer.examine()  # what precedes it
         self.observer.large.append((ready, end))
         if end < len(ready):
-            self._pending.append(ready[end:])
+            self._pending.append(bytes(ready[end:]))
 
-    def _hold(self, rest: bytes) -> bytes:
+    def _hold(self, rest: bytes) -> Body:
         """Holds the beginning of an event. Returns what of it is written nevertheless, because it is too long."""
         self._at_boundary = False
         if not self.aligned:
             self.observer.continue_oversized(rest)
             return rest
-        self._held.append(rest)
-        self._held_bytes += len(rest)
-        if self._held_bytes <= self._max_event_bytes:
+        held = self._held
+        if not held:
+            self._held = rest
+        elif isinstance(held, bytearray):
+            held += rest  # which grows it in place: a join of megabytes would be one long call
+        else:
+            self._held = bytearray(held) + rest
+        if len(self._held) <= self._max_event_bytes:
             return b""
         self.aligned = False
         beginning = self._release()
@@ -135,11 +142,10 @@ class SseFramer:
         if end < len(ready):
             self._pass_to_observer(ready[end:])
 
-    def _release(self, last: bytes = b"") -> bytes:
+    def _release(self, last: bytes = b"") -> Body:
         """Returns what is held, and `last` behind it."""
-        if not self._held:
+        held, self._held = self._held, b""
+        if not held:
             return last
-        held = b"".join((*self._held, last))
-        self._held.clear()
-        self._held_bytes = 0
+        held += last
         return held

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
+from gateway.protocol.byte_search import find, joined
+from gateway.types import Body
+
 _MAX_FIELD_LENGTH: Final = 8  # of those that are read, with the colon
 _PIECE_BYTES: Final = 512 * 1024
+LONG_READ_BYTES: Final = 8 * 1024
+"""A read of more may bring thousands of events, each of which takes microseconds: it is taken in slices."""
+_SLICE_BYTES: Final = 16 * 1024
+_SLICE_LINES: Final = 256
 BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+
+
+def slice_end(data: bytes, start: int) -> int:
+    """Returns where the next slice of a long read ends: behind 16 KiB, or earlier where lines are short."""
+    end = start + _SLICE_BYTES
+    lines = data.count(b"\n", start, end) + data.count(b"\r", start, end)
+    return end if lines <= _SLICE_LINES else start + _SLICE_BYTES * _SLICE_LINES // lines
 
 
 def last_boundary(window: bytes) -> int:
@@ -47,13 +62,22 @@ def lf_lines(data: bytes) -> bytes:
     """Returns the same lines with LF line ends."""
     if b"\r" not in data:
         return data
-    pieces, at = [], 0
-    while at < len(data):  # in short calls: they hold the interpreter's lock
-        end = at + _PIECE_BYTES
-        end += data[end - 1 : end + 1] == b"\r\n"
-        pieces.append(data[at:end].replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
-        at = end
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def lf_part(data: Body, start: int, end: int) -> Body:
+    """Returns a part of long data with LF line ends. All of it is not copied; another part is copied in short calls."""
+    if start == 0 and end == len(data) and find(data, b"\r") < 0:
+        return data
+    return joined(_lf_pieces(data, start, end))
+
+
+def _lf_pieces(data: Body, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        stop = min(start + _PIECE_BYTES, end)
+        stop += stop < end and data[stop - 1 : stop + 1] == b"\r\n"
+        yield bytes(data[start:stop]).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        start = stop
 
 
 def fields(block: bytes) -> tuple[str, bytes]:
@@ -71,7 +95,7 @@ def fields(block: bytes) -> tuple[str, bytes]:
     return name.decode("utf-8", "replace"), data[0] if len(data) == 1 else b"\n".join(data)
 
 
-def places_of_data(block: bytes) -> tuple[str, list[tuple[int, int]]]:
+def places_of_data(block: Body) -> tuple[str, list[tuple[int, int]]]:
     """Returns the event name and where the data of a large block stands, line by line. Nothing of it is copied."""
     name, places, at = b"", [], 0
     while at < len(block):
@@ -83,7 +107,7 @@ def places_of_data(block: bytes) -> tuple[str, list[tuple[int, int]]]:
         if field == b"data":
             places.append((start, end))
         elif field == b"event":
-            name = block[start:end]
+            name = bytes(block[start:end])
         at = end + 1
     return name.decode("utf-8", "replace"), places
 

@@ -28,9 +28,10 @@ from gateway.protocol.large_json import DEFAULT_MAX_VALUES, LARGE_BYTES, read_la
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.opening_event import OpeningEvent
 from gateway.protocol.oversized_event import OversizedEvent
-from gateway.protocol.sse_framing import blank_lines, block_at, blocks, fields, lf_lines
+from gateway.protocol.sse_framing import blank_lines, block_at, blocks, fields, lf_lines, lf_part
 from gateway.protocol.text_sample import TextSample
 from gateway.protocol.token_estimates import BYTES_PER_TOKEN
+from gateway.types import Body
 
 _BOM: Final = b"\xef\xbb\xbf"
 _MAX_PENDING_BYTES: Final = 4_096
@@ -55,7 +56,7 @@ class SseObserver:
     def __init__(self, form: StreamForm, expected: int = 1, max_values: int = DEFAULT_MAX_VALUES) -> None:
         self.form = form
         self.pending: list[bytes] = []
-        self.large: list[tuple[bytes, int]] = []
+        self.large: list[tuple[Body, int]] = []
         self._max_values = max_values
         self._facts = StreamFacts(expected=expected)
         self._opening = OpeningEvent(form.opening)
@@ -138,7 +139,7 @@ class SseObserver:
             return 0
         return min(2 * size, _MAX_PENDING_BYTES)
 
-    def finish(self, rest: bytes, *, was_cut: bool) -> bool:
+    def finish(self, rest: Body, *, was_cut: bool) -> bool:
         """Examines what follows the last blank line of a stream that has ended. Returns whether it is to be written.
 
         See `SseFramer.finish`.
@@ -152,7 +153,7 @@ class SseObserver:
         elif len(rest) > LARGE_BYTES:
             self._read_large(rest, len(rest))
         else:
-            self._read(rest)
+            self._read(bytes(rest))
         passes_partial_event = self.form.passes_partial_event
         is_event = not was_cut and (passes_partial_event or self._facts.ended is not None)
         if not is_event:
@@ -160,10 +161,10 @@ class SseObserver:
             self._facts, self._opening = facts, opening
         return is_event or passes_partial_event
 
-    def begin_oversized(self, beginning: bytes) -> None:
+    def begin_oversized(self, beginning: Body) -> None:
         """Takes the beginning of an event that is too large to be held, and is passed on in part."""
         self.examine()
-        self._oversized = OversizedEvent(self.form, self._plain(beginning[:_MAX_NUMBERED_BYTES]), beginning)
+        self._oversized = OversizedEvent(self.form, self._plain(bytes(beginning[:_MAX_NUMBERED_BYTES])), beginning)
         if not self._deltas:
             self._opening.note_type(self._oversized.type)
         self._remember_number(beginning)
@@ -180,9 +181,12 @@ class SseObserver:
             self._oversized = None
         self._others += 1
 
-    def _read_large(self, events: bytes, end: int) -> None:
-        """Examines a large event by itself, which ends at `end`."""
-        form, event = self.form, self._plain(events[:end])
+    def _read_large(self, events: Body, end: int) -> None:
+        """Examines a large event by itself, which ends at `end`. No call copies or searches all of it."""
+        form, start = self.form, 0
+        if not self._begun:
+            self._begun, start = True, len(_BOM) if events.startswith(_BOM) else 0
+        event = lf_part(events, start, end)
         name, body = read_large_event(event, self._max_values)
         if body is None:
             self._others += 1
@@ -286,9 +290,9 @@ class SseObserver:
         elif data and (body := parse_object(data)) is not None:
             self.form.read_event(facts, name, body)
 
-    def _remember_number(self, events: bytes) -> None:
+    def _remember_number(self, events: Body) -> None:
         if (at := events.rfind(b'"sequence_number"')) >= 0:
-            self._numbered = events if len(events) <= _MAX_NUMBERED_BYTES else events[at : at + _NUMBER_BYTES]
+            self._numbered = bytes(events if len(events) <= _MAX_NUMBERED_BYTES else events[at : at + _NUMBER_BYTES])
 
     def _plain(self, events: bytes) -> bytes:
         """Returns the events with LF line ends, without a leading byte order mark."""

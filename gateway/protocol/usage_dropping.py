@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from gateway.protocol.byte_search import joined
+from gateway.protocol.large_json import LARGE_BYTES
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_framing import fields, lf_lines, split_events
+from gateway.types import Body
 
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 
@@ -21,17 +24,20 @@ class UsageDroppingFramer(SseFramer):
 
     __slots__ = ()
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Body:
         """See `SseFramer.feed`."""
         ready = super().feed(data)
         if large := self.observer.large:  # a large event comes first, and reports more than usage
             _, end = large[0]
-            return ready[:end] + self._without_usage(ready[end:])
-        return self._without_usage(ready)
+            behind = bytes(ready[end:])
+            kept = self._without_usage(behind)
+            return ready if kept == behind else joined((memoryview(ready)[:end], kept))
+        return self._without_usage(bytes(ready)) if self.aligned else ready
 
-    def finish(self, *, was_cut: bool = False) -> bytes:
+    def finish(self, *, was_cut: bool = False) -> Body:
         """See `SseFramer.finish`."""
-        return self._without_usage(super().finish(was_cut=was_cut))
+        rest = super().finish(was_cut=was_cut)
+        return rest if len(rest) > LARGE_BYTES else self._without_usage(bytes(rest))
 
     def _without_usage(self, ready: bytes) -> bytes:
         """Returns what is to be written, without the event that reports nothing but usage."""

@@ -14,7 +14,7 @@ from gateway.protocol.lenient_json import parse_object
 from gateway.proxy.collecting_client import CollectingClient
 from gateway.proxy.discarding_client import NullWatch
 from gateway.state.background_turn import BackgroundTurn, Problem
-from gateway.types import Headers
+from gateway.types import Body, Headers
 
 _ERROR: Final = 400
 
@@ -28,7 +28,7 @@ class BackgroundClient(CollectingClient):
         super().__init__(client)
         self._turn = turn
 
-    def keep(self, data: bytes) -> None:
+    def keep(self, data: Body) -> None:
         """See `CollectingClient`. The answer is discarded, because the turn stores it."""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:

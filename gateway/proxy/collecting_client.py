@@ -33,13 +33,13 @@ class CollectingClient(InnerClient):
         self.first_byte = time.perf_counter()
         return super().start_now(status, headers)
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`."""
         self.bytes_out += len(data)
         self.keep(data)
         return True
 
-    def keep(self, data: bytes) -> None:
+    def keep(self, data: Body) -> None:
         """Stores a part of the answer's body."""
         self.body += data
 

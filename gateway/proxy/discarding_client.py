@@ -29,7 +29,7 @@ class DiscardingClient(InnerClient):
         del max_bytes, timeout_s, length
         return b""
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`."""
         self.bytes_out += len(data)
         return True

@@ -161,22 +161,22 @@ class EarlyClient:
                 self.status = self._record.early_refusal = status
             await self.end(b"" if self.closing is None else self.closing(error))
 
-    def _note_first_byte(self, data: bytes) -> None:
+    def _note_first_byte(self, data: Body) -> None:
         if data and self._answers_with_next:
             self._answers_with_next = False
             self._client.first_byte = time.perf_counter()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: Body) -> None:
         """See `Client`."""
         self._note_first_byte(data)
         await self._client.write(data)
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`."""
         self._note_first_byte(data)
         return self._client.write_now(data)
 
-    def buffer(self, data: bytes) -> None:
+    def buffer(self, data: Body) -> None:
         """See `Client`."""
         self._note_first_byte(data)
         self._client.buffer(data)
@@ -189,7 +189,7 @@ class EarlyClient:
         """See `Client`."""
         await self._client.drained()
 
-    async def end(self, data: bytes = b"") -> None:
+    async def end(self, data: Body = b"") -> None:
         """See `Client`."""
         self._note_first_byte(data)
         await self._client.end(data)

@@ -10,6 +10,7 @@ from gateway.protocol.large_json import LARGE_BYTES, read_large
 from gateway.protocol.lenient_json import parse_object
 from gateway.protocol.sse_framer import SseFramer
 from gateway.protocol.sse_observer import SseObserver
+from gateway.types import Body
 from gateway.upstream.upstream import UpstreamPolicy
 
 
@@ -19,9 +20,10 @@ async def examine(observer: SseObserver, off_loop: OffLoop) -> None:
         await off_loop.run_to_end(observer.examine)
 
 
-async def finish(framer: SseFramer, off_loop: OffLoop) -> bytes:
+async def finish(framer: SseFramer, off_loop: OffLoop, *, was_cut: bool = False) -> Body:
     """Ends a stream: see `SseFramer.finish`."""
-    return await off_loop.run_to_end(framer.finish) if framer.takes_long else framer.finish()
+    work = partial(framer.finish, was_cut=was_cut)
+    return await off_loop.run_to_end(work) if framer.takes_long else work()
 
 
 async def decode_answer(body: bytes, policy: UpstreamPolicy, off_loop: OffLoop) -> Json | None:

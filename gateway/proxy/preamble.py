@@ -7,6 +7,7 @@ and an error that follows is passed on as a part of the stream.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -16,7 +17,7 @@ from gateway.concurrency.off_loop import OffLoop
 from gateway.http.client import Client
 from gateway.protocol.dialects.dialect import Dialect, StreamForm
 from gateway.protocol.sse_framer import SseFramer
-from gateway.protocol.sse_framing import last_boundary
+from gateway.protocol.sse_framing import last_boundary, slice_end
 from gateway.protocol.sse_observer import SseObserver
 from gateway.proxy.admission import Opened
 from gateway.proxy.failover import InvalidAnswer
@@ -64,7 +65,7 @@ class FirstEvent:
     async def read(self, data: bytes) -> bytes:
         """Reads on behind `data` until there is an event, or until the end. Returns all of it."""
         self._data = data
-        while not (self._has_begun or has_event(self._data) or len(self._data) > MAX_BYTES):
+        while not (self._has_begun or len(self._data) > MAX_BYTES or has_event(self._data)):
             try:
                 more = await self._opened.answer.read()
             except UpstreamFault:  # the next read raises it again
@@ -92,8 +93,9 @@ class FirstEvent:
 def begins_with_error(opened: Opened, dialect: Dialect, form: StreamForm, first: bytes) -> bool:
     """Whether the first bytes of a stream contain an error and no output, for dialects that hold nothing else back.
 
-    Raises NotAnAnswer if another upstream may be tried.
+    What comes behind the first slice is no beginning. Raises NotAnAnswer if another upstream may be tried.
     """
+    first = first[: slice_end(first, 0)]
     observer = SseObserver(form)
     SseFramer(observer, len(first)).feed(first)
     summary = observer.summary()
@@ -109,7 +111,7 @@ class Preamble:
     """Holds back the events before the output of one stream. Mutable.
 
     `begin` is called when the client's stream starts, and returns its head. `is_refusal`: an error came before any
-    output.
+    output. `unread`: what has come of the stream and was not looked at.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Preamble:
         off_loop: OffLoop,
     ) -> None:
         self.is_refusal = False
+        self.unread = b""
         self._opened = opened
         self._framer = framer
         self._dialect = dialect
@@ -138,9 +141,11 @@ class Preamble:
         stream, and UpstreamFault.
         """
         opened, framer, observer = self._opened, self._framer, self._framer.observer
-        data = opened.already_read + opened.answer.read_nowait()
-        read = [data]
+        self.unread = opened.already_read + opened.answer.read_nowait()
+        read = [self.unread]
         while True:
+            end = slice_end(self.unread, 0)
+            data, self.unread = self.unread[:end], self.unread[end:]
             self._ready += framer.feed(data)
             await examine(observer, self._off_loop)
             summary = observer.summary()
@@ -153,12 +158,15 @@ class Preamble:
                 break
             if summary.has_content or summary.ended is not None or len(self._ready) > MAX_BYTES:
                 break
-            data = await opened.answer.read()
-            if not data:
+            if self.unread:
+                await asyncio.sleep(0)
+                continue
+            self.unread = await opened.answer.read()
+            if not self.unread:
                 if not summary.may_end and not self._has_begun:
                     raise InvalidAnswer(Outcome.UPSTREAM_CUT, "The provider's stream ended before it had begun.")
                 break
-            read.append(data)
+            read.append(self.unread)
         return bytes(self._ready)
 
     @property

@@ -6,12 +6,15 @@
 
 An error before any output raises `NotAnAnswer`, because another upstream may succeed. If the stream ends without a
 terminal event, the gateway adds its own closing events. If the answer may have ended but the stream stays open, it is
-read on for at most `end_wait_s`. None of this needs a task or a timer.
+read on for at most `end_wait_s`. None of this needs a task or a timer. A long read is passed on in slices, between
+which the event loop serves others.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from gateway.billing.lifecycle import Outcome
 from gateway.errors import GatewayError
@@ -20,6 +23,7 @@ from gateway.protocol.dialects.dialect import Ended, StreamForm
 from gateway.protocol.opening_event import id_shown_first
 from gateway.protocol.operations import is_response_id
 from gateway.protocol.sse_framer import SseFramer
+from gateway.protocol.sse_framing import LONG_READ_BYTES, slice_end
 from gateway.protocol.sse_observer import SseObserver
 from gateway.protocol.usage_dropping import UsageDroppingFramer
 from gateway.proxy.admission import Opened
@@ -28,9 +32,12 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.keep_alive import keeping_alive
 from gateway.proxy.large_answers import examine, finish
 from gateway.proxy.output_cap import CapReached, OutputCap, cap_of
-from gateway.proxy.preamble import FirstEvent, HeldStart, Preamble, begins_with_error
+from gateway.proxy.preamble import MAX_BYTES, FirstEvent, HeldStart, Preamble, begins_with_error
 from gateway.proxy.upstream_answer import EVENT_HEADERS
-from gateway.types import Headers
+from gateway.types import Body, Headers
+
+_SEARCHED_BYTES: Final = 64 * 1024
+_MARKER_BYTES: Final = 256  # what is searched for is shorter
 
 
 class StreamRelay:
@@ -54,6 +61,9 @@ class StreamRelay:
         self._opened = opened
         self._responses = responses
         self._off_loop = exchange.admitted.snapshot.off_loop
+        self._later = b""  # a long read, which is passed on in slices
+        self._is_slicing = False  # slices of such a read are being passed on
+        self._has_more = False  # and another one follows
         self._held_start: HeldStart | None = None  # the stream's first events, while they are held back
         self._is_reading = False  # the relay waits for the upstream, and not for the client
         self._is_refusal = False  # the stream begins with an error that is passed on
@@ -65,10 +75,9 @@ class StreamRelay:
         Raises NotAnAnswer and GatewayError while nothing has been sent, then UpstreamFault, and CapReached.
         """
         client, answer, rule = self._exchange.client, self._opened.answer, self._exchange.admitted.route.rule
-        max_tokens, take = cap_of(self._exchange.admitted), self._take
-        cap = None if max_tokens is None else OutputCap(max_tokens, self.observer, take)
-        if cap is not None:
-            take = cap.take
+        max_tokens = cap_of(self._exchange.admitted)
+        cap = None if max_tokens is None else OutputCap(max_tokens, self.observer, self._take)
+        take = self._take if cap is None else self._capped(cap)
         first = self._opened.already_read + answer.read_nowait()  # sent together with the head
         with keeping_alive(client, self._framer, rule.keepalive_s):
             if self.observer.form.holds_preamble:
@@ -80,18 +89,56 @@ class StreamRelay:
                 client.flush()
             while is_paused or await self._pump(take):
                 is_paused = False
-                await client.drained()
-                await examine(self.observer, self._off_loop)
-                if cap is not None and cap.is_reached():
-                    raise CapReached
+                await self._catch_up(cap)
         await self.end()
+
+    async def _catch_up(self, cap: OutputCap | None) -> None:
+        """Waits until the next read may follow: passes on what is left of a long one. Raises CapReached."""
+        data, self._later = self._later, b""
+        take = self._take if cap is None or await self._may_end_in(data) else cap.take
+        self._is_slicing, at = bool(data), 0
+        while True:
+            if data:
+                piece, at = data[at : (end := slice_end(data, at))], end
+                self._has_more = at < len(data)
+                take(piece)
+            await self._exchange.client.drained()
+            await examine(self.observer, self._off_loop)
+            if cap is not None and cap.is_reached():
+                raise CapReached
+            if not self._has_more:
+                break
+            await asyncio.sleep(0)
+        self._is_slicing = False
+
+    async def _may_end_in(self, data: bytes) -> bool:
+        """Whether a long read may bring the end of the answer."""
+        for start in range(0, len(data), _SEARCHED_BYTES):
+            if self.observer.form.may_end_in(data[start : start + _SEARCHED_BYTES + _MARKER_BYTES]):
+                return True
+            await asyncio.sleep(0)
+        return False
+
+    def _capped(self, cap: OutputCap) -> Callable[[bytes], bool]:
+        """Returns `_take`, with a cap on what passes."""
+
+        def take(data: bytes) -> bool:
+            if len(data) <= LONG_READ_BYTES:
+                return cap.take(data)
+            self._later = data
+            return False
+
+        return take
 
     def _take(self, data: bytes) -> bool:
         """Passes on the data of one read. Returns whether the next read may follow at once.
 
-        If not, the client has to catch up, or a large event has to be examined first.
+        If not, the client has to catch up, a large event has to be examined first, or the read is a long one.
         """
-        client, ends = self._exchange.client, self._opened.answer.ended
+        if len(data) > LONG_READ_BYTES and not self._is_slicing:
+            self._later = data
+            return False
+        client, ends = self._exchange.client, self._opened.answer.ended and not self._has_more
         ready = self._framer.feed(data)
         if self._responses is not None and ready and not ends:  # at its end the request is settled anyway
             self._remember_response(self._responses, ready)
@@ -100,7 +147,7 @@ class StreamRelay:
             return True
         return (not ready or client.write_now(ready)) and not self.observer.large
 
-    def _remember_response(self, responses: KnownResponses, ready: bytes) -> None:
+    def _remember_response(self, responses: KnownResponses, ready: Body) -> None:
         """Remembers the response as soon as events name it, before they are sent to the client."""
         shown_id = id_shown_first(ready)
         if shown_id is None and b'"response"' in ready and not self._framer.takes_long:
@@ -133,14 +180,14 @@ class StreamRelay:
                 self._is_reading, self._held_start = False, None
             has_begun = held_start.has_begun
         if not has_begun:
-            if form.error.search(data) is not None:  # it may be an error
+            if form.error.search(data, 0, MAX_BYTES) is not None:  # it may be an error
                 dialect = self._exchange.admitted.target.operation.dialect
                 self._is_refusal = begins_with_error(opened, dialect, form, data)
             await client.start(opened.answer.status, self._begin())
         return data
 
     async def _pass_preamble(self, first: bytes) -> bool:
-        """Begins the client's stream as soon as there is output. Returns whether the client has to catch up."""
+        """Begins the client's stream as soon as there is output. Returns whether there is more to catch up with."""
         client, opened = self._exchange.client, self._opened
         dialect = self._exchange.admitted.target.operation.dialect
         opened_with_first = opened._replace(already_read=first)
@@ -153,10 +200,11 @@ class StreamRelay:
         self._is_refusal, self._held_start = preamble.is_refusal, None
         if client.status is None:
             await client.start(opened.answer.status, self._begin())
-        if opened.answer.ended:
+        self._later = preamble.unread
+        if opened.answer.ended and not self._later:
             client.buffer(ready)
             return False
-        return bool(ready) and not client.write_now(ready)
+        return not client.write_now(ready) or bool(self._later) if ready else bool(self._later)
 
     async def _pump(self, take: Callable[[bytes], bool]) -> bool:
         self._is_reading = True
@@ -211,23 +259,32 @@ class StreamRelay:
         """Ends the client's stream like an answer that has reached its maximum length."""
         answer, form = self._exchange.answer, self.observer.form
         answer.outcome = Outcome.CAPPED
-        rest = self._framer.finish(was_cut=True)
+        rest = await finish(self._framer, self._off_loop, was_cut=True)
         closing = form.close_capped(answer.end_stream(self.observer), self._exchange.origin())
-        await self._exchange.client.end(await self._shown(rest + self._framer.separated(closing)))
+        await self._write_cut(rest, closing)
 
     async def end_broken(self, error: GatewayError) -> None:
         """Ends the client's stream, which the upstream did not end, with an error."""
-        _, client, record, answer = self._exchange
-        rest = self._framer.finish(was_cut=True)
-        closing = self.observer.form.close_broken(answer.end_stream(self.observer), error, self._exchange.origin())
-        shown = await self._shown(rest + self._framer.separated(closing))
-        record.code = error.code if shown else None
-        await client.end(shown)
+        rest = await finish(self._framer, self._off_loop, was_cut=True)
+        answer, form = self._exchange.answer, self.observer.form
+        closing = form.close_broken(answer.end_stream(self.observer), error, self._exchange.origin())
+        is_told = await self._write_cut(rest, closing)
+        self._exchange.record.code = error.code if is_told else None
 
-    async def _write_end(self, rest: bytes, closing: bytes) -> None:
+    async def _write_cut(self, rest: Body, closing: bytes) -> bool:
+        """Writes the end of a stream that broke off: half an event, if it is passed on. Returns whether it has one."""
+        client, closing = self._exchange.client, await self._shown(self._framer.separated(closing))
+        client.buffer(rest)
+        await client.end(closing)
+        return bool(rest or closing)
+
+    async def _write_end(self, rest: Body, closing: bytes) -> None:
         """Writes the rest of the upstream's stream, and the gateway's own closing events, if there are any."""
-        await self._exchange.client.end(rest + closing)
+        client = self._exchange.client
+        if closing:
+            client.buffer(rest)
+        await client.end(closing or rest)
 
     async def _shown(self, closing: bytes) -> bytes:
-        """Returns the end of a stream that broke off, in the form that the client receives."""
+        """Returns the gateway's own closing events, in the form that the client receives."""
         return closing

@@ -5,7 +5,10 @@ Events are passed on one by one, because the first one may wait for an id and th
 
 from __future__ import annotations
 
+import asyncio
+
 from gateway.protocol.dialects.dialect import StreamForm
+from gateway.protocol.sse_framing import slice_end
 from gateway.proxy.admission import Opened
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.keep_alive import keeping_alive
@@ -13,6 +16,7 @@ from gateway.proxy.large_answers import examine
 from gateway.proxy.output_cap import CapReached, cap_of
 from gateway.proxy.stream_relay import StreamRelay
 from gateway.proxy.turn_answer import TurnAnswer
+from gateway.types import Body
 
 
 class TurnStreamRelay(StreamRelay):
@@ -32,12 +36,17 @@ class TurnStreamRelay(StreamRelay):
             client.flush()
             data = data or await self._read()
             while data:
-                self._framer.feed(data)
-                await examine(self.observer, self._off_loop)
-                if ready := await self._turn_answer.turn.stream(data):
-                    await client.write(ready)
-                if max_tokens is not None and self.observer.exceeds(max_tokens):
-                    raise CapReached
+                at = 0
+                while at < len(data):
+                    if at:
+                        await asyncio.sleep(0)
+                    piece, at = data[at : (end := slice_end(data, at))], end
+                    self._framer.feed(piece)
+                    await examine(self.observer, self._off_loop)
+                    if ready := await self._turn_answer.turn.stream(piece):
+                        await client.write(ready)
+                    if max_tokens is not None and self.observer.exceeds(max_tokens):
+                        raise CapReached
                 data = await self._read()
         await self.end()
 
@@ -48,7 +57,7 @@ class TurnStreamRelay(StreamRelay):
         finally:
             self._is_reading = False
 
-    async def _write_end(self, rest: bytes, closing: bytes) -> None:
+    async def _write_end(self, rest: Body, closing: bytes) -> None:
         """Writes what the turn still holds, which includes `rest`, and the gateway's own closing events."""
         del rest
         await self._exchange.client.end(await self._turn_answer.end(closing))

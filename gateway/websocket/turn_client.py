@@ -80,9 +80,9 @@ class TurnClient(InnerClient):
             raise body
         return bounded(body, max_bytes)
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: Body) -> bool:
         """See `Client`. Each complete event is sent as a message. An incomplete one waits for its rest."""
-        window = self._rest + data if self._rest else data
+        window = self._rest + data if self._rest else bytes(data)
         end = max(0, last_boundary(window))
         self._rest = window[end:]
         messages = []
@@ -101,7 +101,7 @@ class TurnClient(InnerClient):
         """See `Client`."""
         await self._connection.drain()
 
-    async def end(self, data: bytes = b"") -> None:
+    async def end(self, data: Body = b"") -> None:
         """See `Client`. An incomplete event is dropped."""
         self.write_now(data)
         self.ended = True

@@ -92,6 +92,55 @@ def test_a_large_event_passes_unchanged_and_its_usage_is_charged(start: StartGat
         wait_until_sync(lambda: gateway.balance(key).spent == (10 + 20 * 10) * 1000, what="its usage is charged")
 
 
+EVENTS = 60_000
+BURSTS = {
+    "/v1/responses": (
+        b'{"model":"m","input":"x","stream":true}',
+        b'data: {"type":"response.output_item.done","item":{"type":"message","content":[]}}\n\n',
+        b'data: {"type":"response.completed","response":%b}\n\n'
+        % json.dumps({"id": "resp_1", "usage": USAGE}).encode(),
+    ),
+    "/v1/chat/completions": (
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true}',
+        b'data: {"choices":[{"index":1,"delta":{"content":"word "}}]}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20}}\n\ndata: [DONE]\n\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("state", ["upstream", "gateway"])
+@pytest.mark.parametrize("path", BURSTS)
+def test_a_burst_of_events_passes_in_slices_of_which_each_turn_of_the_loop_has_one(
+    start: StartGateway, path: str, state: str
+) -> None:
+    body, event, end = BURSTS[path]
+    with (
+        AnsweringProvider.serving(lambda _: Answer(events=[event * EVENTS + end])) as provider,
+        start(upstream={"base_url": provider.url}, route={"state": state}) as gateway,
+        gateway.http(key := gateway.new_key()) as http,
+    ):
+        steps = gateway.run(watched(gateway))
+        answer = http.post(path, content=body, timeout=60)
+        assert answer.content.count(b"data: ") >= EVENTS
+        wait_until_sync(lambda: gateway.balance(key).spent == (10 + 20 * 10) * 1000, what="its usage is charged")
+        assert sum(steps) > len(event) * EVENTS * 0.9, "all but what went out with the end"
+        assert max(steps) <= 2 * 16 * 1024, "two slices at most; read by read it would be megabytes"
+
+
+async def watched(gateway: RunningGateway) -> list[int]:
+    """How many bytes answers pass on in each turn of the loop, from now on."""
+    steps, before = [0], [0]
+
+    def look() -> None:
+        passed = sum(relay.exchange.client.bytes_out for relay in gateway.services.handler.running.values())
+        steps.append(max(0, passed - before[0]))
+        before[0] = passed
+        gateway.loop.call_soon(look)
+
+    look()
+    return steps
+
+
 TEXT = "0123456789abcdef" * 200_000
 KEPT = json.dumps(
     {

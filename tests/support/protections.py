@@ -126,6 +126,20 @@ PROTECTIONS: Final[tuple[Protection, ...]] = (
         "tests/security/test_loop_stays_free.py::test_others_are_served_while_a_large_answer_is_looked_at",
     ),
     Protection(
+        "long reads of events are passed on in slices",
+        "gateway/proxy/stream_relay.py",
+        "        if len(data) > LONG_READ_BYTES and not self._is_slicing:",
+        "        if False:",
+        "tests/security/test_loop_stays_free.py::test_a_burst_of_events_passes_in_slices_of_which_each_turn_of_the_loop_has_one",
+    ),
+    Protection(
+        "long reads of events that are kept are passed on in slices",
+        "gateway/proxy/turn_stream.py",
+        "(end := slice_end(data, at))",
+        "(end := len(data))",
+        "tests/security/test_loop_stays_free.py::test_a_burst_of_events_passes_in_slices_of_which_each_turn_of_the_loop_has_one",
+    ),
+    Protection(
         "values are bounded before a body is parsed",
         "gateway/protocol/decoded_body.py",
         "    check_bounds(text, bounds)\n",

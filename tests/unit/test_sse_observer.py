@@ -48,8 +48,8 @@ def main_facts(summary: StreamSummary) -> tuple[object, ...]:
 
 def run(chunks: Iterable[bytes], bound: int = BOUND) -> tuple[SseFramer, list[bytes]]:
     framer = framer_of(bound)
-    pieces = [framer.feed(chunk) for chunk in chunks]
-    return framer, [*pieces, framer.finish()]
+    pieces = [bytes(framer.feed(chunk)) for chunk in chunks]
+    return framer, [*pieces, bytes(framer.finish())]
 
 
 def is_without_half_event(written: bytes, stream: bytes) -> bool:
@@ -104,7 +104,7 @@ def test_beyond_the_bound_bytes_flow_on_unchanged(data: st.DataObject, stream: b
     fed_bytes = 0
     for chunk in data.draw(cuts(stream)):
         fed_bytes += len(chunk)
-        pieces.append(framer.feed(chunk))
+        pieces.append(bytes(framer.feed(chunk)))
         assert fed_bytes - sum(map(len, pieces)) <= bound
         assert not framer.aligned or is_boundary(b"".join(pieces))
     assert is_without_half_event(b"".join([*pieces, framer.finish()]), stream)
