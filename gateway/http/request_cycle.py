@@ -290,9 +290,7 @@ class RequestCycle:
         lines = b"".join(parts)
         if not is_clean(lines, len(headers)):
             raise RuntimeError("a control character in an answer's head")
-        framing = b"\r\n" if self._left >= 0 else self._frame(status)
-        if not self.keep_alive:
-            framing = closing + framing
+        framing = (b"" if self.keep_alive else closing) + (b"\r\n" if self._left >= 0 else self._frame(status))
         self.started = True
         self.expects_continue = False
         self._held = b"".join((STATUS_LINES[status], self.connection.server_headers(), lines, framing))
@@ -317,9 +315,8 @@ class RequestCycle:
             elif data:
                 chunk = b"".join((self._held, b"%x\r\n" % len(data), data, b"\r\n"))
                 self._held = b""
-                if self.disconnected:
-                    return True
-                self.connection.transport.write(chunk)
+                if not self.disconnected:
+                    self.connection.transport.write(chunk)
         elif data:
             self._send(self._counted(data))
         return not self.connection.write_paused or self.disconnected
@@ -398,7 +395,6 @@ class RequestCycle:
             self.start(message["status"], [(name.lower(), value) for name, value in message.get("headers", ())])
             self.flush()  # its body may take a while
         elif message["type"] == "http.response.body" and self.started and not self.response_complete:
-            act = self.write if message.get("more_body", False) else self.end
-            act(message.get("body", b""))
+            (self.write if message.get("more_body") else self.end)(message.get("body", b""))
         else:
             raise RuntimeError(f"the ASGI message {message['type']!r} is not valid now")
