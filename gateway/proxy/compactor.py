@@ -85,9 +85,8 @@ class Summary:
     async def admit(self) -> Admitted:
         """See `PendingSummary`."""
         call, record = self.call, self.record
-        end_user = self.request.admission_request.end_user
         followed_by = self.request_record.request_id
-        admission_request = call.admission_request._replace(followed_by=followed_by, end_user=end_user)
+        admission_request = call.admission_request._replace(followed_by=followed_by)
         try:
             admission = await self.ledger.admit(admission_request)
         except BaseException:

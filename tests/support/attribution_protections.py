@@ -138,11 +138,4 @@ ATTRIBUTION_PROTECTIONS: Final[tuple[Protection, ...]] = (
         "false",
         "tests/operators/test_end_user_limits.py::test_what_corrects_an_estimate_corrects_the_end_user_s_budget",
     ),
-    Protection(
-        "a summary counts for the end user of its turn",
-        "gateway/proxy/compactor.py",
-        "_replace(followed_by=followed_by, end_user=end_user)",
-        "_replace(followed_by=followed_by)",
-        "tests/state/test_compaction.py::test_a_summary_is_for_the_end_user_and_the_tags_of_its_turn",
-    ),
 )

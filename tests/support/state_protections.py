@@ -303,8 +303,8 @@ STATE_PROTECTIONS: Final[tuple[Protection, ...]] = (
     Protection(
         "a summary is made once for an Idempotency-Key",
         "gateway/proxy/compactor.py",
-        "_replace(followed_by=followed_by, end_user=end_user)",
-        "_replace(idempotency_key=None, end_user=end_user)",
+        "_replace(followed_by=followed_by)",
+        "_replace(idempotency_key=None)",
         f"{_TEST_ONCE}::test_of_two_at_once_one_runs_and_one_summary_is_made",
     ),
     Protection(
